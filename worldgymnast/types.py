@@ -1,0 +1,283 @@
+"""The nouns of the method and the three Protocols everything else is written against.
+
+Axis letters, used in every shape string of the project:
+`b` batch, `t` time, `k` chunk (actions emitted per look), `h` height, `w` width, `c` channels, `a` action axes.
+`T` actions always come with `T + 1` frames. Frames are uint8 RGB at every boundary; floats live inside models only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from worldgymnast.actions import ActionSpec
+
+Metrics = dict[str, float]
+
+
+class InputError(ValueError):
+    """The user's input is wrong. The message is one line: where, which field, found, expected, what to do.
+
+    The command line prints it without a traceback and exits with code 2.
+    """
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a policy sees at one look.
+
+    Attributes:
+        image: uint8 [b h w 3], the newest frame.
+        instruction: b sentences.
+        state: float32 [b s], proprioception, or None where the policy does not need it.
+    """
+
+    image: UInt8[Tensor, "b h w 3"]
+    instruction: Sequence[str]
+    state: Float[Tensor, "b s"] | None = None
+
+
+@dataclass(frozen=True)
+class ActionChunk:
+    """What a policy answers to one look.
+
+    Attributes:
+        actions: float32 [b k a] in the units of the policy's `ActionSpec`.
+        tokens: int64 [b k a], the sampled vocabulary entries.
+        logprobs: float32 [b k a], log-probability of each token at the temperature it was sampled with.
+        temperature: that temperature; 0 means greedy, and then `logprobs` are those at temperature 1.
+    """
+
+    actions: Float[Tensor, "b k a"]
+    tokens: Int[Tensor, "b k a"]
+    logprobs: Float[Tensor, "b k a"]
+    temperature: float
+
+
+@dataclass(frozen=True)
+class Start:
+    """One frame and one sentence: all that is needed to train on a scene.
+
+    Attributes:
+        frame: uint8 [h w 3].
+        instruction: the sentence.
+        task: name used to group results; free text.
+        layout: what recreates the same scene in the real environment (there: its seed), or None where only the
+            picture exists (a photograph, or a frame from the middle of an episode).
+    """
+
+    frame: UInt8[np.ndarray, "h w 3"]
+    instruction: str
+    task: str = ""
+    layout: int | None = None
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A logged rollout on the real robot.
+
+    Attributes:
+        frames: uint8 [T+1 h w 3].
+        actions: float32 [T a] in the units of `spec`.
+        instruction: the sentence.
+        task: name of the task, or "".
+        fps: frames per second of robot time.
+        spec: what the action numbers mean.
+        success: bool [T+1], whether the task was accomplished at that frame; None where nobody labelled it.
+        source: how it came about: "expert", "noisy", "play", "policy@TEMPERATURE", or a data set's name.
+        layout: the seed of its scene in the real environment, or None.
+    """
+
+    frames: UInt8[np.ndarray, "t1 h w 3"]
+    actions: Float[np.ndarray, "t a"]
+    instruction: str
+    task: str
+    fps: float
+    spec: ActionSpec
+    success: np.ndarray | None = None
+    source: str = ""
+    layout: int | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.frames) != len(self.actions) + 1:
+            raise InputError(
+                f"episode of task '{self.task}': {len(self.frames)} frames and {len(self.actions)} actions; "
+                "expected one frame more than actions"
+            )
+        if self.actions.shape[-1] != self.spec.dim:
+            raise InputError(
+                f"episode of task '{self.task}': field 'actions' is {self.actions.shape[-1]} wide, "
+                f"expected {self.spec.dim} ({self.spec})"
+            )
+
+    @property
+    def succeeded(self) -> bool | None:
+        """Whether the task was accomplished at any frame; None where unlabelled."""
+        return None if self.success is None else bool(np.any(self.success))
+
+    def start(self, index: int = 0) -> Start:
+        """The start at frame `index`; only the first frame keeps its layout."""
+        return Start(self.frames[index], self.instruction, self.task, self.layout if index == 0 else None)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A judge's answer about one clip.
+
+    Attributes:
+        score: success in [0, 1] after the judge's own threshold, or None where the judge itself failed.
+        probability: the judge's belief in success in [0, 1], or None where it gives none.
+        success_frame: index of the first frame it holds for a success, or None.
+        error: why `score` is None.
+    """
+
+    score: float | None
+    probability: float | None = None
+    success_frame: int | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What a judge looks at: uint8 [t h w 3] frames and the sentence."""
+
+    frames: UInt8[np.ndarray, "t h w 3"]
+    instruction: str
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One closed-loop run of a policy in an environment, real or imagined, of n looks.
+
+    Attributes:
+        start: where it began.
+        images: uint8 [n h w 3], the frame at each look.
+        chunks: tokens, actions and log-probabilities [n k a] of each look, as sampled.
+        frames: uint8 [t h w 3], every decoded frame, the first one included.
+        verdict: the judge's (imagined) or the environment's (real) answer.
+        looks_until_success: number of looks whose actions came before the judged success; n if there was none.
+        policy_version: version of the weights that acted.
+    """
+
+    start: Start
+    images: UInt8[np.ndarray, "n h w 3"]
+    chunks: ActionChunk
+    frames: UInt8[np.ndarray, "t h w 3"]
+    verdict: Verdict
+    looks_until_success: int
+    policy_version: int = 0
+
+    def judged(self, verdict: Verdict, looks: int) -> Rollout:
+        """The same rollout with another verdict."""
+        return replace(self, verdict=verdict, looks_until_success=looks)
+
+
+@dataclass(frozen=True)
+class RolloutGroup:
+    """The rollouts of one start."""
+
+    start: Start
+    rollouts: Sequence[Rollout]
+
+    @property
+    def scores(self) -> np.ndarray:
+        """Scores of the rollouts whose judge answered; failed judgements are left out."""
+        return np.array([r.verdict.score for r in self.rollouts if r.verdict.score is not None], dtype=np.float64)
+
+    @property
+    def judge_errors(self) -> int:
+        """How many rollouts the judge failed on."""
+        return sum(r.verdict.score is None for r in self.rollouts)
+
+
+@dataclass(frozen=True)
+class WorldState:
+    """Where an imagination stands: a value, passed in and returned, never kept on a module.
+
+    Attributes:
+        latent: float [b h w c], the newest frame's latents.
+        frame: number of frames so far minus one (the start is frame 0).
+        cache: whatever the world model carries from frame to frame; every tensor in it has batch first.
+        extra: anything else, batch first.
+    """
+
+    latent: Tensor
+    frame: int
+    cache: tuple[Tensor, ...] = ()
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def fork(self, index: Tensor) -> WorldState:
+        """The states of rows `index` [n], repeats allowed: one state continued in several ways."""
+        return WorldState(
+            self.latent[index],
+            self.frame,
+            tuple(x[index] for x in self.cache),
+            {k: v[index] for k, v in self.extra.items()},
+        )
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Image and instruction in, a chunk of action tokens out."""
+
+    action_spec: ActionSpec
+    needs: frozenset[str]
+
+    def act(self, obs: Observation, *, temperature: float, generator: torch.Generator | None) -> ActionChunk:
+        """Samples a chunk for every row of `obs`; temperature 0 is greedy."""
+        ...
+
+    def logprobs(self, obs: Observation, chunk: ActionChunk) -> Float[Tensor, "b k a"]:
+        """Log-probabilities of `chunk.tokens` at `chunk.temperature`, by the same path as `act`, differentiable."""
+        ...
+
+    def loss(self, batch: Any) -> tuple[Tensor, Metrics]:
+        """The imitation loss of a batch."""
+        ...
+
+
+@runtime_checkable
+class WorldModel(Protocol):
+    """Frames and actions in, the next frames out."""
+
+    action_spec: ActionSpec
+    fps: float
+
+    def start(self, frames: UInt8[Tensor, "b h w 3"]) -> WorldState:
+        """The state in which `frames` are what is seen now."""
+        ...
+
+    def step(
+        self, state: WorldState, actions: Float[Tensor, "b k a"], *, generator: torch.Generator
+    ) -> tuple[WorldState, UInt8[Tensor, "b k h w 3"]]:
+        """Imagines one frame per action."""
+        ...
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """Clips in, verdicts out."""
+
+    name: str
+
+    def score(self, clips: Sequence[Clip]) -> list[Verdict]:
+        """One verdict per clip; `score` is None where the judge itself failed."""
+        ...
+
+
+class RolloutPool(Protocol):
+    """Whoever collects groups of rollouts, here or on other machines."""
+
+    def collect(self, starts: Sequence[Start], group_size: int) -> list[RolloutGroup]:
+        """Rolls every start out `group_size` times with the newest synced weights."""
+        ...
+
+    def sync(self, weights: Mapping[str, Tensor], version: int) -> None:
+        """Makes `weights` the policy that acts from now on."""
+        ...
