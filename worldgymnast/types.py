@@ -163,6 +163,7 @@ class Rollout:
         verdict: the judge's (imagined) or the environment's (real) answer.
         looks_until_success: number of looks whose actions came before the judged success; n if there was none.
         policy_version: version of the weights that acted.
+        success: bool [t], success at every frame as the real environment reports it; None in imagination.
     """
 
     start: Start
@@ -172,6 +173,7 @@ class Rollout:
     verdict: Verdict
     looks_until_success: int
     policy_version: int = 0
+    success: np.ndarray | None = None
 
     def judged(self, verdict: Verdict, looks: int) -> Rollout:
         """The same rollout with another verdict."""

@@ -1,0 +1,164 @@
+"""The report says what it is given, marks what is wrong, and needs nothing from outside."""
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from worldgymnast.evaluation.agreement import success_gap
+from worldgymnast.evaluation.success import EpisodeResult, Rate, success_table
+from worldgymnast.report.report import Curve, GapRow, Pair, Report, Series, render, write
+
+MINUS = "\N{MINUS SIGN}"
+
+
+def results(task: str, successes: int, count: int = 20) -> list[EpisodeResult]:
+    return [EpisodeResult(task, layout, 0, layout < successes, 30) for layout in range(count)]
+
+
+def clip(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+
+
+def full_report() -> Report:
+    real, imagined = [True] * 10 + [False] * 10, [True] * 18 + [False] * 2
+    return Report(
+        title="Drawers & <doors>",
+        command="worldgymnast rl metaworld --rl.group-size 4",
+        date="2026-02-14",
+        versions={"torch": "2.13.0"},
+        table=success_table(
+            results("open", 4) + results("close", 16) + results("turn", 10),
+            results("open", 16) + results("close", 2) + results("turn", 10),
+        ),
+        gap=[GapRow(20, Rate.of(imagined), Rate.of(real), success_gap(imagined, real))],
+        curves=[
+            Curve("Reward", [Series("a", [0, 1], [0.2, 0.4], [0.1, 0.3], [0.3, 0.5]), Series("b", [0, 1], [0.3, 0.1])]),
+            Curve("Loss with a gap", [Series("loss", [0, 1, 2], [1.0, float("nan"), 0.5])], percent=True),
+        ],
+        gallery=[
+            Pair("open the drawer", clip(0), clip(1), 10.0, True, 0.93, False, note="layout 7"),
+            Pair("close the drawer", clip(2), None, 10.0, None, None, True),
+        ],
+        budget={"demonstrations": 15, "labelled rollouts": 225},
+        stages={"world model": 3 * 3600 + 300, "report": 12},
+        notes=["The door was <stuck>."],
+    )
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return render(full_report())
+
+
+def words(page: str) -> str:
+    """The text that a reader sees, charts and code left out, spaces collapsed."""
+    body = re.sub(r"<(style|script|svg).*?</\1>", " ", page, flags=re.DOTALL)
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", body))
+
+
+class _Balance(HTMLParser):
+    empty = frozenset({"meta", "br", "path", "use", "rect", "img"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in self.empty:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.empty:
+            assert self.open.pop() == tag
+
+
+def test_every_element_is_closed(page: str) -> None:
+    parser = _Balance()
+    parser.feed(page)
+    assert parser.open == []
+
+
+def test_nothing_comes_from_outside(page: str) -> None:
+    addresses = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)""", page) + re.findall(r"url\(([^)]*)\)", page)
+    assert all(a.startswith(("data:video/mp4;base64,", "#")) for a in addresses)
+    assert "@import" not in page
+    assert page.count("data:video/mp4") == 3
+
+
+def test_the_videos_play_in_a_browser_and_are_the_frames(page: str) -> None:
+    first = re.findall(r"data:video/mp4;base64,([A-Za-z0-9+/=]+)", page)[0]
+    with av.open(io.BytesIO(base64.b64decode(first)), "r") as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
+        assert len(list(container.decode(stream))) == 4
+
+
+def test_the_headline_is_the_mean_over_tasks(page: str) -> None:
+    text = words(page)
+    assert "50 % → 47 %" in text  # (4 + 16 + 10) / 60 and (16 + 2 + 10) / 60
+    assert "No difference is shown: its interval holds zero." in text
+    assert re.search(rf"Difference {MINUS}3 points \[{MINUS}\d+, \+?\d+\]", text)
+
+
+def test_the_table_flags_the_worse_task_only(page: str) -> None:
+    rows = re.findall(r'<tr><th scope="row">(open|close|turn)</th>(.*?)</tr>', page, flags=re.DOTALL)
+    flags = {name: words(cells).split()[-1] for name, cells in rows}
+    assert flags["open"] == "better"
+    assert flags["close"] == "worse"
+    assert flags["turn"] == "20"
+    assert "20 % [8, 42] 4/20" in words(dict(rows)["open"]).replace("  ", " ")
+
+
+def test_the_gap_and_a_wrong_verdict_are_marked(page: str) -> None:
+    text = words(page)
+    assert "90 %" in text
+    assert re.search(r'class="flag">\+40 ', page)
+    assert page.count('class="pair wrong"') == 1
+    assert text.count("wrong verdict") == 1
+    assert "1 of 2 verdicts is wrong" in text
+    assert "Judge: success (0.93) · Real: failure" in text
+    assert "Judge: no answer · Real: success" in text
+
+
+def test_text_is_escaped_and_times_and_sums_are_readable(page: str) -> None:
+    text = words(page)
+    assert "Drawers &amp; &lt;doors&gt;" in text
+    assert "The door was &lt;stuck&gt;." in text
+    assert "3 h 05 min" in text
+    assert re.search(r"all 240\b", text)
+    assert "worldgymnast rl metaworld --rl.group-size 4" in text
+
+
+def test_charts_take_their_colours_and_font_from_the_page(page: str) -> None:
+    charts = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
+    assert len(charts) == 4
+    for chart in charts:
+        assert "var(--series-0)" in chart
+        assert "#0102" not in chart
+        assert "DejaVu" not in chart
+        assert "<text" in chart
+    assert render(full_report()) == page  # the same data, the same bytes
+
+
+def test_an_empty_report_has_only_its_command() -> None:
+    page = render(Report("Nothing yet", "worldgymnast sft metaworld"))
+    assert re.findall(r"<h2>(.*?)</h2>", page) == ["To run this again"]
+    assert "<svg" not in page
+
+
+def test_too_many_lines_in_a_chart_are_refused() -> None:
+    line = Series("x", [0], [1.0])
+    with pytest.raises(ValueError, match="at most 4"):
+        render(Report("t", "c", curves=[Curve("crowd", [line] * 5)]))
+
+
+def test_write_leaves_one_whole_file(tmp_path: Path) -> None:
+    write(tmp_path / "a" / "report.html", Report("t", "c"))
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["report.html"]
+    assert (tmp_path / "a" / "report.html").read_text().endswith("</html>\n")

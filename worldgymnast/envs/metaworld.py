@@ -1,0 +1,263 @@
+"""Meta-World v3 (MuJoCo) in the place of the real robot: image and instruction in, end-effector action out.
+
+Physics, success signal and scripted experts are Meta-World's (Yu et al. 2019, arXiv 1910.10897; v3 by the Farama
+Foundation). One environment step is one decision: the action is held for `hold` control steps of 1/80 s. The camera
+looks from the field's usual side, but closer, so that one pixel is under a centimetre and contact is visible; the
+green goal marker, which no real scene has, is hidden. Left out: proprioception, dense rewards, more than one camera.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from worldgymnast.actions import ActionSpec, metaworld_spec
+from worldgymnast.types import InputError
+
+INSTRUCTIONS: dict[str, tuple[str, ...]] = {
+    "drawer-open": (
+        "open the drawer",
+        "pull the drawer open",
+        "slide the drawer out",
+        "pull out the green drawer",
+    ),
+    "drawer-close": (
+        "close the drawer",
+        "push the drawer shut",
+        "shut the drawer",
+        "slide the drawer back in",
+    ),
+    "button-press": (
+        "press the button",
+        "push the red button",
+        "push the button in",
+        "press the red button on the box",
+    ),
+    "plate-slide": (
+        "slide the plate into the cabinet",
+        "push the plate into the cabinet",
+        "move the plate into its cabinet",
+        "slide the black plate into the goal",
+    ),
+    "window-open": (
+        "open the window",
+        "slide the window open",
+        "push the window open",
+        "move the window to the side to open it",
+    ),
+    "door-close": (
+        "close the door",
+        "shut the door",
+        "push the door shut",
+        "swing the door closed",
+    ),
+}
+"""The default suite. The first sentence of a task is its instruction, the others are paraphrases."""
+
+SUITE = tuple(INSTRUCTIONS)
+
+_CAMERA_POSITION = (0.9, -0.05, 0.75)
+_CAMERA_TARGET = (-0.02, 0.68, 0.11)
+_CAMERA_FIELD_OF_VIEW = 35.0
+_CAMERA = "corner2"
+_SUPERSAMPLING = 2
+
+
+@dataclass(frozen=True)
+class MetaWorldConfig:
+    """The embedded real environment.
+
+    Attributes:
+        tasks: Meta-World task names without the version, such as "drawer-open".
+        size: height and width of the square frame, in pixels.
+        hold: control steps of 1/80 s for which one action is held.
+        horizon: decisions in an episode.
+    """
+
+    tasks: tuple[str, ...] = SUITE
+    size: int = 64
+    hold: int = 6
+    horizon: int = 24
+
+    @property
+    def action_spec(self) -> ActionSpec:
+        """The spec of its actions."""
+        return metaworld_spec(self.hold)
+
+
+def instructions(task: str) -> tuple[str, ...]:
+    """The sentences of a task; one outside the suite has its own name as the only sentence."""
+    return INSTRUCTIONS.get(task, (task.replace("-", " "),))
+
+
+def check_tasks(tasks: tuple[str, ...]) -> None:
+    """Raises `InputError` with the nearest name for a task that Meta-World does not have."""
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE as classes
+
+    known = [name.removesuffix("-v3-goal-observable") for name in classes]
+    for task in tasks:
+        if task not in known:
+            near = difflib.get_close_matches(task, known, n=1, cutoff=0.0)
+            raise InputError(f"field 'tasks': found '{task}', expected a Meta-World task; did you mean '{near[0]}'?")
+
+
+def look_at(position: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The camera's axes as a rotation matrix [3 3] (columns right, up, backward), for a camera that looks at `target`."""
+    backward = (position - target) / np.linalg.norm(position - target)
+    right = np.cross([0.0, 0.0, 1.0], backward)
+    right /= np.linalg.norm(right)
+    return np.stack([right, np.cross(backward, right), backward], axis=1)
+
+
+class _Scene:
+    """One task's physics, its expert and its renderer."""
+
+    def __init__(self, task: str, size: int):
+        import mujoco
+        from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE as classes
+        from metaworld.policies import ENV_POLICY_MAP as experts
+
+        self.env: Any = classes[f"{task}-v3-goal-observable"](seed=0)
+        self.env._freeze_rand_vec = False
+        self.env.seeded_rand_vec = True
+        self.expert = experts[f"{task}-v3"]()
+        model = self.env.model
+        camera = model.camera(_CAMERA).id
+        position, target = np.array(_CAMERA_POSITION), np.array(_CAMERA_TARGET)
+        model.cam_pos[camera] = position
+        mujoco.mju_mat2Quat(model.cam_quat[camera], look_at(position, target).flatten())
+        model.cam_fovy[camera] = _CAMERA_FIELD_OF_VIEW
+        model.vis.quality.shadowsize = 0
+        model.vis.quality.offsamples = 0
+        self._options = mujoco.MjvOption()
+        self._options.sitegroup[:] = 0
+        self._mujoco = mujoco
+        try:
+            self._renderer = mujoco.Renderer(model, size * _SUPERSAMPLING, size * _SUPERSAMPLING)
+        except Exception as error:  # noqa: BLE001 - MuJoCo raises many kinds where there is no GL
+            raise InputError(
+                f"no software GL to render with (MUJOCO_GL={os.environ.get('MUJOCO_GL', 'unset')}): {error}; "
+                "run: apt-get install -y libegl1 libgl1-mesa-dri"
+            ) from error
+
+    def reset(self, layout: int) -> np.ndarray:
+        self.env.seed(layout)
+        state, _ = self.env.reset()
+        return state
+
+    def render(self) -> np.ndarray:
+        renderer, flag = self._renderer, self._mujoco.mjtRndFlag
+        renderer.update_scene(self.env.data, _CAMERA, self._options)
+        renderer.scene.flags[flag.mjRND_SHADOW] = 0
+        renderer.scene.flags[flag.mjRND_REFLECTION] = 0
+        fine = renderer.render()
+        size = fine.shape[0] // _SUPERSAMPLING
+        blocks = fine.reshape(size, _SUPERSAMPLING, size, _SUPERSAMPLING, 3).astype(np.uint16)
+        return ((blocks.sum((1, 3)) + _SUPERSAMPLING**2 // 2) // _SUPERSAMPLING**2).astype(np.uint8)
+
+    def close(self) -> None:
+        self._renderer.close()
+
+
+class MetaWorldEnv(gym.Env[dict[str, Any], np.ndarray]):
+    """A Gymnasium environment over the tasks of a `MetaWorldConfig`.
+
+    Observation: {"image": uint8 [h w 3], "instruction": str}. Action: float32 [4] in [-1, 1] (`metaworld_spec`).
+    Reward: 1.0 at the decision that first succeeds, else 0. `terminated` on success is left to the caller: episodes
+    go on to the horizon (`truncated`), and `info["success"]` says whether the task is accomplished at this frame.
+
+    `reset(seed=LAYOUT, options={"task": NAME})`: the seed alone decides the layout; without a task one is drawn.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 - Gymnasium's contract
+    render_mode = "rgb_array"
+
+    def __init__(self, config: MetaWorldConfig | None = None):
+        os.environ.setdefault("MUJOCO_GL", "egl")
+        self.config = config or MetaWorldConfig()
+        check_tasks(self.config.tasks)
+        size = self.config.size
+        self.action_spec = self.config.action_spec
+        self.observation_space = gym.spaces.Dict(
+            {
+                "image": gym.spaces.Box(0, 255, (size, size, 3), np.uint8),
+                "instruction": gym.spaces.Text(200, charset=frozenset(map(chr, range(32, 127)))),
+            }
+        )
+        self.action_space = gym.spaces.Box(-1.0, 1.0, (self.action_spec.dim,), np.float32)
+        self._scenes: dict[str, _Scene] = {}
+        self._task = self.config.tasks[0]
+        self._state = np.zeros(39)
+        self._decisions = 0
+        self._image = np.zeros((size, size, 3), np.uint8)
+        self._succeeded = False
+
+    @property
+    def _scene(self) -> _Scene:
+        if self._task not in self._scenes:
+            self._scenes[self._task] = _Scene(self._task, self.config.size)
+        return self._scenes[self._task]
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Lays the scene out anew: the same task and seed always give the same scene."""
+        super().reset(seed=seed)
+        task = (options or {}).get("task")
+        if task is None:
+            task = self.config.tasks[int(self.np_random.integers(len(self.config.tasks)))]
+        if task not in self.config.tasks:
+            check_tasks((task,))
+        self._task = task
+        layout = int(self.np_random.integers(2**31)) if seed is None else seed
+        self._state = self._scene.reset(layout)
+        self._decisions, self._succeeded = 0, False
+        self._image = self._scene.render()
+        return self._observation(), {"success": False, "task": task, "layout": layout}
+
+    def _observation(self) -> dict[str, Any]:
+        return {"image": self._image, "instruction": instructions(self._task)[0]}
+
+    def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        """Holds `action` for `hold` control steps and looks again."""
+        self.action_spec.check(action, "MetaWorldEnv.step")
+        success = False
+        for _ in range(self.config.hold):
+            self.env.curr_path_length = 0  # the horizon is ours, counted in decisions
+            self._state, _, _, _, info = self.env.step(np.asarray(action, np.float64))
+            success = success or bool(info["success"])
+        self._decisions += 1
+        self._image = self._scene.render()
+        reward = float(success and not self._succeeded)
+        self._succeeded = self._succeeded or success
+        truncated = self._decisions >= self.config.horizon
+        return self._observation(), reward, False, truncated, {"success": success}
+
+    @property
+    def env(self) -> Any:
+        """Meta-World's own environment of the current task."""
+        return self._scene.env
+
+    def expert_action(self) -> np.ndarray:
+        """What Meta-World's scripted expert would do now: float32 [4], clipped to [-1, 1]."""
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            action = self._scene.expert.get_action(self._state)
+        return np.clip(action, -1.0, 1.0).astype(np.float32)
+
+    def render(self) -> np.ndarray:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The newest frame, uint8 [h w 3]."""
+        return self._image
+
+    def close(self) -> None:
+        """Frees every renderer; EGL complains at exit otherwise."""
+        for scene in self._scenes.values():
+            scene.close()
+        self._scenes.clear()

@@ -1,0 +1,294 @@
+"""Looks through a folder of episodes for everything that would spoil training, and says it file by file.
+
+`check` reads every frame and never stops at the first fault. An error is something `read` refuses; a warning is
+something it accepts and a person should know.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from worldgymnast.actions import WORLDGYM, ActionSpec
+from worldgymnast.episodes import lerobot_layout as layout
+from worldgymnast.episodes import rlds, worldgym
+from worldgymnast.episodes.formats import convert, detect
+from worldgymnast.episodes.lerobot_reader import action_rows, numbers, pictures, spans
+from worldgymnast.types import InputError
+from worldgymnast.video import iterate
+
+__all__ = ["Finding", "check", "convert", "detect"]
+
+_MAX_PER_HINT = 10
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing wrong with a data set.
+
+    Attributes:
+        severity: "error" where reading fails or data are wrong; "warning" where they may be.
+        file: path, or the data set's folder.
+        field: which field or count.
+        found: what is there.
+        expected: what should be.
+        hint: what to do.
+    """
+
+    severity: Literal["error", "warning"]
+    file: str
+    field: str
+    found: str
+    expected: str
+    hint: str
+
+    def __str__(self) -> str:
+        return f"{self.severity}: {self.file}: {self.field}: found {self.found}, expected {self.expected}; {self.hint}"
+
+
+@dataclass
+class _Episode:
+    """One episode on its way through the inspection; `frames` may raise InputError."""
+
+    name: str
+    file: Path
+    media: Path
+    spec: ActionSpec
+    actions: np.ndarray
+    frames: Iterator[np.ndarray]
+    rows: int
+    labelled: bool
+
+
+@dataclass
+class _Inspection:
+    """Findings so far, and what is needed to compare episodes with one another."""
+
+    root: Path
+    findings: list[Finding] = field(default_factory=list)
+    broken: set[Path] = field(default_factory=set)
+    seen: dict[bytes, str] = field(default_factory=dict)
+    sizes: dict[tuple[int, int], str] = field(default_factory=dict)
+    ranges: dict[tuple[str, str], tuple[int, float, float]] = field(default_factory=dict)
+    hints: Counter[str] = field(default_factory=Counter)
+    episodes: int = 0
+    labelled: int = 0
+
+    def add(
+        self, severity: Literal["error", "warning"], file: Path, what: str, found: str, expected: str, hint: str
+    ) -> None:
+        """Notes a finding; of those with one hint only the first few are kept, the rest are counted."""
+        self.hints[hint] += 1
+        if self.hints[hint] <= _MAX_PER_HINT:
+            self.findings.append(Finding(severity, str(file), what, found, expected, hint))
+
+    def fault(self, file: Path, error: InputError) -> None:
+        """Notes that a file cannot be read; its other episodes are not looked at."""
+        found = str(error).removeprefix(f"{file}: ")
+        self.findings.append(Finding("error", str(file), "file", found, "a readable file", "repair or remove it"))
+        self.broken.add(file)
+
+    def episode(self, episode: _Episode) -> None:
+        """Looks at one episode."""
+        self.episodes += 1
+        self.labelled += episode.labelled
+        self._actions(episode)
+        if episode.media in self.broken:
+            return
+        try:
+            count, moving, digest = self._frames(episode)
+        except InputError as error:
+            self.fault(episode.media, error)
+            return
+        where = f"{episode.name} frames"
+        if count != episode.rows:
+            self.add("error", episode.media, where, f"{count}", f"{episode.rows}", "copy the file again")
+        if count > 1 and not moving:
+            hint = "the camera stood still or the video is broken; remove the episode"
+            self.add("warning", episode.media, where, "one picture throughout", "a moving scene", hint)
+        if digest in self.seen:
+            hint = "duplicates leak from training into held-out data; remove one"
+            self.add("warning", episode.file, episode.name, f"a copy of {self.seen[digest]}", "distinct episodes", hint)
+        self.seen.setdefault(digest, episode.name)
+
+    def _frames(self, episode: _Episode) -> tuple[int, bool, bytes]:
+        """Number of frames, whether any differs from the first, and a hash of the episode."""
+        digest = hashlib.sha256(np.ascontiguousarray(episode.actions).tobytes())
+        count, moving = 0, False
+        first: np.ndarray | None = None
+        for frame in episode.frames:
+            size = (frame.shape[0], frame.shape[1])
+            self.sizes.setdefault(size, episode.name)
+            first = frame if first is None else first
+            moving = moving or frame.shape != first.shape or not np.array_equal(frame, first)
+            digest.update(np.ascontiguousarray(frame).data)
+            count += 1
+        return count, moving, digest.digest()
+
+    def _actions(self, episode: _Episode) -> None:
+        actions, spec, where = episode.actions, episode.spec, f"{episode.name} action"
+        if not np.isfinite(actions).all():
+            bad = int((~np.isfinite(actions)).sum())
+            self.add("error", episode.file, where, f"{bad} NaN or infinity", "finite numbers", "remove the episode")
+            return
+        slack = 1e-4 * (np.array(spec.high) - np.array(spec.low)) + 1e-6
+        outside = (actions < np.array(spec.low) - slack) | (actions > np.array(spec.high) + slack)
+        for axis in np.flatnonzero(outside.any(0)):
+            column = actions[:, axis]
+            low, high = f"{spec.low[axis]:.4g}", f"{spec.high[axis]:.4g}"
+            key = (spec.axes[axis], f"{low} to {high}")
+            seen = self.ranges.get(key, (0, np.inf, -np.inf))
+            self.ranges[key] = (seen[0] + 1, min(seen[1], column.min()), max(seen[2], column.max()))
+
+    def finish(self) -> list[Finding]:
+        """Findings about the whole."""
+        for (axis, legal), (count, low, high) in self.ranges.items():
+            found = f"{low:.4g} to {high:.4g} ({count} of {self.episodes} episodes leave the range)"
+            hint = "the action spec or the units are wrong, or such actions get clipped"
+            self.add("warning", self.root, f"action axis '{axis}'", found, legal, hint)
+        if self.episodes and not self.labelled:
+            hint = "a judge cannot be trained or measured on them; policy and world model can"
+            self.add("warning", self.root, "success", "no episode with labels", "labels", hint)
+        if len(self.sizes) > 1:
+            found = ", ".join(f"{h}x{w} ({name})" for (h, w), name in sorted(self.sizes.items()))
+            self.add("error", self.root, "frame size", found, "one size", "read or convert with a `size`")
+        for hint, count in self.hints.items():
+            if count > _MAX_PER_HINT:
+                alike = next(i for i in reversed(range(len(self.findings))) if self.findings[i].hint == hint)
+                more = f"{hint} ({count - _MAX_PER_HINT} more like this)"
+                self.findings[alike] = replace(self.findings[alike], hint=more)
+        return sorted(self.findings, key=lambda one: one.severity)
+
+
+def check(path: str | Path, image_key: str | None = None) -> list[Finding]:
+    """Everything wrong with the episodes in a folder (LeRobot v3.0 or v2.1, RLDS, WorldGym), errors first.
+
+    Args:
+        path: the folder.
+        image_key: which camera, where there are several.
+
+    Returns:
+        Findings; none means that the data set reads and nothing looks odd.
+
+    Raises:
+        InputError: the folder holds no episodes in a known format.
+    """
+    kind = detect(path)
+    root = Path(path)
+    inspection = _Inspection(root)
+    try:
+        if kind == "rlds":
+            _rlds(root, image_key, inspection)
+        elif kind == "worldgym":
+            _worldgym(root, inspection)
+        else:
+            _lerobot(root, image_key, inspection)
+    except InputError as error:
+        inspection.fault(root, error)
+    return inspection.finish()
+
+
+def _worldgym(root: Path, inspection: _Inspection) -> None:
+    for path in sorted(root.glob("*.npz")):
+        if not path.with_suffix(".mp4").is_file():
+            inspection.add("error", path, "video", "none", path.with_suffix(".mp4").name, "copy the folder again")
+    for video in worldgym.videos(root):
+        try:
+            rows = worldgym.read_actions(video)
+            labelled = worldgym.read_notes(video).get("success") is not None
+        except InputError as error:
+            inspection.fault(video, error)
+            continue
+        file = video.with_suffix(".npz")
+        frames = iterate(video)
+        episode = _Episode(video.stem, file, video, WORLDGYM, rows[:-1], frames, len(rows), labelled)
+        inspection.episode(episode)
+
+
+def _rlds(root: Path, image_key: str | None, inspection: _Inspection) -> None:
+    description = rlds.describe(root, image_key)
+    spec: ActionSpec | None = None
+    for index, (where, features) in enumerate(rlds.examples(description)):
+        shard = Path(where.rsplit(": record", 1)[0])
+        try:
+            rows = rlds.actions_of(features, description, where)
+        except InputError as error:
+            inspection.add("error", shard, f"record {index}", str(error), "an episode", "remove it")
+            continue
+        spec = spec or rlds.spec_of(description, [rows])
+        if spec.unit == "unknown":
+            spec = rlds.spec_of(description, [rows])
+        frames = rlds.pictures_of(features, description, where)
+        inspection.episode(_Episode(f"episode {index}", shard, shard, spec, rows[:-1], frames, len(rows), False))
+
+
+def _lerobot(root: Path, image_key: str | None, inspection: _Inspection) -> None:
+    stats = root / layout.STATS
+    if not stats.is_file() and not (root / "meta/episodes_stats.jsonl").is_file():
+        hint = "recompute the data set's statistics with LeRobot, or convert it again"
+        inspection.add("error", stats, "statistics", "no such file", "min, max, mean and std a feature", hint)
+    found = layout.read_layout(root, image_key)
+    _totals(found, inspection)
+    tables: dict[Path, dict[str, np.ndarray] | None] = {}
+    by_media = sorted(found.records, key=lambda r: (str(r.video or r.data), r.video_first, r.index))
+    for media, group in groupby(by_media, key=lambda record: record.video or record.data):
+        records = list(group)
+        frames = pictures(media, records, found.image_key) if found.in_data else spans(media, records)
+        for record in records:
+            if record.data not in tables:
+                tables[record.data] = _table(record.data, found, inspection)
+            _lerobot_episode(found, record, tables[record.data], media, frames, inspection)
+
+
+def _totals(found: layout.Layout, inspection: _Inspection) -> None:
+    counts = {"total_episodes": len(found.records), "total_frames": sum(record.rows for record in found.records)}
+    for name, expected in counts.items():
+        if found.info.get(name) != expected:
+            hint = "the metadata contradict one another; copy meta/ again"
+            value = str(found.info.get(name))
+            inspection.add("error", found.root / layout.INFO, name, value, f"{expected} by the episodes' list", hint)
+    indices = [record.index for record in found.records]
+    if indices != list(range(len(indices))):
+        hint = "episodes are missing or listed twice; copy meta/ again"
+        expected = f"0 to {len(indices) - 1}"
+        inspection.add("error", found.root / "meta", "episode_index", f"{indices[:5]}...", expected, hint)
+
+
+def _table(path: Path, found: layout.Layout, inspection: _Inspection) -> dict[str, np.ndarray] | None:
+    try:
+        table: dict[str, Any] = layout.read_table(path, ("episode_index", "action", "success", "next.success"))
+        columns = {"action": action_rows(table, path, found.spec.dim)}
+        columns["episode_index"] = numbers(table, "episode_index", path)
+    except InputError as error:
+        inspection.fault(path, error)
+        return None
+    labels = [name for name in ("success", "next.success") if name in table]
+    return columns | {name: numbers(table, name, path) for name in labels}
+
+
+def _lerobot_episode(
+    found: layout.Layout,
+    record: layout.Record,
+    table: dict[str, np.ndarray] | None,
+    media: Path,
+    frames: Iterator[np.ndarray],
+    inspection: _Inspection,
+) -> None:
+    name = f"episode {record.index}"
+    actions, labelled = np.zeros((0, found.spec.dim), np.float32), False
+    if table is not None:
+        rows = np.flatnonzero(table["episode_index"] == record.index)
+        if len(rows) != record.rows:
+            hint = "the data file and the metadata contradict one another; copy the folder again"
+            inspection.add("error", record.data, f"{name} rows", str(len(rows)), f"{record.rows} by the metadata", hint)
+        labelled = record.labelled is not False and ("success" in table or "next.success" in table)
+        actions = table["action"][rows[:-1]]
+    own = islice(frames, record.rows)  # taken even where the rows are unreadable: the next episode's frames follow
+    inspection.episode(_Episode(name, record.data, media, found.spec, actions, own, record.rows, labelled))

@@ -1,0 +1,77 @@
+"""Which format a folder holds, and reading or converting whatever it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from worldgymnast.episodes import lerobot, rlds, worldgym
+from worldgymnast.episodes.lerobot_layout import INFO, read_json
+from worldgymnast.episodes.windows import EpisodeSet
+from worldgymnast.types import InputError
+
+Format = Literal["lerobot-v3.0", "lerobot-v2.1", "worldgym", "rlds"]
+
+
+def detect(path: str | Path) -> Format:
+    """Names the format of the episodes in a folder; raises InputError where it holds none."""
+    root = Path(path)
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder, expected one with episodes; check the path")
+    if (root / INFO).is_file():
+        version = str(read_json(root / INFO).get("codebase_version", ""))
+        return "lerobot-v2.1" if version.startswith("v2") else "lerobot-v3.0"
+    if any(root.glob("*.tfrecord*")) or (root / "features.json").is_file():
+        return "rlds"
+    if any(root.glob("*.mp4")) or any(root.glob("*.npz")):
+        return "worldgym"
+    found = sorted(entry.name for entry in root.iterdir())[:5]
+    raise InputError(
+        f"{root}: found {found}, expected {INFO} (LeRobot), *.tfrecord* with features.json (RLDS) or N.mp4 with N.npz "
+        "(WorldGym); check the path"
+    )
+
+
+def read(
+    path: str | Path,
+    *,
+    image_key: str | None = None,
+    size: int | tuple[int, int] | None = None,
+    fps: float | None = None,
+) -> EpisodeSet:
+    """Reads the episodes of a folder in any known format.
+
+    Args:
+        path: the folder.
+        image_key: which camera, where there are several.
+        size: pixels to resize the frames to.
+        fps: frames per second of robot time, where the format does not say (RLDS other than BridgeData V2).
+    """
+    kind = detect(path)
+    if kind == "rlds":
+        return rlds.read(path, image_key=image_key, size=size, fps=fps)
+    if kind == "worldgym":
+        return worldgym.read(path, size=size)
+    return lerobot.read(path, image_key=image_key, size=size)
+
+
+def convert(
+    source: str | Path,
+    target: str | Path,
+    *,
+    size: int | tuple[int, int] | None = None,
+    image_key: str | None = None,
+    fps: float | None = None,
+) -> EpisodeSet:
+    """Writes the episodes of `source`, in any known format, as a LeRobotDataset v3.0 at `target`; returns those read.
+
+    Raises:
+        InputError: the source cannot be read, the target exists, or the disk is full.
+    """
+    if Path(target).exists():
+        raise InputError(f"{target}: exists already, expected a new folder; remove it or name another")
+    episodes = read(source, image_key=image_key, size=size, fps=fps)
+    with lerobot.LeRobotWriter(target, episodes.spec, episodes.fps, episodes.size) as writer:
+        for index in range(len(episodes)):
+            writer.add(episodes.episode(index))
+    return episodes

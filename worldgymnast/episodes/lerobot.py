@@ -1,0 +1,41 @@
+"""LeRobotDataset v3.0, written and read; v2.1 and foreign v3.0 read. No lerobot needed.
+
+T+1 rows an episode: one a frame, the last with a zero action and `action_is_pad` set. Frames are lossless H.264, so an
+episode read back is bit-identical. In a foreign data set (T rows, T frames) the last action has no frame after it and
+is dropped. Left out: proprioceptive state, quantiles in the statistics, appending to a data set that is finished.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from worldgymnast.episodes.lerobot_reader import read
+from worldgymnast.episodes.lerobot_writer import LeRobotWriter
+from worldgymnast.types import Episode, InputError
+from worldgymnast.video import resize
+
+__all__ = ["LeRobotWriter", "read", "write"]
+
+
+def write(path: str | Path, episodes: Iterable[Episode], size: int | tuple[int, int] | None = None) -> None:
+    """Writes episodes of one spec and frame rate as a data set at `path`, which must not exist.
+
+    Args:
+        path: the folder.
+        episodes: any number; a generator is not gathered in memory.
+        size: pixels to resize the frames to; without it all must have the size of the first.
+    """
+    iterator = iter(episodes)
+    first = next(iterator, None)
+    if first is None:
+        raise InputError(f"{path}: found 0 episodes to write, expected at least 1")
+    pixels = (size, size) if isinstance(size, int) else size or (first.frames.shape[1], first.frames.shape[2])
+    with LeRobotWriter(path, first.spec, first.fps, pixels) as writer:
+        for episode in (part for group in ([first], iterator) for part in group):
+            writer.add(episode if size is None else _resized(episode, size))
+
+
+def _resized(episode: Episode, size: int | tuple[int, int]) -> Episode:
+    return replace(episode, frames=resize(episode.frames, size))

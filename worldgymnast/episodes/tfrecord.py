@@ -1,0 +1,194 @@
+"""TFRecord files and the `tf.train.Example` messages in them, without TensorFlow.
+
+A record is: length (uint64), masked CRC-32C of the length, the bytes, masked CRC-32C of the bytes, little endian
+(tensorflow.org/tutorials/load_data/tfrecord). Only the part of protocol buffers that Example uses is parsed.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from worldgymnast.types import InputError
+
+Feature = np.ndarray | list[bytes]
+
+
+def _crc_table() -> np.ndarray:
+    table = np.arange(256, dtype=np.uint32)
+    for _ in range(8):
+        table = np.where(table & 1, (table >> 1) ^ np.uint32(0x82F63B78), table >> 1)
+    return table.astype(np.uint32)
+
+
+_TABLE = _crc_table()
+_TABLE_LIST = [int(entry) for entry in _TABLE]
+
+
+def _advance(state: np.ndarray, data: np.ndarray) -> np.ndarray:
+    """The registers uint32 [n] after the bytes uint8 [n length] of each lane."""
+    for column in data.T:
+        state = _TABLE[(state ^ column) & 0xFF] ^ (state >> 8)
+    return state
+
+
+@lru_cache(maxsize=32)
+def _shift(length: int) -> tuple[int, ...]:
+    """What `length` zero bytes make of each of the 32 bits of a register (the register is linear over GF(2))."""
+    bits = np.uint32(1) << np.arange(32, dtype=np.uint32)
+    return tuple(int(word) for word in _advance(bits, np.zeros((32, length), np.uint8)))
+
+
+def crc32c(data: bytes) -> int:
+    """CRC-32C of bytes; long ones are cut into lanes that run side by side and are then joined."""
+    state = 0xFFFFFFFF
+    length = 1 << max(4, (len(data).bit_length() + 1) // 2)
+    lanes = len(data) // length
+    head = len(data) - lanes * length
+    for byte in data[:head]:
+        state = _TABLE_LIST[(state ^ byte) & 0xFF] ^ (state >> 8)
+    if lanes:
+        tail = np.frombuffer(data, np.uint8, offset=head).reshape(lanes, length)
+        registers = _advance(np.zeros(lanes, np.uint32), tail)
+        rows = _shift(length)
+        for register in registers:
+            moved = 0
+            for bit in range(32):
+                if state >> bit & 1:
+                    moved ^= rows[bit]
+            state = moved ^ int(register)
+    return state ^ 0xFFFFFFFF
+
+
+def masked_crc(data: bytes) -> int:
+    """TFRecord's checksum: CRC-32C, turned right by 15 bits, plus a constant."""
+    value = crc32c(data)
+    return ((value >> 15 | value << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def records(path: Path) -> Iterator[bytes]:
+    """Yields the records of a file.
+
+    Raises:
+        InputError: the file is missing, cut short, or a checksum is wrong; names the record.
+    """
+    try:
+        with open(path, "rb") as file:
+            index = 0
+            while header := file.read(12):
+                yield _record(file.read, header, path, index)
+                index += 1
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+
+
+def _record(read: Callable[[int], bytes], header: bytes, path: Path, index: int) -> bytes:
+    what = f"{path}: record {index}"
+    if len(header) < 12:
+        raise InputError(f"{what}: found {len(header)} bytes of its header, expected 12; the file is cut short")
+    length, check = struct.unpack("<QI", header)
+    if masked_crc(header[:8]) != check:
+        raise InputError(f"{what}: checksum of its length is wrong; this is no TFRecord file, or a damaged one")
+    body = read(length + 4)
+    if len(body) < length + 4:
+        raise InputError(
+            f"{what}: found {len(body)} bytes, expected {length + 4}; the file is cut short, copy it again"
+        )
+    data = body[:length]
+    if masked_crc(data) != struct.unpack("<I", body[length:])[0]:
+        raise InputError(f"{what}: checksum of its data is wrong; the file is damaged, copy it again")
+    return data
+
+
+def write_records(path: Path, payloads: list[bytes]) -> None:
+    """Writes records (for tests and small exports)."""
+    with open(path, "wb") as file:
+        for payload in payloads:
+            head = struct.pack("<Q", len(payload))
+            file.write(head + struct.pack("<I", masked_crc(head)) + payload + struct.pack("<I", masked_crc(payload)))
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+
+
+def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """Yields (field number, value) of a message: an int for a varint, the bytes for everything else."""
+    at = 0
+    while at < len(data):
+        tag, at = _varint(data, at)
+        kind = tag & 7
+        if kind == 0:
+            value, at = _varint(data, at)
+            yield tag >> 3, value
+            continue
+        if kind == 2:
+            size, at = _varint(data, at)
+        elif kind in (1, 5):
+            size = 8 if kind == 1 else 4
+        else:
+            raise ValueError(f"wire type {kind}")
+        if at + size > len(data):
+            raise ValueError("a field runs past the end")
+        yield tag >> 3, data[at : at + size]
+        at += size
+
+
+def _bytes_of(value: int | memoryview) -> memoryview:
+    if isinstance(value, int):
+        raise ValueError("a number where a message should be")
+    return value
+
+
+def _integers(value: int | memoryview) -> list[int]:
+    if isinstance(value, int):
+        return [value]
+    found, at = [], 0
+    while at < len(value):
+        number, at = _varint(value, at)
+        found.append(number)
+    return found
+
+
+def _feature(data: memoryview) -> Feature:
+    for kind, body in _fields(data):
+        values = [value for number, value in _fields(_bytes_of(body)) if number == 1]
+        if kind == 1:
+            return [bytes(_bytes_of(value)) for value in values]
+        if kind == 2:
+            return np.frombuffer(b"".join(bytes(_bytes_of(value)) for value in values), "<f4")
+        if kind == 3:
+            numbers = [number for value in values for number in _integers(value)]
+            return np.array(numbers, np.uint64).astype(np.int64)
+    return []
+
+
+def parse_example(record: bytes) -> dict[str, Feature]:
+    """The features of a serialised `tf.train.Example`: lists of bytes, float32 [n] or int64 [n].
+
+    Raises:
+        ValueError: the bytes are no such message.
+    """
+    found: dict[str, Feature] = {}
+    try:
+        for number, features in _fields(memoryview(record)):
+            if number != 1:
+                continue
+            for _, entry in _fields(_bytes_of(features)):
+                parts = dict(_fields(_bytes_of(entry)))
+                if 1 in parts:
+                    found[bytes(_bytes_of(parts[1])).decode()] = _feature(_bytes_of(parts.get(2, memoryview(b""))))
+    except (IndexError, UnicodeDecodeError) as error:
+        raise ValueError(f"no tf.train.Example ({error})") from error
+    return found

@@ -1,0 +1,224 @@
+"""How far the world can be trusted against reality, and the judge against the truth. Pure functions.
+
+Frames: PSNR, and SSIM (Wang et al. 2004, Gaussian window of 11 pixels, sigma 1.5, K = 0.01 and 0.03). Verdicts: true
+rates, balanced accuracy, and the area under the ROC curve (Hanley & McNeil 1982, ties count one half). Success rates of
+several policies or tasks, imagined against real: Pearson, Spearman, and the mean maximum rank violation of SIMPLER
+(Li et al. 2024, arXiv 2405.05941, eq. 1 and 2). Intervals are 95 % percentile bootstraps with a given seed.
+
+Left out: learned perceptual distances (LPIPS, FVD), which need weights from elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from scipy import ndimage, stats
+
+from worldgymnast.evaluation.success import (
+    RESAMPLES,
+    Difference,
+    Estimate,
+    Outcome,
+    Rate,
+    bootstrap_mean,
+    paired_difference,
+)
+
+Numbers = Sequence[float] | np.ndarray
+PSNR_CEILING = 60.0
+"""dB at which a frame counts that is equal to the bit, or nearly, when PSNRs are averaged."""
+
+# ---------------------------------------------------------------- frames
+
+
+def _same_frames(a: np.ndarray, b: np.ndarray) -> None:
+    if a.shape != b.shape or a.dtype != np.uint8 or b.dtype != np.uint8:
+        raise ValueError(f"frames: found {a.dtype} {a.shape} and {b.dtype} {b.shape}, expected two equal uint8 shapes")
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Peak signal-to-noise ratio in dB of each frame: uint8 [... h w 3] twice -> float64 [...]; equal frames: inf.
+
+    Raises:
+        ValueError: shapes differ, or a dtype is not uint8.
+    """
+    _same_frames(a, b)
+    error = np.square(a.astype(np.float32) - b.astype(np.float32)).mean(axis=(-3, -2, -1), dtype=np.float64)
+    with np.errstate(divide="ignore"):
+        return 10 * np.log10(255.0**2 / error)
+
+
+def ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Structural similarity of each frame, mean over channels: uint8 [... h w 3] twice -> float64 [...], at most 1.
+
+    Raises:
+        ValueError: shapes differ, a dtype is not uint8, or a frame is smaller than the window of 11 pixels.
+    """
+    _same_frames(a, b)
+    if min(a.shape[-3:-1]) < 11:
+        raise ValueError(f"ssim: found frames of {a.shape[-3]}x{a.shape[-2]}, expected at least 11x11")
+    axes, edge = (a.ndim - 3, a.ndim - 2), 5
+    x, y = a.astype(np.float64), b.astype(np.float64)
+
+    def blur(values: np.ndarray) -> np.ndarray:
+        return ndimage.gaussian_filter(values, 1.5, axes=axes, radius=edge)
+
+    mean_x, mean_y = blur(x), blur(y)
+    var_x, var_y = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2
+    covariance = blur(x * y) - mean_x * mean_y
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+    similarity /= (mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2)
+    return similarity[..., edge:-edge, edge:-edge, :].mean(axis=(-3, -2, -1))
+
+
+def fidelity_by_horizon(
+    real: np.ndarray, imagined: np.ndarray, shuffled: np.ndarray | None = None, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """PSNR at every horizon of imaginations of real action sequences, beside two baselines.
+
+    Args:
+        real: uint8 [e t+1 h w 3].
+        imagined: the same shape; frame 0 is the start and is not scored.
+        shuffled: the same shape, imagined with the actions of other episodes: what the world knows without actions.
+        seed: of the bootstrap over episodes.
+
+    Returns:
+        float64 [t] each: "horizon" (1..t), "psnr" (mean over episodes, dB; every frame at most `PSNR_CEILING`) with
+        "psnr_low" and "psnr_high", "copy" (the first frame repeated), and "shuffled" if given.
+    """
+    _same_frames(real, imagined)
+    own = np.minimum(psnr(real[:, 1:], imagined[:, 1:]), PSNR_CEILING)  # [e t]
+    first = np.broadcast_to(real[:, :1], real.shape)
+    columns = [bootstrap_mean(own[:, t], np.zeros(len(own)), seed + t) for t in range(own.shape[1])]
+    out = {
+        "horizon": np.arange(1.0, own.shape[1] + 1),
+        "psnr": own.mean(0),
+        "psnr_low": np.array([c.low for c in columns]),
+        "psnr_high": np.array([c.high for c in columns]),
+        "copy": np.minimum(psnr(real[:, 1:], first[:, 1:]), PSNR_CEILING).mean(0),
+    }
+    if shuffled is not None:
+        out["shuffled"] = np.minimum(psnr(real[:, 1:], shuffled[:, 1:]), PSNR_CEILING).mean(0)
+    return out
+
+
+# ---------------------------------------------------------------- verdicts
+
+
+def _known(verdicts: Sequence[Outcome], truth: Sequence[bool]) -> tuple[np.ndarray, np.ndarray]:
+    """Verdicts and truth, bool [n], where the judge answered."""
+    pairs = [(bool(v), bool(t)) for v, t in zip(verdicts, truth, strict=True) if v is not None]
+    array = np.array(pairs, dtype=bool).reshape(-1, 2)
+    return array[:, 0], array[:, 1]
+
+
+def true_positive_rate(verdicts: Sequence[Outcome], truth: Sequence[bool]) -> Rate:
+    """Share of the true successes that the judge called a success; None is left out and counted as an error."""
+    return Rate.of(v for v, t in zip(verdicts, truth, strict=True) if t)
+
+
+def true_negative_rate(verdicts: Sequence[Outcome], truth: Sequence[bool]) -> Rate:
+    """Share of the true failures that the judge called a failure; None is left out and counted as an error."""
+    return Rate.of(None if v is None else not v for v, t in zip(verdicts, truth, strict=True) if not t)
+
+
+def balanced_accuracy(verdicts: Sequence[Outcome], truth: Sequence[bool], seed: int = 0) -> Estimate:
+    """Mean of the two true rates, with an interval by resampling within true successes and failures.
+
+    Unknown (NaN) where a class is absent. None is left out.
+    """
+    said, true = _known(verdicts, truth)
+    if len(set(true.tolist())) < 2:
+        return Estimate(float("nan"), float("nan"), float("nan"))
+    return bootstrap_mean((said == true).astype(float), true, seed)
+
+
+def auroc(scores: Numbers, truth: Sequence[bool] | np.ndarray) -> float:
+    """Chance that a true success scores higher than a true failure, ties one half; NaN where a class is absent.
+
+    Args:
+        scores: [n], higher means success.
+        truth: bool [n].
+    """
+    true = np.asarray(truth, dtype=bool)
+    positive, negative = int(true.sum()), int((~true).sum())
+    if not positive or not negative:
+        return float("nan")
+    ranks = stats.rankdata(np.asarray(scores, dtype=np.float64))
+    return float((ranks[true].sum() - positive * (positive + 1) / 2) / (positive * negative))
+
+
+# ---------------------------------------------------------------- imagined against real success
+
+
+def _rows_pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Correlation of each row: [r n] twice -> [r]; NaN where a row is constant."""
+    dx, dy = x - x.mean(1, keepdims=True), y - y.mean(1, keepdims=True)
+    scale = np.sqrt((dx * dx).sum(1) * (dy * dy).sum(1))
+    constant = (np.ptp(x, axis=1) == 0) | (np.ptp(y, axis=1) == 0)
+    return np.where(constant, np.nan, (dx * dy).sum(1) / np.where(constant, 1.0, scale))
+
+
+def _rows_spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return _rows_pearson(stats.rankdata(x, axis=1), stats.rankdata(y, axis=1))
+
+
+def _rows_mmrv(imagined: np.ndarray, real: np.ndarray) -> np.ndarray:
+    """SIMPLER eq. 1 and 2 of each row: [r n] twice -> [r]."""
+    gap = np.abs(real[:, :, None] - real[:, None, :])
+    ordered = (imagined[:, :, None] < imagined[:, None, :]) == (real[:, :, None] < real[:, None, :])
+    return np.where(ordered, 0.0, gap).max(2).mean(1)
+
+
+def _bootstrapped(
+    statistic: Callable[[np.ndarray, np.ndarray], np.ndarray], x: Numbers, y: Numbers, seed: int, resamples: int
+) -> Estimate:
+    """A statistic of [n] points and its interval by resampling the points; resamples without a value are left out."""
+    a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if a.shape != b.shape or a.ndim != 1:
+        raise ValueError(f"agreement: found shapes {a.shape} and {b.shape}, expected two equal lengths")
+    if len(a) < 2:
+        return Estimate(float("nan"), float("nan"), float("nan"))
+    generator = np.random.default_rng(seed)
+    draws = []
+    for size in [1000] * (resamples // 1000) + [resamples % 1000]:  # in batches: MMRV takes [r n n] of memory
+        index = generator.integers(0, len(a), (size, len(a)))
+        draws.append(statistic(a[index], b[index]))
+    found = np.concatenate(draws)
+    found = found[np.isfinite(found)]
+    low, high = np.quantile(found, [0.025, 0.975]) if len(found) else (np.nan, np.nan)
+    return Estimate(float(statistic(a[None], b[None])[0]), float(low), float(high))
+
+
+def pearson(imagined: Numbers, real: Numbers, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
+    """Linear correlation of [n] imagined and real success rates; NaN where one is constant or n < 2."""
+    return _bootstrapped(_rows_pearson, imagined, real, seed, resamples)
+
+
+def spearman(imagined: Numbers, real: Numbers, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
+    """Rank correlation of [n] imagined and real success rates; NaN where one is constant or n < 2."""
+    return _bootstrapped(_rows_spearman, imagined, real, seed, resamples)
+
+
+def mmrv(imagined: Numbers, real: Numbers, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
+    """Mean maximum rank violation of [n] imagined and real success rates: 0 is a perfect order; NaN where n < 2."""
+    return _bootstrapped(_rows_mmrv, imagined, real, seed, resamples)
+
+
+def success_gap(
+    imagined: Sequence[Outcome],
+    real: Sequence[Outcome],
+    strata: Sequence[str] | None = None,
+    seed: int = 0,
+) -> Difference:
+    """Imagined minus real success on the same starts: positive where the world and its judge are optimists.
+
+    Args:
+        imagined: n outcomes in the world.
+        real: n outcomes of the same policy from the same starts in reality.
+        strata: n task names, weighted equally.
+        seed: of the bootstrap.
+    """
+    return paired_difference(real, imagined, strata, seed)

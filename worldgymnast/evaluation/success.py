@@ -1,0 +1,300 @@
+"""Success rates with intervals, and whether one policy is better than another on the same layouts.
+
+A rate carries the Wilson score interval (Wilson 1927). Two policies evaluated on the same layouts are compared by the
+paired bootstrap (Efron & Tibshirani 1993, resampling pairs within each task) and the exact McNemar test (McNemar 1947:
+the two-sided binomial test on the pairs that disagree). Per-task "significantly worse" flags are one-sided McNemar
+tests, corrected by Holm (1979) over the tasks. Episodes whose outcome is unknown (None: the robot, the simulator or the
+judge failed) are left out of every number, and counted.
+
+Left out: sequential testing, and any correction between metrics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+Outcome = bool | None
+RESAMPLES = 10_000
+_LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class EpisodeResult:
+    """How one evaluation episode ended.
+
+    Attributes:
+        task: name of the task.
+        layout: seed of its scene; with `seed` it pairs two policies' episodes.
+        seed: seed of the policy's sampling.
+        success: the outcome, or None where it is unknown because something other than the policy failed.
+        frames: number of frames it lasted.
+    """
+
+    task: str
+    layout: int
+    seed: int
+    success: Outcome
+    frames: int
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A success rate.
+
+    Attributes:
+        successes: number of successes.
+        count: number of episodes with a known outcome.
+        errors: number of episodes left out because their outcome is unknown.
+    """
+
+    successes: int
+    count: int
+    errors: int = 0
+
+    @classmethod
+    def of(cls, outcomes: Iterable[Outcome]) -> Rate:
+        """The rate of some outcomes; None is left out and counted."""
+        known = list(outcomes)
+        errors = sum(x is None for x in known)
+        return cls(sum(bool(x) for x in known), len(known) - errors, errors)
+
+    @property
+    def value(self) -> float:
+        """Successes over count, in [0, 1]; NaN where nothing is known."""
+        return self.successes / self.count if self.count else float("nan")
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson 95 % interval, in [0, 1]; (0, 1) where nothing is known."""
+        if not self.count:
+            return 0.0, 1.0
+        found = stats.binomtest(self.successes, self.count).proportion_ci(_LEVEL, method="wilson")
+        return float(found.low), float(found.high)
+
+    def __str__(self) -> str:
+        errors = f", {self.errors} errors" if self.errors else ""
+        if not self.count:
+            return f"unknown (0/0{errors})"
+        low, high = self.interval
+        return f"{100 * self.value:.0f} % [{100 * low:.0f}, {100 * high:.0f}] ({self.successes}/{self.count}{errors})"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A share with its 95 % interval, all three NaN where it is unknown."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        if np.isnan(self.value):
+            return "unknown"
+        return f"{100 * self.value:.0f} % [{100 * self.low:.0f}, {100 * self.high:.0f}]"
+
+
+_UNKNOWN = Estimate(float("nan"), float("nan"), float("nan"))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """After minus before, over pairs.
+
+    Attributes:
+        mean: in [-1, 1]; with tasks given, the mean over tasks, each weighted equally; NaN without
+            pairs, or where a task has none.
+        low: lower end of the 95 % interval of the paired bootstrap.
+        high: upper end.
+        n: number of pairs with both outcomes known.
+        p_value: exact two-sided McNemar test of no difference.
+        errors: number of pairs left out.
+    """
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    p_value: float
+    errors: int = 0
+
+    def __str__(self) -> str:
+        errors = f", {self.errors} errors" if self.errors else ""
+        if np.isnan(self.mean):
+            return f"unknown ({self.n} pairs{errors})"
+        points = f"{100 * self.mean:+.0f} points [{100 * self.low:+.0f}, {100 * self.high:+.0f}]"
+        return f"{points} ({self.n} pairs{errors}, p = {self.p_value:.2g})"
+
+
+@dataclass(frozen=True)
+class TaskRow:
+    """One task of a `SuccessTable`; `worse` is the Holm-corrected flag at the 5 % level."""
+
+    task: str
+    before: Rate
+    after: Rate
+    difference: Difference
+    worse: bool
+
+
+@dataclass(frozen=True)
+class SuccessTable:
+    """Success before and after: a row a task, and the mean over tasks, each weighted equally."""
+
+    rows: tuple[TaskRow, ...]
+    before: Estimate
+    after: Estimate
+    difference: Difference
+
+
+def mcnemar(before: Sequence[bool] | np.ndarray, after: Sequence[bool] | np.ndarray, alternative: str) -> float:
+    """Exact McNemar p-value of [n] paired outcomes: binomial on the pairs that changed; 1.0 where none did.
+
+    Args:
+        before: outcomes of the first policy.
+        after: outcomes of the second on the same layouts.
+        alternative: what is tested for: "two-sided" a change, "less" that after is worse, "greater" that it is better.
+    """
+    first, second = np.asarray(before, dtype=bool), np.asarray(after, dtype=bool)
+    gained, lost = int((~first & second).sum()), int((first & ~second).sum())
+    return float(stats.binomtest(gained, gained + lost, 0.5, alternative).pvalue) if gained + lost else 1.0
+
+
+def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Holm's step-down adjusted p-values [m], in the given order, in [0, 1]."""
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p, kind="stable")
+    steps = np.maximum.accumulate(p[order] * (len(p) - np.arange(len(p))))
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(steps, 1.0)
+    return adjusted
+
+
+def bootstrap_mean(values: np.ndarray, strata: np.ndarray, seed: int, resamples: int = RESAMPLES) -> Estimate:
+    """Mean over strata of the mean within each, with a percentile interval by resampling within the strata.
+
+    Args:
+        values: float [n].
+        strata: [n] labels, such as tasks; each stratum weighs the same.
+        seed: of the resampling.
+        resamples: how many.
+
+    Returns:
+        NaN three times where n is 0.
+    """
+    if not len(values):
+        return _UNKNOWN
+    generator = np.random.default_rng(seed)
+    names = np.unique(strata)
+    draws = np.zeros(resamples)
+    mean = 0.0
+    for name in names:
+        own = np.asarray(values, dtype=np.float64)[strata == name]
+        mean += float(own.mean()) / len(names)
+        levels, counts = np.unique(own, return_counts=True)
+        # How often each distinct value is drawn: the same distribution as drawing n indices, without the n columns.
+        drawn = generator.multinomial(len(own), counts / len(own), size=resamples)  # [resamples levels]
+        draws += drawn @ levels / len(own) / len(names)
+    low, high = np.quantile(draws, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+    return Estimate(mean, float(low), float(high))
+
+
+def paired_difference(
+    before: Sequence[Outcome] | np.ndarray,
+    after: Sequence[Outcome] | np.ndarray,
+    strata: Sequence[str] | np.ndarray | None = None,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Difference:
+    """After minus before over pairs, with a paired bootstrap interval and the exact McNemar p-value.
+
+    Args:
+        before: n outcomes of the first policy.
+        after: n outcomes of the second, on the same layouts in the same order.
+        strata: n task names; then tasks are resampled within themselves and weighted equally.
+        seed: of the resampling.
+        resamples: how many.
+
+    Raises:
+        ValueError: the lengths differ.
+    """
+    labels = np.zeros(len(before), dtype=int) if strata is None else np.asarray(strata)
+    if not len(before) == len(after) == len(labels):
+        raise ValueError(f"pairs: found {len(before)} before, {len(after)} after and {len(labels)} strata")
+    pairs = list(zip(before, after, strict=True))
+    known = np.array([x is not None and y is not None for x, y in pairs], dtype=bool)
+    first = np.array([bool(x) for x, _ in pairs], dtype=bool)[known]
+    second = np.array([bool(y) for _, y in pairs], dtype=bool)[known]
+    change = bootstrap_mean(second.astype(float) - first.astype(float), labels[known], seed, resamples)
+    if set(labels) - set(labels[known]):  # a task of which nothing is known: no mean over tasks exists
+        change = _UNKNOWN
+    p_value = mcnemar(first, second, "two-sided")
+    return Difference(change.value, change.low, change.high, len(first), p_value, int((~known).sum()))
+
+
+def _pairs(
+    before: Sequence[EpisodeResult], after: Sequence[EpisodeResult], tasks: Sequence[str]
+) -> list[tuple[EpisodeResult, EpisodeResult]]:
+    """Episodes of the same task, layout and seed."""
+    first = {(r.task, r.layout, r.seed): r for r in before if r.task in tasks}
+    second = {(r.task, r.layout, r.seed): r for r in after if r.task in tasks}
+    alone = first.keys() ^ second.keys()
+    if (
+        alone
+        or len(first) != sum(r.task in tasks for r in before)
+        or len(second) != sum(r.task in tasks for r in after)
+    ):
+        raise ValueError(
+            f"success table: {len(first)} episodes before and {len(second)} after, {len(alone)} of them without a "
+            "partner of the same task, layout and seed, or some twice; evaluate both policies on the same layouts"
+        )
+    return [(first[key], second[key]) for key in first]
+
+
+def _mean_over_tasks(results: Sequence[EpisodeResult], tasks: Sequence[str], seed: int) -> Estimate:
+    known = [r for r in results if r.success is not None and r.task in tasks]
+    values, labels = np.array([float(bool(r.success)) for r in known]), np.array([r.task for r in known])
+    if set(tasks) - set(labels):
+        return _UNKNOWN
+    return bootstrap_mean(values, labels, seed)
+
+
+def success_table(
+    before: Sequence[EpisodeResult],
+    after: Sequence[EpisodeResult],
+    tasks: Sequence[str] | None = None,
+    seed: int = 0,
+) -> SuccessTable:
+    """Success per task and its mean over tasks, before and after, on the same layouts.
+
+    Args:
+        before: the first policy's episodes.
+        after: the second's: the same tasks, layouts and seeds, in any order.
+        tasks: which to show and in what order; all, in order of appearance, where left out.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: an episode has no partner, or appears twice.
+    """
+    names = list(dict.fromkeys(r.task for r in before)) if tasks is None else list(tasks)
+    pairs = _pairs(before, after, names)
+    own = {task: [(x.success, y.success) for x, y in pairs if x.task == task] for task in names}
+    known = {t: [(x, y) for x, y in found if x is not None and y is not None] for t, found in own.items()}
+    p_worse = holm([mcnemar([x for x, _ in known[t]], [y for _, y in known[t]], "less") for t in names])
+    rows = tuple(
+        TaskRow(
+            task,
+            Rate.of(x for x, _ in own[task]),
+            Rate.of(y for _, y in own[task]),
+            paired_difference([x for x, _ in own[task]], [y for _, y in own[task]], seed=seed),
+            bool(p <= 1 - _LEVEL + 1e-12),
+        )
+        for task, p in zip(names, p_worse, strict=True)
+    )
+    whole = paired_difference(
+        [x.success for x, _ in pairs], [y.success for _, y in pairs], [x.task for x, _ in pairs], seed
+    )
+    return SuccessTable(rows, _mean_over_tasks(before, names, seed), _mean_over_tasks(after, names, seed), whole)

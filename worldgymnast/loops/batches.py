@@ -1,0 +1,146 @@
+"""What each learner is fed: pure maps from a step to a batch, over episodes that are decoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldgymnast.episodes.windows import ClipSampler, EpisodeSet
+from worldgymnast.loops.supervised import Batches
+from worldgymnast.types import InputError, Observation
+from worldgymnast.worldmodel.autoencoder import Autoencoder
+
+
+def frame_batches(episodes: EpisodeSet, batch: int, seed: int) -> Batches:
+    """Random frames for the autoencoder: "frames" uint8 [b h w 3]."""
+    rows = frame_rows(episodes)
+
+    def make(step: int) -> Mapping[str, Any]:
+        chosen = np.random.default_rng([seed, step]).choice(rows, batch)
+        return {"frames": torch.from_numpy(np.asarray(episodes.frames[chosen]))}
+
+    return make
+
+
+def frame_rows(episodes: EpisodeSet) -> np.ndarray:
+    """Rows of `episodes.frames` that belong to its episodes, int64 [n]."""
+    return np.concatenate([np.arange(f, f + n + 1) for f, n in zip(episodes.first, episodes.length, strict=True)])
+
+
+def imitation_batches(
+    episodes: EpisodeSet,
+    chunk: int,
+    batch: int,
+    seed: int,
+    paraphrases: Mapping[str, Sequence[str]],
+    after_success: int = 3,
+) -> Batches:
+    """Looks and the actions that followed: "obs", "actions" [b k a], "mask" [b k].
+
+    Actions later than `after_success` after the first success are not imitated. The sentence is drawn from the task's
+    `paraphrases`, or is the episode's own.
+    """
+    looks, actions, mask = [], [], []
+    for e, (first, length) in enumerate(zip(episodes.first, episodes.length, strict=True)):
+        hit = np.flatnonzero(episodes.success[first : first + length + 1])
+        end = min(length, hit[0] + after_success) if len(hit) else length
+        for t in range(end):
+            within = np.arange(t, t + chunk)
+            looks.append((first + t, e))
+            actions.append(episodes.actions[first + np.minimum(within, length)])
+            mask.append(within < end)
+    if not looks:
+        raise InputError("imitation: found no action to imitate, expected at least one demonstration")
+    all_actions, all_masks = torch.from_numpy(np.stack(actions)), torch.from_numpy(np.stack(mask))
+
+    def sentence(e: int, rng: np.random.Generator) -> str:
+        choices = paraphrases.get(episodes.task[e], (episodes.instruction[e],))
+        return choices[int(rng.integers(len(choices)))]
+
+    def make(step: int) -> Mapping[str, Any]:
+        rng = np.random.default_rng([seed, step])
+        chosen = rng.integers(len(looks), size=batch)
+        frames = np.asarray(episodes.frames[[looks[i][0] for i in chosen]])
+        sentences = [sentence(looks[i][1], rng) for i in chosen]
+        return {
+            "obs": Observation(torch.from_numpy(frames), sentences),
+            "actions": all_actions[chosen],
+            "mask": all_masks[chosen],
+        }
+
+    return make
+
+
+@torch.no_grad()
+def encode_all(autoencoder: Autoencoder, frames: np.ndarray, batch: int = 256) -> np.ndarray:
+    """Latents float16 [n h w c] of every frame."""
+    parts = [autoencoder.encode(torch.from_numpy(np.asarray(frames[i : i + batch]))) for i in range(0, len(frames), batch)]
+    return torch.cat([part.half().cpu() for part in parts]).numpy()
+
+
+def latent_batches(
+    episodes: EpisodeSet, latents: np.ndarray, length: int, batch: int, seed: int, device: torch.device
+) -> Batches:
+    """Clips for the world model: "latents" [b t+1 h w c], "actions" [b t a], "mask" [b t]."""
+    sampler = ClipSampler(replace(episodes, frames=latents), length, batch, seed)
+
+    def make(step: int) -> Mapping[str, Any]:
+        clip = sampler(step)
+        return {
+            "latents": clip.frames.to(device).float(),
+            "actions": clip.actions.to(device),
+            "mask": clip.mask.to(device),
+        }
+
+    return make
+
+
+@dataclass(frozen=True)
+class _Labelled:
+    """Rows of one set with their labels, by task and label."""
+
+    episodes: EpisodeSet
+    rows: dict[tuple[str, bool], np.ndarray]  # [n 2]: first frame's row, present frame's row, episode
+
+
+def success_batches(
+    sets: Sequence[EpisodeSet], batch: int, seed: int, paraphrases: Mapping[str, Sequence[str]]
+) -> Batches:
+    """Pairs of frames with their label for the judge, every task and both labels equally often, sets in equal parts."""
+    tables = [_Labelled(s, _label_table(s)) for s in sets]
+    if not any(t.rows for t in tables):
+        raise InputError("judge: found no episode with success labels, expected labelled ones; record or label some")
+
+    def make(step: int) -> Mapping[str, Any]:
+        rng = np.random.default_rng([seed, step])
+        first, now, sentences, labels = [], [], [], []
+        for _ in range(batch):
+            table = tables[int(rng.integers(len(tables)))]
+            keys = sorted(table.rows)
+            task, label = keys[int(rng.integers(len(keys)))]
+            rows = table.rows[task, label]
+            begin, present, e = rows[int(rng.integers(len(rows)))]
+            choices = paraphrases.get(task, (table.episodes.instruction[e],))
+            first.append(table.episodes.frames[begin])
+            now.append(table.episodes.frames[present])
+            sentences.append(choices[int(rng.integers(len(choices)))])
+            labels.append(label)
+        stacked: list[Tensor] = [torch.from_numpy(np.stack(x)) for x in (first, now)]
+        return {"first": stacked[0], "now": stacked[1], "instruction": sentences, "success": torch.tensor(labels)}
+
+    return make
+
+
+def _label_table(episodes: EpisodeSet) -> dict[tuple[str, bool], np.ndarray]:
+    table: dict[tuple[str, bool], list[tuple[int, int, int]]] = {}
+    for e in np.flatnonzero(episodes.labelled):
+        first = int(episodes.first[e])
+        for t in range(int(episodes.length[e]) + 1):
+            key = (episodes.task[e], bool(episodes.success[first + t]))
+            table.setdefault(key, []).append((first, first + t, int(e)))
+    return {key: np.array(rows) for key, rows in table.items()}

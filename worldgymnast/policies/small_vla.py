@@ -1,0 +1,182 @@
+"""A small vision-language-action policy: image and sentence in, a chunk of action tokens out.
+
+A residual convolutional network whose every block is modulated by the sentence (FiLM, Perez et al. 2018) finds
+keypoints (spatial softmax, Levine et al. 2016), and one linear head answers all `k a` action tokens at once, each a
+softmax over `bins` equally spaced values (the action tokens of RT-1 and OpenVLA, decoded in parallel as in
+OpenVLA-OFT, Kim et al. 2025). Left out: proprioception, history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from worldgymnast.actions import ActionSpec
+from worldgymnast.text import SENTENCE_WIDTH, SentenceEncoder
+from worldgymnast.types import ActionChunk, Metrics, Observation
+
+
+@dataclass(frozen=True)
+class SmallVLAConfig:
+    """Sizes of a `SmallVLA`.
+
+    Attributes:
+        chunk: actions per look, k.
+        bins: vocabulary of one action token.
+        width: channels of the trunk.
+        blocks: residual blocks.
+        hidden: width of the head.
+        shift: largest random shift of an image while imitating, in pixels.
+        jitter: strength of random brightness, contrast and colour while imitating.
+        smoothing: standard deviation, in bins, of the target distribution around the demonstrated token.
+        text_noise: standard deviation of noise on the sentence vector while imitating, relative to its length.
+    """
+
+    chunk: int = 2
+    bins: int = 33
+    width: int = 64
+    blocks: int = 3
+    hidden: int = 256
+    shift: int = 3
+    jitter: float = 0.2
+    smoothing: float = 0.7
+    text_noise: float = 0.1
+
+
+class _Block(nn.Module):
+    def __init__(self, width: int, condition: int):
+        super().__init__()
+        self.norm = nn.GroupNorm(8, width)
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        self.film = nn.Linear(condition, 2 * width)
+        nn.init.zeros_(self.film.weight)
+        nn.init.zeros_(self.film.bias)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        scale, shift = self.film(condition)[:, :, None, None].chunk(2, dim=1)
+        y = F.relu(self.first(F.relu(self.norm(x))))
+        return x + self.second(F.relu(y * (1 + scale) + shift))
+
+
+class SmallVLA(nn.Module):
+    """A `Policy` of about a million parameters (the frozen sentence encoder not counted)."""
+
+    needs = frozenset({"image"})
+
+    def __init__(self, config: SmallVLAConfig, action_spec: ActionSpec, text: SentenceEncoder | None = None):
+        super().__init__()
+        self.config, self.action_spec = config, action_spec
+        self.text = text or SentenceEncoder()
+        c = config
+        self.sentence = nn.Linear(SENTENCE_WIDTH, 128)
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 32, 4, stride=2, padding=1), nn.ReLU(), nn.Conv2d(32, c.width, 4, stride=2, padding=1)
+        )
+        self.blocks = nn.ModuleList([_Block(c.width, 128) for _ in range(c.blocks)])
+        self.keypoints = nn.Conv2d(c.width, c.width, 1)
+        self.head = nn.Sequential(
+            nn.Linear(4 * c.width + 128, c.hidden),
+            nn.ReLU(),
+            nn.Linear(c.hidden, c.hidden),
+            nn.ReLU(),
+            nn.Linear(c.hidden, c.chunk * action_spec.dim * c.bins),
+        )
+        low, high = torch.tensor(action_spec.low), torch.tensor(action_spec.high)
+        self.register_buffer("centres", low[:, None] + (high - low)[:, None] * torch.linspace(0, 1, c.bins))
+        self.to(memory_format=torch.channels_last)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.sentence.weight.device
+
+    def logits(self, image: Float[Tensor, "b 3 h w"], sentence: Float[Tensor, "b s"]) -> Float[Tensor, "b k a v"]:
+        """Scores of every vocabulary entry of every token; `image` in -1..1."""
+        condition = F.relu(self.sentence(sentence))
+        x = self.stem(image.contiguous(memory_format=torch.channels_last))
+        for block in self.blocks:
+            x = block(x, condition)
+        x = F.relu(x)
+        b, c, h, w = x.shape
+        where = self.keypoints(x).flatten(2).softmax(-1).unflatten(-1, (h, w))
+        rows = torch.linspace(-1, 1, h, device=x.device)
+        columns = torch.linspace(-1, 1, w, device=x.device)
+        y_mean, x_mean = (where.sum(3) * rows).sum(-1), (where.sum(2) * columns).sum(-1)
+        found = (x * where).flatten(2).sum(-1)
+        features = torch.cat([y_mean, x_mean, found, x.mean((2, 3)), condition], -1)
+        return self.head(features).view(b, self.config.chunk, self.action_spec.dim, self.config.bins)
+
+    def _see(self, obs: Observation) -> tuple[Tensor, Tensor]:
+        image = obs.image.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        return image, self.text(obs.instruction, self.device)
+
+    def distribution(self, obs: Observation, temperature: float) -> Float[Tensor, "b k a v"]:
+        """Log-probabilities of the whole vocabulary; temperature 0 gives those at 1."""
+        return F.log_softmax(self.logits(*self._see(obs)) / (temperature or 1.0), dim=-1)
+
+    def detokenise(self, tokens: Int[Tensor, "b k a"]) -> Float[Tensor, "b k a"]:
+        """The action values of tokens."""
+        axes = torch.arange(self.action_spec.dim, device=tokens.device)
+        return self.centres[axes.expand_as(tokens), tokens]
+
+    def tokenise(self, actions: Float[Tensor, "b k a"]) -> Int[Tensor, "b k a"]:
+        """The nearest token of every action value."""
+        return (actions[..., None] - self.centres).abs().argmin(-1)
+
+    @torch.no_grad()
+    def act(self, obs: Observation, *, temperature: float, generator: torch.Generator | None) -> ActionChunk:
+        """See `Policy.act`."""
+        logprobs = self.distribution(obs, temperature)
+        if temperature == 0:
+            tokens = logprobs.argmax(-1)
+        else:  # inverse transform sampling: one uniform number a token, whatever the device's sampler
+            uniform = torch.rand(logprobs.shape[:-1], generator=generator).to(self.device)
+            cumulative = logprobs.exp().cumsum(-1)
+            tokens = (cumulative < uniform[..., None] * cumulative[..., -1:]).sum(-1).clamp(max=self.config.bins - 1)
+        picked = logprobs.gather(-1, tokens[..., None])[..., 0]
+        return ActionChunk(self.detokenise(tokens), tokens, picked, temperature)
+
+    def logprobs(self, obs: Observation, chunk: ActionChunk) -> Float[Tensor, "b k a"]:
+        """See `Policy.logprobs`."""
+        return self.distribution(obs, chunk.temperature).gather(-1, chunk.tokens.to(self.device)[..., None])[..., 0]
+
+    def augment(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        """Random shift and colour of [b 3 h w] in -1..1."""
+        b, _, h, w = image.shape
+        if self.config.shift:
+            pad = self.config.shift
+            padded = F.pad(image, (pad,) * 4, mode="replicate")
+            dy, dx = torch.randint(0, 2 * pad + 1, (2, b), generator=generator).to(image.device)
+            rows = (dy[:, None] + torch.arange(h, device=image.device))[:, None, :, None]
+            columns = (dx[:, None] + torch.arange(w, device=image.device))[:, None, None, :]
+            batch = torch.arange(b, device=image.device)[:, None, None, None]
+            image = padded[batch, torch.arange(3, device=image.device)[None, :, None, None], rows, columns]
+        noise = torch.randn(b, 4, 1, 1, generator=generator).to(image.device) * self.config.jitter
+        return (image * (1 + noise[:, :1]) + noise[:, 1:] * 0.5).clamp(-1.2, 1.2)
+
+    def loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, Metrics]:
+        """Imitation: cross-entropy to the demonstrated tokens, softened over neighbouring bins.
+
+        Args:
+            batch: "obs" (`Observation`), "actions" float32 [b k a], "mask" bool [b k] and "generator".
+        """
+        obs, actions, generator = batch["obs"], batch["actions"], batch["generator"]
+        image, sentence = self._see(obs)
+        scale = self.config.text_noise / SENTENCE_WIDTH**0.5
+        sentence = sentence + torch.randn(sentence.shape, generator=generator).to(self.device) * scale
+        logprobs = F.log_softmax(self.logits(self.augment(image, generator), sentence), dim=-1)
+        tokens = self.tokenise(actions.to(self.device))
+        distance = torch.arange(self.config.bins, device=self.device) - tokens[..., None]
+        target = F.softmax(-(distance**2) / (2 * max(self.config.smoothing, 1e-3) ** 2), dim=-1)
+        mask = batch["mask"]
+        weight = mask.to(self.device)[..., None].float().expand(tokens.shape)
+        loss = (-(target * logprobs).sum(-1) * weight).sum() / weight.sum()
+        hit = ((logprobs.argmax(-1) == tokens).float() * weight).sum() / weight.sum()
+        return loss, {"loss": float(loss.detach()), "token_accuracy": float(hit)}

@@ -1,0 +1,87 @@
+"""Group-relative advantages and the clipped policy-gradient loss, on one page.
+
+GRPO (Shao et al. 2024, arXiv 2402.03300) with the asymmetric clip and the dynamic sampling of DAPO (Yu et al. 2025,
+arXiv 2503.14476): no value network, no KL term, no entropy term. A rollout's advantage is the same for every token
+until the judged success; what follows success gets no gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from worldgymnast.types import Metrics, RolloutGroup
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """The policy-gradient loss.
+
+    Attributes:
+        clip_low: the ratio is clipped below 1 - clip_low.
+        clip_high: and above 1 + clip_high.
+        epsilon: added to a group's standard deviation.
+        mean_low, mean_high: groups whose mean reward lies outside carry no signal and are dropped.
+    """
+
+    clip_low: float = 0.2
+    clip_high: float = 0.28
+    epsilon: float = 1e-6
+    mean_low: float = 0.1
+    mean_high: float = 0.9
+
+
+def has_signal(group: RolloutGroup, config: ObjectiveConfig) -> bool:
+    """Whether a group tells better from worse: at least two verdicts, not all alike, mean within bounds."""
+    scores = group.scores
+    if len(scores) < 2 or np.ptp(scores) == 0:
+        return False
+    return config.mean_low <= float(scores.mean()) <= config.mean_high
+
+
+def advantages(scores: Float[np.ndarray, " n"], epsilon: float) -> Float[np.ndarray, " n"]:
+    """(score - mean) / (std + epsilon) within a group (GRPO, eq. 3)."""
+    return (scores - scores.mean()) / (scores.std() + epsilon)
+
+
+def token_mask(looks: Sequence[int], n: int) -> Bool[Tensor, "r n"]:
+    """True for the looks of each rollout that acted before the judged success."""
+    return torch.arange(n)[None] < torch.tensor(list(looks))[:, None]
+
+
+def policy_loss(
+    logprobs: Float[Tensor, "r n k a"],
+    old: Float[Tensor, "r n k a"],
+    advantage: Float[Tensor, " r"],
+    mask: Bool[Tensor, "r n"],
+    total: float,
+    config: ObjectiveConfig,
+) -> tuple[Tensor, Metrics]:
+    """Clipped surrogate of one micro-batch, every rollout weighing the same whatever its length.
+
+    Args:
+        logprobs: of the sampled tokens under the policy being trained.
+        old: of the same tokens when they were sampled.
+        advantage: of each rollout.
+        mask: looks that get gradient.
+        total: number of rollouts of the whole step, over all micro-batches.
+        config: clip ranges.
+    """
+    ratio = (logprobs - old).exp()
+    gain = advantage[:, None, None, None]
+    surrogate = torch.minimum(ratio * gain, ratio.clamp(1 - config.clip_low, 1 + config.clip_high) * gain)
+    weight = mask[:, :, None, None].float().expand_as(ratio)
+    per_rollout = (surrogate * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3)).clamp(min=1)
+    clipped = ((ratio < 1 - config.clip_low) & (gain < 0)) | ((ratio > 1 + config.clip_high) & (gain > 0))
+    seen = weight.sum().clamp(min=1)
+    metrics = {
+        "ratio": float((ratio.detach() * weight).sum() / seen),
+        "ratio_error": float(((ratio.detach() - 1).abs() * weight).max()),
+        "clip_fraction": float((clipped * weight).sum() / seen),
+    }
+    return -per_rollout.sum() / total, metrics

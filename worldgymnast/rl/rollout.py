@@ -1,0 +1,109 @@
+"""Rolling a policy out from starts, in a real or an imagined vector environment alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+
+from worldgymnast.types import ActionChunk, Observation, Policy, Rollout, RolloutGroup, Start, Verdict
+
+
+def run(
+    env: VectorEnv[Any, Any, Any],
+    policy: Policy,
+    starts: Sequence[Start],
+    *,
+    temperature: float,
+    generator: torch.Generator,
+    version: int = 0,
+) -> list[Rollout]:
+    """One rollout per start, `env.num_envs` at a time, in the order of `starts`.
+
+    Raises:
+        ValueError: the policy needs an input that the environment does not give.
+    """
+    missing = policy.needs - set(env.single_observation_space.spaces)
+    if missing:
+        raise ValueError(f"policy needs {sorted(missing)}, the environment gives {sorted(env.single_observation_space)}")
+    rollouts: list[Rollout] = []
+    for first in range(0, len(starts), env.num_envs):
+        batch = list(starts[first : first + env.num_envs])
+        rollouts += _run_batch(env, policy, batch, temperature, generator, version)
+    return rollouts
+
+
+def _run_batch(
+    env: VectorEnv[Any, Any, Any],
+    policy: Policy,
+    starts: list[Start],
+    temperature: float,
+    generator: torch.Generator,
+    version: int,
+) -> list[Rollout]:
+    padded = starts + [starts[-1]] * (env.num_envs - len(starts))
+    sentences = [start.instruction for start in padded]
+    observed, _ = env.reset(options={"starts": padded})
+    first, images, chunks, frames, success = observed["image"], [], [], [], []
+    info: dict[str, Any] = {}
+    done = False
+    while not done:
+        images.append(observed["image"])
+        obs = Observation(torch.from_numpy(np.ascontiguousarray(observed["image"])), sentences)
+        chunk = policy.act(obs, temperature=temperature, generator=generator)
+        chunks.append(chunk)
+        observed, _, terminated, truncated, info = env.step(chunk.actions.cpu().numpy())
+        frames.append(np.asarray(info["frames"]))
+        success.append(np.asarray(info.get("success", np.zeros((env.num_envs, 0), bool))))
+        done = bool(np.all(np.logical_or(terminated, truncated)))
+    seen = np.concatenate([first[:, None], *frames], axis=1)
+    labels = np.concatenate([np.zeros((env.num_envs, 1), bool), *success], axis=1)
+    k = chunks[0].actions.shape[1]
+    return [
+        Rollout(
+            start=start,
+            images=np.stack([image[row] for image in images]),
+            chunks=_row(chunks, row),
+            frames=seen[row],
+            verdict=_verdict(info, row),
+            looks_until_success=_looks(int(info["success_frame"][row]), k, len(chunks)),
+            policy_version=version,
+            success=labels[row] if labels.shape == seen.shape[:2] else None,
+        )
+        for row, start in enumerate(starts)
+    ]
+
+
+def _row(chunks: list[ActionChunk], row: int) -> ActionChunk:
+    """The looks of one row as an `ActionChunk` of [n k a]."""
+    return ActionChunk(
+        torch.stack([c.actions[row] for c in chunks]).cpu(),
+        torch.stack([c.tokens[row] for c in chunks]).cpu(),
+        torch.stack([c.logprobs[row] for c in chunks]).cpu(),
+        chunks[0].temperature,
+    )
+
+
+def _verdict(info: dict[str, Any], row: int) -> Verdict:
+    score, frame = float(info["score"][row]), int(info["success_frame"][row])
+    errors = info.get("judge_error")
+    return Verdict(
+        score=None if np.isnan(score) else score,
+        probability=float(info["probability"][row]),
+        success_frame=None if frame < 0 else frame,
+        error=None if errors is None else errors[row],
+    )
+
+
+def _looks(success_frame: int, chunk: int, looks: int) -> int:
+    """How many looks had acted when frame `success_frame` was reached (frame f follows action f - 1)."""
+    return looks if success_frame < 0 else min(looks, max(1, -(-success_frame // chunk)))
+
+
+def group(rollouts: Sequence[Rollout], size: int) -> list[RolloutGroup]:
+    """Consecutive rollouts of the same start, `size` at a time, as groups."""
+    groups = [rollouts[i : i + size] for i in range(0, len(rollouts), size)]
+    return [RolloutGroup(members[0].start, tuple(members)) for members in groups]

@@ -1,0 +1,145 @@
+"""One policy update from groups of rollouts."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from worldgymnast.rl.objective import ObjectiveConfig, advantages, has_signal, policy_loss, token_mask
+from worldgymnast.run import Run, load_into, load_optimizer_tensors, optimizer_tensors
+from worldgymnast.types import ActionChunk, Metrics, Observation, Policy, Rollout, RolloutGroup
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """The optimiser and its loss.
+
+    Attributes:
+        lr: learning rate, constant.
+        clip_norm: largest gradient norm.
+        updates: optimiser steps a batch of groups is used for; above 1 the ratio leaves 1 and the clip acts.
+        micro_batch: rollouts per forward pass.
+        objective: the loss.
+    """
+
+    lr: float = 1e-4
+    clip_norm: float = 1.0
+    updates: int = 2
+    micro_batch: int = 32
+    objective: ObjectiveConfig = ObjectiveConfig()
+
+
+@dataclass(frozen=True)
+class _Sample:
+    rollout: Rollout
+    advantage: float
+
+
+class Trainer:
+    """Holds the policy being trained, a frozen copy of where it began, and the optimiser."""
+
+    def __init__(self, policy: Policy, config: TrainerConfig):
+        assert isinstance(policy, nn.Module)
+        self.policy, self.config = policy, config
+        self.reference = copy.deepcopy(policy).requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(policy.parameters(), lr=config.lr, weight_decay=0.0)
+
+    def update(self, groups: Sequence[RolloutGroup], generator: torch.Generator) -> Metrics:
+        """Trains on every group that carries signal; the others are counted."""
+        used = [g for g in groups if has_signal(g, self.config.objective)]
+        scores = np.concatenate([g.scores for g in groups]) if groups else np.zeros(0)
+        verdicts = sum(len(g.rollouts) for g in groups)
+        metrics = {
+            "reward": float(scores.mean()) if len(scores) else float("nan"),
+            "judge_error_rate": sum(g.judge_errors for g in groups) / max(verdicts, 1),
+            "groups": float(len(groups)),
+            "zero_advantage_groups": 1 - len(used) / max(len(groups), 1),
+        }
+        samples = [s for g in used for s in self._samples(g)]
+        for update in range(self.config.updates if samples else 0):
+            step = self._optimise(samples, generator)
+            metrics |= step if update == 0 else {f"last_{k}": v for k, v in step.items()}
+        return metrics
+
+    def save(self, run: Run, step: int) -> None:
+        """Writes a checkpoint of policy, start policy and optimiser."""
+        assert isinstance(self.policy, nn.Module)
+        assert isinstance(self.reference, nn.Module)
+        tensors, state = optimizer_tensors(self.optimizer)
+        models = {f"policy.{k}": v for k, v in self.policy.state_dict().items()}
+        models |= {f"reference.{k}": v for k, v in self.reference.state_dict().items()}
+        run.save(step, models | tensors, {"optimizer": state})
+
+    def resume(self, run: Run) -> int:
+        """Goes on from the newest checkpoint; returns the number of finished steps."""
+        checkpoint = run.load()
+        if checkpoint is None:
+            return 0
+        for name, module in (("policy", self.policy), ("reference", self.reference)):
+            assert isinstance(module, nn.Module)
+            prefix = f"{name}."
+            weights = {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
+            load_into(module, weights, run.path)
+        load_optimizer_tensors(self.optimizer, checkpoint.tensors, checkpoint.state["optimizer"])
+        return checkpoint.step
+
+    def _samples(self, group: RolloutGroup) -> list[_Sample]:
+        judged = [r for r in group.rollouts if r.verdict.score is not None]
+        gains = advantages(group.scores, self.config.objective.epsilon)
+        return [_Sample(r, float(a)) for r, a in zip(judged, gains, strict=True)]
+
+    def _optimise(self, samples: list[_Sample], generator: torch.Generator) -> Metrics:
+        order = torch.randperm(len(samples), generator=generator).tolist()
+        parts: list[tuple[int, Metrics]] = []
+        self.optimizer.zero_grad()
+        for first in range(0, len(order), self.config.micro_batch):
+            part = [samples[i] for i in order[first : first + self.config.micro_batch]]
+            loss, metrics = self._loss(part, len(samples))
+            loss.backward()
+            parts.append((len(part), metrics))
+        assert isinstance(self.policy, nn.Module)
+        norm = nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+        return merge(parts) | {"gradient_norm": float(norm)}
+
+    def _loss(self, part: list[_Sample], total: int) -> tuple[Tensor, Metrics]:
+        obs, chunk, looks = stack([s.rollout for s in part])
+        r, n = len(part), len(part[0].rollout.images)
+        new = self.policy.logprobs(obs, chunk).unflatten(0, (r, n))
+        old = chunk.logprobs.to(new.device).unflatten(0, (r, n))
+        advantage = torch.tensor([s.advantage for s in part], device=new.device)
+        mask = token_mask(looks, n).to(new.device)
+        loss, metrics = policy_loss(new, old, advantage, mask, total, self.config.objective)
+        with torch.no_grad():
+            start = self.reference.logprobs(obs, chunk).unflatten(0, (r, n))
+            weight = mask[:, :, None, None].float().expand_as(new)
+            gap = start - new
+            metrics["kl_to_start"] = float(((gap.exp() - 1 - gap) * weight).sum() / weight.sum().clamp(min=1))
+            metrics["entropy"] = float(-(new * weight).sum() / weight.sum().clamp(min=1))
+        return loss, metrics
+
+
+def stack(rollouts: Sequence[Rollout]) -> tuple[Observation, ActionChunk, list[int]]:
+    """All looks of `rollouts` as one batch of r*n, and the number of looks of each that count."""
+    images = torch.from_numpy(np.concatenate([r.images for r in rollouts]))
+    sentences = [r.start.instruction for r in rollouts for _ in range(len(r.images))]
+    chunk = ActionChunk(
+        torch.cat([r.chunks.actions for r in rollouts]),
+        torch.cat([r.chunks.tokens for r in rollouts]),
+        torch.cat([r.chunks.logprobs for r in rollouts]),
+        rollouts[0].chunks.temperature,
+    )
+    return Observation(images, sentences), chunk, [r.looks_until_success for r in rollouts]
+
+
+def merge(parts: Sequence[tuple[int, Metrics]]) -> Metrics:
+    """Metrics of micro-batches, weighted by their size; the largest value of `ratio_error`."""
+    total = sum(n for n, _ in parts)
+    merged = {k: sum(n * m[k] for n, m in parts) / total for k in parts[0][1]}
+    merged["ratio_error"] = max(m["ratio_error"] for _, m in parts)
+    return merged

@@ -1,0 +1,371 @@
+"""A run folder: the resolved config, the metrics, atomic checkpoints, final weights, and how to go on after a kill.
+
+    RUN/config.json           the resolved config; a later command with another config is refused
+    RUN/command.txt           one line for every time the run was started
+    RUN/versions.json         of torch, worldgymnast, python, the platform
+    RUN/metrics.jsonl         one object a line: step, time (Unix seconds), and the metrics
+    RUN/tensorboard/          the same for TensorBoard
+    RUN/checkpoints/step-N/   tensors.safetensors and state.json, renamed into place when both are on the disk
+    RUN/NAME.safetensors      final weights with metadata
+    RUN/videos/NAME.mp4
+    RUN/summary.json          written last; its presence means that the run is finished
+
+Everything is written beside its place, synced and renamed, so a kill at any moment leaves either the old or the new.
+A loop logs a step before it saves that step. Left out: two processes writing one folder at once (not guarded).
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import platform
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from worldgymnast import __version__
+from worldgymnast.types import InputError
+from worldgymnast.weights import (
+    TEMPORARY,
+    atomic,
+    generator_state,
+    load_into,
+    load_optimizer_tensors,
+    load_weights,
+    optimizer_tensors,
+    savable,
+    save_weights,
+    set_generator_state,
+    size_of,
+    some_of,
+    space_for,
+    sync,
+    to_json,
+    weights_hash,
+    write_text,
+)
+
+__all__ = [
+    "Checkpoint",
+    "Progress",
+    "Run",
+    "generator_state",
+    "load_into",
+    "load_optimizer_tensors",
+    "load_weights",
+    "optimizer_tensors",
+    "save_weights",
+    "set_generator_state",
+    "weights_hash",
+]
+
+_REPLACED = ".old-"
+_ROOM_TO_LOG = 2**20  # bytes: TensorBoard writes from a thread of its own, whose failure would be a page of traceback
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What `Run.save` was given: the step, the tensors (on the CPU) and the JSON state."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+def _first_difference(found: Any, expected: Any, name: str = "") -> tuple[str, Any, Any] | None:
+    """Dotted name and both values of the first field (in sorted order) that differs, or None."""
+    if isinstance(found, dict) and isinstance(expected, dict):
+        for key in sorted(found.keys() | expected.keys()):
+            field = f"{name}.{key}" if name else str(key)
+            if key not in found or key not in expected:
+                return field, found.get(key, "nothing"), expected.get(key, "nothing")
+            if difference := _first_difference(found[key], expected[key], field):
+                return difference
+        return None
+    return None if found == expected else (name, found, expected)
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "torch": torch.__version__,
+        "worldgymnast": __version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
+
+
+class Run:
+    """A run folder, new or resumed.
+
+    Args:
+        path: the folder.
+        config: the resolved config, JSON.
+        command: the exact command line; this process's own if left out.
+
+    Raises:
+        InputError: the folder holds something else, or a run with another config.
+    """
+
+    def __init__(self, path: Path, config: Mapping[str, Any], *, command: str | None = None) -> None:
+        self.path = Path(path)
+        self.config: dict[str, Any] = json.loads(json.dumps(config))
+        self.command = command or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        self._writer: Any = None
+        self._purge_from: int | None = None
+        for left_behind in self.path.glob(f"{TEMPORARY}*"):
+            left_behind.unlink()
+        if (self.path / "config.json").exists():
+            self._check_config()
+        else:
+            self._check_empty()
+            write_text(self.path / "versions.json", to_json(_versions()))
+            write_text(self.path / "config.json", to_json(self.config))
+        earlier = self.path / "command.txt"
+        write_text(earlier, (earlier.read_text() if earlier.exists() else "") + self.command + "\n")
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Flushes the TensorBoard file; logging again opens another."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _check_config(self) -> None:
+        file = self.path / "config.json"
+        try:
+            found = json.loads(file.read_text())
+        except ValueError as error:
+            raise InputError(f"{file}: found no JSON ({error}), expected a run's config; use another folder") from error
+        if difference := _first_difference(found, self.config):
+            field, old, new = difference
+            raise InputError(
+                f"{file}: field '{field}': found {json.dumps(old)}, expected {json.dumps(new)} as in this command; "
+                "repeat the first command to go on, or give another run folder"
+            )
+
+    def _check_empty(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"{self.path}: found a file, expected a run folder; give another path")
+        names = sorted(p.name for p in self.path.iterdir()) if self.path.exists() else []
+        if others := [n for n in names if n != "versions.json" and not n.startswith(TEMPORARY)]:
+            raise InputError(
+                f"{self.path}: field 'config.json': found none beside {some_of(others)}, expected an empty folder or a "
+                "run; give another path"
+            )
+
+    # ------------------------------------------------------------ metrics
+
+    @property
+    def _metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Appends one line to metrics.jsonl and to TensorBoard; what is not a finite number is written as null."""
+        values = {k: float(v) for k, v in metrics.items()}
+        row = {k: v if math.isfinite(v) else None for k, v in values.items()}
+        line = (json.dumps({"step": step, "time": round(time.time(), 3), **row}) + "\n").encode()
+        with space_for(self._metrics_file, _ROOM_TO_LOG):
+            with self._metrics_file.open("ab", buffering=0) as file:
+                before = file.tell()
+                try:
+                    if file.write(line) != len(line):
+                        raise OSError(errno.ENOSPC, "short write")
+                except OSError:
+                    file.truncate(before)
+                    raise
+            if self._writer is None:
+                from torch.utils.tensorboard import SummaryWriter
+
+                self._writer = SummaryWriter(str(self.path / "tensorboard"), purge_step=self._purge_from)
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Every line of metrics.jsonl, in order; a last line cut off by a kill is left out, null is NaN."""
+        if not self._metrics_file.exists():
+            return []
+        rows = []
+        for line in self._metrics_file.read_text().split("\n")[:-1]:
+            rows.append({k: math.nan if v is None else v for k, v in json.loads(line).items()})
+        return rows
+
+    def _drop_metrics_after(self, step: int) -> None:
+        """Removes the lines that a resumed run will write again, and a line that a kill cut off."""
+        self.close()
+        self._purge_from = step + 1
+        if not self._metrics_file.exists():
+            return
+        lines = self._metrics_file.read_text().split("\n")[:-1]
+        kept = "".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= step)
+        if kept != self._metrics_file.read_text():
+            write_text(self._metrics_file, kept)
+
+    # ------------------------------------------------------------ checkpoints
+
+    @property
+    def _checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def _saved(self) -> list[Path]:
+        """Complete checkpoints, oldest first; what a kill left behind is put back or removed."""
+        if not self._checkpoints.exists():
+            return []
+        for path in self._checkpoints.glob(f"{_REPLACED}*"):
+            place = path.with_name(path.name.removeprefix(_REPLACED))
+            shutil.rmtree(path) if place.exists() else os.replace(path, place)
+        for path in self._checkpoints.glob(f"{TEMPORARY}*"):
+            shutil.rmtree(path)
+        return sorted(self._checkpoints.glob("step-*"))
+
+    def save(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], keep: int = 2) -> None:
+        """Writes a checkpoint, whole or not at all, and removes all but the newest `keep`.
+
+        Args:
+            step: number of finished steps; log them before.
+            tensors: any dtype and device.
+            state: JSON.
+
+        Raises:
+            InputError: the disk is full; the earlier checkpoints are still there.
+        """
+        self._saved()
+        place = self._checkpoints / f"step-{step:08d}"
+        temporary = place.with_name(TEMPORARY + place.name)
+        text = to_json({"step": step, "state": dict(state)})
+        if self._metrics_file.exists():
+            sync(self._metrics_file)
+        with space_for(place, size_of(tensors) + len(text)):
+            if self._writer is not None:
+                self._writer.flush()
+            try:
+                temporary.mkdir(parents=True)
+                save_file(savable(tensors), temporary / "tensors.safetensors")
+                (temporary / "state.json").write_text(text)
+                for path in (temporary / "tensors.safetensors", temporary / "state.json", temporary):
+                    sync(path)
+                if place.exists():
+                    os.replace(place, place.with_name(_REPLACED + place.name))
+                os.replace(temporary, place)
+                sync(self._checkpoints)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+        for old in self._saved()[: -max(keep, 1)]:
+            shutil.rmtree(old)
+
+    def load(self) -> Checkpoint | None:
+        """The newest complete checkpoint, or None; metrics logged after it are dropped, since they will come again.
+
+        A checkpoint that cannot be read is passed over with a line on stderr. A finished run's metrics are left alone.
+        """
+        found = None
+        for place in reversed(self._saved()):
+            try:
+                saved = json.loads((place / "state.json").read_text())
+                tensors, _ = load_weights(place / "tensors.safetensors")
+            except (InputError, OSError, ValueError) as error:
+                print(f"{place}: checkpoint passed over: {error}", file=sys.stderr)
+                continue
+            found = Checkpoint(saved["step"], tensors, saved["state"])
+            break
+        if self.finished is None:
+            self._drop_metrics_after(found.step if found else -1)
+        return found
+
+    # ------------------------------------------------------------ results
+
+    def export(self, name: str, tensors: Mapping[str, Tensor], meta: Mapping[str, str]) -> Path:
+        """Writes final weights as NAME.safetensors and gives their path."""
+        path = self.path / f"{name}.safetensors"
+        save_weights(path, tensors, meta)
+        return path
+
+    def video(self, name: str, frames: np.ndarray, fps: float) -> Path:
+        """Writes uint8 [t h w 3] frames as videos/NAME.mp4 and gives its path."""
+        from worldgymnast.video import encode
+
+        path = self.path / "videos" / f"{name}.mp4"
+        with atomic(path, frames.nbytes // 20) as temporary:
+            encode(temporary, frames, fps, lossless=False)
+        return path
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Marks the run as finished and keeps its summary (JSON)."""
+        write_text(self.path / "summary.json", to_json(dict(summary)))
+        self.close()
+
+    @property
+    def finished(self) -> dict[str, Any] | None:
+        """The summary of a finished run, else None."""
+        file = self.path / "summary.json"
+        return json.loads(file.read_text()) if file.exists() else None
+
+
+class Progress:
+    """A progress bar on stderr with rate and time left; where stderr is no terminal, one line every `every` seconds.
+
+    Used as a context manager, `advance` called after each step.
+
+    Args:
+        what: a few words, such as "training the world".
+        total: number of steps.
+        done: steps finished before, by an earlier process; they do not count for the rate.
+        every: seconds between two lines where there is no terminal.
+    """
+
+    def __init__(self, what: str, total: int, *, done: int = 0, every: float = 30.0) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        self.what, self.total, self.done, self.every = what, total, done, every
+        self._first, self._began = done, time.monotonic()
+        self._spoke = self._began
+        console = Console(stderr=True)
+        self._bar: Bar | None = None
+        if console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            self._bar = Bar(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console)
+            self._task = self._bar.add_task(what, total=total, completed=done, note="")
+
+    def __enter__(self) -> Progress:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """Counts `steps` as finished; `note` is shown at the end of the line."""
+        self.done += steps
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done, note=note)
+            return
+        now = time.monotonic()
+        if now - self._spoke >= self.every:
+            self._spoke = now
+            rate = (self.done - self._first) / (now - self._began)
+            left = timedelta(seconds=round((self.total - self.done) / rate)) if rate > 0 else "unknown time"
+            line = f"{self.what}: step {self.done}/{self.total}, {rate:.3g} steps/s, {left} left"
+            print(f"{line}, {note}" if note else line, file=sys.stderr, flush=True)

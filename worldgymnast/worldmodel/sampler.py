@@ -1,0 +1,165 @@
+"""The world model: start, step, fork, and the loss it is trained with.
+
+A frame is imagined in `steps` Euler steps of the flow from pure noise at level 0 to the clean frame at level 1, given
+the previous frame, the action and the cache. What enters the cache are the keys and values of the last of these steps:
+a frame's tokens hold the previous clean frame and its action whatever their own noise, so together the cached frames
+hold the whole past exactly, and no extra pass is needed to commit a frame. `replay` without the cache recomputes the
+window from the stored inputs and is the reference that the cached sampler must equal.
+
+Each row has its own random stream where `generator` is given; the noise of a frame does not depend on the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from worldgymnast.actions import ActionSpec
+from worldgymnast.types import Metrics, WorldState
+from worldgymnast.worldmodel.autoencoder import Autoencoder, AutoencoderConfig
+from worldgymnast.worldmodel.objective import ObjectiveConfig, mix, motion_weights, sample_levels, weighted_error
+from worldgymnast.worldmodel.transformer import TransformerConfig, VideoTransformer
+
+_LEVEL_SCALE = 1000.0  # the sinusoid's frequencies are made for 0..1000
+
+
+@dataclass(frozen=True)
+class WorldModelConfig:
+    """A `LatentWorldModel`.
+
+    Attributes:
+        autoencoder, transformer, objective: its parts.
+        steps: flow steps a frame.
+        cached: keep keys and values from frame to frame; without, the window is recomputed for every frame.
+    """
+
+    autoencoder: AutoencoderConfig = AutoencoderConfig()
+    transformer: TransformerConfig = TransformerConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    steps: int = 2
+    cached: bool = True
+
+
+class LatentWorldModel(nn.Module):
+    """A `WorldModel` over the latents of a frozen `Autoencoder`."""
+
+    def __init__(self, config: WorldModelConfig, action_spec: ActionSpec, fps: float):
+        super().__init__()
+        self.config, self.action_spec, self.fps = config, action_spec, fps
+        self.autoencoder = Autoencoder(config.autoencoder).requires_grad_(False)
+        self.transformer = VideoTransformer(config.transformer)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.autoencoder.device
+
+    # -- imagination ------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def start(self, frames: UInt8[Tensor, "b h w 3"]) -> WorldState:
+        """See `WorldModel.start`."""
+        return self.start_latent(self.autoencoder.encode(frames))
+
+    def start_latent(self, latent: Float[Tensor, "b h w c"]) -> WorldState:
+        """The state in which `latent` is what is seen now."""
+        return WorldState(latent, 0)
+
+    @torch.no_grad()
+    def step(
+        self, state: WorldState, actions: Float[Tensor, "b k a"], *, generator: torch.Generator
+    ) -> tuple[WorldState, UInt8[Tensor, "b k h w 3"]]:
+        """See `WorldModel.step`."""
+        state, latents = self.imagine(state, actions, generator=generator)
+        return state, self.autoencoder.decode(latents)
+
+    @torch.no_grad()
+    def imagine(
+        self, state: WorldState, actions: Float[Tensor, "b k a"], *, generator: torch.Generator
+    ) -> tuple[WorldState, Float[Tensor, "b k h w c"]]:
+        """Like `step`, but the frames stay latents."""
+        self.action_spec.check(actions, "world model step")
+        made = []
+        for action in actions.to(self.device).unbind(1):
+            noise = torch.randn(state.latent.shape, generator=generator).to(self.device)
+            state = self._next(state, action, noise)
+            made.append(state.latent)
+        return state, torch.stack(made, 1)
+
+    def _next(self, state: WorldState, action: Tensor, noise: Tensor) -> WorldState:
+        """One frame: walks from noise to the clean frame, then files the last step's keys and values."""
+        x, fresh = noise, ()
+        times = torch.linspace(0, 1, self.config.steps + 1).tolist()
+        entry: dict[str, Tensor] = {}
+        for now, then in zip(times[:-1], times[1:], strict=True):
+            entry = {
+                "noisy": x[:, None],
+                "level": torch.full((len(x), 1), now, device=x.device),
+                "action": action[:, None],
+                "previous": state.latent[:, None],
+            }
+            clean, fresh = self._predict(state, entry)
+            x = x + (then - now) * (clean - x) / (1 - now)
+        if self.config.cached:
+            return WorldState(x, state.frame + 1, self.transformer.extend(state.cache, fresh))
+        keep = self.config.transformer.window - 1
+        history = {k: torch.cat([state.extra[k], v], 1) if state.extra else v for k, v in entry.items()}
+        return WorldState(x, state.frame + 1, extra={k: v[:, -keep:] for k, v in history.items()})
+
+    def _predict(self, state: WorldState, entry: Mapping[str, Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The clean frame [b h w c] as the network sees it from `entry`, with the cache or with the whole window."""
+        first = state.frame
+        if not self.config.cached and state.extra:
+            entry = {k: torch.cat([state.extra[k], v], 1) for k, v in entry.items()}
+            first = state.frame - state.extra["level"].shape[1]
+        change, fresh = self.transformer(
+            entry["noisy"],
+            entry["level"] * _LEVEL_SCALE,
+            entry["action"],
+            entry["previous"],
+            state.cache,
+            first,
+        )
+        return entry["previous"][:, -1] + change[:, -1], fresh
+
+    # -- training ---------------------------------------------------------------------------------------------------
+
+    def loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, Metrics]:
+        """The objective of `worldmodel.objective` on a batch of clips.
+
+        Args:
+            batch: "latents" float [b t+1 h w c], "actions" float [b t a], "mask" bool [b t], "generator", and
+                "progress" in 0..1.
+        """
+        latents, actions, mask = batch["latents"], batch["actions"], batch["mask"]
+        generator, progress = batch["generator"], batch["progress"]
+        o = self.config.objective
+        clean = latents[:, 1:]
+        previous = self._previous(latents, actions, generator, progress)
+        level = sample_levels((clean.shape[0], clean.shape[1]), o.pure_noise, generator).to(self.device)
+        noise = torch.randn(clean.shape, generator=generator).to(self.device)
+        change, _ = self.transformer(mix(clean, noise, level), level * _LEVEL_SCALE, actions, previous)
+        weight = motion_weights(latents, self.config.transformer.patch, o.motion)
+        answer = previous + change
+        loss = weighted_error(answer, clean, weight, mask)
+        still = weighted_error(previous, clean, weight, mask)
+        return loss, {"loss": float(loss.detach()), "relative_error": float(loss.detach() / still.detach())}
+
+    @torch.no_grad()
+    def _previous(self, latents: Tensor, actions: Tensor, generator: torch.Generator, progress: float) -> Tensor:
+        """The previous frames [b t h w c] as training shows them: corrupted, or imagined by the model itself."""
+        o = self.config.objective
+        previous = latents[:, :-1]
+        strength = torch.rand((len(latents), 1, 1, 1, 1), generator=generator).to(self.device) * o.corruption
+        corrupted = previous + strength * torch.randn(previous.shape, generator=generator).to(self.device)
+        rows = int(round(o.self_rollout * len(latents))) if progress >= o.self_rollout_from else 0
+        if rows:
+            state = self.start_latent(latents[:rows, 0])
+            _, imagined = self.imagine(state, actions[:rows, :-1], generator=generator)
+            corrupted = torch.cat([torch.cat([latents[:rows, :1], imagined], 1), corrupted[rows:]])
+        return corrupted

@@ -1,0 +1,251 @@
+"""The factorised causal video transformer: spatial blocks within a frame, temporal blocks across frames.
+
+Each layer is one spatial block (all tokens of a frame see each other) and one temporal block (a token sees the same
+place in earlier frames, at most `window` of them, itself included); both are modulated by the frame's noise level and
+action (adaLN-zero, Peebles and Xie 2023) and use rotary positions (Su et al. 2021) in the arithmetic of WorldGym
+(arXiv 2506.00613), so that its checkpoints fit. The key-value cache is an argument and a result, never state.
+
+Beyond the published layout, by configuration: the previous frame's latents enter beside the noisy ones, positions can
+be learned, and the network answers with the clean frame as a change of the previous one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Cache = tuple[Tensor, ...]
+"""One tensor [b 2 s n m d] a layer: rotated keys and values of the last s frames (n tokens, m heads of width d)."""
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Sizes of a `VideoTransformer`.
+
+    Attributes:
+        channels: latent channels, c.
+        grid: latent height and width.
+        patch: latents a token is wide.
+        width: width of a token.
+        layers: pairs of a spatial and a temporal block.
+        heads: attention heads.
+        window: frames a temporal block sees, the current one included.
+        action_dim: width of an action.
+        previous: the previous frame's latents enter beside the noisy ones.
+        learned_positions: a learned vector per token beside the rotary positions.
+    """
+
+    channels: int = 32
+    grid: tuple[int, int] = (8, 8)
+    patch: int = 2
+    width: int = 256
+    layers: int = 5
+    heads: int = 4
+    window: int = 8
+    action_dim: int = 4
+    previous: bool = True
+    learned_positions: bool = True
+
+    @property
+    def tokens(self) -> int:
+        """Tokens a frame."""
+        return (self.grid[0] // self.patch) * (self.grid[1] // self.patch)
+
+
+def sinusoid(level: Tensor, width: int = 256) -> Tensor:
+    """Features [... width] of a number, cosines first, frequencies exp(-ln(10000) i / (width/2))."""
+    half = width // 2
+    frequencies = torch.exp(-torch.log(torch.tensor(10000.0)) * torch.arange(half) / half).to(level.device)
+    angles = level[..., None].float() * frequencies
+    return torch.cat([angles.cos(), angles.sin()], -1)
+
+
+def rotary(positions: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [p dim] for positions [p n] on n axes; each axis owns dim/n entries."""
+    axes = positions.shape[-1]
+    half = dim // (2 * axes)
+    frequencies = 10000.0 ** (-torch.arange(half, device=positions.device) / half)
+    angles = (positions.float()[..., None] * frequencies).flatten(-2).repeat_interleave(2, -1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turns neighbouring pairs (x0, x1) of the last axis: x cos + (-x1, x0) sin."""
+    pairs = x.unflatten(-1, (-1, 2))
+    turned = torch.stack([-pairs[..., 1], pairs[..., 0]], -1).flatten(-2)
+    return x * cos + turned * sin
+
+
+class _Attention(nn.Module):
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.qkv_proj = nn.Linear(width, 3 * width, bias=False)
+        self.out_proj = nn.Linear(width, width)
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys, values [... m d]."""
+        q, k, v = self.qkv_proj(x).unflatten(-1, (3, self.heads, -1)).unbind(-3)
+        return q, k, v
+
+
+class _Block(nn.Module):
+    """Attention and a feed-forward, both modulated; the attention itself is given by the subclass."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+        self.attn = _Attention(width, heads)
+        self.ffwd = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
+        nn.init.zeros_(self.adaLN_modulation[1].weight)
+        nn.init.zeros_(self.adaLN_modulation[1].bias)
+
+    def modulation(self, condition: Tensor) -> tuple[Tensor, ...]:
+        """The six chunks [b t 1 D]: shift, scale, gate of attention; shift, scale, gate of the feed-forward."""
+        return self.adaLN_modulation(condition)[:, :, None].chunk(6, -1)
+
+
+def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
+
+
+class SpatialBlock(_Block):
+    """Tokens of one frame see each other."""
+
+    def forward(self, x: Tensor, condition: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+        """`x` [b t n D], `condition` [b t D]."""
+        shift, scale, gate, shift2, scale2, gate2 = self.modulation(condition)
+        q, k, v = (y.transpose(-3, -2).flatten(0, 1) for y in self.attn.split(_modulate(x, shift, scale)))
+        mixed = F.scaled_dot_product_attention(rotate(q, *turn), rotate(k, *turn), v)
+        mixed = mixed.transpose(-3, -2).reshape(x.shape)
+        x = x + gate * self.attn.out_proj(mixed)
+        return x + gate2 * self.ffwd(_modulate(x, shift2, scale2))
+
+
+class TemporalBlock(_Block):
+    """A token sees the same place in earlier frames, causally."""
+
+    def forward(
+        self, x: Tensor, condition: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor, past: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """`x` [b t n D], `past` [b 2 s n m d] or None, `mask` bool [t s+t]; returns keys and values [b 2 t n m d]."""
+        b, t, n, _ = x.shape
+        shift, scale, gate, shift2, scale2, gate2 = self.modulation(condition)
+        q, k, v = self.attn.split(_modulate(x, shift, scale))  # each [b t n m d]
+        cos, sin = (y[:, None, None] for y in turn)
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        new = torch.stack([k, v], 1)
+        if past is not None:
+            k, v = torch.cat([past, new], 2).unbind(1)
+        q, k, v = (y.permute(0, 2, 3, 1, 4).flatten(0, 1) for y in (q, k, v))  # [b*n m t d]
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        mixed = mixed.unflatten(0, (b, n)).permute(0, 3, 1, 2, 4).reshape(x.shape)
+        x = x + gate * self.attn.out_proj(mixed)
+        return x + gate2 * self.ffwd(_modulate(x, shift2, scale2)), new
+
+
+class _Layer(nn.Module):
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.s_block = SpatialBlock(width, heads)
+        self.t_block = TemporalBlock(width, heads)
+
+
+class _FinalLayer(nn.Module):
+    def __init__(self, width: int, out: int):
+        super().__init__()
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+        self.linear = nn.Linear(width, out)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        shift, scale = self.adaLN_modulation(condition)[:, :, None].chunk(2, -1)
+        return self.linear(_modulate(x, shift, scale))
+
+
+class VideoTransformer(nn.Module):
+    """Noisy latents, noise levels and actions in, one latent-shaped answer per frame out."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        c = self.config = config
+        self.x_proj = nn.Conv2d(c.channels * (2 if c.previous else 1), c.width, c.patch, stride=c.patch)
+        self.timestep_mlp = nn.Sequential(nn.Linear(256, c.width), nn.SiLU(), nn.Linear(c.width, c.width))
+        self.action_embedder = nn.Linear(c.action_dim, c.width)
+        if c.learned_positions:
+            self.positions = nn.Parameter(torch.randn(c.tokens, c.width) * 0.02)
+        self.blocks = nn.ModuleList([_Layer(c.width, c.heads) for _ in range(c.layers)])
+        self.final_layer = _FinalLayer(c.width, c.patch * c.patch * c.channels)
+
+    def _tokens(self, latents: Tensor) -> Tensor:
+        b, t = latents.shape[:2]
+        x = self.x_proj(latents.flatten(0, 1).permute(0, 3, 1, 2))
+        return x.flatten(2).transpose(1, 2).unflatten(0, (b, t))
+
+    def _latents(self, x: Tensor) -> Tensor:
+        p, (h, w) = self.config.patch, self.config.grid
+        x = x.unflatten(2, (h // p, w // p)).unflatten(-1, (p, p, self.config.channels))
+        return x.permute(0, 1, 2, 4, 3, 5, 6).flatten(4, 5).flatten(2, 3)
+
+    def _spatial_turn(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        h, w = (side // self.config.patch for side in self.config.grid)
+        rows, columns = torch.meshgrid(torch.arange(h, device=device), torch.arange(w, device=device), indexing="ij")
+        places = torch.stack([rows.flatten(), columns.flatten()], -1)
+        return rotary(places, self.config.width // self.config.heads)
+
+    def forward(
+        self,
+        noisy: Float[Tensor, "b t h w c"],
+        level: Float[Tensor, "b t"],
+        actions: Float[Tensor, "b t a"],
+        previous: Float[Tensor, "b t h w c"] | None = None,
+        cache: Cache = (),
+        first: int = 0,
+    ) -> tuple[Float[Tensor, "b t h w c"], Cache]:
+        """Answers for t frames of which the first has index `first`, given the `cache` of those before it.
+
+        Args:
+            noisy: latents at their noise levels.
+            level: noise level of each frame, in the units the objective gives the sinusoid (0..1000).
+            actions: the action that led to each frame.
+            previous: latents of the frame before each frame, where the configuration has them.
+            cache: keys and values of earlier frames, or () for none.
+            first: index of the first frame, from which rotary positions count.
+
+        Returns:
+            The answer, and the keys and values of these t frames alone (see `extend`).
+        """
+        t = noisy.shape[1]
+        past = cache[0].shape[2] if cache else 0
+        condition = self.timestep_mlp(sinusoid(level)) + self.action_embedder(actions)
+        x = self._tokens(noisy if previous is None else torch.cat([noisy, previous], -1))
+        if self.config.learned_positions:
+            x = x + self.positions
+        head = self.config.width // self.config.heads
+        space = self._spatial_turn(x.device)
+        time = rotary(torch.arange(first, first + t, device=x.device)[:, None], head)
+        mask = self._mask(t, past, x.device)
+        fresh = []
+        for i, layer in enumerate(self.blocks):
+            assert isinstance(layer, _Layer)
+            x = layer.s_block(x, condition, space)
+            x, new = layer.t_block(x, condition, time, mask, cache[i] if cache else None)
+            fresh.append(new)
+        return self._latents(self.final_layer(x, condition)), tuple(fresh)
+
+    def _mask(self, t: int, past: int, device: torch.device) -> Tensor:
+        """Causal and banded, bool [t past+t]: a frame sees the `window` newest frames, itself included."""
+        now = torch.arange(past, past + t, device=device)[:, None]
+        seen = torch.arange(past + t, device=device)[None]
+        return (seen <= now) & (seen > now - self.config.window)
+
+    def extend(self, cache: Cache, fresh: Cache) -> Cache:
+        """The cache with new frames behind it, cut to the frames a next one can still see."""
+        keep = self.config.window - 1
+        both = (torch.cat([old, new], 2) for old, new in zip(cache, fresh, strict=True)) if cache else iter(fresh)
+        return tuple(x[:, :, max(0, x.shape[2] - keep) :] for x in both)
