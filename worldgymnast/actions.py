@@ -29,7 +29,8 @@ class ActionSpec:
     """Axes, units and ranges of an action.
 
     Attributes:
-        axes: names in order, such as ("x", "y", "z", "gripper"); names starting with "pad" are always zero.
+        axes: names in order, such as ("x", "y", "z", "gripper"); names starting with "pad" carry
+            no motion (WorldGym marks "no action" in its last one).
         unit: what 1.0 means on the motion axes, in words: "m", "m+rad", "effort*0.06m", "worldgym".
         low: smallest legal value of each axis.
         high: largest legal value of each axis.
@@ -140,11 +141,11 @@ def converter(source: ActionSpec, target: ActionSpec) -> Callable[[np.ndarray], 
         ActionSpecMismatch: no conversion is known; the message prints both specs.
     """
     if source == target:
-        return lambda actions: actions
+        return lambda actions: source.check(actions, "action conversion")
     if (source, target) == (BRIDGE, WORLDGYM):
-        return _bridge_to_worldgym
+        return lambda actions: _bridge_to_worldgym(source.check(actions, "action conversion"))
     if (source, target) == (WORLDGYM, BRIDGE):
-        return _worldgym_to_bridge
+        return lambda actions: _worldgym_to_bridge(source.check(actions, "action conversion"))
     raise ActionSpecMismatch(f"no conversion between action specs: found {source}; expected {target}")
 
 

@@ -273,6 +273,7 @@ class Judge(Protocol):
         ...
 
 
+@runtime_checkable
 class RolloutPool(Protocol):
     """Whoever collects groups of rollouts, here or on other machines."""
 

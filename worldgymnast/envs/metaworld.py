@@ -97,9 +97,10 @@ def instructions(task: str) -> tuple[str, ...]:
 
 def check_tasks(tasks: tuple[str, ...]) -> None:
     """Raises `InputError` with the nearest name for a task that Meta-World does not have."""
-    from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE as classes
+    os.environ.setdefault("MUJOCO_GL", "egl")  # read when mujoco is imported
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
 
-    known = [name.removesuffix("-v3-goal-observable") for name in classes]
+    known = [name.removesuffix("-v3-goal-observable") for name in ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE]
     for task in tasks:
         if task not in known:
             near = difflib.get_close_matches(task, known, n=1, cutoff=0.0)
@@ -107,7 +108,7 @@ def check_tasks(tasks: tuple[str, ...]) -> None:
 
 
 def look_at(position: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The camera's axes as a rotation matrix [3 3] (columns right, up, backward), for a camera that looks at `target`."""
+    """The axes of a camera that looks at `target`: a rotation matrix [3 3] with columns right, up, backward."""
     backward = (position - target) / np.linalg.norm(position - target)
     right = np.cross([0.0, 0.0, 1.0], backward)
     right /= np.linalg.norm(right)
@@ -119,13 +120,13 @@ class _Scene:
 
     def __init__(self, task: str, size: int):
         import mujoco
-        from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE as classes
-        from metaworld.policies import ENV_POLICY_MAP as experts
+        from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
+        from metaworld.policies import ENV_POLICY_MAP
 
-        self.env: Any = classes[f"{task}-v3-goal-observable"](seed=0)
+        self.env: Any = ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE[f"{task}-v3-goal-observable"](seed=0)
         self.env._freeze_rand_vec = False
         self.env.seeded_rand_vec = True
-        self.expert = experts[f"{task}-v3"]()
+        self.expert = ENV_POLICY_MAP[f"{task}-v3"]()
         model = self.env.model
         camera = model.camera(_CAMERA).id
         position, target = np.array(_CAMERA_POSITION), np.array(_CAMERA_TARGET)
@@ -139,7 +140,9 @@ class _Scene:
         self._mujoco = mujoco
         try:
             self._renderer = mujoco.Renderer(model, size * _SUPERSAMPLING, size * _SUPERSAMPLING)
-        except Exception as error:  # noqa: BLE001 - MuJoCo raises many kinds where there is no GL
+        except Exception as error:
+            for name in ("_gl_context", "_mjr_context"):  # its __del__ asks for them, and would print a traceback
+                setattr(mujoco.Renderer, name, getattr(mujoco.Renderer, name, None))
             raise InputError(
                 f"no software GL to render with (MUJOCO_GL={os.environ.get('MUJOCO_GL', 'unset')}): {error}; "
                 "run: apt-get install -y libegl1 libgl1-mesa-dri"

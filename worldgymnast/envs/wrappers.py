@@ -18,6 +18,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
+from worldgymnast.types import InputError
+
 Observed = dict[str, Any]
 
 
@@ -33,6 +35,9 @@ class ChunkedEnv(gym.Env[Observed, np.ndarray]):
     def __init__(self, make: Callable[[], gym.Env[Observed, np.ndarray]], chunk: int, row: int):
         self.env = make()
         self.chunk, self.row = chunk, row
+        horizon = getattr(getattr(self.env, "config", None), "horizon", chunk)
+        if horizon % chunk:
+            raise InputError(f"field 'horizon': found {horizon}, expected a multiple of the policy's chunk ({chunk})")
         single = self.env.action_space
         assert isinstance(single, gym.spaces.Box)
         self.action_space = gym.spaces.Box(
@@ -49,6 +54,11 @@ class ChunkedEnv(gym.Env[Observed, np.ndarray]):
         del seed
         starts = (options or {})["starts"]
         start = starts[min(self.row, len(starts) - 1)]
+        if start.layout is None:
+            raise InputError(
+                f"start of task '{start.task}': field 'layout': found none, expected the scene's seed; a photograph "
+                "or a frame from the middle of an episode can be imagined from, not really started from"
+            )
         observed, _ = self.env.reset(seed=start.layout, options={"task": start.task})
         self._successes = [False]
         return {"image": observed["image"]}, {}

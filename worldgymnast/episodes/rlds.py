@@ -192,15 +192,7 @@ def read(
         InputError: a shard is missing, cut short or damaged, or the frame rate is unknown.
     """
     description = describe(path, image_key, split)
-    rows, sentences = [], []
-    for where, features in examples(description):
-        actions = actions_of(features, description, where)
-        if not np.isfinite(actions[:-1]).all():
-            raise InputError(
-                f"{where}: field 'action' holds NaN or infinity, expected finite numbers; remove the episode"
-            )
-        rows.append(actions)
-        sentences.append(instruction_of(features))
+    rows, sentences = _rows(description)
     spec = spec_of(description, rows)
     rate = fps or spec.rate
     if rate is None:
@@ -223,6 +215,20 @@ def read(
         spec=spec,
         fps=rate,
     )
+
+
+def _rows(description: Description) -> tuple[list[np.ndarray], list[str]]:
+    """The actions float32 [T a] and the sentence of each episode."""
+    rows, sentences = [], []
+    for where, features in examples(description):
+        actions = actions_of(features, description, where)
+        if not np.isfinite(actions[:-1]).all():
+            raise InputError(
+                f"{where}: field 'action' holds NaN or infinity, expected finite numbers; remove the episode"
+            )
+        rows.append(actions)
+        sentences.append(instruction_of(features))
+    return rows, sentences
 
 
 def _frames(description: Description, size: int | tuple[int, int] | None) -> Iterator[np.ndarray]:

@@ -1,7 +1,7 @@
 """Episodes decoded end to end, and the clips that training draws from them.
 
 A batch of clips is a pure function of (seed, step): a resumed run draws the same batches and there is no loader state
-to save. Left out: worker processes (a batch is one fancy index into a memory map, well under a millisecond).
+to save. Left out: worker processes (a batch is one fancy index into a memory map, a few milliseconds).
 """
 
 from __future__ import annotations

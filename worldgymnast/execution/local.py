@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from worldgymnast.rl.rollout import group, run
 from worldgymnast.types import Policy, RolloutGroup, Start
 
-MakeEnv = Callable[[int], VectorEnv[Any, Any, Any]]
+MakeEnv = Callable[[int, torch.Generator], VectorEnv[Any, Any, Any]]
 
 
 class LocalPool:
@@ -20,27 +20,24 @@ class LocalPool:
 
     Args:
         policy: the policy that acts; `sync` writes into it, so give a copy where the trained one must stay apart.
-        make_env: makes a vector environment of that many rows; kept while the number stays the same.
+        make_env: makes a vector environment of that many rows which draws from that generator.
         rows: most rollouts side by side.
         temperature: of sampling.
-        generator: of sampling.
+        seed: of sampling; each version of the weights has a random stream of its own, so that a resumed run goes on
+            as the run that was never stopped.
     """
 
-    def __init__(
-        self, policy: Policy, make_env: MakeEnv, *, rows: int, temperature: float, generator: torch.Generator
-    ):
+    def __init__(self, policy: Policy, make_env: MakeEnv, *, rows: int, temperature: float, seed: int):
         self.policy, self.make_env, self.rows = policy, make_env, rows
-        self.temperature, self.generator, self.version = temperature, generator, 0
-        self._env: VectorEnv[Any, Any, Any] | None = None
+        self.temperature, self.seed, self.version = temperature, seed, 0
+        self.generator = torch.Generator()
 
     def collect(self, starts: Sequence[Start], group_size: int) -> list[RolloutGroup]:
         """See `RolloutPool.collect`."""
         wanted = [start for start in starts for _ in range(group_size)]
-        rows = min(self.rows, len(wanted))
-        if self._env is None or self._env.num_envs != rows:
-            self._env = self.make_env(rows)
+        env = self.make_env(min(self.rows, len(wanted)), self.generator)
         rollouts = run(
-            self._env, self.policy, wanted, temperature=self.temperature, generator=self.generator, version=self.version
+            env, self.policy, wanted, temperature=self.temperature, generator=self.generator, version=self.version
         )
         return group(rollouts, group_size)
 
@@ -49,3 +46,4 @@ class LocalPool:
         assert isinstance(self.policy, nn.Module)
         self.policy.load_state_dict(dict(weights))
         self.version = version
+        self.generator.manual_seed(self.seed * 1_000_003 + version)

@@ -103,8 +103,8 @@ def reinforce(
     score: Score,
     config: ReinforceConfig,
     run: Run,
-) -> Metrics:
-    """Trains `policy` in place; returns the metrics of the last scoring.
+) -> tuple[Metrics, Scored | None]:
+    """Trains `policy` in place; returns the last scoring and its metrics.
 
     Args:
         policy: the policy that is trained.
@@ -116,14 +116,14 @@ def reinforce(
     """
     assert isinstance(policy, nn.Module)
     trainer = Trainer(policy, config.trainer)
-    first, last = trainer.resume(run), {}
+    first, last, scored = trainer.resume(run), Metrics(), None
     with Progress("reinforcement learning in imagination", config.steps, done=first) as progress:
         for step in range(first, config.steps + 1):
             pool.sync(policy.state_dict(), step)
             metrics: Metrics = {}
             if step % config.evaluate_every == 0 or step == config.steps:
                 scored = score(step)
-                last = scored.metrics() if scored else {}
+                last = scored.metrics() if scored else last
                 metrics |= last
             if step < config.steps:
                 metrics |= _train(trainer, pool, starts, config, step)
@@ -131,7 +131,7 @@ def reinforce(
             run.log(step, metrics)
             if (step + 1) % config.save_every == 0 and step < config.steps:
                 trainer.save(run, step + 1)
-    return last
+    return last, scored
 
 
 def _train(

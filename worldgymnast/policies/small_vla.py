@@ -104,7 +104,7 @@ class SmallVLA(nn.Module):
         for block in self.blocks:
             x = block(x, condition)
         x = F.relu(x)
-        b, c, h, w = x.shape
+        b, _, h, w = x.shape
         where = self.keypoints(x).flatten(2).softmax(-1).unflatten(-1, (h, w))
         rows = torch.linspace(-1, 1, h, device=x.device)
         columns = torch.linspace(-1, 1, w, device=x.device)

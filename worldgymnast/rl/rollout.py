@@ -28,7 +28,8 @@ def run(
     """
     missing = policy.needs - set(env.single_observation_space.spaces)
     if missing:
-        raise ValueError(f"policy needs {sorted(missing)}, the environment gives {sorted(env.single_observation_space)}")
+        given = sorted(env.single_observation_space.spaces)
+        raise ValueError(f"policy needs {sorted(missing)}, the environment gives {given}")
     rollouts: list[Rollout] = []
     for first in range(0, len(starts), env.num_envs):
         batch = list(starts[first : first + env.num_envs])
@@ -89,10 +90,11 @@ def _row(chunks: list[ActionChunk], row: int) -> ActionChunk:
 
 def _verdict(info: dict[str, Any], row: int) -> Verdict:
     score, frame = float(info["score"][row]), int(info["success_frame"][row])
+    probability = float(info["probability"][row])
     errors = info.get("judge_error")
     return Verdict(
         score=None if np.isnan(score) else score,
-        probability=float(info["probability"][row]),
+        probability=None if np.isnan(probability) else probability,
         success_frame=None if frame < 0 else frame,
         error=None if errors is None else errors[row],
     )

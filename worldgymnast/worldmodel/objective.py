@@ -52,6 +52,14 @@ def mix(
     return (1 - s) * noise + s * clean
 
 
+def as_input(noisy: Float[Tensor, "b t h w c"], level: Float[Tensor, "b t"]) -> Float[Tensor, "b t h w c"]:
+    """What the network is shown of a noisy frame: s x_s, so that pure noise, which says nothing, enters as zeros.
+
+    The input scaling of Karras et al. 2022 for this flow, without which the noise of level 0 drowns the previous frame.
+    """
+    return level[:, :, None, None, None] * noisy
+
+
 def motion_weights(
     latents: Float[Tensor, "b t1 h w c"], patch: int, strength: float
 ) -> Float[Tensor, "b t h w 1"]:
@@ -67,7 +75,7 @@ def motion_weights(
 def weighted_error(
     answer: Float[Tensor, "b t h w c"],
     target: Float[Tensor, "b t h w c"],
-    weight: Float[Tensor, "b t h w 1"],
+    weight: Float[Tensor, "b t h w #c"],
     mask: Bool[Tensor, "b t"],
 ) -> Tensor:
     """Squared error averaged over what is logged (not padding)."""

@@ -3,14 +3,15 @@
 A frame is imagined in `steps` Euler steps of the flow from pure noise at level 0 to the clean frame at level 1, given
 the previous frame, the action and the cache. What enters the cache are the keys and values of the last of these steps:
 a frame's tokens hold the previous clean frame and its action whatever their own noise, so together the cached frames
-hold the whole past exactly, and no extra pass is needed to commit a frame. `replay` without the cache recomputes the
-window from the stored inputs and is the reference that the cached sampler must equal.
-
-Each row has its own random stream where `generator` is given; the noise of a frame does not depend on the batch.
+hold the whole past exactly, and no extra pass is needed to commit a frame. When the window slides, the oldest frame's
+keys and values are dropped; what deeper layers had read from it stays in the others', as in banded attention over the
+whole rollout. With `cached=False` exactly that is computed, from all inputs so far and for every frame anew: slow, and
+the reference that the cached sampler must equal.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,14 @@ from torch import Tensor, nn
 from worldgymnast.actions import ActionSpec
 from worldgymnast.types import Metrics, WorldState
 from worldgymnast.worldmodel.autoencoder import Autoencoder, AutoencoderConfig
-from worldgymnast.worldmodel.objective import ObjectiveConfig, mix, motion_weights, sample_levels, weighted_error
+from worldgymnast.worldmodel.objective import (
+    ObjectiveConfig,
+    as_input,
+    mix,
+    motion_weights,
+    sample_levels,
+    weighted_error,
+)
 from worldgymnast.worldmodel.transformer import TransformerConfig, VideoTransformer
 
 _LEVEL_SCALE = 1000.0  # the sinusoid's frequencies are made for 0..1000
@@ -35,7 +43,7 @@ class WorldModelConfig:
     Attributes:
         autoencoder, transformer, objective: its parts.
         steps: flow steps a frame.
-        cached: keep keys and values from frame to frame; without, the window is recomputed for every frame.
+        cached: keep keys and values from frame to frame; without, the whole rollout is recomputed for every frame.
     """
 
     autoencoder: AutoencoderConfig = AutoencoderConfig()
@@ -96,7 +104,7 @@ class LatentWorldModel(nn.Module):
         x, fresh = noise, ()
         times = torch.linspace(0, 1, self.config.steps + 1).tolist()
         entry: dict[str, Tensor] = {}
-        for now, then in zip(times[:-1], times[1:], strict=True):
+        for now, then in itertools.pairwise(times):
             entry = {
                 "noisy": x[:, None],
                 "level": torch.full((len(x), 1), now, device=x.device),
@@ -107,9 +115,8 @@ class LatentWorldModel(nn.Module):
             x = x + (then - now) * (clean - x) / (1 - now)
         if self.config.cached:
             return WorldState(x, state.frame + 1, self.transformer.extend(state.cache, fresh))
-        keep = self.config.transformer.window - 1
         history = {k: torch.cat([state.extra[k], v], 1) if state.extra else v for k, v in entry.items()}
-        return WorldState(x, state.frame + 1, extra={k: v[:, -keep:] for k, v in history.items()})
+        return WorldState(x, state.frame + 1, extra=history)
 
     def _predict(self, state: WorldState, entry: Mapping[str, Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The clean frame [b h w c] as the network sees it from `entry`, with the cache or with the whole window."""
@@ -117,9 +124,10 @@ class LatentWorldModel(nn.Module):
         if not self.config.cached and state.extra:
             entry = {k: torch.cat([state.extra[k], v], 1) for k, v in entry.items()}
             first = state.frame - state.extra["level"].shape[1]
+        level = entry["level"]
         change, fresh = self.transformer(
-            entry["noisy"],
-            entry["level"] * _LEVEL_SCALE,
+            as_input(entry["noisy"], level),
+            level * _LEVEL_SCALE,
             entry["action"],
             entry["previous"],
             state.cache,
@@ -143,8 +151,9 @@ class LatentWorldModel(nn.Module):
         previous = self._previous(latents, actions, generator, progress)
         level = sample_levels((clean.shape[0], clean.shape[1]), o.pure_noise, generator).to(self.device)
         noise = torch.randn(clean.shape, generator=generator).to(self.device)
-        change, _ = self.transformer(mix(clean, noise, level), level * _LEVEL_SCALE, actions, previous)
-        weight = motion_weights(latents, self.config.transformer.patch, o.motion)
+        noisy = as_input(mix(clean, noise, level), level)
+        change, _ = self.transformer(noisy, level * _LEVEL_SCALE, actions, previous)
+        weight = motion_weights(latents, self.config.transformer.patch, o.motion) * self.autoencoder.latent_weight
         answer = previous + change
         loss = weighted_error(answer, clean, weight, mask)
         still = weighted_error(previous, clean, weight, mask)
@@ -157,7 +166,8 @@ class LatentWorldModel(nn.Module):
         previous = latents[:, :-1]
         strength = torch.rand((len(latents), 1, 1, 1, 1), generator=generator).to(self.device) * o.corruption
         corrupted = previous + strength * torch.randn(previous.shape, generator=generator).to(self.device)
-        rows = int(round(o.self_rollout * len(latents))) if progress >= o.self_rollout_from else 0
+        rows = round(o.self_rollout * len(latents)) if progress >= o.self_rollout_from else 0
+        rows = rows if actions.shape[1] > 1 else 0
         if rows:
             state = self.start_latent(latents[:rows, 0])
             _, imagined = self.imagine(state, actions[:rows, :-1], generator=generator)

@@ -133,7 +133,7 @@ class TemporalBlock(_Block):
         self, x: Tensor, condition: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor, past: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """`x` [b t n D], `past` [b 2 s n m d] or None, `mask` bool [t s+t]; returns keys and values [b 2 t n m d]."""
-        b, t, n, _ = x.shape
+        b, _, n, _ = x.shape
         shift, scale, gate, shift2, scale2, gate2 = self.modulation(condition)
         q, k, v = self.attn.split(_modulate(x, shift, scale))  # each [b t n m d]
         cos, sin = (y[:, None, None] for y in turn)

@@ -1,0 +1,36 @@
+"""Shapes and types are checked in every test: the import hook comes before the first import of the package."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+from jaxtyping import install_import_hook
+
+ROOT = Path(__file__).resolve().parent.parent
+
+os.environ.setdefault("MUJOCO_GL", "egl")
+os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(ROOT / ".pytest_cache" / "hypothesis"))
+settings.register_profile("tests", deadline=None, derandomize=True, database=None)
+settings.load_profile("tests")
+torch.set_num_threads(1)
+install_import_hook("worldgymnast", "typecheck.check")
+
+
+def _gl_error() -> str | None:
+    import mujoco
+
+    model = mujoco.MjModel.from_xml_string("<mujoco><worldbody><geom size='1'/></worldbody></mujoco>")
+    try:
+        mujoco.Renderer(model, 32, 32).close()
+    except Exception as error:  # noqa: BLE001 - MuJoCo raises many kinds where there is no GL
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+@pytest.fixture(scope="session")
+def gl() -> None:
+    """Skips the test where nothing can be rendered."""
+    if error := _gl_error():
+        pytest.skip(f"no GL to render with (MUJOCO_GL={os.environ['MUJOCO_GL']}): {error}; run: make gl")

@@ -1,0 +1,240 @@
+"""The command line: quick help, and one clear line with exit code 2 for whatever a person can get wrong."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from episode_builders import episode
+
+from worldgymnast.actions import metaworld_spec
+from worldgymnast.cli import COMMANDS, main
+from worldgymnast.config import Manifest, save_component
+from worldgymnast.episodes import lerobot
+from worldgymnast.judges.classifier import SuccessClassifier
+from worldgymnast.policies.small_vla import SmallVLA
+from worldgymnast.presets import PRESETS, debug, override, preset
+from worldgymnast.types import InputError
+from worldgymnast.weights import load_weights, save_weights
+from worldgymnast.worldmodel.sampler import LatentWorldModel
+
+Refuses = Callable[..., str]
+
+
+@pytest.fixture
+def refuses(capsys: pytest.CaptureFixture[str]) -> Iterator[Refuses]:
+    """Runs the command and returns its one line on stderr."""
+
+    def check(*words: object) -> str:
+        assert main([str(word) for word in words]) == 2
+        said = capsys.readouterr()
+        lines = said.err.splitlines()
+        assert len(lines) == 1, said.err
+        assert lines[0].startswith("worldgymnast: error: ")
+        assert "Traceback" not in said.err + said.out
+        return lines[0]
+
+    yield check
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Untrained components of the debug preset: policy, world and judge, and a policy in other units."""
+    folder, recipe = tmp_path_factory.mktemp("parts"), debug()
+    spec = recipe.env.action_spec
+    save_component(folder / "policy.safetensors", SmallVLA(recipe.policy.policy, spec), Manifest())
+    save_component(folder / "other.safetensors", SmallVLA(recipe.policy.policy, metaworld_spec(4)), Manifest())
+    save_component(folder / "world.safetensors", LatentWorldModel(recipe.world.world, spec, 13.3), Manifest())
+    save_component(folder / "judge.safetensors", SuccessClassifier(recipe.judge.judge), Manifest())
+    return folder
+
+
+def rl(parts: Path, out: Path, **changed: Path) -> list[object]:
+    files = {name: parts / f"{name}.safetensors" for name in ("policy", "world", "judge")} | changed
+    flags = [word for name, path in files.items() for word in (f"--{name}", path)]
+    return ["rl", "debug", *flags, "--out", out]
+
+
+def test_help_is_quick_and_lists_every_command() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "worldgymnast", "--help"]
+    started = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert time.perf_counter() - started < 2
+    for name in COMMANDS:
+        assert f"  {name} " in done.stdout
+    assert not {"torch", "tyro", "mujoco"} & {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+
+
+def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in COMMANDS:
+        with pytest.raises(SystemExit) as stop:
+            main([*name.split(), "--help"])
+        assert stop.value.code == 0
+        shown = capsys.readouterr().out
+        assert "--help" in shown
+        if name in ("reproduce", "quickstart"):
+            assert "--finetune.rl.group-size" in shown
+        if name == "rl":
+            assert "--rl.group-size" in shown
+
+
+def test_presets_are_whole_and_agree_on_the_environment() -> None:
+    for name in PRESETS:
+        recipe = preset(name)
+        assert override(recipe, recipe).record.env == override(recipe, recipe).finetune.env == recipe.env
+    with pytest.raises(InputError, match="did you mean 'debug'"):
+        preset("debgu")
+
+
+def test_unknown_words_are_answered_with_the_nearest(refuses: Refuses, tmp_path: Path) -> None:
+    assert "did you mean 'record'" in refuses("recrod", "metaworld")
+    assert "did you mean 'data check'" in refuses("data", "chekc")
+    assert "did you mean 'metaworld'" in refuses("rl", "metaword")
+    assert "did you mean '--rl.group-size'" in refuses("rl", "metaworld", "--rl.groupsize", 4, "--out", tmp_path / "x")
+    assert "did you mean 'drawer-open'" in refuses(
+        "record", "debug", "--env.tasks", "drawer-opne", "--out", tmp_path / "x"
+    )
+    assert "did you mean 'drawer-open'" in refuses(
+        "reproduce", "debug", "--env.tasks", "drawer-opne", "--out", tmp_path / "x"
+    )
+    assert not (tmp_path / "x").exists()
+
+
+def test_missing_and_malformed_flags(refuses: Refuses, tmp_path: Path) -> None:
+    assert "--out" in refuses("sft", tmp_path)
+    assert "found no preset" in refuses("reproduce")
+    assert "--rl.steps" in refuses("rl", "debug", "--rl.steps", "many", "--out", tmp_path / "x")
+    assert "unexpected 'b'" in refuses("report", "a", "b")
+    assert "field 'threads'" in refuses("sft", tmp_path, "--threads", "-1", "--out", tmp_path / "x")
+    assert "found no path" in refuses("sft", "--out", tmp_path / "x")
+    assert "'record.env'" in refuses("reproduce", "debug", "--record.env.hold", 3, "--out", tmp_path / "x")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_no_cuda(refuses: Refuses, tmp_path: Path) -> None:
+    assert "CUDA" in refuses("sft", tmp_path, "--device", "cuda", "--out", tmp_path / "x")
+
+
+def test_wrong_and_empty_paths(refuses: Refuses, tmp_path: Path, parts: Path) -> None:
+    nothing, empty = tmp_path / "nothing", tmp_path / "empty"
+    empty.mkdir()
+    for path in (nothing, empty):
+        for command in ("sft", "train-world"):
+            assert str(path) in refuses(command, path, "--out", tmp_path / "x")
+        assert str(path) in refuses("data", "check", path)
+        assert str(path) in refuses("data", "convert", path, tmp_path / "x")
+        assert str(path) in refuses("report", path)
+        assert str(path) in refuses(*rl(parts, tmp_path / "x", world=path))
+        assert str(path) in refuses("evaluate", path, path, "--out", tmp_path / "x")
+        assert str(path) in refuses("record-policy", path, "--out", tmp_path / "x")
+    assert str(empty) in refuses("record", "debug", "--out", empty)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_checkpoint_of_another_shape(refuses: Refuses, tmp_path: Path, parts: Path) -> None:
+    tensors, meta = load_weights(parts / "policy.safetensors")
+    name = next(key for key, value in tensors.items() if value.ndim == 4)
+    wrong = tmp_path / "wrong.safetensors"
+    save_weights(wrong, tensors | {name: tensors[name][:1]}, meta)
+    line = refuses(*rl(parts, tmp_path / "x", policy=wrong))
+    assert str(wrong) in line
+    assert name in line
+    assert "field 'kind'" in refuses(*rl(parts, tmp_path / "x", policy=parts / "world.safetensors"))
+    wrong.write_bytes((parts / "policy.safetensors").read_bytes()[:1000])
+    assert str(wrong) in refuses(*rl(parts, tmp_path / "x", policy=wrong))
+
+
+def test_units_that_differ(refuses: Refuses, tmp_path: Path, parts: Path) -> None:
+    other = parts / "other.safetensors"
+    line = refuses("evaluate", other, other, "--out", tmp_path / "x")
+    assert str(metaworld_spec(4)) in line
+    assert str(debug().env.action_spec) in line
+    assert "real environment" in refuses("record-policy", other, "--out", tmp_path / "x")
+    assert "pixels" in refuses(*rl(parts, tmp_path / "x"), "--env.size", 32)
+
+
+@pytest.mark.usefixtures("gl")
+def test_policy_and_world_in_other_units(refuses: Refuses, tmp_path: Path, parts: Path) -> None:
+    words = rl(parts, tmp_path / "x", policy=parts / "other.safetensors")
+    assert "policy and world model" in refuses(*words, "--photographs", 1)
+
+
+def test_a_data_set_without_statistics(refuses: Refuses, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    lerobot.write(data, [episode(i) for i in range(2)])
+    info = json.loads((data / "meta/info.json").read_text())
+    del info["worldgymnast"]  # someone else's: the range of its actions is known from the statistics only
+    (data / "meta/info.json").write_text(json.dumps(info))
+    (data / "meta/stats.json").unlink()
+    assert "stats" in refuses("sft", data, "--out", tmp_path / "x")
+    assert main(["data", "check", str(data)]) == 1
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("worldgymnast.commands.data.check", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["data", "check", str(tmp_path)])
+
+
+def test_traceback_on_demand(tmp_path: Path) -> None:
+    with pytest.raises(InputError):
+        main(["data", "check", str(tmp_path / "nothing"), "--traceback"])
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, "run the same command again"),
+        (MemoryError(), 2, "out of memory"),
+        (OSError(28, "No space left on device", "somewhere"), 2, "somewhere: no space left"),
+        (PermissionError(13, "Permission denied", "somewhere"), 2, "somewhere: Permission denied"),
+    ],
+)
+def test_what_happens_to_the_machine(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    error: BaseException,
+    code: int,
+    said: str,
+) -> None:
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("worldgymnast.commands.data.check", fails)
+    assert main(["data", "check", str(tmp_path)]) == code
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert said in lines[0]
+
+
+def test_convert_and_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    lerobot.write(source, [episode(i) for i in range(2)])
+    assert main(["data", "convert", str(source), str(target), "--size", "32"]) == 0
+    assert "2 episodes" in capsys.readouterr().out
+    assert lerobot.read(target).size == (32, 32)
+    assert np.array_equal(lerobot.read(target).actions, lerobot.read(source).actions)
+    assert main(["data", "check", str(target)]) == 0
+
+
+def test_no_gl_is_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "worldgymnast", "record", "debug", "--out", str(tmp_path / "x")]
+    environment = {**os.environ, "MUJOCO_GL": "glfw", "DISPLAY": ""}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode == 0:
+        pytest.skip("glfw renders here")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "libegl1" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "x").exists()

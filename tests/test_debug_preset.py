@@ -1,0 +1,48 @@
+"""The whole method end to end with tiny everything, and once more, when nothing is left to do."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from worldgymnast.cli import main
+
+STAGES = ["record", "imitate", "record the policy", "world model", "judge", "gate", "reinforce 0", "evaluate"]
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """When each result was written, and what it holds."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in sorted(folder.rglob("*"))
+        if path.suffix in (".safetensors", ".jsonl", ".parquet", ".mp4")
+        or path.name in ("gate.json", "evaluation.json")
+    }
+
+
+@pytest.mark.usefixtures("gl")
+def test_reproduce_debug(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    words = ["reproduce", "debug", "--out", str(out), "--threads", str(torch.get_num_threads())]
+
+    began = time.process_time()
+    assert main(words) == 0
+    assert time.process_time() - began < 60
+    said = capsys.readouterr().out
+    assert "mean over tasks" in said
+    assert str(out / "report.html") in said
+    page = (out / "report.html").read_text()
+    assert "drawer-open" in page
+    assert "data:video/mp4" in page
+    assert list(json.loads((out / "stages.json").read_text())) == STAGES
+
+    before = snapshot(out)
+    assert {"rl-0/policy.safetensors", "world/world.safetensors", "judge/judge.safetensors"} <= before.keys()
+    assert main(words) == 0
+    assert snapshot(out) == before
+
+    capsys.readouterr()
+    assert main([*words, "--score.per-task", "3"]) == 2
+    assert "score.per_task" in capsys.readouterr().err

@@ -1,0 +1,163 @@
+"""The real environment: Gymnasium's contract, layouts that depend on their seed alone, and chunks over rows."""
+
+import functools
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+from worldgymnast.actions import ActionSpecMismatch
+from worldgymnast.envs.metaworld import SUITE, MetaWorldConfig, MetaWorldEnv, check_tasks, instructions
+from worldgymnast.envs.wrappers import vectorise
+from worldgymnast.types import InputError, Start
+
+CONFIG = MetaWorldConfig()
+CHUNK = 4
+
+
+@pytest.fixture
+def env(gl: None) -> Iterator[MetaWorldEnv]:
+    made = MetaWorldEnv(CONFIG)
+    yield made
+    made.close()
+
+
+def test_gymnasium_accepts_it(env: MetaWorldEnv) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # no spec: it is made by class, not by name
+        check_env(env, skip_render_check=True)
+
+
+def test_the_seed_alone_decides_the_layout(env: MetaWorldEnv) -> None:
+    other = MetaWorldEnv(MetaWorldConfig(tasks=("door-close", "drawer-open", "window-open")))
+    try:
+        expected, info = env.reset(seed=17, options={"task": "drawer-open"})
+        assert info == {"success": False, "task": "drawer-open", "layout": 17}
+        for seed, task in ((3, "drawer-open"), (4, "door-close"), (5, "drawer-open")):
+            other.reset(seed=seed, options={"task": task})
+            for _ in range(4):
+                other.step(other.action_space.sample())
+        found, _ = other.reset(seed=17, options={"task": "drawer-open"})
+        np.testing.assert_array_equal(found["image"], expected["image"])
+        action = np.array([0.5, -0.5, -1.0, 1.0], np.float32)
+        for _ in range(5):
+            np.testing.assert_array_equal(other.step(action)[0]["image"], env.step(action)[0]["image"])
+    finally:
+        other.close()
+
+
+def test_another_seed_is_another_layout(env: MetaWorldEnv) -> None:
+    frames = [env.reset(seed=seed, options={"task": "drawer-open"})[0]["image"] for seed in (0, 1)]
+    assert (frames[0] != frames[1]).mean() > 0.01
+
+
+def run_expert(env: MetaWorldEnv, task: str, layout: int) -> tuple[list[np.ndarray], list[np.ndarray], list[bool]]:
+    """Frames, actions and success labels of one expert episode of the whole horizon."""
+    observed, _ = env.reset(seed=layout, options={"task": task})
+    frames, actions, success, truncated = [observed["image"]], [], [False], False
+    while not truncated:
+        actions.append(env.expert_action())
+        observed, _, terminated, truncated, info = env.step(actions[-1])
+        assert not terminated
+        frames.append(observed["image"])
+        success.append(info["success"])
+    assert len(actions) == env.config.horizon
+    return frames, actions, success
+
+
+@pytest.mark.parametrize("task", SUITE)
+def test_the_expert_succeeds(env: MetaWorldEnv, task: str) -> None:
+    outcomes = {layout: any(run_expert(env, task, layout)[2]) for layout in (900_001, 900_002, 900_003)}
+    assert all(outcomes.values()), outcomes
+
+
+def test_reward_is_paid_once(env: MetaWorldEnv) -> None:
+    env.reset(seed=1, options={"task": "button-press"})
+    rewards = [env.step(env.expert_action())[1] for _ in range(CONFIG.horizon)]
+    assert sum(rewards) == 1.0
+
+
+@pytest.mark.parametrize(("wrong", "near"), [("drawer-opn", "drawer-open"), ("plate_slide", "plate-slide")])
+def test_an_unknown_task_names_the_nearest(wrong: str, near: str) -> None:
+    with pytest.raises(InputError, match=f"found '{wrong}'.*did you mean '{near}'"):
+        check_tasks((wrong,))
+    with pytest.raises(InputError, match=near):
+        MetaWorldEnv(MetaWorldConfig(tasks=(wrong,)))
+
+
+def test_an_unknown_task_at_reset_names_the_nearest(env: MetaWorldEnv) -> None:
+    with pytest.raises(InputError, match="did you mean 'window-open'"):
+        env.reset(seed=0, options={"task": "windw-open"})
+
+
+@pytest.mark.parametrize("action", [np.zeros(3, np.float32), np.full(4, np.nan, np.float32)])
+def test_a_wrong_action_is_refused(env: MetaWorldEnv, action: np.ndarray) -> None:
+    env.reset(seed=0, options={"task": "drawer-open"})
+    with pytest.raises(ActionSpecMismatch, match=r"MetaWorldEnv\.step"):
+        env.step(action)
+
+
+def test_every_task_of_the_suite_has_paraphrases() -> None:
+    assert len(SUITE) == 6
+    for task in SUITE:
+        sentences = instructions(task)
+        assert len(set(sentences)) == len(sentences) >= 3
+    assert instructions("sweep-into") == ("sweep into",)
+
+
+def chunks_of(actions: list[np.ndarray]) -> np.ndarray:
+    """float32 [n k a] of a whole episode."""
+    return np.stack(actions).reshape(-1, CHUNK, 4)
+
+
+def drive(rows: int, starts: list[Start], plan: np.ndarray) -> tuple[dict[str, Any], list[dict[str, Any]], list[Any]]:
+    """Runs `plan` [n b k a] through `vectorise`: the first observation, the info of every step, the flags."""
+    vector = vectorise(functools.partial(MetaWorldEnv, CONFIG), rows, CHUNK)
+    try:
+        assert vector.num_envs == rows
+        first, _ = vector.reset(options={"starts": starts})
+        infos, flags = [], []
+        for actions in plan:
+            observed, _, terminated, truncated, info = vector.step(actions)
+            assert observed["image"].shape == (rows, 64, 64, 3)
+            np.testing.assert_array_equal(observed["image"], info["frames"][:, -1])
+            infos.append(info)
+            flags.append((terminated.copy(), truncated.copy()))
+    finally:
+        vector.close()
+    return first, infos, flags
+
+
+def test_rows_report_frames_score_and_success_frame(env: MetaWorldEnv) -> None:
+    """Row 0 replays the expert and succeeds, row 1 stands still and does not."""
+    frames, actions, success = run_expert(env, "drawer-open", 900_001)
+    still = np.zeros((CONFIG.horizon // CHUNK, CHUNK, 4), np.float32)
+    starts = [Start(frames[0], "open the drawer", "drawer-open", layout) for layout in (900_001, 900_002)]
+    first, infos, flags = drive(2, starts, np.stack([chunks_of(actions), still], 1))
+    np.testing.assert_array_equal(first["image"][0], frames[0])
+    seen = np.concatenate([info["frames"] for info in infos], axis=1)
+    assert seen.dtype == np.uint8
+    assert seen.shape == (2, CONFIG.horizon, 64, 64, 3)
+    np.testing.assert_array_equal(seen[0], np.stack(frames[1:]))
+    np.testing.assert_array_equal(np.concatenate([info["success"][0] for info in infos]), success[1:])
+    for info, (terminated, truncated) in zip(infos[:-1], flags[:-1], strict=True):
+        assert "score" not in info
+        assert not terminated.any()
+        assert not truncated.any()
+    assert flags[-1][1].all()
+    assert not flags[-1][0].any()
+    assert infos[-1]["score"].tolist() == [1.0, 0.0]
+    assert infos[-1]["probability"].tolist() == [1.0, 0.0]
+    assert infos[-1]["success_frame"].tolist() == [success.index(True), -1]
+
+
+def test_one_row_in_this_process_says_the_same(env: MetaWorldEnv) -> None:
+    frames, actions, success = run_expert(env, "window-open", 900_002)
+    start = Start(frames[0], "open the window", "window-open", 900_002)
+    _, infos, _ = drive(1, [start], chunks_of(actions)[:, None])
+    np.testing.assert_array_equal(np.concatenate([info["frames"][0] for info in infos]), np.stack(frames[1:]))
+    assert infos[-1]["score"].tolist() == [1.0]
+    assert infos[-1]["success_frame"].tolist() == [success.index(True)]

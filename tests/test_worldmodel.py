@@ -1,0 +1,156 @@
+"""The world model: the cache is exact, forks are values, the transformer is causal, and it can learn."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from worldgymnast.actions import ActionSpecMismatch, metaworld_spec
+from worldgymnast.worldmodel.autoencoder import Autoencoder, AutoencoderConfig
+from worldgymnast.worldmodel.objective import mix, motion_weights, sample_levels
+from worldgymnast.worldmodel.sampler import LatentWorldModel, WorldModelConfig
+from worldgymnast.worldmodel.transformer import TransformerConfig, VideoTransformer
+
+SPEC = metaworld_spec(6)
+SMALL = WorldModelConfig(
+    autoencoder=AutoencoderConfig(channels=4, widths=(8, 8, 16), blocks=(0, 0, 1)),
+    transformer=TransformerConfig(channels=4, width=32, layers=2, heads=2, window=5),
+)
+
+
+def randomised(config: WorldModelConfig = SMALL, seed: int = 0) -> LatentWorldModel:
+    """A world whose zero-initialised weights are random too, so that every path matters."""
+    torch.manual_seed(seed)
+    world = LatentWorldModel(config, SPEC, 10.0).eval()
+    with torch.no_grad():
+        for p in world.transformer.parameters():
+            p.add_(torch.randn_like(p) * 0.05)
+    return world
+
+
+def frames(b: int) -> torch.Tensor:
+    return torch.randint(0, 256, (b, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_sampler_with_its_cache_equals_sampler_without_frame_by_frame(steps: int) -> None:
+    """Also beyond the window (5 frames), where it slides."""
+    cached = randomised(replace(SMALL, steps=steps))
+    plain = LatentWorldModel(replace(SMALL, steps=steps, cached=False), SPEC, 10.0).eval()
+    plain.load_state_dict(cached.state_dict())
+    actions = torch.rand(3, 14, 4, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    states = [w.start(frames(3)) for w in (cached, plain)]
+    generators = [torch.Generator().manual_seed(3) for _ in range(2)]
+    for t in range(14):
+        a = actions[:, t : t + 1]
+        states[0], one = cached.imagine(states[0], a, generator=generators[0])
+        states[1], two = plain.imagine(states[1], a, generator=generators[1])
+        assert (one - two).abs().max() < 1e-4, f"frame {t}"
+
+
+def test_forked_states_are_values() -> None:
+    world = randomised()
+    state = world.start(frames(2))
+    state, _ = world.step(state, torch.zeros(2, 3, 4), generator=torch.Generator().manual_seed(0))
+    before = [state.latent.clone(), *(c.clone() for c in state.cache)]
+    fork = state.fork(torch.tensor([1, 1, 0]))
+    assert fork.latent.shape[0] == 3
+    one, _ = world.step(fork, torch.ones(3, 2, 4), generator=torch.Generator().manual_seed(5))
+    two, _ = world.step(fork, torch.ones(3, 2, 4), generator=torch.Generator().manual_seed(5))
+    assert torch.equal(one.latent, two.latent)
+    for kept, now in zip(before, [state.latent, *state.cache], strict=True):
+        assert torch.equal(kept, now)
+
+
+def test_later_frames_do_not_change_earlier_ones() -> None:
+    torch.manual_seed(0)
+    net = randomised().transformer
+    x, level, actions = torch.randn(1, 6, 8, 8, 4), torch.rand(1, 6) * 1000, torch.randn(1, 6, 4)
+    one, _ = net(x, level, actions, x)
+    changed = x.clone()
+    changed[:, 4:] += 1
+    two, _ = net(changed, level, actions, changed)
+    assert torch.equal(one[:, :4], two[:, :4])
+    assert not torch.equal(one[:, 4:], two[:, 4:])
+
+
+def test_a_frame_sees_no_further_back_than_the_window() -> None:
+    net = VideoTransformer(replace(SMALL.transformer, window=2, layers=1))
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(torch.randn_like(p) * 0.1)
+    x, level, actions = torch.randn(1, 5, 8, 8, 4), torch.rand(1, 5) * 1000, torch.randn(1, 5, 4)
+    one, _ = net(x, level, actions, x)
+    changed = x.clone()
+    changed[:, 0] += 1
+    two, _ = net(changed, level, actions, changed)
+    assert torch.allclose(one[:, 2:], two[:, 2:], atol=1e-6)
+
+
+def test_action_width_is_checked() -> None:
+    world = randomised()
+    with pytest.raises(ActionSpecMismatch, match="7 wide, expected 4"):
+        world.step(world.start(frames(1)), torch.zeros(1, 1, 7), generator=torch.Generator())
+
+
+def test_levels_are_independent_per_frame_and_half_are_pure_noise() -> None:
+    level = sample_levels((200, 50), 0.5, torch.Generator().manual_seed(0))
+    assert 0.47 < float((level == 0).float().mean()) < 0.53
+    assert float(level.std(1).min()) > 0.1
+
+
+def test_mix_runs_from_noise_to_clean() -> None:
+    clean, noise = torch.ones(1, 3, 2, 2, 1), torch.zeros(1, 3, 2, 2, 1)
+    mixed = mix(clean, noise, torch.tensor([[0.0, 0.25, 1.0]]))
+    assert mixed[0, :, 0, 0, 0].tolist() == [0.0, 0.25, 1.0]
+
+
+def test_what_moves_weighs_more_and_the_mean_stays_one() -> None:
+    latents = torch.zeros(1, 3, 4, 4, 2)
+    latents[:, 1:, :2, :2] = 1.0
+    weight = motion_weights(latents, 2, 3.0)
+    assert weight.mean().item() == pytest.approx(1.0, abs=1e-5)
+    assert weight[0, 0, 0, 0, 0] > weight[0, 0, 3, 3, 0]
+
+
+def test_a_few_steps_on_one_batch_lower_the_loss() -> None:
+    torch.manual_seed(0)
+    world = LatentWorldModel(SMALL, SPEC, 10.0)
+    g = torch.Generator().manual_seed(0)
+    batch = {
+        "latents": torch.randn(2, 5, 8, 8, 4, generator=g),
+        "actions": torch.rand(2, 4, 4, generator=g),
+        "mask": torch.ones(2, 4, dtype=torch.bool),
+        "progress": 0.9,
+    }
+    optimizer = torch.optim.Adam(world.transformer.parameters(), lr=3e-3)
+    losses = []
+    for step in range(60):
+        loss, _ = world.loss({**batch, "generator": torch.Generator().manual_seed(step % 3)})
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
+
+
+def test_autoencoder_round_trip_has_the_right_shape_and_learns() -> None:
+    torch.manual_seed(0)
+    model = Autoencoder(SMALL.autoencoder)
+    images = frames(4) // 4 + 96
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    losses = []
+    for step in range(30):
+        loss, _ = model.loss({"frames": images, "generator": torch.Generator().manual_seed(step)})
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    assert losses[-1] < 0.5 * losses[0]
+    model.measure_latents([images])
+    latents = model.encode(images)
+    assert latents.shape == (4, 8, 8, 4)
+    assert latents.mean().abs() < 1e-3
+    assert model.decode(latents).shape == images.shape

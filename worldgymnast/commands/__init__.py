@@ -1,0 +1,29 @@
+"""What each command takes, and which loop it calls. `cli` fills these in from the command line.
+
+A field named `config` lends its fields as flags without a prefix: `worldgymnast rl metaworld --rl.group-size 4`.
+"""
+
+from worldgymnast.commands.command import Command
+from worldgymnast.commands.data import DataCheck, DataConvert, Record, RecordPolicy
+from worldgymnast.commands.measure import Evaluate, EvalWorld, Report
+from worldgymnast.commands.train import Rl, Sft, TrainJudge, TrainWorld
+from worldgymnast.commands.whole import Doctor, Quickstart, Reproduce
+
+__all__ = ["KINDS", "Command"]
+
+KINDS: dict[str, type[Command]] = {
+    "doctor": Doctor,
+    "quickstart": Quickstart,
+    "reproduce": Reproduce,
+    "record": Record,
+    "record-policy": RecordPolicy,
+    "data check": DataCheck,
+    "data convert": DataConvert,
+    "sft": Sft,
+    "train-world": TrainWorld,
+    "train-judge": TrainJudge,
+    "rl": Rl,
+    "evaluate": Evaluate,
+    "eval-world": EvalWorld,
+    "report": Report,
+}

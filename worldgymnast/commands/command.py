@@ -1,0 +1,126 @@
+"""What every command is, and what several of them need."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import torch
+import tyro
+
+from worldgymnast.episodes import formats
+from worldgymnast.episodes.windows import EpisodeSet, concatenate
+from worldgymnast.loops.quickstart import starter
+from worldgymnast.loops.reproduce import Recipe
+from worldgymnast.report import tables
+from worldgymnast.report.collect import collect, success
+from worldgymnast.report.report import write
+from worldgymnast.types import InputError
+from worldgymnast.worldmodel.sampler import LatentWorldModel
+
+REPORT = "report.html"
+LENT: Any = tyro.conf.arg(name="")
+Weights = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
+Size = Annotated[int | None, tyro.conf.arg(metavar="N")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """Something that `worldgymnast` does; called, it returns the exit code."""
+
+    takes_preset: ClassVar[bool] = False
+
+    @classmethod
+    def start(cls, recipe: Recipe, name: str) -> Self:
+        """The command as a preset fills it in, before the flags."""
+        raise NotImplementedError
+
+    def __call__(self) -> int:
+        """Does it."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Computing(Command):
+    """A command that trains or imagines.
+
+    Attributes:
+        device: where to train and imagine.
+        threads: CPU threads; 0 takes all cores.
+    """
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    threads: int = 0
+
+    def prepare(self) -> None:
+        """Takes the device and the threads, or says why not."""
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise InputError("field 'device': found no CUDA device, expected one for cuda; use --device cpu")
+        if self.threads < 0:
+            raise InputError(f"field 'threads': found {self.threads}, expected 0 (all cores) or more")
+        if self.threads or "OMP_NUM_THREADS" not in os.environ:
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            torch.set_num_threads(self.threads or cores)
+
+
+def parts(**given: Path | None) -> dict[str, Path]:
+    """The files given, and the starter's for the others."""
+    return {name: path or starter(name) for name, path in given.items()}
+
+
+def read(paths: Sequence[Path], size: int | None) -> EpisodeSet:
+    """All data sets as one."""
+    if not paths:
+        raise InputError("data: found no path, expected at least one data set's folder")
+    return concatenate([formats.read(path, size=size) for path in paths])
+
+
+def sees(world: LatentWorldModel, size: tuple[int, int], flag: str) -> None:
+    """Raises where `world` is not made for frames of that size; `flag` is what resizes them."""
+    fits(world.config.autoencoder.shrink, world.config.transformer.grid, size, flag)
+
+
+def fits(shrink: int, grid: tuple[int, int], size: tuple[int, int], flag: str) -> None:
+    """Raises where frames of that size are not what the world model is made for."""
+    expected = (grid[0] * shrink, grid[1] * shrink)
+    if size != expected:
+        raise InputError(
+            f"frames: found {size[0]}x{size[1]} pixels, expected {expected[0]}x{expected[1]} as the world model has; "
+            f"resize with {flag}"
+        )
+
+
+def new(path: Path) -> None:
+    """Raises where `path` exists."""
+    if path.exists():
+        raise InputError(f"{path}: exists already, expected a new folder; remove it or name another")
+
+
+def summary(path: Path, episodes: EpisodeSet) -> None:
+    """Prints what is in a data set."""
+    labelled = int(episodes.labelled.sum())
+    said = f", {int(episodes.succeeded.sum())} of {labelled} labelled ones succeeded" if labelled else ", none labelled"
+    print(f"{path}: {len(episodes)} episodes, {int(episodes.length.sum())} actions{said}")
+
+
+def wrote(path: Path) -> int:
+    """Prints where the result is; returns the exit code of success."""
+    print(path)
+    return 0
+
+
+def conclude(out: Path, evaluation: dict[str, Any]) -> None:
+    """Prints the paired table and the real-robot budget, and writes the report."""
+    page = collect(out)
+    table = success(evaluation)
+    if table is not None:
+        tables.show(tables.success(table))
+    if page.budget:
+        print("Real-robot budget: " + "; ".join(f"{count} {kind}" for kind, count in page.budget.items()) + ".")
+    for note in page.notes:
+        print(note)
+    write(out / REPORT, page)
+    print(f"Report: {out / REPORT}")

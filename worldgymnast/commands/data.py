@@ -1,0 +1,119 @@
+"""The commands about episodes: record, record-policy, data check, data convert."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Self
+
+import tyro
+from tyro.conf import Positional
+
+from worldgymnast.actions import require_same
+from worldgymnast.commands.command import LENT, Command, Computing, Size, new, summary
+from worldgymnast.config import load_policy
+from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks
+from worldgymnast.episodes import formats
+from worldgymnast.episodes.check import check
+from worldgymnast.loops import reproduce
+from worldgymnast.loops.record import RecordConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record(Command):
+    """Real episodes of scripted experts, experts with noise, and play, as a LeRobot v3.0 data set.
+
+    Attributes:
+        config: how many of each kind.
+        out: the data set's folder, a new one.
+    """
+
+    takes_preset: ClassVar[bool] = True
+    config: Annotated[RecordConfig, LENT]
+    out: Path
+
+    @classmethod
+    def start(cls, recipe: reproduce.Recipe, name: str) -> Self:
+        """See `Command.start`."""
+        return cls(config=recipe.record, out=tyro.MISSING)
+
+    def __call__(self) -> int:
+        """Records."""
+        new(self.out)
+        check_tasks(self.config.env.tasks)
+        summary(self.out, reproduce.record_to(self.out, self.config))
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordPolicy(Computing):
+    """Real rollouts of a policy, labelled by the environment, as a LeRobot v3.0 data set.
+
+    Attributes:
+        policy: the policy's file.
+        config: how many, at which temperatures.
+        env: the real environment.
+        out: the data set's folder, a new one.
+    """
+
+    policy: Positional[Path]
+    config: Annotated[reproduce.PolicyRecordConfig, LENT] = reproduce.PolicyRecordConfig()
+    env: MetaWorldConfig = MetaWorldConfig()
+    out: Path
+
+    def __call__(self) -> int:
+        """Records."""
+        self.prepare()
+        new(self.out)
+        policy = load_policy(self.policy, self.device)
+        require_same(policy.action_spec, self.env.action_spec, "policy and real environment")
+        check_tasks(self.env.tasks)
+        summary(self.out, reproduce.record_policy_to(self.out, policy, self.env, self.config))
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataCheck(Command):
+    """What is wrong with a data set (LeRobot v3.0 or v2.1, RLDS, WorldGym), file by file.
+
+    Attributes:
+        path: its folder.
+        image_key: which camera, where there are several.
+    """
+
+    path: Positional[Path]
+    image_key: str | None = None
+
+    def __call__(self) -> int:
+        """Prints the findings; 1 if one of them is an error."""
+        findings = check(self.path, self.image_key)
+        for finding in findings:
+            print(finding)
+        errors = sum(finding.severity == "error" for finding in findings)
+        print(f"{self.path}: {errors} errors, {len(findings) - errors} warnings")
+        return int(errors > 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConvert(Command):
+    """A data set in any known format as LeRobot v3.0.
+
+    Attributes:
+        source: its folder: LeRobot v2.1 or v3.0, RLDS, WorldGym.
+        target: the folder to write, a new one.
+        size: pixels on each side to resize the frames to.
+        image_key: which camera, where there are several.
+        fps: frames per second, where the format does not say.
+    """
+
+    source: Positional[Path]
+    target: Positional[Path]
+    size: Size = None
+    image_key: str | None = None
+    fps: float | None = None
+
+    def __call__(self) -> int:
+        """Converts."""
+        episodes = formats.convert(self.source, self.target, size=self.size, image_key=self.image_key, fps=self.fps)
+        summary(self.target, episodes)
+        return 0

@@ -1,0 +1,172 @@
+"""The commands that train: sft, train-world, train-judge, rl."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, ClassVar, Self
+
+import tyro
+from tyro.conf import Positional
+
+from worldgymnast.commands.command import (
+    LENT,
+    REPORT,
+    Computing,
+    Size,
+    Weights,
+    fits,
+    parts,
+    read,
+    sees,
+    wrote,
+)
+from worldgymnast.config import load_judge, load_policy, load_world
+from worldgymnast.envs.metaworld import check_tasks
+from worldgymnast.episodes.windows import EpisodeSet
+from worldgymnast.loops import reproduce, train
+from worldgymnast.loops.finetune import FinetuneConfig, finetune, from_episodes, from_photographs, photographs
+from worldgymnast.loops.quickstart import QuickstartConfig, starter
+from worldgymnast.report.collect import collect
+from worldgymnast.report.report import write
+from worldgymnast.types import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sft(Computing):
+    """A policy by imitating demonstrations: the first expert episodes of each task.
+
+    Where no episode says that it is an expert's, as in other people's data, all that nobody labelled a failure are
+    imitated.
+
+    Attributes:
+        data: data sets.
+        config: the training.
+        out: the run folder.
+        size: pixels on each side to resize the frames to.
+    """
+
+    data: Positional[tuple[Path, ...]]
+    config: Annotated[train.PolicyTraining, LENT] = train.PolicyTraining()
+    out: Path
+    size: Size = None
+
+    def __call__(self) -> int:
+        """Trains."""
+        self.prepare()
+        episodes, config = _imitated(read(self.data, self.size), self.config)
+        train.train_policy(episodes, self.out, config, self.device)
+        return wrote(self.out / "policy.safetensors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainWorld(Computing):
+    """A world model (autoencoder and transformer) from everything logged, failures included.
+
+    Attributes:
+        data: data sets.
+        config: the training.
+        out: the run folder.
+        size: pixels on each side to resize the frames to.
+    """
+
+    data: Positional[tuple[Path, ...]]
+    config: Annotated[train.WorldTraining, LENT] = train.WorldTraining()
+    out: Path
+    size: Size = None
+
+    def __call__(self) -> int:
+        """Trains."""
+        self.prepare()
+        episodes = read(self.data, self.size)
+        fits(self.config.world.autoencoder.shrink, self.config.world.transformer.grid, episodes.size, "--size")
+        train.train_world(episodes, self.out, self.config, self.device)
+        return wrote(self.out / "world.safetensors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainJudge(Computing):
+    """A judge of success from labelled episodes and their imagined replays.
+
+    Attributes:
+        data: data sets.
+        world: the world model's file.
+        config: the training.
+        out: the run folder.
+        size: pixels on each side to resize the frames to.
+    """
+
+    data: Positional[tuple[Path, ...]]
+    world: Weights = None
+    config: Annotated[train.JudgeTraining, LENT] = train.JudgeTraining()
+    out: Path
+    size: Size = None
+
+    def __call__(self) -> int:
+        """Trains."""
+        self.prepare()
+        world = load_world(self.world or starter("world"), self.device)
+        episodes = read(self.data, self.size)
+        sees(world, episodes.size, "--size")
+        train.train_judge(episodes, world, self.out, self.config, self.device)
+        return wrote(self.out / "judge.safetensors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rl(Computing):
+    """Finetune a policy by reinforcement learning inside a world model, scored for real as it goes.
+
+    Attributes:
+        config: the training.
+        policy: the policy's file; the starter's if left out.
+        world: the world model's file; the starter's if left out.
+        judge: the judge's file; the starter's if left out.
+        data: data sets whose frames are the starts; without, photographs of new layouts.
+        photographs: how many a task.
+        out: the run folder.
+    """
+
+    takes_preset: ClassVar[bool] = True
+    config: Annotated[FinetuneConfig, LENT]
+    policy: Weights = None
+    world: Weights = None
+    judge: Weights = None
+    data: tuple[Path, ...] = ()
+    photographs: int = 30
+    out: Path
+
+    @classmethod
+    def start(cls, recipe: reproduce.Recipe, name: str) -> Self:
+        """See `Command.start`."""
+        return cls(config=recipe.finetune, out=tyro.MISSING)
+
+    def __call__(self) -> int:
+        """Trains and writes the report."""
+        self.prepare()
+        env = self.config.env
+        files = parts(policy=self.policy, world=self.world, judge=self.judge)
+        policy, world = load_policy(files["policy"], self.device), load_world(files["world"], self.device)
+        judge = load_judge(files["judge"], self.device)
+        sees(world, (env.size, env.size), "--env.size")
+        check_tasks(env.tasks)
+        if self.data:
+            starts = from_episodes(read(self.data, env.size), env.tasks, self.config.rl.middle)
+        else:
+            first = QuickstartConfig().photograph_layout
+            starts = from_photographs(photographs(env, self.photographs, first))
+        finetune(policy, world, judge, starts, self.out, self.config, self.device)
+        write(self.out / REPORT, collect(self.out))
+        print(f"Report: {self.out / REPORT}")
+        return wrote(self.out / "policy.safetensors")
+
+
+def _imitated(episodes: EpisodeSet, config: train.PolicyTraining) -> tuple[EpisodeSet, train.PolicyTraining]:
+    """The episodes and config as `train_policy` wants them, also where nobody said who the expert was."""
+    if len(episodes.where(source_prefix="expert")):
+        return episodes, config
+    chosen = episodes.select(episodes.succeeded | ~episodes.labelled)
+    if len(chosen) == 0:
+        raise InputError("data: found only labelled failures, expected demonstrations; give another data set")
+    print(f"no episode is marked as an expert's: imitating all {len(chosen)} that nobody labelled a failure")
+    alike = replace(chosen, source=("expert",) * len(chosen), task=("",) * len(chosen))
+    return alike, replace(config, demonstrations=len(chosen))

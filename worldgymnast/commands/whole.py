@@ -1,0 +1,90 @@
+"""The commands that do everything: doctor, quickstart, reproduce."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Self
+
+import tyro
+
+from worldgymnast import doctor, presets
+from worldgymnast.commands.command import LENT, Command, Computing, Weights, conclude
+from worldgymnast.config import to_dict
+from worldgymnast.envs.metaworld import check_tasks
+from worldgymnast.loops import reproduce
+from worldgymnast.loops.quickstart import QuickstartConfig, quickstart
+from worldgymnast.run import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doctor(Command):
+    """What this machine can run, what is missing, and what to do about it."""
+
+    def __call__(self) -> int:
+        """Prints the checks."""
+        checks = doctor.diagnose()
+        print(doctor.report(checks))
+        return doctor.exit_code(checks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quickstart(Computing):
+    """Finetune the starter policy in the starter world, measure both for real, and write the report.
+
+    Attributes:
+        config: how much of everything.
+        out: the run folder.
+        policy: another policy than the starter's.
+        world: another world model.
+        judge: another judge.
+    """
+
+    config: Annotated[QuickstartConfig, LENT] = QuickstartConfig()
+    out: Path = Path("runs/quickstart")
+    policy: Weights = None
+    world: Weights = None
+    judge: Weights = None
+
+    def __call__(self) -> int:
+        """Runs the loop, prints the table and writes the report."""
+        self.prepare()
+        given = {"policy": self.policy, "world": self.world, "judge": self.judge}
+        files = {name: path for name, path in given.items() if path is not None}
+        check_tasks(self.config.finetune.env.tasks)
+        found = quickstart(self.out, self.config, files, self.device)
+        conclude(self.out, found)
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduce(Computing):
+    """The whole method from nothing: record, imitate, record the policy, world, judge, gate, RL, evaluate, report.
+
+    Attributes:
+        config: the recipe; `--env...` holds for every stage.
+        preset: the recipe's name.
+        out: the run folder; runs/PRESET if left out.
+    """
+
+    takes_preset: ClassVar[bool] = True
+    config: Annotated[reproduce.Recipe, LENT]
+    preset: tyro.conf.Suppress[str] = ""
+    out: Path
+
+    @classmethod
+    def start(cls, recipe: reproduce.Recipe, name: str) -> Self:
+        """See `Command.start`."""
+        return cls(config=recipe, preset=name, out=Path("runs") / name)
+
+    def __call__(self) -> int:
+        """Runs every stage that is not finished, prints the table and writes the report."""
+        self.prepare()
+        recipe = presets.override(presets.preset(self.preset), self.config)
+        check_tasks(recipe.env.tasks)
+        with Run(self.out, to_dict(recipe)) as run:
+            found = reproduce.reproduce(self.out, recipe, self.device)
+            if run.finished is None:
+                run.finish({"preset": self.preset})
+        conclude(self.out, found)
+        return 0

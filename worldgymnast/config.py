@@ -1,0 +1,134 @@
+"""Configs to plain JSON and back, and components to one file each and back.
+
+Only this module turns configs into objects. A component file is a safetensors file whose metadata holds its kind, its
+config, its action spec and a manifest, so that one path is enough to rebuild it anywhere.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cattrs
+import torch
+from torch import nn
+
+from worldgymnast.actions import ActionSpec, ActionSpecMismatch
+from worldgymnast.judges.classifier import ClassifierConfig, SuccessClassifier
+from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
+from worldgymnast.types import InputError
+from worldgymnast.weights import load_into, load_weights, save_weights
+from worldgymnast.worldmodel.sampler import LatentWorldModel, WorldModelConfig
+
+Config = TypeVar("Config")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config dataclass as JSON-ready nested dictionaries."""
+    return json.loads(json.dumps(cattrs.Converter().unstructure(config)))
+
+
+def from_dict(kind: type[Config], data: Mapping[str, Any], where: str) -> Config:
+    """The inverse of `to_dict`; `where` names the file in messages.
+
+    Raises:
+        InputError: an unknown key (with the nearest known one) or a value of the wrong type.
+    """
+    _refuse_unknown(kind, data, where, "")
+    try:
+        return cattrs.Converter().structure(dict(data), kind)
+    except Exception as error:
+        detail = "; ".join(cattrs.transform_error(error)) if isinstance(error, ExceptionGroup) else str(error)
+        raise InputError(f"{where}: config does not fit {kind.__name__}: {detail}") from error
+
+
+def _refuse_unknown(kind: type[Any], data: Mapping[str, Any], where: str, prefix: str) -> None:
+    known = {f.name: f for f in fields(kind)}
+    for key, value in data.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+            raise InputError(f"{where}: field '{prefix}{key}': unknown, expected a field of {kind.__name__}; "
+                             f"did you mean '{near[0]}'?")  # fmt: skip
+        default = known[key].default
+        if is_dataclass(default) and isinstance(value, Mapping):
+            _refuse_unknown(type(default), value, where, f"{prefix}{key}.")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Where a component's weights come from.
+
+    Attributes:
+        recipe: the command that made it.
+        seed: its seed.
+        data: hash of the data it was trained on, or of the component it started from.
+        metrics: what was measured on it.
+    """
+
+    recipe: str = ""
+    seed: int = 0
+    data: str = ""
+    metrics: Mapping[str, float] | None = None
+
+
+def save_component(path: Path, component: nn.Module, manifest: Manifest, *, half: bool = False) -> None:
+    """Writes a policy, world model or judge as one safetensors file; `half` stores floats in 16 bits."""
+    tensors = {k: v.half() if half and v.is_floating_point() else v for k, v in component.state_dict().items()}
+    meta = {
+        "kind": type(component).__name__,
+        "config": json.dumps(to_dict(component.config)),
+        "manifest": json.dumps(to_dict(manifest)),
+    }
+    if isinstance(component, SmallVLA | LatentWorldModel):
+        meta["action_spec"] = json.dumps(component.action_spec.to_dict())
+    if isinstance(component, LatentWorldModel):
+        meta["fps"] = repr(component.fps)
+    save_weights(path, tensors, meta)
+
+
+def _load(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    tensors, meta = load_weights(path)
+    if meta.get("kind") != kind:
+        raise InputError(f"{path}: field 'kind': found {meta.get('kind', 'nothing')}, expected {kind}; give its file")
+    return {k: v.float() if v.dtype == torch.float16 else v for k, v in tensors.items()}, meta
+
+
+def _spec(path: Path, meta: Mapping[str, str]) -> ActionSpec:
+    try:
+        return ActionSpec.from_dict(json.loads(meta["action_spec"]))
+    except (KeyError, TypeError, ValueError, ActionSpecMismatch) as error:
+        raise InputError(f"{path}: field 'action_spec': found none that can be read ({error}), expected one") from error
+
+
+def load_policy(path: Path, device: str = "cpu") -> SmallVLA:
+    """A policy from its file."""
+    tensors, meta = _load(path, "SmallVLA")
+    policy = SmallVLA(from_dict(SmallVLAConfig, json.loads(meta["config"]), str(path)), _spec(path, meta))
+    load_into(policy, tensors, path)
+    return policy.to(device)
+
+
+def load_world(path: Path, device: str = "cpu") -> LatentWorldModel:
+    """A world model, its autoencoder included, from its file."""
+    tensors, meta = _load(path, "LatentWorldModel")
+    config = from_dict(WorldModelConfig, json.loads(meta["config"]), str(path))
+    world = LatentWorldModel(config, _spec(path, meta), float(meta["fps"]))
+    load_into(world, tensors, path)
+    return world.to(device).eval()
+
+
+def load_judge(path: Path, device: str = "cpu") -> SuccessClassifier:
+    """A learned judge from its file."""
+    tensors, meta = _load(path, "SuccessClassifier")
+    judge = SuccessClassifier(from_dict(ClassifierConfig, json.loads(meta["config"]), str(path)))
+    load_into(judge, tensors, path)
+    return judge.to(device).eval()
+
+
+def manifest_of(path: Path) -> dict[str, Any]:
+    """The manifest in a component's file."""
+    return json.loads(load_weights(path)[1].get("manifest", "{}"))

@@ -1,0 +1,198 @@
+"""Finetuning a policy in a world model: component files and logged episodes in, a better policy out."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+
+from worldgymnast.actions import require_same
+from worldgymnast.config import Manifest, load_policy, save_component, to_dict
+from worldgymnast.envs.imagined import ImaginedVectorEnv
+from worldgymnast.envs.metaworld import MetaWorldConfig, MetaWorldEnv, instructions
+from worldgymnast.episodes.windows import EpisodeSet
+from worldgymnast.execution.local import LocalPool
+from worldgymnast.judges.classifier import SuccessClassifier
+from worldgymnast.loops.reinforce import ReinforceConfig, Scored, reinforce
+from worldgymnast.loops.score import layouts, real_env, score_real
+from worldgymnast.policies.small_vla import SmallVLA
+from worldgymnast.rl.rollout import run as roll_out
+from worldgymnast.run import Run
+from worldgymnast.types import Metrics, Start
+from worldgymnast.weights import to_json, write_text
+from worldgymnast.worldmodel.sampler import LatentWorldModel
+
+SampleStarts = Callable[[np.random.Generator, int], list[Start]]
+"""Draws that many starts with that generator."""
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Reinforcement learning in imagination, scored against the real environment as it goes.
+
+    Attributes:
+        env: the real environment of the scorings.
+        rl: the loop.
+        score_layout: first layout of the scorings; never recorded ones, and not those of the final evaluation.
+        workers: processes of the real environment.
+    """
+
+    env: MetaWorldConfig = MetaWorldConfig()
+    rl: ReinforceConfig = ReinforceConfig()
+    score_layout: int = 5_000_000
+    workers: int = 2
+
+
+def finetune(
+    policy: SmallVLA,
+    world: LatentWorldModel,
+    judge: SuccessClassifier,
+    starts: SampleStarts,
+    out: Path,
+    config: FinetuneConfig,
+    device: str = "cpu",
+) -> SmallVLA:
+    """RL of `policy` from `starts`; OUT/policy.safetensors, and OUT/gallery.json with videos of the last scoring."""
+    require_same(policy.action_spec, world.action_spec, "policy and world model")
+    require_same(policy.action_spec, config.env.action_spec, "policy and real environment")
+    result = out / "policy.safetensors"
+    with Run(out, to_dict(config)) as run:
+        if run.finished is None:
+            trained = copy.deepcopy(policy).to(device)
+            metrics = _learn(trained, world, judge, starts, config, run)
+            save_component(result, trained, Manifest(run.command, config.rl.seed, "", metrics))
+            run.finish(metrics)
+    return load_policy(result, device)
+
+
+def _learn(
+    policy: SmallVLA,
+    world: LatentWorldModel,
+    judge: SuccessClassifier,
+    starts: SampleStarts,
+    config: FinetuneConfig,
+    run: Run,
+) -> Metrics:
+    rl, chunk = config.rl, policy.config.chunk
+
+    def imagine(rows: int, generator: torch.Generator) -> VectorEnv[Any, Any, Any]:
+        return ImaginedVectorEnv(
+            world, judge, rows=rows, chunk=chunk, horizon=rl.horizon, size=config.env.size, generator=generator
+        )
+
+    pool = LocalPool(copy.deepcopy(policy), imagine, rows=rl.rows, temperature=rl.temperature, seed=rl.seed)
+    real = real_env(replace(config.env, horizon=rl.horizon), chunk, config.workers)
+    try:
+        score = scorer(policy, imagine, real, config)
+        metrics, scored = reinforce(policy, pool, starts, score, rl, run)
+        if scored is not None:
+            save_gallery(run, scored, world.fps)
+        return metrics
+    finally:
+        real.close()
+
+
+def photographs(env: MetaWorldConfig, per_task: int, first_layout: int) -> list[Start]:
+    """One frame of each of `per_task` new layouts of every task, with a sentence each: no action is ever taken."""
+    camera = MetaWorldEnv(env)
+    try:
+        return [
+            replace(start, frame=camera.reset(seed=start.layout, options={"task": start.task})[0]["image"])
+            for start in layouts(env, per_task, first_layout)
+        ]
+    finally:
+        camera.close()
+
+
+def from_photographs(photos: Sequence[Start]) -> SampleStarts:
+    """Draws from `photos`, tasks in equal parts, each time with one of the task's sentences."""
+    by_task: dict[str, list[Start]] = {}
+    for photo in photos:
+        by_task.setdefault(photo.task, []).append(photo)
+
+    def sample(rng: np.random.Generator, count: int) -> list[Start]:
+        order = rng.permutation(len(by_task))
+        tasks = [sorted(by_task)[order[i % len(order)]] for i in range(count)]
+        chosen = [by_task[task][int(rng.integers(len(by_task[task])))] for task in tasks]
+        return [replace(s, instruction=str(rng.choice(instructions(s.task)))) for s in chosen]
+
+    return sample
+
+
+def from_episodes(episodes: EpisodeSet, tasks: Sequence[str], middle: float) -> SampleStarts:
+    """Draws starts from logged episodes, tasks in equal parts; a share `middle` from frames before any success."""
+    by_task = [episodes.where(task=task) for task in tasks if len(episodes.where(task=task))]
+
+    def sample(rng: np.random.Generator, count: int) -> list[Start]:
+        order = rng.permutation(len(by_task))
+        starts = []
+        for i in range(count):
+            e = int(rng.choice(by_task[order[i % len(order)]]))
+            index = 0
+            if rng.random() < middle:
+                first, length = int(episodes.first[e]), int(episodes.length[e])
+                hit = np.flatnonzero(episodes.success[first : first + length + 1])
+                index = int(rng.integers(0, max(1, (int(hit[0]) if len(hit) else length // 2) - 2)))
+            frame = np.asarray(episodes.frames[int(episodes.first[e]) + index])
+            starts.append(Start(frame, episodes.instruction[e], episodes.task[e]))
+        return starts
+
+    return sample
+
+
+def scorer(
+    policy: SmallVLA,
+    imagine: Callable[[int, torch.Generator], VectorEnv[Any, Any, Any]],
+    real: VectorEnv[Any, Any, Any],
+    config: FinetuneConfig,
+) -> Callable[[int], Scored | None]:
+    """Scores the greedy policy on the same starts, imagined and real."""
+    per_task = config.rl.evaluate_starts
+
+    def score(step: int) -> Scored | None:
+        if per_task == 0:
+            return None
+        starts = layouts(config.env, per_task, config.score_layout)
+        truly = score_real(policy, real, starts, temperature=0.0, seed=step)
+        generator = torch.Generator().manual_seed(step)
+        env = imagine(min(len(starts), config.rl.rows), generator)
+        dreamt = roll_out(env, policy, [r.start for r in truly], temperature=0.0, generator=generator)
+        return Scored(dreamt, truly)
+
+    return score
+
+
+def save_gallery(run: Run, scored: Scored, fps: float, per_task: int = 2) -> None:
+    """Videos of the same starts imagined and real, the worlds' mistakes first, and RUN/gallery.json about them."""
+    pairs = list(zip(scored.imagined, scored.real, strict=True))
+    wrong_first = sorted(range(len(pairs)), key=lambda i: pairs[i][0].verdict.score == pairs[i][1].verdict.score)
+    shown: dict[str, int] = {}
+    rows = []
+    for i in wrong_first:
+        dreamt, real = pairs[i]
+        task = real.start.task
+        if shown.setdefault(task, 0) >= per_task:
+            continue
+        name = f"{task}-{shown[task]}"
+        shown[task] += 1
+        run.video(f"{name}-imagined", dreamt.frames, fps)
+        run.video(f"{name}-real", real.frames, fps)
+        rows.append(
+            {
+                "name": name,
+                "task": task,
+                "instruction": real.start.instruction,
+                "layout": real.start.layout,
+                "fps": fps,
+                "verdict": dreamt.verdict.score,
+                "probability": dreamt.verdict.probability,
+                "real_success": real.verdict.score == 1.0,
+            }
+        )
+    write_text(run.path / "gallery.json", to_json(rows))

@@ -1,0 +1,85 @@
+"""The main job on shipped parts: finetune the starter policy in the starter world, and measure both for real.
+
+No real episode is used for training: reinforcement learning starts from photographs of new layouts. Real episodes only
+measure: a few at each scoring as it goes, and the paired evaluation at the end.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from worldgymnast.config import load_judge, load_policy, load_world, to_dict
+from worldgymnast.loops.finetune import FinetuneConfig, finetune, from_photographs, photographs
+from worldgymnast.loops.reinforce import ReinforceConfig
+from worldgymnast.loops.reproduce import Recipe, evaluate, stage
+from worldgymnast.loops.score import ScoreConfig
+from worldgymnast.run import Run
+from worldgymnast.types import InputError
+
+
+@dataclass(frozen=True)
+class QuickstartConfig:
+    """Finetuning from photographs, and the final evaluation.
+
+    Attributes:
+        finetune: RL and its scorings.
+        photographs: new layouts a task of which one frame each is taken.
+        photograph_layout: first of these layouts.
+        score: the final paired evaluation.
+    """
+
+    finetune: FinetuneConfig = FinetuneConfig(rl=ReinforceConfig(steps=15, evaluate_every=15, evaluate_starts=4))
+    photographs: int = 30
+    photograph_layout: int = 6_000_000
+    score: ScoreConfig = ScoreConfig(per_task=20, first_layout=7_000_000)
+
+
+def starter(name: str) -> Path:
+    """The file of a starter component: "policy", "world" or "judge"."""
+    path = Path(str(importlib.resources.files("worldgymnast") / "starter" / f"{name}.safetensors"))
+    if not path.is_file():
+        raise InputError(
+            f"{path}: found no file, expected the starter {name}; install a release that ships it, or make one: "
+            "worldgymnast reproduce metaworld"
+        )
+    return path
+
+
+def starter_budget() -> dict[str, int]:
+    """How many real episodes of each kind went into the starter components: "budget" in their manifest.json."""
+    file = importlib.resources.files("worldgymnast") / "starter" / "manifest.json"
+    return dict(json.loads(file.read_text()).get("budget", {})) if file.is_file() else {}
+
+
+def quickstart(
+    out: Path, config: QuickstartConfig, parts: Mapping[str, Path] | None = None, device: str = "cpu"
+) -> dict[str, Any]:
+    """RL in OUT/rl and OUT/evaluation.json; what is finished is skipped. Returns the evaluation.
+
+    Args:
+        out: the run folder.
+        config: how much of everything.
+        parts: files of "policy", "world" and "judge"; the starter's where left out.
+        device: where to train and imagine.
+    """
+    given = dict(parts or {})
+    files = {name: given.get(name) or starter(name) for name in ("policy", "world", "judge")}
+    before = load_policy(files["policy"], device)
+    after = out / "rl" / "policy.safetensors"
+    with Run(out, to_dict(config)) as run:
+        with stage(out, "reinforcement learning"):
+            world, judge = load_world(files["world"], device), load_judge(files["judge"], device)
+            finished = (out / "rl" / "summary.json").exists()
+            photos = [] if finished else photographs(config.finetune.env, config.photographs, config.photograph_layout)
+            finetune(before, world, judge, from_photographs(photos), out / "rl", config.finetune, device)
+        with stage(out, "real evaluation"):
+            scored = replace(Recipe(), env=config.finetune.env, seeds=(0,), score=config.score)
+            found = evaluate(out / "evaluation.json", {"before": files["policy"], "after": after}, scored, device)
+        count = config.photographs * len(config.finetune.env.tasks)
+        run.finish({"photographs": count, "starter_budget": {} if given else starter_budget()})
+    return found

@@ -1,0 +1,57 @@
+"""Imagining what was logged: the world model driven by real action sequences, whose true outcome is known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from worldgymnast.actions import converter
+from worldgymnast.episodes.windows import EpisodeSet
+from worldgymnast.types import WorldModel
+
+
+def replay(
+    world: WorldModel, episodes: EpisodeSet, *, seed: int, rows: int = 64, actions: np.ndarray | None = None
+) -> EpisodeSet:
+    """The same episodes as the world imagines them from their first frame.
+
+    Args:
+        world: the world model.
+        episodes: all of one length.
+        seed: of the imagination.
+        rows: episodes imagined side by side.
+        actions: other actions than the logged ones, float32 [e t a], such as those of another episode.
+
+    Returns:
+        A set with imagined frames and the true labels, sources prefixed with "imagined ".
+    """
+    length = int(episodes.length.max())
+    assert (episodes.length == length).all(), "replay: episodes differ in length"
+    convert = converter(episodes.spec, world.action_spec)
+    frame_rows = episodes.first[:, None] + np.arange(length + 1)
+    driven = episodes.actions[frame_rows[:, :-1]] if actions is None else actions
+    generator = torch.Generator().manual_seed(seed)
+    imagined = []
+    for i in range(0, len(episodes), rows):
+        first = torch.from_numpy(np.asarray(episodes.frames[frame_rows[i : i + rows, 0]]))
+        state = world.start(first)
+        _, frames = world.step(state, torch.from_numpy(convert(driven[i : i + rows])), generator=generator)
+        imagined.append(torch.cat([first[:, None], frames.cpu()], 1).flatten(0, 1).numpy())
+    return replace(
+        episodes,
+        frames=np.concatenate(imagined),
+        actions=episodes.actions[frame_rows].reshape(-1, episodes.spec.dim),
+        success=episodes.success[frame_rows].reshape(-1),
+        first=np.arange(len(episodes), dtype=np.int64) * (length + 1),
+        source=tuple(f"imagined {source}" for source in episodes.source),
+    )
+
+
+def shuffled_actions(episodes: EpisodeSet, seed: int) -> np.ndarray:
+    """Every episode's actions replaced by those of another, float32 [e t a]: what a world that listens must dislike."""
+    length = int(episodes.length.max())
+    driven = episodes.actions[episodes.first[:, None] + np.arange(length)]
+    order = np.random.default_rng(seed).permutation(len(episodes))
+    return driven[np.roll(order, 1)[np.argsort(order)]]

@@ -1,0 +1,234 @@
+"""The whole method from nothing: record, imitate, record the policy, world, judge, gate, RL, evaluate, report.
+
+Each stage writes a folder of its own under OUT and is skipped when it is finished, so the same command goes on where it
+was stopped. `quickstart` is the end of the same recipe on the components that are shipped.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from worldgymnast.config import load_policy
+from worldgymnast.envs.metaworld import MetaWorldConfig
+from worldgymnast.episodes.lerobot import LeRobotWriter, read
+from worldgymnast.episodes.windows import EpisodeSet, concatenate
+from worldgymnast.judges.classifier import SuccessClassifier
+from worldgymnast.loops.finetune import FinetuneConfig, finetune, from_episodes
+from worldgymnast.loops.record import RecordConfig, episodes_of, record
+from worldgymnast.loops.score import ScoreConfig, fidelity, gate, real_env, score_real
+from worldgymnast.loops.train import (
+    JudgeTraining,
+    PolicyTraining,
+    WorldTraining,
+    train_judge,
+    train_policy,
+    train_world,
+)
+from worldgymnast.policies.small_vla import SmallVLA
+from worldgymnast.rl.rollout import run as roll_out
+from worldgymnast.run import Progress
+from worldgymnast.types import Episode, Metrics, Start
+from worldgymnast.weights import write_text
+from worldgymnast.worldmodel.sampler import LatentWorldModel
+
+
+@dataclass(frozen=True)
+class PolicyRecordConfig:
+    """Labelled real rollouts of a policy.
+
+    Attributes:
+        temperatures: of sampling.
+        per_temperature: episodes per task and temperature.
+        length: actions in an episode.
+        seed: first layout; every task and temperature has its own.
+        workers: processes of the real environment.
+    """
+
+    temperatures: tuple[float, ...] = (0.5, 1.0, 1.5)
+    per_temperature: int = 40
+    length: int = 32
+    seed: int = 2_000_000
+    workers: int = 2
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything `reproduce` does.
+
+    Attributes:
+        env: the real environment.
+        record: demonstrations, noisy experts and play.
+        policy: imitation.
+        rollouts: the policy's own labelled rollouts, for world and judge.
+        held_out: rollouts of the same policy that nothing is trained on.
+        world, judge: their training.
+        finetune: RL.
+        seeds: RL seeds.
+        score: the final paired evaluation.
+    """
+
+    env: MetaWorldConfig = MetaWorldConfig()
+    record: RecordConfig = RecordConfig(expert=20, noisy=70, play=40)
+    policy: PolicyTraining = PolicyTraining()
+    rollouts: PolicyRecordConfig = PolicyRecordConfig()
+    held_out: PolicyRecordConfig = PolicyRecordConfig((0.5, 1.0), 15, seed=3_000_000)
+    world: WorldTraining = WorldTraining()
+    judge: JudgeTraining = JudgeTraining()
+    finetune: FinetuneConfig = FinetuneConfig()
+    seeds: tuple[int, ...] = (0, 1, 2)
+    score: ScoreConfig = ScoreConfig()
+
+
+@contextmanager
+def stage(out: Path, name: str) -> Iterator[None]:
+    """Times a stage and files its seconds in OUT/stages.json, added up over interruptions that ended cleanly."""
+    print(f"== {name}", flush=True)
+    began = time.perf_counter()
+    yield
+    file = out / "stages.json"
+    seconds: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
+    spent = time.perf_counter() - began
+    if spent > seconds.get(name, 0.0):
+        write_text(file, json.dumps(seconds | {name: round(spent, 1)}, indent=2) + "\n")
+
+
+def record_to(path: Path, config: RecordConfig) -> EpisodeSet:
+    """Records into a LeRobot folder, unless it is there."""
+    if not path.exists():
+        total = len(config.env.tasks) * (config.expert + config.noisy + config.play)
+        env = config.env
+        with (
+            LeRobotWriter(path, env.action_spec, 80.0 / env.hold, env.size) as writer,
+            Progress("recording", total) as progress,
+        ):
+            for episode in record(config):
+                writer.add(episode)
+                progress.advance()
+    return read(path)
+
+
+def record_policy_to(path: Path, policy: SmallVLA, env: MetaWorldConfig, config: PolicyRecordConfig) -> EpisodeSet:
+    """Records labelled real rollouts of `policy` into a LeRobot folder, unless it is there."""
+    if not path.exists():
+        total = len(config.temperatures) * len(env.tasks) * config.per_temperature
+        with (
+            LeRobotWriter(path, env.action_spec, 80.0 / env.hold, env.size) as writer,
+            Progress("recording the policy", total) as progress,
+        ):
+            for episode in policy_episodes(policy, env, config):
+                writer.add(episode)
+                progress.advance()
+    return read(path)
+
+
+def policy_episodes(policy: SmallVLA, env: MetaWorldConfig, config: PolicyRecordConfig) -> Iterator[Episode]:
+    """Labelled real rollouts of `policy`, on layouts and with sentences drawn from `config.seed`."""
+    from worldgymnast.envs.metaworld import instructions
+
+    real = real_env(replace(env, horizon=config.length), policy.config.chunk, config.workers)
+    rng = np.random.default_rng(config.seed)
+    blank = np.zeros((env.size, env.size, 3), np.uint8)
+    try:
+        for i, temperature in enumerate(config.temperatures):
+            for t, task in enumerate(env.tasks):
+                base = config.seed + 100_000 * t + 1000 * i
+                sentences = rng.choice(instructions(task), config.per_temperature)
+                starts = [Start(blank, str(s), task, base + j) for j, s in enumerate(sentences)]
+                import torch
+
+                generator = torch.Generator().manual_seed(base)
+                rollouts = roll_out(real, policy, starts, temperature=temperature, generator=generator)
+                yield from episodes_of(rollouts, f"policy@{temperature:g}", policy.action_spec, 80.0 / env.hold)
+    finally:
+        real.close()
+
+
+def reproduce(out: Path, recipe: Recipe, device: str = "cpu") -> dict[str, Any]:
+    """Runs every stage that is not finished; returns what `evaluate` found."""
+    out.mkdir(parents=True, exist_ok=True)
+    with stage(out, "record"):
+        logged = record_to(out / "data" / "logged", recipe.record)
+    with stage(out, "imitate"):
+        policy = train_policy(logged, out / "sft", recipe.policy, device)
+    with stage(out, "record the policy"):
+        own = record_policy_to(out / "data" / "policy", policy, recipe.env, recipe.rollouts)
+        held = record_policy_to(out / "data" / "held_out", policy, recipe.env, recipe.held_out)
+    episodes = concatenate([logged, own])
+    with stage(out, "world model"):
+        world = train_world(episodes, out / "world", recipe.world, device)
+    with stage(out, "judge"):
+        judge = train_judge(episodes, world, out / "judge", recipe.judge, device)
+    with stage(out, "gate"):
+        check_world(out / "gate.json", world, judge, held, recipe)
+    for seed in recipe.seeds:
+        with stage(out, f"reinforce {seed}"):
+            config = replace(recipe.finetune, rl=replace(recipe.finetune.rl, seed=seed))
+            starts = from_episodes(episodes, recipe.env.tasks, recipe.finetune.rl.middle)
+            finetune(policy, world, judge, starts, out / f"rl-{seed}", config, device)
+    with stage(out, "evaluate"):
+        policies = {"sft": out / "sft" / "policy.safetensors"}
+        policies |= {f"rl-{s}": out / f"rl-{s}" / "policy.safetensors" for s in recipe.seeds}
+        return evaluate(out / "evaluation.json", policies, recipe, device)
+
+
+def check_world(
+    file: Path, world: LatentWorldModel, judge: SuccessClassifier, held: EpisodeSet, recipe: Recipe
+) -> Metrics:
+    """The gate before RL and the fidelity of the world on held-out rollouts; kept in `file`."""
+    if file.exists():
+        return json.loads(file.read_text())
+    chunk, horizon = recipe.policy.policy.chunk, recipe.finetune.rl.horizon
+    found: dict[str, Any] = dict(gate(world, judge, held, horizon=horizon, stride=chunk, seed=0))
+    length = min(30, int(held.length.min()))
+    found["fidelity"] = {k: v.tolist() for k, v in fidelity(world, held, length, seed=0).items()}
+    write_text(file, json.dumps(found, indent=2) + "\n")
+    return found
+
+
+def evaluate(file: Path, policies: dict[str, Path], recipe: Recipe, device: str) -> dict[str, Any]:
+    """Real outcomes of every policy on the same starts; kept in `file` policy by policy."""
+    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    missing = {name: path for name, path in policies.items() if name not in found}
+    if not missing:
+        return found
+    loaded = {name: load_policy(path, device) for name, path in missing.items()}
+    chunk = next(iter(loaded.values())).config.chunk
+    env = real_env(recipe.env, chunk, recipe.score.workers)
+    try:
+        for name, policy in loaded.items():
+            found[name] = _outcomes(policy, env, recipe, name)
+            write_text(file, json.dumps(found) + "\n")
+    finally:
+        env.close()
+    return found
+
+
+def _outcomes(policy: SmallVLA, env: Any, recipe: Recipe, name: str) -> list[dict[str, Any]]:
+    """One row per episode. RL seed s is scored on layouts of its own, any other policy on those of every seed."""
+    from worldgymnast.loops.score import layouts
+
+    seeds: Sequence[int] = [int(name.removeprefix("rl-"))] if name.startswith("rl-") else recipe.seeds
+    rows = []
+    for seed in seeds:
+        first = recipe.score.first_layout + seed * 1000
+        starts = layouts(recipe.env, recipe.score.per_task, first)
+        with Progress(f"evaluating {name} on the layouts of seed {seed}", len(starts)) as progress:
+            for i in range(0, len(starts), 10):
+                part = starts[i : i + 10]
+                rollouts = score_real(policy, env, part, temperature=recipe.score.temperature, seed=seed)
+                rows += [
+                    {"task": r.start.task, "layout": r.start.layout, "seed": seed, "success": r.verdict.score == 1.0}
+                    for r in rollouts
+                ]
+                progress.advance(len(part))
+    return rows
+
+

@@ -1,0 +1,116 @@
+"""Scoring a policy on fixed starts: for real, imagined, or both; the paired tables and the gate before RL."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+
+from worldgymnast.envs.metaworld import MetaWorldConfig, MetaWorldEnv, instructions
+from worldgymnast.envs.wrappers import vectorise
+from worldgymnast.episodes.windows import EpisodeSet
+from worldgymnast.evaluation.agreement import (
+    balanced_accuracy,
+    fidelity_by_horizon,
+    true_negative_rate,
+    true_positive_rate,
+)
+from worldgymnast.evaluation.success import EpisodeResult
+from worldgymnast.judges.classifier import SuccessClassifier
+from worldgymnast.loops.replay import replay, shuffled_actions
+from worldgymnast.loops.train import clip_probabilities
+from worldgymnast.policies.small_vla import SmallVLA
+from worldgymnast.rl.rollout import run
+from worldgymnast.types import Metrics, Rollout, Start
+from worldgymnast.worldmodel.sampler import LatentWorldModel
+
+
+@dataclass(frozen=True)
+class ScoreConfig:
+    """Real evaluation.
+
+    Attributes:
+        per_task: episodes per task.
+        temperature: of sampling; 0 is greedy.
+        first_layout: layouts count up from here; never recorded ones.
+        workers: processes that run the real environment.
+    """
+
+    per_task: int = 50
+    temperature: float = 0.0
+    first_layout: int = 1_000_000
+    workers: int = 2
+
+
+def real_env(config: MetaWorldConfig, chunk: int, workers: int) -> VectorEnv[Any, Any, Any]:
+    """The real environment in `workers` processes."""
+    return vectorise(functools.partial(MetaWorldEnv, config), workers, chunk)
+
+
+def layouts(config: MetaWorldConfig, per_task: int, first: int) -> list[Start]:
+    """Starts on consecutive layouts of every task; frames are blank until the real environment has shown them."""
+    blank = np.zeros((config.size, config.size, 3), np.uint8)
+    return [Start(blank, instructions(t)[0], t, first + i) for t in config.tasks for i in range(per_task)]
+
+
+def score_real(
+    policy: SmallVLA, env: VectorEnv[Any, Any, Any], starts: Sequence[Start], *, temperature: float, seed: int
+) -> list[Rollout]:
+    """Real rollouts whose starts carry the frame that was really seen."""
+    generator = torch.Generator().manual_seed(seed)
+    rollouts = run(env, policy, starts, temperature=temperature, generator=generator)
+    return [replace(r, start=replace(r.start, frame=r.frames[0])) for r in rollouts]
+
+
+def results(rollouts: Sequence[Rollout], seed: int) -> list[EpisodeResult]:
+    """Outcomes for the paired tables."""
+    return [
+        EpisodeResult(
+            r.start.task,
+            r.start.layout if r.start.layout is not None else -1,
+            seed,
+            None if r.verdict.score is None else r.verdict.score > 0.5,
+            len(r.frames) - 1,
+        )
+        for r in rollouts
+    ]
+
+
+def gate(
+    world: LatentWorldModel, judge: SuccessClassifier, held_out: EpisodeSet, *, horizon: int, stride: int, seed: int
+) -> Metrics:
+    """How often world and judge together know the true outcome of held-out real rollouts, imagined again.
+
+    Returns:
+        True-positive and true-negative rate and balanced accuracy, on the real frames ("real_*") and on imagined
+        replays of the same action sequences ("imagined_*").
+    """
+    found: Metrics = {}
+    real = cut(held_out, horizon)
+    for name, episodes in (("real", real), ("imagined", replay(world, real, seed=seed))):
+        verdicts = clip_probabilities(judge, episodes, stride) >= float(judge.threshold)
+        truth = episodes.succeeded
+        found[f"{name}_true_positive"] = true_positive_rate(verdicts, truth).value
+        found[f"{name}_true_negative"] = true_negative_rate(verdicts, truth).value
+        found[f"{name}_balanced_accuracy"] = balanced_accuracy(verdicts, truth).value
+    return found
+
+
+def cut(episodes: EpisodeSet, length: int) -> EpisodeSet:
+    """The first `length` actions of every episode."""
+    return replace(episodes, length=np.minimum(episodes.length, length))
+
+
+def fidelity(world: LatentWorldModel, episodes: EpisodeSet, length: int, seed: int) -> dict[str, np.ndarray]:
+    """`fidelity_by_horizon` of imagined replays over `length` frames, with shuffled actions beside."""
+    real = cut(episodes, length)
+    shape = (len(real), length + 1, *real.frames.shape[1:])
+    truth = np.asarray(real.frames[real.first[:, None] + np.arange(length + 1)])
+    imagined = replay(world, real, seed=seed).frames.reshape(shape)
+    shuffled = replay(world, real, seed=seed, actions=shuffled_actions(real, seed)).frames.reshape(shape)
+    return fidelity_by_horizon(truth, imagined, shuffled, seed)

@@ -1,0 +1,203 @@
+"""Training each learned part from logged episodes: one run folder in, one component file out.
+
+Every function is resumable, and does nothing but read its result where it is already there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from worldgymnast.config import Manifest, load_judge, load_policy, load_world, save_component, to_dict
+from worldgymnast.envs.metaworld import INSTRUCTIONS
+from worldgymnast.episodes.windows import EpisodeSet
+from worldgymnast.judges.classifier import ClassifierConfig, SuccessClassifier, smooth
+from worldgymnast.loops.batches import encode_all, frame_batches, imitation_batches, latent_batches, success_batches
+from worldgymnast.loops.replay import replay
+from worldgymnast.loops.supervised import Batches, FitConfig, fit
+from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
+from worldgymnast.run import Run
+from worldgymnast.types import InputError, Metrics
+from worldgymnast.worldmodel.sampler import LatentWorldModel, WorldModelConfig
+
+
+@dataclass(frozen=True)
+class PolicyTraining:
+    """Imitation of demonstrations.
+
+    Attributes:
+        policy: sizes.
+        demonstrations: expert episodes per task that are imitated; the first ones logged.
+        batch: looks a step.
+        fit: the optimiser.
+    """
+
+    policy: SmallVLAConfig = SmallVLAConfig()
+    demonstrations: int = 5
+    batch: int = 64
+    fit: FitConfig = FitConfig(steps=800, lr=1e-3)
+
+
+@dataclass(frozen=True)
+class WorldTraining:
+    """The autoencoder first, then the transformer over its latents.
+
+    Attributes:
+        world: sizes.
+        frames: frames a step of the autoencoder.
+        autoencoder: its optimiser.
+        clips, length: clips a step of the transformer, and actions a clip.
+        fit: its optimiser.
+    """
+
+    world: WorldModelConfig = WorldModelConfig()
+    frames: int = 32
+    autoencoder: FitConfig = FitConfig(steps=1700, lr=2e-3, weight_decay=0.0, ema=0.99)
+    clips: int = 8
+    length: int = 16
+    fit: FitConfig = FitConfig(steps=4000, lr=1.5e-3, ema=0.995)
+
+
+@dataclass(frozen=True)
+class JudgeTraining:
+    """The classifier, on real episodes and on imagined replays of them.
+
+    Attributes:
+        judge: sizes.
+        batch: pairs of frames a step.
+        fit: the optimiser.
+        calibration: policy rollouts per task set aside to choose the threshold.
+        stride: the judge will see every that many frames; the policy's chunk.
+    """
+
+    judge: ClassifierConfig = ClassifierConfig()
+    batch: int = 64
+    fit: FitConfig = FitConfig(steps=1200, lr=1e-3)
+    calibration: int = 15
+    stride: int = 2
+
+
+def data_hash(episodes: EpisodeSet) -> str:
+    """First 16 hex digits of the SHA-256 over actions, labels and layouts."""
+    digest = hashlib.sha256()
+    for part in (episodes.actions, episodes.success, episodes.layout, episodes.length):
+        digest.update(np.ascontiguousarray(part).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def demonstrations(episodes: EpisodeSet, per_task: int) -> EpisodeSet:
+    """The first `per_task` expert episodes of every task."""
+    chosen = [episodes.where(task=task, source_prefix="expert")[:per_task] for task in sorted(set(episodes.task))]
+    short = [task for task, rows in zip(sorted(set(episodes.task)), chosen, strict=True) if len(rows) < per_task]
+    if short:
+        raise InputError(
+            f"field 'demonstrations': expected {per_task} expert episodes a task, found fewer for {short}; record more"
+        )
+    return episodes.select(np.concatenate(chosen))
+
+
+def train_policy(episodes: EpisodeSet, out: Path, config: PolicyTraining, device: str = "cpu") -> SmallVLA:
+    """Imitation learning; OUT/policy.safetensors."""
+    result = out / "policy.safetensors"
+    with Run(out, to_dict(config)) as run:
+        if run.finished is None:
+            demos = demonstrations(episodes, config.demonstrations)
+            torch.manual_seed(config.fit.seed)
+            policy = SmallVLA(config.policy, episodes.spec).to(device)
+            batches = imitation_batches(demos, config.policy.chunk, config.batch, config.fit.seed, INSTRUCTIONS)
+            metrics = fit(policy, batches, config.fit, run, "imitation")
+            save_component(result, policy, Manifest(run.command, config.fit.seed, data_hash(demos), metrics))
+            run.finish(metrics)
+    return load_policy(result, device)
+
+
+def train_world(episodes: EpisodeSet, out: Path, config: WorldTraining, device: str = "cpu") -> LatentWorldModel:
+    """Autoencoder and transformer; OUT/world.safetensors."""
+    result = out / "world.safetensors"
+    with Run(out, to_dict(config)) as run:
+        if run.finished is None:
+            torch.manual_seed(config.fit.seed)
+            world = LatentWorldModel(config.world, episodes.spec, episodes.fps).to(device)
+            _train_autoencoder(world, episodes, out / "autoencoder", config)
+            latents = encode_all(world.autoencoder, np.asarray(episodes.frames))
+            batches = latent_batches(episodes, latents, config.length, config.clips, config.fit.seed, world.device)
+            metrics = fit(world, batches, config.fit, run, "world model")
+            save_component(result, world, Manifest(run.command, config.fit.seed, data_hash(episodes), metrics))
+            run.finish(metrics)
+    return load_world(result, device)
+
+
+def _train_autoencoder(world: LatentWorldModel, episodes: EpisodeSet, out: Path, config: WorldTraining) -> None:
+    """Trains the autoencoder inside `world` in place and measures its latents; OUT is a run of its own."""
+    autoencoder = world.autoencoder.requires_grad_(True)
+    batches = frame_batches(episodes, config.frames, config.autoencoder.seed)
+    with Run(out, to_dict(config.autoencoder)) as run:
+        metrics = fit(autoencoder, batches, config.autoencoder, run, "autoencoder")
+        autoencoder.measure_latents(batches(step)["frames"] for step in range(32))
+        run.finish(metrics)
+    autoencoder.requires_grad_(False)
+
+
+def train_judge(
+    real: EpisodeSet, world: LatentWorldModel, out: Path, config: JudgeTraining, device: str = "cpu"
+) -> SuccessClassifier:
+    """The success classifier, on `real` and on its imagined replays; OUT/judge.safetensors.
+
+    Some policy rollouts of each task are set aside; the threshold is the one that best tells their imagined replays
+    apart by their true outcome.
+    """
+    result = out / "judge.safetensors"
+    with Run(out, to_dict(config)) as run:
+        if run.finished is None:
+            torch.manual_seed(config.fit.seed)
+            train, aside = split_for_calibration(real, config.calibration, config.fit.seed)
+            imagined = replay(world, train, seed=config.fit.seed)
+            judge = SuccessClassifier(config.judge).to(device)
+            batches: Batches = success_batches([train, imagined], config.batch, config.fit.seed, INSTRUCTIONS)
+            metrics = fit(judge, batches, config.fit, run, "judge")
+            metrics |= calibrate(judge, replay(world, aside, seed=config.fit.seed + 1), config.stride)
+            save_component(result, judge, Manifest(run.command, config.fit.seed, data_hash(train), metrics))
+            run.finish(metrics)
+    return load_judge(result, device)
+
+
+def split_for_calibration(episodes: EpisodeSet, per_task: int, seed: int) -> tuple[EpisodeSet, EpisodeSet]:
+    """Sets `per_task` policy rollouts of each task aside; where there are none, any episodes."""
+    policy = episodes.where(source_prefix="policy")
+    if len(policy) == 0:
+        return episodes.split(per_task, seed)
+    _, aside = episodes.select(policy).split(per_task, seed)
+    held = set(aside.first.tolist())
+    keep = np.array([first not in held for first in episodes.first.tolist()])
+    return episodes.select(keep), aside
+
+
+def calibrate(judge: SuccessClassifier, episodes: EpisodeSet, stride: int) -> Metrics:
+    """Sets the judge's threshold to the one of best balanced accuracy on `episodes`."""
+    best = clip_probabilities(judge, episodes, stride)
+    truth = episodes.succeeded
+    candidates = np.linspace(0.05, 0.95, 91)
+    rates = [(np.mean(best[truth] >= c), np.mean(best[~truth] < c)) for c in candidates]
+    balanced = [float(np.nanmean(pair)) for pair in rates]
+    top = np.flatnonzero(np.array(balanced) >= max(balanced) - 1e-9)
+    threshold = float(candidates[top[len(top) // 2]])
+    with torch.no_grad():
+        judge.threshold.fill_(threshold)
+    return {"threshold": threshold, "calibration_balanced_accuracy": float(max(balanced))}
+
+
+def clip_probabilities(judge: SuccessClassifier, episodes: EpisodeSet, stride: int) -> np.ndarray:
+    """The judge's belief in the success of every episode (all of one length), float [e]."""
+    length = int(episodes.length.max())
+    rows = episodes.first[:, None] + np.arange(0, length + 1, stride)
+    found = [
+        judge.probabilities(np.asarray(episodes.frames[rows[i : i + 32]]), episodes.instruction[i : i + 32])
+        for i in range(0, len(episodes), 32)
+    ]
+    return np.array([smooth(p).max() for part in found for p in part])
+
+

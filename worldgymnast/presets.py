@@ -1,0 +1,96 @@
+"""Named functions, each of which returns a whole recipe. Tuning is a flag; another component or scale is a preset."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import replace
+
+from worldgymnast.envs.metaworld import MetaWorldConfig
+from worldgymnast.judges.classifier import ClassifierConfig
+from worldgymnast.loops.finetune import FinetuneConfig
+from worldgymnast.loops.quickstart import QuickstartConfig
+from worldgymnast.loops.record import RecordConfig
+from worldgymnast.loops.reinforce import ReinforceConfig
+from worldgymnast.loops.reproduce import PolicyRecordConfig, Recipe
+from worldgymnast.loops.score import ScoreConfig
+from worldgymnast.loops.supervised import FitConfig
+from worldgymnast.loops.train import JudgeTraining, PolicyTraining, WorldTraining
+from worldgymnast.policies.small_vla import SmallVLAConfig
+from worldgymnast.types import InputError
+from worldgymnast.worldmodel.autoencoder import AutoencoderConfig
+from worldgymnast.worldmodel.sampler import WorldModelConfig
+from worldgymnast.worldmodel.transformer import TransformerConfig
+
+
+def metaworld() -> Recipe:
+    """The six-task suite from nothing: up to four hours on two cores."""
+    return Recipe()
+
+
+def quickstart() -> Recipe:
+    """The end of `metaworld` on the starter components: some minutes on two cores."""
+    short = QuickstartConfig()
+    return replace(metaworld(), finetune=short.finetune, score=short.score, seeds=(short.finetune.rl.seed,))
+
+
+def debug() -> Recipe:
+    """Every stage with tiny everything, under a minute on a CPU; its numbers mean nothing."""
+    env = MetaWorldConfig(tasks=("drawer-open", "door-close"), horizon=8)
+    brief = FitConfig(steps=10, log_every=5, save_every=5)
+    world = WorldModelConfig(
+        AutoencoderConfig(channels=8, widths=(8, 16, 16), blocks=(1, 1, 1)),
+        TransformerConfig(channels=8, width=64, layers=1, heads=2, window=4),
+    )
+    rl = ReinforceConfig(steps=2, starts=2, group_size=4, rows=8, horizon=8, evaluate_every=2, evaluate_starts=1)
+    return aligned(
+        Recipe(
+            env=env,
+            record=RecordConfig(expert=2, noisy=2, play=2, length=8, workers=1),
+            policy=PolicyTraining(SmallVLAConfig(width=16, blocks=1, hidden=32), demonstrations=2, batch=8, fit=brief),
+            rollouts=PolicyRecordConfig((1.0,), 3, length=8, workers=1),
+            held_out=PolicyRecordConfig((1.0,), 2, length=8, seed=3_000_000, workers=1),
+            world=WorldTraining(world, frames=8, autoencoder=brief, clips=2, length=4, fit=brief),
+            judge=JudgeTraining(ClassifierConfig(widths=(8, 8, 16)), batch=8, fit=brief, calibration=1),
+            finetune=FinetuneConfig(rl=rl, workers=1),
+            seeds=(0,),
+            score=ScoreConfig(per_task=2, workers=1),
+        )
+    )
+
+
+PRESETS: dict[str, Callable[[], Recipe]] = {f.__name__: f for f in (metaworld, quickstart, debug)}
+
+
+def preset(name: str) -> Recipe:
+    """The recipe of that name.
+
+    Raises:
+        InputError: there is none; the message has the nearest.
+    """
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.0)[0]
+        raise InputError(f"preset: found '{name}', expected one of {', '.join(PRESETS)}; did you mean '{near}'?")
+    return PRESETS[name]()
+
+
+def aligned(recipe: Recipe) -> Recipe:
+    """The recipe with its one `env` in every stage that has the real environment."""
+    return replace(
+        recipe, record=replace(recipe.record, env=recipe.env), finetune=replace(recipe.finetune, env=recipe.env)
+    )
+
+
+def override(base: Recipe, changed: Recipe) -> Recipe:
+    """`changed`, made from `base` by flags, with its `env` in every stage.
+
+    Raises:
+        InputError: a flag changed the environment of one stage alone.
+    """
+    for name, before, after in (
+        ("record.env", base.record.env, changed.record.env),
+        ("finetune.env", base.finetune.env, changed.finetune.env),
+    ):
+        if before != after:
+            raise InputError(f"field '{name}': differs from 'env', expected one for all stages; use --env flags")
+    return aligned(changed)

@@ -1,0 +1,265 @@
+"""From a run folder to its `Report`: reads files only, so that it works on any machine and on unfinished runs."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from worldgymnast.episodes.lerobot_layout import INFO, read_layout
+from worldgymnast.evaluation.success import Difference, EpisodeResult, Rate, SuccessTable, success_table
+from worldgymnast.report.report import Curve, GapRow, Pair, Report, Series
+from worldgymnast.types import InputError
+from worldgymnast.video import decode
+
+Rows = Sequence[Mapping[str, Any]]
+
+_KINDS = {
+    "expert": "demonstrations",
+    "noisy": "noisy-expert episodes",
+    "play": "play episodes",
+    "policy": "labelled policy rollouts",
+}
+_CURVES = (
+    ("Reward in imagination", "reward", True),
+    ("Groups without signal", "zero_advantage_groups", True),
+    ("Failed judgements", "judge_error_rate", True),
+    ("Probability ratio", "last_ratio", False),
+    ("Clip fraction", "last_clip_fraction", True),
+    ("Entropy, nats a token", "entropy", False),
+    ("KL to the start policy, nats a token", "kl_to_start", False),
+    ("Imagined frames per second", "imagined_frames_per_second", False),
+)
+_TRAINED = (("sft", "Imitation"), ("world/autoencoder", "Autoencoder"), ("world", "World model"), ("judge", "Judge"))
+_MOST_SERIES = 4
+
+
+def collect(run: Path) -> Report:
+    """The report on a folder of `reproduce`, `quickstart`, `rl` or `evaluate`, finished or not.
+
+    Raises:
+        InputError: the folder is none of these.
+    """
+    run = Path(run)
+    learners = _learners(run)
+    evaluation, gate = _json(run / "evaluation.json", {}), _json(run / "gate.json", {})
+    logs = {path.name: _metrics(path) for path in learners}
+    if not (learners or evaluation or gate or (run / "data").is_dir()):
+        raise InputError(f"{run}: found neither rl*/ nor evaluation.json, expected a run folder; check the path")
+    return Report(
+        title=f"{run.resolve().name}: a policy finetuned in a world model" if learners else run.resolve().name,
+        command=_command(run, learners),
+        versions=_versions(run, learners),
+        table=success(evaluation),
+        gap=[row for path in learners[:1] for row in _gap(logs[path.name], _config(path))],
+        curves=[*_learning(logs), *_fidelity(gate), *_training(run)],
+        gallery=[pair for path in learners[:1] for pair in _gallery(path)],
+        budget=_budget(run, learners, logs, evaluation),
+        stages=_json(run / "stages.json", {}),
+        notes=_notes(_json(run / "summary.json", {}), gate, learners, evaluation),
+    )
+
+
+def success(evaluation: Mapping[str, Rows]) -> SuccessTable | None:
+    """The paired table of an evaluation: its first policy against all others together; None where one is missing."""
+    names = list(evaluation)
+    if len(names) < 2:
+        return None
+    after = [row for name in names[1:] for row in evaluation[name]]
+    there = {(row["task"], row["layout"], row["seed"]) for row in after}
+    before = [row for row in evaluation[names[0]] if (row["task"], row["layout"], row["seed"]) in there]
+    return success_table(_results(before), _results(after))
+
+
+def _results(rows: Rows) -> list[EpisodeResult]:
+    return [EpisodeResult(r["task"], r["layout"], r["seed"], r["success"], int(r.get("frames", 0))) for r in rows]
+
+
+# ---------------------------------------------------------------- files
+
+
+def _json(path: Path, default: Any) -> Any:
+    if not path.is_file():
+        return default
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path}: found no JSON ({error}), expected a run's file; remove it and run again") from error
+
+
+def _metrics(run: Path) -> list[dict[str, float]]:
+    """metrics.jsonl, null as NaN; a last line cut off by a kill is left out."""
+    file = run / "metrics.jsonl"
+    if not file.is_file():
+        return []
+    lines = file.read_text().split("\n")[:-1]
+    return [{k: math.nan if v is None else v for k, v in json.loads(line).items()} for line in lines]
+
+
+def _learners(run: Path) -> list[Path]:
+    """RL runs: those inside, or the folder itself."""
+    inside = sorted(path for path in run.glob("rl*") if (path / "metrics.jsonl").is_file())
+    own = any("reward" in row for row in _metrics(run)[:1])
+    return inside or ([run] if own else [])
+
+
+def _config(learner: Path) -> dict[str, Any]:
+    return _json(learner / "config.json", {})
+
+
+def _command(run: Path, learners: Sequence[Path]) -> str:
+    for folder in (run, *learners):
+        if (file := folder / "command.txt").is_file():
+            return file.read_text().splitlines()[0]
+    return ""
+
+
+def _versions(run: Path, learners: Sequence[Path]) -> dict[str, str]:
+    for folder in (run, *learners):
+        if found := _json(folder / "versions.json", {}):
+            return found
+    return {}
+
+
+# ---------------------------------------------------------------- curves
+
+
+def _series(name: str, rows: Rows, key: str) -> Series | None:
+    shown = [(row["step"], row[key]) for row in rows if key in row]
+    return Series(name, [x for x, _ in shown], [y for _, y in shown]) if shown else None
+
+
+def _learning(logs: Mapping[str, Rows]) -> list[Curve]:
+    """What RL logs every step, a line a seed, and imagined beside real success."""
+    curves = []
+    rates = [("imagined", "imagined_success"), ("real", "real_success"), ("gap", "gap")]
+    for name, rows in logs.items():
+        lines = [line for label, key in rates if (line := _series(label, rows, key))]
+        if lines:
+            curves.append(Curve(f"Success on the same starts, {name}", lines, percent=False))
+    for title, key, percent in _CURVES:
+        lines = [line for name, rows in logs.items() if (line := _series(name, rows, key))]
+        if lines:
+            curves.append(Curve(title, lines[:_MOST_SERIES], percent=percent))
+    return curves
+
+
+def _fidelity(gate: Mapping[str, Any]) -> list[Curve]:
+    found = gate.get("fidelity")
+    if not found:
+        return []
+    steps = found["horizon"]
+    lines = [
+        Series("world", steps, found["psnr"], found["psnr_low"], found["psnr_high"]),
+        Series("copy of the first frame", steps, found["copy"]),
+        Series("shuffled actions", steps, found["shuffled"]),
+    ]
+    return [Curve("PSNR on held-out real actions, dB", lines, x="imagined frame")]
+
+
+def _training(run: Path) -> list[Curve]:
+    found = [(title, _series("loss", _metrics(run / folder), "loss")) for folder, title in _TRAINED]
+    return [Curve(f"{title}: loss", [line]) for title, line in found if line]
+
+
+def _scorings(rows: Rows) -> list[Mapping[str, float]]:
+    return [row for row in rows if "gap" in row]
+
+
+def _starts(config: Mapping[str, Any]) -> int:
+    """Starts of one scoring."""
+    return int(config.get("rl", {}).get("evaluate_starts", 0)) * len(config.get("env", {}).get("tasks", ()))
+
+
+def _gap(rows: Rows, config: Mapping[str, Any]) -> list[GapRow]:
+    count = _starts(config)
+
+    def rate(share: float) -> Rate:
+        return Rate(round(share * count), count)
+
+    return [
+        GapRow(
+            int(row["step"]),
+            rate(row["imagined_success"]),
+            rate(row["real_success"]),
+            Difference(row["gap"], row["gap_low"], row["gap_high"], count, math.nan),
+        )
+        for row in _scorings(rows)
+    ]
+
+
+# ---------------------------------------------------------------- videos, cost, words
+
+
+def _gallery(learner: Path) -> list[Pair]:
+    def clip(name: str) -> np.ndarray | None:
+        file = learner / "videos" / f"{name}.mp4"
+        return decode(file) if file.is_file() else None
+
+    return [
+        Pair(
+            row["instruction"],
+            clip(f"{row['name']}-imagined"),
+            clip(f"{row['name']}-real"),
+            row["fps"],
+            None if row["verdict"] is None else row["verdict"] > 0.5,
+            row["probability"],
+            row["real_success"],
+            note=f"{row['task']}, layout {row['layout']}",
+        )
+        for row in _json(learner / "gallery.json", [])
+    ]
+
+
+def _budget(
+    run: Path, learners: Sequence[Path], logs: Mapping[str, Rows], evaluation: Mapping[str, Rows]
+) -> dict[str, int]:
+    """Real episodes by kind: those that trained something, and those that only measured."""
+    counts: dict[str, int] = {}
+    for data in sorted((run / "data").glob("*")) if (run / "data").is_dir() else []:
+        if not (data / INFO).is_file():
+            continue
+        for record in read_layout(data).records:
+            kind = record.source.partition("@")[0]
+            name = _KINDS.get(kind, kind or "other episodes")
+            name += ", held out" if data.name == "held_out" else ""
+            counts[name] = counts.get(name, 0) + 1
+    summary = _json(run / "summary.json", {})
+    counts |= {f"{kind} (made the starter)": int(n) for kind, n in summary.get("starter_budget", {}).items()}
+    scored = sum(len(_scorings(logs[path.name])) * _starts(_config(path)) for path in learners)
+    if scored:
+        counts["episodes to watch RL (no training)"] = scored
+    if measured := sum(len(rows) for rows in evaluation.values()):
+        counts["evaluation episodes (no training)"] = measured
+    return counts
+
+
+def _notes(
+    summary: Mapping[str, Any], gate: Mapping[str, Any], learners: Sequence[Path], evaluation: Mapping[str, Rows]
+) -> list[str]:
+    notes = []
+    if "photographs" in summary:
+        notes.append(
+            f"Trained in imagination alone, from {summary['photographs']} photographs of new layouts: "
+            "0 real episodes were used for training in this run."
+        )
+    if "imagined_true_positive" in gate:
+        success_rate, failure_rate = gate["imagined_true_positive"], gate["imagined_true_negative"]
+        notes.append(
+            "Gate before RL: in imagined replays of held-out real rollouts, world and judge together know "
+            f"{_share(success_rate)} of the true successes and {_share(failure_rate)} of the true failures "
+            "(90 % of each is asked for)."
+        )
+    if len(evaluation) > 2:
+        notes.append(f"The policy after is {len(evaluation) - 1} policies, one a seed, each on layouts of its own.")
+    if len(learners) > 1:
+        notes.append(f"Imagined against real success and the videos are those of {learners[0].name}.")
+    return notes
+
+
+def _share(value: float) -> str:
+    return "an unknown share" if math.isnan(value) else f"{100 * value:.0f} %"
