@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import tyro
@@ -34,7 +34,7 @@ class Command:
     takes_preset: ClassVar[bool] = False
 
     @classmethod
-    def start(cls, recipe: Recipe, name: str) -> Self:
+    def start(cls, recipe: Recipe, name: str) -> Command:
         """The command as a preset fills it in, before the flags."""
         raise NotImplementedError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar
 
 import tyro
 from tyro.conf import Positional
@@ -33,7 +33,7 @@ class Record(Command):
     out: Path
 
     @classmethod
-    def start(cls, recipe: reproduce.Recipe, name: str) -> Self:
+    def start(cls, recipe: reproduce.Recipe, name: str) -> Command:
         """See `Command.start`."""
         return cls(config=recipe.record, out=tyro.MISSING)
 

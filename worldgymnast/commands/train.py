@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar
 
 import tyro
 from tyro.conf import Positional
@@ -12,6 +12,7 @@ from tyro.conf import Positional
 from worldgymnast.commands.command import (
     LENT,
     REPORT,
+    Command,
     Computing,
     Size,
     Weights,
@@ -136,7 +137,7 @@ class Rl(Computing):
     out: Path
 
     @classmethod
-    def start(cls, recipe: reproduce.Recipe, name: str) -> Self:
+    def start(cls, recipe: reproduce.Recipe, name: str) -> Command:
         """See `Command.start`."""
         return cls(config=recipe.finetune, out=tyro.MISSING)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar
 
 import tyro
 
@@ -73,7 +73,7 @@ class Reproduce(Computing):
     out: Path
 
     @classmethod
-    def start(cls, recipe: reproduce.Recipe, name: str) -> Self:
+    def start(cls, recipe: reproduce.Recipe, name: str) -> Command:
         """See `Command.start`."""
         return cls(config=recipe, preset=name, out=Path("runs") / name)
 

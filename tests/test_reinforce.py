@@ -1,0 +1,200 @@
+"""The loop: killed and resumed equals never killed, an outage changes no reward, success is reinforced."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from worldgymnast.actions import metaworld_spec
+from worldgymnast.envs.imagined import ImaginedVectorEnv
+from worldgymnast.execution.local import LocalPool
+from worldgymnast.loops.reinforce import ReinforceConfig, reinforce
+from worldgymnast.loops.supervised import FitConfig, fit
+from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
+from worldgymnast.rl.rollout import group
+from worldgymnast.rl.rollout import run as roll_out
+from worldgymnast.rl.trainer import Trainer, TrainerConfig, stack
+from worldgymnast.run import Run, weights_hash
+from worldgymnast.text import SentenceEncoder
+from worldgymnast.types import Clip, InputError, RolloutGroup, Start, Verdict
+from worldgymnast.worldmodel.autoencoder import AutoencoderConfig
+from worldgymnast.worldmodel.sampler import LatentWorldModel, WorldModelConfig
+from worldgymnast.worldmodel.transformer import TransformerConfig
+
+SPEC = metaworld_spec(6)
+TEXT = SentenceEncoder()
+TINY = WorldModelConfig(
+    autoencoder=AutoencoderConfig(channels=4, widths=(8, 8, 16), blocks=(0, 0, 0)),
+    transformer=TransformerConfig(channels=4, width=16, layers=1, heads=2, window=3),
+    steps=1,
+)
+
+
+class BrightnessJudge:
+    """A real, if silly, reward: whether the last frame is redder than the first."""
+
+    name = "redder-v1"
+
+    def __init__(self, fail: bool = False):
+        self.fail = fail
+
+    def score(self, clips: Sequence[Clip]) -> list[Verdict]:
+        verdicts = []
+        for i, clip in enumerate(clips):
+            change = float(clip.frames[-1, ..., 0].mean()) - float(clip.frames[0, ..., 0].mean())
+            broken = self.fail and i % 3 == 0
+            score = None if broken else float(change > 0)
+            verdicts.append(Verdict(score, None if broken else 0.5, error="outage" if broken else None))
+        return verdicts
+
+
+@pytest.fixture
+def policy() -> SmallVLA:
+    torch.manual_seed(0)
+    return SmallVLA(SmallVLAConfig(width=16, blocks=1, hidden=32), SPEC, TEXT)
+
+
+@pytest.fixture
+def world() -> LatentWorldModel:
+    torch.manual_seed(1)
+    made = LatentWorldModel(TINY, SPEC, 10.0).eval()
+    with torch.no_grad():
+        for p in made.transformer.parameters():
+            p.add_(torch.randn_like(p) * 0.3)
+    return made
+
+
+def starts(rng: np.random.Generator, count: int) -> list[Start]:
+    return [Start(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8), "open the drawer", "t") for _ in range(count)]
+
+
+CONFIG = ReinforceConfig(steps=4, starts=2, group_size=4, horizon=4, rows=8, evaluate_every=100, resample=1, save_every=1)
+
+
+def learn(policy: SmallVLA, world: LatentWorldModel, out: Path, stop_after: int | None = None) -> str:
+    """Runs the loop on a copy of `policy`, killed while it collects for the first time after that many syncs."""
+    trained = copy.deepcopy(policy)
+
+    class Pool(LocalPool):
+        def collect(self, starts: Sequence[Start], group_size: int) -> list[RolloutGroup]:
+            if stop_after is not None and self.version > stop_after:
+                raise KeyboardInterrupt
+            return super().collect(starts, group_size)
+
+    def env(rows: int, generator: torch.Generator) -> ImaginedVectorEnv:
+        return ImaginedVectorEnv(
+            world, BrightnessJudge(), rows=rows, chunk=2, horizon=4, size=64, generator=generator
+        )
+
+    pool = Pool(copy.deepcopy(policy), env, rows=8, temperature=1.0, seed=0)
+    with Run(out, {"steps": 4}) as run:
+        reinforce(trained, pool, starts, lambda step: None, CONFIG, run)
+    return weights_hash(trained.state_dict())
+
+
+def test_rl_killed_and_resumed_equals_the_run_never_killed(
+    policy: SmallVLA, world: LatentWorldModel, tmp_path: Path
+) -> None:
+    whole = learn(policy, world, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        learn(policy, world, tmp_path / "killed", stop_after=1)
+    assert learn(policy, world, tmp_path / "killed") == whole
+    assert whole != weights_hash(policy.state_dict())
+
+
+def test_fit_killed_and_resumed_equals_the_run_never_killed(tmp_path: Path) -> None:
+    config = FitConfig(steps=9, save_every=3, log_every=1)
+
+    def train(out: Path, stop: int | None = None) -> str:
+        torch.manual_seed(0)
+        world = LatentWorldModel(TINY, SPEC, 10.0)
+
+        def batches(step: int) -> dict[str, torch.Tensor]:
+            if step == stop:
+                raise KeyboardInterrupt
+            g = torch.Generator().manual_seed(step)
+            return {
+                "latents": torch.randn(2, 5, 8, 8, 4, generator=g),
+                "actions": torch.rand(2, 4, 4, generator=g),
+                "mask": torch.ones(2, 4, dtype=torch.bool),
+            }
+
+        with Run(out, {}) as run:
+            fit(world, batches, config, run, "test")
+        return weights_hash(world.state_dict())
+
+    whole = train(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "killed", stop=7)
+    assert train(tmp_path / "killed") == whole
+
+
+def groups_of(policy: SmallVLA, world: LatentWorldModel, fail: bool) -> list[RolloutGroup]:
+    env = ImaginedVectorEnv(
+        world, BrightnessJudge(fail), rows=24, chunk=2, horizon=4, size=64, generator=torch.Generator().manual_seed(0)
+    )
+    wanted = [s for s in starts(np.random.default_rng(0), 4) for _ in range(6)]
+    return group(roll_out(env, policy, wanted, temperature=1.0, generator=torch.Generator().manual_seed(0)), 6)
+
+
+def test_a_judge_outage_in_the_middle_of_training_changes_no_reward(policy: SmallVLA, world: LatentWorldModel) -> None:
+    """What was judged keeps its score, and the update equals one on groups that never held the failed rollouts."""
+    sound, broken = groups_of(policy, world, fail=False), groups_of(policy, world, fail=True)
+    for one, two in zip(sound, broken, strict=True):
+        for a, b in zip(one.rollouts, two.rollouts, strict=True):
+            assert b.verdict.score is None or b.verdict.score == a.verdict.score
+    assert sum(g.judge_errors for g in broken) == 8
+    without = [
+        RolloutGroup(g.start, tuple(r for r in g.rollouts if r.verdict.score is not None)) for g in broken
+    ]
+    hashes = []
+    for groups in (broken, without):
+        trained = copy.deepcopy(policy)
+        metrics = Trainer(trained, TrainerConfig()).update(groups, torch.Generator().manual_seed(0))
+        hashes.append(weights_hash(trained.state_dict()))
+        assert metrics["zero_advantage_groups"] < 1
+    assert hashes[0] == hashes[1]
+
+
+def test_too_many_judge_errors_stop_the_run(policy: SmallVLA, world: LatentWorldModel, tmp_path: Path) -> None:
+    def env(rows: int, generator: torch.Generator) -> ImaginedVectorEnv:
+        return ImaginedVectorEnv(
+            world, BrightnessJudge(fail=True), rows=rows, chunk=2, horizon=4, size=64, generator=generator
+        )
+
+    pool = LocalPool(copy.deepcopy(policy), env, rows=8, temperature=1.0, seed=0)
+    with Run(tmp_path / "run", {}) as run, pytest.raises(InputError, match="judge failed on"):
+        reinforce(policy, pool, starts, lambda step: None, CONFIG, run)
+
+
+def test_ratio_is_one_before_the_first_update(policy: SmallVLA, world: LatentWorldModel) -> None:
+    groups = groups_of(policy, world, fail=False)
+    metrics = Trainer(policy, TrainerConfig(updates=1)).update(groups, torch.Generator().manual_seed(0))
+    assert metrics["ratio_error"] < 2e-5
+    assert metrics["clip_fraction"] == 0
+    assert metrics["kl_to_start"] == pytest.approx(0, abs=1e-6)
+
+
+def test_an_update_makes_the_successful_rollouts_likelier(policy: SmallVLA, world: LatentWorldModel) -> None:
+    groups = groups_of(policy, world, fail=False)
+    rollouts = [r for g in groups for r in g.rollouts if 0 < g.scores.mean() < 1]
+    won = torch.tensor([r.verdict.score == 1 for r in rollouts])
+    obs, chunk, _ = stack(rollouts)
+    before = policy.logprobs(obs, chunk).detach().unflatten(0, (len(rollouts), -1)).sum((1, 2, 3))
+    Trainer(policy, replace(TrainerConfig(), lr=1e-3)).update(groups, torch.Generator().manual_seed(0))
+    after = policy.logprobs(obs, chunk).detach().unflatten(0, (len(rollouts), -1)).sum((1, 2, 3))
+    change = after - before
+    assert change[won].mean() > change[~won].mean()
+
+
+def test_imagined_environment_refuses_a_horizon_that_is_no_multiple_of_the_chunk(world: LatentWorldModel) -> None:
+    with pytest.raises(InputError, match="multiple"):
+        ImaginedVectorEnv(
+            world, BrightnessJudge(), rows=1, chunk=2, horizon=5, size=64, generator=torch.Generator()
+        )
