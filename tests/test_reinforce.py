@@ -74,7 +74,7 @@ def starts(rng: np.random.Generator, count: int) -> list[Start]:
     return [Start(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8), "open the drawer", "t") for _ in range(count)]
 
 
-CONFIG = ReinforceConfig(steps=4, starts=2, group_size=4, horizon=4, rows=8, evaluate_every=100, resample=1, save_every=1)
+CONFIG = ReinforceConfig(steps=4, starts=2, group_size=4, horizon=4, rows=8, evaluate_every=100, save_every=1)
 
 
 def learn(policy: SmallVLA, world: LatentWorldModel, out: Path, stop_after: int | None = None) -> str:

@@ -81,6 +81,11 @@ class TrainWorld(Computing):
         self.prepare()
         episodes = read(self.data, self.size)
         fits(self.config.world.autoencoder.shrink, self.config.world.transformer.grid, episodes.size, "--size")
+        if (width := self.config.world.transformer.action_dim) != episodes.spec.dim:
+            raise InputError(
+                f"field 'world.transformer.action_dim': found {width}, expected {episodes.spec.dim} as in the data; "
+                f"add --world.transformer.action-dim {episodes.spec.dim}"
+            )
         train.train_world(episodes, self.out, self.config, self.device)
         return wrote(self.out / "world.safetensors")
 

@@ -74,6 +74,8 @@ class ReinforceConfig:
         horizon: actions in an imagined rollout.
         evaluate_every: steps between two scorings; the first and the last step are always scored.
         evaluate_starts: starts per task of one scoring.
+        keep_best: end with the weights that scored highest for real, the untrained ones included, rather than the last:
+            where imagined success climbs alone, the policy that is handed out is then no worse.
         judge_error_limit: share of failed judgements above which the run stops.
         trainer: the update.
         seed: of every random draw.
@@ -90,6 +92,7 @@ class ReinforceConfig:
     horizon: int = 24
     evaluate_every: int = 10
     evaluate_starts: int = 8
+    keep_best: bool = True
     judge_error_limit: float = 0.2
     trainer: TrainerConfig = TrainerConfig()
     seed: int = 0
@@ -124,6 +127,8 @@ def reinforce(
             if step % config.evaluate_every == 0 or step == config.steps:
                 scored = score(step)
                 last = scored.metrics() if scored else last
+                if scored:
+                    trainer.keep_best(last["real_success"], step)
                 metrics |= last
             if step < config.steps:
                 metrics |= _train(trainer, pool, starts, config, step)
@@ -131,7 +136,8 @@ def reinforce(
             run.log(step, metrics)
             if (step + 1) % config.save_every == 0 and step < config.steps:
                 trainer.save(run, step + 1)
-    return last, scored
+    best = trainer.restore_best() if config.keep_best else None
+    return last if best is None else last | {"best_step": float(best)}, scored
 
 
 def _train(

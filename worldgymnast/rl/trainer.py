@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,12 +40,26 @@ class _Sample:
     advantage: float
 
 
+@dataclass(frozen=True)
+class Best:
+    """The weights that scored highest for real, and when."""
+
+    value: float
+    step: int
+    weights: dict[str, Tensor]
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
 class Trainer:
-    """Holds the policy being trained, a frozen copy of where it began, and the optimiser."""
+    """Holds the policy being trained, a frozen copy of where it began, the best one so far, and the optimiser."""
 
     def __init__(self, policy: Policy, config: TrainerConfig):
         assert isinstance(policy, nn.Module)
         self.policy, self.config = policy, config
+        self.best: Best | None = None
         self.reference = copy.deepcopy(policy).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(policy.parameters(), lr=config.lr, weight_decay=0.0)
 
@@ -66,25 +80,43 @@ class Trainer:
             metrics |= step if update == 0 else {f"last_{k}": v for k, v in step.items()}
         return metrics
 
+    def keep_best(self, value: float, step: int) -> None:
+        """Remembers these weights if none scored higher; a tie goes to the later ones."""
+        assert isinstance(self.policy, nn.Module)
+        if self.best is None or value >= self.best.value:
+            self.best = Best(value, step, {k: v.detach().clone() for k, v in self.policy.state_dict().items()})
+
+    def restore_best(self) -> int | None:
+        """Puts the best weights back into the policy and returns their step; None where nothing was scored."""
+        assert isinstance(self.policy, nn.Module)
+        if self.best is None:
+            return None
+        self.policy.load_state_dict(self.best.weights)
+        return self.best.step
+
     def save(self, run: Run, step: int) -> None:
-        """Writes a checkpoint of policy, start policy and optimiser."""
+        """Writes a checkpoint of policy, start policy, best policy and optimiser."""
         assert isinstance(self.policy, nn.Module)
         assert isinstance(self.reference, nn.Module)
         tensors, state = optimizer_tensors(self.optimizer)
         models = {f"policy.{k}": v for k, v in self.policy.state_dict().items()}
         models |= {f"reference.{k}": v for k, v in self.reference.state_dict().items()}
-        run.save(step, models | tensors, {"optimizer": state})
+        scored = None
+        if self.best is not None:
+            models |= {f"best.{k}": v for k, v in self.best.weights.items()}
+            scored = {"value": self.best.value, "step": self.best.step}
+        run.save(step, models | tensors, {"optimizer": state, "best": scored})
 
     def resume(self, run: Run) -> int:
         """Goes on from the newest checkpoint; returns the number of finished steps."""
         checkpoint = run.load()
         if checkpoint is None:
             return 0
-        for name, module in (("policy", self.policy), ("reference", self.reference)):
+        for name, module in (("policy.", self.policy), ("reference.", self.reference)):
             assert isinstance(module, nn.Module)
-            prefix = f"{name}."
-            weights = {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
-            load_into(module, weights, run.path)
+            load_into(module, _under(checkpoint.tensors, name), run.path)
+        if scored := checkpoint.state["best"]:
+            self.best = Best(scored["value"], scored["step"], _under(checkpoint.tensors, "best."))
         load_optimizer_tensors(self.optimizer, checkpoint.tensors, checkpoint.state["optimizer"])
         return checkpoint.step
 

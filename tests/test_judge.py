@@ -1,0 +1,106 @@
+"""The learned judge: it learns, it finds when success came, its threshold follows labels it has not seen."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from worldgymnast.actions import metaworld_spec
+from worldgymnast.episodes.windows import EpisodeSet, from_episodes
+from worldgymnast.judges.classifier import ClassifierConfig, SuccessClassifier, smooth
+from worldgymnast.loops.batches import success_batches
+from worldgymnast.loops.train import calibrate, clip_probabilities, split_for_calibration
+from worldgymnast.text import SentenceEncoder
+from worldgymnast.types import Clip, Episode, InputError, Judge
+
+TEXT = SentenceEncoder()
+
+
+def logged(count: int, seed: int = 0) -> EpisodeSet:
+    """Episodes in which a green square appears where the task is done; half of them never succeed."""
+    rng = np.random.default_rng(seed)
+    episodes = []
+    for i in range(count):
+        frames = rng.integers(90, 110, (7, 64, 64, 3), dtype=np.uint8)
+        success = np.zeros(7, bool)
+        if i % 2:
+            at = int(rng.integers(2, 6))
+            frames[at:, 20:40, 20:40] = [0, 255, 0]
+            success[at:] = True
+        actions = np.zeros((6, 4), np.float32)
+        source = "policy@1" if i >= count // 2 else "expert"
+        episodes.append(
+            Episode(frames, actions, "open the drawer", "t", 10.0, metaworld_spec(6), success, source, layout=i)
+        )
+    return from_episodes(episodes)
+
+
+@pytest.fixture(scope="module")
+def judge() -> SuccessClassifier:
+    torch.manual_seed(0)
+    made = SuccessClassifier(ClassifierConfig(widths=(8, 8, 16)), TEXT)
+    batches = success_batches([logged(20)], 32, 0, {})
+    optimizer = torch.optim.Adam(made.parameters(), lr=3e-3)
+    for step in range(40):
+        loss, _ = made.loss({**batches(step), "generator": torch.Generator().manual_seed(step)})
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return made
+
+
+def test_it_is_a_judge_and_tells_success_from_failure_on_new_episodes(judge: SuccessClassifier) -> None:
+    assert isinstance(judge, Judge)
+    episodes = logged(16, seed=1)
+    clips = [Clip(e.frames, e.instruction) for e in (episodes.episode(i) for i in range(16))]
+    found = [v.score == 1.0 for v in judge.score(clips)]
+    assert found == episodes.succeeded.tolist()
+
+
+def test_it_finds_when_success_came(judge: SuccessClassifier) -> None:
+    episode = logged(2, seed=3).episode(1)
+    assert episode.success is not None
+    true = int(np.flatnonzero(episode.success)[0])
+    (verdict,) = judge.score([Clip(episode.frames, episode.instruction)])
+    assert verdict.success_frame is not None
+    assert abs(verdict.success_frame - true) <= 1
+
+
+def test_clips_of_different_lengths_keep_their_order(judge: SuccessClassifier) -> None:
+    one, two = logged(2, seed=4).episode(0), logged(2, seed=4).episode(1)
+    short = Clip(two.frames[-2:], two.instruction)
+    verdicts = judge.score([Clip(two.frames, ""), short, Clip(one.frames, "")])
+    alone = [judge.score([clip])[0] for clip in (Clip(two.frames, ""), short, Clip(one.frames, ""))]
+    for a, b in zip(verdicts, alone, strict=True):
+        assert a.score == b.score
+        assert a.probability == pytest.approx(b.probability, abs=1e-5)
+
+
+def test_calibration_moves_the_threshold_to_where_labels_part(judge: SuccessClassifier) -> None:
+    episodes = logged(20, seed=5)
+    metrics = calibrate(judge, episodes, 1)
+    belief = clip_probabilities(judge, episodes, 1)
+    assert ((belief >= metrics["threshold"]) == episodes.succeeded).mean() == metrics["calibration_balanced_accuracy"] == 1
+
+
+def test_calibration_sets_only_policy_rollouts_aside_and_trains_on_none_of_them() -> None:
+    train, aside = split_for_calibration(logged(20), 3, 0)
+    assert len(aside) == 3
+    assert all(source.startswith("policy") for source in aside.source)
+    assert not set(aside.layout) & set(train.layout)
+    assert len(train) == 17
+
+
+def test_smoothing_needs_two_frames_to_agree() -> None:
+    assert smooth(np.array([0.0, 1.0, 0.0, 0.0])).max() == 0.5
+    assert smooth(np.array([0.0, 0.0, 1.0])).tolist() == [0.0, 0.5, 1.0]
+
+
+def test_episodes_without_labels_are_refused() -> None:
+    episodes = logged(2)
+    unlabelled = from_episodes(
+        [Episode(e.frames, e.actions, e.instruction, e.task, e.fps, e.spec) for e in map(episodes.episode, range(2))]
+    )
+    with pytest.raises(InputError, match="success labels"):
+        success_batches([unlabelled], 4, 0, {})
