@@ -31,7 +31,7 @@ SPEC = metaworld_spec(6)
 TEXT = SentenceEncoder()
 TINY = WorldModelConfig(
     autoencoder=AutoencoderConfig(channels=4, widths=(8, 8, 16), blocks=(0, 0, 0)),
-    transformer=TransformerConfig(channels=4, width=16, layers=1, heads=2, window=3),
+    transformer=TransformerConfig(channels=4, grid=(8, 8), patch=2, width=16, layers=1, heads=2, window=3),
     steps=1,
 )
 

@@ -16,7 +16,7 @@ from worldgymnast.worldmodel.transformer import TransformerConfig, VideoTransfor
 SPEC = metaworld_spec(6)
 SMALL = WorldModelConfig(
     autoencoder=AutoencoderConfig(channels=4, widths=(8, 8, 16), blocks=(0, 0, 1)),
-    transformer=TransformerConfig(channels=4, width=32, layers=2, heads=2, window=5),
+    transformer=TransformerConfig(channels=4, grid=(8, 8), patch=2, width=32, layers=2, heads=2, window=5),
 )
 
 
@@ -34,11 +34,12 @@ def frames(b: int) -> torch.Tensor:
     return torch.randint(0, 256, (b, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("steps", [1, 2, 4])
-def test_sampler_with_its_cache_equals_sampler_without_frame_by_frame(steps: int) -> None:
+@pytest.mark.parametrize(("steps", "context"), [(1, 2), (2, 0), (2, 1), (4, 2)])
+def test_sampler_with_its_cache_equals_sampler_without_frame_by_frame(steps: int, context: int) -> None:
     """Also beyond the window (5 frames), where it slides."""
-    cached = randomised(replace(SMALL, steps=steps))
-    plain = LatentWorldModel(replace(SMALL, steps=steps, cached=False), SPEC, 10.0).eval()
+    config = replace(SMALL, steps=steps, transformer=replace(SMALL.transformer, context=context))
+    cached = randomised(config)
+    plain = LatentWorldModel(replace(config, cached=False), SPEC, 10.0).eval()
     plain.load_state_dict(cached.state_dict())
     actions = torch.rand(3, 14, 4, generator=torch.Generator().manual_seed(2)) * 2 - 1
     states = [w.start(frames(3)) for w in (cached, plain)]
@@ -68,10 +69,10 @@ def test_later_frames_do_not_change_earlier_ones() -> None:
     torch.manual_seed(0)
     net = randomised().transformer
     x, level, actions = torch.randn(1, 6, 8, 8, 4), torch.rand(1, 6) * 1000, torch.randn(1, 6, 4)
-    one, _ = net(x, level, actions, x)
+    one, _ = net(x, level, actions, torch.cat([x, x], -1))
     changed = x.clone()
     changed[:, 4:] += 1
-    two, _ = net(changed, level, actions, changed)
+    two, _ = net(changed, level, actions, torch.cat([changed, changed], -1))
     assert torch.equal(one[:, :4], two[:, :4])
     assert not torch.equal(one[:, 4:], two[:, 4:])
 
@@ -82,10 +83,10 @@ def test_a_frame_sees_no_further_back_than_the_window() -> None:
         for p in net.parameters():
             p.add_(torch.randn_like(p) * 0.1)
     x, level, actions = torch.randn(1, 5, 8, 8, 4), torch.rand(1, 5) * 1000, torch.randn(1, 5, 4)
-    one, _ = net(x, level, actions, x)
+    one, _ = net(x, level, actions, torch.cat([x, x], -1))
     changed = x.clone()
     changed[:, 0] += 1
-    two, _ = net(changed, level, actions, changed)
+    two, _ = net(changed, level, actions, torch.cat([changed, changed], -1))
     assert torch.allclose(one[:, 2:], two[:, 2:], atol=1e-6)
 
 

@@ -40,7 +40,7 @@ def debug() -> Recipe:
     brief = FitConfig(steps=10, log_every=5, save_every=5)
     world = WorldModelConfig(
         AutoencoderConfig(channels=8, widths=(8, 16, 16), blocks=(1, 1, 1)),
-        TransformerConfig(channels=8, width=64, layers=1, heads=2, window=4),
+        TransformerConfig(channels=8, grid=(8, 8), patch=2, width=64, layers=1, heads=2, window=4),
     )
     rl = ReinforceConfig(steps=2, starts=2, group_size=4, rows=8, horizon=8, evaluate_every=2, evaluate_starts=1)
     return aligned(

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-import tyro
 from tyro.conf import Positional
 
 from worldgymnast.actions import require_same
@@ -25,7 +24,7 @@ class Record(Command):
 
     Attributes:
         config: how many of each kind.
-        out: the data set's folder, a new one.
+        out: the data set's folder, a new one; data/PRESET if left out.
     """
 
     takes_preset: ClassVar[bool] = True
@@ -35,7 +34,7 @@ class Record(Command):
     @classmethod
     def start(cls, recipe: reproduce.Recipe, name: str) -> Command:
         """See `Command.start`."""
-        return cls(config=recipe.record, out=tyro.MISSING)
+        return cls(config=recipe.record, out=Path("data") / name)
 
     def __call__(self) -> int:
         """Records."""

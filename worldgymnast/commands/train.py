@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-import tyro
 from tyro.conf import Positional
 
 from worldgymnast.commands.command import (
@@ -129,7 +128,7 @@ class Rl(Computing):
         judge: the judge's file; the starter's if left out.
         data: data sets whose frames are the starts; without, photographs of new layouts.
         photographs: how many a task.
-        out: the run folder.
+        out: the run folder; runs/rl-PRESET if left out.
     """
 
     takes_preset: ClassVar[bool] = True
@@ -144,7 +143,7 @@ class Rl(Computing):
     @classmethod
     def start(cls, recipe: reproduce.Recipe, name: str) -> Command:
         """See `Command.start`."""
-        return cls(config=recipe.finetune, out=tyro.MISSING)
+        return cls(config=recipe.finetune, out=Path("runs") / f"rl-{name}")
 
     def __call__(self) -> int:
         """Trains and writes the report."""

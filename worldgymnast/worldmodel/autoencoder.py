@@ -1,7 +1,8 @@
 """The image autoencoder: uint8 frames to latents of unit variance and back, frame by frame.
 
-Convolutional, eight times smaller on each side, with noise on the latents while training so that the decoder forgives
-small errors of the world model. The latents are standardised by statistics measured once after training
+Convolutional, sixteen times smaller on each side: a narrow bottleneck, so that a slightly wrong latent still decodes to
+a sharp picture and the world model has few numbers to predict. There is noise on the latents while training so that
+the decoder forgives small errors. The latents are standardised by statistics measured once after training
 (`measure_latents`), as published image VAEs are by their scaling factor.
 """
 
@@ -25,15 +26,15 @@ class AutoencoderConfig:
 
     Attributes:
         channels: latent channels, c.
-        widths: convolution channels at 1/2, 1/4 and 1/8 of the frame's size.
+        widths: convolution channels at 1/2, 1/4, ... of the frame's size.
         blocks: residual blocks at each of these.
         noise: standard deviation of the noise on the latents while training, relative to theirs.
     """
 
     channels: int = 32
-    widths: tuple[int, ...] = (32, 64, 128)
-    blocks: tuple[int, ...] = (1, 1, 2)
-    noise: float = 0.1
+    widths: tuple[int, ...] = (32, 64, 128, 192)
+    blocks: tuple[int, ...] = (1, 1, 2, 2)
+    noise: float = 0.05
 
     @property
     def shrink(self) -> int:
@@ -53,7 +54,7 @@ class _Residual(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """Frames uint8 [... h w 3] to latents float32 [... h/8 w/8 c] and back."""
+    """Frames uint8 [... h w 3] to latents float32 [... h/16 w/16 c] and back."""
 
     def __init__(self, config: AutoencoderConfig):
         super().__init__()

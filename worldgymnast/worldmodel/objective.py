@@ -2,10 +2,10 @@
 
 A frame at level s in [0, 1] is x_s = (1 - s) noise + s x (Lipman et al. 2023; s = 0 is pure noise); every frame of a
 clip has its own s (Chen et al. 2024, diffusion forcing). The network answers with the change from the previous frame
-to the clean frame x, and the loss is its squared error, weighted toward what moves. Half of all levels are 0, where
-few-step sampling spends its steps.
+to the clean frame x, and the loss is its squared error, weighted toward what moves. Most levels are 0, where few-step
+sampling spends its steps.
 
-The previous frame enters clean, corrupted by noise, or as the model itself imagined it (`self_rollout`): the network
+The first frame of the clip enters beside the previous one as an anchor for what does not move. The previous frame enters clean, corrupted by noise, or as the model itself imagined it (`self_rollout`): the network
 is then asked to come back from its own drift to the truth, which is what it must do when a policy acts inside it.
 """
 
@@ -31,11 +31,11 @@ class ObjectiveConfig:
         self_rollout_from: see there.
     """
 
-    pure_noise: float = 0.5
-    corruption: float = 0.2
+    pure_noise: float = 0.7
+    corruption: float = 0.1
     motion: float = 3.0
     self_rollout: float = 0.5
-    self_rollout_from: float = 0.4
+    self_rollout_from: float = 0.5
 
 
 def sample_levels(shape: tuple[int, int], pure_noise: float, generator: torch.Generator) -> Float[Tensor, "b t"]:

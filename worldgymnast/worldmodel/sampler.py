@@ -49,7 +49,7 @@ class WorldModelConfig:
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     transformer: TransformerConfig = TransformerConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
-    steps: int = 2
+    steps: int = 1
     cached: bool = True
 
 
@@ -75,8 +75,8 @@ class LatentWorldModel(nn.Module):
         return self.start_latent(self.autoencoder.encode(frames))
 
     def start_latent(self, latent: Float[Tensor, "b h w c"]) -> WorldState:
-        """The state in which `latent` is what is seen now."""
-        return WorldState(latent, 0)
+        """The state in which `latent` is what is seen now; it stays the anchor of the rollout."""
+        return WorldState(latent, 0, extra={"anchor": latent})
 
     @torch.no_grad()
     def step(
@@ -109,19 +109,19 @@ class LatentWorldModel(nn.Module):
                 "noisy": x[:, None],
                 "level": torch.full((len(x), 1), now, device=x.device),
                 "action": action[:, None],
-                "previous": state.latent[:, None],
+                "context": self._context(state.latent[:, None], state.extra["anchor"][:, None]),
             }
             clean, fresh = self._predict(state, entry)
             x = x + (then - now) * (clean - x) / (1 - now)
         if self.config.cached:
-            return WorldState(x, state.frame + 1, self.transformer.extend(state.cache, fresh))
-        history = {k: torch.cat([state.extra[k], v], 1) if state.extra else v for k, v in entry.items()}
-        return WorldState(x, state.frame + 1, extra=history)
+            return WorldState(x, state.frame + 1, self.transformer.extend(state.cache, fresh), state.extra)
+        history = {k: torch.cat([state.extra[k], v], 1) if k in state.extra else v for k, v in entry.items()}
+        return WorldState(x, state.frame + 1, extra={**history, "anchor": state.extra["anchor"]})
 
     def _predict(self, state: WorldState, entry: Mapping[str, Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The clean frame [b h w c] as the network sees it from `entry`, with the cache or with the whole window."""
         first = state.frame
-        if not self.config.cached and state.extra:
+        if not self.config.cached and "level" in state.extra:
             entry = {k: torch.cat([state.extra[k], v], 1) for k, v in entry.items()}
             first = state.frame - state.extra["level"].shape[1]
         level = entry["level"]
@@ -129,11 +129,15 @@ class LatentWorldModel(nn.Module):
             as_input(entry["noisy"], level),
             level * _LEVEL_SCALE,
             entry["action"],
-            entry["previous"],
+            entry["context"],
             state.cache,
             first,
         )
-        return entry["previous"][:, -1] + change[:, -1], fresh
+        return state.latent + change[:, -1], fresh
+
+    def _context(self, previous: Tensor, first: Tensor) -> Tensor:
+        """The clean frames that enter beside the noisy one, [b t h w cc]; without any, an empty last axis."""
+        return torch.cat([previous[..., :0], previous, first][: 1 + self.config.transformer.context], -1)
 
     # -- training ---------------------------------------------------------------------------------------------------
 
@@ -152,7 +156,8 @@ class LatentWorldModel(nn.Module):
         level = sample_levels((clean.shape[0], clean.shape[1]), o.pure_noise, generator).to(self.device)
         noise = torch.randn(clean.shape, generator=generator).to(self.device)
         noisy = as_input(mix(clean, noise, level), level)
-        change, _ = self.transformer(noisy, level * _LEVEL_SCALE, actions, previous)
+        context = self._context(previous, latents[:, :1].expand_as(previous))
+        change, _ = self.transformer(noisy, level * _LEVEL_SCALE, actions, context)
         weight = motion_weights(latents, self.config.transformer.patch, o.motion) * self.autoencoder.latent_weight
         answer = previous + change
         loss = weighted_error(answer, clean, weight, mask)

@@ -5,8 +5,8 @@ place in earlier frames, at most `window` of them, itself included); both are mo
 action (adaLN-zero, Peebles and Xie 2023) and use rotary positions (Su et al. 2021) in the arithmetic of WorldGym
 (arXiv 2506.00613), so that its checkpoints fit. The key-value cache is an argument and a result, never state.
 
-Beyond the published layout, by configuration: the previous frame's latents enter beside the noisy ones, positions can
-be learned, and the network answers with the clean frame as a change of the previous one.
+Beyond the published layout, by configuration: the latents of the previous and of the first frame enter beside the
+noisy ones, and positions can be learned.
 """
 
 from __future__ import annotations
@@ -35,19 +35,20 @@ class TransformerConfig:
         heads: attention heads.
         window: frames a temporal block sees, the current one included.
         action_dim: width of an action.
-        previous: the previous frame's latents enter beside the noisy ones.
+        context: clean frames whose latents enter beside the noisy ones: 0 for none (the published layout), 1 for the
+            previous frame, 2 for the previous and the first frame of the rollout.
         learned_positions: a learned vector per token beside the rotary positions.
     """
 
     channels: int = 32
-    grid: tuple[int, int] = (8, 8)
-    patch: int = 2
-    width: int = 256
+    grid: tuple[int, int] = (4, 4)
+    patch: int = 1
+    width: int = 192
     layers: int = 5
     heads: int = 4
     window: int = 8
     action_dim: int = 4
-    previous: bool = True
+    context: int = 2
     learned_positions: bool = True
 
     @property
@@ -174,7 +175,7 @@ class VideoTransformer(nn.Module):
     def __init__(self, config: TransformerConfig):
         super().__init__()
         c = self.config = config
-        self.x_proj = nn.Conv2d(c.channels * (2 if c.previous else 1), c.width, c.patch, stride=c.patch)
+        self.x_proj = nn.Conv2d(c.channels * (1 + c.context), c.width, c.patch, stride=c.patch)
         self.timestep_mlp = nn.Sequential(nn.Linear(256, c.width), nn.SiLU(), nn.Linear(c.width, c.width))
         self.action_embedder = nn.Linear(c.action_dim, c.width)
         if c.learned_positions:
@@ -203,7 +204,7 @@ class VideoTransformer(nn.Module):
         noisy: Float[Tensor, "b t h w c"],
         level: Float[Tensor, "b t"],
         actions: Float[Tensor, "b t a"],
-        previous: Float[Tensor, "b t h w c"] | None = None,
+        context: Float[Tensor, "b t h w cc"] | None = None,
         cache: Cache = (),
         first: int = 0,
     ) -> tuple[Float[Tensor, "b t h w c"], Cache]:
@@ -213,7 +214,7 @@ class VideoTransformer(nn.Module):
             noisy: latents at their noise levels.
             level: noise level of each frame, in the units the objective gives the sinusoid (0..1000).
             actions: the action that led to each frame.
-            previous: latents of the frame before each frame, where the configuration has them.
+            context: latents of the clean frames beside each frame, where the configuration has them.
             cache: keys and values of earlier frames, or () for none.
             first: index of the first frame, from which rotary positions count.
 
@@ -223,7 +224,7 @@ class VideoTransformer(nn.Module):
         t = noisy.shape[1]
         past = cache[0].shape[2] if cache else 0
         condition = self.timestep_mlp(sinusoid(level)) + self.action_embedder(actions)
-        x = self._tokens(noisy if previous is None else torch.cat([noisy, previous], -1))
+        x = self._tokens(noisy if context is None else torch.cat([noisy, context], -1))
         if self.config.learned_positions:
             x = x + self.positions
         head = self.config.width // self.config.heads
