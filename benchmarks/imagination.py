@@ -10,6 +10,7 @@ samplers do.
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -62,23 +63,24 @@ def main() -> None:
     world = load_world(args.world, args.device)
     ours, plain = (variant(world, cached=c, window=args.context) for c in (True, False))
     dim = world.action_spec.dim
-    print(f"threads {torch.get_num_threads()}, device {args.device}, flow steps {world.config.steps}, context {args.context}")
+    threads, steps = torch.get_num_threads(), world.config.steps
+    print(f"threads {threads}, device {args.device}, flow steps {steps}, context {args.context}")
     print("| batch | with cache, decoded frames/s | without | ratio | share of decoding |\n|---|---|---|---|---|")
     for batch in (1, 8, 64):
         one = torch.rand(batch, 1, dim) * 2 - 1
         generator = torch.Generator().manual_seed(1)
         states = [filled(w, batch, args.context - 1, args.size) for w in (ours, plain)]
         fast, slow = (
-            seconds(lambda w=w, s=s: w.step(s, one, generator=generator), args.repeats)
+            seconds(functools.partial(w.step, s, one, generator=generator), args.repeats)
             for w, s in zip((ours, plain), states, strict=True)
         )
-        decode = seconds(lambda s=states[0]: world.autoencoder.decode(s.latent), args.repeats)
+        decode = seconds(functools.partial(world.autoencoder.decode, states[0].latent), args.repeats)
         print(f"| {batch} | {batch / fast:.0f} | {batch / slow:.0f} | {slow / fast:.1f}x | {decode / fast:.0%} |")
     print("\n| frames so far (batch 8) | milliseconds a frame |\n|---|---|")
     one = torch.rand(8, 1, dim) * 2 - 1
     for length in (args.context, 4 * args.context, 12 * args.context):
         state = filled(ours, 8, length, args.size)
-        spent = seconds(lambda s=state: ours.step(s, one, generator=generator), args.repeats)
+        spent = seconds(functools.partial(ours.step, state, one, generator=generator), args.repeats)
         print(f"| {length} | {1000 * spent:.1f} |")
 
 

@@ -76,7 +76,7 @@ class Trainer:
         }
         samples = [s for g in used for s in self._samples(g)]
         for update in range(self.config.updates if samples else 0):
-            step = self._optimise(samples, generator)
+            step = self._optimise(samples, generator, compare=update == 0)
             metrics |= step if update == 0 else {f"last_{k}": v for k, v in step.items()}
         return metrics
 
@@ -125,13 +125,13 @@ class Trainer:
         gains = advantages(group.scores, self.config.objective.epsilon)
         return [_Sample(r, float(a)) for r, a in zip(judged, gains, strict=True)]
 
-    def _optimise(self, samples: list[_Sample], generator: torch.Generator) -> Metrics:
+    def _optimise(self, samples: list[_Sample], generator: torch.Generator, *, compare: bool) -> Metrics:
         order = torch.randperm(len(samples), generator=generator).tolist()
         parts: list[tuple[int, Metrics]] = []
         self.optimizer.zero_grad()
         for first in range(0, len(order), self.config.micro_batch):
             part = [samples[i] for i in order[first : first + self.config.micro_batch]]
-            loss, metrics = self._loss(part, len(samples))
+            loss, metrics = self._loss(part, len(samples), compare)
             loss.backward()
             parts.append((len(part), metrics))
         assert isinstance(self.policy, nn.Module)
@@ -139,21 +139,35 @@ class Trainer:
         self.optimizer.step()
         return merge(parts) | {"gradient_norm": float(norm)}
 
-    def _loss(self, part: list[_Sample], total: int) -> tuple[Tensor, Metrics]:
+    def _loss(self, part: list[_Sample], total: int, compare: bool) -> tuple[Tensor, Metrics]:
+        """The loss of a micro-batch; only looks that get gradient pass through the policy."""
         obs, chunk, looks = stack([s.rollout for s in part])
-        r, n = len(part), len(part[0].rollout.images)
-        new = self.policy.logprobs(obs, chunk).unflatten(0, (r, n))
-        old = chunk.logprobs.to(new.device).unflatten(0, (r, n))
-        advantage = torch.tensor([s.advantage for s in part], device=new.device)
-        mask = token_mask(looks, n).to(new.device)
-        loss, metrics = policy_loss(new, old, advantage, mask, total, self.config.objective)
-        with torch.no_grad():
-            start = self.reference.logprobs(obs, chunk).unflatten(0, (r, n))
-            weight = mask[:, :, None, None].float().expand_as(new)
-            gap = start - new
-            metrics["kl_to_start"] = float(((gap.exp() - 1 - gap) * weight).sum() / weight.sum().clamp(min=1))
-            metrics["entropy"] = float(-(new * weight).sum() / weight.sum().clamp(min=1))
+        shape = (len(part), len(part[0].rollout.images))
+        mask = token_mask(looks, shape[1])
+        seen = mask.flatten().nonzero()[:, 0]
+        obs, chunk, recorded = _rows(obs, seen), _rows_of(chunk, seen), chunk.logprobs
+        fresh = self.policy.logprobs(obs, chunk)
+        seen, recorded, mask = seen.to(fresh.device), recorded.to(fresh.device), mask.to(fresh.device)
+        new = recorded.index_copy(0, seen, fresh).unflatten(0, shape)
+        advantage = torch.tensor([s.advantage for s in part], device=fresh.device)
+        loss, metrics = policy_loss(
+            new, recorded.unflatten(0, shape), advantage, mask, total, self.config.objective
+        )
+        metrics["entropy"] = float(-fresh.detach().mean())
+        if compare:
+            with torch.no_grad():
+                gap = self.reference.logprobs(obs, chunk) - fresh
+                metrics["kl_to_start"] = float((gap.exp() - 1 - gap).mean())
         return loss, metrics
+
+
+def _rows(obs: Observation, rows: Tensor) -> Observation:
+    sentences = [obs.instruction[i] for i in rows.tolist()]
+    return Observation(obs.image[rows], sentences, None if obs.state is None else obs.state[rows])
+
+
+def _rows_of(chunk: ActionChunk, rows: Tensor) -> ActionChunk:
+    return ActionChunk(chunk.actions[rows], chunk.tokens[rows], chunk.logprobs[rows], chunk.temperature)
 
 
 def stack(rollouts: Sequence[Rollout]) -> tuple[Observation, ActionChunk, list[int]]:

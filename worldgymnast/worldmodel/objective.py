@@ -5,8 +5,9 @@ clip has its own s (Chen et al. 2024, diffusion forcing). The network answers wi
 to the clean frame x, and the loss is its squared error, weighted toward what moves. Most levels are 0, where few-step
 sampling spends its steps.
 
-The first frame of the clip enters beside the previous one as an anchor for what does not move. The previous frame enters clean, corrupted by noise, or as the model itself imagined it (`self_rollout`): the network
-is then asked to come back from its own drift to the truth, which is what it must do when a policy acts inside it.
+The first frame of the clip enters beside the previous one, as an anchor for what does not move. The previous frame
+enters clean, corrupted by noise, or as the model itself imagined it (`self_rollout`): the network is then asked to come
+back from its own drift to the truth, which is what it must do when a policy acts inside it.
 """
 
 from __future__ import annotations
