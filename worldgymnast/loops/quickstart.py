@@ -1,7 +1,7 @@
 """The main job on shipped parts: finetune the starter policy in the starter world, and measure both for real.
 
-No real episode is used for training: reinforcement learning starts from photographs of new layouts. Real episodes only
-measure: a few at each scoring as it goes, and the paired evaluation at the end.
+No gradient comes from a real episode: reinforcement learning starts from photographs of new layouts. Real episodes
+measure: a few at each scoring, which also choose the step that is kept, and the paired evaluation at the end.
 """
 
 from __future__ import annotations

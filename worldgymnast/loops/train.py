@@ -56,10 +56,10 @@ class WorldTraining:
 
     world: WorldModelConfig = WorldModelConfig()
     frames: int = 32
-    autoencoder: FitConfig = FitConfig(steps=1700, lr=2e-3, weight_decay=0.0, ema=0.99)
-    clips: int = 8
-    length: int = 16
-    fit: FitConfig = FitConfig(steps=4000, lr=1.5e-3, ema=0.995)
+    autoencoder: FitConfig = FitConfig(steps=2200, lr=2e-3, weight_decay=0.0, ema=0.99)
+    clips: int = 10
+    length: int = 12
+    fit: FitConfig = FitConfig(steps=7000, lr=2e-3, ema=0.995)
 
 
 @dataclass(frozen=True)

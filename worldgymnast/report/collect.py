@@ -232,10 +232,16 @@ def _budget(
     counts |= {f"{kind} (made the starter)": int(n) for kind, n in summary.get("starter_budget", {}).items()}
     scored = sum(len(_scorings(logs[path.name])) * _starts(_config(path)) for path in learners)
     if scored:
-        counts["episodes to watch RL (no training)"] = scored
+        counts[f"scoring episodes during RL ({_purpose(learners)})"] = scored
     if measured := sum(len(rows) for rows in evaluation.values()):
         counts["evaluation episodes (no training)"] = measured
     return counts
+
+
+def _purpose(learners: Sequence[Path]) -> str:
+    """What the real scorings during RL decide: with `keep_best` they choose the weights that are handed out."""
+    chosen = any(_config(path).get("rl", {}).get("keep_best") for path in learners)
+    return "choose the step that is kept" if chosen else "no training"
 
 
 def _notes(
@@ -244,8 +250,8 @@ def _notes(
     notes = []
     if "photographs" in summary:
         notes.append(
-            f"Trained in imagination alone, from {summary['photographs']} photographs of new layouts: "
-            "0 real episodes were used for training in this run."
+            f"The gradient came from imagination alone, starting from {summary['photographs']} photographs of new "
+            f"layouts: 0 real episodes. The real scorings during RL: {_purpose(learners)}."
         )
     if "imagined_true_positive" in gate:
         success_rate, failure_rate = gate["imagined_true_positive"], gate["imagined_true_negative"]
