@@ -7,6 +7,7 @@ was stopped. `quickstart` is the end of the same recipe on the components that a
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -38,6 +39,9 @@ from worldgymnast.run import Progress
 from worldgymnast.types import Episode, Metrics, Start
 from worldgymnast.weights import write_text
 from worldgymnast.worldmodel.sampler import LatentWorldModel
+
+GATE = 0.9
+"""Share of true failures, and of true successes, that world and judge should know before RL is trusted."""
 
 
 @dataclass(frozen=True)
@@ -190,6 +194,14 @@ def check_world(
     length = min(30, int(held.length.min()))
     found["fidelity"] = {k: v.tolist() for k, v in fidelity(world, held, length, seed=0).items()}
     write_text(file, json.dumps(found, indent=2) + "\n")
+    caught = min(found["imagined_true_negative"], found["imagined_true_positive"])
+    if not caught >= GATE:
+        print(
+            f"{file}: world and judge together know {found['imagined_true_negative']:.0%} of the true failures and "
+            f"{found['imagined_true_positive']:.0%} of the true successes, expected {GATE:.0%} of each before RL is "
+            "trusted: watch the gap between imagined and real success",
+            file=sys.stderr,
+        )
     return found
 
 
