@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -87,12 +87,14 @@ def latent_batches(
     episodes: EpisodeSet, latents: np.ndarray, length: int, batch: int, seed: int, device: torch.device
 ) -> Batches:
     """Clips for the world model: "latents" [b t+1 h w c], "actions" [b t a], "mask" [b t]."""
-    sampler = ClipSampler(replace(episodes, frames=latents), length, batch, seed)
+    sampler = ClipSampler(episodes, length, batch, seed)
 
     def make(step: int) -> Mapping[str, Any]:
         clip = sampler(step)
+        episode, offset = clip.episode.numpy(), clip.offset.numpy()
+        within = np.minimum(offset[:, None] + np.arange(length + 1), episodes.length[episode][:, None])
         return {
-            "latents": clip.frames.to(device).float(),
+            "latents": torch.from_numpy(latents[episodes.first[episode][:, None] + within]).to(device).float(),
             "actions": clip.actions.to(device),
             "mask": clip.mask.to(device),
         }

@@ -93,8 +93,8 @@ def gate(
     found: Metrics = {}
     real = cut(held_out, horizon)
     for name, episodes in (("real", real), ("imagined", replay(world, real, seed=seed))):
-        verdicts = clip_probabilities(judge, episodes, stride) >= float(judge.threshold)
-        truth = episodes.succeeded
+        verdicts = (clip_probabilities(judge, episodes, stride) >= float(judge.threshold)).tolist()
+        truth = episodes.succeeded.tolist()
         found[f"{name}_true_positive"] = true_positive_rate(verdicts, truth).value
         found[f"{name}_true_negative"] = true_negative_rate(verdicts, truth).value
         found[f"{name}_balanced_accuracy"] = balanced_accuracy(verdicts, truth).value

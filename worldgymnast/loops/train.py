@@ -181,8 +181,9 @@ def calibrate(judge: SuccessClassifier, episodes: EpisodeSet, stride: int) -> Me
     best = clip_probabilities(judge, episodes, stride)
     truth = episodes.succeeded
     candidates = np.linspace(0.05, 0.95, 91)
-    rates = [(np.mean(best[truth] >= c), np.mean(best[~truth] < c)) for c in candidates]
-    balanced = [float(np.nanmean(pair)) for pair in rates]
+    known = [(best[truth], 1), (best[~truth], -1)]  # a class without an example has no rate
+    rates = [[((b >= c) if sign > 0 else (b < c)).mean() for b, sign in known if len(b)] for c in candidates]
+    balanced = [float(np.mean(pair)) for pair in rates]
     top = np.flatnonzero(np.array(balanced) >= max(balanced) - 1e-9)
     threshold = float(candidates[top[len(top) // 2]])
     with torch.no_grad():
