@@ -41,6 +41,8 @@ class ClassifierConfig:
 class SuccessClassifier(nn.Module):
     """A `Judge` that learned from labels."""
 
+    threshold: Tensor
+
     def __init__(self, config: ClassifierConfig, text: SentenceEncoder | None = None):
         super().__init__()
         self.config = config
@@ -54,7 +56,7 @@ class SuccessClassifier(nn.Module):
         self.film = nn.ModuleList([nn.Linear(64, 2 * w) for w in widths[1:]])
         self.head = nn.Sequential(nn.Linear(widths[-1] * 16 + 64, 128), nn.ReLU(), nn.Linear(128, 1))
         self.register_buffer("threshold", torch.tensor(0.5))
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - in torch, not in its stubs
 
     @property
     def name(self) -> str:

@@ -69,6 +69,7 @@ class SmallVLA(nn.Module):
     """A `Policy` of about a million parameters (the frozen sentence encoder not counted)."""
 
     needs = frozenset({"image"})
+    centres: Tensor
 
     def __init__(self, config: SmallVLAConfig, action_spec: ActionSpec, text: SentenceEncoder | None = None):
         super().__init__()
@@ -90,7 +91,7 @@ class SmallVLA(nn.Module):
         )
         low, high = torch.tensor(action_spec.low), torch.tensor(action_spec.high)
         self.register_buffer("centres", low[:, None] + (high - low)[:, None] * torch.linspace(0, 1, c.bins))
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - in torch, not in its stubs
 
     @property
     def device(self) -> torch.device:

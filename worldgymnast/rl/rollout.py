@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
@@ -26,10 +27,10 @@ def run(
     Raises:
         ValueError: the policy needs an input that the environment does not give.
     """
-    missing = policy.needs - set(env.single_observation_space.spaces)
-    if missing:
-        given = sorted(env.single_observation_space.spaces)
-        raise ValueError(f"policy needs {sorted(missing)}, the environment gives {given}")
+    assert isinstance(env.single_observation_space, gym.spaces.Dict)
+    given = set(env.single_observation_space.spaces)
+    if missing := policy.needs - given:
+        raise ValueError(f"policy needs {sorted(missing)}, the environment gives {sorted(given)}")
     rollouts: list[Rollout] = []
     for first in range(0, len(starts), env.num_envs):
         batch = list(starts[first : first + env.num_envs])

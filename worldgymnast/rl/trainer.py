@@ -145,7 +145,8 @@ class Trainer:
         shape = (len(part), len(part[0].rollout.images))
         mask = token_mask(looks, shape[1])
         seen = mask.flatten().nonzero()[:, 0]
-        obs, chunk, recorded = _rows(obs, seen), _rows_of(chunk, seen), chunk.logprobs
+        recorded = chunk.logprobs
+        obs, chunk = _rows(obs, seen), _rows_of(chunk, seen)
         fresh = self.policy.logprobs(obs, chunk)
         seen, recorded, mask = seen.to(fresh.device), recorded.to(fresh.device), mask.to(fresh.device)
         new = recorded.index_copy(0, seen, fresh).unflatten(0, shape)
@@ -162,7 +163,7 @@ class Trainer:
 
 
 def _rows(obs: Observation, rows: Tensor) -> Observation:
-    sentences = [obs.instruction[i] for i in rows.tolist()]
+    sentences = [obs.instruction[int(i)] for i in rows]
     return Observation(obs.image[rows], sentences, None if obs.state is None else obs.state[rows])
 
 

@@ -56,6 +56,10 @@ class _Residual(nn.Module):
 class Autoencoder(nn.Module):
     """Frames uint8 [... h w 3] to latents float32 [... h/16 w/16 c] and back."""
 
+    latent_mean: Tensor
+    latent_std: Tensor
+    latent_weight: Tensor
+
     def __init__(self, config: AutoencoderConfig):
         super().__init__()
         self.config = config
@@ -73,7 +77,7 @@ class Autoencoder(nn.Module):
         self.register_buffer("latent_mean", torch.zeros(config.channels))
         self.register_buffer("latent_std", torch.ones(config.channels))
         self.register_buffer("latent_weight", torch.ones(config.channels))
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - in torch, not in its stubs
 
     @property
     def device(self) -> torch.device:

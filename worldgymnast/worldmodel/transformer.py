@@ -99,11 +99,12 @@ class _Block(nn.Module):
 
     def __init__(self, width: int, heads: int):
         super().__init__()
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+        modulation = nn.Linear(width, 6 * width)
+        nn.init.zeros_(modulation.weight)
+        nn.init.zeros_(modulation.bias)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), modulation)
         self.attn = _Attention(width, heads)
         self.ffwd = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
-        nn.init.zeros_(self.adaLN_modulation[1].weight)
-        nn.init.zeros_(self.adaLN_modulation[1].bias)
 
     def modulation(self, condition: Tensor) -> tuple[Tensor, ...]:
         """The six chunks [b t 1 D]: shift, scale, gate of attention; shift, scale, gate of the feed-forward."""
