@@ -73,7 +73,8 @@ class ActionSpec:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ActionSpec:
         """The inverse of `to_dict`."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        return cls(**fields)
 
     def check(self, actions: ArrayOrTensor, where: str) -> ArrayOrTensor:
         """Returns `actions`, or raises with `where` if the width is wrong or a number is not finite."""

@@ -266,7 +266,10 @@ class WorldModel(Protocol):
 class Judge(Protocol):
     """Clips in, verdicts out."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The judge's model and the version of its prompt or input."""
+        ...
 
     def score(self, clips: Sequence[Clip]) -> list[Verdict]:
         """One verdict per clip; `score` is None where the judge itself failed."""

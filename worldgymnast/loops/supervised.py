@@ -115,7 +115,8 @@ def _descend(
 
 @torch.no_grad()
 def _average(averaged: dict[str, Tensor], trained: Mapping[str, Tensor], decay: float) -> None:
-    torch._foreach_lerp_(list(averaged.values()), list(trained.values()), 1 - decay)
+    for name, mean in averaged.items():
+        mean.lerp_(trained[name], 1 - decay)
 
 
 def _save(
