@@ -123,7 +123,9 @@ class _Scene:
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
         from metaworld.policies import ENV_POLICY_MAP
 
-        self.env: Any = ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE[f"{task}-v3-goal-observable"](seed=0)
+        mj: Any = mujoco  # its extension modules carry no type stubs
+        make: Any = ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE[f"{task}-v3-goal-observable"]
+        self.env: Any = make(seed=0)
         self.env._freeze_rand_vec = False
         self.env.seeded_rand_vec = True
         self.expert = ENV_POLICY_MAP[f"{task}-v3"]()
@@ -131,15 +133,15 @@ class _Scene:
         camera = model.camera(_CAMERA).id
         position, target = np.array(_CAMERA_POSITION), np.array(_CAMERA_TARGET)
         model.cam_pos[camera] = position
-        mujoco.mju_mat2Quat(model.cam_quat[camera], look_at(position, target).flatten())
+        mj.mju_mat2Quat(model.cam_quat[camera], look_at(position, target).flatten())
         model.cam_fovy[camera] = _CAMERA_FIELD_OF_VIEW
         model.vis.quality.shadowsize = 0
         model.vis.quality.offsamples = 0
-        self._options = mujoco.MjvOption()
+        self._options = mj.MjvOption()
         self._options.sitegroup[:] = 0
-        self._mujoco = mujoco
+        self._mujoco = mj
         try:
-            self._renderer = mujoco.Renderer(model, size * _SUPERSAMPLING, size * _SUPERSAMPLING)
+            self._renderer = mj.Renderer(model, size * _SUPERSAMPLING, size * _SUPERSAMPLING)
         except Exception as error:
             for name in ("_gl_context", "_mjr_context"):  # its __del__ asks for them, and would print a traceback
                 setattr(mujoco.Renderer, name, getattr(mujoco.Renderer, name, None))
