@@ -99,7 +99,9 @@ def read(path: str | Path, *, size: int | tuple[int, int] | None = None) -> Epis
     return EpisodeSet(
         frames=cached_frames(root, pixels, key, int(count.sum()), _frames(files, count, size)),
         actions=np.concatenate([np.concatenate([actions[:-1], np.zeros_like(actions[:1])]) for actions in rows]),
-        success=np.concatenate([_marks(mark, n, file) for mark, n, file in zip(success, count, files, strict=True)]),
+        success=np.concatenate(
+            [_marks(mark, int(n), file) for mark, n, file in zip(success, count, files, strict=True)]
+        ),
         first=np.concatenate([[0], np.cumsum(count)[:-1]]).astype(np.int64),
         length=count - 1,
         labelled=np.array([mark is not None for mark in success], bool),

@@ -70,7 +70,7 @@ def ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
     similarity /= (mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2)
-    return similarity[..., edge:-edge, edge:-edge, :].mean(axis=(-3, -2, -1))
+    return np.asarray(similarity[..., edge:-edge, edge:-edge, :].mean(axis=(-3, -2, -1)))
 
 
 def fidelity_by_horizon(
