@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -81,8 +83,20 @@ def test_calibration_moves_the_threshold_to_where_labels_part(judge: SuccessClas
     episodes = logged(20, seed=5)
     metrics = calibrate(judge, episodes, 1)
     belief = clip_probabilities(judge, episodes, 1)
-    assert metrics["calibration_balanced_accuracy"] == 1
+    assert metrics["calibration_true_positive"] == metrics["calibration_true_negative"] == 1
     assert ((belief >= metrics["threshold"]) == episodes.succeeded).all()
+
+
+def test_calibration_gives_up_successes_rather_than_reward_failures(judge: SuccessClassifier) -> None:
+    """Labels that contradict the picture: half of what looks like success is called a failure."""
+    honest = logged(20, seed=6)
+    success = honest.success.copy()
+    for e in range(1, 20, 4):
+        success[honest.first[e] : honest.first[e] + honest.length[e] + 1] = False
+    metrics = calibrate(judge, replace(honest, success=success), 1)
+    belief = clip_probabilities(judge, honest, 1)
+    refused = (belief[~replace(honest, success=success).succeeded] < metrics["threshold"]).mean()
+    assert refused == metrics["calibration_true_negative"] >= 0.6
 
 
 def test_calibration_sets_only_policy_rollouts_aside_and_trains_on_none_of_them() -> None:

@@ -123,6 +123,7 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     """
     with atomic(path, size_of(tensors)) as temporary:
         save_file(savable(tensors), temporary, metadata=dict(metadata or {}))
+        temporary.chmod(0o644)  # safetensors writes a file that only its owner can read
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -76,7 +76,7 @@ class JudgeTraining:
 
     judge: ClassifierConfig = ClassifierConfig()
     batch: int = 64
-    fit: FitConfig = FitConfig(steps=1200, lr=1e-3)
+    fit: FitConfig = FitConfig(steps=3000, lr=1e-3)
     calibration: int = 15
     stride: int = 2
 
@@ -176,19 +176,29 @@ def split_for_calibration(episodes: EpisodeSet, per_task: int, seed: int) -> tup
     return episodes.select(keep), aside
 
 
-def calibrate(judge: SuccessClassifier, episodes: EpisodeSet, stride: int) -> Metrics:
-    """Sets the judge's threshold to the one of best balanced accuracy on `episodes`."""
+def calibrate(
+    judge: SuccessClassifier, episodes: EpisodeSet, stride: int, true_negative: float = 0.9
+) -> Metrics:
+    """Sets the judge's threshold on `episodes`: the one that knows most successes among those safe enough.
+
+    Safe means that at least `true_negative` of the true failures are called failures: RL climbs whatever a judge
+    wrongly calls a success. Where no threshold is that safe, the safest is taken.
+    """
     best = clip_probabilities(judge, episodes, stride)
-    truth = episodes.succeeded
-    candidates = np.linspace(0.05, 0.95, 91)
-    known = [(best[truth], 1), (best[~truth], -1)]  # a class without an example has no rate
-    rates = [[((b >= c) if sign > 0 else (b < c)).mean() for b, sign in known if len(b)] for c in candidates]
-    balanced = [float(np.mean(pair)) for pair in rates]
-    top = np.flatnonzero(np.array(balanced) >= max(balanced) - 1e-9)
-    threshold = float(candidates[top[len(top) // 2]])
+    won, lost = best[episodes.succeeded], best[~episodes.succeeded]
+    candidates = np.linspace(0.05, 0.99, 95)
+    caught = np.array([(won >= c).mean() if len(won) else 1.0 for c in candidates])
+    refused = np.array([(lost < c).mean() if len(lost) else 1.0 for c in candidates])
+    safe = refused >= min(true_negative, refused.max())
+    top = np.flatnonzero(safe & (caught == caught[safe].max()))
+    chosen = int(top[len(top) // 2])
     with torch.no_grad():
-        judge.threshold.fill_(threshold)
-    return {"threshold": threshold, "calibration_balanced_accuracy": float(max(balanced))}
+        judge.threshold.fill_(float(candidates[chosen]))
+    return {
+        "threshold": float(candidates[chosen]),
+        "calibration_true_positive": float(caught[chosen]),
+        "calibration_true_negative": float(refused[chosen]),
+    }
 
 
 def clip_probabilities(judge: SuccessClassifier, episodes: EpisodeSet, stride: int) -> np.ndarray:
