@@ -14,7 +14,7 @@ import torch
 from worldgymnast.actions import metaworld_spec
 from worldgymnast.envs.imagined import ImaginedVectorEnv
 from worldgymnast.execution.local import LocalPool
-from worldgymnast.loops.reinforce import ReinforceConfig, reinforce
+from worldgymnast.loops.reinforce import ReinforceConfig, Scored, reinforce
 from worldgymnast.loops.supervised import FitConfig, fit
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
 from worldgymnast.rl.rollout import group
@@ -160,6 +160,14 @@ def test_a_judge_outage_in_the_middle_of_training_changes_no_reward(policy: Smal
         hashes.append(weights_hash(trained.state_dict()))
         assert metrics["zero_advantage_groups"] < 1
     assert hashes[0] == hashes[1]
+
+
+def test_an_outage_is_no_failure_in_the_scoring(policy: SmallVLA, world: LatentWorldModel) -> None:
+    sound, broken = ([r for g in groups_of(policy, world, fail) for r in g.rollouts] for fail in (False, True))
+    metrics = Scored(broken, sound).metrics()
+    judged = [r.verdict.score for r in broken if r.verdict.score is not None]
+    assert metrics["imagined_success"] == pytest.approx(np.mean(judged))
+    assert metrics["agreement"] == 1
 
 
 def test_too_many_judge_errors_stop_the_run(policy: SmallVLA, world: LatentWorldModel, tmp_path: Path) -> None:

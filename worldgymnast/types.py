@@ -142,6 +142,11 @@ class Verdict:
     success_frame: int | None = None
     error: str | None = None
 
+    @property
+    def succeeded(self) -> bool | None:
+        """Whether the score is a success; None where the judge failed, which is no failure of the policy."""
+        return None if self.score is None else self.score > 0.5
+
 
 @dataclass(frozen=True)
 class Clip:

@@ -107,7 +107,7 @@ class _Labelled:
     """Rows of one set with their labels, by task and label."""
 
     episodes: EpisodeSet
-    rows: dict[tuple[str, bool], np.ndarray]  # [n 2]: first frame's row, present frame's row, episode
+    rows: dict[tuple[str, bool], np.ndarray]  # [n 3]: first frame's row, present frame's row, episode
 
 
 def success_batches(

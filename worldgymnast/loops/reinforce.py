@@ -35,28 +35,30 @@ class Scored:
     def gap(self) -> Difference:
         """Imagined minus real success, paired over starts: positive where the world is an optimist."""
         return paired_difference(
-            [_outcome(r) for r in self.real],
-            [_outcome(r) for r in self.imagined],
+            [r.verdict.succeeded for r in self.real],
+            [r.verdict.succeeded for r in self.imagined],
             strata=[r.start.task for r in self.real],
         )
 
     def metrics(self) -> Metrics:
         """Both success rates and their gap."""
         gap = self.gap()
-        agree = [_outcome(a) == _outcome(b) for a, b in zip(self.imagined, self.real, strict=True)]
+        pairs = [(a.verdict.succeeded, b.verdict.succeeded) for a, b in zip(self.imagined, self.real, strict=True)]
+        agree = [a == b for a, b in pairs if a is not None and b is not None]
         return {
-            "imagined_success": float(np.mean([r.verdict.score or 0.0 for r in self.imagined])),
-            "real_success": float(np.mean([r.verdict.score or 0.0 for r in self.real])),
+            "imagined_success": _rate(self.imagined),
+            "real_success": _rate(self.real),
             "gap": gap.mean,
             "gap_low": gap.low,
             "gap_high": gap.high,
-            "agreement": float(np.mean(agree)),
+            "agreement": float(np.mean(agree)) if agree else float("nan"),
         }
 
 
-def _outcome(rollout: Rollout) -> bool | None:
-    score = rollout.verdict.score
-    return None if score is None else score > 0.5
+def _rate(rollouts: Sequence[Rollout]) -> float:
+    """Mean score of the rollouts that have one; an outage is no failure."""
+    scores = [r.verdict.score for r in rollouts if r.verdict.score is not None]
+    return float(np.mean(scores)) if scores else float("nan")
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ def reinforce(
             if step % config.evaluate_every == 0 or step == config.steps:
                 scored = score(step)
                 last = scored.metrics() if scored else last
-                if scored:
+                if scored and np.isfinite(last["real_success"]):
                     trainer.keep_best(last["real_success"], step)
                 metrics |= last
             if step < config.steps:

@@ -16,15 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from worldgymnast.config import load_policy
-from worldgymnast.envs.metaworld import MetaWorldConfig
+from worldgymnast.envs.metaworld import MetaWorldConfig, instructions
 from worldgymnast.episodes.lerobot import LeRobotWriter, read
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.judges.classifier import SuccessClassifier
 from worldgymnast.loops.finetune import FinetuneConfig, finetune, from_episodes
 from worldgymnast.loops.record import RecordConfig, episodes_of, record
-from worldgymnast.loops.score import ScoreConfig, fidelity, gate, real_env, score_real
+from worldgymnast.loops.score import ScoreConfig, fidelity, gate, layouts, real_env, score_real
 from worldgymnast.loops.train import (
     JudgeTraining,
     PolicyTraining,
@@ -108,35 +109,28 @@ def record_to(path: Path, config: RecordConfig) -> EpisodeSet:
     """Records into a LeRobot folder, unless it is there."""
     if not path.exists():
         total = len(config.env.tasks) * (config.expert + config.noisy + config.play)
-        env = config.env
-        with (
-            LeRobotWriter(path, env.action_spec, 80.0 / env.hold, env.size) as writer,
-            Progress("recording", total) as progress,
-        ):
-            for episode in record(config):
-                writer.add(episode)
-                progress.advance()
+        _write(path, config.env, record(config), "recording", total)
     return read(path)
+
+
+def _write(path: Path, env: MetaWorldConfig, episodes: Iterator[Episode], what: str, total: int) -> None:
+    """Writes `episodes` as they come, with their progress."""
+    with LeRobotWriter(path, env.action_spec, 80.0 / env.hold, env.size) as writer, Progress(what, total) as progress:
+        for episode in episodes:
+            writer.add(episode)
+            progress.advance()
 
 
 def record_policy_to(path: Path, policy: SmallVLA, env: MetaWorldConfig, config: PolicyRecordConfig) -> EpisodeSet:
     """Records labelled real rollouts of `policy` into a LeRobot folder, unless it is there."""
     if not path.exists():
         total = len(config.temperatures) * len(env.tasks) * config.per_temperature
-        with (
-            LeRobotWriter(path, env.action_spec, 80.0 / env.hold, env.size) as writer,
-            Progress("recording the policy", total) as progress,
-        ):
-            for episode in policy_episodes(policy, env, config):
-                writer.add(episode)
-                progress.advance()
+        _write(path, env, policy_episodes(policy, env, config), "recording the policy", total)
     return read(path)
 
 
 def policy_episodes(policy: SmallVLA, env: MetaWorldConfig, config: PolicyRecordConfig) -> Iterator[Episode]:
     """Labelled real rollouts of `policy`, on layouts and with sentences drawn from `config.seed`."""
-    from worldgymnast.envs.metaworld import instructions
-
     real = real_env(replace(env, horizon=config.length), policy.config.chunk, config.workers)
     rng = np.random.default_rng(config.seed)
     blank = np.zeros((env.size, env.size, 3), np.uint8)
@@ -146,8 +140,6 @@ def policy_episodes(policy: SmallVLA, env: MetaWorldConfig, config: PolicyRecord
                 base = config.seed + 100_000 * t + 1000 * i
                 sentences = rng.choice(instructions(task), config.per_temperature)
                 starts = [Start(blank, str(s), task, base + j) for j, s in enumerate(sentences)]
-                import torch
-
                 generator = torch.Generator().manual_seed(base)
                 rollouts = roll_out(real, policy, starts, temperature=temperature, generator=generator)
                 yield from episodes_of(rollouts, f"policy@{temperature:g}", policy.action_spec, 80.0 / env.hold)
@@ -225,8 +217,6 @@ def evaluate(file: Path, policies: dict[str, Path], recipe: Recipe, device: str)
 
 def _outcomes(policy: SmallVLA, env: Any, recipe: Recipe, name: str) -> list[dict[str, Any]]:
     """One row per episode. RL seed s is scored on layouts of its own, any other policy on those of every seed."""
-    from worldgymnast.loops.score import layouts
-
     seeds: Sequence[int] = [int(name.removeprefix("rl-"))] if name.startswith("rl-") else recipe.seeds
     rows = []
     for seed in seeds:
@@ -237,7 +227,7 @@ def _outcomes(policy: SmallVLA, env: Any, recipe: Recipe, name: str) -> list[dic
                 part = starts[i : i + 10]
                 rollouts = score_real(policy, env, part, temperature=recipe.score.temperature, seed=seed)
                 rows += [
-                    {"task": r.start.task, "layout": r.start.layout, "seed": seed, "success": r.verdict.score == 1.0}
+                    {"task": r.start.task, "layout": r.start.layout, "seed": seed, "success": r.verdict.succeeded}
                     for r in rollouts
                 ]
                 progress.advance(len(part))

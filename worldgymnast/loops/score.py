@@ -20,7 +20,6 @@ from worldgymnast.evaluation.agreement import (
     true_negative_rate,
     true_positive_rate,
 )
-from worldgymnast.evaluation.success import EpisodeResult
 from worldgymnast.judges.classifier import SuccessClassifier
 from worldgymnast.loops.replay import replay, shuffled_actions
 from worldgymnast.loops.train import clip_probabilities
@@ -65,20 +64,6 @@ def score_real(
     generator = torch.Generator().manual_seed(seed)
     rollouts = run(env, policy, starts, temperature=temperature, generator=generator)
     return [replace(r, start=replace(r.start, frame=r.frames[0])) for r in rollouts]
-
-
-def results(rollouts: Sequence[Rollout], seed: int) -> list[EpisodeResult]:
-    """Outcomes for the paired tables."""
-    return [
-        EpisodeResult(
-            r.start.task,
-            r.start.layout if r.start.layout is not None else -1,
-            seed,
-            None if r.verdict.score is None else r.verdict.score > 0.5,
-            len(r.frames) - 1,
-        )
-        for r in rollouts
-    ]
 
 
 def gate(
