@@ -55,7 +55,7 @@ def test_a_new_folder_says_what_ran(tmp_path: Path) -> None:
 
 
 def test_another_config_is_refused_with_the_field(tmp_path: Path) -> None:
-    Run(tmp_path / "a", CONFIG)
+    Run(tmp_path / "a", CONFIG).close()
     with pytest.raises(InputError) as error:
         Run(tmp_path / "a", {"rl": {"group_size": 8, "clip": (0.2, 0.28)}, "seed": 0})
     assert "field 'rl.group_size': found 4, expected 8" in one_line(error)
@@ -69,6 +69,17 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
         Run(tmp_path, CONFIG)
     with pytest.raises(InputError, match="found a file"):
         Run(tmp_path / "thesis.tex", CONFIG)
+
+
+def test_a_folder_in_which_another_process_works_is_refused_until_it_is_killed(tmp_path: Path) -> None:
+    victim = subprocess.Popen([sys.executable, "-c", _VICTIM, str(tmp_path / "a")], stdout=subprocess.PIPE, text=True)
+    assert victim.stdout is not None
+    assert victim.stdout.readline() == "ready\n"
+    with pytest.raises(InputError, match="another process at work"):
+        Run(tmp_path / "a", {"seed": 0})
+    victim.kill()
+    victim.wait()
+    assert Run(tmp_path / "a", {"seed": 0}).finished is None
 
 
 def test_metrics_come_back_and_nan_is_legal_json(tmp_path: Path) -> None:
@@ -95,6 +106,7 @@ def test_checkpoints_keep_the_newest_and_load_exactly(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         run.save(step, {k: v + step for k, v in weights.items()}, {"round": step})
     assert sorted(p.name for p in (run.path / "checkpoints").iterdir()) == ["step-00000002", "step-00000003"]
+    run.close()
     loaded = Run(run.path, CONFIG).load()
     assert loaded is not None
     assert (loaded.step, loaded.state) == (3, {"round": 3})
@@ -170,6 +182,7 @@ def test_a_kill_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:
     run.save(1, {"w": torch.ones(1)}, {})
     folder = run.path / "checkpoints"
     os.replace(folder / "step-00000001", folder / ".old-step-00000001")
+    run.close()
     found = Run(run.path, CONFIG).load()
     assert found is not None
     assert found.step == 1

@@ -11,7 +11,8 @@
     RUN/summary.json          written last; its presence means that the run is finished
 
 Everything is written beside its place, synced and renamed, so a kill at any moment leaves either the old or the new.
-A loop logs a step before it saves that step. Left out: two processes writing one folder at once (not guarded).
+A loop logs a step before it saves that step. RUN/.lock keeps a second process out while one is at work; the lock is the
+system's, so a kill leaves none behind.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -74,6 +76,7 @@ __all__ = [
 ]
 
 _REPLACED = ".old-"
+_LOCK = ".lock"
 _ROOM_TO_LOG = 2**20  # bytes: TensorBoard writes from a thread of its own, whose failure would be a page of traceback
 
 
@@ -127,12 +130,22 @@ class Run:
         self.command = command or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
         self._writer: Any = None
         self._purge_from: int | None = None
+        if not (self.path / "config.json").exists():
+            self._check_empty()
+        self._lock = self._locked()
+        try:
+            self._open()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _open(self) -> None:
+        """Clears what a kill left behind; files the config, or compares it; files the command."""
         for left_behind in self.path.glob(f"{TEMPORARY}*"):
             left_behind.unlink()
         if (self.path / "config.json").exists():
             self._check_config()
         else:
-            self._check_empty()
             write_text(self.path / "versions.json", to_json(_versions()))
             write_text(self.path / "config.json", to_json(self.config))
         earlier = self.path / "command.txt"
@@ -145,10 +158,29 @@ class Run:
         self.close()
 
     def close(self) -> None:
+        """Flushes the TensorBoard file and lets another process have the folder."""
+        self._close_writer()
+        self._lock.release()
+
+    def _close_writer(self) -> None:
         """Flushes the TensorBoard file; logging again opens another."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+    def _locked(self) -> FileLock:
+        """The folder's lock, held."""
+        lock = FileLock(self.path / _LOCK)
+        with space_for(self.path / _LOCK, 0):
+            self.path.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                raise InputError(
+                    f"{self.path}: found another process at work in this run folder, expected none; wait for it, stop "
+                    "it, or give another path"
+                ) from None
+        return lock
 
     def _check_config(self) -> None:
         file = self.path / "config.json"
@@ -167,7 +199,7 @@ class Run:
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path}: found a file, expected a run folder; give another path")
         names = sorted(p.name for p in self.path.iterdir()) if self.path.exists() else []
-        if others := [n for n in names if n != "versions.json" and not n.startswith(TEMPORARY)]:
+        if others := [n for n in names if n not in ("versions.json", _LOCK) and not n.startswith(TEMPORARY)]:
             raise InputError(
                 f"{self.path}: field 'config.json': found none beside {some_of(others)}, expected an empty folder or a "
                 "run; give another path"
@@ -211,7 +243,7 @@ class Run:
 
     def _drop_metrics_after(self, step: int) -> None:
         """Removes the lines that a resumed run will write again, and a line that a kill cut off."""
-        self.close()
+        self._close_writer()
         self._purge_from = step + 1
         if not self._metrics_file.exists():
             return

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from worldgymnast.episodes.windows import ClipSampler, EpisodeSet
 from worldgymnast.loops.supervised import Batches
@@ -102,47 +100,53 @@ def latent_batches(
     return make
 
 
-@dataclass(frozen=True)
-class _Labelled:
-    """Rows of one set with their labels, by task and label."""
-
-    episodes: EpisodeSet
-    rows: dict[tuple[str, bool], np.ndarray]  # [n 3]: first frame's row, present frame's row, episode
-
-
 def success_batches(
-    sets: Sequence[EpisodeSet], batch: int, seed: int, paraphrases: Mapping[str, Sequence[str]]
+    sets: Sequence[EpisodeSet],
+    length: int,
+    stride: int,
+    batch: int,
+    seed: int,
+    paraphrases: Mapping[str, Sequence[str]],
 ) -> Batches:
-    """Pairs of frames with their label for the judge, every task and both labels equally often, sets in equal parts."""
-    tables = [_Labelled(s, _label_table(s)) for s in sets]
-    if not any(t.rows for t in tables):
+    """Clips with the label of every frame for the judge: "clips" [b t h w 3], "instruction", "success" [b t].
+
+    A clip has `length` frames, `stride` apart, beyond the end of the episode its last one again. It begins at the
+    episode's first frame, or as often anywhere before the success. Sets in equal parts; within a set every task, and of
+    its episodes those with and without success, equally often.
+    """
+    tables = [(s, t) for s in sets if (t := _by_outcome(s))]
+    if not tables:
         raise InputError("judge: found no episode with success labels, expected labelled ones; record or label some")
 
     def make(step: int) -> Mapping[str, Any]:
         rng = np.random.default_rng([seed, step])
-        first, now, sentences, labels = [], [], [], []
+        clips, sentences, labels = [], [], []
         for _ in range(batch):
-            table = tables[int(rng.integers(len(tables)))]
-            keys = sorted(table.rows)
-            task, label = keys[int(rng.integers(len(keys)))]
-            rows = table.rows[task, label]
-            begin, present, e = rows[int(rng.integers(len(rows)))]
-            choices = paraphrases.get(task, (table.episodes.instruction[e],))
-            first.append(table.episodes.frames[begin])
-            now.append(table.episodes.frames[present])
+            episodes, table = tables[int(rng.integers(len(tables)))]
+            keys = sorted(table)
+            e = int(rng.choice(table[keys[int(rng.integers(len(keys)))]]))
+            first, last = int(episodes.first[e]), int(episodes.length[e])
+            hit = np.flatnonzero(episodes.success[first : first + last + 1])
+            latest = int(hit[0]) - 1 if len(hit) else last - 1
+            begin = int(rng.integers(0, max(latest, 0) + 1)) if rng.random() < 0.5 else 0
+            rows = first + np.minimum(begin + stride * np.arange(length), last)
+            clips.append(episodes.frames[rows])
+            labels.append(episodes.success[rows])
+            choices = paraphrases.get(episodes.task[e], (episodes.instruction[e],))
             sentences.append(choices[int(rng.integers(len(choices)))])
-            labels.append(label)
-        stacked: list[Tensor] = [torch.from_numpy(np.stack(x)) for x in (first, now)]
-        return {"first": stacked[0], "now": stacked[1], "instruction": sentences, "success": torch.tensor(labels)}
+        return {
+            "clips": torch.from_numpy(np.stack(clips)),
+            "instruction": sentences,
+            "success": torch.from_numpy(np.stack(labels)),
+        }
 
     return make
 
 
-def _label_table(episodes: EpisodeSet) -> dict[tuple[str, bool], np.ndarray]:
-    table: dict[tuple[str, bool], list[tuple[int, int, int]]] = {}
+def _by_outcome(episodes: EpisodeSet) -> dict[tuple[str, bool], list[int]]:
+    """Labelled episodes by task and whether they succeeded."""
+    table: dict[tuple[str, bool], list[int]] = {}
+    succeeded = episodes.succeeded
     for e in np.flatnonzero(episodes.labelled):
-        first = int(episodes.first[e])
-        for t in range(int(episodes.length[e]) + 1):
-            key = (episodes.task[e], bool(episodes.success[first + t]))
-            table.setdefault(key, []).append((first, first + t, int(e)))
-    return {key: np.array(rows) for key, rows in table.items()}
+        table.setdefault((episodes.task[e], bool(succeeded[e])), []).append(int(e))
+    return table
