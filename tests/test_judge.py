@@ -42,7 +42,7 @@ def logged(count: int, seed: int = 0) -> EpisodeSet:
 def judge() -> SuccessClassifier:
     torch.manual_seed(0)
     made = SuccessClassifier(ClassifierConfig(widths=(8, 8, 16)), TEXT)
-    batches = success_batches([logged(20)], 7, 1, 16, 0, {})
+    batches = success_batches([logged(20)], 32, 0, {})
     optimizer = torch.optim.Adam(made.parameters(), lr=3e-3)
     for step in range(40):
         loss, _ = made.loss({**batches(step), "generator": torch.Generator().manual_seed(step)})
@@ -118,4 +118,4 @@ def test_episodes_without_labels_are_refused() -> None:
         [Episode(e.frames, e.actions, e.instruction, e.task, e.fps, e.spec) for e in map(episodes.episode, range(2))]
     )
     with pytest.raises(InputError, match="success labels"):
-        success_batches([unlabelled], 4, 1, 4, 0, {})
+        success_batches([unlabelled], 4, 0, {})

@@ -1,10 +1,8 @@
-"""A learned success classifier: a clip and its sentence in, probability of success at every frame out.
+"""A learned success classifier: first frame, present frame and sentence in, probability of success out.
 
-Each frame is seen next to the clip's first one; a recurrent state carries what happened between them. An imagined frame
-may show a contact that the motion before it could not have made, and the judge can weigh the one against the other: it
-is trained on labelled logged episodes and on imagined replays of real action sequences, whose true outcome is known. A
-clip succeeds where the mean probability of two neighbouring judged frames passes the threshold; the threshold is set on
-episodes it was not trained on (`calibrate`).
+Trained on labelled logged episodes and on imagined replays of real action sequences, whose true outcome is known, so
+that it holds up on generated video. A clip succeeds where the mean probability of two neighbouring judged frames
+passes the threshold; the threshold is set on episodes it was not trained on (`calibrate`).
 """
 
 from __future__ import annotations
@@ -30,16 +28,14 @@ class ClassifierConfig:
     Attributes:
         widths: channels at 1/2, 1/4 and 1/8 of the frame's size.
         jitter: strength of random brightness, contrast and colour while training.
-        shift: largest random shift, the same for all frames of a clip, in pixels.
-        memory: width of the recurrent state.
-        batch: clips judged at a time.
+        shift: largest random shift, the same for both frames, in pixels.
+        batch: frames judged at a time.
     """
 
     widths: tuple[int, ...] = (24, 48, 96)
     jitter: float = 0.1
     shift: int = 2
-    memory: int = 128
-    batch: int = 32
+    batch: int = 256
 
 
 class SuccessClassifier(nn.Module):
@@ -58,47 +54,46 @@ class SuccessClassifier(nn.Module):
         )
         self.convs = nn.ModuleList([nn.Conv2d(w, w, 3, padding=1) for w in widths[1:]])
         self.film = nn.ModuleList([nn.Linear(64, 2 * w) for w in widths[1:]])
-        self.present = nn.Sequential(nn.Linear(widths[-1] * 16 + 64, 128), nn.ReLU())
-        self.past = nn.GRU(128, config.memory, batch_first=True)
-        self.head = nn.Linear(128 + config.memory, 1)
+        self.head = nn.Sequential(nn.Linear(widths[-1] * 16 + 64, 128), nn.ReLU(), nn.Linear(128, 1))
         self.register_buffer("threshold", torch.tensor(0.5))
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - in torch, not in its stubs
 
     @property
     def name(self) -> str:
         """Names the model and the version of its input."""
-        return "classifier-clip-v2"
+        return "classifier-first-now-v1"
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.sentence.weight.device
 
-    def logits(self, clips: Float[Tensor, "b t 3 h w"], sentence: Float[Tensor, "b s"]) -> Float[Tensor, "b t"]:
-        """Log-odds of success at every frame, given those up to it; frames in -1..1."""
-        b, t = clips.shape[:2]
-        pairs = torch.cat([clips[:, :1].expand_as(clips), clips], 2).flatten(0, 1)
-        condition = F.relu(self.sentence(sentence)).repeat_interleave(t, 0)
-        x = F.relu(self.downs[0](pairs.contiguous(memory_format=torch.channels_last)))
+    def logits(self, pair: Float[Tensor, "b 6 h w"], sentence: Float[Tensor, "b s"]) -> Float[Tensor, " b"]:
+        """Log-odds of success at the present frame; `pair` holds first and present frame in -1..1."""
+        condition = F.relu(self.sentence(sentence))
+        x = F.relu(self.downs[0](pair.contiguous(memory_format=torch.channels_last)))
         for down, conv, film in zip(list(self.downs)[1:], self.convs, self.film, strict=True):
             scale, shift = film(condition)[:, :, None, None].chunk(2, 1)
             x = F.relu(down(x))
             x = F.relu(x + conv(x) * (1 + scale) + shift)
         x = F.adaptive_avg_pool2d(x, 4).flatten(1)
-        present = self.present(torch.cat([x, condition], -1)).view(b, t, -1)
-        return self.head(torch.cat([present, self.past(present)[0]], -1))[..., 0]
+        return self.head(torch.cat([x, condition], -1))[:, 0]
 
     @torch.no_grad()
     def probabilities(
         self, frames: UInt8[np.ndarray, "n t h w 3"], instructions: Sequence[str]
     ) -> Float[np.ndarray, "n t"]:
         """Probability of success at every frame of n clips, given the first frame of each."""
+        n, t = frames.shape[:2]
+        sentence = self.text(instructions, self.device).repeat_interleave(t, 0)
+        now = torch.from_numpy(frames).flatten(0, 1)
+        first = torch.from_numpy(frames[:, :1]).expand(n, t, *frames.shape[2:]).flatten(0, 1)
         parts = []
-        for i in range(0, len(frames), self.config.batch):
+        for i in range(0, n * t, self.config.batch):
             rows = slice(i, i + self.config.batch)
-            sentence = self.text(instructions[rows], self.device)
-            parts.append(self.logits(_scaled(torch.from_numpy(frames[rows]), self.device), sentence).sigmoid().cpu())
-        return torch.cat(parts).numpy()
+            pair = torch.cat([first[rows], now[rows]], -1).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+            parts.append(self.logits(pair, sentence[rows]).sigmoid().cpu())
+        return torch.cat(parts).view(n, t).numpy()
 
     def score(self, clips: Sequence[Clip]) -> list[Verdict]:
         """See `Judge.score`; clips of equal length are judged together."""
@@ -120,35 +115,30 @@ class SuccessClassifier(nn.Module):
             return Verdict(0.0, best)
         return Verdict(1.0, best, int(np.flatnonzero(steady >= threshold)[0]))
 
-    def augment(self, clips: Float[Tensor, "b t 3 h w"], generator: torch.Generator) -> Float[Tensor, "b t 3 h w"]:
-        """One random shift for all clips, one random colour for each."""
-        s = self.config.shift
-        noise = (torch.randn(len(clips), 1, 4, 1, 1, generator=generator) * self.config.jitter).to(clips.device)
-        clips = clips * (1 + noise[:, :, :1]) + 0.5 * noise[:, :, 1:]
+    def augment(self, pair: Float[Tensor, "b 6 h w"], generator: torch.Generator) -> Float[Tensor, "b 6 h w"]:
+        """The same random shift and colour for both frames of a pair."""
+        b, s = len(pair), self.config.shift
+        noise = (torch.randn(b, 4, 1, 1, generator=generator) * self.config.jitter).to(pair.device)
+        pair = pair * (1 + noise[:, :1]) + 0.5 * noise[:, 1:].repeat(1, 2, 1, 1)
         if s:
             dy, dx = torch.randint(0, 2 * s + 1, (2,), generator=generator).tolist()
-            h, w = clips.shape[-2:]
-            padded = F.pad(clips.flatten(0, 1), (s,) * 4, mode="replicate")[..., dy : dy + h, dx : dx + w]
-            clips = padded.view_as(clips)
-        return clips
+            pair = F.pad(pair, (s,) * 4, mode="replicate")[:, :, dy : dy + pair.shape[2], dx : dx + pair.shape[3]]
+        return pair
 
     def loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, Metrics]:
-        """Cross-entropy of success at every frame.
+        """Cross-entropy of success at a frame.
 
         Args:
-            batch: "clips" uint8 [b t h w 3], "instruction" (b sentences), "success" bool [b t], "generator".
+            batch: "first" and "now" uint8 [b h w 3], "instruction" (b sentences), "success" bool [b], "generator".
         """
-        clips = self.augment(_scaled(batch["clips"], self.device), batch["generator"])
-        logits = self.logits(clips, self.text(batch["instruction"], self.device))
-        target = batch["success"].to(self.device).float()
+        first, now, success = batch["first"], batch["now"], batch["success"]
+        generator, instruction = batch["generator"], batch["instruction"]
+        pair = torch.cat([first, now], -1).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        logits = self.logits(self.augment(pair, generator), self.text(instruction, self.device))
+        target = success.to(self.device).float()
         loss = F.binary_cross_entropy_with_logits(logits, target)
         accuracy = ((logits > 0) == (target > 0.5)).float().mean()
         return loss, {"loss": float(loss.detach()), "accuracy": float(accuracy)}
-
-
-def _scaled(frames: UInt8[Tensor, "b t h w 3"], device: torch.device) -> Float[Tensor, "b t 3 h w"]:
-    """Frames in -1..1, colour first."""
-    return frames.to(device).permute(0, 1, 4, 2, 3).float() / 127.5 - 1
 
 
 def smooth(probability: Float[np.ndarray, " t"]) -> Float[np.ndarray, " t"]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from worldgymnast.episodes.windows import ClipSampler, EpisodeSet
 from worldgymnast.loops.supervised import Batches
@@ -100,53 +102,55 @@ def latent_batches(
     return make
 
 
-def success_batches(
-    sets: Sequence[EpisodeSet],
-    length: int,
-    stride: int,
-    batch: int,
-    seed: int,
-    paraphrases: Mapping[str, Sequence[str]],
-) -> Batches:
-    """Clips with the label of every frame for the judge: "clips" [b t h w 3], "instruction", "success" [b t].
+@dataclass(frozen=True)
+class _Labelled:
+    """Rows of one set with their labels, by task and label."""
 
-    A clip has `length` frames, `stride` apart, beyond the end of the episode its last one again. It begins at the
-    episode's first frame, or as often anywhere before the success. Sets in equal parts; within a set every task, and of
-    its episodes those with and without success, equally often.
+    episodes: EpisodeSet
+    rows: dict[tuple[str, bool], np.ndarray]  # [n 4]: rows of first, last possible first, present; episode
+
+
+def success_batches(
+    sets: Sequence[EpisodeSet], batch: int, seed: int, paraphrases: Mapping[str, Sequence[str]]
+) -> Batches:
+    """Pairs of frames with their label for the judge, every task and both labels equally often, sets in equal parts.
+
+    The first frame of a pair is that of the episode, or a quarter of the time any later one before the success and the present
+    frame: rollouts may also start in the middle of an episode.
     """
-    tables = [(s, t) for s in sets if (t := _by_outcome(s))]
-    if not tables:
+    tables = [_Labelled(s, _label_table(s)) for s in sets]
+    if not any(t.rows for t in tables):
         raise InputError("judge: found no episode with success labels, expected labelled ones; record or label some")
 
     def make(step: int) -> Mapping[str, Any]:
         rng = np.random.default_rng([seed, step])
-        clips, sentences, labels = [], [], []
+        first, now, sentences, labels = [], [], [], []
         for _ in range(batch):
-            episodes, table = tables[int(rng.integers(len(tables)))]
-            keys = sorted(table)
-            e = int(rng.choice(table[keys[int(rng.integers(len(keys)))]]))
-            first, last = int(episodes.first[e]), int(episodes.length[e])
-            hit = np.flatnonzero(episodes.success[first : first + last + 1])
-            latest = int(hit[0]) - 1 if len(hit) else last - 1
-            begin = int(rng.integers(0, max(latest, 0) + 1)) if rng.random() < 0.5 else 0
-            rows = first + np.minimum(begin + stride * np.arange(length), last)
-            clips.append(episodes.frames[rows])
-            labels.append(episodes.success[rows])
-            choices = paraphrases.get(episodes.task[e], (episodes.instruction[e],))
+            table = tables[int(rng.integers(len(tables)))]
+            keys = sorted(table.rows)
+            task, label = keys[int(rng.integers(len(keys)))]
+            rows = table.rows[task, label]
+            begin, latest, present, e = rows[int(rng.integers(len(rows)))]
+            choices = paraphrases.get(task, (table.episodes.instruction[e],))
+            if rng.random() < 0.25:
+                begin = int(rng.integers(begin, latest + 1))
+            first.append(table.episodes.frames[begin])
+            now.append(table.episodes.frames[present])
             sentences.append(choices[int(rng.integers(len(choices)))])
-        return {
-            "clips": torch.from_numpy(np.stack(clips)),
-            "instruction": sentences,
-            "success": torch.from_numpy(np.stack(labels)),
-        }
+            labels.append(label)
+        stacked: list[Tensor] = [torch.from_numpy(np.stack(x)) for x in (first, now)]
+        return {"first": stacked[0], "now": stacked[1], "instruction": sentences, "success": torch.tensor(labels)}
 
     return make
 
 
-def _by_outcome(episodes: EpisodeSet) -> dict[tuple[str, bool], list[int]]:
-    """Labelled episodes by task and whether they succeeded."""
-    table: dict[tuple[str, bool], list[int]] = {}
-    succeeded = episodes.succeeded
+def _label_table(episodes: EpisodeSet) -> dict[tuple[str, bool], np.ndarray]:
+    table: dict[tuple[str, bool], list[tuple[int, int, int, int]]] = {}
     for e in np.flatnonzero(episodes.labelled):
-        table.setdefault((episodes.task[e], bool(succeeded[e])), []).append(int(e))
-    return table
+        first, length = int(episodes.first[e]), int(episodes.length[e])
+        labels = episodes.success[first : first + length + 1]
+        unsolved = int(np.argmax(labels)) - 1 if labels.any() else length  # frames before this one are no success yet
+        for t in range(length + 1):
+            row = (first, first + max(0, min(t, unsolved)), first + t, int(e))
+            table.setdefault((episodes.task[e], bool(labels[t])), []).append(row)
+    return {key: np.array(rows) for key, rows in table.items()}

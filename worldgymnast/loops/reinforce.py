@@ -84,7 +84,7 @@ class ReinforceConfig:
         save_every: steps between two checkpoints.
     """
 
-    steps: int = 25
+    steps: int = 24
     starts: int = 12
     group_size: int = 8
     temperature: float = 1.0
@@ -92,8 +92,8 @@ class ReinforceConfig:
     middle: float = 0.25
     rows: int = 96
     horizon: int = 24
-    evaluate_every: int = 10
-    evaluate_starts: int = 8
+    evaluate_every: int = 6
+    evaluate_starts: int = 10
     keep_best: bool = True
     judge_error_limit: float = 0.2
     trainer: TrainerConfig = TrainerConfig()

@@ -59,7 +59,7 @@ class WorldTraining:
     autoencoder: FitConfig = FitConfig(steps=1800, lr=2e-3, weight_decay=0.0, ema=0.99)
     clips: int = 10
     length: int = 12
-    fit: FitConfig = FitConfig(steps=5000, lr=2e-3, ema=0.995)
+    fit: FitConfig = FitConfig(steps=4200, lr=2e-3, ema=0.995)
 
 
 @dataclass(frozen=True)
@@ -68,17 +68,15 @@ class JudgeTraining:
 
     Attributes:
         judge: sizes.
-        batch: clips a step.
-        length: judged frames in a clip.
+        batch: pairs of frames a step.
         fit: the optimiser.
         calibration: policy rollouts per task set aside to choose the threshold.
         stride: the judge will see every that many frames; the policy's chunk.
     """
 
     judge: ClassifierConfig = ClassifierConfig()
-    batch: int = 16
-    length: int = 13
-    fit: FitConfig = FitConfig(steps=1500, lr=1e-3)
+    batch: int = 64
+    fit: FitConfig = FitConfig(steps=3000, lr=1e-3)
     calibration: int = 15
     stride: int = 2
 
@@ -159,9 +157,7 @@ def train_judge(
             train, aside = split_for_calibration(real, config.calibration, config.fit.seed)
             imagined = replay(world, train, seed=config.fit.seed)
             judge = SuccessClassifier(config.judge).to(device)
-            batches: Batches = success_batches(
-                [train, imagined], config.length, config.stride, config.batch, config.fit.seed, INSTRUCTIONS
-            )
+            batches: Batches = success_batches([train, imagined], config.batch, config.fit.seed, INSTRUCTIONS)
             metrics = fit(judge, batches, config.fit, run, "judge")
             metrics |= calibrate(judge, replay(world, aside, seed=config.fit.seed + 1), config.stride)
             save_component(result, judge, Manifest(run.command, config.fit.seed, data_hash(train), metrics))

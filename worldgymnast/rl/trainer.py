@@ -27,7 +27,7 @@ class TrainerConfig:
         objective: the loss.
     """
 
-    lr: float = 1e-4
+    lr: float = 2e-4
     clip_norm: float = 1.0
     updates: int = 2
     micro_batch: int = 32
