@@ -56,6 +56,7 @@ def main() -> None:
 
     step(0)
     collect, update, frames = step(1)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         profiled = sum(step(2)[:2])
     operators = [e for e in profiler.key_averages() if e.key.startswith(("aten::", "Optimizer."))]
@@ -65,7 +66,7 @@ def main() -> None:
     print(f"| collect, seconds | {collect:.1f} |\n| update, seconds | {update:.1f} |")
     print(f"| imagined frames per second, all included | {frames / collect:.0f} |")
     print(f"| time outside model arithmetic | {1 - inside / profiled:.0%} |")
-    print(f"| peak memory before the profiled step, GB | {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} |")
+    print(f"| peak memory before the profiled step, GB | {peak:.1f} |")
 
 
 if __name__ == "__main__":

@@ -39,8 +39,11 @@ CASES = {
         "judge",
     ),
     "rl": (
-        "rl debug --policy PARTS/policy.safetensors --world PARTS/world.safetensors --judge PARTS/judge.safetensors "
-        "--data DATA --rl.steps 8 --rl.save-every 1 --rl.evaluate-every 8".split(),
+        [
+            *["rl", "debug", "--data", "DATA", "--policy", "PARTS/policy.safetensors"],
+            *["--world", "PARTS/world.safetensors", "--judge", "PARTS/judge.safetensors"],
+            *["--rl.steps", "8", "--rl.save-every", "1", "--rl.evaluate-every", "8"],
+        ],
         "checkpoints",
         "policy",
     ),

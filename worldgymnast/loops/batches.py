@@ -115,8 +115,8 @@ def success_batches(
 ) -> Batches:
     """Pairs of frames with their label for the judge, every task and both labels equally often, sets in equal parts.
 
-    The first frame of a pair is that of the episode, or a quarter of the time any later one before the success and the present
-    frame: rollouts may also start in the middle of an episode.
+    The first frame of a pair is that of the episode, or a quarter of the time any later one before the success and the
+    present frame: rollouts may also start in the middle of an episode.
     """
     tables = [_Labelled(s, _label_table(s)) for s in sets]
     if not any(t.rows for t in tables):

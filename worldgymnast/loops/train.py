@@ -59,7 +59,7 @@ class WorldTraining:
     autoencoder: FitConfig = FitConfig(steps=1800, lr=2e-3, weight_decay=0.0, ema=0.99)
     clips: int = 10
     length: int = 12
-    fit: FitConfig = FitConfig(steps=4200, lr=2e-3, ema=0.995)
+    fit: FitConfig = FitConfig(steps=4500, lr=2e-3, ema=0.995)
 
 
 @dataclass(frozen=True)
