@@ -19,10 +19,10 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from worldgymnast.config import load_judge, load_policy, load_world
-from worldgymnast.envs.imagined import ImaginedVectorEnv
 from worldgymnast.execution.local import LocalPool
 from worldgymnast.loops.finetune import from_photographs, photographs
 from worldgymnast.loops.quickstart import QuickstartConfig, starter
+from worldgymnast.loops.score import imagination
 from worldgymnast.rl.trainer import Trainer
 
 
@@ -36,11 +36,7 @@ def main() -> None:
     rl, env = config.finetune.rl, config.finetune.env
     policy, world, judge = load_policy(args.policy), load_world(args.world), load_judge(args.judge)
 
-    def imagine(rows: int, generator: torch.Generator) -> ImaginedVectorEnv:
-        return ImaginedVectorEnv(
-            world, judge, rows=rows, chunk=policy.config.chunk, horizon=rl.horizon, size=env.size, generator=generator
-        )
-
+    imagine = imagination(world, judge, chunk=policy.config.chunk, horizon=rl.horizon, size=env.size)
     pool = LocalPool(policy, imagine, rows=rl.rows, temperature=rl.temperature, seed=0)
     trainer = Trainer(policy, rl.trainer)
     sample = from_photographs(photographs(env, 2, config.photograph_layout))

@@ -36,7 +36,7 @@ def full_report() -> Report:
             results("open", 4) + results("close", 16) + results("turn", 10),
             results("open", 16) + results("close", 2) + results("turn", 10),
         ),
-        gap=[GapRow(20, Rate.of(imagined), Rate.of(real), success_gap(imagined, real))],
+        gap=[GapRow("step 20", Rate.of(imagined), Rate.of(real), success_gap(imagined, real))],
         curves=[
             Curve("Reward", [Series("a", [0, 1], [0.2, 0.4], [0.1, 0.3], [0.3, 0.5]), Series("b", [0, 1], [0.3, 0.1])]),
             Curve("Loss with a gap", [Series("loss", [0, 1, 2], [1.0, float("nan"), 0.5])], percent=True),

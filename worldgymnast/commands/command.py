@@ -118,6 +118,8 @@ def conclude(out: Path, evaluation: dict[str, Any]) -> None:
     table = success(evaluation)
     if table is not None:
         tables.show(tables.success(table))
+    if page.gap:
+        tables.show(tables.gap(page.gap))
     if page.budget:
         print("Real-robot budget: " + "; ".join(f"{count} {kind}" for kind, count in page.budget.items()) + ".")
     for note in page.notes:

@@ -9,20 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from gymnasium.vector import VectorEnv
 
 from worldgymnast.actions import require_same
 from worldgymnast.config import Manifest, load_policy, save_component, to_dict
-from worldgymnast.envs.imagined import ImaginedVectorEnv
 from worldgymnast.envs.metaworld import MetaWorldConfig, MetaWorldEnv, instructions
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.execution.local import LocalPool
 from worldgymnast.judges.classifier import SuccessClassifier
 from worldgymnast.loops.reinforce import ReinforceConfig, Scored, reinforce
-from worldgymnast.loops.score import layouts, real_env, score_real
+from worldgymnast.loops.score import Imagine, imagination, layouts, real_env, score_imagined, score_real
 from worldgymnast.policies.small_vla import SmallVLA
-from worldgymnast.rl.rollout import run as roll_out
 from worldgymnast.run import Run
 from worldgymnast.types import Metrics, Start
 from worldgymnast.weights import to_json, write_text
@@ -81,11 +78,7 @@ def _learn(
 ) -> Metrics:
     rl, chunk = config.rl, policy.config.chunk
 
-    def imagine(rows: int, generator: torch.Generator) -> VectorEnv[Any, Any, Any]:
-        return ImaginedVectorEnv(
-            world, judge, rows=rows, chunk=chunk, horizon=rl.horizon, size=config.env.size, generator=generator
-        )
-
+    imagine = imagination(world, judge, chunk=chunk, horizon=rl.horizon, size=config.env.size)
     pool = LocalPool(copy.deepcopy(policy), imagine, rows=rl.rows, temperature=rl.temperature, seed=rl.seed)
     real = real_env(replace(config.env, horizon=rl.horizon), chunk, config.workers)
     try:
@@ -148,7 +141,7 @@ def from_episodes(episodes: EpisodeSet, tasks: Sequence[str], middle: float) -> 
 
 def scorer(
     policy: SmallVLA,
-    imagine: Callable[[int, torch.Generator], VectorEnv[Any, Any, Any]],
+    imagine: Imagine,
     real: VectorEnv[Any, Any, Any],
     config: FinetuneConfig,
 ) -> Callable[[int], Scored | None]:
@@ -160,9 +153,8 @@ def scorer(
             return None
         starts = layouts(config.env, per_task, config.score_layout)
         truly = score_real(policy, real, starts, temperature=0.0, seed=step)
-        generator = torch.Generator().manual_seed(step)
-        env = imagine(min(len(starts), config.rl.rows), generator)
-        dreamt = roll_out(env, policy, [r.start for r in truly], temperature=0.0, generator=generator)
+        seen = [r.start for r in truly]
+        dreamt = score_imagined(policy, imagine, seen, rows=config.rl.rows, temperature=0.0, seed=step)
         return Scored(dreamt, truly)
 
     return score

@@ -72,14 +72,15 @@ def quickstart(
     before = load_policy(files["policy"], device)
     after = out / "rl" / "policy.safetensors"
     with Run(out, to_dict(config)) as run:
+        world, judge = load_world(files["world"], device), load_judge(files["judge"], device)
         with stage(out, "reinforcement learning"):
-            world, judge = load_world(files["world"], device), load_judge(files["judge"], device)
             finished = (out / "rl" / "summary.json").exists()
             photos = [] if finished else photographs(config.finetune.env, config.photographs, config.photograph_layout)
             finetune(before, world, judge, from_photographs(photos), out / "rl", config.finetune, device)
         with stage(out, "real evaluation"):
             scored = replace(Recipe(), env=config.finetune.env, seeds=(0,), score=config.score)
-            found = evaluate(out / "evaluation.json", {"before": files["policy"], "after": after}, scored, device)
+            policies = {"before": files["policy"], "after": after}
+            found = evaluate(out / "evaluation.json", policies, scored, device, world, judge)
         count = config.photographs * len(config.finetune.env.tasks)
         run.finish({"photographs": count, "starter_budget": {} if given else starter_budget()})
     return found

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from worldgymnast.evaluation.success import Difference, paired_difference
+from worldgymnast.evaluation.agreement import success_gap
+from worldgymnast.evaluation.success import Difference
 from worldgymnast.rl.objective import has_signal
 from worldgymnast.rl.trainer import Trainer, TrainerConfig
 from worldgymnast.run import Progress, Run
@@ -34,9 +35,9 @@ class Scored:
 
     def gap(self) -> Difference:
         """Imagined minus real success, paired over starts: positive where the world is an optimist."""
-        return paired_difference(
-            [r.verdict.succeeded for r in self.real],
+        return success_gap(
             [r.verdict.succeeded for r in self.imagined],
+            [r.verdict.succeeded for r in self.real],
             strata=[r.start.task for r in self.real],
         )
 

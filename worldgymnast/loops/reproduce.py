@@ -25,7 +25,17 @@ from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.judges.classifier import SuccessClassifier
 from worldgymnast.loops.finetune import FinetuneConfig, finetune, from_episodes
 from worldgymnast.loops.record import RecordConfig, episodes_of, record
-from worldgymnast.loops.score import ScoreConfig, fidelity, gate, layouts, real_env, score_real
+from worldgymnast.loops.score import (
+    Imagine,
+    ScoreConfig,
+    fidelity,
+    gate,
+    imagination,
+    layouts,
+    real_env,
+    score_imagined,
+    score_real,
+)
 from worldgymnast.loops.train import (
     JudgeTraining,
     PolicyTraining,
@@ -37,7 +47,7 @@ from worldgymnast.loops.train import (
 from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.rl.rollout import run as roll_out
 from worldgymnast.run import Progress
-from worldgymnast.types import Episode, Metrics, Start
+from worldgymnast.types import Episode, Metrics, Rollout, Start
 from worldgymnast.weights import write_text
 from worldgymnast.worldmodel.sampler import LatentWorldModel
 
@@ -172,7 +182,7 @@ def reproduce(out: Path, recipe: Recipe, device: str = "cpu") -> dict[str, Any]:
     with stage(out, "evaluate"):
         policies = {"sft": out / "sft" / "policy.safetensors"}
         policies |= {f"rl-{s}": out / f"rl-{s}" / "policy.safetensors" for s in recipe.seeds}
-        return evaluate(out / "evaluation.json", policies, recipe, device)
+        return evaluate(out / "evaluation.json", policies, recipe, device, world, judge)
 
 
 def check_world(
@@ -197,40 +207,54 @@ def check_world(
     return found
 
 
-def evaluate(file: Path, policies: dict[str, Path], recipe: Recipe, device: str) -> dict[str, Any]:
-    """Real outcomes of every policy on the same starts; kept in `file` policy by policy."""
+def evaluate(
+    file: Path,
+    policies: dict[str, Path],
+    recipe: Recipe,
+    device: str,
+    world: LatentWorldModel | None = None,
+    judge: SuccessClassifier | None = None,
+) -> dict[str, Any]:
+    """Real outcomes of every policy on the same starts, with the imagined ones of the same starts where there are
+    `world` and `judge`; kept in `file` policy by policy."""
     found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     missing = {name: path for name, path in policies.items() if name not in found}
     if not missing:
         return found
     loaded = {name: load_policy(path, device) for name, path in missing.items()}
     chunk = next(iter(loaded.values())).config.chunk
+    imagine = None
+    if world is not None and judge is not None:
+        imagine = imagination(world, judge, chunk=chunk, horizon=recipe.env.horizon, size=recipe.env.size)
     env = real_env(recipe.env, chunk, recipe.score.workers)
     try:
         for name, policy in loaded.items():
-            found[name] = _outcomes(policy, env, recipe, name)
+            found[name] = _outcomes(policy, env, imagine, recipe, name)
             write_text(file, json.dumps(found) + "\n")
     finally:
         env.close()
     return found
 
 
-def _outcomes(policy: SmallVLA, env: Any, recipe: Recipe, name: str) -> list[dict[str, Any]]:
+def _outcomes(policy: SmallVLA, env: Any, imagine: Imagine | None, recipe: Recipe, name: str) -> list[dict[str, Any]]:
     """One row per episode. RL seed s is scored on layouts of its own, any other policy on those of every seed."""
     seeds: Sequence[int] = [int(name.removeprefix("rl-"))] if name.startswith("rl-") else recipe.seeds
+    temperature, side_by_side = recipe.score.temperature, recipe.finetune.rl.rows
     rows = []
     for seed in seeds:
-        first = recipe.score.first_layout + seed * 1000
-        starts = layouts(recipe.env, recipe.score.per_task, first)
+        starts = layouts(recipe.env, recipe.score.per_task, recipe.score.first_layout + seed * 1000)
+        truly: list[Rollout] = []
         with Progress(f"evaluating {name} on the layouts of seed {seed}", len(starts)) as progress:
             for i in range(0, len(starts), 10):
-                part = starts[i : i + 10]
-                rollouts = score_real(policy, env, part, temperature=recipe.score.temperature, seed=seed)
-                rows += [
-                    {"task": r.start.task, "layout": r.start.layout, "seed": seed, "success": r.verdict.succeeded}
-                    for r in rollouts
-                ]
-                progress.advance(len(part))
+                truly += score_real(policy, env, starts[i : i + 10], temperature=temperature, seed=seed)
+                progress.advance(len(starts[i : i + 10]))
+        part = [
+            {"task": r.start.task, "layout": r.start.layout, "seed": seed, "success": r.verdict.succeeded}
+            for r in truly
+        ]
+        if imagine is not None:
+            seen = [r.start for r in truly]
+            dreamt = score_imagined(policy, imagine, seen, rows=side_by_side, temperature=temperature, seed=seed)
+            part = [row | {"imagined": r.verdict.succeeded} for row, r in zip(part, dreamt, strict=True)]
+        rows += part
     return rows
-
-

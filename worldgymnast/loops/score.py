@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 
+from worldgymnast.envs.imagined import ImaginedVectorEnv
 from worldgymnast.envs.metaworld import MetaWorldConfig, MetaWorldEnv, instructions
 from worldgymnast.envs.wrappers import vectorise
 from worldgymnast.episodes.windows import EpisodeSet
@@ -25,8 +26,11 @@ from worldgymnast.loops.replay import replay, shuffled_actions
 from worldgymnast.loops.train import clip_probabilities
 from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.rl.rollout import run
-from worldgymnast.types import Metrics, Rollout, Start
+from worldgymnast.types import Judge, Metrics, Rollout, Start, WorldModel
 from worldgymnast.worldmodel.sampler import LatentWorldModel
+
+Imagine = Callable[[int, torch.Generator], VectorEnv[Any, Any, Any]]
+"""Makes an imagined environment with that many rows, which draws from that generator."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,17 @@ def real_env(config: MetaWorldConfig, chunk: int, workers: int) -> VectorEnv[Any
     return vectorise(functools.partial(MetaWorldEnv, config), workers, chunk)
 
 
+def imagination(world: WorldModel, judge: Judge, *, chunk: int, horizon: int, size: int) -> Imagine:
+    """Imagined environments in `world` with `judge`; see `ImaginedVectorEnv` for the others."""
+
+    def imagine(rows: int, generator: torch.Generator) -> VectorEnv[Any, Any, Any]:
+        return ImaginedVectorEnv(
+            world, judge, rows=rows, chunk=chunk, horizon=horizon, size=size, generator=generator
+        )
+
+    return imagine
+
+
 def layouts(config: MetaWorldConfig, per_task: int, first: int) -> list[Start]:
     """Starts on consecutive layouts of every task; frames are blank until the real environment has shown them."""
     blank = np.zeros((config.size, config.size, 3), np.uint8)
@@ -64,6 +79,15 @@ def score_real(
     generator = torch.Generator().manual_seed(seed)
     rollouts = run(env, policy, starts, temperature=temperature, generator=generator)
     return [replace(r, start=replace(r.start, frame=r.frames[0])) for r in rollouts]
+
+
+def score_imagined(
+    policy: SmallVLA, imagine: Imagine, starts: Sequence[Start], *, rows: int, temperature: float, seed: int
+) -> list[Rollout]:
+    """Imagined rollouts, `rows` side by side."""
+    generator = torch.Generator().manual_seed(seed)
+    env = imagine(min(len(starts), rows), generator)
+    return run(env, policy, starts, temperature=temperature, generator=generator)
 
 
 def gate(

@@ -72,13 +72,15 @@ def step_generator(seed: int, step: int) -> torch.Generator:
 def fit(module: nn.Module, batches: Batches, config: FitConfig, run: Run, what: str) -> Metrics:
     """Trains `module` in place, ends with its averaged weights, and returns the last logged metrics.
 
-    Resumes from the newest checkpoint in `run`. Modules in evaluation, such as a frozen autoencoder, are those whose
-    parameters need no gradient.
+    Resumes from the newest checkpoint in `run`; where that is the last step's, nothing is left to train. Modules in
+    evaluation, such as a frozen autoencoder, are those whose parameters need no gradient.
     """
     trained = {k: p for k, p in module.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(trained.values(), lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.99))
     averaged = {k: p.detach().clone() for k, p in trained.items()}
-    first, last = _resume(run, trained, averaged, optimizer), {}
+    first = _resume(run, trained, averaged, optimizer)
+    logged = run.metrics()[-1:]
+    last = {k: v for row in logged for k, v in row.items() if k not in ("step", "time", "seconds")}
     began = time.perf_counter()
     with Progress(what, config.steps, done=first) as progress:
         for step in range(first, config.steps):
@@ -88,7 +90,7 @@ def fit(module: nn.Module, batches: Batches, config: FitConfig, run: Run, what: 
             if step % config.log_every == 0 or step + 1 == config.steps:
                 last = metrics | {"lr": learning_rate(config, step)}
                 run.log(step, last | {"seconds": time.perf_counter() - began})
-            if (step + 1) % config.save_every == 0 and step + 1 < config.steps:
+            if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
                 _save(run, step + 1, trained, averaged, optimizer)
     with torch.no_grad():
         for name, parameter in trained.items():

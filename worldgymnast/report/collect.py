@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from worldgymnast.episodes.lerobot_layout import INFO, read_layout
+from worldgymnast.evaluation.agreement import success_gap
 from worldgymnast.evaluation.success import Difference, EpisodeResult, Rate, SuccessTable, success_table
 from worldgymnast.report.report import Curve, GapRow, Pair, Report, Series
 from worldgymnast.types import InputError
@@ -55,7 +56,7 @@ def collect(run: Path) -> Report:
         command=_command(run, learners),
         versions=_versions(run, learners),
         table=success(evaluation),
-        gap=[row for path in learners[:1] for row in _gap(logs[path.name], _config(path))],
+        gap=[*(row for path in learners[:1] for row in _gap(logs[path.name], _config(path))), *evaluated(evaluation)],
         curves=[*_learning(logs), *_fidelity(gate), *_training(run)],
         gallery=[pair for path in learners[:1] for pair in _gallery(path)],
         budget=_budget(run, learners, logs, evaluation),
@@ -183,13 +184,27 @@ def _gap(rows: Rows, config: Mapping[str, Any]) -> list[GapRow]:
 
     return [
         GapRow(
-            int(row["step"]),
+            f"step {int(row['step'])}",
             rate(row["imagined_success"]),
             rate(row["real_success"]),
             Difference(row["gap"], row["gap_low"], row["gap_high"], count, math.nan),
         )
         for row in _scorings(rows)
     ]
+
+
+def evaluated(evaluation: Mapping[str, Rows]) -> list[GapRow]:
+    """Imagined against real success on the starts of the evaluation: the first policy, and all others together."""
+    names = list(evaluation)
+    groups = {"evaluation, before": names[:1], "evaluation, after": names[1:]}
+    found = []
+    for when, members in groups.items():
+        rows = [row for name in members for row in evaluation[name] if "imagined" in row]
+        if rows:
+            dreamt, truly = [row["imagined"] for row in rows], [row["success"] for row in rows]
+            gap = success_gap(dreamt, truly, strata=[row["task"] for row in rows])
+            found.append(GapRow(when, Rate.of(dreamt), Rate.of(truly), gap))
+    return found
 
 
 # ---------------------------------------------------------------- videos, cost, words

@@ -25,9 +25,9 @@ __all__ = ["Curve", "GapRow", "Pair", "Report", "Series", "render", "write"]
 
 @dataclass(frozen=True)
 class GapRow:
-    """Imagined against real success at one evaluation; `gap` is imagined minus real on the same starts."""
+    """Imagined against real success at one scoring; `gap` is imagined minus real on the same starts."""
 
-    step: int
+    when: str
     imagined: Rate
     real: Rate
     gap: Difference

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +12,8 @@ from worldgymnast.evaluation.success import SuccessTable
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from worldgymnast.report.report import GapRow
 
 GATE = 0.9
 """What world and judge together must reach on imagined replays before RL is worth starting."""
@@ -46,6 +48,16 @@ def success(table: SuccessTable) -> Table:
         shown.add_row(*map(escape, cells))
     shown.add_section()
     shown.add_row(*(escape(str(x)) for x in ("mean over tasks", table.before, table.after, table.difference)))
+    return shown
+
+
+def gap(rows: Sequence[GapRow]) -> Table:
+    """Imagined beside real success of the same policy on the same starts, and their difference."""
+    from rich.markup import escape
+
+    shown = _table("Imagined against real success", "scored", "imagined", "real", "gap")
+    for row in rows:
+        shown.add_row(*(escape(str(x)) for x in (row.when, row.imagined, row.real, row.gap)))
     return shown
 
 
