@@ -10,9 +10,9 @@ import torch
 
 from worldgymnast.actions import metaworld_spec
 from worldgymnast.episodes.windows import EpisodeSet, from_episodes
-from worldgymnast.judges.classifier import ClassifierConfig, SuccessClassifier, smooth
+from worldgymnast.judges.classifier import ClassifierConfig, SuccessClassifier, sustained
 from worldgymnast.loops.batches import success_batches
-from worldgymnast.loops.train import calibrate, clip_probabilities, split_for_calibration
+from worldgymnast.loops.train import calibrate, clip_probabilities, split_for_calibration, unsolved_at
 from worldgymnast.text import SentenceEncoder
 from worldgymnast.types import Clip, Episode, InputError, Judge
 
@@ -107,9 +107,28 @@ def test_calibration_sets_only_policy_rollouts_aside_and_trains_on_none_of_them(
     assert len(train) == 17
 
 
-def test_smoothing_needs_two_frames_to_agree() -> None:
-    assert smooth(np.array([0.0, 1.0, 0.0, 0.0])).max() == 0.5
-    assert smooth(np.array([0.0, 0.0, 1.0])).tolist() == [0.0, 0.5, 1.0]
+def test_what_is_left_of_an_episode_that_has_not_succeeded_yet() -> None:
+    episodes = logged(12)
+    left = unsolved_at(episodes, 3)
+    assert (left.length == 3).all()
+    assert 6 < len(left) < 12
+    for i in range(len(left)):
+        (whole,) = [e for e in range(12) if episodes.layout[e] == left.layout[i]]
+        assert not episodes.episode(whole).success[:4].any()  # type: ignore[index]
+        assert (left.episode(i).frames == episodes.episode(whole).frames[3:]).all()
+        assert (left.episode(i).actions == episodes.episode(whole).actions[3:]).all()
+
+
+def test_success_must_last() -> None:
+    assert sustained(np.array([0.0, 1.0, 0.0, 0.0, 0.0]), 4).tolist() == [0.25, 0.25]
+    assert sustained(np.array([0.0, 0.0, 1.0, 1.0, 1.0, 1.0]), 4).max() == 1
+    assert sustained(np.array([0.0, 1.0]), 4).tolist() == [0.5]
+
+
+def test_success_is_dated_by_the_frame_that_shows_it_not_by_the_window_that_finds_it(judge: SuccessClassifier) -> None:
+    verdict = judge.verdict(np.array([0.1, 0.2, 0.1, 0.9, 0.9, 0.9, 0.9]))
+    assert verdict.score == 1
+    assert verdict.success_frame == 3
 
 
 def test_episodes_without_labels_are_refused() -> None:

@@ -51,7 +51,7 @@ def debug() -> Recipe:
             rollouts=PolicyRecordConfig((1.0,), 3, length=8, workers=1),
             held_out=PolicyRecordConfig((1.0,), 2, length=8, seed=3_000_000, workers=1),
             world=WorldTraining(world, frames=8, autoencoder=brief, clips=2, length=4, fit=brief),
-            judge=JudgeTraining(ClassifierConfig(widths=(8, 8, 16)), batch=8, fit=brief, calibration=1),
+            judge=JudgeTraining(ClassifierConfig(widths=(8, 8, 16)), batch=8, fit=brief, calibration=1, late=2),
             finetune=FinetuneConfig(rl=rl, workers=1),
             seeds=(0,),
             score=ScoreConfig(per_task=2, workers=1),

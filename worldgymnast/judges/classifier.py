@@ -1,8 +1,9 @@
 """A learned success classifier: first frame, present frame and sentence in, probability of success out.
 
 Trained on labelled logged episodes and on imagined replays of real action sequences, whose true outcome is known, so
-that it holds up on generated video. A clip succeeds where the mean probability of two neighbouring judged frames
-passes the threshold; the threshold is set on episodes it was not trained on (`calibrate`).
+that it holds up on generated video. A clip succeeds where the mean probability over `sustain` neighbouring judged
+frames passes the threshold: imagined objects flicker, done things stay done. The threshold is set on episodes it was
+not trained on (`calibrate`).
 """
 
 from __future__ import annotations
@@ -29,12 +30,14 @@ class ClassifierConfig:
         widths: channels at 1/2, 1/4 and 1/8 of the frame's size.
         jitter: strength of random brightness, contrast and colour while training.
         shift: largest random shift, the same for both frames, in pixels.
+        sustain: judged frames over which success must last.
         batch: frames judged at a time.
     """
 
     widths: tuple[int, ...] = (24, 48, 96)
     jitter: float = 0.1
     shift: int = 2
+    sustain: int = 4
     batch: int = 256
 
 
@@ -108,12 +111,12 @@ class SuccessClassifier(nn.Module):
 
     def verdict(self, probability: Float[np.ndarray, " t"]) -> Verdict:
         """The verdict on a clip from the probabilities of its frames."""
-        steady = smooth(probability)
-        best = float(steady.max())
-        threshold = float(self.threshold)
+        steady = sustained(probability, self.config.sustain)
+        best, threshold = float(steady.max()), float(self.threshold)
         if best < threshold:
             return Verdict(0.0, best)
-        return Verdict(1.0, best, int(np.flatnonzero(steady >= threshold)[0]))
+        began = int(np.flatnonzero(steady >= threshold)[0])
+        return Verdict(1.0, best, began + int(np.flatnonzero(probability[began:] >= threshold)[0]))
 
     def augment(self, pair: Float[Tensor, "b 6 h w"], generator: torch.Generator) -> Float[Tensor, "b 6 h w"]:
         """The same random shift and colour for both frames of a pair."""
@@ -141,7 +144,7 @@ class SuccessClassifier(nn.Module):
         return loss, {"loss": float(loss.detach()), "accuracy": float(accuracy)}
 
 
-def smooth(probability: Float[np.ndarray, " t"]) -> Float[np.ndarray, " t"]:
-    """Mean of each frame and the one after it; the last frame stands alone."""
-    following = np.append(probability[1:], probability[-1:])
-    return (probability + following) / 2
+def sustained(probability: Float[np.ndarray, " t"], frames: int) -> Float[np.ndarray, " s"]:
+    """Means over `frames` neighbours, one for every place where so many follow; shorter clips have one mean."""
+    width = min(frames, len(probability))
+    return np.convolve(probability, np.full(width, 1 / width), "valid")

@@ -6,7 +6,7 @@ Every function is resumable, and does nothing but read its result where it is al
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 from worldgymnast.config import Manifest, load_judge, load_policy, load_world, save_component, to_dict
 from worldgymnast.envs.metaworld import INSTRUCTIONS
 from worldgymnast.episodes.windows import EpisodeSet
-from worldgymnast.judges.classifier import ClassifierConfig, SuccessClassifier, smooth
+from worldgymnast.judges.classifier import ClassifierConfig, SuccessClassifier, sustained
 from worldgymnast.loops.batches import encode_all, frame_batches, imitation_batches, latent_batches, success_batches
 from worldgymnast.loops.replay import replay
 from worldgymnast.loops.supervised import Batches, FitConfig, fit
@@ -72,13 +72,15 @@ class JudgeTraining:
         fit: the optimiser.
         calibration: policy rollouts per task set aside to choose the threshold.
         stride: the judge will see every that many frames; the policy's chunk.
+        late: imagined replays also begin that many frames into the episodes, as rollouts do; 0 for not.
     """
 
     judge: ClassifierConfig = ClassifierConfig()
     batch: int = 64
-    fit: FitConfig = FitConfig(steps=3000, lr=1e-3)
-    calibration: int = 15
+    fit: FitConfig = FitConfig(steps=4000, lr=1e-3)
+    calibration: int = 20
     stride: int = 2
+    late: int = 8
 
 
 def data_hash(episodes: EpisodeSet) -> str:
@@ -155,14 +157,23 @@ def train_judge(
         if run.finished is None:
             torch.manual_seed(config.fit.seed)
             train, aside = split_for_calibration(real, config.calibration, config.fit.seed)
-            imagined = replay(world, train, seed=config.fit.seed)
+            sets = [train, replay(world, train, seed=config.fit.seed)]
+            if config.late and len(begun := unsolved_at(train, config.late)):
+                sets.append(replay(world, begun, seed=config.fit.seed))
             judge = SuccessClassifier(config.judge).to(device)
-            batches: Batches = success_batches([train, imagined], config.batch, config.fit.seed, INSTRUCTIONS)
+            batches: Batches = success_batches(sets, config.batch, config.fit.seed, INSTRUCTIONS)
             metrics = fit(judge, batches, config.fit, run, "judge")
             metrics |= calibrate(judge, replay(world, aside, seed=config.fit.seed + 1), config.stride)
             save_component(result, judge, Manifest(run.command, config.fit.seed, data_hash(train), metrics))
             run.finish(metrics)
     return load_judge(result, device)
+
+
+def unsolved_at(episodes: EpisodeSet, frame: int) -> EpisodeSet:
+    """What is left, from `frame` on, of the episodes that had not succeeded by then."""
+    solved = [episodes.success[first : first + frame + 1].any() for first in episodes.first]
+    left = episodes.select((episodes.length > frame) & ~np.array(solved))
+    return replace(left, first=left.first + frame, length=left.length - frame)
 
 
 def split_for_calibration(episodes: EpisodeSet, per_task: int, seed: int) -> tuple[EpisodeSet, EpisodeSet]:
@@ -209,6 +220,6 @@ def clip_probabilities(judge: SuccessClassifier, episodes: EpisodeSet, stride: i
         judge.probabilities(np.asarray(episodes.frames[rows[i : i + 32]]), episodes.instruction[i : i + 32])
         for i in range(0, len(episodes), 32)
     ]
-    return np.array([smooth(p).max() for part in found for p in part])
+    return np.array([sustained(p, judge.config.sustain).max() for part in found for p in part])
 
 
