@@ -36,6 +36,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "train-world": ("DATA...", "a world model, from everything logged"),
         "train-judge": ("DATA...", "a judge of success, from labelled episodes"),
         "rl": ("PRESET", "finetune a policy inside a world model"),
+        "import-world": ("CHECKPOINT", "a published WorldGym checkpoint, as a world model of ours"),
     },
     "Measure": {
         "evaluate": ("BEFORE AFTER", "two policies on the same real layouts"),

@@ -22,6 +22,7 @@ from worldgymnast.judges.classifier import ClassifierConfig, SuccessClassifier
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
 from worldgymnast.types import InputError
 from worldgymnast.weights import load_into, load_weights, save_weights
+from worldgymnast.worldmodel.diffusion import DiffusionConfig, DiffusionWorldModel
 from worldgymnast.worldmodel.sampler import LatentWorldModel, WorldModelConfig
 
 Config = TypeVar("Config")
@@ -83,17 +84,17 @@ def save_component(path: Path, component: nn.Module, manifest: Manifest, *, half
         "config": json.dumps(to_dict(component.config)),
         "manifest": json.dumps(to_dict(manifest)),
     }
-    if isinstance(component, SmallVLA | LatentWorldModel):
+    if isinstance(component, SmallVLA | LatentWorldModel | DiffusionWorldModel):
         meta["action_spec"] = json.dumps(component.action_spec.to_dict())
-    if isinstance(component, LatentWorldModel):
+    if isinstance(component, LatentWorldModel | DiffusionWorldModel):
         meta["fps"] = repr(component.fps)
     save_weights(path, tensors, meta)
 
 
-def _load(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def _load(path: Path, *kinds: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     tensors, meta = load_weights(path)
-    if meta.get("kind") != kind:
-        raise InputError(f"{path}: field 'kind': found {meta.get('kind', 'nothing')}, expected {kind}; give its file")
+    if (kind := meta.get("kind", "nothing")) not in kinds:
+        raise InputError(f"{path}: field 'kind': found {kind}, expected {' or '.join(kinds)}; give its file")
     return {k: v.float() if v.dtype == torch.float16 else v for k, v in tensors.items()}, meta
 
 
@@ -112,11 +113,14 @@ def load_policy(path: Path, device: str = "cpu") -> SmallVLA:
     return policy.to(device)
 
 
-def load_world(path: Path, device: str = "cpu") -> LatentWorldModel:
+def load_world(path: Path, device: str = "cpu") -> LatentWorldModel | DiffusionWorldModel:
     """A world model, its autoencoder included, from its file."""
-    tensors, meta = _load(path, "LatentWorldModel")
-    config = from_dict(WorldModelConfig, json.loads(meta["config"]), str(path))
-    world = LatentWorldModel(config, _spec(path, meta), float(meta["fps"]))
+    tensors, meta = _load(path, "LatentWorldModel", "DiffusionWorldModel")
+    data, spec, fps = json.loads(meta["config"]), _spec(path, meta), float(meta["fps"])
+    if meta["kind"] == "DiffusionWorldModel":
+        world = DiffusionWorldModel(from_dict(DiffusionConfig, data, str(path)), spec, fps)
+    else:
+        world = LatentWorldModel(from_dict(WorldModelConfig, data, str(path)), spec, fps)
     load_into(world, tensors, path)
     return world.to(device).eval()
 

@@ -112,6 +112,11 @@ def _versions() -> dict[str, str]:
     }
 
 
+def command_line() -> str:
+    """How this process was started, fit to be pasted into a shell."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
 class Run:
     """A run folder, new or resumed.
 
@@ -127,7 +132,7 @@ class Run:
     def __init__(self, path: Path, config: Mapping[str, Any], *, command: str | None = None) -> None:
         self.path = Path(path)
         self.config: dict[str, Any] = json.loads(json.dumps(config))
-        self.command = command or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        self.command = command or command_line()
         self._writer: Any = None
         self._purge_from: int | None = None
         if not (self.path / "config.json").exists():

@@ -256,6 +256,11 @@ class WorldModel(Protocol):
     action_spec: ActionSpec
     fps: float
 
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width of its frames."""
+        ...
+
     def start(self, frames: UInt8[Tensor, "b h w 3"]) -> WorldState:
         """The state in which `frames` are what is seen now."""
         ...

@@ -6,6 +6,7 @@ A field named `config` lends its fields as flags without a prefix: `worldgymnast
 from worldgymnast.commands.command import Command
 from worldgymnast.commands.data import DataCheck, DataConvert, Record, RecordPolicy
 from worldgymnast.commands.measure import Evaluate, EvalWorld, Report
+from worldgymnast.commands.published import ImportWorld
 from worldgymnast.commands.train import Rl, Sft, TrainJudge, TrainWorld
 from worldgymnast.commands.whole import Doctor, Quickstart, Reproduce
 
@@ -23,6 +24,7 @@ KINDS: dict[str, type[Command]] = {
     "train-world": TrainWorld,
     "train-judge": TrainJudge,
     "rl": Rl,
+    "import-world": ImportWorld,
     "evaluate": Evaluate,
     "eval-world": EvalWorld,
     "report": Report,

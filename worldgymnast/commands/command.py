@@ -18,8 +18,7 @@ from worldgymnast.loops.reproduce import Recipe
 from worldgymnast.report import tables
 from worldgymnast.report.collect import collect, success
 from worldgymnast.report.report import write
-from worldgymnast.types import InputError
-from worldgymnast.worldmodel.sampler import LatentWorldModel
+from worldgymnast.types import InputError, WorldModel
 
 REPORT = "report.html"
 LENT: Any = tyro.conf.arg(name="")
@@ -78,14 +77,13 @@ def read(paths: Sequence[Path], size: int | None) -> EpisodeSet:
     return concatenate([formats.read(path, size=size) for path in paths])
 
 
-def sees(world: LatentWorldModel, size: tuple[int, int], flag: str) -> None:
+def sees(world: WorldModel, size: tuple[int, int], flag: str) -> None:
     """Raises where `world` is not made for frames of that size; `flag` is what resizes them."""
-    fits(world.config.autoencoder.shrink, world.config.transformer.grid, size, flag)
+    fits(world.frame_size, size, flag)
 
 
-def fits(shrink: int, grid: tuple[int, int], size: tuple[int, int], flag: str) -> None:
+def fits(expected: tuple[int, int], size: tuple[int, int], flag: str) -> None:
     """Raises where frames of that size are not what the world model is made for."""
-    expected = (grid[0] * shrink, grid[1] * shrink)
     if size != expected:
         raise InputError(
             f"frames: found {size[0]}x{size[1]} pixels, expected {expected[0]}x{expected[1]} as the world model has; "

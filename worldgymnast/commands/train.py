@@ -79,7 +79,7 @@ class TrainWorld(Computing):
         """Trains."""
         self.prepare()
         episodes = read(self.data, self.size)
-        fits(self.config.world.autoencoder.shrink, self.config.world.transformer.grid, episodes.size, "--size")
+        fits(self.config.world.frame_size, episodes.size, "--size")
         if (width := self.config.world.transformer.action_dim) != episodes.spec.dim:
             raise InputError(
                 f"field 'world.transformer.action_dim': found {width}, expected {episodes.spec.dim} as in the data; "

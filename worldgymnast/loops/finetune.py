@@ -21,9 +21,8 @@ from worldgymnast.loops.reinforce import ReinforceConfig, Scored, reinforce
 from worldgymnast.loops.score import Imagine, imagination, layouts, real_env, score_imagined, score_real
 from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.run import Run
-from worldgymnast.types import Metrics, Start
+from worldgymnast.types import Metrics, Start, WorldModel
 from worldgymnast.weights import to_json, write_text
-from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 SampleStarts = Callable[[np.random.Generator, int], list[Start]]
 """Draws that many starts with that generator."""
@@ -48,7 +47,7 @@ class FinetuneConfig:
 
 def finetune(
     policy: SmallVLA,
-    world: LatentWorldModel,
+    world: WorldModel,
     judge: SuccessClassifier,
     starts: SampleStarts,
     out: Path,
@@ -70,7 +69,7 @@ def finetune(
 
 def _learn(
     policy: SmallVLA,
-    world: LatentWorldModel,
+    world: WorldModel,
     judge: SuccessClassifier,
     starts: SampleStarts,
     config: FinetuneConfig,

@@ -47,9 +47,8 @@ from worldgymnast.loops.train import (
 from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.rl.rollout import run as roll_out
 from worldgymnast.run import Progress
-from worldgymnast.types import Episode, Metrics, Rollout, Start
+from worldgymnast.types import Episode, Metrics, Rollout, Start, WorldModel
 from worldgymnast.weights import write_text
-from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 GATE = 0.9
 """Share of true failures, and of true successes, that world and judge should know before RL is trusted."""
@@ -186,7 +185,7 @@ def reproduce(out: Path, recipe: Recipe, device: str = "cpu") -> dict[str, Any]:
 
 
 def check_world(
-    file: Path, world: LatentWorldModel, judge: SuccessClassifier, held: EpisodeSet, recipe: Recipe
+    file: Path, world: WorldModel, judge: SuccessClassifier, held: EpisodeSet, recipe: Recipe
 ) -> Metrics:
     """The gate before RL and the fidelity of the world on held-out rollouts; kept in `file`."""
     if file.exists():
@@ -212,7 +211,7 @@ def evaluate(
     policies: dict[str, Path],
     recipe: Recipe,
     device: str,
-    world: LatentWorldModel | None = None,
+    world: WorldModel | None = None,
     judge: SuccessClassifier | None = None,
 ) -> dict[str, Any]:
     """Real outcomes of every policy on the same starts, with the imagined ones of the same starts where there are

@@ -27,7 +27,6 @@ from worldgymnast.loops.train import clip_probabilities
 from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.rl.rollout import run
 from worldgymnast.types import Judge, Metrics, Rollout, Start, WorldModel
-from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 Imagine = Callable[[int, torch.Generator], VectorEnv[Any, Any, Any]]
 """Makes an imagined environment with that many rows, which draws from that generator."""
@@ -91,7 +90,7 @@ def score_imagined(
 
 
 def gate(
-    world: LatentWorldModel, judge: SuccessClassifier, held_out: EpisodeSet, *, horizon: int, stride: int, seed: int
+    world: WorldModel, judge: SuccessClassifier, held_out: EpisodeSet, *, horizon: int, stride: int, seed: int
 ) -> Metrics:
     """How often world and judge together know the true outcome of held-out real rollouts, imagined again.
 
@@ -115,7 +114,7 @@ def cut(episodes: EpisodeSet, length: int) -> EpisodeSet:
     return replace(episodes, length=np.minimum(episodes.length, length))
 
 
-def fidelity(world: LatentWorldModel, episodes: EpisodeSet, length: int, seed: int) -> dict[str, np.ndarray]:
+def fidelity(world: WorldModel, episodes: EpisodeSet, length: int, seed: int) -> dict[str, np.ndarray]:
     """`fidelity_by_horizon` of imagined replays over `length` frames, with shuffled actions beside."""
     real = cut(episodes, length)
     shape = (len(real), length + 1, *real.frames.shape[1:])

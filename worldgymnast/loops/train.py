@@ -21,7 +21,7 @@ from worldgymnast.loops.replay import replay
 from worldgymnast.loops.supervised import Batches, FitConfig, fit
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
 from worldgymnast.run import Run
-from worldgymnast.types import InputError, Metrics
+from worldgymnast.types import InputError, Metrics, WorldModel
 from worldgymnast.worldmodel.sampler import LatentWorldModel, WorldModelConfig
 
 
@@ -130,7 +130,9 @@ def train_world(episodes: EpisodeSet, out: Path, config: WorldTraining, device: 
             metrics = fit(world, batches, config.fit, run, "world model")
             save_component(result, world, Manifest(run.command, config.fit.seed, data_hash(episodes), metrics))
             run.finish(metrics)
-    return load_world(result, device)
+    made = load_world(result, device)
+    assert isinstance(made, LatentWorldModel)
+    return made
 
 
 def _train_autoencoder(world: LatentWorldModel, episodes: EpisodeSet, out: Path, config: WorldTraining) -> None:
@@ -145,7 +147,7 @@ def _train_autoencoder(world: LatentWorldModel, episodes: EpisodeSet, out: Path,
 
 
 def train_judge(
-    real: EpisodeSet, world: LatentWorldModel, out: Path, config: JudgeTraining, device: str = "cpu"
+    real: EpisodeSet, world: WorldModel, out: Path, config: JudgeTraining, device: str = "cpu"
 ) -> SuccessClassifier:
     """The success classifier, on `real` and on its imagined replays; OUT/judge.safetensors.
 

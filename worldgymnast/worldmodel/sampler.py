@@ -52,6 +52,12 @@ class WorldModelConfig:
     steps: int = 1
     cached: bool = True
 
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width of the frames."""
+        h, w = self.transformer.grid
+        return h * self.autoencoder.shrink, w * self.autoencoder.shrink
+
 
 class LatentWorldModel(nn.Module):
     """A `WorldModel` over the latents of a frozen `Autoencoder`."""
@@ -66,6 +72,11 @@ class LatentWorldModel(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.autoencoder.device
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width of its frames."""
+        return self.config.frame_size
 
     # -- imagination ------------------------------------------------------------------------------------------------
 

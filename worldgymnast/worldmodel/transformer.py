@@ -12,6 +12,7 @@ noisy ones, and positions can be learned.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +39,8 @@ class TransformerConfig:
         context: clean frames whose latents enter beside the noisy ones: 0 for none (the published layout), 1 for the
             previous frame, 2 for the previous and the first frame of the rollout.
         learned_positions: a learned vector per token beside the rotary positions.
+        rotary: the spatial rotary positions: "standard" (0, 1, 2, ... and frequencies falling from 1) or "pixel"
+            (-1..1 and frequencies rising from pi).
     """
 
     channels: int = 32
@@ -50,6 +53,7 @@ class TransformerConfig:
     action_dim: int = 4
     context: int = 2
     learned_positions: bool = True
+    rotary: Literal["standard", "pixel"] = "standard"
 
     @property
     def tokens(self) -> int:
@@ -65,11 +69,14 @@ def sinusoid(level: Tensor, width: int = 256) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], -1)
 
 
-def rotary(positions: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [p dim] for positions [p n] on n axes; each axis owns dim/n entries."""
-    axes = positions.shape[-1]
-    half = dim // (2 * axes)
-    frequencies = 10000.0 ** (-torch.arange(half, device=positions.device) / half)
+def rotary(positions: Tensor, dim: int, frequencies: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [p dim] for positions [p n] on n axes; each axis owns dim/n entries.
+
+    Without `frequencies` [dim/2n] they are 10000^(-i / (dim/2n)).
+    """
+    half = dim // (2 * positions.shape[-1])
+    if frequencies is None:
+        frequencies = 10000.0 ** (-torch.arange(half, device=positions.device) / half)
     angles = (positions.float()[..., None] * frequencies).flatten(-2).repeat_interleave(2, -1)
     return angles.cos(), angles.sin()
 
@@ -195,10 +202,14 @@ class VideoTransformer(nn.Module):
         return x.permute(0, 1, 2, 4, 3, 5, 6).flatten(4, 5).flatten(2, 3)
 
     def _spatial_turn(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        h, w = (side // self.config.patch for side in self.config.grid)
-        rows, columns = torch.meshgrid(torch.arange(h, device=device), torch.arange(w, device=device), indexing="ij")
-        places = torch.stack([rows.flatten(), columns.flatten()], -1)
-        return rotary(places, self.config.width // self.config.heads)
+        c = self.config
+        head, sides = c.width // c.heads, [side // c.patch for side in c.grid]
+        axes, frequencies = [torch.arange(side, device=device) for side in sides], None
+        if c.rotary == "pixel":
+            axes = [torch.linspace(-1, 1, side, device=device) for side in sides]
+            frequencies = torch.pi * torch.linspace(1, 128, head // 4, device=device)
+        places = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, 1)
+        return rotary(places, head, frequencies)
 
     def forward(
         self,

@@ -1,0 +1,136 @@
+"""Image VAEs of diffusers: Stable Diffusion 3's `AutoencoderKL`, as published world models use it, and TAESD3.
+
+The latents are those of WorldGym (arXiv 2506.00613): the posterior's mean times `scaling_factor`; `shift_factor` is not
+used. `AutoencoderTiny` (TAESD3) decodes the same pictures several times faster; it was distilled in the latents that
+diffusers' pipelines use, which are shifted, so the shift is put back before it decodes.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from worldgymnast.types import InputError
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """An `ImageVAE`.
+
+    Attributes:
+        encoder: config of diffusers' `AutoencoderKL`, as JSON.
+        decoder: config of an `AutoencoderTiny` that decodes, as JSON; "" to decode with the encoder's own decoder.
+        batch: frames encoded or decoded at a time.
+    """
+
+    encoder: str = "{}"
+    decoder: str = ""
+    batch: int = 16
+
+
+def _diffusers(name: str) -> Any:
+    try:
+        import diffusers
+    except ImportError as error:
+        raise InputError(
+            "image VAE: found no diffusers, expected it for published world models; pip install "
+            "'worldgymnast[diffusers]'"
+        ) from error
+    return getattr(diffusers, name)
+
+
+def _numbers(config: Any) -> str:
+    """A diffusers config as JSON, without the names it keeps for itself."""
+    return json.dumps({k: v for k, v in dict(config).items() if not k.startswith("_")}, sort_keys=True)
+
+
+class ImageVAE(nn.Module):
+    """Frames uint8 [... h w 3] to latents [... h/s w/s c] and back."""
+
+    def __init__(self, config: VAEConfig):
+        super().__init__()
+        self.config = config
+        self.kl = _diffusers("AutoencoderKL").from_config(json.loads(config.encoder)).eval()
+        self.tiny: nn.Module | None = None
+        if config.decoder:
+            self.tiny = _diffusers("AutoencoderTiny").from_config(json.loads(config.decoder)).eval()
+
+    @classmethod
+    def pretrained(cls, name: str, tiny: str | None = None) -> ImageVAE:
+        """The VAE of that folder or hub name (of a whole pipeline: its "vae"), with its weights.
+
+        Args:
+            name: an `AutoencoderKL`, such as "stabilityai/stable-diffusion-3-medium-diffusers".
+            tiny: an `AutoencoderTiny` to decode with, such as "madebyollin/taesd3".
+
+        Raises:
+            InputError: there is none, it is of another kind, or the two do not fit.
+        """
+        kl = _pretrained("AutoencoderKL", name)
+        fast = None if tiny is None else _pretrained("AutoencoderTiny", tiny)
+        if fast is not None and fast.config.latent_channels != kl.config.latent_channels:
+            raise InputError(
+                f"{tiny}: field 'latent_channels': found {fast.config.latent_channels}, expected "
+                f"{kl.config.latent_channels} as in {name}; give the one made for it"
+            )
+        made = cls(VAEConfig(_numbers(kl.config), "" if fast is None else _numbers(fast.config)))
+        made.kl.load_state_dict(kl.state_dict())
+        if fast is not None and made.tiny is not None:
+            made.tiny.load_state_dict(fast.state_dict())
+        return made
+
+    @property
+    def channels(self) -> int:
+        """Latent channels, c."""
+        return int(self.kl.config.latent_channels)
+
+    @property
+    def shrink(self) -> int:
+        """How many times smaller the latents are on each side."""
+        return 2 ** (len(self.kl.config.block_out_channels) - 1)
+
+    @property
+    def scale(self) -> float:
+        """What the posterior's mean is multiplied by."""
+        return float(self.kl.config.scaling_factor)
+
+    @torch.no_grad()
+    def encode(self, frames: UInt8[Tensor, "*n h w 3"]) -> Float[Tensor, "*n hl wl c"]:
+        """Latents, frame by frame."""
+        flat = frames.flatten(0, -4).permute(0, 3, 1, 2)
+        device, dtype = self.kl.device, self.kl.dtype
+        parts = [
+            self.kl.encode((part.to(device).to(dtype) / 255) * 2 - 1).latent_dist.mean
+            for part in flat.split(self.config.batch)
+        ]
+        latents = (torch.cat(parts) * self.scale).permute(0, 2, 3, 1).float()
+        return latents.reshape(*frames.shape[:-3], *latents.shape[1:])
+
+    @torch.no_grad()
+    def decode(self, latents: Float[Tensor, "*n hl wl c"]) -> UInt8[Tensor, "*n h w 3"]:
+        """Frames."""
+        flat = latents.flatten(0, -4).permute(0, 3, 1, 2).to(self.kl.dtype)
+        if self.tiny is None:
+            model, flat = self.kl, flat / self.scale
+        else:
+            model, flat = self.tiny, flat - float(self.kl.config.shift_factor or 0.0) * self.scale
+        parts = [cast("Any", model).decode(part).sample for part in flat.split(self.config.batch)]
+        pixels = torch.cat(parts).permute(0, 2, 3, 1).float()
+        frames = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        return frames.reshape(*latents.shape[:-3], *frames.shape[1:])
+
+
+def _pretrained(kind: str, name: str) -> Any:
+    """A pretrained model of diffusers, from a folder or repository of its own or from the "vae" of a pipeline's."""
+    cls, first = _diffusers(kind), ""
+    for folder in ({}, {"subfolder": "vae"}):
+        try:
+            return cls.from_pretrained(name, low_cpu_mem_usage=False, **folder)
+        except (OSError, ValueError) as error:
+            first = first or str(error).splitlines()[0]
+    raise InputError(f"{name}: found no {kind} ({first}), expected a folder that diffusers saved or a hub name")
