@@ -96,9 +96,11 @@ def gate(
 
     Returns:
         True-positive and true-negative rate and balanced accuracy, on the real frames ("real_*") and on imagined
-        replays of the same action sequences ("imagined_*").
+        replays of the same action sequences ("imagined_*"); the rates of the latter also for every task
+        ("imagined_*/TASK", NaN where it never succeeds, or always).
     """
     found: Metrics = {}
+    verdicts, truth = [], []
     real = cut(held_out, horizon)
     for name, episodes in (("real", real), ("imagined", replay(world, real, seed=seed))):
         verdicts = (clip_probabilities(judge, episodes, stride) >= float(judge.threshold)).tolist()
@@ -106,6 +108,11 @@ def gate(
         found[f"{name}_true_positive"] = true_positive_rate(verdicts, truth).value
         found[f"{name}_true_negative"] = true_negative_rate(verdicts, truth).value
         found[f"{name}_balanced_accuracy"] = balanced_accuracy(verdicts, truth).value
+    for task in sorted(set(held_out.task)):
+        rows = held_out.where(task=task)
+        said, true = [verdicts[i] for i in rows], [truth[i] for i in rows]
+        found[f"imagined_true_positive/{task}"] = true_positive_rate(said, true).value
+        found[f"imagined_true_negative/{task}"] = true_negative_rate(said, true).value
     return found
 
 
