@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from worldgymnast.evaluation.agreement import success_gap
 from worldgymnast.evaluation.success import EpisodeResult, Rate, success_table
+from worldgymnast.report.markdown import markdown
 from worldgymnast.report.report import Curve, GapRow, Pair, Report, Series, render, write
 
 MINUS = "\N{MINUS SIGN}"
@@ -76,6 +78,24 @@ class _Balance(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if tag not in self.empty:
             assert self.open.pop() == tag
+
+
+def test_the_numbers_as_markdown() -> None:
+    kinds = [f"{a}_true_{b}" for a in ("real", "imagined") for b in ("positive", "negative")]
+    gate = dict.fromkeys([*kinds, *(f"{kind}/open" for kind in kinds)], 0.5)
+    fidelity = {name: [30.0, 20.0] for name in ("horizon", "psnr", "psnr_low", "psnr_high", "copy", "shuffled")}
+    table = full_report().table
+    assert table is not None
+    seeds = {"rl-0": table.difference, "rl-1": table.difference}
+    page = markdown(replace(full_report(), gate=gate | {"fidelity": fidelity}, seeds=seeds))
+    assert "| open | 20 % [8, 42] (4/20) | 80 % [58, 92] (16/20) | +60 points [+40, +80]" in page
+    assert "| step 20 | 90 % [70, 97] (18/20) | 50 % [30, 70] (10/20) | +40 points" in page
+    assert "| imagined, open | 50 % | 50 % |" in page
+    assert "| imagined | 30.0 [30.0, 30.0] |" in page
+    assert "| rl-1 | " in page
+    assert "| world model | 3 h 05 min |" in page
+    assert "- The door was <stuck>." in page
+    assert "nan" not in page
 
 
 def test_every_element_is_closed(page: str) -> None:

@@ -8,17 +8,18 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from worldgymnast.actions import require_same
-from worldgymnast.commands.command import REPORT, Command, Computing, conclude, read, sees, wrote
+from worldgymnast.commands.command import REPORT, Command, Computing, Weights, conclude, read, sees, wrote
 from worldgymnast.config import load_judge, load_policy, load_world, to_dict
 from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks
 from worldgymnast.loops import reproduce
 from worldgymnast.loops.score import ScoreConfig, fidelity, gate
 from worldgymnast.report import tables
 from worldgymnast.report.collect import collect
+from worldgymnast.report.markdown import markdown
 from worldgymnast.report.report import write
 from worldgymnast.run import Run
 from worldgymnast.types import InputError
-from worldgymnast.weights import load_weights, weights_hash
+from worldgymnast.weights import load_weights, weights_hash, write_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,11 +104,16 @@ class Report(Command):
 
     Attributes:
         run: the folder of reproduce, quickstart, rl or evaluate.
+        markdown: also write the tables to this file.
     """
 
     run: Positional[Path]
+    markdown: Weights = None
 
     def __call__(self) -> int:
         """Writes the page."""
-        write(self.run / REPORT, collect(self.run))
+        page = collect(self.run)
+        if self.markdown is not None:
+            write_text(self.markdown, markdown(page))
+        write(self.run / REPORT, page)
         return wrote(self.run / REPORT)

@@ -29,6 +29,9 @@ Numbers = Sequence[float] | np.ndarray
 PSNR_CEILING = 60.0
 """dB at which a frame counts that is equal to the bit, or nearly, when PSNRs are averaged."""
 
+GATE = 0.9
+"""Share of the true failures, and of the true successes, that world and judge together should know before RL."""
+
 # ---------------------------------------------------------------- frames
 
 

@@ -126,7 +126,8 @@ class Difference:
         if np.isnan(self.mean):
             return f"unknown ({self.n} pairs{errors})"
         points = f"{100 * self.mean:+.0f} points [{100 * self.low:+.0f}, {100 * self.high:+.0f}]"
-        return f"{points} ({self.n} pairs{errors}, p = {self.p_value:.2g})"
+        p_value = "" if np.isnan(self.p_value) else f", p = {self.p_value:.2g}"
+        return f"{points} ({self.n} pairs{errors}{p_value})"
 
 
 @dataclass(frozen=True)

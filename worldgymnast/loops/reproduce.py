@@ -22,6 +22,7 @@ from worldgymnast.config import load_policy
 from worldgymnast.envs.metaworld import MetaWorldConfig, instructions
 from worldgymnast.episodes.lerobot import LeRobotWriter, read
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
+from worldgymnast.evaluation.agreement import GATE
 from worldgymnast.judges.classifier import SuccessClassifier
 from worldgymnast.loops.finetune import FinetuneConfig, finetune, from_episodes
 from worldgymnast.loops.record import RecordConfig, episodes_of, record
@@ -49,9 +50,6 @@ from worldgymnast.rl.rollout import run as roll_out
 from worldgymnast.run import Progress
 from worldgymnast.types import Episode, Metrics, Rollout, Start, WorldModel
 from worldgymnast.weights import write_text
-
-GATE = 0.9
-"""Share of true failures, and of true successes, that world and judge should know before RL is trusted."""
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ def collect(run: Path) -> Report:
     learners = _learners(run)
     evaluation, gate = _json(run / "evaluation.json", {}), _json(run / "gate.json", {})
     logs = {path.name: _metrics(path) for path in learners}
+    before = next(iter(evaluation), "")
     if not (learners or evaluation or gate or (run / "data").is_dir()):
         raise InputError(f"{run}: found neither rl*/ nor evaluation.json, expected a run folder; check the path")
     return Report(
@@ -62,6 +63,12 @@ def collect(run: Path) -> Report:
         budget=_budget(run, learners, logs, evaluation),
         stages=_json(run / "stages.json", {}),
         notes=_notes(_json(run / "summary.json", {}), gate, learners, evaluation),
+        seeds={
+            name: table.difference
+            for name in list(evaluation)[1:]
+            if (table := success({before: evaluation[before], name: evaluation[name]}))
+        },
+        gate=gate,
     )
 
 

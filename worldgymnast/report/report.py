@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -79,6 +80,8 @@ class Report:
         budget: how many real episodes of each kind were used.
         stages: seconds spent in each stage.
         notes: sentences.
+        seeds: the paired difference of every policy after, by its name.
+        gate: what the gate before RL found, see `loops.score.gate`, and "fidelity".
     """
 
     title: str
@@ -92,6 +95,8 @@ class Report:
     budget: Mapping[str, int] = field(default_factory=dict)
     stages: Mapping[str, float] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    seeds: Mapping[str, Difference] = field(default_factory=dict)
+    gate: Mapping[str, Any] = field(default_factory=dict)
 
 
 _NOTHING, _MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
@@ -118,7 +123,7 @@ def _p_value(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """45 s, 12 min, 3 h 05 min."""
     if seconds < 60:
         return f"{seconds:.0f} s"
@@ -153,7 +158,7 @@ def render(report: Report) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters.update(
-        percent=_percent, points=_points, interval=_interval, p=_p_value, duration=_duration, conclusion=_conclusion
+        percent=_percent, points=_points, interval=_interval, p=_p_value, duration=duration, conclusion=_conclusion
     )
     page = environment.get_template("report.html").render(
         report=report,

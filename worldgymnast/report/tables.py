@@ -8,16 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from worldgymnast.evaluation.agreement import GATE
 from worldgymnast.evaluation.success import SuccessTable
+from worldgymnast.report.report import GapRow
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-    from worldgymnast.report.report import GapRow
-
-GATE = 0.9
-"""What world and judge together must reach on imagined replays before RL is worth starting."""
-
 
 def show(table: Table) -> None:
     """Prints a table to stdout, never narrower than 100 columns."""
