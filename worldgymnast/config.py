@@ -105,10 +105,27 @@ def _spec(path: Path, meta: Mapping[str, str]) -> ActionSpec:
         raise InputError(f"{path}: field 'action_spec': found none that can be read ({error}), expected one") from error
 
 
+def _config(kind: type[Config], path: Path, meta: Mapping[str, str]) -> Config:
+    """The config in a component's file."""
+    try:
+        data = json.loads(meta["config"])
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path}: field 'config': found none that can be read ({error}), expected one") from error
+    return from_dict(kind, data, str(path))
+
+
+def _fps(path: Path, meta: Mapping[str, str]) -> float:
+    """The frames per second in a world model's file."""
+    try:
+        return float(meta["fps"])
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path}: field 'fps': found {meta.get('fps', 'nothing')}, expected a number") from error
+
+
 def load_policy(path: Path, device: str = "cpu") -> SmallVLA:
     """A policy from its file."""
     tensors, meta = _load(path, "SmallVLA")
-    policy = SmallVLA(from_dict(SmallVLAConfig, json.loads(meta["config"]), str(path)), _spec(path, meta))
+    policy = SmallVLA(_config(SmallVLAConfig, path, meta), _spec(path, meta))
     load_into(policy, tensors, path)
     return policy.to(device)
 
@@ -116,11 +133,11 @@ def load_policy(path: Path, device: str = "cpu") -> SmallVLA:
 def load_world(path: Path, device: str = "cpu") -> LatentWorldModel | DiffusionWorldModel:
     """A world model, its autoencoder included, from its file."""
     tensors, meta = _load(path, "LatentWorldModel", "DiffusionWorldModel")
-    data, spec, fps = json.loads(meta["config"]), _spec(path, meta), float(meta["fps"])
+    spec, fps = _spec(path, meta), _fps(path, meta)
     if meta["kind"] == "DiffusionWorldModel":
-        world = DiffusionWorldModel(from_dict(DiffusionConfig, data, str(path)), spec, fps)
+        world = DiffusionWorldModel(_config(DiffusionConfig, path, meta), spec, fps)
     else:
-        world = LatentWorldModel(from_dict(WorldModelConfig, data, str(path)), spec, fps)
+        world = LatentWorldModel(_config(WorldModelConfig, path, meta), spec, fps)
     load_into(world, tensors, path)
     return world.to(device).eval()
 
@@ -128,7 +145,7 @@ def load_world(path: Path, device: str = "cpu") -> LatentWorldModel | DiffusionW
 def load_judge(path: Path, device: str = "cpu") -> SuccessClassifier:
     """A learned judge from its file."""
     tensors, meta = _load(path, "SuccessClassifier")
-    judge = SuccessClassifier(from_dict(ClassifierConfig, json.loads(meta["config"]), str(path)))
+    judge = SuccessClassifier(_config(ClassifierConfig, path, meta))
     load_into(judge, tensors, path)
     return judge.to(device).eval()
 

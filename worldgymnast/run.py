@@ -135,6 +135,7 @@ class Run:
         self.command = command or command_line()
         self._writer: Any = None
         self._purge_from: int | None = None
+        self._new = False
         if not (self.path / "config.json").exists():
             self._check_empty()
         self._lock = self._locked()
@@ -151,6 +152,7 @@ class Run:
         if (self.path / "config.json").exists():
             self._check_config()
         else:
+            self._new = True
             write_text(self.path / "versions.json", to_json(_versions()))
             write_text(self.path / "config.json", to_json(self.config))
         earlier = self.path / "command.txt"
@@ -160,7 +162,17 @@ class Run:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if kind is not None and self._new:
+            self._withdraw()
         self.close()
+
+    def _withdraw(self) -> None:
+        """Takes a new run that failed before it did anything back, so that it refuses no corrected command."""
+        own = {"config.json", "versions.json", "command.txt", _LOCK}
+        if {path.name for path in self.path.iterdir()} <= own:
+            for name in own:
+                (self.path / name).unlink(missing_ok=True)
+            self.path.rmdir()
 
     def close(self) -> None:
         """Flushes the TensorBoard file and lets another process have the folder."""

@@ -7,6 +7,7 @@ Axis letters, used in every shape string of the project:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
@@ -19,6 +20,19 @@ from torch import Tensor
 from worldgymnast.actions import ActionSpec
 
 Metrics = dict[str, float]
+
+
+def in_range(config: object, low: float, *names: str, high: float = math.inf) -> None:
+    """Raises `InputError` where a named field of `config` (or an entry of it) lies outside low..high, or is no number.
+
+    For the `__post_init__` of a config, so that a wrong number is refused before anything is written.
+    """
+    for name in names:
+        value = getattr(config, name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if not low <= number <= high:
+                expected = f"at least {low:g}" if math.isinf(high) else f"{low:g} to {high:g}"
+                raise InputError(f"field '{name}' of {type(config).__name__}: found {number}, expected {expected}")
 
 
 class InputError(ValueError):

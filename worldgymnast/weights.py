@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from worldgymnast.types import InputError
 
@@ -184,6 +184,11 @@ def weights_hash(tensors: Mapping[str, Tensor]) -> str:
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def identity(component: object) -> str:
+    """First 16 hex digits of the hash of a component's weights, "" for one that has none."""
+    return weights_hash(component.state_dict())[:16] if isinstance(component, nn.Module) else ""
 
 
 # ---------------------------------------------------------------- optimizers and generators as tensors

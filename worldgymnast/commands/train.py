@@ -154,12 +154,15 @@ class Rl(Computing):
         judge = load_judge(files["judge"], self.device)
         sees(world, (env.size, env.size), "--env.size")
         check_tasks(env.tasks)
+        data = ""
         if self.data:
-            starts = from_episodes(read(self.data, env.size), env.tasks, self.config.rl.middle)
+            episodes = read(self.data, env.size)
+            data = train.data_hash(episodes)
+            starts = from_episodes(episodes, env.tasks, self.config.rl.middle)
         else:
             first = QuickstartConfig().photograph_layout
             starts = from_photographs(photographs(env, self.photographs, first))
-        finetune(policy, world, judge, starts, self.out, self.config, self.device)
+        finetune(policy, world, judge, starts, self.out, self.config, self.device, data)
         write(self.out / REPORT, collect(self.out))
         print(f"Report: {self.out / REPORT}")
         return wrote(self.out / "policy.safetensors")

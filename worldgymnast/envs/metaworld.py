@@ -17,7 +17,7 @@ import gymnasium as gym
 import numpy as np
 
 from worldgymnast.actions import ActionSpec, metaworld_spec
-from worldgymnast.types import InputError
+from worldgymnast.types import InputError, in_range
 
 INSTRUCTIONS: dict[str, tuple[str, ...]] = {
     "drawer-open": (
@@ -83,6 +83,12 @@ class MetaWorldConfig:
     size: int = 64
     hold: int = 6
     horizon: int = 24
+
+    def __post_init__(self) -> None:
+        in_range(self, 1, "hold", "horizon")
+        in_range(self, 16, "size", high=2048)
+        if not self.tasks or len(set(self.tasks)) < len(self.tasks):
+            raise InputError(f"field 'tasks': found {list(self.tasks)}, expected at least one task, each once")
 
     @property
     def action_spec(self) -> ActionSpec:

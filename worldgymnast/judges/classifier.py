@@ -19,7 +19,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from worldgymnast.text import SENTENCE_WIDTH, SentenceEncoder
-from worldgymnast.types import Clip, Metrics, Verdict
+from worldgymnast.types import Clip, Metrics, Verdict, in_range
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,10 @@ class ClassifierConfig:
     shift: int = 2
     sustain: int = 4
     batch: int = 256
+
+    def __post_init__(self) -> None:
+        in_range(self, 1, "widths", "sustain", "batch")
+        in_range(self, 0, "jitter", "shift")
 
 
 class SuccessClassifier(nn.Module):

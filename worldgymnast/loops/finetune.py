@@ -21,8 +21,8 @@ from worldgymnast.loops.reinforce import ReinforceConfig, Scored, reinforce
 from worldgymnast.loops.score import Imagine, imagination, layouts, real_env, score_imagined, score_real
 from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.run import Run
-from worldgymnast.types import Metrics, Start, WorldModel
-from worldgymnast.weights import to_json, write_text
+from worldgymnast.types import InputError, Metrics, Start, WorldModel, in_range
+from worldgymnast.weights import identity, to_json, write_text
 
 SampleStarts = Callable[[np.random.Generator, int], list[Start]]
 """Draws that many starts with that generator."""
@@ -44,6 +44,10 @@ class FinetuneConfig:
     score_layout: int = 5_000_000
     workers: int = 2
 
+    def __post_init__(self) -> None:
+        in_range(self, 0, "score_layout")
+        in_range(self, 1, "workers")
+
 
 def finetune(
     policy: SmallVLA,
@@ -53,16 +57,21 @@ def finetune(
     out: Path,
     config: FinetuneConfig,
     device: str = "cpu",
+    data: str = "",
 ) -> SmallVLA:
-    """RL of `policy` from `starts`; OUT/policy.safetensors, and OUT/gallery.json with videos of the last scoring."""
+    """RL of `policy` from `starts`; OUT/policy.safetensors, and OUT/gallery.json with videos of the last scoring.
+
+    `data` says where the starts come from: with the weights of the three parts it tells this run from another.
+    """
     require_same(policy.action_spec, world.action_spec, "policy and world model")
     require_same(policy.action_spec, config.env.action_spec, "policy and real environment")
     result = out / "policy.safetensors"
-    with Run(out, to_dict(config)) as run:
+    inputs = {"policy": identity(policy), "world": identity(world), "judge": identity(judge), "starts": data}
+    with Run(out, to_dict(config) | {"inputs": inputs}) as run:
         if run.finished is None:
             trained = copy.deepcopy(policy).to(device)
             metrics = _learn(trained, world, judge, starts, config, run)
-            save_component(result, trained, Manifest(run.command, config.rl.seed, "", metrics))
+            save_component(result, trained, Manifest(run.command, config.rl.seed, inputs["policy"], metrics))
             run.finish(metrics)
     return load_policy(result, device)
 
@@ -76,7 +85,6 @@ def _learn(
     run: Run,
 ) -> Metrics:
     rl, chunk = config.rl, policy.config.chunk
-
     imagine = imagination(world, judge, chunk=chunk, horizon=rl.horizon, size=config.env.size)
     pool = LocalPool(copy.deepcopy(policy), imagine, rows=rl.rows, temperature=rl.temperature, seed=rl.seed)
     real = real_env(replace(config.env, horizon=rl.horizon), chunk, config.workers)
@@ -120,6 +128,8 @@ def from_photographs(photos: Sequence[Start]) -> SampleStarts:
 def from_episodes(episodes: EpisodeSet, tasks: Sequence[str], middle: float) -> SampleStarts:
     """Draws starts from logged episodes, tasks in equal parts; a share `middle` from frames before any success."""
     by_task = [episodes.where(task=task) for task in tasks if len(episodes.where(task=task))]
+    if not by_task:
+        raise InputError(f"starts: found episodes of {sorted(set(episodes.task))}, expected some of {list(tasks)}")
 
     def sample(rng: np.random.Generator, count: int) -> list[Start]:
         order = rng.permutation(len(by_task))

@@ -19,7 +19,8 @@ from worldgymnast.loops.reinforce import ReinforceConfig
 from worldgymnast.loops.reproduce import Recipe, evaluate, stage
 from worldgymnast.loops.score import ScoreConfig
 from worldgymnast.run import Run
-from worldgymnast.types import InputError
+from worldgymnast.types import InputError, in_range
+from worldgymnast.weights import identity
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,10 @@ class QuickstartConfig:
     photographs: int = 30
     photograph_layout: int = 6_000_000
     score: ScoreConfig = ScoreConfig(per_task=20, first_layout=7_000_000)
+
+    def __post_init__(self) -> None:
+        in_range(self, 1, "photographs")
+        in_range(self, 0, "photograph_layout")
 
 
 def starter(name: str) -> Path:
@@ -71,8 +76,9 @@ def quickstart(
     files = {name: given.get(name) or starter(name) for name in ("policy", "world", "judge")}
     before = load_policy(files["policy"], device)
     after = out / "rl" / "policy.safetensors"
-    with Run(out, to_dict(config)) as run:
-        world, judge = load_world(files["world"], device), load_judge(files["judge"], device)
+    world, judge = load_world(files["world"], device), load_judge(files["judge"], device)
+    inputs = {"policy": identity(before), "world": identity(world), "judge": identity(judge)}
+    with Run(out, to_dict(config) | {"inputs": inputs}) as run:
         with stage(out, "reinforcement learning"):
             finished = (out / "rl" / "summary.json").exists()
             photos = [] if finished else photographs(config.finetune.env, config.photographs, config.photograph_layout)

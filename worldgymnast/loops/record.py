@@ -17,7 +17,7 @@ import numpy as np
 
 from worldgymnast.actions import ActionSpec
 from worldgymnast.envs.metaworld import MetaWorldConfig, MetaWorldEnv, instructions
-from worldgymnast.types import Episode, InputError, Rollout
+from worldgymnast.types import Episode, InputError, Rollout, in_range
 
 KINDS = ("expert", "noisy", "play")
 
@@ -41,6 +41,13 @@ class RecordConfig:
     length: int = 32
     seed: int = 0
     workers: int = 2
+
+    def __post_init__(self) -> None:
+        in_range(self, 0, "expert", "noisy", "play", "seed")
+        in_range(self, 5, "length")
+        in_range(self, 1, "workers")
+        if self.expert + self.noisy + self.play == 0:
+            raise InputError("fields 'expert', 'noisy', 'play': found 0 in all, expected at least 1 episode a task")
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from worldgymnast.evaluation.success import Difference
 from worldgymnast.rl.objective import has_signal
 from worldgymnast.rl.trainer import Trainer, TrainerConfig
 from worldgymnast.run import Progress, Run
-from worldgymnast.types import InputError, Metrics, Policy, Rollout, RolloutGroup, RolloutPool, Start
+from worldgymnast.types import InputError, Metrics, Policy, Rollout, RolloutGroup, RolloutPool, Start, in_range
 
 Score = Callable[[int], "Scored | None"]
 """Scores the policy of a step on the same starts, imagined and real."""
@@ -101,6 +101,13 @@ class ReinforceConfig:
     seed: int = 0
     save_every: int = 5
 
+    def __post_init__(self) -> None:
+        in_range(self, 1, "steps", "starts", "rows", "horizon", "evaluate_every", "save_every")
+        in_range(self, 2, "group_size")
+        in_range(self, 1e-3, "temperature")
+        in_range(self, 0, "resample", "evaluate_starts", "seed")
+        in_range(self, 0, "middle", "judge_error_limit", high=1)
+
 
 def reinforce(
     policy: Policy,
@@ -110,7 +117,7 @@ def reinforce(
     config: ReinforceConfig,
     run: Run,
 ) -> tuple[Metrics, Scored | None]:
-    """Trains `policy` in place; returns the last scoring and its metrics.
+    """Trains `policy` in place; returns the metrics of the scoring of the weights it ends with, and the last scoring.
 
     Args:
         policy: the policy that is trained.
@@ -140,7 +147,10 @@ def reinforce(
             if (step + 1) % config.save_every == 0 and step < config.steps:
                 trainer.save(run, step + 1)
     best = trainer.restore_best() if config.keep_best else None
-    return last if best is None else last | {"best_step": float(best)}, scored
+    if best is None:
+        return last, scored
+    kept = next((row for row in reversed(run.metrics()) if row["step"] == best and "real_success" in row), last)
+    return {k: kept[k] for k in last} | {"best_step": float(best)}, scored
 
 
 def _train(

@@ -41,6 +41,7 @@ from worldgymnast.loops.train import (
     JudgeTraining,
     PolicyTraining,
     WorldTraining,
+    data_hash,
     train_judge,
     train_policy,
     train_world,
@@ -48,7 +49,7 @@ from worldgymnast.loops.train import (
 from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.rl.rollout import run as roll_out
 from worldgymnast.run import Progress
-from worldgymnast.types import Episode, Metrics, Rollout, Start, WorldModel
+from worldgymnast.types import Episode, Metrics, Rollout, Start, WorldModel, in_range
 from worldgymnast.weights import write_text
 
 
@@ -69,6 +70,10 @@ class PolicyRecordConfig:
     length: int = 32
     seed: int = 2_000_000
     workers: int = 2
+
+    def __post_init__(self) -> None:
+        in_range(self, 1, "per_temperature", "length", "workers")
+        in_range(self, 0, "temperatures", "seed")
 
 
 @dataclass(frozen=True)
@@ -175,7 +180,7 @@ def reproduce(out: Path, recipe: Recipe, device: str = "cpu") -> dict[str, Any]:
         with stage(out, f"reinforce {seed}"):
             config = replace(recipe.finetune, rl=replace(recipe.finetune.rl, seed=seed))
             starts = from_episodes(episodes, recipe.env.tasks, recipe.finetune.rl.middle)
-            finetune(policy, world, judge, starts, out / f"rl-{seed}", config, device)
+            finetune(policy, world, judge, starts, out / f"rl-{seed}", config, device, data_hash(episodes))
     with stage(out, "evaluate"):
         policies = {"sft": out / "sft" / "policy.safetensors"}
         policies |= {f"rl-{s}": out / f"rl-{s}" / "policy.safetensors" for s in recipe.seeds}

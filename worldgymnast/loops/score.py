@@ -26,7 +26,7 @@ from worldgymnast.loops.replay import replay, shuffled_actions
 from worldgymnast.loops.train import clip_probabilities
 from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.rl.rollout import run
-from worldgymnast.types import Judge, Metrics, Rollout, Start, WorldModel
+from worldgymnast.types import Judge, Metrics, Rollout, Start, WorldModel, in_range
 
 Imagine = Callable[[int, torch.Generator], VectorEnv[Any, Any, Any]]
 """Makes an imagined environment with that many rows, which draws from that generator."""
@@ -47,6 +47,10 @@ class ScoreConfig:
     temperature: float = 0.0
     first_layout: int = 1_000_000
     workers: int = 2
+
+    def __post_init__(self) -> None:
+        in_range(self, 1, "per_task", "workers")
+        in_range(self, 0, "temperature", "first_layout")
 
 
 def real_env(config: MetaWorldConfig, chunk: int, workers: int) -> VectorEnv[Any, Any, Any]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from worldgymnast.run import Progress, Run, load_optimizer_tensors, optimizer_tensors
-from worldgymnast.types import Metrics
+from worldgymnast.types import Metrics, in_range
 
 Batches = Callable[[int], Mapping[str, Any]]
 
@@ -53,6 +53,12 @@ class FitConfig:
     seed: int = 0
     log_every: int = 20
     save_every: int = 500
+
+    def __post_init__(self) -> None:
+        in_range(self, 1, "steps", "log_every", "save_every")
+        in_range(self, 1e-12, "lr", "clip_norm", high=1e6)
+        in_range(self, 0, "warmup", "ema", high=1)
+        in_range(self, 0, "weight_decay", "seed")
 
 
 def learning_rate(config: FitConfig, step: int) -> float:

@@ -21,7 +21,8 @@ from worldgymnast.loops.replay import replay
 from worldgymnast.loops.supervised import Batches, FitConfig, fit
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
 from worldgymnast.run import Run
-from worldgymnast.types import InputError, Metrics, WorldModel
+from worldgymnast.types import InputError, Metrics, WorldModel, in_range
+from worldgymnast.weights import identity
 from worldgymnast.worldmodel.sampler import LatentWorldModel, WorldModelConfig
 
 
@@ -40,6 +41,9 @@ class PolicyTraining:
     demonstrations: int = 5
     batch: int = 64
     fit: FitConfig = FitConfig(steps=800, lr=1e-3)
+
+    def __post_init__(self) -> None:
+        in_range(self, 1, "demonstrations", "batch")
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,9 @@ class WorldTraining:
     length: int = 12
     fit: FitConfig = FitConfig(steps=4500, lr=2e-3, ema=0.995)
 
+    def __post_init__(self) -> None:
+        in_range(self, 1, "frames", "clips", "length")
+
 
 @dataclass(frozen=True)
 class JudgeTraining:
@@ -81,6 +88,10 @@ class JudgeTraining:
     calibration: int = 20
     stride: int = 2
     late: int = 8
+
+    def __post_init__(self) -> None:
+        in_range(self, 1, "batch", "calibration", "stride")
+        in_range(self, 0, "late")
 
 
 def data_hash(episodes: EpisodeSet) -> str:
@@ -105,7 +116,7 @@ def demonstrations(episodes: EpisodeSet, per_task: int) -> EpisodeSet:
 def train_policy(episodes: EpisodeSet, out: Path, config: PolicyTraining, device: str = "cpu") -> SmallVLA:
     """Imitation learning; OUT/policy.safetensors."""
     result = out / "policy.safetensors"
-    with Run(out, to_dict(config)) as run:
+    with Run(out, to_dict(config) | {"inputs": {"data": data_hash(episodes)}}) as run:
         if run.finished is None:
             demos = demonstrations(episodes, config.demonstrations)
             torch.manual_seed(config.fit.seed)
@@ -120,7 +131,7 @@ def train_policy(episodes: EpisodeSet, out: Path, config: PolicyTraining, device
 def train_world(episodes: EpisodeSet, out: Path, config: WorldTraining, device: str = "cpu") -> LatentWorldModel:
     """Autoencoder and transformer; OUT/world.safetensors."""
     result = out / "world.safetensors"
-    with Run(out, to_dict(config)) as run:
+    with Run(out, to_dict(config) | {"inputs": {"data": data_hash(episodes)}}) as run:
         if run.finished is None:
             torch.manual_seed(config.fit.seed)
             world = LatentWorldModel(config.world, episodes.spec, episodes.fps).to(device)
@@ -155,7 +166,8 @@ def train_judge(
     apart by their true outcome.
     """
     result = out / "judge.safetensors"
-    with Run(out, to_dict(config)) as run:
+    inputs = {"data": data_hash(real), "world": identity(world)}
+    with Run(out, to_dict(config) | {"inputs": inputs}) as run:
         if run.finished is None:
             torch.manual_seed(config.fit.seed)
             train, aside = split_for_calibration(real, config.calibration, config.fit.seed)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from worldgymnast.actions import ActionSpec
 from worldgymnast.text import SENTENCE_WIDTH, SentenceEncoder
-from worldgymnast.types import ActionChunk, Metrics, Observation
+from worldgymnast.types import ActionChunk, Metrics, Observation, in_range
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,12 @@ class SmallVLAConfig:
     jitter: float = 0.2
     smoothing: float = 0.7
     text_noise: float = 0.1
+
+    def __post_init__(self) -> None:
+        in_range(self, 1, "chunk", "blocks", "hidden")
+        in_range(self, 2, "bins")
+        in_range(self, 8, "width")
+        in_range(self, 0, "shift", "jitter", "smoothing", "text_noise")
 
 
 class _Block(nn.Module):

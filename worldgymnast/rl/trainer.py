@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from worldgymnast.rl.objective import ObjectiveConfig, advantages, has_signal, policy_loss, token_mask
 from worldgymnast.run import Run, load_into, load_optimizer_tensors, optimizer_tensors
-from worldgymnast.types import ActionChunk, Metrics, Observation, Policy, Rollout, RolloutGroup
+from worldgymnast.types import ActionChunk, Metrics, Observation, Policy, Rollout, RolloutGroup, in_range
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,10 @@ class TrainerConfig:
     updates: int = 2
     micro_batch: int = 32
     objective: ObjectiveConfig = ObjectiveConfig()
+
+    def __post_init__(self) -> None:
+        in_range(self, 1e-12, "lr", "clip_norm", high=1e6)
+        in_range(self, 1, "updates", "micro_batch")
 
 
 @dataclass(frozen=True)

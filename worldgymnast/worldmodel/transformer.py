@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from worldgymnast.types import InputError, in_range
+
 Cache = tuple[Tensor, ...]
 """One tensor [b 2 s n m d] a layer: rotated keys and values of the last s frames (n tokens, m heads of width d)."""
 
@@ -54,6 +56,15 @@ class TransformerConfig:
     context: int = 2
     learned_positions: bool = True
     rotary: Literal["standard", "pixel"] = "standard"
+
+    def __post_init__(self) -> None:
+        in_range(self, 1, "channels", "grid", "patch", "width", "layers", "heads", "window", "action_dim")
+        in_range(self, 0, "context", high=2)
+        if self.width % (4 * self.heads):
+            raise InputError(
+                f"field 'width' of TransformerConfig: found {self.width}, expected a multiple of 4 x heads "
+                f"({4 * self.heads}), as rotary positions on two axes need"
+            )
 
     @property
     def tokens(self) -> int:
