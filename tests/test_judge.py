@@ -12,7 +12,8 @@ from worldgymnast.actions import metaworld_spec
 from worldgymnast.episodes.windows import EpisodeSet, from_episodes
 from worldgymnast.judges.classifier import ClassifierConfig, SuccessClassifier, sustained
 from worldgymnast.loops.batches import success_batches
-from worldgymnast.loops.train import calibrate, clip_probabilities, split_for_calibration, unsolved_at
+from worldgymnast.loops.replay import clip_probabilities
+from worldgymnast.loops.train import calibrate, split_for_calibration, unsolved_at
 from worldgymnast.text import SentenceEncoder
 from worldgymnast.types import Clip, Episode, InputError, Judge
 

@@ -17,8 +17,7 @@ from worldgymnast.execution.local import LocalPool
 from worldgymnast.loops.reinforce import ReinforceConfig, Scored, reinforce
 from worldgymnast.loops.supervised import FitConfig, fit
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
-from worldgymnast.rl.rollout import group
-from worldgymnast.rl.rollout import run as roll_out
+from worldgymnast.rl.rollout import group, roll_out
 from worldgymnast.rl.trainer import Trainer, TrainerConfig, stack
 from worldgymnast.run import Run, weights_hash
 from worldgymnast.text import SentenceEncoder

@@ -1,6 +1,6 @@
 """From one real environment to rows of a `gymnasium.vector.VectorEnv` that executes action chunks.
 
-Real and imagined environments speak the same way, so that one `rl.rollout.run` serves both:
+Real and imagined environments speak the same way, so that one `rl.rollout.roll_out` serves both:
 
 - `reset(options={"starts": [Start, ...]})`, one start per row;
 - `step(chunks)` with float32 [b k a] returns {"image": uint8 [b h w 3]} and `info["frames"]` uint8 [b k h w 3];

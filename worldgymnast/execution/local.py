@@ -9,7 +9,7 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor, nn
 
-from worldgymnast.rl.rollout import group, run
+from worldgymnast.rl.rollout import group, roll_out
 from worldgymnast.types import Policy, RolloutGroup, Start
 
 MakeEnv = Callable[[int, torch.Generator], VectorEnv[Any, Any, Any]]
@@ -36,7 +36,7 @@ class LocalPool:
         """See `RolloutPool.collect`."""
         wanted = [start for start in starts for _ in range(group_size)]
         env = self.make_env(min(self.rows, len(wanted)), self.generator)
-        rollouts = run(
+        rollouts = roll_out(
             env, self.policy, wanted, temperature=self.temperature, generator=self.generator, version=self.version
         )
         return group(rollouts, group_size)

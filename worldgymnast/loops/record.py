@@ -2,7 +2,7 @@
 
 World models need failures and near misses, not demonstrations alone; so noise comes in grades and three shapes: jitter
 on every action, a constant drift that makes the gripper miss by centimetres, and stretches in which the expert is
-ignored. Rollouts of a policy are collected by `rl.rollout.run` and logged with `episodes_of`.
+ignored. Rollouts of a policy are collected by `rl.rollout.roll_out` and logged with `episodes_of`.
 """
 
 from __future__ import annotations
@@ -30,20 +30,21 @@ class RecordConfig:
         env: the real environment.
         expert, noisy, play: episodes per task.
         length: actions in an episode; longer than the horizon, so that the world also learns what comes after success.
-        seed: the first layout; every episode has its own.
+        seed: the first layout; every episode has its own, and those from 1,000,000 on are for other uses.
         workers: processes.
     """
 
     env: MetaWorldConfig = MetaWorldConfig()
-    expert: int = 5
-    noisy: int = 60
+    expert: int = 20
+    noisy: int = 70
     play: int = 40
     length: int = 32
     seed: int = 0
     workers: int = 2
 
     def __post_init__(self) -> None:
-        in_range(self, 0, "expert", "noisy", "play", "seed")
+        in_range(self, 0, "expert", "noisy", "play", high=3000)
+        in_range(self, 0, "seed", high=900_000)
         in_range(self, 5, "length")
         in_range(self, 1, "workers")
         if self.expert + self.noisy + self.play == 0:

@@ -1,4 +1,4 @@
-"""Imagining what was logged: the world model driven by real action sequences, whose true outcome is known."""
+"""Imagining what was logged, and judging it: real action sequences drive the world, and their true outcome is known."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 
 from worldgymnast.actions import converter
 from worldgymnast.episodes.windows import EpisodeSet
+from worldgymnast.judges.classifier import SuccessClassifier, sustained
 from worldgymnast.types import WorldModel
 
 
@@ -55,3 +56,16 @@ def shuffled_actions(episodes: EpisodeSet, seed: int) -> np.ndarray:
     driven = episodes.actions[episodes.first[:, None] + np.arange(length)]
     order = np.random.default_rng(seed).permutation(len(episodes))
     return driven[np.roll(order, 1)[np.argsort(order)]]
+
+
+def clip_probabilities(judge: SuccessClassifier, episodes: EpisodeSet, stride: int) -> np.ndarray:
+    """The judge's belief in the success of every episode (all of one length), float [e]."""
+    length = int(episodes.length.max())
+    rows = episodes.first[:, None] + np.arange(0, length + 1, stride)
+    found = [
+        judge.probabilities(np.asarray(episodes.frames[rows[i : i + 32]]), episodes.instruction[i : i + 32])
+        for i in range(0, len(episodes), 32)
+    ]
+    return np.array([sustained(p, judge.config.sustain).max() for part in found for p in part])
+
+

@@ -47,7 +47,7 @@ from worldgymnast.loops.train import (
     train_world,
 )
 from worldgymnast.policies.small_vla import SmallVLA
-from worldgymnast.rl.rollout import run as roll_out
+from worldgymnast.rl.rollout import roll_out
 from worldgymnast.run import Progress
 from worldgymnast.types import Episode, Metrics, Rollout, Start, WorldModel, in_range
 from worldgymnast.weights import write_text
@@ -72,7 +72,8 @@ class PolicyRecordConfig:
     workers: int = 2
 
     def __post_init__(self) -> None:
-        in_range(self, 1, "per_temperature", "length", "workers")
+        in_range(self, 1, "per_temperature", high=1000)
+        in_range(self, 1, "length", "workers")
         in_range(self, 0, "temperatures", "seed")
 
 
@@ -93,7 +94,7 @@ class Recipe:
     """
 
     env: MetaWorldConfig = MetaWorldConfig()
-    record: RecordConfig = RecordConfig(expert=20, noisy=70, play=40)
+    record: RecordConfig = RecordConfig()
     policy: PolicyTraining = PolicyTraining()
     rollouts: PolicyRecordConfig = PolicyRecordConfig()
     held_out: PolicyRecordConfig = PolicyRecordConfig((0.5, 1.0), 15, seed=3_000_000)

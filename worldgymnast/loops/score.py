@@ -22,10 +22,9 @@ from worldgymnast.evaluation.agreement import (
     true_positive_rate,
 )
 from worldgymnast.judges.classifier import SuccessClassifier
-from worldgymnast.loops.replay import replay, shuffled_actions
-from worldgymnast.loops.train import clip_probabilities
+from worldgymnast.loops.replay import clip_probabilities, replay, shuffled_actions
 from worldgymnast.policies.small_vla import SmallVLA
-from worldgymnast.rl.rollout import run
+from worldgymnast.rl.rollout import roll_out
 from worldgymnast.types import Judge, Metrics, Rollout, Start, WorldModel, in_range
 
 Imagine = Callable[[int, torch.Generator], VectorEnv[Any, Any, Any]]
@@ -49,7 +48,8 @@ class ScoreConfig:
     workers: int = 2
 
     def __post_init__(self) -> None:
-        in_range(self, 1, "per_task", "workers")
+        in_range(self, 1, "per_task", high=160)
+        in_range(self, 1, "workers")
         in_range(self, 0, "temperature", "first_layout")
 
 
@@ -80,7 +80,7 @@ def score_real(
 ) -> list[Rollout]:
     """Real rollouts whose starts carry the frame that was really seen."""
     generator = torch.Generator().manual_seed(seed)
-    rollouts = run(env, policy, starts, temperature=temperature, generator=generator)
+    rollouts = roll_out(env, policy, starts, temperature=temperature, generator=generator)
     return [replace(r, start=replace(r.start, frame=r.frames[0])) for r in rollouts]
 
 
@@ -90,7 +90,7 @@ def score_imagined(
     """Imagined rollouts, `rows` side by side."""
     generator = torch.Generator().manual_seed(seed)
     env = imagine(min(len(starts), rows), generator)
-    return run(env, policy, starts, temperature=temperature, generator=generator)
+    return roll_out(env, policy, starts, temperature=temperature, generator=generator)
 
 
 def gate(

@@ -78,8 +78,8 @@ def step_generator(seed: int, step: int) -> torch.Generator:
 def fit(module: nn.Module, batches: Batches, config: FitConfig, run: Run, what: str) -> Metrics:
     """Trains `module` in place, ends with its averaged weights, and returns the last logged metrics.
 
-    Resumes from the newest checkpoint in `run`; where that is the last step's, nothing is left to train. Modules in
-    evaluation, such as a frozen autoencoder, are those whose parameters need no gradient.
+    Resumes from the newest checkpoint in `run`; where that is the last step's, nothing is left to train. Parameters
+    that need no gradient, such as those of a frozen autoencoder, stay as they are.
     """
     trained = {k: p for k, p in module.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(trained.values(), lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.99))

@@ -15,9 +15,9 @@ import torch
 from worldgymnast.config import Manifest, load_judge, load_policy, load_world, save_component, to_dict
 from worldgymnast.envs.metaworld import INSTRUCTIONS
 from worldgymnast.episodes.windows import EpisodeSet
-from worldgymnast.judges.classifier import ClassifierConfig, SuccessClassifier, sustained
+from worldgymnast.judges.classifier import ClassifierConfig, SuccessClassifier
 from worldgymnast.loops.batches import encode_all, frame_batches, imitation_batches, latent_batches, success_batches
-from worldgymnast.loops.replay import replay
+from worldgymnast.loops.replay import clip_probabilities, replay
 from worldgymnast.loops.supervised import Batches, FitConfig, fit
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
 from worldgymnast.run import Run
@@ -224,16 +224,3 @@ def calibrate(
         "calibration_true_positive": float(caught[chosen]),
         "calibration_true_negative": float(refused[chosen]),
     }
-
-
-def clip_probabilities(judge: SuccessClassifier, episodes: EpisodeSet, stride: int) -> np.ndarray:
-    """The judge's belief in the success of every episode (all of one length), float [e]."""
-    length = int(episodes.length.max())
-    rows = episodes.first[:, None] + np.arange(0, length + 1, stride)
-    found = [
-        judge.probabilities(np.asarray(episodes.frames[rows[i : i + 32]]), episodes.instruction[i : i + 32])
-        for i in range(0, len(episodes), 32)
-    ]
-    return np.array([sustained(p, judge.config.sustain).max() for part in found for p in part])
-
-

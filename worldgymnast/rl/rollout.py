@@ -13,7 +13,7 @@ from gymnasium.vector import VectorEnv
 from worldgymnast.types import ActionChunk, Observation, Policy, Rollout, RolloutGroup, Start, Verdict
 
 
-def run(
+def roll_out(
     env: VectorEnv[Any, Any, Any],
     policy: Policy,
     starts: Sequence[Start],

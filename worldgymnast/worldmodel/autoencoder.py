@@ -1,8 +1,8 @@
 """The image autoencoder: uint8 frames to latents of unit variance and back, frame by frame.
 
-Convolutional, sixteen times smaller on each side: a narrow bottleneck, so that a slightly wrong latent still decodes to
-a sharp picture and the world model has few numbers to predict. There is noise on the latents while training so that
-the decoder forgives small errors. The latents are standardised by statistics measured once after training
+Convolutional, by default sixteen times smaller on each side: a narrow bottleneck, so that a slightly wrong latent still
+decodes to a sharp picture and the world model has few numbers to predict. There is noise on the latents while training
+so that the decoder forgives small errors. The latents are standardised by statistics measured once after training
 (`measure_latents`), as published image VAEs are by their scaling factor.
 """
 
@@ -54,7 +54,7 @@ class _Residual(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """Frames uint8 [... h w 3] to latents float32 [... h/16 w/16 c] and back."""
+    """Frames uint8 [... h w 3] to latents float32 [... h/s w/s c] and back, s = `config.shrink`."""
 
     latent_mean: Tensor
     latent_std: Tensor

@@ -20,7 +20,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class ObjectiveConfig:
+class FlowConfig:
     """The training objective.
 
     Attributes:

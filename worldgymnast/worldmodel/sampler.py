@@ -24,7 +24,7 @@ from worldgymnast.actions import ActionSpec
 from worldgymnast.types import Metrics, WorldState
 from worldgymnast.worldmodel.autoencoder import Autoencoder, AutoencoderConfig
 from worldgymnast.worldmodel.objective import (
-    ObjectiveConfig,
+    FlowConfig,
     as_input,
     mix,
     motion_weights,
@@ -48,7 +48,7 @@ class WorldModelConfig:
 
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     transformer: TransformerConfig = TransformerConfig()
-    objective: ObjectiveConfig = ObjectiveConfig()
+    objective: FlowConfig = FlowConfig()
     steps: int = 1
     cached: bool = True
 
