@@ -85,7 +85,7 @@ class ReinforceConfig:
         save_every: steps between two checkpoints.
     """
 
-    steps: int = 24
+    steps: int = 18
     starts: int = 12
     group_size: int = 8
     temperature: float = 1.0

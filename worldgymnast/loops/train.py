@@ -84,7 +84,7 @@ class JudgeTraining:
 
     judge: ClassifierConfig = ClassifierConfig()
     batch: int = 64
-    fit: FitConfig = FitConfig(steps=4000, lr=1e-3)
+    fit: FitConfig = FitConfig(steps=3000, lr=1e-3)
     calibration: int = 20
     stride: int = 2
     late: int = 8

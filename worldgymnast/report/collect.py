@@ -241,6 +241,19 @@ def _budget(
     run: Path, learners: Sequence[Path], logs: Mapping[str, Rows], evaluation: Mapping[str, Rows]
 ) -> dict[str, int]:
     """Real episodes by kind: those that trained something, and those that only measured."""
+    counts = recorded(run)
+    summary = _json(run / "summary.json", {})
+    counts |= {f"{kind} (made the starter)": int(n) for kind, n in summary.get("starter_budget", {}).items()}
+    scored = sum(len(_scorings(logs[path.name])) * _starts(_config(path)) for path in learners)
+    if scored:
+        counts[f"scoring episodes during RL ({_purpose(learners)})"] = scored
+    if measured := sum(len(rows) for rows in evaluation.values()):
+        counts["evaluation episodes (no training)"] = measured
+    return counts
+
+
+def recorded(run: Path) -> dict[str, int]:
+    """Real episodes by kind in the data sets of a run of `reproduce`."""
     counts: dict[str, int] = {}
     for data in sorted((run / "data").glob("*")) if (run / "data").is_dir() else []:
         if not (data / INFO).is_file():
@@ -250,13 +263,6 @@ def _budget(
             name = _KINDS.get(kind, kind or "other episodes")
             name += ", held out" if data.name == "held_out" else ""
             counts[name] = counts.get(name, 0) + 1
-    summary = _json(run / "summary.json", {})
-    counts |= {f"{kind} (made the starter)": int(n) for kind, n in summary.get("starter_budget", {}).items()}
-    scored = sum(len(_scorings(logs[path.name])) * _starts(_config(path)) for path in learners)
-    if scored:
-        counts[f"scoring episodes during RL ({_purpose(learners)})"] = scored
-    if measured := sum(len(rows) for rows in evaluation.values()):
-        counts["evaluation episodes (no training)"] = measured
     return counts
 
 

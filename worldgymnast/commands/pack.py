@@ -1,0 +1,46 @@
+"""The starter components from a finished run of `reproduce`: 16-bit weights, and a manifest of how they were made.
+
+    python -m worldgymnast.commands.pack runs/metaworld worldgymnast/starter
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from worldgymnast.config import Manifest, load_judge, load_policy, load_world, manifest_of, save_component
+from worldgymnast.report.collect import recorded
+from worldgymnast.types import InputError
+from worldgymnast.weights import load_weights, to_json, weights_hash, write_text
+
+PARTS = {"policy": ("sft", load_policy), "world": ("world", load_world), "judge": ("judge", load_judge)}
+
+
+def pack(run: Path, out: Path) -> dict[str, Any]:
+    """Writes policy, world and judge of `run` to `out` with manifest.json, which is returned."""
+    if not (run / "gate.json").is_file():
+        raise InputError(f"{run}: found no gate.json, expected a run of reproduce past its gate; finish it first")
+    config = json.loads((run / "config.json").read_text())
+    manifest: dict[str, Any] = {
+        "recipe": (run / "command.txt").read_text().splitlines()[0],
+        "budget": recorded(run),
+        "gate": {k: v for k, v in json.loads((run / "gate.json").read_text()).items() if k != "fidelity"},
+        "parts": {},
+        "config": {name: config[name] for name in ("env", "record", "policy", "rollouts", "world", "judge")},
+    }
+    for name, (stage, load) in PARTS.items():
+        source, target = run / stage / f"{name}.safetensors", out / f"{name}.safetensors"
+        made = manifest_of(source)
+        save_component(target, load(source), Manifest(**made), half=True)
+        packed = weights_hash(load_weights(target)[0])[:16]
+        manifest["parts"][name] = {
+            "seed": made["seed"], "data": made["data"], "metrics": made["metrics"], "weights": packed
+        }
+    write_text(out / "manifest.json", to_json(manifest))
+    return manifest
+
+
+if __name__ == "__main__":
+    pack(Path(sys.argv[1]), Path(sys.argv[2]))
