@@ -1,13 +1,16 @@
 import json
+import os
+import re
 import shutil
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from episode_builders import assert_identical, episode, episodes, shared
 
 from worldgymnast import video
 from worldgymnast.actions import BRIDGE, WORLDGYM, ActionSpecMismatch
-from worldgymnast.episodes import lerobot, rlds, tfrecord, worldgym
+from worldgymnast.episodes import formats, lerobot, rlds, tfrecord, worldgym
 from worldgymnast.episodes.check import check, convert, detect
 from worldgymnast.types import InputError
 
@@ -128,6 +131,8 @@ def test_detect_refuses_other_folders(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         detect(tmp_path / "none")
     (tmp_path / "notes.txt").touch()
+    with pytest.raises(InputError, match=r"notes\.txt: is a file, expected a folder"):
+        detect(tmp_path / "notes.txt")
     with pytest.raises(InputError, match=r"found \['notes.txt'\]"):
         detect(tmp_path)
 
@@ -149,7 +154,7 @@ def test_check_finds_duplicates_still_scenes_ranges_and_missing_labels(tmp_path)
         "a copy of episode 1",
         "axis 'z': found",
         "7 (2 of 3",
-        "no episode with labels",
+        "no success labels: world models can be trained on it, judges cannot",
     ):
         assert part in text
     assert "error" not in text
@@ -178,3 +183,179 @@ def test_check_finds_damage_in_worldgym(folder):
     errors = "\n".join(str(one) for one in check(folder) if one.severity == "error")
     for part in ("000000001.npz: video: found none", "NaN", "frame size: found 16x16"):
         assert part in errors
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """Two labelled episodes; tests that change them copy them."""
+    path = tmp_path_factory.mktemp("sound") / "set"
+    lerobot.write(path, [episode(1), episode(2)])
+    return path
+
+
+@pytest.fixture
+def copy(sound, tmp_path):
+    return shutil.copytree(sound, tmp_path / "set", ignore=shutil.ignore_patterns(".cache"))
+
+
+def put(path, key, value):
+    """Sets the dotted `key` of info.json; None takes it away."""
+    *parents, last = key.split(".")
+    info = json.loads((path / "meta/info.json").read_text())
+    place = info
+    for name in parents:
+        place = place[name]
+    place.pop(last, None)
+    if value is not None:
+        place[last] = value
+    (path / "meta/info.json").write_text(json.dumps(info))
+
+
+SPEC_FIELD = "worldgymnast.action_spec"
+REFUSED = [
+    (
+        "features.action",
+        {"shape": [7], "names": list("abcdefg")},
+        r"'features.action.shape': found \[7\], expected the 4",
+    ),
+    ("features.action.names", list("abcdefg"), "'features.action.names': found .* expected the 4 axes"),
+    ("features.action.shape", 4, r"'features.action.shape': found 4, expected \[number of axes\]"),
+    ("features.action", None, "'features.action' is missing, .* expected the shape"),
+    ("features", [], r"'features': found \[\], expected a JSON object"),
+    (f"{SPEC_FIELD}.frame", "camera", '.frame\': found "camera", expected one of base, end_effector'),
+    (f"{SPEC_FIELD}.rotation", "upside", '.rotation\': found "upside", expected one of none, rpy'),
+    (f"{SPEC_FIELD}.gripper", "hook", '.gripper\': found "hook", expected one of none, effort'),
+    (f"{SPEC_FIELD}.unit", "", 'unit\': found "", expected what 1.0 means'),
+    (f"{SPEC_FIELD}.axes", [1, 2, 3, 4], r"axes': found \[1, 2, 3, 4\], expected a list of names"),
+    (f"{SPEC_FIELD}.low", [2.0, 2.0, 2.0, 2.0], "low': found 2.0, expected at most 1.0, the 'high' of axis 'x'"),
+    (f"{SPEC_FIELD}.high", "abcd", 'high\': found "abcd", expected a list of finite numbers'),
+    (f"{SPEC_FIELD}.high", [1.0], "action_spec' is no action spec .*4 lower and 1 upper"),
+    (f"{SPEC_FIELD}.rate", 0, "rate': found 0, expected more than 0"),
+    (SPEC_FIELD, None, "action_spec': found null, expected a JSON object"),
+    ("video_path", None, "'video_path' is missing"),
+    ("data_path", "data/{nonsense}.parquet", 'data_path\': found "data/{nonsense}.parquet", .* but {chunk_index}'),
+    ("fps", "ten", "'fps': found \"ten\", expected a number more than 0"),
+    ("fps", 0, "'fps': found 0, expected more than 0"),
+    ("fps", -5, "'fps': found -5, expected more than 0"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "said"), REFUSED)
+def test_impossible_metadata_are_one_line_for_the_reader_and_the_check(copy, key, value, said):
+    put(copy, key, value)
+    with pytest.raises(InputError, match=f"^[^ ]*/meta/info.json: field .*{said.lstrip('.')}") as refused:
+        formats.read(copy)
+    assert "\n" not in str(refused.value)
+    assert [str(one) for one in check(copy)] == [f"error: {refused.value}"]
+
+
+@pytest.mark.parametrize("function", [formats.read, lerobot.read, check])
+def test_metadata_that_are_no_object(copy, function):
+    (copy / "meta/info.json").write_text("[]")
+    with pytest.raises(InputError, match=r"info\.json: found \[\], expected a JSON object"):
+        function(copy)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("worldgymnast", None, r"action_spec: found none, .* assumed is \[x y z gripper\] in unknown, frame unknown"),
+        (f"{SPEC_FIELD}.unit", "furlong", "action_spec.unit: found 'furlong', expected one such as"),
+        ("features.success", None, "features: found no 'success'"),
+    ],
+)
+def test_check_warns_of_odd_metadata_that_can_be_read(copy, key, value, said):
+    put(copy, key, value)
+    assert len(formats.read(copy)) == 2
+    (found,) = check(copy)
+    assert re.search(f"^warning: .*/info.json: .*{said}", str(found))
+
+
+@pytest.mark.parametrize("unit", ["6cm", "m", "m+rad", "effort*0.06m", "worldgym", "unknown"])
+def test_known_units_are_no_finding(copy, unit):
+    put(copy, f"{SPEC_FIELD}.unit", unit)
+    assert check(copy) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("stats.json", "{nope", "stats.json: line 1 is not JSON"),
+        ("stats.json", "[]", r"stats.json: found \[\], expected a JSON object"),
+        ("tasks.parquet", None, "tasks.parquet: tasks: found no such file"),
+        ("tasks.parquet", "nope", "tasks.parquet: cannot be read as parquet"),
+    ],
+)
+def test_check_looks_at_metadata_only_others_read(copy, name, text, said):
+    (copy / "meta" / name).unlink()
+    if text:
+        (copy / "meta" / name).write_text(text)
+    (found,) = check(copy)
+    assert re.search(f"^error: .*/meta/{said}", str(found))
+
+
+def test_check_warns_where_the_labels_are_gone(copy):
+    put(copy, "features.success", None)
+    for file in copy.glob("data/*/*.parquet"):
+        pq.write_table(pq.read_table(file).drop_columns(["success"]), file)
+    sentence = "no success labels: world models can be trained on it, judges cannot"
+    assert [str(one) for one in check(copy)] == [f"warning: {copy}: {sentence}"]
+
+
+def test_check_lines_are_single_sentences(copy):
+    clip = next(copy.glob("videos/*/*/*.mp4"))
+    clip.write_bytes(clip.read_bytes()[:900])
+    (cut,) = check(copy)
+    assert str(cut).startswith(f"error: {clip}: video is cut short or damaged: found ")
+    assert str(cut).count("expected") == 1
+    info = json.loads((copy / "meta/info.json").read_text())
+    put(copy, "features", info["features"] | {"second": {"dtype": "video", "shape": [32, 32, 3]}})
+    (cameras,) = check(copy)
+    assert re.fullmatch(
+        r"error: .*/info.json: field 'features': found cameras \[.*\], expected one camera; name one .*", str(cameras)
+    )
+
+
+@pytest.mark.parametrize("kind", ["lerobot", "worldgym"])
+def test_full_disk_means_no_cache_and_reading_goes_on(copy, folder, capsys, kind):
+    path = {"lerobot": copy, "worldgym": folder}[kind]
+    expected = formats.read(path)
+    (cached,) = path.glob(".cache/*.npy")
+    cached.unlink()
+    (path / ".cache" / f".{cached.name}.{os.getpid()}.partial").symlink_to("/dev/full")
+    capsys.readouterr()
+    found = formats.read(path)
+    assert capsys.readouterr().err.splitlines() == [
+        f"{path}: no space left on the disk; decoded frames are not cached but held in memory"
+    ]
+    assert list(path.glob(".cache/*")) == list(path.glob(".cache/.*")) == []
+    assert np.array_equal(found.frames, expected.frames)
+    assert not found.frames.flags.writeable
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"size": -3}, "field 'size': found -3, expected at least 1"),
+        ({"size": (8, 0)}, "field 'size': found 0, expected at least 1"),
+        ({"fps": -1.0}, "field 'fps': found -1, expected more than 0"),
+    ],
+)
+def test_size_and_fps_are_refused_before_anything_is_read(tmp_path, options, said):
+    for work in (
+        lambda: formats.read(tmp_path / "none", **options),
+        lambda: convert("none", tmp_path / "x", **options),
+    ):
+        with pytest.raises(InputError, match=said):
+            work()
+
+
+def test_check_names_the_first_bad_records_of_a_shard_and_counts_the_rest(bridge):
+    features = bridge / "features.json"
+    features.write_text(features.read_text().replace('"7"', '"6"'))
+    shard = next(bridge.glob("*.tfrecord*"))
+    lines = [str(one) for one in check(bridge)]
+    assert len(lines) == 10
+    assert lines[0].startswith(f"error: {shard}: record 0: field 'action': found ")
+    assert lines[0].endswith("expected 6 a step by features.json")
+    assert lines[-1].endswith("(15 more like this)")

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from worldgymnast.types import InputError
-from worldgymnast.video import disk_error
 
 
 def fingerprint(files: Iterable[Path], *extra: object) -> str:
@@ -27,14 +28,17 @@ def fingerprint(files: Iterable[Path], *extra: object) -> str:
     return digest.hexdigest()[:16]
 
 
-def cached_frames(root: Path, name: str, key: str, count: int, frames: Iterator[np.ndarray]) -> np.ndarray:
-    """The `count` frames as a read-only memory map, decoded from `frames` unless a file for `key` exists.
+def cached_frames(
+    root: Path, name: str, key: str, count: int, decode: Callable[[], Iterator[np.ndarray]]
+) -> np.ndarray:
+    """The `count` frames as a read-only memory map, decoded by `decode` unless a file for `key` exists.
 
     The file is `root/.cache/NAME-KEY.npy`, or one in the temporary folder where `root` cannot be written; it appears
-    whole or not at all, and replaces those of other keys with the same name.
+    whole or not at all, and replaces those of other keys with the same name. Where the disk is full the frames are
+    decoded into memory instead, and a line on stderr says so.
 
     Raises:
-        InputError: the disk is full, frames differ in size, or there are not `count` of them.
+        InputError: frames differ in size, or there are not `count` of them.
     """
     folders = (root / ".cache", Path(tempfile.gettempdir()) / f"worldgymnast-cache-{os.getuid()}")
     for folder in folders:
@@ -42,22 +46,29 @@ def cached_frames(root: Path, name: str, key: str, count: int, frames: Iterator[
         if path.is_file():
             return np.load(path, mmap_mode="r")
     folder = _writable(folders)
+    if folder is None:
+        return _in_memory(root, "no folder for a cache can be written", count, decode)
     path = folder / f"{name}-{key}.npy"
     temporary = folder / f".{path.name}.{os.getpid()}.partial"
+    full = False
     try:
-        _write(temporary, count, frames, root)
+        _write(temporary, _alike(decode(), count, root), count)
         os.replace(temporary, path)
     except OSError as error:
-        raise disk_error(error, path) from error
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        full = True
     finally:
         temporary.unlink(missing_ok=True)
+    if full:
+        return _in_memory(root, "no space left on the disk", count, decode)
     for stale in folder.glob(f"{name}-*.npy"):
         if stale != path and folder == folders[0] and len(stale.stem) == len(path.stem):
             stale.unlink(missing_ok=True)
     return np.load(path, mmap_mode="r")
 
 
-def _writable(folders: Sequence[Path]) -> Path:
+def _writable(folders: Sequence[Path]) -> Path | None:
     """The first folder that can be written; one marked read-only is left alone even by the superuser."""
     for folder in folders:
         if folder.parent.is_dir() and not folder.parent.stat().st_mode & 0o222:
@@ -68,25 +79,43 @@ def _writable(folders: Sequence[Path]) -> Path:
             continue
         if os.access(folder, os.W_OK):
             return folder
-    raise InputError(f"{folders[0]}: cannot be written and neither can {folders[-1]}; make one of them writable")
+    return None
 
 
-def _write(path: Path, count: int, frames: Iterator[np.ndarray], root: Path) -> None:
-    """Plain writes rather than a memory map: on a full disk those raise, where a memory map would kill the process."""
+def _in_memory(root: Path, why: str, count: int, decode: Callable[[], Iterator[np.ndarray]]) -> np.ndarray:
+    print(f"{root}: {why}; decoded frames are not cached but held in memory", file=sys.stderr, flush=True)
+    held: np.ndarray | None = None
+    for index, frame in enumerate(_alike(decode(), count, root)):
+        held = np.empty((count, *frame.shape), np.uint8) if held is None else held
+        held[index] = frame
+    assert held is not None
+    held.flags.writeable = False
+    return held
+
+
+def _alike(frames: Iterator[np.ndarray], count: int, root: Path) -> Iterator[np.ndarray]:
+    """The same frames; raises InputError where one differs in size from the first or there are not `count`."""
     found = 0
     size: tuple[int, ...] | None = None
-    with open(path, "wb") as file:
-        for frame in frames:
-            if size is None:
-                size = frame.shape
-                header: dict[str, Any] = {"descr": "|u1", "fortran_order": False, "shape": (count, *size)}
-                np.lib.format.write_array_header_1_0(file, header)
-            if frame.shape != size:
-                raise InputError(
-                    f"{root}: frame {found} is {frame.shape[0]}x{frame.shape[1]}, expected {size[0]}x{size[1]} as the "
-                    "others; read with a `size`"
-                )
-            file.write(np.ascontiguousarray(frame).data)
-            found += 1
+    for frame in frames:
+        size = size or frame.shape
+        if frame.shape != size:
+            raise InputError(
+                f"{root}: frame {found} is {frame.shape[0]}x{frame.shape[1]}, expected {size[0]}x{size[1]} as the "
+                "others; read with a `size`"
+            )
+        found += 1
+        if found <= count:
+            yield frame
     if found != count:
         raise InputError(f"{root}: found {found} frames, expected {count} by the metadata; copy the folder again")
+
+
+def _write(path: Path, frames: Iterator[np.ndarray], count: int) -> None:
+    """Plain writes rather than a memory map: on a full disk those raise, where a memory map would kill the process."""
+    with open(path, "wb") as file:
+        for index, frame in enumerate(frames):
+            if not index:
+                header: dict[str, Any] = {"descr": "|u1", "fortran_order": False, "shape": (count, *frame.shape)}
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(np.ascontiguousarray(frame).data)

@@ -7,6 +7,7 @@ something it accepts and a person should know.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,8 @@ from worldgymnast.video import iterate
 __all__ = ["Finding", "check", "convert", "detect"]
 
 _MAX_PER_HINT = 10
+_PART = r"(effort\*)?[\d.]*(mm|cm|m|rad|deg)"
+_UNIT = re.compile(rf"unknown|worldgym|{_PART}(\+{_PART})*")
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Finding:
         severity: "error" where reading fails or data are wrong; "warning" where they may be.
         file: path, or the data set's folder.
         field: which field or count.
-        found: what is there.
+        found: what is there; the whole sentence where `expected` is empty.
         expected: what should be.
         hint: what to do.
     """
@@ -46,10 +49,12 @@ class Finding:
     file: str
     field: str
     found: str
-    expected: str
-    hint: str
+    expected: str = ""
+    hint: str = ""
 
     def __str__(self) -> str:
+        if not self.expected:
+            return f"{self.severity}: {self.file}: {self.found}"
         return f"{self.severity}: {self.file}: {self.field}: found {self.found}, expected {self.expected}; {self.hint}"
 
 
@@ -78,6 +83,7 @@ class _Inspection:
     sizes: dict[tuple[int, int], str] = field(default_factory=dict)
     ranges: dict[tuple[str, str], tuple[int, float, float]] = field(default_factory=dict)
     hints: Counter[str] = field(default_factory=Counter)
+    complaints: Counter[str] = field(default_factory=Counter)
     episodes: int = 0
     labelled: int = 0
 
@@ -91,9 +97,20 @@ class _Inspection:
 
     def fault(self, file: Path, error: InputError) -> None:
         """Notes that a file cannot be read; its other episodes are not looked at."""
-        found = str(error).removeprefix(f"{file}: ")
-        self.findings.append(Finding("error", str(file), "file", found, "a readable file", "repair or remove it"))
+        self.complain(file, error)
         self.broken.add(file)
+
+    def complain(self, file: Path, error: InputError) -> None:
+        """Notes what a reader said, in its own words, under the file that it names; the first few of each file."""
+        name, _, sentence = str(error).partition(": ")
+        if not Path(name).is_relative_to(self.root):
+            name, sentence = str(file), str(error)
+        finding = Finding("error", name, "file", sentence)
+        if finding in self.findings:
+            return
+        self.complaints[name] += 1
+        if self.complaints[name] <= _MAX_PER_HINT:
+            self.findings.append(finding)
 
     def episode(self, episode: _Episode) -> None:
         """Looks at one episode."""
@@ -154,8 +171,8 @@ class _Inspection:
             hint = "the action spec or the units are wrong, or such actions get clipped"
             self.add("warning", self.root, f"action axis '{axis}'", found, legal, hint)
         if self.episodes and not self.labelled:
-            hint = "a judge cannot be trained or measured on them; policy and world model can"
-            self.add("warning", self.root, "success", "no episode with labels", "labels", hint)
+            sentence = "no success labels: world models can be trained on it, judges cannot"
+            self.findings.append(Finding("warning", str(self.root), "success", sentence))
         if len(self.sizes) > 1:
             found = ", ".join(f"{h}x{w} ({name})" for (h, w), name in sorted(self.sizes.items()))
             self.add("error", self.root, "frame size", found, "one size", "read or convert with a `size`")
@@ -164,6 +181,11 @@ class _Inspection:
                 alike = next(i for i in reversed(range(len(self.findings))) if self.findings[i].hint == hint)
                 more = f"{hint} ({count - _MAX_PER_HINT} more like this)"
                 self.findings[alike] = replace(self.findings[alike], hint=more)
+        for name, count in self.complaints.items():
+            if count > _MAX_PER_HINT:
+                last = max(i for i, one in enumerate(self.findings) if (one.file, one.field) == (name, "file"))
+                more = f"{self.findings[last].found} ({count - _MAX_PER_HINT} more like this)"
+                self.findings[last] = replace(self.findings[last], found=more)
         return sorted(self.findings, key=lambda one: one.severity)
 
 
@@ -189,7 +211,7 @@ def check(path: str | Path, image_key: str | None = None) -> list[Finding]:
         elif kind == "worldgym":
             _worldgym(root, inspection)
         else:
-            _lerobot(root, image_key, inspection)
+            _lerobot(root, image_key, inspection, old=kind == "lerobot-v2.1")
     except InputError as error:
         inspection.fault(root, error)
     return inspection.finish()
@@ -220,7 +242,7 @@ def _rlds(root: Path, image_key: str | None, inspection: _Inspection) -> None:
         try:
             rows = rlds.actions_of(features, description, where)
         except InputError as error:
-            inspection.add("error", shard, f"record {index}", str(error), "an episode", "remove it")
+            inspection.complain(shard, error)
             continue
         spec = spec or rlds.spec_of(description, [rows])
         if spec.unit == "unknown":
@@ -229,12 +251,10 @@ def _rlds(root: Path, image_key: str | None, inspection: _Inspection) -> None:
         inspection.episode(_Episode(f"episode {index}", shard, shard, spec, rows[:-1], frames, len(rows), False))
 
 
-def _lerobot(root: Path, image_key: str | None, inspection: _Inspection) -> None:
-    stats = root / layout.STATS
-    if not stats.is_file() and not (root / "meta/episodes_stats.jsonl").is_file():
-        hint = "recompute the data set's statistics with LeRobot, or convert it again"
-        inspection.add("error", stats, "statistics", "no such file", "min, max, mean and std a feature", hint)
+def _lerobot(root: Path, image_key: str | None, inspection: _Inspection, old: bool) -> None:
+    _statistics_and_tasks(root, inspection, old)
     found = layout.read_layout(root, image_key)
+    _spec(found, inspection)
     _totals(found, inspection)
     tables: dict[Path, dict[str, np.ndarray] | None] = {}
     by_media = sorted(found.records, key=lambda r: (str(r.video or r.data), r.video_first, r.index))
@@ -245,6 +265,41 @@ def _lerobot(root: Path, image_key: str | None, inspection: _Inspection) -> None
             if record.data not in tables:
                 tables[record.data] = _table(record.data, found, inspection)
             _lerobot_episode(found, record, tables[record.data], media, frames, inspection)
+    held = any("success" in table or "next.success" in table for table in tables.values() if table)
+    if held and inspection.labelled and not {"success", "next.success"} & set(found.info["features"]):
+        hint = "declare it, or other readers miss the labels"
+        inspection.add("warning", root / layout.INFO, "features", "no 'success'", "it, as the data files hold it", hint)
+
+
+def _statistics_and_tasks(root: Path, inspection: _Inspection, old: bool) -> None:
+    """What this project reads only in part, or not at all, and LeRobot needs."""
+    stats, lines = root / layout.STATS, root / "meta/episodes_stats.jsonl"
+    tasks = root / ("meta/tasks.jsonl" if old else layout.TASKS)
+    if not stats.is_file() and not lines.is_file():
+        hint = "recompute the data set's statistics with LeRobot, or convert it again"
+        inspection.add("error", stats, "statistics", "no such file", "min, max, mean and std a feature", hint)
+    if not tasks.is_file():
+        hint = "copy the folder again, or convert it again"
+        inspection.add("error", tasks, "tasks", "no such file", "the sentences by number", hint)
+    readers = {stats: layout.read_object, lines: layout.read_jsonl}
+    readers[tasks] = layout.read_jsonl if old else layout.read_table
+    for path, read in readers.items():
+        try:
+            if path.is_file():
+                read(path)
+        except InputError as error:
+            inspection.complain(path, error)
+
+
+def _spec(found: layout.Layout, inspection: _Inspection) -> None:
+    name = f"{layout.OWN}.action_spec"
+    if not found.own:
+        hint = f"assumed is {found.spec} with the statistics' min and max as its range"
+        inspection.add("warning", found.root / layout.INFO, name, "none", "what the actions mean", hint)
+    elif not _UNIT.fullmatch(found.spec.unit):
+        hint = "no other action spec will match it; correct it unless it is meant"
+        expected = "one such as '6cm', 'm+rad', 'effort*0.06m' or 'worldgym'"
+        inspection.add("warning", found.root / layout.INFO, f"{name}.unit", f"'{found.spec.unit}'", expected, hint)
 
 
 def _totals(found: layout.Layout, inspection: _Inspection) -> None:
@@ -282,13 +337,13 @@ def _lerobot_episode(
     inspection: _Inspection,
 ) -> None:
     name = f"episode {record.index}"
-    actions, labelled = np.zeros((0, found.spec.dim), np.float32), False
+    actions, labelled = np.zeros((0, found.spec.dim), np.float32), record.labelled is not False
     if table is not None:
         rows = np.flatnonzero(table["episode_index"] == record.index)
         if len(rows) != record.rows:
             hint = "the data file and the metadata contradict one another; copy the folder again"
             inspection.add("error", record.data, f"{name} rows", str(len(rows)), f"{record.rows} by the metadata", hint)
-        labelled = record.labelled is not False and ("success" in table or "next.success" in table)
+        labelled = labelled and ("success" in table or "next.success" in table)
         actions = table["action"][rows[:-1]]
     own = islice(frames, record.rows)  # taken even where the rows are unreadable: the next episode's frames follow
     inspection.episode(_Episode(name, record.data, media, found.spec, actions, own, record.rows, labelled))

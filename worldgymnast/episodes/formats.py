@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Literal
 
 from worldgymnast.episodes import lerobot, rlds, worldgym
-from worldgymnast.episodes.lerobot_layout import INFO, read_json
+from worldgymnast.episodes.lerobot_layout import INFO, read_object
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.types import InputError
 
@@ -16,10 +17,12 @@ Format = Literal["lerobot-v3.0", "lerobot-v2.1", "worldgym", "rlds"]
 def detect(path: str | Path) -> Format:
     """Names the format of the episodes in a folder; raises InputError where it holds none."""
     root = Path(path)
+    if root.exists() and not root.is_dir():
+        raise InputError(f"{root}: is a file, expected a folder with episodes; name the folder that holds it")
     if not root.is_dir():
         raise InputError(f"{root}: no such folder, expected one with episodes; check the path")
     if (root / INFO).is_file():
-        version = str(read_json(root / INFO).get("codebase_version", ""))
+        version = str(read_object(root / INFO).get("codebase_version", ""))
         return "lerobot-v2.1" if version.startswith("v2") else "lerobot-v3.0"
     if any(root.glob("*.tfrecord*")) or (root / "features.json").is_file():
         return "rlds"
@@ -46,13 +49,25 @@ def read(
         image_key: which camera, where there are several.
         size: pixels to resize the frames to.
         fps: frames per second of robot time, where the format does not say (RLDS other than BridgeData V2).
+
+    Raises:
+        InputError: the folder cannot be read, or `size` or `fps` is not positive.
     """
+    _positive(size, fps)
     kind = detect(path)
     if kind == "rlds":
         return rlds.read(path, image_key=image_key, size=size, fps=fps)
     if kind == "worldgym":
         return worldgym.read(path, size=size)
     return lerobot.read(path, image_key=image_key, size=size)
+
+
+def _positive(size: int | tuple[int, int] | None, fps: float | None) -> None:
+    for side in size if isinstance(size, tuple) else (size,):
+        if side is not None and side < 1:
+            raise InputError(f"field 'size': found {side}, expected at least 1")
+    if fps is not None and not 0 < fps < math.inf:
+        raise InputError(f"field 'fps': found {fps:g}, expected more than 0")
 
 
 def convert(
@@ -66,8 +81,9 @@ def convert(
     """Writes the episodes of `source`, in any known format, as a LeRobotDataset v3.0 at `target`; returns those read.
 
     Raises:
-        InputError: the source cannot be read, the target exists, or the disk is full.
+        InputError: the source cannot be read, the target exists, `size` or `fps` is not positive, or the disk is full.
     """
+    _positive(size, fps)
     if Path(target).exists():
         raise InputError(f"{target}: exists already, expected a new folder; remove it or name another")
     episodes = read(source, image_key=image_key, size=size, fps=fps)

@@ -8,14 +8,15 @@ After the schema of lerobot 0.4.4 (`lerobot/datasets/utils.py`). What this proje
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from worldgymnast.actions import ActionSpec, ActionSpecMismatch
+from worldgymnast.actions import ActionSpec, ActionSpecMismatch, Gripper
 from worldgymnast.types import InputError
 
 IMAGE_KEY = "observation.images.camera"
@@ -26,6 +27,12 @@ EPISODES = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 OWN = "worldgymnast"
+
+_WORDS = {
+    "frame": ("base", "end_effector", "unknown"),
+    "rotation": ("none", "rpy", "unknown"),
+    "gripper": get_args(Gripper),
+}
 
 
 @dataclass(frozen=True)
@@ -90,12 +97,31 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}: line {error.lineno} is not JSON ({error.msg}); copy the file again") from error
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The file's JSON, which must be an object."""
+    return _object(read_json(path), path)
+
+
+def _object(value: Any, path: Path, name: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        where = f"{path}: field '{name}'" if name else str(path)
+        raise InputError(f"{where}: found {_short(value)}, expected a JSON object; copy the file again")
+    return value
+
+
+def _short(value: Any) -> str:
+    """A JSON value in a message."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """One JSON object a line."""
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{path}: cannot be read as JSON lines ({error}); copy the file again") from error
+    return [_object(line, path, f"line {number}") for number, line in enumerate(lines, 1)]
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> dict[str, Any]:
@@ -120,6 +146,23 @@ def field_of(record: dict[str, Any], name: str, path: Path) -> Any:
     return record[name]
 
 
+def _positive(value: Any, name: str, path: Path) -> float:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 < value < math.inf:
+        expected = "more than 0" if number else "a number more than 0"
+        raise InputError(f"{path}: field '{name}': found {_short(value)}, expected {expected}; correct it")
+    return float(value)
+
+
+def _whole(row: dict[str, Any], name: str, path: Path, least: int = 0) -> int:
+    value = field_of(row, name, path)
+    if not isinstance(value, int | float) or value != value // 1 or value < least:
+        raise InputError(
+            f"{path}: field '{name}': found {value!r}, expected a whole number of at least {least}; copy the file again"
+        )
+    return int(value)
+
+
 def read_layout(root: str | Path, image_key: str | None = None) -> Layout:
     """Reads `meta/`.
 
@@ -134,15 +177,17 @@ def read_layout(root: str | Path, image_key: str | None = None) -> Layout:
     path = root / INFO
     if not path.is_file():
         raise InputError(f"{root}: no {INFO}, expected the folder of a LeRobotDataset v3.0 or v2.1; check the path")
-    info = read_json(path)
+    info = read_object(path)
     version = str(field_of(info, "codebase_version", path))
-    features = field_of(info, "features", path)
+    features = _object(field_of(info, "features", path), path, "features")
+    for name, feature in features.items():
+        _object(feature, path, f"features.{name}")
     if not version.startswith(("v3.", "v2.")):
         raise InputError(f"{path}: field 'codebase_version': found '{version}', expected v3.0 or v2.1; convert it")
     key = _camera(features, image_key, path)
-    fps = float(field_of(info, "fps", path))
+    fps = _positive(field_of(info, "fps", path), "fps", path)
     spec = _spec(root, info, version, fps)
-    records = _records_v3(root, info, key) if version.startswith("v3.") else _records_v2(root, info, key)
+    records = _records_v3(root, info, key, fps) if version.startswith("v3.") else _records_v2(root, info, key)
     if not records:
         raise InputError(f"{root}: found 0 episodes in meta/, expected at least 1")
     return Layout(root, version, info, key, fps, spec, tuple(records))
@@ -155,25 +200,68 @@ def _camera(features: dict[str, Any], wanted: str | None, path: Path) -> str:
     if wanted is not None and wanted in cameras:
         return wanted
     asked = "one camera" if wanted is None else f"camera '{wanted}'"
-    raise InputError(f"{path}: found cameras {cameras}, expected {asked}; name one of them as image_key")
+    hint = "name one of them as image_key" if cameras else "copy the file again"
+    raise InputError(f"{path}: field 'features': found cameras {cameras}, expected {asked}; {hint}")
 
 
 def _spec(root: Path, info: dict[str, Any], version: str, fps: float) -> ActionSpec:
     path = root / INFO
+    if "action" not in info["features"]:
+        raise InputError(
+            f"{path}: field 'features.action' is missing, found {sorted(info['features'])[:8]}, expected the shape and "
+            "names of the actions; copy the file again"
+        )
+    feature = info["features"]["action"]
+    shape, names = feature.get("shape"), feature.get("names")
+    if not isinstance(shape, list) or len(shape) != 1 or not isinstance(shape[0], int) or shape[0] < 1:
+        raise InputError(
+            f"{path}: field 'features.action.shape': found {_short(shape)}, expected [number of axes]; correct it"
+        )
+    width = shape[0]
     if OWN in info:
-        try:
-            return ActionSpec.from_dict(info[OWN]["action_spec"])
-        except (KeyError, TypeError, ActionSpecMismatch) as error:
-            raise InputError(
-                f"{path}: field '{OWN}.action_spec' is no action spec ({error}); write it again"
-            ) from error
-    feature = field_of(field_of(info, "features", path), "action", path)
-    width = int(feature["shape"][0])
+        spec = _own_spec(info[OWN], path)
+        axes = f"the {spec.dim} axes of {OWN}.action_spec; correct the one that is wrong"
+        if width != spec.dim:
+            raise InputError(f"{path}: field 'features.action.shape': found {shape}, expected {axes}")
+        if isinstance(names, list) and len(names) != spec.dim:
+            raise InputError(f"{path}: field 'features.action.names': found {_short(names)}, expected {axes}")
+        return spec
     low, high = _action_range(root, version)
     if not len(low) == len(high) == width:
         raise InputError(f"{root / STATS}: field 'action': found {len(low)} numbers, expected {width} as in {INFO}")
-    names = _axis_names(feature.get("names"), width)
-    return ActionSpec(names, "unknown", tuple(low), tuple(high), frame="unknown", rotation="unknown", rate=fps)
+    return ActionSpec(
+        _axis_names(names, width), "unknown", tuple(low), tuple(high), frame="unknown", rotation="unknown", rate=fps
+    )
+
+
+def _own_spec(block: Any, path: Path) -> ActionSpec:
+    """The spec this project wrote; raises InputError where it says what no action can mean."""
+    name = f"{OWN}.action_spec"
+    data = _object(_object(block, path, OWN).get("action_spec"), path, name)
+
+    def require(good: bool, key: str, found: Any, expected: str) -> None:
+        if not good:
+            raise InputError(f"{path}: field '{name}.{key}': found {_short(found)}, expected {expected}; correct it")
+
+    def numeric(value: Any) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+    for key, words in _WORDS.items():
+        require(data.get(key, words[0]) in words, key, data.get(key), f"one of {', '.join(words)}")
+    axes, unit, low, high = (data.get(key) for key in ("axes", "unit", "low", "high"))
+    require(isinstance(unit, str) and bool(unit.strip()), "unit", unit, "what 1.0 means, such as 'm+rad'")
+    require(isinstance(axes, list) and all(isinstance(axis, str) for axis in axes), "axes", axes, "a list of names")
+    for key, bound in (("low", low), ("high", high)):
+        require(isinstance(bound, list) and all(map(numeric, bound)), key, bound, "a list of finite numbers")
+    if data.get("rate") is not None:
+        _positive(data["rate"], f"{name}.rate", path)
+    try:
+        spec = ActionSpec.from_dict(data)
+    except (TypeError, ActionSpecMismatch) as error:
+        raise InputError(f"{path}: field '{name}' is no action spec ({error}); write it again") from error
+    for axis, least, most in zip(spec.axes, spec.low, spec.high, strict=True):
+        require(least <= most, "low", least, f"at most {most}, the 'high' of axis '{axis}'")
+    return spec
 
 
 def _axis_names(names: Any, width: int) -> tuple[str, ...]:
@@ -190,43 +278,69 @@ def _action_range(root: Path, version: str) -> tuple[list[float], list[float]]:
     """The smallest and largest value of each action axis, off the data set's statistics."""
     per_episode = root / "meta/episodes_stats.jsonl"
     if version.startswith("v2.") and per_episode.is_file():
-        path, parts = per_episode, [line.get("stats", {}).get("action") for line in read_jsonl(per_episode)]
+        lines = [_object(line.get("stats", {}), per_episode, "stats") for line in read_jsonl(per_episode)]
+        path, parts = per_episode, [line.get("action") for line in lines]
     else:
         path = root / STATS
-        parts = [read_json(path).get("action")] if path.is_file() else []
+        parts = [read_object(path).get("action")] if path.is_file() else []
     found = [part for part in parts if isinstance(part, dict) and "min" in part and "max" in part]
     if not found:
         raise InputError(
             f"{path}: no statistics for 'action', expected its min and max (they are its range); "
             "recompute the data set's statistics with LeRobot"
         )
-    low = np.min([part["min"] for part in found], axis=0)
-    high = np.max([part["max"] for part in found], axis=0)
+    try:
+        low = np.min(np.array([part["min"] for part in found], float), axis=0)
+        high = np.max(np.array([part["max"] for part in found], float), axis=0)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: field 'action': min and max are no numbers ({error}); copy the file again"
+        ) from error
     return np.atleast_1d(low).tolist(), np.atleast_1d(high).tolist()
 
 
-def _records_v3(root: Path, info: dict[str, Any], key: str) -> list[Record]:
+def _place(root: Path, info: dict[str, Any], name: str, **where: int | str) -> Path:
+    """The file that the template `info[name]` names."""
+    path = root / INFO
+    template = field_of(info, name, path)
+    try:
+        return root / str.format(template, **where)
+    except (TypeError, KeyError, IndexError, ValueError, AttributeError) as error:
+        known = ", ".join(f"{{{key}}}" for key in where)
+        raise InputError(
+            f"{path}: field '{name}': found {_short(template)}, expected a path with no placeholders but {known}; "
+            "correct it"
+        ) from error
+
+
+def _records_v3(root: Path, info: dict[str, Any], key: str, fps: float) -> list[Record]:
     files = sorted((root / "meta/episodes").glob("*/*.parquet"))
     if not files:
         raise InputError(
             f"{root / 'meta/episodes'}: found no parquet files, expected at least 1; copy the folder again"
         )
     video = info["features"][key]["dtype"] == "video"
-    fps = float(info["fps"])
     records = []
     for path in files:
         table = {name: column.to_pylist() for name, column in _without_stats(path).items()}
         for i in range(len(field_of(table, "episode_index", path))):
             row = {name: column[i] for name, column in table.items()}
-            place = {"chunk_index": field_of(row, "data/chunk_index", path), "file_index": row["data/file_index"]}
+            names = ("chunk_index", "file_index")
+            data = _place(root, info, "data_path", **{name: _whole(row, f"data/{name}", path) for name in names})
             file, first = None, 0
             if video:
                 at = f"videos/{key}"
-                where = {"chunk_index": field_of(row, f"{at}/chunk_index", path), "file_index": row[f"{at}/file_index"]}
-                file = root / info["video_path"].format(video_key=key, **where)
-                first = round(field_of(row, f"{at}/from_timestamp", path) * fps)
-            records.append(_record(row, root / info["data_path"].format(**place), file, first, path))
+                where = {name: _whole(row, f"{at}/{name}", path) for name in names}
+                file = _place(root, info, "video_path", video_key=key, **where)
+                first = _first_frame(field_of(row, f"{at}/from_timestamp", path), fps, path)
+            records.append(_record(row, data, file, first, path))
     return sorted(records, key=lambda record: record.index)
+
+
+def _first_frame(timestamp: Any, fps: float, path: Path) -> int:
+    if not isinstance(timestamp, int | float) or not 0 <= timestamp < math.inf:
+        raise InputError(f"{path}: field 'from_timestamp': found {timestamp!r}, expected seconds; copy the file again")
+    return round(timestamp * fps)
 
 
 def _without_stats(path: Path) -> dict[str, Any]:
@@ -244,8 +358,8 @@ def _record(row: dict[str, Any], data: Path, video: Path | None, first: int, pat
     sentences = field_of(row, "tasks", path) or [""]
     layout = row.get(f"{OWN}/layout")
     return Record(
-        index=int(row["episode_index"]),
-        rows=int(field_of(row, "length", path)),
+        index=_whole(row, "episode_index", path),
+        rows=_whole(row, "length", path, least=1),
         data=data,
         video=video,
         video_first=first,
@@ -259,13 +373,14 @@ def _record(row: dict[str, Any], data: Path, video: Path | None, first: int, pat
 
 def _records_v2(root: Path, info: dict[str, Any], key: str) -> list[Record]:
     path = root / "meta/episodes.jsonl"
+    chunk = _whole({"chunks_size": 1000} | info, "chunks_size", root / INFO, least=1)
     records = []
     for row in read_jsonl(path):
-        index = int(field_of(row, "episode_index", path))
-        place = {"episode_chunk": index // int(info.get("chunks_size", 1000)), "episode_index": index}
-        data = root / info["data_path"].format(**place)
+        index = _whole(row, "episode_index", path)
+        place = {"episode_chunk": index // chunk, "episode_index": index}
+        data = _place(root, info, "data_path", **place)
         video = None
         if info["features"][key]["dtype"] == "video":
-            video = root / info["video_path"].format(video_key=key, **place)
+            video = _place(root, info, "video_path", video_key=key, **place)
         records.append(_record(row, data, video, 0, path))
     return sorted(records, key=lambda record: record.index)

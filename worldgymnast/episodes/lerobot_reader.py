@@ -23,7 +23,7 @@ def read(path: str | Path, *, image_key: str | None = None, size: int | tuple[in
     """Reads a data set, v3.0 or v2.1, this project's or anyone's.
 
     The decoded frames are kept in `PATH/.cache` (in the temporary folder where that cannot be written) and mapped, so
-    only the first read decodes.
+    only the first read decodes. Where the disk is full they are held in memory.
 
     Args:
         path: the folder.
@@ -47,7 +47,7 @@ def read(path: str | Path, *, image_key: str | None = None, size: int | tuple[in
     key = fingerprint(media | meta, found.image_key, size)
     pixels = "native" if size is None else str(size).replace(" ", "")
     name = f"{found.image_key}-{pixels}".replace("/", "_")
-    frames = cached_frames(found.root, name, key, total, _decoded(found, order, size))
+    frames = cached_frames(found.root, name, key, total, lambda: _decoded(found, order, size))
     records = found.records
     return EpisodeSet(
         frames=frames,
@@ -161,4 +161,7 @@ def pictures(path: Path, records: list[Record], key: str) -> Iterator[np.ndarray
             data = blob["bytes"] if isinstance(blob, dict) else None
             if not data:
                 raise InputError(f"{path}: field '{key}': row {row} holds no picture; embed the images in the data set")
-            yield np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+            try:
+                yield np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+            except OSError as error:
+                raise InputError(f"{path}: field '{key}': row {row} is no picture ({error}); copy it again") from error

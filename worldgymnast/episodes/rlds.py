@@ -202,7 +202,7 @@ def read(
     pixels = "native" if size is None else str(size).replace(" ", "")
     name = f"{description.image_key.split('/')[-1]}-{split or 'all'}-{pixels}"
     return EpisodeSet(
-        frames=cached_frames(description.root, name, key, int(count.sum()), _frames(description, size)),
+        frames=cached_frames(description.root, name, key, int(count.sum()), lambda: _frames(description, size)),
         actions=np.concatenate([np.concatenate([actions[:-1], np.zeros_like(actions[:1])]) for actions in rows]),
         success=np.zeros(int(count.sum()), bool),
         first=np.concatenate([[0], np.cumsum(count)[:-1]]).astype(np.int64),

@@ -97,7 +97,7 @@ def read(path: str | Path, *, size: int | tuple[int, int] | None = None) -> Epis
     pixels = "native" if size is None else str(size).replace(" ", "")
     success = [note.get("success") for note in notes]
     return EpisodeSet(
-        frames=cached_frames(root, pixels, key, int(count.sum()), _frames(files, count, size)),
+        frames=cached_frames(root, pixels, key, int(count.sum()), lambda: _frames(files, count, size)),
         actions=np.concatenate([np.concatenate([actions[:-1], np.zeros_like(actions[:1])]) for actions in rows]),
         success=np.concatenate(
             [_marks(mark, int(n), file) for mark, n, file in zip(success, count, files, strict=True)]
