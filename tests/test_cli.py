@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ from worldgymnast.weights import load_weights, save_weights
 from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 Refuses = Callable[..., str]
+POSITIONALS = {"evaluate": ("BEFORE", "AFTER"), "data convert": ("SOURCE", "TARGET"), "sft": ("DATA...",)}
 
 
 @pytest.fixture
@@ -81,8 +83,33 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
         assert "--help" in shown
         if name in ("reproduce", "quickstart"):
             assert "--finetune.rl.group-size" in shown
+            assert "record.env" not in shown
+        if name in ("rl", "record", "reproduce"):
+            assert "PRESET comes first" in shown
+            assert "defaults below are those of metaworld" in shown
+        if name in ("rl", "record", "record-policy"):
+            assert "--env.hold" in shown
+            assert "--env.horizon" not in shown
         if name == "rl":
             assert "--rl.group-size" in shown
+        for word in POSITIONALS.get(name, ()):
+            assert word in shown.splitlines()[0]
+
+
+def test_help_of_the_data_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "data check" in shown
+    assert "data convert" in shown
+
+
+def test_every_flag_has_a_help_text(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in COMMANDS:
+        with pytest.raises(SystemExit):
+            main([*name.split(), "--help"])
+        text = " ".join(line.strip("│ ") for line in capsys.readouterr().out.splitlines())
+        bare = re.findall(r"(--[\w.-]+) [A-Z]+ +\((?:default|required)", text)
+        assert not bare, name
 
 
 def test_presets_are_whole_and_agree_on_the_environment() -> None:
@@ -109,12 +136,55 @@ def test_unknown_words_are_answered_with_the_nearest(refuses: Refuses, tmp_path:
 
 def test_missing_and_malformed_flags(refuses: Refuses, tmp_path: Path) -> None:
     assert "--out" in refuses("sft", tmp_path)
-    assert "found no preset" in refuses("reproduce")
+    assert "worldgymnast reproduce debug" in refuses("reproduce")
+    assert "run: worldgymnast record debug --out" in refuses("record", "--out", tmp_path / "x", "debug")
+    for words in (("--out", ""), ("--out=",)):
+        assert "--out is empty" in refuses("record", "debug", *words)
     assert "--rl.steps" in refuses("rl", "debug", "--rl.steps", "many", "--out", tmp_path / "x")
     assert "unexpected 'b'" in refuses("report", "a", "b")
-    assert "field 'threads'" in refuses("sft", tmp_path, "--threads", "-1", "--out", tmp_path / "x")
     assert "found no path" in refuses("sft", "--out", tmp_path / "x")
-    assert "'record.env'" in refuses("reproduce", "debug", "--record.env.hold", 3, "--out", tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("words", "flag"),
+    [
+        ("sft D --fit.steps 0", "--fit.steps"),
+        ("sft D --batch 0", "--batch"),
+        ("sft D --threads -1", "--threads"),
+        ("sft D --size 0", "--size"),
+        ("record debug --env.hold 0", "--env.hold"),
+        ("record debug --env.size 100000", "--env.size"),
+        ("record debug --expert -1", "--expert"),
+        ("record debug --workers -3", "--workers"),
+        ("record debug --env.tasks drawer-opne", "--env.tasks"),
+        ("quickstart --finetune.env.tasks drawer-opne", "--finetune.env.tasks"),
+        ("reproduce debug --held-out.length 0", "--held-out.length"),
+        ("rl debug --rl.group-size 1", "--rl.group-size"),
+        ("rl debug --photographs 0", "--photographs"),
+        ("train-world D --world.transformer.heads 5", "--world.transformer.width"),
+        ("data convert D X --size -3", "--size"),
+    ],
+)
+def test_a_refused_value_names_its_flag(refuses: Refuses, tmp_path: Path, words: str, flag: str) -> None:
+    out = [] if words.startswith("data") else ["--out", tmp_path / "x"]
+    given = [{"D": tmp_path, "X": tmp_path / "x"}.get(word, word) for word in words.split()]
+    assert refuses(*given, *out).startswith(f"worldgymnast: error: {flag}: found ")
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_numbers_of_eval_world(refuses: Refuses, tmp_path: Path) -> None:
+    for flag in ("--length", "--horizon", "--stride"):
+        line = refuses("eval-world", tmp_path, "--judge", tmp_path, "--data", tmp_path, flag, 0)
+        assert f"error: {flag}: found 0" in line
+
+
+def test_flags_without_effect_are_refused(refuses: Refuses, tmp_path: Path) -> None:
+    out = ("--out", tmp_path / "x")
+    for flag in ("--record.env.hold", "--finetune.env.hold"):
+        assert f"{flag} has no effect here" in refuses("reproduce", "debug", flag, 3, *out)
+    assert "use --length" in refuses("record", "debug", "--env.horizon", 3, *out)
+    assert "use --length" in refuses("record-policy", tmp_path, "--env.horizon=3", *out)
+    assert "use --rl.horizon" in refuses("rl", "debug", "--env.horizon", 3, *out)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
@@ -146,7 +216,8 @@ def test_a_checkpoint_of_another_shape(refuses: Refuses, tmp_path: Path, parts: 
     line = refuses(*rl(parts, tmp_path / "x", policy=wrong))
     assert str(wrong) in line
     assert name in line
-    assert "field 'kind'" in refuses(*rl(parts, tmp_path / "x", policy=parts / "world.safetensors"))
+    line = refuses(*rl(parts, tmp_path / "x", policy=parts / "world.safetensors"))
+    assert "found a world model (LatentWorldModel), expected a policy (SmallVLA)" in line
     wrong.write_bytes((parts / "policy.safetensors").read_bytes()[:1000])
     assert str(wrong) in refuses(*rl(parts, tmp_path / "x", policy=wrong))
 
@@ -156,14 +227,21 @@ def test_units_that_differ(refuses: Refuses, tmp_path: Path, parts: Path) -> Non
     line = refuses("evaluate", other, other, "--out", tmp_path / "x")
     assert str(metaworld_spec(4)) in line
     assert str(debug().env.action_spec) in line
-    assert "real environment" in refuses("record-policy", other, "--out", tmp_path / "x")
-    assert "pixels" in refuses(*rl(parts, tmp_path / "x"), "--env.size", 32)
+    assert line.endswith("add --env.hold 4")
+    line = refuses("record-policy", other, "--out", tmp_path / "x")
+    assert str(other) in line
+    assert line.endswith("add --env.hold 4")
+    assert refuses(*rl(parts, tmp_path / "x"), "--env.size", 32).endswith("resize with --env.size 64")
+    files = [word for name in ("policy", "world", "judge") for word in (f"--{name}", parts / f"{name}.safetensors")]
+    line = refuses("quickstart", *files, "--finetune.env.hold", 4, "--out", tmp_path / "x")
+    assert line.endswith("add --finetune.env.hold 6")
 
 
-@pytest.mark.usefixtures("gl")
 def test_policy_and_world_in_other_units(refuses: Refuses, tmp_path: Path, parts: Path) -> None:
     words = rl(parts, tmp_path / "x", policy=parts / "other.safetensors")
-    assert "policy and world model" in refuses(*words, "--photographs", 1)
+    line = refuses(*words)
+    assert "policy and world model" in line
+    assert str(parts / "other.safetensors") in line
 
 
 def test_a_data_set_without_statistics(refuses: Refuses, tmp_path: Path) -> None:
@@ -211,11 +289,23 @@ def test_what_happens_to_the_machine(
     def fails(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("worldgymnast.commands.data.check", fails)
-    assert main(["data", "check", str(tmp_path)]) == code
+    monkeypatch.setattr("worldgymnast.commands.train.read", fails)
+    assert main(["sft", str(tmp_path), "--out", str(tmp_path / "x")]) == code
+    torch.set_num_threads(1)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert said in lines[0]
+
+
+def test_a_data_set_that_is_stopped_starts_over(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def stops(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("worldgymnast.commands.data.formats.convert", stops)
+    assert main(["data", "convert", str(tmp_path), str(tmp_path / "x")]) == 130
+    assert capsys.readouterr().err == "worldgymnast: stopped; nothing was kept\n"
 
 
 def test_convert_and_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -228,13 +318,15 @@ def test_convert_and_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert main(["data", "check", str(target)]) == 0
 
 
-def test_no_gl_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ["glfw", "nonsense"])
+def test_no_gl_is_one_line(tmp_path: Path, backend: str) -> None:
     command = [sys.executable, "-m", "worldgymnast", "record", "debug", "--out", str(tmp_path / "x")]
-    environment = {**os.environ, "MUJOCO_GL": "glfw", "DISPLAY": ""}
+    environment = {**os.environ, "MUJOCO_GL": backend, "DISPLAY": ""}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if done.returncode == 0:
+    if backend == "glfw" and done.returncode == 0:
         pytest.skip("glfw renders here")
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
-    assert "libegl1" in done.stderr.splitlines()[-1]
+    assert f"MUJOCO_GL: found '{backend}'" in done.stderr.splitlines()[-1]
+    assert "unset it" in done.stderr.splitlines()[-1]
     assert not (tmp_path / "x").exists()

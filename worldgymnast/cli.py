@@ -11,9 +11,11 @@ import difflib
 import errno
 import io
 import os
+import re
+import shlex
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -45,6 +47,10 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     },
 }
 COMMANDS = [name for group in GROUPS.values() for name in group]
+GO_ON = ("quickstart", "reproduce", "sft", "train-world", "train-judge", "rl", "evaluate")
+"""What can be killed and goes on when run again."""
+WHOLE = ("record", "record-policy", "data convert")
+"""What writes a data set whole or not at all, and starts over."""
 
 EXAMPLES = """\
   worldgymnast quickstart
@@ -70,12 +76,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"worldgymnast {__version__}")
         return 0
+    if words[0] == "data" and words[1:] in (["-h"], ["--help"], ["help"]):
+        print("\n".join(["usage: worldgymnast data COMMAND [...] [--flags]", "", *_listed(GROUPS["Data"], "data ")]))
+        return 0
+    name, flags = "", list[str]()
     try:
-        return _parse(words)()
+        name, rest = _name(words)
+        command = _parse(name, rest)
+        flags += _flags(command, command.hidden)
+        return command()
     except KeyboardInterrupt:
         if traceback:
             raise
-        return _say("stopped; run the same command again to go on", 130)
+        then = "; run the same command again to go on" if name in GO_ON else "; nothing was kept" * (name in WHOLE)
+        return _say(f"stopped{then}", 130)
     except BrokenPipeError:  # whoever read our output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -83,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = _message(error)
         if traceback or message is None:
             raise
-        return _say(f"error: {message}", 2)
+        return _say(f"error: {_with_flag(message, flags)}", 2)
 
 
 def _say(message: str, code: int) -> int:
@@ -103,7 +117,7 @@ def _message(error: Exception) -> str | None:
     if isinstance(error, InputError | ActionSpecMismatch | FloatingPointError):
         return str(error)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f"{error.filename or 'disk'}: no space left; free some and run the same command again to go on"
+        return f"{error.filename or 'disk'}: no space left; free some and run the same command again"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}; check the path and its permissions"
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
@@ -125,31 +139,52 @@ def overview() -> str:
     ]
     for group, commands in GROUPS.items():
         lines += ["", f"{bold}{group}{plain}"]
-        lines += [f"  {f'{name} {words}':<29}{summary}" for name, (words, summary) in commands.items()]
+        lines += _listed(commands)
     lines += [
         "",
         f"{bold}Everywhere{plain}",
         f"  {'COMMAND --help':<29}every flag of a command, with its default",
+        f"  {'--traceback':<29}errors in full",
+        "",
+        f"{bold}Wherever a model runs{plain}",
         f"  {'--device cpu|cuda':<29}where to train and imagine",
         f"  {'--threads N':<29}CPU threads; all cores if left out",
-        f"  {'--traceback':<29}errors in full",
         "",
         f"{bold}Presets{plain}  metaworld: six tasks, hours; quickstart: minutes; debug: tiny, under a minute",
         "",
         f"{bold}Examples{plain}",
         EXAMPLES,
         "",
-        "Every command writes a folder, can be killed, and goes on when run again.",
+        f"{', '.join(GO_ON)} can be killed and go on when run again.",
+        f"{', '.join(WHOLE)} write a data set whole or not at all, and start over.",
+        "doctor, data check, eval-world write nothing.",
     ]
     return "\n".join(lines)
+
+
+def _listed(commands: Mapping[str, tuple[str, str]], prefix: str = "") -> list[str]:
+    """A line for each command whose name begins with `prefix`."""
+    return [f"  {f'{name} {words}':<29}{text}" for name, (words, text) in commands.items() if name.startswith(prefix)]
+
+
+def _presets(name: str) -> str:
+    """What help without a preset says in front of the flags."""
+    from worldgymnast.presets import PRESETS
+
+    lines = [f"  {preset:<12}{(make.__doc__ or '').partition('.')[0]}" for preset, make in PRESETS.items()]
+    head = f"PRESET comes first, before the flags, as in: worldgymnast {name} debug --help"
+    return "\n".join([head, *lines, "The defaults below are those of metaworld.", ""])
 
 
 # ---------------------------------------------------------------- words to a command
 
 
-def _parse(words: Sequence[str]) -> Command:
-    """The command that `words` ask for, its fields filled in."""
-    name, rest = _name(words)
+def _parse(name: str, rest: Sequence[str]) -> Command:
+    """The command of that name, its fields filled in from the words after it."""
+    for before, word in zip([name, *rest], rest, strict=False):
+        if not word or (word.startswith("--") and word.endswith("=")):
+            what = before if not word and before.startswith("--") else word.rstrip("=") or "an argument"
+            raise UsageError(f"{name}: {what} is empty, expected a value; worldgymnast {name} --help lists all")
     import tyro
 
     from worldgymnast.commands import KINDS
@@ -157,24 +192,60 @@ def _parse(words: Sequence[str]) -> Command:
     kind, prog = KINDS[name], f"worldgymnast {name}"
     help_wanted = bool({"-h", "--help"} & set(rest))
     if kind.takes_preset:
-        from worldgymnast.presets import PRESETS, preset
+        from worldgymnast.presets import preset
 
         if rest and not rest[0].startswith("-"):
             start, prog, rest = kind.start(preset(rest[0]), rest[0]), f"{prog} {rest[0]}", rest[1:]
         elif help_wanted:
-            start, prog = kind.start(preset("metaworld"), "metaworld"), f"{prog} metaworld"
+            start, prog = kind.start(preset("metaworld"), "metaworld"), f"{prog} PRESET"
+            print(_presets(name))
         else:
-            raise UsageError(f"{name}: found no preset, expected one of {', '.join(PRESETS)}")
+            raise UsageError(_no_preset(name, rest))
     else:
         start = None
-    with _one_line(name):
-        if start is None:
-            command, unknown = tyro.cli(kind, prog=prog, args=rest, return_unknown_args=True)
-        else:
-            command, unknown = tyro.cli(kind, prog=prog, args=rest, default=start, return_unknown_args=True)
+    made = kind if start is None else start
+    default: dict[str, Any] = {} if start is None else {"default": start}
+    shown = sorted(_flags(made, kind.hidden))
+    names = (tyro.conf.PositionalMetavarFromFieldName,)
+    with _one_line(name, shown), _hiding(kind.hidden):
+        command, unknown = tyro.cli(kind, prog=prog, args=rest, config=names, return_unknown_args=True, **default)
     if unknown:
-        raise UsageError(_unknown(name, unknown, sorted(_flags(kind if start is None else start))))
+        given = [word.partition("=")[0].replace("_", "-") for word in unknown]
+        if idle := sorted(set(given) & set(_flags(made)) - set(shown)):
+            raise UsageError(f"{name}: {idle[0]} has no effect here; {kind.instead}")
+        raise UsageError(_unknown(name, unknown, shown))
     return command
+
+
+def _no_preset(name: str, rest: Sequence[str]) -> str:
+    from worldgymnast.presets import PRESETS
+
+    for i, word in enumerate(rest):
+        if word in PRESETS and not rest[i - 1].startswith("-"):
+            mended = shlex.join([word, *rest[:i], *rest[i + 1 :]])
+            return f"{name}: found the preset behind a flag, expected it first; run: worldgymnast {name} {mended}"
+    return f"{name}: found no preset, expected one of {', '.join(PRESETS)} first, as in: worldgymnast {name} debug"
+
+
+@contextlib.contextmanager
+def _hiding(hidden: Mapping[type, str]) -> Iterator[None]:
+    """Keeps tyro from offering a field of each of these configs."""
+    import tyro
+
+    registry, left = tyro.constructors.ConstructorRegistry(), dict(hidden)
+
+    @registry.struct_rule
+    def rule(info: tyro.constructors.StructTypeInfo) -> Any:
+        if info.type not in left:
+            return None
+        name = left.pop(info.type)  # so that the rule below this one answers
+        spec: Any = registry.get_struct_spec(info)
+        left[info.type] = name
+        shown = [replace(f, type=tyro.conf.Suppress[f.type]) if f.name == name else f for f in spec.fields]
+        return replace(spec, fields=tuple(shown))
+
+    with registry:
+        yield
 
 
 def _name(words: Sequence[str]) -> tuple[str, list[str]]:
@@ -202,27 +273,61 @@ def _unknown(name: str, unknown: Sequence[str], flags: Sequence[str]) -> str:
     return f"{name}: unknown flag '{flag}'; {_near(flag.partition('=')[0], flags)}worldgymnast {name} --help lists all"
 
 
-def _flags(config: Any, prefix: str = "--") -> Iterator[str]:
-    """Every flag of a command: of its type, or of an instance with its configs."""
+def _flags(config: Any, hidden: Mapping[type, str] | None = None, prefix: str = "--") -> Iterator[str]:
+    """Every flag of a command, of its type or of an instance with its configs, without `hidden` fields of configs."""
     for field in fields(config):
+        if hidden and hidden.get(type(config)) == field.name:
+            continue
         value = field.default if isinstance(config, type) else getattr(config, field.name)
         flag = prefix + field.name.replace("_", "-")
         if is_dataclass(value):
-            yield from _flags(value, prefix if field.name == "config" else f"{flag}.")
+            yield from _flags(value, hidden, prefix if field.name == "config" else f"{flag}.")
         else:
             yield flag
 
 
+def _with_flag(message: str, flags: Collection[str], prefix: str = "") -> str:
+    """The message with the flag in the place of the config's field; `prefix` is where tyro found the config."""
+    match = re.match(r"field '([\w.]+)'(?: of \w+)?: ", message)
+    if match is None:
+        return f"--{prefix.rstrip('.')}: {message}" if prefix else message
+    word = match[1].replace("_", "-")
+    known = [flag for flag in flags if flag == f"--{prefix}{word}"] or [f for f in flags if f.endswith(f".{word}")]
+    return f"{known[0]}: {message[match.end() :]}" if len(known) == 1 else message
+
+
+def _refused(error: BaseException | None) -> tuple[ValueError, str] | None:
+    """What a config said of a number, and the prefix of the config's flags, from what tyro made of it."""
+    from worldgymnast.types import InputError
+
+    prefix = ""
+    while error is not None:
+        if isinstance(error, InputError):
+            return error, prefix
+        where = getattr(error, "arg", None)  # of tyro's InstantiationError, such as "config.rl"
+        if isinstance(where, str):
+            prefix = re.sub(r"^config\.?", "", where).replace("_", "-")
+        error = error.__context__
+    return None
+
+
 @contextlib.contextmanager
-def _one_line(name: str) -> Iterator[None]:
-    """Turns the box that tyro draws about wrong arguments into one line."""
+def _one_line(name: str, flags: Collection[str]) -> Iterator[None]:
+    """Turns the box that tyro draws about wrong arguments into one line, and a config's field into its flag."""
+    from worldgymnast.types import InputError
+
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
             yield
+    except InputError as error:
+        raise InputError(_with_flag(str(error), flags)) from error
     except SystemExit as stop:
         if not stop.code:
             raise
+        if found := _refused(stop):
+            error, prefix = found
+            raise InputError(_with_flag(str(error), flags, prefix and f"{prefix}.")) from error
         lines = [line.strip("│╭╮╰╯─ \n") for line in said.getvalue().splitlines()]
         words = " ".join(line for line in lines[1:] if line)
         for tail in ("Argument helptext:", "For full helptext", f"worldgymnast {name} --help"):

@@ -91,10 +91,19 @@ def save_component(path: Path, component: nn.Module, manifest: Manifest, *, half
     save_weights(path, tensors, meta)
 
 
+_KINDS = {
+    "SmallVLA": "a policy (SmallVLA)",
+    "LatentWorldModel": "a world model (LatentWorldModel)",
+    "DiffusionWorldModel": "a world model (DiffusionWorldModel)",
+    "SuccessClassifier": "a judge (SuccessClassifier)",
+}
+
+
 def _load(path: Path, *kinds: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     tensors, meta = load_weights(path)
     if (kind := meta.get("kind", "nothing")) not in kinds:
-        raise InputError(f"{path}: field 'kind': found {kind}, expected {' or '.join(kinds)}; give its file")
+        expected = " or ".join(_KINDS[kind] for kind in kinds)
+        raise InputError(f"{path}: field 'kind': found {_KINDS.get(kind, kind)}, expected {expected}; give its file")
     return {k: v.float() if v.dtype == torch.float16 else v for k, v in tensors.items()}, meta
 
 

@@ -188,7 +188,7 @@ def _multiply_ms(dtype: torch.dtype, width: int = 384, repeats: int = 5) -> floa
 
 
 def _gl_environment() -> dict[str, str]:
-    return {"MUJOCO_GL": "egl", **os.environ}
+    return {**os.environ, "MUJOCO_GL": os.environ.get("MUJOCO_GL") or "egl"}
 
 
 def _rendering(renderer: subprocess.Popen[str]) -> Check:
@@ -196,13 +196,14 @@ def _rendering(renderer: subprocess.Popen[str]) -> Check:
     backend = _gl_environment()["MUJOCO_GL"]
     try:
         out, err = renderer.communicate(timeout=_GL_TIMEOUT)
-        lines = err.strip().splitlines() or ["no message"]
-        found = out.strip() if renderer.returncode == 0 else _cause(lines[-1], renderer.returncode)
+        line = (err.strip().splitlines() or ["no message"])[-1].removeprefix("worldgymnast.types.InputError: ")
+        found = out.strip() if renderer.returncode == 0 else _cause(line, renderer.returncode)
     except subprocess.TimeoutExpired:
         renderer.kill()
         found = f"no frame within {_GL_TIMEOUT:.0f} s"
     ok = renderer.returncode == 0
-    return Check("Meta-World frame", ok, f"{found} ({backend})", "the real environment, every evaluation", _GL_FIX)
+    fix = _GL_FIX if backend == "egl" else f"unset MUJOCO_GL, which is {backend}; EGL is the default"
+    return Check("Meta-World frame", ok, f"{found} ({backend})", "the real environment, every evaluation", fix)
 
 
 def _cause(message: str, returncode: int) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import tyro
+from tyro.conf import Positional
 
+from worldgymnast.actions import ActionSpec, ActionSpecMismatch, metaworld_spec, require_same
+from worldgymnast.envs.metaworld import MetaWorldConfig
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.loops.quickstart import starter
@@ -18,7 +21,7 @@ from worldgymnast.loops.reproduce import Recipe
 from worldgymnast.report import tables
 from worldgymnast.report.collect import collect, success
 from worldgymnast.report.report import write
-from worldgymnast.types import InputError, WorldModel
+from worldgymnast.types import InputError, Policy, WorldModel, in_range
 
 REPORT = "report.html"
 LENT: Any = tyro.conf.arg(name="")
@@ -31,6 +34,10 @@ class Command:
     """Something that `worldgymnast` does; called, it returns the exit code."""
 
     takes_preset: ClassVar[bool] = False
+    hidden: ClassVar[Mapping[type, str]] = {}
+    """A field of a config that has no effect in this command, and is no flag of it."""
+    instead: ClassVar[str] = ""
+    """What to do instead."""
 
     @classmethod
     def start(cls, recipe: Recipe, name: str) -> Command:
@@ -54,15 +61,41 @@ class Computing(Command):
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = 0
 
+    def __post_init__(self) -> None:
+        in_range(self, 0, "threads")
+
     def prepare(self) -> None:
         """Takes the device and the threads, or says why not."""
         if self.device == "cuda" and not torch.cuda.is_available():
-            raise InputError("field 'device': found no CUDA device, expected one for cuda; use --device cpu")
-        if self.threads < 0:
-            raise InputError(f"field 'threads': found {self.threads}, expected 0 (all cores) or more")
+            raise InputError("--device: found no CUDA device, expected one for cuda; use --device cpu")
         if self.threads or "OMP_NUM_THREADS" not in os.environ:
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
             torch.set_num_threads(self.threads or cores)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learning(Computing):
+    """A command that trains on data sets.
+
+    Attributes:
+        data: data sets.
+        size: pixels on each side to resize the frames to.
+        out: the run folder.
+    """
+
+    data: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="DATA...")]
+    size: Size = None
+    out: Path
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_size(self)
+
+
+def check_size(command: Any) -> None:
+    """Raises where the `size` to resize to is no size."""
+    if command.size is not None:
+        in_range(command, 1, "size", high=4096)
 
 
 def parts(**given: Path | None) -> dict[str, Path]:
@@ -87,8 +120,29 @@ def fits(expected: tuple[int, int], size: tuple[int, int], flag: str) -> None:
     if size != expected:
         raise InputError(
             f"frames: found {size[0]}x{size[1]} pixels, expected {expected[0]}x{expected[1]} as the world model has; "
-            f"resize with {flag}"
+            f"resize with {flag} {expected[0]}"
         )
+
+
+def drives(path: Path, policy: Policy, env: MetaWorldConfig, flag: str = "--env.hold") -> None:
+    """Raises where the policy in `path` does not act as `env` does; `flag` is how long an action is held."""
+    spec = policy.action_spec
+    try:
+        require_same(spec, env.action_spec, f"{path} and real environment")
+    except ActionSpecMismatch as error:
+        hold = round(80 / spec.rate) if spec.rate else 0
+        advice = "give a policy that was trained on its actions"
+        if hold and metaworld_spec(hold) == spec:
+            advice = f"add {flag} {hold}"
+        raise InputError(f"{error}; {advice}") from error
+
+
+def agree(policy: Path, acts: ActionSpec, other: Path, imagines: ActionSpec) -> None:
+    """Raises where the policy and the world model in two files were not made for the same actions."""
+    try:
+        require_same(acts, imagines, f"{policy} and {other}, policy and world model")
+    except ActionSpecMismatch as error:
+        raise InputError(f"{error}; give two that were trained on the same data") from error
 
 
 def new(path: Path) -> None:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 from tyro.conf import Positional
 
-from worldgymnast.actions import require_same
-from worldgymnast.commands.command import LENT, Command, Computing, Size, new, summary
+from worldgymnast.commands.command import LENT, Command, Computing, Size, check_size, drives, new, summary
 from worldgymnast.config import load_policy
 from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.check import check
 from worldgymnast.loops import reproduce
 from worldgymnast.loops.record import RecordConfig
+from worldgymnast.types import InputError, in_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,8 @@ class Record(Command):
     """
 
     takes_preset: ClassVar[bool] = True
+    hidden: ClassVar[Mapping[type, str]] = {MetaWorldConfig: "horizon"}
+    instead: ClassVar[str] = "use --length"
     config: Annotated[RecordConfig, LENT]
     out: Path
 
@@ -55,6 +58,8 @@ class RecordPolicy(Computing):
         out: the data set's folder, a new one.
     """
 
+    hidden: ClassVar[Mapping[type, str]] = {MetaWorldConfig: "horizon"}
+    instead: ClassVar[str] = "use --length"
     policy: Positional[Path]
     config: Annotated[reproduce.PolicyRecordConfig, LENT] = reproduce.PolicyRecordConfig()
     env: MetaWorldConfig = MetaWorldConfig()
@@ -65,7 +70,10 @@ class RecordPolicy(Computing):
         self.prepare()
         new(self.out)
         policy = load_policy(self.policy, self.device)
-        require_same(policy.action_spec, self.env.action_spec, "policy and real environment")
+        drives(self.policy, policy, self.env)
+        length, chunk = self.config.length, policy.config.chunk
+        if length % chunk:
+            raise InputError(f"--length: found {length}, expected a multiple of the policy's chunk ({chunk})")
         check_tasks(self.env.tasks)
         summary(self.out, reproduce.record_policy_to(self.out, policy, self.env, self.config))
         return 0
@@ -110,6 +118,11 @@ class DataConvert(Command):
     size: Size = None
     image_key: str | None = None
     fps: float | None = None
+
+    def __post_init__(self) -> None:
+        check_size(self)
+        if self.fps is not None:
+            in_range(self, 1e-3, "fps", high=1e4)
 
     def __call__(self) -> int:
         """Converts."""

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from worldgymnast.actions import require_same
-from worldgymnast.commands.command import REPORT, Command, Computing, Weights, conclude, read, sees, wrote
+from worldgymnast.commands.command import REPORT, Command, Computing, Weights, conclude, drives, read, sees, wrote
 from worldgymnast.config import load_judge, load_policy, load_world, to_dict
 from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks
 from worldgymnast.loops import reproduce
@@ -18,7 +17,7 @@ from worldgymnast.report.collect import collect
 from worldgymnast.report.markdown import markdown
 from worldgymnast.report.report import write
 from worldgymnast.run import Run
-from worldgymnast.types import InputError
+from worldgymnast.types import InputError, in_range
 from worldgymnast.weights import load_weights, weights_hash, write_text
 
 
@@ -42,13 +41,18 @@ class Evaluate(Computing):
     seeds: tuple[int, ...] = (0,)
     out: Path
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_range(self, 0, "seeds")
+        if not self.seeds:
+            raise InputError("--seeds: found none, expected at least one")
+
     def __call__(self) -> int:
         """Evaluates, prints the table and writes the report."""
         self.prepare()
         policies = {"before": self.before, "after": self.after}
         for path in policies.values():
-            spec = load_policy(path).action_spec
-            require_same(spec, self.env.action_spec, f"{path} and real environment")
+            drives(path, load_policy(path), self.env)
         check_tasks(self.env.tasks)
         hashes = {name: weights_hash(load_weights(path)[0]) for name, path in policies.items()}
         recipe = replace(reproduce.Recipe(), env=self.env, score=self.score, seeds=self.seeds)
@@ -82,12 +86,17 @@ class EvalWorld(Computing):
     length: int = 30
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_range(self, 1, "horizon", "stride", "length")
+        in_range(self, 0, "seed")
+
     def __call__(self) -> int:
         """Prints both tables."""
         self.prepare()
         world, judge = load_world(self.world, self.device), load_judge(self.judge, self.device)
         episodes = read(self.data, None)
-        sees(world, episodes.size, "data convert --size")
+        sees(world, episodes.size, "data convert SOURCE TARGET --size")
         shortest = int(episodes.length.min())
         length, horizon = min(self.length, shortest), min(self.horizon, shortest)
         tables.show(tables.fidelity(fidelity(world, episodes, length, self.seed)))

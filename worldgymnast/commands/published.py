@@ -14,7 +14,7 @@ from worldgymnast.actions import WORLDGYM
 from worldgymnast.commands.command import Command, new, wrote
 from worldgymnast.config import Manifest, save_component
 from worldgymnast.run import command_line
-from worldgymnast.types import InputError
+from worldgymnast.types import InputError, in_range
 from worldgymnast.worldmodel.diffusion import DiffusionConfig, DiffusionWorldModel
 from worldgymnast.worldmodel.published import read_checkpoint, transformer_config
 from worldgymnast.worldmodel.vae import ImageVAE
@@ -57,13 +57,17 @@ class ImportWorld(Command):
     half: bool = False
     out: Path
 
+    def __post_init__(self) -> None:
+        in_range(self, 1, "size", "window", "steps", *(["heads"] if self.heads is not None else []))
+        in_range(self, 1e-3, "fps")
+
     def __call__(self) -> int:
         """Reads, checks, writes."""
         new(self.out)
         tensors = read_checkpoint(self.checkpoint)
         vae = ImageVAE.pretrained(self.vae, self.tiny)
         if self.size[0] % vae.shrink or self.size[1] % vae.shrink:
-            raise InputError(f"field 'size': found {list(self.size)}, expected multiples of {vae.shrink} for this VAE")
+            raise InputError(f"--size: found {list(self.size)}, expected multiples of {vae.shrink} for this VAE")
         grid = (self.size[0] // vae.shrink, self.size[1] // vae.shrink)
         rotary = self.rotary or ("pixel" if self.checkpoint.name == PIXEL_CHECKPOINT else "standard")
         transformer = transformer_config(

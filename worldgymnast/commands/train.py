@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar
-
-from tyro.conf import Positional
 
 from worldgymnast.commands.command import (
     LENT,
     REPORT,
     Command,
     Computing,
-    Size,
+    Learning,
     Weights,
+    agree,
+    drives,
     fits,
     parts,
     read,
@@ -22,34 +23,28 @@ from worldgymnast.commands.command import (
     wrote,
 )
 from worldgymnast.config import load_judge, load_policy, load_world
-from worldgymnast.envs.metaworld import check_tasks
+from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.loops import reproduce, train
 from worldgymnast.loops.finetune import FinetuneConfig, finetune, from_episodes, from_photographs, photographs
 from worldgymnast.loops.quickstart import QuickstartConfig, starter
 from worldgymnast.report.collect import collect
 from worldgymnast.report.report import write
-from worldgymnast.types import InputError
+from worldgymnast.types import InputError, in_range
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sft(Computing):
+class Sft(Learning):
     """A policy by imitating demonstrations: the first expert episodes of each task.
 
     Where no episode says that it is an expert's, as in other people's data, all that nobody labelled a failure are
     imitated.
 
     Attributes:
-        data: data sets.
         config: the training.
-        out: the run folder.
-        size: pixels on each side to resize the frames to.
     """
 
-    data: Positional[tuple[Path, ...]]
     config: Annotated[train.PolicyTraining, LENT] = train.PolicyTraining()
-    out: Path
-    size: Size = None
 
     def __call__(self) -> int:
         """Trains."""
@@ -60,20 +55,14 @@ class Sft(Computing):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainWorld(Computing):
+class TrainWorld(Learning):
     """A world model (autoencoder and transformer) from everything logged, failures included.
 
     Attributes:
-        data: data sets.
         config: the training.
-        out: the run folder.
-        size: pixels on each side to resize the frames to.
     """
 
-    data: Positional[tuple[Path, ...]]
     config: Annotated[train.WorldTraining, LENT] = train.WorldTraining()
-    out: Path
-    size: Size = None
 
     def __call__(self) -> int:
         """Trains."""
@@ -82,7 +71,7 @@ class TrainWorld(Computing):
         fits(self.config.world.frame_size, episodes.size, "--size")
         if (width := self.config.world.transformer.action_dim) != episodes.spec.dim:
             raise InputError(
-                f"field 'world.transformer.action_dim': found {width}, expected {episodes.spec.dim} as in the data; "
+                f"--world.transformer.action-dim: found {width}, expected {episodes.spec.dim} as in the data; "
                 f"add --world.transformer.action-dim {episodes.spec.dim}"
             )
         train.train_world(episodes, self.out, self.config, self.device)
@@ -90,22 +79,16 @@ class TrainWorld(Computing):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainJudge(Computing):
+class TrainJudge(Learning):
     """A judge of success from labelled episodes and their imagined replays.
 
     Attributes:
-        data: data sets.
         world: the world model's file.
         config: the training.
-        out: the run folder.
-        size: pixels on each side to resize the frames to.
     """
 
-    data: Positional[tuple[Path, ...]]
     world: Weights = None
     config: Annotated[train.JudgeTraining, LENT] = train.JudgeTraining()
-    out: Path
-    size: Size = None
 
     def __call__(self) -> int:
         """Trains."""
@@ -132,6 +115,8 @@ class Rl(Computing):
     """
 
     takes_preset: ClassVar[bool] = True
+    hidden: ClassVar[Mapping[type, str]] = {MetaWorldConfig: "horizon"}
+    instead: ClassVar[str] = "use --rl.horizon"
     config: Annotated[FinetuneConfig, LENT]
     policy: Weights = None
     world: Weights = None
@@ -139,6 +124,10 @@ class Rl(Computing):
     data: tuple[Path, ...] = ()
     photographs: int = 30
     out: Path
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_range(self, 1, "photographs")
 
     @classmethod
     def start(cls, recipe: reproduce.Recipe, name: str) -> Command:
@@ -152,6 +141,8 @@ class Rl(Computing):
         files = parts(policy=self.policy, world=self.world, judge=self.judge)
         policy, world = load_policy(files["policy"], self.device), load_world(files["world"], self.device)
         judge = load_judge(files["judge"], self.device)
+        agree(files["policy"], policy.action_spec, files["world"], world.action_spec)
+        drives(files["policy"], policy, env)
         sees(world, (env.size, env.size), "--env.size")
         check_tasks(env.tasks)
         data = ""

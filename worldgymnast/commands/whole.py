@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -9,11 +10,13 @@ from typing import Annotated, ClassVar
 import tyro
 
 from worldgymnast import doctor, presets
-from worldgymnast.commands.command import LENT, Command, Computing, Weights, conclude
-from worldgymnast.config import to_dict
+from worldgymnast.commands.command import LENT, Command, Computing, Weights, agree, conclude, drives, parts, sees
+from worldgymnast.config import load_policy, load_world, to_dict
 from worldgymnast.envs.metaworld import check_tasks
 from worldgymnast.loops import reproduce
+from worldgymnast.loops.finetune import FinetuneConfig
 from worldgymnast.loops.quickstart import QuickstartConfig, quickstart
+from worldgymnast.loops.record import RecordConfig
 from worldgymnast.run import Run
 
 
@@ -51,7 +54,13 @@ class Quickstart(Computing):
         self.prepare()
         given = {"policy": self.policy, "world": self.world, "judge": self.judge}
         files = {name: path for name, path in given.items() if path is not None}
-        check_tasks(self.config.finetune.env.tasks)
+        env = self.config.finetune.env
+        paths = parts(**given)
+        policy, world = load_policy(paths["policy"]), load_world(paths["world"])
+        agree(paths["policy"], policy.action_spec, paths["world"], world.action_spec)
+        drives(paths["policy"], policy, env, "--finetune.env.hold")
+        sees(world, (env.size, env.size), "--finetune.env.size")
+        check_tasks(env.tasks)
         found = quickstart(self.out, self.config, files, self.device)
         conclude(self.out, found)
         return 0
@@ -68,6 +77,8 @@ class Reproduce(Computing):
     """
 
     takes_preset: ClassVar[bool] = True
+    hidden: ClassVar[Mapping[type, str]] = {RecordConfig: "env", FinetuneConfig: "env"}
+    instead: ClassVar[str] = "every stage has the same environment: use --env flags"
     config: Annotated[reproduce.Recipe, LENT]
     preset: tyro.conf.Suppress[str] = ""
     out: Path

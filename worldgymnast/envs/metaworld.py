@@ -61,6 +61,8 @@ INSTRUCTIONS: dict[str, tuple[str, ...]] = {
 
 SUITE = tuple(INSTRUCTIONS)
 
+GL_INSTALL = "apt-get install -y libegl1 libgl1-mesa-dri"
+
 _CAMERA_POSITION = (0.9, -0.05, 0.75)
 _CAMERA_TARGET = (-0.02, 0.68, 0.11)
 _CAMERA_FIELD_OF_VIEW = 35.0
@@ -103,14 +105,33 @@ def instructions(task: str) -> tuple[str, ...]:
 
 def check_tasks(tasks: tuple[str, ...]) -> None:
     """Raises `InputError` with the nearest name for a task that Meta-World does not have."""
-    os.environ.setdefault("MUJOCO_GL", "egl")  # read when mujoco is imported
-    from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
+    _choose_gl()
+    try:
+        from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # of many kinds, from mujoco and PyOpenGL
+        raise _no_gl(error) from error
 
     known = [name.removesuffix("-v3-goal-observable") for name in ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE]
     for task in tasks:
         if task not in known:
             near = difflib.get_close_matches(task, known, n=1, cutoff=0.0)
             raise InputError(f"field 'tasks': found '{task}', expected a Meta-World task; did you mean '{near[0]}'?")
+
+
+def _choose_gl() -> None:
+    """EGL where MUJOCO_GL is not set; mujoco reads it when it is imported."""
+    if not os.environ.get("MUJOCO_GL"):
+        os.environ["MUJOCO_GL"] = "egl"
+
+
+def _no_gl(error: Exception) -> InputError:
+    """What to do where nothing can be rendered."""
+    backend = os.environ.get("MUJOCO_GL", "")
+    if backend == "egl":
+        return InputError(f"no software GL to render with (MUJOCO_GL=egl): {error}; run: {GL_INSTALL}")
+    return InputError(f"MUJOCO_GL: found '{backend}', expected egl, or osmesa with its library; unset it ({error})")
 
 
 def look_at(position: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -151,10 +172,7 @@ class _Scene:
         except Exception as error:
             for name in ("_gl_context", "_mjr_context"):  # its __del__ asks for them, and would print a traceback
                 setattr(mujoco.Renderer, name, getattr(mujoco.Renderer, name, None))
-            raise InputError(
-                f"no software GL to render with (MUJOCO_GL={os.environ.get('MUJOCO_GL', 'unset')}): {error}; "
-                "run: apt-get install -y libegl1 libgl1-mesa-dri"
-            ) from error
+            raise _no_gl(error) from error
 
     def reset(self, layout: int) -> np.ndarray:
         self.env.seed(layout)
@@ -189,7 +207,6 @@ class MetaWorldEnv(gym.Env[dict[str, Any], np.ndarray]):
     render_mode = "rgb_array"
 
     def __init__(self, config: MetaWorldConfig | None = None):
-        os.environ.setdefault("MUJOCO_GL", "egl")
         self.config = config or MetaWorldConfig()
         check_tasks(self.config.tasks)
         size = self.config.size

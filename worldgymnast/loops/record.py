@@ -28,7 +28,9 @@ class RecordConfig:
 
     Attributes:
         env: the real environment.
-        expert, noisy, play: episodes per task.
+        expert: demonstrations per task.
+        noisy: episodes per task of the expert with noise.
+        play: episodes per task of play.
         length: actions in an episode; longer than the horizon, so that the world also learns what comes after success.
         seed: the first layout; every episode has its own, and those from 1,000,000 on are for other uses.
         workers: processes.

@@ -87,7 +87,8 @@ class Recipe:
         policy: imitation.
         rollouts: the policy's own labelled rollouts, for world and judge.
         held_out: rollouts of the same policy that nothing is trained on.
-        world, judge: their training.
+        world: its training.
+        judge: its training.
         finetune: RL.
         seeds: RL seeds.
         score: the final paired evaluation.

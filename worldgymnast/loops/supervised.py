@@ -41,7 +41,8 @@ class FitConfig:
         clip_norm: largest gradient norm.
         ema: decay of the averaged weights, which are the result.
         seed: of every random draw.
-        log_every, save_every: in steps.
+        log_every: steps between two rows of metrics.
+        save_every: steps between two checkpoints.
     """
 
     steps: int = 1000

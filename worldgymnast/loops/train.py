@@ -54,7 +54,8 @@ class WorldTraining:
         world: sizes.
         frames: frames a step of the autoencoder.
         autoencoder: its optimiser.
-        clips, length: clips a step of the transformer, and actions a clip.
+        clips: clips a step of the transformer.
+        length: actions a clip.
         fit: its optimiser.
     """
 

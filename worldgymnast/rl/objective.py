@@ -26,7 +26,8 @@ class ObjectiveConfig:
         clip_low: the ratio is clipped below 1 - clip_low.
         clip_high: and above 1 + clip_high.
         epsilon: added to a group's standard deviation.
-        mean_low, mean_high: groups whose mean reward lies outside carry no signal and are dropped.
+        mean_low: groups whose mean reward lies below carry no signal and are dropped.
+        mean_high: and those above.
     """
 
     clip_low: float = 0.2
