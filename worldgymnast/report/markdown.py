@@ -48,7 +48,8 @@ def _gate(report: Report) -> list[str]:
         return []
 
     def row(name: str, prefix: str, suffix: str = "") -> tuple[str, str, str]:
-        return name, *(_share(found[f"{prefix}_true_{kind}{suffix}"]) for kind in ("negative", "positive"))
+        failures, successes = (_share(found[f"{prefix}_true_{kind}{suffix}"]) for kind in ("negative", "positive"))
+        return name, failures, successes
 
     tasks = sorted(key.partition("/")[2] for key in found if key.startswith("imagined_true_positive/"))
     rows = [row("real frames", "real"), row("**imagined replays of the same actions**", "imagined")]
