@@ -30,7 +30,7 @@ class TrainerConfig:
     lr: float = 2e-4
     clip_norm: float = 1.0
     updates: int = 2
-    micro_batch: int = 32
+    micro_batch: int = 16
     objective: ObjectiveConfig = ObjectiveConfig()
 
     def __post_init__(self) -> None:
