@@ -21,7 +21,7 @@ from worldgymnast.loops.reinforce import ReinforceConfig, Scored, reinforce
 from worldgymnast.loops.score import Imagine, imagination, layouts, real_env, score_imagined, score_real
 from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.run import Run
-from worldgymnast.types import InputError, Metrics, Start, WorldModel, in_range
+from worldgymnast.types import InputError, Metrics, Rollout, Start, WorldModel, in_range
 from worldgymnast.weights import identity, to_json, write_text
 
 SampleStarts = Callable[[np.random.Generator, int], list[Start]]
@@ -169,19 +169,18 @@ def scorer(
     return score
 
 
-def save_gallery(run: Run, scored: Scored, fps: float, per_task: int = 2) -> None:
-    """Videos of the same starts imagined and real, the worlds' mistakes first, and RUN/gallery.json about them."""
-    pairs = list(zip(scored.imagined, scored.real, strict=True))
-    wrong_first = sorted(range(len(pairs)), key=lambda i: pairs[i][0].verdict.score == pairs[i][1].verdict.score)
-    shown: dict[str, int] = {}
+def save_gallery(run: Run, scored: Scored, fps: float) -> None:
+    """Videos of the same starts imagined and real, and RUN/gallery.json about them.
+
+    Of every task the first start whose verdict is right and the first whose verdict is wrong, where there are both.
+    """
+    chosen: dict[str, tuple[Rollout, Rollout]] = {}
+    for dreamt, real in zip(scored.imagined, scored.real, strict=True):
+        kind = "right" if dreamt.verdict.succeeded == real.verdict.succeeded else "wrong"
+        chosen.setdefault(f"{real.start.task}-{kind}", (dreamt, real))
     rows = []
-    for i in wrong_first:
-        dreamt, real = pairs[i]
+    for name, (dreamt, real) in sorted(chosen.items()):
         task = real.start.task
-        if shown.setdefault(task, 0) >= per_task:
-            continue
-        name = f"{task}-{shown[task]}"
-        shown[task] += 1
         run.video(f"{name}-imagined", dreamt.frames, fps)
         run.video(f"{name}-real", real.frames, fps)
         rows.append(
