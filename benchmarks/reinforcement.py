@@ -1,8 +1,8 @@
 """One step of RL in imagination: where its time goes, and how much of it is not model arithmetic.
 
-The step is the quickstart's, on the starter parts or on given ones. It is run twice: once to time collecting and
-updating, once under torch's profiler, whose operator times are what is called model arithmetic; the rest of the
-profiled step is Python, copies between numpy and torch, and bookkeeping.
+The step is the quickstart's, on the starter parts or on given ones. After one step to warm up, one is timed and one
+runs under torch's profiler, whose operator times are what is called model arithmetic; the rest of that step is Python,
+numpy and bookkeeping.
 
     python benchmarks/reinforcement.py
 """

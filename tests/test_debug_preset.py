@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from worldgymnast.cli import main
+from worldgymnast.commands.pack import PARTS, pack
+from worldgymnast.weights import identity
 
 STAGES = ["record", "imitate", "record the policy", "world model", "judge", "gate", "reinforce 0", "evaluate"]
 
@@ -42,6 +44,13 @@ def test_reproduce_debug(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert {"rl-0/policy.safetensors", "world/world.safetensors", "judge/judge.safetensors"} <= before.keys()
     assert main(words) == 0
     assert snapshot(out) == before
+
+    packed = pack(out, tmp_path / "starter")
+    assert packed["budget"]["demonstrations"] == 4
+    for name, load in PARTS.items():
+        component = load[1](tmp_path / "starter" / f"{name}.safetensors")
+        assert identity(component) != ""
+        assert packed["parts"][name]["data"] != ""
 
     capsys.readouterr()
     assert main([*words, "--score.per-task", "3"]) == 2

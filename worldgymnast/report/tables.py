@@ -15,6 +15,7 @@ from worldgymnast.report.report import GapRow
 if TYPE_CHECKING:
     from rich.table import Table
 
+
 def show(table: Table) -> None:
     """Prints a table to stdout, never narrower than 100 columns."""
     import shutil

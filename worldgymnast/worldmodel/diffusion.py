@@ -20,11 +20,12 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, UInt8
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 
 from worldgymnast.actions import ActionSpec
 from worldgymnast.types import Metrics, WorldState
+from worldgymnast.worldmodel.imagination import Imagination
 from worldgymnast.worldmodel.objective import weighted_error
 from worldgymnast.worldmodel.transformer import TransformerConfig, VideoTransformer
 from worldgymnast.worldmodel.vae import ImageVAE, VAEConfig
@@ -72,7 +73,7 @@ def null_action(actions: Float[Tensor, "*n a"]) -> Float[Tensor, "*n a"]:
     return blank
 
 
-class DiffusionWorldModel(nn.Module):
+class DiffusionWorldModel(Imagination):
     """A `WorldModel` that samples by DDIM with guidance over the latents of an image VAE."""
 
     power: Tensor
@@ -85,9 +86,9 @@ class DiffusionWorldModel(nn.Module):
         self.register_buffer("power", sigmoid_schedule(), persistent=False)
 
     @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.power.device
+    def codec(self) -> ImageVAE:
+        """See `Imagination.codec`."""
+        return self.vae
 
     @property
     def frame_size(self) -> tuple[int, int]:
@@ -98,36 +99,10 @@ class DiffusionWorldModel(nn.Module):
     # -- imagination ------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def start(self, frames: UInt8[Tensor, "b h w 3"]) -> WorldState:
-        """See `WorldModel.start`."""
-        return self.start_latent(self.vae.encode(frames))
-
-    @torch.no_grad()
     def start_latent(self, latent: Float[Tensor, "b h w c"]) -> WorldState:
         """The state in which `latent` is what is seen now; the action that led there is zeros."""
         blank = torch.zeros(len(latent), 1, self.config.transformer.action_dim, device=latent.device)
         return self._filed(WorldState(latent, 0, (), {"latents": latent[:, None], "actions": blank}))
-
-    @torch.no_grad()
-    def step(
-        self, state: WorldState, actions: Float[Tensor, "b k a"], *, generator: torch.Generator
-    ) -> tuple[WorldState, UInt8[Tensor, "b k h w 3"]]:
-        """See `WorldModel.step`."""
-        state, latents = self.imagine(state, actions, generator=generator)
-        return state, self.vae.decode(latents)
-
-    @torch.no_grad()
-    def imagine(
-        self, state: WorldState, actions: Float[Tensor, "b k a"], *, generator: torch.Generator
-    ) -> tuple[WorldState, Float[Tensor, "b k h w c"]]:
-        """Like `step`, but the frames stay latents."""
-        self.action_spec.check(actions, "world model step")
-        made = []
-        for action in actions.to(self.device).unbind(1):
-            noise = torch.randn(state.latent.shape, generator=generator).to(self.device)
-            state = self._next(state, action, noise)
-            made.append(state.latent)
-        return state, torch.stack(made, 1)
 
     def _next(self, state: WorldState, action: Tensor, noise: Tensor) -> WorldState:
         """One frame: walks down the levels against the cache of its context, then joins it."""
@@ -213,17 +188,9 @@ class DiffusionWorldModel(nn.Module):
         actions = torch.where(dropped.to(actions.device), null_action(actions), actions)
         level = torch.randint(LEVELS, (b, t), generator=generator).to(self.device)
         noise = torch.randn(latents.shape, generator=generator).to(self.device)
-        answer, _ = self.transformer(self._noisy(latents, noise, level), level.float(), actions)
-        signal, spread = self._powers(level)
+        power = self.power[level][:, :, None, None, None]
+        signal, spread = power.sqrt(), (1 - power).sqrt()
+        answer, _ = self.transformer(signal * latents + spread * noise, level.float(), actions)
         mask = F.pad(batch["mask"], (1, 0), value=True)
         loss = weighted_error(answer, signal * noise - spread * latents, torch.ones_like(latents[..., :1]), mask)
         return loss, {"loss": float(loss.detach())}
-
-    def _powers(self, level: Int[Tensor, "b t"]) -> tuple[Tensor, Tensor]:
-        """Square roots of signal and noise power [b t 1 1 1]."""
-        power = self.power[level][:, :, None, None, None]
-        return power.sqrt(), (1 - power).sqrt()
-
-    def _noisy(self, clean: Tensor, noise: Tensor, level: Int[Tensor, "b t"]) -> Tensor:
-        signal, spread = self._powers(level)
-        return signal * clean + spread * noise

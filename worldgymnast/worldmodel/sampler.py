@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 
 from worldgymnast.actions import ActionSpec
 from worldgymnast.types import Metrics, WorldState
 from worldgymnast.worldmodel.autoencoder import Autoencoder, AutoencoderConfig
+from worldgymnast.worldmodel.imagination import Imagination
 from worldgymnast.worldmodel.objective import (
     FlowConfig,
     as_input,
@@ -59,7 +60,7 @@ class WorldModelConfig:
         return h * self.autoencoder.shrink, w * self.autoencoder.shrink
 
 
-class LatentWorldModel(nn.Module):
+class LatentWorldModel(Imagination):
     """A `WorldModel` over the latents of a frozen `Autoencoder`."""
 
     def __init__(self, config: WorldModelConfig, action_spec: ActionSpec, fps: float):
@@ -69,9 +70,9 @@ class LatentWorldModel(nn.Module):
         self.transformer = VideoTransformer(config.transformer)
 
     @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.autoencoder.device
+    def codec(self) -> Autoencoder:
+        """See `Imagination.codec`."""
+        return self.autoencoder
 
     @property
     def frame_size(self) -> tuple[int, int]:
@@ -80,35 +81,9 @@ class LatentWorldModel(nn.Module):
 
     # -- imagination ------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
-    def start(self, frames: UInt8[Tensor, "b h w 3"]) -> WorldState:
-        """See `WorldModel.start`."""
-        return self.start_latent(self.autoencoder.encode(frames))
-
     def start_latent(self, latent: Float[Tensor, "b h w c"]) -> WorldState:
         """The state in which `latent` is what is seen now; it stays the anchor of the rollout."""
         return WorldState(latent, 0, extra={"anchor": latent})
-
-    @torch.no_grad()
-    def step(
-        self, state: WorldState, actions: Float[Tensor, "b k a"], *, generator: torch.Generator
-    ) -> tuple[WorldState, UInt8[Tensor, "b k h w 3"]]:
-        """See `WorldModel.step`."""
-        state, latents = self.imagine(state, actions, generator=generator)
-        return state, self.autoencoder.decode(latents)
-
-    @torch.no_grad()
-    def imagine(
-        self, state: WorldState, actions: Float[Tensor, "b k a"], *, generator: torch.Generator
-    ) -> tuple[WorldState, Float[Tensor, "b k h w c"]]:
-        """Like `step`, but the frames stay latents."""
-        self.action_spec.check(actions, "world model step")
-        made = []
-        for action in actions.to(self.device).unbind(1):
-            noise = torch.randn(state.latent.shape, generator=generator).to(self.device)
-            state = self._next(state, action, noise)
-            made.append(state.latent)
-        return state, torch.stack(made, 1)
 
     def _next(self, state: WorldState, action: Tensor, noise: Tensor) -> WorldState:
         """One frame: walks from noise to the clean frame, then files the last step's keys and values."""

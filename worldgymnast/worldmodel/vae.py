@@ -85,6 +85,11 @@ class ImageVAE(nn.Module):
         return made
 
     @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.kl.device
+
+    @property
     def channels(self) -> int:
         """Latent channels, c."""
         return int(self.kl.config.latent_channels)
