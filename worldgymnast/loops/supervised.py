@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from worldgymnast.precision import Precision, autocast
 from worldgymnast.run import Progress, Run, load_optimizer_tensors, optimizer_tensors
 from worldgymnast.types import Metrics, in_range
 
@@ -41,6 +42,7 @@ class FitConfig:
         clip_norm: largest gradient norm.
         ema: decay of the averaged weights, which are the result.
         seed: of every random draw.
+        precision: of the matrix products, "auto", "fp32" or "bf16"; see `worldgymnast.precision`.
         log_every: steps between two rows of metrics.
         save_every: steps between two checkpoints.
     """
@@ -52,6 +54,7 @@ class FitConfig:
     clip_norm: float = 1.0
     ema: float = 0.99
     seed: int = 0
+    precision: Precision = "auto"
     log_every: int = 20
     save_every: int = 500
 
@@ -111,7 +114,8 @@ def _descend(
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(config, step)
     extra = {"generator": step_generator(config.seed, step), "progress": step / config.steps}
-    loss, metrics = module.loss({**batch, **extra})  # pyright: ignore[reportCallIssue]
+    with autocast(config.precision, next(module.parameters()).device):
+        loss, metrics = module.loss({**batch, **extra})  # pyright: ignore[reportCallIssue]
     if not math.isfinite(metrics["loss"]):
         raise FloatingPointError(f"step {step}: the loss is {metrics['loss']}, expected a finite number; lower the lr")
     optimizer.zero_grad()

@@ -1,0 +1,32 @@
+"""Which numbers a model computes in: 32 bits, or 16 (bfloat16) where the machine has arithmetic for them.
+
+Weights, losses, noise and everything that is added up over time stay in 32 bits; under `autocast` only the matrix
+products and convolutions run in bfloat16 (Micikevicius et al. 2018, mixed precision).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+def computes_in(precision: Precision, device: torch.device) -> torch.dtype:
+    """The dtype of matrix products: for "auto" bfloat16 on a GPU that has it and on a CPU with matrix tiles (AMX).
+
+    A CPU without tiles multiplies bfloat16 more slowly than float32.
+    """
+    if precision != "auto":
+        return torch.bfloat16 if precision == "bf16" else torch.float32
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    tiles = device.type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16", False)
+    return torch.bfloat16 if tiles else torch.float32
+
+
+def autocast(precision: Precision, device: torch.device) -> torch.autocast:
+    """A context in which models on `device` compute in that precision."""
+    dtype = computes_in(precision, device)
+    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
