@@ -4,6 +4,7 @@ import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,8 +15,9 @@ from worldgymnast.actions import WORLDGYM
 from worldgymnast.cli import main
 from worldgymnast.config import load_world
 from worldgymnast.types import InputError, WorldModel
-from worldgymnast.worldmodel.diffusion import DiffusionConfig, DiffusionWorldModel, sigmoid_schedule
+from worldgymnast.worldmodel.objective import DiffusionConfig, sigmoid_schedule
 from worldgymnast.worldmodel.published import read_checkpoint, transformer_config
+from worldgymnast.worldmodel.sampler import LatentWorldModel, WorldModelConfig
 from worldgymnast.worldmodel.transformer import TransformerConfig
 from worldgymnast.worldmodel.vae import ImageVAE, VAEConfig
 
@@ -34,14 +36,15 @@ TINY = (
 )
 
 
-def world(rotary: str = "standard", slide: str = "recompute", guidance: float = 3.0) -> DiffusionWorldModel:
+def world(rotary: str = "standard", guidance: float = 3.0, **options: Any) -> LatentWorldModel:
     """A tiny random one of the published layout; modulations are random too, or nothing would depend on anything."""
     torch.manual_seed(0)
     transformer = TransformerConfig(
         CHANNELS, GRID, PATCH, D, LAYERS, HEADS, MAX_FRAMES, A, context=0, learned_positions=False, rotary=rotary
     )  # type: ignore[arg-type]
-    config = DiffusionConfig(VAEConfig(KL), transformer, guidance=guidance, slide=slide)  # type: ignore[arg-type]
-    made = DiffusionWorldModel(config, WORLDGYM, 5.0)
+    options = {"steps": 10, "slide": "recompute", "precision": "fp32", **options}
+    config = WorldModelConfig(VAEConfig(KL), transformer, DiffusionConfig(), guidance=guidance, **options)
+    made = LatentWorldModel(config, WORLDGYM, 5.0)
     for name, parameter in made.transformer.named_parameters():
         if parameter.ndim > 1 and ("adaLN" in name or "final" in name):
             torch.nn.init.normal_(parameter, std=0.1)
@@ -233,7 +236,7 @@ def test_it_learns_one_batch() -> None:
     optimizer = torch.optim.Adam(made.transformer.parameters(), lr=3e-3)
     losses = []
     for _ in range(60):
-        loss, metrics = made.loss({**batch, "generator": torch.Generator().manual_seed(5)})
+        loss, metrics = made.loss({**batch, "generator": torch.Generator().manual_seed(5), "progress": 0.0})
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -291,16 +294,16 @@ def test_checkpoints_are_read_and_what_does_not_fit_is_named(tmp_path: Path) -> 
 def test_the_window_is_part_of_the_config() -> None:
     made = world()
     wider = replace(made.config, transformer=replace(made.config.transformer, window=9))
-    other = DiffusionWorldModel(wider, WORLDGYM, 5.0)
+    other = LatentWorldModel(wider, WORLDGYM, 5.0)
     other.load_state_dict(made.state_dict())
 
 
 def test_import_world_writes_a_world_model_that_every_command_can_load(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = world()
+    made = world(precision="auto")
     torch.save({"ema": made.transformer.state_dict()}, tmp_path / "bridge.pt")
-    made.vae.kl.save_pretrained(tmp_path / "vae")
+    made.autoencoder.kl.save_pretrained(tmp_path / "vae")
     words = ["import-world", str(tmp_path / "bridge.pt"), "--vae", str(tmp_path / "vae"), "--window", str(MAX_FRAMES)]
     words += ["--heads", str(HEADS), "--out", str(tmp_path / "world.safetensors")]
     assert main([*words, "--size", "16", "16"]) == 0

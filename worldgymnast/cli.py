@@ -35,7 +35,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Train": {
         "sft": ("DATA...", "a policy, by imitating demonstrations"),
-        "train-world": ("DATA...", "a world model, from everything logged"),
+        "train-world": ("[SIZE] DATA...", "a world model, from everything logged"),
         "train-judge": ("DATA...", "a judge of success, from labelled episodes"),
         "rl": ("PRESET", "finetune a policy inside a world model"),
         "import-world": ("CHECKPOINT", "a published WorldGym checkpoint, as a world model of ours"),
@@ -176,6 +176,13 @@ def _presets(name: str) -> str:
     return "\n".join([head, *lines, "The defaults below are those of metaworld.", ""])
 
 
+def _sizes(name: str, sizes: Mapping[str, Any]) -> str:
+    """What help without a size says in front of the flags."""
+    lines = [f"  {size:<22}{(make.__doc__ or '').partition(': ')[0]}" for size, make in sizes.items()]
+    head = f"SIZE may come first, before the data, as in: worldgymnast {name} {list(sizes)[1]} DATA --out RUN"
+    return "\n".join([head, *lines, f"The defaults below are those of {next(iter(sizes))}.", ""])
+
+
 # ---------------------------------------------------------------- words to a command
 
 
@@ -201,12 +208,16 @@ def _parse(name: str, rest: Sequence[str]) -> Command:
             print(_presets(name))
         else:
             raise UsageError(_no_preset(name, rest))
+    elif rest and rest[0] in kind.sizes:
+        start, prog, rest = kind.sized(rest[0]), f"{prog} {rest[0]}", rest[1:]
     else:
         start = None
+        if kind.sizes and help_wanted:
+            print(_sizes(name, kind.sizes))
     made = kind if start is None else start
     default: dict[str, Any] = {} if start is None else {"default": start}
     shown = sorted(_flags(made, kind.hidden))
-    names = (tyro.conf.PositionalMetavarFromFieldName,)
+    names = (tyro.conf.PositionalMetavarFromFieldName, tyro.conf.AvoidSubcommands)
     with _one_line(name, shown), _hiding(kind.hidden):
         command, unknown = tyro.cli(kind, prog=prog, args=rest, config=names, return_unknown_args=True, **default)
     if unknown:

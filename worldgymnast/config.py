@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import cattrs
 import torch
+from cattrs.strategies import configure_tagged_union
 from torch import nn
 
 from worldgymnast.actions import ActionSpec, ActionSpecMismatch
@@ -22,15 +23,31 @@ from worldgymnast.judges.classifier import ClassifierConfig, SuccessClassifier
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
 from worldgymnast.types import InputError
 from worldgymnast.weights import load_into, load_weights, save_weights
-from worldgymnast.worldmodel.diffusion import DiffusionConfig, DiffusionWorldModel
+from worldgymnast.worldmodel.autoencoder import AutoencoderConfig
+from worldgymnast.worldmodel.objective import DiffusionConfig, FlowConfig
 from worldgymnast.worldmodel.sampler import LatentWorldModel, WorldModelConfig
+from worldgymnast.worldmodel.vae import VAEConfig
 
 Config = TypeVar("Config")
 
 
+_KIND = "kind"
+"""The key that tells, where a config may be one of several, which one it is."""
+
+
+_NAMED = {kind.__name__: kind for kind in (AutoencoderConfig, VAEConfig, FlowConfig, DiffusionConfig)}
+
+
+def _converter() -> cattrs.Converter:
+    converter = cattrs.Converter()
+    configure_tagged_union(AutoencoderConfig | VAEConfig, converter, tag_name=_KIND, default=AutoencoderConfig)
+    configure_tagged_union(FlowConfig | DiffusionConfig, converter, tag_name=_KIND, default=FlowConfig)
+    return converter
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """A config dataclass as JSON-ready nested dictionaries."""
-    return json.loads(json.dumps(cattrs.Converter().unstructure(config)))
+    return json.loads(json.dumps(_converter().unstructure(config)))
 
 
 def from_dict(kind: type[Config], data: Mapping[str, Any], where: str) -> Config:
@@ -41,7 +58,7 @@ def from_dict(kind: type[Config], data: Mapping[str, Any], where: str) -> Config
     """
     _refuse_unknown(kind, data, where, "")
     try:
-        return cattrs.Converter().structure(dict(data), kind)
+        return _converter().structure(dict(data), kind)
     except Exception as error:
         detail = "; ".join(cattrs.transform_error(error)) if isinstance(error, ExceptionGroup) else str(error)
         raise InputError(f"{where}: config does not fit {kind.__name__}: {detail}") from error
@@ -49,6 +66,7 @@ def from_dict(kind: type[Config], data: Mapping[str, Any], where: str) -> Config
 
 def _refuse_unknown(kind: type[Any], data: Mapping[str, Any], where: str, prefix: str) -> None:
     known = {f.name: f for f in fields(kind)}
+    data = {key: value for key, value in data.items() if key != _KIND}
     for key, value in data.items():
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
@@ -56,7 +74,8 @@ def _refuse_unknown(kind: type[Any], data: Mapping[str, Any], where: str, prefix
                              f"did you mean '{near[0]}'?")  # fmt: skip
         default = known[key].default
         if is_dataclass(default) and isinstance(value, Mapping):
-            _refuse_unknown(type(default), value, where, f"{prefix}{key}.")
+            named = _NAMED.get(str(value.get(_KIND)), type(default))
+            _refuse_unknown(named, value, where, f"{prefix}{key}.")
 
 
 @dataclass(frozen=True)
@@ -84,9 +103,9 @@ def save_component(path: Path, component: nn.Module, manifest: Manifest, *, half
         "config": json.dumps(to_dict(component.config)),
         "manifest": json.dumps(to_dict(manifest)),
     }
-    if isinstance(component, SmallVLA | LatentWorldModel | DiffusionWorldModel):
+    if isinstance(component, SmallVLA | LatentWorldModel):
         meta["action_spec"] = json.dumps(component.action_spec.to_dict())
-    if isinstance(component, LatentWorldModel | DiffusionWorldModel):
+    if isinstance(component, LatentWorldModel):
         meta["fps"] = repr(component.fps)
     save_weights(path, tensors, meta)
 
@@ -94,7 +113,6 @@ def save_component(path: Path, component: nn.Module, manifest: Manifest, *, half
 _KINDS = {
     "SmallVLA": "a policy (SmallVLA)",
     "LatentWorldModel": "a world model (LatentWorldModel)",
-    "DiffusionWorldModel": "a world model (DiffusionWorldModel)",
     "SuccessClassifier": "a judge (SuccessClassifier)",
 }
 
@@ -139,14 +157,10 @@ def load_policy(path: Path, device: str = "cpu") -> SmallVLA:
     return policy.to(device)
 
 
-def load_world(path: Path, device: str = "cpu") -> LatentWorldModel | DiffusionWorldModel:
+def load_world(path: Path, device: str = "cpu") -> LatentWorldModel:
     """A world model, its autoencoder included, from its file."""
-    tensors, meta = _load(path, "LatentWorldModel", "DiffusionWorldModel")
-    spec, fps = _spec(path, meta), _fps(path, meta)
-    if meta["kind"] == "DiffusionWorldModel":
-        world = DiffusionWorldModel(_config(DiffusionConfig, path, meta), spec, fps)
-    else:
-        world = LatentWorldModel(_config(WorldModelConfig, path, meta), spec, fps)
+    tensors, meta = _load(path, "LatentWorldModel")
+    world = LatentWorldModel(_config(WorldModelConfig, path, meta), _spec(path, meta), _fps(path, meta))
     load_into(world, tensors, path)
     return world.to(device).eval()
 

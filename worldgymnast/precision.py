@@ -27,6 +27,10 @@ def computes_in(precision: Precision, device: torch.device) -> torch.dtype:
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
-    """A context in which models on `device` compute in that precision."""
-    dtype = computes_in(precision, device)
-    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
+    """A context in which models on `device` compute in that precision.
+
+    Inside another one it keeps no casted weights: one cast without gradient would be taken for the step's own.
+    """
+    enabled = computes_in(precision, device) == torch.bfloat16
+    nested = torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=not nested)

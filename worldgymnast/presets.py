@@ -19,8 +19,10 @@ from worldgymnast.loops.train import JudgeTraining, PolicyTraining, WorldTrainin
 from worldgymnast.policies.small_vla import SmallVLAConfig
 from worldgymnast.types import InputError
 from worldgymnast.worldmodel.autoencoder import AutoencoderConfig
+from worldgymnast.worldmodel.objective import DiffusionConfig
 from worldgymnast.worldmodel.sampler import WorldModelConfig
 from worldgymnast.worldmodel.transformer import TransformerConfig
+from worldgymnast.worldmodel.vae import SD3, VAEConfig
 
 
 def metaworld() -> Recipe:
@@ -60,6 +62,81 @@ def debug() -> Recipe:
 
 
 PRESETS: dict[str, Callable[[], Recipe]] = {f.__name__: f for f in (metaworld, quickstart, debug)}
+
+
+# ---------------------------------------------------------------- world models by size
+
+
+def embedded() -> WorldTraining:
+    """7M parameters on 64x64 frames: an hour on two cores."""
+    return WorldTraining()
+
+
+def bridge_25m() -> WorldTraining:
+    """256x256 frames of BridgeData V2 in WorldGym's actions, with an autoencoder of its own: half an hour on two cores."""
+    transformer = TransformerConfig(
+        channels=32, grid=(16, 16), patch=2, width=320, layers=6, heads=4, window=8, action_dim=10
+    )
+    return WorldTraining(
+        WorldModelConfig(transformer=transformer),
+        frames=8,
+        autoencoder=FitConfig(steps=2200, lr=2e-3, weight_decay=0.0, ema=0.99),
+        clips=4,
+        length=12,
+        fit=FitConfig(steps=1200, lr=1.2e-3, ema=0.99, save_every=100),
+    )
+
+
+def bridge_25m_diffusion() -> WorldTraining:
+    """The same size in the published way: v-prediction, 20 frames of context, 10 steps with guidance."""
+    base = bridge_25m()
+    transformer = replace(base.world.transformer, window=20, context=0, learned_positions=False)
+    world = WorldModelConfig(
+        transformer=transformer, objective=DiffusionConfig(), steps=10, guidance=3.0, slide="recompute"
+    )
+    return replace(base, world=world, clips=3, length=19)
+
+
+def bridge_150m() -> WorldTraining:
+    """Latents of Stable Diffusion 3's image VAE, ours in objective and context: for one GPU."""
+    transformer = TransformerConfig(
+        channels=16, grid=(32, 32), patch=2, width=640, layers=10, heads=10, window=12, action_dim=10
+    )
+    return WorldTraining(
+        WorldModelConfig(VAEConfig(SD3), transformer),
+        clips=8,
+        length=16,
+        fit=FitConfig(steps=100_000, lr=3e-4, ema=0.999, weight_decay=0.02, save_every=1000),
+    )
+
+
+def bridge_600m() -> WorldTraining:
+    """The published shape and settings (WorldGym, arXiv 2506.00613): for several GPUs."""
+    transformer = TransformerConfig(
+        channels=16,
+        grid=(32, 32),
+        patch=2,
+        width=1024,
+        layers=16,
+        heads=16,
+        window=20,
+        action_dim=10,
+        context=0,
+        learned_positions=False,
+    )
+    return WorldTraining(
+        WorldModelConfig(
+            VAEConfig(SD3), transformer, DiffusionConfig(), steps=10, guidance=3.0, slide="recompute"
+        ),
+        clips=8,
+        length=19,
+        fit=FitConfig(steps=300_000, lr=5e-5, ema=0.999, weight_decay=0.02, save_every=1000),
+    )
+
+
+WORLDS: dict[str, Callable[[], WorldTraining]] = {
+    f.__name__.replace("_", "-"): f for f in (embedded, bridge_25m, bridge_25m_diffusion, bridge_150m, bridge_600m)
+}
 
 
 def preset(name: str) -> Recipe:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -24,6 +24,8 @@ from worldgymnast.report.report import write
 from worldgymnast.types import InputError, Policy, WorldModel, in_range
 
 REPORT = "report.html"
+SPLIT = 0
+"""The seed of what `--held-out` keeps out."""
 LENT: Any = tyro.conf.arg(name="")
 Weights = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
 Size = Annotated[int | None, tyro.conf.arg(metavar="N")]
@@ -34,6 +36,8 @@ class Command:
     """Something that `worldgymnast` does; called, it returns the exit code."""
 
     takes_preset: ClassVar[bool] = False
+    sizes: ClassVar[Mapping[str, Callable[[], Any]]] = {}
+    """Named configs of which the first word may choose one."""
     hidden: ClassVar[Mapping[type, str]] = {}
     """A field of a config that has no effect in this command, and is no flag of it."""
     instead: ClassVar[str] = ""
@@ -42,6 +46,11 @@ class Command:
     @classmethod
     def start(cls, recipe: Recipe, name: str) -> Command:
         """The command as a preset fills it in, before the flags."""
+        raise NotImplementedError
+
+    @classmethod
+    def sized(cls, size: str) -> Command:
+        """The command as one of its `sizes` fills it in, before the flags."""
         raise NotImplementedError
 
     def __call__(self) -> int:

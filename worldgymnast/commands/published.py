@@ -15,8 +15,9 @@ from worldgymnast.commands.command import Command, new, wrote
 from worldgymnast.config import Manifest, save_component
 from worldgymnast.run import command_line
 from worldgymnast.types import InputError, in_range
-from worldgymnast.worldmodel.diffusion import DiffusionConfig, DiffusionWorldModel
+from worldgymnast.worldmodel.objective import DiffusionConfig
 from worldgymnast.worldmodel.published import read_checkpoint, transformer_config
+from worldgymnast.worldmodel.sampler import LatentWorldModel, WorldModelConfig
 from worldgymnast.worldmodel.vae import ImageVAE
 
 PIXEL_CHECKPOINT = "bridge_v2_ckpt.pt"
@@ -83,12 +84,12 @@ class ImportWorld(Command):
                 f"{self.checkpoint}: field 'action_embedder.weight': found actions {transformer.action_dim} wide, "
                 f"expected {WORLDGYM.dim}: {WORLDGYM}"
             )
-        config = DiffusionConfig(
-            vae.config, transformer, steps=self.steps, guidance=self.guidance, slide=self.slide
+        config = WorldModelConfig(
+            vae.config, transformer, DiffusionConfig(), steps=self.steps, guidance=self.guidance, slide=self.slide
         )
-        world = DiffusionWorldModel(config, WORLDGYM, self.fps)
+        world = LatentWorldModel(config, WORLDGYM, self.fps)
         world.transformer.load_state_dict(tensors)
-        world.vae.load_state_dict(vae.state_dict())
+        world.autoencoder.load_state_dict(vae.state_dict())
         with self.checkpoint.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
         save_component(self.out, world, Manifest(command_line(), 0, digest), half=self.half)

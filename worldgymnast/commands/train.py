@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
+import tyro
+
 from worldgymnast.commands.command import (
     LENT,
     REPORT,
+    SPLIT,
     Command,
     Computing,
     Learning,
@@ -28,9 +31,13 @@ from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.loops import reproduce, train
 from worldgymnast.loops.finetune import FinetuneConfig, finetune, from_episodes, from_photographs, photographs
 from worldgymnast.loops.quickstart import QuickstartConfig, starter
+from worldgymnast.presets import WORLDS
 from worldgymnast.report.collect import collect
 from worldgymnast.report.report import write
 from worldgymnast.types import InputError, in_range
+from worldgymnast.worldmodel.autoencoder import Autoencoder
+from worldgymnast.worldmodel.sampler import WorldModelConfig
+from worldgymnast.worldmodel.vae import ImageVAE, VAEConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,22 +67,61 @@ class TrainWorld(Learning):
 
     Attributes:
         config: the training.
+        start: a world model's file to go on from; its sizes count.
+        autoencoder_of: a world model's file whose autoencoder is taken as it is, or an image VAE's folder or hub name.
+        held_out: episodes of each task that are kept out; `eval-world --held-out` takes the same ones.
     """
 
+    sizes: ClassVar[Mapping[str, Callable[[], train.WorldTraining]]] = WORLDS
     config: Annotated[train.WorldTraining, LENT] = train.WorldTraining()
+    start: Weights = None
+    autoencoder_of: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    held_out: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_range(self, 0, "held_out")
+
+    @classmethod
+    def sized(cls, size: str) -> Command:
+        """See `Command.sized`."""
+        return cls(config=WORLDS[size](), data=tyro.MISSING, out=tyro.MISSING)
 
     def __call__(self) -> int:
         """Trains."""
         self.prepare()
-        episodes = read(self.data, self.size)
-        fits(self.config.world.frame_size, episodes.size, "--size")
-        if (width := self.config.world.transformer.action_dim) != episodes.spec.dim:
+        start = load_world(self.start, self.device) if self.start else None
+        world = start.config if start else self.config.world
+        episodes, _ = read(self.data, self.size).split(self.held_out, SPLIT)
+        fits(world.frame_size, episodes.size, "--size")
+        if (width := world.transformer.action_dim) != episodes.spec.dim:
             raise InputError(
                 f"--world.transformer.action-dim: found {width}, expected {episodes.spec.dim} as in the data; "
                 f"add --world.transformer.action-dim {episodes.spec.dim}"
             )
-        train.train_world(episodes, self.out, self.config, self.device)
+        codec = _codec(self.autoencoder_of, world, self.device) if start is None else None
+        train.train_world(episodes, self.out, self.config, self.device, start=start, autoencoder=codec)
         return wrote(self.out / "world.safetensors")
+
+
+def _codec(name: str | None, world: WorldModelConfig, device: str) -> Autoencoder | ImageVAE | None:
+    """The autoencoder in a world model's file, or the image VAE of that folder or hub name; None to train one."""
+    if name is None:
+        if isinstance(world.autoencoder, VAEConfig):
+            raise InputError(
+                "--autoencoder-of: found none, expected the image VAE's folder or hub name, such as "
+                "stabilityai/stable-diffusion-3-medium-diffusers, or a world model that has it"
+            )
+        return None
+    path = Path(name)
+    found = load_world(path, device).autoencoder if path.is_file() else ImageVAE.pretrained(name).to(device)
+    shapes = (found.channels, found.config.shrink), (world.transformer.channels, world.autoencoder.shrink)
+    if shapes[0] != shapes[1]:
+        raise InputError(
+            f"{name}: found {shapes[0][0]} latent channels, {shapes[0][1]} times smaller than the frames; expected "
+            f"{shapes[1][0]} and {shapes[1][1]} as the world model has; give another autoencoder or another size"
+        )
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

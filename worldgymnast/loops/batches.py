@@ -13,7 +13,7 @@ from torch import Tensor
 from worldgymnast.episodes.windows import ClipSampler, EpisodeSet
 from worldgymnast.loops.supervised import Batches
 from worldgymnast.types import InputError, Observation
-from worldgymnast.worldmodel.autoencoder import Autoencoder
+from worldgymnast.worldmodel.sampler import Codec
 
 
 def frame_batches(episodes: EpisodeSet, batch: int, seed: int) -> Batches:
@@ -77,7 +77,7 @@ def imitation_batches(
 
 
 @torch.no_grad()
-def encode_all(autoencoder: Autoencoder, frames: np.ndarray, batch: int = 256) -> np.ndarray:
+def encode_all(autoencoder: Codec, frames: np.ndarray, batch: int = 256) -> np.ndarray:
     """Latents float16 [n h w c] of every frame."""
     parts = (torch.from_numpy(np.asarray(frames[i : i + batch])) for i in range(0, len(frames), batch))
     return torch.cat([autoencoder.encode(part).half().cpu() for part in parts]).numpy()

@@ -23,7 +23,9 @@ from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
 from worldgymnast.run import Run
 from worldgymnast.types import InputError, Metrics, WorldModel, in_range
 from worldgymnast.weights import identity
+from worldgymnast.worldmodel.autoencoder import Autoencoder
 from worldgymnast.worldmodel.sampler import LatentWorldModel, WorldModelConfig
+from worldgymnast.worldmodel.vae import ImageVAE
 
 
 @dataclass(frozen=True)
@@ -129,27 +131,55 @@ def train_policy(episodes: EpisodeSet, out: Path, config: PolicyTraining, device
     return load_policy(result, device)
 
 
-def train_world(episodes: EpisodeSet, out: Path, config: WorldTraining, device: str = "cpu") -> LatentWorldModel:
-    """Autoencoder and transformer; OUT/world.safetensors."""
+def train_world(
+    episodes: EpisodeSet,
+    out: Path,
+    config: WorldTraining,
+    device: str = "cpu",
+    *,
+    start: LatentWorldModel | None = None,
+    autoencoder: Autoencoder | ImageVAE | None = None,
+) -> LatentWorldModel:
+    """Autoencoder and transformer; OUT/world.safetensors.
+
+    Args:
+        episodes: what they learn from.
+        out: the run folder.
+        config: the training; of its world model only what `start` and `autoencoder` leave open counts.
+        device: where.
+        start: a world model to go on from, its autoencoder included.
+        autoencoder: one to take as it is, instead of training one.
+    """
     result = out / "world.safetensors"
-    with Run(out, to_dict(config) | {"inputs": {"data": data_hash(episodes)}}) as run:
+    begun = autoencoder if start is None else start
+    inputs = {"data": data_hash(episodes)} | ({} if begun is None else {"start": identity(begun)})
+    if begun is not None:
+        config = replace(config, world=begun.config if start else replace(config.world, autoencoder=begun.config))
+    with Run(out, to_dict(config) | {"inputs": inputs}) as run:
         if run.finished is None:
             torch.manual_seed(config.fit.seed)
             world = LatentWorldModel(config.world, episodes.spec, episodes.fps).to(device)
-            _train_autoencoder(world, episodes, out / "autoencoder", config)
+            if begun is not None:
+                (world if start else world.autoencoder).load_state_dict(begun.state_dict())
+            else:
+                _train_autoencoder(world, episodes, out / "autoencoder", config)
             latents = encode_all(world.autoencoder, np.asarray(episodes.frames))
             batches = latent_batches(episodes, latents, config.length, config.clips, config.fit.seed, world.device)
             metrics = fit(world, batches, config.fit, run, "world model")
             save_component(result, world, Manifest(run.command, config.fit.seed, data_hash(episodes), metrics))
             run.finish(metrics)
-    made = load_world(result, device)
-    assert isinstance(made, LatentWorldModel)
-    return made
+    return load_world(result, device)
 
 
 def _train_autoencoder(world: LatentWorldModel, episodes: EpisodeSet, out: Path, config: WorldTraining) -> None:
     """Trains the autoencoder inside `world` in place and measures its latents; OUT is a run of its own."""
-    autoencoder = world.autoencoder.requires_grad_(True)
+    autoencoder = world.autoencoder
+    if not isinstance(autoencoder, Autoencoder):
+        raise InputError(
+            "field 'autoencoder': found an image VAE, whose weights are not trained here; name a world model, a folder "
+            "or a hub repository that has them"
+        )
+    autoencoder.requires_grad_(True)
     batches = frame_batches(episodes, config.frames, config.autoencoder.seed)
     with Run(out, to_dict(config.autoencoder)) as run:
         metrics = fit(autoencoder, batches, config.autoencoder, run, "autoencoder")

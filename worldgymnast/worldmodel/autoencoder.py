@@ -84,6 +84,11 @@ class Autoencoder(nn.Module):
         """Where the weights are."""
         return self.latent_mean.device
 
+    @property
+    def channels(self) -> int:
+        """Latent channels, c."""
+        return self.config.channels
+
     def _pixels(self, frames: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
         return frames.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
 

@@ -1,40 +1,49 @@
-"""The world model: start, step, fork, and the loss it is trained with.
+"""The world model: start, step, fork, and the loss it is trained with, at every size from the embedded to the published.
 
-A frame is imagined in `steps` Euler steps of the flow from pure noise at level 0 to the clean frame at level 1, given
-the previous frame, the action and the cache. What enters the cache are the keys and values of the last of these steps:
-a frame's tokens hold the previous clean frame and its action whatever their own noise, so together the cached frames
-hold the whole past exactly, and no extra pass is needed to commit a frame. When the window slides, the oldest frame's
-keys and values are dropped; what deeper layers had read from it stays in the others', as in banded attention over the
-whole rollout. With `cached=False` exactly that is computed, from all inputs so far and for every frame anew: slow, and
-the reference that the cached sampler must equal.
+A frame is imagined by walking `steps` levels from noise to the clean frame, given its action and the frames before it.
+Those are never computed again: causal attention makes a frame's keys and values the same whatever comes after it, so
+they are kept, and only the new frame walks, against this cache. How a frame enters the cache is told by the transformer:
+
+- context 0, the published layout: the clean frame is filed in one more pass, at the objective's context level.
+- context 1 or 2: every frame enters with the clean frame before it beside it, whatever its own noise, so that the cached
+  frames hold the whole past; the keys and values of the last step are filed, and no pass is needed.
+
+When the window slides, its oldest frame goes. With `slide` "band" the other frames' keys and values stay as they are,
+which hold what deeper layers had read from it, as in banded attention over the whole rollout. With "recompute" they are
+computed anew, as if the oldest had never been: what published samplers give, at one pass over the window a frame.
+With `cached=False` all of it is computed from the inputs, at every step of every frame: the reference that the cached
+sampler must equal, and the published way of sampling.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
 
 from worldgymnast.actions import ActionSpec
-from worldgymnast.types import Metrics, WorldState
+from worldgymnast.precision import Precision, autocast
+from worldgymnast.types import InputError, Metrics, WorldState, in_range
 from worldgymnast.worldmodel.autoencoder import Autoencoder, AutoencoderConfig
-from worldgymnast.worldmodel.imagination import Imagination
 from worldgymnast.worldmodel.objective import (
     FlowConfig,
-    as_input,
-    mix,
+    ObjectiveConfig,
     motion_weights,
-    sample_levels,
+    objective,
+    toward,
     weighted_error,
 )
-from worldgymnast.worldmodel.transformer import TransformerConfig, VideoTransformer
+from worldgymnast.worldmodel.transformer import Cache, TransformerConfig, VideoTransformer
+from worldgymnast.worldmodel.vae import ImageVAE, VAEConfig
 
-_LEVEL_SCALE = 1000.0  # the sinusoid's frequencies are made for 0..1000
+Entry = dict[str, Tensor]
+"""Frames as the transformer takes them: "noisy" [b t h w c], "level" [b t], "action" [b t a], "context" [b t h w cc]."""
 
 
 @dataclass(frozen=True)
@@ -42,16 +51,27 @@ class WorldModelConfig:
     """A `LatentWorldModel`.
 
     Attributes:
-        autoencoder, transformer, objective: its parts.
-        steps: flow steps a frame.
-        cached: keep keys and values from frame to frame; without, the whole rollout is recomputed for every frame.
+        autoencoder: of the frames; ours, trained with the world model, or an image VAE of diffusers.
+        transformer: over its latents.
+        objective: what it learned, and so how it is sampled.
+        steps: levels it walks down for a frame.
+        guidance: 1 for none; g gives (1 - g) answer(null action) + g answer(action) (Ho and Salimans 2022).
+        slide: what becomes of the cache when the window slides.
+        cached: keep keys and values from frame to frame.
+        precision: of the matrix products in imagination, "auto", "fp32" or "bf16".
     """
 
-    autoencoder: AutoencoderConfig = AutoencoderConfig()
+    autoencoder: AutoencoderConfig | VAEConfig = AutoencoderConfig()
     transformer: TransformerConfig = TransformerConfig()
-    objective: FlowConfig = FlowConfig()
+    objective: ObjectiveConfig = FlowConfig()
     steps: int = 1
+    guidance: float = 1.0
+    slide: Literal["band", "recompute"] = "band"
     cached: bool = True
+    precision: Precision = "auto"
+
+    def __post_init__(self) -> None:
+        in_range(self, 1, "steps")
 
     @property
     def frame_size(self) -> tuple[int, int]:
@@ -60,19 +80,60 @@ class WorldModelConfig:
         return h * self.autoencoder.shrink, w * self.autoencoder.shrink
 
 
-class LatentWorldModel(Imagination):
-    """A `WorldModel` over the latents of a frozen `Autoencoder`."""
+@runtime_checkable
+class Codec(Protocol):
+    """Frames to latents and back."""
+
+    latent_weight: Tensor
+    """How much an error in each channel matters, float [c] of mean 1."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        ...
+
+    def encode(self, frames: UInt8[Tensor, "*n h w 3"]) -> Float[Tensor, "*n hl wl c"]:
+        """Latents."""
+        ...
+
+    def decode(self, latents: Float[Tensor, "*n hl wl c"]) -> UInt8[Tensor, "*n h w 3"]:
+        """Frames."""
+        ...
+
+
+def null_action(actions: Float[Tensor, "*n a"]) -> Float[Tensor, "*n a"]:
+    """The action that stands for none: zeros, the last entry 1."""
+    blank = torch.zeros_like(actions)
+    blank[..., -1] = 1.0
+    return blank
+
+
+class LatentWorldModel(nn.Module):
+    """A `WorldModel` over the latents of a frozen autoencoder."""
 
     def __init__(self, config: WorldModelConfig, action_spec: ActionSpec, fps: float):
         super().__init__()
+        if (config.guidance != 1 or config.objective.drop_action) and not action_spec.axes[-1].startswith("pad"):
+            raise InputError(
+                f"field 'guidance': found {config.guidance:g} with 'drop_action' {config.objective.drop_action:g}, "
+                f"expected 1 and 0: the last axis of {action_spec} is no padding that could mark the null action"
+            )
         self.config, self.action_spec, self.fps = config, action_spec, fps
-        self.autoencoder = Autoencoder(config.autoencoder).requires_grad_(False)
+        ours = isinstance(config.autoencoder, AutoencoderConfig)
+        made = Autoencoder(config.autoencoder) if ours else ImageVAE(config.autoencoder)
+        self.autoencoder: Autoencoder | ImageVAE = made.requires_grad_(False)
         self.transformer = VideoTransformer(config.transformer)
+        self.objective = objective(config.objective)
 
     @property
-    def codec(self) -> Autoencoder:
-        """See `Imagination.codec`."""
+    def codec(self) -> Codec:
+        """What encodes and decodes its frames."""
         return self.autoencoder
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.codec.device
 
     @property
     def frame_size(self) -> tuple[int, int]:
@@ -81,45 +142,131 @@ class LatentWorldModel(Imagination):
 
     # -- imagination ------------------------------------------------------------------------------------------------
 
+    @torch.no_grad()
+    def start(self, frames: UInt8[Tensor, "b h w 3"]) -> WorldState:
+        """See `WorldModel.start`."""
+        with self._precisely():
+            return self.start_latent(self.codec.encode(frames))
+
+    @torch.no_grad()
     def start_latent(self, latent: Float[Tensor, "b h w c"]) -> WorldState:
-        """The state in which `latent` is what is seen now; it stays the anchor of the rollout."""
-        return WorldState(latent, 0, extra={"anchor": latent})
+        """The state in which `latent` is what is seen now; the action that led there is zeros."""
+        state = WorldState(latent, -1, (), {"anchor": latent})
+        if not self._beside:
+            blank = torch.zeros(len(latent), self.config.transformer.action_dim, device=latent.device)
+            state = self._filed(state, self._clean_entry(state, latent, blank), None)
+        return replace(state, frame=0)
+
+    @torch.no_grad()
+    def step(
+        self, state: WorldState, actions: Float[Tensor, "b k a"], *, generator: torch.Generator
+    ) -> tuple[WorldState, UInt8[Tensor, "b k h w 3"]]:
+        """See `WorldModel.step`."""
+        state, latents = self.imagine(state, actions, generator=generator)
+        with self._precisely():
+            return state, self.codec.decode(latents)
+
+    @torch.no_grad()
+    def imagine(
+        self, state: WorldState, actions: Float[Tensor, "b k a"], *, generator: torch.Generator
+    ) -> tuple[WorldState, Float[Tensor, "b k h w c"]]:
+        """Like `step`, but the frames stay latents."""
+        self.action_spec.check(actions, "world model step")
+        made = []
+        with self._precisely():
+            for action in actions.to(self.device).unbind(1):
+                noise = torch.randn(state.latent.shape, generator=generator).to(self.device)
+                state = self._next(state, action, noise)
+                made.append(state.latent)
+        return state, torch.stack(made, 1)
+
+    def _precisely(self) -> torch.autocast:
+        return autocast(self.config.precision, self.device)
+
+    @property
+    def _beside(self) -> bool:
+        """Whether the clean frame before it enters beside every frame; otherwise clean frames are filed."""
+        return self.config.transformer.context > 0
 
     def _next(self, state: WorldState, action: Tensor, noise: Tensor) -> WorldState:
-        """One frame: walks from noise to the clean frame, then files the last step's keys and values."""
-        x, fresh = noise, ()
-        times = torch.linspace(0, 1, self.config.steps + 1).tolist()
-        entry: dict[str, Tensor] = {}
-        for now, then in itertools.pairwise(times):
-            entry = {
-                "noisy": x[:, None],
-                "level": torch.full((len(x), 1), now, device=x.device),
-                "action": action[:, None],
-                "context": self._context(state.latent[:, None], state.extra["anchor"][:, None]),
-            }
-            clean, fresh = self._predict(state, entry)
-            x = x + (then - now) * (clean - x) / (1 - now)
-        if self.config.cached:
-            return WorldState(x, state.frame + 1, self.transformer.extend(state.cache, fresh), state.extra)
-        history = {k: torch.cat([state.extra[k], v], 1) if k in state.extra else v for k, v in entry.items()}
-        return WorldState(x, state.frame + 1, extra={**history, "anchor": state.extra["anchor"]})
+        """One frame: walks from noise to the clean frame, then joins the cache."""
+        state = self._slid(state)
+        x, previous = noise[:, None], self._base(state.latent[:, None])
+        entry: Entry = {}
+        fresh: Cache | None = None
+        levels = [(level, self.objective.at(torch.tensor(level))) for level in self.objective.walk(self.config.steps)]
+        for (level, now), (_, then) in itertools.pairwise(levels):
+            entry = self._entry(state, self.objective.shown(x, now[0]), level, action)
+            answer, fresh = self._answer(state, entry)
+            x = toward(self.objective.clean(answer, x, *now, previous), x, now, then)
+        if not self._beside:
+            entry, fresh = self._clean_entry(state, x[:, 0], action), None
+        return replace(self._filed(state, entry, fresh), latent=x[:, 0], frame=state.frame + 1)
 
-    def _predict(self, state: WorldState, entry: Mapping[str, Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The clean frame [b h w c] as the network sees it from `entry`, with the cache or with the whole window."""
-        first = state.frame
+    def _entry(self, state: WorldState, shown: Float[Tensor, "b 1 h w c"], level: float, action: Tensor) -> Entry:
+        """The frame after the state's newest one as the transformer takes it."""
+        return {
+            "noisy": shown,
+            "level": torch.full((len(shown), 1), level, device=shown.device),
+            "action": action[:, None],
+            "context": self._context(state.latent[:, None], state.extra["anchor"][:, None]),
+        }
+
+    def _clean_entry(self, state: WorldState, clean: Float[Tensor, "b h w c"], action: Tensor) -> Entry:
+        """The same for a clean frame, scaled to the objective's context level."""
+        signal, _ = self.objective.at(torch.tensor(self.objective.context))
+        return self._entry(state, signal * clean[:, None], self.objective.context, action)
+
+    def _answer(self, state: WorldState, entry: Entry) -> tuple[Float[Tensor, "b 1 h w c"], Cache]:
+        """The guided answer to the last frame of `entry`, and the keys and values of its frames.
+
+        Both guidance passes are one batch: they lie side by side on an axis g behind b. Positions count from the start
+        of the rollout; attention sees only their differences.
+        """
         if not self.config.cached and "level" in state.extra:
             entry = {k: torch.cat([state.extra[k], v], 1) for k, v in entry.items()}
-            first = state.frame - state.extra["level"].shape[1]
-        level = entry["level"]
-        change, fresh = self.transformer(
-            as_input(entry["noisy"], level),
-            level * _LEVEL_SCALE,
-            entry["action"],
-            entry["context"],
-            state.cache,
-            first,
+        g = 1 if self.config.guidance == 1 else 2
+        action = torch.stack([null_action(entry["action"]), entry["action"]][-g:], 1)
+        answer, fresh = self.transformer(
+            entry["noisy"].repeat_interleave(g, 0),
+            entry["level"].repeat_interleave(g, 0),
+            action.flatten(0, 1),
+            entry["context"].repeat_interleave(g, 0),
+            tuple(part.flatten(0, 1) for part in state.cache),
+            state.frame + 2 - entry["level"].shape[1],
         )
-        return state.latent + change[:, -1], fresh
+        each = answer[:, -1:].float().unflatten(0, (-1, g))
+        guided = each[:, -1]
+        if g > 1:
+            guided = (1 - self.config.guidance) * each[:, 0] + self.config.guidance * each[:, 1]
+        return guided, tuple(part.unflatten(0, (-1, g)) for part in fresh)
+
+    def _filed(self, state: WorldState, entry: Entry, fresh: Cache | None) -> WorldState:
+        """The state with one more frame in its cache, and in its inputs where they will be needed again."""
+        extra = dict(state.extra)
+        if not self.config.cached or self.config.slide == "recompute":
+            extra |= {k: torch.cat([extra[k], v], 1) if k in extra else v for k, v in entry.items()}
+        if not self.config.cached:
+            return replace(state, extra=extra)
+        if fresh is None:
+            _, fresh = self._answer(state, entry)
+        return replace(state, cache=self.transformer.extend(state.cache, fresh), extra=extra)
+
+    def _slid(self, state: WorldState) -> WorldState:
+        """The state with room for one more frame in its window, where that asks for another pass."""
+        room = self.config.transformer.window - 1
+        if self.config.slide == "band" or "level" not in state.extra or state.extra["level"].shape[1] <= room:
+            return state
+        entry = {k: v[:, v.shape[1] - room :] for k, v in state.extra.items() if k != "anchor"}
+        state = replace(state, extra={**entry, "anchor": state.extra["anchor"]})
+        if not self.config.cached:
+            return state
+        _, fresh = self._answer(replace(state, cache=(), frame=state.frame - 1), entry)
+        return replace(state, cache=fresh)
+
+    def _base(self, previous: Tensor) -> Tensor:
+        """What the answer of `Flow` is added to: the clean frame before, where the network is shown it."""
+        return previous if self._beside else torch.zeros_like(previous)
 
     def _context(self, previous: Tensor, first: Tensor) -> Tensor:
         """The clean frames that enter beside the noisy one, [b t h w cc]; without any, an empty last axis."""
@@ -128,39 +275,79 @@ class LatentWorldModel(Imagination):
     # -- training ---------------------------------------------------------------------------------------------------
 
     def loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, Metrics]:
-        """The objective of `worldmodel.objective` on a batch of clips.
+        """The objective on a batch of clips, an independent level for every frame.
 
         Args:
             batch: "latents" float [b t+1 h w c], "actions" float [b t a], "mask" bool [b t], "generator", and
                 "progress" in 0..1.
+
+        Returns:
+            The loss, and as a metric also its ratio to that of an answer of zeros.
         """
+        generator = batch["generator"]
+        clip = self._clip(batch)
+        level = self.objective.draw((clip.clean.shape[0], clip.clean.shape[1]), generator).to(self.device)
+        signal, spread = (x[:, :, None, None, None] for x in self.objective.at(level))
+        noise = torch.randn(clip.clean.shape, generator=generator).to(self.device)
+        shown = self.objective.shown(signal * clip.clean + spread * noise, signal)
+        answer, _ = self.transformer(shown, level, clip.actions, clip.context)
+        target = self.objective.target(clip.clean, noise, signal, spread, clip.base)
+        loss = weighted_error(answer.float(), target, clip.weight, clip.mask)
+        nothing = weighted_error(torch.zeros_like(target), target, clip.weight, clip.mask)
+        return loss, {"loss": float(loss.detach()), "relative_error": float(loss.detach() / nothing)}
+
+    def _clip(self, batch: Mapping[str, Any]) -> Clip:
+        """A batch as the network is trained on it."""
         latents, actions, mask = batch["latents"], batch["actions"], batch["mask"]
-        generator, progress = batch["generator"], batch["progress"]
-        o = self.config.objective
-        clean = latents[:, 1:]
-        previous = self._previous(latents, actions, generator, progress)
-        level = sample_levels((clean.shape[0], clean.shape[1]), o.pure_noise, generator).to(self.device)
-        noise = torch.randn(clean.shape, generator=generator).to(self.device)
-        noisy = as_input(mix(clean, noise, level), level)
+        generator, o = batch["generator"], self.config.objective
+        if not self._beside:  # the first frame is a token of its own, and no action led to it
+            actions, mask = F.pad(actions, (0, 0, 1, 0)), F.pad(mask, (1, 0), value=True)
+        if o.drop_action:
+            dropped = torch.rand((len(actions), 1, 1), generator=generator) < o.drop_action
+            actions = torch.where(dropped.to(actions.device), null_action(actions), actions)
+        clean = latents[:, 1:] if self._beside else latents
+        previous = self._imagined_previous(latents, actions, batch) if self._beside else torch.zeros_like(latents)
+        weight = torch.ones((1, 1, 1, 1, 1), device=latents.device)
+        if isinstance(o, FlowConfig):
+            weight = weight * self.codec.latent_weight
+            if self._beside:
+                weight = weight * motion_weights(latents, self.config.transformer.patch, o.motion)
         context = self._context(previous, latents[:, :1].expand_as(previous))
-        change, _ = self.transformer(noisy, level * _LEVEL_SCALE, actions, context)
-        weight = motion_weights(latents, self.config.transformer.patch, o.motion) * self.autoencoder.latent_weight
-        answer = previous + change
-        loss = weighted_error(answer, clean, weight, mask)
-        still = weighted_error(previous, clean, weight, mask)
-        return loss, {"loss": float(loss.detach()), "relative_error": float(loss.detach() / still.detach())}
+        return Clip(clean, actions, mask, context, previous, weight)
 
     @torch.no_grad()
-    def _previous(self, latents: Tensor, actions: Tensor, generator: torch.Generator, progress: float) -> Tensor:
+    def _imagined_previous(self, latents: Tensor, actions: Tensor, batch: Mapping[str, Any]) -> Tensor:
         """The previous frames [b t h w c] as training shows them: corrupted, or imagined by the model itself."""
-        o = self.config.objective
-        previous = latents[:, :-1]
+        o, generator, previous = self.config.objective, batch["generator"], latents[:, :-1]
+        if not isinstance(o, FlowConfig):
+            return previous
         strength = torch.rand((len(latents), 1, 1, 1, 1), generator=generator).to(self.device) * o.corruption
         corrupted = previous + strength * torch.randn(previous.shape, generator=generator).to(self.device)
-        rows = round(o.self_rollout * len(latents)) if progress >= o.self_rollout_from else 0
+        rows = round(o.self_rollout * len(latents)) if batch["progress"] >= o.self_rollout_from else 0
         rows = rows if actions.shape[1] > 1 else 0
         if rows:
             state = self.start_latent(latents[:rows, 0])
             _, imagined = self.imagine(state, actions[:rows, :-1], generator=generator)
             corrupted = torch.cat([torch.cat([latents[:rows, :1], imagined], 1), corrupted[rows:]])
         return corrupted
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Clips as the network is trained on them, t frames each.
+
+    Attributes:
+        clean: latents [b t h w c] to be found.
+        actions: that led to each, [b t a].
+        mask: bool [b t], what is logged.
+        context: latents beside each, [b t h w cc].
+        base: what the answer of `Flow` is added to, [b t h w c].
+        weight: of the squared error, broadcast to [b t h w c].
+    """
+
+    clean: Tensor
+    actions: Tensor
+    mask: Tensor
+    context: Tensor
+    base: Tensor
+    weight: Tensor

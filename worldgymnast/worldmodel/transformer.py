@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from worldgymnast.types import InputError, in_range
 
 Cache = tuple[Tensor, ...]
-"""One tensor [b 2 s n m d] a layer: rotated keys and values of the last s frames (n tokens, m heads of width d)."""
+"""One tensor [b 2 n m s d] a layer: rotated keys and values of the last s frames (n tokens, m heads of width d)."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,8 @@ class SpatialBlock(_Block):
         """`x` [b t n D], `condition` [b t D]."""
         shift, scale, gate, shift2, scale2, gate2 = self.modulation(condition)
         q, k, v = (y.transpose(-3, -2).flatten(0, 1) for y in self.attn.split(_modulate(x, shift, scale)))
-        mixed = F.scaled_dot_product_attention(rotate(q, *turn), rotate(k, *turn), v)
+        q, k = rotate(q, *turn).to(v.dtype), rotate(k, *turn).to(v.dtype)
+        mixed = F.scaled_dot_product_attention(q, k, v)
         mixed = mixed.transpose(-3, -2).reshape(x.shape)
         x = x + gate * self.attn.out_proj(mixed)
         return x + gate2 * self.ffwd(_modulate(x, shift2, scale2))
@@ -152,20 +153,27 @@ class TemporalBlock(_Block):
     def forward(
         self, x: Tensor, condition: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor, past: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """`x` [b t n D], `past` [b 2 s n m d] or None, `mask` bool [t s+t]; returns keys and values [b 2 t n m d]."""
-        b, _, n, _ = x.shape
+        """`x` [b t n D], `past` [b 2 n m s d] or None, `mask` bool [t s+t]; returns keys and values [b 2 n m t d]."""
         shift, scale, gate, shift2, scale2, gate2 = self.modulation(condition)
-        q, k, v = self.attn.split(_modulate(x, shift, scale))  # each [b t n m d]
-        cos, sin = (y[:, None, None] for y in turn)
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        q, k, v = (y.permute(0, 2, 3, 1, 4) for y in self.attn.split(_modulate(x, shift, scale)))  # [b n m t d]
+        q, k = rotate(q, *turn).to(v.dtype), rotate(k, *turn).to(v.dtype)
         new = torch.stack([k, v], 1)
-        if past is not None:
-            k, v = torch.cat([past, new], 2).unbind(1)
-        q, k, v = (y.permute(0, 2, 3, 1, 4).flatten(0, 1) for y in (q, k, v))  # [b*n m t d]
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        mixed = mixed.unflatten(0, (b, n)).permute(0, 3, 1, 2, 4).reshape(x.shape)
-        x = x + gate * self.attn.out_proj(mixed)
+        if past is not None and x.shape[1] == 1:
+            mixed = _attend_one(q, k, v, past)
+        else:
+            k, v = (new if past is None else torch.cat([past.to(new.dtype), new], 4)).unbind(1)
+            mixed = F.scaled_dot_product_attention(*(y.flatten(0, 1) for y in (q, k, v)), attn_mask=mask)
+            mixed = mixed.unflatten(0, q.shape[:2])
+        x = x + gate * self.attn.out_proj(mixed.permute(0, 3, 1, 2, 4).flatten(-2))
         return x + gate2 * self.ffwd(_modulate(x, shift2, scale2)), new
+
+
+def _attend_one(q: Tensor, k: Tensor, v: Tensor, past: Tensor) -> Tensor:
+    """Attention of one new frame [b n m 1 d] to all of `past` and to itself, without copying the past."""
+    keys, values = past.to(q.dtype).unbind(1)
+    scores = torch.cat([q @ keys.transpose(-1, -2), (q * k).sum(-1, keepdim=True)], -1) * q.shape[-1] ** -0.5
+    weights = scores.float().softmax(-1).to(q.dtype)
+    return weights[..., :-1] @ values + weights[..., -1:] * v
 
 
 class _Layer(nn.Module):
@@ -245,7 +253,7 @@ class VideoTransformer(nn.Module):
             The answer, and the keys and values of these t frames alone (see `extend`).
         """
         t = noisy.shape[1]
-        past = cache[0].shape[2] if cache else 0
+        past = cache[0].shape[4] if cache else 0
         condition = self.timestep_mlp(sinusoid(level)) + self.action_embedder(actions)
         x = self._tokens(noisy if context is None else torch.cat([noisy, context], -1))
         if self.config.learned_positions:
@@ -271,5 +279,5 @@ class VideoTransformer(nn.Module):
     def extend(self, cache: Cache, fresh: Cache) -> Cache:
         """The cache with new frames behind it, cut to the frames a next one can still see."""
         keep = self.config.window - 1
-        both = (torch.cat([old, new], 2) for old, new in zip(cache, fresh, strict=True)) if cache else iter(fresh)
-        return tuple(x[:, :, max(0, x.shape[2] - keep) :] for x in both)
+        both = (torch.cat([old, new], -2) for old, new in zip(cache, fresh, strict=True)) if cache else iter(fresh)
+        return tuple(x[..., max(0, x.shape[-2] - keep) :, :] for x in both)

@@ -17,6 +17,22 @@ from torch import Tensor, nn
 
 from worldgymnast.types import InputError
 
+SD3 = json.dumps(
+    {
+        "block_out_channels": [128, 256, 512, 512],
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+        "latent_channels": 16,
+        "layers_per_block": 2,
+        "sample_size": 1024,
+        "scaling_factor": 1.5305,
+        "shift_factor": 0.0609,
+        "use_quant_conv": False,
+        "use_post_quant_conv": False,
+    }
+)
+"""The shape of Stable Diffusion 3's `AutoencoderKL`."""
+
 
 @dataclass(frozen=True)
 class VAEConfig:
@@ -31,6 +47,11 @@ class VAEConfig:
     encoder: str = "{}"
     decoder: str = ""
     batch: int = 16
+
+    @property
+    def shrink(self) -> int:
+        """How many times smaller the latents are on each side."""
+        return 2 ** (len(json.loads(self.encoder).get("block_out_channels", [64])) - 1)
 
 
 def _diffusers(name: str) -> Any:
@@ -52,11 +73,14 @@ def _numbers(config: Any) -> str:
 class ImageVAE(nn.Module):
     """Frames uint8 [... h w 3] to latents [... h/s w/s c] and back."""
 
+    latent_weight: Tensor
+
     def __init__(self, config: VAEConfig):
         super().__init__()
         self.config = config
         self.kl = _diffusers("AutoencoderKL").from_config(json.loads(config.encoder)).eval()
         self.tiny: nn.Module | None = None
+        self.register_buffer("latent_weight", torch.ones(self.channels), persistent=False)
         if config.decoder:
             self.tiny = _diffusers("AutoencoderTiny").from_config(json.loads(config.decoder)).eval()
 
@@ -97,7 +121,7 @@ class ImageVAE(nn.Module):
     @property
     def shrink(self) -> int:
         """How many times smaller the latents are on each side."""
-        return 2 ** (len(self.kl.config.block_out_channels) - 1)
+        return self.config.shrink
 
     @property
     def scale(self) -> float:
