@@ -36,6 +36,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "Train": {
         "sft": ("DATA...", "a policy, by imitating demonstrations"),
         "train-world": ("[SIZE] DATA...", "a world model, from everything logged"),
+        "distill": ("DATA...", "a world model that imagines in one step, from one that takes many"),
         "train-judge": ("DATA...", "a judge of success, from labelled episodes"),
         "rl": ("PRESET", "finetune a policy inside a world model"),
         "import-world": ("CHECKPOINT", "a published WorldGym checkpoint, as a world model of ours"),
@@ -47,7 +48,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     },
 }
 COMMANDS = [name for group in GROUPS.values() for name in group]
-GO_ON = ("quickstart", "reproduce", "sft", "train-world", "train-judge", "rl", "evaluate")
+GO_ON = ("quickstart", "reproduce", "sft", "train-world", "distill", "train-judge", "rl", "evaluate")
 """What can be killed and goes on when run again."""
 WHOLE = ("record", "record-policy", "data convert")
 """What writes a data set whole or not at all, and starts over."""

@@ -80,10 +80,10 @@ def bridge_25m() -> WorldTraining:
     return WorldTraining(
         WorldModelConfig(transformer=transformer),
         frames=8,
-        autoencoder=FitConfig(steps=2200, lr=2e-3, weight_decay=0.0, ema=0.99),
+        autoencoder=FitConfig(steps=1400, lr=1.5e-3, weight_decay=0.0, ema=0.99),
         clips=4,
         length=12,
-        fit=FitConfig(steps=1200, lr=1.2e-3, ema=0.99, save_every=100),
+        fit=FitConfig(steps=1000, lr=1.2e-3, ema=0.99, save_every=100),
     )
 
 

@@ -7,7 +7,7 @@ from worldgymnast.commands.command import Command
 from worldgymnast.commands.data import DataCheck, DataConvert, Record, RecordPolicy
 from worldgymnast.commands.measure import Evaluate, EvalWorld, Report
 from worldgymnast.commands.published import ImportWorld
-from worldgymnast.commands.train import Rl, Sft, TrainJudge, TrainWorld
+from worldgymnast.commands.train import Distill, Rl, Sft, TrainJudge, TrainWorld
 from worldgymnast.commands.whole import Doctor, Quickstart, Reproduce
 
 __all__ = ["KINDS", "Command"]
@@ -22,6 +22,7 @@ KINDS: dict[str, type[Command]] = {
     "data convert": DataConvert,
     "sft": Sft,
     "train-world": TrainWorld,
+    "distill": Distill,
     "train-judge": TrainJudge,
     "rl": Rl,
     "import-world": ImportWorld,

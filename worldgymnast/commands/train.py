@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 
 import tyro
 
+from worldgymnast.actions import require_same
 from worldgymnast.commands.command import (
     LENT,
     REPORT,
@@ -122,6 +123,40 @@ def _codec(name: str | None, world: WorldModelConfig, device: str) -> Autoencode
             f"{shapes[1][0]} and {shapes[1][1]} as the world model has; give another autoencoder or another size"
         )
     return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distill(Learning):
+    """A world model that imagines a frame in one step, or few, from one that walks many with guidance.
+
+    Attributes:
+        config: the training.
+        world: the teacher's file, such as a published checkpoint that was imported.
+        held_out: episodes of each task that are kept out, as in `train-world`.
+    """
+
+    config: Annotated[train.Distillation, LENT] = train.Distillation()
+    world: Path
+    held_out: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_range(self, 0, "held_out")
+
+    def __call__(self) -> int:
+        """Trains."""
+        self.prepare()
+        teacher = load_world(self.world, self.device)
+        if teacher.config.steps <= self.config.sampling_steps and teacher.config.guidance == 1:
+            raise InputError(
+                f"{self.world}: takes {teacher.config.steps} steps without guidance already, expected more than the "
+                f"{self.config.sampling_steps} of --sampling-steps; nothing is left to distill"
+            )
+        episodes, _ = read(self.data, self.size).split(self.held_out, SPLIT)
+        sees(teacher, episodes.size, "--size")
+        require_same(episodes.spec, teacher.action_spec, f"{self.world} and data")
+        train.distill(teacher, episodes, self.out, self.config, self.device)
+        return wrote(self.out / "world.safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ from worldgymnast.run import Run
 from worldgymnast.types import InputError, Metrics, WorldModel, in_range
 from worldgymnast.weights import identity
 from worldgymnast.worldmodel.autoencoder import Autoencoder
+from worldgymnast.worldmodel.consistency import Consistency
 from worldgymnast.worldmodel.sampler import LatentWorldModel, WorldModelConfig
 from worldgymnast.worldmodel.vae import ImageVAE
 
@@ -70,6 +71,26 @@ class WorldTraining:
 
     def __post_init__(self) -> None:
         in_range(self, 1, "frames", "clips", "length")
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """A world model that needs fewer steps and no guidance, from one that needs them.
+
+    Attributes:
+        sampling_steps: what the student will take for a frame.
+        clips: clips a step.
+        length: actions a clip.
+        fit: the optimiser.
+    """
+
+    sampling_steps: int = 1
+    clips: int = 4
+    length: int = 12
+    fit: FitConfig = FitConfig(steps=500, lr=3e-4, ema=0.99, save_every=100)
+
+    def __post_init__(self) -> None:
+        in_range(self, 1, "sampling_steps", "clips", "length")
 
 
 @dataclass(frozen=True)
@@ -186,6 +207,25 @@ def _train_autoencoder(world: LatentWorldModel, episodes: EpisodeSet, out: Path,
         autoencoder.measure_latents(batches(step)["frames"] for step in range(32))
         run.finish(metrics)
     autoencoder.requires_grad_(False)
+
+
+def distill(
+    teacher: LatentWorldModel, episodes: EpisodeSet, out: Path, config: Distillation, device: str = "cpu"
+) -> LatentWorldModel:
+    """A student of `teacher` that takes `sampling_steps` steps a frame without guidance; OUT/world.safetensors."""
+    result = out / "world.safetensors"
+    inputs = {"data": data_hash(episodes), "teacher": identity(teacher)}
+    with Run(out, to_dict(config) | {"inputs": inputs}) as run:
+        if run.finished is None:
+            settings = replace(teacher.config, steps=config.sampling_steps, guidance=1.0, slide="band")
+            student = LatentWorldModel(settings, teacher.action_spec, teacher.fps).to(device)
+            student.load_state_dict(teacher.state_dict())
+            latents = encode_all(teacher.autoencoder, np.asarray(episodes.frames))
+            batches = latent_batches(episodes, latents, config.length, config.clips, config.fit.seed, teacher.device)
+            metrics = fit(Consistency(teacher, student), batches, config.fit, run, "distillation")
+            save_component(result, student, Manifest(run.command, config.fit.seed, identity(teacher), metrics))
+            run.finish(metrics)
+    return load_world(result, device)
 
 
 def train_judge(

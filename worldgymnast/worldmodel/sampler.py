@@ -285,7 +285,7 @@ class LatentWorldModel(nn.Module):
             The loss, and as a metric also its ratio to that of an answer of zeros.
         """
         generator = batch["generator"]
-        clip = self._clip(batch)
+        clip = self.clip(batch, self.config.objective.drop_action)
         level = self.objective.draw((clip.clean.shape[0], clip.clean.shape[1]), generator).to(self.device)
         signal, spread = (x[:, :, None, None, None] for x in self.objective.at(level))
         noise = torch.randn(clip.clean.shape, generator=generator).to(self.device)
@@ -296,14 +296,14 @@ class LatentWorldModel(nn.Module):
         nothing = weighted_error(torch.zeros_like(target), target, clip.weight, clip.mask)
         return loss, {"loss": float(loss.detach()), "relative_error": float(loss.detach() / nothing)}
 
-    def _clip(self, batch: Mapping[str, Any]) -> Clip:
-        """A batch as the network is trained on it."""
+    def clip(self, batch: Mapping[str, Any], drop_action: float = 0.0) -> Clip:
+        """A batch of `loss` as the network is trained on it, a share `drop_action` of it with the null action."""
         latents, actions, mask = batch["latents"], batch["actions"], batch["mask"]
         generator, o = batch["generator"], self.config.objective
         if not self._beside:  # the first frame is a token of its own, and no action led to it
             actions, mask = F.pad(actions, (0, 0, 1, 0)), F.pad(mask, (1, 0), value=True)
-        if o.drop_action:
-            dropped = torch.rand((len(actions), 1, 1), generator=generator) < o.drop_action
+        if drop_action:
+            dropped = torch.rand((len(actions), 1, 1), generator=generator) < drop_action
             actions = torch.where(dropped.to(actions.device), null_action(actions), actions)
         clean = latents[:, 1:] if self._beside else latents
         previous = self._imagined_previous(latents, actions, batch) if self._beside else torch.zeros_like(latents)
@@ -314,6 +314,23 @@ class LatentWorldModel(nn.Module):
                 weight = weight * motion_weights(latents, self.config.transformer.patch, o.motion)
         context = self._context(previous, latents[:, :1].expand_as(previous))
         return Clip(clean, actions, mask, context, previous, weight)
+
+    def believed(
+        self, clip: Clip, noisy: Float[Tensor, "b t h w c"], level: Float[Tensor, "b t"], guidance: float = 1.0
+    ) -> Float[Tensor, "b t h w c"]:
+        """The clean frames that follow from noisy ones, each seen with the true frames before it, as in sampling."""
+        signal, spread = (x[:, :, None, None, None] for x in self.objective.at(level))
+        shown, answers = self.objective.shown(noisy, signal), []
+        for actions in (clip.actions, null_action(clip.actions))[: 1 if guidance == 1 else 2]:
+            cache: Cache = ()
+            if not self._beside:
+                filed = torch.full_like(level, self.objective.context)
+                scale, _ = self.objective.at(filed[:1, :1, None, None, None])
+                _, cache = self.transformer(scale * clip.clean, filed, actions, clip.context)
+            answer, _ = self.transformer(shown, level, actions, clip.context, cache, instead=not self._beside)
+            answers.append(answer.float())
+        guided = guidance * answers[0] + (1 - guidance) * answers[-1]
+        return self.objective.clean(guided, noisy, signal, spread, clip.base)
 
     @torch.no_grad()
     def _imagined_previous(self, latents: Tensor, actions: Tensor, batch: Mapping[str, Any]) -> Tensor:

@@ -238,6 +238,7 @@ class VideoTransformer(nn.Module):
         context: Float[Tensor, "b t h w cc"] | None = None,
         cache: Cache = (),
         first: int = 0,
+        instead: bool = False,
     ) -> tuple[Float[Tensor, "b t h w c"], Cache]:
         """Answers for t frames of which the first has index `first`, given the `cache` of those before it.
 
@@ -248,6 +249,8 @@ class VideoTransformer(nn.Module):
             context: latents of the clean frames beside each frame, where the configuration has them.
             cache: keys and values of earlier frames, or () for none.
             first: index of the first frame, from which rotary positions count.
+            instead: each frame stands in the place of the frame of its index in `cache`, and sees those before it and
+                itself: what sampling sees at every frame of a clip, all at once.
 
         Returns:
             The answer, and the keys and values of these t frames alone (see `extend`).
@@ -261,7 +264,7 @@ class VideoTransformer(nn.Module):
         head = self.config.width // self.config.heads
         space = self._spatial_turn(x.device)
         time = rotary(torch.arange(first, first + t, device=x.device)[:, None], head)
-        mask = self._mask(t, past, x.device)
+        mask = self._instead(t, x.device) if instead else self._mask(t, past, x.device)
         fresh = []
         for i, layer in enumerate(self.blocks):
             assert isinstance(layer, _Layer)
@@ -275,6 +278,11 @@ class VideoTransformer(nn.Module):
         now = torch.arange(past, past + t, device=device)[:, None]
         seen = torch.arange(past + t, device=device)[None]
         return (seen <= now) & (seen > now - self.config.window)
+
+    def _instead(self, t: int, device: torch.device) -> Tensor:
+        """Bool [t 2t]: a frame sees the `window` - 1 cached frames before it, and itself."""
+        before = self._mask(t, 0, device) & ~torch.eye(t, dtype=torch.bool, device=device)
+        return torch.cat([before, torch.eye(t, dtype=torch.bool, device=device)], 1)
 
     def extend(self, cache: Cache, fresh: Cache) -> Cache:
         """The cache with new frames behind it, cut to the frames a next one can still see."""
