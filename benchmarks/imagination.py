@@ -1,87 +1,265 @@
-"""Imagined frames per second: with the cache and without, by batch size, and over the length of a rollout.
+"""Imagined frames per second, three ways, with the same weights, machine, process and batches.
 
-All numbers of one table come from one process, one set of weights and alternating repetitions, so that ratios hold
-whatever else the machine does. "Without" recomputes every frame of the context from its stored inputs, as published
-samplers do.
+(a) published: every step of every frame computes the whole window anew, 10 steps, guidance;
+(b) cached: the same frames, each frame of the past computed once;
+(c) few steps: a student distilled from the same weights, or the weights themselves, one step without guidance.
 
-    python benchmarks/imagination.py --world worldgymnast/starter/world.safetensors
+A rollout's cost is added up from frames timed at several depths, so that 200 frames of (a) need not be waited for. Ways are timed in turn, and the peak of the machine's matrix products
+beside each, so that ratios hold whatever else the machine does. Arithmetic is counted by torch's FlopCounterMode.
+
+    python benchmarks/imagination.py --world runs/diffusion/world.safetensors --student runs/student/world.safetensors
+    python benchmarks/imagination.py --size bridge-600m --device cuda --batches 1 8 32 --training
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
-import statistics
+import multiprocessing
+import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from worldgymnast.actions import WORLDGYM
 from worldgymnast.config import load_world
+from worldgymnast.episodes import formats
+from worldgymnast.episodes.windows import EpisodeSet
+from worldgymnast.evaluation.agreement import psnr
+from worldgymnast.precision import autocast, computes_in
+from worldgymnast.presets import WORLDS
 from worldgymnast.types import WorldState
 from worldgymnast.worldmodel.sampler import LatentWorldModel
 
+WAYS = {"a": "published: whole window at every step", "b": "cached, same frames", "c": "few steps, no guidance"}
 
-def seconds(work: Callable[[], object], repeats: int) -> float:
-    """Median seconds of `work` after one unmeasured call."""
+
+def clock(device: torch.device) -> float:
+    """Seconds, after everything on the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def seconds(work: Callable[[], object], device: torch.device, least: float = 0.3) -> float:
+    """Best seconds of `work` over at least two calls and `least` seconds, after one that is not counted."""
     work()
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
+    times: list[float] = []
+    while len(times) < 2 or sum(times) < least:
+        began = clock(device)
         work()
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
+        times.append(clock(device) - began)
+    return min(times)
 
 
-def variant(world: LatentWorldModel, *, cached: bool, window: int) -> LatentWorldModel:
-    """The same weights with another window (weights do not depend on it), with or without the cache."""
-    config = replace(world.config, cached=cached, transformer=replace(world.config.transformer, window=window))
-    other = LatentWorldModel(config, world.action_spec, world.fps)
+def peak(device: torch.device) -> float:
+    """Multiplications and additions a second of the machine's matrix products, in the dtype that models compute in."""
+    side = 8192 if device.type == "cuda" else 2048
+    a = torch.randn(side, side, device=device, dtype=computes_in("auto", device))
+    return 2 * side**3 / seconds(lambda: a @ a, device)
+
+
+def variant(world: LatentWorldModel, **changes: object) -> LatentWorldModel:
+    """The same weights, sampled otherwise."""
+    other = LatentWorldModel(replace(world.config, **changes), world.action_spec, world.fps)  # type: ignore[arg-type]
     other.load_state_dict(world.state_dict())
     return other.to(world.device).eval()
 
 
-def filled(world: LatentWorldModel, batch: int, context: int, size: int) -> WorldState:
-    """A state `context` frames into a rollout."""
-    frames = torch.randint(0, 256, (batch, size, size, 3), dtype=torch.uint8)
-    actions = torch.rand(batch, context, world.action_spec.dim) * 2 - 1
-    return world.imagine(world.start(frames), actions, generator=torch.Generator().manual_seed(0))[0]
+def ways(world: LatentWorldModel, student: LatentWorldModel | None) -> dict[str, LatentWorldModel]:
+    """The three, by letter."""
+    few = student or variant(world, steps=1, guidance=1.0, slide="band")
+    full = {"slide": "recompute", "steps": max(10, world.config.steps)}
+    return {"a": variant(world, cached=False, **full), "b": variant(world, **full), "c": few}
+
+
+def at_depth(world: LatentWorldModel, depth: int, batch: int) -> WorldState:
+    """A state `depth` frames into `batch` rollouts; its contents do not matter, so it is made in one step a frame."""
+    quick = world if world.config.steps == 1 else variant(world, steps=1)
+    grid, channels = world.config.transformer.grid, world.config.transformer.channels
+    generator = torch.Generator().manual_seed(0)
+    latent = torch.randn(1, *grid, channels, generator=generator).to(world.device)
+    actions = torch.zeros(1, depth, world.action_spec.dim)
+    state, _ = quick.imagine(quick.start_latent(latent), actions, generator=generator)
+    return state.fork(torch.zeros(batch, dtype=torch.long, device=world.device))
+
+
+def one_frame(world: LatentWorldModel, state: WorldState, batch: int, decode: bool = True) -> object:
+    """The next frame of all rollouts."""
+    action, generator = torch.zeros(batch, 1, world.action_spec.dim), torch.Generator().manual_seed(0)
+    return (world.step if decode else world.imagine)(state, action, generator=generator)
+
+
+def cost_by_depth(world: LatentWorldModel, batch: int, deepest: int) -> dict[int, float]:
+    """Seconds of a frame at several depths, the last two of them in a full window."""
+    window = world.config.transformer.window
+    depths = [0, window // 2, window - 2, window, max(window + 1, deepest - 1)]
+    states = {depth: at_depth(world, depth, batch) for depth in depths}
+    return {d: seconds(functools.partial(one_frame, world, s, batch), world.device) for d, s in states.items()}
+
+
+def rollout_seconds(costs: dict[int, float], horizon: int) -> float:
+    """Seconds of a rollout of that many frames."""
+    return float(np.interp(np.arange(horizon), list(costs), list(costs.values())).sum())
+
+
+def arithmetic(world: LatentWorldModel, batch: int) -> float:
+    """Multiplications and additions of one frame of all rollouts in a full window, without decoding."""
+    state = at_depth(world, world.config.transformer.window + 1, batch)
+    with FlopCounterMode(display=False) as counter:
+        one_frame(world, state, batch, decode=False)
+    return float(counter.get_total_flops())
+
+
+def memory(world: LatentWorldModel, batch: int) -> float:
+    """Largest gigabytes while a frame is imagined in a full window: of the GPU, or of a process of its own."""
+    work = functools.partial(_frame_in_full_window, world, batch)
+    if world.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        work()
+        return torch.cuda.max_memory_allocated() / 1e9
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_resident, (work,))
+
+
+def _frame_in_full_window(world: LatentWorldModel, batch: int) -> None:
+    one_frame(world, at_depth(world, world.config.transformer.window + 1, batch), batch)
+
+
+def _resident(work: Callable[[], object]) -> float:
+    work()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def equal_frames(found: dict[str, LatentWorldModel]) -> float:
+    """Largest difference of latents between (a) and (b) in 32 bits, two frames beyond the window."""
+    latents = []
+    for letter in "ab":
+        world = variant(found[letter], precision="fp32", steps=2)
+        grid, channels = world.config.transformer.grid, world.config.transformer.channels
+        generator = torch.Generator().manual_seed(1)
+        start = torch.randn(1, *grid, channels, generator=generator).to(world.device)
+        actions = torch.rand(1, world.config.transformer.window + 2, world.action_spec.dim, generator=generator)
+        latents.append(world.imagine(world.start_latent(start), actions, generator=generator)[1])
+    return float((latents[0] - latents[1]).abs().max() / latents[0].abs().max())
+
+
+def fidelity(world: LatentWorldModel, episodes: EpisodeSet, horizon: int) -> np.ndarray:
+    """PSNR at frame `horizon` of every episode that is long enough, imagined from its first frame."""
+    chosen = [episodes.episode(i) for i in np.flatnonzero(episodes.length >= horizon)]
+    first = torch.from_numpy(np.stack([e.frames[0] for e in chosen]))
+    actions = torch.from_numpy(np.stack([e.actions[:horizon] for e in chosen]))
+    _, frames = world.step(world.start(first), actions, generator=torch.Generator().manual_seed(0))
+    return psnr(np.stack([e.frames[horizon] for e in chosen]), frames[:, -1].cpu().numpy())
+
+
+def imagination_tables(
+    found: dict[str, LatentWorldModel], batches: Sequence[int], horizons: Sequence[int], episodes: EpisodeSet | None
+) -> None:
+    """Prints frames per second, arithmetic and memory of the three ways."""
+    device = found["b"].device
+    deepest = max(horizons)
+    rates = " | ".join(f"frames/s over {h}" for h in horizons)
+    print(f"\n| batch | way | {rates} | times (a), over {horizons[0]} to {deepest} | frame {deepest} costs |")
+    print("|---|---|" + "---|" * (len(horizons) + 2))
+    for batch in batches:
+        costs = {letter: cost_by_depth(world, batch, deepest) for letter, world in found.items()}
+        for letter, cost in costs.items():
+            speeds = [batch * h / rollout_seconds(cost, h) for h in horizons]
+            times = rollout_seconds(costs["a"], horizons[0]) / rollout_seconds(cost, horizons[0])
+            late = rollout_seconds(costs["a"], deepest) / rollout_seconds(cost, deepest)
+            full, last = list(cost.values())[-2:]
+            cells = " | ".join(f"{rate:.1f}" for rate in speeds)
+            print(
+                f"| {batch} | ({letter}) | {cells} | {times:.1f} to {late:.1f} | {last / full:.2f} of the first full one |"
+            )
+    print("\n| batch | way | TFLOP a frame | share of peak | share of decoding | peak memory, GB |")
+    print("|---|---|---|---|---|---|")
+    for batch in batches:
+        for letter, world in found.items():
+            work, best = arithmetic(world, batch), peak(device)
+            state = at_depth(world, world.config.transformer.window + 1, batch)
+            whole = seconds(functools.partial(one_frame, world, state, batch), device)
+            bare = seconds(functools.partial(one_frame, world, state, batch, False), device)
+            share = work / bare / best
+            cells = f"{work / batch / 1e12:.3f} | {share:.0%} of {best / 1e12:.2f} TFLOP/s | {1 - bare / whole:.0%}"
+            print(f"| {batch} | ({letter}) | {cells} | {memory(world, batch):.1f} |", flush=True)
+    print(f"\nlargest difference between the frames of (a) and (b), in 32 bits: {equal_frames(found):.1e} of the range")
+    if episodes is not None:
+        scores = {letter: fidelity(found[letter], episodes, 20) for letter in "bc"}
+        apart = scores["c"] - scores["b"]
+        error = apart.std(ddof=1) / len(apart) ** 0.5
+        print(
+            f"PSNR at frame 20 of {len(apart)} episodes: (b) {scores['b'].mean():.2f}, (c) {scores['c'].mean():.2f} dB"
+        )
+        print(f"(c) - (b): {apart.mean():+.2f} dB, standard error {error:.2f}")
+
+
+def training_table(world: LatentWorldModel, clips: int, length: int) -> None:
+    """Prints frames per second and the share of the peak of a training step of the transformer."""
+    device, c = world.device, world.config.transformer
+    batch = {
+        "latents": torch.randn(clips, length + 1, *c.grid, c.channels, device=device),
+        "actions": torch.rand(clips, length, c.action_dim, device=device),
+        "mask": torch.ones(clips, length, dtype=torch.bool, device=device),
+        "progress": 0.0,
+    }
+    optimizer = torch.optim.AdamW(world.transformer.parameters())
+
+    def step() -> None:
+        with autocast("auto", device):
+            loss, _ = world.loss({**batch, "generator": torch.Generator().manual_seed(0)})
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    with FlopCounterMode(display=False) as counter:
+        step()
+    spent, best = seconds(step, device), peak(device)
+    share = counter.get_total_flops() / spent / best
+    print("\n| training | frames/s | share of peak |\n|---|---|---|")
+    print(f"| {clips} clips of {length} | {clips * length / spent:.0f} | {share:.0%} of {best / 1e12:.2f} TFLOP/s |")
 
 
 def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--world", type=Path, required=True)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--world", type=Path, help="a world model that walks several steps with guidance")
+    source.add_argument("--size", choices=list(WORLDS), help="random weights of that size")
+    parser.add_argument("--student", type=Path, help="distilled from --world")
+    parser.add_argument("--data", type=Path, help="episodes to score (b) and (c) on")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--context", type=int, default=16)
-    parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--horizons", type=int, nargs="+", default=[20, 40, 200])
+    parser.add_argument("--compile", action="store_true", help="torch.compile the transformer")
+    parser.add_argument("--training", action="store_true", help="also time a training step")
     args = parser.parse_args()
     torch.manual_seed(0)
-    world = load_world(args.world, args.device)
-    ours, plain = (variant(world, cached=c, window=args.context) for c in (True, False))
-    dim = world.action_spec.dim
-    threads, steps = torch.get_num_threads(), world.config.steps
-    print(f"threads {threads}, device {args.device}, flow steps {steps}, context {args.context}")
-    print("| batch | with cache, decoded frames/s | without | ratio | share of decoding |\n|---|---|---|---|---|")
-    for batch in (1, 8, 64):
-        one = torch.rand(batch, 1, dim) * 2 - 1
-        generator = torch.Generator().manual_seed(1)
-        states = [filled(w, batch, args.context - 1, args.size) for w in (ours, plain)]
-        fast, slow = (
-            seconds(functools.partial(w.step, s, one, generator=generator), args.repeats)
-            for w, s in zip((ours, plain), states, strict=True)
-        )
-        decode = seconds(functools.partial(world.autoencoder.decode, states[0].latent), args.repeats)
-        print(f"| {batch} | {batch / fast:.0f} | {batch / slow:.0f} | {slow / fast:.1f}x | {decode / fast:.0%} |")
-    print("\n| frames so far (batch 8) | milliseconds a frame |\n|---|---|")
-    one = torch.rand(8, 1, dim) * 2 - 1
-    for length in (args.context, 4 * args.context, 12 * args.context):
-        state = filled(ours, 8, length, args.size)
-        spent = seconds(functools.partial(ours.step, state, one, generator=generator), args.repeats)
-        print(f"| {length} | {1000 * spent:.1f} |")
+    preset = WORLDS[args.size or "bridge-25m-diffusion"]()
+    if args.world:
+        world = load_world(args.world, args.device)
+    else:
+        world = LatentWorldModel(preset.world, WORLDGYM, 5.0).to(args.device).eval()
+    found = ways(world, load_world(args.student, args.device) if args.student else None)
+    size = sum(p.numel() for p in world.transformer.parameters()) / 1e6
+    names = {letter: f"({letter}) {WAYS[letter]}, {w.config.steps} steps" for letter, w in found.items()}
+    c = world.config.transformer
+    print(f"{args.device}, {torch.get_num_threads()} threads, {computes_in('auto', world.device)}")
+    print(
+        f"{size:.0f}M parameters, {c.tokens} tokens a frame, frames {world.frame_size}, window {c.window}; {'; '.join(names.values())}"
+    )
+    if args.compile:
+        for each in found.values():
+            each.transformer.compile()
+    imagination_tables(found, args.batches, args.horizons, formats.read(args.data) if args.data else None)
+    if args.training:
+        training_table(variant(world), preset.clips, preset.length)
 
 
 if __name__ == "__main__":

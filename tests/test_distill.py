@@ -21,9 +21,17 @@ from worldgymnast.worldmodel.sampler import LatentWorldModel, WorldModelConfig
 
 TRANSFORMER = replace(SMALL.transformer, action_dim=10, context=0)
 TEACHER = replace(
-    SMALL, transformer=TRANSFORMER, objective=DiffusionConfig(), steps=5, guidance=2.0, slide="recompute", precision="fp32"
+    SMALL,
+    transformer=TRANSFORMER,
+    objective=DiffusionConfig(),
+    steps=5,
+    guidance=2.0,
+    slide="recompute",
+    precision="fp32",
 )
-FLOW = replace(TEACHER, transformer=replace(TRANSFORMER, context=2), objective=FlowConfig(drop_action=0.1), slide="band")
+FLOW = replace(
+    TEACHER, transformer=replace(TRANSFORMER, context=2), objective=FlowConfig(drop_action=0.1), slide="band"
+)
 
 
 def randomised(config: WorldModelConfig) -> LatentWorldModel:
@@ -96,7 +104,12 @@ def test_distill_writes_a_world_of_one_step_and_refuses_one_that_has_it(
     rng = np.random.default_rng(0)
     episodes = [
         Episode(
-            rng.integers(0, 256, (6, 64, 64, 3), dtype=np.uint8), np.zeros((5, 10), np.float32) - 0.5, "", "", 5.0, WORLDGYM
+            rng.integers(0, 256, (6, 64, 64, 3), dtype=np.uint8),
+            np.zeros((5, 10), np.float32) - 0.5,
+            "",
+            "",
+            5.0,
+            WORLDGYM,
         )
         for _ in range(2)
     ]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
 import torch
 
-from worldgymnast.actions import ActionSpecMismatch, metaworld_spec
+from worldgymnast.actions import WORLDGYM, ActionSpecMismatch, metaworld_spec
+from worldgymnast.config import from_dict, to_dict
 from worldgymnast.precision import autocast
+from worldgymnast.presets import WORLDS
+from worldgymnast.types import InputError
 from worldgymnast.worldmodel.autoencoder import Autoencoder, AutoencoderConfig
 from worldgymnast.worldmodel.objective import Diffusion, DiffusionConfig, Flow, FlowConfig, motion_weights, toward
 from worldgymnast.worldmodel.sampler import LatentWorldModel, WorldModelConfig
@@ -130,7 +134,7 @@ def test_walking_with_the_right_answer_ends_at_the_clean_frame(made: Flow | Diff
     assert walk[0][1] < 0.03
     assert walk[-1][1:] == (1.0, 0.0)
     x = walk[0][1] * clean + walk[0][2] * noise
-    for (_, signal, spread), (_, after, left) in zip(walk[:-1], walk[1:], strict=True):
+    for (_, signal, spread), (_, after, left) in itertools.pairwise(walk):
         assert torch.allclose(x, signal * clean + spread * noise, atol=1e-5)
         answer = made.target(clean, noise, signal, spread, previous)
         x = toward(made.clean(answer, x, signal, spread, previous), x, (signal, spread), (after, left))
@@ -200,3 +204,23 @@ def test_autoencoder_round_trip_has_the_right_shape_and_learns() -> None:
     assert latents.shape == (4, 8, 8, 4)
     assert latents.mean().abs() < 1e-3
     assert model.decode(latents).shape == images.shape
+
+
+@pytest.mark.parametrize("size", list(WORLDS))
+def test_every_size_is_the_same_implementation_with_another_config(size: str) -> None:
+    """Built without memory for its weights, as 600M would need 2.4 GB."""
+    config = WORLDS[size]().world
+    assert from_dict(WorldModelConfig, to_dict(config), size) == config
+    spec = SPEC if config.transformer.action_dim == 4 else WORLDGYM
+    with torch.device("meta"):
+        transformer = VideoTransformer(config.transformer)
+    count = sum(p.numel() for p in transformer.parameters()) / 1e6
+    named = {"embedded": 7, "bridge-25m": 23, "bridge-25m-diffusion": 23, "bridge-150m": 149, "bridge-600m": 608}
+    assert round(count) == pytest.approx(named[size], rel=0.05)
+    assert config.frame_size == ((64, 64) if size == "embedded" else (256, 256))
+    assert config.transformer.action_dim == spec.dim
+
+
+def test_guidance_needs_an_action_that_can_stand_for_none() -> None:
+    with pytest.raises(InputError, match="no padding that could mark the null action"):
+        LatentWorldModel(replace(SMALL, guidance=2.0), SPEC, 10.0)

@@ -73,7 +73,7 @@ def embedded() -> WorldTraining:
 
 
 def bridge_25m() -> WorldTraining:
-    """256x256 frames of BridgeData V2 in WorldGym's actions, with an autoencoder of its own: half an hour on two cores."""
+    """256x256 frames in WorldGym's actions, with an autoencoder of its own: half an hour on two cores."""
     transformer = TransformerConfig(
         channels=32, grid=(16, 16), patch=2, width=320, layers=6, heads=4, window=8, action_dim=10
     )

@@ -1,10 +1,10 @@
-"""Noise, target and loss, in the two ways that world models are trained here: `Flow`, ours, and `Diffusion`, published.
+"""Noise, target and loss, in two ways: `Flow`, which ours are trained with, and `Diffusion`, the published one.
 
-Both lay a clean frame x and noise on a way x_l = signal(l) x + spread(l) noise, where l is the level that the network is
-told, and every frame of a clip has a level of its own (diffusion forcing, Chen et al. 2024). They differ in the way, in
-what the network is shown of x_l, in what it answers, and in what the loss weighs. A sampler walks the same way down: given
-the clean frame that the answer implies, `toward` goes on to the next level (DDIM, Song et al. 2021, with eta 0; on the
-straight way of `Flow` that is an Euler step).
+Both mix a clean frame x with noise, x_l = signal(l) x + spread(l) noise, where l is the level that the network is told,
+and every frame of a clip has a level of its own (diffusion forcing, Chen et al. 2024). They differ in the mixture, in
+what the network is shown of x_l, in what it answers, and in what the loss weighs. A sampler walks from noise to x: given
+the clean frame that the answer implies, `toward` goes on to the next level (DDIM, Song et al. 2021, with eta 0; with the
+straight mixture of `Flow` that is an Euler step).
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ class Diffusion:
 
     def __init__(self, config: DiffusionConfig):
         self.context = float(config.context_level)
-        self.power = torch.cat([sigmoid_schedule(), torch.ones(1)])  # the last entry is that of level -1, which is clean
+        self.power = torch.cat([sigmoid_schedule(), torch.ones(1)])  # the last entry is for level -1: clean
 
     def walk(self, steps: int) -> list[float]:
         """Whole levels from 999 to -1."""

@@ -1,12 +1,12 @@
-"""The world model: start, step, fork, and the loss it is trained with, at every size from the embedded to the published.
+"""The world model: start, step, fork, and the loss it is trained with, from the embedded size to the published one.
 
 A frame is imagined by walking `steps` levels from noise to the clean frame, given its action and the frames before it.
 Those are never computed again: causal attention makes a frame's keys and values the same whatever comes after it, so
-they are kept, and only the new frame walks, against this cache. How a frame enters the cache is told by the transformer:
+they are kept, and only the new frame walks, against this cache. How a frame enters it is told by the transformer:
 
 - context 0, the published layout: the clean frame is filed in one more pass, at the objective's context level.
-- context 1 or 2: every frame enters with the clean frame before it beside it, whatever its own noise, so that the cached
-  frames hold the whole past; the keys and values of the last step are filed, and no pass is needed.
+- context 1 or 2: every frame enters with the clean frame before it beside it, whatever its own noise, so that the
+  cached frames hold the whole past; the keys and values of the last step are filed, and no pass is needed.
 
 When the window slides, its oldest frame goes. With `slide` "band" the other frames' keys and values stay as they are,
 which hold what deeper layers had read from it, as in banded attention over the whole rollout. With "recompute" they are
@@ -43,7 +43,7 @@ from worldgymnast.worldmodel.transformer import Cache, TransformerConfig, VideoT
 from worldgymnast.worldmodel.vae import ImageVAE, VAEConfig
 
 Entry = dict[str, Tensor]
-"""Frames as the transformer takes them: "noisy" [b t h w c], "level" [b t], "action" [b t a], "context" [b t h w cc]."""
+"""Frames as the transformer takes them: "noisy" [b t h w c], "level" [b t], "action" [b t a], "context" [b t h w x]."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,8 @@ class LatentWorldModel(nn.Module):
     def start(self, frames: UInt8[Tensor, "b h w 3"]) -> WorldState:
         """See `WorldModel.start`."""
         with self._precisely():
-            return self.start_latent(self.codec.encode(frames))
+            latent = self.codec.encode(frames)
+        return self.start_latent(latent.float())
 
     @torch.no_grad()
     def start_latent(self, latent: Float[Tensor, "b h w c"]) -> WorldState:
@@ -154,7 +155,8 @@ class LatentWorldModel(nn.Module):
         state = WorldState(latent, -1, (), {"anchor": latent})
         if not self._beside:
             blank = torch.zeros(len(latent), self.config.transformer.action_dim, device=latent.device)
-            state = self._filed(state, self._clean_entry(state, latent, blank), None)
+            with self._precisely():
+                state = self._filed(state, self._clean_entry(state, latent, blank), None)
         return replace(state, frame=0)
 
     @torch.no_grad()

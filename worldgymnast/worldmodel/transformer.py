@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from worldgymnast.types import InputError, in_range
 
 Cache = tuple[Tensor, ...]
-"""One tensor [b 2 n m s d] a layer: rotated keys and values of the last s frames (n tokens, m heads of width d)."""
+"""Rotated keys, then values, of every layer's last s frames: [b n m s d] each (n tokens, m heads of width d)."""
 
 
 @dataclass(frozen=True)
@@ -80,23 +80,22 @@ def sinusoid(level: Tensor, width: int = 256) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], -1)
 
 
-def rotary(positions: Tensor, dim: int, frequencies: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [p dim] for positions [p n] on n axes; each axis owns dim/n entries.
+def rotary(positions: Tensor, dim: int, frequencies: Tensor | None = None) -> Tensor:
+    """Turns, complex [p dim/2], for positions [p n] on n axes; each axis owns dim/2n of them.
 
     Without `frequencies` [dim/2n] they are 10000^(-i / (dim/2n)).
     """
     half = dim // (2 * positions.shape[-1])
     if frequencies is None:
         frequencies = 10000.0 ** (-torch.arange(half, device=positions.device) / half)
-    angles = (positions.float()[..., None] * frequencies).flatten(-2).repeat_interleave(2, -1)
-    return angles.cos(), angles.sin()
+    angles = (positions.float()[..., None] * frequencies).flatten(-2)
+    return torch.polar(torch.ones_like(angles), angles)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns neighbouring pairs (x0, x1) of the last axis: x cos + (-x1, x0) sin."""
-    pairs = x.unflatten(-1, (-1, 2))
-    turned = torch.stack([-pairs[..., 1], pairs[..., 0]], -1).flatten(-2)
-    return x * cos + turned * sin
+def rotate(x: Tensor, turn: Tensor) -> Tensor:
+    """Turns neighbouring pairs of the last axis: (x0, x1) to (x0 cos - x1 sin, x1 cos + x0 sin)."""
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype)
 
 
 class _Attention(nn.Module):
@@ -136,12 +135,11 @@ def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 class SpatialBlock(_Block):
     """Tokens of one frame see each other."""
 
-    def forward(self, x: Tensor, condition: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, x: Tensor, condition: Tensor, turn: Tensor) -> Tensor:
         """`x` [b t n D], `condition` [b t D]."""
         shift, scale, gate, shift2, scale2, gate2 = self.modulation(condition)
         q, k, v = (y.transpose(-3, -2).flatten(0, 1) for y in self.attn.split(_modulate(x, shift, scale)))
-        q, k = rotate(q, *turn).to(v.dtype), rotate(k, *turn).to(v.dtype)
-        mixed = F.scaled_dot_product_attention(q, k, v)
+        mixed = F.scaled_dot_product_attention(rotate(q, turn), rotate(k, turn), v)
         mixed = mixed.transpose(-3, -2).reshape(x.shape)
         x = x + gate * self.attn.out_proj(mixed)
         return x + gate2 * self.ffwd(_modulate(x, shift2, scale2))
@@ -151,28 +149,26 @@ class TemporalBlock(_Block):
     """A token sees the same place in earlier frames, causally."""
 
     def forward(
-        self, x: Tensor, condition: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor, past: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """`x` [b t n D], `past` [b 2 n m s d] or None, `mask` bool [t s+t]; returns keys and values [b 2 n m t d]."""
+        self, x: Tensor, condition: Tensor, turn: Tensor, mask: Tensor, past: tuple[Tensor, ...]
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """`x` [b t n D], `past` keys and values [b n m s d] or (), `mask` bool [t s+t]; also returns the new ones."""
         shift, scale, gate, shift2, scale2, gate2 = self.modulation(condition)
         q, k, v = (y.permute(0, 2, 3, 1, 4) for y in self.attn.split(_modulate(x, shift, scale)))  # [b n m t d]
-        q, k = rotate(q, *turn).to(v.dtype), rotate(k, *turn).to(v.dtype)
-        new = torch.stack([k, v], 1)
-        if past is not None and x.shape[1] == 1:
-            mixed = _attend_one(q, k, v, past)
+        q, k = rotate(q, turn), rotate(k, turn)
+        if past and x.shape[1] == 1:
+            mixed = _attend_one(q, k, v, *past)
         else:
-            k, v = (new if past is None else torch.cat([past.to(new.dtype), new], 4)).unbind(1)
-            mixed = F.scaled_dot_product_attention(*(y.flatten(0, 1) for y in (q, k, v)), attn_mask=mask)
+            keys, values = (torch.cat([old, new], 3) for old, new in zip(past, (k, v), strict=True)) if past else (k, v)
+            mixed = F.scaled_dot_product_attention(*(y.flatten(0, 1) for y in (q, keys, values)), attn_mask=mask)
             mixed = mixed.unflatten(0, q.shape[:2])
         x = x + gate * self.attn.out_proj(mixed.permute(0, 3, 1, 2, 4).flatten(-2))
-        return x + gate2 * self.ffwd(_modulate(x, shift2, scale2)), new
+        return x + gate2 * self.ffwd(_modulate(x, shift2, scale2)), (k, v)
 
 
-def _attend_one(q: Tensor, k: Tensor, v: Tensor, past: Tensor) -> Tensor:
-    """Attention of one new frame [b n m 1 d] to all of `past` and to itself, without copying the past."""
-    keys, values = past.to(q.dtype).unbind(1)
+def _attend_one(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Attention of one new frame [b n m 1 d] to all earlier ones and to itself, without copying the earlier ones."""
     scores = torch.cat([q @ keys.transpose(-1, -2), (q * k).sum(-1, keepdim=True)], -1) * q.shape[-1] ** -0.5
-    weights = scores.float().softmax(-1).to(q.dtype)
+    weights = scores.float().softmax(-1).to(v.dtype)
     return weights[..., :-1] @ values + weights[..., -1:] * v
 
 
@@ -220,7 +216,7 @@ class VideoTransformer(nn.Module):
         x = x.unflatten(2, (h // p, w // p)).unflatten(-1, (p, p, self.config.channels))
         return x.permute(0, 1, 2, 4, 3, 5, 6).flatten(4, 5).flatten(2, 3)
 
-    def _spatial_turn(self, device: torch.device) -> tuple[Tensor, Tensor]:
+    def _spatial_turn(self, device: torch.device) -> Tensor:
         c = self.config
         head, sides = c.width // c.heads, [side // c.patch for side in c.grid]
         axes, frequencies = [torch.arange(side, device=device) for side in sides], None
@@ -256,7 +252,7 @@ class VideoTransformer(nn.Module):
             The answer, and the keys and values of these t frames alone (see `extend`).
         """
         t = noisy.shape[1]
-        past = cache[0].shape[4] if cache else 0
+        past = cache[0].shape[3] if cache else 0
         condition = self.timestep_mlp(sinusoid(level)) + self.action_embedder(actions)
         x = self._tokens(noisy if context is None else torch.cat([noisy, context], -1))
         if self.config.learned_positions:
@@ -265,12 +261,12 @@ class VideoTransformer(nn.Module):
         space = self._spatial_turn(x.device)
         time = rotary(torch.arange(first, first + t, device=x.device)[:, None], head)
         mask = self._instead(t, x.device) if instead else self._mask(t, past, x.device)
-        fresh = []
+        fresh: list[Tensor] = []
         for i, layer in enumerate(self.blocks):
             assert isinstance(layer, _Layer)
             x = layer.s_block(x, condition, space)
-            x, new = layer.t_block(x, condition, time, mask, cache[i] if cache else None)
-            fresh.append(new)
+            x, new = layer.t_block(x, condition, time, mask, cache[2 * i : 2 * i + 2])
+            fresh += new
         return self._latents(self.final_layer(x, condition)), tuple(fresh)
 
     def _mask(self, t: int, past: int, device: torch.device) -> Tensor:
@@ -287,5 +283,8 @@ class VideoTransformer(nn.Module):
     def extend(self, cache: Cache, fresh: Cache) -> Cache:
         """The cache with new frames behind it, cut to the frames a next one can still see."""
         keep = self.config.window - 1
-        both = (torch.cat([old, new], -2) for old, new in zip(cache, fresh, strict=True)) if cache else iter(fresh)
-        return tuple(x[..., max(0, x.shape[-2] - keep) :, :] for x in both)
+        new = [x[..., max(0, x.shape[-2] - keep) :, :] for x in fresh]
+        if not cache:
+            return tuple(x.contiguous() for x in new)
+        old = [x[..., max(0, x.shape[-2] + y.shape[-2] - keep) :, :] for x, y in zip(cache, new, strict=True)]
+        return tuple(torch.cat(both, -2) for both in zip(old, new, strict=True))
