@@ -12,6 +12,7 @@ import torch
 import tyro
 from tyro.conf import Positional
 
+from worldgymnast import processes
 from worldgymnast.actions import ActionSpec, ActionSpecMismatch, metaworld_spec, require_same
 from worldgymnast.envs.metaworld import MetaWorldConfig
 from worldgymnast.episodes import formats
@@ -58,6 +59,8 @@ class Computing(Command):
         threads: CPU threads; 0 takes all cores.
     """
 
+    together: ClassVar[bool] = False
+    """Whether several processes may do it together."""
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = 0
 
@@ -65,12 +68,18 @@ class Computing(Command):
         in_range(self, 0, "threads")
 
     def prepare(self) -> None:
-        """Takes the device and the threads, or says why not."""
+        """Takes the device and the threads and meets the other processes, or says why not."""
+        if not self.together and processes.launched() > 1:
+            raise InputError(
+                f"processes: found {processes.launched()}, expected 1; only sft, train-world and train-judge run in "
+                "several; start this command without torchrun or accelerate launch"
+            )
         if self.device == "cuda" and not torch.cuda.is_available():
             raise InputError("--device: found no CUDA device, expected one for cuda; use --device cpu")
         if self.threads or "OMP_NUM_THREADS" not in os.environ:
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
             torch.set_num_threads(self.threads or cores)
+        processes.join(self.device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +92,7 @@ class Learning(Computing):
         out: the run folder.
     """
 
+    together: ClassVar[bool] = True
     data: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="DATA...")]
     size: Size = None
     out: Path

@@ -28,6 +28,7 @@ from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.loops import reproduce, train
 from worldgymnast.loops.finetune import FinetuneConfig, finetune, from_episodes, from_photographs, photographs
 from worldgymnast.loops.quickstart import QuickstartConfig, starter
+from worldgymnast.loops.supervised import check_parts
 from worldgymnast.report.collect import collect
 from worldgymnast.report.report import write
 from worldgymnast.types import InputError, in_range
@@ -49,6 +50,7 @@ class Sft(Learning):
     def __call__(self) -> int:
         """Trains."""
         self.prepare()
+        check_parts(self.config)
         episodes, config = _imitated(read(self.data, self.size), self.config)
         train.train_policy(episodes, self.out, config, self.device)
         return wrote(self.out / "policy.safetensors")
@@ -67,6 +69,7 @@ class TrainWorld(Learning):
     def __call__(self) -> int:
         """Trains."""
         self.prepare()
+        check_parts(self.config)
         episodes = read(self.data, self.size)
         fits(self.config.world.frame_size, episodes.size, "--size")
         if (width := self.config.world.transformer.action_dim) != episodes.spec.dim:
@@ -93,6 +96,7 @@ class TrainJudge(Learning):
     def __call__(self) -> int:
         """Trains."""
         self.prepare()
+        check_parts(self.config)
         world = load_world(self.world or starter("world"), self.device)
         episodes = read(self.data, self.size)
         sees(world, episodes.size, "--size")

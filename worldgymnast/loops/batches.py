@@ -79,7 +79,7 @@ def imitation_batches(
 @torch.no_grad()
 def encode_all(autoencoder: Autoencoder, frames: np.ndarray, batch: int = 256) -> np.ndarray:
     """Latents float16 [n h w c] of every frame."""
-    parts = (torch.from_numpy(np.asarray(frames[i : i + batch])) for i in range(0, len(frames), batch))
+    parts = (torch.from_numpy(np.array(frames[i : i + batch])) for i in range(0, len(frames), batch))
     return torch.cat([autoencoder.encode(part).half().cpu() for part in parts]).numpy()
 
 
