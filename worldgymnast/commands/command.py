@@ -114,10 +114,36 @@ def parts(**given: Path | None) -> dict[str, Path]:
 
 
 def read(paths: Sequence[Path], size: int | None) -> EpisodeSet:
-    """All data sets as one."""
+    """All data sets as one, see `read_each`."""
+    return concatenate(read_each(paths, size))
+
+
+def read_each(paths: Sequence[Path], size: int | None, spec: ActionSpec | None = None) -> list[EpisodeSet]:
+    """The data sets, with their actions in `spec`, or in that of the first.
+
+    Raises:
+        InputError: their frames differ in size or rate, or no conversion between their actions is known.
+    """
     if not paths:
         raise InputError("data: found no path, expected at least one data set's folder")
-    return concatenate([formats.read(path, size=size) for path in paths])
+    sets = [formats.read(path, size=size) for path in paths]
+    head, spec = sets[0], spec or sets[0].spec
+    for i, (path, part) in enumerate(zip(paths, sets, strict=True)):
+        try:
+            sets[i] = part.acting(spec)
+        except ActionSpecMismatch as error:
+            raise InputError(f"{path}: {error}; train on it alone or leave it out") from error
+        if part.fps != head.fps:
+            raise InputError(
+                f"{path}: found {part.fps:g} frames per second, expected {head.fps:g} as in {paths[0]}; leave one out"
+            )
+        if part.size != head.size:
+            (h, w), (height, width) = part.size, head.size
+            raise InputError(
+                f"{path}: found frames of {h}x{w} pixels, expected {height}x{width} as in {paths[0]}; add --size to "
+                f"resize all, such as --size {height}"
+            )
+    return sets
 
 
 def sees(world: WorldModel, size: tuple[int, int], flag: str) -> None:

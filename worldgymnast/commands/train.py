@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
+import tyro
+
+from worldgymnast.actions import BRIDGE, WORLDGYM
 from worldgymnast.commands.command import (
     LENT,
     REPORT,
@@ -19,12 +22,13 @@ from worldgymnast.commands.command import (
     fits,
     parts,
     read,
+    read_each,
     sees,
     wrote,
 )
 from worldgymnast.config import load_judge, load_policy, load_world
 from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks
-from worldgymnast.episodes.windows import EpisodeSet
+from worldgymnast.episodes.windows import EpisodeSet, check_shares
 from worldgymnast.loops import reproduce, train
 from worldgymnast.loops.finetune import FinetuneConfig, finetune, from_episodes, from_photographs, photographs
 from worldgymnast.loops.quickstart import QuickstartConfig, starter
@@ -32,6 +36,8 @@ from worldgymnast.loops.supervised import check_parts
 from worldgymnast.report.collect import collect
 from worldgymnast.report.report import write
 from worldgymnast.types import InputError, in_range
+
+_SPECS = {"bridge": BRIDGE, "worldgym": WORLDGYM}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,23 +67,28 @@ class TrainWorld(Learning):
     """A world model (autoencoder and transformer) from everything logged, failures included.
 
     Attributes:
+        shares: how much of the training each data set makes up, one number each; as much as it is long if left out.
+        actions: what the model's actions mean; as in the first data set if left out.
         config: the training.
     """
 
+    shares: Annotated[tuple[float, ...], tyro.conf.arg(metavar="N...")] = ()
+    actions: Literal["bridge", "worldgym"] | None = None
     config: Annotated[train.WorldTraining, LENT] = train.WorldTraining()
 
     def __call__(self) -> int:
         """Trains."""
         self.prepare()
         check_parts(self.config)
-        episodes = read(self.data, self.size)
-        fits(self.config.world.frame_size, episodes.size, "--size")
-        if (width := self.config.world.transformer.action_dim) != episodes.spec.dim:
+        check_shares(self.shares, len(self.data))
+        sets = read_each(self.data, self.size, _SPECS[self.actions] if self.actions else None)
+        fits(self.config.world.frame_size, sets[0].size, "--size")
+        if (width := self.config.world.transformer.action_dim) != (dim := sets[0].spec.dim):
             raise InputError(
-                f"--world.transformer.action-dim: found {width}, expected {episodes.spec.dim} as in the data; "
-                f"add --world.transformer.action-dim {episodes.spec.dim}"
+                f"--world.transformer.action-dim: found {width}, expected {dim} as in the data; "
+                f"add --world.transformer.action-dim {dim}"
             )
-        train.train_world(episodes, self.out, self.config, self.device)
+        train.train_world(sets, self.out, self.config, self.device, self.shares)
         return wrote(self.out / "world.safetensors")
 
 

@@ -90,7 +90,7 @@ def step_generator(seed: int, step: int) -> torch.Generator:
 
 
 def check_parts(config: Any, name: str = "") -> None:
-    """Raises `InputError` where the processes cannot share the parts of `config`, or of a `FitConfig` in it, equally."""
+    """Raises `InputError` where the processes cannot share the parts of a `FitConfig`, or of one inside it, equally."""
     if isinstance(config, FitConfig):
         if config.parts % (count := processes.count()):
             raise InputError(

@@ -6,15 +6,17 @@ Every function is resumable, and does nothing but read its result where it is al
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from worldgymnast.config import Manifest, load_judge, load_policy, load_world, save_component, to_dict
 from worldgymnast.envs.metaworld import INSTRUCTIONS
-from worldgymnast.episodes.windows import EpisodeSet
+from worldgymnast.episodes.windows import EpisodeSet, concatenate, weigh
 from worldgymnast.judges.classifier import ClassifierConfig, SuccessClassifier
 from worldgymnast.loops.batches import encode_all, frame_batches, imitation_batches, latent_batches, success_batches
 from worldgymnast.loops.replay import clip_probabilities, replay
@@ -129,28 +131,45 @@ def train_policy(episodes: EpisodeSet, out: Path, config: PolicyTraining, device
     return load_policy(result, device)
 
 
-def train_world(episodes: EpisodeSet, out: Path, config: WorldTraining, device: str = "cpu") -> LatentWorldModel:
-    """Autoencoder and transformer; OUT/world.safetensors."""
+def train_world(
+    episodes: EpisodeSet | Sequence[EpisodeSet],
+    out: Path,
+    config: WorldTraining,
+    device: str = "cpu",
+    shares: Sequence[float] = (),
+) -> LatentWorldModel:
+    """Autoencoder and transformer; OUT/world.safetensors.
+
+    Of several sets each makes up its share of the clips and frames, or without shares as much as it is long.
+    """
     result = out / "world.safetensors"
-    with Run(out, to_dict(config) | {"inputs": {"data": data_hash(episodes)}}) as run:
+    sets = [episodes] if isinstance(episodes, EpisodeSet) else episodes
+    data, weights = concatenate(sets), weigh(sets, shares)
+    inputs: dict[str, Any] = {"data": data_hash(data)}
+    if shares:
+        inputs["shares"] = [[float(share), len(part)] for part, share in zip(sets, shares, strict=True)]
+    with Run(out, to_dict(config) | {"inputs": inputs}) as run:
         if run.finished is None:
             torch.manual_seed(config.fit.seed)
-            world = LatentWorldModel(config.world, episodes.spec, episodes.fps).to(device)
-            _train_autoencoder(world, episodes, out / "autoencoder", config)
-            latents = encode_all(world.autoencoder, np.asarray(episodes.frames))
-            batches = latent_batches(episodes, latents, config.length, config.clips, config.fit.seed, world.device)
+            world = LatentWorldModel(config.world, data.spec, data.fps).to(device)
+            _train_autoencoder(world, data, out / "autoencoder", config, weights)
+            latents = encode_all(world.autoencoder, data.frames)
+            seed, length = config.fit.seed, config.length
+            batches = latent_batches(data, latents, length, config.clips, seed, world.device, weights)
             metrics = fit(world, batches, config.fit, run, "world model")
-            save_component(result, world, Manifest(run.command, config.fit.seed, data_hash(episodes), metrics))
+            save_component(result, world, Manifest(run.command, config.fit.seed, data_hash(data), metrics))
             run.finish(metrics)
     made = load_world(result, device)
     assert isinstance(made, LatentWorldModel)
     return made
 
 
-def _train_autoencoder(world: LatentWorldModel, episodes: EpisodeSet, out: Path, config: WorldTraining) -> None:
+def _train_autoencoder(
+    world: LatentWorldModel, episodes: EpisodeSet, out: Path, config: WorldTraining, weights: np.ndarray | None
+) -> None:
     """Trains the autoencoder inside `world` in place and measures its latents; OUT is a run of its own."""
     autoencoder = world.autoencoder.requires_grad_(True)
-    batches = frame_batches(episodes, config.frames, config.autoencoder.seed)
+    batches = frame_batches(episodes, config.frames, config.autoencoder.seed, weights)
     with Run(out, to_dict(config.autoencoder)) as run:
         metrics = fit(autoencoder, batches, config.autoencoder, run, "autoencoder")
         autoencoder.measure_latents(batches(step)["frames"] for step in range(32))
