@@ -233,8 +233,9 @@ class _Descent:
         number = step * self.config.parts + part
         extra = {"generator": step_generator(self.config.seed, number), "progress": step / self.config.steps}
         mine = _parts(self.config)
-        alone = self._accelerator is None or part == mine[-1]
-        with nullcontext() if alone else self._accelerator.no_sync(self.loss):
+        accelerator: Any = self._accelerator
+        alone = accelerator is None or part == mine[-1]
+        with nullcontext() if alone else accelerator.no_sync(self.loss):
             with autocast(self.config.precision, self.device):
                 loss, metrics = self.loss({**batch, **extra})
             (loss / len(mine)).backward()
