@@ -147,7 +147,12 @@ def converter(source: ActionSpec, target: ActionSpec) -> Callable[[np.ndarray], 
         return lambda actions: _bridge_to_worldgym(source.check(actions, "action conversion"))
     if (source, target) == (WORLDGYM, BRIDGE):
         return lambda actions: _worldgym_to_bridge(source.check(actions, "action conversion"))
-    raise ActionSpecMismatch(f"no conversion between action specs: found {source}; expected {target}")
+    differ = ""
+    if str(source) == str(target):
+        found, expected = source.to_dict(), target.to_dict()
+        name = next(k for k in found if found[k] != expected[k])
+        differ = f" (they differ in '{name}': {found[name]} and {expected[name]})"
+    raise ActionSpecMismatch(f"no conversion between action specs: found {source}; expected {target}{differ}")
 
 
 def require_same(found: ActionSpec, expected: ActionSpec, where: str) -> None:

@@ -98,11 +98,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = _message(error)
         if traceback or message is None:
             raise
-        return _say(f"error: {_with_flag(message, flags)}", 2)
+        alone = isinstance(error, OSError | MemoryError | RuntimeError)  # may have befallen this process only
+        return _say(f"error: {_with_flag(message, flags)}", 2, alone)
 
 
-def _say(message: str, code: int) -> int:
-    print(f"worldgymnast: {' '.join(message.split())}", file=sys.stderr)
+def _say(message: str, code: int, alone: bool = False) -> int:
+    """Prints the line; where torchrun started several processes on a machine, only in the first, unless `alone`."""
+    if alone or os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"worldgymnast: {' '.join(message.split())}", file=sys.stderr)
     return code
 
 

@@ -21,6 +21,7 @@ from torch import nn
 from worldgymnast.actions import ActionSpec, ActionSpecMismatch
 from worldgymnast.judges.classifier import ClassifierConfig, SuccessClassifier
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
+from worldgymnast.processes import by_first
 from worldgymnast.types import InputError
 from worldgymnast.weights import load_into, load_weights, save_weights
 from worldgymnast.worldmodel.autoencoder import AutoencoderConfig
@@ -95,6 +96,7 @@ class Manifest:
     metrics: Mapping[str, float] | None = None
 
 
+@by_first
 def save_component(path: Path, component: nn.Module, manifest: Manifest, *, half: bool = False) -> None:
     """Writes a policy, world model or judge as one safetensors file; `half` stores floats in 16 bits."""
     tensors = {k: v.half() if half and v.is_floating_point() else v for k, v in component.state_dict().items()}

@@ -94,7 +94,7 @@ def bridge_25m_diffusion() -> WorldTraining:
     world = WorldModelConfig(
         transformer=transformer, objective=DiffusionConfig(), steps=10, guidance=3.0, slide="recompute"
     )
-    return replace(base, world=world, clips=3, length=19)
+    return replace(base, world=world, clips=3, length=19, fit=replace(base.fit, lr=8e-4))
 
 
 def bridge_150m() -> WorldTraining:

@@ -12,7 +12,8 @@
 
 Everything is written beside its place, synced and renamed, so a kill at any moment leaves either the old or the new.
 A loop logs a step before it saves that step. RUN/.lock keeps a second process out while one is at work; the lock is the
-system's, so a kill leaves none behind.
+system's, so a kill leaves none behind. Where several processes train together (`worldgymnast.processes`) each has a
+`Run`, calls the same methods in the same order, and only the first process writes.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from worldgymnast import __version__
+from worldgymnast.processes import by_first, first, rank
 from worldgymnast.types import InputError
 from worldgymnast.weights import (
     TEMPORARY,
@@ -112,6 +114,13 @@ def _versions() -> dict[str, str]:
     }
 
 
+def _read(place: Path) -> Checkpoint:
+    """The checkpoint in a folder."""
+    saved = json.loads((place / "state.json").read_text())
+    tensors, _ = load_weights(place / "tensors.safetensors")
+    return Checkpoint(saved["step"], tensors, saved["state"])
+
+
 def command_line() -> str:
     """How this process was started, fit to be pasted into a shell."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
@@ -136,6 +145,12 @@ class Run:
         self._writer: Any = None
         self._purge_from: int | None = None
         self._new = False
+        self._lock: FileLock | None = None
+        self._begin()
+
+    @by_first
+    def _begin(self) -> None:
+        """Takes the folder."""
         if not (self.path / "config.json").exists():
             self._check_empty()
         self._lock = self._locked()
@@ -177,7 +192,8 @@ class Run:
     def close(self) -> None:
         """Flushes the TensorBoard file and lets another process have the folder."""
         self._close_writer()
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()
 
     def _close_writer(self) -> None:
         """Flushes the TensorBoard file; logging again opens another."""
@@ -228,6 +244,7 @@ class Run:
     def _metrics_file(self) -> Path:
         return self.path / "metrics.jsonl"
 
+    @by_first
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends one line to metrics.jsonl and to TensorBoard; what is not a finite number is written as null."""
         values = {k: float(v) for k, v in metrics.items()}
@@ -275,6 +292,9 @@ class Run:
     def _checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
+    def _place(self, step: int) -> Path:
+        return self._checkpoints / f"step-{step:08d}"
+
     def _saved(self) -> list[Path]:
         """Complete checkpoints, oldest first; what a kill left behind is put back or removed."""
         if not self._checkpoints.exists():
@@ -286,6 +306,7 @@ class Run:
             shutil.rmtree(path)
         return sorted(self._checkpoints.glob("step-*"))
 
+    @by_first
     def save(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], keep: int = 2) -> None:
         """Writes a checkpoint, whole or not at all, and removes all but the newest `keep`.
 
@@ -298,7 +319,7 @@ class Run:
             InputError: the disk is full; the earlier checkpoints are still there.
         """
         self._saved()
-        place = self._checkpoints / f"step-{step:08d}"
+        place = self._place(step)
         temporary = place.with_name(TEMPORARY + place.name)
         text = to_json({"step": step, "state": dict(state)})
         if self._metrics_file.exists():
@@ -325,29 +346,37 @@ class Run:
         """The newest complete checkpoint, or None; metrics logged after it are dropped, since they will come again.
 
         A checkpoint that cannot be read is passed over with a line on stderr. A finished run's metrics are left alone.
+        Of several processes the first chooses.
         """
-        found = None
-        for place in reversed(self._saved()):
-            try:
-                saved = json.loads((place / "state.json").read_text())
-                tensors, _ = load_weights(place / "tensors.safetensors")
-            except (InputError, OSError, ValueError) as error:
-                print(f"{place}: checkpoint passed over: {error}", file=sys.stderr)
-                continue
-            found = Checkpoint(saved["step"], tensors, saved["state"])
-            break
-        if self.finished is None:
-            self._drop_metrics_after(found.step if found else -1)
-        return found
+        chosen: list[Checkpoint] = []
+
+        def choose() -> Path | None:
+            for place in reversed(self._saved()):
+                try:
+                    chosen.append(_read(place))
+                except (InputError, OSError, ValueError) as error:
+                    print(f"{place}: checkpoint passed over: {error}", file=sys.stderr)
+                    continue
+                break
+            if not self._summary.exists():
+                self._drop_metrics_after(chosen[0].step if chosen else -1)
+            return self._place(chosen[0].step) if chosen else None
+
+        place = first(choose)
+        if place is not None and not chosen:
+            chosen.append(_read(place))
+        return chosen[0] if chosen else None
 
     # ------------------------------------------------------------ results
 
+    @by_first
     def export(self, name: str, tensors: Mapping[str, Tensor], meta: Mapping[str, str]) -> Path:
         """Writes final weights as NAME.safetensors and gives their path."""
         path = self.path / f"{name}.safetensors"
         save_weights(path, tensors, meta)
         return path
 
+    @by_first
     def video(self, name: str, frames: np.ndarray, fps: float) -> Path:
         """Writes uint8 [t h w 3] frames as videos/NAME.mp4 and gives its path."""
         from worldgymnast.video import encode
@@ -357,22 +386,27 @@ class Run:
             encode(temporary, frames, fps, lossless=False)
         return path
 
+    @by_first
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Marks the run as finished and keeps its summary (JSON)."""
-        write_text(self.path / "summary.json", to_json(dict(summary)))
+        write_text(self._summary, to_json(dict(summary)))
         self.close()
 
     @property
+    @by_first
     def finished(self) -> dict[str, Any] | None:
         """The summary of a finished run, else None."""
-        file = self.path / "summary.json"
-        return json.loads(file.read_text()) if file.exists() else None
+        return json.loads(self._summary.read_text()) if self._summary.exists() else None
+
+    @property
+    def _summary(self) -> Path:
+        return self.path / "summary.json"
 
 
 class Progress:
     """A progress bar on stderr with rate and time left; where stderr is no terminal, one line every `every` seconds.
 
-    Used as a context manager, `advance` called after each step.
+    Used as a context manager, `advance` called after each step. Of several processes only the first says anything.
 
     Args:
         what: a few words, such as "training the world".
@@ -391,7 +425,7 @@ class Progress:
         self._spoke = self._began
         console = Console(stderr=True)
         self._bar: Bar | None = None
-        if console.is_terminal:
+        if console.is_terminal and rank() == 0:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
             self._bar = Bar(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console)
             self._task = self._bar.add_task(what, total=total, completed=done, note="")
@@ -412,7 +446,7 @@ class Progress:
             self._bar.update(self._task, completed=self.done, note=note)
             return
         now = time.monotonic()
-        if now - self._spoke >= self.every:
+        if now - self._spoke >= self.every and rank() == 0:
             self._spoke = now
             rate = (self.done - self._first) / (now - self._began)
             left = timedelta(seconds=round((self.total - self.done) / rate)) if rate > 0 else "unknown time"

@@ -157,6 +157,26 @@ def iterate(path: str | Path) -> Iterator[np.ndarray]:
         raise _damaged(path, found, declared)
 
 
+def rate(path: str | Path) -> float | None:
+    """Frames per second as the file says; None where it does not, or cannot be read (`iterate` says why)."""
+    try:
+        with av.open(str(path)) as container:
+            found = container.streams.video[0].average_rate if container.streams.video else None
+    except (FileNotFoundError, FFmpegError, EOFError):
+        return None
+    return float(found) if found else None
+
+
+def check_rate(path: str | Path, fps: float | None, why: str) -> None:
+    """Raises `InputError` where the file says another rate than `fps` by more than 5 %; `why` says whose `fps` is."""
+    found = rate(path)
+    if found and fps and abs(found / fps - 1) > 0.05:
+        raise InputError(
+            f"{path}: found a video of {found:g} frames per second, expected {fps:g} {why}; encode it again at that "
+            "rate, or remove it"
+        )
+
+
 def _damaged(path: str | Path, found: int, declared: int) -> InputError:
     expected = f"{declared}" if declared else "at least 1"
     return InputError(

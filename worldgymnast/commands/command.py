@@ -12,6 +12,7 @@ import torch
 import tyro
 from tyro.conf import Positional
 
+from worldgymnast import processes
 from worldgymnast.actions import ActionSpec, ActionSpecMismatch, metaworld_spec, require_same
 from worldgymnast.envs.metaworld import MetaWorldConfig
 from worldgymnast.episodes import formats
@@ -67,6 +68,8 @@ class Computing(Command):
         threads: CPU threads; 0 takes all cores.
     """
 
+    together: ClassVar[bool] = False
+    """Whether several processes may do it together."""
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = 0
 
@@ -74,12 +77,18 @@ class Computing(Command):
         in_range(self, 0, "threads")
 
     def prepare(self) -> None:
-        """Takes the device and the threads, or says why not."""
+        """Takes the device and the threads and meets the other processes, or says why not."""
+        if not self.together and processes.launched() > 1:
+            raise InputError(
+                f"processes: found {processes.launched()}, expected 1; only sft, train-world and train-judge run in "
+                "several; start this command without torchrun or accelerate launch"
+            )
         if self.device == "cuda" and not torch.cuda.is_available():
             raise InputError("--device: found no CUDA device, expected one for cuda; use --device cpu")
         if self.threads or "OMP_NUM_THREADS" not in os.environ:
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
             torch.set_num_threads(self.threads or cores)
+        processes.join(self.device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +101,7 @@ class Learning(Computing):
         out: the run folder.
     """
 
+    together: ClassVar[bool] = True
     data: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="DATA...")]
     size: Size = None
     out: Path
@@ -113,10 +123,36 @@ def parts(**given: Path | None) -> dict[str, Path]:
 
 
 def read(paths: Sequence[Path], size: int | None) -> EpisodeSet:
-    """All data sets as one."""
+    """All data sets as one, see `read_each`."""
+    return concatenate(read_each(paths, size))
+
+
+def read_each(paths: Sequence[Path], size: int | None, spec: ActionSpec | None = None) -> list[EpisodeSet]:
+    """The data sets, with their actions in `spec`, or in that of the first.
+
+    Raises:
+        InputError: their frames differ in size or rate, or no conversion between their actions is known.
+    """
     if not paths:
         raise InputError("data: found no path, expected at least one data set's folder")
-    return concatenate([formats.read(path, size=size) for path in paths])
+    sets = [formats.read(path, size=size) for path in paths]
+    head, spec = sets[0], spec or sets[0].spec
+    for i, (path, part) in enumerate(zip(paths, sets, strict=True)):
+        try:
+            sets[i] = part.acting(spec)
+        except ActionSpecMismatch as error:
+            raise InputError(f"{path}: {error}; train on it alone or leave it out") from error
+        if part.fps != head.fps:
+            raise InputError(
+                f"{path}: found {part.fps:g} frames per second, expected {head.fps:g} as in {paths[0]}; leave one out"
+            )
+        if part.size != head.size:
+            (h, w), (height, width) = part.size, head.size
+            raise InputError(
+                f"{path}: found frames of {h}x{w} pixels, expected {height}x{width} as in {paths[0]}; add --size to "
+                f"resize all, such as --size {height}"
+            )
+    return sets
 
 
 def sees(world: WorldModel, size: tuple[int, int], flag: str) -> None:

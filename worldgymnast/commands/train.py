@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
-from worldgymnast.actions import require_same
+from worldgymnast.actions import BRIDGE, WORLDGYM, require_same
 from worldgymnast.commands.command import (
     LENT,
     REPORT,
@@ -23,15 +23,17 @@ from worldgymnast.commands.command import (
     fits,
     parts,
     read,
+    read_each,
     sees,
     wrote,
 )
 from worldgymnast.config import load_judge, load_policy, load_world
 from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks
-from worldgymnast.episodes.windows import EpisodeSet
+from worldgymnast.episodes.windows import EpisodeSet, check_shares
 from worldgymnast.loops import reproduce, train
 from worldgymnast.loops.finetune import FinetuneConfig, finetune, from_episodes, from_photographs, photographs
 from worldgymnast.loops.quickstart import QuickstartConfig, starter
+from worldgymnast.loops.supervised import check_parts
 from worldgymnast.presets import WORLDS
 from worldgymnast.report.collect import collect
 from worldgymnast.report.report import write
@@ -39,6 +41,8 @@ from worldgymnast.types import InputError, in_range
 from worldgymnast.worldmodel.autoencoder import Autoencoder
 from worldgymnast.worldmodel.sampler import WorldModelConfig
 from worldgymnast.worldmodel.vae import ImageVAE, VAEConfig
+
+_SPECS = {"bridge": BRIDGE, "worldgym": WORLDGYM}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +61,7 @@ class Sft(Learning):
     def __call__(self) -> int:
         """Trains."""
         self.prepare()
+        check_parts(self.config)
         episodes, config = _imitated(read(self.data, self.size), self.config)
         train.train_policy(episodes, self.out, config, self.device)
         return wrote(self.out / "policy.safetensors")
@@ -67,6 +72,8 @@ class TrainWorld(Learning):
     """A world model (autoencoder and transformer) from everything logged, failures included.
 
     Attributes:
+        shares: how much of the training each data set makes up, one number each; as much as it is long if left out.
+        actions: what the model's actions mean; as in the first data set if left out.
         config: the training.
         start: a world model's file to go on from; its sizes count.
         autoencoder_of: a world model's file whose autoencoder is taken as it is, or an image VAE's folder or hub name.
@@ -74,6 +81,8 @@ class TrainWorld(Learning):
     """
 
     sizes: ClassVar[Mapping[str, Callable[[], train.WorldTraining]]] = WORLDS
+    shares: Annotated[tuple[float, ...], tyro.conf.arg(metavar="N...")] = ()
+    actions: Literal["bridge", "worldgym"] | None = None
     config: Annotated[train.WorldTraining, LENT] = train.WorldTraining()
     start: Weights = None
     autoencoder_of: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
@@ -93,15 +102,20 @@ class TrainWorld(Learning):
         self.prepare()
         start = load_world(self.start, self.device) if self.start else None
         world = start.config if start else self.config.world
-        episodes, _ = read(self.data, self.size).split(self.held_out, SPLIT)
-        fits(world.frame_size, episodes.size, "--size")
-        if (width := world.transformer.action_dim) != episodes.spec.dim:
+        check_parts(self.config)
+        check_shares(self.shares, len(self.data))
+        wanted = start.action_spec if start else _SPECS[self.actions] if self.actions else None
+        sets = [part.split(self.held_out, SPLIT)[0] for part in read_each(self.data, self.size, wanted)]
+        fits(world.frame_size, sets[0].size, "--size")
+        if (width := world.transformer.action_dim) != (dim := sets[0].spec.dim):
             raise InputError(
-                f"--world.transformer.action-dim: found {width}, expected {episodes.spec.dim} as in the data; "
-                f"add --world.transformer.action-dim {episodes.spec.dim}"
+                f"--world.transformer.action-dim: found {width}, expected {dim} as in the data; "
+                f"add --world.transformer.action-dim {dim}"
             )
         codec = _codec(self.autoencoder_of, world, self.device) if start is None else None
-        train.train_world(episodes, self.out, self.config, self.device, start=start, autoencoder=codec)
+        train.train_world(
+            sets, self.out, self.config, self.device, self.shares, start=start, autoencoder=codec
+        )
         return wrote(self.out / "world.safetensors")
 
 
@@ -146,6 +160,7 @@ class Distill(Learning):
     def __call__(self) -> int:
         """Trains."""
         self.prepare()
+        check_parts(self.config)
         teacher = load_world(self.world, self.device)
         if teacher.config.steps <= self.config.sampling_steps and teacher.config.guidance == 1:
             raise InputError(
@@ -174,6 +189,7 @@ class TrainJudge(Learning):
     def __call__(self) -> int:
         """Trains."""
         self.prepare()
+        check_parts(self.config)
         world = load_world(self.world or starter("world"), self.device)
         episodes = read(self.data, self.size)
         sees(world, episodes.size, "--size")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from worldgymnast.types import InputError
 
@@ -28,13 +29,16 @@ def fingerprint(files: Iterable[Path], *extra: object) -> str:
     return digest.hexdigest()[:16]
 
 
-def cached_frames(
-    root: Path, name: str, key: str, count: int, decode: Callable[[], Iterator[np.ndarray]]
-) -> np.ndarray:
+Decode = Callable[[], Iterator[tuple[object, np.ndarray]]]
+"""Gives the frames uint8 [h w 3] in their order, each with where it is, for messages."""
+
+
+def cached_frames(root: Path, name: str, key: str, count: int, decode: Decode) -> np.ndarray:
     """The `count` frames as a read-only memory map, decoded by `decode` unless a file for `key` exists.
 
     The file is `root/.cache/NAME-KEY.npy`, or one in the temporary folder where `root` cannot be written; it appears
-    whole or not at all, and replaces those of other keys with the same name. Where the disk is full the frames are
+    whole or not at all, and replaces those of other keys with the same name; of several processes one decodes while the
+    others wait. Where the disk is full the frames are
     decoded into memory instead, and a line on stderr says so.
 
     Raises:
@@ -49,23 +53,30 @@ def cached_frames(
     if folder is None:
         return _in_memory(root, "no folder for a cache can be written", count, decode)
     path = folder / f"{name}-{key}.npy"
-    temporary = folder / f".{path.name}.{os.getpid()}.partial"
-    full = False
-    try:
-        _write(temporary, _alike(decode(), count, root), count)
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        full = True
-    finally:
-        temporary.unlink(missing_ok=True)
+    with FileLock(folder / f".{name}.lock") as lock:
+        full = not path.is_file() and not _written(path, _alike(decode(), count, root), count)
+        Path(lock.lock_file).unlink(missing_ok=True)
     if full:
         return _in_memory(root, "no space left on the disk", count, decode)
     for stale in folder.glob(f"{name}-*.npy"):
         if stale != path and folder == folders[0] and len(stale.stem) == len(path.stem):
             stale.unlink(missing_ok=True)
     return np.load(path, mmap_mode="r")
+
+
+def _written(path: Path, frames: Iterator[np.ndarray], count: int) -> bool:
+    """Writes the file, whole or not at all; False where the disk is full."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        _write(temporary, frames, count)
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
 
 
 def _writable(folders: Sequence[Path]) -> Path | None:
@@ -82,7 +93,7 @@ def _writable(folders: Sequence[Path]) -> Path | None:
     return None
 
 
-def _in_memory(root: Path, why: str, count: int, decode: Callable[[], Iterator[np.ndarray]]) -> np.ndarray:
+def _in_memory(root: Path, why: str, count: int, decode: Decode) -> np.ndarray:
     print(f"{root}: {why}; decoded frames are not cached but held in memory", file=sys.stderr, flush=True)
     held: np.ndarray | None = None
     for index, frame in enumerate(_alike(decode(), count, root)):
@@ -93,16 +104,18 @@ def _in_memory(root: Path, why: str, count: int, decode: Callable[[], Iterator[n
     return held
 
 
-def _alike(frames: Iterator[np.ndarray], count: int, root: Path) -> Iterator[np.ndarray]:
-    """The same frames; raises InputError where one differs in size from the first or there are not `count`."""
+def _alike(frames: Iterator[tuple[object, np.ndarray]], count: int, root: Path) -> Iterator[np.ndarray]:
+    """The frames alone; raises InputError where one differs in size from the first or there are not `count`."""
     found = 0
+    begin: object = None
     size: tuple[int, ...] | None = None
-    for frame in frames:
-        size = size or frame.shape
+    for where, frame in frames:
+        if size is None:
+            begin, size = where, frame.shape
         if frame.shape != size:
             raise InputError(
-                f"{root}: frame {found} is {frame.shape[0]}x{frame.shape[1]}, expected {size[0]}x{size[1]} as the "
-                "others; read with a `size`"
+                f"{where}: found a frame of {frame.shape[0]}x{frame.shape[1]} pixels, expected {size[0]}x{size[1]} as "
+                f"in {begin}; resize all, with --size {size[0]} or `size`"
             )
         found += 1
         if found <= count:

@@ -296,6 +296,11 @@ def _action_range(root: Path, version: str) -> tuple[list[float], list[float]]:
         raise InputError(
             f"{path}: field 'action': min and max are no numbers ({error}); copy the file again"
         ) from error
+    if not np.isfinite([low, high]).all():
+        raise InputError(
+            f"{path}: field 'action': min or max is NaN or infinite, expected finite numbers (they are the actions' "
+            "range); remove the episodes with such actions and recompute the statistics"
+        )
     return np.atleast_1d(low).tolist(), np.atleast_1d(high).tolist()
 
 

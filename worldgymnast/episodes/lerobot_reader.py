@@ -16,7 +16,7 @@ from worldgymnast.episodes.cache import cached_frames, fingerprint
 from worldgymnast.episodes.lerobot_layout import Layout, Record, read_layout, read_table
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.types import InputError
-from worldgymnast.video import iterate, resize
+from worldgymnast.video import check_rate, iterate, resize
 
 
 def read(path: str | Path, *, image_key: str | None = None, size: int | tuple[int, int] | None = None) -> EpisodeSet:
@@ -124,13 +124,17 @@ def _success(marks: dict[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
     return here
 
 
-def _decoded(found: Layout, order: list[Record], size: int | tuple[int, int] | None) -> Iterator[np.ndarray]:
-    """The frames of the records in that order, each file walked once."""
+def _decoded(
+    found: Layout, order: list[Record], size: int | tuple[int, int] | None
+) -> Iterator[tuple[Path, np.ndarray]]:
+    """The frames of the records in that order with their files, each file walked once."""
     for path, group in groupby(order, key=lambda record: record.video or record.data):
         records = list(group)
+        if not found.in_data:
+            check_rate(path, found.fps, f"as in {found.root / layout.INFO}")
         frames = pictures(path, records, found.image_key) if found.in_data else spans(path, records)
         for frame in frames:
-            yield frame if size is None else resize(frame, size)
+            yield path, frame if size is None else resize(frame, size)
 
 
 def spans(path: Path, records: list[Record]) -> Iterator[np.ndarray]:

@@ -166,6 +166,7 @@ def spec_of(description: Description, rows: list[np.ndarray]) -> ActionSpec:
     if description.name.startswith("bridge") and description.width == BRIDGE.dim:
         return BRIDGE
     every = np.concatenate(rows)
+    every = every[np.isfinite(every).all(1)]  # the last action of an episode is dropped, and may be anything
     axes = tuple(f"a{index}" for index in range(description.width))
     low, high = (tuple(float(v) for v in bound) for bound in (every.min(0), every.max(0)))
     return ActionSpec(axes, "unknown", low, high, frame="unknown", rotation="unknown")
@@ -231,7 +232,7 @@ def _rows(description: Description) -> tuple[list[np.ndarray], list[str]]:
     return rows, sentences
 
 
-def _frames(description: Description, size: int | tuple[int, int] | None) -> Iterator[np.ndarray]:
+def _frames(description: Description, size: int | tuple[int, int] | None) -> Iterator[tuple[str, np.ndarray]]:
     for where, features in examples(description):
         for frame in pictures_of(features, description, where):
-            yield frame if size is None else resize(frame, size)
+            yield where, frame if size is None else resize(frame, size)

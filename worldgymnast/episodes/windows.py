@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from worldgymnast.actions import ActionSpec, ActionSpecMismatch
+from worldgymnast.actions import ActionSpec, ActionSpecMismatch, converter
+from worldgymnast.episodes.gathered import Gathered
 from worldgymnast.types import Episode, InputError
 
 
@@ -23,7 +24,7 @@ class EpisodeSet:
     """Episodes of one action spec and one frame size, concatenated.
 
     Attributes:
-        frames: uint8 [n h w 3], the T+1 frames of each episode one after the other; may be a memory map.
+        frames: uint8 [n h w 3], the T+1 frames of each episode one after the other; may be a memory map, or several.
         actions: float32 [n a]; row i is the action taken at frame i, zeros at the last frame of an episode.
         success: bool [n], whether the task was accomplished at that frame; False where unlabelled.
         first: int64 [e], row of each episode's first frame.
@@ -37,7 +38,7 @@ class EpisodeSet:
         fps: frames per second of robot time.
     """
 
-    frames: UInt8[np.ndarray, "n h w 3"]
+    frames: UInt8[np.ndarray | Gathered, "n h w 3"]
     actions: Float[np.ndarray, "n a"]
     success: Bool[np.ndarray, " n"]
     first: Int[np.ndarray, " e"]
@@ -58,6 +59,11 @@ class EpisodeSet:
     def size(self) -> tuple[int, int]:
         """Height and width of the frames in pixels."""
         return self.frames.shape[1], self.frames.shape[2]
+
+    @property
+    def rows(self) -> np.ndarray:
+        """int64, the rows of `frames` and `actions` that belong to these episodes, episode by episode."""
+        return np.concatenate([np.arange(f, f + n + 1) for f, n in zip(self.first, self.length, strict=True)])
 
     @property
     def succeeded(self) -> np.ndarray:
@@ -95,6 +101,18 @@ class EpisodeSet:
             task=tuple(self.task[i] for i in index),
             source=tuple(self.source[i] for i in index),
         )
+
+    def acting(self, spec: ActionSpec) -> EpisodeSet:
+        """The same episodes with their actions in `spec`; frames are shared.
+
+        Raises:
+            ActionSpecMismatch: no conversion is known; both specs are printed.
+        """
+        if spec == self.spec:
+            return self
+        actions = converter(self.spec, spec)(self.actions).astype(np.float32)
+        actions[self.first + self.length] = 0.0
+        return replace(self, actions=actions, spec=spec)
 
     def where(
         self,
@@ -171,10 +189,9 @@ def from_episodes(episodes: Sequence[Episode]) -> EpisodeSet:
 
 
 def concatenate(sets: Sequence[EpisodeSet]) -> EpisodeSet:
-    """One set with the episodes of all, in order; raises where specs or frame sizes differ, both printed.
+    """One set with the episodes of all, in order; raises where specs, frame rates or frame sizes differ, both printed.
 
-    Selections of the same set stay views; otherwise the frames of the chosen episodes are copied into memory (a
-    `ClipSampler` takes several sets as a mixture without copying).
+    Frames are shared, not copied.
     """
     if not sets:
         raise InputError("episodes: found 0 sets to concatenate, expected at least 1")
@@ -185,9 +202,7 @@ def concatenate(sets: Sequence[EpisodeSet]) -> EpisodeSet:
         _require_alike(head.spec, other.spec, head.frames, other.frames)
         if other.fps != head.fps:
             raise InputError(f"episode sets: found {other.fps} frames per second, expected {head.fps} in all")
-    if any(other.frames is not head.frames for other in sets):
-        return from_episodes([part.episode(i) for part in sets for i in range(len(part))])
-    return replace(
+    together = replace(
         head,
         first=np.concatenate([part.first for part in sets]),
         length=np.concatenate([part.length for part in sets]),
@@ -197,9 +212,48 @@ def concatenate(sets: Sequence[EpisodeSet]) -> EpisodeSet:
         task=tuple(name for part in sets for name in part.task),
         source=tuple(name for part in sets for name in part.source),
     )
+    if all(other.frames is head.frames for other in sets):
+        return together
+    rows = [part.rows for part in sets]
+    first = np.concatenate([[0], np.cumsum(together.length + 1)[:-1]]).astype(np.int64)
+    actions = np.concatenate([part.actions[row] for part, row in zip(sets, rows, strict=True)])
+    actions[first + together.length] = 0.0
+    said = np.repeat(together.labelled, together.length + 1)
+    return replace(
+        together,
+        frames=Gathered([part.frames for part in sets], rows),
+        actions=actions,
+        success=np.concatenate([part.success[row] for part, row in zip(sets, rows, strict=True)]) & said,
+        first=first,
+    )
 
 
-def _require_alike(spec: ActionSpec, other: ActionSpec, frames: np.ndarray, others: np.ndarray) -> None:
+def check_shares(shares: Sequence[float], sets: int) -> None:
+    """Raises `InputError` unless there is one positive number per set, or none at all."""
+    if shares and (len(shares) != sets or not all(0 < share < np.inf for share in shares)):
+        found = " ".join(f"{share:g}" for share in shares)
+        raise InputError(
+            f"field 'shares': found {found} for {sets} data sets, expected one positive number for each; correct them"
+        )
+
+
+def weigh(sets: Sequence[EpisodeSet], shares: Sequence[float]) -> np.ndarray | None:
+    """How likely a clip is of each episode of `concatenate(sets)`, float [e], so that each set has its share of clips.
+
+    Within a set an episode is as likely as it is long. None for no shares: then that holds for all sets together.
+
+    Raises:
+        InputError: there is not one positive number per set.
+    """
+    if not shares:
+        return None
+    check_shares(shares, len(sets))
+    return np.concatenate([share * part.length / part.length.sum() for part, share in zip(sets, shares, strict=True)])
+
+
+def _require_alike(
+    spec: ActionSpec, other: ActionSpec, frames: np.ndarray | Gathered, others: np.ndarray | Gathered
+) -> None:
     if spec != other:
         raise ActionSpecMismatch(f"episodes differ in their action specs: found {other}; expected {spec}; convert them")
     if frames.shape[1:] != others.shape[1:]:

@@ -22,7 +22,7 @@ from worldgymnast.actions import WORLDGYM, converter
 from worldgymnast.episodes.cache import cached_frames, fingerprint
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.types import Episode, InputError
-from worldgymnast.video import disk_error, encode, iterate, resize
+from worldgymnast.video import check_rate, disk_error, encode, iterate, rate, resize
 
 _CONTAINER_FPS = 20.0
 _ROBOT_FPS = 5.0
@@ -86,12 +86,17 @@ def read(path: str | Path, *, size: int | tuple[int, int] | None = None) -> Epis
     for file, actions in zip(files, rows, strict=True):
         if not np.isfinite(actions[:-1]).all():
             raise InputError(
-                f"{file.with_suffix('.npz')}: field 'arr_0' holds NaN or infinity, expected finite numbers"
+                f"{file.with_suffix('.npz')}: field 'arr_0' holds NaN or infinity, expected finite numbers; remove the "
+                "episode"
             )
     notes = [read_notes(file) for file in files]
-    rates = {float(note.get("fps", _ROBOT_FPS)) for note in notes}
-    if len(rates) != 1:
-        raise InputError(f"{root}: found episodes of {sorted(rates)} frames per second, expected one rate in all")
+    rates = [float(note.get("fps", _ROBOT_FPS)) for note in notes]
+    for file, fps in zip(files, rates, strict=True):
+        if fps != rates[0]:
+            raise InputError(
+                f"{file.with_suffix('.json')}: field 'fps': found {fps:g}, expected {rates[0]:g} as of "
+                f"{files[0].name}; put episodes of another rate into a folder of their own"
+            )
     count = np.array([len(actions) for actions in rows], np.int64)
     key = fingerprint([*files, *(file.with_suffix(".npz") for file in files)], size)
     pixels = "native" if size is None else str(size).replace(" ", "")
@@ -110,7 +115,7 @@ def read(path: str | Path, *, size: int | tuple[int, int] | None = None) -> Epis
         source=tuple(str(note.get("source", "")) for note in notes),
         layout=np.array([-1 if note.get("layout") is None else note["layout"] for note in notes], np.int64),
         spec=WORLDGYM,
-        fps=rates.pop(),
+        fps=rates[0],
     )
 
 
@@ -122,13 +127,17 @@ def _marks(marks: list[int] | None, count: int, file: Path) -> np.ndarray:
     return np.array(marks, bool)
 
 
-def _frames(files: list[Path], count: np.ndarray, size: int | tuple[int, int] | None) -> Iterator[np.ndarray]:
+def _frames(
+    files: list[Path], count: np.ndarray, size: int | tuple[int, int] | None
+) -> Iterator[tuple[Path, np.ndarray]]:
+    fps = rate(files[0])
     for file, expected in zip(files, count, strict=True):
         found = 0
+        check_rate(file, fps, f"as {files[0].name} has")
         for frame in iterate(file):
             found += 1
             if found <= expected:
-                yield frame if size is None else resize(frame, size)
+                yield file, frame if size is None else resize(frame, size)
         if found != expected:
             raise InputError(f"{file}: found {found} frames, expected {expected}, one a row of {file.stem}.npz")
 

@@ -10,26 +10,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldgymnast.episodes.gathered import Gathered
 from worldgymnast.episodes.windows import ClipSampler, EpisodeSet
 from worldgymnast.loops.supervised import Batches
 from worldgymnast.types import InputError, Observation
 from worldgymnast.worldmodel.sampler import Codec
 
 
-def frame_batches(episodes: EpisodeSet, batch: int, seed: int) -> Batches:
-    """Random frames for the autoencoder: "frames" uint8 [b h w 3]."""
-    rows = frame_rows(episodes)
+def frame_batches(episodes: EpisodeSet, batch: int, seed: int, weights: np.ndarray | None = None) -> Batches:
+    """Random frames for the autoencoder: "frames" uint8 [b h w 3].
+
+    `weights` [e] is how likely a frame is of each episode; without it all frames are equally likely.
+    """
+    rows = episodes.rows
+    below = None
+    if weights is not None:
+        below = np.cumsum(np.repeat(weights / (episodes.length + 1), episodes.length + 1))
+        below /= below[-1]
 
     def make(step: int) -> Mapping[str, Any]:
-        chosen = np.random.default_rng([seed, step]).choice(rows, batch)
+        rng = np.random.default_rng([seed, step])
+        if below is None:
+            chosen = rng.choice(rows, batch)
+        else:
+            chosen = rows[np.searchsorted(below, rng.random(batch), side="right")]
         return {"frames": torch.from_numpy(np.asarray(episodes.frames[chosen]))}
 
     return make
-
-
-def frame_rows(episodes: EpisodeSet) -> np.ndarray:
-    """Rows of `episodes.frames` that belong to its episodes, int64 [n]."""
-    return np.concatenate([np.arange(f, f + n + 1) for f, n in zip(episodes.first, episodes.length, strict=True)])
 
 
 def imitation_batches(
@@ -77,17 +84,23 @@ def imitation_batches(
 
 
 @torch.no_grad()
-def encode_all(autoencoder: Codec, frames: np.ndarray, batch: int = 256) -> np.ndarray:
+def encode_all(autoencoder: Codec, frames: np.ndarray | Gathered, batch: int = 256) -> np.ndarray:
     """Latents float16 [n h w c] of every frame."""
-    parts = (torch.from_numpy(np.asarray(frames[i : i + batch])) for i in range(0, len(frames), batch))
+    parts = (torch.from_numpy(np.array(frames[i : i + batch])) for i in range(0, len(frames), batch))
     return torch.cat([autoencoder.encode(part).half().cpu() for part in parts]).numpy()
 
 
 def latent_batches(
-    episodes: EpisodeSet, latents: np.ndarray, length: int, batch: int, seed: int, device: torch.device
+    episodes: EpisodeSet,
+    latents: np.ndarray,
+    length: int,
+    batch: int,
+    seed: int,
+    device: torch.device,
+    weights: np.ndarray | None = None,
 ) -> Batches:
-    """Clips for the world model: "latents" [b t+1 h w c], "actions" [b t a], "mask" [b t]."""
-    sampler = ClipSampler(episodes, length, batch, seed)
+    """Clips for the world model: "latents" [b t+1 h w c], "actions" [b t a], "mask" [b t]; `weights` [e]."""
+    sampler = ClipSampler(episodes, length, batch, seed, weights)
 
     def make(step: int) -> Mapping[str, Any]:
         clip = sampler(step)

@@ -130,6 +130,6 @@ def fidelity(world: WorldModel, episodes: EpisodeSet, length: int, seed: int) ->
     real = cut(episodes, length)
     shape = (len(real), length + 1, *real.frames.shape[1:])
     truth = np.asarray(real.frames[real.first[:, None] + np.arange(length + 1)])
-    imagined = replay(world, real, seed=seed).frames.reshape(shape)
-    shuffled = replay(world, real, seed=seed, actions=shuffled_actions(real, seed)).frames.reshape(shape)
+    imagined = np.asarray(replay(world, real, seed=seed).frames).reshape(shape)
+    shuffled = np.asarray(replay(world, real, seed=seed, actions=shuffled_actions(real, seed)).frames).reshape(shape)
     return fidelity_by_horizon(truth, imagined, shuffled, seed)

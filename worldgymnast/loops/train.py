@@ -6,15 +6,17 @@ Every function is resumable, and does nothing but read its result where it is al
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from worldgymnast.config import Manifest, load_judge, load_policy, load_world, save_component, to_dict
 from worldgymnast.envs.metaworld import INSTRUCTIONS
-from worldgymnast.episodes.windows import EpisodeSet
+from worldgymnast.episodes.windows import EpisodeSet, concatenate, weigh
 from worldgymnast.judges.classifier import ClassifierConfig, SuccessClassifier
 from worldgymnast.loops.batches import encode_all, frame_batches, imitation_batches, latent_batches, success_batches
 from worldgymnast.loops.replay import clip_probabilities, replay
@@ -153,10 +155,11 @@ def train_policy(episodes: EpisodeSet, out: Path, config: PolicyTraining, device
 
 
 def train_world(
-    episodes: EpisodeSet,
+    episodes: EpisodeSet | Sequence[EpisodeSet],
     out: Path,
     config: WorldTraining,
     device: str = "cpu",
+    shares: Sequence[float] = (),
     *,
     start: LatentWorldModel | None = None,
     autoencoder: Autoencoder | ImageVAE | None = None,
@@ -164,35 +167,43 @@ def train_world(
     """Autoencoder and transformer; OUT/world.safetensors.
 
     Args:
-        episodes: what they learn from.
+        episodes: what they learn from, one set or several.
         out: the run folder.
         config: the training; of its world model only what `start` and `autoencoder` leave open counts.
         device: where.
+        shares: how much of the clips and frames each set makes up; without, as much as it is long.
         start: a world model to go on from, its autoencoder included.
         autoencoder: one to take as it is, instead of training one.
     """
     result = out / "world.safetensors"
-    begun = autoencoder if start is None else start
-    inputs = {"data": data_hash(episodes)} | ({} if begun is None else {"start": identity(begun)})
-    if begun is not None:
-        config = replace(config, world=begun.config if start else replace(config.world, autoencoder=begun.config))
+    sets = [episodes] if isinstance(episodes, EpisodeSet) else episodes
+    data, weights = concatenate(sets), weigh(sets, shares)
+    inputs: dict[str, Any] = {"data": data_hash(data)}
+    if shares:
+        inputs["shares"] = [[float(share), len(part)] for part, share in zip(sets, shares, strict=True)]
+    if (begun := start or autoencoder) is not None:
+        inputs["start"] = identity(begun)
+        config = replace(config, world=start.config if start else replace(config.world, autoencoder=begun.config))
     with Run(out, to_dict(config) | {"inputs": inputs}) as run:
         if run.finished is None:
             torch.manual_seed(config.fit.seed)
-            world = LatentWorldModel(config.world, episodes.spec, episodes.fps).to(device)
+            world = LatentWorldModel(config.world, data.spec, data.fps).to(device)
             if begun is not None:
                 (world if start else world.autoencoder).load_state_dict(begun.state_dict())
             else:
-                _train_autoencoder(world, episodes, out / "autoencoder", config)
-            latents = encode_all(world.autoencoder, np.asarray(episodes.frames))
-            batches = latent_batches(episodes, latents, config.length, config.clips, config.fit.seed, world.device)
+                _train_autoencoder(world, data, out / "autoencoder", config, weights)
+            latents = encode_all(world.autoencoder, data.frames)
+            seed, length = config.fit.seed, config.length
+            batches = latent_batches(data, latents, length, config.clips, seed, world.device, weights)
             metrics = fit(world, batches, config.fit, run, "world model")
-            save_component(result, world, Manifest(run.command, config.fit.seed, data_hash(episodes), metrics))
+            save_component(result, world, Manifest(run.command, config.fit.seed, data_hash(data), metrics))
             run.finish(metrics)
     return load_world(result, device)
 
 
-def _train_autoencoder(world: LatentWorldModel, episodes: EpisodeSet, out: Path, config: WorldTraining) -> None:
+def _train_autoencoder(
+    world: LatentWorldModel, episodes: EpisodeSet, out: Path, config: WorldTraining, weights: np.ndarray | None
+) -> None:
     """Trains the autoencoder inside `world` in place and measures its latents; OUT is a run of its own."""
     autoencoder = world.autoencoder
     if not isinstance(autoencoder, Autoencoder):
@@ -201,7 +212,7 @@ def _train_autoencoder(world: LatentWorldModel, episodes: EpisodeSet, out: Path,
             "or a hub repository that has them"
         )
     autoencoder.requires_grad_(True)
-    batches = frame_batches(episodes, config.frames, config.autoencoder.seed)
+    batches = frame_batches(episodes, config.frames, config.autoencoder.seed, weights)
     with Run(out, to_dict(config.autoencoder)) as run:
         metrics = fit(autoencoder, batches, config.autoencoder, run, "autoencoder")
         autoencoder.measure_latents(batches(step)["frames"] for step in range(32))
@@ -220,7 +231,7 @@ def distill(
             settings = replace(teacher.config, steps=config.sampling_steps, guidance=1.0, slide="band")
             student = LatentWorldModel(settings, teacher.action_spec, teacher.fps).to(device)
             student.load_state_dict(teacher.state_dict())
-            latents = encode_all(teacher.autoencoder, np.asarray(episodes.frames))
+            latents = encode_all(teacher.autoencoder, episodes.frames)
             batches = latent_batches(episodes, latents, config.length, config.clips, config.fit.seed, teacher.device)
             metrics = fit(Consistency(teacher, student), batches, config.fit, run, "distillation")
             save_component(result, student, Manifest(run.command, config.fit.seed, identity(teacher), metrics))

@@ -1,9 +1,9 @@
 """Noise, target and loss, in two ways: `Flow`, which ours are trained with, and `Diffusion`, the published one.
 
-Both mix a clean frame x with noise, x_l = signal(l) x + spread(l) noise, where l is the level that the network is told,
-and every frame of a clip has a level of its own (diffusion forcing, Chen et al. 2024). They differ in the mixture, in
-what the network is shown of x_l, in what it answers, and in what the loss weighs. A sampler walks from noise to x: given
-the clean frame that the answer implies, `toward` goes on to the next level (DDIM, Song et al. 2021, with eta 0; with the
+Both mix a clean frame x with noise, x_l = signal(l) x + spread(l) noise, where l is the level the network is told, and
+every frame of a clip has a level of its own (diffusion forcing, Chen et al. 2024). They differ in the mixture, in what
+the network is shown of x_l, in what it answers, and in what the loss weighs. A sampler walks from noise to x: given the
+clean frame that the answer implies, `toward` goes on to the next level (DDIM, Song et al. 2021, with eta 0; with the
 straight mixture of `Flow` that is an Euler step).
 """
 

@@ -1,0 +1,134 @@
+"""Two real processes (gloo, torchrun) learn what one process learns, and are killed and resumed like it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from episode_builders import episodes
+from scale_worker import CONFIG, learn
+
+from worldgymnast.cli import main
+from worldgymnast.episodes import lerobot
+from worldgymnast.loops.supervised import Ahead
+from worldgymnast.weights import load_weights
+
+WORKER = Path(__file__).with_name("scale_worker.py")
+TINY = [
+    *["--world.autoencoder.channels", "4", "--world.autoencoder.widths", "8", "8", "8"],
+    *["--world.autoencoder.blocks", "1", "1", "1", "--world.transformer.channels", "4"],
+    *["--world.transformer.width", "32", "--world.transformer.layers", "1", "--world.transformer.heads", "2"],
+    *["--world.transformer.window", "4", "--world.transformer.grid", "4", "4", "--threads", "1"],
+    *["--frames", "4", "--clips", "2", "--length", "3", "--fit.log-every", "1"],
+    *["--autoencoder.steps", "3", "--autoencoder.parts", "2", "--fit.steps", "4"],
+]
+
+
+def together(*words: str) -> subprocess.Popen[str]:
+    """Two processes of that program."""
+    head = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    pipe = subprocess.PIPE
+    return subprocess.Popen([*head, *rendezvous, *words], stdout=pipe, stderr=pipe, text=True, env=environment)
+
+
+def done(process: subprocess.Popen[str]) -> tuple[str, str]:
+    out, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    return out, said
+
+
+def curve(run: Path) -> list[dict[str, float]]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in ("time", "seconds", "wait")} for row in rows]
+
+
+def assert_alike(found: Path, expected: Path, weights: str) -> None:
+    """The same losses at the same steps, and the same weights, within rounding."""
+    left, right = (curve(path.parent if path.is_file() else path) for path in (found, expected))
+    assert [row.keys() for row in left] == [row.keys() for row in right]
+    assert np.allclose([list(r.values()) for r in left], [list(r.values()) for r in right], rtol=1e-5, atol=1e-6)
+    left, right = (load_weights((path / weights).resolve())[0] for path in (found, expected))
+    assert left.keys() == right.keys()
+    assert all(np.allclose(left[name], right[name], atol=1e-5) for name in left)
+
+
+def test_two_processes_learn_what_one_learns_and_go_on_where_they_were_killed(tmp_path: Path) -> None:
+    whole, slow = tmp_path / "two", tmp_path / "killed"
+    running = [together(str(WORKER), str(whole), "0"), together(str(WORKER), str(slow), "0.2")]
+    learn(tmp_path / "one")
+    deadline = time.monotonic() + 200
+    while not (slow / "run/checkpoints/step-00000008").exists():
+        assert time.monotonic() < deadline
+        assert running[1].poll() is None, running[1].communicate()
+        time.sleep(0.05)
+    os.kill(int((slow / "pid-0").read_text()), signal.SIGKILL)
+    done(running[0])
+    running[1].communicate(timeout=100)
+    assert running[1].returncode != 0
+    assert 8 <= len(curve(slow / "run")) < CONFIG.steps
+    assert not (slow / "run/summary.json").exists()
+    done(together(str(WORKER), str(slow), "0"))
+    expected = tmp_path / "one" / "run"
+    for folder in (whole, slow):
+        assert_alike(folder / "run", expected, "../weights.safetensors")
+        assert {p.name for p in folder.iterdir()} == {"pid-0", "pid-1", "run", "weights.safetensors"}
+        assert {p.name for p in (folder / "run").iterdir()} == {p.name for p in expected.iterdir()}
+        assert len(list((folder / "run/tensorboard").iterdir())) == 1 + (folder == slow)
+    assert len((whole / "run/command.txt").read_text().splitlines()) == 1
+    assert len((slow / "run/command.txt").read_text().splitlines()) == 2
+
+
+def test_the_command_learns_the_same_in_two_processes_and_refuses_a_part_for_only_one(tmp_path: Path) -> None:
+    lerobot.write(tmp_path / "data", episodes(4))
+    command = ["train-world", str(tmp_path / "data"), *TINY]
+    two = together("-m", "worldgymnast", *command, "--fit.parts", "2", "--out", str(tmp_path / "two"))
+    refused = together("-m", "worldgymnast", *command, "--fit.parts", "1", "--out", str(tmp_path / "none"))
+    assert main([*command, "--fit.parts", "2", "--out", str(tmp_path / "one")]) == 0
+    printed, _ = done(two)
+    assert printed.splitlines() == [str(tmp_path / "two/world.safetensors")]
+    assert_alike(tmp_path / "two", tmp_path / "one", "world.safetensors")
+    assert_alike(tmp_path / "two/autoencoder", tmp_path / "one/autoencoder", "../world.safetensors")
+    _, said = refused.communicate(timeout=200)
+    assert [line for line in said.splitlines() if "worldgymnast:" in line] == [
+        "worldgymnast: error: --fit.parts: found 1, expected a multiple of 2, the number of processes; give 2 or start "
+        "another number of them"
+    ]
+    assert {p.name for p in tmp_path.iterdir()} == {"data", "one", "two"}
+
+
+def test_a_command_for_one_process_refuses_two(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["quickstart"]) == 2
+    assert "processes: found 2, expected 1" in capsys.readouterr().err
+
+
+def test_batches_are_made_ahead_in_order_and_waiting_is_counted() -> None:
+    made: list[int] = []
+
+    def batches(number: int) -> dict[str, int]:
+        made.append(number)
+        time.sleep(0.01)
+        if number == 3:
+            raise KeyboardInterrupt
+        return {"number": number, "thread": threading.get_ident()}
+
+    with Ahead(batches, iter(range(9))) as ahead:
+        assert [ahead.take()["number"] for _ in range(3)] == [0, 1, 2]
+        assert 0.5 < ahead.wait() <= 1
+        with pytest.raises(KeyboardInterrupt):
+            ahead.take()
+    assert made == [0, 1, 2, 3]
+    with Ahead(batches, iter(range(2))) as ahead:
+        assert ahead.take()["thread"] != threading.get_ident()
+        time.sleep(0.1)
+        ahead.take()
+        assert ahead.wait() < 0.3
