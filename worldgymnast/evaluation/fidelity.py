@@ -43,7 +43,7 @@ def frame_scores(truth: UInt8[np.ndarray, "e t h w 3"], shown: UInt8[np.ndarray,
 
 
 def by_horizon(scores: Float[np.ndarray, "e t"], seed: int = 0) -> Curve:
-    """The mean over episodes at every horizon, with the interval of a bootstrap over episodes (all horizons at once)."""
+    """The mean over episodes at every horizon, with a bootstrap over episodes, the same for all."""
     count = len(scores)
     drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=_RESAMPLES)  # [resamples e]
     low, high = np.quantile(drawn @ scores / count, [0.025, 0.975], axis=0)
