@@ -6,6 +6,10 @@ they fall apart. This is the disagreement of an ensemble (Lakshminarayanan et al
 in world models, Sekar et al. 2020, arXiv 2005.05960) with one model whose members differ in their input alone, so it
 asks nothing of a world model but the Protocol.
 
+What it is worth has to be measured for every world (`detection`, `eval-world`). For the starter world the judge's doubt
+does all the work: with disturbed futures it finds no more wrong verdicts than without, and how far the futures' frames
+are apart finds none.
+
 Left out: ensembles of world models (as many trainings as members) and signals read off a network's inside.
 """
 

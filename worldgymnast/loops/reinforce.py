@@ -89,7 +89,8 @@ class ReinforceConfig:
         uncertainty: whether rollouts that the world is not to be believed in are dropped from their groups.
         uncertainty_threshold: doubt above which a rollout is dropped; `eval-world` shows what a threshold costs.
         uncertain_limit: share of such rollouts above which the run stops: the policy has left what the world knows.
-        jitter: the disturbed futures that tell; each costs as much imagination as the rollout itself.
+        jitter: the disturbed futures that tell; each costs as much imagination as the rollout itself. None by default:
+            of the starter world's lies the judge's own doubt alone finds as many.
         trainer: the update.
         seed: of every random draw.
         save_every: steps between two checkpoints.
@@ -108,9 +109,9 @@ class ReinforceConfig:
     keep_best: bool = True
     judge_error_limit: float = 0.2
     uncertainty: Literal["off", "drop"] = "off"
-    uncertainty_threshold: float = 0.5
+    uncertainty_threshold: float = 0.8
     uncertain_limit: float = 0.5
-    jitter: JitterConfig = JitterConfig()
+    jitter: JitterConfig = JitterConfig(futures=0)
     trainer: TrainerConfig = TrainerConfig()
     seed: int = 0
     save_every: int = 5

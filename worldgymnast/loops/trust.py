@@ -40,7 +40,7 @@ Found = dict[str, Any]
 DRIFT_EPISODES = 16
 """Starts of the drift, spread over the data."""
 SIGNAL = "judged futures"
-"""The signal of `doubts` that is kept: see `docs/log.md` for how the others did."""
+"""The signal of `doubts` that is kept; `eval-world` prints how the others do."""
 _BANK = 128
 """Real frames of other episodes among which the nearest is looked for."""
 
