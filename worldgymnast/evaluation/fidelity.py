@@ -11,6 +11,8 @@ network (I3D, trained on Kinetics) for which no package is maintained: the one o
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from jaxtyping import Float, UInt8
 
@@ -32,8 +34,7 @@ def frame_scores(truth: UInt8[np.ndarray, "e t h w 3"], shown: UInt8[np.ndarray,
     step = max(1, _PIECE // int(np.prod(truth.shape[2:])))
     pieces = [slice(i, i + step) for i in range(0, len(flat_truth), step)]
 
-    def whole(score: object) -> np.ndarray:
-        assert callable(score)
+    def whole(score: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
         return np.concatenate([score(flat_truth[p], flat_shown[p]) for p in pieces]).reshape(truth.shape[:2])
 
     found = {"psnr": np.minimum(whole(psnr), PSNR_CEILING)}
