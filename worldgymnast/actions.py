@@ -135,6 +135,43 @@ def _worldgym_to_bridge(actions: np.ndarray) -> np.ndarray:
     return np.concatenate([motion, np.where(actions[..., 6:7] < 0, 1.0, 0.0)], -1).astype(np.float32)
 
 
+def motionless(spec: ActionSpec, actions: np.ndarray, before: np.ndarray | None = None) -> np.ndarray:
+    """Actions that ask for no motion, float32 [... t a] in the shape of `actions`.
+
+    Every motion axis is a delta and becomes 0; the gripper keeps the value it had before.
+
+    Args:
+        spec: what the numbers mean.
+        actions: float32 [... t a], the actions replaced.
+        before: float32 [... a], the action before the first one; without it the gripper keeps what the first one asks.
+    """
+    spec.check(actions, "actions without motion")
+    still = np.zeros_like(actions, dtype=np.float32)
+    held = actions[..., 0, :] if before is None else before
+    for axis in _grippers(spec):
+        still[..., axis] = held[..., None, axis]
+    return still
+
+
+def jittered(spec: ActionSpec, actions: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """Actions with `noise` added in half ranges of each motion axis, within the legal range; the gripper is left alone.
+
+    Args:
+        spec: what the numbers mean.
+        actions: float32 [... a].
+        noise: float32 [... a]; 1.0 is half the axis' range.
+    """
+    half = (np.array(spec.high, np.float32) - np.array(spec.low, np.float32)) / 2
+    half[[i for i, axis in enumerate(spec.axes) if axis.startswith("pad")] + _grippers(spec)] = 0
+    moved = spec.check(actions, "action jitter") + noise * half
+    within = np.clip(moved, np.array(spec.low, np.float32), np.array(spec.high, np.float32))
+    return np.where(half > 0, within, actions).astype(np.float32)
+
+
+def _grippers(spec: ActionSpec) -> list[int]:
+    return [i for i, axis in enumerate(spec.axes) if axis == "gripper"]
+
+
 def converter(source: ActionSpec, target: ActionSpec) -> Callable[[np.ndarray], np.ndarray]:
     """A function from float32 [... a] in `source` to float32 [... a'] in `target`.
 

@@ -43,7 +43,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Measure": {
         "evaluate": ("BEFORE AFTER", "two policies on the same real layouts"),
-        "eval-world": ("WORLD", "how far world and judge can be trusted"),
+        "eval-world": ("WORLD", "how far a world model can be trusted"),
         "report": ("RUN", "one HTML page about a run"),
     },
 }
@@ -161,7 +161,7 @@ def overview() -> str:
         "",
         f"{', '.join(GO_ON)} can be killed and go on when run again.",
         f"{', '.join(WHOLE)} write a data set whole or not at all, and start over.",
-        "doctor, data check, eval-world write nothing.",
+        "doctor, data check write nothing, and eval-world only what --out asks for.",
     ]
     return "\n".join(lines)
 

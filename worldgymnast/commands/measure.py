@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from tyro.conf import Positional
 
 from worldgymnast.commands.command import REPORT, Command, Computing, Weights, conclude, drives, read, sees, wrote
 from worldgymnast.config import load_judge, load_policy, load_world, to_dict
 from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks
+from worldgymnast.evaluation.perceptual import lpips_distance
+from worldgymnast.evaluation.uncertainty import JitterConfig
 from worldgymnast.loops import reproduce
-from worldgymnast.loops.score import ScoreConfig, fidelity, gate
+from worldgymnast.loops.score import ScoreConfig
+from worldgymnast.loops.trust import SIGNAL, drift, outcomes, plain, replay_fidelity
 from worldgymnast.report import tables
 from worldgymnast.report.collect import collect
 from worldgymnast.report.markdown import markdown
 from worldgymnast.report.report import write
+from worldgymnast.report.world import markdown as world_markdown
+from worldgymnast.report.world import sheets
 from worldgymnast.run import Run
 from worldgymnast.types import InputError, in_range
-from worldgymnast.weights import load_weights, weights_hash, write_text
+from worldgymnast.weights import load_weights, to_json, weights_hash, write_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,45 +72,94 @@ class Evaluate(Computing):
 
 @dataclass(frozen=True, kw_only=True)
 class EvalWorld(Computing):
-    """How far world and judge can be trusted: the fidelity of imagined replays, and the gate before RL.
+    """How far a world model can be trusted: its frames, whether it listens, how it ends; with a judge, what it knows.
 
     Attributes:
         world: the world model's file.
-        judge: the judge's file.
-        data: labelled data sets that neither was trained on.
+        judge: the judge's file; without it nothing is said about outcomes.
+        data: data sets that neither was trained on; outcomes need labelled ones.
+        starts: start frames of each episode, spread over it.
+        length: frames imagined after each.
+        drift: frames imagined from some first frames, far beyond the data; 0 leaves it out.
+        perceptual: also LPIPS; needs the extra of that name.
         horizon: actions of an episode that are judged.
         stride: the judge sees every that many frames; the policy's chunk.
-        length: frames of the fidelity.
+        jitter: the disturbed futures whose disagreement is the uncertainty.
+        rows: clips imagined side by side; fewer take less memory.
         seed: of the imagination.
+        out: also write the tables to this .md file, or all numbers to this .json file.
     """
 
     world: Positional[Path]
-    judge: Path
+    judge: Weights = None
     data: tuple[Path, ...]
+    starts: int = 1
+    length: int = 30
+    drift: int = 200
+    perceptual: bool = False
     horizon: int = 24
     stride: int = 2
-    length: int = 30
+    jitter: JitterConfig = JitterConfig()
+    rows: int = 32
     seed: int = 0
+    out: Weights = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        in_range(self, 1, "horizon", "stride", "length")
-        in_range(self, 0, "seed")
+        in_range(self, 1, "starts", "length", "horizon", "stride", "rows")
+        in_range(self, 0, "drift", "seed")
+        if self.out is not None and self.out.suffix not in (".md", ".json"):
+            raise InputError(f"--out: found {self.out}, expected a file that ends in .md or .json")
 
     def __call__(self) -> int:
-        """Prints both tables."""
+        """Prints the tables one after the other as they are found."""
         self.prepare()
-        world, judge = load_world(self.world, self.device), load_judge(self.judge, self.device)
+        distance = lpips_distance(self.device) if self.perceptual else None
+        world = load_world(self.world, self.device)
+        judge = None if self.judge is None else load_judge(self.judge, self.device)
         episodes = read(self.data, None)
         sees(world, episodes.size, "data convert SOURCE TARGET --size")
-        shortest = int(episodes.length.min())
-        length, horizon = min(self.length, shortest), min(self.horizon, shortest)
-        tables.show(tables.fidelity(fidelity(world, episodes, length, self.seed)))
+        found: dict[str, Any] = {}
+
+        def show(**new: Any) -> None:
+            found.update(new)
+            for sheet in sheets(new):
+                tables.show(tables.sheet(sheet))
+
+        length = min(self.length, int(episodes.length.min()))
+        common = {"seed": self.seed, "rows": self.rows}
+        show(
+            fidelity=replay_fidelity(
+                world, episodes, starts=self.starts, length=length, perceptual=distance, **common
+            )
+        )
+        if self.drift:
+            show(drift=drift(world, episodes, frames=self.drift, **common))
         labelled = episodes.select(episodes.labelled)
-        if len(labelled) == 0:
-            raise InputError(f"{self.data[0]}: field 'success': found no labels, the gate needs some; label episodes")
-        tables.show(tables.gate(gate(world, judge, labelled, horizon=horizon, stride=self.stride, seed=self.seed)))
-        return 0
+        said = self._without(judge is None, len(labelled) == 0)
+        if judge is not None and len(labelled):
+            horizon = min(self.horizon, int(labelled.length.min()))
+            known = outcomes(
+                world, judge, labelled, horizon=horizon, stride=self.stride, jitter=self.jitter, **common
+            )
+            show(gate=known.gate(), detection=plain(known.detections()), kept=known.kept(SIGNAL))
+        else:
+            print(said)
+        return self._write(found, said)
+
+    def _without(self, judge: bool, labels: bool) -> str:
+        """Why nothing is said about outcomes, or nothing."""
+        missing = ["--judge was not given"] * judge + [f"{self.data[0]}: field 'success': found no labels"] * labels
+        return f"Imagined against real outcome is left out: {'; '.join(missing)}." if missing else ""
+
+    def _write(self, found: dict[str, Any], said: str) -> int:
+        if self.out is None:
+            return 0
+        if self.out.suffix == ".json":
+            write_text(self.out, to_json(plain(found)))
+        else:
+            write_text(self.out, world_markdown(found, f"How far {self.world} can be trusted", [said] * bool(said)))
+        return wrote(self.out)
 
 
 @dataclass(frozen=True, kw_only=True)

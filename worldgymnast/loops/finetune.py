@@ -19,6 +19,7 @@ from worldgymnast.execution.local import LocalPool
 from worldgymnast.judges.classifier import SuccessClassifier
 from worldgymnast.loops.reinforce import ReinforceConfig, Scored, reinforce
 from worldgymnast.loops.score import Imagine, imagination, layouts, real_env, score_imagined, score_real
+from worldgymnast.loops.trust import rollout_doubt
 from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.run import Run
 from worldgymnast.types import InputError, Metrics, Rollout, Start, WorldModel, in_range
@@ -90,7 +91,8 @@ def _learn(
     real = real_env(replace(config.env, horizon=rl.horizon), chunk, config.workers)
     try:
         score = scorer(policy, imagine, real, config)
-        metrics, scored = reinforce(policy, pool, starts, score, rl, run)
+        doubt = None if rl.uncertainty == "off" else rollout_doubt(world, judge, chunk, rl.jitter, rl.rows)
+        metrics, scored = reinforce(policy, pool, starts, score, rl, run, doubt)
         if scored is not None:
             save_gallery(run, scored, world.fps)
         return metrics

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from worldgymnast.evaluation.agreement import (
     true_negative_rate,
     true_positive_rate,
 )
+from worldgymnast.evaluation.success import Outcome
 from worldgymnast.judges.classifier import SuccessClassifier
 from worldgymnast.loops.replay import clip_probabilities, replay, shuffled_actions
 from worldgymnast.policies.small_vla import SmallVLA
@@ -103,20 +104,28 @@ def gate(
         replays of the same action sequences ("imagined_*"); the rates of the latter also for every task
         ("imagined_*/TASK", NaN where it never succeeds, or always).
     """
-    found: Metrics = {}
-    verdicts, truth = [], []
     real = cut(held_out, horizon)
-    for name, episodes in (("real", real), ("imagined", replay(world, real, seed=seed))):
-        verdicts = (clip_probabilities(judge, episodes, stride) >= float(judge.threshold)).tolist()
-        truth = episodes.succeeded.tolist()
-        found[f"{name}_true_positive"] = true_positive_rate(verdicts, truth).value
-        found[f"{name}_true_negative"] = true_negative_rate(verdicts, truth).value
-        found[f"{name}_balanced_accuracy"] = balanced_accuracy(verdicts, truth).value
-    for task in sorted(set(held_out.task)):
-        rows = held_out.where(task=task)
-        said, true = [verdicts[i] for i in rows], [truth[i] for i in rows]
-        found[f"imagined_true_positive/{task}"] = true_positive_rate(said, true).value
-        found[f"imagined_true_negative/{task}"] = true_negative_rate(said, true).value
+    verdicts = {
+        name: (clip_probabilities(judge, episodes, stride) >= float(judge.threshold)).tolist()
+        for name, episodes in (("real", real), ("imagined", replay(world, real, seed=seed)))
+    }
+    return gate_rates(verdicts, real.succeeded.tolist(), held_out.task)
+
+
+def gate_rates(
+    verdicts: Mapping[str, Sequence[Outcome]], truth: Sequence[bool], task: Sequence[str]
+) -> Metrics:
+    """The numbers of `gate` from the verdicts on "real" frames and on "imagined" replays of n rollouts."""
+    found: Metrics = {}
+    for name, said in verdicts.items():
+        found[f"{name}_true_positive"] = true_positive_rate(said, truth).value
+        found[f"{name}_true_negative"] = true_negative_rate(said, truth).value
+        found[f"{name}_balanced_accuracy"] = balanced_accuracy(said, truth).value
+    for name in sorted(set(task)):
+        rows = [i for i, other in enumerate(task) if other == name]
+        said, true = [verdicts["imagined"][i] for i in rows], [truth[i] for i in rows]
+        found[f"imagined_true_positive/{name}"] = true_positive_rate(said, true).value
+        found[f"imagined_true_negative/{name}"] = true_negative_rate(said, true).value
     return found
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from worldgymnast.evaluation.agreement import GATE
 from worldgymnast.evaluation.success import SuccessTable
 from worldgymnast.report.report import GapRow
+from worldgymnast.report.world import Sheet
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -58,26 +55,12 @@ def gap(rows: Sequence[GapRow]) -> Table:
     return shown
 
 
-def gate(found: Mapping[str, float]) -> Table:
-    """How often the true outcome is known, on real frames and on imagined replays."""
-    shown = _table("Judge against the truth", "", "real frames", "imagined replays", f"asked for: {100 * GATE:.0f} %")
-    for name in ("true_positive", "true_negative", "balanced_accuracy"):
-        real, imagined = found[f"real_{name}"], found[f"imagined_{name}"]
-        passed = "-" if math.isnan(imagined) else "yes" if imagined >= GATE else "no"
-        shown.add_row(name.replace("_", " "), _percent(real), _percent(imagined), passed)
-    return shown
+def sheet(plain: Sheet) -> Table:
+    """A table of words."""
+    from rich.markup import escape
 
-
-def _percent(value: float) -> str:
-    return "unknown" if math.isnan(value) else f"{100 * value:.1f} %"
-
-
-def fidelity(found: Mapping[str, np.ndarray]) -> Table:
-    """PSNR of imagined replays by horizon, beside a copy of the first frame and shuffled actions."""
-    shown = _table("PSNR of imagined replays, dB", "frame", "world [95 %]", "copy of the first", "shuffled actions")
-    steps = len(found["horizon"])
-    for t in sorted({0, *range(4, steps, 5), steps - 1}):
-        interval = f"\\[{found['psnr_low'][t]:.1f}, {found['psnr_high'][t]:.1f}]"
-        world = f"{found['psnr'][t]:.1f} {interval}"
-        shown.add_row(str(t + 1), world, f"{found['copy'][t]:.1f}", f"{found['shuffled'][t]:.1f}")
+    shown = _table(plain.title, *plain.head)
+    for row in plain.rows:
+        shown.add_row(*map(escape, row))
+    shown.caption, shown.caption_justify = escape(plain.note) or None, "left"
     return shown

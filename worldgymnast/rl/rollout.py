@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
+from jaxtyping import Float
 
 from worldgymnast.types import ActionChunk, Observation, Policy, Rollout, RolloutGroup, Start, Verdict
 
@@ -110,3 +111,27 @@ def group(rollouts: Sequence[Rollout], size: int) -> list[RolloutGroup]:
     """Consecutive rollouts of the same start, `size` at a time, as groups."""
     groups = [rollouts[i : i + size] for i in range(0, len(rollouts), size)]
     return [RolloutGroup(members[0].start, tuple(members)) for members in groups]
+
+
+def without_uncertain(
+    groups: Sequence[RolloutGroup], doubt: Float[np.ndarray, " r"], threshold: float
+) -> tuple[list[RolloutGroup], int]:
+    """The groups without the rollouts whose doubt lies above `threshold`, and how many these were.
+
+    A group keeps its place even where nothing is left of it. A doubt of NaN is not above: there the judge failed, which
+    is counted elsewhere.
+
+    Args:
+        groups: any.
+        doubt: of each rollout, in the order of the groups.
+        threshold: the largest doubt that is kept.
+
+    Raises:
+        ValueError: there are not as many doubts as rollouts.
+    """
+    count = sum(len(g.rollouts) for g in groups)
+    if len(doubt) != count:
+        raise ValueError(f"uncertainty: found {len(doubt)} numbers, expected one for each of {count} rollouts")
+    left = iter((doubt > threshold).tolist())
+    kept = [RolloutGroup(g.start, tuple(r for r in g.rollouts if not next(left))) for g in groups]
+    return kept, int((doubt > threshold).sum())
