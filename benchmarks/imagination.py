@@ -4,8 +4,9 @@
 (b) cached: the same frames, each frame of the past computed once;
 (c) few steps: a student distilled from the same weights, or the weights themselves, one step without guidance.
 
-A rollout's cost is added up from frames timed at several depths, so that 200 frames of (a) need not be waited for. Ways are timed in turn, and the peak of the machine's matrix products
-beside each, so that ratios hold whatever else the machine does. Arithmetic is counted by torch's FlopCounterMode.
+A rollout's cost is added up from frames timed at several depths, so that 200 frames of (a) need not be waited for. Ways
+are timed in turn, and the peak of the machine's matrix products beside each, so that ratios hold whatever else the
+machine does. Arithmetic is counted by torch's FlopCounterMode.
 
     python benchmarks/imagination.py --world runs/diffusion/world.safetensors --student runs/student/world.safetensors
     python benchmarks/imagination.py --size bridge-600m --device cuda --batches 1 8 32 --training
@@ -175,9 +176,8 @@ def imagination_tables(
             late = rollout_seconds(costs["a"], deepest) / rollout_seconds(cost, deepest)
             full, last = list(cost.values())[-2:]
             cells = " | ".join(f"{rate:.1f}" for rate in speeds)
-            print(
-                f"| {batch} | ({letter}) | {cells} | {times:.1f} to {late:.1f} | {last / full:.2f} of the first full one |"
-            )
+            ratios = f"{times:.1f} to {late:.1f} | {last / full:.2f} of the first full one"
+            print(f"| {batch} | ({letter}) | {cells} | {ratios} |", flush=True)
     print("\n| batch | way | TFLOP a frame | share of peak | share of decoding | peak memory, GB |")
     print("|---|---|---|---|---|---|")
     for batch in batches:
@@ -251,9 +251,8 @@ def main() -> None:
     names = {letter: f"({letter}) {WAYS[letter]}, {w.config.steps} steps" for letter, w in found.items()}
     c = world.config.transformer
     print(f"{args.device}, {torch.get_num_threads()} threads, {computes_in('auto', world.device)}")
-    print(
-        f"{size:.0f}M parameters, {c.tokens} tokens a frame, frames {world.frame_size}, window {c.window}; {'; '.join(names.values())}"
-    )
+    print(f"{size:.0f}M parameters, {c.tokens} tokens a frame, frames {world.frame_size}, window {c.window}")
+    print("; ".join(names.values()))
     if args.compile:
         for each in found.values():
             each.transformer.compile()

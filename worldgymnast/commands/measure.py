@@ -78,6 +78,8 @@ class EvalWorld(Computing):
         world: the world model's file.
         judge: the judge's file; without it nothing is said about outcomes.
         data: data sets that neither was trained on; outcomes need labelled ones.
+        held_out: only the episodes that `train-world` and `distill` kept out with the same number.
+        trained: with `held_out`, the others instead: those it was trained on.
         starts: start frames of each episode, spread over it.
         length: frames imagined after each.
         drift: frames imagined from some first frames, far beyond the data; 0 leaves it out.
@@ -87,12 +89,15 @@ class EvalWorld(Computing):
         jitter: the disturbed futures whose disagreement is the uncertainty.
         rows: clips imagined side by side; fewer take less memory.
         seed: of the imagination.
+        sheet: also draw real frames above imagined ones into this .png file, a pair of rows for an episode.
         out: also write the tables to this .md file, or all numbers to this .json file.
     """
 
     world: Positional[Path]
     judge: Weights = None
     data: tuple[Path, ...]
+    held_out: int = 0
+    trained: bool = False
     starts: int = 1
     length: int = 30
     drift: int = 200
@@ -102,12 +107,17 @@ class EvalWorld(Computing):
     jitter: JitterConfig = JitterConfig()
     rows: int = 32
     seed: int = 0
+    sheet: Weights = None
     out: Weights = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         in_range(self, 1, "starts", "length", "horizon", "stride", "rows")
-        in_range(self, 0, "drift", "seed")
+        in_range(self, 0, "drift", "seed", "held_out")
+        if self.trained and not self.held_out:
+            raise InputError("--trained: found no --held-out, expected the number that the training was given")
+        if self.sheet is not None and self.sheet.suffix != ".png":
+            raise InputError(f"--sheet: found {self.sheet}, expected a file that ends in .png")
         if self.out is not None and self.out.suffix not in (".md", ".json"):
             raise InputError(f"--out: found {self.out}, expected a file that ends in .md or .json")
 
@@ -119,6 +129,8 @@ class EvalWorld(Computing):
         judge = None if self.judge is None else load_judge(self.judge, self.device)
         episodes = read(self.data, None)
         sees(world, episodes.size, "data convert SOURCE TARGET --size")
+        if self.held_out:
+            episodes = episodes.split(self.held_out, SPLIT)[0 if self.trained else 1]
         found: dict[str, Any] = {}
 
         def show(**new: Any) -> None:
@@ -127,6 +139,9 @@ class EvalWorld(Computing):
                 tables.show(tables.sheet(sheet))
 
         length = min(self.length, int(episodes.length.min()))
+        if self.sheet is not None:
+            write_picture(self.sheet, contact_sheet(above(world, episodes, length, self.seed)))
+            wrote(self.sheet)
         common = {"seed": self.seed, "rows": self.rows}
         show(
             fidelity=replay_fidelity(
