@@ -245,6 +245,13 @@ def contact_sheet(rows: Sequence[np.ndarray], gap: int = 1) -> np.ndarray:
     return sheet
 
 
+def png(picture: np.ndarray) -> bytes:
+    """uint8 [h w 3] as a PNG file's content."""
+    made = io.BytesIO()
+    Image.fromarray(picture).save(made, format="PNG", optimize=True)
+    return made.getvalue()
+
+
 def side_by_side(videos: Iterable[np.ndarray], gap: int = 2) -> np.ndarray:
     """Places videos uint8 [t h w 3] of one height beside one another; a shorter one holds its last frame."""
     clips = list(videos)

@@ -85,7 +85,11 @@ def atomic(path: Path, size: int) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text file, whole or not at all."""
-    data = text.encode()
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file, whole or not at all."""
     with atomic(path, len(data)) as temporary:
         temporary.write_bytes(data)
 

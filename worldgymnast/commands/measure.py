@@ -8,14 +8,25 @@ from typing import Any
 
 from tyro.conf import Positional
 
-from worldgymnast.commands.command import REPORT, Command, Computing, Weights, conclude, drives, read, sees, wrote
+from worldgymnast.commands.command import (
+    REPORT,
+    SPLIT,
+    Command,
+    Computing,
+    Weights,
+    conclude,
+    drives,
+    read,
+    sees,
+    wrote,
+)
 from worldgymnast.config import load_judge, load_policy, load_world, to_dict
 from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks
 from worldgymnast.evaluation.perceptual import lpips_distance
 from worldgymnast.evaluation.uncertainty import JitterConfig
 from worldgymnast.loops import reproduce
 from worldgymnast.loops.score import ScoreConfig
-from worldgymnast.loops.trust import SIGNAL, drift, outcomes, plain, replay_fidelity
+from worldgymnast.loops.trust import SIGNAL, above, drift, outcomes, plain, replay_fidelity
 from worldgymnast.report import tables
 from worldgymnast.report.collect import collect
 from worldgymnast.report.markdown import markdown
@@ -24,7 +35,8 @@ from worldgymnast.report.world import markdown as world_markdown
 from worldgymnast.report.world import sheets
 from worldgymnast.run import Run
 from worldgymnast.types import InputError, in_range
-from worldgymnast.weights import load_weights, to_json, weights_hash, write_text
+from worldgymnast.video import contact_sheet, png
+from worldgymnast.weights import load_weights, to_json, weights_hash, write_bytes, write_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +152,7 @@ class EvalWorld(Computing):
 
         length = min(self.length, int(episodes.length.min()))
         if self.sheet is not None:
-            write_picture(self.sheet, contact_sheet(above(world, episodes, length, self.seed)))
+            write_bytes(self.sheet, png(contact_sheet(above(world, episodes, length, self.seed))))
             wrote(self.sheet)
         common = {"seed": self.seed, "rows": self.rows}
         show(

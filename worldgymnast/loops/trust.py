@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 
 from worldgymnast.actions import converter, motionless
 from worldgymnast.episodes.windows import EpisodeSet
@@ -33,6 +34,7 @@ from worldgymnast.evaluation.uncertainty import (
 from worldgymnast.loops.replay import shuffled_actions
 from worldgymnast.loops.score import cut, gate_rates
 from worldgymnast.types import Clip, InputError, Judge, Rollout, WorldModel
+from worldgymnast.video import resize
 
 Found = dict[str, Any]
 """Plain JSON apart from its NumPy arrays."""
@@ -146,6 +148,20 @@ def _compare(truth: np.ndarray, clip: np.ndarray, perceptual: Distance | None) -
         flat = (x.reshape(-1, *truth.shape[2:]) for x in (truth, shown))
         found["lpips"] = perceptual(*flat).reshape(truth.shape[:2])
     return found
+
+
+def above(
+    world: WorldModel, episodes: EpisodeSet, length: int, seed: int, shown: int = 6, size: int = 128
+) -> list[UInt8[np.ndarray, "t h w 3"]]:
+    """Rows for a contact sheet: `shown` real frames of each episode above those imagined from its first one."""
+    clips, _ = windows(episodes, 1, length)
+    convert = converter(episodes.spec, world.action_spec)
+    times, rows = np.linspace(0, length, shown).round().astype(int), []
+    for i in range(len(clips)):
+        truth = np.asarray(episodes.frames[clips.first[i] + np.arange(length + 1)])
+        dreamt = imagined(world, truth[None, 0], convert(_actions(clips)[i : i + 1]), seed)[0]
+        rows += [resize(truth[times], min(size, truth.shape[1])), resize(dreamt[times], min(size, truth.shape[1]))]
+    return rows
 
 
 # ---------------------------------------------------------------- beyond the truth
