@@ -60,7 +60,7 @@ class Lamp:
         return WorldState(frames.float(), 0)
 
     def step(
-        self, state: WorldState, actions: Tensor, *, generator: torch.Generator
+        self, state: WorldState, actions: Tensor, *, generator: torch.Generator, every: int = 1
     ) -> tuple[WorldState, Tensor]:
         shown = []
         for action in actions.unbind(1):
@@ -435,3 +435,10 @@ def test_real_frames_of_256_pixels_without_labels() -> None:
     gone = drift(world, episodes.select([0, 1]), frames=9)
     assert gone["starts"] == 2
     assert np.isfinite(gone["nearest"]["mean"]).all()
+
+
+def test_one_episode_has_no_interval() -> None:
+    curve = by_horizon(np.array([[20.0, 21.0]]))
+    assert curve["mean"].tolist() == [20.0, 21.0]
+    assert np.isnan(curve["low"]).all()
+    assert np.isnan(curve["high"]).all()

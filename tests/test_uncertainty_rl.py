@@ -43,7 +43,9 @@ class HalfWrongWorld:
         wrong = (frames.float().mean((1, 2, 3)) > 150).float()
         return WorldState(frames.float(), 0, extra={"odd": odd, "wrong": wrong})
 
-    def step(self, state: WorldState, actions: Tensor, *, generator: torch.Generator) -> tuple[WorldState, Tensor]:
+    def step(
+        self, state: WorldState, actions: Tensor, *, generator: torch.Generator, every: int = 1
+    ) -> tuple[WorldState, Tensor]:
         shown, odd, wrong = [], state.extra["odd"], state.extra["wrong"]
         latent = state.latent
         for action in actions.unbind(1):

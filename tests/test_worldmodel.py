@@ -224,3 +224,22 @@ def test_every_size_is_the_same_implementation_with_another_config(size: str) ->
 def test_guidance_needs_an_action_that_can_stand_for_none() -> None:
     with pytest.raises(InputError, match="no padding that could mark the null action"):
         LatentWorldModel(replace(SMALL, guidance=2.0), SPEC, 10.0)
+
+
+def test_detail_gives_back_what_the_autoencoder_lost_where_nothing_moves() -> None:
+    world = LatentWorldModel(replace(SMALL, detail=0.3, precision="fp32"), SPEC, 10.0).eval()  # untrained: no change
+    seen = frames(2)
+    state, shown = world.step(world.start(seen), torch.zeros(2, 4, 4), generator=torch.Generator())
+    assert torch.equal(shown, seen[:, None].expand_as(shown))
+    assert state.fork(torch.tensor([1, 1])).extra["detail"].shape == seen.shape
+    moved = replace(state, latent=state.latent + 9)  # far from the start, nothing is given back
+    latents = moved.latent[:, None]
+    assert torch.equal(world._shown(moved, latents), world.autoencoder.decode(latents))
+
+
+def test_frames_between_looks_are_imagined_but_not_decoded() -> None:
+    world = randomised()
+    actions = torch.rand(2, 6, 4) * 2 - 1
+    start, seed = world.start(frames(2)), torch.Generator
+    every, third = (world.step(start, actions, generator=seed().manual_seed(0), every=n)[1] for n in (1, 3))
+    assert torch.equal(every[:, 2::3], third)

@@ -78,7 +78,7 @@ def bridge_25m() -> WorldTraining:
         channels=32, grid=(16, 16), patch=2, width=320, layers=6, heads=4, window=8, action_dim=10
     )
     return WorldTraining(
-        WorldModelConfig(transformer=transformer),
+        WorldModelConfig(transformer=transformer, detail=0.3),
         frames=8,
         autoencoder=FitConfig(steps=1400, lr=1.5e-3, weight_decay=0.0, ema=0.99),
         clips=4,
@@ -92,7 +92,7 @@ def bridge_25m_diffusion() -> WorldTraining:
     base = bridge_25m()
     transformer = replace(base.world.transformer, window=20, context=0, learned_positions=False)
     world = WorldModelConfig(
-        transformer=transformer, objective=DiffusionConfig(), steps=10, guidance=3.0, slide="recompute"
+        transformer=transformer, objective=DiffusionConfig(), steps=10, guidance=3.0, slide="recompute", detail=0.3
     )
     return replace(base, world=world, clips=3, length=19, fit=replace(base.fit, lr=8e-4))
 

@@ -178,7 +178,8 @@ class Rollout:
         start: where it began.
         images: uint8 [n h w 3], the frame at each look.
         chunks: tokens, actions and log-probabilities [n k a] of each look, as sampled.
-        frames: uint8 [t h w 3], every decoded frame, the first one included.
+        frames: uint8 [t h w 3], every frame that was decoded, the first one included; in reinforcement learning those
+            at the looks, otherwise one an action.
         verdict: the judge's (imagined) or the environment's (real) answer.
         looks_until_success: number of looks whose actions came before the judged success; n if there was none.
         policy_version: version of the weights that acted.
@@ -280,9 +281,9 @@ class WorldModel(Protocol):
         ...
 
     def step(
-        self, state: WorldState, actions: Float[Tensor, "b k a"], *, generator: torch.Generator
-    ) -> tuple[WorldState, UInt8[Tensor, "b k h w 3"]]:
-        """Imagines one frame per action."""
+        self, state: WorldState, actions: Float[Tensor, "b k a"], *, generator: torch.Generator, every: int = 1
+    ) -> tuple[WorldState, UInt8[Tensor, "b n h w 3"]]:
+        """Imagines one frame per action; n = k / `every` of them are shown, the last of each `every`."""
         ...
 
 

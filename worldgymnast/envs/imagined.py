@@ -28,6 +28,7 @@ class ImaginedVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]
         horizon: actions in a rollout; must be a multiple of `chunk`.
         size: height and width of a frame.
         generator: every random draw of the imagination.
+        every: decode only the last of each so many frames; `chunk` decodes only what policy and judge look at.
     """
 
     metadata = {"autoreset_mode": AutoresetMode.DISABLED}  # noqa: RUF012 - Gymnasium's contract
@@ -42,11 +43,12 @@ class ImaginedVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]
         horizon: int,
         size: int,
         generator: torch.Generator,
+        every: int = 1,
     ):
         if horizon % chunk:
             raise InputError(f"field 'horizon': found {horizon}, expected a multiple of the policy's chunk ({chunk})")
         self.world, self.judge, self.generator = world, judge, generator
-        self.num_envs, self.chunk, self.horizon = rows, chunk, horizon
+        self.num_envs, self.chunk, self.horizon, self.every = rows, chunk, horizon, every
         spec = world.action_spec
         self.single_observation_space = gym.spaces.Dict({"image": gym.spaces.Box(0, 255, (size, size, 3), np.uint8)})
         low, high = (np.broadcast_to(np.array(x, np.float32), (chunk, spec.dim)).copy() for x in (spec.low, spec.high))
@@ -80,7 +82,9 @@ class ImaginedVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]
     ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Imagines the frames of one chunk per row, float32 [b k a]; judges at the last one."""
         assert self._state is not None, "call reset first"
-        self._state, frames = self.world.step(self._state, torch.from_numpy(actions), generator=self.generator)
+        self._state, frames = self.world.step(
+            self._state, torch.from_numpy(actions), generator=self.generator, every=self.every
+        )
         seen = frames.cpu().numpy()
         self._looked.append(seen[:, -1])
         self._actions += actions.shape[1]

@@ -44,8 +44,10 @@ def frame_scores(truth: UInt8[np.ndarray, "e t h w 3"], shown: UInt8[np.ndarray,
 
 
 def by_horizon(scores: Float[np.ndarray, "e t"], seed: int = 0) -> Curve:
-    """The mean over episodes at every horizon, with a bootstrap over episodes, the same for all."""
+    """The mean over episodes at every horizon, with a bootstrap over episodes, the same for all; NaN bounds of one."""
     count = len(scores)
+    if count == 1:
+        return {"mean": scores[0], "low": np.full_like(scores[0], np.nan), "high": np.full_like(scores[0], np.nan)}
     drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=_RESAMPLES)  # [resamples e]
     low, high = np.quantile(drawn @ scores / count, [0.025, 0.975], axis=0)
     return {"mean": scores.mean(0), "low": low, "high": high}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -86,11 +87,12 @@ def _learn(
     run: Run,
 ) -> Metrics:
     rl, chunk = config.rl, policy.config.chunk
-    imagine = imagination(world, judge, chunk=chunk, horizon=rl.horizon, size=config.env.size)
-    pool = LocalPool(copy.deepcopy(policy), imagine, rows=rl.rows, temperature=rl.temperature, seed=rl.seed)
+    imagine = functools.partial(imagination, world, judge, chunk=chunk, horizon=rl.horizon, size=config.env.size)
+    looks = imagine(every=chunk if rl.uncertainty == "off" else 1)  # nobody sees the frames between
+    pool = LocalPool(copy.deepcopy(policy), looks, rows=rl.rows, temperature=rl.temperature, seed=rl.seed)
     real = real_env(replace(config.env, horizon=rl.horizon), chunk, config.workers)
     try:
-        score = scorer(policy, imagine, real, config)
+        score = scorer(policy, imagine(), real, config)
         doubt = None if rl.uncertainty == "off" else rollout_doubt(world, judge, chunk, rl.jitter, rl.rows)
         metrics, scored = reinforce(policy, pool, starts, score, rl, run, doubt)
         if scored is not None:

@@ -256,7 +256,7 @@ def _collect(
         groups = pool.collect(starts(rng, count), config.group_size)
         rollouts = [r for g in groups for r in g.rollouts]
         found.rollouts += len(rollouts)
-        found.frames += sum(len(r.frames) - 1 for r in rollouts)
+        found.frames += sum(r.chunks.actions.shape[0] * r.chunks.actions.shape[1] for r in rollouts)
         if config.uncertainty == "drop" and doubt is not None:
             seed = config.seed * 1_000_003 + step * (config.resample + 1) + turn
             groups, dropped = without_uncertain(groups, doubt(rollouts, seed), config.uncertainty_threshold)

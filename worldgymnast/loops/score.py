@@ -59,12 +59,14 @@ def real_env(config: MetaWorldConfig, chunk: int, workers: int) -> VectorEnv[Any
     return vectorise(functools.partial(MetaWorldEnv, config), workers, chunk)
 
 
-def imagination(world: WorldModel, judge: Judge, *, chunk: int, horizon: int, size: int) -> Imagine:
+def imagination(
+    world: WorldModel, judge: Judge, *, chunk: int, horizon: int, size: int, every: int = 1
+) -> Imagine:
     """Imagined environments in `world` with `judge`; see `ImaginedVectorEnv` for the others."""
 
     def imagine(rows: int, generator: torch.Generator) -> VectorEnv[Any, Any, Any]:
         return ImaginedVectorEnv(
-            world, judge, rows=rows, chunk=chunk, horizon=horizon, size=size, generator=generator
+            world, judge, rows=rows, chunk=chunk, horizon=horizon, size=size, generator=generator, every=every
         )
 
     return imagine

@@ -45,6 +45,8 @@ from worldgymnast.worldmodel.vae import ImageVAE, VAEConfig
 Entry = dict[str, Tensor]
 """Frames as the transformer takes them: "noisy" [b t h w c], "level" [b t], "action" [b t a], "context" [b t h w x]."""
 
+_ENTRY = ("noisy", "level", "action", "context")
+
 
 @dataclass(frozen=True)
 class WorldModelConfig:
@@ -58,6 +60,8 @@ class WorldModelConfig:
         guidance: 1 for none; g gives (1 - g) answer(null action) + g answer(action) (Ho and Salimans 2022).
         slide: what becomes of the cache when the window slides.
         cached: keep keys and values from frame to frame.
+        detail: where the latents have changed by less than this (mean square), frames get back what the autoencoder
+            lost of the start frame; 0 for not.
         precision: of the matrix products in imagination, "auto", "fp32" or "bf16".
     """
 
@@ -68,10 +72,12 @@ class WorldModelConfig:
     guidance: float = 1.0
     slide: Literal["band", "recompute"] = "band"
     cached: bool = True
+    detail: float = 0.0
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
         in_range(self, 1, "steps")
+        in_range(self, 0, "detail")
 
     @property
     def frame_size(self) -> tuple[int, int]:
@@ -146,8 +152,12 @@ class LatentWorldModel(nn.Module):
     def start(self, frames: UInt8[Tensor, "b h w 3"]) -> WorldState:
         """See `WorldModel.start`."""
         with self._precisely():
-            latent = self.codec.encode(frames)
-        return self.start_latent(latent.float())
+            latent = self.codec.encode(frames).float()
+            state = self.start_latent(latent)
+            if not self.config.detail:
+                return state
+            lost = frames.to(self.device).short() - self.codec.decode(latent)
+        return replace(state, extra={**state.extra, "detail": lost})
 
     @torch.no_grad()
     def start_latent(self, latent: Float[Tensor, "b h w c"]) -> WorldState:
@@ -161,12 +171,21 @@ class LatentWorldModel(nn.Module):
 
     @torch.no_grad()
     def step(
-        self, state: WorldState, actions: Float[Tensor, "b k a"], *, generator: torch.Generator
-    ) -> tuple[WorldState, UInt8[Tensor, "b k h w 3"]]:
+        self, state: WorldState, actions: Float[Tensor, "b k a"], *, generator: torch.Generator, every: int = 1
+    ) -> tuple[WorldState, UInt8[Tensor, "b n h w 3"]]:
         """See `WorldModel.step`."""
         state, latents = self.imagine(state, actions, generator=generator)
+        return state, self._shown(state, latents[:, every - 1 :: every])
+
+    def _shown(self, state: WorldState, latents: Float[Tensor, "b n h w c"]) -> UInt8[Tensor, "b n H W 3"]:
+        """The frames, with what the autoencoder lost of the first one given back where the latents have not changed."""
         with self._precisely():
-            return state, self.codec.decode(latents)
+            frames = self.codec.decode(latents)
+        if "detail" not in state.extra:
+            return frames
+        changed = (latents - state.extra["anchor"][:, None]).square().mean(-1)
+        same = F.interpolate((-changed / self.config.detail).exp(), self.frame_size, mode="bilinear")[..., None]
+        return (frames + same * state.extra["detail"][:, None]).round().clamp(0, 255).to(torch.uint8)
 
     @torch.no_grad()
     def imagine(
@@ -259,8 +278,8 @@ class LatentWorldModel(nn.Module):
         room = self.config.transformer.window - 1
         if self.config.slide == "band" or "level" not in state.extra or state.extra["level"].shape[1] <= room:
             return state
-        entry = {k: v[:, v.shape[1] - room :] for k, v in state.extra.items() if k != "anchor"}
-        state = replace(state, extra={**entry, "anchor": state.extra["anchor"]})
+        entry = {k: state.extra[k][:, state.extra[k].shape[1] - room :] for k in _ENTRY}
+        state = replace(state, extra={**state.extra, **entry})
         if not self.config.cached:
             return state
         _, fresh = self._answer(replace(state, cache=(), frame=state.frame - 1), entry)
