@@ -75,7 +75,7 @@ class TrainWorld(Learning):
         shares: how much of the training each data set makes up, one number each; as much as it is long if left out.
         actions: what the model's actions mean; as in the first data set if left out.
         config: the training.
-        start: a world model's file to go on from; its sizes count.
+        begin_with: a world model's file to go on from; its sizes count.
         autoencoder_of: a world model's file whose autoencoder is taken as it is, or an image VAE's folder or hub name.
         held_out: episodes of each task that are kept out; `eval-world --held-out` takes the same ones.
     """
@@ -84,7 +84,7 @@ class TrainWorld(Learning):
     shares: Annotated[tuple[float, ...], tyro.conf.arg(metavar="N...")] = ()
     actions: Literal["bridge", "worldgym"] | None = None
     config: Annotated[train.WorldTraining, LENT] = train.WorldTraining()
-    start: Weights = None
+    begin_with: Weights = None
     autoencoder_of: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     held_out: int = 0
 
@@ -100,7 +100,7 @@ class TrainWorld(Learning):
     def __call__(self) -> int:
         """Trains."""
         self.prepare()
-        start = load_world(self.start, self.device) if self.start else None
+        start = load_world(self.begin_with, self.device) if self.begin_with else None
         world = start.config if start else self.config.world
         check_parts(self.config)
         check_shares(self.shares, len(self.data))

@@ -151,7 +151,7 @@ def _compare(truth: np.ndarray, clip: np.ndarray, perceptual: Distance | None) -
 
 
 def above(
-    world: WorldModel, episodes: EpisodeSet, length: int, seed: int, shown: int = 6, size: int = 128
+    world: WorldModel, episodes: EpisodeSet, length: int, seed: int, shown: int = 6, size: int = 96
 ) -> list[UInt8[np.ndarray, "t h w 3"]]:
     """Rows for a contact sheet: `shown` real frames of each episode above those imagined from its first one."""
     clips, _ = windows(episodes, 1, length)

@@ -125,8 +125,8 @@ class LatentWorldModel(nn.Module):
                 f"expected 1 and 0: the last axis of {action_spec} is no padding that could mark the null action"
             )
         self.config, self.action_spec, self.fps = config, action_spec, fps
-        ours = isinstance(config.autoencoder, AutoencoderConfig)
-        made = Autoencoder(config.autoencoder) if ours else ImageVAE(config.autoencoder)
+        a = config.autoencoder
+        made = ImageVAE(a) if isinstance(a, VAEConfig) else Autoencoder(a)
         self.autoencoder: Autoencoder | ImageVAE = made.requires_grad_(False)
         self.transformer = VideoTransformer(config.transformer)
         self.objective = objective(config.objective)
