@@ -214,6 +214,8 @@ def _parse(name: str, rest: Sequence[str]) -> Command:
             raise UsageError(_no_preset(name, rest))
     elif rest and rest[0] in kind.sizes:
         start, prog, rest = kind.sized(rest[0]), f"{prog} {rest[0]}", rest[1:]
+    elif rest and not os.path.exists(rest[0]) and (near := _near(rest[0], kind.sizes, 0.8)):
+        raise UsageError(f"{name}: found '{rest[0]}', expected a size or a data set's folder; {near.strip()}")
     else:
         start = None
         if kind.sizes and help_wanted:
@@ -276,8 +278,8 @@ def _name(words: Sequence[str]) -> tuple[str, list[str]]:
     raise UsageError(f"unknown command '{words[0]}'; {_near(words[0], COMMANDS)}worldgymnast --help lists all")
 
 
-def _near(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+def _near(word: str, known: Iterable[str], cutoff: float = 0.5) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
     return f"did you mean '{near[0]}'? " if near else ""
 
 

@@ -95,7 +95,7 @@ class TrainWorld(Learning):
     @classmethod
     def sized(cls, size: str) -> Command:
         """See `Command.sized`."""
-        return cls(config=WORLDS[size](), data=tyro.MISSING, out=tyro.MISSING)
+        return cls(config=WORLDS[size](), data=(), out=Path("runs") / f"world-{size}")
 
     def __call__(self) -> int:
         """Trains."""
@@ -129,7 +129,8 @@ def _codec(name: str | None, world: WorldModelConfig, device: str) -> Autoencode
             )
         return None
     path = Path(name)
-    found = load_world(path, device).autoencoder if path.is_file() else ImageVAE.pretrained(name).to(device)
+    ours = path.is_file() or path.suffix == ".safetensors"
+    found = load_world(path, device).autoencoder if ours else ImageVAE.pretrained(name).to(device)
     shapes = (found.channels, found.config.shrink), (world.transformer.channels, world.autoencoder.shrink)
     if shapes[0] != shapes[1]:
         raise InputError(
