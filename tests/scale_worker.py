@@ -1,9 +1,13 @@
 """What the processes of `test_scale` run, one set of torchrun for several trainings: scale_worker.py KIND ARGUMENTS.
 
+The kinds, and what is done for them:
+
     plain OUT          a training in OUT/plain, and a slow one in OUT/killed that waits to be killed
     sharded OUT        one in OUT/sharded that stops at step 10, is copied to OUT/alone and goes on; then, as soon as
                        OUT/dead is there, OUT/killed goes on
     commands WORDS     that command, first with a part for only one process
+
+So three times two processes load torch, and not six times.
 """
 
 import os

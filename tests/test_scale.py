@@ -14,9 +14,11 @@ import pytest
 from episode_builders import episodes
 from scale_worker import CONFIG, SHARDED, learn
 
+from worldgymnast import processes
 from worldgymnast.cli import main
 from worldgymnast.episodes import lerobot
 from worldgymnast.loops.supervised import Ahead
+from worldgymnast.types import InputError
 from worldgymnast.weights import load_weights
 
 WORKER = Path(__file__).with_name("scale_worker.py")
@@ -111,6 +113,13 @@ def test_a_command_for_one_process_refuses_two(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["quickstart"]) == 2
     assert "processes: found 2, expected 1" in capsys.readouterr().err
+
+
+def test_a_launcher_that_shards_is_told_of_the_flag(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"LOCAL_RANK": "0", "WORLD_SIZE": "2", "ACCELERATE_USE_FSDP": "true"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=r"found --use_fsdp, .*--fit\.shard"):
+        processes.join("cpu")
 
 
 def test_batches_are_made_ahead_in_order_and_waiting_is_counted() -> None:

@@ -8,6 +8,7 @@ are the same for every number of processes.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator
 from typing import TypeVar
 
@@ -32,6 +33,7 @@ def spread(module: Spread, device: torch.device, dtype: torch.dtype) -> Spread:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")  # no block's result is written into
     mesh = init_device_mesh(device.type, (processes.count(),))
     mixed = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     cut = copy.deepcopy(module.to("cpu"))

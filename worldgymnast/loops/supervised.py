@@ -48,7 +48,7 @@ class FitConfig:
         parts: batches a step, shared by the processes; their gradients are averaged.
         shard: parameters, gradients and optimiser state are spread over the processes (FSDP2, torch's `fully_shard`);
             for sizes that one device cannot train. The weights alone must fit on one device, before and after, and
-            the host's memory holds them twice for each process. One process trains as without.
+            up to five times in the host's memory for each process. One process trains as without.
         lr: peak learning rate; linear warm-up, then a cosine down to a hundredth.
         warmup: share of the steps that warm up.
         weight_decay: of AdamW.
@@ -251,8 +251,7 @@ class _Descent:
         extra = {"generator": step_generator(self.config.seed, number), "progress": step / self.config.steps}
         mine = _parts(self.config)
         accelerator: Any = self._accelerator
-        alone = accelerator is None or part == mine[-1]
-        with nullcontext() if alone else accelerator.no_sync(self.loss):
+        with nullcontext() if accelerator is None or part == mine[-1] else accelerator.no_sync(self.loss):
             with autocast(self.config.precision, self.device):
                 loss, metrics = self.loss({**batch, **extra})
             (loss / len(mine)).backward()
