@@ -133,21 +133,21 @@ def test_tied_and_strided_tensors_are_saved(tmp_path: Path) -> None:
 
 def test_resume_drops_later_metrics_and_a_line_cut_off(tmp_path: Path) -> None:
     run = Run(tmp_path / "a", CONFIG)
-    for step in range(1, 6):
-        run.log(step, {"loss": 1 / step})
-        if step == 3:
-            run.save(step, {"w": torch.zeros(1)}, {})
+    for step in range(5):
+        run.log(step, {"loss": 1 / (1 + step)})
+        if step == 2:
+            run.save(step + 1, {"w": torch.zeros(1)}, {})
     run.close()
     with (run.path / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 6, "lo')
+        file.write('{"step": 5, "lo')
     resumed = Run(run.path, CONFIG)
     checkpoint = resumed.load()
     assert checkpoint is not None
-    assert [r["step"] for r in resumed.metrics()] == [1, 2, 3]
-    for step in (4, 5):
-        resumed.log(step, {"loss": 1 / step})
+    assert [r["step"] for r in resumed.metrics()] == [0, 1, 2]
+    for step in (3, 4):
+        resumed.log(step, {"loss": 1 / (1 + step)})
     resumed.close()
-    assert [(r["step"], r["loss"]) for r in resumed.metrics()] == [(s, 1 / s) for s in range(1, 6)]
+    assert [(r["step"], r["loss"]) for r in resumed.metrics()] == [(s, 1 / (1 + s)) for s in range(5)]
 
 
 def test_without_a_checkpoint_the_metrics_start_again(tmp_path: Path) -> None:

@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from episode_builders import episodes
-from scale_worker import CONFIG, learn
+from scale_worker import CONFIG, SHARDED, learn
 
+from worldgymnast import processes
 from worldgymnast.cli import main
 from worldgymnast.episodes import lerobot
 from worldgymnast.loops.supervised import Ahead
+from worldgymnast.types import InputError
 from worldgymnast.weights import load_weights
 
 WORKER = Path(__file__).with_name("scale_worker.py")
@@ -26,7 +28,7 @@ TINY = [
     *["--world.transformer.width", "32", "--world.transformer.layers", "1", "--world.transformer.heads", "2"],
     *["--world.transformer.window", "4", "--world.transformer.grid", "4", "4", "--threads", "1"],
     *["--frames", "4", "--clips", "2", "--length", "3", "--fit.log-every", "1"],
-    *["--autoencoder.steps", "3", "--autoencoder.parts", "2", "--fit.steps", "4"],
+    *["--autoencoder.steps", "3", "--autoencoder.parts", "2", "--fit.steps", "4", "--fit.shard"],
 ]
 
 
@@ -60,43 +62,45 @@ def assert_alike(found: Path, expected: Path, weights: str) -> None:
     assert all(np.allclose(left[name], right[name], atol=1e-5) for name in left)
 
 
-def test_two_processes_learn_what_one_learns_and_go_on_where_they_were_killed(tmp_path: Path) -> None:
-    whole, slow = tmp_path / "two", tmp_path / "killed"
-    running = [together(str(WORKER), str(whole), "0"), together(str(WORKER), str(slow), "0.2")]
-    learn(tmp_path / "one")
+def test_two_processes_learn_what_one_learns_and_go_on_where_they_were_stopped(tmp_path: Path) -> None:
+    running = [together(str(WORKER), "plain", str(tmp_path)), together(str(WORKER), "sharded", str(tmp_path))]
+    learn(tmp_path / "one", CONFIG)
+    learn(tmp_path / "four-parts", SHARDED)
+    killed = tmp_path / "killed"
     deadline = time.monotonic() + 200
-    while not (slow / "run/checkpoints/step-00000008").exists():
+    while not (killed / "run/checkpoints/step-00000008").exists():
         assert time.monotonic() < deadline
-        assert running[1].poll() is None, running[1].communicate()
+        assert running[0].poll() is None, running[0].communicate()
         time.sleep(0.05)
-    os.kill(int((slow / "pid-0").read_text()), signal.SIGKILL)
-    done(running[0])
-    running[1].communicate(timeout=100)
-    assert running[1].returncode != 0
-    assert 8 <= len(curve(slow / "run")) < CONFIG.steps
-    assert not (slow / "run/summary.json").exists()
-    done(together(str(WORKER), str(slow), "0"))
-    expected = tmp_path / "one" / "run"
-    for folder in (whole, slow):
+    os.kill(int((killed / "pid-0").read_text()), signal.SIGKILL)
+    running[0].communicate(timeout=100)
+    assert running[0].returncode != 0
+    assert 8 <= len(curve(killed / "run")) < CONFIG.steps
+    assert not (killed / "run/summary.json").exists()
+    (tmp_path / "dead").touch()
+    done(running[1])
+    assert len(curve(tmp_path / "alone/run")) == 10
+    learn(tmp_path / "alone", SHARDED)  # one process goes on with what two began
+    for name, other in (("plain", "one"), ("killed", "one"), ("sharded", "four-parts"), ("alone", "four-parts")):
+        folder, expected = tmp_path / name, tmp_path / other / "run"
         assert_alike(folder / "run", expected, "../weights.safetensors")
+        assert_alike(folder / "run", expected, "checkpoints/step-00000016/tensors.safetensors")
         assert {p.name for p in folder.iterdir()} == {"pid-0", "pid-1", "run", "weights.safetensors"}
         assert {p.name for p in (folder / "run").iterdir()} == {p.name for p in expected.iterdir()}
-        assert len(list((folder / "run/tensorboard").iterdir())) == 1 + (folder == slow)
-    assert len((whole / "run/command.txt").read_text().splitlines()) == 1
-    assert len((slow / "run/command.txt").read_text().splitlines()) == 2
+        starts = 1 + (name != "plain")
+        assert len(list((folder / "run/tensorboard").iterdir())) == starts
+        assert len((folder / "run/command.txt").read_text().splitlines()) == starts
 
 
 def test_the_command_learns_the_same_in_two_processes_and_refuses_a_part_for_only_one(tmp_path: Path) -> None:
     lerobot.write(tmp_path / "data", episodes(4))
     command = ["train-world", str(tmp_path / "data"), *TINY]
-    two = together("-m", "worldgymnast", *command, "--fit.parts", "2", "--out", str(tmp_path / "two"))
-    refused = together("-m", "worldgymnast", *command, "--fit.parts", "1", "--out", str(tmp_path / "none"))
+    two = together(str(WORKER), "commands", *command, "--out", str(tmp_path / "two"))
     assert main([*command, "--fit.parts", "2", "--out", str(tmp_path / "one")]) == 0
-    printed, _ = done(two)
+    printed, said = done(two)
     assert printed.splitlines() == [str(tmp_path / "two/world.safetensors")]
     assert_alike(tmp_path / "two", tmp_path / "one", "world.safetensors")
     assert_alike(tmp_path / "two/autoencoder", tmp_path / "one/autoencoder", "../world.safetensors")
-    _, said = refused.communicate(timeout=200)
     assert [line for line in said.splitlines() if "worldgymnast:" in line] == [
         "worldgymnast: error: --fit.parts: found 1, expected a multiple of 2, the number of processes; give 2 or start "
         "another number of them"
@@ -109,6 +113,13 @@ def test_a_command_for_one_process_refuses_two(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["quickstart"]) == 2
     assert "processes: found 2, expected 1" in capsys.readouterr().err
+
+
+def test_a_launcher_that_shards_is_told_of_the_flag(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"LOCAL_RANK": "0", "WORLD_SIZE": "2", "ACCELERATE_USE_FSDP": "true"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=r"found --use_fsdp, .*--fit\.shard"):
+        processes.join("cpu")
 
 
 def test_batches_are_made_ahead_in_order_and_waiting_is_counted() -> None:

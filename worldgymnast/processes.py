@@ -31,12 +31,12 @@ def join(device: str) -> None:
     """Meets the other processes, gloo on "cpu" and nccl on "cuda", and takes this one's GPU; only the first prints.
 
     Raises:
-        InputError: the launcher asks for sharded training (FSDP), which is not there.
+        InputError: the launcher asks for sharded training (FSDP), which is a command's own flag.
     """
     if launched() == 1:
         return
     if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
-        raise InputError("accelerate launch: found --use_fsdp, expected whole models in every process; leave it out")
+        raise InputError("accelerate launch: found --use_fsdp, expected a launch without; use --fit.shard instead")
     from accelerate import PartialState
 
     PartialState(cpu=device == "cpu")

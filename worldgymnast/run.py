@@ -275,14 +275,14 @@ class Run:
             rows.append({k: math.nan if v is None else v for k, v in json.loads(line).items()})
         return rows
 
-    def _drop_metrics_after(self, step: int) -> None:
+    def _drop_metrics_from(self, step: int) -> None:
         """Removes the lines that a resumed run will write again, and a line that a kill cut off."""
         self._close_writer()
-        self._purge_from = step + 1
+        self._purge_from = step
         if not self._metrics_file.exists():
             return
         lines = self._metrics_file.read_text().split("\n")[:-1]
-        kept = "".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= step)
+        kept = "".join(f"{line}\n" for line in lines if json.loads(line)["step"] < step)
         if kept != self._metrics_file.read_text():
             write_text(self._metrics_file, kept)
 
@@ -311,7 +311,7 @@ class Run:
         """Writes a checkpoint, whole or not at all, and removes all but the newest `keep`.
 
         Args:
-            step: number of finished steps; log them before.
+            step: number of finished steps; log them before, the first as 0.
             tensors: any dtype and device.
             state: JSON.
 
@@ -359,7 +359,7 @@ class Run:
                     continue
                 break
             if not self._summary.exists():
-                self._drop_metrics_after(chosen[0].step if chosen else -1)
+                self._drop_metrics_from(chosen[0].step if chosen else 0)
             return self._place(chosen[0].step) if chosen else None
 
         place = first(choose)

@@ -4,9 +4,9 @@ Each has `loss, metrics = module.loss(batch)`. A batch is a pure function of an 
 that goes with it; a killed run therefore goes on bit for bit from its newest checkpoint.
 
 A step descends the mean gradient over `parts` batches. One process takes them one after the other; of W processes
-(torchrun, `accelerate launch`) each takes every W-th, and Accelerate averages their gradients. So what is learned does
-not depend on the number of processes, beyond rounding. Left out: models cut up over the processes (FSDP), and metrics
-weighted by what each part holds (a mean of means).
+(torchrun, `accelerate launch`) each takes every W-th, and their gradients are averaged, by Accelerate or, where a model
+is spread over the processes (`loops.shards`), by FSDP. So what is learned does not depend on the number of processes,
+beyond rounding. Left out: metrics weighted by what each part holds (a mean of means).
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from worldgymnast import processes
-from worldgymnast.precision import Precision, autocast
+from worldgymnast.loops.shards import for_first, share, spread, whole
+from worldgymnast.precision import Precision, autocast, computes_in
 from worldgymnast.run import Progress, Run, load_optimizer_tensors, optimizer_tensors
 from worldgymnast.types import InputError, Metrics, in_range
 
@@ -45,6 +46,9 @@ class FitConfig:
     Attributes:
         steps: optimiser steps.
         parts: batches a step, shared by the processes; their gradients are averaged.
+        shard: parameters, gradients and optimiser state are spread over the processes (FSDP2, torch's `fully_shard`);
+            for sizes that one device cannot train. The weights alone must fit on one device, before and after, and
+            up to five times in the host's memory for each process. One process trains as without.
         lr: peak learning rate; linear warm-up, then a cosine down to a hundredth.
         warmup: share of the steps that warm up.
         weight_decay: of AdamW.
@@ -58,6 +62,7 @@ class FitConfig:
 
     steps: int = 1000
     parts: int = 1
+    shard: bool = False
     lr: float = 1e-3
     warmup: float = 0.05
     weight_decay: float = 0.01
@@ -109,16 +114,21 @@ def fit(module: nn.Module, batches: Batches, config: FitConfig, run: Run, what: 
     that need no gradient, such as those of a frozen autoencoder, stay as they are. Part p of step s is
     `batches(s * parts + p)`, made in a thread while the part before is learned from. Beside the metrics of the loss,
     means over parts and processes, are logged: the learning rate, `seconds` since the start, and `wait`, the share of
-    the time since the row before in which this process stood still for a batch.
+    the time since the row before in which this process stood still for a batch. While a spread copy of it is trained,
+    `module` waits in the host's memory. Checkpoints hold whole tensors and fit any number of processes.
     """
     check_parts(config)
-    trained = {k: p for k, p in module.named_parameters() if p.requires_grad}
+    device = next(module.parameters()).device
+    loss = _Loss(module)
+    if config.shard and processes.count() > 1:
+        loss = spread(loss, device, computes_in(config.precision, device))
+    trained = {k: p for k, p in loss.module.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(trained.values(), lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.99))
     averaged = {k: p.detach().clone() for k, p in trained.items()}
     first = _resume(run, trained, averaged, optimizer)
     logged = run.metrics()[-1:]
     last = {k: v for row in logged for k, v in row.items() if k not in ("step", "time", "seconds", "wait")}
-    descent = _Descent(module, optimizer, config)
+    descent = _Descent(loss, optimizer, config, device)
     mine = (step * config.parts + part for step in range(first, config.steps) for part in _parts(config))
     with Ahead(batches, mine) as ahead, Progress(what, config.steps, done=first) as progress:
         for step in range(first, config.steps):
@@ -130,9 +140,12 @@ def fit(module: nn.Module, batches: Batches, config: FitConfig, run: Run, what: 
                 run.log(step, last | {"seconds": ahead.seconds, "wait": ahead.wait()})
             if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
                 _save(run, step + 1, trained, averaged, optimizer)
+    parameters = dict(module.named_parameters())
     with torch.no_grad():
-        for name, parameter in trained.items():
-            parameter.copy_(averaged[name])
+        for name, mean in averaged.items():
+            parameters[name].copy_(whole(mean))
+    if loss.module is not module:
+        module.to(device)
     return last
 
 
@@ -187,7 +200,7 @@ class Ahead:
 
 
 class _Loss(nn.Module):
-    """A module's loss as its forward, which is what Accelerate wraps."""
+    """A module's loss as its forward, which is what Accelerate and FSDP wrap."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -200,16 +213,16 @@ class _Loss(nn.Module):
 class _Descent:
     """One optimiser step, alone or together with other processes."""
 
-    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, config: FitConfig) -> None:
-        self.optimizer, self.config = optimizer, config
-        self.device = next(module.parameters()).device
-        self.loss: nn.Module = _Loss(module)
+    def __init__(
+        self, loss: nn.Module, optimizer: torch.optim.Optimizer, config: FitConfig, device: torch.device
+    ) -> None:
+        self.loss, self.optimizer, self.config, self.device = loss, optimizer, config, device
         self._accelerator: Any = None
-        if processes.count() > 1:
+        if processes.count() > 1 and not config.shard:
             from accelerate import Accelerator
 
             self._accelerator = Accelerator(cpu=self.device.type == "cpu", mixed_precision="no")  # `autocast` is ours
-            self.loss = self._accelerator.prepare_model(self.loss)
+            self.loss = self._accelerator.prepare_model(loss)
 
     def __call__(self, ahead: Ahead, step: int) -> Metrics:
         """Descends once; returns the means over all parts of what the loss says, and the norm of the mean gradient."""
@@ -226,16 +239,19 @@ class _Descent:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(parameters, self.config.clip_norm)
         self.optimizer.step()
-        return metrics | {"gradient_norm": float(norm)}
+        return metrics | {"gradient_norm": float(whole(norm))}
 
     def _backward(self, batch: Mapping[str, Any], step: int, part: int) -> Metrics:
-        """Adds the gradient of one part; the processes exchange theirs at the last one."""
+        """Adds the gradient of one part.
+
+        The processes exchange theirs at the last part; at every part where the model is spread over them, since a
+        whole gradient to wait with is what there is no memory for.
+        """
         number = step * self.config.parts + part
         extra = {"generator": step_generator(self.config.seed, number), "progress": step / self.config.steps}
         mine = _parts(self.config)
         accelerator: Any = self._accelerator
-        alone = accelerator is None or part == mine[-1]
-        with nullcontext() if alone else accelerator.no_sync(self.loss):
+        with nullcontext() if accelerator is None or part == mine[-1] else accelerator.no_sync(self.loss):
             with autocast(self.config.precision, self.device):
                 loss, metrics = self.loss({**batch, **extra})
             (loss / len(mine)).backward()
@@ -257,7 +273,7 @@ def _save(
 ) -> None:
     tensors, state = optimizer_tensors(optimizer)
     both = {f"model.{k}": v for k, v in trained.items()} | {f"ema.{k}": v for k, v in averaged.items()}
-    run.save(step, both | tensors, {"optimizer": state})
+    run.save(step, {k: for_first(v) for k, v in (both | tensors).items()}, {"optimizer": state})
 
 
 @torch.no_grad()
@@ -267,8 +283,12 @@ def _resume(
     checkpoint = run.load()
     if checkpoint is None:
         return 0
-    for name in trained:
-        trained[name].copy_(checkpoint.tensors[f"model.{name}"])
-        averaged[name].copy_(checkpoint.tensors[f"ema.{name}"])
-    load_optimizer_tensors(optimizer, checkpoint.tensors, checkpoint.state["optimizer"])
+    tensors = dict(checkpoint.tensors)
+    for index, (name, parameter) in enumerate(trained.items()):
+        parameter.copy_(share(tensors[f"model.{name}"], parameter))
+        averaged[name].copy_(share(tensors[f"ema.{name}"], parameter))
+        for moment in (f"optimizer.{index}.exp_avg", f"optimizer.{index}.exp_avg_sq"):
+            if moment in tensors:  # not where no gradient has come yet
+                tensors[moment] = share(tensors[moment], parameter)
+    load_optimizer_tensors(optimizer, tensors, checkpoint.state["optimizer"])
     return checkpoint.step
