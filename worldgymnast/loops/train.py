@@ -81,18 +81,24 @@ class Distillation:
 
     Attributes:
         sampling_steps: what the student will take for a frame.
+        truth: weight of the error to the true frame; the rest is that to what the teacher believes.
+        corruption: largest standard deviation of the noise on the past.
         clips: clips a step.
         length: actions a clip.
         fit: the optimiser.
     """
 
     sampling_steps: int = 1
+    truth: float = 0.5
+    corruption: float = 0.1
     clips: int = 4
     length: int = 12
-    fit: FitConfig = FitConfig(steps=500, lr=3e-4, ema=0.99, save_every=100)
+    fit: FitConfig = FitConfig(steps=500, lr=5e-5, ema=0.99, save_every=100)
 
     def __post_init__(self) -> None:
         in_range(self, 1, "sampling_steps", "clips", "length")
+        in_range(self, 0, "truth", high=1)
+        in_range(self, 0, "corruption")
 
 
 @dataclass(frozen=True)
@@ -233,7 +239,8 @@ def distill(
             student.load_state_dict(teacher.state_dict())
             latents = encode_all(teacher.autoencoder, episodes.frames)
             batches = latent_batches(episodes, latents, config.length, config.clips, config.fit.seed, teacher.device)
-            metrics = fit(Consistency(teacher, student), batches, config.fit, run, "distillation")
+            both = Consistency(teacher, student, config.truth, config.corruption)
+            metrics = fit(both, batches, config.fit, run, "distillation")
             save_component(result, student, Manifest(run.command, config.fit.seed, identity(teacher), metrics))
             run.finish(metrics)
     return load_world(result, device)
