@@ -54,8 +54,10 @@ def cached_frames(root: Path, name: str, key: str, count: int, decode: Decode) -
         return _in_memory(root, "no folder for a cache can be written", count, decode)
     path = folder / f"{name}-{key}.npy"
     with FileLock(folder / f".{name}.lock") as lock:
-        full = not path.is_file() and not _written(path, _alike(decode(), count, root), count)
-        Path(lock.lock_file).unlink(missing_ok=True)
+        try:
+            full = not path.is_file() and not _written(path, _alike(decode(), count, root), count)
+        finally:
+            Path(lock.lock_file).unlink(missing_ok=True)
     if full:
         return _in_memory(root, "no space left on the disk", count, decode)
     for stale in folder.glob(f"{name}-*.npy"):
