@@ -7,6 +7,7 @@ config, its action spec and a manifest, so that one path is enough to rebuild it
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
@@ -39,6 +40,7 @@ _KIND = "kind"
 _NAMED = {kind.__name__: kind for kind in (AutoencoderConfig, VAEConfig, FlowConfig, DiffusionConfig)}
 
 
+@functools.cache
 def _converter() -> cattrs.Converter:
     converter = cattrs.Converter()
     configure_tagged_union(AutoencoderConfig | VAEConfig, converter, tag_name=_KIND, default=AutoencoderConfig)

@@ -80,8 +80,8 @@ class Computing(Command):
         """Takes the device and the threads and meets the other processes, or says why not."""
         if not self.together and processes.launched() > 1:
             raise InputError(
-                f"processes: found {processes.launched()}, expected 1; only sft, train-world and train-judge run in "
-                "several; start this command without torchrun or accelerate launch"
+                f"processes: found {processes.launched()}, expected 1; only sft, train-world, distill and train-judge "
+                "run in several; start this command without torchrun or accelerate launch"
             )
         if self.device == "cuda" and not torch.cuda.is_available():
             raise InputError("--device: found no CUDA device, expected one for cuda; use --device cpu")

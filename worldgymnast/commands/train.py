@@ -68,7 +68,22 @@ class Sft(Learning):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainWorld(Learning):
+class HoldingOut(Learning):
+    """A command that leaves some episodes to be measured on.
+
+    Attributes:
+        held_out: episodes of each task that are kept out; `eval-world --held-out` takes the same ones.
+    """
+
+    held_out: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_range(self, 0, "held_out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainWorld(HoldingOut):
     """A world model (autoencoder and transformer) from everything logged, failures included.
 
     Attributes:
@@ -77,7 +92,6 @@ class TrainWorld(Learning):
         config: the training.
         begin_with: a world model's file to go on from; its sizes count.
         autoencoder_of: a world model's file whose autoencoder is taken as it is, or an image VAE's folder or hub name.
-        held_out: episodes of each task that are kept out; `eval-world --held-out` takes the same ones.
     """
 
     sizes: ClassVar[Mapping[str, Callable[[], train.WorldTraining]]] = WORLDS
@@ -86,11 +100,6 @@ class TrainWorld(Learning):
     config: Annotated[train.WorldTraining, LENT] = train.WorldTraining()
     begin_with: Weights = None
     autoencoder_of: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    held_out: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        in_range(self, 0, "held_out")
 
     @classmethod
     def sized(cls, size: str) -> Command:
@@ -141,22 +150,16 @@ def _codec(name: str | None, world: WorldModelConfig, device: str) -> Autoencode
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distill(Learning):
+class Distill(HoldingOut):
     """A world model that imagines a frame in one step, or few, from one that walks many with guidance.
 
     Attributes:
         config: the training.
         world: the teacher's file, such as a published checkpoint that was imported.
-        held_out: episodes of each task that are kept out, as in `train-world`.
     """
 
     config: Annotated[train.Distillation, LENT] = train.Distillation()
     world: Path
-    held_out: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        in_range(self, 0, "held_out")
 
     def __call__(self) -> int:
         """Trains."""

@@ -65,7 +65,7 @@ def _cell(curve: Curve, t: int, digits: int, sign: str = "") -> str:
     mean, low, high = (float(curve[name][t]) for name in ("mean", "low", "high"))
     if math.isnan(mean):
         return "unknown"
-    if low != low:  # a single episode has no interval
+    if math.isnan(low):  # a single episode has no interval
         return f"{mean:{sign}.{digits}f}"
     return f"{mean:{sign}.{digits}f} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
 

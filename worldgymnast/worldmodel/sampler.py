@@ -132,14 +132,9 @@ class LatentWorldModel(nn.Module):
         self.objective = objective(config.objective)
 
     @property
-    def codec(self) -> Codec:
-        """What encodes and decodes its frames."""
-        return self.autoencoder
-
-    @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.codec.device
+        return self.autoencoder.device
 
     @property
     def frame_size(self) -> tuple[int, int]:
@@ -152,11 +147,11 @@ class LatentWorldModel(nn.Module):
     def start(self, frames: UInt8[Tensor, "b h w 3"]) -> WorldState:
         """See `WorldModel.start`."""
         with self._precisely():
-            latent = self.codec.encode(frames).float()
+            latent = self.autoencoder.encode(frames).float()
             state = self.start_latent(latent)
             if not self.config.detail:
                 return state
-            lost = frames.to(self.device).short() - self.codec.decode(latent)
+            lost = frames.to(self.device).short() - self.autoencoder.decode(latent)
         return replace(state, extra={**state.extra, "detail": lost})
 
     @torch.no_grad()
@@ -180,7 +175,7 @@ class LatentWorldModel(nn.Module):
     def _shown(self, state: WorldState, latents: Float[Tensor, "b n h w c"]) -> UInt8[Tensor, "b n H W 3"]:
         """The frames, with what the autoencoder lost of the first one given back where the latents have not changed."""
         with self._precisely():
-            frames = self.codec.decode(latents)
+            frames = self.autoencoder.decode(latents)
         if "detail" not in state.extra:
             return frames
         changed = (latents - state.extra["anchor"][:, None]).square().mean(-1)
@@ -330,7 +325,7 @@ class LatentWorldModel(nn.Module):
         previous = self._imagined_previous(latents, actions, batch) if self._beside else torch.zeros_like(latents)
         weight = torch.ones((1, 1, 1, 1, 1), device=latents.device)
         if isinstance(o, FlowConfig):
-            weight = weight * self.codec.latent_weight
+            weight = weight * self.autoencoder.latent_weight
             if self._beside:
                 weight = weight * motion_weights(latents, self.config.transformer.patch, o.motion)
         context = self._context(previous, latents[:, :1].expand_as(previous))
