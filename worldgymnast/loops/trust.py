@@ -214,8 +214,8 @@ def endless_actions(episodes: EpisodeSet, index: int, count: int) -> np.ndarray:
 
 def _bank(episodes: EpisodeSet, index: int, seed: int) -> np.ndarray:
     """Some real frames of the other episodes, uint8 [m h w 3]."""
-    others = [np.arange(f, f + n + 1) for f, n in zip(episodes.first, episodes.length, strict=True)]
-    rows = np.concatenate([*(r for e, r in enumerate(others) if e != index), np.zeros(0, np.int64)])
+    others = episodes.select(np.arange(len(episodes)) != index)
+    rows = others.rows if len(others) else np.zeros(0, np.int64)
     chosen = np.random.default_rng(seed).permutation(len(rows))[:_BANK]
     return np.asarray(episodes.frames[np.sort(rows[chosen])])
 
