@@ -39,6 +39,7 @@ class BrightnessJudge:
     """A real, if silly, reward: whether the last frame is redder than the first."""
 
     name = "redder-v1"
+    waits = False
 
     def __init__(self, fail: bool = False):
         self.fail = fail

@@ -74,6 +74,7 @@ class BrightJudge:
     """Success is a last frame brighter than 128; it is as sure as it is far from there."""
 
     name = "bright-v1"
+    waits = False
 
     def score(self, clips: Sequence[Clip]) -> list[Verdict]:
         levels = [float(c.frames[-1].mean()) for c in clips]
@@ -294,6 +295,7 @@ def test_futures_are_disturbed_as_asked_and_the_same_again(lamps: EpisodeSet) ->
 def test_a_judge_without_probability_is_taken_at_its_score() -> None:
     class Blunt:
         name = "blunt"
+        waits = False
 
         def score(self, clips: Sequence[Clip]) -> list[Verdict]:
             return [Verdict(1.0), Verdict(None, error="outage"), Verdict(0.0, 0.3)][: len(clips)]

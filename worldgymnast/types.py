@@ -145,29 +145,39 @@ class Verdict:
     """A judge's answer about one clip.
 
     Attributes:
-        score: success in [0, 1] after the judge's own threshold, or None where the judge itself failed.
+        score: in [0, 1] after the judge's own threshold, 1 for success, less for a part of it; None where the judge
+            itself failed.
         probability: the judge's belief in success in [0, 1], or None where it gives none.
         success_frame: index of the first frame it holds for a success, or None.
         error: why `score` is None.
+        cost: what was paid for it, in the currency of the judge's prices; 0 where nothing is.
     """
 
     score: float | None
     probability: float | None = None
     success_frame: int | None = None
     error: str | None = None
+    cost: float = 0.0
 
     @property
     def succeeded(self) -> bool | None:
         """Whether the score is a success; None where the judge failed, which is no failure of the policy."""
-        return None if self.score is None else self.score > 0.5
+        return None if self.score is None else self.score >= 1
 
 
 @dataclass(frozen=True)
 class Clip:
-    """What a judge looks at: uint8 [t h w 3] frames and the sentence."""
+    """What a judge looks at.
+
+    Attributes:
+        frames: uint8 [t h w 3].
+        instruction: the sentence.
+        task: name of the task, or ""; for thresholds and criteria of its own.
+    """
 
     frames: UInt8[np.ndarray, "t h w 3"]
     instruction: str
+    task: str = ""
 
 
 @dataclass(frozen=True)
@@ -294,6 +304,11 @@ class Judge(Protocol):
     @property
     def name(self) -> str:
         """The judge's model and the version of its prompt or input."""
+        ...
+
+    @property
+    def waits(self) -> bool:
+        """Whether it waits for an answer from elsewhere; then it is asked while the next rollouts are imagined."""
         ...
 
     def score(self, clips: Sequence[Clip]) -> list[Verdict]:

@@ -71,6 +71,11 @@ class SuccessClassifier(nn.Module):
         return "classifier-first-now-v1"
 
     @property
+    def waits(self) -> bool:
+        """It computes here."""
+        return False
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.sentence.weight.device
@@ -102,21 +107,22 @@ class SuccessClassifier(nn.Module):
             parts.append(self.logits(pair, sentence[rows]).sigmoid().cpu())
         return torch.cat(parts).view(n, t).numpy()
 
-    def score(self, clips: Sequence[Clip]) -> list[Verdict]:
-        """See `Judge.score`; clips of equal length are judged together."""
+    def score(self, clips: Sequence[Clip], thresholds: Sequence[float] | None = None) -> list[Verdict]:
+        """See `Judge.score`; clips of equal length are judged together, each by its threshold where some are given."""
         verdicts: list[Verdict | None] = [None] * len(clips)
         for length in sorted({len(c.frames) for c in clips}):
             rows = [i for i, c in enumerate(clips) if len(c.frames) == length]
             frames = np.stack([clips[i].frames for i in rows])
             found = self.probabilities(frames, [clips[i].instruction for i in rows])
             for i, probability in zip(rows, found, strict=True):
-                verdicts[i] = self.verdict(probability)
+                verdicts[i] = self.verdict(probability, None if thresholds is None else thresholds[i])
         return [v for v in verdicts if v is not None]
 
-    def verdict(self, probability: Float[np.ndarray, " t"]) -> Verdict:
-        """The verdict on a clip from the probabilities of its frames."""
+    def verdict(self, probability: Float[np.ndarray, " t"], threshold: float | None = None) -> Verdict:
+        """The verdict on a clip from the probabilities of its frames, by the judge's own threshold or another."""
         steady = sustained(probability, self.config.sustain)
-        best, threshold = float(steady.max()), float(self.threshold)
+        best = float(steady.max())
+        threshold = float(self.threshold) if threshold is None else threshold
         if best < threshold:
             return Verdict(0.0, best)
         began = int(np.flatnonzero(steady >= threshold)[0])
