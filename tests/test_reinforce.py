@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,15 +13,16 @@ import torch
 
 from worldgymnast.actions import metaworld_spec
 from worldgymnast.envs.imagined import ImaginedVectorEnv
-from worldgymnast.execution.local import LocalPool
+from worldgymnast.execution.local import LocalPool, MakeEnv
 from worldgymnast.loops.reinforce import ReinforceConfig, Scored, reinforce
 from worldgymnast.loops.supervised import FitConfig, fit
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
+from worldgymnast.rl.judging import Judging
 from worldgymnast.rl.rollout import group, roll_out
 from worldgymnast.rl.trainer import Trainer, TrainerConfig, stack
 from worldgymnast.run import Run, weights_hash
 from worldgymnast.text import SentenceEncoder
-from worldgymnast.types import Clip, InputError, RolloutGroup, Start, Verdict
+from worldgymnast.types import Clip, InputError, Judge, RolloutGroup, Start, Verdict
 from worldgymnast.worldmodel.autoencoder import AutoencoderConfig
 from worldgymnast.worldmodel.sampler import LatentWorldModel, WorldModelConfig
 from worldgymnast.worldmodel.transformer import TransformerConfig
@@ -77,24 +78,36 @@ def starts(rng: np.random.Generator, count: int) -> list[Start]:
 CONFIG = ReinforceConfig(steps=4, starts=2, group_size=4, horizon=4, rows=8, evaluate_every=100, save_every=1)
 
 
-def learn(policy: SmallVLA, world: LatentWorldModel, out: Path, stop_after: int | None = None) -> str:
+def imagine(world: LatentWorldModel) -> MakeEnv:
+    """Imagined environments that leave judging to the pool."""
+
+    def env(rows: int, generator: torch.Generator) -> ImaginedVectorEnv:
+        return ImaginedVectorEnv(world, None, rows=rows, chunk=2, horizon=4, size=64, generator=generator)
+
+    return env
+
+
+def learn(
+    policy: SmallVLA,
+    world: LatentWorldModel,
+    out: Path,
+    stop_after: int | None = None,
+    config: ReinforceConfig = CONFIG,
+    judge: Judge | None = None,
+) -> str:
     """Runs the loop on a copy of `policy`, killed while it collects for the first time after that many syncs."""
     trained = copy.deepcopy(policy)
 
     class Pool(LocalPool):
-        def collect(self, starts: Sequence[Start], group_size: int) -> list[RolloutGroup]:
+        def begin(self, starts: Sequence[Start], group_size: int) -> Callable[[], list[RolloutGroup]]:
             if stop_after is not None and self.version > stop_after:
                 raise KeyboardInterrupt
-            return super().collect(starts, group_size)
+            return super().begin(starts, group_size)
 
-    def env(rows: int, generator: torch.Generator) -> ImaginedVectorEnv:
-        return ImaginedVectorEnv(
-            world, BrightnessJudge(), rows=rows, chunk=2, horizon=4, size=64, generator=generator
-        )
-
-    pool = Pool(copy.deepcopy(policy), env, rows=8, temperature=1.0, seed=0)
+    judging = Judging(judge or BrightnessJudge(), 2)
+    pool = Pool(copy.deepcopy(policy), imagine(world), judging, rows=8, temperature=1.0, seed=0)
     with Run(out, {"steps": 4}) as run:
-        reinforce(trained, pool, starts, lambda step: None, CONFIG, run)
+        reinforce(trained, pool, starts, lambda step: None, config, run)
     return weights_hash(trained.state_dict())
 
 
@@ -171,12 +184,8 @@ def test_an_outage_is_no_failure_in_the_scoring(policy: SmallVLA, world: LatentW
 
 
 def test_too_many_judge_errors_stop_the_run(policy: SmallVLA, world: LatentWorldModel, tmp_path: Path) -> None:
-    def env(rows: int, generator: torch.Generator) -> ImaginedVectorEnv:
-        return ImaginedVectorEnv(
-            world, BrightnessJudge(fail=True), rows=rows, chunk=2, horizon=4, size=64, generator=generator
-        )
-
-    pool = LocalPool(copy.deepcopy(policy), env, rows=8, temperature=1.0, seed=0)
+    judging = Judging(BrightnessJudge(fail=True), 2)
+    pool = LocalPool(copy.deepcopy(policy), imagine(world), judging, rows=8, temperature=1.0, seed=0)
     with Run(tmp_path / "run", {}) as run, pytest.raises(InputError, match="judge failed on"):
         reinforce(policy, pool, starts, lambda step: None, CONFIG, run)
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from worldgymnast.ledger import Ledger, Spent
-from worldgymnast.types import InputError, in_range
+from worldgymnast.types import InputError, Paused, in_range
 
 Read = TypeVar("Read")
 Message = Mapping[str, Any]
@@ -116,7 +116,7 @@ class EndpointConfig:
             raise InputError("field 'model': found none, expected the model's name at the server")
 
 
-class BudgetSpent(InputError):
+class BudgetSpent(Paused):
     """The budget has run out; what was answered before is in the ledger."""
 
 
@@ -130,6 +130,19 @@ class Unusable(ValueError):
     def __init__(self, kind: str, message: str = ""):
         super().__init__(message or kind)
         self.kind = kind
+
+
+class RequestFailed(Exception):
+    """A request that brought nothing, however often it was sent.
+
+    Attributes:
+        kind: what it is counted under.
+        pause: seconds after which it may be sent again, 0 for as long as the client thinks, None for never.
+    """
+
+    def __init__(self, kind: str, message: str, pause: float | None):
+        super().__init__(message)
+        self.kind, self.pause = kind, pause
 
 
 @dataclass(frozen=True)
@@ -167,6 +180,11 @@ class Endpoint:
         self._lock = threading.Lock()
         self._busy = threading.Semaphore(config.concurrency)
         self._client: Any = None
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """Sends nothing more, and waits for nothing more."""
+        self._stopped.set()
 
     def ask(
         self, messages: Sequence[Message], read: Callable[[Any], Read], wanted: int = 1, **fields: Any
@@ -182,33 +200,53 @@ class Endpoint:
         Raises:
             BudgetSpent: nothing more may be sent.
         """
-        from tenacity import Retrying, retry_if_exception, stop_after_attempt
-
-        retrying = Retrying(
-            stop=stop_after_attempt(self.config.attempts),
-            wait=lambda state: self._pause(state.outcome.exception() if state.outcome else None, state.attempt_number),
-            retry=retry_if_exception(lambda error: isinstance(error, _Failed) and error.pause is not None),
-            reraise=True,
-        )
         answers: list[Read] = []
         bills: list[float] = []
         while (missing := wanted - len(answers)) > 0:
             many = {"n": missing} if missing > 1 else {}
             try:
-                answers += retrying(self._once, messages, {**fields, **many}, read, bills)[:missing]
-            except _Failed as failed:
+                reply = self._patiently(lambda: self._send(messages, {**fields, **many}, bills, read))  # noqa: B023
+            except RequestFailed as failed:
                 return Asked(answers, sum(bills), str(failed))
+            answers += reply[:missing]
         return Asked(answers, sum(bills))
+
+    def reply(self, messages: Sequence[Message], **fields: Any) -> Any:
+        """One whole reply, asked for until there is one.
+
+        Raises:
+            RequestFailed: there is none to be had.
+            BudgetSpent: nothing more may be sent.
+        """
+        return self._patiently(lambda: self._send(messages, fields, [], lambda choice: choice, whole=True))
+
+    def _patiently(self, send: Callable[[], Any]) -> Any:
+        """What `send` returns, after as many attempts as it takes."""
+        from tenacity import Retrying, retry_if_exception, sleep_using_event, stop_after_attempt
+
+        retrying = Retrying(
+            stop=stop_after_attempt(self.config.attempts),
+            wait=lambda state: self._pause(state.outcome.exception() if state.outcome else None, state.attempt_number),
+            retry=retry_if_exception(lambda error: isinstance(error, RequestFailed) and error.pause is not None),
+            sleep=sleep_using_event(self._stopped),
+            reraise=True,
+        )
+        return retrying(send)
 
     def _pause(self, error: BaseException | None, attempt: int) -> float:
         """Seconds until the next attempt: what the server asks for, or twice as long each time."""
-        named = error.pause if isinstance(error, _Failed) and error.pause else 0.0
+        named = error.pause if isinstance(error, RequestFailed) and error.pause else 0.0
         return named or min(self.config.pause * 2 ** (attempt - 1), self.config.longest_pause)
 
-    def _once(
-        self, messages: Sequence[Message], fields: Mapping[str, Any], read: Callable[[Any], Read], bills: list[float]
-    ) -> list[Read]:
-        """One request: what its choices say, or `_Failed`; what it costs is added to `bills`."""
+    def _send(
+        self,
+        messages: Sequence[Message],
+        fields: Mapping[str, Any],
+        bills: list[float],
+        read: Callable[[Any], Any],
+        whole: bool = False,
+    ) -> Any:
+        """One request: what its choices say, or the `whole` reply; what it costs is added to `bills`."""
         with self._busy:
             self._reserve()
             try:
@@ -217,15 +255,17 @@ class Endpoint:
                 )
                 bills.append(self._pay(getattr(reply, "usage", None)))
                 found = _readable(reply, read)
-            except Exception as error:  # noqa: BLE001 - whatever a server does is a fault to be counted
+            except Exception as error:
                 failed = self._failed(error)
                 self._count(failed.kind)
                 raise failed from error
         self._count("answered")
-        return found
+        return reply if whole else found
 
     def _reserve(self) -> None:
         """Counts a request that is about to be sent, or refuses it."""
+        if self._stopped.is_set():
+            raise RequestFailed("stopped", "the run was stopped", None)
         with self._lock:
             if passed := self.config.budget.passed(self.ledger.spent()):
                 raise BudgetSpent(f"the budget of {self.config.model} is spent: found {passed}; raise it and run the "
@@ -242,7 +282,7 @@ class Endpoint:
         with self._lock:
             self.counts[kind] += 1
 
-    def _failed(self, error: Exception) -> _Failed:
+    def _failed(self, error: Exception) -> RequestFailed:
         """What went wrong, and after how many seconds it may be tried again."""
         import openai
 
@@ -251,17 +291,17 @@ class Endpoint:
             status, after = error.status_code, _retry_after(error.response.headers)
             lasting = status not in _TEMPORARY and status < 500
             if after is not None and after > self.config.longest_pause:
-                return _Failed(str(status), f"{message}; the server asks to wait {after:.0f} seconds", None)
-            return _Failed(str(status), message, None if lasting else after or 0.0)
+                return RequestFailed(str(status), f"{message}; the server asks to wait {after:.0f} seconds", None)
+            return RequestFailed(str(status), message, None if lasting else after or 0.0)
         if isinstance(error, openai.APITimeoutError):
-            return _Failed("timed out", f"no answer within {self.config.timeout:g} seconds", 0.0)
+            return RequestFailed("timed out", f"no answer within {self.config.timeout:g} seconds", 0.0)
         if isinstance(error, openai.APIConnectionError):
             reason = self.clean(error.__cause__) if error.__cause__ else message
-            return _Failed("connection", f"no connection: {reason}", 0.0)
+            return RequestFailed("connection", f"no connection: {reason}", 0.0)
         if isinstance(error, Unusable):
-            return _Failed(error.kind, str(error), 0.0)
+            return RequestFailed(error.kind, str(error), 0.0)
         if isinstance(error, json.JSONDecodeError | UnicodeDecodeError | openai.APIResponseValidationError):
-            return _Failed("cut off", "a reply that is no JSON", 0.0)
+            return RequestFailed("cut off", "a reply that is no JSON", 0.0)
         raise error
 
     # ------------------------------------------------------------ key and client
@@ -301,19 +341,6 @@ class Endpoint:
             return sorted(model.id for model in self.client.models.list())
         except Exception:  # noqa: BLE001 - only used to say more in an error message
             return []
-
-
-class _Failed(Exception):
-    """A request that brought nothing.
-
-    Attributes:
-        kind: what it is counted under.
-        pause: seconds after which it may be sent again, 0 for as long as the client thinks, None for never.
-    """
-
-    def __init__(self, kind: str, message: str, pause: float | None):
-        super().__init__(message)
-        self.kind, self.pause = kind, pause
 
 
 def _readable(reply: Any, read: Callable[[Any], Read]) -> list[Read]:

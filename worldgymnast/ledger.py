@@ -12,8 +12,12 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from worldgymnast.types import InputError
+
+FILE = "ledger.sqlite"
+"""Its name in a run folder."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class Ledger:
 
     def answers(self, key: str) -> dict[int, str]:
         """The answers kept under `key`, by their number."""
-        return {int(n): text for n, text in self._do("SELECT number, answer FROM answers WHERE key = ?", key)}
+        return {int(n): str(text) for n, text in self._do("SELECT number, answer FROM answers WHERE key = ?", key)}
 
     def keep(self, key: str, answers: Mapping[int, str]) -> None:
         """Keeps answers under `key`; one that is there already stays."""
@@ -68,9 +72,10 @@ class Ledger:
 
     def spent(self) -> Spent:
         """The total, over all processes that ever used this file."""
-        return Spent(*self._do("SELECT requests, tokens, money FROM spent")[0])
+        requests, tokens, money = self._do("SELECT requests, tokens, money FROM spent")[0]
+        return Spent(int(requests), int(tokens), float(money))
 
-    def _do(self, statement: str, *values: str | float) -> list[tuple[str | float, ...]]:
+    def _do(self, statement: str, *values: str | float) -> list[tuple[Any, ...]]:
         with self._lock:
             try:
                 return self._connection().execute(statement, values).fetchall()
@@ -83,6 +88,8 @@ class Ledger:
     def _connection(self) -> sqlite3.Connection:
         if self._open is None:
             place = ":memory:" if self.path is None else str(self.path)
+            if self.path is not None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
             opened = sqlite3.connect(place, timeout=30, isolation_level=None, check_same_thread=False)
             opened.execute("PRAGMA synchronous = NORMAL")
             opened.execute("PRAGMA journal_mode = WAL")

@@ -70,7 +70,7 @@ class Rubric:
 
 
 _HEAD = (
-    "A robot arm was told: \"{instruction}\". You see {count} frames of its attempt in the order of time, from the first "
+    'A robot arm was told: "{instruction}". You see {count} frames of its attempt in the order of time, from the first '
     "to the last. They may come from a video model: judge only what can be seen, and take objects that melt, vanish or "
     "appear from nowhere as no evidence of success."
 )

@@ -25,7 +25,6 @@ from worldgymnast.judges.prompt import (
     ANSWER_PREFIX,
     Answer,
     Part,
-    Rubric,
     Tie,
     check_criteria,
     criterion_of,
@@ -40,6 +39,7 @@ from worldgymnast.judges.prompt import (
 from worldgymnast.ledger import Ledger
 from worldgymnast.types import Clip, InputError, Verdict, in_range
 from worldgymnast.video import enlarge
+from worldgymnast.weights import fingerprint
 
 _QUALITY = 90
 _LIKELIEST = 10
@@ -83,7 +83,7 @@ class VLMConfig:
     def __post_init__(self) -> None:
         rubric(self.rubric)
         in_range(self, 1, "frames", "votes", *(["max_tokens"] if self.max_tokens is not None else []))
-        in_range(self, 0, "threshold", "pixels", *(["temperature"] if self.temperature is not None else []))
+        in_range(self, 0, "pixels", *(["temperature"] if self.temperature is not None else []))
         in_range(self, 0, "threshold", high=1)
         if self.votes > 1 and self.temperature == 0:
             raise InputError(f"field 'temperature': found 0 for {self.votes} votes, which would all be the same; "
@@ -113,8 +113,8 @@ class VLMJudge:
     @property
     def identity(self) -> str:
         """First 16 hex digits of a hash over everything that may change a verdict, and nothing else."""
-        votes = [self.config.votes, self.config.tie, self.config.threshold]
-        return _digest(self._asked(), votes)[:16]
+        config = self.config
+        return fingerprint([self._asked(), config.votes, config.tie, config.threshold, dict(config.criteria)])
 
     def _asked(self) -> dict[str, Any]:
         """What an answer depends on, apart from the clip."""
@@ -137,14 +137,14 @@ class VLMJudge:
 
     def _judge(self, clip: Clip) -> Verdict:
         criterion = criterion_of(clip, self.config.criteria)
-        key = _digest(self._asked(), [clip.instruction, criterion], clip.frames)
+        key = _key(self._asked(), clip, criterion)
         kept = {number: _loaded(text) for number, text in self.ledger.answers(key).items()}
         votes = self.config.votes
         open_numbers = [number for number in range(votes) if number not in kept]
         cost, error = 0.0, None
         if open_numbers:
             parts = question(self.rubric, clip, criterion, self.config.frames, self.config.sheet)
-            asked = self.endpoint.ask(self._messages(parts), self._read, len(open_numbers), **self._fields())
+            asked = self.endpoint.ask(self.messages(parts), self._read, len(open_numbers), **self.fields())
             new = dict(zip(open_numbers, asked.answers, strict=False))
             self.ledger.keep(key, {number: _dumped(answer) for number, answer in new.items()})
             kept, cost, error = kept | new, asked.cost, asked.error
@@ -154,7 +154,8 @@ class VLMJudge:
 
     # ------------------------------------------------------------ question and answer
 
-    def _messages(self, parts: Sequence[Part]) -> list[dict[str, Any]]:
+    def messages(self, parts: Sequence[Part]) -> list[dict[str, Any]]:
+        """A question in OpenAI's form."""
         return [{"role": "user", "content": [self._content(part) for part in parts]}]
 
     def _content(self, part: Part) -> dict[str, Any]:
@@ -162,8 +163,8 @@ class VLMJudge:
             return {"type": "text", "text": part}
         return {"type": "image_url", "image_url": {"url": picture(part, self.config.pixels)}}
 
-    def _fields(self) -> dict[str, Any]:
-        """Fields of every request."""
+    def fields(self) -> dict[str, Any]:
+        """Fields of every request, beside the question."""
         config, fields = self.config, dict[str, Any]()
         fields |= {} if config.temperature is None else {"temperature": config.temperature}
         fields |= {} if config.max_tokens is None else {"max_tokens": config.max_tokens}
@@ -210,6 +211,11 @@ class VLMJudge:
         probe(self)
 
 
+    def stop(self) -> None:
+        """Asks nothing more; clips that were not asked about yet get no verdict."""
+        self.endpoint.stop()
+
+
 def picture(frame: UInt8[np.ndarray, "h w 3"], pixels: int) -> str:
     """A frame as a `data:` address of a JPEG file, enlarged until its shorter side has `pixels`."""
     factor = max(1, -(-pixels // min(frame.shape[:2])))
@@ -218,11 +224,11 @@ def picture(frame: UInt8[np.ndarray, "h w 3"], pixels: int) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(made.getvalue()).decode()
 
 
-def _digest(asked: Mapping[str, Any], more: Sequence[Any], frames: np.ndarray | None = None) -> str:
-    digest = hashlib.sha256(json.dumps([asked, more], sort_keys=True).encode())
-    if frames is not None:
-        digest.update(json.dumps(frames.shape).encode())
-        digest.update(np.ascontiguousarray(frames).data)
+def _key(asked: Mapping[str, Any], clip: Clip, criterion: str) -> str:
+    """Under what the answers about a clip are kept: model, prompt, words and frames."""
+    words = json.dumps([asked, clip.instruction, criterion, clip.frames.shape], sort_keys=True)
+    digest = hashlib.sha256(words.encode())
+    digest.update(np.ascontiguousarray(clip.frames).data)
     return digest.hexdigest()
 
 

@@ -27,11 +27,10 @@ from worldgymnast.judges.classifier import SuccessClassifier
 from worldgymnast.loops.finetune import FinetuneConfig, finetune, from_episodes
 from worldgymnast.loops.record import RecordConfig, episodes_of, record
 from worldgymnast.loops.score import (
-    Imagine,
+    Imagination,
     ScoreConfig,
     fidelity,
     gate,
-    imagination,
     layouts,
     real_env,
     score_imagined,
@@ -49,7 +48,7 @@ from worldgymnast.loops.train import (
 from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.rl.rollout import roll_out
 from worldgymnast.run import Progress
-from worldgymnast.types import Episode, Metrics, Rollout, Start, WorldModel, in_range
+from worldgymnast.types import Episode, Judge, Metrics, Rollout, Start, WorldModel, in_range
 from worldgymnast.weights import write_text
 
 
@@ -217,7 +216,7 @@ def evaluate(
     recipe: Recipe,
     device: str,
     world: WorldModel | None = None,
-    judge: SuccessClassifier | None = None,
+    judge: Judge | None = None,
 ) -> dict[str, Any]:
     """Real outcomes of every policy on the same starts, with the imagined ones of the same starts where there are
     `world` and `judge`; kept in `file` policy by policy."""
@@ -229,7 +228,7 @@ def evaluate(
     chunk = next(iter(loaded.values())).config.chunk
     imagine = None
     if world is not None and judge is not None:
-        imagine = imagination(world, judge, chunk=chunk, horizon=recipe.env.horizon, size=recipe.env.size)
+        imagine = Imagination(world, judge, chunk, recipe.env.horizon, recipe.env.size)
     env = real_env(recipe.env, chunk, recipe.score.workers)
     try:
         for name, policy in loaded.items():
@@ -240,7 +239,9 @@ def evaluate(
     return found
 
 
-def _outcomes(policy: SmallVLA, env: Any, imagine: Imagine | None, recipe: Recipe, name: str) -> list[dict[str, Any]]:
+def _outcomes(
+    policy: SmallVLA, env: Any, imagine: Imagination | None, recipe: Recipe, name: str
+) -> list[dict[str, Any]]:
     """One row per episode. RL seed s is scored on layouts of its own, any other policy on those of every seed."""
     seeds: Sequence[int] = [int(name.removeprefix("rl-"))] if name.startswith("rl-") else recipe.seeds
     temperature, side_by_side = recipe.score.temperature, recipe.finetune.rl.rows
