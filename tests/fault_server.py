@@ -2,7 +2,9 @@
 
 Its right answer to a question: 1 if the last picture is brighter than the first, else 0. How often a question was asked
 decides, with the seed, whether it gets that answer or a fault; `/counts` tells what was sent. It notes whoever comes
-back before the time that it named.
+back before the time that it named. The model's name chooses what else it does: "unknown" is not there, "locked" wants a
+key, "no-picture" and "one-picture" refuse pictures, "blind" passes over them, "several" gives as many choices as asked
+for, "slow" takes a tenth of a second, "bare" counts no tokens.
 """
 
 from __future__ import annotations
@@ -56,7 +58,7 @@ class Server:
         number = found[1]
         if time.monotonic() < self.not_before.pop(number, 0.0):
             self.counts["came too early"] += 1
-        images = re.findall(r"base64,([A-Za-z0-9+/=]+)", text)
+        images = pictures(body)
         first, last = (np.asarray(Image.open(io.BytesIO(base64.b64decode(x)))).mean() for x in (images[0], images[-1]))
         return self.fault(number, bool(found[2])), f"I looked.\nFinal Score: {int(last > first)}", number
 
@@ -68,6 +70,13 @@ class Server:
                 body = await reader.readexactly(int(length[1])) if length else b""
                 if head.startswith(b"GET /counts"):
                     await reply(writer, 200, json.dumps(self.counts).encode())
+                elif head.startswith(b"GET /v1/models"):
+                    models = [{"id": name, "object": "model", "created": 0, "owned_by": "me"} for name in ("m", "several")]
+                    await reply(writer, 200, json.dumps({"object": "list", "data": models}).encode())
+                elif refused := refusal(json.loads(body), head):
+                    await reply(writer, refused[0], json.dumps({"error": {"message": refused[1]}}).encode())
+                elif "question" not in body.decode():  # somebody looks what the server can
+                    await reply(writer, 200, completion(["Final Score: 0"], json.loads(body)))
                 elif not await self.chat(json.loads(body), writer):
                     break
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -100,7 +109,10 @@ class Server:
             "contradictory": "Final Score: 1\nNo, wait.\nFinal Score: 0",
             "empty": "",
         }
-        made = completion([] if fault == "no choices" else [wrong.get(str(fault), text)])
+        if body["model"] == "slow":
+            await asyncio.sleep(0.1)
+        count = int(body.get("n") or 1) if body["model"] == "several" else 1
+        made = completion([] if fault == "no choices" else [wrong.get(str(fault), text)] * count, body)
         if fault == "cut body":
             writer.write(f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(made)}\r\n\r\n".encode())
             writer.write(made[: len(made) // 2])
@@ -111,15 +123,36 @@ class Server:
         return True
 
 
-def completion(texts: list[str]) -> bytes:
+def pictures(body: dict[str, Any]) -> list[str]:
+    """The pictures in a question."""
+    return re.findall(r"base64,([A-Za-z0-9+/=]+)", json.dumps(body["messages"]))
+
+
+def refusal(body: dict[str, Any], head: bytes) -> tuple[int, str] | None:
+    """Status and words with which a question is turned down for good."""
+    shown, key = len(pictures(body)), re.search(rb"authorization: bearer (\S+)", head, re.IGNORECASE)
+    match body["model"]:
+        case "unknown":
+            return 404, "The model `unknown` does not exist"
+        case "locked" if key is None or key[1] != b"sk-right":
+            return 401, f"Incorrect API key provided: {key[1].decode() if key else 'none'}"
+        case "no-picture" if shown:
+            return 400, "this model takes no images"
+        case "one-picture" if shown > 1:
+            return 400, "At most 1 image(s) may be provided in one request"
+    return None
+
+
+def completion(texts: list[str], body: dict[str, Any]) -> bytes:
     """A chat completion in OpenAI's form."""
+    read = 100 + (0 if body["model"] == "blind" else 50 * len(pictures(body)))
     choices = [
         {"index": i, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
         for i, text in enumerate(texts)
     ]
-    usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
-    made = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": choices, "usage": usage}
-    return json.dumps(made).encode()
+    usage = {"prompt_tokens": read, "completion_tokens": 10, "total_tokens": read + 10}
+    made: dict[str, Any] = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": choices}
+    return json.dumps(made | ({} if body["model"] == "bare" else {"usage": usage})).encode()
 
 
 async def reply(

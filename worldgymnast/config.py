@@ -73,8 +73,17 @@ def from_dict(kind: type[Config], data: Mapping[str, Any], where: str) -> Config
     try:
         return _converter().structure(dict(data), kind)
     except Exception as error:
+        if (own := _refused(error)) is not None:
+            raise InputError(f"{where}: {own}") from error
         detail = "; ".join(cattrs.transform_error(error)) if isinstance(error, ExceptionGroup) else str(error)
         raise InputError(f"{where}: config does not fit {kind.__name__}: {detail}") from error
+
+
+def _refused(error: BaseException) -> InputError | None:
+    """What a config itself said of a value, where that is what went wrong."""
+    if isinstance(error, ExceptionGroup):
+        return next(filter(None, map(_refused, error.exceptions)), None)
+    return error if isinstance(error, InputError) else None
 
 
 def _refuse_unknown(kind: type[Any], data: Mapping[str, Any], where: str, prefix: str) -> None:
