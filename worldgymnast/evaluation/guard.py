@@ -4,7 +4,8 @@ A policy in imagination learns whatever the judge rewards. So a sample of what t
 somebody who gives no reward: another judge (the audit), or the real environment from the same starts. The share of
 claims that is denied is no measure of the policy; its growth during training is a measure of how much of the reward is
 made of faults of the judge and its world. Growth is told by Fisher's exact test (one-sided) on the claims of the first
-audits against those of the newest, so that a few unlucky audits raise no alarm.
+audits against those of the newest, so that a few unlucky audits raise no alarm. That most claims are denied is an alarm
+of its own.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class GuardConfig:
         pool: claims that are held against one another at least: the first ones, and the newest.
         growth: of the share denied, that is an alarm.
         level: largest p-value at which it is one.
+        most: share of the newest claims denied that is an alarm without any growth; the interval's lower end counts.
         stop: whether an alarm stops the run; otherwise it is told once, and logged.
     """
 
@@ -37,11 +39,12 @@ class GuardConfig:
     pool: int = 32
     growth: float = 0.15
     level: float = 0.01
+    most: float = 0.5
     stop: bool = False
 
     def __post_init__(self) -> None:
         in_range(self, 1, "every", "sample", "pool")
-        in_range(self, 0, "growth", "level", high=1)
+        in_range(self, 0, "growth", "level", "most", high=1)
 
 
 @dataclass(frozen=True)
@@ -61,21 +64,21 @@ class Claims:
 
 @dataclass(frozen=True)
 class Alarm:
-    """A growing share of claims is denied.
+    """Most claims are denied, or more and more of them.
 
     Attributes:
-        first: share denied among the first claims.
-        newest: and among the newest.
+        newest: share denied among the newest claims.
+        first: and among the first ones; None where the newest alone are reason enough.
         p_value: of no growth.
     """
 
-    first: Rate
     newest: Rate
-    p_value: float
+    first: Rate | None = None
+    p_value: float = float("nan")
 
     def __str__(self) -> str:
-        shares = f"{self.newest} of the newest claimed successes are denied, {self.first} of the first"
-        return f"{shares}, p = {self.p_value:.1g}"
+        said = f"{self.newest} of the newest claimed successes are denied"
+        return said if self.first is None else f"{said}, {self.first} of the first, p = {self.p_value:.1g}"
 
 
 def alarm(history: Sequence[Claims], config: GuardConfig) -> Alarm | None:
@@ -83,9 +86,12 @@ def alarm(history: Sequence[Claims], config: GuardConfig) -> Alarm | None:
     used = [claims for claims in history if claims.count]
     head = _pooled(used, config.pool)
     tail = _pooled(used[::-1], config.pool)
-    if head is None or tail is None or head[1] + tail[1] > len(used):
+    if head is None or tail is None:
         return None
     first, newest = head[0], tail[0]
+    alone = Alarm(newest) if newest.interval[0] > config.most else None
+    if head[1] + tail[1] > len(used):  # the first claims are among the newest
+        return alone
     table = [
         [newest.successes, newest.count - newest.successes],
         [first.successes, first.count - first.successes],
@@ -93,7 +99,7 @@ def alarm(history: Sequence[Claims], config: GuardConfig) -> Alarm | None:
     found: Any = stats.fisher_exact(table, alternative="greater")
     p_value = float(found.pvalue)
     grown = newest.value - first.value >= config.growth
-    return Alarm(first, newest, p_value) if grown and p_value <= config.level else None
+    return Alarm(newest, first, p_value) if grown and p_value <= config.level else alone
 
 
 def _pooled(history: Sequence[Claims], least: int) -> tuple[Rate, int] | None:
