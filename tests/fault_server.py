@@ -28,6 +28,7 @@ FAULTS = (
     "429", "429 retry-after", "429 retry-after-ms", "408", "409", "500", "503", "reset", "hang", "cut off", "cut body",
     "html", "no choices", "prose", "out of range", "contradictory", "empty",
 )  # fmt: skip
+MODELS = [{"id": name, "object": "model", "created": 0, "owned_by": "me"} for name in ("m", "several")]
 RECOVERS_AFTER = 6
 """Faults in a row at most, for a question that is not doomed."""
 ID = re.compile(r"question (\d+)( doomed)?")
@@ -71,8 +72,7 @@ class Server:
                 if head.startswith(b"GET /counts"):
                     await reply(writer, 200, json.dumps(self.counts).encode())
                 elif head.startswith(b"GET /v1/models"):
-                    models = [{"id": name, "object": "model", "created": 0, "owned_by": "me"} for name in ("m", "several")]
-                    await reply(writer, 200, json.dumps({"object": "list", "data": models}).encode())
+                    await reply(writer, 200, json.dumps({"object": "list", "data": MODELS}).encode())
                 elif refused := refusal(json.loads(body), head):
                     await reply(writer, refused[0], json.dumps({"error": {"message": refused[1]}}).encode())
                 elif "question" not in body.decode():  # somebody looks what the server can
@@ -114,8 +114,7 @@ class Server:
         count = int(body.get("n") or 1) if body["model"] == "several" else 1
         made = completion([] if fault == "no choices" else [wrong.get(str(fault), text)] * count, body)
         if fault == "cut body":
-            writer.write(f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(made)}\r\n\r\n".encode())
-            writer.write(made[: len(made) // 2])
+            writer.write(f"HTTP/1.1 200 OK\r\ncontent-length: {len(made)}\r\n\r\n".encode() + made[: len(made) // 2])
             await writer.drain()
             return False
         cut = made[: len(made) // 2] if fault == "cut off" else b"<html>log in</html>" if fault == "html" else made

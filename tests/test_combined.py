@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from worldgymnast.config import Manifest, load_judge, save_component, save_judge
+from worldgymnast.endpoint import EndpointConfig
 from worldgymnast.judges.classifier import ClassifierConfig, SuccessClassifier
 from worldgymnast.judges.combined import (
     Calibrated,
@@ -22,7 +23,6 @@ from worldgymnast.judges.combined import (
     check,
 )
 from worldgymnast.judges.vlm import VLMConfig
-from worldgymnast.endpoint import EndpointConfig
 from worldgymnast.types import Clip, InputError, Judge, Verdict
 
 
@@ -41,8 +41,8 @@ class Grey:
             self.asked.append(level)
             p = min(1.0, self.gain * level / 100)
             frame = 1 if p >= 0.5 else None
-            failed = level in self.fails
-            found.append(Verdict(None, error="out", cost=1.0) if failed else Verdict(float(p >= 0.5), p, frame, cost=1.0))
+            said = Verdict(float(p >= 0.5), p, frame, cost=1.0)
+            found.append(Verdict(None, error="out", cost=1.0) if level in self.fails else said)
         return found
 
 

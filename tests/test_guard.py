@@ -72,7 +72,7 @@ def test_a_judge_that_fails_denies_nothing() -> None:
 
 
 class Lamps:
-    """Action axis 0 makes the left half of the picture brighter or darker, and chance does too; axis 1 the right half."""
+    """Action axis 0 makes the left half of the picture brighter, and chance does more; axis 1 the right half."""
 
     fps, frame_size, action_spec = 10.0, (SIZE, SIZE), SPEC
 

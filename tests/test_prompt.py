@@ -104,7 +104,7 @@ def test_a_criterion_that_is_missing_is_named_before_anything_is_asked() -> None
     check_criteria(PARTIAL, {"drawer-open": "it moves"}, [("drawer-open", "open the drawer"), ("drawer-open", "pull")])
     with pytest.raises(InputError, match="field 'criteria': found none for 'door-close' and 1 more"):
         check_criteria(PARTIAL, {"drawer-open": "it moves"}, [("door-close", "x"), ("", "y"), ("drawer-open", "z")])
-    with pytest.raises(InputError, match="found 'binary', expected one of .*did you mean 'binary-v1'"):
+    with pytest.raises(InputError, match=r"found 'binary', expected one of .*did you mean 'binary-v1'"):
         rubric("binary")
 
 

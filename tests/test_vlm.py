@@ -1,4 +1,4 @@
-"""A judge behind a server: no fault changes a reward, nothing is paid twice, and what is wrong is said before it costs."""
+"""A judge behind a server: no fault changes a reward, nothing is paid twice, what is wrong is said before it costs."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_a_budget_stops_the_run_and_a_larger_one_goes_on(server: Faulty, tmp_pat
         asked = judge(
             server, ledger=Ledger(kept), endpoint={"budget": budget, "concurrency": 1, "price": Price(2.0, 10.0)}
         )
-        with pytest.raises(BudgetSpent, match="the budget of m is spent: found .*run the same command again"):
+        with pytest.raises(BudgetSpent, match=r"the budget of m is spent: found .*run the same command again"):
             asked.score(clips)
         assert asked.ledger.spent().requests == spent
     asked = judge(server, ledger=Ledger(kept), endpoint={"price": Price(2.0, 10.0)})
@@ -203,7 +203,7 @@ def test_a_server_that_takes_one_picture_takes_a_sheet(server: Faulty, tmp_path:
         (["--votes", "0"], "--votes: found 0, expected at least 1"),
         (["--endpoint.concurrency", "0"], "--endpoint.concurrency: found 0, expected at least 1"),
         (["--endpoint.budget.money", "-1"], "--endpoint.budget.money: found -1"),
-        (["--logprobs", "--endpoint.url", "URL"], "--logprobs: found that the server tells none"),
+        (["--logprobs", "--endpoint.url", "URL"], "--logprobs: found that the server does not tell"),
         (["--structured", "--endpoint.url", "URL"], "--structured: found that the server does not keep to a JSON form"),
         (["--endpoint.ulr", "x"], "unknown flag '--endpoint.ulr'; did you mean '--endpoint.url'?"),
     ],
@@ -244,7 +244,7 @@ def test_a_wrong_description_names_the_file_and_the_field(text: str, said: str, 
 
 def test_a_description_is_read_as_it_was_written(tmp_path: Path) -> None:
     config = VLMConfig(
-        EndpointConfig("m", "http://127.0.0.1:1/v1", budget=Budget(money=2.5), extra={"reasoning_effort": "low", "k": 1}),
+        EndpointConfig("m", "http://127.0.0.1:1/v1", budget=Budget(money=2.5), extra={"effort": "low", "k": 1}),
         rubric="partial-v1", votes=3, temperature=0.7, criteria={"drawer-open": "the hand is at the handle"},
     )  # fmt: skip
     save_judge(tmp_path / "judge.json", config)

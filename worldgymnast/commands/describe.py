@@ -1,4 +1,4 @@
-"""The commands that write a judge's description, a small .json file that every --judge takes: vlm, cascade, ensemble."""
+"""The commands that write a judge's description, a small .json file that every --judge takes."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class Describing(Command):
 class JudgeVLM(Describing):
     """A vision-language model behind an OpenAI-compatible server as a judge.
 
-    Asks the server a few small questions first: whether it is there, takes pictures and takes as many as a clip has, and
-    what it can beyond that. The key is taken from the environment and written nowhere.
+    Asks the server a few small questions first: whether it is there, takes pictures and takes as many as a clip has,
+    and what it can beyond that. The key is taken from the environment and written nowhere.
 
     Attributes:
         model: its name at the server.
@@ -81,20 +81,22 @@ class JudgeVLM(Describing):
         return self._write(config)
 
     def _look(self, judge: VLMJudge) -> None:
+        """Refuses what the server cannot do, and says what it can."""
         probe(judge)
-        found, config = abilities(judge), judge.config
+        can, config = abilities(judge), judge.config
         budget = config.endpoint.budget
-        if config.structured and not found.structured:
-            raise InputError("--structured: found that the server does not keep to a JSON form, expected one that does; "
-                             "leave it out")  # fmt: skip
-        if config.logprobs and not found.logprobs:
-            raise InputError("--logprobs: found that the server tells none, expected one that does; leave it out")
-        if not found.counts and (budget.tokens is not None or budget.money is not None):
-            raise InputError("--endpoint.budget: found that the server counts no tokens, expected one that does for a "
-                             "budget of tokens or money; give --endpoint.budget.requests")  # fmt: skip
-        print(f"{config.endpoint.url}: takes {config.frames} frames; {_said(found.several)} several votes in a request; "
-              f"{_said(found.structured)} --structured; {_said(found.logprobs)} --logprobs; "
-              f"{_said(found.counts)} counts of tokens")  # fmt: skip
+        counted = budget.tokens is not None or budget.money is not None
+        for wanted, able, flag, lacks in (
+            (config.structured, can.structured, "--structured", "keep to a JSON form"),
+            (config.logprobs, can.logprobs, "--logprobs", "tell log-probabilities"),
+            (counted, can.counts, "--endpoint.budget", "count tokens, as one of tokens or money needs"),
+        ):
+            if wanted and not able:
+                raise InputError(f"{flag}: found that the server does not {lacks}; leave it out")
+        print(
+            f"{config.endpoint.url}: sees {config.frames} frames; {_said(can.several)} several votes in a request; "
+            f"{_said(can.structured)} --structured; {_said(can.logprobs)} --logprobs; {_said(can.counts)} token counts"
+        )
 
 
 def _said(can: bool) -> str:
