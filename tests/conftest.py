@@ -1,6 +1,7 @@
 """Shapes and types are checked in every test: the import hook comes before the first import of the package."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,15 @@ def gl() -> None:
     """Skips the test where nothing can be rendered."""
     if error := _gl_error():
         pytest.skip(f"no GL to render with (MUJOCO_GL={os.environ['MUJOCO_GL']}): {error}; run: make gl")
+
+
+@pytest.fixture(scope="session")
+def vlm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """The base URL of a real OpenAI-compatible server on loopback, and the name of the tiny model that it serves."""
+    import tiny_vlm
+    from real_server import serve
+
+    place = tmp_path_factory.mktemp("vlm_server")
+    folder = tiny_vlm.qwen2_5_vl(place / "tiny-qwen2.5-vl")
+    with serve(folder, place / "server.log") as url:
+        yield url, str(folder)
