@@ -38,12 +38,17 @@ def gl() -> None:
 
 
 @pytest.fixture(scope="session")
-def vlm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """The base URL of a real OpenAI-compatible server on loopback, and the name of the tiny model that it serves."""
+def taught_vlm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny vision-language model that answers questions about clips; see `tiny_vlm.taught`."""
     import tiny_vlm
+
+    return tiny_vlm.taught(tmp_path_factory.mktemp("taught_vlm") / "tiny-qwen2.5-vl")
+
+
+@pytest.fixture(scope="session")
+def vlm_server(taught_vlm: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """The base URL of a real OpenAI-compatible server of that model on loopback, and the model's name there."""
     from real_server import serve
 
-    place = tmp_path_factory.mktemp("vlm_server")
-    folder = tiny_vlm.qwen2_5_vl(place / "tiny-qwen2.5-vl")
-    with serve(folder, place / "server.log") as url:
-        yield url, str(folder)
+    with serve(taught_vlm, tmp_path_factory.mktemp("vlm_server") / "server.log") as url:
+        yield url, str(taught_vlm)
