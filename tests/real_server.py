@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
@@ -60,11 +60,17 @@ def serve(folder: Path, log: Path, seconds: float = 120) -> Iterator[str]:
                                  "PYTHONPATH": str(ROOT)}  # fmt: skip
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [*command, *options], stdout=out, stderr=out, env=surroundings, start_new_session=True
+            [*command, *options],
+            stdin=subprocess.PIPE,  # the server ends where it closes, however this process ends
+            stdout=out,
+            stderr=out,
+            env=surroundings,
+            start_new_session=True,
         )
         try:
             _wait(process, port, log, seconds)
             yield f"http://127.0.0.1:{port}/v1"
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it ended by itself
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()

@@ -79,6 +79,8 @@ class LocalVLMConfig:
     batch: int = 8
 
     def __post_init__(self) -> None:
+        if not self.model:
+            raise InputError("field 'model' of LocalVLMConfig: found none, expected a folder or a name on the hub")
         rubric(self.rubric)
         in_range(self, 2, "frames")
         in_range(self, 1, "pixels", "votes", "max_tokens", "batch")
