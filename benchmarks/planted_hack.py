@@ -43,6 +43,7 @@ class Planted:
         self.identity = fingerprint([REDDER], [judge])
 
     def score(self, clips: Sequence[Clip]) -> list[Verdict]:
+        """See `Judge.score`."""
         return [
             replace(found, score=1.0) if _redness(clip.frames[-1]) - _redness(clip.frames[0]) > REDDER else found
             for clip, found in zip(clips, self.judge.score(clips), strict=True)

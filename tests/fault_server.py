@@ -4,7 +4,8 @@ Its right answer to a question: 1 if the last picture is brighter than the first
 decides, with the seed, whether it gets that answer or a fault; `/counts` tells what was sent. It notes whoever comes
 back before the time that it named. The model's name chooses what else it does: "unknown" is not there, "locked" wants a
 key, "no-picture" and "one-picture" refuse pictures, "blind" passes over them, "several" gives as many choices as asked
-for, "slow" takes a tenth of a second, "bare" counts no tokens.
+for, "slow" takes a tenth of a second, "bare" counts no tokens, "stubborn" says
+the same nothing each time.
 """
 
 from __future__ import annotations
@@ -75,6 +76,9 @@ class Server:
                     await reply(writer, 200, json.dumps({"object": "list", "data": MODELS}).encode())
                 elif refused := refusal(json.loads(body), head):
                     await reply(writer, refused[0], json.dumps({"error": {"message": refused[1]}}).encode())
+                elif b'"stubborn"' in body:
+                    self.counts["stubborn"] += 1
+                    await reply(writer, 200, completion(["I would rather not say."], json.loads(body)))
                 elif "question" not in body.decode():  # somebody looks what the server can
                     await reply(writer, 200, completion(["Final Score: 0"], json.loads(body)))
                 elif not await self.chat(json.loads(body), writer):
@@ -104,9 +108,9 @@ class Server:
             await reply(writer, 429, b'{"error": {"message": "slow down"}}', name)
             return True
         wrong = {
-            "prose": "The drawer looks open to me.",
-            "out of range": "Final Score: 7",
-            "contradictory": "Final Score: 1\nNo, wait.\nFinal Score: 0",
+            "prose": f"The drawer looks open to me, after {self.counts['requests']} looks.",
+            "out of range": f"Look {self.counts['requests']}.\nFinal Score: 7",
+            "contradictory": f"Final Score: 1\nNo, wait, {self.counts['requests']}.\nFinal Score: 0",
             "empty": "",
         }
         if body["model"] == "slow":

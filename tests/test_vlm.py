@@ -87,6 +87,13 @@ def test_votes_come_in_one_request_or_in_several_where_the_server_ignores_n(
     assert asked.ledger.spent().requests == 2 * requests
 
 
+def test_a_server_that_says_the_same_nothing_twice_is_not_asked_a_third_time(server: Faulty) -> None:
+    asked = judge(server, "stubborn")
+    (verdict,) = asked.score(brightening(1)[0])
+    assert (verdict.score, verdict.error) == (None, "no score in the answer")
+    assert asked.endpoint.counts == {"no score": 2}
+
+
 # ---------------------------------------------------------------- what is paid
 
 

@@ -10,7 +10,7 @@ import difflib
 import functools
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -29,6 +29,7 @@ from worldgymnast.judges.combined import (
     Ensemble,
     EnsembleConfig,
 )
+from worldgymnast.judges.local import LocalVLM, LocalVLMConfig
 from worldgymnast.judges.vlm import VLMConfig, VLMJudge
 from worldgymnast.ledger import Ledger
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
@@ -200,7 +201,7 @@ def load_classifier(path: Path, device: str = "cpu") -> SuccessClassifier:
 # ---------------------------------------------------------------- judges of several kinds
 
 _DESCRIBED: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (VLMConfig, CalibratedConfig, CascadeConfig, EnsembleConfig)
+    kind.__name__: kind for kind in (VLMConfig, LocalVLMConfig, CalibratedConfig, CascadeConfig, EnsembleConfig)
 }
 
 
@@ -243,6 +244,9 @@ def _described(path: Path, device: str, ledger: Ledger, above: tuple[Path, ...])
         return Cascade(member(config.first), member(config.then), config)
     if isinstance(config, EnsembleConfig):
         return Ensemble([member(name) for name in config.judges], config)
+    if isinstance(config, LocalVLMConfig):
+        beside = path.parent / config.model
+        return LocalVLM(replace(config, model=str(beside)) if beside.is_dir() else config, device)
     return VLMJudge(config, ledger)
 
 

@@ -9,6 +9,7 @@ request) fails at once. Every attempt is counted under what became of it.
 from __future__ import annotations
 
 import email.utils
+import functools
 import json
 import os
 import threading
@@ -26,6 +27,8 @@ Read = TypeVar("Read")
 Message = Mapping[str, Any]
 OPENAI = "https://api.openai.com/v1"
 _TEMPORARY = (408, 409, 429)
+_AT_ONCE = 1e-3
+"""Seconds to wait where nothing is overloaded."""
 
 
 @dataclass(frozen=True)
@@ -125,11 +128,12 @@ class Unusable(ValueError):
 
     Attributes:
         kind: what it is counted under.
+        final: whether there is no use in asking again, since the server answers always alike.
     """
 
-    def __init__(self, kind: str, message: str = ""):
+    def __init__(self, kind: str, message: str = "", final: bool = False):
         super().__init__(message or kind)
-        self.kind = kind
+        self.kind, self.final = kind, final
 
 
 class RequestFailed(Exception):
@@ -204,8 +208,10 @@ class Endpoint:
         bills: list[float] = []
         while (missing := wanted - len(answers)) > 0:
             many = {"n": missing} if missing > 1 else {}
+            heard: set[str] = set()
+            read_new = functools.partial(_readable, read=read, heard=heard)
             try:
-                reply = self._patiently(lambda: self._send(messages, {**fields, **many}, bills, read))  # noqa: B023
+                reply = self._patiently(functools.partial(self._send, messages, {**fields, **many}, bills, read_new))
             except RequestFailed as failed:
                 return Asked(answers, sum(bills), str(failed))
             answers += reply[:missing]
@@ -218,7 +224,7 @@ class Endpoint:
             RequestFailed: there is none to be had.
             BudgetSpent: nothing more may be sent.
         """
-        return self._patiently(lambda: self._send(messages, fields, [], lambda choice: choice, whole=True))
+        return self._patiently(functools.partial(self._send, messages, fields, [], lambda reply: reply))
 
     def _patiently(self, send: Callable[[], Any]) -> Any:
         """What `send` returns, after as many attempts as it takes."""
@@ -244,9 +250,8 @@ class Endpoint:
         fields: Mapping[str, Any],
         bills: list[float],
         read: Callable[[Any], Any],
-        whole: bool = False,
     ) -> Any:
-        """One request: what its choices say, or the `whole` reply; what it costs is added to `bills`."""
+        """One request: what `read` makes of the reply; what it costs is added to `bills`."""
         with self._busy:
             self._reserve()
             try:
@@ -254,13 +259,13 @@ class Endpoint:
                     model=self.config.model, messages=list(messages), extra_body=dict(self.config.extra), **fields
                 )
                 bills.append(self._pay(getattr(reply, "usage", None)))
-                found = _readable(reply, read)
+                found = read(reply)
             except Exception as error:
                 failed = self._failed(error)
                 self._count(failed.kind)
                 raise failed from error
         self._count("answered")
-        return reply if whole else found
+        return found
 
     def _reserve(self) -> None:
         """Counts a request that is about to be sent, or refuses it."""
@@ -299,7 +304,7 @@ class Endpoint:
             reason = self.clean(error.__cause__) if error.__cause__ else message
             return RequestFailed("connection", f"no connection: {reason}", 0.0)
         if isinstance(error, Unusable):
-            return RequestFailed(error.kind, str(error), 0.0)
+            return RequestFailed(error.kind, str(error), None if error.final else _AT_ONCE)
         if isinstance(error, json.JSONDecodeError | UnicodeDecodeError | openai.APIResponseValidationError):
             return RequestFailed("cut off", "a reply that is no JSON", 0.0)
         raise error
@@ -343,8 +348,12 @@ class Endpoint:
             return []
 
 
-def _readable(reply: Any, read: Callable[[Any], Read]) -> list[Read]:
-    """What the choices of a reply say; those that say nothing are passed over where another says something."""
+def _readable(reply: Any, read: Callable[[Any], Read], heard: set[str]) -> list[Read]:
+    """What the choices of a reply say; those that say nothing are passed over where another says something.
+
+    Raises:
+        Unusable: none says anything; for good where it is word for word what was `heard` before.
+    """
     if not hasattr(reply, "choices"):
         raise Unusable("no chat completion", "a reply that is no chat completion; is the URL right?")
     found: list[Read] = []
@@ -353,7 +362,9 @@ def _readable(reply: Any, read: Callable[[Any], Read]) -> list[Read]:
         try:
             found.append(read(choice))
         except Unusable as error:
-            last = error
+            text = str(getattr(getattr(choice, "message", None), "content", ""))
+            last = Unusable(error.kind, str(error), final=bool(text) and text in heard)
+            heard.add(text)
     if not found:
         raise last
     return found

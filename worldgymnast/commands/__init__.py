@@ -5,7 +5,7 @@ A field named `config` lends its fields as flags without a prefix: `worldgymnast
 
 from worldgymnast.commands.command import Command
 from worldgymnast.commands.data import DataCheck, DataConvert, Record, RecordPolicy
-from worldgymnast.commands.describe import JudgeCascade, JudgeEnsemble, JudgeVLM
+from worldgymnast.commands.describe import JudgeCascade, JudgeEnsemble, JudgeLocal, JudgeVLM
 from worldgymnast.commands.measure import Evaluate, EvalWorld, Report
 from worldgymnast.commands.published import ImportWorld
 from worldgymnast.commands.train import Distill, Rl, Sft, TrainJudge, TrainWorld
@@ -28,6 +28,7 @@ KINDS: dict[str, type[Command]] = {
     "rl": Rl,
     "import-world": ImportWorld,
     "judge vlm": JudgeVLM,
+    "judge local": JudgeLocal,
     "judge cascade": JudgeCascade,
     "judge ensemble": JudgeEnsemble,
     "evaluate": Evaluate,

@@ -14,6 +14,7 @@ from worldgymnast.commands.command import LENT, Command, new, wrote
 from worldgymnast.config import load_judge, save_judge
 from worldgymnast.endpoint import EndpointConfig
 from worldgymnast.judges.combined import CascadeConfig, EnsembleConfig
+from worldgymnast.judges.local import LocalVLMConfig
 from worldgymnast.judges.probe import abilities, probe
 from worldgymnast.judges.vlm import VLMConfig, VLMJudge
 from worldgymnast.types import InputError
@@ -101,6 +102,28 @@ class JudgeVLM(Describing):
 
 def _said(can: bool) -> str:
     return "has" if can else "has no"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeLocal(Describing):
+    """A vision-language model in this process as a judge; loads it once to see that it can be.
+
+    Attributes:
+        model: its folder, or its name on the hub.
+        config: what is asked.
+    """
+
+    model: Positional[str]
+    config: Annotated[LocalVLMConfig, LENT] = LocalVLMConfig(OPEN)
+
+    hidden = {LocalVLMConfig: "model"}  # noqa: RUF012 - as in `Command`
+    instead = "the model is named first"
+
+    def __call__(self) -> int:
+        """Writes and loads."""
+        folder = Path(self.model)
+        name = self._beside(folder) if folder.is_dir() else self.model
+        return self._write(replace(self.config, model=name))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Literal
@@ -27,10 +27,11 @@ from worldgymnast.judges.pretrained import load
 from worldgymnast.judges.prompt import (
     ANSWER_PREFIX,
     Answer,
+    Asking,
     NoScore,
-    Tie,
     check_criteria,
     criterion_of,
+    enlarged,
     parse,
     question,
     rubric,
@@ -39,53 +40,35 @@ from worldgymnast.judges.prompt import (
     written,
 )
 from worldgymnast.types import Clip, InputError, Verdict, in_range
-from worldgymnast.video import enlarge
 
 Tokens = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class LocalVLMConfig:
+class LocalVLMConfig(Asking):
     """Which model judges here, and how it is asked.
 
     Attributes:
         model: folder of a transformers model, or its name on the hub.
-        rubric: version of the prompt.
-        frames: frames shown at most, evenly spaced.
-        sheet: all frames in one picture, for models that take one only.
-        pixels: frames are enlarged until their shorter side has as many, by whole pixels.
-        scoring: "logprobs" reads the probability of every score; "generate" lets the model write.
-        threshold: mean probability above which a clip is a success.
-        tie: what a probability equal to the threshold is.
-        votes: answers written per clip; more than one only where they are sampled.
+        scoring: "logprobs" reads the probability of every score; "generate" lets the model write. More than one vote is
+            for what is written and sampled.
         temperature: of what is written; 0 is greedy.
         max_tokens: tokens written at most; an answer cut off before its score is a missing vote.
-        criteria: task, or instruction, to its criterion of partial success.
         batch: clips judged at a time.
     """
 
     model: str
-    rubric: str = "binary-v1"
-    frames: int = 8
-    sheet: bool = False
-    pixels: int = 224
     scoring: Literal["logprobs", "generate"] = "logprobs"
-    threshold: float = 0.5
-    tie: Tie = "failure"
-    votes: int = 1
     temperature: float = 0.0
     max_tokens: int = 128
-    criteria: Mapping[str, str] = field(default_factory=dict)
     batch: int = 8
 
     def __post_init__(self) -> None:
         if not self.model:
             raise InputError("field 'model' of LocalVLMConfig: found none, expected a folder or a name on the hub")
-        rubric(self.rubric)
-        in_range(self, 2, "frames")
-        in_range(self, 1, "pixels", "votes", "max_tokens", "batch")
+        super().__post_init__()
+        in_range(self, 1, "max_tokens", "batch")
         in_range(self, 0, "temperature")
-        in_range(self, 0, "threshold", high=1)
         sampled = self.scoring == "generate" and self.temperature > 0
         if self.votes > 1 and not sampled:
             raise InputError(
@@ -136,7 +119,7 @@ class LocalVLM:
     @property
     def identity(self) -> str:
         """16 hex digits of what determines the verdicts: config, precision and the model's files."""
-        asked = {k: v for k, v in asdict(self.config).items() if k != "batch"}
+        asked = {k: v for k, v in asdict(self.config).items() if k not in ("batch", "model")}
         text = json.dumps([asked, str(self.model.dtype), self._fingerprint], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -185,8 +168,7 @@ class LocalVLM:
 
     def _prompt(self, clip: Clip) -> tuple[str, list[Image.Image]]:
         """The text up to where the model's answer begins, a placeholder for each picture in it, and the pictures."""
-        factor = max(1, math.ceil(self.config.pixels / min(clip.frames.shape[1:3])))
-        shown = enlarge(sample_frames(clip.frames, self.config.frames), factor)
+        shown = enlarged(sample_frames(clip.frames, self.config.frames), self.config.pixels)
         parts = question(
             self.rubric,
             replace(clip, frames=shown),

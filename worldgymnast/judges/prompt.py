@@ -15,15 +15,15 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import UInt8
 
 from worldgymnast.endpoint import Unusable
-from worldgymnast.types import Clip, InputError, Verdict
-from worldgymnast.video import contact_sheet
+from worldgymnast.types import Clip, InputError, Verdict, in_range
+from worldgymnast.video import contact_sheet, enlarge
 
 Answer = Mapping[float, float]
 """Probability of each score of a rubric, in the rubric's own numbers; they sum to 1."""
@@ -118,6 +118,38 @@ def rubric(version: str) -> Rubric:
     return RUBRICS[version]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Asking:
+    """How a vision-language model is asked, wherever it runs.
+
+    Attributes:
+        rubric: version of the prompt.
+        frames: frames shown at most, evenly spaced.
+        sheet: all frames as one picture, for models that take one only.
+        pixels: frames are enlarged until their shorter side has as many, by whole pixels.
+        votes: how often each clip is asked about; the majority counts.
+        tie: what an even vote is; the published method takes it for a success.
+        threshold: of the mean probability of success.
+        criteria: of partial success, by task or instruction, for a rubric that wants one.
+    """
+
+    rubric: str = "binary-v1"
+    frames: int = 8
+    sheet: bool = False
+    pixels: int = 224
+    votes: int = 1
+    tie: Tie = "failure"
+    threshold: float = 0.5
+    criteria: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        rubric(self.rubric)
+        in_range(self, 2, "frames")
+        in_range(self, 1, "votes")
+        in_range(self, 0, "pixels")
+        in_range(self, 0, "threshold", high=1)
+
+
 def criterion_of(clip: Clip, criteria: Mapping[str, str]) -> str:
     """The criterion of partial success of a clip's task, or of its instruction; "" where there is none."""
     return criteria.get(clip.task) or criteria.get(clip.instruction) or ""
@@ -146,6 +178,12 @@ def check_criteria(rubric: Rubric, criteria: Mapping[str, str], asked: Iterable[
 def sample_frames(frames: UInt8[np.ndarray, "t h w 3"], most: int) -> UInt8[np.ndarray, "n h w 3"]:
     """At most `most` frames, evenly spaced, the first and the last among them."""
     return frames[np.unique(np.linspace(0, len(frames) - 1, min(most, len(frames))).round().astype(int))]
+
+
+def enlarged(frames: UInt8[np.ndarray, "... h w 3"], pixels: int) -> UInt8[np.ndarray, "... H W 3"]:
+    """Frames enlarged by whole pixels until their shorter side has `pixels`."""
+    factor = -(-pixels // min(frames.shape[-3:-1]))
+    return enlarge(frames, factor) if factor > 1 else frames
 
 
 def question(rubric: Rubric, clip: Clip, criterion: str, most: int, sheet: bool = False) -> list[Part]:

@@ -13,7 +13,7 @@ import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,10 +24,11 @@ from worldgymnast.endpoint import Endpoint, EndpointConfig
 from worldgymnast.judges.prompt import (
     ANSWER_PREFIX,
     Answer,
+    Asking,
     Part,
-    Tie,
     check_criteria,
     criterion_of,
+    enlarged,
     from_logprobs,
     parse,
     question,
@@ -38,7 +39,6 @@ from worldgymnast.judges.prompt import (
 )
 from worldgymnast.ledger import Ledger
 from worldgymnast.types import Clip, InputError, Verdict, in_range
-from worldgymnast.video import enlarge
 from worldgymnast.weights import fingerprint
 
 _QUALITY = 90
@@ -47,44 +47,27 @@ _LIKELIEST = 10
 
 
 @dataclass(frozen=True)
-class VLMConfig:
-    """What is asked, and how its answers become a verdict.
+class VLMConfig(Asking):
+    """What is asked, and where.
 
     Attributes:
         endpoint: where.
-        rubric: version of the prompt.
-        frames: frames shown at most.
-        sheet: all frames as one picture, for servers that take one only.
-        pixels: frames are enlarged until their shorter side has as many, by whole pixels.
-        votes: how often each clip is asked about; the majority counts.
-        tie: what an even vote is; the published method takes it for a success.
-        threshold: of the mean probability of success.
         temperature: of the answers; None leaves it to the server.
         max_tokens: of an answer; None leaves it to the server.
         structured: asks for JSON of a given form, where the server can.
         logprobs: reads the probability of the score's token rather than the score, where the server tells it.
-        criteria: of partial success, by task or instruction, for a rubric that wants one.
     """
 
     endpoint: EndpointConfig
-    rubric: str = "binary-v1"
-    frames: int = 8
-    sheet: bool = False
-    pixels: int = 224
-    votes: int = 1
-    tie: Tie = "failure"
-    threshold: float = 0.5
     temperature: float | None = 0.0
     max_tokens: int | None = 300
     structured: bool = False
     logprobs: bool = False
-    criteria: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        rubric(self.rubric)
-        in_range(self, 1, "frames", "votes", *(["max_tokens"] if self.max_tokens is not None else []))
-        in_range(self, 0, "pixels", *(["temperature"] if self.temperature is not None else []))
-        in_range(self, 0, "threshold", high=1)
+        super().__post_init__()
+        in_range(self, 1, *(["max_tokens"] if self.max_tokens is not None else []))
+        in_range(self, 0, *(["temperature"] if self.temperature is not None else []))
         if self.votes > 1 and self.temperature == 0:
             raise InputError(f"field 'temperature': found 0 for {self.votes} votes, which would all be the same; "
                              "expected more than 0, such as 0.7, or one vote")  # fmt: skip
@@ -218,9 +201,8 @@ class VLMJudge:
 
 def picture(frame: UInt8[np.ndarray, "h w 3"], pixels: int) -> str:
     """A frame as a `data:` address of a JPEG file, enlarged until its shorter side has `pixels`."""
-    factor = max(1, -(-pixels // min(frame.shape[:2])))
     made = io.BytesIO()
-    Image.fromarray(enlarge(frame, factor) if factor > 1 else frame).save(made, format="JPEG", quality=_QUALITY)
+    Image.fromarray(enlarged(frame, pixels)).save(made, format="JPEG", quality=_QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(made.getvalue()).decode()
 
 
