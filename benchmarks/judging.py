@@ -137,7 +137,7 @@ def main() -> None:
     with Slow(0.0) as judge:
         base, imagining, updating = steps(photos, judge, rl.rows, 0, count)
     judging = imagining
-    print(f"\nimagining {imagining:.1f} s, update {updating:.1f} s, a step with a judge that answers at once {base:.1f} s")
+    print(f"\nimagining {imagining:.1f} s, update {updating:.1f} s, a step with an instant judge {base:.1f} s")
     print(f"the slow judge needs {judging:.1f} s a step\n")
     longer = max(imagining, judging) + updating
     found = [["", "seconds a step", "of the longer of imagining and judging, and the update"]]

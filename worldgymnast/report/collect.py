@@ -12,7 +12,9 @@ import numpy as np
 
 from worldgymnast.episodes.lerobot_layout import INFO, read_layout
 from worldgymnast.evaluation.agreement import success_gap
+from worldgymnast.evaluation.guard import GuardConfig, alarm, history_of
 from worldgymnast.evaluation.success import Difference, EpisodeResult, Rate, SuccessTable, success_table
+from worldgymnast.ledger import FILE, Ledger
 from worldgymnast.report.report import Curve, GapRow, Pair, Report, Series
 from worldgymnast.types import InputError
 from worldgymnast.video import decode
@@ -29,6 +31,9 @@ _CURVES = (
     ("Reward in imagination", "reward", True),
     ("Groups without signal", "zero_advantage_groups", True),
     ("Failed judgements", "judge_error_rate", True),
+    ("Claimed successes that the audit judge denies", "audit_denied_share", True),
+    ("Imagined successes that are none for real", "real_denied_share", True),
+    ("Seconds waiting for verdicts", "seconds_judge", False),
     ("Probability ratio", "last_ratio", False),
     ("Clip fraction", "last_clip_fraction", True),
     ("Entropy, nats a token", "entropy", False),
@@ -62,7 +67,7 @@ def collect(run: Path) -> Report:
         gallery=[pair for path in learners[:1] for pair in _gallery(path)],
         budget=_budget(run, learners, logs, evaluation),
         stages=_json(run / "stages.json", {}),
-        notes=_notes(_json(run / "summary.json", {}), gate, learners, evaluation),
+        notes=[*_notes(_json(run / "summary.json", {}), gate, learners, evaluation), *_judged(run, logs)],
         seeds={
             name: table.difference
             for name in list(evaluation)[1:]
@@ -293,6 +298,27 @@ def _notes(
     if len(learners) > 1:
         notes.append(f"Imagined against real success and the videos are those of {learners[0].name}.")
     return notes
+
+
+def _judged(run: Path, logs: Mapping[str, Rows]) -> list[str]:
+    """What the guard has to say of every training, and what judges behind servers have cost."""
+    notes = []
+    for name, rows in logs.items():
+        guard = GuardConfig(**_config(_folder(run, name)).get("rl", {}).get("guard", {}))
+        for source, who in (("audit", "the audit judge"), ("real", "the real environment")):
+            if heard := alarm(history_of(source, rows), guard):
+                notes.append(f"Reward hacking? {name}, asked {who}: {heard}.")
+    for folder in dict.fromkeys([run, *(_folder(run, name) for name in logs)]):
+        if (folder / FILE).is_file():
+            spent = Ledger(folder / FILE).spent()
+            money = f", {spent.money:.2f} in money" if spent.money else ""
+            notes.append(f"Judges behind servers: {spent.requests} requests, {spent.tokens} tokens{money}.")
+    return notes
+
+
+def _folder(run: Path, learner: str) -> Path:
+    """The folder of a learner inside the run, or the run itself."""
+    return run / learner if (run / learner).is_dir() else run
 
 
 def _share(value: float) -> str:
