@@ -23,7 +23,6 @@ from worldgymnast.envs.metaworld import MetaWorldConfig, instructions
 from worldgymnast.episodes.lerobot import LeRobotWriter, read
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.evaluation.agreement import GATE
-from worldgymnast.judges.classifier import SuccessClassifier
 from worldgymnast.loops.finetune import FinetuneConfig, finetune, from_episodes
 from worldgymnast.loops.record import RecordConfig, episodes_of, record
 from worldgymnast.loops.score import (
@@ -49,7 +48,7 @@ from worldgymnast.loops.train import (
 from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.rl.rollout import roll_out
 from worldgymnast.run import Progress
-from worldgymnast.types import Episode, Metrics, Rollout, Start, WorldModel, in_range
+from worldgymnast.types import Episode, Judge, Metrics, Rollout, Start, WorldModel, in_range
 from worldgymnast.weights import write_text
 
 
@@ -190,7 +189,7 @@ def reproduce(out: Path, recipe: Recipe, device: str = "cpu") -> dict[str, Any]:
 
 
 def check_world(
-    file: Path, world: WorldModel, judge: SuccessClassifier, held: EpisodeSet, recipe: Recipe
+    file: Path, world: WorldModel, judge: Judge, held: EpisodeSet, recipe: Recipe
 ) -> Metrics:
     """The gate before RL and the fidelity of the world on held-out rollouts; kept in `file`."""
     if file.exists():
@@ -217,7 +216,7 @@ def evaluate(
     recipe: Recipe,
     device: str,
     world: WorldModel | None = None,
-    judge: SuccessClassifier | None = None,
+    judge: Judge | None = None,
 ) -> dict[str, Any]:
     """Real outcomes of every policy on the same starts, with the imagined ones of the same starts where there are
     `world` and `judge`; kept in `file` policy by policy."""
