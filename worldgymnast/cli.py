@@ -166,7 +166,7 @@ def overview() -> str:
         "",
         f"{', '.join(GO_ON)} can be killed and go on when run again.",
         f"{', '.join(WHOLE)} write a data set whole or not at all, and start over.",
-        "doctor, data check write nothing, and eval-world, judge calibrate, judge compare only what their flags ask for.",
+        "doctor, data check write nothing, and eval-world and the judge commands only what their flags ask for.",
     ]
     return "\n".join(lines)
 

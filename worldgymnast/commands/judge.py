@@ -126,6 +126,9 @@ class JudgeCalibrate(Judging):
         self.prepare()
         judge = judge_of(self.judge, self.device)
         real, world = self.clips()
+        if self.save is not None and len(kinds := set(real.succeeded.tolist())) < 2:
+            only, other = ("successes", "failures") if True in kinds else ("failures", "successes")
+            raise InputError(f"--save: found only {only}, expected {other} too; add data that has some")
         answers = self.answers([judge], real, world)
         (said,) = answers.said
         found = {kind: _found(one, answers, self.seed) for kind, one in said.items()}
@@ -148,7 +151,7 @@ class JudgeCalibrate(Judging):
         found = thresholds(said.beliefs, answers.truth, answers.task, "safe", own)
         if found.overall != found.overall:
             raise InputError(
-                "--save: found no threshold, expected judged successes and failures; give data with both, or leave it out"
+                "--save: found no judged success, or no judged failure, expected both; see why the judge failed"
             )
         folder = (self.save or Path()).resolve().parent
         path = Path(os.path.relpath(self.judge.resolve(), folder)).as_posix()

@@ -253,7 +253,7 @@ def choose(belief: Float[np.ndarray, " n"], truth: Bool[np.ndarray, " n"], rule:
         return _NAN
     candidates = _candidates(belief)
     won, lost = _histograms(belief, truth)
-    return float(candidates[_best(won, lost, len(candidates), rule)])
+    return float(candidates[_best(won[None], lost[None], len(candidates), rule)[0]])
 
 
 def _candidates(belief: np.ndarray) -> np.ndarray:
@@ -271,15 +271,17 @@ def _histograms(belief: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.n
     return won, lost
 
 
-def _best(won: np.ndarray, lost: np.ndarray, candidates: int, rule: Rule) -> np.ndarray:
-    """Which candidate `rule` takes, int [...], from histograms [... u] of true successes and failures."""
-    below_won, below_lost = (np.cumsum(np.insert(x, 0, 0, -1), -1)[..., :candidates] for x in (won, lost))
-    known, refused = 1 - below_won / won.sum(-1, keepdims=True), below_lost / lost.sum(-1, keepdims=True)
+def _best(
+    won: Int[np.ndarray, "r u"], lost: Int[np.ndarray, "r u"], candidates: int, rule: Rule
+) -> Int[np.ndarray, " r"]:
+    """Which candidate `rule` takes, from r pairs of histograms of true successes and failures."""
+    below_won, below_lost = (np.cumsum(np.insert(x, 0, 0, 1), 1)[:, :candidates] for x in (won, lost))
+    known, refused = 1 - below_won / won.sum(1, keepdims=True), below_lost / lost.sum(1, keepdims=True)
     worth = known + refused
     if rule == "safe":
-        asked = np.minimum(SAFE, refused.max(-1, keepdims=True))
+        asked = np.minimum(SAFE, refused.max(1, keepdims=True))
         worth = np.where(refused >= asked - 1e-9, known, -1.0)
-    return candidates - 1 - np.argmax(np.round(worth[..., ::-1], 9), -1)  # the last of equals: it refuses most
+    return candidates - 1 - np.argmax(np.round(worth[:, ::-1], 9), 1)  # the last of equals: it refuses most
 
 
 def _threshold(belief: np.ndarray, truth: np.ndarray, task: Sequence[str], rule: Rule, seed: int) -> Threshold:
