@@ -24,10 +24,12 @@ from worldgymnast.config import Manifest, save_component
 from worldgymnast.episodes import lerobot
 from worldgymnast.episodes.windows import EpisodeSet, from_episodes
 from worldgymnast.evaluation.calibration import measure
+from worldgymnast.evaluation.uncertainty import JitterConfig
 from worldgymnast.judges.classifier import SuccessClassifier
 from worldgymnast.loops.calibrate import ask, first_actions, unknowns
 from worldgymnast.loops.replay import clip_probabilities, replay
 from worldgymnast.loops.score import cut, gate, gate_rates
+from worldgymnast.loops.trust import outcomes
 from worldgymnast.presets import debug
 from worldgymnast.report.judge import Found, diagram, numbers, sheets
 from worldgymnast.types import Clip, Episode, InputError, Judge, Verdict
@@ -144,6 +146,9 @@ def test_the_gate_takes_any_judge_and_an_outage_is_no_failure(lamps: EpisodeSet)
     found = gate(Lamp(), spy, real, horizon=HORIZON, stride=2, seed=0)
     assert found["real_balanced_accuracy"] == found["imagined_balanced_accuracy"] == 1
     assert {clip.task for call in spy.calls for clip in call} == set(TASKS)
+    spy = Spy()
+    outcomes(Lamp(), spy, real, horizon=HORIZON, stride=2, jitter=JitterConfig(0))
+    assert [clip.task for clip in spy.calls[0]] == list(real.task[:32])
     broken = gate(Lamp(), Spy(fails=3), real, horizon=HORIZON, stride=2, seed=0)
     assert broken["imagined_true_positive"] == broken["imagined_true_negative"] == 1
 
@@ -233,7 +238,7 @@ def test_calibrate_says_usable_and_writes_everything(
     asked = ["--plot", files["found.png"], "--save", files["saved.json"]]
     assert run(folder, *words, "--out", files["found.json"], *asked) == 0
     said = capsys.readouterr().out
-    conclusion = "usable: balanced accuracy 1.00 [1.00, 1.00] on imagined replays reaches --usable 0.8"
+    conclusion = "usable: balanced accuracy 1.000 [1.000, 1.000] on imagined replays reaches --usable 0.8"
     assert said.splitlines()[-1] == conclusion
     for title in ("Verdicts on real frames", "Thresholds on imagined replays", "Reliability", "What judging takes"):
         assert title in said
@@ -278,10 +283,10 @@ def test_thresholds_are_saved_by_task_where_labels_suffice(folder: Path, tmp_pat
 @pytest.mark.parametrize(
     ("judge", "world", "usable", "expected"),
     [
-        (BrightJudge(), Lamp(fades=8), 0.9, r"not usable: balanced accuracy 0\.\d\d \[.*\] on imagined replays is"),
+        (BrightJudge(), Lamp(fades=8), 0.9, r"not usable: balanced accuracy 0\.\d{3} \[.*\] on imagined replays is"),
         (Spy(fails=5), None, 0.8, r"not usable: 8 of 40 judgements on real frames failed, more than 10%$"),
         (Spy(fails=1), None, 0.0, r"not usable: 40 of 40 judgements .* failed, .*; balanced accuracy .* is unknown"),
-        (Spy(fails=20), None, 0.8, r"usable: balanced accuracy 1\.00 \[1\.00, 1\.00\] on real frames reaches"),
+        (Spy(fails=20), None, 0.8, r"usable: balanced accuracy 1\.000 \[1\.000, 1\.000\] on real frames reaches"),
     ],
 )
 def test_what_is_usable(

@@ -185,7 +185,7 @@ def verdict(found: Measured, kind: str, usable: float) -> tuple[bool, str]:
     """Whether a judge is usable by what was found on one kind of clips, and the sentence that says so."""
     overall, reasons = found.overall, []
     accuracy, clips = overall.worth.balanced_accuracy, overall.count + overall.errors
-    said = f"balanced accuracy {accuracy.value:.2f} [{accuracy.low:.2f}, {accuracy.high:.2f}] on {KINDS[kind]}"
+    said = f"balanced accuracy {accuracy.value:.3f} [{accuracy.low:.3f}, {accuracy.high:.3f}] on {KINDS[kind]}"
     if overall.errors > ERRORS * clips:
         reasons.append(f"{overall.errors} of {clips} judgements on {KINDS[kind]} failed, more than {ERRORS:.0%}")
     if accuracy.value != accuracy.value:
