@@ -220,6 +220,12 @@ def test_every_fold_has_its_part_of_each_task_and_class() -> None:
         assert cross_fitted(beliefs, truth, task, "balanced", ("a", "b"), seed) == truth.tolist()
 
 
+def test_small_tasks_do_not_all_meet_in_one_fold() -> None:
+    """One success and one failure a task: were they all in the first fold, nobody could choose a threshold for them."""
+    beliefs, truth = planted(np.random.default_rng(0), 20, 0.2, 0.8)
+    assert cross_fitted(beliefs, truth, [str(i // 2) for i in range(20)], "balanced") == truth.tolist()
+
+
 # ---------------------------------------------------------------- tasks
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -137,7 +138,7 @@ class JudgeCalibrate(Judging):
         all_numbers = {"judge": judge.name, "usable": usable, "conclusion": conclusion, **found}
         self.write(sheets(found), all_numbers, f"How far {self.judge} can be trusted", [conclusion])
         if self.plot is not None:
-            write_bytes(self.plot, diagram(found, f"{self.judge.stem}: belief against truth"))
+            write_bytes(self.plot, diagram(found, f"{'/'.join(self.judge.parts[-2:])}: belief against truth"))
             wrote(self.plot)
         if self.save is not None:
             write_text(self.save, to_json(self.chosen(said[kind], answers)))
@@ -149,7 +150,7 @@ class JudgeCalibrate(Judging):
         """The judge's file and the thresholds that refuse most failures safely, as `save` writes them."""
         own = enough(said.beliefs, answers.truth, answers.task)
         found = thresholds(said.beliefs, answers.truth, answers.task, "safe", own)
-        if found.overall != found.overall:
+        if math.isnan(found.overall):
             raise InputError(
                 "--save: found no judged success, or no judged failure, expected both; see why the judge failed"
             )
@@ -188,7 +189,7 @@ def verdict(found: Measured, kind: str, usable: float) -> tuple[bool, str]:
     said = f"balanced accuracy {accuracy.value:.3f} [{accuracy.low:.3f}, {accuracy.high:.3f}] on {KINDS[kind]}"
     if overall.errors > ERRORS * clips:
         reasons.append(f"{overall.errors} of {clips} judgements on {KINDS[kind]} failed, more than {ERRORS:.0%}")
-    if accuracy.value != accuracy.value:
+    if math.isnan(accuracy.value):
         reasons.append(f"balanced accuracy on {KINDS[kind]} is unknown: no judged success, or no judged failure")
     elif accuracy.value < usable:
         reasons.append(f"{said} is below --usable {usable:g}")
