@@ -22,7 +22,7 @@ from worldgymnast.config import load_judge, load_policy, load_world
 from worldgymnast.execution.local import LocalPool
 from worldgymnast.loops.finetune import from_photographs, photographs
 from worldgymnast.loops.quickstart import QuickstartConfig, starter
-from worldgymnast.loops.score import imagination
+from worldgymnast.loops.score import Imagination
 from worldgymnast.rl.trainer import Trainer
 
 
@@ -36,15 +36,15 @@ def main() -> None:
     rl, env = config.finetune.rl, config.finetune.env
     policy, world, judge = load_policy(args.policy), load_world(args.world), load_judge(args.judge)
 
-    imagine = imagination(world, judge, chunk=policy.config.chunk, horizon=rl.horizon, size=env.size)
-    pool = LocalPool(policy, imagine, rows=rl.rows, temperature=rl.temperature, seed=0)
+    imagine = Imagination(world, judge, policy.config.chunk, rl.horizon, env.size)
+    pool = LocalPool(policy, imagine, imagine.judging, rows=rl.rows, temperature=rl.temperature, seed=0)
     trainer = Trainer(policy, rl.trainer)
     sample = from_photographs(photographs(env, 2, config.photograph_layout))
 
     def step(index: int) -> tuple[float, float, int]:
         starts = sample(np.random.default_rng(index), rl.starts)
         began = time.perf_counter()
-        groups = pool.collect(starts, rl.group_size)
+        groups = pool.begin(starts, rl.group_size)()
         collected = time.perf_counter()
         trainer.update(groups, torch.Generator().manual_seed(index))
         frames = sum(len(r.frames) - 1 for g in groups for r in g.rollouts)

@@ -1,6 +1,7 @@
 """Shapes and types are checked in every test: the import hook comes before the first import of the package."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,20 @@ def gl() -> None:
     """Skips the test where nothing can be rendered."""
     if error := _gl_error():
         pytest.skip(f"no GL to render with (MUJOCO_GL={os.environ['MUJOCO_GL']}): {error}; run: make gl")
+
+
+@pytest.fixture(scope="session")
+def taught_vlm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny vision-language model that answers questions about clips; see `tiny_vlm.taught`."""
+    import tiny_vlm
+
+    return tiny_vlm.taught(tmp_path_factory.mktemp("taught_vlm") / "tiny-qwen2.5-vl")
+
+
+@pytest.fixture(scope="session")
+def vlm_server(taught_vlm: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """The base URL of a real OpenAI-compatible server of that model on loopback, and the model's name there."""
+    from real_server import serve
+
+    with serve(taught_vlm, tmp_path_factory.mktemp("vlm_server") / "server.log") as url:
+        yield url, str(taught_vlm)

@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from episode_builders import SPEC, episode
 from lamp import SIZE, BrightJudge, Lamp, lamp_episode
 
 from worldgymnast.cli import main
-from worldgymnast.config import Manifest, save_component
+from worldgymnast.config import Manifest, load_classifier, save_component
 from worldgymnast.episodes import lerobot
 from worldgymnast.episodes.windows import EpisodeSet, from_episodes
 from worldgymnast.evaluation.calibration import measure
@@ -368,6 +368,34 @@ def test_what_is_wrong_is_said_before_any_judging(
     said = capsys.readouterr().out
     assert "rollouts succeed within the horizon: how many failures are refused" in said
     assert said.splitlines()[-1].startswith("not usable: balanced accuracy on real frames is unknown")
+
+
+def test_a_judge_looks_before_anything_is_spent(
+    folder: Path, plant: Planted, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Picky(Spy):
+        def check(self, asked: Iterable[tuple[str, str]]) -> None:
+            tasks = sorted({task for task, _ in asked})
+            raise InputError(f"field 'rubrics': found none for {tasks}, expected one")
+
+    spy = Picky()
+    plant(judge=spy)
+    assert run(folder, "calibrate", folder / "judge.safetensors") == 2
+    assert "found none for ['dim', 'dusk']" in capsys.readouterr().err
+    assert spy.calls == []
+
+
+def test_a_saved_judge_is_one_that_can_be_compared(folder: Path, tmp_path: Path) -> None:
+    judge, saved = folder / "judge.safetensors", tmp_path / "saved.json"
+    run(folder, "calibrate", folder / "judge.safetensors", "--save", saved)
+    found = json.loads(saved.read_text())
+    assert run(folder, "compare", judge, saved, "--out", tmp_path / "found.json") == 0
+    lamps = lerobot.read(folder / "labelled")
+    beliefs, tasks = clip_probabilities(load_classifier(judge), lamps, 2), lamps.task
+    limits = [found["by_task"].get(task, found["threshold"]) for task in tasks]
+    known = (beliefs >= limits)[lamps.succeeded].mean()
+    compared = json.loads((tmp_path / "found.json").read_text())["real"]["all"]["second"]
+    assert compared["known"]["value"] == pytest.approx(known)
 
 
 def test_a_judge_that_is_no_judge(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

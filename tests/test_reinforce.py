@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from servers import Faulty, faulty
 
 from worldgymnast.actions import metaworld_spec
 from worldgymnast.envs.imagined import ImaginedVectorEnv
-from worldgymnast.execution.local import LocalPool
+from worldgymnast.execution.local import LocalPool, MakeEnv
+from worldgymnast.judges.vlm import VLMConfig, VLMJudge
 from worldgymnast.loops.reinforce import ReinforceConfig, Scored, reinforce
 from worldgymnast.loops.supervised import FitConfig, fit
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
+from worldgymnast.rl.judging import Judging
 from worldgymnast.rl.rollout import group, roll_out
 from worldgymnast.rl.trainer import Trainer, TrainerConfig, stack
 from worldgymnast.run import Run, weights_hash
 from worldgymnast.text import SentenceEncoder
-from worldgymnast.types import Clip, InputError, RolloutGroup, Start, Verdict
+from worldgymnast.types import Clip, InputError, Judge, Paused, RolloutGroup, Start, Verdict
 from worldgymnast.worldmodel.autoencoder import AutoencoderConfig
 from worldgymnast.worldmodel.sampler import LatentWorldModel, WorldModelConfig
 from worldgymnast.worldmodel.transformer import TransformerConfig
@@ -77,24 +81,36 @@ def starts(rng: np.random.Generator, count: int) -> list[Start]:
 CONFIG = ReinforceConfig(steps=4, starts=2, group_size=4, horizon=4, rows=8, evaluate_every=100, save_every=1)
 
 
-def learn(policy: SmallVLA, world: LatentWorldModel, out: Path, stop_after: int | None = None) -> str:
+def imagine(world: LatentWorldModel) -> MakeEnv:
+    """Imagined environments that leave judging to the pool."""
+
+    def env(rows: int, generator: torch.Generator) -> ImaginedVectorEnv:
+        return ImaginedVectorEnv(world, None, rows=rows, chunk=2, horizon=4, size=64, generator=generator)
+
+    return env
+
+
+def learn(
+    policy: SmallVLA,
+    world: LatentWorldModel,
+    out: Path,
+    stop_after: int | None = None,
+    config: ReinforceConfig = CONFIG,
+    judge: Judge | None = None,
+) -> str:
     """Runs the loop on a copy of `policy`, killed while it collects for the first time after that many syncs."""
     trained = copy.deepcopy(policy)
 
     class Pool(LocalPool):
-        def collect(self, starts: Sequence[Start], group_size: int) -> list[RolloutGroup]:
+        def begin(self, starts: Sequence[Start], group_size: int) -> Callable[[], list[RolloutGroup]]:
             if stop_after is not None and self.version > stop_after:
                 raise KeyboardInterrupt
-            return super().collect(starts, group_size)
+            return super().begin(starts, group_size)
 
-    def env(rows: int, generator: torch.Generator) -> ImaginedVectorEnv:
-        return ImaginedVectorEnv(
-            world, BrightnessJudge(), rows=rows, chunk=2, horizon=4, size=64, generator=generator
-        )
-
-    pool = Pool(copy.deepcopy(policy), env, rows=8, temperature=1.0, seed=0)
+    judging = Judging(judge or BrightnessJudge(), 2)
+    pool = Pool(copy.deepcopy(policy), imagine(world), judging, rows=8, temperature=1.0, seed=0)
     with Run(out, {"steps": 4}) as run:
-        reinforce(trained, pool, starts, lambda step: None, CONFIG, run)
+        reinforce(trained, pool, starts, lambda step: None, config, run)
     return weights_hash(trained.state_dict())
 
 
@@ -171,12 +187,8 @@ def test_an_outage_is_no_failure_in_the_scoring(policy: SmallVLA, world: LatentW
 
 
 def test_too_many_judge_errors_stop_the_run(policy: SmallVLA, world: LatentWorldModel, tmp_path: Path) -> None:
-    def env(rows: int, generator: torch.Generator) -> ImaginedVectorEnv:
-        return ImaginedVectorEnv(
-            world, BrightnessJudge(fail=True), rows=rows, chunk=2, horizon=4, size=64, generator=generator
-        )
-
-    pool = LocalPool(copy.deepcopy(policy), env, rows=8, temperature=1.0, seed=0)
+    judging = Judging(BrightnessJudge(fail=True), 2)
+    pool = LocalPool(copy.deepcopy(policy), imagine(world), judging, rows=8, temperature=1.0, seed=0)
     with Run(tmp_path / "run", {}) as run, pytest.raises(InputError, match="judge failed on"):
         reinforce(policy, pool, starts, lambda step: None, CONFIG, run)
 
@@ -206,3 +218,98 @@ def test_imagined_environment_refuses_a_horizon_that_is_no_multiple_of_the_chunk
         ImaginedVectorEnv(
             world, BrightnessJudge(), rows=1, chunk=2, horizon=5, size=64, generator=torch.Generator()
         )
+
+
+# ---------------------------------------------------------------- judges that are slow, or out
+
+
+class Slow:
+    """Another judge, each call of which takes its own time in a thread, so that answers overtake one another."""
+
+    name, waits = "slow", True
+
+    def __init__(self, judge: Judge):
+        self.judge, self.calls = judge, 0
+
+    def score(self, clips: Sequence[Clip]) -> list[Verdict]:
+        self.calls += 1
+        time.sleep(0.05 * (self.calls % 3))
+        return self.judge.score(clips)
+
+
+def test_verdicts_that_arrive_late_and_in_any_order_change_nothing(
+    policy: SmallVLA, world: LatentWorldModel, tmp_path: Path
+) -> None:
+    batches = replace(CONFIG, starts=4)
+    at_once = learn(policy, world, tmp_path / "at-once", config=batches)
+    assert learn(policy, world, tmp_path / "late", config=batches, judge=Slow(BrightnessJudge())) == at_once
+
+
+@pytest.mark.parametrize("resample", [0, 2])
+def test_imagining_one_step_ahead_is_killed_and_resumed_alike(
+    policy: SmallVLA, world: LatentWorldModel, tmp_path: Path, resample: int
+) -> None:
+    ahead = replace(CONFIG, ahead=1, steps=5, resample=resample)
+    whole = learn(policy, world, tmp_path / "whole", config=ahead)
+    with pytest.raises(KeyboardInterrupt):
+        learn(policy, world, tmp_path / "killed", stop_after=2, config=ahead)
+    assert learn(policy, world, tmp_path / "killed", config=ahead) == whole
+    assert whole != learn(policy, world, tmp_path / "in-step", config=replace(ahead, ahead=0))
+    errors = [row["ratio_error"] for row in Run(tmp_path / "whole", {"steps": 4}).metrics() if "ratio_error" in row]
+    assert errors[0] < 2e-5
+    assert max(errors[1:]) > 1e-3, "from the second step on, the policy that acted is one update older"
+
+
+class Out(BrightnessJudge):
+    """A judge that is out from its `first`-th call on."""
+
+    def __init__(self, first: int):
+        super().__init__()
+        self.first, self.calls = first, 0
+
+    def score(self, clips: Sequence[Clip]) -> list[Verdict]:
+        self.calls += 1
+        found = super().score(clips)
+        return found if self.calls <= self.first else [Verdict(None, error="no connection") for _ in found]
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_a_run_that_an_outage_stopped_goes_on_as_if_there_had_been_none(
+    policy: SmallVLA, world: LatentWorldModel, tmp_path: Path, ahead: int
+) -> None:
+    config = replace(CONFIG, ahead=ahead, resample=0, save_every=100)
+    whole = learn(policy, world, tmp_path / "whole", config=config)
+    with pytest.raises(Paused, match=r"step 2: .*failed on 100% of 8 rollouts.*8 times: no connection.*run the same"):
+        learn(policy, world, tmp_path / "out", config=config, judge=Out(2))
+    assert learn(policy, world, tmp_path / "out", config=config) == whole
+
+
+def test_an_outage_behind_a_real_server_leaves_the_other_groups_their_update(
+    policy: SmallVLA, world: LatentWorldModel
+) -> None:
+    """Two of four starts get no verdict, whatever is tried: the update is that of the two others alone."""
+    named = [replace(s, instruction=f"question {i}") for i, s in enumerate(starts(np.random.default_rng(10), 4))]
+    wanted, generator = [s for s in named for _ in range(6)], torch.Generator().manual_seed(0)
+    acted = roll_out(imagine(world)(24, generator), policy, wanted, temperature=1.0, generator=generator)
+
+    def judged(out: Sequence[int], server: Faulty) -> list[RolloutGroup]:
+        """The groups, with no verdict to be had on the starts `out`."""
+        fates = [" doomed" if i // 6 in out else "" for i in range(24)]
+        asked = [
+            replace(r, start=replace(r.start, instruction=r.start.instruction + fate))
+            for r, fate in zip(acted, fates, strict=True)
+        ]
+        judge = VLMJudge(VLMConfig(server.endpoint(timeout=1.0), pixels=8, frames=3))
+        return group(Judging(judge, 2).begin(asked)(), 6)
+
+    with faulty(0.3) as server:
+        sound, broken = judged([], server), judged([1, 2], server)
+    assert [len(g.scores) for g in broken] == [6, 0, 0, 6]
+    assert [broken[i].scores.tolist() for i in (0, 3)] == [sound[i].scores.tolist() for i in (0, 3)]
+    hashes = set()
+    for used in (broken, [sound[0], sound[3]]):
+        trained = copy.deepcopy(policy)
+        metrics = Trainer(trained, TrainerConfig()).update(used, torch.Generator().manual_seed(0))
+        assert metrics["zero_advantage_groups"] < 1
+        hashes.add(weights_hash(trained.state_dict()))
+    assert len(hashes) == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from worldgymnast.execution.local import LocalPool
 from worldgymnast.loops.reinforce import ReinforceConfig, reinforce
 from worldgymnast.loops.trust import rollout_doubt
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
+from worldgymnast.rl.judging import Judging
 from worldgymnast.rl.rollout import group, roll_out, without_uncertain
 from worldgymnast.rl.trainer import Trainer
 from worldgymnast.run import Run, weights_hash
@@ -87,9 +88,10 @@ CONFIG = ReinforceConfig(
 class Watched(LocalPool):
     """A pool that remembers what it collected."""
 
-    def collect(self, starts: Sequence[Start], group_size: int) -> list[RolloutGroup]:
-        self.seen = [*getattr(self, "seen", []), super().collect(starts, group_size)]
-        return self.seen[-1]
+    def begin(self, starts: Sequence[Start], group_size: int) -> Callable[[], list[RolloutGroup]]:
+        groups = super().begin(starts, group_size)()
+        self.seen = [*getattr(self, "seen", []), groups]
+        return lambda: groups
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +112,7 @@ def doubt(rows: int = 16):
 
 def learn(policy: SmallVLA, out: Path, config: ReinforceConfig) -> tuple[str, list[Metrics], Watched]:
     trained = copy.deepcopy(policy)
-    pool = Watched(copy.deepcopy(policy), env, rows=16, temperature=1.0, seed=0)
+    pool = Watched(copy.deepcopy(policy), env, Judging(BrighterJudge(), 2), rows=16, temperature=1.0, seed=0)
     told = None if config.uncertainty == "off" else doubt()
     with Run(out, {}) as run:
         reinforce(trained, pool, starts, lambda step: None, config, run, told)
@@ -179,7 +181,7 @@ def test_too_much_doubt_stops_the_run_with_a_checkpoint(policy: SmallVLA, tmp_pa
         return starts(rng, count, bright=0.0 if not pool.version else 1.0)
 
     trained = copy.deepcopy(policy)
-    pool = Watched(copy.deepcopy(policy), env, rows=16, temperature=1.0, seed=0)
+    pool = Watched(copy.deepcopy(policy), env, Judging(BrighterJudge(), 2), rows=16, temperature=1.0, seed=0)
     config = replace(CONFIG, uncertain_limit=0.5, save_every=100)
     with Run(tmp_path / "run", {}) as run:
         with pytest.raises(InputError, match=r"step 1: --rl.uncertain-limit: found 100% of \d+ .* at most 50%"):
@@ -192,7 +194,7 @@ def test_too_much_doubt_stops_the_run_with_a_checkpoint(policy: SmallVLA, tmp_pa
 
 
 def test_dropping_without_a_measure_of_doubt_is_refused(policy: SmallVLA, tmp_path: Path) -> None:
-    pool = LocalPool(copy.deepcopy(policy), env, rows=16, temperature=1.0, seed=0)
+    pool = LocalPool(copy.deepcopy(policy), env, Judging(BrighterJudge(), 2), rows=16, temperature=1.0, seed=0)
     with Run(tmp_path / "run", {}) as run, pytest.raises(ValueError, match="no doubt to measure it by"):
         reinforce(copy.deepcopy(policy), pool, starts, lambda step: None, CONFIG, run)
     with pytest.raises(InputError, match="uncertain_limit"):

@@ -41,6 +41,11 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "rl": ("PRESET", "finetune a policy inside a world model"),
         "import-world": ("CHECKPOINT", "a published WorldGym checkpoint, as a world model of ours"),
     },
+    "Judge": {
+        "judge vlm": ("MODEL", "a vision-language model behind a server, as a judge"),
+        "judge cascade": ("FIRST THEN", "a cheap judge, and another where it is unsure"),
+        "judge ensemble": ("JUDGE...", "several judges that decide together"),
+    },
     "Measure": {
         "evaluate": ("BEFORE AFTER", "two policies on the same real layouts"),
         "eval-world": ("WORLD", "how far a world model can be trusted"),

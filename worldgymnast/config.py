@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 import cattrs
 import torch
@@ -21,10 +21,20 @@ from torch import nn
 
 from worldgymnast.actions import ActionSpec, ActionSpecMismatch
 from worldgymnast.judges.classifier import ClassifierConfig, SuccessClassifier
+from worldgymnast.judges.combined import (
+    Calibrated,
+    CalibratedConfig,
+    Cascade,
+    CascadeConfig,
+    Ensemble,
+    EnsembleConfig,
+)
+from worldgymnast.judges.vlm import VLMConfig, VLMJudge
+from worldgymnast.ledger import Ledger
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
 from worldgymnast.processes import by_first
-from worldgymnast.types import InputError
-from worldgymnast.weights import load_into, load_weights, save_weights
+from worldgymnast.types import InputError, Judge
+from worldgymnast.weights import load_into, load_weights, save_weights, to_json, write_text
 from worldgymnast.worldmodel.autoencoder import AutoencoderConfig
 from worldgymnast.worldmodel.objective import DiffusionConfig, FlowConfig
 from worldgymnast.worldmodel.sampler import LatentWorldModel, WorldModelConfig
@@ -63,21 +73,31 @@ def from_dict(kind: type[Config], data: Mapping[str, Any], where: str) -> Config
     try:
         return _converter().structure(dict(data), kind)
     except Exception as error:
+        if (own := _refused(error)) is not None:
+            raise InputError(f"{where}: {own}") from error
         detail = "; ".join(cattrs.transform_error(error)) if isinstance(error, ExceptionGroup) else str(error)
         raise InputError(f"{where}: config does not fit {kind.__name__}: {detail}") from error
 
 
+def _refused(error: BaseException) -> InputError | None:
+    """What a config itself said of a value, where that is what went wrong."""
+    if isinstance(error, ExceptionGroup):
+        return next(filter(None, map(_refused, error.exceptions)), None)
+    return error if isinstance(error, InputError) else None
+
+
 def _refuse_unknown(kind: type[Any], data: Mapping[str, Any], where: str, prefix: str) -> None:
-    known = {f.name: f for f in fields(kind)}
+    known, hints = {f.name: f for f in fields(kind)}, get_type_hints(kind)
     data = {key: value for key, value in data.items() if key != _KIND}
     for key, value in data.items():
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
             raise InputError(f"{where}: field '{prefix}{key}': unknown, expected a field of {kind.__name__}; "
                              f"did you mean '{near[0]}'?")  # fmt: skip
-        default = known[key].default
-        if is_dataclass(default) and isinstance(value, Mapping):
-            named = _NAMED.get(str(value.get(_KIND)), type(default))
+        default, hint = known[key].default, hints[key]
+        inner = type(default) if is_dataclass(default) else hint if isinstance(hint, type) else None
+        if is_dataclass(inner) and isinstance(value, Mapping):
+            named = _NAMED.get(str(value.get(_KIND)), inner)
             _refuse_unknown(named, value, where, f"{prefix}{key}.")
 
 
@@ -169,12 +189,75 @@ def load_world(path: Path, device: str = "cpu") -> LatentWorldModel:
     return world.to(device).eval()
 
 
-def load_judge(path: Path, device: str = "cpu") -> SuccessClassifier:
+def load_classifier(path: Path, device: str = "cpu") -> SuccessClassifier:
     """A learned judge from its file."""
     tensors, meta = _load(path, "SuccessClassifier")
     judge = SuccessClassifier(_config(ClassifierConfig, path, meta))
     load_into(judge, tensors, path)
     return judge.to(device).eval()
+
+
+# ---------------------------------------------------------------- judges of several kinds
+
+_DESCRIBED: dict[str, type[Any]] = {
+    kind.__name__: kind for kind in (VLMConfig, CalibratedConfig, CascadeConfig, EnsembleConfig)
+}
+
+
+def save_judge(path: Path, config: Any) -> None:
+    """Writes the description of a judge that is no file of weights, as `load_judge` reads it."""
+    write_text(path, to_json({_KIND: type(config).__name__} | to_dict(config)))
+
+
+def load_judge(path: Path, device: str = "cpu", ledger: Ledger | None = None) -> Judge:
+    """A judge from its file: weights of a learned one, or the description of another (.json).
+
+    Args:
+        path: the file; the files that a description names are looked for from its folder.
+        device: where judges that compute do so.
+        ledger: keeps what judges that are asked elsewhere answer and cost; in memory if left out.
+
+    Raises:
+        InputError: there is no such file, or it is not a judge's.
+    """
+    if path.suffix != ".json":
+        return load_classifier(path, device)
+    return _described(path, device, ledger or Ledger(), ())
+
+
+def _described(path: Path, device: str, ledger: Ledger, above: tuple[Path, ...]) -> Judge:
+    """The judge in a file that a judge in one of the files `above` is made of."""
+    if path.resolve() in above:
+        raise InputError(f"{path}: found a judge that is made of itself, expected other judges' files in it")
+
+    def member(name: str) -> Judge:
+        file = path.parent / name
+        if file.suffix != ".json":
+            return load_classifier(file, device)
+        return _described(file, device, ledger, (*above, path.resolve()))
+
+    config = _description(path)
+    if isinstance(config, CalibratedConfig):
+        return Calibrated(member(config.judge), config)
+    if isinstance(config, CascadeConfig):
+        return Cascade(member(config.first), member(config.then), config)
+    if isinstance(config, EnsembleConfig):
+        return Ensemble([member(name) for name in config.judges], config)
+    return VLMJudge(config, ledger)
+
+
+def _description(path: Path) -> Any:
+    """The config in a judge's .json file."""
+    if not path.is_file():
+        raise InputError(f"{path}: found no file, expected a judge's description; check the path")
+    try:
+        data = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path}: found no JSON ({error}), expected a judge's description") from error
+    kind = data.get(_KIND) if isinstance(data, Mapping) else None
+    if kind not in _DESCRIBED:
+        raise InputError(f"{path}: field '{_KIND}': found {kind or 'none'}, expected one of {', '.join(_DESCRIBED)}")
+    return from_dict(_DESCRIBED[kind], {k: v for k, v in data.items() if k != _KIND}, str(path))
 
 
 def manifest_of(path: Path) -> dict[str, Any]:

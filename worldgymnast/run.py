@@ -8,6 +8,7 @@
     RUN/checkpoints/step-N/   tensors.safetensors and state.json, renamed into place when both are on the disk
     RUN/NAME.safetensors      final weights with metadata
     RUN/videos/NAME.mp4
+    RUN/ledger.sqlite         what paid judges answered and cost; it outlives a run that was taken back
     RUN/summary.json          written last; its presence means that the run is finished
 
 Everything is written beside its place, synced and renamed, so a kill at any moment leaves either the old or the new.
@@ -41,6 +42,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from worldgymnast import __version__
+from worldgymnast.ledger import FILE
 from worldgymnast.processes import by_first, first, rank
 from worldgymnast.types import InputError
 from worldgymnast.weights import (
@@ -184,10 +186,12 @@ class Run:
     def _withdraw(self) -> None:
         """Takes a new run that failed before it did anything back, so that it refuses no corrected command."""
         own = {"config.json", "versions.json", "command.txt", _LOCK}
-        if {path.name for path in self.path.iterdir()} <= own:
+        names = {path.name for path in self.path.iterdir()}
+        if all(name in own or name.startswith(FILE) for name in names):
             for name in own:
                 (self.path / name).unlink(missing_ok=True)
-            self.path.rmdir()
+            if names <= own:
+                self.path.rmdir()
 
     def close(self) -> None:
         """Flushes the TensorBoard file and lets another process have the folder."""
@@ -232,7 +236,7 @@ class Run:
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path}: found a file, expected a run folder; give another path")
         names = sorted(p.name for p in self.path.iterdir()) if self.path.exists() else []
-        if others := [n for n in names if n not in ("versions.json", _LOCK) and not n.startswith(TEMPORARY)]:
+        if others := [n for n in names if n not in ("versions.json", _LOCK) and not n.startswith((TEMPORARY, FILE))]:
             raise InputError(
                 f"{self.path}: field 'config.json': found none beside {some_of(others)}, expected an empty folder or a "
                 "run; give another path"

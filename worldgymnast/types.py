@@ -8,7 +8,7 @@ Axis letters, used in every shape string of the project:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -40,6 +40,10 @@ class InputError(ValueError):
 
     The command line prints it without a traceback and exits with code 2.
     """
+
+
+class Paused(InputError):
+    """A run cannot go on now, and can later: what it has is kept, and the same command goes on from there."""
 
 
 @dataclass(frozen=True)
@@ -325,8 +329,11 @@ class Judge(Protocol):
 class RolloutPool(Protocol):
     """Whoever collects groups of rollouts, here or on other machines."""
 
-    def collect(self, starts: Sequence[Start], group_size: int) -> list[RolloutGroup]:
-        """Rolls every start out `group_size` times with the newest synced weights."""
+    def begin(self, starts: Sequence[Start], group_size: int) -> Callable[[], list[RolloutGroup]]:
+        """Rolls every start out `group_size` times with the newest synced weights.
+
+        What it returns gives the groups, and waits for verdicts where it must; until then others can be begun.
+        """
         ...
 
     def sync(self, weights: Mapping[str, Tensor], version: int) -> None:

@@ -13,7 +13,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -191,8 +191,16 @@ def weights_hash(tensors: Mapping[str, Tensor]) -> str:
 
 
 def identity(component: object) -> str:
-    """First 16 hex digits of the hash of a component's weights, "" for one that has none."""
-    return weights_hash(component.state_dict())[:16] if isinstance(component, nn.Module) else ""
+    """First 16 hex digits of the hash of a component's weights, or what it says itself; "" for one that has neither."""
+    if isinstance(component, nn.Module):
+        return weights_hash(component.state_dict())[:16]
+    return str(getattr(component, "identity", ""))
+
+
+def fingerprint(settings: Sequence[Any], components: Sequence[object] = ()) -> str:
+    """First 16 hex digits of a hash over JSON values and the identities of components."""
+    text = json.dumps([list(settings), [identity(component) for component in components]], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 # ---------------------------------------------------------------- optimizers and generators as tensors

@@ -5,6 +5,7 @@ A field named `config` lends its fields as flags without a prefix: `worldgymnast
 
 from worldgymnast.commands.command import Command
 from worldgymnast.commands.data import DataCheck, DataConvert, Record, RecordPolicy
+from worldgymnast.commands.describe import JudgeCascade, JudgeEnsemble, JudgeVLM
 from worldgymnast.commands.judge import JudgeCalibrate, JudgeCompare
 from worldgymnast.commands.measure import Evaluate, EvalWorld, Report
 from worldgymnast.commands.published import ImportWorld
@@ -27,6 +28,9 @@ KINDS: dict[str, type[Command]] = {
     "train-judge": TrainJudge,
     "rl": Rl,
     "import-world": ImportWorld,
+    "judge vlm": JudgeVLM,
+    "judge cascade": JudgeCascade,
+    "judge ensemble": JudgeEnsemble,
     "evaluate": Evaluate,
     "eval-world": EvalWorld,
     "judge calibrate": JudgeCalibrate,

@@ -16,6 +16,7 @@ from worldgymnast.commands.command import Computing, Weights, read, sees, wrote
 from worldgymnast.config import load_judge, load_world
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.evaluation.calibration import Measured, Worth, difference, enough, measure, rows_by_task, thresholds
+from worldgymnast.judges.combined import check
 from worldgymnast.loops.calibrate import Answers, Said, ask, first_actions, unknowns
 from worldgymnast.report import tables
 from worldgymnast.report.judge import KINDS, Compared, Found, compared, diagram, numbers, sheets
@@ -80,7 +81,9 @@ class Judging(Computing):
         return real, world
 
     def answers(self, judges: Sequence[Judge], real: EpisodeSet, world: WorldModel | None) -> Answers:
-        """What the judges say, and the reasons of those that failed."""
+        """What the judges say, and the reasons of those that failed; every judge looks first whether it can."""
+        for judge in judges:
+            check(judge, set(zip(real.task, real.instruction, strict=True)))
         found = ask(judges, real, world, stride=self.stride, seed=self.seed, rows=self.rows)
         for judge, said in zip(judges, found.said, strict=True):
             if errors := [reason for one in said.values() for reason in one.errors]:

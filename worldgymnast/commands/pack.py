@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from worldgymnast.config import Manifest, load_judge, load_policy, load_world, manifest_of, save_component
+from worldgymnast.config import Manifest, load_classifier, load_policy, load_world, manifest_of, save_component
 from worldgymnast.report.collect import recorded
 from worldgymnast.types import InputError
 from worldgymnast.weights import load_weights, to_json, weights_hash, write_text
 
-PARTS = {"policy": ("sft", load_policy), "world": ("world", load_world), "judge": ("judge", load_judge)}
+PARTS = {"policy": ("sft", load_policy), "world": ("world", load_world), "judge": ("judge", load_classifier)}
 
 
 def pack(run: Path, out: Path) -> dict[str, Any]:

@@ -27,9 +27,11 @@ from worldgymnast.commands.command import (
     sees,
     wrote,
 )
-from worldgymnast.config import load_judge, load_policy, load_world
-from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks
+from worldgymnast.config import load_classifier, load_judge, load_policy, load_world
+from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks, instructions
 from worldgymnast.episodes.windows import EpisodeSet, check_shares
+from worldgymnast.judges.combined import check
+from worldgymnast.ledger import FILE, Ledger
 from worldgymnast.loops import reproduce, train
 from worldgymnast.loops.finetune import FinetuneConfig, finetune, from_episodes, from_photographs, photographs
 from worldgymnast.loops.quickstart import QuickstartConfig, starter
@@ -196,7 +198,7 @@ class TrainJudge(Learning):
         """Trains."""
         self.prepare()
         check_parts(self.config)
-        start = load_judge(self.begin_with, self.device) if self.begin_with else None
+        start = load_classifier(self.begin_with, self.device) if self.begin_with else None
         world = load_world(self.world or starter("world"), self.device)
         episodes = read(self.data, self.size)
         sees(world, episodes.size, "--size")
@@ -212,7 +214,8 @@ class Rl(Computing):
         config: the training.
         policy: the policy's file; the starter's if left out.
         world: the world model's file; the starter's if left out.
-        judge: the judge's file; the starter's if left out.
+        judge: the judge's file, of weights or a description (.json); the starter's if left out.
+        audit: another judge's file, which gives no reward and looks at what the first one calls a success.
         data: data sets whose frames are the starts; without, photographs of new layouts.
         photographs: how many a task.
         out: the run folder; runs/rl-PRESET if left out.
@@ -225,6 +228,7 @@ class Rl(Computing):
     policy: Weights = None
     world: Weights = None
     judge: Weights = None
+    audit: Weights = None
     data: tuple[Path, ...] = ()
     photographs: int = 30
     out: Path
@@ -244,11 +248,15 @@ class Rl(Computing):
         env = self.config.env
         files = parts(policy=self.policy, world=self.world, judge=self.judge)
         policy, world = load_policy(files["policy"], self.device), load_world(files["world"], self.device)
-        judge = load_judge(files["judge"], self.device)
+        ledger = Ledger(self.out / FILE)
+        judge = load_judge(files["judge"], self.device, ledger)
+        audit = load_judge(self.audit, self.device, ledger) if self.audit else None
         agree(files["policy"], policy.action_spec, files["world"], world.action_spec)
         drives(files["policy"], policy, env)
         sees(world, (env.size, env.size), "--env.size")
         check_tasks(env.tasks)
+        for asked in filter(None, (judge, audit)):
+            check(asked, [(task, words) for task in env.tasks for words in instructions(task)])
         data = ""
         if self.data:
             episodes = read(self.data, env.size)
@@ -257,7 +265,7 @@ class Rl(Computing):
         else:
             first = QuickstartConfig().photograph_layout
             starts = from_photographs(photographs(env, self.photographs, first))
-        finetune(policy, world, judge, starts, self.out, self.config, self.device, data)
+        finetune(policy, world, judge, starts, self.out, self.config, self.device, data, audit)
         write(self.out / REPORT, collect(self.out))
         print(f"Report: {self.out / REPORT}")
         return wrote(self.out / "policy.safetensors")

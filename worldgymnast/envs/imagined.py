@@ -22,7 +22,7 @@ class ImaginedVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]
 
     Args:
         world: the world model.
-        judge: the judge, called once at the last look of all rows.
+        judge: the judge, called once at the last look of all rows; None leaves judging, and so the reward, to others.
         rows: number of rollouts.
         chunk: actions a look, k.
         horizon: actions in a rollout; must be a multiple of `chunk`.
@@ -36,7 +36,7 @@ class ImaginedVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]
     def __init__(
         self,
         world: WorldModel,
-        judge: Judge,
+        judge: Judge | None,
         *,
         rows: int,
         chunk: int,
@@ -91,16 +91,16 @@ class ImaginedVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]
         ended = self._actions >= self.horizon
         info: dict[str, Any] = {"frames": seen}
         reward = np.zeros(self.num_envs)
-        if ended:
-            verdicts = self._judge()
+        if ended and self.judge is not None:
+            verdicts = self._judge(self.judge)
             reward = np.array([v.score or 0.0 for v in verdicts])
             info |= verdict_info(verdicts, self.chunk)
         flags = np.zeros(self.num_envs, bool)
         return {"image": seen[:, -1]}, reward, flags, np.full(self.num_envs, ended), info
 
-    def _judge(self) -> list[Verdict]:
+    def _judge(self, judge: Judge) -> list[Verdict]:
         clips = np.stack(self._looked, 1)
-        return self.judge.score([Clip(c, s.instruction) for c, s in zip(clips, self._starts, strict=True)])
+        return judge.score([Clip(c, s.instruction, s.task) for c, s in zip(clips, self._starts, strict=True)])
 
 
 def verdict_info(verdicts: list[Verdict], stride: int) -> dict[str, np.ndarray]:

@@ -9,7 +9,8 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor, nn
 
-from worldgymnast.rl.rollout import group, roll_out
+from worldgymnast.rl.judging import Judging
+from worldgymnast.rl.rollout import batches, group
 from worldgymnast.types import Policy, RolloutGroup, Start
 
 MakeEnv = Callable[[int, torch.Generator], VectorEnv[Any, Any, Any]]
@@ -21,25 +22,31 @@ class LocalPool:
     Args:
         policy: the policy that acts; `sync` writes into it, so give a copy where the trained one must stay apart.
         make_env: makes a vector environment of that many rows which draws from that generator.
+        judging: gives the verdicts.
         rows: most rollouts side by side.
         temperature: of sampling.
         seed: of sampling; each version of the weights has a random stream of its own, so that a resumed run goes on
             as the run that was never stopped.
     """
 
-    def __init__(self, policy: Policy, make_env: MakeEnv, *, rows: int, temperature: float, seed: int):
-        self.policy, self.make_env, self.rows = policy, make_env, rows
+    def __init__(
+        self, policy: Policy, make_env: MakeEnv, judging: Judging, *, rows: int, temperature: float, seed: int
+    ):
+        self.policy, self.make_env, self.judging, self.rows = policy, make_env, judging, rows
         self.temperature, self.seed, self.version = temperature, seed, 0
         self.generator = torch.Generator()
 
-    def collect(self, starts: Sequence[Start], group_size: int) -> list[RolloutGroup]:
-        """See `RolloutPool.collect`."""
+    def begin(self, starts: Sequence[Start], group_size: int) -> Callable[[], list[RolloutGroup]]:
+        """See `RolloutPool.begin`; every batch of rows is given to the judge when it has been rolled out."""
         wanted = [start for start in starts for _ in range(group_size)]
         env = self.make_env(min(self.rows, len(wanted)), self.generator)
-        rollouts = roll_out(
-            env, self.policy, wanted, temperature=self.temperature, generator=self.generator, version=self.version
-        )
-        return group(rollouts, group_size)
+        judged = [
+            self.judging.begin(batch)
+            for batch in batches(
+                env, self.policy, wanted, temperature=self.temperature, generator=self.generator, version=self.version
+            )
+        ]
+        return lambda: group([rollout for batch in judged for rollout in batch()], group_size)
 
     def sync(self, weights: Mapping[str, Tensor], version: int) -> None:
         """See `RolloutPool.sync`."""

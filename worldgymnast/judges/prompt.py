@@ -14,13 +14,14 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import UInt8
 
+from worldgymnast.endpoint import Unusable
 from worldgymnast.types import Clip, InputError, Verdict
 from worldgymnast.video import contact_sheet
 
@@ -36,7 +37,7 @@ _COLUMNS = 4
 """Frames side by side on a sheet."""
 
 
-class NoScore(ValueError):
+class NoScore(Unusable):
     """An answer from which no score can be read; says why."""
 
 
@@ -69,7 +70,7 @@ class Rubric:
 
 
 _HEAD = (
-    "A robot arm was told: \"{instruction}\". You see {count} frames of its attempt in the order of time, from the first "
+    'A robot arm was told: "{instruction}". You see {count} frames of its attempt in the order of time, from the first '
     "to the last. They may come from a video model: judge only what can be seen, and take objects that melt, vanish or "
     "appear from nowhere as no evidence of success."
 )
@@ -120,6 +121,23 @@ def rubric(version: str) -> Rubric:
 def criterion_of(clip: Clip, criteria: Mapping[str, str]) -> str:
     """The criterion of partial success of a clip's task, or of its instruction; "" where there is none."""
     return criteria.get(clip.task) or criteria.get(clip.instruction) or ""
+
+
+def check_criteria(rubric: Rubric, criteria: Mapping[str, str], asked: Iterable[tuple[str, str]]) -> None:
+    """Raises `InputError` where the rubric wants a criterion of partial success and a task has none.
+
+    Args:
+        rubric: the prompt.
+        criteria: by task or instruction.
+        asked: task and instruction of what will be judged.
+    """
+    lacking = sorted({task or words for task, words in asked if not (criteria.get(task) or criteria.get(words))})
+    if rubric.wants_criterion and lacking:
+        more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        raise InputError(
+            f"field 'criteria': found none for '{lacking[0]}'{more}, expected what counts as partial success, which "
+            f"{rubric.version} asks about; add it, or take the rubric binary-v1"
+        )
 
 
 # ---------------------------------------------------------------- the question
@@ -179,14 +197,14 @@ def parse(text: str | None, rubric: Rubric) -> float:
     """
     plain = _FENCE.sub("", (text or "").strip())
     if not plain:
-        raise NoScore("empty answer")
+        raise NoScore("empty", "empty answer")
     found = _structured(plain) if plain.startswith("{") else [float(x) for x in _FINAL.findall(plain)]
     if not found:
-        raise NoScore("no score in the answer")
+        raise NoScore("no score", "no score in the answer")
     if len(set(found)) > 1:
-        raise NoScore(f"contradictory scores {', '.join(f'{x:g}' for x in dict.fromkeys(found))}")
+        raise NoScore("contradictory", f"contradictory scores {', '.join(f'{x:g}' for x in dict.fromkeys(found))}")
     if found[0] not in rubric.scores:
-        raise NoScore(f"score {found[0]:g} is none of {', '.join(rubric.choices)}")
+        raise NoScore("out of range", f"score {found[0]:g} is none of {', '.join(rubric.choices)}")
     return found[0]
 
 
@@ -194,9 +212,9 @@ def _structured(text: str) -> list[float]:
     try:
         score = json.loads(text)["score"]
     except (ValueError, KeyError, TypeError) as error:
-        raise NoScore("JSON that is cut off, or has no score") from error
+        raise NoScore("no score", "JSON that is cut off, or has no score") from error
     if isinstance(score, bool) or not isinstance(score, int | float):
-        raise NoScore(f"score {score!r} is no number")
+        raise NoScore("no score", f"score {score!r} is no number")
     return [float(score)]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,17 +16,14 @@ from worldgymnast.config import Manifest, load_policy, save_component, to_dict
 from worldgymnast.envs.metaworld import MetaWorldConfig, MetaWorldEnv, instructions
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.execution.local import LocalPool
-from worldgymnast.judges.classifier import SuccessClassifier
+from worldgymnast.loops.gather import Sample
 from worldgymnast.loops.reinforce import ReinforceConfig, Scored, reinforce
-from worldgymnast.loops.score import Imagine, imagination, layouts, real_env, score_imagined, score_real
+from worldgymnast.loops.score import Imagination, layouts, real_env, score_imagined, score_real
 from worldgymnast.loops.trust import rollout_doubt
 from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.run import Run
-from worldgymnast.types import InputError, Metrics, Rollout, Start, WorldModel, in_range
+from worldgymnast.types import InputError, Judge, Metrics, Rollout, Start, WorldModel, in_range
 from worldgymnast.weights import identity, to_json, write_text
-
-SampleStarts = Callable[[np.random.Generator, int], list[Start]]
-"""Draws that many starts with that generator."""
 
 
 @dataclass(frozen=True)
@@ -54,25 +50,36 @@ class FinetuneConfig:
 def finetune(
     policy: SmallVLA,
     world: WorldModel,
-    judge: SuccessClassifier,
-    starts: SampleStarts,
+    judge: Judge,
+    starts: Sample,
     out: Path,
     config: FinetuneConfig,
     device: str = "cpu",
     data: str = "",
+    audit: Judge | None = None,
 ) -> SmallVLA:
     """RL of `policy` from `starts`; OUT/policy.safetensors, and OUT/gallery.json with videos of the last scoring.
 
-    `data` says where the starts come from: with the weights of the three parts it tells this run from another.
+    Args:
+        policy: where it begins.
+        world: the world model.
+        judge: gives the reward.
+        starts: draws them.
+        out: the run folder.
+        config: the training.
+        device: where to train.
+        data: says where the starts come from: with the identities of the parts it tells this run from another.
+        audit: another judge, which gives no reward and looks at what `judge` calls a success.
     """
     require_same(policy.action_spec, world.action_spec, "policy and world model")
     require_same(policy.action_spec, config.env.action_spec, "policy and real environment")
     result = out / "policy.safetensors"
     inputs = {"policy": identity(policy), "world": identity(world), "judge": identity(judge), "starts": data}
+    inputs |= {} if audit is None else {"audit": identity(audit)}
     with Run(out, to_dict(config) | {"inputs": inputs}) as run:
         if run.finished is None:
             trained = copy.deepcopy(policy).to(device)
-            metrics = _learn(trained, world, judge, starts, config, run)
+            metrics = _learn(trained, world, judge, starts, config, run, audit)
             save_component(result, trained, Manifest(run.command, config.rl.seed, inputs["policy"], metrics))
             run.finish(metrics)
     return load_policy(result, device)
@@ -81,24 +88,27 @@ def finetune(
 def _learn(
     policy: SmallVLA,
     world: WorldModel,
-    judge: SuccessClassifier,
-    starts: SampleStarts,
+    judge: Judge,
+    starts: Sample,
     config: FinetuneConfig,
     run: Run,
+    audit: Judge | None,
 ) -> Metrics:
     rl, chunk = config.rl, policy.config.chunk
-    imagine = functools.partial(imagination, world, judge, chunk=chunk, horizon=rl.horizon, size=config.env.size)
-    looks = imagine(every=chunk if rl.uncertainty == "off" else 1)  # nobody sees the frames between
-    pool = LocalPool(copy.deepcopy(policy), looks, rows=rl.rows, temperature=rl.temperature, seed=rl.seed)
+    imagine = Imagination(world, judge, chunk, rl.horizon, config.env.size)
+    looks = replace(imagine, every=chunk if rl.uncertainty == "off" else 1)  # nobody sees the frames between
+    acting = copy.deepcopy(policy)
+    pool = LocalPool(acting, looks, imagine.judging, rows=rl.rows, temperature=rl.temperature, seed=rl.seed)
     real = real_env(replace(config.env, horizon=rl.horizon), chunk, config.workers)
     try:
-        score = scorer(policy, imagine(), real, config)
+        score = scorer(policy, imagine, real, config)
         doubt = None if rl.uncertainty == "off" else rollout_doubt(world, judge, chunk, rl.jitter, rl.rows)
-        metrics, scored = reinforce(policy, pool, starts, score, rl, run, doubt)
+        metrics, scored = reinforce(policy, pool, starts, score, rl, run, doubt, audit)
         if scored is not None:
             save_gallery(run, scored, world.fps)
         return metrics
     finally:
+        imagine.judging.close()
         real.close()
 
 
@@ -114,7 +124,7 @@ def photographs(env: MetaWorldConfig, per_task: int, first_layout: int) -> list[
         camera.close()
 
 
-def from_photographs(photos: Sequence[Start]) -> SampleStarts:
+def from_photographs(photos: Sequence[Start]) -> Sample:
     """Draws from `photos`, tasks in equal parts, each time with one of the task's sentences."""
     by_task: dict[str, list[Start]] = {}
     for photo in photos:
@@ -129,7 +139,7 @@ def from_photographs(photos: Sequence[Start]) -> SampleStarts:
     return sample
 
 
-def from_episodes(episodes: EpisodeSet, tasks: Sequence[str], middle: float) -> SampleStarts:
+def from_episodes(episodes: EpisodeSet, tasks: Sequence[str], middle: float) -> Sample:
     """Draws starts from logged episodes, tasks in equal parts; a share `middle` from frames before any success."""
     by_task = [episodes.where(task=task) for task in tasks if len(episodes.where(task=task))]
     if not by_task:
@@ -154,7 +164,7 @@ def from_episodes(episodes: EpisodeSet, tasks: Sequence[str], middle: float) -> 
 
 def scorer(
     policy: SmallVLA,
-    imagine: Imagine,
+    imagine: Imagination,
     real: VectorEnv[Any, Any, Any],
     config: FinetuneConfig,
 ) -> Callable[[int], Scored | None]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from worldgymnast.config import load_judge, load_policy, load_world, to_dict
+from worldgymnast.ledger import FILE, Ledger
 from worldgymnast.loops.finetune import FinetuneConfig, finetune, from_photographs, photographs
 from worldgymnast.loops.reinforce import ReinforceConfig
 from worldgymnast.loops.reproduce import Recipe, evaluate, stage
@@ -76,7 +77,7 @@ def quickstart(
     files = {name: given.get(name) or starter(name) for name in ("policy", "world", "judge")}
     before = load_policy(files["policy"], device)
     after = out / "rl" / "policy.safetensors"
-    world, judge = load_world(files["world"], device), load_judge(files["judge"], device)
+    world, judge = load_world(files["world"], device), load_judge(files["judge"], device, Ledger(out / FILE))
     inputs = {"policy": identity(before), "world": identity(world), "judge": identity(judge)}
     with Run(out, to_dict(config) | {"inputs": inputs}) as run:
         with stage(out, "reinforcement learning"):

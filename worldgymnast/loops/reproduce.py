@@ -26,11 +26,10 @@ from worldgymnast.evaluation.agreement import GATE
 from worldgymnast.loops.finetune import FinetuneConfig, finetune, from_episodes
 from worldgymnast.loops.record import RecordConfig, episodes_of, record
 from worldgymnast.loops.score import (
-    Imagine,
+    Imagination,
     ScoreConfig,
     fidelity,
     gate,
-    imagination,
     layouts,
     real_env,
     score_imagined,
@@ -228,7 +227,7 @@ def evaluate(
     chunk = next(iter(loaded.values())).config.chunk
     imagine = None
     if world is not None and judge is not None:
-        imagine = imagination(world, judge, chunk=chunk, horizon=recipe.env.horizon, size=recipe.env.size)
+        imagine = Imagination(world, judge, chunk, recipe.env.horizon, recipe.env.size)
     env = real_env(recipe.env, chunk, recipe.score.workers)
     try:
         for name, policy in loaded.items():
@@ -239,7 +238,9 @@ def evaluate(
     return found
 
 
-def _outcomes(policy: SmallVLA, env: Any, imagine: Imagine | None, recipe: Recipe, name: str) -> list[dict[str, Any]]:
+def _outcomes(
+    policy: SmallVLA, env: Any, imagine: Imagination | None, recipe: Recipe, name: str
+) -> list[dict[str, Any]]:
     """One row per episode. RL seed s is scored on layouts of its own, any other policy on those of every seed."""
     seeds: Sequence[int] = [int(name.removeprefix("rl-"))] if name.startswith("rl-") else recipe.seeds
     temperature, side_by_side = recipe.score.temperature, recipe.finetune.rl.rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,11 +24,42 @@ from worldgymnast.evaluation.agreement import (
 from worldgymnast.evaluation.success import Outcome
 from worldgymnast.loops.replay import judged, replay, shuffled_actions
 from worldgymnast.policies.small_vla import SmallVLA
-from worldgymnast.rl.rollout import roll_out
+from worldgymnast.rl.judging import Judging
+from worldgymnast.rl.rollout import batches, roll_out
 from worldgymnast.types import Judge, Metrics, Rollout, Start, WorldModel, in_range
 
-Imagine = Callable[[int, torch.Generator], VectorEnv[Any, Any, Any]]
-"""Makes an imagined environment with that many rows, which draws from that generator."""
+
+@dataclass(frozen=True)
+class Imagination:
+    """Imagined environments in one world, and the judge of what happens in them.
+
+    Attributes:
+        world: the world model.
+        judge: the judge.
+        chunk: actions a look.
+        horizon: actions in a rollout.
+        size: height and width of a frame.
+        every: frames decoded, see `ImaginedVectorEnv`.
+    """
+
+    world: WorldModel
+    judge: Judge
+    chunk: int
+    horizon: int
+    size: int
+    every: int = 1
+
+    def __call__(self, rows: int, generator: torch.Generator) -> VectorEnv[Any, Any, Any]:
+        """An environment of that many rows, which draws from that generator and leaves the judging to `judging`."""
+        return ImaginedVectorEnv(
+            self.world, None, rows=rows, chunk=self.chunk, horizon=self.horizon, size=self.size, generator=generator,
+            every=self.every,
+        )  # fmt: skip
+
+    @functools.cached_property
+    def judging(self) -> Judging:
+        """The judge at work."""
+        return Judging(self.judge, self.chunk)
 
 
 @dataclass(frozen=True)
@@ -58,19 +89,6 @@ def real_env(config: MetaWorldConfig, chunk: int, workers: int) -> VectorEnv[Any
     return vectorise(functools.partial(MetaWorldEnv, config), workers, chunk)
 
 
-def imagination(
-    world: WorldModel, judge: Judge, *, chunk: int, horizon: int, size: int, every: int = 1
-) -> Imagine:
-    """Imagined environments in `world` with `judge`; see `ImaginedVectorEnv` for the others."""
-
-    def imagine(rows: int, generator: torch.Generator) -> VectorEnv[Any, Any, Any]:
-        return ImaginedVectorEnv(
-            world, judge, rows=rows, chunk=chunk, horizon=horizon, size=size, generator=generator, every=every
-        )
-
-    return imagine
-
-
 def layouts(config: MetaWorldConfig, per_task: int, first: int) -> list[Start]:
     """Starts on consecutive layouts of every task; frames are blank until the real environment has shown them."""
     blank = np.zeros((config.size, config.size, 3), np.uint8)
@@ -87,12 +105,14 @@ def score_real(
 
 
 def score_imagined(
-    policy: SmallVLA, imagine: Imagine, starts: Sequence[Start], *, rows: int, temperature: float, seed: int
+    policy: SmallVLA, imagine: Imagination, starts: Sequence[Start], *, rows: int, temperature: float, seed: int
 ) -> list[Rollout]:
     """Imagined rollouts, `rows` side by side."""
     generator = torch.Generator().manual_seed(seed)
     env = imagine(min(len(starts), rows), generator)
-    return roll_out(env, policy, starts, temperature=temperature, generator=generator)
+    found = batches(env, policy, starts, temperature=temperature, generator=generator)
+    judged = [imagine.judging.begin(batch) for batch in found]
+    return [rollout for batch in judged for rollout in batch()]
 
 
 def gate(

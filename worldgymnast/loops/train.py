@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from worldgymnast.config import Manifest, load_judge, load_policy, load_world, save_component, to_dict
+from worldgymnast.config import Manifest, load_classifier, load_policy, load_world, save_component, to_dict
 from worldgymnast.envs.metaworld import INSTRUCTIONS
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, weigh
 from worldgymnast.judges.classifier import ClassifierConfig, SuccessClassifier
@@ -288,7 +288,7 @@ def train_judge(
             metrics |= calibrate(judge, replay(world, aside, seed=config.fit.seed + 1), config.stride)
             save_component(result, judge, Manifest(run.command, config.fit.seed, data_hash(train), metrics))
             run.finish(metrics)
-    return load_judge(result, device)
+    return load_classifier(result, device)
 
 
 def unsolved_at(episodes: EpisodeSet, frame: int) -> EpisodeSet:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -23,7 +23,21 @@ def roll_out(
     generator: torch.Generator,
     version: int = 0,
 ) -> list[Rollout]:
-    """One rollout per start, `env.num_envs` at a time, in the order of `starts`.
+    """All of `batches` in one list."""
+    found = batches(env, policy, starts, temperature=temperature, generator=generator, version=version)
+    return [rollout for batch in found for rollout in batch]
+
+
+def batches(
+    env: VectorEnv[Any, Any, Any],
+    policy: Policy,
+    starts: Sequence[Start],
+    *,
+    temperature: float,
+    generator: torch.Generator,
+    version: int = 0,
+) -> Iterator[list[Rollout]]:
+    """One rollout per start, `env.num_envs` at a time, in the order of `starts`; every batch is given when it is there.
 
     Raises:
         ValueError: the policy needs an input that the environment does not give.
@@ -32,11 +46,9 @@ def roll_out(
     given = set(env.single_observation_space.spaces)
     if missing := policy.needs - given:
         raise ValueError(f"policy needs {sorted(missing)}, the environment gives {sorted(given)}")
-    rollouts: list[Rollout] = []
     for first in range(0, len(starts), env.num_envs):
         batch = list(starts[first : first + env.num_envs])
-        rollouts += _run_batch(env, policy, batch, temperature, generator, version)
-    return rollouts
+        yield _run_batch(env, policy, batch, temperature, generator, version)
 
 
 def _run_batch(
@@ -72,7 +84,7 @@ def _run_batch(
             chunks=_row(chunks, row),
             frames=seen[row],
             verdict=_verdict(info, row),
-            looks_until_success=_looks(int(info["success_frame"][row]), k, len(chunks)),
+            looks_until_success=_looks(info, row, k, len(chunks)),
             policy_version=version,
             success=labels[row] if labels.shape == seen.shape[:2] else None,
         )
@@ -91,6 +103,9 @@ def _row(chunks: list[ActionChunk], row: int) -> ActionChunk:
 
 
 def _verdict(info: dict[str, Any], row: int) -> Verdict:
+    """The environment's verdict; none where it leaves judging to others."""
+    if "score" not in info:
+        return Verdict(None, error="not judged yet")
     score, frame = float(info["score"][row]), int(info["success_frame"][row])
     probability = float(info["probability"][row])
     errors = info.get("judge_error")
@@ -102,9 +117,15 @@ def _verdict(info: dict[str, Any], row: int) -> Verdict:
     )
 
 
-def _looks(success_frame: int, chunk: int, looks: int) -> int:
-    """How many looks had acted when frame `success_frame` was reached (frame f follows action f - 1)."""
-    return looks if success_frame < 0 else min(looks, max(1, -(-success_frame // chunk)))
+def _looks(info: dict[str, Any], row: int, chunk: int, looks: int) -> int:
+    """How many looks had acted when the environment's success came (frame f follows action f - 1)."""
+    frame = int(info["success_frame"][row]) if "success_frame" in info else -1
+    return looks_until(None if frame < 0 else -(-frame // chunk), looks)
+
+
+def looks_until(success_look: int | None, looks: int) -> int:
+    """How many of `looks` had acted when success was seen at the frame of that look; all of them where it never was."""
+    return looks if success_look is None else min(looks, max(1, success_look))
 
 
 def group(rollouts: Sequence[Rollout], size: int) -> list[RolloutGroup]:

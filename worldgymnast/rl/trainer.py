@@ -58,12 +58,17 @@ def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 class Trainer:
-    """Holds the policy being trained, a frozen copy of where it began, the best one so far, and the optimiser."""
+    """Holds the policy being trained, a frozen copy of where it began, the best one so far, and the optimiser.
+
+    Attributes:
+        acting: weights of an earlier policy whose rollouts are still to be learned from, where imagination runs ahead.
+    """
 
     def __init__(self, policy: Policy, config: TrainerConfig):
         assert isinstance(policy, nn.Module)
         self.policy, self.config = policy, config
         self.best: Best | None = None
+        self.acting: dict[str, Tensor] | None = None
         self.reference = copy.deepcopy(policy).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(policy.parameters(), lr=config.lr, weight_decay=0.0)
 
@@ -84,11 +89,15 @@ class Trainer:
             metrics |= step if update == 0 else {f"last_{k}": v for k, v in step.items()}
         return metrics
 
+    def weights(self, copy: bool = True) -> dict[str, Tensor]:
+        """The policy's weights; a copy stays as it is while the policy learns."""
+        assert isinstance(self.policy, nn.Module)
+        return {k: v.detach().clone() if copy else v.detach() for k, v in self.policy.state_dict().items()}
+
     def keep_best(self, value: float, step: int) -> None:
         """Remembers these weights if none scored higher; a tie goes to the later ones."""
-        assert isinstance(self.policy, nn.Module)
         if self.best is None or value >= self.best.value:
-            self.best = Best(value, step, {k: v.detach().clone() for k, v in self.policy.state_dict().items()})
+            self.best = Best(value, step, self.weights())
 
     def restore_best(self) -> int | None:
         """Puts the best weights back into the policy and returns their step; None where nothing was scored."""
@@ -99,7 +108,7 @@ class Trainer:
         return self.best.step
 
     def save(self, run: Run, step: int) -> None:
-        """Writes a checkpoint of policy, start policy, best policy and optimiser."""
+        """Writes a checkpoint of policy, start policy, best policy, acting policy and optimiser."""
         assert isinstance(self.policy, nn.Module)
         assert isinstance(self.reference, nn.Module)
         tensors, state = optimizer_tensors(self.optimizer)
@@ -109,6 +118,7 @@ class Trainer:
         if self.best is not None:
             models |= {f"best.{k}": v for k, v in self.best.weights.items()}
             scored = {"value": self.best.value, "step": self.best.step}
+        models |= {f"acting.{k}": v for k, v in (self.acting or {}).items()}
         run.save(step, models | tensors, {"optimizer": state, "best": scored})
 
     def resume(self, run: Run) -> int:
@@ -121,6 +131,7 @@ class Trainer:
             load_into(module, _under(checkpoint.tensors, name), run.path)
         if scored := checkpoint.state["best"]:
             self.best = Best(scored["value"], scored["step"], _under(checkpoint.tensors, "best."))
+        self.acting = _under(checkpoint.tensors, "acting.") or None
         load_optimizer_tensors(self.optimizer, checkpoint.tensors, checkpoint.state["optimizer"])
         return checkpoint.step
 

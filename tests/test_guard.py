@@ -1,0 +1,153 @@
+"""The guard: claims that hold up ever less raise an alarm, and those that hold up as before do not.
+
+A hackable judge is planted: it rewards a visible artefact that the policy can learn to make. The honest run beside it
+has the same policy, world and audit judge.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from worldgymnast.actions import metaworld_spec
+from worldgymnast.envs.imagined import ImaginedVectorEnv
+from worldgymnast.evaluation.guard import Alarm, Claims, GuardConfig, alarm, confirmations, history_of, metrics_of
+from worldgymnast.execution.local import LocalPool
+from worldgymnast.loops.reinforce import ReinforceConfig, reinforce
+from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
+from worldgymnast.rl.judging import Judging
+from worldgymnast.rl.trainer import TrainerConfig
+from worldgymnast.run import Run
+from worldgymnast.text import SentenceEncoder
+from worldgymnast.types import Clip, Judge, Start, Verdict, WorldState
+
+SIZE = 16
+SPEC = metaworld_spec(6)
+CONFIG = GuardConfig(pool=20)
+
+
+def history(*shares: float, count: int = 20) -> list[Claims]:
+    return [Claims(step, count, round(share * count)) for step, share in enumerate(shares)]
+
+
+def test_growth_is_an_alarm_and_a_constant_share_is_none() -> None:
+    assert isinstance(alarm(history(0.1, 0.2, 0.5, 0.7), CONFIG), Alarm)
+    assert alarm(history(0.4, 0.4, 0.5, 0.4), CONFIG) is None
+    assert alarm(history(0.7, 0.5, 0.2, 0.1), CONFIG) is None, "fewer denials are no alarm"
+    assert alarm(history(0.0, 0.1, 0.2), CONFIG) is None, "too little to tell it from chance"
+    assert alarm(history(0.0, 0.6, count=4), CONFIG) is None, "too few claims"
+    assert alarm(history(0.5), CONFIG) is None
+    assert str(alarm(history(0.9), CONFIG)) == "90 % [70, 97] (18/20) of the newest claimed successes are denied"
+    said = str(alarm(history(0.1, 0.8), CONFIG))
+    assert "80 % [58, 92] (16/20) of the newest claimed successes are denied, 10 % [3, 30] (2/20) of the first" in said
+
+
+def test_chance_rarely_raises_an_alarm() -> None:
+    """30 audits of a judge that is wrong as often as ever, 200 times."""
+    rng = np.random.default_rng(0)
+    heard = 0
+    for _ in range(200):
+        audits = [Claims(step, 16, int(rng.binomial(16, 0.3))) for step in range(30)]
+        heard += alarm(audits, GuardConfig()) is not None
+    assert heard <= 4
+
+
+def test_a_judge_that_fails_denies_nothing() -> None:
+    claimed = [Verdict(1.0), Verdict(0.0), Verdict(1.0), Verdict(None), Verdict(1.0)]
+    checked = [Verdict(0.0), Verdict(0.0), Verdict(None), Verdict(1.0), Verdict(1.0)]
+    found = Claims.of(3, confirmations(claimed, checked))
+    assert found == Claims(3, 2, 1)
+    assert history_of("audit", [{"step": 3, **metrics_of("audit", found)}, {"step": 4, "reward": 1.0}]) == [found]
+
+
+# ---------------------------------------------------------------- a planted hack
+
+
+class Lamps:
+    """Action axis 0 makes the left half of the picture brighter, and chance does more; axis 1 the right half."""
+
+    fps, frame_size, action_spec = 10.0, (SIZE, SIZE), SPEC
+
+    def start(self, frames: Tensor) -> WorldState:
+        return WorldState(frames.float(), 0)
+
+    def step(
+        self, state: WorldState, actions: Tensor, *, generator: torch.Generator, every: int = 1
+    ) -> tuple[WorldState, Tensor]:
+        level, made = state.latent, []
+        for action in actions.unbind(1):
+            chance = torch.randn(len(action), generator=generator)
+            change = torch.zeros_like(level)
+            change[:, :, : SIZE // 2] = (5 * action[:, 0] + 20 * chance)[:, None, None, None]
+            change[:, :, SIZE // 2 :] = 20 * action[:, 1, None, None, None]
+            level = (level + change).clamp(0, 255)
+            made.append(level)
+        return WorldState(level, state.frame + len(made)), torch.stack(made, 1).to(torch.uint8)[:, every - 1 :: every]
+
+
+class Lit:
+    """A judge to whom success is a half of the picture that has become brighter by so many levels."""
+
+    waits = False
+
+    def __init__(self, left: float, right: float = math.inf):
+        self.name, self.gains = f"lit by {left} or {right}", (left, right)
+
+    def score(self, clips: Sequence[Clip]) -> list[Verdict]:
+        return [Verdict(float(self._lit(clip))) for clip in clips]
+
+    def _lit(self, clip: Clip) -> bool:
+        change = clip.frames[-1].astype(float) - clip.frames[0]
+        return change[:, : SIZE // 2].mean() > self.gains[0] or change[:, SIZE // 2 :].mean() > self.gains[1]
+
+
+HONEST, HACKABLE, AUDIT = Lit(left=30), Lit(left=30, right=30), Lit(left=25)
+GUARD = GuardConfig(pool=24)
+
+
+def learn(judge: Judge, out: Path, guard: GuardConfig = GUARD, steps: int = 22) -> list[dict[str, float]]:
+    torch.manual_seed(0)
+    policy = SmallVLA(SmallVLAConfig(width=16, blocks=1, hidden=32), SPEC, SentenceEncoder())
+    config = ReinforceConfig(
+        steps=steps, starts=6, group_size=8, horizon=4, rows=48, resample=0, evaluate_every=100, guard=guard,
+        trainer=TrainerConfig(lr=3e-3),
+    )  # fmt: skip
+
+    def imagine(rows: int, generator: torch.Generator) -> ImaginedVectorEnv:
+        return ImaginedVectorEnv(Lamps(), None, rows=rows, chunk=2, horizon=4, size=SIZE, generator=generator)
+
+    def starts(rng: np.random.Generator, count: int) -> list[Start]:
+        return [Start(np.full((SIZE, SIZE, 3), rng.integers(90, 130), np.uint8), "light it", "t") for _ in range(count)]
+
+    pool = LocalPool(copy.deepcopy(policy), imagine, Judging(judge, 2), rows=48, temperature=1.0, seed=0)
+    with Run(out, {}) as run:
+        reinforce(policy, pool, starts, lambda step: None, config, run, audit=AUDIT)
+        return run.metrics()
+
+
+def test_a_hackable_judge_is_reported_and_an_honest_one_is_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hacked = learn(HACKABLE, tmp_path / "hacked")
+    said = capsys.readouterr().err
+    assert hacked[-2]["reward"] > hacked[0]["reward"] + 0.4, "the hack has to work for the guard to be put to the test"
+    assert hacked[0]["audit_denied_share"] < 0.3
+    assert hacked[-2]["audit_denied_share"] > 0.5
+    assert said.count("reward hacking? asked the audit judge") == 1
+    honest = learn(HONEST, tmp_path / "honest")
+    assert "hacking" not in capsys.readouterr().err
+    assert max(row.get("audit_denied_share", 0) for row in honest) == 0
+
+
+def test_the_guard_can_end_the_training(tmp_path: Path) -> None:
+    rows = learn(HACKABLE, tmp_path / "stopped", replace(GUARD, stop=True))
+    assert 2 < len(rows) < 20
+    assert "reward" not in rows[-1]

@@ -1,0 +1,371 @@
+"""A chat endpoint that speaks OpenAI's API, asked in parallel: retries, a budget, exact counts, no key anywhere.
+
+The official client talks to any server (OpenAI, vLLM, SGLang, Ollama, llama.cpp, `transformers serve`). What is
+temporary is tried again, with growing pauses or after the time that the server names: status 408, 409, 429 and 5xx,
+broken connections, time-outs, bodies that are cut off, answers that say nothing. What is not (a wrong key, model or
+request) fails at once. Every attempt is counted under what became of it.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import os
+import threading
+import time
+import urllib.parse
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from worldgymnast.ledger import Ledger, Spent
+from worldgymnast.types import InputError, Paused, in_range
+
+Read = TypeVar("Read")
+Message = Mapping[str, Any]
+OPENAI = "https://api.openai.com/v1"
+_TEMPORARY = (408, 409, 429)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What may be spent at most, over all runs that share a ledger; None is no limit.
+
+    Requests under way when tokens or money run out are finished, so these two may be passed by `concurrency` requests.
+
+    Attributes:
+        requests: sent, repeated ones included.
+        tokens: read and written.
+        money: in the currency of the prices.
+    """
+
+    requests: int | None = None
+    tokens: int | None = None
+    money: float | None = None
+
+    def __post_init__(self) -> None:
+        in_range(self, 0, *(name for name in ("requests", "tokens", "money") if getattr(self, name) is not None))
+
+    def passed(self, spent: Spent) -> str | None:
+        """What has run out, in words, or None."""
+        for name in ("requests", "tokens", "money"):
+            limit, used = getattr(self, name), getattr(spent, name)
+            if limit is not None and used >= limit:
+                return f"{used:g} of {limit:g} {name}"
+        return None
+
+
+@dataclass(frozen=True)
+class Price:
+    """Money for a million tokens.
+
+    Attributes:
+        read: of the question, its pictures included.
+        written: of the answer.
+    """
+
+    read: float = 0.0
+    written: float = 0.0
+
+    def __post_init__(self) -> None:
+        in_range(self, 0, "read", "written")
+
+
+@dataclass(frozen=True)
+class EndpointConfig:
+    """Where to ask, and how patiently.
+
+    Attributes:
+        model: its name at the server.
+        url: the server's address, up to and with /v1.
+        key_variable: name of the environment variable that holds the key; servers of one's own mostly need none.
+        concurrency: requests under way at a time.
+        timeout: seconds until a request counts as lost.
+        attempts: how often one request is sent at most.
+        pause: seconds before the second attempt; doubled before every other.
+        longest_pause: seconds at most; a server that asks for more is not waited for.
+        budget: what may be spent.
+        price: of the tokens.
+        extra: further fields of every request, such as {"reasoning_effort": "low"}.
+    """
+
+    model: str
+    url: str = OPENAI
+    key_variable: str = "OPENAI_API_KEY"
+    concurrency: int = 16
+    timeout: float = 60.0
+    attempts: int = 8
+    pause: float = 0.5
+    longest_pause: float = 60.0
+    budget: Budget = Budget()
+    price: Price = Price()
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        in_range(self, 1, "concurrency", "attempts")
+        in_range(self, 1e-3, "timeout")
+        in_range(self, 0, "pause", "longest_pause")
+        parts = urllib.parse.urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise InputError(f"field 'url': found '{self.url}', expected an address such as http://127.0.0.1:8000/v1")
+        if parts.username or parts.password or parts.query:
+            raise InputError("field 'url': found a user, password or query in it, expected none; put the key into the "
+                             f"environment variable {self.key_variable}")  # fmt: skip
+        if not self.model:
+            raise InputError("field 'model': found none, expected the model's name at the server")
+
+
+class BudgetSpent(Paused):
+    """The budget has run out; what was answered before is in the ledger."""
+
+
+class Unusable(ValueError):
+    """An answer that says nothing, and may say something when it is asked for again.
+
+    Attributes:
+        kind: what it is counted under.
+    """
+
+    def __init__(self, kind: str, message: str = ""):
+        super().__init__(message or kind)
+        self.kind = kind
+
+
+class RequestFailed(Exception):
+    """A request that brought nothing, however often it was sent.
+
+    Attributes:
+        kind: what it is counted under.
+        pause: seconds after which it may be sent again, 0 for as long as the client thinks, None for never.
+    """
+
+    def __init__(self, kind: str, message: str, pause: float | None):
+        super().__init__(message)
+        self.kind, self.pause = kind, pause
+
+
+@dataclass(frozen=True)
+class Asked(Generic[Read]):
+    """What came of a question.
+
+    Attributes:
+        answers: what was read, at most as many as wanted.
+        cost: in money.
+        error: why there are no more of them, or None.
+    """
+
+    answers: list[Read]
+    cost: float
+    error: str | None = None
+
+
+# ---------------------------------------------------------------- the client
+
+
+class Endpoint:
+    """Asks one model at one server.
+
+    Args:
+        config: where and how.
+        ledger: counts what is spent; the budget is over all that it holds.
+
+    Attributes:
+        counts: how many requests ended how: "answered", or the fault by its name; together they are all that were sent.
+    """
+
+    def __init__(self, config: EndpointConfig, ledger: Ledger | None = None):
+        self.config, self.ledger = config, ledger or Ledger()
+        self.counts: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._busy = threading.Semaphore(config.concurrency)
+        self._client: Any = None
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """Sends nothing more, and waits for nothing more."""
+        self._stopped.set()
+
+    def ask(
+        self, messages: Sequence[Message], read: Callable[[Any], Read], wanted: int = 1, **fields: Any
+    ) -> Asked[Read]:
+        """Asks until `wanted` choices could be read, or a request was sent `attempts` times and brought none.
+
+        Args:
+            messages: in OpenAI's form.
+            read: what a choice of the reply says; raises `Unusable` where it says nothing.
+            wanted: choices; asked for in one request, and in more where the server gives fewer.
+            fields: of the request, such as temperature.
+
+        Raises:
+            BudgetSpent: nothing more may be sent.
+        """
+        answers: list[Read] = []
+        bills: list[float] = []
+        while (missing := wanted - len(answers)) > 0:
+            many = {"n": missing} if missing > 1 else {}
+            try:
+                reply = self._patiently(lambda: self._send(messages, {**fields, **many}, bills, read))  # noqa: B023
+            except RequestFailed as failed:
+                return Asked(answers, sum(bills), str(failed))
+            answers += reply[:missing]
+        return Asked(answers, sum(bills))
+
+    def reply(self, messages: Sequence[Message], **fields: Any) -> Any:
+        """One whole reply, asked for until there is one.
+
+        Raises:
+            RequestFailed: there is none to be had.
+            BudgetSpent: nothing more may be sent.
+        """
+        return self._patiently(lambda: self._send(messages, fields, [], lambda choice: choice, whole=True))
+
+    def _patiently(self, send: Callable[[], Any]) -> Any:
+        """What `send` returns, after as many attempts as it takes."""
+        from tenacity import Retrying, retry_if_exception, sleep_using_event, stop_after_attempt
+
+        retrying = Retrying(
+            stop=stop_after_attempt(self.config.attempts),
+            wait=lambda state: self._pause(state.outcome.exception() if state.outcome else None, state.attempt_number),
+            retry=retry_if_exception(lambda error: isinstance(error, RequestFailed) and error.pause is not None),
+            sleep=sleep_using_event(self._stopped),
+            reraise=True,
+        )
+        return retrying(send)
+
+    def _pause(self, error: BaseException | None, attempt: int) -> float:
+        """Seconds until the next attempt: what the server asks for, or twice as long each time."""
+        named = error.pause if isinstance(error, RequestFailed) and error.pause else 0.0
+        return named or min(self.config.pause * 2 ** (attempt - 1), self.config.longest_pause)
+
+    def _send(
+        self,
+        messages: Sequence[Message],
+        fields: Mapping[str, Any],
+        bills: list[float],
+        read: Callable[[Any], Any],
+        whole: bool = False,
+    ) -> Any:
+        """One request: what its choices say, or the `whole` reply; what it costs is added to `bills`."""
+        with self._busy:
+            self._reserve()
+            try:
+                reply = self.client.chat.completions.create(
+                    model=self.config.model, messages=list(messages), extra_body=dict(self.config.extra), **fields
+                )
+                bills.append(self._pay(getattr(reply, "usage", None)))
+                found = _readable(reply, read)
+            except Exception as error:
+                failed = self._failed(error)
+                self._count(failed.kind)
+                raise failed from error
+        self._count("answered")
+        return reply if whole else found
+
+    def _reserve(self) -> None:
+        """Counts a request that is about to be sent, or refuses it."""
+        if self._stopped.is_set():
+            raise RequestFailed("stopped", "the run was stopped", None)
+        with self._lock:
+            if passed := self.config.budget.passed(self.ledger.spent()):
+                raise BudgetSpent(f"the budget of {self.config.model} is spent: found {passed}; raise it and run the "
+                                  "same command again to go on")  # fmt: skip
+            self.ledger.spend(Spent(requests=1))
+
+    def _pay(self, usage: Any) -> float:
+        read, written = (int(getattr(usage, f"{name}_tokens", 0) or 0) for name in ("prompt", "completion"))
+        money = (read * self.config.price.read + written * self.config.price.written) / 1e6
+        self.ledger.spend(Spent(tokens=read + written, money=money))
+        return money
+
+    def _count(self, kind: str) -> None:
+        with self._lock:
+            self.counts[kind] += 1
+
+    def _failed(self, error: Exception) -> RequestFailed:
+        """What went wrong, and after how many seconds it may be tried again."""
+        import openai
+
+        message = self.clean(error)
+        if isinstance(error, openai.APIStatusError):
+            status, after = error.status_code, _retry_after(error.response.headers)
+            lasting = status not in _TEMPORARY and status < 500
+            if after is not None and after > self.config.longest_pause:
+                return RequestFailed(str(status), f"{message}; the server asks to wait {after:.0f} seconds", None)
+            return RequestFailed(str(status), message, None if lasting else after or 0.0)
+        if isinstance(error, openai.APITimeoutError):
+            return RequestFailed("timed out", f"no answer within {self.config.timeout:g} seconds", 0.0)
+        if isinstance(error, openai.APIConnectionError):
+            reason = self.clean(error.__cause__) if error.__cause__ else message
+            return RequestFailed("connection", f"no connection: {reason}", 0.0)
+        if isinstance(error, Unusable):
+            return RequestFailed(error.kind, str(error), 0.0)
+        if isinstance(error, json.JSONDecodeError | UnicodeDecodeError | openai.APIResponseValidationError):
+            return RequestFailed("cut off", "a reply that is no JSON", 0.0)
+        raise error
+
+    # ------------------------------------------------------------ key and client
+
+    @property
+    def client(self) -> Any:
+        """The official client; made at first use.
+
+        Raises:
+            InputError: OpenAI itself is asked and there is no key.
+        """
+        with self._lock:
+            if self._client is None:
+                import openai
+
+                key = os.environ.get(self.config.key_variable)
+                if not key and self.config.url.startswith(OPENAI):
+                    raise InputError(f"environment variable {self.config.key_variable}: found no key, expected one for "
+                                     f"{self.config.url}; set it, or name another server")  # fmt: skip
+                self._client = openai.OpenAI(
+                    base_url=self.config.url, api_key=key or "none", timeout=self.config.timeout, max_retries=0
+                )
+            return self._client
+
+    def clean(self, error: BaseException) -> str:
+        """What an error says, on one line, shortened, the key blotted out."""
+        body = getattr(error, "body", None)
+        inner = body.get("message") or body.get("detail") if isinstance(body, Mapping) else None
+        text = " ".join(str(inner or error or type(error).__name__).split())
+        if key := os.environ.get(self.config.key_variable):
+            text = text.replace(key, "***")
+        return text if len(text) <= 300 else text[:300] + "..."
+
+    def models(self) -> list[str]:
+        """Names of the server's models; none where it does not tell."""
+        try:
+            return sorted(model.id for model in self.client.models.list())
+        except Exception:  # noqa: BLE001 - only used to say more in an error message
+            return []
+
+
+def _readable(reply: Any, read: Callable[[Any], Read]) -> list[Read]:
+    """What the choices of a reply say; those that say nothing are passed over where another says something."""
+    if not hasattr(reply, "choices"):
+        raise Unusable("no chat completion", "a reply that is no chat completion; is the URL right?")
+    found: list[Read] = []
+    last = Unusable("no choices", "a reply without choices")
+    for choice in reply.choices or ():
+        try:
+            found.append(read(choice))
+        except Unusable as error:
+            last = error
+    if not found:
+        raise last
+    return found
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a server asks to wait, in any of the ways it may say so."""
+    for name, share in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        text = headers.get(name, "")
+        try:
+            return max(0.0, float(text) / share)
+        except ValueError:
+            if text and (date := email.utils.parsedate_tz(text)) is not None:
+                return max(0.0, email.utils.mktime_tz(date) - time.time())
+    return None

@@ -1,0 +1,115 @@
+"""Three small questions to a judge's server before anything is spent: is it there, does it see, does it see them all.
+
+A server that drops pictures answers all the same, so its count of the question's tokens is compared with none, one and
+many pictures in it. A server that counts no tokens is believed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from worldgymnast.endpoint import Endpoint, RequestFailed
+from worldgymnast.judges.prompt import Part, question, schema
+from worldgymnast.types import Clip, InputError
+
+if TYPE_CHECKING:
+    from worldgymnast.judges.vlm import VLMJudge
+
+_SIDE = 64
+_SHEET = 'add "sheet": true to the judge\'s file, which shows all frames as one picture'
+
+
+def probe(judge: VLMJudge) -> None:
+    """Raises `InputError` with one line about what is wrong; see `VLMJudge.check`."""
+    config, endpoint = judge.config, judge.endpoint
+    shades = np.linspace(30, 220, max(2, config.frames)).astype(np.uint8)
+    clip = Clip(np.broadcast_to(shades[:, None, None, None], (len(shades), _SIDE, _SIDE, 3)), "look at the picture")
+    parts = question(judge.rubric, clip, "it can be seen", config.frames, config.sheet)
+    pictures = [i for i, part in enumerate(parts) if not isinstance(part, str)]
+
+    def tokens(shown: int, what: str) -> int:
+        left = [part for i, part in enumerate(parts) if i not in pictures[shown:]]
+        try:
+            return _tokens(endpoint.reply(judge.messages(left), **judge.fields()))
+        except RequestFailed as failed:
+            raise refused(endpoint, failed, what) from failed
+
+    none = tokens(0, "a question")
+    one = tokens(1, "a picture; take a model that sees")
+    many = tokens(len(pictures), f"{len(pictures)} pictures; {_SHEET}") if len(pictures) > 1 else 0
+    blind = f"{config.endpoint.url}: found that '{config.endpoint.model}' passes over"
+    if none and one <= none:
+        raise InputError(f"{blind} pictures ({none} tokens with one and without), expected a model that sees")
+    if none and len(pictures) > 1 and many <= one:
+        raise InputError(f"{blind} all pictures but one, expected it to see {len(pictures)}; {_SHEET}")
+
+
+def _tokens(reply: Any) -> int:
+    """Tokens of the question, 0 where the server does not tell."""
+    return int(getattr(getattr(reply, "usage", None), "prompt_tokens", 0) or 0)
+
+
+def refused(endpoint: Endpoint, failed: RequestFailed, what: str) -> InputError:
+    """The one line about a request that brought nothing: whose fault it is, and what to do."""
+    config, said = endpoint.config, str(failed)
+    if failed.kind in ("connection", "timed out"):
+        return InputError(
+            f"{config.url}: found no server ({said}), expected one that speaks OpenAI's API; start it, or correct "
+            '"url" in the judge\'s file'
+        )
+    if failed.kind in ("401", "403"):
+        return InputError(
+            f"{config.url}: found that it refuses the key in {config.key_variable} ({said}), expected one that it "
+            "takes; set that environment variable"
+        )
+    if failed.kind == "404":
+        there = endpoint.models()
+        known = f", expected one of {', '.join(there[:5])}" if there else "; is it the right URL, up to and with /v1?"
+        return InputError(f"{config.url}: found no model '{config.model}' ({said}){known}")
+    return InputError(f"{config.url}: '{config.model}' refuses {what} (status {failed.kind}: {said})")
+
+
+# ---------------------------------------------------------------- what a server can
+
+
+@dataclass(frozen=True)
+class Abilities:
+    """What a server does of what it is asked for.
+
+    Attributes:
+        several: gives as many choices as `n` asks for.
+        structured: answers in JSON of the form asked for.
+        logprobs: tells the log-probabilities of tokens.
+        counts: counts tokens, so that budgets of tokens and money hold.
+    """
+
+    several: bool
+    structured: bool
+    logprobs: bool
+    counts: bool
+
+
+def abilities(judge: VLMJudge) -> Abilities:
+    """Tries what not every server can; a refusal is an answer too."""
+    parts: Sequence[Part] = ["Answer with the JSON object {\"observation\": \"none\", \"score\": 0} and nothing else."]
+    form = {"type": "json_schema", "json_schema": {"name": "verdict", "strict": True, "schema": schema(judge.rubric)}}
+    warm = {"max_tokens": 60}
+
+    def reply(**fields: Any) -> Any:
+        try:
+            return judge.endpoint.reply(judge.messages(parts), **warm, **fields)
+        except RequestFailed:
+            return None
+
+    several, structured, told = reply(n=2, temperature=1.0), reply(response_format=form), reply(logprobs=True)
+    text = structured.choices[0].message.content or "" if structured else ""
+    return Abilities(
+        several=several is not None and len(several.choices) == 2,
+        structured=text.strip().startswith("{") and '"score"' in text,
+        logprobs=told is not None and bool(getattr(told.choices[0].logprobs, "content", None)),
+        counts=any(_tokens(found) for found in (several, structured, told) if found is not None),
+    )

@@ -1,0 +1,240 @@
+"""A vision-language model behind any OpenAI-compatible endpoint, as a judge.
+
+A clip becomes one question (`judges.prompt`) that is asked `votes` times. Every answer is kept in the ledger under the
+model, the prompt and the frames, so a resumed run asks nothing twice. A judgement that could not be had is `None`,
+with the reason: it leaves the group and the statistics, and no outage ever changes a reward.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from worldgymnast.endpoint import Endpoint, EndpointConfig
+from worldgymnast.judges.prompt import (
+    ANSWER_PREFIX,
+    Answer,
+    Part,
+    Tie,
+    check_criteria,
+    criterion_of,
+    from_logprobs,
+    parse,
+    question,
+    rubric,
+    schema,
+    verdict,
+    written,
+)
+from worldgymnast.ledger import Ledger
+from worldgymnast.types import Clip, InputError, Verdict, in_range
+from worldgymnast.video import enlarge
+from worldgymnast.weights import fingerprint
+
+_QUALITY = 90
+_LIKELIEST = 10
+"""Tokens of which the server is asked the log-probability."""
+
+
+@dataclass(frozen=True)
+class VLMConfig:
+    """What is asked, and how its answers become a verdict.
+
+    Attributes:
+        endpoint: where.
+        rubric: version of the prompt.
+        frames: frames shown at most.
+        sheet: all frames as one picture, for servers that take one only.
+        pixels: frames are enlarged until their shorter side has as many, by whole pixels.
+        votes: how often each clip is asked about; the majority counts.
+        tie: what an even vote is; the published method takes it for a success.
+        threshold: of the mean probability of success.
+        temperature: of the answers; None leaves it to the server.
+        max_tokens: of an answer; None leaves it to the server.
+        structured: asks for JSON of a given form, where the server can.
+        logprobs: reads the probability of the score's token rather than the score, where the server tells it.
+        criteria: of partial success, by task or instruction, for a rubric that wants one.
+    """
+
+    endpoint: EndpointConfig
+    rubric: str = "binary-v1"
+    frames: int = 8
+    sheet: bool = False
+    pixels: int = 224
+    votes: int = 1
+    tie: Tie = "failure"
+    threshold: float = 0.5
+    temperature: float | None = 0.0
+    max_tokens: int | None = 300
+    structured: bool = False
+    logprobs: bool = False
+    criteria: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        rubric(self.rubric)
+        in_range(self, 1, "frames", "votes", *(["max_tokens"] if self.max_tokens is not None else []))
+        in_range(self, 0, "pixels", *(["temperature"] if self.temperature is not None else []))
+        in_range(self, 0, "threshold", high=1)
+        if self.votes > 1 and self.temperature == 0:
+            raise InputError(f"field 'temperature': found 0 for {self.votes} votes, which would all be the same; "
+                             "expected more than 0, such as 0.7, or one vote")  # fmt: skip
+
+
+class VLMJudge:
+    """A `Judge` behind an endpoint.
+
+    Args:
+        config: what is asked.
+        ledger: keeps answers and expenses; in memory if left out.
+    """
+
+    waits = True
+
+    def __init__(self, config: VLMConfig, ledger: Ledger | None = None):
+        self.config, self.rubric = config, rubric(config.rubric)
+        self.ledger = ledger or Ledger()
+        self.endpoint = Endpoint(config.endpoint, self.ledger)
+
+    @property
+    def name(self) -> str:
+        """The model and the version of its prompt."""
+        return f"{self.config.endpoint.model}, {self.config.rubric}"
+
+    @property
+    def identity(self) -> str:
+        """First 16 hex digits of a hash over everything that may change a verdict, and nothing else."""
+        config = self.config
+        return fingerprint([self._asked(), config.votes, config.tie, config.threshold, dict(config.criteria)])
+
+    def _asked(self) -> dict[str, Any]:
+        """What an answer depends on, apart from the clip."""
+        names = ("rubric", "frames", "sheet", "pixels", "temperature", "max_tokens", "structured", "logprobs")
+        of_endpoint = {"model": self.config.endpoint.model, "extra": dict(self.config.endpoint.extra)}
+        return {name: getattr(self.config, name) for name in names} | of_endpoint
+
+    def score(self, clips: Sequence[Clip]) -> list[Verdict]:
+        """See `Judge.score`; up to `concurrency` clips are asked about at a time.
+
+        Raises:
+            BudgetSpent: the budget has run out; what was answered is in the ledger.
+        """
+        with ThreadPoolExecutor(self.config.endpoint.concurrency) as pool:
+            asked = [pool.submit(self._judge, clip) for clip in clips]
+            try:
+                return [future.result() for future in asked]
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def _judge(self, clip: Clip) -> Verdict:
+        criterion = criterion_of(clip, self.config.criteria)
+        key = _key(self._asked(), clip, criterion)
+        kept = {number: _loaded(text) for number, text in self.ledger.answers(key).items()}
+        votes = self.config.votes
+        open_numbers = [number for number in range(votes) if number not in kept]
+        cost, error = 0.0, None
+        if open_numbers:
+            parts = question(self.rubric, clip, criterion, self.config.frames, self.config.sheet)
+            asked = self.endpoint.ask(self.messages(parts), self._read, len(open_numbers), **self.fields())
+            new = dict(zip(open_numbers, asked.answers, strict=False))
+            self.ledger.keep(key, {number: _dumped(answer) for number, answer in new.items()})
+            kept, cost, error = kept | new, asked.cost, asked.error
+        answers = [kept.get(number) for number in range(votes)]
+        found = verdict(answers, self.rubric, self.config.threshold, self.config.tie, cost)
+        return replace(found, error=error or found.error) if found.score is None else found
+
+    # ------------------------------------------------------------ question and answer
+
+    def messages(self, parts: Sequence[Part]) -> list[dict[str, Any]]:
+        """A question in OpenAI's form."""
+        return [{"role": "user", "content": [self._content(part) for part in parts]}]
+
+    def _content(self, part: Part) -> dict[str, Any]:
+        if isinstance(part, str):
+            return {"type": "text", "text": part}
+        return {"type": "image_url", "image_url": {"url": picture(part, self.config.pixels)}}
+
+    def fields(self) -> dict[str, Any]:
+        """Fields of every request, beside the question."""
+        config, fields = self.config, dict[str, Any]()
+        fields |= {} if config.temperature is None else {"temperature": config.temperature}
+        fields |= {} if config.max_tokens is None else {"max_tokens": config.max_tokens}
+        fields |= {"logprobs": True, "top_logprobs": _LIKELIEST} if config.logprobs else {}
+        if config.structured:
+            form = {"name": "verdict", "strict": True, "schema": schema(self.rubric)}
+            fields["response_format"] = {"type": "json_schema", "json_schema": form}
+        return fields
+
+    def _read(self, choice: Any) -> Answer:
+        """What a choice of a reply says; raises `NoScore`."""
+        score = parse(choice.message.content, self.rubric)
+        return self._likely(choice) or written(score)
+
+    def _likely(self, choice: Any) -> Answer | None:
+        """The model's own probabilities at the score's token; None where they are not told."""
+        tokens = getattr(getattr(choice, "logprobs", None), "content", None)
+        if not self.config.logprobs or not tokens:
+            return None
+        said, at = "", None
+        for token in tokens:
+            ready = said.rstrip().lower().endswith((ANSWER_PREFIX.strip().lower(), '"score":'))
+            if ready and token.token.strip() in self.rubric.choices:
+                at = token
+            said += token.token
+        if at is None:
+            return None
+        return from_logprobs(self.rubric, {t.token: t.logprob for t in at.top_logprobs} | {at.token: at.logprob})
+
+    # ------------------------------------------------------------ before anything is spent
+
+    def check(self, asked: Iterable[tuple[str, str]]) -> None:
+        """Asks the server about one small clip, to find out now rather than in the middle of a run.
+
+        Args:
+            asked: task and instruction of everything that will be judged.
+
+        Raises:
+            InputError: no key, no server, no such model, no or too few images taken, a criterion missing.
+        """
+        from worldgymnast.judges.probe import probe
+
+        check_criteria(self.rubric, self.config.criteria, asked)
+        probe(self)
+
+
+    def stop(self) -> None:
+        """Asks nothing more; clips that were not asked about yet get no verdict."""
+        self.endpoint.stop()
+
+
+def picture(frame: UInt8[np.ndarray, "h w 3"], pixels: int) -> str:
+    """A frame as a `data:` address of a JPEG file, enlarged until its shorter side has `pixels`."""
+    factor = max(1, -(-pixels // min(frame.shape[:2])))
+    made = io.BytesIO()
+    Image.fromarray(enlarge(frame, factor) if factor > 1 else frame).save(made, format="JPEG", quality=_QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(made.getvalue()).decode()
+
+
+def _key(asked: Mapping[str, Any], clip: Clip, criterion: str) -> str:
+    """Under what the answers about a clip are kept: model, prompt, words and frames."""
+    words = json.dumps([asked, clip.instruction, criterion, clip.frames.shape], sort_keys=True)
+    digest = hashlib.sha256(words.encode())
+    digest.update(np.ascontiguousarray(clip.frames).data)
+    return digest.hexdigest()
+
+
+def _dumped(answer: Answer) -> str:
+    return json.dumps(list(answer.items()))
+
+
+def _loaded(text: str) -> Answer:
+    return {float(score): float(p) for score, p in json.loads(text)}

@@ -1,0 +1,72 @@
+"""The guard at work during reinforcement learning: asks an audit judge, hears of real scorings, remembers, warns."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from worldgymnast.evaluation.guard import Claims, GuardConfig, alarm, confirmations, history_of, metrics_of
+from worldgymnast.rl.judging import seen
+from worldgymnast.run import Run
+from worldgymnast.types import Judge, Metrics, Rollout, Verdict
+
+_SOURCES = {"audit": "the audit judge", "real": "the real environment"}
+
+
+class Guard:
+    """Whether what the judge calls a success holds up before somebody who gives no reward.
+
+    Args:
+        config: when it speaks.
+        judge: the audit judge, or None where there are only real scorings.
+        run: whose log it reads and goes on with.
+        seed: of the samples.
+    """
+
+    def __init__(self, config: GuardConfig, judge: Judge | None, run: Run, seed: int):
+        self.config, self.judge, self.seed, self.path = config, judge, seed, run.path
+        rows = run.metrics()
+        self.history = {source: history_of(source, rows) for source in _SOURCES}
+        self._told: set[str] = set()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="audit") if judge and judge.waits else None
+
+    def audit(self, step: int, rollouts: Sequence[Rollout]) -> Callable[[], Metrics]:
+        """Shows the audit judge a sample of the claimed successes; what it returns waits for its answer."""
+        claimed = [rollout for rollout in rollouts if rollout.verdict.succeeded]
+        if self.judge is None or step % self.config.every or not claimed:
+            return dict
+        rng = np.random.default_rng([self.seed, step, len(claimed)])
+        chosen = rng.permutation(len(claimed))[: self.config.sample]
+        clips = [seen(claimed[i]) for i in sorted(chosen)]
+        if self._thread is None:
+            verdicts = self.judge.score(clips)
+            return lambda: self._remember("audit", step, [v.succeeded for v in verdicts])
+        asked: Future[list[Verdict]] = self._thread.submit(self.judge.score, clips)
+        return lambda: self._remember("audit", step, [v.succeeded for v in asked.result()])
+
+    def scored(self, step: int, imagined: Sequence[Rollout], real: Sequence[Rollout]) -> Metrics:
+        """Hears of a scoring: whether the imagined successes are successes for real, from the same starts."""
+        outcomes = confirmations([r.verdict for r in imagined], [r.verdict for r in real])
+        return self._remember("real", step, outcomes)
+
+    def _remember(self, source: str, step: int, outcomes: Sequence[bool | None]) -> Metrics:
+        claims = Claims.of(step, outcomes)
+        self.history[source].append(claims)
+        return metrics_of(source, claims)
+
+    def ends(self, step: int) -> bool:
+        """Says what there is to say after `step`; whether the training should end."""
+        found = {source: alarm(history, self.config) for source, history in self.history.items()}
+        for source, heard in found.items():
+            if heard is not None and source not in self._told:
+                self._told.add(source)
+                then = "the training ends here" if self.config.stop else "look at the videos before you trust it"
+                print(
+                    f"{self.path}: step {step}: reward hacking? asked {_SOURCES[source]}: {heard}; {then}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+        return self.config.stop and any(found.values())
