@@ -26,7 +26,13 @@ from worldgymnast.weights import load_weights, save_weights
 from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 Refuses = Callable[..., str]
-POSITIONALS = {"evaluate": ("BEFORE", "AFTER"), "data convert": ("SOURCE", "TARGET"), "sft": ("DATA...",)}
+POSITIONALS = {
+    "evaluate": ("BEFORE", "AFTER"),
+    "data convert": ("SOURCE", "TARGET"),
+    "judge calibrate": ("JUDGE",),
+    "judge compare": ("A", "B"),
+    "sft": ("DATA...",),
+}
 
 
 @pytest.fixture
@@ -96,11 +102,18 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
             assert word in shown.splitlines()[0]
 
 
-def test_help_of_the_data_commands(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["data", "--help"]) == 0
+@pytest.mark.parametrize(("family", "names"), [("data", ("check", "convert")), ("judge", ("calibrate", "compare"))])
+def test_help_of_the_commands_of_two_words(
+    family: str, names: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([family, "--help"]) == 0
     shown = capsys.readouterr().out
-    assert "data check" in shown
-    assert "data convert" in shown
+    assert [f"{family} {name}" in shown for name in names] == [True, True]
+    assert all(f"  {name} " in shown for name in COMMANDS if name.startswith(f"{family} "))
+    assert len(shown.splitlines()) == 2 + sum(name.startswith(f"{family} ") for name in COMMANDS)
+    assert main([family]) == 2
+    said = capsys.readouterr().err
+    assert all(f"{family} {name} " in said for name in names)
 
 
 def test_every_flag_has_a_help_text(capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,6 +136,7 @@ def test_presets_are_whole_and_agree_on_the_environment() -> None:
 def test_unknown_words_are_answered_with_the_nearest(refuses: Refuses, tmp_path: Path) -> None:
     assert "did you mean 'record'" in refuses("recrod", "metaworld")
     assert "did you mean 'data check'" in refuses("data", "chekc")
+    assert "did you mean 'judge compare'" in refuses("judge", "compair")
     assert "did you mean 'metaworld'" in refuses("rl", "metaword")
     assert "did you mean '--rl.group-size'" in refuses("rl", "metaworld", "--rl.groupsize", 4, "--out", tmp_path / "x")
     assert "did you mean 'drawer-open'" in refuses(

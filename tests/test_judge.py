@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +15,13 @@ from worldgymnast.episodes.windows import EpisodeSet, from_episodes
 from worldgymnast.judges.classifier import ClassifierConfig, SuccessClassifier, sustained
 from worldgymnast.loops.batches import success_batches
 from worldgymnast.loops.replay import clip_probabilities
-from worldgymnast.loops.train import calibrate, split_for_calibration, unsolved_at
+from worldgymnast.loops.supervised import FitConfig
+from worldgymnast.loops.train import JudgeTraining, calibrate, split_for_calibration, train_judge, unsolved_at
+from worldgymnast.presets import debug
 from worldgymnast.text import SentenceEncoder
 from worldgymnast.types import Clip, Episode, InputError, Judge
+from worldgymnast.weights import identity
+from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 TEXT = SentenceEncoder()
 
@@ -118,6 +124,29 @@ def test_what_is_left_of_an_episode_that_has_not_succeeded_yet() -> None:
         assert not episodes.episode(whole).success[:4].any()  # type: ignore[index]
         assert (left.episode(i).frames == episodes.episode(whole).frames[3:]).all()
         assert (left.episode(i).actions == episodes.episode(whole).actions[3:]).all()
+
+
+def test_a_judge_goes_on_from_another_whose_sizes_count(judge: SuccessClassifier, tmp_path: Path) -> None:
+    world = LatentWorldModel(debug().world.world, metaworld_spec(6), 10.0).eval()
+    still = JudgeTraining(batch=4, fit=FitConfig(steps=1, lr=1e-12, weight_decay=0), calibration=2, stride=1, late=0)
+    begun = train_judge(logged(20), world, tmp_path / "begun", still, start=judge)
+    assert begun.config == judge.config != still.judge
+    for name, value in judge.named_parameters():
+        assert torch.allclose(begun.state_dict()[name], value, atol=1e-6), name
+    config = json.loads((tmp_path / "begun" / "config.json").read_text())
+    assert config["inputs"]["start"] == identity(judge)
+    assert config["judge"]["widths"] == [8, 8, 16]
+    other = SuccessClassifier(judge.config, TEXT)
+    for start in (other, None):
+        with pytest.raises(InputError, match="inputs"):
+            train_judge(logged(20), world, tmp_path / "begun", still, start=start)
+
+
+def test_labels_that_do_not_match_the_frames_are_refused() -> None:
+    whole = logged(2).episode(1)
+    assert whole.success is not None
+    with pytest.raises(InputError, match="field 'success' has 6 labels, expected 7, one a frame"):
+        replace(whole, success=whole.success[:-1])
 
 
 def test_success_must_last() -> None:

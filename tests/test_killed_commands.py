@@ -38,6 +38,14 @@ CASES = {
         "checkpoints",
         "judge",
     ),
+    "judge begun with another": (
+        [
+            *["train-judge", "DATA", "--world", "PARTS/world.safetensors", "--begin-with", "PARTS/judge.safetensors"],
+            *["--batch", "4", "--calibration", "1", *SHORT],
+        ],
+        "checkpoints",
+        "judge",
+    ),
     "rl": (
         [
             *["rl", "debug", "--data", "DATA", "--policy", "PARTS/policy.safetensors"],

@@ -1,7 +1,7 @@
 """The front door: which command, its typed flags, and errors in one line.
 
 Loads nothing heavy, so that help is quick; a command's own module is imported when it is called. Exit codes: 0 done,
-1 the doctor or the data check found faults, 2 wrong input, 130 stopped by Ctrl-C.
+1 the doctor or the data check found faults or a judge is not usable, 2 wrong input, 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -50,10 +50,14 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "Measure": {
         "evaluate": ("BEFORE AFTER", "two policies on the same real layouts"),
         "eval-world": ("WORLD", "how far a world model can be trusted"),
+        "judge calibrate": ("JUDGE", "how far a judge can be trusted, and which thresholds it should have"),
+        "judge compare": ("A B", "two judges on the same clips"),
         "report": ("RUN", "one HTML page about a run"),
     },
 }
-COMMANDS = [name for group in GROUPS.values() for name in group]
+COMMANDS = {name: about for group in GROUPS.values() for name, about in group.items()}
+FAMILIES = {name.partition(" ")[0] for name in COMMANDS if " " in name}
+"""First words of the commands of two words."""
 GO_ON = ("quickstart", "reproduce", "sft", "train-world", "distill", "train-judge", "rl", "evaluate")
 """What can be killed and goes on when run again."""
 WHOLE = ("record", "record-policy", "data convert")
@@ -83,8 +87,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"worldgymnast {__version__}")
         return 0
-    if words[0] == "data" and words[1:] in (["-h"], ["--help"], ["help"]):
-        print("\n".join(["usage: worldgymnast data COMMAND [...] [--flags]", "", *_listed(GROUPS["Data"], "data ")]))
+    if (family := words[0]) in FAMILIES and words[1:] in (["-h"], ["--help"], ["help"]):
+        lines = [f"usage: worldgymnast {family} COMMAND [...] [--flags]", "", *_listed(COMMANDS, f"{family} ")]
+        print("\n".join(lines))
         return 0
     name, flags = "", list[str]()
     try:
@@ -167,7 +172,7 @@ def overview() -> str:
         "",
         f"{', '.join(GO_ON)} can be killed and go on when run again.",
         f"{', '.join(WHOLE)} write a data set whole or not at all, and start over.",
-        "doctor, data check write nothing, and eval-world only what --out asks for.",
+        "doctor, data check write nothing, and eval-world and the judge commands only what their flags ask for.",
     ]
     return "\n".join(lines)
 
@@ -276,11 +281,12 @@ def _name(words: Sequence[str]) -> tuple[str, list[str]]:
     for length in (2, 1):
         if (name := " ".join(words[:length])) in COMMANDS:
             return name, list(words[length:])
-    if words[0] == "data":
+    if (family := words[0]) in FAMILIES:
         rest = [word for word in words[1:] if word not in ("-h", "--help")]
         if not rest:
-            raise UsageError("data: expected one of: data check PATH, data convert SOURCE TARGET")
-        words = [f"data {rest[0]}"]
+            known = ", ".join(f"{name} {about[0]}" for name, about in COMMANDS.items() if name.startswith(f"{family} "))
+            raise UsageError(f"{family}: expected one of: {known}")
+        words = [f"{family} {rest[0]}"]
     raise UsageError(f"unknown command '{words[0]}'; {_near(words[0], COMMANDS)}worldgymnast --help lists all")
 
 

@@ -128,6 +128,11 @@ class Episode:
                 f"episode of task '{self.task}': {len(self.frames)} frames and {len(self.actions)} actions; "
                 "expected one frame more than actions"
             )
+        if self.success is not None and len(self.success) != len(self.frames):
+            raise InputError(
+                f"episode of task '{self.task}': field 'success' has {len(self.success)} labels, expected "
+                f"{len(self.frames)}, one a frame"
+            )
         if self.actions.shape[-1] != self.spec.dim:
             raise InputError(
                 f"episode of task '{self.task}': field 'actions' is {self.actions.shape[-1]} wide, "

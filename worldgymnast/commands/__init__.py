@@ -6,6 +6,7 @@ A field named `config` lends its fields as flags without a prefix: `worldgymnast
 from worldgymnast.commands.command import Command
 from worldgymnast.commands.data import DataCheck, DataConvert, Record, RecordPolicy
 from worldgymnast.commands.describe import JudgeCascade, JudgeEnsemble, JudgeLocal, JudgeVLM
+from worldgymnast.commands.judge import JudgeCalibrate, JudgeCompare
 from worldgymnast.commands.measure import Evaluate, EvalWorld, Report
 from worldgymnast.commands.published import ImportWorld
 from worldgymnast.commands.train import Distill, Rl, Sft, TrainJudge, TrainWorld
@@ -33,5 +34,7 @@ KINDS: dict[str, type[Command]] = {
     "judge ensemble": JudgeEnsemble,
     "evaluate": Evaluate,
     "eval-world": EvalWorld,
+    "judge calibrate": JudgeCalibrate,
+    "judge compare": JudgeCompare,
     "report": Report,
 }

@@ -27,7 +27,7 @@ from worldgymnast.commands.command import (
     sees,
     wrote,
 )
-from worldgymnast.config import load_judge, load_policy, load_world
+from worldgymnast.config import load_classifier, load_judge, load_policy, load_world
 from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks, instructions
 from worldgymnast.episodes.windows import EpisodeSet, check_shares
 from worldgymnast.judges.combined import check
@@ -187,19 +187,22 @@ class TrainJudge(Learning):
     Attributes:
         world: the world model's file.
         config: the training.
+        begin_with: a learned judge's file to go on from, with new labels; its sizes count.
     """
 
     world: Weights = None
     config: Annotated[train.JudgeTraining, LENT] = train.JudgeTraining()
+    begin_with: Weights = None
 
     def __call__(self) -> int:
         """Trains."""
         self.prepare()
         check_parts(self.config)
+        start = load_classifier(self.begin_with, self.device) if self.begin_with else None
         world = load_world(self.world or starter("world"), self.device)
         episodes = read(self.data, self.size)
         sees(world, episodes.size, "--size")
-        train.train_judge(episodes, world, self.out, self.config, self.device)
+        train.train_judge(episodes, world, self.out, self.config, self.device, start=start)
         return wrote(self.out / "judge.safetensors")
 
 

@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float, UInt8
 from worldgymnast.actions import jittered
 from worldgymnast.evaluation.agreement import auroc
 from worldgymnast.evaluation.success import RESAMPLES, Estimate
-from worldgymnast.types import Clip, Judge, WorldModel, in_range
+from worldgymnast.types import Clip, Judge, Verdict, WorldModel, in_range
 
 _PIECE = 8
 """Actions imagined in one call, so that no more frames than these are decoded at a time."""
@@ -99,16 +99,19 @@ def imagined_again(
 # ---------------------------------------------------------------- the signals
 
 
+def belief(verdict: Verdict) -> float:
+    """A judge's belief in success, in [0, 1], its score where it gives none; NaN where it failed."""
+    if verdict.score is None:
+        return float("nan")
+    return verdict.score if verdict.probability is None else verdict.probability
+
+
 def beliefs(
     judge: Judge, clips: UInt8[np.ndarray, "r t h w 3"], instructions: Sequence[str], stride: int
 ) -> Float[np.ndarray, " r"]:
-    """The judge's belief in each clip's success, in [0, 1], from every `stride`-th frame; NaN where it failed.
-
-    A judge that gives no probability is taken at its score.
-    """
+    """The judge's `belief` in each clip's success, from every `stride`-th frame."""
     shown = [Clip(clip[::stride], sentence) for clip, sentence in zip(clips, instructions, strict=True)]
-    found = [v.score if v.probability is None else v.probability for v in judge.score(shown)]
-    return np.array([np.nan if p is None else p for p in found], np.float64)
+    return np.array([belief(verdict) for verdict in judge.score(shown)], np.float64)
 
 
 def judged_doubt(belief: Float[np.ndarray, "m r"]) -> Float[np.ndarray, " r"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -9,8 +10,11 @@ import torch
 
 from worldgymnast.actions import converter
 from worldgymnast.episodes.windows import EpisodeSet
-from worldgymnast.judges.classifier import SuccessClassifier, sustained
-from worldgymnast.types import WorldModel
+from worldgymnast.evaluation.uncertainty import belief
+from worldgymnast.types import Clip, Judge, Verdict, WorldModel
+
+PIECE = 32
+"""Clips a judge is given in one call."""
 
 
 def replay(
@@ -58,14 +62,19 @@ def shuffled_actions(episodes: EpisodeSet, seed: int) -> np.ndarray:
     return driven[np.roll(order, 1)[np.argsort(order)]]
 
 
-def clip_probabilities(judge: SuccessClassifier, episodes: EpisodeSet, stride: int) -> np.ndarray:
-    """The judge's belief in the success of every episode (all of one length), float [e]."""
-    length = int(episodes.length.max())
-    rows = episodes.first[:, None] + np.arange(0, length + 1, stride)
-    found = [
-        judge.probabilities(np.asarray(episodes.frames[rows[i : i + 32]]), episodes.instruction[i : i + 32])
-        for i in range(0, len(episodes), 32)
-    ]
-    return np.array([sustained(p, judge.config.sustain).max() for part in found for p in part])
+def clips(episodes: EpisodeSet, stride: int) -> list[Clip]:
+    """What a judge sees of episodes of one length: every `stride`-th frame of each, its sentence and its task."""
+    rows = episodes.first[:, None] + np.arange(0, int(episodes.length.max()) + 1, stride)
+    shown = np.asarray(episodes.frames[rows])
+    return [Clip(*one) for one in zip(shown, episodes.instruction, episodes.task, strict=True)]
 
 
+def judged(judge: Judge, episodes: EpisodeSet, stride: int) -> Iterator[list[Verdict]]:
+    """The verdicts on episodes of one length, `PIECE` at a time."""
+    for i in range(0, len(episodes), PIECE):
+        yield judge.score(clips(episodes.select(np.arange(i, min(i + PIECE, len(episodes)))), stride))
+
+
+def clip_probabilities(judge: Judge, episodes: EpisodeSet, stride: int) -> np.ndarray:
+    """The judge's belief in the success of every episode (all of one length), float [e]; NaN where it failed."""
+    return np.array([belief(verdict) for part in judged(judge, episodes, stride) for verdict in part], np.float64)

@@ -23,7 +23,6 @@ from worldgymnast.envs.metaworld import MetaWorldConfig, instructions
 from worldgymnast.episodes.lerobot import LeRobotWriter, read
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.evaluation.agreement import GATE
-from worldgymnast.judges.classifier import SuccessClassifier
 from worldgymnast.loops.finetune import FinetuneConfig, finetune, from_episodes
 from worldgymnast.loops.record import RecordConfig, episodes_of, record
 from worldgymnast.loops.score import (
@@ -189,7 +188,7 @@ def reproduce(out: Path, recipe: Recipe, device: str = "cpu") -> dict[str, Any]:
 
 
 def check_world(
-    file: Path, world: WorldModel, judge: SuccessClassifier, held: EpisodeSet, recipe: Recipe
+    file: Path, world: WorldModel, judge: Judge, held: EpisodeSet, recipe: Recipe
 ) -> Metrics:
     """The gate before RL and the fidelity of the world on held-out rollouts; kept in `file`."""
     if file.exists():

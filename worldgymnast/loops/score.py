@@ -22,8 +22,7 @@ from worldgymnast.evaluation.agreement import (
     true_positive_rate,
 )
 from worldgymnast.evaluation.success import Outcome
-from worldgymnast.judges.classifier import SuccessClassifier
-from worldgymnast.loops.replay import clip_probabilities, replay, shuffled_actions
+from worldgymnast.loops.replay import judged, replay, shuffled_actions
 from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.rl.judging import Judging
 from worldgymnast.rl.rollout import batches, roll_out
@@ -117,7 +116,7 @@ def score_imagined(
 
 
 def gate(
-    world: WorldModel, judge: SuccessClassifier, held_out: EpisodeSet, *, horizon: int, stride: int, seed: int
+    world: WorldModel, judge: Judge, held_out: EpisodeSet, *, horizon: int, stride: int, seed: int
 ) -> Metrics:
     """How often world and judge together know the true outcome of held-out real rollouts, imagined again.
 
@@ -128,7 +127,7 @@ def gate(
     """
     real = cut(held_out, horizon)
     verdicts = {
-        name: (clip_probabilities(judge, episodes, stride) >= float(judge.threshold)).tolist()
+        name: [verdict.succeeded for part in judged(judge, episodes, stride) for verdict in part]
         for name, episodes in (("real", real), ("imagined", replay(world, real, seed=seed)))
     }
     return gate_rates(verdicts, real.succeeded.tolist(), held_out.task)

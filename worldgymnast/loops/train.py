@@ -247,15 +247,32 @@ def distill(
 
 
 def train_judge(
-    real: EpisodeSet, world: WorldModel, out: Path, config: JudgeTraining, device: str = "cpu"
+    real: EpisodeSet,
+    world: WorldModel,
+    out: Path,
+    config: JudgeTraining,
+    device: str = "cpu",
+    *,
+    start: SuccessClassifier | None = None,
 ) -> SuccessClassifier:
     """The success classifier, on `real` and on its imagined replays; OUT/judge.safetensors.
 
     Some policy rollouts of each task are set aside; the threshold is the one that best tells their imagined replays
     apart by their true outcome.
+
+    Args:
+        real: labelled episodes.
+        world: imagines their replays.
+        out: the run folder.
+        config: the training; its sizes count only where there is no `start`.
+        device: where.
+        start: a judge to go on from.
     """
     result = out / "judge.safetensors"
     inputs = {"data": data_hash(real), "world": identity(world)}
+    if start is not None:
+        inputs["start"] = identity(start)
+        config = replace(config, judge=start.config)
     with Run(out, to_dict(config) | {"inputs": inputs}) as run:
         if run.finished is None:
             torch.manual_seed(config.fit.seed)
@@ -264,6 +281,8 @@ def train_judge(
             if config.late and len(begun := unsolved_at(train, config.late)):
                 sets.append(replay(world, begun, seed=config.fit.seed))
             judge = SuccessClassifier(config.judge).to(device)
+            if start is not None:
+                judge.load_state_dict(start.state_dict())
             batches: Batches = success_batches(sets, config.batch, config.fit.seed, INSTRUCTIONS)
             metrics = fit(judge, batches, config.fit, run, "judge")
             metrics |= calibrate(judge, replay(world, aside, seed=config.fit.seed + 1), config.stride)

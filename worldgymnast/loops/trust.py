@@ -312,7 +312,8 @@ def outcomes(
         seen = np.asarray(real.frames[real.first[part, None] + np.arange(horizon + 1)])
         made = imagined(world, seen[:, 0], acts[part], seed + i)
         for name, clips in (("real", seen), ("imagined", made)):
-            shown = [Clip(c[::stride], s) for c, s in zip(clips, real.instruction[part], strict=True)]
+            named = zip(clips, real.instruction[part], real.task[part], strict=True)
+            shown = [Clip(c[::stride], sentence, task) for c, sentence, task in named]
             verdicts[name] += [v.succeeded for v in judge.score(shown)]
         signals.append(doubts(world, judge, made, acts[part], real.instruction[part], stride, jitter, seed + i))
     joined = {name: np.concatenate([s[name] for s in signals]) for name in signals[0]}

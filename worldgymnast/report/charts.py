@@ -25,6 +25,11 @@ _VARIABLES = {_INK: "ink", _FAINT: "faint", _RULE: "rule", _PAPER: "paper"} | {
 }
 SERIES_COLORS = len(_SERIES)
 _BEFORE, _AFTER = _SERIES[1], _SERIES[0]
+PRINTED = {
+    "paper": "#fcfcfa", "ink": "#1c1e21", "faint": "#64686e", "rule": "#dcdcd6",
+    "series-0": "#0b6e80", "series-1": "#8b8f96", "series-2": "#b4701a", "series-3": "#7a4fa3",
+}  # fmt: skip
+"""The page's colours by day, for a picture outside the page."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,11 @@ _STYLE: Any = {
     "lines.linewidth": 1.8,
     "lines.solid_capstyle": "round",
 }
+
+
+def printed() -> Any:
+    """The same style in `PRINTED` colours."""
+    return {key: PRINTED.get(_VARIABLES.get(str(value), ""), value) for key, value in _STYLE.items()}
 
 
 def _svg(figure: Any, name: str) -> str:

@@ -48,8 +48,13 @@ def sheets(found: Mapping[str, Any]) -> list[Sheet]:
 
 def markdown(found: Mapping[str, Any], title: str, notes: Sequence[str] = ()) -> str:
     """The same tables as a Markdown page."""
+    return page(sheets(found), title, notes)
+
+
+def page(shown: Sequence[Sheet], title: str, notes: Sequence[str] = ()) -> str:
+    """Tables as a Markdown page, `notes` below them."""
     parts = [f"# {title}"]
-    for sheet in sheets(found):
+    for sheet in shown:
         lines = [sheet.head, ["---"] * len(sheet.head), *sheet.rows]
         parts += [f"## {sheet.title}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
         parts += [sheet.note] if sheet.note else []
