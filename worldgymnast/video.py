@@ -228,7 +228,7 @@ def resize(frames: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
 
 def enlarge(frames: np.ndarray, factor: int) -> np.ndarray:
     """Repeats every pixel of [... h w 3] `factor` times along both sides."""
-    return frames.repeat(factor, axis=-3).repeat(factor, axis=-2)
+    return frames.repeat(factor, axis=-2).repeat(factor, axis=-3)  # the wide axis last: whole rows are copied
 
 
 def contact_sheet(rows: Sequence[np.ndarray], gap: int = 1) -> np.ndarray:

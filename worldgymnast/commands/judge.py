@@ -17,6 +17,7 @@ from worldgymnast.config import load_judge, load_world
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.evaluation.calibration import Measured, Worth, difference, enough, measure, rows_by_task, thresholds
 from worldgymnast.judges.combined import check
+from worldgymnast.ledger import Ledger
 from worldgymnast.loops.calibrate import Answers, Said, ask, first_actions, unknowns
 from worldgymnast.report import tables
 from worldgymnast.report.judge import KINDS, Compared, Found, compared, diagram, numbers, sheets
@@ -29,8 +30,8 @@ ERRORS = 0.1
 
 
 def judge_of(path: Path, device: str) -> Judge:
-    """The judge that a file holds or describes."""
-    return load_judge(path, device)
+    """The judge that a file holds or describes; what paid ones answer is kept beside it, and never paid for again."""
+    return load_judge(path, device, Ledger(path.with_suffix(".sqlite")))
 
 
 @dataclass(frozen=True, kw_only=True)
