@@ -29,8 +29,8 @@ from worldgymnast.types import Clip, Judge, Verdict
 from worldgymnast.weights import fingerprint
 
 CORNER = (slice(0, 20), slice(44, 64))
-REDDER = 40.0
-"""Levels by which the corner has become redder: 11 % of the starter policy's imagined rollouts."""
+REDDER = 20.0
+"""Levels by which the corner has become redder: 20 % of the starter policy's imagined rollouts."""
 
 
 class Planted:
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, default=Path("hack.png"))
     args = parser.parse_args()
     base = QuickstartConfig().finetune
-    config = replace(base, rl=replace(base.rl, steps=18, evaluate_every=3, keep_best=False))
+    config = replace(base, rl=replace(base.rl, steps=30, evaluate_every=5, keep_best=False))
     judge, audit = load_judge(starter("judge")), load_judge(args.audit)
     runs = {
         "planted hole": learn(Planted(judge), audit, args.out / "planted", config),

@@ -54,7 +54,6 @@ print(f"{frame.shape[0]}x{frame.shape[1]}, {1000 * spent:.0f} ms a decision, its
 _EXTRAS = {
     "lerobot": "holding data sets against LeRobot's own reader, LeRobot policies",
     "ray": "rollouts on many machines",
-    "openai": "judges behind an OpenAI-compatible endpoint",
     "diffusers": "pretrained image autoencoders",
     "torchvision": "timm, video processors of full-size VLMs (CUDA machines only)",
 }

@@ -31,7 +31,7 @@ class GuardConfig:
         growth: of the share denied, that is an alarm.
         level: largest p-value at which it is one.
         most: share of the newest claims denied that is an alarm without any growth; the interval's lower end counts.
-        stop: whether an alarm stops the run; otherwise it is told once, and logged.
+        stop: whether an alarm ends the training; otherwise it is told once, and logged.
     """
 
     every: int = 1

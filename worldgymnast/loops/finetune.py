@@ -107,8 +107,10 @@ def _learn(
         if scored is not None:
             save_gallery(run, scored, world.fps)
         return metrics
+    except BaseException:
+        imagine.judging.abandon()
+        raise
     finally:
-        imagine.judging.close()
         real.close()
 
 

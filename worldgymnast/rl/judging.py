@@ -46,8 +46,8 @@ class Judging:
             found.append(rollout.judged(dated, looks_until(look, len(rollout.images))))
         return found
 
-    def close(self) -> None:
-        """Asks nothing more; what is under way is not waited for."""
+    def abandon(self) -> None:
+        """Asks nothing more, for good; what is under way is not waited for."""
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
             stop = getattr(self.judge, "stop", None)
