@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from openai.types.chat.chat_completion import Choice
 from servers import Faulty, brightening, faulty
 
 from worldgymnast.cli import main
@@ -85,6 +88,37 @@ def test_votes_come_in_one_request_or_in_several_where_the_server_ignores_n(
     clips, truth = brightening(2, seed=3)
     assert scores(asked.score(clips)) == truth
     assert asked.ledger.spent().requests == 2 * requests
+
+
+def spelled(*tokens: str, at: int, likely: dict[str, float]) -> Any:
+    """A choice that was written in these tokens, and what else could have stood at one of them."""
+    told = [
+        {"token": token, "logprob": -0.1, "bytes": None, "top_logprobs": [
+            {"token": other, "logprob": math.log(p), "bytes": None} for other, p in likely.items()
+        ] if i == at else []}
+        for i, token in enumerate(tokens)
+    ]  # fmt: skip
+    message = {"role": "assistant", "content": "".join(tokens)}
+    made = {"index": 0, "finish_reason": "stop", "message": message, "logprobs": {"content": told, "refusal": None}}
+    return Choice.model_validate(made)
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        ("1", " of", " 1", ".\n", "Final", " Score", ":", " 1"),
+        ("**", "Final", " Score", ":**", " ", "1"),
+        ("Final Score", ": <", "1", ">"),
+        ('{"', "score", '":', " 1", "}"),
+    ],
+)
+def test_the_probability_is_that_of_the_token_that_is_the_score(server: Faulty, tokens: tuple[str, ...]) -> None:
+    at = max(i for i, token in enumerate(tokens) if token.strip() == "1")
+    choice = spelled(*tokens, at=at, likely={tokens[at]: 0.6, tokens[at].replace("1", "0"): 0.2, "x": 0.2})
+    choice.logprobs.content[at].logprob = math.log(0.6)
+    found = judge(server, logprobs=True)._read(choice)
+    assert found == pytest.approx({0.0: 0.25, 1.0: 0.75})
+    assert judge(server)._read(choice) == {1.0: 1.0}, "only where it is asked for"
 
 
 def test_a_server_that_says_the_same_nothing_twice_is_not_asked_a_third_time(server: Faulty) -> None:

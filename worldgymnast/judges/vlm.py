@@ -11,6 +11,7 @@ import base64
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -22,7 +23,6 @@ from PIL import Image
 
 from worldgymnast.endpoint import Endpoint, EndpointConfig
 from worldgymnast.judges.prompt import (
-    ANSWER_PREFIX,
     Answer,
     Asking,
     Part,
@@ -42,6 +42,8 @@ from worldgymnast.types import Clip, InputError, Verdict, in_range
 from worldgymnast.weights import fingerprint
 
 _QUALITY = 90
+_SCORE_NEXT = re.compile(r"(final\s+score\W*|\"score\"\s*:\s*)$", re.IGNORECASE)
+"""What an answer ends with where the score comes next."""
 _LIKELIEST = 10
 """Tokens of which the server is asked the log-probability."""
 
@@ -169,8 +171,7 @@ class VLMJudge:
             return None
         said, at = "", None
         for token in tokens:
-            ready = said.rstrip().lower().endswith((ANSWER_PREFIX.strip().lower(), '"score":'))
-            if ready and token.token.strip() in self.rubric.choices:
+            if token.token.strip() in self.rubric.choices and _SCORE_NEXT.search(said):
                 at = token
             said += token.token
         if at is None:
