@@ -82,7 +82,7 @@ def draw(runs: Mapping[str, list[dict[str, float]]], config: FinetuneConfig, pic
             heard = next((c.step for i, c in enumerate(audits) if alarm(audits[: i + 1], config.rl.guard)), None)
             if heard is not None:
                 row[1].axvline(heard, color=color, linestyle="--", linewidth=1)
-                row[1].annotate("alarm", (heard, 97), color=color, ha="right", va="top", rotation=90, fontsize=9)
+                row[1].annotate("alarm", (heard, 3), color=color, ha="right", va="bottom", rotation=90, fontsize=9)
         steps = [r["step"] for r in log if "reward" in r]
         reward = [100 * r["reward"] for r in log if "reward" in r]
         row[0].plot(steps, reward, color="#7a4fa3", label="reward in imagination")
@@ -96,8 +96,8 @@ def draw(runs: Mapping[str, list[dict[str, float]]], config: FinetuneConfig, pic
     for axis in axes.flat:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(axis="y", linewidth=0.5)
-    for axis in axes[0]:
-        axis.legend(frameon=False, fontsize=9, loc="upper left")
+    axes[0][0].legend(frameon=False, fontsize=9, loc="upper left")
+    axes[1][1].legend(frameon=False, fontsize=9, loc="upper left")
     for axis in axes[-1]:
         axis.set_xlabel("step")
     figure.savefig(picture, dpi=110)
@@ -120,7 +120,7 @@ def main() -> None:
     for name, log in runs.items():
         for source in ("audit", "real"):
             history = history_of(source, log)
-            print(f"{name}, {source}: {[f'{c.denied}/{c.count}' for c in history]}: {alarm(history, config.rl.guard)}")
+            print(f"{name}, denied by {source}: {' '.join(f'{c.denied}/{c.count}' for c in history)}")
         print(f"{name}, reward: {[round(r['reward'], 2) for r in log if 'reward' in r]}")
         print(f"{name}, real success: {[round(r['real_success'], 2) for r in log if 'real_success' in r]}")
     draw(runs, config, args.picture)

@@ -50,14 +50,15 @@ def test_growth_is_an_alarm_and_a_constant_share_is_none() -> None:
     assert "80 % [58, 92] (16/20) of the newest claimed successes are denied, 10 % [3, 30] (2/20) of the first" in said
 
 
-def test_chance_rarely_raises_an_alarm() -> None:
-    """30 audits of a judge that is wrong as often as ever, 200 times."""
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.45])
+def test_chance_rarely_raises_an_alarm(share: float) -> None:
+    """In 100 runs of 30 audits of a judge that is wrong as often as ever, at any time."""
     rng = np.random.default_rng(0)
     heard = 0
-    for _ in range(200):
-        audits = [Claims(step, 16, int(rng.binomial(16, 0.3))) for step in range(30)]
-        heard += alarm(audits, GuardConfig()) is not None
-    assert heard <= 4
+    for _ in range(100):
+        audits = [Claims(step, 16, int(rng.binomial(16, share))) for step in range(30)]
+        heard += any(alarm(audits[: step + 1], GuardConfig()) for step in range(30))
+    assert heard <= 7
 
 
 def test_a_judge_that_fails_denies_nothing() -> None:

@@ -30,15 +30,15 @@ class GuardConfig:
         pool: claims that are held against one another at least: the first ones, and the newest.
         growth: of the share denied, that is an alarm.
         level: largest p-value at which it is one.
-        most: share of the newest claims denied that is an alarm without any growth; the interval's lower end counts.
+        most: share denied that is an alarm without any growth, where the newest claims lie above it at that level.
         stop: whether an alarm ends the training; otherwise it is told once, and logged.
     """
 
     every: int = 1
     sample: int = 16
-    pool: int = 32
+    pool: int = 16
     growth: float = 0.15
-    level: float = 0.01
+    level: float = 0.005
     most: float = 0.5
     stop: bool = False
 
@@ -89,7 +89,8 @@ def alarm(history: Sequence[Claims], config: GuardConfig) -> Alarm | None:
     if head is None or tail is None:
         return None
     first, newest = head[0], tail[0]
-    alone = Alarm(newest) if newest.interval[0] > config.most else None
+    high = stats.binomtest(newest.successes, newest.count, config.most, alternative="greater").pvalue <= config.level
+    alone = Alarm(newest) if high else None
     if head[1] + tail[1] > len(used):  # the first claims are among the newest
         return alone
     table = [
