@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 
 import numpy as np
 
 from worldgymnast.evaluation.guard import Claims, GuardConfig, alarm, confirmations, history_of, metrics_of
 from worldgymnast.rl.judging import seen
 from worldgymnast.run import Run
-from worldgymnast.types import Judge, Metrics, Rollout, Verdict
+from worldgymnast.types import Judge, Metrics, Rollout
 
 _SOURCES = {"audit": "the audit judge", "real": "the real environment"}
 
@@ -31,21 +30,20 @@ class Guard:
         rows = run.metrics()
         self.history = {source: history_of(source, rows) for source in _SOURCES}
         self._told: set[str] = set()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="audit") if judge and judge.waits else None
 
-    def audit(self, step: int, rollouts: Sequence[Rollout]) -> Callable[[], Metrics]:
-        """Shows the audit judge a sample of the claimed successes; what it returns waits for its answer."""
+    def audit(self, step: int, rollouts: Sequence[Rollout]) -> Metrics:
+        """Shows the audit judge a sample of the claimed successes.
+
+        Raises:
+            Paused: its budget is spent.
+        """
         claimed = [rollout for rollout in rollouts if rollout.verdict.succeeded]
         if self.judge is None or step % self.config.every or not claimed:
-            return dict
+            return {}
         rng = np.random.default_rng([self.seed, step, len(claimed)])
-        chosen = rng.permutation(len(claimed))[: self.config.sample]
-        clips = [seen(claimed[i]) for i in sorted(chosen)]
-        if self._thread is None:
-            verdicts = self.judge.score(clips)
-            return lambda: self._remember("audit", step, [v.succeeded for v in verdicts])
-        asked: Future[list[Verdict]] = self._thread.submit(self.judge.score, clips)
-        return lambda: self._remember("audit", step, [v.succeeded for v in asked.result()])
+        chosen = sorted(rng.permutation(len(claimed))[: self.config.sample])
+        verdicts = self.judge.score([seen(claimed[i]) for i in chosen])
+        return self._remember("audit", step, [verdict.succeeded for verdict in verdicts])
 
     def scored(self, step: int, imagined: Sequence[Rollout], real: Sequence[Rollout]) -> Metrics:
         """Hears of a scoring: whether the imagined successes are successes for real, from the same starts."""

@@ -166,7 +166,7 @@ def reinforce(
 
 
 def _train(trainer: Trainer, gathering: Gathering, guard: Guard, config: ReinforceConfig, step: int) -> Metrics:
-    """One step: imagine, judge, update, audit."""
+    """One step: imagine, judge, audit, update; whatever may pause the run comes before the update."""
     weights = trainer.weights() if config.ahead else trainer.weights(copy=False)
     gathering.begin(step, trainer.acting or weights)
     for later in range(step + 1, min(step + config.ahead, config.steps - 1) + 1):
@@ -176,4 +176,4 @@ def _train(trainer: Trainer, gathering: Gathering, guard: Guard, config: Reinfor
     began = time.perf_counter()
     metrics = trainer.update(found.groups, torch.Generator().manual_seed(config.seed * 1_000_003 + step))
     trainer.acting = weights if config.ahead else None
-    return metrics | found.metrics() | {"seconds_update": time.perf_counter() - began} | audited()
+    return metrics | found.metrics() | {"seconds_update": time.perf_counter() - began} | audited
