@@ -26,12 +26,12 @@ import torch
 from worldgymnast.config import load_policy, load_world
 from worldgymnast.endpoint import EndpointConfig
 from worldgymnast.execution.local import LocalPool
+from worldgymnast.execution.surrogate import Imagination
 from worldgymnast.judges.prompt import question
 from worldgymnast.judges.vlm import VLMConfig, VLMJudge
 from worldgymnast.loops.finetune import from_photographs, photographs
 from worldgymnast.loops.gather import Gathering
 from worldgymnast.loops.quickstart import QuickstartConfig, starter
-from worldgymnast.loops.score import Imagination
 from worldgymnast.rl.trainer import Trainer
 from worldgymnast.types import Clip, Start
 
@@ -88,7 +88,7 @@ def steps(photos: Sequence[Start], judge: VLMJudge, rows: int, ahead: int, count
     config = QuickstartConfig()
     rl = replace(config.finetune.rl, ahead=ahead, rows=rows, resample=0)
     policy, world = load_policy(starter("policy")), load_world(starter("world"))
-    imagine = Imagination(world, judge, policy.config.chunk, rl.horizon, config.finetune.env.size, policy.config.chunk)
+    imagine = Imagination.of(policy, world, judge, rl.horizon).hasty()
     pool = LocalPool(load_policy(starter("policy")), imagine, imagine.judging, rows=rows, temperature=1.0, seed=0)
     gathering = Gathering(pool, from_photographs(photos), rl, rl.trainer.objective)
     trainer = Trainer(policy, rl.trainer)

@@ -23,6 +23,7 @@ import numpy as np
 from worldgymnast.config import load_judge, load_policy, load_world
 from worldgymnast.evaluation.guard import alarm, history_of
 from worldgymnast.evaluation.success import Rate
+from worldgymnast.execution.surrogate import Imagination
 from worldgymnast.loops.finetune import FinetuneConfig, finetune, from_photographs, photographs
 from worldgymnast.loops.quickstart import QuickstartConfig, starter
 from worldgymnast.types import Clip, Judge, Verdict
@@ -60,7 +61,8 @@ def learn(judge: Judge, audit: Judge, out: Path, config: FinetuneConfig) -> list
     start = QuickstartConfig()
     photos = photographs(config.env, start.photographs, start.photograph_layout)
     policy, world = load_policy(starter("policy")), load_world(starter("world"))
-    finetune(policy, world, judge, from_photographs(photos), out, config, audit=audit)
+    imagine = Imagination.of(policy, world, judge, config.rl.horizon)
+    finetune(policy, imagine, from_photographs(photos), out, config, audit=audit)
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [{k: math.nan if v is None else v for k, v in row.items()} for row in rows]
 

@@ -20,9 +20,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from worldgymnast.config import load_judge, load_policy, load_world
 from worldgymnast.execution.local import LocalPool
+from worldgymnast.execution.surrogate import Imagination
 from worldgymnast.loops.finetune import from_photographs, photographs
 from worldgymnast.loops.quickstart import QuickstartConfig, starter
-from worldgymnast.loops.score import Imagination
 from worldgymnast.rl.trainer import Trainer
 
 
@@ -36,7 +36,7 @@ def main() -> None:
     rl, env = config.finetune.rl, config.finetune.env
     policy, world, judge = load_policy(args.policy), load_world(args.world), load_judge(args.judge)
 
-    imagine = Imagination(world, judge, policy.config.chunk, rl.horizon, env.size)
+    imagine = Imagination.of(policy, world, judge, rl.horizon)
     pool = LocalPool(policy, imagine, imagine.judging, rows=rl.rows, temperature=rl.temperature, seed=0)
     trainer = Trainer(policy, rl.trainer)
     sample = from_photographs(photographs(env, 2, config.photograph_layout))

@@ -3,6 +3,7 @@
 A field named `config` lends its fields as flags without a prefix: `worldgymnast rl metaworld --rl.group-size 4`.
 """
 
+from worldgymnast.commands.baselines import IterSft, RlSimulator
 from worldgymnast.commands.command import Command
 from worldgymnast.commands.data import DataCheck, DataConvert, Record, RecordPolicy
 from worldgymnast.commands.describe import JudgeCascade, JudgeEnsemble, JudgeLocal, JudgeVLM
@@ -27,6 +28,8 @@ KINDS: dict[str, type[Command]] = {
     "distill": Distill,
     "train-judge": TrainJudge,
     "rl": Rl,
+    "iter-sft": IterSft,
+    "rl-simulator": RlSimulator,
     "import-world": ImportWorld,
     "judge vlm": JudgeVLM,
     "judge local": JudgeLocal,

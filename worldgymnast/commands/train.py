@@ -30,6 +30,7 @@ from worldgymnast.commands.command import (
 from worldgymnast.config import load_classifier, load_judge, load_policy, load_world
 from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks, instructions
 from worldgymnast.episodes.windows import EpisodeSet, check_shares
+from worldgymnast.execution.surrogate import Imagination
 from worldgymnast.judges.combined import check
 from worldgymnast.ledger import FILE, Ledger
 from worldgymnast.loops import reproduce, train
@@ -124,9 +125,7 @@ class TrainWorld(HoldingOut):
                 f"add --world.transformer.action-dim {dim}"
             )
         codec = _codec(self.autoencoder_of, world, self.device) if start is None else None
-        train.train_world(
-            sets, self.out, self.config, self.device, self.shares, start=start, autoencoder=codec
-        )
+        train.train_world(sets, self.out, self.config, self.device, self.shares, start=start, autoencoder=codec)
         return wrote(self.out / "world.safetensors")
 
 
@@ -265,7 +264,8 @@ class Rl(Computing):
         else:
             first = QuickstartConfig().photograph_layout
             starts = from_photographs(photographs(env, self.photographs, first))
-        finetune(policy, world, judge, starts, self.out, self.config, self.device, data, audit)
+        imagine = Imagination.of(policy, world, judge, self.config.rl.horizon)
+        finetune(policy, imagine, starts, self.out, self.config, self.device, data, audit)
         write(self.out / REPORT, collect(self.out))
         print(f"Report: {self.out / REPORT}")
         return wrote(self.out / "policy.safetensors")

@@ -66,7 +66,7 @@ GL_INSTALL = "apt-get install -y libegl1 libgl1-mesa-dri"
 _CAMERA_POSITION = (0.9, -0.05, 0.75)
 _CAMERA_TARGET = (-0.02, 0.68, 0.11)
 _CAMERA_FIELD_OF_VIEW = 35.0
-_CAMERA = "corner2"
+CAMERA = "corner2"
 _SUPERSAMPLING = 2
 
 
@@ -157,7 +157,7 @@ class _Scene:
         self.env.seeded_rand_vec = True
         self.expert = ENV_POLICY_MAP[f"{task}-v3"]()
         model = self.env.model
-        camera = model.camera(_CAMERA).id
+        camera = model.camera(CAMERA).id
         position, target = np.array(_CAMERA_POSITION), np.array(_CAMERA_TARGET)
         model.cam_pos[camera] = position
         mj.mju_mat2Quat(model.cam_quat[camera], look_at(position, target).flatten())
@@ -181,7 +181,7 @@ class _Scene:
 
     def render(self) -> np.ndarray:
         renderer, flag = self._renderer, self._mujoco.mjtRndFlag
-        renderer.update_scene(self.env.data, _CAMERA, self._options)
+        renderer.update_scene(self.env.data, CAMERA, self._options)
         renderer.scene.flags[flag.mjRND_SHADOW] = 0
         renderer.scene.flags[flag.mjRND_REFLECTION] = 0
         fine = renderer.render()
@@ -220,7 +220,7 @@ class MetaWorldEnv(gym.Env[dict[str, Any], np.ndarray]):
         self.action_space = gym.spaces.Box(-1.0, 1.0, (self.action_spec.dim,), np.float32)
         self._scenes: dict[str, _Scene] = {}
         self._task = self.config.tasks[0]
-        self._state = np.zeros(39)
+        self._state, self._dense = np.zeros(39), 0.0
         self._decisions = 0
         self._image = np.zeros((size, size, 3), np.uint8)
         self._succeeded = False
@@ -243,7 +243,7 @@ class MetaWorldEnv(gym.Env[dict[str, Any], np.ndarray]):
             check_tasks((task,))
         self._task = task
         layout = int(self.np_random.integers(2**31)) if seed is None else seed
-        self._state = self._scene.reset(layout)
+        self._state = self._lay_out(layout)
         self._decisions, self._succeeded = 0, False
         self._image = self._scene.render()
         return self._observation(), {"success": False, "task": task, "layout": layout}
@@ -256,15 +256,23 @@ class MetaWorldEnv(gym.Env[dict[str, Any], np.ndarray]):
         self.action_spec.check(action, "MetaWorldEnv.step")
         success = False
         for _ in range(self.config.hold):
-            self.env.curr_path_length = 0  # the horizon is ours, counted in decisions
-            self._state, _, _, _, info = self.env.step(np.asarray(action, np.float64))
-            success = success or bool(info["success"])
+            success = self._control(np.asarray(action, np.float64)) or success
         self._decisions += 1
         self._image = self._scene.render()
         reward = float(success and not self._succeeded)
         self._succeeded = self._succeeded or success
         truncated = self._decisions >= self.config.horizon
         return self._observation(), reward, False, truncated, {"success": success}
+
+    def _lay_out(self, layout: int) -> np.ndarray:
+        """Resets the scene of the current task; returns Meta-World's state."""
+        return self._scene.reset(layout)
+
+    def _control(self, action: np.ndarray) -> bool:
+        """One control step of 1/80 s; whether the task is accomplished."""
+        self.env.curr_path_length = 0  # the horizon is ours, counted in decisions
+        self._state, self._dense, _, _, info = self.env.step(action)
+        return bool(info["success"])
 
     @property
     def env(self) -> Any:

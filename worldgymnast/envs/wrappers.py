@@ -5,7 +5,7 @@ Real and imagined environments speak the same way, so that one `rl.rollout.roll_
 - `reset(options={"starts": [Start, ...]})`, one start per row;
 - `step(chunks)` with float32 [b k a] returns {"image": uint8 [b h w 3]} and `info["frames"]` uint8 [b k h w 3];
 - at the last look `truncated` is set and `info` holds "score" (NaN where there is no verdict), "probability"
-  and "success_frame" (-1 for none), each [b].
+  (belief, or progress in an environment that reports it) and "success_frame" (-1 for none), each [b].
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ class ChunkedEnv(gym.Env[Observed, np.ndarray]):
         assert isinstance(self.env.observation_space, gym.spaces.Dict)
         self.observation_space = gym.spaces.Dict({"image": self.env.observation_space["image"]})
         self._successes: list[bool] = []
+        self._progress: list[float] = []
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observed, Observed]:
         """Lays out this row's start; a row beyond the end of the list repeats the last start."""
@@ -60,7 +61,7 @@ class ChunkedEnv(gym.Env[Observed, np.ndarray]):
                 "or a frame from the middle of an episode can be imagined from, not really started from"
             )
         observed, _ = self.env.reset(seed=start.layout, options={"task": start.task})
-        self._successes = [False]
+        self._successes, self._progress = [False], [0.0]
         return {"image": observed["image"]}, {}
 
     def step(self, action: np.ndarray) -> tuple[Observed, float, bool, bool, Observed]:
@@ -72,11 +73,12 @@ class ChunkedEnv(gym.Env[Observed, np.ndarray]):
             reward += float(gained)
             frames.append(observed["image"])
             self._successes.append(bool(info["success"]))
+            self._progress.append(float(info["success"] or info.get("progress", 0.0)))
         report: Observed = {"frames": np.stack(frames), "success": np.array(self._successes[-len(frames) :])}
         if truncated:
             hit = np.flatnonzero(self._successes)
             report["score"] = float(len(hit) > 0)
-            report["probability"] = float(len(hit) > 0)
+            report["probability"] = max(self._progress)
             report["success_frame"] = int(hit[0]) if len(hit) else -1
         return {"image": observed["image"]}, reward, False, truncated, report
 

@@ -9,11 +9,12 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor, nn
 
-from worldgymnast.rl.judging import Judging
+from worldgymnast.rl.judging import Judging, Reported
 from worldgymnast.rl.rollout import batches, group
 from worldgymnast.types import Policy, RolloutGroup, Start
 
 MakeEnv = Callable[[int, torch.Generator], VectorEnv[Any, Any, Any]]
+Reward = Callable[[RolloutGroup], RolloutGroup]
 
 
 class LocalPool:
@@ -27,12 +28,22 @@ class LocalPool:
         temperature: of sampling.
         seed: of sampling; each version of the weights has a random stream of its own, so that a resumed run goes on
             as the run that was never stopped.
+        rewarded: gives a judged group the rewards that are learned from, where these are not the verdicts.
     """
 
     def __init__(
-        self, policy: Policy, make_env: MakeEnv, judging: Judging, *, rows: int, temperature: float, seed: int
+        self,
+        policy: Policy,
+        make_env: MakeEnv,
+        judging: Judging | Reported,
+        *,
+        rows: int,
+        temperature: float,
+        seed: int,
+        rewarded: Reward | None = None,
     ):
         self.policy, self.make_env, self.judging, self.rows = policy, make_env, judging, rows
+        self.rewarded = rewarded
         self.temperature, self.seed, self.version = temperature, seed, 0
         self.generator = torch.Generator()
 
@@ -46,7 +57,12 @@ class LocalPool:
                 env, self.policy, wanted, temperature=self.temperature, generator=self.generator, version=self.version
             )
         ]
-        return lambda: group([rollout for batch in judged for rollout in batch()], group_size)
+
+        def finish() -> list[RolloutGroup]:
+            groups = group([rollout for batch in judged for rollout in batch()], group_size)
+            return groups if self.rewarded is None else [self.rewarded(each) for each in groups]
+
+        return finish
 
     def sync(self, weights: Mapping[str, Tensor], version: int) -> None:
         """See `RolloutPool.sync`."""

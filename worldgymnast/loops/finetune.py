@@ -1,4 +1,4 @@
-"""Finetuning a policy in a world model: component files and logged episodes in, a better policy out."""
+"""Finetuning a policy in a world model or a simulator: starts in, a better policy out."""
 
 from __future__ import annotations
 
@@ -16,14 +16,18 @@ from worldgymnast.config import Manifest, load_policy, save_component, to_dict
 from worldgymnast.envs.metaworld import MetaWorldConfig, MetaWorldEnv, instructions
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.execution.local import LocalPool
+from worldgymnast.execution.surrogate import Imagination, Surrogate, score_in
 from worldgymnast.loops.gather import Sample
 from worldgymnast.loops.reinforce import ReinforceConfig, Scored, reinforce
-from worldgymnast.loops.score import Imagination, layouts, real_env, score_imagined, score_real
+from worldgymnast.loops.score import layouts, real_env, score_real
 from worldgymnast.loops.trust import rollout_doubt
 from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.run import Run
-from worldgymnast.types import InputError, Judge, Metrics, Rollout, Start, WorldModel, in_range
+from worldgymnast.types import InputError, Judge, Metrics, Rollout, Start, in_range
 from worldgymnast.weights import identity, to_json, write_text
+
+FPS = 10.0
+"""Of videos where the rate of the actions is not known."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,7 @@ class FinetuneConfig:
 
 def finetune(
     policy: SmallVLA,
-    world: WorldModel,
-    judge: Judge,
+    surrogate: Surrogate,
     starts: Sample,
     out: Path,
     config: FinetuneConfig,
@@ -62,24 +65,23 @@ def finetune(
 
     Args:
         policy: where it begins.
-        world: the world model.
-        judge: gives the reward.
+        surrogate: where it practises, to the horizon of `config.rl`.
         starts: draws them.
         out: the run folder.
         config: the training.
         device: where to train.
         data: says where the starts come from: with the identities of the parts it tells this run from another.
-        audit: another judge, which gives no reward and looks at what `judge` calls a success.
+        audit: another judge, which gives no reward and looks at what the surrogate's calls a success.
     """
-    require_same(policy.action_spec, world.action_spec, "policy and world model")
+    require_same(policy.action_spec, surrogate.action_spec, "policy and world model")
     require_same(policy.action_spec, config.env.action_spec, "policy and real environment")
     result = out / "policy.safetensors"
-    inputs = {"policy": identity(policy), "world": identity(world), "judge": identity(judge), "starts": data}
+    inputs = {"policy": identity(policy), **surrogate.inputs, "starts": data}
     inputs |= {} if audit is None else {"audit": identity(audit)}
     with Run(out, to_dict(config) | {"inputs": inputs}) as run:
         if run.finished is None:
             trained = copy.deepcopy(policy).to(device)
-            metrics = _learn(trained, world, judge, starts, config, run, audit)
+            metrics = _learn(trained, surrogate, starts, config, run, audit)
             save_component(result, trained, Manifest(run.command, config.rl.seed, inputs["policy"], metrics))
             run.finish(metrics)
     return load_policy(result, device)
@@ -87,31 +89,36 @@ def finetune(
 
 def _learn(
     policy: SmallVLA,
-    world: WorldModel,
-    judge: Judge,
+    surrogate: Surrogate,
     starts: Sample,
     config: FinetuneConfig,
     run: Run,
     audit: Judge | None,
 ) -> Metrics:
     rl, chunk = config.rl, policy.config.chunk
-    imagine = Imagination(world, judge, chunk, rl.horizon, config.env.size)
-    looks = replace(imagine, every=chunk if rl.uncertainty == "off" else 1)  # nobody sees the frames between
-    acting = copy.deepcopy(policy)
-    pool = LocalPool(acting, looks, imagine.judging, rows=rl.rows, temperature=rl.temperature, seed=rl.seed)
+    doubt, sparse = None, surrogate.hasty()  # nobody sees the frames between two looks
+    if rl.uncertainty != "off":
+        if not isinstance(surrogate, Imagination):
+            raise InputError(f"--rl.uncertainty: found '{rl.uncertainty}' and no world model to doubt, expected off")
+        doubt, sparse = rollout_doubt(surrogate.world, surrogate.judge, chunk, rl.jitter, rl.rows), surrogate
+    pool = LocalPool(
+        copy.deepcopy(policy), sparse, surrogate.judging, rows=rl.rows, temperature=rl.temperature, seed=rl.seed,
+        rewarded=surrogate.rewarded,
+    )  # fmt: skip
     real = real_env(replace(config.env, horizon=rl.horizon), chunk, config.workers)
     try:
-        score = scorer(policy, imagine, real, config)
-        doubt = None if rl.uncertainty == "off" else rollout_doubt(world, judge, chunk, rl.jitter, rl.rows)
+        scored_on = layouts(config.env, rl.evaluate_starts, config.score_layout)
+        score = scorer(policy, surrogate, real, scored_on, rl.rows)
         metrics, scored = reinforce(policy, pool, starts, score, rl, run, doubt, audit)
         if scored is not None:
-            save_gallery(run, scored, world.fps)
+            save_gallery(run, scored, policy.action_spec.rate or FPS)
         return metrics
     except BaseException:
-        imagine.judging.abandon()
+        surrogate.abandon()
         raise
     finally:
         real.close()
+        surrogate.close()
 
 
 def photographs(env: MetaWorldConfig, per_task: int, first_layout: int) -> list[Start]:
@@ -165,21 +172,16 @@ def from_episodes(episodes: EpisodeSet, tasks: Sequence[str], middle: float) -> 
 
 
 def scorer(
-    policy: SmallVLA,
-    imagine: Imagination,
-    real: VectorEnv[Any, Any, Any],
-    config: FinetuneConfig,
+    policy: SmallVLA, surrogate: Surrogate, real: VectorEnv[Any, Any, Any], starts: Sequence[Start], rows: int
 ) -> Callable[[int], Scored | None]:
-    """Scores the greedy policy on the same starts, imagined and real."""
-    per_task = config.rl.evaluate_starts
+    """Scores the greedy policy on the same starts in the surrogate and for real; nothing where there are none."""
 
     def score(step: int) -> Scored | None:
-        if per_task == 0:
+        if not starts:
             return None
-        starts = layouts(config.env, per_task, config.score_layout)
         truly = score_real(policy, real, starts, temperature=0.0, seed=step)
         seen = [r.start for r in truly]
-        dreamt = score_imagined(policy, imagine, seen, rows=config.rl.rows, temperature=0.0, seed=step)
+        dreamt = score_in(surrogate, policy, seen, rows=rows, temperature=0.0, seed=step)
         return Scored(dreamt, truly)
 
     return score

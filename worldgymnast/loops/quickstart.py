@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from worldgymnast.config import load_judge, load_policy, load_world, to_dict
+from worldgymnast.execution.surrogate import Imagination
 from worldgymnast.ledger import FILE, Ledger
 from worldgymnast.loops.finetune import FinetuneConfig, finetune, from_photographs, photographs
 from worldgymnast.loops.reinforce import ReinforceConfig
@@ -83,7 +84,8 @@ def quickstart(
         with stage(out, "reinforcement learning"):
             finished = (out / "rl" / "summary.json").exists()
             photos = [] if finished else photographs(config.finetune.env, config.photographs, config.photograph_layout)
-            finetune(before, world, judge, from_photographs(photos), out / "rl", config.finetune, device)
+            imagine = Imagination.of(before, world, judge, config.finetune.rl.horizon)
+            finetune(before, imagine, from_photographs(photos), out / "rl", config.finetune, device)
         with stage(out, "real evaluation"):
             scored = replace(Recipe(), env=config.finetune.env, seeds=(0,), score=config.score)
             policies = {"before": files["policy"], "after": after}

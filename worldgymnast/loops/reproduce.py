@@ -23,16 +23,15 @@ from worldgymnast.envs.metaworld import MetaWorldConfig, instructions
 from worldgymnast.episodes.lerobot import LeRobotWriter, read
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.evaluation.agreement import GATE
+from worldgymnast.execution.surrogate import Imagination, Surrogate, score_in
 from worldgymnast.loops.finetune import FinetuneConfig, finetune, from_episodes
 from worldgymnast.loops.record import RecordConfig, episodes_of, record
 from worldgymnast.loops.score import (
-    Imagination,
     ScoreConfig,
     fidelity,
     gate,
     layouts,
     real_env,
-    score_imagined,
     score_real,
 )
 from worldgymnast.loops.train import (
@@ -180,16 +179,15 @@ def reproduce(out: Path, recipe: Recipe, device: str = "cpu") -> dict[str, Any]:
         with stage(out, f"reinforce {seed}"):
             config = replace(recipe.finetune, rl=replace(recipe.finetune.rl, seed=seed))
             starts = from_episodes(episodes, recipe.env.tasks, recipe.finetune.rl.middle)
-            finetune(policy, world, judge, starts, out / f"rl-{seed}", config, device, data_hash(episodes))
+            imagine = Imagination.of(policy, world, judge, config.rl.horizon)
+            finetune(policy, imagine, starts, out / f"rl-{seed}", config, device, data_hash(episodes))
     with stage(out, "evaluate"):
         policies = {"sft": out / "sft" / "policy.safetensors"}
         policies |= {f"rl-{s}": out / f"rl-{s}" / "policy.safetensors" for s in recipe.seeds}
         return evaluate(out / "evaluation.json", policies, recipe, device, world, judge)
 
 
-def check_world(
-    file: Path, world: WorldModel, judge: Judge, held: EpisodeSet, recipe: Recipe
-) -> Metrics:
+def check_world(file: Path, world: WorldModel, judge: Judge, held: EpisodeSet, recipe: Recipe) -> Metrics:
     """The gate before RL and the fidelity of the world on held-out rollouts; kept in `file`."""
     if file.exists():
         return json.loads(file.read_text())
@@ -227,7 +225,7 @@ def evaluate(
     chunk = next(iter(loaded.values())).config.chunk
     imagine = None
     if world is not None and judge is not None:
-        imagine = Imagination(world, judge, chunk, recipe.env.horizon, recipe.env.size)
+        imagine = Imagination.of(next(iter(loaded.values())), world, judge, recipe.env.horizon)
     env = real_env(recipe.env, chunk, recipe.score.workers)
     try:
         for name, policy in loaded.items():
@@ -239,7 +237,7 @@ def evaluate(
 
 
 def _outcomes(
-    policy: SmallVLA, env: Any, imagine: Imagination | None, recipe: Recipe, name: str
+    policy: SmallVLA, env: Any, surrogate: Surrogate | None, recipe: Recipe, name: str
 ) -> list[dict[str, Any]]:
     """One row per episode. RL seed s is scored on layouts of its own, any other policy on those of every seed."""
     seeds: Sequence[int] = [int(name.removeprefix("rl-"))] if name.startswith("rl-") else recipe.seeds
@@ -256,9 +254,9 @@ def _outcomes(
             {"task": r.start.task, "layout": r.start.layout, "seed": seed, "success": r.verdict.succeeded}
             for r in truly
         ]
-        if imagine is not None:
+        if surrogate is not None:
             seen = [r.start for r in truly]
-            dreamt = score_imagined(policy, imagine, seen, rows=side_by_side, temperature=temperature, seed=seed)
+            dreamt = score_in(surrogate, policy, seen, rows=side_by_side, temperature=temperature, seed=seed)
             part = [row | {"imagined": r.verdict.succeeded} for row, r in zip(part, dreamt, strict=True)]
         rows += part
     return rows

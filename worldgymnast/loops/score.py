@@ -1,4 +1,4 @@
-"""Scoring a policy on fixed starts: for real, imagined, or both; the paired tables and the gate before RL."""
+"""Scoring: a policy for real on fixed starts; world and judge on real rollouts, the gate before RL."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 
-from worldgymnast.envs.imagined import ImaginedVectorEnv
 from worldgymnast.envs.metaworld import MetaWorldConfig, MetaWorldEnv, instructions
 from worldgymnast.envs.wrappers import vectorise
 from worldgymnast.episodes.windows import EpisodeSet
@@ -24,42 +23,8 @@ from worldgymnast.evaluation.agreement import (
 from worldgymnast.evaluation.success import Outcome
 from worldgymnast.loops.replay import judged, replay, shuffled_actions
 from worldgymnast.policies.small_vla import SmallVLA
-from worldgymnast.rl.judging import Judging
-from worldgymnast.rl.rollout import batches, roll_out
+from worldgymnast.rl.rollout import roll_out
 from worldgymnast.types import Judge, Metrics, Rollout, Start, WorldModel, in_range
-
-
-@dataclass(frozen=True)
-class Imagination:
-    """Imagined environments in one world, and the judge of what happens in them.
-
-    Attributes:
-        world: the world model.
-        judge: the judge.
-        chunk: actions a look.
-        horizon: actions in a rollout.
-        size: height and width of a frame.
-        every: frames decoded, see `ImaginedVectorEnv`.
-    """
-
-    world: WorldModel
-    judge: Judge
-    chunk: int
-    horizon: int
-    size: int
-    every: int = 1
-
-    def __call__(self, rows: int, generator: torch.Generator) -> VectorEnv[Any, Any, Any]:
-        """An environment of that many rows, which draws from that generator and leaves the judging to `judging`."""
-        return ImaginedVectorEnv(
-            self.world, None, rows=rows, chunk=self.chunk, horizon=self.horizon, size=self.size, generator=generator,
-            every=self.every,
-        )  # fmt: skip
-
-    @functools.cached_property
-    def judging(self) -> Judging:
-        """The judge at work."""
-        return Judging(self.judge, self.chunk)
 
 
 @dataclass(frozen=True)
@@ -104,20 +69,7 @@ def score_real(
     return [replace(r, start=replace(r.start, frame=r.frames[0])) for r in rollouts]
 
 
-def score_imagined(
-    policy: SmallVLA, imagine: Imagination, starts: Sequence[Start], *, rows: int, temperature: float, seed: int
-) -> list[Rollout]:
-    """Imagined rollouts, `rows` side by side."""
-    generator = torch.Generator().manual_seed(seed)
-    env = imagine(min(len(starts), rows), generator)
-    found = batches(env, policy, starts, temperature=temperature, generator=generator)
-    judged = [imagine.judging.begin(batch) for batch in found]
-    return [rollout for batch in judged for rollout in batch()]
-
-
-def gate(
-    world: WorldModel, judge: Judge, held_out: EpisodeSet, *, horizon: int, stride: int, seed: int
-) -> Metrics:
+def gate(world: WorldModel, judge: Judge, held_out: EpisodeSet, *, horizon: int, stride: int, seed: int) -> Metrics:
     """How often world and judge together know the true outcome of held-out real rollouts, imagined again.
 
     Returns:
@@ -133,9 +85,7 @@ def gate(
     return gate_rates(verdicts, real.succeeded.tolist(), held_out.task)
 
 
-def gate_rates(
-    verdicts: Mapping[str, Sequence[Outcome]], truth: Sequence[bool], task: Sequence[str]
-) -> Metrics:
+def gate_rates(verdicts: Mapping[str, Sequence[Outcome]], truth: Sequence[bool], task: Sequence[str]) -> Metrics:
     """The numbers of `gate` from the verdicts on "real" frames and on "imagined" replays of n rollouts."""
     found: Metrics = {}
     for name, said in verdicts.items():

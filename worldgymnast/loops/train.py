@@ -38,12 +38,14 @@ class PolicyTraining:
     Attributes:
         policy: sizes.
         demonstrations: expert episodes per task that are imitated; the first ones logged.
+        successes: whether every other episode that succeeded is imitated too, whoever acted (SFT on everything).
         batch: looks a step.
         fit: the optimiser.
     """
 
     policy: SmallVLAConfig = SmallVLAConfig()
     demonstrations: int = 5
+    successes: bool = False
     batch: int = 64
     fit: FitConfig = FitConfig(steps=800, lr=1e-3)
 
@@ -145,12 +147,21 @@ def demonstrations(episodes: EpisodeSet, per_task: int) -> EpisodeSet:
     return episodes.select(np.concatenate(chosen))
 
 
+def imitated(episodes: EpisodeSet, config: PolicyTraining) -> EpisodeSet:
+    """What `config` imitates of `episodes`: demonstrations, and where it says so all other successes."""
+    demos = demonstrations(episodes, config.demonstrations)
+    if not config.successes:
+        return demos
+    others = episodes.succeeded & ~np.isin(episodes.first, demos.first)
+    return concatenate([demos, episodes.select(others)])
+
+
 def train_policy(episodes: EpisodeSet, out: Path, config: PolicyTraining, device: str = "cpu") -> SmallVLA:
     """Imitation learning; OUT/policy.safetensors."""
     result = out / "policy.safetensors"
     with Run(out, to_dict(config) | {"inputs": {"data": data_hash(episodes)}}) as run:
         if run.finished is None:
-            demos = demonstrations(episodes, config.demonstrations)
+            demos = imitated(episodes, config)
             torch.manual_seed(config.fit.seed)
             policy = SmallVLA(config.policy, episodes.spec).to(device)
             batches = imitation_batches(demos, config.policy.chunk, config.batch, config.fit.seed, INSTRUCTIONS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -132,6 +133,21 @@ def group(rollouts: Sequence[Rollout], size: int) -> list[RolloutGroup]:
     """Consecutive rollouts of the same start, `size` at a time, as groups."""
     groups = [rollouts[i : i + size] for i in range(0, len(rollouts), size)]
     return [RolloutGroup(members[0].start, tuple(members)) for members in groups]
+
+
+def densified(group: RolloutGroup) -> RolloutGroup:
+    """A group without a success, rewarded by how far each rollout came; any other as it is.
+
+    The dense reward is the verdict's probability (an environment that reports its progress in the place of a belief),
+    halved, so that none of it counts as a success.
+    """
+    if np.any(group.scores > 0):
+        return group
+    verdicts = [r.verdict for r in group.rollouts]
+    scores = [v.score if v.probability is None else v.probability / 2 for v in verdicts]
+    shaped = [replace(v, score=s) for v, s in zip(verdicts, scores, strict=True)]
+    members = zip(group.rollouts, shaped, strict=True)
+    return RolloutGroup(group.start, tuple(r.judged(v, r.looks_until_success) for r, v in members))
 
 
 def without_uncertain(

@@ -1,0 +1,201 @@
+"""Where a policy practises in the place of the real robot: in a world model before a judge, or in a simulator.
+
+Both are rolled out in the same way, from the same starts, and trained in by the same loop; so whatever is compared
+differs in nothing else.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from gymnasium.vector import VectorEnv
+
+from worldgymnast.actions import ActionSpec
+from worldgymnast.config import to_dict
+from worldgymnast.envs.imagined import ImaginedVectorEnv
+from worldgymnast.envs.simulator import SimulatorConfig, SimulatorEnv
+from worldgymnast.envs.wrappers import vectorise
+from worldgymnast.policies.small_vla import SmallVLA
+from worldgymnast.rl.judging import Judging, Reported
+from worldgymnast.rl.rollout import batches, densified
+from worldgymnast.types import Judge, Policy, Rollout, RolloutGroup, Start, WorldModel
+from worldgymnast.weights import identity
+
+
+class Surrogate(Protocol):
+    """What stands in for the real robot."""
+
+    @property
+    def action_spec(self) -> ActionSpec:
+        """What its actions mean."""
+        ...
+
+    @property
+    def judging(self) -> Judging | Reported:
+        """Gives the verdicts on what happens in it."""
+        ...
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What tells it from another."""
+        ...
+
+    def __call__(self, rows: int, generator: torch.Generator) -> VectorEnv[Any, Any, Any]:
+        """An environment of that many rows at most, which draws from that generator and leaves judging to `judging`."""
+        ...
+
+    def hasty(self) -> Surrogate:
+        """The same for a policy and a judge that see no frame between two looks."""
+        ...
+
+    def rewarded(self, group: RolloutGroup) -> RolloutGroup:
+        """The group with the rewards that are learned from, where these are not the verdicts."""
+        ...
+
+    def abandon(self) -> None:
+        """Something failed: asks nothing more."""
+        ...
+
+    def close(self) -> None:
+        """Frees what it holds, for now."""
+        ...
+
+
+@dataclass(frozen=True)
+class Imagination:
+    """Imagined environments in one world, and the judge of what happens in them.
+
+    Attributes:
+        world: the world model.
+        judge: the judge.
+        chunk: actions a look.
+        horizon: actions in a rollout.
+        size: height and width of a frame.
+        every: frames decoded, see `ImaginedVectorEnv`.
+    """
+
+    world: WorldModel
+    judge: Judge
+    chunk: int
+    horizon: int
+    size: int
+    every: int = 1
+
+    @classmethod
+    def of(cls, policy: SmallVLA, world: WorldModel, judge: Judge, horizon: int) -> Imagination:
+        """As `policy` acts, in frames of the world's size."""
+        return cls(world, judge, policy.config.chunk, horizon, world.frame_size[0])
+
+    def __call__(self, rows: int, generator: torch.Generator) -> VectorEnv[Any, Any, Any]:
+        """See `Surrogate`."""
+        return ImaginedVectorEnv(
+            self.world, None, rows=rows, chunk=self.chunk, horizon=self.horizon, size=self.size, generator=generator,
+            every=self.every,
+        )  # fmt: skip
+
+    @property
+    def judging(self) -> Judging:
+        """The judge at work."""
+        return self._judging
+
+    @functools.cached_property
+    def _judging(self) -> Judging:
+        return Judging(self.judge, self.chunk)
+
+    @property
+    def action_spec(self) -> ActionSpec:
+        """See `Surrogate`."""
+        return self.world.action_spec
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """See `Surrogate`."""
+        return {"world": identity(self.world), "judge": identity(self.judge)}
+
+    def hasty(self) -> Imagination:
+        """See `Surrogate`."""
+        return replace(self, every=self.chunk)
+
+    def rewarded(self, group: RolloutGroup) -> RolloutGroup:
+        """See `Surrogate`; here verdicts are the rewards."""
+        return group
+
+    def abandon(self) -> None:
+        """See `Surrogate`."""
+        self.judging.abandon()
+
+    def close(self) -> None:
+        """See `Surrogate`; nothing to free."""
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """A software simulator, which knows by itself what succeeded.
+
+    Attributes:
+        config: which one.
+        chunk: actions a look.
+        workers: processes that run it.
+        dense: whether a group whose binary rewards are all alike is rewarded by how far it came (dense reward).
+    """
+
+    config: SimulatorConfig
+    chunk: int
+    workers: int = 2
+    dense: bool = True
+
+    def __call__(self, rows: int, generator: torch.Generator) -> VectorEnv[Any, Any, Any]:
+        """See `Surrogate`; rows are processes, and nothing is drawn."""
+        del rows, generator
+        return self._env
+
+    @functools.cached_property
+    def _env(self) -> VectorEnv[Any, Any, Any]:
+        return vectorise(functools.partial(SimulatorEnv, self.config), self.workers, self.chunk)
+
+    @property
+    def judging(self) -> Reported:
+        """What the simulator says."""
+        return Reported()
+
+    @property
+    def action_spec(self) -> ActionSpec:
+        """See `Surrogate`."""
+        return self.config.env.action_spec
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """See `Surrogate`."""
+        return {"simulator": to_dict(self.config) | {"dense": self.dense}}
+
+    def hasty(self) -> Simulation:
+        """See `Surrogate`; every frame is rendered."""
+        return self
+
+    def rewarded(self, group: RolloutGroup) -> RolloutGroup:
+        """See `Surrogate`."""
+        return densified(group) if self.dense else group
+
+    def abandon(self) -> None:
+        """See `Surrogate`; a simulator asks nobody."""
+
+    def close(self) -> None:
+        """See `Surrogate`; its processes end."""
+        env = self.__dict__.pop("_env", None)
+        if env is not None:
+            env.close()
+
+
+def score_in(
+    surrogate: Surrogate, policy: Policy, starts: Sequence[Start], *, rows: int, temperature: float, seed: int
+) -> list[Rollout]:
+    """Judged rollouts of `policy` in a surrogate, `rows` side by side."""
+    generator = torch.Generator().manual_seed(seed)
+    env = surrogate(min(len(starts), rows), generator)
+    found = batches(env, policy, starts, temperature=temperature, generator=generator)
+    judged: list[Callable[[], list[Rollout]]] = [surrogate.judging.begin(batch) for batch in found]
+    return [rollout for batch in judged for rollout in batch()]
