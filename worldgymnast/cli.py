@@ -39,6 +39,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "distill": ("DATA...", "a world model that imagines in one step, from one that takes many"),
         "train-judge": ("DATA...", "a judge of success, from labelled episodes"),
         "rl": ("PRESET", "finetune a policy inside a world model"),
+        "adapt": ("", "finetune a policy for one scene, from one frame and one sentence"),
         "iter-sft": ("", "a baseline: imitate imagined successes, round by round"),
         "rl-simulator": ("PRESET", "a baseline: the same RL in a software simulator, wrong by one number"),
         "import-world": ("CHECKPOINT", "a published WorldGym checkpoint, as a world model of ours"),
@@ -61,8 +62,8 @@ COMMANDS = {name: about for group in GROUPS.values() for name, about in group.it
 FAMILIES = {name.partition(" ")[0] for name in COMMANDS if " " in name}
 """First words of the commands of two words."""
 GO_ON = (
-    "quickstart", "reproduce", "sft", "train-world", "distill", "train-judge", "rl", "iter-sft", "rl-simulator",
-    "evaluate",
+    "quickstart", "reproduce", "sft", "train-world", "distill", "train-judge", "rl", "adapt", "iter-sft",
+    "rl-simulator", "evaluate",
 )  # fmt: skip
 """What can be killed and goes on when run again."""
 WHOLE = ("record", "record-policy", "data convert")

@@ -226,6 +226,29 @@ def resize(frames: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
     return out.reshape(*frames.shape[:-3], height, width, 3)
 
 
+def picture(path: Path) -> np.ndarray:
+    """The picture in a file, uint8 [h w 3].
+
+    Raises:
+        InputError: there is no file, or none that holds a picture.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: found no file, expected a picture (.png, .jpg, ...); check the path")
+    try:
+        with Image.open(path) as found:
+            return np.array(found.convert("RGB"))
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: found no picture that can be read ({error}), expected .png or .jpg") from error
+
+
+def square(frame: np.ndarray) -> np.ndarray:
+    """The middle square of uint8 [h w 3]."""
+    height, width = frame.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return frame[top : top + side, left : left + side]
+
+
 def enlarge(frames: np.ndarray, factor: int) -> np.ndarray:
     """Repeats every pixel of [... h w 3] `factor` times along both sides."""
     return frames.repeat(factor, axis=-2).repeat(factor, axis=-3)  # the wide axis last: whole rows are copied

@@ -3,6 +3,7 @@
 A field named `config` lends its fields as flags without a prefix: `worldgymnast rl metaworld --rl.group-size 4`.
 """
 
+from worldgymnast.commands.adapt import Adapt
 from worldgymnast.commands.baselines import IterSft, RlSimulator
 from worldgymnast.commands.command import Command
 from worldgymnast.commands.data import DataCheck, DataConvert, Record, RecordPolicy
@@ -28,6 +29,7 @@ KINDS: dict[str, type[Command]] = {
     "distill": Distill,
     "train-judge": TrainJudge,
     "rl": Rl,
+    "adapt": Adapt,
     "iter-sft": IterSft,
     "rl-simulator": RlSimulator,
     "import-world": ImportWorld,

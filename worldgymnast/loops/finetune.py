@@ -74,7 +74,8 @@ def finetune(
         audit: another judge, which gives no reward and looks at what the surrogate's calls a success.
     """
     require_same(policy.action_spec, surrogate.action_spec, "policy and world model")
-    require_same(policy.action_spec, config.env.action_spec, "policy and real environment")
+    if config.rl.evaluate_starts:
+        require_same(policy.action_spec, config.env.action_spec, "policy and real environment")
     result = out / "policy.safetensors"
     inputs = {"policy": identity(policy), **surrogate.inputs, "starts": data}
     inputs |= {} if audit is None else {"audit": identity(audit)}
@@ -105,7 +106,7 @@ def _learn(
         copy.deepcopy(policy), sparse, surrogate.judging, rows=rl.rows, temperature=rl.temperature, seed=rl.seed,
         rewarded=surrogate.rewarded,
     )  # fmt: skip
-    real = real_env(replace(config.env, horizon=rl.horizon), chunk, config.workers)
+    real = real_env(replace(config.env, horizon=rl.horizon), chunk, config.workers) if rl.evaluate_starts else None
     try:
         scored_on = layouts(config.env, rl.evaluate_starts, config.score_layout)
         score = scorer(policy, surrogate, real, scored_on, rl.rows)
@@ -117,7 +118,8 @@ def _learn(
         surrogate.abandon()
         raise
     finally:
-        real.close()
+        if real is not None:
+            real.close()
         surrogate.close()
 
 
@@ -172,12 +174,12 @@ def from_episodes(episodes: EpisodeSet, tasks: Sequence[str], middle: float) -> 
 
 
 def scorer(
-    policy: SmallVLA, surrogate: Surrogate, real: VectorEnv[Any, Any, Any], starts: Sequence[Start], rows: int
+    policy: SmallVLA, surrogate: Surrogate, real: VectorEnv[Any, Any, Any] | None, starts: Sequence[Start], rows: int
 ) -> Callable[[int], Scored | None]:
     """Scores the greedy policy on the same starts in the surrogate and for real; nothing where there are none."""
 
     def score(step: int) -> Scored | None:
-        if not starts:
+        if real is None or not starts:
             return None
         truly = score_real(policy, real, starts, temperature=0.0, seed=step)
         seen = [r.start for r in truly]

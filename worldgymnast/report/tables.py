@@ -32,11 +32,11 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def success(table: SuccessTable) -> Table:
-    """Real success per task before and after with 95 % intervals and counts, and the paired difference."""
+def success(table: SuccessTable, title: str = "Real success") -> Table:
+    """Success per task before and after with 95 % intervals and counts, and the paired difference."""
     from rich.markup import escape
 
-    shown = _table("Real success, 95 % intervals", "task", "before", "after", "paired difference", "")
+    shown = _table(f"{title}, 95 % intervals", "task", "before", "after", "paired difference", "")
     for row in table.rows:
         cells = (row.task, str(row.before), str(row.after), str(row.difference), "worse" if row.worse else "")
         shown.add_row(*map(escape, cells))

@@ -1,8 +1,8 @@
 """Group-relative advantages and the clipped policy-gradient loss, on one page.
 
 GRPO (Shao et al. 2024, arXiv 2402.03300) with the asymmetric clip and the dynamic sampling of DAPO (Yu et al. 2025,
-arXiv 2503.14476): no value network, no KL term, no entropy term. A rollout's advantage is the same for every token
-until the judged success; what follows success gets no gradient.
+arXiv 2503.14476): no value network, no entropy term, no KL term unless `kl` asks for one. A rollout's advantage is the
+same for every token until the judged success; what follows success gets no gradient.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from worldgymnast.types import Metrics, RolloutGroup
+from worldgymnast.types import Metrics, RolloutGroup, in_range
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class ObjectiveConfig:
         epsilon: added to a group's standard deviation.
         mean_low: groups whose mean reward lies below carry no signal and are dropped.
         mean_high: and those above.
+        kl: weight of the divergence from the start policy, in nats a token; an anchor for what should not be forgotten.
     """
 
     clip_low: float = 0.2
@@ -35,6 +36,11 @@ class ObjectiveConfig:
     epsilon: float = 1e-6
     mean_low: float = 0.1
     mean_high: float = 0.9
+    kl: float = 0.0
+
+    def __post_init__(self) -> None:
+        in_range(self, 0, "clip_low", "epsilon", "mean_low", "mean_high", "kl")
+        in_range(self, 0, "clip_high", high=100)
 
 
 def has_signal(group: RolloutGroup, config: ObjectiveConfig) -> bool:
@@ -53,6 +59,17 @@ def advantages(scores: Float[np.ndarray, " n"], epsilon: float) -> Float[np.ndar
 def token_mask(looks: Sequence[int], n: int) -> Bool[Tensor, "r n"]:
     """True for the looks of each rollout that acted before the judged success."""
     return torch.arange(n)[None] < torch.tensor(list(looks))[:, None]
+
+
+def divergence(logprobs: Float[Tensor, " t"], reference: Float[Tensor, " t"]) -> Float[Tensor, " t"]:
+    """An unbiased, never negative estimate of KL(policy || reference) from sampled tokens (GRPO, eq. 4).
+
+    Args:
+        logprobs: of the tokens under the policy that sampled them.
+        reference: and under the one it is held to.
+    """
+    gap = reference - logprobs
+    return gap.exp() - 1 - gap
 
 
 def policy_loss(

@@ -144,7 +144,7 @@ def densified(group: RolloutGroup) -> RolloutGroup:
     if np.any(group.scores > 0):
         return group
     verdicts = [r.verdict for r in group.rollouts]
-    scores = [v.score if v.probability is None else v.probability / 2 for v in verdicts]
+    scores = [v.score if v.score is None or v.probability is None else v.probability / 2 for v in verdicts]
     shaped = [replace(v, score=s) for v, s in zip(verdicts, scores, strict=True)]
     members = zip(group.rollouts, shaped, strict=True)
     return RolloutGroup(group.start, tuple(r.judged(v, r.looks_until_success) for r, v in members))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from worldgymnast.rl.objective import ObjectiveConfig, advantages, has_signal, policy_loss, token_mask
+from worldgymnast.rl.objective import ObjectiveConfig, advantages, divergence, has_signal, policy_loss, token_mask
 from worldgymnast.run import Run, load_into, load_optimizer_tensors, optimizer_tensors
 from worldgymnast.types import ActionChunk, Metrics, Observation, Policy, Rollout, RolloutGroup, in_range
 
@@ -170,10 +170,13 @@ class Trainer:
             new, recorded.unflatten(0, shape), advantage, mask, total, self.config.objective
         )
         metrics["entropy"] = float(-fresh.detach().mean())
-        if compare:
+        anchor = self.config.objective.kl
+        if compare or anchor:
             with torch.no_grad():
-                gap = self.reference.logprobs(obs, chunk) - fresh
-                metrics["kl_to_start"] = float((gap.exp() - 1 - gap).mean())
+                reference = self.reference.logprobs(obs, chunk)
+            away = divergence(fresh, reference).mean()
+            metrics["kl_to_start"] = float(away.detach())
+            loss = loss + anchor * away * len(part) / total if anchor else loss
         return loss, metrics
 
 

@@ -1,0 +1,182 @@
+"""The command adapt: test-time training on one scene."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+
+from worldgymnast.commands.command import (
+    LENT,
+    REPORT,
+    Computing,
+    Weights,
+    agree,
+    conclude,
+    drives,
+    parts,
+    read,
+    sees,
+    wrote,
+)
+from worldgymnast.config import load_judge, load_policy, load_world
+from worldgymnast.envs.metaworld import INSTRUCTIONS, MetaWorldConfig, check_tasks, instructions
+from worldgymnast.evaluation.success import Rate
+from worldgymnast.execution.surrogate import Imagination
+from worldgymnast.judges.combined import check
+from worldgymnast.ledger import FILE, Ledger
+from worldgymnast.loops import reproduce
+from worldgymnast.loops.finetune import from_episodes, from_photographs, photographs
+from worldgymnast.loops.quickstart import QuickstartConfig
+from worldgymnast.loops.score import ScoreConfig, real_env, score_real
+from worldgymnast.loops.test_time import AdaptConfig, adapt, forgetting, strange_frame, strange_sentence
+from worldgymnast.policies.small_vla import SmallVLA
+from worldgymnast.report import tables
+from worldgymnast.report.collect import collect
+from worldgymnast.report.report import write
+from worldgymnast.types import InputError, Start, in_range
+from worldgymnast.video import picture, resize, square
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapt(Computing):
+    """Test-time training: reinforcement learning from one frame and one sentence, in the world as it is.
+
+    Attributes:
+        config: the training.
+        frame: a picture of the scene.
+        instruction: what is to be done there.
+        task: the task's name, for judges that have thresholds or criteria by task, and for --layout.
+        layout: instead of a picture, that layout of --task in the real environment, where both policies are also tried.
+        crop: take the middle square of a picture that is none.
+        anyway: go on with a frame or a sentence unlike all that is known.
+        policy: the policy's file; the starter's if left out.
+        world: the world model's file; the starter's if left out.
+        judge: the judge's file; the starter's if left out.
+        data: data sets of other scenes, for replay and to measure what is forgotten; without, photographs.
+        photographs: of how many new layouts a task.
+        others: starts a task from which it is measured, imagined, what is forgotten.
+        real: also real episodes a task, before and after; 0 for none.
+        out: the run folder.
+    """
+
+    config: Annotated[AdaptConfig, LENT] = field(default_factory=AdaptConfig)
+    frame: Annotated[Path | None, tyro.conf.arg(metavar="IMAGE")] = None
+    instruction: Annotated[str, tyro.conf.arg(metavar="TEXT")] = ""
+    task: Annotated[str, tyro.conf.arg(metavar="NAME")] = ""
+    layout: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    crop: bool = False
+    anyway: bool = False
+    policy: Weights = None
+    world: Weights = None
+    judge: Weights = None
+    data: tuple[Path, ...] = ()
+    photographs: int = 30
+    others: int = 8
+    real: int = 0
+    out: Path
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_range(self, 1, "photographs")
+        in_range(self, 0, "others", "real")
+        if (self.frame is None) == (self.layout is None):
+            raise InputError("--frame, --layout: found both or neither, expected a picture or a layout of --task")
+        if self.layout is not None and not self.task:
+            raise InputError("--layout: found no --task, expected a task of Meta-World that has this layout")
+        if self.frame is not None and not self.instruction.strip():
+            raise InputError("--instruction: found nothing, expected a sentence such as 'open the drawer'")
+
+    def __call__(self) -> int:
+        """Trains, prints what was won and what was forgotten, and writes the report."""
+        self.prepare()
+        files = parts(policy=self.policy, world=self.world, judge=self.judge)
+        policy, world = load_policy(files["policy"], self.device), load_world(files["world"], self.device)
+        judge = load_judge(files["judge"], self.device, Ledger(self.out / FILE))
+        agree(files["policy"], policy.action_spec, files["world"], world.action_spec)
+        env = MetaWorldConfig(size=world.frame_size[0], horizon=self.config.rl.horizon)
+        if self.layout is not None or self.real or not self.data:
+            drives(files["policy"], policy, env)
+        start = self._start(env)
+        check(judge, [(start.task, start.instruction)])
+        if self.data:
+            episodes = read(self.data, None)
+            sees(world, episodes.size, "data convert SOURCE TARGET --size")
+            others = from_episodes(episodes, sorted(set(episodes.task)), 0.0)
+            drawn = others(np.random.default_rng(self.config.rl.seed), self.others * len(set(episodes.task)))
+            known, measured = drawn, drawn
+        else:
+            first = QuickstartConfig().photograph_layout
+            known = photographs(env, self.photographs, first)
+            others = from_photographs(known)
+            measured = photographs(env, self.others, first + self.photographs) if self.others else []
+        imagine = Imagination.of(policy, world, judge, self.config.rl.horizon)
+        self._familiar(imagine, start, known)
+        source = f"{start.task} {start.instruction} {start.layout} {start.frame.tobytes().hex()[:64]}"
+        after = adapt(policy, imagine, start, others, self.out, self.config, self.device, source)
+        found = forgetting((policy, after), imagine, start, measured, self.config)
+        print(f"This scene, imagined, sampled: before {found.before}, after {found.after}.")
+        if found.others is not None:
+            tables.show(tables.success(found.others, "Other scenes, imagined"))
+        return self._really(policy, after, start, env, files["policy"])
+
+    def _start(self, env: MetaWorldConfig) -> Start:
+        """The scene in question."""
+        if self.frame is None:
+            check_tasks((self.task,))
+            assert self.layout is not None
+            start = photographs(replace(env, tasks=(self.task,)), 1, self.layout)[0]
+            return replace(start, instruction=self.instruction.strip() or instructions(self.task)[0])
+        shown = picture(self.frame)
+        height, width = shown.shape[:2]
+        if height != width and not self.crop:
+            raise InputError(
+                f"{self.frame}: found {width}x{height} pixels, expected a square picture, as the world model has; add "
+                "--crop to take the middle, or crop it to what the robot's camera sees"
+            )
+        return Start(resize(square(shown), env.size), self.instruction.strip(), self.task)
+
+    def _familiar(self, imagine: Imagination, start: Start, known: Sequence[Start]) -> None:
+        """Raises where frame or sentence are unlike all that is known, unless that is wanted."""
+        sentences = [other.instruction for other in known]
+        sentences += [words for group in INSTRUCTIONS.values() for words in group]
+        doubts = {
+            "--frame" if self.frame else "--layout": strange_frame(imagine, start.frame, known),
+            "--instruction": strange_sentence(start.instruction, sentences),
+        }
+        for flag, doubt in doubts.items():
+            if doubt and not self.anyway:
+                raise InputError(f"{flag}: {doubt}; train world, policy and judge on such data, or add --anyway")
+            if doubt:
+                print(f"{flag}: {doubt}")
+
+    def _really(self, before: SmallVLA, after: SmallVLA, start: Start, env: MetaWorldConfig, policy: Path) -> int:
+        """Real success, before and after: from this scene where it can be laid out, and of all tasks."""
+        result = self.out / "policy.safetensors"
+        if start.layout is not None:
+            real = real_env(env, before.config.chunk, 2)
+            try:
+                rates = [
+                    Rate.of(
+                        r.verdict.succeeded
+                        for r in score_real(
+                            each, real, [start] * self.config.trials, temperature=self.config.rl.temperature, seed=0
+                        )
+                    )
+                    for each in (before, after)
+                ]
+            finally:
+                real.close()
+            print(f"This scene, real, sampled: before {rates[0]}, after {rates[1]}.")
+        if self.real:
+            recipe = replace(reproduce.Recipe(), env=env, seeds=(0,), score=ScoreConfig(per_task=self.real))
+            policies = {"before": policy, "after": result}
+            conclude(self.out, reproduce.evaluate(self.out / "evaluation.json", policies, recipe, self.device))
+        else:
+            write(self.out / REPORT, collect(self.out))
+            print(f"Report: {self.out / REPORT}")
+        return wrote(result)
