@@ -40,6 +40,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "train-judge": ("DATA...", "a judge of success, from labelled episodes"),
         "rl": ("PRESET", "finetune a policy inside a world model"),
         "adapt": ("", "finetune a policy for one scene, from one frame and one sentence"),
+        "dyna": ("", "real rollouts, world and judge again, RL again: round by round"),
         "iter-sft": ("", "a baseline: imitate imagined successes, round by round"),
         "rl-simulator": ("PRESET", "a baseline: the same RL in a software simulator, wrong by one number"),
         "import-world": ("CHECKPOINT", "a published WorldGym checkpoint, as a world model of ours"),
@@ -62,7 +63,7 @@ COMMANDS = {name: about for group in GROUPS.values() for name, about in group.it
 FAMILIES = {name.partition(" ")[0] for name in COMMANDS if " " in name}
 """First words of the commands of two words."""
 GO_ON = (
-    "quickstart", "reproduce", "sft", "train-world", "distill", "train-judge", "rl", "adapt", "iter-sft",
+    "quickstart", "reproduce", "sft", "train-world", "distill", "train-judge", "rl", "adapt", "dyna", "iter-sft",
     "rl-simulator", "evaluate",
 )  # fmt: skip
 """What can be killed and goes on when run again."""

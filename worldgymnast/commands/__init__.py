@@ -12,7 +12,7 @@ from worldgymnast.commands.judge import JudgeCalibrate, JudgeCompare
 from worldgymnast.commands.measure import Evaluate, EvalWorld, Report
 from worldgymnast.commands.published import ImportWorld
 from worldgymnast.commands.train import Distill, Rl, Sft, TrainJudge, TrainWorld
-from worldgymnast.commands.whole import Doctor, Quickstart, Reproduce
+from worldgymnast.commands.whole import Doctor, Dyna, Quickstart, Reproduce
 
 __all__ = ["KINDS", "Command"]
 
@@ -30,6 +30,7 @@ KINDS: dict[str, type[Command]] = {
     "train-judge": TrainJudge,
     "rl": Rl,
     "adapt": Adapt,
+    "dyna": Dyna,
     "iter-sft": IterSft,
     "rl-simulator": RlSimulator,
     "import-world": ImportWorld,

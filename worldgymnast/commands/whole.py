@@ -1,19 +1,20 @@
-"""The commands that do everything: doctor, quickstart, reproduce."""
+"""The commands that do everything: doctor, quickstart, reproduce, dyna."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 import tyro
 
 from worldgymnast import doctor, presets
-from worldgymnast.commands.command import LENT, Command, Computing, Weights, agree, conclude, drives, parts, sees
-from worldgymnast.config import load_policy, load_world, to_dict
-from worldgymnast.envs.metaworld import check_tasks
+from worldgymnast.commands.command import LENT, Command, Computing, Weights, agree, conclude, drives, parts, read, sees
+from worldgymnast.config import load_classifier, load_policy, load_world, to_dict
+from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks
 from worldgymnast.loops import reproduce
+from worldgymnast.loops.dyna import DynaConfig, dyna
 from worldgymnast.loops.finetune import FinetuneConfig
 from worldgymnast.loops.quickstart import QuickstartConfig, quickstart
 from worldgymnast.loops.record import RecordConfig
@@ -63,6 +64,44 @@ class Quickstart(Computing):
         check_tasks(env.tasks)
         found = quickstart(self.out, self.config, files, self.device)
         conclude(self.out, found)
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dyna(Computing):
+    """Rounds of real rollouts of the newest policy, more training of world and judge on them, and RL again.
+
+    Attributes:
+        config: the rounds, and the real-robot budget.
+        data: the labelled data sets that world and judge were trained on.
+        policy: the policy's file; the starter's if left out.
+        world: the world model's file; the starter's if left out.
+        judge: the learned judge's file; the starter's if left out.
+        out: the run folder.
+    """
+
+    hidden: ClassVar[Mapping[type, str]] = {MetaWorldConfig: "horizon"}
+    instead: ClassVar[str] = "use --finetune.rl.horizon"
+    config: Annotated[DynaConfig, LENT] = field(default_factory=DynaConfig)
+    data: tuple[Path, ...]
+    policy: Weights = None
+    world: Weights = None
+    judge: Weights = None
+    out: Path
+
+    def __call__(self) -> int:
+        """Runs every stage that is not finished, prints the table and writes the report."""
+        self.prepare()
+        env = self.config.finetune.env
+        paths = parts(policy=self.policy, world=self.world, judge=self.judge)
+        policy, world = load_policy(paths["policy"], self.device), load_world(paths["world"], self.device)
+        judge = load_classifier(paths["judge"], self.device)
+        agree(paths["policy"], policy.action_spec, paths["world"], world.action_spec)
+        drives(paths["policy"], policy, env, "--finetune.env.hold")
+        sees(world, (env.size, env.size), "--finetune.env.size")
+        check_tasks(env.tasks)
+        old = read(self.data, env.size)
+        conclude(self.out, dyna(paths["policy"], (policy, world, judge), old, self.out, self.config, self.device))
         return 0
 
 

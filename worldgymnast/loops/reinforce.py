@@ -104,6 +104,11 @@ class ReinforceConfig(GatherConfig):
         in_range(self, 0, "middle", high=1)
 
 
+def scorings(config: ReinforceConfig) -> list[int]:
+    """The steps at which the policy is scored, unless an alarm ends the training before."""
+    return [s for s in range(config.steps + 1) if s % config.evaluate_every == 0 or s == config.steps]
+
+
 def reinforce(
     policy: Policy,
     pool: RolloutPool,

@@ -78,14 +78,22 @@ def collect(run: Path) -> Report:
 
 
 def success(evaluation: Mapping[str, Rows]) -> SuccessTable | None:
-    """The paired table of an evaluation: its first policy against all others together; None where one is missing."""
+    """The paired table of an evaluation: its first policy against `_after`; None where one is missing."""
     names = list(evaluation)
     if len(names) < 2:
         return None
-    after = [row for name in names[1:] for row in evaluation[name]]
+    after = [row for name in _after(evaluation) for row in evaluation[name]]
     there = {(row["task"], row["layout"], row["seed"]) for row in after}
     before = [row for row in evaluation[names[0]] if (row["task"], row["layout"], row["seed"]) in there]
     return success_table(_results(before), _results(after))
+
+
+def _after(evaluation: Mapping[str, Rows]) -> list[str]:
+    """The policies that are compared with the first: all others where each has layouts of its own, as RL seeds have;
+    the last one where they were tried on the same, as those of rounds are."""
+    others = list(evaluation)[1:]
+    places = [(row["task"], row["layout"], row["seed"]) for name in others for row in evaluation[name]]
+    return others if len(places) == len(set(places)) else others[-1:]
 
 
 def _results(rows: Rows) -> list[EpisodeResult]:
@@ -208,7 +216,7 @@ def _gap(rows: Rows, config: Mapping[str, Any]) -> list[GapRow]:
 def evaluated(evaluation: Mapping[str, Rows]) -> list[GapRow]:
     """Imagined against real success on the starts of the evaluation: the first policy, and all others together."""
     names = list(evaluation)
-    groups = {"evaluation, before": names[:1], "evaluation, after": names[1:]}
+    groups = {"evaluation, before": names[:1], "evaluation, after": _after(evaluation)}
     found = []
     for when, members in groups.items():
         rows = [row for name in members for row in evaluation[name] if "imagined" in row]
@@ -293,8 +301,10 @@ def _notes(
             f"{_share(success_rate)} of the true successes and {_share(failure_rate)} of the true failures "
             "(90 % of each is asked for)."
         )
-    if len(evaluation) > 2:
-        notes.append(f"The policy after is {len(evaluation) - 1} policies, one a seed, each on layouts of its own.")
+    if len(after := _after(evaluation)) > 1:
+        notes.append(f"The policy after is {len(after)} policies, one a seed, each on layouts of its own.")
+    elif len(evaluation) > 2:
+        notes.append(f"The policy after is that of '{after[0]}'; the others were tried on the same layouts.")
     if len(learners) > 1:
         notes.append(f"Imagined against real success and the videos are those of {learners[0].name}.")
     return notes
