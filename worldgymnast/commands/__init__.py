@@ -4,6 +4,7 @@ A field named `config` lends its fields as flags without a prefix: `worldgymnast
 """
 
 from worldgymnast.commands.adapt import Adapt
+from worldgymnast.commands.agree import Agree
 from worldgymnast.commands.baselines import IterSft, RlSimulator
 from worldgymnast.commands.command import Command
 from worldgymnast.commands.data import DataCheck, DataConvert, Record, RecordPolicy
@@ -40,6 +41,7 @@ KINDS: dict[str, type[Command]] = {
     "judge ensemble": JudgeEnsemble,
     "evaluate": Evaluate,
     "eval-world": EvalWorld,
+    "agree": Agree,
     "judge calibrate": JudgeCalibrate,
     "judge compare": JudgeCompare,
     "report": Report,

@@ -3,7 +3,8 @@
 Frames: PSNR, and SSIM (Wang et al. 2004, Gaussian window of 11 pixels, sigma 1.5, K = 0.01 and 0.03). Verdicts: true
 rates, balanced accuracy, and the area under the ROC curve (Hanley & McNeil 1982, ties count one half). Success rates of
 several policies or tasks, imagined against real: Pearson, Spearman, and the mean maximum rank violation of SIMPLER
-(Li et al. 2024, arXiv 2405.05941, eq. 1 and 2). Intervals are 95 % percentile bootstraps with a given seed.
+(Li et al. 2024, arXiv 2405.05941, eq. 1 and 2). Intervals are 95 % percentile bootstraps with a given seed, over points
+or, for several policies in several tasks, over both.
 
 Left out: learned perceptual distances (LPIPS, FVD), which need weights from elsewhere.
 """
@@ -11,8 +12,10 @@ Left out: learned perceptual distances (LPIPS, FVD), which need weights from els
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 from scipy import ndimage, stats
 
 from worldgymnast.evaluation.success import (
@@ -208,6 +211,49 @@ def spearman(imagined: Numbers, real: Numbers, seed: int = 0, resamples: int = R
 def mmrv(imagined: Numbers, real: Numbers, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
     """Mean maximum rank violation of [n] imagined and real success rates: 0 is a perfect order; NaN where n < 2."""
     return _bootstrapped(_rows_mmrv, imagined, real, seed, resamples)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well a stand-in for reality orders policies as reality does."""
+
+    pearson: Estimate
+    spearman: Estimate
+    mmrv: Estimate
+
+
+def agreement(
+    imagined: Float[np.ndarray, "p t"], real: Float[np.ndarray, "p t"], seed: int = 0, resamples: int = RESAMPLES
+) -> Agreement:
+    """Agreement on the mean success of p policies over t tasks; intervals by resampling both policies and tasks.
+
+    Args:
+        imagined: success rates in the stand-in.
+        real: and in reality, of the same policies in the same tasks.
+        seed: of the bootstrap.
+        resamples: how many.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if imagined.shape != real.shape or imagined.ndim != 2:
+        raise ValueError(f"agreement: found shapes {imagined.shape} and {real.shape}, expected two equal [p t]")
+    policies, tasks = imagined.shape
+    generator = np.random.default_rng(seed)
+    chosen = generator.integers(0, policies, (resamples, policies))
+    drawn = generator.integers(0, tasks, (resamples, tasks))
+    count = np.zeros((resamples, tasks))
+    np.add.at(count, (np.arange(resamples)[:, None], drawn), 1 / tasks)  # how much each task weighs in each resample
+    x, y = (np.take_along_axis(count @ rates.T, chosen, axis=1) for rates in (imagined, real))
+
+    def estimate(statistic: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Estimate:
+        value = float(statistic(imagined.mean(1)[None], real.mean(1)[None])[0]) if policies > 1 else float("nan")
+        draws = np.concatenate([statistic(x[i : i + 1000], y[i : i + 1000]) for i in range(0, resamples, 1000)])
+        known = draws[np.isfinite(draws)]
+        low, high = np.quantile(known, [0.025, 0.975]) if len(known) and np.isfinite(value) else (np.nan, np.nan)
+        return Estimate(value, float(low), float(high))
+
+    return Agreement(estimate(_rows_pearson), estimate(_rows_spearman), estimate(_rows_mmrv))
 
 
 def success_gap(

@@ -1,0 +1,104 @@
+"""The command agree: whether a world model orders policies as reality does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from tyro.conf import Positional
+
+from worldgymnast.commands.command import LENT, Computing, Weights, drives, parts, sees, wrote
+from worldgymnast.commands.command import agree as same_actions
+from worldgymnast.config import load_judge, load_policy, load_world, to_dict
+from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks
+from worldgymnast.envs.simulator import SimulatorConfig
+from worldgymnast.evaluation.success import Rate
+from worldgymnast.execution.surrogate import Imagination, Simulation, Surrogate
+from worldgymnast.ledger import FILE, Ledger
+from worldgymnast.loops.agree import REAL, AgreeConfig, agreements, outcomes
+from worldgymnast.report import tables
+from worldgymnast.report.agree import Seen, scatter, sheets
+from worldgymnast.report.world import page
+from worldgymnast.run import Run
+from worldgymnast.types import InputError
+from worldgymnast.weights import identity, write_bytes, write_text
+
+ENOUGH = 12
+"""Policies below which an agreement says little."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agree(Computing):
+    """Many policies, real and imagined, from the same starts: correlation, rank violation, a picture.
+
+    Attributes:
+        policies: their files; a dozen or more, of trainings that do not depend on one another.
+        config: on how much, and by which horizons.
+        world: the world model's file; the starter's if left out.
+        judge: the judge's file; the starter's if left out.
+        beside: also a software simulator, which is wrong.
+        simulator: which simulator, and how wrong.
+        out: the run folder.
+    """
+
+    hidden: ClassVar[Mapping[type, str]] = {MetaWorldConfig: "horizon", SimulatorConfig: "env"}
+    instead: ClassVar[str] = "use --lengths, and --env for what the simulator simulates"
+    policies: Positional[tuple[Path, ...]]
+    config: Annotated[AgreeConfig, LENT] = AgreeConfig()
+    world: Weights = None
+    judge: Weights = None
+    beside: bool = False
+    simulator: SimulatorConfig = SimulatorConfig()
+    out: Path
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.policies) < 2:
+            raise InputError(f"policies: found {len(self.policies)}, expected at least 2, better {ENOUGH} or more")
+        if len(set(self.policies)) < len(self.policies):
+            raise InputError("policies: found one twice, expected each once")
+
+    def __call__(self) -> int:
+        """Rolls all out, prints the tables, and writes them and the picture."""
+        self.prepare()
+        env = replace(self.config.env, horizon=max(self.config.lengths))
+        files = parts(world=self.world, judge=self.judge)
+        world = load_world(files["world"], self.device)
+        judge = load_judge(files["judge"], self.device, Ledger(self.out / FILE))
+        sees(world, (env.size, env.size), "--env.size")
+        check_tasks(env.tasks)
+        loaded = {str(path): load_policy(path, self.device) for path in self.policies}
+        for path, policy in loaded.items():
+            same_actions(Path(path), policy.action_spec, files["world"], world.action_spec)
+            drives(Path(path), policy, env)
+        first = next(iter(loaded.values()))
+        if odd := [path for path, policy in loaded.items() if policy.config.chunk != first.config.chunk]:
+            raise InputError(f"{odd[0]}: found another chunk than in {self.policies[0]}, expected one for all")
+        surrogates: dict[str, Surrogate] = {"world": Imagination.of(first, world, judge, env.horizon)}
+        if self.beside:
+            simulator = replace(self.simulator, env=env)
+            surrogates["simulator"] = Simulation(simulator, first.config.chunk, self.config.workers)
+        inputs = {name: surrogate.inputs for name, surrogate in surrogates.items()}
+        inputs |= {"policies": {path: identity(policy) for path, policy in loaded.items()}}
+        with Run(self.out, to_dict(self.config) | {"inputs": inputs}) as run:
+            found = outcomes(loaded, surrogates, self.out / "outcomes.json", self.config)
+            run.finish({})
+        by_place, each = agreements(found, self.config), {name: _seen(rows) for name, rows in found.items()}
+        shown = sheets(by_place, each, len(env.tasks))
+        for sheet in shown:
+            tables.show(tables.sheet(sheet))
+        few = f"{len(loaded)} policies say little: expected {ENOUGH} or more of trainings apart from one another."
+        notes = [few] if len(loaded) < ENOUGH else []
+        print("\n".join(notes), end="\n" * len(notes))
+        write_text(self.out / "agreement.md", page(shown, "How far imagined success agrees with real success", notes))
+        write_bytes(self.out / "agreement.png", scatter(by_place, each))
+        wrote(self.out / "agreement.md")
+        return wrote(self.out / "agreement.png")
+
+
+def _seen(places: Mapping[str, list[dict[str, Any]]]) -> Seen:
+    """A policy's success by the longest horizon."""
+    rates = {place: Rate.of(row["success"][-1] for row in rows) for place, rows in places.items()}
+    return Seen(rates[REAL], {place: rate for place, rate in rates.items() if place != REAL})

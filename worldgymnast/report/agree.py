@@ -1,0 +1,93 @@
+"""What `agree` found: a table by stand-in and rollout length, a row a policy, and the scatter of all policies."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from worldgymnast.evaluation.agreement import Agreement
+from worldgymnast.evaluation.success import Estimate, Rate
+from worldgymnast.report.charts import PRINTED, printed
+from worldgymnast.report.world import Sheet
+
+_LEGEND = "A dot is a policy: mean success over the tasks by the longest horizon, with 95 % intervals over its starts."
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A policy's success by the longest horizon: over all starts, in reality and in each stand-in."""
+
+    real: Rate
+    others: Mapping[str, Rate]
+
+
+def sheets(found: Mapping[str, Mapping[int, Agreement]], policies: Mapping[str, Seen], tasks: int) -> list[Sheet]:
+    """The tables."""
+    rows = [
+        [place, str(length), _number(one.pearson), _number(one.spearman), _number(one.mmrv)]
+        for place, lengths in found.items()
+        for length, one in lengths.items()
+    ]
+    note = (
+        f"Of the mean success of {len(policies)} policies over {tasks} tasks, with 95 % intervals by resampling both. "
+        "MMRV is the mean largest difference in real success between two policies that are ordered wrongly: 0 is best."
+    )
+    head = ["", "actions", "Pearson r", "Spearman", "MMRV"]
+    places = list(found)
+    each = [[name, str(one.real), *(str(one.others[place]) for place in places)] for name, one in policies.items()]
+    return [Sheet("Agreement with reality", head, rows, note), Sheet("Success", ["policy", "real", *places], each)]
+
+
+def _number(found: Estimate) -> str:
+    return "unknown" if np.isnan(found.value) else f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+
+
+def scatter(found: Mapping[str, Mapping[int, Agreement]], policies: Mapping[str, Seen]) -> bytes:
+    """A PNG file's content: real against imagined success, a panel a stand-in, and Pearson's r by rollout length."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(printed()):
+        figure = Figure(figsize=(4.4 * (len(found) + 1), 4.9), dpi=160, facecolor=PRINTED["paper"])
+        figure.set_layout_engine("constrained", h_pad=0.08, w_pad=0.16)
+        figure.supxlabel(_LEGEND, x=0.02, ha="left", fontsize=9.5, color=PRINTED["faint"])
+        panels = figure.subplots(1, len(found) + 1, squeeze=False)[0]
+        for axes, (index, place) in zip(panels, enumerate(found), strict=False):
+            longest = found[place][max(found[place])]
+            _points(axes, [(one.others[place], one.real) for one in policies.values()], PRINTED[f"series-{index}"])
+            axes.set_title(f"{place}: r = {_number(longest.pearson)}", loc="left", fontsize=12, color=PRINTED["ink"])
+            axes.set(xlabel=f"success in {place}", ylabel="real success" if index == 0 else "")
+        _lengths(panels[-1], found)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _points(axes: Any, points: Sequence[tuple[Rate, Rate]], color: str) -> None:
+    axes.set_facecolor(PRINTED["paper"])
+    axes.plot([0, 1], [0, 1], color=PRINTED["series-1"], linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    for x, y in points:
+        axes.plot(x.interval, [y.value] * 2, color=color, linewidth=1, alpha=0.4)
+        axes.plot([x.value] * 2, y.interval, color=color, linewidth=1, alpha=0.4)
+    axes.scatter([x.value for x, _ in points], [y.value for _, y in points], 36, color=color, zorder=3)
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+    axes.grid()
+    axes.set_axisbelow(True)
+
+
+def _lengths(axes: Any, found: Mapping[str, Mapping[int, Agreement]]) -> None:
+    axes.set_facecolor(PRINTED["paper"])
+    for index, (place, lengths) in enumerate(found.items()):
+        color, x = PRINTED[f"series-{index}"], list(lengths)
+        shown = [one.pearson for one in lengths.values()]
+        axes.plot(x, [one.value for one in shown], "o-", color=color, label=place)
+        axes.fill_between(x, [one.low for one in shown], [one.high for one in shown], color=color, alpha=0.15)
+    axes.set(ylim=(min(0.0, axes.get_ylim()[0]), 1.02), xlabel="actions in a rollout")
+    axes.set_title("Pearson's r by length", loc="left", fontsize=12, color=PRINTED["ink"])
+    axes.legend(frameon=False, fontsize=10, loc="lower right")
+    axes.grid()
+    axes.set_axisbelow(True)
