@@ -80,7 +80,7 @@ class Agree(Computing):
         if self.beside:
             simulator = replace(self.simulator, env=env)
             surrogates["simulator"] = Simulation(simulator, first.config.chunk, self.config.workers)
-        inputs = {name: surrogate.inputs for name, surrogate in surrogates.items()}
+        inputs = {name: surrogate.inputs() for name, surrogate in surrogates.items()}
         inputs |= {"policies": {path: identity(policy) for path, policy in loaded.items()}}
         with Run(self.out, to_dict(self.config) | {"inputs": inputs}) as run:
             found = outcomes(loaded, surrogates, self.out / "outcomes.json", self.config)

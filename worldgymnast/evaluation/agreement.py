@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
 from scipy import ndimage, stats
 
 from worldgymnast.evaluation.success import (
@@ -222,14 +221,12 @@ class Agreement:
     mmrv: Estimate
 
 
-def agreement(
-    imagined: Float[np.ndarray, "p t"], real: Float[np.ndarray, "p t"], seed: int = 0, resamples: int = RESAMPLES
-) -> Agreement:
+def agreement(imagined: np.ndarray, real: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> Agreement:
     """Agreement on the mean success of p policies over t tasks; intervals by resampling both policies and tasks.
 
     Args:
-        imagined: success rates in the stand-in.
-        real: and in reality, of the same policies in the same tasks.
+        imagined: success rates in the stand-in, float [p t].
+        real: and in reality, of the same policies in the same tasks, float [p t].
         seed: of the bootstrap.
         resamples: how many.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from gymnasium.vector import VectorEnv
@@ -26,6 +26,7 @@ from worldgymnast.types import Judge, Policy, Rollout, RolloutGroup, Start, Worl
 from worldgymnast.weights import identity
 
 
+@runtime_checkable
 class Surrogate(Protocol):
     """What stands in for the real robot."""
 
@@ -39,7 +40,6 @@ class Surrogate(Protocol):
         """Gives the verdicts on what happens in it."""
         ...
 
-    @property
     def inputs(self) -> dict[str, Any]:
         """What tells it from another."""
         ...
@@ -111,7 +111,6 @@ class Imagination:
         """See `Surrogate`."""
         return self.world.action_spec
 
-    @property
     def inputs(self) -> dict[str, Any]:
         """See `Surrogate`."""
         return {"world": identity(self.world), "judge": identity(self.judge)}
@@ -167,7 +166,6 @@ class Simulation:
         """See `Surrogate`."""
         return self.config.env.action_spec
 
-    @property
     def inputs(self) -> dict[str, Any]:
         """See `Surrogate`."""
         return {"simulator": to_dict(self.config) | {"dense": self.dense}}

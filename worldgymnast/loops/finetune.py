@@ -77,7 +77,7 @@ def finetune(
     if config.rl.evaluate_starts:
         require_same(policy.action_spec, config.env.action_spec, "policy and real environment")
     result = out / "policy.safetensors"
-    inputs = {"policy": identity(policy), **surrogate.inputs, "starts": data}
+    inputs = {"policy": identity(policy), **surrogate.inputs(), "starts": data}
     inputs |= {} if audit is None else {"audit": identity(audit)}
     with Run(out, to_dict(config) | {"inputs": inputs}) as run:
         if run.finished is None:

@@ -104,7 +104,7 @@ def iter_sft(
     require_same(policy.action_spec, surrogate.action_spec, "policy and surrogate")
     require_same(policy.action_spec, demonstrations.spec, "policy and demonstrations")
     result = out / "policy.safetensors"
-    inputs = {"policy": identity(policy), **surrogate.inputs, "starts": data, "data": data_hash(demonstrations)}
+    inputs = {"policy": identity(policy), **surrogate.inputs(), "starts": data, "data": data_hash(demonstrations)}
     with Run(out, to_dict(config) | {"inputs": inputs}) as run:
         if run.finished is None:
             kept, metrics = _rounds(policy, surrogate, starts, demonstrations, run, config, device)

@@ -14,6 +14,7 @@ from worldgymnast.evaluation.success import Estimate, Rate
 from worldgymnast.report.charts import PRINTED, printed
 from worldgymnast.report.world import Sheet
 
+_COLORS = [PRINTED[f"series-{index}"] for index in (0, 2, 3)]
 _LEGEND = "A dot is a policy: mean success over the tasks by the longest horizon, with 95 % intervals over its starts."
 
 
@@ -58,7 +59,7 @@ def scatter(found: Mapping[str, Mapping[int, Agreement]], policies: Mapping[str,
         panels = figure.subplots(1, len(found) + 1, squeeze=False)[0]
         for axes, (index, place) in zip(panels, enumerate(found), strict=False):
             longest = found[place][max(found[place])]
-            _points(axes, [(one.others[place], one.real) for one in policies.values()], PRINTED[f"series-{index}"])
+            _points(axes, [(one.others[place], one.real) for one in policies.values()], _COLORS[index])
             axes.set_title(f"{place}: r = {_number(longest.pearson)}", loc="left", fontsize=12, color=PRINTED["ink"])
             axes.set(xlabel=f"success in {place}", ylabel="real success" if index == 0 else "")
         _lengths(panels[-1], found)
@@ -82,7 +83,7 @@ def _points(axes: Any, points: Sequence[tuple[Rate, Rate]], color: str) -> None:
 def _lengths(axes: Any, found: Mapping[str, Mapping[int, Agreement]]) -> None:
     axes.set_facecolor(PRINTED["paper"])
     for index, (place, lengths) in enumerate(found.items()):
-        color, x = PRINTED[f"series-{index}"], list(lengths)
+        color, x = _COLORS[index], list(lengths)
         shown = [one.pearson for one in lengths.values()]
         axes.plot(x, [one.value for one in shown], "o-", color=color, label=place)
         axes.fill_between(x, [one.low for one in shown], [one.high for one in shown], color=color, alpha=0.15)

@@ -61,7 +61,7 @@ def token_mask(looks: Sequence[int], n: int) -> Bool[Tensor, "r n"]:
     return torch.arange(n)[None] < torch.tensor(list(looks))[:, None]
 
 
-def divergence(logprobs: Float[Tensor, " t"], reference: Float[Tensor, " t"]) -> Float[Tensor, " t"]:
+def divergence(logprobs: Float[Tensor, "*t"], reference: Float[Tensor, "*t"]) -> Float[Tensor, "*t"]:
     """An unbiased, never negative estimate of KL(policy || reference) from sampled tokens (GRPO, eq. 4).
 
     Args:

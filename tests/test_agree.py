@@ -1,0 +1,96 @@
+"""Agreement over policies and tasks against numbers worked out by hand, and outcomes that are kept."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from worldgymnast.cli import main
+from worldgymnast.envs.metaworld import MetaWorldConfig
+from worldgymnast.evaluation.agreement import agreement
+from worldgymnast.evaluation.success import Rate
+from worldgymnast.execution.surrogate import Imagination, Surrogate
+from worldgymnast.loops.agree import REAL, AgreeConfig, agreements, outcomes, rates
+from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
+from worldgymnast.presets import debug
+from worldgymnast.report.agree import Seen, scatter, sheets
+from worldgymnast.types import Clip, InputError, Verdict
+from worldgymnast.worldmodel.sampler import LatentWorldModel
+
+
+def test_a_perfect_order_and_a_reversed_one() -> None:
+    real = np.array([[0.0, 0.2], [0.4, 0.6], [0.8, 1.0]])
+    same = agreement(real, real)
+    assert (same.pearson.value, same.spearman.value, same.mmrv.value) == (pytest.approx(1), pytest.approx(1), 0)
+    against = agreement(1 - real, real)
+    assert against.pearson.value == pytest.approx(-1)
+    assert against.mmrv.value == pytest.approx((0.8 + 0.4 + 0.8) / 3)  # each one's largest difference to another
+
+
+def test_the_interval_knows_of_policies_and_of_tasks() -> None:
+    """Where one task of four spoils the order, resampling the tasks must show it, however many policies there are."""
+    rng = np.random.default_rng(0)
+    real = np.repeat(rng.random((60, 1)), 4, axis=1)
+    imagined = real.copy()
+    imagined[:, 0] = 1 - 3 * real[:, 0]
+    found = agreement(imagined, real, resamples=2000)
+    assert found.pearson.low < -0.9
+    assert found.pearson.high > 0.9
+    certain = agreement(real + 0.02 * rng.standard_normal((60, 4)), real, resamples=2000)
+    assert certain.pearson.low > 0.95
+
+
+def test_what_is_not_comparable_is_refused_and_what_is_constant_unknown() -> None:
+    with pytest.raises(ValueError, match="two equal"):
+        agreement(np.zeros((3, 2)), np.zeros((2, 3)))
+    assert np.isnan(agreement(np.zeros((3, 2)), np.random.default_rng(0).random((3, 2))).pearson.value)
+
+
+class Late:
+    """A judge that calls every clip of more than two looks a success, and fails on those of one."""
+
+    name, waits, identity = "late", False, "late"
+
+    def score(self, clips: Sequence[Clip]) -> list[Verdict]:
+        return [Verdict(None, error="blind") if len(c.frames) < 3 else Verdict(float(len(c.frames) > 3)) for c in clips]
+
+
+@pytest.mark.usefixtures("gl")
+def test_outcomes_by_length_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    env = MetaWorldConfig(tasks=("drawer-close", "door-close"), horizon=6)
+    policies = {
+        name: SmallVLA(SmallVLAConfig(width=16, blocks=1, hidden=32), env.action_spec) for name in ("a", "b")
+    }
+    world = LatentWorldModel(debug().world.world, env.action_spec, 80 / 6).eval()
+    config = AgreeConfig(env, per_task=1, lengths=(2, 4, 6), workers=1)
+    places: dict[str, Surrogate] = {"world": Imagination.of(policies["a"], world, Late(), 6)}
+    file = tmp_path / "outcomes.json"
+    only = outcomes({"a": policies["a"]}, places, file, config)
+    found = outcomes(policies, places, file, config)
+    assert found["a"] == only["a"]
+    assert [row["success"] for row in found["a"]["world"]] == [[None, False, True]] * 2
+    assert np.isnan(rates(found, "world", 0)).all()
+    np.testing.assert_array_equal(rates(found, "world", 2), np.ones((2, 2)))
+    for rows in found.values():
+        for row in rows[REAL]:
+            assert row["success"] == sorted(row["success"]), "what has succeeded by 2 actions has by 4"
+    written = file.stat().st_mtime_ns
+    assert outcomes(policies, places, file, config) == found
+    assert file.stat().st_mtime_ns == written
+    with pytest.raises(InputError, match="multiples of the policies' chunk"):
+        outcomes(policies, places, file, AgreeConfig(env, lengths=(3,)))
+    seen = {name: Seen(Rate(1, 2), {"world": Rate(2, 2)}) for name in found}
+    by_place = agreements(found, config)
+    assert [sheet.title for sheet in sheets(by_place, seen, 2)] == ["Agreement with reality", "Success"]
+    assert scatter(by_place, seen).startswith(b"\x89PNG")
+
+
+def test_one_policy_is_too_few(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["agree", "a.safetensors", "--out", str(tmp_path / "run")]) == 2
+    assert "policies: found 1, expected at least 2, better 12 or more" in capsys.readouterr().err
+    assert main(["agree", "a.safetensors", "a.safetensors", "--out", str(tmp_path / "run")]) == 2
+    assert "found one twice" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

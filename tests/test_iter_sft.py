@@ -1,0 +1,144 @@
+"""Iterated imitation: judged successes beside demonstrations; killed and resumed; SFT on everything."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from worldgymnast.envs.metaworld import MetaWorldConfig
+from worldgymnast.episodes.windows import EpisodeSet, from_episodes
+from worldgymnast.execution.surrogate import Imagination
+from worldgymnast.loops import iter_sft as module
+from worldgymnast.loops.batches import imitation_batches
+from worldgymnast.loops.iter_sft import IterSftConfig, iter_sft, successes, together
+from worldgymnast.loops.supervised import FitConfig
+from worldgymnast.loops.train import PolicyTraining, imitated
+from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
+from worldgymnast.presets import debug
+from worldgymnast.types import ActionChunk, Clip, Episode, InputError, Rollout, Start, Verdict
+from worldgymnast.weights import identity
+from worldgymnast.worldmodel.sampler import LatentWorldModel
+
+ENV = MetaWorldConfig(tasks=("drawer-open", "door-close"), horizon=4)
+CONFIG = IterSftConfig(
+    env=ENV, rounds=2, starts=2, group_size=2, rows=4, horizon=4, batch=4, evaluate_starts=0, workers=1,
+    fit=FitConfig(steps=4, save_every=2),
+)  # fmt: skip
+
+
+class Every:
+    """A judge that calls every second clip a success, from its second look on."""
+
+    name, waits, identity = "every second", False, "every second"
+
+    def __init__(self, never: bool = False):
+        self.never = never
+
+    def score(self, clips: Sequence[Clip]) -> list[Verdict]:
+        won = [i % 2 == 0 and not self.never for i in range(len(clips))]
+        return [Verdict(float(w), success_frame=1 if w else None) for w in won]
+
+
+def episode(source: str, succeeded: bool, task: str = "drawer-open") -> Episode:
+    rng = np.random.default_rng(len(source) + succeeded)
+    return Episode(
+        frames=rng.integers(0, 256, (5, 64, 64, 3), dtype=np.uint8),
+        actions=rng.uniform(-1, 1, (4, 4)).astype(np.float32),
+        instruction="open the drawer",
+        task=task,
+        fps=80 / 6,
+        spec=ENV.action_spec,
+        success=np.array([False, False, False, succeeded, succeeded]),
+        source=source,
+    )
+
+
+@pytest.fixture
+def policy() -> SmallVLA:
+    torch.manual_seed(0)
+    return SmallVLA(SmallVLAConfig(width=16, blocks=1, hidden=32), ENV.action_spec)
+
+
+@pytest.fixture
+def demos() -> EpisodeSet:
+    return from_episodes([episode("expert", True)])
+
+
+def imagine(policy: SmallVLA, judge: Every) -> Imagination:
+    torch.manual_seed(1)
+    return Imagination.of(policy, LatentWorldModel(debug().world.world, ENV.action_spec, 80 / 6).eval(), judge, 4)
+
+
+def starts(rng: np.random.Generator, count: int) -> list[Start]:
+    return [Start(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8), "open the drawer", "drawer-open")] * count
+
+
+def test_only_judged_successes_are_kept_and_labelled_from_where_they_were_seen() -> None:
+    frames = np.zeros((5, 4, 4, 3), np.uint8)
+    chunks = ActionChunk(torch.zeros(2, 2, 4), torch.zeros(2, 2, 4, dtype=torch.int64), torch.zeros(2, 2, 4), 1.0)
+    start = Start(frames[0], "open the drawer", "drawer-open")
+    verdicts = [Verdict(1.0, success_frame=2), Verdict(0.0), Verdict(None, error="out"), Verdict(1.0), Verdict(0.5)]
+    kept = list(successes(Rollout(start, frames[:2], chunks, frames, v, 2) for v in verdicts))
+    assert [r.success.tolist() for r in kept if r.success is not None] == [
+        [False, False, True, True, True],
+        [False, False, False, False, True],
+    ]
+
+
+@pytest.mark.usefixtures("gl")
+def test_a_run_killed_in_a_round_comes_to_the_same_policy(
+    policy: SmallVLA, demos: EpisodeSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = identity(policy)
+    whole = identity(iter_sft(policy, imagine(policy, Every()), starts, demos, tmp_path / "whole", CONFIG))
+    assert whole != begun == identity(policy)
+    fit = module.fit
+
+    def dies(*words: object, **more: object) -> object:
+        if "round 2" in str(words[-1]):
+            raise KeyboardInterrupt
+        return fit(*words, **more)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(module, "fit", dies)
+    with pytest.raises(KeyboardInterrupt):
+        iter_sft(policy, imagine(policy, Every()), starts, demos, tmp_path / "killed", CONFIG)
+    monkeypatch.setattr(module, "fit", fit)
+    first = (tmp_path / "killed" / "round-1" / "policy.safetensors").stat().st_mtime_ns
+    assert identity(iter_sft(policy, imagine(policy, Every()), starts, demos, tmp_path / "killed", CONFIG)) == whole
+    assert (tmp_path / "killed" / "round-1" / "policy.safetensors").stat().st_mtime_ns == first
+
+
+@pytest.mark.usefixtures("gl")
+def test_a_round_without_a_success_is_refused(policy: SmallVLA, demos: EpisodeSet, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="found no success among 4 imagined rollouts"):
+        iter_sft(policy, imagine(policy, Every(never=True)), starts, demos, tmp_path / "run", CONFIG)
+
+
+@pytest.mark.usefixtures("gl")
+def test_the_round_that_is_best_for_real_is_kept(policy: SmallVLA, demos: EpisodeSet, tmp_path: Path) -> None:
+    """An untrained policy fails for real in every round: a tie, which goes to the last one."""
+    config = replace(CONFIG, evaluate_starts=1)
+    kept = iter_sft(policy, imagine(policy, Every()), starts, demos, tmp_path / "run", config)
+    assert identity(kept) != identity(policy)
+    assert (tmp_path / "run" / "gallery.json").exists()
+
+
+def test_imitation_of_two_sets_is_in_equal_parts(demos: EpisodeSet) -> None:
+    other = from_episodes([replace(episode("imagined", True), instruction="slide the drawer out")])
+    batch = together(imitation_batches(demos, 2, 3, 0, {}), imitation_batches(other, 2, 3, 0, {}))(0)
+    assert batch["obs"].instruction == ["open the drawer"] * 3 + ["slide the drawer out"] * 3
+    assert batch["actions"].shape == (6, 2, 4)
+    assert batch["mask"].shape == (6, 2)
+
+
+def test_sft_on_everything_imitates_all_other_successes() -> None:
+    made = [("expert", True), ("expert", True), ("noisy", True), ("noisy", False), ("policy@1", True), ("play", False)]
+    episodes = from_episodes([episode(source, won) for source, won in made])
+    few = imitated(episodes, PolicyTraining(demonstrations=1))
+    assert few.source == ("expert",)
+    many = imitated(episodes, PolicyTraining(demonstrations=1, successes=True))
+    assert many.source == ("expert", "expert", "noisy", "policy@1")
+    assert many.succeeded.all()

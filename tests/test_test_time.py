@@ -1,0 +1,156 @@
+"""Test-time training: one start and its replay, the KL anchor, what is too strange, what was forgotten."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from worldgymnast.cli import main
+from worldgymnast.config import load_judge, load_policy, load_world
+from worldgymnast.envs.metaworld import INSTRUCTIONS, MetaWorldConfig
+from worldgymnast.execution.surrogate import Imagination
+from worldgymnast.loops.finetune import photographs
+from worldgymnast.loops.quickstart import starter
+from worldgymnast.loops.test_time import AdaptConfig, beside, strange_frame, strange_sentence
+from worldgymnast.rl.objective import ObjectiveConfig, divergence
+from worldgymnast.rl.trainer import Trainer, TrainerConfig
+from worldgymnast.types import ActionChunk, InputError, Observation, Rollout, RolloutGroup, Start, Verdict
+
+DATA = Path(__file__).resolve().parent.parent
+KNOWN = [words for group in INSTRUCTIONS.values() for words in group]
+
+
+def start(instruction: str = "open the drawer", value: int = 90) -> Start:
+    return Start(np.full((64, 64, 3), value, np.uint8), instruction, "drawer-open")
+
+
+def test_a_share_of_every_step_begins_elsewhere() -> None:
+    own, other = start(), start("close the door")
+    draws: list[int] = []
+
+    def others(rng: np.random.Generator, count: int) -> list[Start]:
+        draws.append(count)
+        return [other] * count
+
+    drawn = beside(own, others, 0.25)(np.random.default_rng(0), 8)
+    assert drawn == [own] * 6 + [other] * 2
+    assert beside(own, others, 0.0)(np.random.default_rng(0), 8) == [own] * 8
+    assert draws == [2]
+    with pytest.raises(InputError, match="replay"):
+        AdaptConfig(replay=1.0)
+
+
+def test_the_estimate_of_the_divergence_is_unbiased_and_never_negative() -> None:
+    torch.manual_seed(0)
+    p, q = (torch.randn(6).log_softmax(0) for _ in range(2))
+    tokens = torch.multinomial(p.exp(), 200_000, replacement=True)
+    found = divergence(p[tokens], q[tokens])
+    assert float(found.min()) >= 0
+    assert float(found.mean()) == pytest.approx(float((p.exp() * (p - q)).sum()), rel=0.02)
+    assert float(divergence(p, p).abs().max()) == 0
+
+
+def test_an_anchored_policy_stays_nearer_to_where_it_began() -> None:
+    policy = load_policy(starter("policy"))
+    image = torch.from_numpy(np.stack([np.full((64, 64, 3), v, np.uint8) for v in (60, 120)]))
+    obs = Observation(image, ["open the drawer"] * 2)
+
+    def group(seed: int) -> RolloutGroup:
+        rollouts = []
+        for i in range(4):
+            with torch.no_grad():
+                chunk = policy.act(obs, temperature=1.0, generator=torch.Generator().manual_seed(seed * 10 + i))
+            looks = ActionChunk(chunk.actions, chunk.tokens, chunk.logprobs, 1.0)
+            rollouts.append(Rollout(start(), image.numpy(), looks, image.numpy(), Verdict(float(i % 2)), 2))
+        return RolloutGroup(start(), tuple(rollouts))
+
+    groups, moved = [group(seed) for seed in range(3)], {}
+    for kl in (0.0, 10.0):
+        trainer = Trainer(copy.deepcopy(policy), TrainerConfig(updates=6, objective=ObjectiveConfig(kl=kl)))
+        moved[kl] = trainer.update(groups, torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            chunk = groups[0].rollouts[0].chunks
+            away = divergence(trainer.policy.logprobs(obs, chunk), policy.logprobs(obs, chunk))
+        moved[kl] = float(away.mean())
+    assert 0 < moved[10.0] < 0.8 * moved[0.0]
+
+
+def imagination() -> Imagination:
+    policy, world = load_policy(starter("policy")), load_world(starter("world"))
+    return Imagination.of(policy, world, load_judge(starter("judge")), 24)
+
+
+@pytest.mark.usefixtures("gl")
+def test_a_frame_unlike_all_that_is_known_is_told() -> None:
+    imagine = imagination()
+    known = photographs(MetaWorldConfig(), 2, 6_000_000)
+    for familiar in photographs(MetaWorldConfig(), 1, 6_500_000):
+        assert strange_frame(imagine, familiar.frame, known) == ""
+    for strange in (known[0].frame[::-1], np.full((64, 64, 3), 128, np.uint8), known[0].frame[..., ::-1]):
+        assert "unlike those that the world model knows" in strange_frame(imagine, np.array(strange), known)
+
+
+@pytest.mark.parametrize("words", ["open a drawer please", "shut it", "bring the black plate into the cabinet"])
+def test_other_words_for_what_is_known_are_understood(words: str) -> None:
+    assert strange_sentence(words, KNOWN) == ""
+
+
+@pytest.mark.parametrize("words", ["öffne die Schublade", "ouvrir le tiroir", "turn on the faucet", "asdf qwer"])
+def test_another_language_or_task_is_told(words: str) -> None:
+    assert f"found '{words}', unlike the 24 known sentences" in strange_sentence(words, KNOWN)
+
+
+# ---------------------------------------------------------------- the command
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], "found both or neither, expected a picture or a layout of --task"),
+        (["--frame", "a.png", "--layout", "3", "--task", "drawer-open"], "found both or neither"),
+        (["--layout", "3"], "--layout: found no --task"),
+        (["--frame", "a.png"], "--instruction: found nothing"),
+        (["--frame", "a.png", "--instruction", "  "], "--instruction: found nothing"),
+        (["--frame", "missing.png", "--instruction", "open the drawer"], "missing.png: found no file"),
+        (["--frame", "wide.png", "--instruction", "open the drawer"], "found 80x64 pixels, expected a square picture"),
+        (["--frame", "text.png", "--instruction", "open the drawer"], "found no picture that can be read"),
+        (["--layout", "3", "--task", "drawer-ope"], "did you mean 'drawer-open'"),
+        (["--layout", "3", "--task", "drawer-open", "--replay", "1"], "replay"),
+        (["--layout", "3", "--task", "drawer-open", "--rl.middle", "0.5"], "--rl.middle: found 0.5, expected 0"),
+    ],
+)
+def test_what_cannot_be_adapted_to_is_refused_at_once(
+    words: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(np.zeros((64, 80, 3), np.uint8)).save("wide.png")
+    Path("text.png").write_text("no picture")
+    assert main(["adapt", *words, "--out", "run"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert expected in said[-1]
+    assert not Path("run").exists()
+
+
+@pytest.mark.usefixtures("gl")
+def test_a_scene_is_adapted_to_and_what_was_forgotten_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    brief = ["--rl.steps", "1", "--rl.starts", "2", "--rl.group-size", "2", "--rl.horizon", "4", "--trials", "2"]
+    few = ["--photographs", "1", "--others", "1", "--threads", "1", "--out", "run"]
+    photo = photographs(MetaWorldConfig(tasks=("door-close",)), 1, 9_100_000)[0]
+    Image.fromarray(photo.frame.repeat(3, 0).repeat(3, 1)).save("scene.png")
+    words = ["adapt", "--frame", "scene.png", "--instruction", "close the door", *brief, *few]
+    assert main(["adapt", "--frame", "scene.png", "--instruction", "schließe die Tür", *brief, *few]) == 2
+    assert "add --anyway" in capsys.readouterr().err
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "This scene, imagined, sampled: before" in said
+    assert "Other scenes, imagined" in said
+    assert "run/policy.safetensors" in said
+    written = Path("run/policy.safetensors").stat().st_mtime_ns
+    assert main(words) == 0
+    assert Path("run/policy.safetensors").stat().st_mtime_ns == written
