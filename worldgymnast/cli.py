@@ -55,6 +55,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "evaluate": ("BEFORE AFTER", "two policies on the same real layouts"),
         "eval-world": ("WORLD", "how far a world model can be trusted"),
         "agree": ("POLICY...", "whether a world model orders policies as reality does"),
+        "best-of": ("POLICY", "what planning with the world model at deployment gains, and costs"),
         "judge calibrate": ("JUDGE", "how far a judge can be trusted, and which thresholds it should have"),
         "judge compare": ("A B", "two judges on the same clips"),
         "report": ("RUN", "one HTML page about a run"),
@@ -65,7 +66,7 @@ FAMILIES = {name.partition(" ")[0] for name in COMMANDS if " " in name}
 """First words of the commands of two words."""
 GO_ON = (
     "quickstart", "reproduce", "sft", "train-world", "distill", "train-judge", "rl", "adapt", "dyna", "iter-sft",
-    "rl-simulator", "evaluate", "agree",
+    "rl-simulator", "evaluate", "agree", "best-of",
 )  # fmt: skip
 """What can be killed and goes on when run again."""
 WHOLE = ("record", "record-policy", "data convert")

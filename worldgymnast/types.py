@@ -54,11 +54,13 @@ class Observation:
         image: uint8 [b h w 3], the newest frame.
         instruction: b sentences.
         state: float32 [b s], proprioception, or None where the policy does not need it.
+        first: uint8 [b h w 3], the first frame of the episode, for whoever plans; or None.
     """
 
     image: UInt8[Tensor, "b h w 3"]
     instruction: Sequence[str]
     state: Float[Tensor, "b s"] | None = None
+    first: UInt8[Tensor, "b h w 3"] | None = None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ A field named `config` lends its fields as flags without a prefix: `worldgymnast
 from worldgymnast.commands.adapt import Adapt
 from worldgymnast.commands.agree import Agree
 from worldgymnast.commands.baselines import IterSft, RlSimulator
+from worldgymnast.commands.best_of import BestOfN
 from worldgymnast.commands.command import Command
 from worldgymnast.commands.data import DataCheck, DataConvert, Record, RecordPolicy
 from worldgymnast.commands.describe import JudgeCascade, JudgeEnsemble, JudgeLocal, JudgeVLM
@@ -42,6 +43,7 @@ KINDS: dict[str, type[Command]] = {
     "evaluate": Evaluate,
     "eval-world": EvalWorld,
     "agree": Agree,
+    "best-of": BestOfN,
     "judge calibrate": JudgeCalibrate,
     "judge compare": JudgeCompare,
     "report": Report,

@@ -22,9 +22,8 @@ from worldgymnast.evaluation.agreement import (
 )
 from worldgymnast.evaluation.success import Outcome
 from worldgymnast.loops.replay import judged, replay, shuffled_actions
-from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.rl.rollout import roll_out
-from worldgymnast.types import Judge, Metrics, Rollout, Start, WorldModel, in_range
+from worldgymnast.types import Judge, Metrics, Policy, Rollout, Start, WorldModel, in_range
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def layouts(config: MetaWorldConfig, per_task: int, first: int) -> list[Start]:
 
 
 def score_real(
-    policy: SmallVLA, env: VectorEnv[Any, Any, Any], starts: Sequence[Start], *, temperature: float, seed: int
+    policy: Policy, env: VectorEnv[Any, Any, Any], starts: Sequence[Start], *, temperature: float, seed: int
 ) -> list[Rollout]:
     """Real rollouts whose starts carry the frame that was really seen."""
     generator = torch.Generator().manual_seed(seed)

@@ -68,7 +68,8 @@ def _run_batch(
     done = False
     while not done:
         images.append(observed["image"])
-        obs = Observation(torch.from_numpy(np.ascontiguousarray(observed["image"])), sentences)
+        image, begun = (torch.from_numpy(np.ascontiguousarray(x)) for x in (observed["image"], first))
+        obs = Observation(image, sentences, first=begun)
         chunk = policy.act(obs, temperature=temperature, generator=generator)
         chunks.append(chunk)
         observed, _, terminated, truncated, info = env.step(chunk.actions.cpu().numpy())

@@ -1,0 +1,53 @@
+"""What planning with the world model at deployment gains for real, and what it costs."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from worldgymnast.envs.metaworld import MetaWorldConfig
+from worldgymnast.loops.score import ScoreConfig, layouts, real_env, score_real
+from worldgymnast.run import Progress
+from worldgymnast.types import Policy
+from worldgymnast.weights import write_text
+
+
+def deploy(
+    policies: Mapping[str, Policy], chunk: int, env: MetaWorldConfig, score: ScoreConfig, out: Path
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Real outcomes of every policy on the same starts, and its seconds an episode, the environment's included.
+
+    Args:
+        policies: by name.
+        chunk: their actions a look.
+        env: the real environment.
+        score: how many starts.
+        out: kept in OUT/evaluation.json and OUT/seconds.json policy by policy.
+    """
+    file, timed = out / "evaluation.json", out / "seconds.json"
+    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    seconds: dict[str, float] = json.loads(timed.read_text()) if timed.exists() else {}
+    starts = layouts(env, score.per_task, score.first_layout)
+    real = real_env(env, chunk, score.workers)
+    try:
+        for name, policy in policies.items():
+            if name in found:
+                continue
+            rows, began = [], time.perf_counter()
+            with Progress(f"evaluating {name}", len(starts)) as progress:
+                for i in range(0, len(starts), 10):
+                    part = starts[i : i + 10]
+                    for r in score_real(policy, real, part, temperature=score.temperature, seed=i):
+                        place = {"task": r.start.task, "layout": r.start.layout, "seed": 0}
+                        rows.append(place | {"success": r.verdict.succeeded})
+                    progress.advance(len(part))
+            seconds[name] = (time.perf_counter() - began) / len(starts)
+            write_text(timed, json.dumps(seconds) + "\n")
+            found[name] = rows
+            write_text(file, json.dumps(found) + "\n")
+    finally:
+        real.close()
+    return found, seconds

@@ -1,0 +1,106 @@
+"""Best-of-N at deployment: the policy proposes, the world model imagines, the judge picks; nothing is trained.
+
+At every look the policy's likeliest chunk and some sampled ones are imagined, the policy going on greedily after each,
+and the chunk whose future the judge believes in most is taken (as V-GPS, arXiv 2410.13816, does with a value function
+instead of a world model). It costs imagination at every look, and it shares the faults of world and judge.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldgymnast.actions import ActionSpec
+from worldgymnast.types import ActionChunk, Clip, Judge, Metrics, Observation, Policy, WorldModel, in_range
+
+
+@dataclass(frozen=True)
+class BestOfConfig:
+    """How much is imagined at a look.
+
+    Attributes:
+        candidates: chunks, N, the likeliest one included.
+        looks: how far each is imagined, its own chunk included.
+        temperature: of the sampled ones.
+    """
+
+    candidates: int = 8
+    looks: int = 6
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        in_range(self, 1, "candidates", "looks")
+        in_range(self, 1e-3, "temperature")
+
+
+class BestOf:
+    """A `Policy` that acts as another does where the world says that it will go well.
+
+    Args:
+        policy: proposes.
+        world: imagines.
+        judge: picks by its belief; a failed judgement is never picked while there is another.
+        config: how much.
+    """
+
+    def __init__(self, policy: Policy, world: WorldModel, judge: Judge, config: BestOfConfig):
+        self.policy, self.world, self.judge, self.config = policy, world, judge, config
+
+    @property
+    def action_spec(self) -> ActionSpec:
+        """The proposing policy's."""
+        return self.policy.action_spec
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the proposing policy needs."""
+        return self.policy.needs
+
+    @torch.no_grad()
+    def act(self, obs: Observation, *, temperature: float, generator: torch.Generator | None) -> ActionChunk:
+        """The best of `candidates` chunks for every row of `obs`; at equal belief the likeliest one.
+
+        Args:
+            obs: with the first image of the episode, which the judge compares with.
+            temperature: 0 for the likeliest chunk among the candidates, above it they are all sampled.
+            generator: of every draw.
+        """
+        draws = generator or torch.default_generator
+        sampled = self.config.candidates - (temperature == 0)
+        wide = [self.policy.act(obs, temperature=0.0, generator=draws)] if temperature == 0 else []
+        wide += [self.policy.act(obs, temperature=self.config.temperature, generator=draws) for _ in range(sampled)]
+        beliefs = np.stack([self._belief(obs, chunk, draws) for chunk in wide])  # [n b]
+        chosen = torch.from_numpy(beliefs.argmax(0))
+
+        def best(name: str) -> Tensor:
+            return torch.stack([getattr(wide[int(n)], name)[row] for row, n in enumerate(chosen)])
+
+        return ActionChunk(best("actions"), best("tokens"), best("logprobs"), temperature)
+
+    def _belief(self, obs: Observation, chunk: ActionChunk, generator: torch.Generator) -> np.ndarray:
+        """How much the judge believes in what follows `chunk`, float [b]; -1 where it failed."""
+        first = obs.image if obs.first is None else obs.first
+        seen, state = [first, obs.image], self.world.start(obs.image)
+        for look in range(self.config.looks):
+            if look:
+                ahead = Observation(seen[-1], obs.instruction, obs.state)
+                chunk = self.policy.act(ahead, temperature=0.0, generator=generator)
+            k = chunk.actions.shape[1]
+            state, frames = self.world.step(state, chunk.actions, generator=generator, every=k)
+            seen.append(frames[:, -1].to(obs.image.device))
+        clips = torch.stack(seen, 1).cpu().numpy()
+        verdicts = self.judge.score([Clip(c, words) for c, words in zip(clips, obs.instruction, strict=True)])
+        beliefs = [v.score if v.probability is None else v.probability for v in verdicts]
+        return np.array([-1.0 if belief is None else belief for belief in beliefs])
+
+    def logprobs(self, obs: Observation, chunk: ActionChunk) -> Tensor:
+        """Those of the proposing policy."""
+        return self.policy.logprobs(obs, chunk)
+
+    def loss(self, batch: Any) -> tuple[Tensor, Metrics]:
+        """That of the proposing policy."""
+        return self.policy.loss(batch)
