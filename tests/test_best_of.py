@@ -1,4 +1,4 @@
-"""Best of N: the chunk whose imagined future the judge believes in is taken, the likeliest one where nothing differs."""
+"""Best of N: the chunk is taken whose imagined future the judge believes in, else the likeliest one."""
 
 from collections.abc import Sequence
 
