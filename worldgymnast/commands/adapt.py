@@ -25,6 +25,7 @@ from worldgymnast.commands.command import (
 )
 from worldgymnast.config import load_judge, load_policy, load_world
 from worldgymnast.envs.metaworld import INSTRUCTIONS, MetaWorldConfig, check_tasks, instructions
+from worldgymnast.episodes.starts import frame_of, starts_hash
 from worldgymnast.evaluation.success import Rate
 from worldgymnast.execution.surrogate import Imagination
 from worldgymnast.judges.combined import check
@@ -39,7 +40,6 @@ from worldgymnast.report import tables
 from worldgymnast.report.collect import collect
 from worldgymnast.report.report import write
 from worldgymnast.types import InputError, Start, in_range
-from worldgymnast.video import picture, resize, square
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class Adapt(Computing):
 
     Attributes:
         config: the training.
-        frame: a picture of the scene.
+        frame: a picture of the scene, or a video whose first frame is one.
         instruction: what is to be done there.
         task: the task's name, for judges that have thresholds or criteria by task, and for --layout.
         layout: instead of a picture, that layout of --task in the real environment, where both policies are also tried.
@@ -116,7 +116,7 @@ class Adapt(Computing):
             measured = photographs(env, self.others, first + self.photographs) if self.others else []
         imagine = Imagination.of(policy, world, judge, self.config.rl.horizon)
         self._familiar(imagine, start, known)
-        source = f"{start.task} {start.instruction} {start.layout} {start.frame.tobytes().hex()[:64]}"
+        source = starts_hash([start, *known])
         after = adapt(policy, imagine, start, others, self.out, self.config, self.device, source)
         found = forgetting((policy, after), imagine, start, measured, self.config)
         print(f"This scene, imagined, sampled: before {found.before}, after {found.after}.")
@@ -131,14 +131,7 @@ class Adapt(Computing):
             assert self.layout is not None
             start = photographs(replace(env, tasks=(self.task,)), 1, self.layout)[0]
             return replace(start, instruction=self.instruction.strip() or instructions(self.task)[0])
-        shown = picture(self.frame)
-        height, width = shown.shape[:2]
-        if height != width and not self.crop:
-            raise InputError(
-                f"{self.frame}: found {width}x{height} pixels, expected a square picture, as the world model has; add "
-                "--crop to take the middle, or crop it to what the robot's camera sees"
-            )
-        return Start(resize(square(shown), env.size), self.instruction.strip(), self.task)
+        return Start(frame_of(self.frame, env.size, self.crop), self.instruction.strip(), self.task)
 
     def _familiar(self, imagine: Imagination, start: Start, known: Sequence[Start]) -> None:
         """Raises where frame or sentence are unlike all that is known, unless that is wanted."""

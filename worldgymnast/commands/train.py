@@ -29,12 +29,20 @@ from worldgymnast.commands.command import (
 )
 from worldgymnast.config import load_classifier, load_judge, load_policy, load_world
 from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks, instructions
+from worldgymnast.episodes.starts import read_starts, starts_hash
 from worldgymnast.episodes.windows import EpisodeSet, check_shares
 from worldgymnast.execution.surrogate import Imagination
 from worldgymnast.judges.combined import check
 from worldgymnast.ledger import FILE, Ledger
 from worldgymnast.loops import reproduce, train
-from worldgymnast.loops.finetune import FinetuneConfig, finetune, from_episodes, from_photographs, photographs
+from worldgymnast.loops.finetune import (
+    FinetuneConfig,
+    finetune,
+    from_episodes,
+    from_photographs,
+    from_starts,
+    photographs,
+)
 from worldgymnast.loops.quickstart import QuickstartConfig, starter
 from worldgymnast.loops.supervised import check_parts
 from worldgymnast.presets import WORLDS
@@ -215,8 +223,10 @@ class Rl(Computing):
         world: the world model's file; the starter's if left out.
         judge: the judge's file, of weights or a description (.json); the starter's if left out.
         audit: another judge's file, which gives no reward and looks at what the first one calls a success.
-        data: data sets whose frames are the starts; without, photographs of new layouts.
-        photographs: how many a task.
+        data: data sets whose frames are the starts.
+        starts: folders of pictures (NAME.png with NAME.json) that are starts; without these and data, photographs.
+        crop: take the middle square of pictures that are none.
+        photographs: of how many new layouts a task.
         out: the run folder; runs/rl-PRESET if left out.
     """
 
@@ -229,12 +239,16 @@ class Rl(Computing):
     judge: Weights = None
     audit: Weights = None
     data: tuple[Path, ...] = ()
+    starts: tuple[Path, ...] = ()
+    crop: bool = False
     photographs: int = 30
     out: Path
 
     def __post_init__(self) -> None:
         super().__post_init__()
         in_range(self, 1, "photographs")
+        if self.data and self.starts:
+            raise InputError("--data, --starts: found both, expected one: frames of data sets, or folders of pictures")
 
     @classmethod
     def start(cls, recipe: reproduce.Recipe, name: str) -> Command:
@@ -261,6 +275,10 @@ class Rl(Computing):
             episodes = read(self.data, env.size)
             data = train.data_hash(episodes)
             starts = from_episodes(episodes, env.tasks, self.config.rl.middle)
+        elif self.starts:
+            given = [start for folder in self.starts for start in read_starts(folder, env.size, self.crop)]
+            check(judge, [(start.task, start.instruction) for start in given])
+            data, starts = starts_hash(given), from_starts(given)
         else:
             first = QuickstartConfig().photograph_layout
             starts = from_photographs(photographs(env, self.photographs, first))

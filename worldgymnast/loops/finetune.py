@@ -135,17 +135,26 @@ def photographs(env: MetaWorldConfig, per_task: int, first_layout: int) -> list[
         camera.close()
 
 
-def from_photographs(photos: Sequence[Start]) -> Sample:
-    """Draws from `photos`, tasks in equal parts, each time with one of the task's sentences."""
+def from_starts(starts: Sequence[Start]) -> Sample:
+    """Draws from `starts`, tasks in equal parts."""
     by_task: dict[str, list[Start]] = {}
-    for photo in photos:
-        by_task.setdefault(photo.task, []).append(photo)
+    for start in starts:
+        by_task.setdefault(start.task, []).append(start)
 
     def sample(rng: np.random.Generator, count: int) -> list[Start]:
         order = rng.permutation(len(by_task))
         tasks = [sorted(by_task)[order[i % len(order)]] for i in range(count)]
-        chosen = [by_task[task][int(rng.integers(len(by_task[task])))] for task in tasks]
-        return [replace(s, instruction=str(rng.choice(instructions(s.task)))) for s in chosen]
+        return [by_task[task][int(rng.integers(len(by_task[task])))] for task in tasks]
+
+    return sample
+
+
+def from_photographs(photos: Sequence[Start]) -> Sample:
+    """Draws from `photos` of the real environment, each time with one of the task's sentences."""
+    draw = from_starts(photos)
+
+    def sample(rng: np.random.Generator, count: int) -> list[Start]:
+        return [replace(s, instruction=str(rng.choice(instructions(s.task)))) for s in draw(rng, count)]
 
     return sample
 

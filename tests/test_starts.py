@@ -1,0 +1,98 @@
+"""Starts from a folder of pictures with sentences, and what is wrong with one."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from worldgymnast.cli import main
+from worldgymnast.episodes.starts import read_starts, starts_hash
+from worldgymnast.loops.finetune import from_starts
+from worldgymnast.types import InputError
+from worldgymnast.video import encode
+
+
+def put(folder: Path, name: str, said: Any = None, shape: tuple[int, int] = (64, 64), value: int = 100) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / name
+    frame = np.full((*shape, 3), value, np.uint8)
+    if path.suffix == ".mp4":
+        encode(path, np.stack([frame, 255 - frame]), 5.0)
+    else:
+        Image.fromarray(frame).save(path)
+    if said is not None:
+        path.with_suffix(".json").write_text(said if isinstance(said, str) else json.dumps(said))
+    return path
+
+
+def test_pictures_and_videos_become_starts(tmp_path: Path) -> None:
+    folder = tmp_path / "scenes"
+    put(folder, "b.png", {"instruction": ["open the drawer", " pull it open "], "task": "drawer"}, (128, 128))
+    put(folder, "a.mp4", {"instruction": "lift eggplant", "partial_credit_criteria": "touches it"}, value=30)
+    (folder / "notes.txt").write_text("not a picture")
+    starts = read_starts(folder, 64)
+    assert [(s.task, s.instruction) for s in starts] == [
+        ("lift eggplant", "lift eggplant"),
+        ("drawer", "open the drawer"),
+        ("drawer", "pull it open"),
+    ]
+    assert all(s.frame.shape == (64, 64, 3) and s.layout is None for s in starts)
+    assert [int(s.frame.mean()) for s in starts] == [30, 100, 100], "of a video the first frame counts"
+    drawn = from_starts(starts)(np.random.default_rng(0), 40)
+    assert sum(s.task == "drawer" for s in drawn) == 20, "tasks in equal parts, however many pictures each has"
+    assert {s.instruction for s in drawn} == {s.instruction for s in starts}
+    assert starts_hash(starts) == starts_hash(read_starts(folder, 64)) != starts_hash(starts[:2])
+
+
+def test_a_wide_picture_is_cropped_only_when_that_is_said(tmp_path: Path) -> None:
+    put(tmp_path / "scenes", "a.jpg", {"instruction": "open the drawer"}, (64, 96))
+    with pytest.raises(InputError, match="found 96x64 pixels, expected a square picture"):
+        read_starts(tmp_path / "scenes", 64)
+    assert read_starts(tmp_path / "scenes", 32, crop=True)[0].frame.shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (None, "a.json: found no file beside its picture"),
+        ("{", "a.json: found no JSON"),
+        ([], "field 'instruction': found None"),
+        ({"task": "drawer"}, "field 'instruction': found None"),
+        ({"instruction": " "}, "field 'instruction': found ' '"),
+        ({"instruction": ["open it", 3]}, "field 'instruction'"),
+        ({"instruction": "open it", "task": 3}, "field 'task': found 3"),
+    ],
+)
+def test_a_picture_without_its_sentence_is_refused(said: Any, expected: str, tmp_path: Path) -> None:
+    put(tmp_path / "scenes", "a.png", said)
+    with pytest.raises(InputError, match=expected):
+        read_starts(tmp_path / "scenes", 64)
+
+
+def test_what_is_no_folder_of_pictures_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="found no folder"):
+        read_starts(tmp_path / "nowhere", 64)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="found no picture"):
+        read_starts(tmp_path / "empty", 64)
+    (tmp_path / "empty" / "a.png").write_bytes(b"\x89PNG cut off")
+    (tmp_path / "empty" / "a.json").write_text('{"instruction": "open it"}')
+    with pytest.raises(InputError, match="found no picture that can be read"):
+        read_starts(tmp_path / "empty", 64)
+
+
+@pytest.mark.usefixtures("gl")
+def test_rl_starts_from_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put(tmp_path / "scenes", "a.png", {"instruction": "open the drawer", "task": "drawer-open"})
+    brief = ["--rl.steps", "1", "--rl.starts", "2", "--rl.group-size", "2", "--rl.horizon", "4", "--threads", "1"]
+    words = ["rl", "quickstart", "--starts", str(tmp_path / "scenes"), *brief, "--rl.evaluate-starts", "0"]
+    assert main([*words, "--data", str(tmp_path), "--out", str(tmp_path / "run")]) == 2
+    assert "--data, --starts: found both" in capsys.readouterr().err
+    assert main([*words, "--out", str(tmp_path / "run")]) == 0
+    put(tmp_path / "scenes", "b.png", {"instruction": "close the drawer", "task": "drawer-close"})
+    capsys.readouterr()
+    assert main([*words, "--out", str(tmp_path / "run")]) == 2, "other starts are another run"
+    assert "inputs.starts" in capsys.readouterr().err

@@ -1,0 +1,98 @@
+"""Starts from pictures: one frame and one sentence are all that is needed to train on a scene.
+
+A folder in WorldGym's layout: `NAME.png` (or .jpg, or .mp4, whose first frame counts) with `NAME.json`:
+
+    {"instruction": "open the drawer", "task": "drawer-open"}
+
+`instruction` is a sentence or a list of paraphrases; `task` may be left out, and then the first sentence names it.
+Other keys, such as WorldGym's "partial_credit_criteria", belong to a judge's description and are not read here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from worldgymnast.types import InputError, Start
+from worldgymnast.video import decode, picture, resize, square
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
+
+
+def frame_of(path: Path, size: int, crop: bool = False) -> np.ndarray:
+    """The picture in a file, or the first frame of a video, as uint8 [size size 3].
+
+    Args:
+        path: the file.
+        size: pixels on each side.
+        crop: take the middle square of a picture that is none.
+
+    Raises:
+        InputError: there is no picture, or none that is square.
+    """
+    video = path.suffix.lower() in VIDEOS and path.is_file()
+    shown = decode(path, 0, 1)[0] if video else picture(path)
+    height, width = shown.shape[:2]
+    if height != width and not crop:
+        raise InputError(
+            f"{path}: found {width}x{height} pixels, expected a square picture, as the world model has; add --crop to "
+            "take the middle, or crop it to what the robot's camera sees"
+        )
+    return resize(square(shown), size)
+
+
+def read_starts(folder: Path, size: int, crop: bool = False) -> list[Start]:
+    """The starts in a folder, in the order of their names; a picture with several sentences is several starts.
+
+    Args:
+        folder: see the module.
+        size: pixels on each side to resize to.
+        crop: take the middle square of pictures that are none.
+
+    Raises:
+        InputError: there is no folder or no picture in it, or a picture lacks its sentence.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: found no folder, expected pictures NAME.png with NAME.json; check the path")
+    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in (*PICTURES, *VIDEOS)]
+    if not files:
+        raise InputError(f"{folder}: found no picture, expected NAME.png with NAME.json beside; check the path")
+    starts = []
+    for path in files:
+        sentences, task = _said(path.with_suffix(".json"))
+        frame = frame_of(path, size, crop)
+        starts += [Start(frame, sentence, task) for sentence in sentences]
+    return starts
+
+
+def starts_hash(starts: Sequence[Start]) -> str:
+    """First 16 hex digits of the SHA-256 over frames, sentences and tasks."""
+    digest = hashlib.sha256()
+    for start in starts:
+        digest.update(start.frame.tobytes() + f"\0{start.instruction}\0{start.task}\0{start.layout}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _said(file: Path) -> tuple[list[str], str]:
+    """The sentences and the task in a picture's JSON file."""
+    example = '{"instruction": "open the drawer"}'
+    if not file.is_file():
+        raise InputError(f"{file}: found no file beside its picture, expected one with {example}")
+    try:
+        found: Any = json.loads(file.read_text())
+    except ValueError as error:
+        raise InputError(f"{file}: found no JSON ({error}), expected {example}") from error
+    given = found.get("instruction") if isinstance(found, dict) else None
+    sentences = [given] if isinstance(given, str) else given
+    if not isinstance(sentences, list) or not sentences or not all(isinstance(s, str) and s.strip() for s in sentences):
+        raise InputError(f"{file}: field 'instruction': found {given!r}, expected a sentence or a list of sentences")
+    task = found.get("task", sentences[0])
+    if not isinstance(task, str):
+        raise InputError(f"{file}: field 'task': found {task!r}, expected a name")
+    return [s.strip() for s in sentences], task
