@@ -30,7 +30,7 @@ from worldgymnast.loops.score import layouts, real_env
 from worldgymnast.loops.supervised import Batches, FitConfig, fit
 from worldgymnast.loops.train import data_hash
 from worldgymnast.policies.small_vla import SmallVLA
-from worldgymnast.run import Run
+from worldgymnast.run import Progress, Run
 from worldgymnast.types import InputError, Metrics, Observation, Rollout, in_range
 from worldgymnast.weights import identity
 
@@ -172,11 +172,7 @@ def _round(
     with Run(folder, {"round": number, "inputs": {"policy": identity(policy)}}) as run:
         if run.finished is None:
             seed = config.seed * 1_000_003 + number
-            chosen = starts(np.random.default_rng([config.seed, number]), config.starts)
-            wanted = [start for start in chosen for _ in range(config.group_size)]
-            rollouts = score_in(
-                surrogate, policy, wanted, rows=config.rows, temperature=config.temperature, seed=seed
-            )
+            rollouts = _rollouts(policy, surrogate, starts, config, number)
             won = list(successes(rollouts))
             if not won:
                 raise InputError(
@@ -202,6 +198,24 @@ def _round(
             run.finish(metrics)
         metrics = dict(run.finished or {})
     return load_policy(result, device), metrics
+
+
+def _rollouts(
+    policy: SmallVLA, surrogate: Surrogate, starts: Sample, config: IterSftConfig, number: int
+) -> list[Rollout]:
+    """What is imagined in a round."""
+    chosen = starts(np.random.default_rng([config.seed, number]), config.starts)
+    wanted = [start for start in chosen for _ in range(config.group_size)]
+    rollouts: list[Rollout] = []
+    with Progress(f"imagining, round {number}", len(wanted)) as progress:
+        for i in range(0, len(wanted), config.rows):
+            part = wanted[i : i + config.rows]
+            seed = (config.seed * 1_000_003 + number) * 1_000 + i // config.rows
+            rollouts += score_in(
+                surrogate, policy, part, rows=config.rows, temperature=config.temperature, seed=seed
+            )
+            progress.advance(len(part))
+    return rollouts
 
 
 def successes(rollouts: Iterable[Rollout]) -> Iterator[Rollout]:
