@@ -16,6 +16,7 @@ from worldgymnast.envs.wrappers import vectorise
 from worldgymnast.execution.surrogate import Simulation, score_in
 from worldgymnast.loops.score import layouts, score_real
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
+from worldgymnast.rl.objective import ObjectiveConfig, has_signal
 from worldgymnast.rl.rollout import densified
 from worldgymnast.types import ActionChunk, InputError, Rollout, RolloutGroup, Start, Verdict
 
@@ -154,7 +155,8 @@ def test_only_a_group_without_a_success_is_rewarded_by_progress() -> None:
     won = group(Verdict(1.0, 1.0), Verdict(0.0, 0.9))
     assert densified(won) is won
     lost = densified(group(Verdict(0.0, 0.2), Verdict(0.0, 0.8), Verdict(None, error="crashed")))
-    assert [r.verdict.score for r in lost.rollouts] == [0.1, 0.4, None]
+    assert [r.verdict.score for r in lost.rollouts] == [pytest.approx(0.26), pytest.approx(0.44), None]
+    assert has_signal(lost, ObjectiveConfig())
     assert not any(r.verdict.succeeded for r in lost.rollouts)
     nearly = densified(group(Verdict(0.0, 1.0), Verdict(0.0, 0.0)))
     assert [r.verdict.succeeded for r in nearly.rollouts] == [False, False]

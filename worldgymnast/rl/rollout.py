@@ -140,12 +140,13 @@ def densified(group: RolloutGroup) -> RolloutGroup:
     """A group without a success, rewarded by how far each rollout came; any other as it is.
 
     The dense reward is the verdict's probability (an environment that reports its progress in the place of a belief),
-    halved, so that none of it counts as a success.
+    brought to 0.2 to 0.5: none of it counts as a success, no group is dropped for its mean, and advantages, which are
+    normalised, do not see the scale.
     """
     if np.any(group.scores > 0):
         return group
     verdicts = [r.verdict for r in group.rollouts]
-    scores = [v.score if v.score is None or v.probability is None else v.probability / 2 for v in verdicts]
+    scores = [v.score if v.score is None or v.probability is None else 0.2 + 0.3 * v.probability for v in verdicts]
     shaped = [replace(v, score=s) for v, s in zip(verdicts, scores, strict=True)]
     members = zip(group.rollouts, shaped, strict=True)
     return RolloutGroup(group.start, tuple(r.judged(v, r.looks_until_success) for r, v in members))

@@ -79,6 +79,7 @@ class Trainer:
         verdicts = sum(len(g.rollouts) for g in groups)
         metrics = {
             "reward": float(scores.mean()) if len(scores) else float("nan"),
+            "success": float((scores >= 1).mean()) if len(scores) else float("nan"),
             "judge_error_rate": sum(g.judge_errors for g in groups) / max(verdicts, 1),
             "groups": float(len(groups)),
             "zero_advantage_groups": 1 - len(used) / max(len(groups), 1),
