@@ -12,6 +12,7 @@ from episode_builders import SPEC, assert_identical, episode, episodes
 from worldgymnast import video
 from worldgymnast.actions import BRIDGE, ActionSpecMismatch
 from worldgymnast.episodes import lerobot
+from worldgymnast.episodes.check import check
 from worldgymnast.episodes.lerobot_layout import IMAGE_KEY
 from worldgymnast.types import InputError
 
@@ -247,3 +248,15 @@ def test_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
 def test_write_resizes_and_streams(tmp_path):
     lerobot.write(tmp_path / "set", (one for one in episodes(3)), size=(8, 12))
     assert lerobot.read(tmp_path / "set").size == (8, 12)
+
+
+@pytest.mark.parametrize("column", [["True", "False"], ["yes", "yes"], [0.5, 1.0]])
+def test_labels_that_are_no_flags_are_refused_by_read_and_check(column, copy):
+    """Every word would count as a success."""
+    file = sorted(copy.rglob("data/*/*.parquet"))[0]
+    table = pq.read_table(file)
+    values = [column[i % 2] for i in range(table.num_rows)]
+    pq.write_table(table.set_column(table.schema.get_field_index("success"), "success", pa.array(values)), file)
+    with pytest.raises(InputError, match="expected true or false a frame"):
+        lerobot.read(copy)
+    assert any("success" in str(finding) and finding.severity == "error" for finding in check(copy))

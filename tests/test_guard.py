@@ -21,13 +21,15 @@ from worldgymnast.actions import metaworld_spec
 from worldgymnast.envs.imagined import ImaginedVectorEnv
 from worldgymnast.evaluation.guard import Alarm, Claims, GuardConfig, alarm, confirmations, history_of, metrics_of
 from worldgymnast.execution.local import LocalPool
+from worldgymnast.loops.audit import Guard
 from worldgymnast.loops.reinforce import ReinforceConfig, reinforce
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
+from worldgymnast.report.collect import collect
 from worldgymnast.rl.judging import Judging
 from worldgymnast.rl.trainer import TrainerConfig
 from worldgymnast.run import Run
 from worldgymnast.text import SentenceEncoder
-from worldgymnast.types import Clip, Judge, Start, Verdict, WorldState
+from worldgymnast.types import ActionChunk, Clip, Judge, Paused, Rollout, Start, Verdict, WorldState
 
 SIZE = 16
 SPEC = metaworld_spec(6)
@@ -65,8 +67,35 @@ def test_a_judge_that_fails_denies_nothing() -> None:
     claimed = [Verdict(1.0), Verdict(0.0), Verdict(1.0), Verdict(None), Verdict(1.0)]
     checked = [Verdict(0.0), Verdict(0.0), Verdict(None), Verdict(1.0), Verdict(1.0)]
     found = Claims.of(3, confirmations(claimed, checked))
-    assert found == Claims(3, 2, 1)
+    assert found == Claims(3, 2, 1, errors=1)
     assert history_of("audit", [{"step": 3, **metrics_of("audit", found)}, {"step": 4, "reward": 1.0}]) == [found]
+
+
+class Out:
+    """An audit judge that fails on all but one clip."""
+
+    name, waits = "out", False
+
+    def score(self, clips: Sequence[Clip]) -> list[Verdict]:
+        return [Verdict(None, error="401") for _ in clips[1:]] + [Verdict(1.0)]
+
+
+def test_a_guard_that_has_gone_blind_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frames = np.zeros((3, 4, 4, 3), np.uint8)
+    chunks = ActionChunk(torch.zeros(2, 1, 4), torch.zeros(2, 1, 4, dtype=torch.int64), torch.zeros(2, 1, 4), 1.0)
+    start = Start(frames[0], "open the drawer")
+    claimed = [Rollout(start, frames[:2], chunks, frames, Verdict(1.0), 2)] * 5
+    with Run(tmp_path / "run", {}) as run:
+        guard = Guard(GuardConfig(), Out(), run, 0)
+        metrics = guard.audit(0, claimed)
+        guard.audit(1, claimed)
+        assert (metrics["audit_claims"], metrics["audit_errors"]) == (1, 4)
+        said = capsys.readouterr().err
+        assert said.count("the audit judge failed on 4 of 5 claims, the first because: 401; nobody watches") == 1
+        with pytest.raises(Paused, match="nothing goes on unwatched"):
+            Guard(GuardConfig(stop=True), Out(), run, 0).audit(0, claimed)
+        run.log(0, metrics | {"reward": 1.0})
+    assert "The audit judge failed on 4 of 5 claims in run; they count for nothing." in collect(tmp_path / "run").notes
 
 
 # ---------------------------------------------------------------- a planted hack

@@ -343,7 +343,10 @@ def test_what_is_wrong_is_said_before_any_judging(
     spy = Spy()
     plant(judge=spy)
     judge, world = folder / "judge.safetensors", ("--world", folder / "world.safetensors")
+    other = folder / "other.json"
     for words, data, expected in (
+        (("--out", other, "--save", other), "labelled", f"--out: found {other}, which is the save's file"),
+        (("--out", "/proc/x.md"), "labelled", "--out: found that /proc/x.md cannot be written"),
         (("--out", "x.html"), "labelled", "--out: found x.html, expected a file that ends in .md or .json"),
         (("--plot", "x.jpg"), "labelled", "--plot: found x.jpg, expected a file that ends in .png"),
         (("--save", "x.md"), "labelled", "--save: found x.md, expected a file that ends in .json"),
@@ -364,6 +367,12 @@ def test_what_is_wrong_is_said_before_any_judging(
     assert main([str(word) for word in words]) == 2
     assert "--horizon: found 24, expected at most 8" in capsys.readouterr().err
     assert spy.calls == []
+    described = folder / "described.json"
+    described.write_text("a judge's description")
+    for flag in ("--save", "--out"):
+        assert run(folder, "calibrate", described, flag, folder / "plain" / ".." / described.name, data="labelled") == 2
+        assert "which is the judge's file, expected another" in capsys.readouterr().err
+        assert described.read_text() == "a judge's description"
     assert run(folder, "calibrate", judge, data="won") == 1
     said = capsys.readouterr().out
     assert "rollouts succeed within the horizon: how many failures are refused" in said

@@ -53,6 +53,18 @@ def test_it_runs_and_what_it_asked_is_kept(words: list[str], tmp_path: Path) -> 
     assert spent.requests >= 3 + 2 * 2 * 4
     said = f"Judges behind servers: {spent.requests} requests, {spent.tokens} tokens."
     assert said in (out / "report.html").read_text()
+    assert main([*words, "--judge", str(judge_file(words)), "--out", str(out)]) == 0
+    assert Ledger(out / FILE).spent() == spent, "a finished run asks nobody"
+
+
+def test_a_folder_that_is_no_run_is_left_as_it_is(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine.txt").write_text("mine")
+    assert main([*words, "--judge", str(judge_file(words)), "--out", str(tmp_path / "data")]) == 2
+    assert "found none beside mine.txt, expected an empty folder or a run" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["mine.txt"]
 
 
 @pytest.mark.parametrize("ahead", [[], ["--rl.ahead", "1"]])
@@ -71,7 +83,7 @@ def test_a_run_out_of_budget_goes_on_to_where_it_would_have_come(
             if budget is not None:
                 said = capsys.readouterr().err.splitlines()[-1]
                 assert "the budget of" in said
-                assert "found 22 of 22 requests; raise it and run the same command again to go on" in said
+                assert "found 22 of 22 requests; raise \"budget\" in the judge's file and run the same" in said
         hashes.add(weights_hash(load_weights(tmp_path / name / "policy.safetensors")[0]))
     assert len(hashes) == 1
     requests = [Ledger(tmp_path / name / FILE).spent().requests for name in ("whole", "stopped")]

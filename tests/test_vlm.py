@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sqlite3
 from collections import Counter
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 from openai.types.chat.chat_completion import Choice
-from servers import Faulty, brightening, faulty
+from servers import Faulty, brightening, faulty, saying
 
 from worldgymnast.cli import main
 from worldgymnast.config import load_judge, save_judge
@@ -206,12 +207,74 @@ def test_openai_itself_wants_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not (tmp_path / "judge.json").exists()
 
 
+@pytest.mark.parametrize("around", ["{}\n", "{}\r\n", " {} "])
+def test_white_space_around_a_key_is_no_part_of_it(
+    around: str, server: Faulty, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", around.format("sk-wrong-but-secret"))
+    assert main(["judge", "vlm", "locked", "--endpoint.url", server.url, "--out", str(tmp_path / "judge.json")]) == 2
+    said = capfd.readouterr().err
+    assert "refuses the key in OPENAI_API_KEY" in said
+    assert "secret" not in said
+
+
+@pytest.mark.parametrize("key", ["sk-schlüssel", "sk-two\nlines"])
+def test_a_key_that_cannot_be_sent_is_told_and_not_shown(
+    key: str, server: Faulty, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    assert main(["judge", "vlm", "m", "--endpoint.url", server.url, "--out", str(tmp_path / "judge.json")]) == 2
+    said = capfd.readouterr().err
+    assert "environment variable OPENAI_API_KEY: found a key with characters that cannot be sent" in said
+    assert said.count("\n") == 1
+    assert "schl" not in said
+    assert "two" not in said
+
+
 # ---------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "<html>please log in</html>",
+        '{"error": {"message": "model is loading"}}',
+        "[]",
+        '"hello"',
+        '{"choices": null}',
+        '{"choices": [null]}',
+        '{"choices": "abc"}',
+        '{"choices": []}',
+    ],
+)
+def test_a_server_that_says_something_else_is_no_chat_server(
+    body: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with saying(body) as url:
+        assert main(["judge", "vlm", "m", "--endpoint.url", url, "--out", str(tmp_path / "judge.json")]) == 2
+    said = capsys.readouterr().err
+    assert "found a server that does not chat (" in said
+    assert "correct --endpoint.url" in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "judge.json").exists()
+
+
+@pytest.mark.parametrize(
+    "message", [{"content": [{"type": "text", "text": "Final Score: 1"}]}, {"content": None}, {"content": 3}]
+)
+def test_an_answer_that_is_no_text_is_no_verdict(message: dict[str, Any]) -> None:
+    reply = {"choices": [{"index": 0, "message": message}], "usage": {"prompt_tokens": "many"}}
+    with saying(json.dumps(reply)) as url:
+        judge = VLMJudge(VLMConfig(EndpointConfig("m", url, attempts=2, pause=0.0)))
+        (verdict,) = judge.score(brightening(1)[0])
+    assert verdict.score is None
+    assert verdict.error is not None
+
 
 BAD = {
     "unknown": "found no model 'unknown' (The model `unknown` does not exist), expected one of m, several",
     "no-picture": "'no-picture' refuses a picture; take a model that sees (status 400: this model takes no images)",
-    "one-picture": "'one-picture' refuses 8 pictures; add \"sheet\": true to the judge's file",
+    "one-picture": "'one-picture' refuses 8 pictures; add --sheet (\"sheet\": true in the judge's file)",
     "blind": "'blind' passes over pictures (100 tokens with one and without), expected a model that sees",
 }
 
@@ -240,7 +303,13 @@ def test_a_server_that_takes_one_picture_takes_a_sheet(server: Faulty, tmp_path:
         (["--endpoint.url", "127.0.0.1:8000"], "--endpoint.url: found '127.0.0.1:8000', expected an address such as"),
         (["--endpoint.url", "http://me:secret@host/v1"], "--endpoint.url: found a user, password or query"),
         (["--rubric", "binary-v2"], "--rubric: found 'binary-v2', expected one of"),
-        (["--rubric", "partial-v1", "--unchecked"], ""),
+        (["--rubric", "partial-v1", "--unchecked"], "--criteria: found none, expected one a task"),
+        (["--rubric", "partial-v1", "--criteria", "t", "near it", "--unchecked"], ""),
+        (["--endpoint.url", "http://127.0.0.1:abc/v1"], "--endpoint.url: found 'http://127.0.0.1:abc/v1'"),
+        (["--temperature", "inf"], "--temperature: found inf, expected 0 to 100"),
+        (["--pixels", "100000"], "--pixels: found 100000, expected 0 to 2048"),
+        (["--endpoint.key-variable", "sk-secret-1"], "--endpoint.key-variable: found what is no variable's name"),
+        (["--endpoint.budget.money", "1"], "--endpoint.budget.money: found a limit and no price"),
         (["--votes", "5"], "--temperature: found 0 for 5 votes"),
         (["--votes", "0"], "--votes: found 0, expected at least 1"),
         (["--endpoint.concurrency", "0"], "--endpoint.concurrency: found 0, expected at least 1"),
@@ -258,6 +327,7 @@ def test_bad_input_is_one_line(
     found = capsys.readouterr().err
     assert code == (2 if said else 0)
     assert said in found
+    assert "sk-secret" not in found
     assert found.count("\n") == (1 if said else 0)
     assert (tmp_path / "judge.json").exists() == (not said)
 
@@ -286,7 +356,9 @@ def test_a_wrong_description_names_the_file_and_the_field(text: str, said: str, 
 
 def test_a_description_is_read_as_it_was_written(tmp_path: Path) -> None:
     config = VLMConfig(
-        EndpointConfig("m", "http://127.0.0.1:1/v1", budget=Budget(money=2.5), extra={"effort": "low", "k": 1}),
+        EndpointConfig(
+            "m", "http://127.0.0.1:1/v1", budget=Budget(money=2.5), price=Price(1), extra={"effort": "low", "k": 1}
+        ),
         rubric="partial-v1", votes=3, temperature=0.7, criteria={"drawer-open": "the hand is at the handle"},
     )  # fmt: skip
     save_judge(tmp_path / "judge.json", config)

@@ -259,7 +259,7 @@ def _description(path: Path) -> Any:
     except ValueError as error:
         raise InputError(f"{path}: found no JSON ({error}), expected a judge's description") from error
     kind = data.get(_KIND) if isinstance(data, Mapping) else None
-    if kind not in _DESCRIBED:
+    if not isinstance(kind, str) or kind not in _DESCRIBED:
         raise InputError(f"{path}: field '{_KIND}': found {kind or 'none'}, expected one of {', '.join(_DESCRIBED)}")
     return from_dict(_DESCRIBED[kind], {k: v for k, v in data.items() if k != _KIND}, str(path))
 

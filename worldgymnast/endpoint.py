@@ -12,6 +12,7 @@ import email.utils
 import functools
 import json
 import os
+import re
 import threading
 import time
 import urllib.parse
@@ -26,7 +27,11 @@ from worldgymnast.types import InputError, Paused, in_range
 Read = TypeVar("Read")
 Message = Mapping[str, Any]
 OPENAI = "https://api.openai.com/v1"
+NO_CHAT = "no chat completion"
+"""What a reply is counted under that is none: a web page, say, where the URL is wrong."""
 _TEMPORARY = (408, 409, 429)
+_FEW = 3
+"""Attempts where somebody waits to hear whether there is a server at all."""
 _AT_ONCE = 1e-3
 """Seconds to wait where nothing is overloaded."""
 
@@ -48,7 +53,8 @@ class Budget:
     money: float | None = None
 
     def __post_init__(self) -> None:
-        in_range(self, 0, *(name for name in ("requests", "tokens", "money") if getattr(self, name) is not None))
+        limits = [name for name in ("requests", "tokens", "money") if getattr(self, name) is not None]
+        in_range(self, 0, *limits, high=1e15)
 
     def passed(self, spent: Spent) -> str | None:
         """What has run out, in words, or None."""
@@ -110,13 +116,27 @@ class EndpointConfig:
         in_range(self, 1e-3, "timeout")
         in_range(self, 0, "pause", "longest_pause")
         parts = urllib.parse.urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if parts.scheme not in ("http", "https") or not parts.hostname or not _has_port(parts):
             raise InputError(f"field 'url': found '{self.url}', expected an address such as http://127.0.0.1:8000/v1")
         if parts.username or parts.password or parts.query:
             raise InputError("field 'url': found a user, password or query in it, expected none; put the key into the "
                              f"environment variable {self.key_variable}")  # fmt: skip
         if not self.model:
             raise InputError("field 'model': found none, expected the model's name at the server")
+        if not re.fullmatch(r"[A-Za-z_]\w*", self.key_variable):  # it may be the key itself, so it is not repeated
+            raise InputError("field 'key_variable': found what is no variable's name, expected that of the environment "
+                             "variable that holds the key, such as OPENAI_API_KEY")  # fmt: skip
+        if self.budget.money is not None and not self.price.read + self.price.written:
+            raise InputError("field 'budget.money': found a limit and no price, so that nothing would ever count; "
+                             "expected price.read and price.written, for a million tokens")  # fmt: skip
+
+
+def _has_port(parts: urllib.parse.SplitResult) -> bool:
+    """Whether the port of an address, if it names one, is one."""
+    try:
+        return parts.port is None or parts.port > 0
+    except ValueError:
+        return False
 
 
 class BudgetSpent(Paused):
@@ -218,20 +238,20 @@ class Endpoint:
         return Asked(answers, sum(bills))
 
     def reply(self, messages: Sequence[Message], **fields: Any) -> Any:
-        """One whole reply, asked for until there is one.
+        """One whole reply with at least one choice; a server that does not answer is not waited for long.
 
         Raises:
             RequestFailed: there is none to be had.
             BudgetSpent: nothing more may be sent.
         """
-        return self._patiently(functools.partial(self._send, messages, fields, [], lambda reply: reply))
+        return self._patiently(functools.partial(self._send, messages, fields, [], _whole), _FEW)
 
-    def _patiently(self, send: Callable[[], Any]) -> Any:
-        """What `send` returns, after as many attempts as it takes."""
+    def _patiently(self, send: Callable[[], Any], most: int | None = None) -> Any:
+        """What `send` returns, after as many attempts as it takes, `most` of them where that is said."""
         from tenacity import Retrying, retry_if_exception, sleep_using_event, stop_after_attempt
 
         retrying = Retrying(
-            stop=stop_after_attempt(self.config.attempts),
+            stop=stop_after_attempt(min(self.config.attempts, most or self.config.attempts)),
             wait=lambda state: self._pause(state.outcome.exception() if state.outcome else None, state.attempt_number),
             retry=retry_if_exception(lambda error: isinstance(error, RequestFailed) and error.pause is not None),
             sleep=sleep_using_event(self._stopped),
@@ -273,12 +293,12 @@ class Endpoint:
             raise RequestFailed("stopped", "the run was stopped", None)
         with self._lock:
             if passed := self.config.budget.passed(self.ledger.spent()):
-                raise BudgetSpent(f"the budget of {self.config.model} is spent: found {passed}; raise it and run the "
-                                  "same command again to go on")  # fmt: skip
+                raise BudgetSpent(f"the budget of {self.config.model} is spent: found {passed}; raise \"budget\" in "
+                                  "the judge's file and run the same command again to go on")  # fmt: skip
             self.ledger.spend(Spent(requests=1))
 
     def _pay(self, usage: Any) -> float:
-        read, written = (int(getattr(usage, f"{name}_tokens", 0) or 0) for name in ("prompt", "completion"))
+        read, written = (counted(usage, f"{name}_tokens") for name in ("prompt", "completion"))
         money = (read * self.config.price.read + written * self.config.price.written) / 1e6
         self.ledger.spend(Spent(tokens=read + written, money=money))
         return money
@@ -322,7 +342,7 @@ class Endpoint:
             if self._client is None:
                 import openai
 
-                key = os.environ.get(self.config.key_variable)
+                key = self._key()
                 if not key and self.config.url.startswith(OPENAI):
                     raise InputError(f"environment variable {self.config.key_variable}: found no key, expected one for "
                                      f"{self.config.url}; set it, or name another server")  # fmt: skip
@@ -331,21 +351,57 @@ class Endpoint:
                 )
             return self._client
 
-    def clean(self, error: BaseException) -> str:
+    def _key(self) -> str:
+        """The key, without the white space that files and shells leave around it; "" for none.
+
+        Raises:
+            InputError: it cannot be sent.
+        """
+        key = os.environ.get(self.config.key_variable, "").strip()
+        if not (key.isascii() and key.isprintable()):
+            raise InputError(f"environment variable {self.config.key_variable}: found a key with characters that "
+                             "cannot be sent, expected printable ASCII; set it again")  # fmt: skip
+        return key
+
+    def clean(self, error: BaseException | str) -> str:
         """What an error says, on one line, shortened, the key blotted out."""
         body = getattr(error, "body", None)
         inner = body.get("message") or body.get("detail") if isinstance(body, Mapping) else None
         text = " ".join(str(inner or error or type(error).__name__).split())
-        if key := os.environ.get(self.config.key_variable):
+        if key := self._key():
             text = text.replace(key, "***")
         return text if len(text) <= 300 else text[:300] + "..."
 
     def models(self) -> list[str]:
         """Names of the server's models; none where it does not tell."""
         try:
-            return sorted(model.id for model in self.client.models.list())
+            return sorted(self.clean(str(model.id)) for model in self.client.models.list())
         except Exception:  # noqa: BLE001 - only used to say more in an error message
             return []
+
+
+def _choices(reply: Any) -> list[Any]:
+    """The choices of a reply that have a message.
+
+    Raises:
+        Unusable: it is no chat completion.
+    """
+    if not hasattr(reply, "choices") or not isinstance(reply.choices or [], list):
+        raise Unusable(NO_CHAT, "a reply that is no chat completion; is the URL right?")
+    return [choice for choice in reply.choices or [] if hasattr(choice, "message")]
+
+
+def _whole(reply: Any) -> Any:
+    """A reply that has a choice; raises `Unusable` for any other."""
+    if not _choices(reply):
+        raise Unusable(NO_CHAT, "a reply that is no chat completion: it has no choices", final=True)
+    return reply
+
+
+def counted(usage: Any, name: str) -> int:
+    """A number of tokens in a reply; 0 where the server does not tell."""
+    found = getattr(usage, name, None)
+    return int(found) if isinstance(found, int | float) else 0
 
 
 def _readable(reply: Any, read: Callable[[Any], Read], heard: set[str]) -> list[Read]:
@@ -354,11 +410,9 @@ def _readable(reply: Any, read: Callable[[Any], Read], heard: set[str]) -> list[
     Raises:
         Unusable: none says anything; for good where it is word for word what was `heard` before.
     """
-    if not hasattr(reply, "choices"):
-        raise Unusable("no chat completion", "a reply that is no chat completion; is the URL right?")
     found: list[Read] = []
     last = Unusable("no choices", "a reply without choices")
-    for choice in reply.choices or ():
+    for choice in _choices(reply):
         try:
             found.append(read(choice))
         except Unusable as error:

@@ -79,11 +79,21 @@ class Ledger:
         with self._lock:
             try:
                 return self._connection().execute(statement, values).fetchall()
-            except sqlite3.DatabaseError as error:
+            except sqlite3.OperationalError as error:
+                if "unable to open" not in str(error) and "readonly" not in str(error):
+                    raise self._unusable(error) from error
                 raise InputError(
-                    f"{self.path}: found a ledger of answers that cannot be used ({error}), expected one to read and "
-                    "write; free some space, or remove it to ask everything again"
+                    f"{self.path}: found no place to keep the judge's answers ({error}), expected a folder that can be "
+                    "written to; copy the judge's file into one"
                 ) from error
+            except sqlite3.DatabaseError as error:
+                raise self._unusable(error) from error
+
+    def _unusable(self, error: sqlite3.DatabaseError) -> InputError:
+        return InputError(
+            f"{self.path}: found a ledger of answers that cannot be used ({error}), expected one to read and write; "
+            "free some space, or remove it to ask everything again"
+        )
 
     def _connection(self) -> sqlite3.Connection:
         if self._open is None:

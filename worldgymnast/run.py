@@ -69,6 +69,8 @@ __all__ = [
     "Checkpoint",
     "Progress",
     "Run",
+    "check_folder",
+    "finished",
     "generator_state",
     "load_into",
     "load_optimizer_tensors",
@@ -104,6 +106,25 @@ def _first_difference(found: Any, expected: Any, name: str = "") -> tuple[str, A
                 return difference
         return None
     return None if found == expected else (name, found, expected)
+
+
+def check_folder(path: Path) -> None:
+    """Raises `InputError` unless a run could be begun, or gone on with, in that folder; writes nothing."""
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path}: found a file, expected a run folder; give another path")
+    names = sorted(p.name for p in path.iterdir()) if path.exists() else []
+    if "config.json" in names:
+        return
+    if others := [n for n in names if n not in ("versions.json", _LOCK) and not n.startswith((TEMPORARY, FILE))]:
+        raise InputError(
+            f"{path}: field 'config.json': found none beside {some_of(others)}, expected an empty folder or a run; "
+            "give another path"
+        )
+
+
+def finished(path: Path) -> bool:
+    """Whether that folder holds a run that came to its end."""
+    return (path / "summary.json").is_file()
 
 
 def _versions() -> dict[str, str]:
@@ -153,8 +174,7 @@ class Run:
     @by_first
     def _begin(self) -> None:
         """Takes the folder."""
-        if not (self.path / "config.json").exists():
-            self._check_empty()
+        check_folder(self.path)
         self._lock = self._locked()
         try:
             self._open()
@@ -232,15 +252,6 @@ class Run:
                 "repeat the first command to go on, or give another run folder"
             )
 
-    def _check_empty(self) -> None:
-        if self.path.exists() and not self.path.is_dir():
-            raise InputError(f"{self.path}: found a file, expected a run folder; give another path")
-        names = sorted(p.name for p in self.path.iterdir()) if self.path.exists() else []
-        if others := [n for n in names if n not in ("versions.json", _LOCK) and not n.startswith((TEMPORARY, FILE))]:
-            raise InputError(
-                f"{self.path}: field 'config.json': found none beside {some_of(others)}, expected an empty folder or a "
-                "run; give another path"
-            )
 
     # ------------------------------------------------------------ metrics
 

@@ -18,6 +18,7 @@ from worldgymnast.commands.command import (
     agree,
     conclude,
     drives,
+    ledger,
     parts,
     read,
     sees,
@@ -29,7 +30,6 @@ from worldgymnast.episodes.starts import frame_of, starts_hash
 from worldgymnast.evaluation.success import Rate
 from worldgymnast.execution.surrogate import Imagination
 from worldgymnast.judges.combined import check
-from worldgymnast.ledger import FILE, Ledger
 from worldgymnast.loops import reproduce
 from worldgymnast.loops.finetune import from_episodes, from_photographs, photographs
 from worldgymnast.loops.quickstart import QuickstartConfig
@@ -39,6 +39,7 @@ from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.report import tables
 from worldgymnast.report.collect import collect
 from worldgymnast.report.report import write
+from worldgymnast.run import finished
 from worldgymnast.types import InputError, Start, in_range
 
 
@@ -96,13 +97,14 @@ class Adapt(Computing):
         self.prepare()
         files = parts(policy=self.policy, world=self.world, judge=self.judge)
         policy, world = load_policy(files["policy"], self.device), load_world(files["world"], self.device)
-        judge = load_judge(files["judge"], self.device, Ledger(self.out / FILE))
+        judge = load_judge(files["judge"], self.device, ledger(self.out))
         agree(files["policy"], policy.action_spec, files["world"], world.action_spec)
         env = MetaWorldConfig(size=world.frame_size[0], horizon=self.config.rl.horizon)
         if self.layout is not None or self.real or not self.data:
             drives(files["policy"], policy, env)
         start = self._start(env)
-        check(judge, [(start.task, start.instruction)])
+        if not finished(self.out):
+            check(judge, [(start.task, start.instruction)])
         if self.data:
             episodes = read(self.data, None)
             sees(world, episodes.size, "data convert SOURCE TARGET --size")

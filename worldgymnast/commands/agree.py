@@ -9,14 +9,13 @@ from typing import Annotated, Any, ClassVar
 
 from tyro.conf import Positional
 
-from worldgymnast.commands.command import LENT, Computing, Weights, drives, parts, sees, wrote
+from worldgymnast.commands.command import LENT, Computing, Weights, drives, ledger, parts, sees, wrote
 from worldgymnast.commands.command import agree as same_actions
 from worldgymnast.config import load_judge, load_policy, load_world, to_dict
 from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks
 from worldgymnast.envs.simulator import SimulatorConfig
 from worldgymnast.evaluation.success import Rate
 from worldgymnast.execution.surrogate import Imagination, Simulation, Surrogate
-from worldgymnast.ledger import FILE, Ledger
 from worldgymnast.loops.agree import REAL, AgreeConfig, agreements, outcomes
 from worldgymnast.report import tables
 from worldgymnast.report.agree import Seen, scatter, sheets
@@ -66,7 +65,7 @@ class Agree(Computing):
         env = replace(self.config.env, horizon=max(self.config.lengths))
         files = parts(world=self.world, judge=self.judge)
         world = load_world(files["world"], self.device)
-        judge = load_judge(files["judge"], self.device, Ledger(self.out / FILE))
+        judge = load_judge(files["judge"], self.device, ledger(self.out))
         sees(world, (env.size, env.size), "--env.size")
         check_tasks(env.tasks)
         loaded = {str(path): load_policy(path, self.device) for path in self.policies}

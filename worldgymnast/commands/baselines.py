@@ -15,6 +15,7 @@ from worldgymnast.commands.command import (
     Weights,
     agree,
     drives,
+    ledger,
     parts,
     read,
     sees,
@@ -24,7 +25,6 @@ from worldgymnast.config import load_judge, load_policy, load_world
 from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks
 from worldgymnast.envs.simulator import SimulatorConfig
 from worldgymnast.execution.surrogate import Imagination, Simulation
-from worldgymnast.ledger import FILE, Ledger
 from worldgymnast.loops import reproduce
 from worldgymnast.loops.finetune import FinetuneConfig, finetune, from_photographs, photographs
 from worldgymnast.loops.iter_sft import IterSftConfig, iter_sft
@@ -72,7 +72,7 @@ class IterSft(Computing):
         env = self.config.env
         files = parts(policy=self.policy, world=self.world, judge=self.judge)
         policy, world = load_policy(files["policy"], self.device), load_world(files["world"], self.device)
-        judge = load_judge(files["judge"], self.device, Ledger(self.out / FILE))
+        judge = load_judge(files["judge"], self.device, ledger(self.out))
         agree(files["policy"], policy.action_spec, files["world"], world.action_spec)
         drives(files["policy"], policy, env)
         sees(world, (env.size, env.size), "--env.size")

@@ -8,10 +8,9 @@ from typing import Annotated
 
 from tyro.conf import Positional
 
-from worldgymnast.commands.command import LENT, Computing, Weights, agree, conclude, drives, parts, sees
+from worldgymnast.commands.command import LENT, Computing, Weights, agree, conclude, drives, ledger, parts, sees
 from worldgymnast.config import load_judge, load_policy, load_world, to_dict
 from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks
-from worldgymnast.ledger import FILE, Ledger
 from worldgymnast.loops.deploy import deploy
 from worldgymnast.loops.score import ScoreConfig
 from worldgymnast.rl.best_of import BestOf, BestOfConfig
@@ -46,7 +45,7 @@ class BestOfN(Computing):
         self.prepare()
         files = parts(world=self.world, judge=self.judge)
         policy, world = load_policy(self.policy, self.device), load_world(files["world"], self.device)
-        judge = load_judge(files["judge"], self.device, Ledger(self.out / FILE))
+        judge = load_judge(files["judge"], self.device, ledger(self.out))
         agree(self.policy, policy.action_spec, files["world"], world.action_spec)
         drives(self.policy, policy, self.env)
         sees(world, (self.env.size, self.env.size), "--env.size")

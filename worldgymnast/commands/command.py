@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,13 @@ from worldgymnast.actions import ActionSpec, ActionSpecMismatch, metaworld_spec,
 from worldgymnast.envs.metaworld import MetaWorldConfig
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
+from worldgymnast.ledger import FILE, Ledger
 from worldgymnast.loops.quickstart import starter
 from worldgymnast.loops.reproduce import Recipe
 from worldgymnast.report import tables
 from worldgymnast.report.collect import collect, success
 from worldgymnast.report.report import write
+from worldgymnast.run import check_folder
 from worldgymnast.types import InputError, Policy, WorldModel, in_range
 
 REPORT = "report.html"
@@ -122,6 +125,12 @@ def parts(**given: Path | None) -> dict[str, Path]:
     return {name: path or starter(name) for name, path in given.items()}
 
 
+def ledger(out: Path) -> Ledger:
+    """What judges behind servers answer and cost in a run, kept in its folder; raises where that could be none."""
+    check_folder(out)
+    return Ledger(out / FILE)
+
+
 def read(paths: Sequence[Path], size: int | None) -> EpisodeSet:
     """All data sets as one, see `read_each`."""
     return concatenate(read_each(paths, size))
@@ -153,6 +162,15 @@ def read_each(paths: Sequence[Path], size: int | None, spec: ActionSpec | None =
                 f"resize all, such as --size {height}"
             )
     return sets
+
+
+def labelled(paths: Sequence[Path], episodes: EpisodeSet) -> None:
+    """Raises where no episode of the data sets says whether it succeeded."""
+    if not episodes.labelled.any():
+        raise InputError(
+            f"{' '.join(map(str, paths))}: field 'success': found no labels, expected a boolean feature 'success' or "
+            "'next.success' a frame; label some episodes, or record them with record-policy"
+        )
 
 
 def sees(world: WorldModel, size: tuple[int, int], flag: str) -> None:
@@ -193,7 +211,22 @@ def agree(policy: Path, acts: ActionSpec, other: Path, imagines: ActionSpec) -> 
 def new(path: Path) -> None:
     """Raises where `path` exists."""
     if path.exists():
-        raise InputError(f"{path}: exists already, expected a new folder; remove it or name another")
+        raise InputError(f"{path}: exists already, expected a new path; remove it or name another")
+
+
+def writable(flag: str, path: Path) -> None:
+    """Raises where no file could be written at `path`, so that this is known before any work is done."""
+    folder = path.resolve().parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"{flag}: found that {path} cannot be written ({error.strerror}), expected a folder that can be written to"
+        ) from error
+    if path.is_dir():
+        raise InputError(f"{flag}: found a folder at {path}, expected a file's name")
 
 
 def summary(path: Path, episodes: EpisodeSet) -> None:

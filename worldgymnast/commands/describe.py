@@ -10,12 +10,13 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional
 
-from worldgymnast.commands.command import LENT, Command, new, wrote
+from worldgymnast.commands.command import LENT, Command, new, writable, wrote
 from worldgymnast.config import load_judge, save_judge
 from worldgymnast.endpoint import EndpointConfig
 from worldgymnast.judges.combined import CascadeConfig, EnsembleConfig
 from worldgymnast.judges.local import LocalVLMConfig
 from worldgymnast.judges.probe import abilities, probe
+from worldgymnast.judges.prompt import Asking, rubric
 from worldgymnast.judges.vlm import VLMConfig, VLMJudge
 from worldgymnast.types import InputError
 
@@ -40,17 +41,17 @@ class Describing(Command):
     def _write(self, config: Any) -> int:
         """Writes it, and reads it back as --judge will."""
         new(self.out)
-        save_judge(self.out, config)
         try:
+            save_judge(self.out, config)
             load_judge(self.out)
-        except InputError:
-            self.out.unlink()
+        except BaseException:
+            self.out.unlink(missing_ok=True)
             raise
         return wrote(self.out)
 
     def _beside(self, path: Path) -> str:
         """The path of another file, seen from this one's folder."""
-        return os.path.relpath(path, self.out.parent)
+        return Path(os.path.relpath(path.resolve(), self.out.resolve().parent)).as_posix()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +78,8 @@ class JudgeVLM(Describing):
         """Asks and writes."""
         config = replace(self.config, endpoint=replace(self.config.endpoint, model=self.model))
         new(self.out)
+        writable("--out", self.out)
+        wants_criteria(config)
         if not self.unchecked:
             self._look(VLMJudge(config))
         return self._write(config)
@@ -97,6 +100,15 @@ class JudgeVLM(Describing):
         print(
             f"{config.endpoint.url}: sees {config.frames} frames; {_said(can.several)} several votes in a request; "
             f"{_said(can.structured)} --structured; {_said(can.logprobs)} --logprobs; {_said(can.counts)} token counts"
+        )
+
+
+def wants_criteria(config: Asking) -> None:
+    """Raises where the rubric asks for a criterion and there is none."""
+    if rubric(config.rubric).wants_criterion and not config.criteria:
+        raise InputError(
+            f"--criteria: found none, expected one a task for rubric {config.rubric}, such as --criteria drawer-open "
+            "'the hand is at the handle'; or take --rubric binary-v1"
         )
 
 
@@ -121,6 +133,7 @@ class JudgeLocal(Describing):
 
     def __call__(self) -> int:
         """Writes and loads."""
+        wants_criteria(self.config)
         folder = Path(self.model)
         name = self._beside(folder) if folder.is_dir() else self.model
         return self._write(replace(self.config, model=name))

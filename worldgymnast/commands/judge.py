@@ -12,7 +12,7 @@ from typing import Any
 from tyro.conf import Positional
 
 from worldgymnast.actions import converter
-from worldgymnast.commands.command import Computing, Weights, read, sees, wrote
+from worldgymnast.commands.command import Computing, Weights, labelled, read, sees, writable, wrote
 from worldgymnast.config import load_judge, load_world
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.evaluation.calibration import Measured, Worth, difference, enough, measure, rows_by_task, thresholds
@@ -62,15 +62,22 @@ class Judging(Computing):
         in_range(self, 0, "seed")
         _ends("out", self.out, ".md", ".json")
 
+    def apart(self, **files: Path | None) -> None:
+        """Raises where a file that is to be written is another of the command's, or cannot be written."""
+        named = {name: path for name, path in {"world": self.world, **files, "out": self.out}.items() if path}
+        for name in ("out", "plot", "save"):
+            if name not in named:
+                continue
+            for other, path in named.items():
+                if other != name and path.resolve() == named[name].resolve():
+                    raise InputError(f"--{name}: found {path}, which is the {other}'s file, expected another")
+            writable(f"--{name}", named[name])
+
     def clips(self) -> tuple[EpisodeSet, WorldModel | None]:
         """The labelled rollouts and the world, or what is wrong with them; says what will stay unknown."""
         world = None if self.world is None else load_world(self.world, self.device)
         episodes = read(self.data, None)
-        if not episodes.labelled.any():
-            raise InputError(
-                f"{' '.join(map(str, self.data))}: field 'success': found no labels, expected a boolean feature "
-                "'success' or 'next.success' a frame; label some episodes, or record them with record-policy"
-            )
+        labelled(self.data, episodes)
         real = first_actions(episodes, self.horizon)
         if world is not None:
             sees(world, episodes.size, "data convert SOURCE TARGET --size")
@@ -129,6 +136,7 @@ class JudgeCalibrate(Judging):
     def __call__(self) -> int:
         """Prints the tables and the conclusion; 1 if the judge is not usable."""
         self.prepare()
+        self.apart(judge=self.judge, plot=self.plot, save=self.save)
         judge = judge_of(self.judge, self.device)
         real, world = self.clips()
         if self.save is not None and len(kinds := set(real.succeeded.tolist())) < 2:
@@ -178,6 +186,7 @@ class JudgeCompare(Judging):
     def __call__(self) -> int:
         """Prints the tables."""
         self.prepare()
+        self.apart(a=self.a, b=self.b)
         judges = [judge_of(path, self.device) for path in (self.a, self.b)]
         real, world = self.clips()
         answers = self.answers(judges, real, world)

@@ -21,6 +21,8 @@ from worldgymnast.commands.command import (
     agree,
     drives,
     fits,
+    labelled,
+    ledger,
     parts,
     read,
     read_each,
@@ -33,7 +35,6 @@ from worldgymnast.episodes.starts import read_starts, starts_hash
 from worldgymnast.episodes.windows import EpisodeSet, check_shares
 from worldgymnast.execution.surrogate import Imagination
 from worldgymnast.judges.combined import check
-from worldgymnast.ledger import FILE, Ledger
 from worldgymnast.loops import reproduce, train
 from worldgymnast.loops.finetune import (
     FinetuneConfig,
@@ -48,6 +49,7 @@ from worldgymnast.loops.supervised import check_parts
 from worldgymnast.presets import WORLDS
 from worldgymnast.report.collect import collect
 from worldgymnast.report.report import write
+from worldgymnast.run import finished
 from worldgymnast.types import InputError, in_range
 from worldgymnast.worldmodel.autoencoder import Autoencoder
 from worldgymnast.worldmodel.sampler import WorldModelConfig
@@ -208,6 +210,7 @@ class TrainJudge(Learning):
         start = load_classifier(self.begin_with, self.device) if self.begin_with else None
         world = load_world(self.world or starter("world"), self.device)
         episodes = read(self.data, self.size)
+        labelled(self.data, episodes)
         sees(world, episodes.size, "--size")
         train.train_judge(episodes, world, self.out, self.config, self.device, start=start)
         return wrote(self.out / "judge.safetensors")
@@ -261,14 +264,14 @@ class Rl(Computing):
         env = self.config.env
         files = parts(policy=self.policy, world=self.world, judge=self.judge)
         policy, world = load_policy(files["policy"], self.device), load_world(files["world"], self.device)
-        ledger = Ledger(self.out / FILE)
-        judge = load_judge(files["judge"], self.device, ledger)
-        audit = load_judge(self.audit, self.device, ledger) if self.audit else None
+        kept = ledger(self.out)
+        judge = load_judge(files["judge"], self.device, kept)
+        audit = load_judge(self.audit, self.device, kept) if self.audit else None
         agree(files["policy"], policy.action_spec, files["world"], world.action_spec)
         drives(files["policy"], policy, env)
         sees(world, (env.size, env.size), "--env.size")
         check_tasks(env.tasks)
-        for asked in filter(None, (judge, audit)):
+        for asked in filter(None, () if finished(self.out) else (judge, audit)):
             check(asked, [(task, words) for task in env.tasks for words in instructions(task)])
         data = ""
         if self.data:
@@ -277,7 +280,8 @@ class Rl(Computing):
             starts = from_episodes(episodes, env.tasks, self.config.rl.middle)
         elif self.starts:
             given = [start for folder in self.starts for start in read_starts(folder, env.size, self.crop)]
-            check(judge, [(start.task, start.instruction) for start in given])
+            if not finished(self.out):
+                check(judge, [(start.task, start.instruction) for start in given])
             data, starts = starts_hash(given), from_starts(given)
         else:
             first = QuickstartConfig().photograph_layout

@@ -18,7 +18,7 @@ from worldgymnast.loops.dyna import DynaConfig, dyna
 from worldgymnast.loops.finetune import FinetuneConfig
 from worldgymnast.loops.quickstart import QuickstartConfig, quickstart
 from worldgymnast.loops.record import RecordConfig
-from worldgymnast.run import Run
+from worldgymnast.run import Run, check_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,7 @@ class Quickstart(Computing):
     def __call__(self) -> int:
         """Runs the loop, prints the table and writes the report."""
         self.prepare()
+        check_folder(self.out)
         given = {"policy": self.policy, "world": self.world, "judge": self.judge}
         files = {name: path for name, path in given.items() if path is not None}
         env = self.config.finetune.env

@@ -21,7 +21,7 @@ from worldgymnast.actions import WORLDGYM, ActionSpec
 from worldgymnast.episodes import lerobot_layout as layout
 from worldgymnast.episodes import rlds, worldgym
 from worldgymnast.episodes.formats import convert, detect
-from worldgymnast.episodes.lerobot_reader import action_rows, numbers, pictures, spans
+from worldgymnast.episodes.lerobot_reader import action_rows, labels, numbers, pictures, spans
 from worldgymnast.types import InputError
 from worldgymnast.video import iterate
 
@@ -321,11 +321,11 @@ def _table(path: Path, found: layout.Layout, inspection: _Inspection) -> dict[st
         table: dict[str, Any] = layout.read_table(path, ("episode_index", "action", "success", "next.success"))
         columns = {"action": action_rows(table, path, found.spec.dim)}
         columns["episode_index"] = numbers(table, "episode_index", path)
+        columns |= {name: labels(table, name, path) for name in ("success", "next.success") if name in table}
     except InputError as error:
         inspection.fault(path, error)
         return None
-    labels = [name for name in ("success", "next.success") if name in table]
-    return columns | {name: numbers(table, name, path) for name in labels}
+    return columns
 
 
 def _lerobot_episode(

@@ -75,7 +75,7 @@ def _read_rows(found: Layout, first: dict[int, int], total: int) -> tuple[np.nda
         table = read_table(path, columns)
         episode = numbers(table, "episode_index", path)
         values = action_rows(table, path, found.spec.dim)
-        marks = {name: numbers(table, name, path).astype(bool) for name in ("success", "next.success") if name in table}
+        marks = {name: labels(table, name, path) for name in ("success", "next.success") if name in table}
         for record in group:
             rows = np.flatnonzero(episode == record.index)
             if len(rows) != record.rows:
@@ -99,6 +99,19 @@ def _read_rows(found: Layout, first: dict[int, int], total: int) -> tuple[np.nda
 def numbers(table: dict[str, Any], name: str, path: Path) -> np.ndarray:
     """A column of numbers or flags as [n]; raises InputError where the file does not have it."""
     return np.asarray(layout.field_of(table, name, path).to_numpy(zero_copy_only=False))
+
+
+def labels(table: dict[str, Any], name: str, path: Path) -> np.ndarray:
+    """A column of success labels, bool [n].
+
+    Raises:
+        InputError: it holds anything but flags or numbers: every word would count as a success.
+    """
+    found = numbers(table, name, path)
+    if found.dtype.kind not in "biuf" or not np.isin(found, (0, 1)).all():
+        shown = next((x for x in found.tolist() if x not in (0, 1)), found.dtype)
+        raise InputError(f"{path}: field '{name}': found {shown!r}, expected true or false a frame; convert the column")
+    return found.astype(bool)
 
 
 def action_rows(table: dict[str, Any], path: Path, width: int) -> np.ndarray:

@@ -49,17 +49,26 @@ class GuardConfig:
 
 @dataclass(frozen=True)
 class Claims:
-    """Successes that the judge claimed in one step, and how many of them somebody else denied."""
+    """Successes that the judge claimed in one step, and how many of them somebody else denied.
+
+    Attributes:
+        step: which.
+        count: those of which he said something.
+        denied: how many he denied.
+        errors: those of which he said nothing, since he failed.
+    """
 
     step: int
     count: int
     denied: int
+    errors: int = 0
 
     @classmethod
     def of(cls, step: int, outcomes: Iterable[bool | None]) -> Claims:
         """From what somebody else says of each claim; None, where he failed, counts for nothing."""
-        known = [outcome for outcome in outcomes if outcome is not None]
-        return cls(step, len(known), sum(not outcome for outcome in known))
+        said = list(outcomes)
+        known = [outcome for outcome in said if outcome is not None]
+        return cls(step, len(known), sum(not outcome for outcome in known), len(said) - len(known))
 
 
 @dataclass(frozen=True)
@@ -113,11 +122,15 @@ def _pooled(history: Sequence[Claims], least: int) -> tuple[Rate, int] | None:
     return None
 
 
+_COUNTS = ("claims", "denied", "errors")
+
+
 def metrics_of(source: str, claims: Claims) -> dict[str, float]:
     """What is logged of an audit by "audit" or "real"; `history_of` reads it back."""
     return {
         f"{source}_claims": float(claims.count),
         f"{source}_denied": float(claims.denied),
+        f"{source}_errors": float(claims.errors),
         f"{source}_denied_share": claims.denied / claims.count if claims.count else float("nan"),
     }
 
@@ -125,7 +138,7 @@ def metrics_of(source: str, claims: Claims) -> dict[str, float]:
 def history_of(source: str, rows: Iterable[Mapping[str, float]]) -> list[Claims]:
     """The audits in a run's log, so that a resumed run remembers what the one before saw."""
     return [
-        Claims(int(row["step"]), int(row[f"{source}_claims"]), int(row[f"{source}_denied"]))
+        Claims(*(int(row.get(name, 0)) for name in ("step", *(f"{source}_{kind}" for kind in _COUNTS))))
         for row in rows
         if f"{source}_claims" in row
     ]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from worldgymnast.endpoint import Endpoint, RequestFailed
+from worldgymnast.endpoint import NO_CHAT, Endpoint, RequestFailed, counted
 from worldgymnast.judges.prompt import Part, question, schema
 from worldgymnast.types import Clip, InputError
 
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from worldgymnast.judges.vlm import VLMJudge
 
 _SIDE = 64
-_SHEET = 'add "sheet": true to the judge\'s file, which shows all frames as one picture'
+_SHEET = 'add --sheet ("sheet": true in the judge\'s file), which shows all frames as one picture'
+
+
+_URL = '--endpoint.url ("url" in the judge\'s file), up to and with /v1'
 
 
 def probe(judge: VLMJudge) -> None:
@@ -50,7 +53,7 @@ def probe(judge: VLMJudge) -> None:
 
 def _tokens(reply: Any) -> int:
     """Tokens of the question, 0 where the server does not tell."""
-    return int(getattr(getattr(reply, "usage", None), "prompt_tokens", 0) or 0)
+    return counted(getattr(reply, "usage", None), "prompt_tokens")
 
 
 def refused(endpoint: Endpoint, failed: RequestFailed, what: str) -> InputError:
@@ -59,7 +62,12 @@ def refused(endpoint: Endpoint, failed: RequestFailed, what: str) -> InputError:
     if failed.kind in ("connection", "timed out"):
         return InputError(
             f"{config.url}: found no server ({said}), expected one that speaks OpenAI's API; start it, or correct "
-            '"url" in the judge\'s file'
+            f"{_URL}"
+        )
+    if failed.kind in (NO_CHAT, "cut off", "405", "501"):
+        return InputError(
+            f"{config.url}: found a server that does not chat ({said}), expected one that speaks OpenAI's API; correct "
+            f"{_URL}"
         )
     if failed.kind in ("401", "403"):
         return InputError(
@@ -106,7 +114,8 @@ def abilities(judge: VLMJudge) -> Abilities:
             return None
 
     several, structured, told = reply(n=2, temperature=1.0), reply(response_format=form), reply(logprobs=True)
-    text = structured.choices[0].message.content or "" if structured else ""
+    text = structured.choices[0].message.content if structured else ""
+    text = text if isinstance(text, str) else ""
     return Abilities(
         several=several is not None and len(several.choices) == 2,
         structured=text.strip().startswith("{") and '"score"' in text,

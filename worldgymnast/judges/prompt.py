@@ -146,7 +146,7 @@ class Asking:
         rubric(self.rubric)
         in_range(self, 2, "frames")
         in_range(self, 1, "votes")
-        in_range(self, 0, "pixels")
+        in_range(self, 0, "pixels", high=2048)
         in_range(self, 0, "threshold", high=1)
 
 

@@ -69,7 +69,7 @@ class VLMConfig(Asking):
     def __post_init__(self) -> None:
         super().__post_init__()
         in_range(self, 1, *(["max_tokens"] if self.max_tokens is not None else []))
-        in_range(self, 0, *(["temperature"] if self.temperature is not None else []))
+        in_range(self, 0, *(["temperature"] if self.temperature is not None else []), high=100)
         if self.votes > 1 and self.temperature == 0:
             raise InputError(f"field 'temperature': found 0 for {self.votes} votes, which would all be the same; "
                              "expected more than 0, such as 0.7, or one vote")  # fmt: skip
@@ -161,7 +161,8 @@ class VLMJudge:
 
     def _read(self, choice: Any) -> Answer:
         """What a choice of a reply says; raises `NoScore`."""
-        score = parse(choice.message.content, self.rubric)
+        content = choice.message.content
+        score = parse(content if isinstance(content, str) else None, self.rubric)
         return self._likely(choice) or written(score)
 
     def _likely(self, choice: Any) -> Answer | None:

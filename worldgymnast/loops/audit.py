@@ -10,7 +10,7 @@ import numpy as np
 from worldgymnast.evaluation.guard import Claims, GuardConfig, alarm, confirmations, history_of, metrics_of
 from worldgymnast.rl.judging import seen
 from worldgymnast.run import Run
-from worldgymnast.types import Judge, Metrics, Rollout
+from worldgymnast.types import Judge, Metrics, Paused, Rollout
 
 _SOURCES = {"audit": "the audit judge", "real": "the real environment"}
 
@@ -35,7 +35,7 @@ class Guard:
         """Shows the audit judge a sample of the claimed successes.
 
         Raises:
-            Paused: its budget is spent.
+            Paused: its budget is spent, or it fails on most of them and `config.stop` counts on it.
         """
         claimed = [rollout for rollout in rollouts if rollout.verdict.succeeded]
         if self.judge is None or step % self.config.every or not claimed:
@@ -43,7 +43,26 @@ class Guard:
         rng = np.random.default_rng([self.seed, step, len(claimed)])
         chosen = sorted(rng.permutation(len(claimed))[: self.config.sample])
         verdicts = self.judge.score([seen(claimed[i]) for i in chosen])
+        self._sees(step, [verdict.error for verdict in verdicts if verdict.score is None], len(verdicts))
         return self._remember("audit", step, [verdict.succeeded for verdict in verdicts])
+
+    def _sees(self, step: int, errors: Sequence[str | None], count: int) -> None:
+        """Says that the audit judge fails on most of what it is shown; a guard that may stop the run must not be blind.
+
+        Raises:
+            Paused: it fails, and the run counts on it.
+        """
+        if len(errors) <= count / 2:
+            return
+        said = f"step {step}: the audit judge failed on {len(errors)} of {count} claims, the first because: {errors[0]}"
+        if self.config.stop:
+            raise Paused(
+                f"{said}; with --rl.guard.stop nothing goes on unwatched: a checkpoint is kept, mend the judge and run "
+                "the same command again to go on"
+            )
+        if "blind" not in self._told:
+            self._told.add("blind")
+            print(f"{self.path}: {said}; nobody watches for reward hacking", file=sys.stderr, flush=True)
 
     def scored(self, step: int, imagined: Sequence[Rollout], real: Sequence[Rollout]) -> Metrics:
         """Hears of a scoring: whether the imagined successes are successes for real, from the same starts."""

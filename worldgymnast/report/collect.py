@@ -318,6 +318,9 @@ def _judged(run: Path, logs: Mapping[str, Rows]) -> list[str]:
         for source, who in (("audit", "the audit judge"), ("real", "the real environment")):
             if heard := alarm(history_of(source, rows), guard):
                 notes.append(f"Reward hacking? {name}, asked {who}: {heard}.")
+        if failed := sum(claims.errors for claims in history_of("audit", rows)):
+            shown = failed + sum(claims.count for claims in history_of("audit", rows))
+            notes.append(f"The audit judge failed on {failed} of {shown} claims in {name}; they count for nothing.")
     for folder in dict.fromkeys([run, *(_folder(run, name) for name in logs)]):
         if (folder / FILE).is_file():
             spent = Ledger(folder / FILE).spent()
