@@ -13,15 +13,14 @@ from worldgymnast.commands.command import (
     Command,
     Computing,
     Weights,
-    agree,
+    components,
     drives,
     ledger,
     parts,
     read,
-    sees,
     wrote,
 )
-from worldgymnast.config import load_judge, load_policy, load_world
+from worldgymnast.config import load_policy
 from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks
 from worldgymnast.envs.simulator import SimulatorConfig
 from worldgymnast.execution.surrogate import Imagination, Simulation
@@ -71,16 +70,11 @@ class IterSft(Computing):
         self.prepare()
         env = self.config.env
         files = parts(policy=self.policy, world=self.world, judge=self.judge)
-        policy, world = load_policy(files["policy"], self.device), load_world(files["world"], self.device)
-        judge = load_judge(files["judge"], self.device, ledger(self.out))
-        agree(files["policy"], policy.action_spec, files["world"], world.action_spec)
-        drives(files["policy"], policy, env)
-        sees(world, (env.size, env.size), "--env.size")
-        check_tasks(env.tasks)
+        found = components(files, self.device, ledger(self.out), env)
         demos = demonstrations(read(self.data, env.size), self.demonstrations)
         starts = from_photographs(photographs(env, self.photographs, QuickstartConfig().photograph_layout))
-        imagine = Imagination.of(policy, world, judge, self.config.horizon)
-        iter_sft(policy, imagine, starts, demos, self.out, self.config, self.device)
+        imagine = Imagination.of(found.policy, found.world, found.judge, self.config.horizon)
+        iter_sft(found.policy, imagine, starts, demos, self.out, self.config, self.device)
         write(self.out / REPORT, collect(self.out))
         print(f"Report: {self.out / REPORT}")
         return wrote(self.out / "policy.safetensors")

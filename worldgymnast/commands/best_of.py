@@ -8,9 +8,9 @@ from typing import Annotated
 
 from tyro.conf import Positional
 
-from worldgymnast.commands.command import LENT, Computing, Weights, agree, conclude, drives, ledger, parts, sees
-from worldgymnast.config import load_judge, load_policy, load_world, to_dict
-from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks
+from worldgymnast.commands.command import LENT, Computing, Weights, components, conclude, ledger, parts
+from worldgymnast.config import to_dict
+from worldgymnast.envs.metaworld import MetaWorldConfig
 from worldgymnast.loops.deploy import deploy
 from worldgymnast.loops.score import ScoreConfig
 from worldgymnast.rl.best_of import BestOf, BestOfConfig
@@ -43,22 +43,18 @@ class BestOfN(Computing):
     def __call__(self) -> int:
         """Evaluates both, prints the table and what it costs, and writes the report."""
         self.prepare()
-        files = parts(world=self.world, judge=self.judge)
-        policy, world = load_policy(self.policy, self.device), load_world(files["world"], self.device)
-        judge = load_judge(files["judge"], self.device, ledger(self.out))
-        agree(self.policy, policy.action_spec, files["world"], world.action_spec)
-        drives(self.policy, policy, self.env)
-        sees(world, (self.env.size, self.env.size), "--env.size")
-        check_tasks(self.env.tasks)
+        files = parts(policy=self.policy, world=self.world, judge=self.judge)
+        found = components(files, self.device, ledger(self.out), self.env)
+        policy, world, judge = found.policy, found.world, found.judge
         inputs = {"policy": identity(policy), "world": identity(world), "judge": identity(judge)}
         settings = {"env": to_dict(self.env), "score": to_dict(self.score), "inputs": inputs}
         with Run(self.out, to_dict(self.config) | settings) as run:
             planned = BestOf(policy, world, judge, self.config)
             name = f"best of {self.config.candidates}"
             both = {"as it is": policy, name: planned}
-            found, seconds = deploy(both, policy.config.chunk, self.env, self.score, self.out)
+            rows, seconds = deploy(both, policy.config.chunk, self.env, self.score, self.out)
             run.finish({})
-        conclude(self.out, found)
+        conclude(self.out, rows)
         alone, more = seconds["as it is"], seconds[name]
         print(f"Seconds an episode, the environment's included: {alone:.2f} as it is, {more:.2f} with {name}.")
         return 0

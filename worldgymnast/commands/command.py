@@ -15,17 +15,20 @@ from tyro.conf import Positional
 
 from worldgymnast import processes
 from worldgymnast.actions import ActionSpec, ActionSpecMismatch, metaworld_spec, require_same
-from worldgymnast.envs.metaworld import MetaWorldConfig
+from worldgymnast.config import load_judge, load_policy, load_world
+from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.ledger import FILE, Ledger
 from worldgymnast.loops.quickstart import starter
 from worldgymnast.loops.reproduce import Recipe
+from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.report import tables
 from worldgymnast.report.collect import collect, success
 from worldgymnast.report.report import write
 from worldgymnast.run import check_folder
-from worldgymnast.types import InputError, Policy, WorldModel, in_range
+from worldgymnast.types import InputError, Judge, Policy, WorldModel, in_range
+from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 REPORT = "report.html"
 SPLIT = 0
@@ -206,6 +209,39 @@ def agree(policy: Path, acts: ActionSpec, other: Path, imagines: ActionSpec) -> 
         require_same(acts, imagines, f"{policy} and {other}, policy and world model")
     except ActionSpecMismatch as error:
         raise InputError(f"{error}; give two that were trained on the same data") from error
+
+
+@dataclass(frozen=True)
+class Components:
+    """A policy, and where it practises or is planned for, from their files; they fit one another."""
+
+    policy: SmallVLA
+    world: LatentWorldModel
+    judge: Judge
+
+
+def components(
+    files: Mapping[str, Path], device: str, kept: Ledger, env: MetaWorldConfig, flags: str = "--env"
+) -> Components:
+    """The components in the files of "policy", "world" and "judge".
+
+    Args:
+        files: see `parts`.
+        device: where they compute.
+        kept: what judges behind servers answer.
+        env: the real environment.
+        flags: what its flags begin with.
+
+    Raises:
+        InputError: one is missing, or they do not fit one another or `env`.
+    """
+    policy, world = load_policy(files["policy"], device), load_world(files["world"], device)
+    judge = load_judge(files["judge"], device, kept)
+    agree(files["policy"], policy.action_spec, files["world"], world.action_spec)
+    drives(files["policy"], policy, env, f"{flags}.hold")
+    sees(world, (env.size, env.size), f"{flags}.size")
+    check_tasks(env.tasks)
+    return Components(policy, world, judge)
 
 
 def new(path: Path) -> None:

@@ -18,8 +18,7 @@ from worldgymnast.commands.command import (
     Computing,
     Learning,
     Weights,
-    agree,
-    drives,
+    components,
     fits,
     labelled,
     ledger,
@@ -29,8 +28,8 @@ from worldgymnast.commands.command import (
     sees,
     wrote,
 )
-from worldgymnast.config import load_classifier, load_judge, load_policy, load_world
-from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks, instructions
+from worldgymnast.config import load_classifier, load_judge, load_world
+from worldgymnast.envs.metaworld import MetaWorldConfig, instructions
 from worldgymnast.episodes.starts import read_starts, starts_hash
 from worldgymnast.episodes.windows import EpisodeSet, check_shares
 from worldgymnast.execution.surrogate import Imagination
@@ -262,16 +261,10 @@ class Rl(Computing):
         """Trains and writes the report."""
         self.prepare()
         env = self.config.env
-        files = parts(policy=self.policy, world=self.world, judge=self.judge)
-        policy, world = load_policy(files["policy"], self.device), load_world(files["world"], self.device)
-        kept = ledger(self.out)
-        judge = load_judge(files["judge"], self.device, kept)
+        files, kept = parts(policy=self.policy, world=self.world, judge=self.judge), ledger(self.out)
+        found = components(files, self.device, kept, env)
         audit = load_judge(self.audit, self.device, kept) if self.audit else None
-        agree(files["policy"], policy.action_spec, files["world"], world.action_spec)
-        drives(files["policy"], policy, env)
-        sees(world, (env.size, env.size), "--env.size")
-        check_tasks(env.tasks)
-        for asked in filter(None, () if finished(self.out) else (judge, audit)):
+        for asked in filter(None, () if finished(self.out) else (found.judge, audit)):
             check(asked, [(task, words) for task in env.tasks for words in instructions(task)])
         data = ""
         if self.data:
@@ -281,13 +274,13 @@ class Rl(Computing):
         elif self.starts:
             given = [start for folder in self.starts for start in read_starts(folder, env.size, self.crop)]
             if not finished(self.out):
-                check(judge, [(start.task, start.instruction) for start in given])
+                check(found.judge, [(start.task, start.instruction) for start in given])
             data, starts = starts_hash(given), from_starts(given)
         else:
             first = QuickstartConfig().photograph_layout
             starts = from_photographs(photographs(env, self.photographs, first))
-        imagine = Imagination.of(policy, world, judge, self.config.rl.horizon)
-        finetune(policy, imagine, starts, self.out, self.config, self.device, data, audit)
+        imagine = Imagination.of(found.policy, found.world, found.judge, self.config.rl.horizon)
+        finetune(found.policy, imagine, starts, self.out, self.config, self.device, data, audit)
         write(self.out / REPORT, collect(self.out))
         print(f"Report: {self.out / REPORT}")
         return wrote(self.out / "policy.safetensors")
