@@ -25,6 +25,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "Start here": {
         "doctor": ("", "what this machine can run, what is missing, what to do about it"),
         "quickstart": ("", "finetune the starter policy in the starter world; real evaluation; report"),
+        "reproduce tables": ("", "every method over seeds, measured for real, cell by cell"),
         "reproduce": ("PRESET", "the whole method from nothing, stage by stage"),
     },
     "Data": {
@@ -62,11 +63,11 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     },
 }
 COMMANDS = {name: about for group in GROUPS.values() for name, about in group.items()}
-FAMILIES = {name.partition(" ")[0] for name in COMMANDS if " " in name}
+FAMILIES = {name.partition(" ")[0] for name in COMMANDS if " " in name} - set(COMMANDS)
 """First words of the commands of two words."""
 GO_ON = (
-    "quickstart", "reproduce", "sft", "train-world", "distill", "train-judge", "rl", "adapt", "dyna", "iter-sft",
-    "rl-simulator", "evaluate", "agree", "best-of",
+    "quickstart", "reproduce", "reproduce tables", "sft", "train-world", "distill", "train-judge", "rl",
+    "adapt", "dyna", "iter-sft", "rl-simulator", "evaluate", "agree", "best-of",
 )  # fmt: skip
 """What can be killed and goes on when run again."""
 WHOLE = ("record", "record-policy", "data convert")

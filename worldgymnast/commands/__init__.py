@@ -14,7 +14,7 @@ from worldgymnast.commands.judge import JudgeCalibrate, JudgeCompare
 from worldgymnast.commands.measure import Evaluate, EvalWorld, Report
 from worldgymnast.commands.published import ImportWorld
 from worldgymnast.commands.train import Distill, Rl, Sft, TrainJudge, TrainWorld
-from worldgymnast.commands.whole import Doctor, Dyna, Quickstart, Reproduce
+from worldgymnast.commands.whole import Doctor, Dyna, Quickstart, Reproduce, Tables
 
 __all__ = ["KINDS", "Command"]
 
@@ -22,6 +22,7 @@ KINDS: dict[str, type[Command]] = {
     "doctor": Doctor,
     "quickstart": Quickstart,
     "reproduce": Reproduce,
+    "reproduce tables": Tables,
     "record": Record,
     "record-policy": RecordPolicy,
     "data check": DataCheck,

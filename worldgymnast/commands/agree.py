@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from tyro.conf import Positional
 
@@ -14,11 +14,10 @@ from worldgymnast.commands.command import agree as same_actions
 from worldgymnast.config import load_judge, load_policy, load_world, to_dict
 from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks
 from worldgymnast.envs.simulator import SimulatorConfig
-from worldgymnast.evaluation.success import Rate
 from worldgymnast.execution.surrogate import Imagination, Simulation, Surrogate
-from worldgymnast.loops.agree import REAL, AgreeConfig, agreements, outcomes
+from worldgymnast.loops.agree import AgreeConfig, agreements, outcomes
 from worldgymnast.report import tables
-from worldgymnast.report.agree import Seen, scatter, sheets
+from worldgymnast.report.agree import scatter, seen, sheets
 from worldgymnast.report.world import page
 from worldgymnast.run import Run
 from worldgymnast.types import InputError
@@ -84,7 +83,7 @@ class Agree(Computing):
         with Run(self.out, to_dict(self.config) | {"inputs": inputs}) as run:
             found = outcomes(loaded, surrogates, self.out / "outcomes.json", self.config)
             run.finish({})
-        by_place, each = agreements(found, self.config), {name: _seen(rows) for name, rows in found.items()}
+        by_place, each = agreements(found, self.config), {name: seen(rows) for name, rows in found.items()}
         shown = sheets(by_place, each, len(env.tasks))
         for sheet in shown:
             tables.show(tables.sheet(sheet))
@@ -96,8 +95,3 @@ class Agree(Computing):
         wrote(self.out / "agreement.md")
         return wrote(self.out / "agreement.png")
 
-
-def _seen(places: Mapping[str, list[dict[str, Any]]]) -> Seen:
-    """A policy's success by the longest horizon."""
-    rates = {place: Rate.of(row["success"][-1] for row in rows) for place, rows in places.items()}
-    return Seen(rates[REAL], {place: rate for place, rate in rates.items() if place != REAL})

@@ -2,23 +2,45 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 import tyro
 
 from worldgymnast import doctor, presets
-from worldgymnast.commands.command import LENT, Command, Computing, Weights, agree, conclude, drives, parts, read, sees
+from worldgymnast.commands.command import (
+    LENT,
+    Command,
+    Computing,
+    Weights,
+    agree,
+    conclude,
+    drives,
+    parts,
+    read,
+    sees,
+    wrote,
+)
 from worldgymnast.config import load_classifier, load_policy, load_world, to_dict
 from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks
-from worldgymnast.loops import reproduce
+from worldgymnast.loops import reproduce, tables
+from worldgymnast.loops.agree import AgreeConfig, agreements
 from worldgymnast.loops.dyna import DynaConfig, dyna
 from worldgymnast.loops.finetune import FinetuneConfig
+from worldgymnast.loops.iter_sft import IterSftConfig
 from worldgymnast.loops.quickstart import QuickstartConfig, quickstart
 from worldgymnast.loops.record import RecordConfig
+from worldgymnast.loops.tables import TablesConfig
+from worldgymnast.report import results
+from worldgymnast.report import tables as terminal
+from worldgymnast.report.agree import scatter, seen
+from worldgymnast.report.agree import sheets as agree_sheets
+from worldgymnast.report.world import page
 from worldgymnast.run import Run, check_folder
+from worldgymnast.weights import write_bytes, write_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +88,52 @@ class Quickstart(Computing):
         found = quickstart(self.out, self.config, files, self.device)
         conclude(self.out, found)
         return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tables(Computing):
+    """What docs/results.md compares: every method over seeds, the simulator's mismatch, agreement; cell by cell.
+
+    Attributes:
+        config: how many cells, and how much each.
+        quick: one seed and few layouts: every table with wide intervals.
+        out: the folder of the cells.
+        markdown: also write the tables to this .md file.
+    """
+
+    hidden: ClassVar[Mapping[type, str]] = {
+        RecordConfig: "env", FinetuneConfig: "env", IterSftConfig: "env", AgreeConfig: "env",
+    }  # fmt: skip
+    instead: ClassVar[str] = "every cell has the same environment: use --env flags"
+    config: Annotated[TablesConfig, LENT] = field(default_factory=TablesConfig)
+    quick: bool = False
+    out: Path = Path("runs/tables")
+    markdown: Weights = None
+
+    def __call__(self) -> int:
+        """Fills every cell that is not there, and prints and writes the tables."""
+        self.prepare()
+        config = self.config.quick() if self.quick else self.config
+        env = config.env
+        config = replace(
+            config,
+            record=replace(config.record, env=env),
+            finetune=replace(config.finetune, env=env),
+            iter_sft=replace(config.iter_sft, env=env),
+            agree=replace(config.agree, env=env),
+        )
+        check_tasks(env.tasks)
+        tables.tables(self.out, config, self.device)
+        compared = tables.agreement(self.out, config)
+        found = json.loads((compared / "outcomes.json").read_text())
+        by_place, each = agreements(found, config.agree), {name: seen(rows) for name, rows in found.items()}
+        shown = [*results.sheets(tables.evaluations(self.out, config)), *agree_sheets(by_place, each, len(env.tasks))]
+        for sheet in shown:
+            terminal.show(terminal.sheet(sheet))
+        write_bytes(compared / "agreement.png", scatter(by_place, each))
+        target = self.markdown or self.out / "tables.md"
+        write_text(target, page(shown, "Every method, measured for real"))
+        return wrote(target)
 
 
 @dataclass(frozen=True, kw_only=True)

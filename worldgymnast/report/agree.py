@@ -26,6 +26,12 @@ class Seen:
     others: Mapping[str, Rate]
 
 
+def seen(places: Mapping[str, Sequence[Mapping[str, Any]]]) -> Seen:
+    """A policy's success by the longest horizon, from its rows by place."""
+    rates = {place: Rate.of(row["success"][-1] for row in rows) for place, rows in places.items()}
+    return Seen(rates["real"], {place: rate for place, rate in rates.items() if place != "real"})
+
+
 def sheets(found: Mapping[str, Mapping[int, Agreement]], policies: Mapping[str, Seen], tasks: int) -> list[Sheet]:
     """The tables."""
     rows = [
