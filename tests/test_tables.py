@@ -19,6 +19,7 @@ from worldgymnast.loops.supervised import FitConfig
 from worldgymnast.loops.tables import TablesConfig, agreement, evaluations, tables
 from worldgymnast.loops.train import PolicyTraining
 from worldgymnast.report.results import sheets
+from worldgymnast.types import InputError
 
 ENV = MetaWorldConfig(tasks=("drawer-close", "door-close"))
 
@@ -78,8 +79,8 @@ def test_every_cell_is_filled_once(tmp_path: Path) -> None:
     tables(tmp_path, config)
     names = ["iter-sft-0", "rl-simulator-0", "rl-simulator-mismatch-0.5", "rl-world-0", "sft-everything-0"]
     assert sorted(path.name for path in (tmp_path / "cells").iterdir()) == names
-    found = sorted(path.stem for path in evaluations(tmp_path, config).iterdir())
-    assert found == sorted([*names, "sft-0"])
+    for name in (*names, "sft-0"):
+        assert len(json.loads((evaluations(tmp_path, config) / f"{name}.json").read_text())["policy"]) == 4
     outcomes = json.loads((agreement(tmp_path, config) / "outcomes.json").read_text())
     assert sorted(outcomes) == sorted([*names, "sft"])
     assert all(set(places) == {"real", "world", "simulator"} for places in outcomes.values())
@@ -88,8 +89,10 @@ def test_every_cell_is_filled_once(tmp_path: Path) -> None:
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
     tables(tmp_path, config)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")} == written
-    wider = replace(config, score=replace(config.score, per_task=1))
-    assert evaluations(tmp_path, wider) != evaluations(tmp_path, config)
+    for other in (ScoreConfig(per_task=1), ScoreConfig(per_task=2, temperature=1.0)):
+        assert evaluations(tmp_path, replace(config, score=other)) != evaluations(tmp_path, config)
+    with pytest.raises(InputError, match="first_layout"):
+        tables(tmp_path, replace(config, score=replace(config.score, first_layout=7)))
 
 
 def test_quick_trains_the_same_cells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

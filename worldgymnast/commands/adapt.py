@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -65,7 +65,7 @@ class Adapt(Computing):
         out: the run folder.
     """
 
-    config: Annotated[AdaptConfig, LENT] = field(default_factory=AdaptConfig)
+    config: Annotated[AdaptConfig, LENT] = AdaptConfig()
     frame: Annotated[Path | None, tyro.conf.arg(metavar="IMAGE")] = None
     instruction: Annotated[str, tyro.conf.arg(metavar="TEXT")] = ""
     task: Annotated[str, tyro.conf.arg(metavar="NAME")] = ""

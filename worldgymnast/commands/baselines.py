@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -52,7 +52,7 @@ class IterSft(Computing):
 
     hidden: ClassVar[Mapping[type, str]] = {MetaWorldConfig: "horizon"}
     instead: ClassVar[str] = "use --horizon"
-    config: Annotated[IterSftConfig, LENT] = field(default_factory=IterSftConfig)
+    config: Annotated[IterSftConfig, LENT] = IterSftConfig()
     policy: Weights = None
     world: Weights = None
     judge: Weights = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -105,7 +105,7 @@ class Tables(Computing):
         RecordConfig: "env", FinetuneConfig: "env", IterSftConfig: "env", AgreeConfig: "env",
     }  # fmt: skip
     instead: ClassVar[str] = "every cell has the same environment: use --env flags"
-    config: Annotated[TablesConfig, LENT] = field(default_factory=TablesConfig)
+    config: Annotated[TablesConfig, LENT] = TablesConfig()
     quick: bool = False
     out: Path = Path("runs/tables")
     markdown: Weights = None
@@ -151,7 +151,7 @@ class Dyna(Computing):
 
     hidden: ClassVar[Mapping[type, str]] = {MetaWorldConfig: "horizon"}
     instead: ClassVar[str] = "use --finetune.rl.horizon"
-    config: Annotated[DynaConfig, LENT] = field(default_factory=DynaConfig)
+    config: Annotated[DynaConfig, LENT] = DynaConfig()
     data: tuple[Path, ...]
     policy: Weights = None
     world: Weights = None

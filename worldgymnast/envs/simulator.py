@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,7 @@ class SimulatorConfig:
         seed: of the direction in which it is wrong, and of the randomisation.
     """
 
-    env: MetaWorldConfig = field(default_factory=MetaWorldConfig)
+    env: MetaWorldConfig = MetaWorldConfig()
     mismatch: float = 1.0
     randomisation: float = 1.0
     seed: int = 0

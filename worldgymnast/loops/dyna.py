@@ -8,7 +8,7 @@ Each stage is a folder of its own and is skipped when it is finished.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +57,7 @@ class DynaConfig:
     new: float = 0.5
     world: WorldTraining = WorldTraining(fit=FitConfig(steps=800, lr=5e-4, ema=0.995))
     judge: JudgeTraining = JudgeTraining(fit=FitConfig(steps=1000, lr=5e-4))
-    finetune: FinetuneConfig = field(
-        default_factory=lambda: FinetuneConfig(rl=ReinforceConfig(steps=12, evaluate_every=6, evaluate_starts=4))
-    )
+    finetune: FinetuneConfig = FinetuneConfig(rl=ReinforceConfig(steps=12, evaluate_every=6, evaluate_starts=4))
     photographs: int = 30
     photograph_layout: int = 6_000_000
     score: ScoreConfig = ScoreConfig(per_task=20, first_layout=7_000_000)

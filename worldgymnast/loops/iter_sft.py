@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ class IterSftConfig:
         seed: of every random draw.
     """
 
-    env: MetaWorldConfig = field(default_factory=MetaWorldConfig)
+    env: MetaWorldConfig = MetaWorldConfig()
     rounds: int = 3
     starts: int = 64
     group_size: int = 8

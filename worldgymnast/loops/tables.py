@@ -1,6 +1,6 @@
 """Everything that docs/results.md compares, cell by cell: a policy's training and its real evaluation.
 
-A cell is a folder OUT/cells/NAME that a loop of its own fills, and a file OUT/evaluations-N/NAME.json; both are kept,
+A cell is a folder OUT/cells/NAME that a loop of its own fills, and a file OUT/evaluations-N-T/NAME.json; both are kept,
 so the same command goes on where it was stopped, and another seed or mismatch adds cells. All methods begin with the
 starter policy, practise equally long, and choose what they keep by equally many real scorings.
 """
@@ -8,11 +8,11 @@ starter policy, practise equally long, and choose what they keep by equally many
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from worldgymnast.config import load_judge, load_policy, load_world
+from worldgymnast.config import load_judge, load_policy, load_world, to_dict
 from worldgymnast.envs.metaworld import MetaWorldConfig
 from worldgymnast.envs.simulator import SimulatorConfig
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
@@ -27,6 +27,7 @@ from worldgymnast.loops.score import ScoreConfig, layouts
 from worldgymnast.loops.supervised import FitConfig
 from worldgymnast.loops.train import PolicyTraining, demonstrations, train_policy
 from worldgymnast.policies.small_vla import SmallVLA
+from worldgymnast.run import Run
 from worldgymnast.types import in_range
 
 SFT, EVERYTHING, ITERATED, SIMULATED, IMAGINED = "sft", "sft-everything", "iter-sft", "rl-simulator", "rl-world"
@@ -56,9 +57,9 @@ class TablesConfig:
     seeds: tuple[int, ...] = (0, 1, 2)
     record: RecordConfig = RecordConfig()
     rollouts: PolicyRecordConfig = PolicyRecordConfig()
-    finetune: FinetuneConfig = field(default_factory=lambda: QuickstartConfig().finetune)
+    finetune: FinetuneConfig = QuickstartConfig().finetune
     everything: PolicyTraining = PolicyTraining(successes=True, fit=FitConfig(steps=3000))
-    iter_sft: IterSftConfig = field(default_factory=IterSftConfig)
+    iter_sft: IterSftConfig = IterSftConfig()
     mismatch: float = 1.0
     mismatches: tuple[float, ...] = (0.0, 0.5, 2.0)
     randomisation: float = 1.0
@@ -80,18 +81,20 @@ class TablesConfig:
 
 
 def evaluations(out: Path, config: TablesConfig) -> Path:
-    """The folder of the real evaluations; one for every number of layouts, so that `quick` spoils nothing."""
-    return out / f"evaluations-{config.score.per_task}"
+    """The folder of the real evaluations; one for every number of layouts and temperature, lest one spoil another."""
+    return out / f"evaluations-{config.score.per_task}-{config.score.temperature:g}"
 
 
 def agreement(out: Path, config: TablesConfig) -> Path:
     """The folder of the agreement."""
-    return out / f"agreement-{config.agree.per_task}"
+    return out / f"agreement-{config.agree.per_task}-{config.agree.temperature:g}"
 
 
 def tables(out: Path, config: TablesConfig, device: str = "cpu") -> None:
     """Fills every cell that is not there: OUT/cells, and what is measured in `evaluations` and `agreement`."""
     out.mkdir(parents=True, exist_ok=True)
+    for folder, measure in ((evaluations(out, config), config.score), (agreement(out, config), config.agree)):
+        Run(folder, {"env": to_dict(config.env), "measure": to_dict(measure)}).close()  # refuses other measurements
     policy = load_policy(starter("policy"), device)
     with stage(out, "record"):
         logged = record_to(out / "data" / "logged", config.record)
@@ -107,7 +110,6 @@ def tables(out: Path, config: TablesConfig, device: str = "cpu") -> None:
         files = {SFT: starter("policy")}
         files |= {path.parent.name: path for path in sorted((out / "cells").glob("*/policy.safetensors"))}
         loaded = {name: load_policy(file, device) for name, file in files.items()}
-        agreement(out, config).mkdir(exist_ok=True)
         horizon = max(config.agree.lengths)
         world, judge = load_world(starter("world"), device), load_judge(starter("judge"), device)
         places = {
@@ -165,6 +167,5 @@ def _simulation(policy: SmallVLA, config: TablesConfig, mismatch: float, horizon
 
 
 def _evaluate(out: Path, name: str, policy: Path, seed: int, config: TablesConfig, device: str) -> None:
-    evaluations(out, config).mkdir(exist_ok=True)
     recipe = replace(Recipe(), env=config.env, seeds=(seed,), score=config.score)
     evaluate(evaluations(out, config) / f"{name}.json", {"policy": policy}, recipe, device)

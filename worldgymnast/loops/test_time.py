@@ -9,7 +9,7 @@ was. Both are measured: `forgetting` rolls the policy out, before and after, fro
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,9 +46,7 @@ class AdaptConfig:
         trials: rollouts from the start in question, before and after.
     """
 
-    rl: ReinforceConfig = field(
-        default_factory=lambda: ReinforceConfig(steps=12, starts=8, middle=0.0, resample=0, evaluate_starts=0)
-    )
+    rl: ReinforceConfig = ReinforceConfig(steps=12, starts=8, middle=0.0, resample=0, evaluate_starts=0)
     replay: float = 0.5
     trials: int = 32
 
