@@ -254,7 +254,7 @@ def test_units_that_differ(refuses: Refuses, tmp_path: Path, parts: Path) -> Non
 def test_policy_and_world_in_other_units(refuses: Refuses, tmp_path: Path, parts: Path) -> None:
     words = rl(parts, tmp_path / "x", policy=parts / "other.safetensors")
     line = refuses(*words)
-    assert "policy and world model" in line
+    assert "world.safetensors" in line
     assert str(parts / "other.safetensors") in line
 
 

@@ -204,9 +204,9 @@ def drives(path: Path, policy: Policy, env: MetaWorldConfig, flag: str = "--env.
 
 
 def agree(policy: Path, acts: ActionSpec, other: Path, imagines: ActionSpec) -> None:
-    """Raises where the policy and the world model in two files were not made for the same actions."""
+    """Raises where a policy's file and another (a world model, data) were not made for the same actions."""
     try:
-        require_same(acts, imagines, f"{policy} and {other}, policy and world model")
+        require_same(acts, imagines, f"{policy} and {other}")
     except ActionSpecMismatch as error:
         raise InputError(f"{error}; give two that were trained on the same data") from error
 

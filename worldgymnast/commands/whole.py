@@ -19,6 +19,7 @@ from worldgymnast.commands.command import (
     agree,
     conclude,
     drives,
+    labelled,
     parts,
     read,
     sees,
@@ -170,6 +171,8 @@ class Dyna(Computing):
         sees(world, (env.size, env.size), "--finetune.env.size")
         check_tasks(env.tasks)
         old = read(self.data, env.size)
+        labelled(self.data, old)
+        agree(paths["policy"], policy.action_spec, self.data[0], old.spec)
         conclude(self.out, dyna(paths["policy"], (policy, world, judge), old, self.out, self.config, self.device))
         return 0
 
