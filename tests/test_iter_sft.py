@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from worldgymnast.cli import main
 from worldgymnast.envs.metaworld import MetaWorldConfig
 from worldgymnast.episodes.windows import EpisodeSet, from_episodes
 from worldgymnast.execution.surrogate import Imagination
 from worldgymnast.loops import iter_sft as module
 from worldgymnast.loops.batches import imitation_batches
 from worldgymnast.loops.iter_sft import IterSftConfig, iter_sft, successes, together
+from worldgymnast.loops.record import RecordConfig
+from worldgymnast.loops.reproduce import record_to
 from worldgymnast.loops.supervised import FitConfig
 from worldgymnast.loops.train import PolicyTraining, imitated
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
@@ -142,3 +145,21 @@ def test_sft_on_everything_imitates_all_other_successes() -> None:
     many = imitated(episodes, PolicyTraining(demonstrations=1, successes=True))
     assert many.source == ("expert", "expert", "noisy", "policy@1")
     assert many.succeeded.all()
+
+
+@pytest.mark.usefixtures("gl")
+def test_the_commands_of_the_baselines_end_with_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tasks = ("drawer-close", "door-close")
+    recorded = RecordConfig(env=MetaWorldConfig(tasks=tasks), expert=1, noisy=0, play=0, length=24, workers=1)
+    record_to(tmp_path / "data", recorded)
+    out, few = tmp_path / "iter-sft", ["--env.tasks", *tasks, "--threads", "1"]
+    words = ["--data", str(tmp_path / "data"), "--demonstrations", "1", "--rounds", "1", "--starts", "8"]
+    more = ["--group-size", "4", "--fit.steps", "2", "--evaluate-starts", "1", "--photographs", "1"]
+    assert main(["iter-sft", *words, *more, *few, "--out", str(out)]) == 0
+    assert "Success on the same starts" in (out / "report.html").read_text()
+    out = tmp_path / "rl-simulator"
+    brief = ["--rl.steps", "1", "--rl.starts", "2", "--rl.group-size", "2", "--rl.evaluate-starts", "1"]
+    assert main(["rl-simulator", "quickstart", *brief, *few, "--layouts", "2", "--out", str(out)]) == 0
+    assert "practised in a simulator of mismatch 1" in (out / "report.html").read_text()
+    said = capsys.readouterr().out
+    assert said.count("Report: ") == 2

@@ -124,7 +124,7 @@ def _metrics(run: Path) -> list[dict[str, float]]:
 def _learners(run: Path) -> list[Path]:
     """RL runs: those inside, or the folder itself."""
     inside = sorted(path for path in run.glob("rl*") if (path / "metrics.jsonl").is_file())
-    own = any("reward" in row for row in _metrics(run)[:1])
+    own = any("reward" in row for row in _metrics(run)[:2])  # Iter-SFT scores before it imagines
     return inside or ([run] if own else [])
 
 
@@ -305,6 +305,12 @@ def _notes(
         notes.append(f"The policy after is {len(after)} policies, one a seed, each on layouts of its own.")
     elif len(evaluation) > 2:
         notes.append(f"The policy after is that of '{after[0]}'; the others were tried on the same layouts.")
+    for path in learners:
+        if simulator := _config(path).get("inputs", {}).get("simulator"):
+            notes.append(
+                f"{path.name} practised in a simulator of mismatch {simulator['mismatch']:g}, not in a world model: "
+                "what is called imagined here is simulated."
+            )
     if len(learners) > 1:
         notes.append(f"Imagined against real success and the videos are those of {learners[0].name}.")
     return notes
