@@ -21,6 +21,7 @@ from worldgymnast.loops.supervised import FitConfig
 from worldgymnast.loops.train import PolicyTraining, imitated
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
 from worldgymnast.presets import debug
+from worldgymnast.report.collect import collect
 from worldgymnast.types import ActionChunk, Clip, Episode, InputError, Rollout, Start, Verdict
 from worldgymnast.weights import identity
 from worldgymnast.worldmodel.sampler import LatentWorldModel
@@ -157,6 +158,9 @@ def test_the_commands_of_the_baselines_end_with_a_report(tmp_path: Path, capsys:
     more = ["--group-size", "4", "--fit.steps", "2", "--evaluate-starts", "1", "--photographs", "1"]
     assert main(["iter-sft", *words, *more, *few, "--out", str(out)]) == 0
     assert "Success on the same starts" in (out / "report.html").read_text()
+    page = collect(out)
+    assert [row.real.count for row in page.gap] == [2, 2]
+    assert page.budget["scoring episodes during RL (choose the step that is kept)"] == 4
     out = tmp_path / "rl-simulator"
     brief = ["--rl.steps", "1", "--rl.starts", "2", "--rl.group-size", "2", "--rl.evaluate-starts", "1"]
     assert main(["rl-simulator", "quickstart", *brief, *few, "--layouts", "2", "--out", str(out)]) == 0

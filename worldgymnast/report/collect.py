@@ -192,8 +192,8 @@ def _scorings(rows: Rows) -> list[Mapping[str, float]]:
 
 
 def _starts(config: Mapping[str, Any]) -> int:
-    """Starts of one scoring."""
-    return int(config.get("rl", {}).get("evaluate_starts", 0)) * len(config.get("env", {}).get("tasks", ()))
+    """Starts of one scoring, of RL or of the rounds of Iter-SFT."""
+    return int(config.get("rl", config).get("evaluate_starts", 0)) * len(config.get("env", {}).get("tasks", ()))
 
 
 def _gap(rows: Rows, config: Mapping[str, Any]) -> list[GapRow]:
@@ -281,7 +281,7 @@ def recorded(run: Path) -> dict[str, int]:
 
 def _purpose(learners: Sequence[Path]) -> str:
     """What the real scorings during RL decide: with `keep_best` they choose the weights that are handed out."""
-    chosen = any(_config(path).get("rl", {}).get("keep_best") for path in learners)
+    chosen = any(_config(path).get("rl", {"keep_best": True}).get("keep_best") for path in learners)
     return "choose the step that is kept" if chosen else "no training"
 
 
