@@ -252,7 +252,6 @@ class Run:
                 "repeat the first command to go on, or give another run folder"
             )
 
-
     # ------------------------------------------------------------ metrics
 
     @property

@@ -20,7 +20,7 @@ from worldgymnast.loops.finetune import FinetuneConfig, finetune, from_photograp
 from worldgymnast.loops.reinforce import ReinforceConfig
 from worldgymnast.loops.reproduce import Recipe, evaluate, stage
 from worldgymnast.loops.score import ScoreConfig
-from worldgymnast.run import Run
+from worldgymnast.run import Run, finished
 from worldgymnast.types import InputError, in_range
 from worldgymnast.weights import identity
 
@@ -82,8 +82,8 @@ def quickstart(
     inputs = {"policy": identity(before), "world": identity(world), "judge": identity(judge)}
     with Run(out, to_dict(config) | {"inputs": inputs}) as run:
         with stage(out, "reinforcement learning"):
-            finished = (out / "rl" / "summary.json").exists()
-            photos = [] if finished else photographs(config.finetune.env, config.photographs, config.photograph_layout)
+            env, done = config.finetune.env, finished(out / "rl")
+            photos = [] if done else photographs(env, config.photographs, config.photograph_layout)
             imagine = Imagination.of(before, world, judge, config.finetune.rl.horizon)
             finetune(before, imagine, from_photographs(photos), out / "rl", config.finetune, device)
         with stage(out, "real evaluation"):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from worldgymnast.actions import ActionSpec
-from worldgymnast.types import ActionChunk, Clip, Judge, Metrics, Observation, Policy, WorldModel, in_range
+from worldgymnast.types import ActionChunk, Clip, Judge, Metrics, Observation, Policy, WorldModel, WorldState, in_range
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ class BestOf:
         sampled = self.config.candidates - (temperature == 0)
         wide = [self.policy.act(obs, temperature=0.0, generator=draws)] if temperature == 0 else []
         wide += [self.policy.act(obs, temperature=self.config.temperature, generator=draws) for _ in range(sampled)]
-        beliefs = np.stack([self._belief(obs, chunk, draws) for chunk in wide])  # [n b]
+        state = self.world.start(obs.image)
+        beliefs = np.stack([self._belief(obs, state, chunk, draws) for chunk in wide])  # [n b]
         chosen = torch.from_numpy(beliefs.argmax(0))
 
         def best(name: str) -> Tensor:
@@ -81,10 +82,12 @@ class BestOf:
 
         return ActionChunk(best("actions"), best("tokens"), best("logprobs"), temperature)
 
-    def _belief(self, obs: Observation, chunk: ActionChunk, generator: torch.Generator) -> np.ndarray:
-        """How much the judge believes in what follows `chunk`, float [b]; -1 where it failed."""
+    def _belief(
+        self, obs: Observation, state: WorldState, chunk: ActionChunk, generator: torch.Generator
+    ) -> np.ndarray:
+        """How much the judge believes in what follows `chunk` from `state`, float [b]; -1 where it failed."""
         first = obs.image if obs.first is None else obs.first
-        seen, state = [first, obs.image], self.world.start(obs.image)
+        seen = [first, obs.image]
         for look in range(self.config.looks):
             if look:
                 ahead = Observation(seen[-1], obs.instruction, obs.state)

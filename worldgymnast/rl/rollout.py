@@ -65,11 +65,10 @@ def _run_batch(
     observed, _ = env.reset(options={"starts": padded})
     first, images, chunks, frames, success = observed["image"], [], [], [], []
     info: dict[str, Any] = {}
-    done = False
+    begun, done = torch.from_numpy(np.ascontiguousarray(first)), False
     while not done:
         images.append(observed["image"])
-        image, begun = (torch.from_numpy(np.ascontiguousarray(x)) for x in (observed["image"], first))
-        obs = Observation(image, sentences, first=begun)
+        obs = Observation(torch.from_numpy(np.ascontiguousarray(observed["image"])), sentences, first=begun)
         chunk = policy.act(obs, temperature=temperature, generator=generator)
         chunks.append(chunk)
         observed, _, terminated, truncated, info = env.step(chunk.actions.cpu().numpy())
