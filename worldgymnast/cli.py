@@ -34,6 +34,12 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "data check": ("PATH", "what is wrong with a data set, file by file"),
         "data convert": ("SOURCE TARGET", "LeRobot v2.1, RLDS or WorldGym to LeRobot v3.0"),
     },
+    "Scenes to train on": {
+        "scenes photograph": ("TARGET", "pictures of new layouts, each with a sentence"),
+        "scenes distract": ("SOURCE TARGET", "the same scenes among objects that have nothing to do with the task"),
+        "scenes propose": ("SOURCE TARGET", "the same scenes with new instructions"),
+        "scenes plate": ("DATA...", "what a camera sees when the table is empty, for the distractors"),
+    },
     "Train": {
         "sft": ("DATA...", "a policy, by imitating demonstrations"),
         "train-world": ("[SIZE] DATA...", "a world model, from everything logged"),
@@ -67,7 +73,7 @@ FAMILIES = {name.partition(" ")[0] for name in COMMANDS if " " in name} - set(CO
 """First words of the commands of two words."""
 GO_ON = (
     "quickstart", "reproduce", "reproduce tables", "sft", "train-world", "distill", "train-judge", "rl",
-    "adapt", "dyna", "iter-sft", "rl-simulator", "evaluate", "agree", "best-of",
+    "adapt", "dyna", "iter-sft", "rl-simulator", "evaluate", "agree", "best-of", "scenes distract", "scenes propose",
 )  # fmt: skip
 """What can be killed and goes on when run again."""
 WHOLE = ("record", "record-policy", "data convert")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -34,7 +34,12 @@ from worldgymnast.judges.vlm import VLMConfig, VLMJudge
 from worldgymnast.ledger import Ledger
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
 from worldgymnast.processes import by_first
-from worldgymnast.types import InputError, Judge
+from worldgymnast.scenes.cutouts import Cutouts, CutoutsConfig, cutouts_in
+from worldgymnast.scenes.inpainting import Inpainting, InpaintingConfig
+from worldgymnast.scenes.plate import Plate, load_plate
+from worldgymnast.scenes.proposals import Proposer, ProposerConfig
+from worldgymnast.scenes.remote import RemoteEditor, RemoteEditorConfig
+from worldgymnast.types import Editor, InputError, Judge
 from worldgymnast.weights import load_into, load_weights, save_weights, to_json, write_text
 from worldgymnast.worldmodel.autoencoder import AutoencoderConfig
 from worldgymnast.worldmodel.objective import DiffusionConfig, FlowConfig
@@ -200,9 +205,7 @@ def load_classifier(path: Path, device: str = "cpu") -> SuccessClassifier:
 
 # ---------------------------------------------------------------- judges of several kinds
 
-_DESCRIBED: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (VLMConfig, LocalVLMConfig, CalibratedConfig, CascadeConfig, EnsembleConfig)
-}
+_JUDGES = (VLMConfig, LocalVLMConfig, CalibratedConfig, CascadeConfig, EnsembleConfig)
 
 
 def save_judge(path: Path, config: Any) -> None:
@@ -237,7 +240,7 @@ def _described(path: Path, device: str, ledger: Ledger, above: tuple[Path, ...])
             return load_classifier(file, device)
         return _described(file, device, ledger, (*above, path.resolve()))
 
-    config = _description(path)
+    config = _description(path, _JUDGES, "a judge's")
     if isinstance(config, CalibratedConfig):
         return Calibrated(member(config.judge), config)
     if isinstance(config, CascadeConfig):
@@ -250,18 +253,49 @@ def _described(path: Path, device: str, ledger: Ledger, above: tuple[Path, ...])
     return VLMJudge(config, ledger)
 
 
-def _description(path: Path) -> Any:
-    """The config in a judge's .json file."""
+def _description(path: Path, kinds: Sequence[type[Any]], whose: str) -> Any:
+    """The config in a .json file, of one of `kinds`."""
     if not path.is_file():
-        raise InputError(f"{path}: found no file, expected a judge's description; check the path")
+        raise InputError(f"{path}: found no file, expected {whose} description; check the path")
     try:
         data = json.loads(path.read_text())
     except ValueError as error:
-        raise InputError(f"{path}: found no JSON ({error}), expected a judge's description") from error
+        raise InputError(f"{path}: found no JSON ({error}), expected {whose} description") from error
+    known = {kind.__name__: kind for kind in kinds}
     kind = data.get(_KIND) if isinstance(data, Mapping) else None
-    if not isinstance(kind, str) or kind not in _DESCRIBED:
-        raise InputError(f"{path}: field '{_KIND}': found {kind or 'none'}, expected one of {', '.join(_DESCRIBED)}")
-    return from_dict(_DESCRIBED[kind], {k: v for k, v in data.items() if k != _KIND}, str(path))
+    if not isinstance(kind, str) or kind not in known:
+        raise InputError(f"{path}: field '{_KIND}': found {kind or 'none'}, expected one of {', '.join(known)}")
+    return from_dict(known[kind], {k: v for k, v in data.items() if k != _KIND}, str(path))
+
+
+# ---------------------------------------------------------------- editors and proposers
+
+_EDITORS = (CutoutsConfig, InpaintingConfig, RemoteEditorConfig)
+
+
+def load_editor(path: Path | None, plate: Plate, device: str = "cpu", ledger: Ledger | None = None) -> Editor:
+    """An editor from its description (.json); the one that pastes where there is none.
+
+    Args:
+        path: the file; the plate and the cut-outs that it names are looked for from its folder.
+        plate: the empty scene, where the description names none.
+        device: where an editor that computes does so.
+        ledger: keeps what one behind a server costs.
+    """
+    config = _description(path, _EDITORS, "an editor's") if path else CutoutsConfig()
+    beside = path.parent if path else Path()
+    if isinstance(config, RemoteEditorConfig):
+        return RemoteEditor(config, ledger)
+    empty = load_plate(beside / config.plate) if config.plate else plate
+    if isinstance(config, InpaintingConfig):
+        inside = beside / config.model
+        return Inpainting(replace(config, model=str(inside)) if inside.is_dir() else config, empty, device)
+    return Cutouts(config, empty, cutouts_in(beside / config.folder) if config.folder else ())
+
+
+def load_proposer(path: Path, ledger: Ledger | None = None) -> Proposer:
+    """A proposer of instructions from its description (.json)."""
+    return Proposer(_description(path, (ProposerConfig,), "a proposer's"), ledger)
 
 
 def manifest_of(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A chat endpoint that speaks OpenAI's API, asked in parallel: retries, a budget, exact counts, no key anywhere.
+"""An endpoint that speaks OpenAI's API, asked in parallel: retries, a budget, exact counts, no key anywhere.
 
 The official client talks to any server (OpenAI, vLLM, SGLang, Ollama, llama.cpp, `transformers serve`). What is
 temporary is tried again, with growing pauses or after the time that the server names: status 408, 409, 429 and 5xx,
@@ -8,6 +8,7 @@ request) fails at once. Every attempt is counted under what became of it.
 
 from __future__ import annotations
 
+import base64
 import email.utils
 import functools
 import json
@@ -231,7 +232,8 @@ class Endpoint:
             heard: set[str] = set()
             read_new = functools.partial(_readable, read=read, heard=heard)
             try:
-                reply = self._patiently(functools.partial(self._send, messages, {**fields, **many}, bills, read_new))
+                send = functools.partial(self._chat, messages, {**fields, **many})
+                reply = self._patiently(functools.partial(self._send, send, bills, read_new))
             except RequestFailed as failed:
                 return Asked(answers, sum(bills), str(failed))
             answers += reply[:missing]
@@ -244,7 +246,29 @@ class Endpoint:
             RequestFailed: there is none to be had.
             BudgetSpent: nothing more may be sent.
         """
-        return self._patiently(functools.partial(self._send, messages, fields, [], _whole), _FEW)
+        send = functools.partial(self._chat, messages, fields)
+        return self._patiently(functools.partial(self._send, send, [], _whole), _FEW)
+
+    def edited(self, picture: bytes, prompt: str, **fields: Any) -> bytes:
+        """A picture (the content of a PNG file) changed as `prompt` says; the content of a picture's file.
+
+        Raises:
+            RequestFailed: there is none to be had.
+            BudgetSpent: nothing more may be sent.
+        """
+        shown = ("frame.png", picture, "image/png")
+
+        def send() -> Any:
+            return self.client.images.edit(
+                model=self.config.model, image=shown, prompt=prompt, extra_body=dict(self.config.extra), **fields
+            )
+
+        return self._patiently(functools.partial(self._send, send, [], _picture))
+
+    def _chat(self, messages: Sequence[Message], fields: Mapping[str, Any]) -> Any:
+        return self.client.chat.completions.create(
+            model=self.config.model, messages=list(messages), extra_body=dict(self.config.extra), **fields
+        )
 
     def _patiently(self, send: Callable[[], Any], most: int | None = None) -> Any:
         """What `send` returns, after as many attempts as it takes, `most` of them where that is said."""
@@ -264,20 +288,12 @@ class Endpoint:
         named = error.pause if isinstance(error, RequestFailed) and error.pause else 0.0
         return named or min(self.config.pause * 2 ** (attempt - 1), self.config.longest_pause)
 
-    def _send(
-        self,
-        messages: Sequence[Message],
-        fields: Mapping[str, Any],
-        bills: list[float],
-        read: Callable[[Any], Any],
-    ) -> Any:
+    def _send(self, send: Callable[[], Any], bills: list[float], read: Callable[[Any], Any]) -> Any:
         """One request: what `read` makes of the reply; what it costs is added to `bills`."""
         with self._busy:
             self._reserve()
             try:
-                reply = self.client.chat.completions.create(
-                    model=self.config.model, messages=list(messages), extra_body=dict(self.config.extra), **fields
-                )
+                reply = send()
                 bills.append(self._pay(getattr(reply, "usage", None)))
                 found = read(reply)
             except Exception as error:  # noqa: BLE001 - whatever a server does is a fault to be counted
@@ -294,11 +310,14 @@ class Endpoint:
         with self._lock:
             if passed := self.config.budget.passed(self.ledger.spent()):
                 raise BudgetSpent(f"the budget of {self.config.model} is spent: found {passed}; raise \"budget\" in "
-                                  "the judge's file and run the same command again to go on")  # fmt: skip
+                                  "the file that names it and run the same command again to go on")  # fmt: skip
             self.ledger.spend(Spent(requests=1))
 
     def _pay(self, usage: Any) -> float:
-        read, written = (counted(usage, f"{name}_tokens") for name in ("prompt", "completion"))
+        read, written = (
+            counted(usage, f"{chat}_tokens") or counted(usage, f"{images}_tokens")
+            for chat, images in (("prompt", "input"), ("completion", "output"))
+        )
         money = (read * self.config.price.read + written * self.config.price.written) / 1e6
         self.ledger.spend(Spent(tokens=read + written, money=money))
         return money
@@ -389,6 +408,24 @@ def _choices(reply: Any) -> list[Any]:
     if not hasattr(reply, "choices") or not isinstance(reply.choices or [], list):
         raise Unusable(NO_CHAT, "a reply that is no chat completion; is the URL right?")
     return [choice for choice in reply.choices or [] if hasattr(choice, "message")]
+
+
+def _picture(reply: Any) -> bytes:
+    """The picture in a reply to an edit.
+
+    Raises:
+        Unusable: there is none.
+    """
+    for found in getattr(reply, "data", None) or []:
+        if content := getattr(found, "b64_json", None):
+            try:
+                return base64.b64decode(content, validate=True)
+            except ValueError:
+                raise Unusable("cut off", "a picture that is cut off") from None
+        if getattr(found, "url", None):
+            raise Unusable("no picture", "a picture's address in the place of the picture; add "
+                           '"extra": {"response_format": "b64_json"}', final=True)  # fmt: skip
+    raise Unusable("no picture", "a reply without a picture; can the model edit pictures?", final=True)
 
 
 def _whole(reply: Any) -> Any:

@@ -328,6 +328,27 @@ class Judge(Protocol):
 
 
 @runtime_checkable
+class Editor(Protocol):
+    """Frames in, the same frames with distractors in them out: objects that have nothing to do with the task."""
+
+    @property
+    def name(self) -> str:
+        """What edits."""
+        ...
+
+    @property
+    def clips(self) -> bool:
+        """Whether it can edit several frames of one episode alike; otherwise t is 1."""
+        ...
+
+    def edit(
+        self, frames: UInt8[np.ndarray, "t h w 3"], instruction: str, rng: np.random.Generator
+    ) -> UInt8[np.ndarray, "t h w 3"]:
+        """The same frames of one scene, of the same size, with the same new objects in each."""
+        ...
+
+
+@runtime_checkable
 class RolloutPool(Protocol):
     """Whoever collects groups of rollouts, here or on other machines."""
 

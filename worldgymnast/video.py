@@ -23,6 +23,7 @@ from PIL import Image
 from worldgymnast.types import InputError
 
 _GROUP_OF_PICTURES = 10
+_JPEG_QUALITY = 90
 _LOSSLESS = {"qp": "0", "preset": "veryfast", "bf": "0", "threads": "1"}
 _VIEWABLE = {"crf": "18", "preset": "veryfast", "bf": "0"}
 
@@ -252,6 +253,19 @@ def square(frame: np.ndarray) -> np.ndarray:
 def enlarge(frames: np.ndarray, factor: int) -> np.ndarray:
     """Repeats every pixel of [... h w 3] `factor` times along both sides."""
     return frames.repeat(factor, axis=-2).repeat(factor, axis=-3)  # the wide axis last: whole rows are copied
+
+
+def enlarged(frames: np.ndarray, pixels: int) -> np.ndarray:
+    """Frames [... h w 3] enlarged by whole pixels until their shorter side has `pixels`."""
+    factor = -(-pixels // min(frames.shape[-3:-1]))
+    return enlarge(frames, factor) if factor > 1 else frames
+
+
+def jpeg_url(frame: np.ndarray, pixels: int) -> str:
+    """uint8 [h w 3] as a `data:` address of a JPEG file, enlarged until its shorter side has `pixels`."""
+    made = io.BytesIO()
+    Image.fromarray(enlarged(frame, pixels)).save(made, format="JPEG", quality=_JPEG_QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(made.getvalue()).decode()
 
 
 def contact_sheet(rows: Sequence[np.ndarray], gap: int = 1) -> np.ndarray:

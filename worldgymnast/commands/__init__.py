@@ -13,6 +13,7 @@ from worldgymnast.commands.describe import JudgeCascade, JudgeEnsemble, JudgeLoc
 from worldgymnast.commands.judge import JudgeCalibrate, JudgeCompare
 from worldgymnast.commands.measure import Evaluate, EvalWorld, Report
 from worldgymnast.commands.published import ImportWorld
+from worldgymnast.commands.scenes import ScenesDistract, ScenesPhotograph, ScenesPlate, ScenesPropose
 from worldgymnast.commands.train import Distill, Rl, Sft, TrainJudge, TrainWorld
 from worldgymnast.commands.whole import Doctor, Dyna, Quickstart, Reproduce, Tables
 
@@ -27,6 +28,10 @@ KINDS: dict[str, type[Command]] = {
     "record-policy": RecordPolicy,
     "data check": DataCheck,
     "data convert": DataConvert,
+    "scenes photograph": ScenesPhotograph,
+    "scenes distract": ScenesDistract,
+    "scenes propose": ScenesPropose,
+    "scenes plate": ScenesPlate,
     "sft": Sft,
     "train-world": TrainWorld,
     "distill": Distill,

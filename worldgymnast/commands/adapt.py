@@ -25,7 +25,7 @@ from worldgymnast.commands.command import (
     wrote,
 )
 from worldgymnast.config import load_judge, load_policy, load_world
-from worldgymnast.envs.metaworld import INSTRUCTIONS, MetaWorldConfig, check_tasks, instructions
+from worldgymnast.envs.metaworld import SUITE, MetaWorldConfig, check_tasks, instructions
 from worldgymnast.episodes.starts import frame_of, starts_hash
 from worldgymnast.evaluation.success import Rate
 from worldgymnast.execution.surrogate import Imagination
@@ -138,7 +138,7 @@ class Adapt(Computing):
     def _familiar(self, imagine: Imagination, start: Start, known: Sequence[Start]) -> None:
         """Raises where frame or sentence are unlike all that is known, unless that is wanted."""
         sentences = [other.instruction for other in known]
-        sentences += [words for group in INSTRUCTIONS.values() for words in group]
+        sentences += [words for task in SUITE for words in instructions(task)]
         doubts = {
             "--frame" if self.frame else "--layout": strange_frame(imagine, start.frame, known),
             "--instruction": strange_sentence(start.instruction, sentences),

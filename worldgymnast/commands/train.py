@@ -18,6 +18,7 @@ from worldgymnast.commands.command import (
     Computing,
     Learning,
     Weights,
+    agree,
     components,
     fits,
     labelled,
@@ -28,7 +29,7 @@ from worldgymnast.commands.command import (
     sees,
     wrote,
 )
-from worldgymnast.config import load_classifier, load_judge, load_world
+from worldgymnast.config import load_classifier, load_judge, load_policy, load_world
 from worldgymnast.envs.metaworld import MetaWorldConfig, instructions
 from worldgymnast.episodes.starts import read_starts, starts_hash
 from worldgymnast.episodes.windows import EpisodeSet, check_shares
@@ -42,14 +43,16 @@ from worldgymnast.loops.finetune import (
     from_photographs,
     from_starts,
     photographs,
+    together,
 )
+from worldgymnast.loops.gather import Sample
 from worldgymnast.loops.quickstart import QuickstartConfig, starter
 from worldgymnast.loops.supervised import check_parts
 from worldgymnast.presets import WORLDS
 from worldgymnast.report.collect import collect
 from worldgymnast.report.report import write
 from worldgymnast.run import finished
-from worldgymnast.types import InputError, in_range
+from worldgymnast.types import InputError, Judge, in_range
 from worldgymnast.worldmodel.autoencoder import Autoencoder
 from worldgymnast.worldmodel.sampler import WorldModelConfig
 from worldgymnast.worldmodel.vae import ImageVAE, VAEConfig
@@ -66,16 +69,21 @@ class Sft(Learning):
 
     Attributes:
         config: the training.
+        begin_with: a policy's file to go on from; its sizes count.
     """
 
     config: Annotated[train.PolicyTraining, LENT] = train.PolicyTraining()
+    begin_with: Weights = None
 
     def __call__(self) -> int:
         """Trains."""
         self.prepare()
         check_parts(self.config)
+        start = load_policy(self.begin_with, self.device) if self.begin_with else None
         episodes, config = _imitated(read(self.data, self.size), self.config)
-        train.train_policy(episodes, self.out, config, self.device)
+        if start is not None and self.begin_with:
+            agree(self.begin_with, start.action_spec, self.data[0], episodes.spec)
+        train.train_policy(episodes, self.out, config, self.device, start=start)
         return wrote(self.out / "policy.safetensors")
 
 
@@ -226,7 +234,8 @@ class Rl(Computing):
         judge: the judge's file, of weights or a description (.json); the starter's if left out.
         audit: another judge's file, which gives no reward and looks at what the first one calls a success.
         data: data sets whose frames are the starts.
-        starts: folders of pictures (NAME.png with NAME.json) that are starts; without these and data, photographs.
+        starts: folders of pictures (NAME.png with NAME.json) that are starts; with data too, half of each; without
+            either, photographs.
         crop: take the middle square of pictures that are none.
         photographs: of how many new layouts a task.
         out: the run folder; runs/rl-PRESET if left out.
@@ -249,8 +258,6 @@ class Rl(Computing):
     def __post_init__(self) -> None:
         super().__post_init__()
         in_range(self, 1, "photographs")
-        if self.data and self.starts:
-            raise InputError("--data, --starts: found both, expected one: frames of data sets, or folders of pictures")
 
     @classmethod
     def start(cls, recipe: reproduce.Recipe, name: str) -> Command:
@@ -266,24 +273,32 @@ class Rl(Computing):
         audit = load_judge(self.audit, self.device, kept) if self.audit else None
         for asked in filter(None, () if finished(self.out) else (found.judge, audit)):
             check(asked, [(task, words) for task in env.tasks for words in instructions(task)])
-        data = ""
-        if self.data:
-            episodes = read(self.data, env.size)
-            data = train.data_hash(episodes)
-            starts = from_episodes(episodes, env.tasks, self.config.rl.middle)
-        elif self.starts:
-            given = [start for folder in self.starts for start in read_starts(folder, env.size, self.crop)]
-            if not finished(self.out):
-                check(found.judge, [(start.task, start.instruction) for start in given])
-            data, starts = starts_hash(given), from_starts(given)
-        else:
-            first = QuickstartConfig().photograph_layout
-            starts = from_photographs(photographs(env, self.photographs, first))
+        starts, data = self._starts(env, found.judge)
         imagine = Imagination.of(found.policy, found.world, found.judge, self.config.rl.horizon)
         finetune(found.policy, imagine, starts, self.out, self.config, self.device, data, audit)
         write(self.out / REPORT, collect(self.out))
         print(f"Report: {self.out / REPORT}")
         return wrote(self.out / "policy.safetensors")
+
+
+    def _starts(self, env: MetaWorldConfig, judge: Judge) -> tuple[Sample, str]:
+        """Draws what the flags say, and what tells these starts from others."""
+        drawn: list[tuple[Sample, str]] = []
+        if self.data:
+            episodes = read(self.data, env.size)
+            drawn.append((from_episodes(episodes, env.tasks, self.config.rl.middle), train.data_hash(episodes)))
+        if self.starts:
+            given = [start for folder in self.starts for start in read_starts(folder, env.size, self.crop)]
+            if not finished(self.out):
+                check(judge, [(start.task, start.instruction) for start in given])
+            drawn.append((from_starts(given), starts_hash(given)))
+        if not drawn:
+            first = QuickstartConfig().photograph_layout
+            return from_photographs(photographs(env, self.photographs, first)), ""
+        if len(drawn) == 1:
+            return drawn[0]
+        (first, one), (second, other) = drawn
+        return together(first, second), f"{one} {other}"
 
 
 def _imitated(episodes: EpisodeSet, config: train.PolicyTraining) -> tuple[EpisodeSet, train.PolicyTraining]:

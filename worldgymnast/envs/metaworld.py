@@ -17,6 +17,7 @@ import gymnasium as gym
 import numpy as np
 
 from worldgymnast.actions import ActionSpec, metaworld_spec
+from worldgymnast.envs.clutter import Clutter
 from worldgymnast.types import InputError, in_range
 
 INSTRUCTIONS: dict[str, tuple[str, ...]] = {
@@ -56,10 +57,37 @@ INSTRUCTIONS: dict[str, tuple[str, ...]] = {
         "push the door shut",
         "swing the door closed",
     ),
+    "handle-press": (
+        "press the handle down",
+        "push the red handle down",
+        "push down the handle",
+        "lower the handle of the box",
+    ),
+    "window-close": (
+        "close the window",
+        "slide the window shut",
+        "push the window closed",
+        "move the window to the side to close it",
+    ),
+    "faucet-close": (
+        "close the faucet",
+        "turn the faucet off",
+        "turn the red tap to the right",
+        "turn off the tap",
+    ),
+    "button-press-topdown": (
+        "press the button from above",
+        "push the red button down",
+        "press down on the button",
+        "push down the button on top of the box",
+    ),
 }
-"""The default suite. The first sentence of a task is its instruction, the others are paraphrases."""
+"""The first sentence of a task is its instruction, the others are paraphrases."""
 
-SUITE = tuple(INSTRUCTIONS)
+SUITE = tuple(INSTRUCTIONS)[:6]
+"""The default suite, which has demonstrations."""
+MORE = tuple(INSTRUCTIONS)[6:]
+"""Further tasks for a policy that knows the suite; they are learned from play, without a demonstration."""
 
 GL_INSTALL = "apt-get install -y libegl1 libgl1-mesa-dri"
 
@@ -79,15 +107,19 @@ class MetaWorldConfig:
         size: height and width of the square frame, in pixels.
         hold: control steps of 1/80 s for which one action is held.
         horizon: decisions in an episode.
+        distractors: objects that have nothing to do with the task, of another kind and at another place in every
+            layout; they can be pushed.
     """
 
     tasks: tuple[str, ...] = SUITE
     size: int = 64
     hold: int = 6
     horizon: int = 24
+    distractors: int = 0
 
     def __post_init__(self) -> None:
         in_range(self, 1, "hold", "horizon")
+        in_range(self, 0, "distractors", high=8)
         in_range(self, 16, "size", high=2048)
         if not self.tasks or len(set(self.tasks)) < len(self.tasks):
             raise InputError(f"field 'tasks': found {list(self.tasks)}, expected at least one task, each once")
@@ -145,7 +177,7 @@ def look_at(position: np.ndarray, target: np.ndarray) -> np.ndarray:
 class _Scene:
     """One task's physics, its expert and its renderer."""
 
-    def __init__(self, task: str, size: int):
+    def __init__(self, task: str, size: int, distractors: int = 0):
         import mujoco
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
         from metaworld.policies import ENV_POLICY_MAP
@@ -155,6 +187,7 @@ class _Scene:
         self.env: Any = make(seed=0)
         self.env._freeze_rand_vec = False
         self.env.seeded_rand_vec = True
+        self._clutter = Clutter(self.env, distractors) if distractors else None
         self.expert = ENV_POLICY_MAP[f"{task}-v3"]()
         model = self.env.model
         camera = model.camera(CAMERA).id
@@ -177,6 +210,8 @@ class _Scene:
     def reset(self, layout: int) -> np.ndarray:
         self.env.seed(layout)
         state, _ = self.env.reset()
+        if self._clutter is not None:
+            self._clutter.place(layout)
         return state
 
     def render(self) -> np.ndarray:
@@ -228,7 +263,7 @@ class MetaWorldEnv(gym.Env[dict[str, Any], np.ndarray]):
     @property
     def _scene(self) -> _Scene:
         if self._task not in self._scenes:
-            self._scenes[self._task] = _Scene(self._task, self.config.size)
+            self._scenes[self._task] = _Scene(self._task, self.config.size, self.config.distractors)
         return self._scenes[self._task]
 
     def reset(

@@ -19,18 +19,19 @@ from typing import Any
 import numpy as np
 
 from worldgymnast.types import InputError, Start
-from worldgymnast.video import decode, picture, resize, square
+from worldgymnast.video import decode, picture, png, resize, square
+from worldgymnast.weights import write_bytes, write_text
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 
 
-def frame_of(path: Path, size: int, crop: bool = False) -> np.ndarray:
+def frame_of(path: Path, size: int | None, crop: bool = False) -> np.ndarray:
     """The picture in a file, or the first frame of a video, as uint8 [size size 3].
 
     Args:
         path: the file.
-        size: pixels on each side.
+        size: pixels on each side; as it is, square or not, where None.
         crop: take the middle square of a picture that is none.
 
     Raises:
@@ -38,6 +39,8 @@ def frame_of(path: Path, size: int, crop: bool = False) -> np.ndarray:
     """
     video = path.suffix.lower() in VIDEOS and path.is_file()
     shown = decode(path, 0, 1)[0] if video else picture(path)
+    if size is None:
+        return shown
     height, width = shown.shape[:2]
     if height != width and not crop:
         raise InputError(
@@ -47,28 +50,40 @@ def frame_of(path: Path, size: int, crop: bool = False) -> np.ndarray:
     return resize(square(shown), size)
 
 
-def read_starts(folder: Path, size: int, crop: bool = False) -> list[Start]:
+def read_starts(folder: Path, size: int | None, crop: bool = False) -> list[Start]:
     """The starts in a folder, in the order of their names; a picture with several sentences is several starts.
 
     Args:
         folder: see the module.
-        size: pixels on each side to resize to.
+        size: pixels on each side to resize to; as they are where None.
         crop: take the middle square of pictures that are none.
 
     Raises:
         InputError: there is no folder or no picture in it, or a picture lacks its sentence.
     """
+    starts = []
+    for path in pictures(folder):
+        sentences, task = said_of(path)
+        frame = frame_of(path, size, crop)
+        starts += [Start(frame, sentence, task) for sentence in sentences]
+    return starts
+
+
+def pictures(folder: Path) -> list[Path]:
+    """The pictures and videos in a folder, in the order of their names; raises `InputError` where there are none."""
     if not folder.is_dir():
         raise InputError(f"{folder}: found no folder, expected pictures NAME.png with NAME.json; check the path")
     files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in (*PICTURES, *VIDEOS)]
     if not files:
         raise InputError(f"{folder}: found no picture, expected NAME.png with NAME.json beside; check the path")
-    starts = []
-    for path in files:
-        sentences, task = _said(path.with_suffix(".json"))
-        frame = frame_of(path, size, crop)
-        starts += [Start(frame, sentence, task) for sentence in sentences]
-    return starts
+    return files
+
+
+def write_start(folder: Path, name: str, frame: np.ndarray, instructions: Sequence[str], task: str) -> None:
+    """FOLDER/NAME.png and then FOLDER/NAME.json, as `read_starts` reads them; each is whole or absent."""
+    write_bytes(folder / f"{name}.png", png(frame))
+    said = {"instruction": instructions[0] if len(instructions) == 1 else list(instructions), "task": task}
+    write_text(folder / f"{name}.json", json.dumps(said, indent=2, ensure_ascii=False) + "\n")
 
 
 def starts_hash(starts: Sequence[Start]) -> str:
@@ -79,8 +94,9 @@ def starts_hash(starts: Sequence[Start]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _said(file: Path) -> tuple[list[str], str]:
-    """The sentences and the task in a picture's JSON file."""
+def said_of(path: Path) -> tuple[list[str], str]:
+    """The sentences and the task in the JSON file beside a picture."""
+    file = path.with_suffix(".json")
     example = '{"instruction": "open the drawer"}'
     if not file.is_file():
         raise InputError(f"{file}: found no file beside its picture, expected one with {example}")

@@ -31,7 +31,6 @@ from worldgymnast.judges.prompt import (
     NoScore,
     check_criteria,
     criterion_of,
-    enlarged,
     parse,
     question,
     rubric,
@@ -40,6 +39,7 @@ from worldgymnast.judges.prompt import (
     written,
 )
 from worldgymnast.types import Clip, InputError, Verdict, in_range
+from worldgymnast.video import enlarged
 
 Tokens = tuple[int, ...]
 

@@ -23,7 +23,7 @@ from jaxtyping import UInt8
 
 from worldgymnast.endpoint import Unusable
 from worldgymnast.types import Clip, InputError, Verdict, in_range
-from worldgymnast.video import contact_sheet, enlarge
+from worldgymnast.video import contact_sheet
 
 Answer = Mapping[float, float]
 """Probability of each score of a rubric, in the rubric's own numbers; they sum to 1."""
@@ -178,12 +178,6 @@ def check_criteria(rubric: Rubric, criteria: Mapping[str, str], asked: Iterable[
 def sample_frames(frames: UInt8[np.ndarray, "t h w 3"], most: int) -> UInt8[np.ndarray, "n h w 3"]:
     """At most `most` frames, evenly spaced, the first and the last among them."""
     return frames[np.unique(np.linspace(0, len(frames) - 1, min(most, len(frames))).round().astype(int))]
-
-
-def enlarged(frames: UInt8[np.ndarray, "... h w 3"], pixels: int) -> UInt8[np.ndarray, "... H W 3"]:
-    """Frames enlarged by whole pixels until their shorter side has `pixels`."""
-    factor = -(-pixels // min(frames.shape[-3:-1]))
-    return enlarge(frames, factor) if factor > 1 else frames
 
 
 def question(rubric: Rubric, clip: Clip, criterion: str, most: int, sheet: bool = False) -> list[Part]:

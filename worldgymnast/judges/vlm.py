@@ -7,9 +7,7 @@ with the reason: it leaves the group and the statistics, and no outage ever chan
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,8 +16,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
-from PIL import Image
 
 from worldgymnast.endpoint import Endpoint, EndpointConfig
 from worldgymnast.judges.prompt import (
@@ -28,7 +24,6 @@ from worldgymnast.judges.prompt import (
     Part,
     check_criteria,
     criterion_of,
-    enlarged,
     from_logprobs,
     parse,
     question,
@@ -39,9 +34,9 @@ from worldgymnast.judges.prompt import (
 )
 from worldgymnast.ledger import Ledger
 from worldgymnast.types import Clip, InputError, Verdict, in_range
+from worldgymnast.video import jpeg_url
 from worldgymnast.weights import fingerprint
 
-_QUALITY = 90
 _SCORE_NEXT = re.compile(r"(final\s+score\W*|\"score\"\s*:\s*)$", re.IGNORECASE)
 """What an answer ends with where the score comes next."""
 _LIKELIEST = 10
@@ -146,7 +141,7 @@ class VLMJudge:
     def _content(self, part: Part) -> dict[str, Any]:
         if isinstance(part, str):
             return {"type": "text", "text": part}
-        return {"type": "image_url", "image_url": {"url": picture(part, self.config.pixels)}}
+        return {"type": "image_url", "image_url": {"url": jpeg_url(part, self.config.pixels)}}
 
     def fields(self) -> dict[str, Any]:
         """Fields of every request, beside the question."""
@@ -199,13 +194,6 @@ class VLMJudge:
     def stop(self) -> None:
         """Asks nothing more; clips that were not asked about yet get no verdict."""
         self.endpoint.stop()
-
-
-def picture(frame: UInt8[np.ndarray, "h w 3"], pixels: int) -> str:
-    """A frame as a `data:` address of a JPEG file, enlarged until its shorter side has `pixels`."""
-    made = io.BytesIO()
-    Image.fromarray(enlarged(frame, pixels)).save(made, format="JPEG", quality=_QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(made.getvalue()).decode()
 
 
 def _key(asked: Mapping[str, Any], clip: Clip, criterion: str) -> str:

@@ -17,6 +17,7 @@ from worldgymnast.envs.metaworld import MetaWorldConfig, MetaWorldEnv, instructi
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.execution.local import LocalPool
 from worldgymnast.execution.surrogate import Imagination, Surrogate, score_in
+from worldgymnast.loops.curriculum import by_learnability
 from worldgymnast.loops.gather import Sample
 from worldgymnast.loops.reinforce import ReinforceConfig, Scored, reinforce
 from worldgymnast.loops.score import layouts, real_env, score_real
@@ -110,6 +111,7 @@ def _learn(
     try:
         scored_on = layouts(config.env, rl.evaluate_starts, config.score_layout)
         score = scorer(policy, surrogate, real, scored_on, rl.rows)
+        starts = by_learnability(starts, run.metrics) if rl.curriculum else starts
         metrics, scored = reinforce(policy, pool, starts, score, rl, run, doubt, audit)
         if scored is not None:
             save_gallery(run, scored, policy.action_spec.rate or FPS)
@@ -145,6 +147,16 @@ def from_starts(starts: Sequence[Start]) -> Sample:
         order = rng.permutation(len(by_task))
         tasks = [sorted(by_task)[order[i % len(order)]] for i in range(count)]
         return [by_task[task][int(rng.integers(len(by_task[task])))] for task in tasks]
+
+    return sample
+
+
+def together(first: Sample, second: Sample) -> Sample:
+    """Draws from both in equal parts."""
+
+    def sample(rng: np.random.Generator, count: int) -> list[Start]:
+        own = count // 2 + count % 2 * int(rng.integers(2))
+        return [*first(rng, own), *second(rng, count - own)]
 
     return sample
 

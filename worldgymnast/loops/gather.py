@@ -20,7 +20,7 @@ from torch import Tensor
 from worldgymnast.evaluation.uncertainty import JitterConfig
 from worldgymnast.rl.objective import ObjectiveConfig, has_signal
 from worldgymnast.rl.rollout import without_uncertain
-from worldgymnast.types import Metrics, Paused, Rollout, RolloutGroup, RolloutPool, Start, in_range
+from worldgymnast.types import InputError, Metrics, Paused, Rollout, RolloutGroup, RolloutPool, Start, in_range
 
 Sample = Callable[[np.random.Generator, int], Sequence[Start]]
 """Draws that many starts with that generator."""
@@ -44,12 +44,14 @@ class GatherConfig:
         uncertain_limit: share of such rollouts above which the run stops: the policy has left what the world knows.
         jitter: the disturbed futures that tell; each costs as much imagination as the rollout itself. None by default:
             of the starter world's lies the judge's own doubt alone finds as many.
+        curriculum: draws tasks by how much there is to learn from them, rather than in equal parts.
         seed: of every random draw.
     """
 
     starts: int = 12
     group_size: int = 8
     ahead: int = 0
+    curriculum: bool = False
     resample: int = 1
     judge_error_limit: float = 0.2
     uncertainty: Literal["off", "drop"] = "off"
@@ -63,6 +65,9 @@ class GatherConfig:
         in_range(self, 2, "group_size")
         in_range(self, 0, "resample", "seed", "uncertainty_threshold")
         in_range(self, 0, "judge_error_limit", "uncertain_limit", "ahead", high=1)
+        if self.curriculum and self.ahead:
+            raise InputError("fields 'curriculum', 'ahead': found both, expected one: what there is to learn is known "
+                             "after the step before")  # fmt: skip
 
 
 @dataclass
@@ -101,7 +106,7 @@ class Gathered:
             "uncertain": float(self.uncertain),
             "uncertain_rate": self.uncertain / max(self.rollouts, 1),
         }
-        return (dropped if self.dropping else {}) | {
+        return (dropped if self.dropping else {}) | self._by_task() | {
             "judge_error_rate": self.error_rate,
             "groups_without_verdicts": float(sum(len(group.scores) < 2 for group in self.groups)),
             "imagined_frames_per_second": self.frames / (self.imagining + self.waiting),
@@ -109,6 +114,14 @@ class Gathered:
             "seconds_judge": self.waiting,
             "seconds_collect": self.imagining + self.waiting,
         }
+
+    def _by_task(self) -> Metrics:
+        """Mean reward of every task, where there are several."""
+        scores: dict[str, list[float]] = {}
+        for group in self.groups:
+            scores.setdefault(group.start.task, []).extend(group.scores)
+        found = {f"reward/{task}": float(np.mean(rewards)) for task, rewards in sorted(scores.items()) if rewards}
+        return found if len(scores) > 1 else {}
 
 
 @dataclass

@@ -57,6 +57,11 @@ def starter(name: str) -> Path:
     return path
 
 
+def starter_plate() -> Path:
+    """The empty scene of the embedded camera, as `scenes.plate` reads it."""
+    return Path(str(importlib.resources.files("worldgymnast") / "starter" / "plate.png"))
+
+
 def starter_budget() -> dict[str, int]:
     """How many real episodes of each kind went into the starter components: "budget" in their manifest.json."""
     file = importlib.resources.files("worldgymnast") / "starter" / "manifest.json"

@@ -1,25 +1,32 @@
 """Everything that docs/results.md compares, cell by cell: a policy's training and its real evaluation.
 
-A cell is a folder OUT/cells/NAME that a loop of its own fills, and a file OUT/evaluations-N-T/NAME.json; both are kept,
-so the same command goes on where it was stopped, and another seed or mismatch adds cells. All methods begin with the
-starter policy, practise equally long, and choose what they keep by equally many real scorings.
+Five tables: the methods against one another and over the simulator's mismatch; diverse training; test-time training on
+new scenes; Dyna by round; agreement. A cell is a folder OUT/cells/NAME that a loop of its own fills, and a file of its
+real evaluation; both are kept, so the same command goes on where it was stopped, and another seed or mismatch adds
+cells. All methods begin with the starter policy, practise equally long, and choose what they keep by equally many real
+scorings.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from worldgymnast.config import load_judge, load_policy, load_world, to_dict
+from worldgymnast.config import load_classifier, load_judge, load_policy, load_world, to_dict
 from worldgymnast.envs.metaworld import MetaWorldConfig
 from worldgymnast.envs.simulator import SimulatorConfig
+from worldgymnast.episodes.lerobot import read
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.execution.surrogate import Imagination, Simulation
 from worldgymnast.loops.agree import AgreeConfig, outcomes
+from worldgymnast.loops.diverse import VARIANTS, DiverseConfig, try_out, variant, widen
+from worldgymnast.loops.dyna import DynaConfig, dyna
 from worldgymnast.loops.finetune import FinetuneConfig, finetune, from_photographs, photographs
 from worldgymnast.loops.iter_sft import IterSftConfig, iter_sft
+from worldgymnast.loops.new_scenes import NewScenesConfig, new_scenes
 from worldgymnast.loops.quickstart import QuickstartConfig, starter
 from worldgymnast.loops.record import RecordConfig
 from worldgymnast.loops.reproduce import PolicyRecordConfig, Recipe, evaluate, record_policy_to, record_to, stage
@@ -27,9 +34,11 @@ from worldgymnast.loops.score import ScoreConfig, layouts
 from worldgymnast.loops.supervised import FitConfig
 from worldgymnast.loops.train import PolicyTraining, demonstrations, train_policy
 from worldgymnast.policies.small_vla import SmallVLA
-from worldgymnast.run import Run
-from worldgymnast.types import in_range
+from worldgymnast.run import Run, finished
+from worldgymnast.types import InputError, in_range
 
+Table = Literal["methods", "diverse", "scenes", "dyna", "agreement"]
+TABLES: tuple[Table, ...] = ("methods", "diverse", "scenes", "dyna", "agreement")
 SFT, EVERYTHING, ITERATED, SIMULATED, IMAGINED = "sft", "sft-everything", "iter-sft", "rl-simulator", "rl-world"
 """The methods, by the first word of their cells' names."""
 
@@ -51,6 +60,11 @@ class TablesConfig:
         randomisation: the simulators' own.
         score: the real evaluation of a cell.
         agree: the agreement over all policies.
+        diverse: diverse training.
+        scenes: test-time training on new scenes.
+        dyna: rounds, from a policy that was finetuned in the starter world.
+        beside: imitation of what Dyna's rounds recorded, which is what the same real episodes are worth as data.
+        which: the tables to fill.
     """
 
     env: MetaWorldConfig = MetaWorldConfig()
@@ -65,19 +79,58 @@ class TablesConfig:
     randomisation: float = 1.0
     score: ScoreConfig = ScoreConfig(per_task=50)
     agree: AgreeConfig = AgreeConfig(per_task=10)
+    diverse: DiverseConfig = DiverseConfig()
+    scenes: NewScenesConfig = NewScenesConfig()
+    dyna: DynaConfig = DynaConfig()
+    beside: PolicyTraining = PolicyTraining(successes=True, fit=FitConfig(steps=600, lr=5e-4))
+    which: tuple[Table, ...] = TABLES
 
     def __post_init__(self) -> None:
         in_range(self, 0, "seeds", "mismatch", "mismatches", "randomisation")
+        if not self.seeds or not self.which:
+            raise InputError("fields 'seeds', 'which': found none, expected at least one of each")
 
     def quick(self) -> TablesConfig:
-        """The same tables with wide intervals: one seed, ten layouts a task, two mismatches."""
+        """The same tables from short trainings and few episodes: every number is there, and none is to be relied on."""
+        short, rl = replace(self.world_fit, steps=300), replace(self.finetune.rl, steps=6, evaluate_every=3)
+        rl = replace(rl, evaluate_starts=4)
+        finetune = replace(self.finetune, rl=rl)
+        diverse, dyna = self.diverse, self.dyna
         return replace(
             self,
             seeds=self.seeds[:1],
-            mismatches=(0.0,),
+            record=replace(self.record, noisy=30, play=20),
+            rollouts=replace(self.rollouts, per_temperature=15),
+            finetune=finetune,
+            everything=replace(self.everything, fit=replace(self.everything.fit, steps=1000)),
+            iter_sft=replace(self.iter_sft, rounds=1, starts=48, evaluate_starts=4),
+            mismatches=self.mismatches[:1],
             score=replace(self.score, per_task=10),
             agree=replace(self.agree, per_task=4),
+            diverse=replace(
+                diverse,
+                record=replace(diverse.record, play=40),
+                world=replace(
+                    diverse.world, autoencoder=replace(diverse.world.autoencoder, steps=200), fit=short
+                ),
+                judge=replace(diverse.judge, fit=replace(diverse.judge.fit, steps=500), late=0),
+                per_task=10,
+            ),
+            scenes=replace(self.scenes, remedies=("none", "replay"), trials=10, others=2),
+            dyna=replace(
+                dyna,
+                rounds=1,
+                budget=150,
+                world=replace(dyna.world, fit=replace(dyna.world.fit, steps=150)),
+                judge=replace(dyna.judge, fit=replace(dyna.judge.fit, steps=300), late=0),
+                finetune=replace(dyna.finetune, rl=replace(rl, evaluate_starts=4)),
+            ),
         )
+
+    @property
+    def world_fit(self) -> FitConfig:
+        """How the wide world's transformer goes on learning."""
+        return self.diverse.world.fit
 
 
 def evaluations(out: Path, config: TablesConfig) -> Path:
@@ -90,70 +143,162 @@ def agreement(out: Path, config: TablesConfig) -> Path:
     return out / f"agreement-{config.agree.per_task}-{config.agree.temperature:g}"
 
 
+def places(out: Path, config: TablesConfig) -> Path:
+    """The folder of what diverse policies do where it matters."""
+    return out / f"places-{config.diverse.per_task}"
+
+
+def scenes_file(out: Path, config: TablesConfig) -> Path:
+    """What became of policies that were adapted to a scene."""
+    return out / f"scenes-{config.scenes.trials}-{config.scenes.others}.json"
+
+
 def tables(out: Path, config: TablesConfig, device: str = "cpu") -> None:
-    """Fills every cell that is not there: OUT/cells, and what is measured in `evaluations` and `agreement`."""
+    """Fills every cell of `config.which` that is not there."""
     out.mkdir(parents=True, exist_ok=True)
-    for folder, measure in ((evaluations(out, config), config.score), (agreement(out, config), config.agree)):
+    for folder, measure in (
+        (evaluations(out, config), config.score),
+        (agreement(out, config), config.agree),
+        (places(out, config), config.diverse),
+    ):
         Run(folder, {"env": to_dict(config.env), "measure": to_dict(measure)}).close()  # refuses other measurements
     policy = load_policy(starter("policy"), device)
     with stage(out, "record"):
         logged = record_to(out / "data" / "logged", config.record)
         own = record_policy_to(out / "data" / "policy", policy, config.env, config.rollouts)
-    for name, seed, make in _cells(out, policy, concatenate([logged, own]), config, device):
+    old = concatenate([logged, own])
+    fill: dict[Table, Callable[[], None]] = {
+        "methods": functools.partial(_methods, out, policy, old, config, device),
+        "diverse": functools.partial(_diverse, out, policy, old, config, device),
+        "scenes": functools.partial(_scenes, out, policy, config, device),
+        "dyna": functools.partial(_dyna, out, policy, old, config, device),
+        "agreement": functools.partial(_agreement, out, policy, config, device),
+    }
+    for name in TABLES:
+        if name in config.which:
+            fill[name]()
+
+
+def _methods(out: Path, policy: SmallVLA, old: EpisodeSet, config: TablesConfig, device: str) -> None:
+    """Table 1: the methods, and the simulator by its mismatch."""
+    for name, seed, make in _cells(out, policy, old, config, device):
         with stage(out, name):
             make()
-            _evaluate(out, name, out / "cells" / name / "policy.safetensors", seed, config, device)
+            _evaluate(out, name, _result(out, name), seed, config, device)
     with stage(out, SFT):
         for seed in config.seeds:
             _evaluate(out, f"{SFT}-{seed}", starter("policy"), seed, config, device)
+
+
+def _diverse(out: Path, policy: SmallVLA, old: EpisodeSet, config: TablesConfig, device: str) -> None:
+    """Table 2: diverse training, tested where it matters."""
+    wide, diverse = out / "wide", config.diverse
+    with stage(out, "wide world"):
+        widen(wide, old, diverse, device)
+    for seed in config.seeds:
+        _imagined(out, policy, seed, config, device)
+        for name in VARIANTS:
+            with stage(out, f"{name}-{seed}"):
+                variant(name, policy, wide, out / "cells" / f"{name}-{seed}", _practice(config, seed), diverse, device)
+        files = {SFT: starter("policy")} | {name: _result(out, f"{name}-{seed}") for name in (IMAGINED, *VARIANTS)}
+        for name, file in files.items():
+            with stage(out, f"{name}-{seed} tested"):
+                try_out(file, places(out, config) / f"{name}-{seed}.json", config.env, diverse, seed, device)
+
+
+def _scenes(out: Path, policy: SmallVLA, config: TablesConfig, device: str) -> None:
+    """Table 3: test-time training of a policy that was finetuned in the starter world."""
+    _imagined(out, policy, config.seeds[0], config, device)
+    with stage(out, "new scenes"):
+        begun = _result(out, f"{IMAGINED}-{config.seeds[0]}")
+        new_scenes(begun, out / "cells-scenes", scenes_file(out, config), config.env, config.scenes, device)
+
+
+def _dyna(out: Path, policy: SmallVLA, old: EpisodeSet, config: TablesConfig, device: str) -> None:
+    """Table 4: Dyna by round; beside it, imitation of the successes among the same real episodes."""
+    demos = demonstrations(old, config.beside.demonstrations)
+    for seed in config.seeds:
+        _imagined(out, policy, seed, config, device)
+        begun, place = _result(out, f"{IMAGINED}-{seed}"), out / "dyna" / str(seed)
+        acting = load_policy(begun, device)
+        with stage(out, f"dyna-{seed}"):
+            world, judge = load_world(starter("world"), device), load_classifier(starter("judge"), device)
+            rounds = replace(config.dyna, seed=seed, score=config.score)
+            dyna(begun, (acting, world, judge), old, place, rounds, device)
+        with stage(out, f"imitation beside dyna-{seed}"):
+            recorded = [read(place / "data" / f"round-{n + 1}") for n in range(config.dyna.rounds)]
+            for n in range(config.dyna.rounds):
+                name = f"beside-{n + 1}-{seed}"
+                learning = replace(config.beside, fit=replace(config.beside.fit, seed=seed))
+                known = concatenate([demos, *recorded[: n + 1]])
+                train_policy(known, out / "cells" / name, learning, device, start=acting)
+                _evaluate(out, name, _result(out, name), seed, config, device)
+
+
+def _agreement(out: Path, policy: SmallVLA, config: TablesConfig, device: str) -> None:
+    """Table 5: do world and simulator order all these policies as reality does?"""
     with stage(out, "agreement"):
         files = {SFT: starter("policy")}
         files |= {path.parent.name: path for path in sorted((out / "cells").glob("*/policy.safetensors"))}
         loaded = {name: load_policy(file, device) for name, file in files.items()}
         horizon = max(config.agree.lengths)
         world, judge = load_world(starter("world"), device), load_judge(starter("judge"), device)
-        places = {
+        stand_ins = {
             "world": Imagination.of(policy, world, judge, horizon),
             "simulator": _simulation(policy, config, config.mismatch, horizon),
         }
-        outcomes(loaded, places, agreement(out, config) / "outcomes.json", config.agree)
+        outcomes(loaded, stand_ins, agreement(out, config) / "outcomes.json", config.agree)
+
+
+def _result(out: Path, name: str) -> Path:
+    return out / "cells" / name / "policy.safetensors"
+
+
+def _practice(config: TablesConfig, seed: int) -> FinetuneConfig:
+    return replace(config.finetune, rl=replace(config.finetune.rl, seed=seed))
+
+
+def _imagined(out: Path, policy: SmallVLA, seed: int, config: TablesConfig, device: str) -> SmallVLA:
+    """RL in the starter world, which most tables begin with."""
+    place, practice, start = out / "cells" / f"{IMAGINED}-{seed}", _practice(config, seed), QuickstartConfig()
+    world, judge = load_world(starter("world"), device), load_judge(starter("judge"), device)
+    imagine = Imagination.of(policy, world, judge, practice.rl.horizon)
+    photos = [] if finished(place) else photographs(config.env, start.photographs, start.photograph_layout)
+    return finetune(policy, imagine, from_photographs(photos), place, practice, device)
 
 
 def _cells(
-    out: Path, policy: SmallVLA, logged: EpisodeSet, config: TablesConfig, device: str
+    out: Path, policy: SmallVLA, old: EpisodeSet, config: TablesConfig, device: str
 ) -> Iterator[tuple[str, int, Callable[[], Any]]]:
-    """Name, seed and training of every cell."""
-    start = QuickstartConfig()
-    photos = from_photographs(photographs(config.env, start.photographs, start.photograph_layout))
-    scenes = from_photographs(layouts(config.env, 1000, start.photograph_layout))
-    demos = demonstrations(logged, config.everything.demonstrations)
+    """Name, seed and training of every cell of the first table."""
+    first = QuickstartConfig().photograph_layout
+    scenes = from_photographs(layouts(config.env, 1000, first))
+    demos = demonstrations(old, config.everything.demonstrations)
     horizon = config.finetune.rl.horizon
-
-    def imagine() -> Imagination:
-        world, judge = load_world(starter("world"), device), load_judge(starter("judge"), device)
-        return Imagination.of(policy, world, judge, horizon)
-
-    def practice(seed: int) -> FinetuneConfig:
-        return replace(config.finetune, rl=replace(config.finetune.rl, seed=seed))
 
     def simulate(name: str, seed: int, mismatch: float) -> Callable[[], Any]:
         place = _simulation(policy, config, mismatch, horizon)
-        return lambda: finetune(policy, place, scenes, out / "cells" / name, practice(seed), device, "1000 layouts")
+        practice = _practice(config, seed)
+        return lambda: finetune(policy, place, scenes, out / "cells" / name, practice, device, "1000 layouts")
+
+    def iterate(name: str, seed: int) -> SmallVLA:
+        place = out / "cells" / name
+        photos = [] if finished(place) else photographs(config.env, QuickstartConfig().photographs, first)
+        world, judge = load_world(starter("world"), device), load_judge(starter("judge"), device)
+        imagine = Imagination.of(policy, world, judge, horizon)
+        return iter_sft(
+            policy, imagine, from_photographs(photos), demos, place, replace(config.iter_sft, seed=seed), device
+        )
 
     for seed in config.seeds:
-        name = f"{IMAGINED}-{seed}"
-        yield name, seed, lambda n=name, s=seed: finetune(
-            policy, imagine(), photos, out / "cells" / n, practice(s), device
-        )
+        yield f"{IMAGINED}-{seed}", seed, functools.partial(_imagined, out, policy, seed, config, device)
         name = f"{SIMULATED}-{seed}"
         yield name, seed, simulate(name, seed, config.mismatch)
         name = f"{ITERATED}-{seed}"
-        yield name, seed, lambda n=name, s=seed: iter_sft(
-            policy, imagine(), photos, demos, out / "cells" / n, replace(config.iter_sft, seed=s), device
-        )
+        yield name, seed, functools.partial(iterate, name, seed)
         name = f"{EVERYTHING}-{seed}"
         learning = replace(config.everything, fit=replace(config.everything.fit, seed=seed))
-        yield name, seed, lambda n=name, c=learning: train_policy(logged, out / "cells" / n, c, device)
+        yield name, seed, functools.partial(train_policy, old, out / "cells" / name, learning, device)
     for mismatch in config.mismatches:
         name = f"{SIMULATED}-mismatch-{mismatch:g}"
         yield name, config.seeds[0], simulate(name, config.seeds[0], mismatch)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from worldgymnast.actions import require_same
 from worldgymnast.config import Manifest, load_classifier, load_policy, load_world, save_component, to_dict
 from worldgymnast.envs.metaworld import INSTRUCTIONS
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, weigh
@@ -23,6 +24,7 @@ from worldgymnast.loops.replay import clip_probabilities, replay
 from worldgymnast.loops.supervised import Batches, FitConfig, fit
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
 from worldgymnast.run import Run
+from worldgymnast.scenes.language import AFFORDANCES
 from worldgymnast.types import InputError, Metrics, WorldModel, in_range
 from worldgymnast.weights import identity
 from worldgymnast.worldmodel.autoencoder import Autoencoder
@@ -64,6 +66,8 @@ class WorldTraining:
         clips: clips a step of the transformer.
         length: actions a clip.
         fit: its optimiser.
+        thaw: whether the autoencoder of a world model to go on from is trained on, too: for colours and objects that
+            it has never seen.
     """
 
     world: WorldModelConfig = WorldModelConfig()
@@ -72,6 +76,7 @@ class WorldTraining:
     clips: int = 10
     length: int = 12
     fit: FitConfig = FitConfig(steps=4500, lr=2e-3, ema=0.995)
+    thaw: bool = False
 
     def __post_init__(self) -> None:
         in_range(self, 1, "frames", "clips", "length")
@@ -114,6 +119,7 @@ class JudgeTraining:
         calibration: policy rollouts per task set aside to choose the threshold.
         stride: the judge will see every that many frames; the policy's chunk.
         late: imagined replays also begin that many frames into the episodes, as rollouts do; 0 for not.
+        language: whether it hears every sentence that `scenes.language` writes for a task, rather than a few.
     """
 
     judge: ClassifierConfig = ClassifierConfig()
@@ -122,10 +128,16 @@ class JudgeTraining:
     calibration: int = 20
     stride: int = 2
     late: int = 8
+    language: bool = False
 
     def __post_init__(self) -> None:
         in_range(self, 1, "batch", "calibration", "stride")
         in_range(self, 0, "late")
+
+
+def every_sentence() -> dict[str, tuple[str, ...]]:
+    """By task, all that is known to be said of it."""
+    return {task: (*INSTRUCTIONS.get(task, ()), *known.sentences()) for task, known in AFFORDANCES.items()}
 
 
 def data_hash(episodes: EpisodeSet) -> str:
@@ -156,14 +168,31 @@ def imitated(episodes: EpisodeSet, config: PolicyTraining) -> EpisodeSet:
     return concatenate([demos, episodes.select(others)])
 
 
-def train_policy(episodes: EpisodeSet, out: Path, config: PolicyTraining, device: str = "cpu") -> SmallVLA:
-    """Imitation learning; OUT/policy.safetensors."""
+def train_policy(
+    episodes: EpisodeSet, out: Path, config: PolicyTraining, device: str = "cpu", *, start: SmallVLA | None = None
+) -> SmallVLA:
+    """Imitation learning; OUT/policy.safetensors.
+
+    Args:
+        episodes: with the demonstrations.
+        out: the run folder.
+        config: the training; its sizes count only where there is no `start`.
+        device: where.
+        start: a policy to go on from.
+    """
     result = out / "policy.safetensors"
-    with Run(out, to_dict(config) | {"inputs": {"data": data_hash(episodes)}}) as run:
+    inputs = {"data": data_hash(episodes)}
+    if start is not None:
+        require_same(start.action_spec, episodes.spec, "policy and demonstrations")
+        inputs["start"] = identity(start)
+        config = replace(config, policy=start.config)
+    with Run(out, to_dict(config) | {"inputs": inputs}) as run:
         if run.finished is None:
             demos = imitated(episodes, config)
             torch.manual_seed(config.fit.seed)
             policy = SmallVLA(config.policy, episodes.spec).to(device)
+            if start is not None:
+                policy.load_state_dict(start.state_dict())
             batches = imitation_batches(demos, config.policy.chunk, config.batch, config.fit.seed, INSTRUCTIONS)
             metrics = fit(policy, batches, config.fit, run, "imitation")
             save_component(result, policy, Manifest(run.command, config.fit.seed, data_hash(demos), metrics))
@@ -207,7 +236,7 @@ def train_world(
             world = LatentWorldModel(config.world, data.spec, data.fps).to(device)
             if begun is not None:
                 (world if start else world.autoencoder).load_state_dict(begun.state_dict())
-            else:
+            if begun is None or config.thaw:
                 _train_autoencoder(world, data, out / "autoencoder", config, weights)
             latents = encode_all(world.autoencoder, data.frames)
             seed, length = config.fit.seed, config.length
@@ -294,7 +323,8 @@ def train_judge(
             judge = SuccessClassifier(config.judge).to(device)
             if start is not None:
                 judge.load_state_dict(start.state_dict())
-            batches: Batches = success_batches(sets, config.batch, config.fit.seed, INSTRUCTIONS)
+            said = {**INSTRUCTIONS, **every_sentence()} if config.language else INSTRUCTIONS
+            batches: Batches = success_batches(sets, config.batch, config.fit.seed, said)
             metrics = fit(judge, batches, config.fit, run, "judge")
             metrics |= calibrate(judge, replay(world, aside, seed=config.fit.seed + 1), config.stride)
             save_component(result, judge, Manifest(run.command, config.fit.seed, data_hash(train), metrics))

@@ -1,0 +1,224 @@
+"""The commands that make scenes to train on: scenes photograph, distract, propose, plate.
+
+A scene is a picture and a sentence in a folder (`episodes/starts.py`), so each command's result can be looked at before
+anything is spent on it, and given to `rl --starts` or to the next command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import numpy as np
+import tyro
+from tyro.conf import Positional
+
+from worldgymnast.commands.command import Command, Computing, Size, Weights, check_size, ledger, new, read, wrote
+from worldgymnast.config import load_editor, load_proposer
+from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks, instructions
+from worldgymnast.episodes import formats
+from worldgymnast.episodes.starts import frame_of, pictures, said_of, write_start
+from worldgymnast.episodes.windows import EpisodeSet
+from worldgymnast.loops.finetune import photographs
+from worldgymnast.loops.quickstart import QuickstartConfig, starter_plate
+from worldgymnast.loops.scenes import distract_episodes
+from worldgymnast.run import Progress
+from worldgymnast.scenes.edit import distracted
+from worldgymnast.scenes.language import written
+from worldgymnast.scenes.plate import load_plate, plate_of
+from worldgymnast.types import Editor, InputError, Start, in_range
+
+Source = Annotated[Positional[Path], tyro.conf.arg(metavar="SOURCE")]
+Target = Annotated[Positional[Path], tyro.conf.arg(metavar="TARGET")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScenesPhotograph(Command):
+    """Photographs of new layouts of the real environment, each with a sentence; no action is taken.
+
+    Attributes:
+        target: the folder to write.
+        env: the real environment.
+        per_task: layouts a task.
+        first_layout: layouts count up from here.
+    """
+
+    hidden: ClassVar[Mapping[type, str]] = {MetaWorldConfig: "horizon"}
+    instead: ClassVar[str] = "a photograph has none"
+    target: Target
+    env: MetaWorldConfig = MetaWorldConfig()
+    per_task: int = 30
+    first_layout: int = QuickstartConfig().photograph_layout
+
+    def __post_init__(self) -> None:
+        in_range(self, 1, "per_task", high=100_000)
+        in_range(self, 0, "first_layout")
+
+    def __call__(self) -> int:
+        """Photographs."""
+        new(self.target)
+        check_tasks(self.env.tasks)
+        for start in photographs(self.env, self.per_task, self.first_layout):
+            write_start(self.target, f"{start.task}-{start.layout}", start.frame, instructions(start.task), start.task)
+        return wrote(self.target)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScenesDistract(Computing):
+    """The same scenes with objects on the table that have nothing to do with the task.
+
+    The source is a folder of pictures with sentences, or a data set; of a data set every episode is edited as a whole,
+    so that world model and judge can be trained on it too.
+
+    Attributes:
+        source: the folder, or the data set.
+        target: where the edited ones go.
+        editor: the description (.json) of what edits: cut-outs, an inpainting model, a server; cut-outs if left out.
+        plate: the empty scene as `scenes plate` writes it; the starter camera's if left out.
+        copies: edited pictures of each.
+        size: pixels on each side to resize to.
+        seed: of every random draw.
+    """
+
+    source: Source
+    target: Target
+    editor: Weights = None
+    plate: Weights = None
+    copies: int = 1
+    size: Size = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_range(self, 1, "copies", high=1000)
+        in_range(self, 0, "seed")
+        check_size(self)
+        apart(self.source, self.target)
+
+    def __call__(self) -> int:
+        """Edits; pictures that are there already are kept."""
+        self.prepare()
+        kept = ledger(self.target) if self.editor else None
+        editor = load_editor(self.editor, load_plate(self.plate or starter_plate()), self.device, kept)
+        if (self.source / "meta").is_dir():
+            new(self.target)
+            episodes = formats.read(self.source, size=self.size)
+            distract_episodes(editor, episodes, self.target, self.seed)
+            return wrote(self.target)
+        return self._pictures(editor)
+
+    def _pictures(self, editor: Editor) -> int:
+        files = pictures(self.source)
+        refused = 0
+        with Progress("editing", len(files) * self.copies) as progress:
+            for number, path in enumerate(files):
+                sentences, task = said_of(path)
+                start = Start(frame_of(path, self.size), sentences[0], task)
+                for copy in range(self.copies):
+                    name = f"{path.stem}-{copy + 1}"
+                    if not (self.target / f"{name}.json").exists():
+                        made = distracted(editor, start, np.random.default_rng([self.seed, number, copy]))
+                        refused += made is None
+                        if made is not None:
+                            write_start(self.target, name, made.frame, sentences, task)
+                    progress.advance()
+        if refused > len(files) * self.copies / 2:
+            raise InputError(
+                f"{self.source}: found that '{editor.name}' adds nothing, or changes everything, in {refused} of "
+                f"{len(files) * self.copies} pictures; give --plate of this camera (worldgymnast scenes plate), or "
+                "another --editor"
+            )
+        if refused:
+            print(f"left out {refused} of {len(files) * self.copies}: nothing was added, or everything changed")
+        return wrote(self.target)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScenesPropose(Command):
+    """The same scenes with new instructions.
+
+    Attributes:
+        source: a folder of pictures; sentences beside them are needed where nobody is asked.
+        target: where pictures and new sentences go.
+        count: instructions for each picture.
+        proposer: the description (.json) of a vision-language model that is asked what could be done; each answer is a
+            task of its own. If left out they are written from the objects of the scene's task.
+        seed: of what is written.
+    """
+
+    source: Source
+    target: Target
+    count: int = 8
+    proposer: Weights = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        in_range(self, 1, "count", high=100)
+        in_range(self, 0, "seed")
+        apart(self.source, self.target)
+
+    def __call__(self) -> int:
+        """Proposes; pictures that are there already are kept."""
+        files = pictures(self.source)
+        proposer = load_proposer(self.proposer, ledger(self.target)) if self.proposer else None
+        with Progress("proposing", len(files)) as progress:
+            for number, path in enumerate(files):
+                frame = frame_of(path, None)
+                if proposer is None:
+                    _, task = said_of(path)
+                    rng = np.random.default_rng([self.seed, number])
+                    if not (sentences := written(task, self.count, rng)):
+                        raise InputError(
+                            f"{path.with_suffix('.json')}: field 'task': found '{task}', whose objects are not known; "
+                            "expected a task of the suite, or --proposer with a model that looks"
+                        )
+                    write_start(self.target, path.stem, frame, sentences, task)
+                elif not (self.target / f"{path.stem}-1.json").exists():
+                    for i, sentence in reversed(list(enumerate(proposer.propose(frame, self.count)))):
+                        write_start(self.target, f"{path.stem}-{i + 1}", frame, [sentence], sentence)
+                progress.advance()
+        return wrote(self.target)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScenesPlate(Command):
+    """What a camera sees when nothing is on the table, from frames in which robot and objects come and go.
+
+    Attributes:
+        data: data sets of one camera.
+        out: the file to write, a .png.
+        frames: how many frames are looked at.
+        size: pixels on each side to resize to.
+        seed: which.
+    """
+
+    data: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="DATA...")]
+    out: Path
+    frames: int = 1500
+    size: Size = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        in_range(self, 10, "frames", high=20_000)
+        check_size(self)
+        if self.out.suffix != ".png":
+            raise InputError(f"--out: found {self.out}, expected a file that ends in .png")
+
+    def __call__(self) -> int:
+        """Looks."""
+        plate_of(some_frames(read(self.data, self.size), self.frames, self.seed)).save(self.out)
+        return wrote(self.out)
+
+
+def some_frames(episodes: EpisodeSet, count: int, seed: int) -> np.ndarray:
+    """That many frames of episodes at most, uint8 [n h w 3]."""
+    rows = np.random.default_rng(seed).permutation(episodes.rows)[:count]
+    return np.asarray(episodes.frames[np.sort(rows)])
+
+
+def apart(source: Path, target: Path) -> None:
+    """Raises where what is made would lie among what it is made from."""
+    if source.resolve() == target.resolve():
+        raise InputError(f"TARGET: found {target}, which is the source; expected another folder")

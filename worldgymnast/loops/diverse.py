@@ -1,0 +1,208 @@
+"""Diverse training: among distractors, with many sentences, on more tasks; each tested where it matters.
+
+The starter world has seen one table with nothing on it but the task's object, and melts whatever else stands there. So
+world and judge go on learning first: on the same episodes with distractors pasted in, and on play in further tasks. In
+this *wide* world the same reinforcement learning is then done from plain starts and from each kind of diverse ones
+(World-Gymnast, arXiv 2602.02454, scores these variants inside its world model; here the real environment does).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from worldgymnast.config import load_classifier, load_editor, load_policy, load_world
+from worldgymnast.envs.metaworld import MORE, MetaWorldConfig
+from worldgymnast.episodes.windows import EpisodeSet, concatenate, from_episodes
+from worldgymnast.execution.surrogate import Imagination
+from worldgymnast.loops.finetune import (
+    FinetuneConfig,
+    finetune,
+    from_photographs,
+    from_starts,
+    photographs,
+    together,
+)
+from worldgymnast.loops.finetune import from_episodes as from_logged
+from worldgymnast.loops.gather import Sample
+from worldgymnast.loops.quickstart import QuickstartConfig, starter, starter_plate
+from worldgymnast.loops.record import RecordConfig
+from worldgymnast.loops.reproduce import record_to
+from worldgymnast.loops.scenes import with_distractors
+from worldgymnast.loops.score import layouts, real_env, score_real
+from worldgymnast.loops.supervised import FitConfig
+from worldgymnast.loops.train import JudgeTraining, WorldTraining, train_judge, train_world
+from worldgymnast.policies.small_vla import SmallVLA
+from worldgymnast.run import Progress, finished
+from worldgymnast.scenes.edit import distracted
+from worldgymnast.scenes.language import written
+from worldgymnast.scenes.plate import load_plate
+from worldgymnast.types import Start, in_range
+from worldgymnast.weights import write_text
+
+VARIANTS = ("wide", "distractors", "language", "tasks")
+"""What RL starts from in the wide world: plain photographs, or those and more."""
+PLACES = ("clean", "distractors", "paraphrases", "tasks")
+"""Where policies are tested: as they were trained, among real distractors, with sentences that nobody trained on, and
+on further tasks, which were never demonstrated."""
+
+UNHEARD: dict[str, tuple[str, ...]] = {
+    "drawer-open": ("i need something out of the drawer", "the drawer should stand open", "get the drawer open for me"),
+    "drawer-close": ("the drawer should be shut", "put the drawer back into its box", "get the drawer closed for me"),
+    "button-press": ("activate the button", "give the red knob a push", "use your finger on the button"),
+    "plate-slide": ("bring the black disc to the goal", "score a goal with the disc", "the plate belongs in the cabinet"),
+    "window-open": ("let some air in through the window", "the window should stand open", "shift the window sideways"),
+    "door-close": ("the door should be shut", "give the door a push so that it closes", "make the cupboard close"),
+}  # fmt: skip
+"""Sentences for tests alone: neither demonstrations, nor judge, nor `scenes.language` have them."""
+
+
+@dataclass(frozen=True)
+class DiverseConfig:
+    """The wide world, and how much is trained and tested in it.
+
+    Attributes:
+        tasks: further tasks; of these there is play and no demonstration.
+        record: play in them.
+        world: how the starter's world goes on learning, its autoencoder included.
+        shares: of its training: what it learned from before, that with distractors, play, play with distractors.
+        judge: how the starter's judge goes on learning.
+        copies: edited pictures of each photograph.
+        sentences: written for each picture.
+        distractors: real ones in the tests.
+        per_task: real episodes of a task, policy and place.
+        first_layout: of the tests.
+    """
+
+    tasks: tuple[str, ...] = MORE
+    record: RecordConfig = RecordConfig(MetaWorldConfig(tasks=MORE), expert=0, noisy=0, play=160)
+    world: WorldTraining = WorldTraining(
+        autoencoder=FitConfig(steps=900, lr=1e-3, weight_decay=0.0, ema=0.99),
+        fit=FitConfig(steps=2400, lr=1e-3, ema=0.995, save_every=100),
+        thaw=True,
+    )
+    shares: tuple[float, float, float, float] = (0.35, 0.3, 0.18, 0.17)
+    judge: JudgeTraining = JudgeTraining(fit=FitConfig(steps=2000, lr=7e-4), language=True)
+    copies: int = 2
+    sentences: int = 24
+    distractors: int = 3
+    per_task: int = 50
+    first_layout: int = 1_000_000
+
+    def __post_init__(self) -> None:
+        in_range(self, 1, "copies", "sentences", "distractors")
+        in_range(self, 1, "per_task", high=160)
+        in_range(self, 0, "shares", "first_layout")
+
+
+def widen(out: Path, old: EpisodeSet, config: DiverseConfig, device: str = "cpu") -> None:
+    """OUT/data/play, OUT/world and OUT/judge: the starter's, after learning from more.
+
+    Args:
+        out: a folder.
+        old: what the starter's world and judge learned from.
+        config: how.
+        device: where to train.
+    """
+    play = record_to(out / "data" / "play", config.record)
+    if finished(out / "judge"):
+        return
+    editor = load_editor(None, load_plate(starter_plate()))
+    among = [from_episodes(list(with_distractors(editor, part, i + 1))) for i, part in enumerate((old, play))]
+    sets = [old, among[0], play, among[1]]
+    begun = load_world(starter("world"), device)
+    world = train_world(sets, out / "world", config.world, device, config.shares, start=begun)
+    half = [part.select(np.arange(0, len(part), 2)) for part in among]
+    known = concatenate([old, play, *half])
+    train_judge(known, world, out / "judge", config.judge, device, start=load_classifier(starter("judge"), device))
+
+
+def variant(
+    name: str,
+    policy: SmallVLA,
+    wide: Path,
+    out: Path,
+    practice: FinetuneConfig,
+    config: DiverseConfig,
+    device: str = "cpu",
+) -> SmallVLA:
+    """RL of `policy` in the wide world from the starts of that variant; OUT/policy.safetensors."""
+    world = load_world(wide / "world" / "world.safetensors", device)
+    judge = load_classifier(wide / "judge" / "judge.safetensors", device)
+    imagine = Imagination.of(policy, world, judge, practice.rl.horizon)
+    env = practice.env
+    if name == "tasks":
+        env = replace(env, tasks=(*env.tasks, *config.tasks))
+        practice = replace(practice, env=env, rl=replace(practice.rl, curriculum=True))
+    starts = _starts(name, env, wide, config) if not finished(out) else _nothing
+    return finetune(policy, imagine, starts, out, practice, device, name)
+
+
+def _nothing(rng: np.random.Generator, count: int) -> Sequence[Start]:
+    raise AssertionError("a finished run draws no starts")
+
+
+def _starts(name: str, env: MetaWorldConfig, wide: Path, config: DiverseConfig) -> Sample:
+    """What RL starts from in a variant; half of the starts are plain photographs in each."""
+    first = QuickstartConfig()
+    photos = photographs(env, first.photographs, first.photograph_layout)
+    plain = from_photographs(photos)
+    if name == "distractors":
+        editor = load_editor(None, load_plate(starter_plate()))
+        rngs = [(s, np.random.default_rng([i, c])) for i, s in enumerate(photos) for c in range(config.copies)]
+        return together(plain, from_photographs([m for s, rng in rngs if (m := distracted(editor, s, rng))]))
+    if name == "language":
+        told = [
+            replace(start, instruction=sentence)
+            for i, start in enumerate(photos)
+            for sentence in written(start.task, config.sentences, np.random.default_rng(i))
+        ]
+        return from_starts(told)
+    if name == "tasks":
+        play = record_to(wide / "data" / "play", config.record)
+        return together(plain, from_logged(play, config.tasks, 0.75))
+    return plain
+
+
+def try_out(
+    policy: Path, file: Path, env: MetaWorldConfig, config: DiverseConfig, seed: int, device: str = "cpu"
+) -> None:
+    """Real outcomes of a policy in every place, kept in `file` place by place."""
+    found: dict[str, list[dict[str, Any]]] = json.loads(file.read_text()) if file.exists() else {}
+    loaded = load_policy(policy, device)
+    for place in PLACES:
+        if place in found:
+            continue
+        found[place] = _tested(loaded, place, env, config, seed)
+        write_text(file, json.dumps(found) + "\n")
+
+
+def _tested(
+    policy: SmallVLA, place: str, env: MetaWorldConfig, config: DiverseConfig, seed: int
+) -> list[dict[str, Any]]:
+    scene = {
+        "distractors": replace(env, distractors=config.distractors),
+        "tasks": replace(env, tasks=config.tasks),
+    }.get(place, env)
+    starts = layouts(scene, config.per_task, config.first_layout + seed * 1000)
+    if place == "paraphrases":
+        starts = [replace(s, instruction=UNHEARD[s.task][i % len(UNHEARD[s.task])]) for i, s in enumerate(starts)]
+    real = real_env(scene, policy.config.chunk, 2)
+    rows = []
+    try:
+        with Progress(f"testing: {place}", len(starts)) as progress:
+            for i in range(0, len(starts), 10):
+                part = score_real(policy, real, starts[i : i + 10], temperature=0.0, seed=seed)
+                rows += [
+                    {"task": r.start.task, "layout": r.start.layout, "seed": seed, "success": r.verdict.succeeded}
+                    for r in part
+                ]
+                progress.advance(len(part))
+    finally:
+        real.close()
+    return rows

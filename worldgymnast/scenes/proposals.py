@@ -1,0 +1,124 @@
+"""New instructions for a frame, proposed by a vision-language model behind an endpoint.
+
+The published way to more tasks than were demonstrated (World-Gymnast, arXiv 2602.02454): look at the scene, say what a
+robot could do there. `scenes/language.py` writes them without a model, where the scene's objects are known.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from worldgymnast.endpoint import Endpoint, EndpointConfig, Unusable
+from worldgymnast.ledger import Ledger
+from worldgymnast.types import InputError, in_range
+from worldgymnast.video import jpeg_url
+
+PROMPT = (
+    "You see what the camera of a one-armed robot sees. Propose {count} different short instructions for it: each a "
+    "single task of a few seconds (push, press, open, close, pick up, move) that can be begun in this very scene, that "
+    "is not accomplished yet, and whose success can be seen in the picture afterwards. Name objects as a person would "
+    "who stands beside the robot. Answer with a JSON list of strings and nothing else."
+)
+_LONGEST = 200
+_LIST = re.compile(r"\[.*\]", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class ProposerConfig:
+    """What is asked, and where.
+
+    Attributes:
+        endpoint: where.
+        prompt: what is asked; `{count}` is filled in.
+        pixels: the frame is enlarged until its shorter side has as many, by whole pixels.
+        temperature: of the answer; None leaves it to the server.
+        max_tokens: of the answer; None leaves it to the server.
+    """
+
+    endpoint: EndpointConfig
+    prompt: str = PROMPT
+    pixels: int = 448
+    temperature: float | None = 0.7
+    max_tokens: int | None = 400
+
+    def __post_init__(self) -> None:
+        in_range(self, 16, "pixels", high=4096)
+        in_range(self, 0, *(["temperature"] if self.temperature is not None else []), high=100)
+        in_range(self, 1, *(["max_tokens"] if self.max_tokens is not None else []))
+
+
+class Proposer:
+    """Asks what could be done in a scene.
+
+    Args:
+        config: what is asked, and where.
+        ledger: counts what is spent; in memory if left out.
+    """
+
+    def __init__(self, config: ProposerConfig, ledger: Ledger | None = None):
+        self.config = config
+        self.endpoint = Endpoint(config.endpoint, ledger)
+
+    @property
+    def name(self) -> str:
+        """The model."""
+        return self.config.endpoint.model
+
+    def propose(self, frame: UInt8[np.ndarray, "h w 3"], count: int) -> list[str]:
+        """At most that many different instructions for a scene; at least one.
+
+        Raises:
+            InputError: the server answers nothing that can be read.
+            BudgetSpent: nothing more may be sent.
+        """
+        config = self.config
+        words = config.prompt.replace("{count}", str(count))
+        shown = {"type": "image_url", "image_url": {"url": jpeg_url(frame, config.pixels)}}
+        messages = [{"role": "user", "content": [{"type": "text", "text": words}, shown]}]
+        fields: dict[str, Any] = {} if config.temperature is None else {"temperature": config.temperature}
+        fields |= {} if config.max_tokens is None else {"max_tokens": config.max_tokens}
+        asked = self.endpoint.ask(messages, functools.partial(_read, count=count), **fields)
+        if not asked.answers:
+            raise InputError(
+                f"{config.endpoint.url}: '{self.name}': found no proposals ({asked.error}), expected a JSON list of "
+                "instructions; take a model that sees and follows instructions"
+            )
+        return asked.answers[0]
+
+
+def _read(choice: Any, count: int) -> list[str]:
+    """The proposals in a choice of a reply.
+
+    Raises:
+        Unusable: there are none.
+    """
+    content = choice.message.content
+    return parse(content if isinstance(content, str) else "", count)
+
+
+def parse(text: str, count: int) -> list[str]:
+    """At most `count` different sentences of the JSON list in a text.
+
+    Raises:
+        Unusable: there is no list, or no sentence in it.
+    """
+    listed = _LIST.search(text)
+    try:
+        found: Any = json.loads(listed.group()) if listed else None
+    except ValueError:
+        found = None
+    if not isinstance(found, Sequence):
+        raise Unusable("no proposals", f"an answer without a JSON list: {' '.join(text.split())[:100] or 'nothing'}")
+    said = [" ".join(s.split()).rstrip(".") for s in found if isinstance(s, str)]
+    good = list(dict.fromkeys(s for s in said if 0 < len(s) <= _LONGEST))[:count]
+    if not good:
+        raise Unusable("no proposals", "a list without a sentence")
+    return good

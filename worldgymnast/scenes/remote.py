@@ -1,0 +1,95 @@
+"""Distractors by an image-editing model behind any OpenAI-compatible endpoint (POST /images/edits).
+
+The way of the published method (World-Gymnast, arXiv 2602.02454), with whatever model is at hand. A frame is sent
+enlarged, and what comes back must have the size that was sent.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from worldgymnast.endpoint import Endpoint, EndpointConfig, RequestFailed
+from worldgymnast.ledger import Ledger
+from worldgymnast.types import InputError, in_range
+from worldgymnast.video import png, resize
+
+PROMPT = (
+    "Add {count} small everyday objects to free places of the surface in this picture of a robot's workspace. They "
+    'have nothing to do with the task "{instruction}". Change nothing else: robot, objects, camera, light and '
+    "background stay exactly as they are, and the robot stays in front of what it hides."
+)
+
+
+@dataclass(frozen=True)
+class RemoteEditorConfig:
+    """What is asked, and where.
+
+    Attributes:
+        endpoint: where.
+        objects: most objects in a frame; at least one.
+        pixels: height and width of the picture that is sent, and expected back.
+        prompt: what is asked; `{count}` and `{instruction}` are filled in.
+    """
+
+    endpoint: EndpointConfig
+    objects: int = 3
+    pixels: int = 1024
+    prompt: str = PROMPT
+
+    def __post_init__(self) -> None:
+        in_range(self, 1, "objects", high=20)
+        in_range(self, 64, "pixels", high=4096)
+
+
+class RemoteEditor:
+    """An `Editor` behind an endpoint.
+
+    Args:
+        config: what is asked.
+        ledger: counts what is spent; in memory if left out.
+    """
+
+    clips = False
+
+    def __init__(self, config: RemoteEditorConfig, ledger: Ledger | None = None):
+        self.config = config
+        self.endpoint = Endpoint(config.endpoint, ledger)
+
+    @property
+    def name(self) -> str:
+        """The model."""
+        return self.config.endpoint.model
+
+    def edit(
+        self, frames: UInt8[np.ndarray, "t h w 3"], instruction: str, rng: np.random.Generator
+    ) -> UInt8[np.ndarray, "t h w 3"]:
+        """See `Editor.edit`.
+
+        Raises:
+            InputError: nothing came back, no picture, or one of another size.
+            BudgetSpent: nothing more may be sent.
+        """
+        pixels, where = self.config.pixels, f"{self.config.endpoint.url}: '{self.name}'"
+        sent = resize(frames[0], pixels)
+        count = int(rng.integers(1, self.config.objects + 1))
+        prompt = self.config.prompt.replace("{count}", str(count)).replace("{instruction}", instruction)
+        try:
+            content = self.endpoint.edited(png(sent), prompt, size=f"{pixels}x{pixels}")
+        except RequestFailed as failed:
+            raise InputError(f"{where}: found no edited picture ({failed}), expected one") from failed
+        try:
+            with Image.open(io.BytesIO(content)) as image:
+                edited = np.array(image.convert("RGB"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{where}: found no picture in the reply ({error}), expected PNG, JPEG or WebP") from error
+        if edited.shape != sent.shape:
+            raise InputError(
+                f"{where}: found a picture of {edited.shape[1]}x{edited.shape[0]} pixels, expected {pixels}x{pixels} "
+                f'as was sent; set "pixels" in the editor\'s file to a size that the model answers with'
+            )
+        return resize(edited, (frames.shape[1], frames.shape[2]))[None]
