@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from worldgymnast.endpoint import EndpointConfig
 from worldgymnast.types import Clip
@@ -97,3 +100,65 @@ def brightening(count: int, doomed: int = 0, seed: int = 0) -> tuple[list[Clip],
         clips.append(Clip(frames, f"question {i}{fate}", "t"))
         truth.append(float(brighter))
     return clips, truth
+
+
+@dataclass
+class Editing:
+    """A server of an image-editing model.
+
+    Attributes:
+        url: its address.
+        body: the text of the last request.
+        size: of the picture in it.
+    """
+
+    url: str
+    body: str = ""
+    size: tuple[int, int] = (0, 0)
+
+
+@contextmanager
+def editing(mode: str) -> Iterator[Editing]:
+    """A server that edits pictures: it pastes a "square", after two failures ("late"), answers in another "size", with
+    "text", with an "address", or with "nothing"."""
+    seen = Editing("")
+    failures = [2 if mode == "late" else 0]
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:  # noqa: N802 - the name that the library calls
+            content = self.rfile.read(int(self.headers["Content-Length"]))
+            seen.body = content.decode("latin-1")
+            if failures[0]:
+                failures[0] -= 1
+                self._send(500, {"error": {"message": "not now"}})
+                return
+            with Image.open(io.BytesIO(content[content.index(b"\x89PNG") :])) as image:
+                picture = np.array(image.convert("RGB"))
+            seen.size = (picture.shape[0], picture.shape[1])
+            side = len(picture) // 5
+            picture[-side:, :side] = (0, 0, 255)
+            made = io.BytesIO()
+            Image.fromarray(picture).resize((64, 64) if mode == "size" else picture.shape[1::-1]).save(made, "PNG")
+            text = base64.b64encode(b"no picture" if mode == "text" else made.getvalue()).decode()
+            data = {"address": [{"url": "http://127.0.0.1/x.png"}], "nothing": []}.get(mode, [{"b64_json": text}])
+            self._send(200, {"created": 1, "data": data})
+
+        def _send(self, status: int, body: object) -> None:
+            text = json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    seen.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    try:
+        yield seen
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -10,7 +10,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from worldgymnast.actions import ActionSpecMismatch
-from worldgymnast.envs.metaworld import SUITE, MetaWorldConfig, MetaWorldEnv, check_tasks, instructions
+from worldgymnast.envs.metaworld import MORE, SUITE, MetaWorldConfig, MetaWorldEnv, check_tasks, instructions
 from worldgymnast.envs.wrappers import vectorise
 from worldgymnast.types import InputError, Start
 
@@ -47,6 +47,15 @@ def test_the_seed_alone_decides_the_layout(env: MetaWorldEnv) -> None:
             np.testing.assert_array_equal(other.step(action)[0]["image"], env.step(action)[0]["image"])
     finally:
         other.close()
+
+
+@pytest.mark.parametrize("task", [*SUITE, *MORE])
+def test_the_first_frame_shows_the_scene_as_it_is(task: str, env: MetaWorldEnv) -> None:
+    """Meta-World's own first picture shows drawer and window where they are not."""
+    for layout in (5, 6, 5):
+        first, _ = env.reset(seed=layout, options={"task": task})
+        second = env.step(np.zeros(4, np.float32))[0]
+        assert (np.abs(first["image"].astype(int) - second["image"]).max(-1) > 40).mean() < 0.06
 
 
 def test_another_seed_is_another_layout(env: MetaWorldEnv) -> None:
@@ -161,3 +170,62 @@ def test_one_row_in_this_process_says_the_same(env: MetaWorldEnv) -> None:
     np.testing.assert_array_equal(np.concatenate([info["frames"][0] for info in infos]), np.stack(frames[1:]))
     assert infos[-1]["score"].tolist() == [1.0]
     assert infos[-1]["success_frame"].tolist() == [success.index(True)]
+
+
+# ---------------------------------------------------------------- distractors
+
+
+@pytest.fixture
+def cluttered(gl: None) -> Iterator[MetaWorldEnv]:
+    made = MetaWorldEnv(MetaWorldConfig(distractors=3))
+    yield made
+    made.close()
+
+
+def distractors(env: MetaWorldEnv) -> np.ndarray:
+    """Where they are, float [3 3]."""
+    return np.array([env.env.data.body(f"distractor{i}").xpos for i in range(3)])
+
+
+@pytest.mark.parametrize("task", SUITE)
+def test_distractors_change_the_picture_and_not_the_task(
+    task: str, env: MetaWorldEnv, cluttered: MetaWorldEnv
+) -> None:
+    plain, _ = env.reset(seed=5, options={"task": task})
+    among, _ = cluttered.reset(seed=5, options={"task": task})
+    differing = (np.abs(plain["image"].astype(int) - among["image"]).max(-1) > 20).mean()
+    assert 0.002 < differing < 0.15
+    assert np.allclose(env.env.obj_init_pos, cluttered.env.obj_init_pos)
+    assert np.allclose(env.env.tcp_center, cluttered.env.tcp_center, atol=1e-3)
+    places = distractors(cluttered)
+    assert (np.abs(places[:, 0]) < 0.36).all()
+    assert (places[:, 2] > 0.01).all(), "on the table"
+    for _ in range(3):
+        cluttered.step(np.zeros(4, np.float32))
+    assert np.abs(distractors(cluttered) - places).max() < 0.03, "they stay where they are put"
+
+
+def test_the_layout_alone_decides_the_distractors(cluttered: MetaWorldEnv) -> None:
+    frames, places = [], []
+    for layout in (5, 6, 5):
+        frames.append(cluttered.reset(seed=layout, options={"task": "drawer-open"})[0]["image"])
+        places.append(distractors(cluttered))
+        cluttered.step(np.ones(4, np.float32))
+    assert (frames[0] == frames[2]).all()
+    assert (places[0] == places[2]).all()
+    assert np.abs(places[0] - places[1]).max() > 0.02
+
+
+def test_a_distractor_can_be_pushed(cluttered: MetaWorldEnv) -> None:
+    cluttered.reset(seed=5, options={"task": "drawer-open"})
+    data = cluttered.env.data
+    data.qpos[-7:-4] = (*np.array(cluttered.env.tcp_center)[:2] + (0.0, 0.1), 0.05)  # in front of the hand
+    before = distractors(cluttered)[2]
+    for t in range(12):
+        cluttered.step(np.array([0, 1, -1, 1] if t < 6 else [0, 1, 0, 1], np.float32))
+    assert np.linalg.norm((distractors(cluttered)[2] - before)[:2]) > 0.03
+
+
+def test_more_distractors_than_the_table_holds_are_refused() -> None:
+    with pytest.raises(InputError, match="'distractors' of MetaWorldConfig: found 9, expected 0 to 8"):
+        MetaWorldConfig(distractors=9)

@@ -97,23 +97,24 @@ class Tables(Computing):
 
     Attributes:
         config: how many cells, and how much each.
-        quick: one seed and few layouts: every table with wide intervals.
-        out: the folder of the cells.
+        quick: short trainings, one seed and few layouts: every table, its intervals wide.
+        out: the folder of the cells; runs/tables, or runs/tables-quick, if left out.
         markdown: also write the tables to this .md file.
     """
 
     hidden: ClassVar[Mapping[type, str]] = {
-        RecordConfig: "env", FinetuneConfig: "env", IterSftConfig: "env", AgreeConfig: "env",
+        RecordConfig: "env", FinetuneConfig: "env", IterSftConfig: "env", AgreeConfig: "env", DynaConfig: "score",
     }  # fmt: skip
     instead: ClassVar[str] = "every cell has the same environment: use --env flags"
     config: Annotated[TablesConfig, LENT] = TablesConfig()
     quick: bool = False
-    out: Path = Path("runs/tables")
+    out: Weights = None
     markdown: Weights = None
 
     def __call__(self) -> int:
         """Fills every cell that is not there, and prints and writes the tables."""
         self.prepare()
+        out = self.out or Path("runs/tables-quick" if self.quick else "runs/tables")
         config = self.config.quick() if self.quick else self.config
         env = config.env
         config = replace(
@@ -122,17 +123,30 @@ class Tables(Computing):
             finetune=replace(config.finetune, env=env),
             iter_sft=replace(config.iter_sft, env=env),
             agree=replace(config.agree, env=env),
+            dyna=replace(config.dyna, finetune=replace(config.dyna.finetune, env=env)),
+            diverse=replace(
+                config.diverse,
+                record=replace(config.diverse.record, env=replace(env, tasks=config.diverse.tasks)),
+            ),
         )
-        check_tasks(env.tasks)
-        tables.tables(self.out, config, self.device)
-        compared = tables.agreement(self.out, config)
-        found = json.loads((compared / "outcomes.json").read_text())
-        by_place, each = agreements(found, config.agree), {name: seen(rows) for name, rows in found.items()}
-        shown = [*results.sheets(tables.evaluations(self.out, config)), *agree_sheets(by_place, each, len(env.tasks))]
+        check_tasks((*env.tasks, *config.diverse.tasks))
+        tables.tables(out, config, self.device)
+        evaluations = tables.evaluations(out, config)
+        shown = [
+            *results.sheets(evaluations),
+            *results.diverse(tables.places(out, config)),
+            *results.scenes(tables.scenes_file(out, config)),
+            *results.dyna(out, evaluations),
+        ]
+        compared = tables.agreement(out, config)
+        if (file := compared / "outcomes.json").exists():
+            found = json.loads(file.read_text())
+            by_place, each = agreements(found, config.agree), {name: seen(rows) for name, rows in found.items()}
+            shown += agree_sheets(by_place, each, len(env.tasks))
+            write_bytes(compared / "agreement.png", scatter(by_place, each))
         for sheet in shown:
             terminal.show(terminal.sheet(sheet))
-        write_bytes(compared / "agreement.png", scatter(by_place, each))
-        target = self.markdown or self.out / "tables.md"
+        target = self.markdown or out / "tables.md"
         write_text(target, page(shown, "Every method, measured for real"))
         return wrote(target)
 

@@ -49,8 +49,11 @@ class Clutter:
         self._speeds = [int(model.jnt_dofadr[joint]) for joint in joints]
 
     def place(self, layout: int) -> None:
-        """Gives every distractor the form, colour and place that it has in `layout`, after the scene was reset."""
-        env, mj = self._env, self._mujoco
+        """Gives every distractor the form, colour and place that it has in `layout`.
+
+        To be called after the scene was reset, and before its state is computed (`mj_forward`).
+        """
+        env = self._env
         rng = np.random.default_rng([layout, 77])
         hand, target = np.array(env.tcp_center)[:2], np.array(env.obj_init_pos)[:2]
         taken: list[np.ndarray] = []
@@ -59,7 +62,6 @@ class Clutter:
             taken.append(self._spot(rng, hand, target, taken))
             env.data.qpos[place : place + 7] = [*taken[-1], height + 0.001, np.cos(turn), 0, 0, np.sin(turn)]
             env.data.qvel[speed : speed + 6] = 0  # where they waited, they fell
-        mj.mj_forward(env.model, env.data)
 
     def _form(self, geom: int, rng: np.random.Generator) -> float:
         """Draws a form and a colour; returns the height of its middle above the table."""

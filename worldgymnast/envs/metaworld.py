@@ -208,10 +208,19 @@ class _Scene:
             raise _no_gl(error) from error
 
     def reset(self, layout: int) -> np.ndarray:
+        """Lays the scene out; returns Meta-World's state of it.
+
+        Meta-World lays a scene out twice and moves some objects (drawer, window) last, after which it computes nothing
+        anew: until the first step its picture and its state show them where the first of the two layouts had them, up
+        to 20 cm away. So everything is computed here, and looked at again.
+        """
         self.env.seed(layout)
-        state, _ = self.env.reset()
+        self.env.reset()
         if self._clutter is not None:
             self._clutter.place(layout)
+        self._mujoco.mj_forward(self.env.model, self.env.data)
+        state = self.env._get_obs()
+        state[18:36] = state[:18]  # as in Meta-World's `reset`: nothing has moved since the frame before
         return state
 
     def render(self) -> np.ndarray:

@@ -55,7 +55,7 @@ UNHEARD: dict[str, tuple[str, ...]] = {
     "drawer-open": ("i need something out of the drawer", "the drawer should stand open", "get the drawer open for me"),
     "drawer-close": ("the drawer should be shut", "put the drawer back into its box", "get the drawer closed for me"),
     "button-press": ("activate the button", "give the red knob a push", "use your finger on the button"),
-    "plate-slide": ("bring the black disc to the goal", "score a goal with the disc", "the plate belongs in the cabinet"),
+    "plate-slide": ("bring the black disc to the goal", "score a goal with the disc", "the plate has to go in"),
     "window-open": ("let some air in through the window", "the window should stand open", "shift the window sideways"),
     "door-close": ("the door should be shut", "give the door a push so that it closes", "make the cupboard close"),
 }  # fmt: skip

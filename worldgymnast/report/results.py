@@ -1,4 +1,4 @@
-"""The tables of `reproduce tables`: methods against one another, the simulator's mismatch; read from its files."""
+"""The tables of `reproduce tables`, read from its files: methods, mismatch, diverse training, new scenes, Dyna."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from worldgymnast.evaluation.success import EpisodeResult, SuccessTable, success_table
+from worldgymnast.evaluation.success import Difference, EpisodeResult, SuccessTable, success_table
 from worldgymnast.report.world import Sheet
 
 METHODS = {
@@ -18,6 +18,22 @@ METHODS = {
     "rl-world": "RL in the world model",
 }
 OURS = "rl-world"
+PLACES = {
+    "clean": "clean scenes",
+    "distractors": "among distractors",
+    "paraphrases": "unheard sentences",
+    "tasks": "further tasks",
+}
+DIVERSE = {
+    "sft": "SFT",
+    "rl-world": "RL in the starter world",
+    "wide": "RL in the wide world",
+    "distractors": "+ distractors",
+    "language": "+ language",
+    "tasks": "+ tasks",
+}
+_BASE = "wide"
+REMEDIES = {"none": "no remedy", "replay": "replay of other scenes", "anchor": "KL anchor"}
 _WORTH = "Against RL in the world model: difference of mean real success over the tasks, on the same layouts."
 
 
@@ -74,10 +90,117 @@ def _same(rows: Sequence[EpisodeResult], others: Sequence[EpisodeResult]) -> lis
 
 def _rows(evaluations: Path, method: str) -> list[EpisodeResult]:
     """Every episode of a method's cells, seed after seed."""
-    files = sorted(evaluations.glob(f"{method}-*.json"))
-    return [row for file in files if file.stem.removeprefix(f"{method}-").isdigit() for row in _read(file)]
+    return [row for file in _files(evaluations, method) for row in _read(file)]
 
 
-def _read(file: Path) -> list[EpisodeResult]:
-    rows: list[dict[str, Any]] = json.loads(file.read_text()).get("policy", [])
+def _files(folder: Path, name: str) -> list[Path]:
+    """The files of a name's cells, seed after seed."""
+    return [f for f in sorted(folder.glob(f"{name}-*.json")) if f.stem.removeprefix(f"{name}-").isdigit()]
+
+
+def _read(file: Path, key: str = "policy") -> list[EpisodeResult]:
+    rows: list[dict[str, Any]] = json.loads(file.read_text()).get(key, [])
     return [EpisodeResult(r["task"], r["layout"], r["seed"], r["success"], 0) for r in rows]
+
+
+# ---------------------------------------------------------------- diverse training
+
+
+def diverse(places: Path) -> list[Sheet]:
+    """What policies do that were trained from diverse starts, in every place; the files lie in that folder."""
+    found = {name: files for name in DIVERSE if (files := _files(places, name))}
+    if not found:
+        return []
+    rows = [[DIVERSE[name], *(_in_place(place, files, found.get(_BASE)) for place in PLACES)]
+            for name, files in found.items()]  # fmt: skip
+    note = "After the semicolon: minus RL in the wide world from plain starts, on the same layouts."
+    return [Sheet("Diverse training", ["", *PLACES.values()], rows, note)]
+
+
+def _in_place(place: str, files: Sequence[Path], base: Sequence[Path] | None) -> str:
+    rows = [row for file in files for row in _read(file, place)]
+    if not rows:
+        return ""
+    others = [row for file in base or files for row in _read(file, place)]
+    table = success_table(_same(others, rows), _same(rows, others))
+    own = str(success_table(rows, rows).after)
+    return own if not base or list(files) == list(base) else f"{own}; {_short(table.difference)}"
+
+
+def _short(difference: Difference) -> str:
+    """Points with their interval, without the number of pairs."""
+    return str(difference).partition(" (")[0].replace(" points", "")
+
+
+# ---------------------------------------------------------------- new scenes
+
+
+def scenes(file: Path) -> list[Sheet]:
+    """What test-time training wins in its scene and costs elsewhere, by remedy."""
+    found: list[dict[str, Any]] = json.loads(file.read_text()) if file.is_file() else []
+    rows, each = [], {}
+    for remedy, name in REMEDIES.items():
+        own = [row for row in found if row["remedy"] == remedy]
+        if not own:
+            continue
+        scene = success_table(_of_scenes(own, "scene_before"), _of_scenes(own, "scene_after"))
+        other = success_table(_of_others(own, "before"), _of_others(own, "after"))
+        worse = ", ".join(row.task for row in other.rows if row.worse)
+        rows.append([name, str(scene.before), str(scene.after), _short(scene.difference), str(other.difference), worse])
+        for row in scene.rows:
+            each.setdefault(row.task, [row.task, str(row.before)]).append(str(row.after))
+    if not rows:
+        return []
+    head = ["", "this scene before", "after", "difference", "all other tasks, after minus before", "worse tasks"]
+    said = "Real episodes; this scene sampled, the others greedy on layouts of their own, the same for every remedy."
+    names = [name for remedy, name in REMEDIES.items() if any(row["remedy"] == remedy for row in found)]
+    return [
+        Sheet("Test-time training on new scenes, and what it forgets", head, rows, said),
+        Sheet("Scene by scene", ["scene", "before", *names], list(each.values()), "Success in the scene, sampled."),
+    ]
+
+
+def _of_scenes(rows: Sequence[dict[str, Any]], when: str) -> list[EpisodeResult]:
+    """Episodes in the scenes, each scene a task of its own."""
+    return [
+        EpisodeResult(f"{row['task']} {row['layout']}", i, 0, success, 0)
+        for row in rows
+        for i, success in enumerate(row[when])
+    ]
+
+
+def _of_others(rows: Sequence[dict[str, Any]], when: str) -> list[EpisodeResult]:
+    """Episodes of the other tasks; the same layouts come again with every scene."""
+    return [
+        EpisodeResult(task, i, number, success, 0)
+        for number, row in enumerate(rows)
+        for i, (task, success) in enumerate(zip(row["tasks"], row[when], strict=True))
+    ]
+
+
+# ---------------------------------------------------------------- Dyna
+
+
+def dyna(out: Path, evaluations: Path) -> list[Sheet]:
+    """Dyna by round, and imitation of the same real episodes; OUT/dyna/SEED and OUT/EVALUATIONS."""
+    done = sorted((out / "dyna").glob("*/evaluation.json"))
+    if not done:
+        return []
+    before = [row for file in done for row in _read(file, "before")]
+    rows = [["before", str(_paired(before, before).before), "", "", ""]]
+    number = 1
+    while found := [row for file in done for row in _read(file, f"round {number}")]:
+        beside = _rows(evaluations, f"beside-{number}")
+        after, with_data = success_table(before, found), _paired(beside, before) if beside else None
+        against = success_table(_same(beside, found), _same(found, beside)) if beside else None
+        rows.append([
+            f"round {number}",
+            str(after.after),
+            str(after.difference),
+            f"{with_data.before}" if with_data else "",
+            str(against.difference) if against else "",
+        ])  # fmt: skip
+        number += 1
+    head = ["", "Dyna", "minus before", "imitation of the same real episodes", "Dyna minus it"]
+    note = f"{len(done)} seeds. Before: RL in the starter world. Imitation goes on from there, too, on the successes."
+    return [Sheet("Dyna by round", head, rows, note)]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
 from worldgymnast.scenes.plate import Plate
@@ -21,8 +21,8 @@ from worldgymnast.types import InputError, in_range
 _FINE = 8
 """How much larger an object is drawn than it is shown."""
 _TRIES = 60
-Cutout = Float[np.ndarray, "h w 4"]
-"""Colour and opacity, each in [0, 1]."""
+Cutout = np.ndarray
+"""An object: colour and opacity, float32 [h w 4], each in [0, 1]."""
 
 
 @dataclass(frozen=True)
