@@ -125,7 +125,7 @@ def editing(mode: str) -> Iterator[Editing]:
     failures = [2 if mode == "late" else 0]
 
     class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:  # noqa: N802 - the name that the library calls
+        def do_POST(self) -> None:
             content = self.rfile.read(int(self.headers["Content-Length"]))
             seen.body = content.decode("latin-1")
             if failures[0]:

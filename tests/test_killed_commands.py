@@ -46,6 +46,28 @@ CASES = {
         "checkpoints",
         "judge",
     ),
+    "sft begun with another": (
+        ["sft", "DATA", "--begin-with", "PARTS/policy.safetensors", "--demonstrations", "2", "--batch", "8", *SHORT],
+        "checkpoints",
+        "policy",
+    ),
+    "world begun with another, its autoencoder too": (
+        [
+            *["train-world", "DATA", "--begin-with", "PARTS/world.safetensors", "--thaw"],
+            *["--clips", "2", "--length", "4", "--frames", "4", *SHORT, "--autoencoder.steps", "2"],
+        ],
+        "checkpoints",
+        "world",
+    ),
+    "rl with a curriculum": (
+        [
+            *["rl", "debug", "--data", "DATA", "--policy", "PARTS/policy.safetensors", "--rl.curriculum"],
+            *["--world", "PARTS/world.safetensors", "--judge", "PARTS/judge.safetensors"],
+            *["--rl.steps", "8", "--rl.save-every", "1", "--rl.evaluate-every", "8"],
+        ],
+        "checkpoints",
+        "policy",
+    ),
     "rl": (
         [
             *["rl", "debug", "--data", "DATA", "--policy", "PARTS/policy.safetensors"],

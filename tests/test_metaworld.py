@@ -219,7 +219,8 @@ def test_the_layout_alone_decides_the_distractors(cluttered: MetaWorldEnv) -> No
 def test_a_distractor_can_be_pushed(cluttered: MetaWorldEnv) -> None:
     cluttered.reset(seed=5, options={"task": "drawer-open"})
     data = cluttered.env.data
-    data.qpos[-7:-4] = (*np.array(cluttered.env.tcp_center)[:2] + (0.0, 0.1), 0.05)  # in front of the hand
+    x, y = np.array(cluttered.env.tcp_center)[:2]
+    data.qpos[-7:-4] = (x, y + 0.1, 0.05)  # in front of the hand
     before = distractors(cluttered)[2]
     for t in range(12):
         cluttered.step(np.array([0, 1, -1, 1] if t < 6 else [0, 1, 0, 1], np.float32))

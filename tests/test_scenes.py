@@ -9,13 +9,13 @@ import pytest
 from PIL import Image
 from servers import editing, saying
 
+from worldgymnast.actions import metaworld_spec
 from worldgymnast.cli import main
 from worldgymnast.config import load_editor, load_proposer
 from worldgymnast.endpoint import EndpointConfig, Unusable
 from worldgymnast.envs.metaworld import INSTRUCTIONS, MORE, SUITE
 from worldgymnast.episodes.lerobot import LeRobotWriter, read
 from worldgymnast.episodes.starts import read_starts, write_start
-from worldgymnast.actions import metaworld_spec
 from worldgymnast.loops.diverse import UNHEARD
 from worldgymnast.loops.quickstart import starter_plate
 from worldgymnast.scenes.cutouts import Cutouts, CutoutsConfig, cutouts_in, drawn

@@ -9,19 +9,23 @@ import pytest
 from worldgymnast.cli import main
 from worldgymnast.envs.metaworld import MetaWorldConfig
 from worldgymnast.loops.agree import AgreeConfig
+from worldgymnast.loops.diverse import DiverseConfig
+from worldgymnast.loops.dyna import DynaConfig
 from worldgymnast.loops.finetune import FinetuneConfig
 from worldgymnast.loops.iter_sft import IterSftConfig
+from worldgymnast.loops.new_scenes import NewScenesConfig
 from worldgymnast.loops.record import RecordConfig
 from worldgymnast.loops.reinforce import ReinforceConfig
 from worldgymnast.loops.reproduce import PolicyRecordConfig
 from worldgymnast.loops.score import ScoreConfig
 from worldgymnast.loops.supervised import FitConfig
-from worldgymnast.loops.tables import TablesConfig, agreement, evaluations, tables
-from worldgymnast.loops.train import PolicyTraining
-from worldgymnast.report.results import sheets
+from worldgymnast.loops.tables import TablesConfig, agreement, evaluations, places, scenes_file, tables
+from worldgymnast.loops.test_time import AdaptConfig
+from worldgymnast.loops.train import JudgeTraining, PolicyTraining, WorldTraining
+from worldgymnast.report.results import diverse, dyna, scenes, sheets
 from worldgymnast.types import InputError
 
-ENV = MetaWorldConfig(tasks=("drawer-close", "door-close"))
+ENV = MetaWorldConfig(tasks=("drawer-close", "door-close"), horizon=8)
 
 
 def put(folder: Path, name: str, outcomes: dict[str, list[bool]], seed: int = 0) -> None:
@@ -62,7 +66,7 @@ def test_methods_are_compared_on_the_same_layouts(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("gl")
 def test_every_cell_is_filled_once(tmp_path: Path) -> None:
-    rl = ReinforceConfig(steps=1, starts=2, group_size=4, evaluate_every=1, evaluate_starts=0, resample=0)
+    rl = ReinforceConfig(steps=1, starts=2, group_size=4, horizon=8, evaluate_every=1, evaluate_starts=0, resample=0)
     brief = FitConfig(steps=2)
     config = TablesConfig(
         env=ENV,
@@ -71,10 +75,14 @@ def test_every_cell_is_filled_once(tmp_path: Path) -> None:
         rollouts=PolicyRecordConfig((1.0,), 1, length=8, workers=1),
         finetune=FinetuneConfig(env=ENV, rl=rl, workers=1),
         everything=PolicyTraining(successes=True, demonstrations=1, fit=brief),
-        iter_sft=IterSftConfig(env=ENV, rounds=1, starts=8, group_size=4, fit=brief, evaluate_starts=0, workers=1),
+        iter_sft=IterSftConfig(
+            env=ENV, rounds=1, starts=8, group_size=4, horizon=8, fit=brief, evaluate_starts=0, workers=1
+        ),
         mismatches=(0.5,),
         score=ScoreConfig(per_task=2, workers=1),
-        agree=AgreeConfig(env=ENV, per_task=1, workers=1),
+        agree=AgreeConfig(env=ENV, per_task=1, lengths=(4, 8), workers=1),
+        photographs=1,
+        which=("methods", "agreement"),
     )
     tables(tmp_path, config)
     names = ["iter-sft-0", "rl-simulator-0", "rl-simulator-mismatch-0.5", "rl-world-0", "sft-everything-0"]
@@ -95,12 +103,114 @@ def test_every_cell_is_filled_once(tmp_path: Path) -> None:
         tables(tmp_path, replace(config, score=replace(config.score, first_layout=7)))
 
 
-def test_quick_trains_the_same_cells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_diverse_policies_are_compared_with_the_plain_one(tmp_path: Path) -> None:
+    for name, clean, among in (("wide", [True, False], [False, False]), ("distractors", [True, True], [True, False])):
+        rows = {
+            place: [{"task": "a", "layout": i, "seed": 0, "success": s} for i, s in enumerate(outcomes)]
+            for place, outcomes in (("clean", clean), ("distractors", among))
+        }
+        (tmp_path / f"{name}-0.json").write_text(json.dumps(rows))
+    (sheet,) = diverse(tmp_path)
+    assert sheet.head[:3] == ["", "clean scenes", "among distractors"]
+    assert [row[0] for row in sheet.rows] == ["RL in the wide world", "+ distractors"]
+    assert sheet.rows[0][1].startswith("50 % [")
+    assert ";" not in sheet.rows[0][1]
+    assert "; +50 [" in sheet.rows[1][1]
+    assert sheet.rows[1][2].startswith("50 % [")
+    assert sheet.rows[1][3] == "", "what was not tested is left empty"
+
+
+def test_forgetting_is_counted_over_scenes(tmp_path: Path) -> None:
+    rows = [
+        {"remedy": remedy, "task": task, "layout": 1, "tasks": ["c", "c"], "scene_before": [False, False],
+         "scene_after": [True, won], "before": [True, True], "after": after}
+        for task in ("a", "b")
+        for remedy, won, after in (("none", True, [False, True]), ("replay", False, [True, True]))
+    ]  # fmt: skip
+    (tmp_path / "scenes.json").write_text(json.dumps(rows))
+    table, each = scenes(tmp_path / "scenes.json")
+    assert [row[0] for row in table.rows] == ["no remedy", "replay of other scenes"]
+    assert table.rows[0][2].startswith("100 % [")
+    assert table.rows[0][4].startswith("-50 points [")
+    assert table.rows[1][4].startswith("+0 points [")
+    assert each.rows[0][0] == "a 1"
+    assert [cell.partition(" %")[0] for cell in each.rows[0][1:]] == ["0", "100", "50"]
+
+
+def test_dyna_is_compared_with_imitation_of_its_episodes(tmp_path: Path) -> None:
+    def rows(*outcomes: bool) -> list[dict[str, object]]:
+        return [{"task": "a", "layout": i, "seed": 0, "success": s} for i, s in enumerate(outcomes)]
+
+    (tmp_path / "dyna" / "0").mkdir(parents=True)
+    found = {"before": rows(False, False), "round 1": rows(True, False), "round 2": rows(True, True)}
+    (tmp_path / "dyna" / "0" / "evaluation.json").write_text(json.dumps(found))
+    (tmp_path / "evaluations").mkdir()
+    (tmp_path / "evaluations" / "beside-2-0.json").write_text(json.dumps({"policy": rows(False, True)}))
+    (sheet,) = dyna(tmp_path, tmp_path / "evaluations")
+    assert [row[0] for row in sheet.rows] == ["before", "round 1", "round 2"]
+    assert sheet.rows[1][3:] == ["", ""]
+    assert sheet.rows[2][2].startswith("+100 points")
+    assert sheet.rows[2][3].startswith("50 % [")
+    assert sheet.rows[2][4].startswith("+50 points")
+
+
+@pytest.mark.usefixtures("gl")
+def test_the_other_tables_are_filled_once(tmp_path: Path) -> None:
+    rl = ReinforceConfig(
+        steps=1, starts=2, group_size=4, horizon=8, evaluate_every=1, evaluate_starts=0, resample=0, middle=0.0
+    )
+    brief, practice = FitConfig(steps=2), FinetuneConfig(env=ENV, rl=rl, workers=1)
+    world, judge = WorldTraining(autoencoder=brief, fit=brief), JudgeTraining(fit=brief, calibration=1, late=0)
+    more = ("handle-press",)
+    config = TablesConfig(
+        env=ENV,
+        seeds=(0,),
+        record=RecordConfig(env=ENV, expert=1, noisy=2, play=0, length=8, workers=1),
+        rollouts=PolicyRecordConfig((1.0,), 2, length=8, workers=1),
+        finetune=practice,
+        score=ScoreConfig(per_task=1, workers=1),
+        diverse=DiverseConfig(
+            more,
+            RecordConfig(MetaWorldConfig(tasks=more), expert=0, noisy=0, play=2, length=8, workers=1),
+            replace(world, thaw=True),
+            judge=replace(judge, language=True),
+            photographs=1,
+            per_task=1,
+            workers=1,
+        ),
+        scenes=NewScenesConfig(
+            AdaptConfig(rl=rl, trials=1), remedies=("none", "anchor"), scenes=1, trials=1, others=1, workers=1
+        ),
+        dyna=DynaConfig(1, 4, (1.0,), 8, world=world, judge=judge, finetune=practice, photographs=1),
+        beside=PolicyTraining(successes=True, demonstrations=1, fit=brief),
+        photographs=1,
+        which=("diverse", "scenes", "dyna"),
+    )
+    tables(tmp_path, config)
+    names = ["beside-1-0", "distractors-0", "language-0", "rl-world-0", "tasks-0", "wide-0"]
+    assert sorted(path.name for path in (tmp_path / "cells").iterdir()) == names
+    tested = json.loads((places(tmp_path, config) / "tasks-0.json").read_text())
+    assert {place: len(rows) for place, rows in tested.items()} == {
+        "clean": 2, "distractors": 2, "paraphrases": 2, "tasks": 1
+    }  # fmt: skip
+    rows = json.loads(scenes_file(tmp_path, config).read_text())
+    assert [(row["remedy"], row["task"]) for row in rows] == [(r, t) for t in ENV.tasks for r in ("none", "anchor")]
+    assert len(diverse(places(tmp_path, config))[0].rows) == 6
+    assert len(scenes(scenes_file(tmp_path, config))[1].rows) == 2
+    assert dyna(tmp_path, evaluations(tmp_path, config))[0].rows[1][3]
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+    tables(tmp_path, config)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")} == written
+
+
+def test_quick_fills_every_table_from_less(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = TablesConfig()
     quick = whole.quick()
     assert quick.seeds == (0,)
-    assert (quick.finetune, quick.everything, quick.iter_sft) == (whole.finetune, whole.everything, whole.iter_sft)
+    assert quick.which == whole.which
+    assert quick.finetune.rl.steps < whole.finetune.rl.steps
     assert quick.score.per_task < whole.score.per_task
+    assert quick.dyna.budget < whole.dyna.budget
     with pytest.raises(SystemExit, match="0"):
         main(["reproduce", "--help"])
     assert "PRESET" in capsys.readouterr().out

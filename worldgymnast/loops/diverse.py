@@ -72,11 +72,13 @@ class DiverseConfig:
         world: how the starter's world goes on learning, its autoencoder included.
         shares: of its training: what it learned from before, that with distractors, play, play with distractors.
         judge: how the starter's judge goes on learning.
+        photographs: new layouts a task of which one frame each is what RL starts from.
         copies: edited pictures of each photograph.
         sentences: written for each picture.
         distractors: real ones in the tests.
         per_task: real episodes of a task, policy and place.
         first_layout: of the tests.
+        workers: processes of the real environment in the tests.
     """
 
     tasks: tuple[str, ...] = MORE
@@ -88,14 +90,16 @@ class DiverseConfig:
     )
     shares: tuple[float, float, float, float] = (0.35, 0.3, 0.18, 0.17)
     judge: JudgeTraining = JudgeTraining(fit=FitConfig(steps=2000, lr=7e-4), language=True)
+    photographs: int = QuickstartConfig().photographs
     copies: int = 2
     sentences: int = 24
     distractors: int = 3
     per_task: int = 50
     first_layout: int = 1_000_000
+    workers: int = 2
 
     def __post_init__(self) -> None:
-        in_range(self, 1, "copies", "sentences", "distractors")
+        in_range(self, 1, "photographs", "copies", "sentences", "distractors", "workers")
         in_range(self, 1, "per_task", high=160)
         in_range(self, 0, "shares", "first_layout")
 
@@ -149,8 +153,7 @@ def _nothing(rng: np.random.Generator, count: int) -> Sequence[Start]:
 
 def _starts(name: str, env: MetaWorldConfig, wide: Path, config: DiverseConfig) -> Sample:
     """What RL starts from in a variant; half of the starts are plain photographs in each."""
-    first = QuickstartConfig()
-    photos = photographs(env, first.photographs, first.photograph_layout)
+    photos = photographs(env, config.photographs, QuickstartConfig().photograph_layout)
     plain = from_photographs(photos)
     if name == "distractors":
         editor = load_editor(None, load_plate(starter_plate()))
@@ -192,7 +195,7 @@ def _tested(
     starts = layouts(scene, config.per_task, config.first_layout + seed * 1000)
     if place == "paraphrases":
         starts = [replace(s, instruction=UNHEARD[s.task][i % len(UNHEARD[s.task])]) for i, s in enumerate(starts)]
-    real = real_env(scene, policy.config.chunk, 2)
+    real = real_env(scene, policy.config.chunk, config.workers)
     rows = []
     try:
         with Progress(f"testing: {place}", len(starts)) as progress:

@@ -40,6 +40,7 @@ class NewScenesConfig:
         trials: real episodes in the scene itself, sampled.
         others: real layouts of every other task, greedy.
         others_layout: first of these.
+        workers: processes of the real environment.
     """
 
     adapt: AdaptConfig = AdaptConfig()
@@ -50,9 +51,10 @@ class NewScenesConfig:
     trials: int = 20
     others: int = 6
     others_layout: int = 9_500_000
+    workers: int = 2
 
     def __post_init__(self) -> None:
-        in_range(self, 1, "scenes", "trials", "others", high=1000)
+        in_range(self, 1, "scenes", "trials", "others", "workers", high=1000)
         in_range(self, 0, "anchor", "first_layout", "others_layout")
         if odd := [name for name in self.remedies if name not in REMEDIES]:
             raise InputError(f"field 'remedies': found '{odd[0]}', expected some of {', '.join(REMEDIES)}")
@@ -94,7 +96,7 @@ def new_scenes(
     scenes = photographs(env, config.scenes, config.first_layout)
     env = replace(env, horizon=config.adapt.rl.horizon)
     imagine = Imagination.of(before, world, judge, env.horizon)
-    real = real_env(env, before.config.chunk, 2)
+    real = real_env(env, before.config.chunk, config.workers)
     try:
         for scene in scenes:
             others = [s for s in layouts(env, config.others, config.others_layout) if s.task != scene.task]

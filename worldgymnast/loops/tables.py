@@ -35,7 +35,7 @@ from worldgymnast.loops.supervised import FitConfig
 from worldgymnast.loops.train import PolicyTraining, demonstrations, train_policy
 from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.run import Run, finished
-from worldgymnast.types import InputError, in_range
+from worldgymnast.types import InputError, Start, in_range
 
 Table = Literal["methods", "diverse", "scenes", "dyna", "agreement"]
 TABLES: tuple[Table, ...] = ("methods", "diverse", "scenes", "dyna", "agreement")
@@ -52,6 +52,7 @@ class TablesConfig:
         seeds: of every method; each has evaluation layouts of its own.
         record: the demonstrations and the other episodes that world and judge learned from, recorded again.
         rollouts: the policy's own.
+        photographs: new layouts a task of which one frame each is what RL in a world model starts from.
         finetune: RL, in the world model and in the simulator.
         everything: SFT on everything.
         iter_sft: Iter-SFT.
@@ -71,6 +72,7 @@ class TablesConfig:
     seeds: tuple[int, ...] = (0, 1, 2)
     record: RecordConfig = RecordConfig()
     rollouts: PolicyRecordConfig = PolicyRecordConfig()
+    photographs: int = QuickstartConfig().photographs
     finetune: FinetuneConfig = QuickstartConfig().finetune
     everything: PolicyTraining = PolicyTraining(successes=True, fit=FitConfig(steps=3000))
     iter_sft: IterSftConfig = IterSftConfig()
@@ -87,6 +89,7 @@ class TablesConfig:
 
     def __post_init__(self) -> None:
         in_range(self, 0, "seeds", "mismatch", "mismatches", "randomisation")
+        in_range(self, 1, "photographs")
         if not self.seeds or not self.which:
             raise InputError("fields 'seeds', 'which': found none, expected at least one of each")
 
@@ -260,19 +263,24 @@ def _practice(config: TablesConfig, seed: int) -> FinetuneConfig:
 
 def _imagined(out: Path, policy: SmallVLA, seed: int, config: TablesConfig, device: str) -> SmallVLA:
     """RL in the starter world, which most tables begin with."""
-    place, practice, start = out / "cells" / f"{IMAGINED}-{seed}", _practice(config, seed), QuickstartConfig()
+    place, practice = out / "cells" / f"{IMAGINED}-{seed}", _practice(config, seed)
     world, judge = load_world(starter("world"), device), load_judge(starter("judge"), device)
     imagine = Imagination.of(policy, world, judge, practice.rl.horizon)
-    photos = [] if finished(place) else photographs(config.env, start.photographs, start.photograph_layout)
-    return finetune(policy, imagine, from_photographs(photos), place, practice, device)
+    return finetune(policy, imagine, from_photographs(_photos(place, config)), place, practice, device)
+
+
+def _photos(place: Path, config: TablesConfig) -> list[Start]:
+    """What RL or Iter-SFT in `place` starts from; nothing where it is done."""
+    if finished(place):
+        return []
+    return photographs(config.env, config.photographs, QuickstartConfig().photograph_layout)
 
 
 def _cells(
     out: Path, policy: SmallVLA, old: EpisodeSet, config: TablesConfig, device: str
 ) -> Iterator[tuple[str, int, Callable[[], Any]]]:
     """Name, seed and training of every cell of the first table."""
-    first = QuickstartConfig().photograph_layout
-    scenes = from_photographs(layouts(config.env, 1000, first))
+    scenes = from_photographs(layouts(config.env, 1000, QuickstartConfig().photograph_layout))
     demos = demonstrations(old, config.everything.demonstrations)
     horizon = config.finetune.rl.horizon
 
@@ -283,12 +291,10 @@ def _cells(
 
     def iterate(name: str, seed: int) -> SmallVLA:
         place = out / "cells" / name
-        photos = [] if finished(place) else photographs(config.env, QuickstartConfig().photographs, first)
         world, judge = load_world(starter("world"), device), load_judge(starter("judge"), device)
         imagine = Imagination.of(policy, world, judge, horizon)
-        return iter_sft(
-            policy, imagine, from_photographs(photos), demos, place, replace(config.iter_sft, seed=seed), device
-        )
+        learning, starts = replace(config.iter_sft, seed=seed), from_photographs(_photos(place, config))
+        return iter_sft(policy, imagine, starts, demos, place, learning, device)
 
     for seed in config.seeds:
         yield f"{IMAGINED}-{seed}", seed, functools.partial(_imagined, out, policy, seed, config, device)
