@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from worldgymnast.loops.curriculum import by_learnability, weights
-from worldgymnast.loops.finetune import from_starts, together
+from worldgymnast.loops.finetune import from_starts, mixed
 from worldgymnast.loops.gather import GatherConfig, Gathered
 from worldgymnast.types import ActionChunk, InputError, Rollout, RolloutGroup, Start, Verdict
 
@@ -45,7 +45,7 @@ def test_draws_follow_the_weights_and_nothing_else() -> None:
 
 
 def test_two_sources_give_half_each() -> None:
-    sample = together(from_starts(starts("a")), from_starts(starts("b")))
+    sample = mixed(from_starts(starts("a")), from_starts(starts("b")))
     rng = np.random.default_rng(0)
     counts = [[s.task for s in sample(rng, 5)].count("a") for _ in range(40)]
     assert set(counts) == {2, 3}

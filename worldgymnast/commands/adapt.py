@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +17,7 @@ from worldgymnast.commands.command import (
     agree,
     conclude,
     drives,
+    familiar,
     ledger,
     parts,
     read,
@@ -25,7 +25,7 @@ from worldgymnast.commands.command import (
     wrote,
 )
 from worldgymnast.config import load_judge, load_policy, load_world
-from worldgymnast.envs.metaworld import SUITE, MetaWorldConfig, check_tasks, instructions
+from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks, instructions
 from worldgymnast.episodes.starts import frame_of, starts_hash
 from worldgymnast.evaluation.success import Rate
 from worldgymnast.execution.surrogate import Imagination
@@ -34,7 +34,7 @@ from worldgymnast.loops import reproduce
 from worldgymnast.loops.finetune import from_episodes, from_photographs, photographs
 from worldgymnast.loops.quickstart import QuickstartConfig
 from worldgymnast.loops.score import ScoreConfig, real_env, score_real
-from worldgymnast.loops.test_time import AdaptConfig, adapt, forgetting, strange_frame, strange_sentence
+from worldgymnast.loops.test_time import AdaptConfig, adapt, forgetting
 from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.report import tables
 from worldgymnast.report.collect import collect
@@ -117,7 +117,8 @@ class Adapt(Computing):
             others = from_photographs(known)
             measured = photographs(env, self.others, first + self.photographs) if self.others else []
         imagine = Imagination.of(policy, world, judge, self.config.rl.horizon)
-        self._familiar(imagine, start, known)
+        flags = ("--frame" if self.frame else "--layout", "--instruction")
+        familiar(world, [start], known, flags, self.anyway)
         source = starts_hash([start, *known])
         after = adapt(policy, imagine, start, others, self.out, self.config, self.device, source)
         found = forgetting((policy, after), imagine, start, measured, self.config)
@@ -134,20 +135,6 @@ class Adapt(Computing):
             start = photographs(replace(env, tasks=(self.task,)), 1, self.layout)[0]
             return replace(start, instruction=self.instruction.strip() or instructions(self.task)[0])
         return Start(frame_of(self.frame, env.size, self.crop), self.instruction.strip(), self.task)
-
-    def _familiar(self, imagine: Imagination, start: Start, known: Sequence[Start]) -> None:
-        """Raises where frame or sentence are unlike all that is known, unless that is wanted."""
-        sentences = [other.instruction for other in known]
-        sentences += [words for task in SUITE for words in instructions(task)]
-        doubts = {
-            "--frame" if self.frame else "--layout": strange_frame(imagine, start.frame, known),
-            "--instruction": strange_sentence(start.instruction, sentences),
-        }
-        for flag, doubt in doubts.items():
-            if doubt and not self.anyway:
-                raise InputError(f"{flag}: {doubt}; train world, policy and judge on such data, or add --anyway")
-            if doubt:
-                print(f"{flag}: {doubt}")
 
     def _really(self, before: SmallVLA, after: SmallVLA, start: Start, env: MetaWorldConfig, policy: Path) -> int:
         """Real success, before and after: from this scene where it can be laid out, and of all tasks."""

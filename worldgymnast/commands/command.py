@@ -16,10 +16,11 @@ from tyro.conf import Positional
 from worldgymnast import processes
 from worldgymnast.actions import ActionSpec, ActionSpecMismatch, metaworld_spec, require_same
 from worldgymnast.config import load_judge, load_policy, load_world
-from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks
+from worldgymnast.envs.metaworld import SUITE, MetaWorldConfig, check_tasks, instructions
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.ledger import FILE, Ledger
+from worldgymnast.loops.familiar import strange_frames, strange_sentences
 from worldgymnast.loops.quickstart import starter
 from worldgymnast.loops.reproduce import Recipe
 from worldgymnast.policies.small_vla import SmallVLA
@@ -27,7 +28,7 @@ from worldgymnast.report import tables
 from worldgymnast.report.collect import collect, success
 from worldgymnast.report.report import write
 from worldgymnast.run import check_folder
-from worldgymnast.types import InputError, Judge, Policy, WorldModel, in_range
+from worldgymnast.types import InputError, Judge, Policy, Start, WorldModel, in_range
 from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 REPORT = "report.html"
@@ -209,6 +210,27 @@ def agree(policy: Path, acts: ActionSpec, other: Path, imagines: ActionSpec) -> 
         require_same(acts, imagines, f"{policy} and {other}")
     except ActionSpecMismatch as error:
         raise InputError(f"{error}; give two that were trained on the same data") from error
+
+
+def familiar(
+    world: WorldModel, starts: Sequence[Start], known: Sequence[Start], flags: tuple[str, str], anyway: bool
+) -> None:
+    """Raises where starts have frames or sentences unlike all that is known; only says so where that is wanted.
+
+    Args:
+        world: imagines from them.
+        starts: the ones in question.
+        known: starts like those that world, policy and judge were trained on.
+        flags: what gave the frames, and what the sentences.
+        anyway: go on.
+    """
+    sentences = [*(start.instruction for start in known), *(words for task in SUITE for words in instructions(task))]
+    for flag, doubt in zip(flags, (strange_frames(world, starts, known), strange_sentences(starts, sentences)),
+                           strict=True):  # fmt: skip
+        if doubt and not anyway:
+            raise InputError(f"{flag}: {doubt}; train world, policy and judge on such data, or add --anyway")
+        if doubt:
+            print(f"{flag}: {doubt}")
 
 
 @dataclass(frozen=True)

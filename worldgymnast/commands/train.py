@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
+import numpy as np
 import tyro
 
 from worldgymnast.actions import BRIDGE, WORLDGYM, require_same
@@ -15,11 +16,13 @@ from worldgymnast.commands.command import (
     REPORT,
     SPLIT,
     Command,
+    Components,
     Computing,
     Learning,
     Weights,
     agree,
     components,
+    familiar,
     fits,
     labelled,
     ledger,
@@ -42,8 +45,8 @@ from worldgymnast.loops.finetune import (
     from_episodes,
     from_photographs,
     from_starts,
+    mixed,
     photographs,
-    together,
 )
 from worldgymnast.loops.gather import Sample
 from worldgymnast.loops.quickstart import QuickstartConfig, starter
@@ -52,11 +55,13 @@ from worldgymnast.presets import WORLDS
 from worldgymnast.report.collect import collect
 from worldgymnast.report.report import write
 from worldgymnast.run import finished
-from worldgymnast.types import InputError, Judge, in_range
+from worldgymnast.types import InputError, Start, in_range
 from worldgymnast.worldmodel.autoencoder import Autoencoder
 from worldgymnast.worldmodel.sampler import WorldModelConfig
 from worldgymnast.worldmodel.vae import ImageVAE, VAEConfig
 
+_KNOWN = 60
+"""Starts like those of the training, with which others are compared."""
 _SPECS = {"bridge": BRIDGE, "worldgym": WORLDGYM}
 
 
@@ -237,6 +242,7 @@ class Rl(Computing):
         starts: folders of pictures (NAME.png with NAME.json) that are starts; with data too, half of each; without
             either, photographs.
         crop: take the middle square of pictures that are none.
+        anyway: go on with pictures or sentences unlike all that is known.
         photographs: of how many new layouts a task.
         out: the run folder; runs/rl-PRESET if left out.
     """
@@ -252,6 +258,7 @@ class Rl(Computing):
     data: tuple[Path, ...] = ()
     starts: tuple[Path, ...] = ()
     crop: bool = False
+    anyway: bool = False
     photographs: int = 30
     out: Path
 
@@ -273,7 +280,7 @@ class Rl(Computing):
         audit = load_judge(self.audit, self.device, kept) if self.audit else None
         for asked in filter(None, () if finished(self.out) else (found.judge, audit)):
             check(asked, [(task, words) for task in env.tasks for words in instructions(task)])
-        starts, data = self._starts(env, found.judge)
+        starts, data = self._starts(env, found)
         imagine = Imagination.of(found.policy, found.world, found.judge, self.config.rl.horizon)
         finetune(found.policy, imagine, starts, self.out, self.config, self.device, data, audit)
         write(self.out / REPORT, collect(self.out))
@@ -281,16 +288,20 @@ class Rl(Computing):
         return wrote(self.out / "policy.safetensors")
 
 
-    def _starts(self, env: MetaWorldConfig, judge: Judge) -> tuple[Sample, str]:
+    def _starts(self, env: MetaWorldConfig, found: Components) -> tuple[Sample, str]:
         """Draws what the flags say, and what tells these starts from others."""
         drawn: list[tuple[Sample, str]] = []
+        known: list[Start] = []
         if self.data:
             episodes = read(self.data, env.size)
             drawn.append((from_episodes(episodes, env.tasks, self.config.rl.middle), train.data_hash(episodes)))
+            known = [episodes.episode(int(i)).start() for i in np.linspace(0, len(episodes) - 1, _KNOWN)]
         if self.starts:
             given = [start for folder in self.starts for start in read_starts(folder, env.size, self.crop)]
             if not finished(self.out):
-                check(judge, [(start.task, start.instruction) for start in given])
+                check(found.judge, [(start.task, start.instruction) for start in given])
+                known = known or photographs(env, _KNOWN // len(env.tasks), QuickstartConfig().photograph_layout)
+                familiar(found.world, given, known, ("--starts", "--starts"), self.anyway)
             drawn.append((from_starts(given), starts_hash(given)))
         if not drawn:
             first = QuickstartConfig().photograph_layout
@@ -298,7 +309,7 @@ class Rl(Computing):
         if len(drawn) == 1:
             return drawn[0]
         (first, one), (second, other) = drawn
-        return together(first, second), f"{one} {other}"
+        return mixed(first, second), f"{one} {other}"
 
 
 def _imitated(episodes: EpisodeSet, config: train.PolicyTraining) -> tuple[EpisodeSet, train.PolicyTraining]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from worldgymnast.config import load_classifier, load_editor, load_policy, load_world
+from worldgymnast.config import load_classifier, load_editor, load_policy, load_world, to_dict
 from worldgymnast.envs.metaworld import MORE, MetaWorldConfig
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, from_episodes
 from worldgymnast.execution.surrogate import Imagination
@@ -25,8 +25,8 @@ from worldgymnast.loops.finetune import (
     finetune,
     from_photographs,
     from_starts,
+    mixed,
     photographs,
-    together,
 )
 from worldgymnast.loops.finetune import from_episodes as from_logged
 from worldgymnast.loops.gather import Sample
@@ -36,14 +36,14 @@ from worldgymnast.loops.reproduce import record_to
 from worldgymnast.loops.scenes import with_distractors
 from worldgymnast.loops.score import layouts, real_env, score_real
 from worldgymnast.loops.supervised import FitConfig
-from worldgymnast.loops.train import JudgeTraining, WorldTraining, train_judge, train_world
+from worldgymnast.loops.train import JudgeTraining, WorldTraining, data_hash, train_judge, train_world
 from worldgymnast.policies.small_vla import SmallVLA
-from worldgymnast.run import Progress, finished
+from worldgymnast.run import Progress, Run, finished
 from worldgymnast.scenes.edit import distracted
 from worldgymnast.scenes.language import written
 from worldgymnast.scenes.plate import load_plate
 from worldgymnast.types import Start, in_range
-from worldgymnast.weights import write_text
+from worldgymnast.weights import identity, write_text
 
 VARIANTS = ("wide", "distractors", "language", "tasks")
 """What RL starts from in the wide world: plain photographs, or those and more."""
@@ -113,17 +113,20 @@ def widen(out: Path, old: EpisodeSet, config: DiverseConfig, device: str = "cpu"
         config: how.
         device: where to train.
     """
-    play = record_to(out / "data" / "play", config.record)
-    if finished(out / "judge"):
-        return
-    editor = load_editor(None, load_plate(starter_plate()))
-    among = [from_episodes(list(with_distractors(editor, part, i + 1))) for i, part in enumerate((old, play))]
-    sets = [old, among[0], play, among[1]]
-    begun = load_world(starter("world"), device)
-    world = train_world(sets, out / "world", config.world, device, config.shares, start=begun)
-    half = [part.select(np.arange(0, len(part), 2)) for part in among]
-    known = concatenate([old, play, *half])
-    train_judge(known, world, out / "judge", config.judge, device, start=load_classifier(starter("judge"), device))
+    begun, judge = load_world(starter("world"), device), load_classifier(starter("judge"), device)
+    asked = {name: to_dict(getattr(config, name)) for name in ("record", "world", "judge")} | {"shares": config.shares}
+    inputs = {"data": data_hash(old), "world": identity(begun), "judge": identity(judge)}
+    with Run(out, asked | {"inputs": inputs}) as run:
+        if run.finished is not None:
+            return
+        play = record_to(out / "data" / "play", config.record)
+        editor = load_editor(None, load_plate(starter_plate()))
+        among = [from_episodes(list(with_distractors(editor, part, i + 1))) for i, part in enumerate((old, play))]
+        sets = [old, among[0], play, among[1]]
+        world = train_world(sets, out / "world", config.world, device, config.shares, start=begun)
+        half = [part.select(np.arange(0, len(part), 2)) for part in among]
+        train_judge(concatenate([old, play, *half]), world, out / "judge", config.judge, device, start=judge)
+        run.finish({})
 
 
 def variant(
@@ -158,7 +161,7 @@ def _starts(name: str, env: MetaWorldConfig, wide: Path, config: DiverseConfig) 
     if name == "distractors":
         editor = load_editor(None, load_plate(starter_plate()))
         rngs = [(s, np.random.default_rng([i, c])) for i, s in enumerate(photos) for c in range(config.copies)]
-        return together(plain, from_photographs([m for s, rng in rngs if (m := distracted(editor, s, rng))]))
+        return mixed(plain, from_photographs([m for s, rng in rngs if (m := distracted(editor, s, rng))]))
     if name == "language":
         told = [
             replace(start, instruction=sentence)
@@ -168,7 +171,7 @@ def _starts(name: str, env: MetaWorldConfig, wide: Path, config: DiverseConfig) 
         return from_starts(told)
     if name == "tasks":
         play = record_to(wide / "data" / "play", config.record)
-        return together(plain, from_logged(play, config.tasks, 0.75))
+        return mixed(plain, from_logged(play, config.tasks, 0.75))
     return plain
 
 

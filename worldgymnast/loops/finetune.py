@@ -151,7 +151,7 @@ def from_starts(starts: Sequence[Start]) -> Sample:
     return sample
 
 
-def together(first: Sample, second: Sample) -> Sample:
+def mixed(first: Sample, second: Sample) -> Sample:
     """Draws from both in equal parts."""
 
     def sample(rng: np.random.Generator, count: int) -> list[Start]:

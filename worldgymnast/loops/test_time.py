@@ -13,27 +13,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
-from jaxtyping import UInt8
 
 from worldgymnast.envs.metaworld import MetaWorldConfig
-from worldgymnast.evaluation.agreement import psnr
 from worldgymnast.evaluation.success import EpisodeResult, Rate, SuccessTable, success_table
-from worldgymnast.execution.surrogate import Imagination, Surrogate, score_in
+from worldgymnast.execution.surrogate import Surrogate, score_in
 from worldgymnast.loops.finetune import FinetuneConfig, finetune
 from worldgymnast.loops.gather import Sample
 from worldgymnast.loops.reinforce import ReinforceConfig
 from worldgymnast.policies.small_vla import SmallVLA
-from worldgymnast.text import SentenceEncoder
 from worldgymnast.types import InputError, Start, in_range
-from worldgymnast.worldmodel.sampler import LatentWorldModel
-
-FRAME_MARGIN = 1.5
-"""dB by which the autoencoder may keep a frame worse than any known one before it is called strange: new layouts of the
-default suite lie within 0.5, another camera or other colours 2 to 8 dB below."""
-SENTENCE_LIKENESS = 0.5
-"""Cosine to the nearest known sentence below which one is called strange: paraphrases lie above 0.5, other languages
-and other tasks below 0.45."""
 
 
 @dataclass(frozen=True)
@@ -135,37 +123,3 @@ def forgetting(
         for p in policies
     )
     return Adapted(rates[0], rates[1], success_table(first, second))
-
-
-def kept(world: LatentWorldModel, frames: UInt8[np.ndarray, "n h w 3"]) -> np.ndarray:
-    """PSNR in dB, float [n], of what the world's autoencoder keeps of each frame: low where it was never trained."""
-    coded = world.autoencoder.encode(torch.from_numpy(np.ascontiguousarray(frames)))
-    return psnr(frames, world.autoencoder.decode(coded).cpu().numpy())
-
-
-def strange_frame(surrogate: Imagination, frame: UInt8[np.ndarray, "h w 3"], known: Sequence[Start]) -> str:
-    """Why a world model is not to be believed from this frame on, or nothing; `known` are like its training's."""
-    world = surrogate.world
-    if not known or not isinstance(world, LatentWorldModel):
-        return ""
-    own = float(kept(world, frame[None])[0])
-    lowest = float(kept(world, np.stack([start.frame for start in known])).min())
-    if own >= lowest - FRAME_MARGIN:
-        return ""
-    return (
-        f"found a frame unlike those that the world model knows: its autoencoder keeps {own:.1f} dB of it, and "
-        f"{lowest:.1f} dB or more of {len(known)} known ones"
-    )
-
-
-def strange_sentence(instruction: str, known: Sequence[str]) -> str:
-    """Why a sentence is not to be understood by policy and judge, or nothing."""
-    encode, sentences = SentenceEncoder(), sorted(set(known))
-    likeness = (encode([instruction]) @ encode(sentences).T)[0]
-    nearest = int(likeness.argmax())
-    if float(likeness[nearest]) >= SENTENCE_LIKENESS:
-        return ""
-    return (
-        f"found '{instruction}', unlike the {len(sentences)} known sentences; the nearest is '{sentences[nearest]}' "
-        f"(likeness {float(likeness[nearest]):.2f}, expected {SENTENCE_LIKENESS:g} or more)"
-    )
