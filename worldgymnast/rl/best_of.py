@@ -7,6 +7,7 @@ instead of a world model). It costs imagination at every look, and it shares the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from worldgymnast.actions import ActionSpec
-from worldgymnast.types import ActionChunk, Clip, Judge, Metrics, Observation, Policy, WorldModel, WorldState, in_range
+from worldgymnast.types import ActionChunk, Clip, Judge, Metrics, Observation, Policy, WorldModel, in_range
 
 
 @dataclass(frozen=True)
@@ -73,32 +74,35 @@ class BestOf:
         sampled = self.config.candidates - (temperature == 0)
         wide = [self.policy.act(obs, temperature=0.0, generator=draws)] if temperature == 0 else []
         wide += [self.policy.act(obs, temperature=self.config.temperature, generator=draws) for _ in range(sampled)]
-        state = self.world.start(obs.image)
-        beliefs = np.stack([self._belief(obs, state, chunk, draws) for chunk in wide])  # [n b]
-        chosen = torch.from_numpy(beliefs.argmax(0))
+        chosen = torch.from_numpy(self._beliefs(obs, wide, draws).argmax(0))
 
         def best(name: str) -> Tensor:
             return torch.stack([getattr(wide[int(n)], name)[row] for row, n in enumerate(chosen)])
 
         return ActionChunk(best("actions"), best("tokens"), best("logprobs"), temperature)
 
-    def _belief(
-        self, obs: Observation, state: WorldState, chunk: ActionChunk, generator: torch.Generator
-    ) -> np.ndarray:
-        """How much the judge believes in what follows `chunk` from `state`, float [b]; -1 where it failed."""
+    def _beliefs(self, obs: Observation, wide: Sequence[ActionChunk], generator: torch.Generator) -> np.ndarray:
+        """How much the judge believes in what follows each of n chunks, float [n b]; -1 where it failed.
+
+        All futures are imagined side by side, n of each row.
+        """
+        count, rows = len(wide), len(obs.image)
+        state = self.world.start(obs.image).fork(torch.arange(rows).repeat(count))
+        words = [*obs.instruction] * count
+        proprioception = None if obs.state is None else obs.state.repeat(count, 1)
+        actions = torch.cat([chunk.actions for chunk in wide])
         first = obs.image if obs.first is None else obs.first
-        seen = [first, obs.image]
+        seen = [image.repeat(count, 1, 1, 1) for image in (first, obs.image)]
         for look in range(self.config.looks):
             if look:
-                ahead = Observation(seen[-1], obs.instruction, obs.state)
-                chunk = self.policy.act(ahead, temperature=0.0, generator=generator)
-            k = chunk.actions.shape[1]
-            state, frames = self.world.step(state, chunk.actions, generator=generator, every=k)
+                ahead = Observation(seen[-1], words, proprioception)
+                actions = self.policy.act(ahead, temperature=0.0, generator=generator).actions
+            state, frames = self.world.step(state, actions, generator=generator, every=actions.shape[1])
             seen.append(frames[:, -1].to(obs.image.device))
         clips = torch.stack(seen, 1).cpu().numpy()
-        verdicts = self.judge.score([Clip(c, words) for c, words in zip(clips, obs.instruction, strict=True)])
+        verdicts = self.judge.score([Clip(clip, said) for clip, said in zip(clips, words, strict=True)])
         beliefs = [v.score if v.probability is None else v.probability for v in verdicts]
-        return np.array([-1.0 if belief is None else belief for belief in beliefs])
+        return np.array([-1.0 if belief is None else belief for belief in beliefs]).reshape(count, rows)
 
     def logprobs(self, obs: Observation, chunk: ActionChunk) -> Tensor:
         """Those of the proposing policy."""
