@@ -19,7 +19,7 @@ def starts(*tasks: str) -> list[Start]:
 
 
 def test_half_done_tasks_weigh_most_and_none_is_given_up() -> None:
-    rows = [{"reward/never": 0.0, "reward/half": 0.5, "reward/always": 1.0}] * 3
+    rows = [{"success/never": 0.0, "success/half": 0.5, "success/always": 1.0}] * 3
     never, half, always, new = weights(rows, ["never", "half", "always", "new"])
     assert half == new
     assert never == always > 0
@@ -27,9 +27,9 @@ def test_half_done_tasks_weigh_most_and_none_is_given_up() -> None:
 
 
 def test_the_newest_rates_count() -> None:
-    rows = [{"reward/a": 1.0}] * 5 + [{"reward/a": 0.5}, {"other": 1.0}, {"reward/a": 0.4}, {"reward/a": 0.6}]
+    rows = [{"success/a": 1.0}] * 5 + [{"success/a": 0.5}, {"other": 1.0}, {"success/a": 0.4}, {"success/a": 0.6}]
     assert weights(rows, ["a", "b"]) == pytest.approx([0.5, 0.5])
-    assert weights([{"reward/a": float("nan")}], ["a", "b"]) == pytest.approx([0.5, 0.5])
+    assert weights([{"success/a": float("nan")}], ["a", "b"]) == pytest.approx([0.5, 0.5])
 
 
 def test_draws_follow_the_weights_and_nothing_else() -> None:
@@ -37,7 +37,7 @@ def test_draws_follow_the_weights_and_nothing_else() -> None:
     sample = by_learnability(from_starts(starts("a", "b", "c")), lambda: log)
     even = [s.task for s in sample(np.random.default_rng(0), 300)]
     assert min(even.count(task) for task in "abc") > 70
-    log.append({"reward/a": 0.5, "reward/b": 0.0, "reward/c": 1.0})
+    log.append({"success/a": 0.5, "success/b": 0.0, "success/c": 1.0})
     drawn = [s.task for s in sample(np.random.default_rng(0), 300)]
     assert drawn.count("a") > 200
     assert min(drawn.count(task) for task in "bc") > 10
@@ -52,17 +52,17 @@ def test_two_sources_give_half_each() -> None:
     assert [s.task for s in sample(rng, 4)] == ["a", "a", "b", "b"]
 
 
-def test_rewards_are_logged_by_task() -> None:
+def test_successes_are_logged_by_task() -> None:
     def group(task: str, scores: Sequence[float | None]) -> RolloutGroup:
         (start,) = starts(task)
         chunk = ActionChunk(torch.zeros(1, 2, 4), torch.zeros(1, 2, 4, dtype=torch.int64), torch.zeros(1, 2, 4), 1.0)
         one = Rollout(start, FRAME[None], chunk, FRAME[None], Verdict(None), 1)
         return RolloutGroup(start, [one.judged(Verdict(score), 1) for score in scores])
 
-    groups = [group("a", [1.0, 0.0]), group("b", [None, 1.0]), group("a", [1.0, 1.0]), group("c", [None])]
+    groups = [group("a", [1.0, 0.5]), group("b", [None, 1.0]), group("a", [1.0, 1.0]), group("c", [None])]
     found = Gathered(groups, imagining=1.0)
-    rewards = {k: v for k, v in found.metrics().items() if k.startswith("reward/")}
-    assert rewards == {"reward/a": 0.75, "reward/b": 1.0}
+    rewards = {k: v for k, v in found.metrics().items() if k.startswith("success/")}
+    assert rewards == {"success/a": 0.75, "success/b": 1.0}
 
 
 def test_it_waits_for_the_step_before() -> None:

@@ -228,5 +228,5 @@ def test_a_distractor_can_be_pushed(cluttered: MetaWorldEnv) -> None:
 
 
 def test_more_distractors_than_the_table_holds_are_refused() -> None:
-    with pytest.raises(InputError, match="'distractors' of MetaWorldConfig: found 9, expected 0 to 8"):
+    with pytest.raises(InputError, match="'distractors' of MetaWorldConfig: found 9, expected 0 to 5"):
         MetaWorldConfig(distractors=9)

@@ -16,10 +16,13 @@ from worldgymnast.endpoint import EndpointConfig, Unusable
 from worldgymnast.envs.metaworld import INSTRUCTIONS, MORE, SUITE
 from worldgymnast.episodes.lerobot import LeRobotWriter, read
 from worldgymnast.episodes.starts import read_starts, write_start
+from worldgymnast.ledger import FILE, Ledger
 from worldgymnast.loops.diverse import UNHEARD
+from worldgymnast.loops.familiar import SENTENCE_LIKENESS
 from worldgymnast.loops.quickstart import starter_plate
 from worldgymnast.scenes.cutouts import Cutouts, CutoutsConfig, cutouts_in, drawn
 from worldgymnast.scenes.edit import LEAST, MOST, changed, distracted
+from worldgymnast.scenes.inpainting import InpaintingConfig
 from worldgymnast.scenes.language import AFFORDANCES, written
 from worldgymnast.scenes.plate import Plate, load_plate, plate_of
 from worldgymnast.scenes.proposals import Proposer, ProposerConfig, parse
@@ -27,7 +30,7 @@ from worldgymnast.scenes.remote import RemoteEditor, RemoteEditorConfig
 from worldgymnast.text import SentenceEncoder
 from worldgymnast.types import Editor, Episode, InputError, Start
 
-TABLE, WALL, ROBOT = (120, 80, 60), (200, 200, 210), (180, 20, 20)
+TABLE, WALL, ROBOT = (60, 120, 150), (200, 200, 210), (180, 20, 20)
 
 
 def scene(robot: int | None = None, size: int = 48) -> np.ndarray:
@@ -258,6 +261,11 @@ def test_an_inpainting_model_paints_behind_the_robot(tmp_path: Path, plate: Plat
     assert (again == edited).all()
 
 
+def test_a_painter_paints_multiples_of_eight() -> None:
+    with pytest.raises(InputError, match="'pixels': found 500, expected a multiple of 8"):
+        InpaintingConfig("painter", pixels=500)
+
+
 def test_what_is_no_painter_is_said(tmp_path: Path, plate: Plate) -> None:
     pytest.importorskip("diffusers")
     (tmp_path / "painter").mkdir()
@@ -279,10 +287,10 @@ def test_sentences_are_written_from_the_objects() -> None:
 
 def test_what_is_written_is_near_to_what_is_known() -> None:
     encode = SentenceEncoder()
-    for task in AFFORDANCES:
-        said = encode(written(task, 20, np.random.default_rng(1)))
+    for task in SUITE:
+        said = encode(AFFORDANCES[task].sentences())
         likeness = (said @ encode(INSTRUCTIONS[task]).T).max(1).values
-        assert float(likeness.min()) > 0.45, task
+        assert float(likeness.min()) > SENTENCE_LIKENESS, AFFORDANCES[task].sentences()[int(likeness.argmin())]
 
 
 def test_the_sentences_of_the_tests_are_heard_nowhere_else() -> None:
@@ -344,7 +352,9 @@ def test_what_is_written_is_read(folder: Path) -> None:
     assert {s.instruction for s in starts[4:]} == set(INSTRUCTIONS["drawer-open"])
 
 
-def test_pictures_are_distracted_and_kept(folder: Path, tmp_path: Path) -> None:
+def test_pictures_are_distracted_and_kept(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     target = tmp_path / "among"
     command = ["scenes", "distract", str(folder), str(target), "--copies", "2"]
     assert main(command) == 0
@@ -354,9 +364,14 @@ def test_pictures_are_distracted_and_kept(folder: Path, tmp_path: Path) -> None:
     assert len(found) == 2 * len(plain)
     assert all(LEAST <= changed(plain[0].frame, start.frame) <= MOST for start in found)
     before = {path: path.read_bytes() for path in target.iterdir()}
-    (target / "drawer-open-2.json").unlink()  # as if it had been killed there
+    for name in ("drawer-open-2.json", "summary.json"):  # as if it had been killed there
+        (target / name).unlink()
     assert main(command) == 0
-    assert {path: path.read_bytes() for path in target.iterdir()} == before
+    pictures = [path for path in before if path.stem[-1].isdigit()]
+    assert len(pictures) == 8
+    assert all(path.read_bytes() == before[path] for path in pictures)
+    assert main([*command, "--seed", "1"]) == 2, "other pictures are another folder"
+    assert "field 'seed'" in capsys.readouterr().err
 
 
 def test_another_camera_needs_a_plate_of_its_own(
@@ -364,7 +379,7 @@ def test_another_camera_needs_a_plate_of_its_own(
 ) -> None:
     for path in folder.glob("*.png"):
         Image.fromarray(255 - scene(size=64)).save(path)
-    assert main(["scenes", "distract", str(folder), str(tmp_path / "among")]) == 2
+    assert main(["scenes", "distract", str(folder), str(tmp_path / "bare")]) == 2
     assert "give --plate of this camera" in capsys.readouterr().err
     mine = tmp_path / "plate.png"
     plate_of(np.stack([255 - scene(robot, 64) for robot in range(0, 56, 2)])).save(mine)
@@ -380,7 +395,13 @@ def test_sentences_are_proposed(folder: Path, tmp_path: Path, capsys: pytest.Cap
     with saying(reply('["juggle", "wave"]')) as url:
         file = tmp_path / "proposer.json"
         file.write_text(json.dumps({"kind": "ProposerConfig", "endpoint": {"model": "m", "url": url}}))
-        assert main(["scenes", "propose", str(folder), str(tmp_path / "asked"), "--proposer", str(file)]) == 0
+        command = ["scenes", "propose", str(folder), str(tmp_path / "asked"), "--proposer", str(file)]
+        assert main(command) == 0
+        for name in ("drawer-open-1.json", "summary.json"):  # as if it had been killed there
+            (tmp_path / "asked" / name).unlink()
+        assert main(command) == 0
+        spent = Ledger(tmp_path / "asked" / FILE).spent()
+        assert spent.requests == 3, "what is there is not asked for again"
     assert {(s.instruction, s.task) for s in read_starts(tmp_path / "asked", None)} == {("juggle",) * 2, ("wave",) * 2}
 
 
@@ -405,6 +426,12 @@ def test_whole_episodes_are_distracted(data: Path, tmp_path: Path, capsys: pytes
     assert 0.001 < changed(*(f.reshape(-1, 48, 3) for f in frames)) < 0.2
     assert main(["scenes", "distract", str(data), str(target), "--plate", str(plate)]) == 2
     assert "exists already" in capsys.readouterr().err
+    other = tmp_path / "other"
+    assert main(["scenes", "distract", str(data), str(other)]) == 2
+    assert "adds nothing to 15 of the first 15 episodes" in capsys.readouterr().err
+    assert main(["scenes", "distract", str(data), str(other), "--copies", "2"]) == 2
+    assert "--copies, --crop: found one of them for a data set" in capsys.readouterr().err
+    assert not other.exists()
     with editing("square") as server:
         editor = tmp_path / "editor.json"
         editor.write_text(json.dumps({"kind": "RemoteEditorConfig", "endpoint": {"model": "m", "url": server.url}}))
@@ -418,8 +445,11 @@ def test_whole_episodes_are_distracted(data: Path, tmp_path: Path, capsys: pytes
     [
         (["distract", "nowhere", "target"], "nowhere: found no folder"),
         (["distract", "here", "here"], "which is the source"),
+        (["distract", "here", "target"], "here/a.json: found no file beside its picture"),
+        (["plate", "nowhere", "--out", "plate.png", "--seed", "-1"], "--seed: found -1"),
         (["distract", "nowhere", "target", "--copies", "0"], "--copies: found 0"),
-        (["distract", "nowhere", "target", "--editor", "no.json"], "no.json: found no file, expected an editor's"),
+        (["distract", "here", "target", "--editor", "no.json"], "no.json: found no file, expected an editor's"),
+        (["distract", "here", "target", "--plate", "here/a.png"], "expected a plate"),
         (["propose", "nowhere", "target", "--count", "0"], "--count: found 0"),
         (["propose", "nowhere", "target", "--proposr", "x"], "--proposr"),
         (["plate", "nowhere", "--out", "plate.jpg"], "expected a file that ends in .png"),
@@ -430,11 +460,13 @@ def test_bad_input(
     words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    Image.fromarray(scene()).save("here/a.png")
     assert main(["scenes", *words]) == 2
     error = capsys.readouterr().err
     assert said in error
     assert len(error.strip().splitlines()) == 1
-    assert not (tmp_path / "target").exists()
+    assert not list((tmp_path / "target").glob("*.png"))
 
 
 def test_an_editor_of_no_kind_is_refused(tmp_path: Path, plate: Plate) -> None:

@@ -6,7 +6,7 @@ anything is spent on it, and given to `rl --starts` or to the next command.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -15,21 +15,26 @@ import numpy as np
 import tyro
 from tyro.conf import Positional
 
-from worldgymnast.commands.command import Command, Computing, Size, Weights, check_size, ledger, new, read, wrote
-from worldgymnast.config import load_editor, load_proposer
+from worldgymnast.commands.command import Command, Computing, Size, Weights, check_size, new, read, writable, wrote
+from worldgymnast.config import load_editor, load_proposer, to_dict
 from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks, instructions
 from worldgymnast.episodes import formats
-from worldgymnast.episodes.starts import frame_of, pictures, said_of, write_start
+from worldgymnast.episodes.starts import folder_hash, frame_of, pictures, said_of, write_start
 from worldgymnast.episodes.windows import EpisodeSet
+from worldgymnast.ledger import FILE, Ledger
 from worldgymnast.loops.finetune import photographs
 from worldgymnast.loops.quickstart import QuickstartConfig, starter_plate
 from worldgymnast.loops.scenes import distract_episodes
-from worldgymnast.run import Progress
+from worldgymnast.run import Progress, Run
 from worldgymnast.scenes.edit import distracted
 from worldgymnast.scenes.language import written
-from worldgymnast.scenes.plate import load_plate, plate_of
+from worldgymnast.scenes.plate import Plate, load_plate, plate_of
+from worldgymnast.scenes.proposals import Proposer
 from worldgymnast.types import Editor, InputError, Start, in_range
+from worldgymnast.weights import fingerprint
 
+PLATE_FRAMES = 1500
+"""Frames in which an empty scene is looked for."""
 Source = Annotated[Positional[Path], tyro.conf.arg(metavar="SOURCE")]
 Target = Annotated[Positional[Path], tyro.conf.arg(metavar="TARGET")]
 
@@ -58,10 +63,13 @@ class ScenesPhotograph(Command):
 
     def __call__(self) -> int:
         """Photographs."""
-        new(self.target)
         check_tasks(self.env.tasks)
-        for start in photographs(self.env, self.per_task, self.first_layout):
-            write_start(self.target, f"{start.task}-{start.layout}", start.frame, instructions(start.task), start.task)
+        asked = {"env": to_dict(self.env), "per_task": self.per_task, "first_layout": self.first_layout}
+        with Run(self.target, asked) as run:
+            for start in [] if run.finished else photographs(self.env, self.per_task, self.first_layout):
+                name = f"{start.task}-{start.layout}"
+                write_start(self.target, name, start.frame, instructions(start.task), start.task)
+            run.finish({})
         return wrote(self.target)
 
 
@@ -79,6 +87,7 @@ class ScenesDistract(Computing):
         plate: the empty scene as `scenes plate` writes it; the starter camera's if left out.
         copies: edited pictures of each.
         size: pixels on each side to resize to.
+        crop: take the middle square of pictures that are none.
         seed: of every random draw.
     """
 
@@ -88,6 +97,7 @@ class ScenesDistract(Computing):
     plate: Weights = None
     copies: int = 1
     size: Size = None
+    crop: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -98,24 +108,36 @@ class ScenesDistract(Computing):
         apart(self.source, self.target)
 
     def __call__(self) -> int:
-        """Edits; pictures that are there already are kept."""
+        """Edits."""
         self.prepare()
-        kept = ledger(self.target) if self.editor else None
-        editor = load_editor(self.editor, load_plate(self.plate or starter_plate()), self.device, kept)
-        if (self.source / "meta").is_dir():
-            new(self.target)
-            episodes = formats.read(self.source, size=self.size)
-            distract_episodes(editor, episodes, self.target, self.seed)
-            return wrote(self.target)
-        return self._pictures(editor)
+        plate = load_plate(self.plate or starter_plate())
+        if not formats.is_data(self.source):
+            return self._pictures(plate)
+        new(self.target)
+        if self.copies > 1 or self.crop:
+            raise InputError("--copies, --crop: found one of them for a data set, expected neither: each episode is "
+                             "edited once, as it is; run again with another --seed for more")  # fmt: skip
+        editor = load_editor(self.editor, plate, self.device)
+        distract_episodes(editor, formats.read(self.source, size=self.size), self.target, self.seed)
+        return wrote(self.target)
 
-    def _pictures(self, editor: Editor) -> int:
+    def _pictures(self, plate: Plate) -> int:
         files = pictures(self.source)
-        refused = 0
-        with Progress("editing", len(files) * self.copies) as progress:
+        editor = load_editor(self.editor, plate, self.device, Ledger(self.target / FILE))
+        asked = {name: getattr(self, name) for name in ("copies", "size", "crop", "seed")}
+        asked |= {"editor": described(self.editor), "plate": fingerprint(plate.frame.tolist())}
+        with Run(self.target, asked | {"inputs": {"source": folder_hash(self.source)}}) as run:
+            if run.finished is None:
+                run.finish({"left_out": float(self._edit(files, editor))})
+        return wrote(self.target)
+
+    def _edit(self, files: Sequence[Path], editor: Editor) -> int:
+        """Edits every picture that is not there; returns how many were left out."""
+        total, refused = len(files) * self.copies, 0
+        with Progress("editing", total) as progress:
             for number, path in enumerate(files):
                 sentences, task = said_of(path)
-                start = Start(frame_of(path, self.size), sentences[0], task)
+                start = Start(frame_of(path, self.size, self.crop), sentences[0], task)
                 for copy in range(self.copies):
                     name = f"{path.stem}-{copy + 1}"
                     if not (self.target / f"{name}.json").exists():
@@ -124,15 +146,14 @@ class ScenesDistract(Computing):
                         if made is not None:
                             write_start(self.target, name, made.frame, sentences, task)
                     progress.advance()
-        if refused > len(files) * self.copies / 2:
+        if refused > total / 2:
             raise InputError(
                 f"{self.source}: found that '{editor.name}' adds nothing, or changes everything, in {refused} of "
-                f"{len(files) * self.copies} pictures; give --plate of this camera (worldgymnast scenes plate), or "
-                "another --editor"
+                f"{total} pictures; give --plate of this camera (worldgymnast scenes plate), or another --editor"
             )
         if refused:
-            print(f"left out {refused} of {len(files) * self.copies}: nothing was added, or everything changed")
-        return wrote(self.target)
+            print(f"left out {refused} of {total}: nothing was added, or everything changed")
+        return refused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,24 +183,32 @@ class ScenesPropose(Command):
     def __call__(self) -> int:
         """Proposes; pictures that are there already are kept."""
         files = pictures(self.source)
-        proposer = load_proposer(self.proposer, ledger(self.target)) if self.proposer else None
-        with Progress("proposing", len(files)) as progress:
-            for number, path in enumerate(files):
-                frame = frame_of(path, None)
-                if proposer is None:
-                    _, task = said_of(path)
-                    rng = np.random.default_rng([self.seed, number])
-                    if not (sentences := written(task, self.count, rng)):
-                        raise InputError(
-                            f"{path.with_suffix('.json')}: field 'task': found '{task}', whose objects are not known; "
-                            "expected a task of the suite, or --proposer with a model that looks"
-                        )
-                    write_start(self.target, path.stem, frame, sentences, task)
-                elif not (self.target / f"{path.stem}-1.json").exists():
-                    for i, sentence in reversed(list(enumerate(proposer.propose(frame, self.count)))):
-                        write_start(self.target, f"{path.stem}-{i + 1}", frame, [sentence], sentence)
-                progress.advance()
+        proposer = load_proposer(self.proposer, Ledger(self.target / FILE)) if self.proposer else None
+        asked = {"count": self.count, "seed": self.seed, "proposer": described(self.proposer)}
+        with Run(self.target, asked | {"inputs": {"source": folder_hash(self.source)}}) as run:
+            if run.finished is None:
+                with Progress("proposing", len(files)) as progress:
+                    for number, path in enumerate(files):
+                        self._propose(path, number, proposer)
+                        progress.advance()
+                run.finish({})
         return wrote(self.target)
+
+    def _propose(self, path: Path, number: int, proposer: Proposer | None) -> None:
+        """New instructions for one picture, unless it has them."""
+        frame = frame_of(path, None)
+        if proposer is not None:
+            if not (self.target / f"{path.stem}-1.json").exists():
+                for i, sentence in reversed(list(enumerate(proposer.propose(frame, self.count)))):
+                    write_start(self.target, f"{path.stem}-{i + 1}", frame, [sentence], sentence)
+            return
+        _, task = said_of(path)
+        if not (sentences := written(task, self.count, np.random.default_rng([self.seed, number]))):
+            raise InputError(
+                f"{path.with_suffix('.json')}: field 'task': found '{task}', whose objects are not known; expected a "
+                "task of the suite, or --proposer with a model that looks"
+            )
+        write_start(self.target, path.stem, frame, sentences, task)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,18 +225,20 @@ class ScenesPlate(Command):
 
     data: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="DATA...")]
     out: Path
-    frames: int = 1500
+    frames: int = PLATE_FRAMES
     size: Size = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         in_range(self, 10, "frames", high=20_000)
+        in_range(self, 0, "seed")
         check_size(self)
         if self.out.suffix != ".png":
             raise InputError(f"--out: found {self.out}, expected a file that ends in .png")
 
     def __call__(self) -> int:
         """Looks."""
+        writable("--out", self.out)
         plate_of(some_frames(read(self.data, self.size), self.frames, self.seed)).save(self.out)
         return wrote(self.out)
 
@@ -216,6 +247,11 @@ def some_frames(episodes: EpisodeSet, count: int, seed: int) -> np.ndarray:
     """That many frames of episodes at most, uint8 [n h w 3]."""
     rows = np.random.default_rng(seed).permutation(episodes.rows)[:count]
     return np.asarray(episodes.frames[np.sort(rows)])
+
+
+def described(path: Path | None) -> str:
+    """What a description (.json) says, to tell it from another; nothing where there is none."""
+    return path.read_text() if path is not None and path.is_file() else ""
 
 
 def apart(source: Path, target: Path) -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-import numpy as np
 import tyro
 
 from worldgymnast.actions import BRIDGE, WORLDGYM, require_same
@@ -55,13 +54,13 @@ from worldgymnast.presets import WORLDS
 from worldgymnast.report.collect import collect
 from worldgymnast.report.report import write
 from worldgymnast.run import finished
-from worldgymnast.types import InputError, Start, in_range
+from worldgymnast.types import InputError, in_range
 from worldgymnast.worldmodel.autoencoder import Autoencoder
 from worldgymnast.worldmodel.sampler import WorldModelConfig
 from worldgymnast.worldmodel.vae import ImageVAE, VAEConfig
 
-_KNOWN = 60
-"""Starts like those of the training, with which others are compared."""
+_KNOWN = 10
+"""Photographs a task of the suite, with which other pictures are compared."""
 _SPECS = {"bridge": BRIDGE, "worldgym": WORLDGYM}
 
 
@@ -291,16 +290,15 @@ class Rl(Computing):
     def _starts(self, env: MetaWorldConfig, found: Components) -> tuple[Sample, str]:
         """Draws what the flags say, and what tells these starts from others."""
         drawn: list[tuple[Sample, str]] = []
-        known: list[Start] = []
         if self.data:
             episodes = read(self.data, env.size)
             drawn.append((from_episodes(episodes, env.tasks, self.config.rl.middle), train.data_hash(episodes)))
-            known = [episodes.episode(int(i)).start() for i in np.linspace(0, len(episodes) - 1, _KNOWN)]
         if self.starts:
             given = [start for folder in self.starts for start in read_starts(folder, env.size, self.crop)]
             if not finished(self.out):
                 check(found.judge, [(start.task, start.instruction) for start in given])
-                known = known or photographs(env, _KNOWN // len(env.tasks), QuickstartConfig().photograph_layout)
+                plain = MetaWorldConfig(size=env.size, hold=env.hold)
+                known = photographs(plain, _KNOWN, QuickstartConfig().photograph_layout)
                 familiar(found.world, given, known, ("--starts", "--starts"), self.anyway)
             drawn.append((from_starts(given), starts_hash(given)))
         if not drawn:

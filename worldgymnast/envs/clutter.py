@@ -72,6 +72,7 @@ class Clutter:
         model.geom_type[geom], model.geom_size[geom] = kind, size
         model.geom_rbound[geom] = np.linalg.norm(size)
         model.geom_aabb[geom] = (0, 0, 0, *((x, x, z) if kind == kinds.mjGEOM_CYLINDER else size))
+        model.bvh_aabb[model.body_bvhadr[model.geom_bodyid[geom]]] = model.geom_aabb[geom]
         model.geom_rgba[geom] = (*rng.uniform(0.0, 1.0, 3), 1.0)
         return float(z)
 

@@ -35,6 +35,16 @@ def detect(path: str | Path) -> Format:
     )
 
 
+def is_data(path: Path) -> bool:
+    """Whether a folder holds episodes with actions, rather than pictures or videos alone."""
+    return (
+        (path / INFO).is_file()
+        or (path / "features.json").is_file()
+        or any(path.glob("*.tfrecord*"))
+        or any(path.glob("*.npz"))
+    )
+
+
 def read(
     path: str | Path,
     *,

@@ -86,6 +86,15 @@ def write_start(folder: Path, name: str, frame: np.ndarray, instructions: Sequen
     write_text(folder / f"{name}.json", json.dumps(said, indent=2, ensure_ascii=False) + "\n")
 
 
+def folder_hash(folder: Path) -> str:
+    """First 16 hex digits of the SHA-256 over the pictures in a folder and what is said of them."""
+    digest = hashlib.sha256()
+    for path in pictures(folder):
+        said = path.with_suffix(".json")
+        digest.update(path.name.encode() + path.read_bytes() + (said.read_bytes() if said.is_file() else b""))
+    return digest.hexdigest()[:16]
+
+
 def starts_hash(starts: Sequence[Start]) -> str:
     """First 16 hex digits of the SHA-256 over frames, sentences and tasks."""
     digest = hashlib.sha256()

@@ -15,8 +15,8 @@ import numpy as np
 from worldgymnast.loops.gather import Sample
 from worldgymnast.types import Start
 
-REWARD = "reward/"
-"""What a task's mean reward is logged under."""
+SUCCESS = "success/"
+"""What a task's success rate in a step is logged under."""
 _NEWEST = 3
 """How many of a task's newest rates count."""
 _FLOOR = 0.15
@@ -29,7 +29,7 @@ def weights(rows: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> np.ndarr
     """How likely each task is drawn, float [t], sums to 1, after the logged `rows`; a new task counts as half done."""
     found = []
     for task in tasks:
-        rates = [row[REWARD + task] for row in rows if np.isfinite(row.get(REWARD + task, np.nan))][-_NEWEST:]
+        rates = [row[SUCCESS + task] for row in rows if np.isfinite(row.get(SUCCESS + task, np.nan))][-_NEWEST:]
         p = float(np.clip(np.mean(rates), 0, 1)) if rates else 0.5
         found.append(_FLOOR + (1 - _FLOOR) * 4 * p * (1 - p))
     return np.array(found) / np.sum(found)

@@ -18,7 +18,7 @@ import numpy as np
 
 from worldgymnast.config import load_classifier, load_editor, load_policy, load_world, to_dict
 from worldgymnast.envs.metaworld import MORE, MetaWorldConfig
-from worldgymnast.episodes.windows import EpisodeSet, concatenate, from_episodes
+from worldgymnast.episodes.windows import EpisodeSet, check_shares, concatenate, from_episodes
 from worldgymnast.execution.surrogate import Imagination
 from worldgymnast.loops.finetune import (
     FinetuneConfig,
@@ -40,9 +40,9 @@ from worldgymnast.loops.train import JudgeTraining, WorldTraining, data_hash, tr
 from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.run import Progress, Run, finished
 from worldgymnast.scenes.edit import distracted
-from worldgymnast.scenes.language import written
+from worldgymnast.scenes.language import AFFORDANCES, written
 from worldgymnast.scenes.plate import load_plate
-from worldgymnast.types import Start, in_range
+from worldgymnast.types import InputError, Start, in_range
 from worldgymnast.weights import identity, write_text
 
 VARIANTS = ("wide", "distractors", "language", "tasks")
@@ -101,7 +101,21 @@ class DiverseConfig:
     def __post_init__(self) -> None:
         in_range(self, 1, "photographs", "copies", "sentences", "distractors", "workers")
         in_range(self, 1, "per_task", high=160)
-        in_range(self, 0, "shares", "first_layout")
+        in_range(self, 0, "first_layout")
+        check_shares(self.shares, 4)
+
+
+def check_diverse(env: MetaWorldConfig, config: DiverseConfig) -> None:
+    """Raises where the tasks of `env` have no sentences for tests, or are among the further ones."""
+    if alien := [task for task in env.tasks if task not in UNHEARD]:
+        raise InputError(
+            f"--env.tasks: found '{alien[0]}', for which there are no sentences to test with, expected some of "
+            f"{', '.join(UNHEARD)}; add --which without diverse"
+        )
+    if twice := [task for task in config.tasks if task in env.tasks]:
+        raise InputError(f"--diverse.tasks: found '{twice[0]}', expected tasks that are not among --env.tasks")
+    if alien := [task for task in config.tasks if task not in AFFORDANCES]:
+        raise InputError(f"--diverse.tasks: found '{alien[0]}', expected some of {', '.join(AFFORDANCES)}")
 
 
 def widen(out: Path, old: EpisodeSet, config: DiverseConfig, device: str = "cpu") -> None:
@@ -155,13 +169,21 @@ def _nothing(rng: np.random.Generator, count: int) -> Sequence[Start]:
 
 
 def _starts(name: str, env: MetaWorldConfig, wide: Path, config: DiverseConfig) -> Sample:
-    """What RL starts from in a variant; half of the starts are plain photographs in each."""
+    """What RL starts from in a variant.
+
+    Plain photographs; the same and edited ones, half of each; the same with many sentences; photographs of all tasks,
+    and frames from play in the further ones.
+    """
     photos = photographs(env, config.photographs, QuickstartConfig().photograph_layout)
     plain = from_photographs(photos)
     if name == "distractors":
         editor = load_editor(None, load_plate(starter_plate()))
-        rngs = [(s, np.random.default_rng([i, c])) for i, s in enumerate(photos) for c in range(config.copies)]
-        return mixed(plain, from_photographs([m for s, rng in rngs if (m := distracted(editor, s, rng))]))
+        edited = [
+            distracted(editor, start, np.random.default_rng([i, copy]))
+            for i, start in enumerate(photos)
+            for copy in range(config.copies)
+        ]
+        return mixed(plain, from_photographs([start for start in edited if start is not None]))
     if name == "language":
         told = [
             replace(start, instruction=sentence)

@@ -116,12 +116,12 @@ class Gathered:
         }
 
     def _by_task(self) -> Metrics:
-        """Mean reward of every task, where there are several."""
-        scores: dict[str, list[float]] = {}
+        """Success rate of every task, where there are several."""
+        won: dict[str, list[bool]] = {}
         for group in self.groups:
-            scores.setdefault(group.start.task, []).extend(group.scores)
-        found = {f"reward/{task}": float(np.mean(rewards)) for task, rewards in sorted(scores.items()) if rewards}
-        return found if len(scores) > 1 else {}
+            won.setdefault(group.start.task, []).extend(group.scores >= 1)
+        found = {f"success/{task}": float(np.mean(each)) for task, each in sorted(won.items()) if each}
+        return found if len(won) > 1 else {}
 
 
 @dataclass

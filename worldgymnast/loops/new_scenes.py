@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from worldgymnast.config import load_judge, load_policy, load_world
+from worldgymnast.config import load_judge, load_policy, load_world, to_dict
 from worldgymnast.envs.metaworld import MetaWorldConfig
 from worldgymnast.episodes.starts import starts_hash
 from worldgymnast.execution.surrogate import Imagination
@@ -21,10 +21,12 @@ from worldgymnast.loops.quickstart import QuickstartConfig, starter
 from worldgymnast.loops.score import layouts, real_env, score_real
 from worldgymnast.loops.test_time import AdaptConfig, adapt
 from worldgymnast.policies.small_vla import SmallVLA
+from worldgymnast.run import Run
 from worldgymnast.types import InputError, Start, in_range
-from worldgymnast.weights import write_text
+from worldgymnast.weights import identity, write_text
 
 REMEDIES = ("none", "replay", "anchor")
+ROWS = "scenes.json"
 
 
 @dataclass(frozen=True)
@@ -72,23 +74,24 @@ class NewScenesConfig:
 
 
 def new_scenes(
-    policy: Path, out: Path, file: Path, env: MetaWorldConfig, config: NewScenesConfig, device: str = "cpu"
+    policy: Path, out: Path, env: MetaWorldConfig, config: NewScenesConfig, device: str = "cpu"
 ) -> list[dict[str, Any]]:
-    """A row for every scene and remedy; trainings in OUT/REMEDY-TASK-LAYOUT, rows kept in `file` one by one.
+    """A row for every scene and remedy; trainings in OUT/REMEDY-TASK-LAYOUT, rows kept in OUT/scenes.json one by one.
 
     Each row has real outcomes: "scene_before" and "scene_after" of `trials` sampled episodes, "before" and "after" of
     the same layouts of the other tasks, whose names are in "tasks".
 
     Args:
         policy: the policy's file that is adapted, each time anew.
-        out: where trainings go.
-        file: where rows are kept.
+        out: a folder; one with rows of another policy, or of other settings, is refused.
         env: the real environment.
         config: scenes and remedies.
         device: where to train.
     """
     before = load_policy(policy, device)
     world, judge = load_world(starter("world"), device), load_judge(starter("judge"), device)
+    Run(out, {"env": to_dict(env), "scenes": to_dict(config), "inputs": {"policy": identity(before)}}).close()
+    file = out / ROWS
     found: list[dict[str, Any]] = json.loads(file.read_text()) if file.exists() else []
     done = {(row["remedy"], row["task"], row["layout"]) for row in found}
     first = QuickstartConfig()

@@ -24,6 +24,9 @@ from worldgymnast.run import Run, finished
 from worldgymnast.types import InputError, in_range
 from worldgymnast.weights import identity
 
+PLATE = "plate.png"
+"""The file of the starter camera's empty scene."""
+
 
 @dataclass(frozen=True)
 class QuickstartConfig:
@@ -59,7 +62,7 @@ def starter(name: str) -> Path:
 
 def starter_plate() -> Path:
     """The empty scene of the embedded camera, as `scenes.plate` reads it."""
-    return Path(str(importlib.resources.files("worldgymnast") / "starter" / "plate.png"))
+    return Path(str(importlib.resources.files("worldgymnast") / "starter" / PLATE))
 
 
 def starter_budget() -> dict[str, int]:

@@ -11,8 +11,11 @@ import numpy as np
 from worldgymnast.episodes.lerobot import LeRobotWriter
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.run import Progress
-from worldgymnast.scenes.edit import edited
+from worldgymnast.scenes.edit import LEAST, changed, edited
 from worldgymnast.types import Editor, Episode, InputError
+
+_LOOKED_AT = 20
+"""Episodes that are tried before any is written."""
 
 
 def with_distractors(editor: Editor, episodes: EpisodeSet, seed: int) -> Iterator[Episode]:
@@ -32,15 +35,26 @@ def with_distractors(editor: Editor, episodes: EpisodeSet, seed: int) -> Iterato
 
 
 def distract_episodes(editor: Editor, episodes: EpisodeSet, path: Path, seed: int) -> None:
-    """Writes `with_distractors` as a LeRobot folder, whole or not at all."""
-    made = with_distractors(editor, episodes, seed)
-    first = next(made)  # what the editor cannot do is known before the folder is there
+    """Writes `with_distractors` as a LeRobot folder, whole or not at all.
+
+    Raises:
+        InputError: nothing is added to most of the first episodes.
+    """
+    looked_at = episodes.select(np.arange(min(len(episodes), _LOOKED_AT)))
+    bare = sum(
+        changed(plain.frames[0], made.frames[0]) < LEAST
+        for plain, made in zip(map(looked_at.episode, range(len(looked_at))), with_distractors(editor, looked_at, seed),
+                               strict=True)
+    )  # fmt: skip
+    if bare > len(looked_at) / 2:
+        raise InputError(
+            f"editor '{editor.name}': adds nothing to {bare} of the first {len(looked_at)} episodes, expected objects "
+            "in most; give --plate of this camera (worldgymnast scenes plate)"
+        )
     with (
-        LeRobotWriter(path, episodes.spec, episodes.fps, episodes.size[0]) as writer,
+        LeRobotWriter(path, episodes.spec, episodes.fps, episodes.size) as writer,
         Progress("editing episodes", len(episodes)) as progress,
     ):
-        writer.add(first)
-        for episode in made:
-            progress.advance()
+        for episode in with_distractors(editor, episodes, seed):
             writer.add(episode)
-        progress.advance()
+            progress.advance()

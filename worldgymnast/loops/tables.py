@@ -3,8 +3,8 @@
 Five tables: the methods against one another and over the simulator's mismatch; diverse training; test-time training on
 new scenes; Dyna by round; agreement. A cell is a folder OUT/cells/NAME that a loop of its own fills, and a file of its
 real evaluation; both are kept, so the same command goes on where it was stopped, and another seed or mismatch adds
-cells. All methods begin with the starter policy, practise equally long, and choose what they keep by equally many real
-scorings.
+cells. The methods of the first table begin with the starter policy, practise equally long, and choose what they keep by
+equally many real scorings.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from worldgymnast.episodes.lerobot import read
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.execution.surrogate import Imagination, Simulation
 from worldgymnast.loops.agree import AgreeConfig, outcomes
-from worldgymnast.loops.diverse import VARIANTS, DiverseConfig, try_out, variant, widen
+from worldgymnast.loops.diverse import VARIANTS, DiverseConfig, check_diverse, try_out, variant, widen
 from worldgymnast.loops.dyna import DynaConfig, dyna
 from worldgymnast.loops.finetune import FinetuneConfig, finetune, from_photographs, photographs
 from worldgymnast.loops.iter_sft import IterSftConfig, iter_sft
-from worldgymnast.loops.new_scenes import NewScenesConfig, new_scenes
+from worldgymnast.loops.new_scenes import ROWS, NewScenesConfig, new_scenes
 from worldgymnast.loops.quickstart import QuickstartConfig, starter
 from worldgymnast.loops.record import RecordConfig
 from worldgymnast.loops.reproduce import PolicyRecordConfig, Recipe, evaluate, record_policy_to, record_to, stage
@@ -95,16 +95,14 @@ class TablesConfig:
 
     def quick(self) -> TablesConfig:
         """The same tables from short trainings and few episodes: every number is there, and none is to be relied on."""
-        short, rl = replace(self.world_fit, steps=300), replace(self.finetune.rl, steps=6, evaluate_every=3)
-        rl = replace(rl, evaluate_starts=4)
-        finetune = replace(self.finetune, rl=rl)
+        rl = replace(self.finetune.rl, steps=6, evaluate_every=3, evaluate_starts=4)
         diverse, dyna = self.diverse, self.dyna
         return replace(
             self,
             seeds=self.seeds[:1],
             record=replace(self.record, noisy=30, play=20),
             rollouts=replace(self.rollouts, per_temperature=15),
-            finetune=finetune,
+            finetune=replace(self.finetune, rl=rl),
             everything=replace(self.everything, fit=replace(self.everything.fit, steps=1000)),
             iter_sft=replace(self.iter_sft, rounds=1, starts=48, evaluate_starts=4),
             mismatches=self.mismatches[:1],
@@ -114,7 +112,9 @@ class TablesConfig:
                 diverse,
                 record=replace(diverse.record, play=40),
                 world=replace(
-                    diverse.world, autoencoder=replace(diverse.world.autoencoder, steps=200), fit=short
+                    diverse.world,
+                    autoencoder=replace(diverse.world.autoencoder, steps=200),
+                    fit=replace(diverse.world.fit, steps=300),
                 ),
                 judge=replace(diverse.judge, fit=replace(diverse.judge.fit, steps=500), late=0),
                 per_task=10,
@@ -126,14 +126,9 @@ class TablesConfig:
                 budget=150,
                 world=replace(dyna.world, fit=replace(dyna.world.fit, steps=150)),
                 judge=replace(dyna.judge, fit=replace(dyna.judge.fit, steps=300), late=0),
-                finetune=replace(dyna.finetune, rl=replace(rl, evaluate_starts=4)),
+                finetune=replace(dyna.finetune, rl=rl),
             ),
         )
-
-    @property
-    def world_fit(self) -> FitConfig:
-        """How the wide world's transformer goes on learning."""
-        return self.diverse.world.fit
 
 
 def evaluations(out: Path, config: TablesConfig) -> Path:
@@ -153,11 +148,13 @@ def places(out: Path, config: TablesConfig) -> Path:
 
 def scenes_file(out: Path, config: TablesConfig) -> Path:
     """What became of policies that were adapted to a scene."""
-    return out / f"scenes-{config.scenes.trials}-{config.scenes.others}.json"
+    return out / f"scenes-{config.scenes.trials}-{config.scenes.others}" / ROWS
 
 
 def tables(out: Path, config: TablesConfig, device: str = "cpu") -> None:
     """Fills every cell of `config.which` that is not there."""
+    if "diverse" in config.which:
+        check_diverse(config.env, config.diverse)
     out.mkdir(parents=True, exist_ok=True)
     for folder, measure in (
         (evaluations(out, config), config.score),
@@ -214,7 +211,7 @@ def _scenes(out: Path, policy: SmallVLA, config: TablesConfig, device: str) -> N
     _imagined(out, policy, config.seeds[0], config, device)
     with stage(out, "new scenes"):
         begun = _result(out, f"{IMAGINED}-{config.seeds[0]}")
-        new_scenes(begun, out / "cells-scenes", scenes_file(out, config), config.env, config.scenes, device)
+        new_scenes(begun, scenes_file(out, config).parent, config.env, config.scenes, device)
 
 
 def _dyna(out: Path, policy: SmallVLA, old: EpisodeSet, config: TablesConfig, device: str) -> None:
@@ -243,6 +240,8 @@ def _agreement(out: Path, policy: SmallVLA, config: TablesConfig, device: str) -
     with stage(out, "agreement"):
         files = {SFT: starter("policy")}
         files |= {path.parent.name: path for path in sorted((out / "cells").glob("*/policy.safetensors"))}
+        for path in sorted((out / "dyna").glob("*/rl-*/policy.safetensors")):
+            files[f"dyna-{path.parent.name.removeprefix('rl-')}-{path.parents[1].name}"] = path
         loaded = {name: load_policy(file, device) for name, file in files.items()}
         horizon = max(config.agree.lengths)
         world, judge = load_world(starter("world"), device), load_judge(starter("judge"), device)

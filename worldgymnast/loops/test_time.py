@@ -41,7 +41,11 @@ class AdaptConfig:
     def __post_init__(self) -> None:
         in_range(self, 0, "replay", high=0.9)
         in_range(self, 1, "trials")
-        for name, why in (("evaluate_starts", "nothing is scored for real"), ("middle", "a picture has no middle")):
+        for name, why in (
+            ("evaluate_starts", "nothing is scored for real"),
+            ("middle", "a picture has no middle"),
+            ("curriculum", "the share of replay would be lost"),
+        ):
             if getattr(self.rl, name):
                 raise InputError(f"--rl.{name.replace('_', '-')}: found {getattr(self.rl, name)}, expected 0: {why}")
 

@@ -141,10 +141,13 @@ def every_sentence() -> dict[str, tuple[str, ...]]:
 
 
 def data_hash(episodes: EpisodeSet) -> str:
-    """First 16 hex digits of the SHA-256 over actions, labels and layouts."""
+    """First 16 hex digits of the SHA-256 over actions, labels, layouts, words, and three frames of each episode."""
     digest = hashlib.sha256()
     for part in (episodes.actions, episodes.success, episodes.layout, episodes.length):
         digest.update(np.ascontiguousarray(part).tobytes())
+    digest.update("\0".join([*episodes.instruction, *episodes.task, *episodes.source]).encode())
+    for first, length in zip(episodes.first.tolist(), episodes.length.tolist(), strict=True):
+        digest.update(np.asarray(episodes.frames[[first, first + length // 2, first + length]]).tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -220,7 +223,12 @@ def train_world(
         shares: how much of the clips and frames each set makes up; without, as much as it is long.
         start: a world model to go on from, its autoencoder included.
         autoencoder: one to take as it is, instead of training one.
+
+    Raises:
+        InputError: an autoencoder is given to be taken as it is, and the config thaws it.
     """
+    if autoencoder is not None and config.thaw:
+        raise InputError("fields 'thaw', 'autoencoder': found both, expected one: it is taken as it is, or trained on")
     result = out / "world.safetensors"
     sets = [episodes] if isinstance(episodes, EpisodeSet) else episodes
     data, weights = concatenate(sets), weigh(sets, shares)
@@ -323,7 +331,7 @@ def train_judge(
             judge = SuccessClassifier(config.judge).to(device)
             if start is not None:
                 judge.load_state_dict(start.state_dict())
-            said = {**INSTRUCTIONS, **every_sentence()} if config.language else INSTRUCTIONS
+            said = every_sentence() if config.language else INSTRUCTIONS
             batches: Batches = success_batches(sets, config.batch, config.fit.seed, said)
             metrics = fit(judge, batches, config.fit, run, "judge")
             metrics |= calibrate(judge, replay(world, aside, seed=config.fit.seed + 1), config.stride)
@@ -340,14 +348,23 @@ def unsolved_at(episodes: EpisodeSet, frame: int) -> EpisodeSet:
 
 
 def split_for_calibration(episodes: EpisodeSet, per_task: int, seed: int) -> tuple[EpisodeSet, EpisodeSet]:
-    """Sets `per_task` policy rollouts of each task aside; where there are none, any episodes."""
+    """Sets `per_task` policy rollouts of each task aside; where there are none, any episodes.
+
+    Edited copies of an episode (with distractors, say) are set aside with it, so that none is trained on.
+    """
     policy = episodes.where(source_prefix="policy")
     if len(policy) == 0:
         return episodes.split(per_task, seed)
     _, aside = episodes.select(policy).split(per_task, seed)
-    held = set(aside.first.tolist())
-    keep = np.array([first not in held for first in episodes.first.tolist()])
+    held, chosen = set(aside.first.tolist()), set(_takes(aside))
+    takes = zip(_takes(episodes), episodes.first.tolist(), episodes.layout.tolist(), strict=True)
+    keep = np.array([first not in held and (layout < 0 or take not in chosen) for take, first, layout in takes])
     return episodes.select(keep), aside
+
+
+def _takes(episodes: EpisodeSet) -> list[tuple[str, str, int]]:
+    """Which real episode each one is, or is an edited copy of; layouts are -1 where nobody knows."""
+    return list(zip(episodes.task, episodes.source, episodes.layout.tolist(), strict=True))
 
 
 def calibrate(

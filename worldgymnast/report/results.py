@@ -138,7 +138,7 @@ def _short(difference: Difference) -> str:
 def scenes(file: Path) -> list[Sheet]:
     """What test-time training wins in its scene and costs elsewhere, by remedy."""
     found: list[dict[str, Any]] = json.loads(file.read_text()) if file.is_file() else []
-    rows, each = [], {}
+    rows, each = [], dict[str, dict[str, str]]()
     for remedy, name in REMEDIES.items():
         own = [row for row in found if row["remedy"] == remedy]
         if not own:
@@ -146,17 +146,20 @@ def scenes(file: Path) -> list[Sheet]:
         scene = success_table(_of_scenes(own, "scene_before"), _of_scenes(own, "scene_after"))
         other = success_table(_of_others(own, "before"), _of_others(own, "after"))
         worse = ", ".join(row.task for row in other.rows if row.worse)
-        rows.append([name, str(scene.before), str(scene.after), _short(scene.difference), str(other.difference), worse])
+        own_scene = [str(scene.before), str(scene.after), _short(scene.difference)]
+        rows.append([name, *own_scene, _short(other.difference), worse])
         for row in scene.rows:
-            each.setdefault(row.task, [row.task, str(row.before)]).append(str(row.after))
+            each.setdefault(row.task, {"": str(row.before)})[name] = str(row.after)
     if not rows:
         return []
     head = ["", "this scene before", "after", "difference", "all other tasks, after minus before", "worse tasks"]
     said = "Real episodes; this scene sampled, the others greedy on layouts of their own, the same for every remedy."
+    said += " Intervals of the others take the scenes for independent, though the policy before is the same in each."
     names = [name for remedy, name in REMEDIES.items() if any(row["remedy"] == remedy for row in found)]
+    lines = [[scene, *(cells.get(name, "") for name in ("", *names))] for scene, cells in each.items()]
     return [
         Sheet("Test-time training on new scenes, and what it forgets", head, rows, said),
-        Sheet("Scene by scene", ["scene", "before", *names], list(each.values()), "Success in the scene, sampled."),
+        Sheet("Scene by scene", ["scene", "before", *names], lines, "Success in the scene, sampled."),
     ]
 
 
@@ -191,7 +194,7 @@ def dyna(out: Path, evaluations: Path) -> list[Sheet]:
     number = 1
     while found := [row for file in done for row in _read(file, f"round {number}")]:
         beside = _rows(evaluations, f"beside-{number}")
-        after, with_data = success_table(before, found), _paired(beside, before) if beside else None
+        after, with_data = _paired(before, found), _paired(beside, before) if beside else None
         against = success_table(_same(beside, found), _same(found, beside)) if beside else None
         rows.append([
             f"round {number}",

@@ -54,6 +54,8 @@ class InpaintingConfig:
         in_range(self, 1, "objects", high=20)
         in_range(self, 0.05, "share", high=0.5)
         in_range(self, 16, "pixels", high=4096)
+        if self.pixels % 8:
+            raise InputError(f"field 'pixels': found {self.pixels}, expected a multiple of 8, such as 512")
         in_range(self, 1, "steps")
         in_range(self, 0, "guidance")
         if not self.things:

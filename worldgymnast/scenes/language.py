@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_BEFORE = ("", "please ", "now ", "robot, ")
+_BEFORE = ("", "please ", "now ")
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,14 @@ AFFORDANCES: Mapping[str, Affordance] = {
     "plate-slide": Affordance(
         ("plate", "black plate", "puck"),
         ("slide the {} into the goal", "push the {} into the cabinet", "move the {} into the goal",
-         "shove the {} in", "slide the {} in there"),
+         "slide the {} in", "push the {} in there"),
     ),
     "window-open": Affordance(
         _WINDOW, ("open the {}", "slide the {} open", "push the {} open", "move the {} aside", "get the {} open")
     ),
     "door-close": Affordance(
         ("door", "black door", "door of the cabinet"),
-        ("close the {}", "shut the {}", "push the {} shut", "swing the {} closed", "slam the {}"),
+        ("close the {}", "shut the {}", "push the {} shut", "swing the {} closed", "get the {} closed"),
     ),
     "handle-press": Affordance(
         ("handle", "red handle", "lever"),

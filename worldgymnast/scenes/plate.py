@@ -62,6 +62,11 @@ def load_plate(path: Path) -> Plate:
     if len(shown) % 2:
         raise InputError(f"{path}: found {len(shown)} rows of pixels, expected a plate: a frame and its mask below it")
     frame, mask = np.split(shown, 2)
+    if not np.isin(mask, (0, 255)).all() or not mask.any():
+        raise InputError(
+            f"{path}: found no mask of black and white below the frame, expected a plate; make one with worldgymnast "
+            "scenes plate"
+        )
     return Plate(frame, mask[..., 0] > 127)
 
 
