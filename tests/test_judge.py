@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from worldgymnast.actions import metaworld_spec
-from worldgymnast.episodes.windows import EpisodeSet, from_episodes
+from worldgymnast.episodes.windows import EpisodeSet, concatenate, from_episodes
 from worldgymnast.judges.classifier import ClassifierConfig, SuccessClassifier, sustained
 from worldgymnast.loops.batches import success_batches
 from worldgymnast.loops.replay import clip_probabilities
@@ -112,6 +112,15 @@ def test_calibration_sets_only_policy_rollouts_aside_and_trains_on_none_of_them(
     assert all(source.startswith("policy") for source in aside.source)
     assert not set(aside.layout) & set(train.layout)
     assert len(train) == 17
+
+
+def test_an_edited_copy_is_set_aside_with_its_episode() -> None:
+    episodes = logged(20)
+    copies = replace(episodes, frames=255 - np.asarray(episodes.frames))
+    train, aside = split_for_calibration(concatenate([episodes, copies]), 3, 0)
+    assert not set(aside.layout) & set(train.layout)
+    assert len(aside) == 3
+    assert len(train) == 40 - 2 * len(set(aside.layout))
 
 
 def test_what_is_left_of_an_episode_that_has_not_succeeded_yet() -> None:

@@ -1,6 +1,7 @@
 """Data sets mixed by shares, and what is said of sets that cannot be mixed or read: one line, nothing written."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,10 @@ def test_sets_are_joined_without_copying_and_read_as_one() -> None:
     for index in range(6):
         assert_identical(both.episode(index), whole.episode(index))
     assert data_hash(both) == data_hash(whole)
+    edited = whole.frames.copy()
+    edited[whole.first[2]] ^= 1
+    others = [replace(whole, frames=edited), replace(whole, instruction=("another", *whole.instruction[1:]))]
+    assert len({data_hash(each) for each in (whole, *others)}) == 3, "other frames or words are other data"
     assert both.frames.shape == whole.frames.shape
     assert np.array_equal(np.asarray(both.frames), whole.frames)
     rows = np.random.default_rng(0).integers(0, len(whole.frames), (4, 3))
