@@ -83,7 +83,7 @@ def test_a_run_out_of_budget_goes_on_to_where_it_would_have_come(
             if budget is not None:
                 said = capsys.readouterr().err.splitlines()[-1]
                 assert "the budget of" in said
-                assert "found 22 of 22 requests; raise \"budget\" in the judge's file and run the same" in said
+                assert 'found 22 of 22 requests; raise "budget" in the file that names it and run the same' in said
         hashes.add(weights_hash(load_weights(tmp_path / name / "policy.safetensors")[0]))
     assert len(hashes) == 1
     requests = [Ledger(tmp_path / name / FILE).spent().requests for name in ("whole", "stopped")]

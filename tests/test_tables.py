@@ -25,7 +25,7 @@ from worldgymnast.loops.train import JudgeTraining, PolicyTraining, WorldTrainin
 from worldgymnast.report.results import diverse, dyna, scenes, sheets
 from worldgymnast.types import InputError
 
-ENV = MetaWorldConfig(tasks=("drawer-close", "door-close"), horizon=8)
+ENV = MetaWorldConfig(tasks=("drawer-close", "plate-slide"), horizon=8)
 
 
 def put(folder: Path, name: str, outcomes: dict[str, list[bool]], seed: int = 0) -> None:
@@ -76,12 +76,12 @@ def test_every_cell_is_filled_once(tmp_path: Path) -> None:
         finetune=FinetuneConfig(env=ENV, rl=rl, workers=1),
         everything=PolicyTraining(successes=True, demonstrations=1, fit=brief),
         iter_sft=IterSftConfig(
-            env=ENV, rounds=1, starts=8, group_size=4, horizon=8, fit=brief, evaluate_starts=0, workers=1
+            env=ENV, rounds=1, starts=8, group_size=4, fit=brief, evaluate_starts=0, workers=1
         ),
         mismatches=(0.5,),
         score=ScoreConfig(per_task=2, workers=1),
         agree=AgreeConfig(env=ENV, per_task=1, lengths=(4, 8), workers=1),
-        photographs=1,
+        photographs=8,
         which=("methods", "agreement"),
     )
     tables(tmp_path, config)
@@ -131,8 +131,8 @@ def test_forgetting_is_counted_over_scenes(tmp_path: Path) -> None:
     table, each = scenes(tmp_path / "scenes.json")
     assert [row[0] for row in table.rows] == ["no remedy", "replay of other scenes"]
     assert table.rows[0][2].startswith("100 % [")
-    assert table.rows[0][4].startswith("-50 points [")
-    assert table.rows[1][4].startswith("+0 points [")
+    assert table.rows[0][4].startswith("-50 [")
+    assert table.rows[1][4].startswith("+0 [")
     assert each.rows[0][0] == "a 1"
     assert [cell.partition(" %")[0] for cell in each.rows[0][1:]] == ["0", "100", "50"]
 

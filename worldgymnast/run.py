@@ -146,7 +146,8 @@ def _read(place: Path) -> Checkpoint:
 
 def command_line() -> str:
     """How this process was started, fit to be pasted into a shell."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    name = Path(sys.argv[0]).name
+    return shlex.join(["worldgymnast" if name == "__main__.py" else name, *sys.argv[1:]])
 
 
 class Run:

@@ -291,7 +291,7 @@ def _cells(
     def iterate(name: str, seed: int) -> SmallVLA:
         place = out / "cells" / name
         world, judge = load_world(starter("world"), device), load_judge(starter("judge"), device)
-        imagine = Imagination.of(policy, world, judge, horizon)
+        imagine = Imagination.of(policy, world, judge, config.iter_sft.horizon)
         learning, starts = replace(config.iter_sft, seed=seed), from_photographs(_photos(place, config))
         return iter_sft(policy, imagine, starts, demos, place, learning, device)
 
