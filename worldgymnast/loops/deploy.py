@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from worldgymnast.envs.metaworld import MetaWorldConfig
-from worldgymnast.loops.score import ScoreConfig, layouts, real_env, score_real
-from worldgymnast.run import Progress
+from worldgymnast.loops.score import ScoreConfig, layouts, real_env, row, trials
 from worldgymnast.types import Policy
 from worldgymnast.weights import write_text
 
@@ -36,17 +35,11 @@ def deploy(
         for name, policy in policies.items():
             if name in found:
                 continue
-            rows, began = [], time.perf_counter()
-            with Progress(f"evaluating {name}", len(starts)) as progress:
-                for i in range(0, len(starts), 10):
-                    part = starts[i : i + 10]
-                    for r in score_real(policy, real, part, temperature=score.temperature, seed=i):
-                        place = {"task": r.start.task, "layout": r.start.layout, "seed": 0}
-                        rows.append(place | {"success": r.verdict.succeeded})
-                    progress.advance(len(part))
+            began = time.perf_counter()
+            tried = trials(policy, real, starts, temperature=score.temperature, seed=0, what=f"evaluating {name}")
             seconds[name] = (time.perf_counter() - began) / len(starts)
             write_text(timed, json.dumps(seconds) + "\n")
-            found[name] = rows
+            found[name] = [row(rollout, 0) for rollout in tried]
             write_text(file, json.dumps(found) + "\n")
     finally:
         real.close()

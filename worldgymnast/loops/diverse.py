@@ -34,11 +34,11 @@ from worldgymnast.loops.quickstart import QuickstartConfig, starter, starter_pla
 from worldgymnast.loops.record import RecordConfig
 from worldgymnast.loops.reproduce import record_to
 from worldgymnast.loops.scenes import with_distractors
-from worldgymnast.loops.score import layouts, real_env, score_real
+from worldgymnast.loops.score import layouts, real_env, row, trials
 from worldgymnast.loops.supervised import FitConfig
 from worldgymnast.loops.train import JudgeTraining, WorldTraining, data_hash, train_judge, train_world
 from worldgymnast.policies.small_vla import SmallVLA
-from worldgymnast.run import Progress, Run, finished
+from worldgymnast.run import Run, finished
 from worldgymnast.scenes.edit import distracted
 from worldgymnast.scenes.language import AFFORDANCES, written
 from worldgymnast.scenes.plate import load_plate
@@ -221,16 +221,8 @@ def _tested(
     if place == "paraphrases":
         starts = [replace(s, instruction=UNHEARD[s.task][i % len(UNHEARD[s.task])]) for i, s in enumerate(starts)]
     real = real_env(scene, policy.config.chunk, config.workers)
-    rows = []
     try:
-        with Progress(f"testing: {place}", len(starts)) as progress:
-            for i in range(0, len(starts), 10):
-                part = score_real(policy, real, starts[i : i + 10], temperature=0.0, seed=seed)
-                rows += [
-                    {"task": r.start.task, "layout": r.start.layout, "seed": seed, "success": r.verdict.succeeded}
-                    for r in part
-                ]
-                progress.advance(len(part))
+        found = trials(policy, real, starts, temperature=0.0, seed=seed, what=f"testing: {place}")
     finally:
         real.close()
-    return rows
+    return [row(rollout, seed) for rollout in found]

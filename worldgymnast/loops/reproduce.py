@@ -32,7 +32,8 @@ from worldgymnast.loops.score import (
     gate,
     layouts,
     real_env,
-    score_real,
+    row,
+    trials,
 )
 from worldgymnast.loops.train import (
     JudgeTraining,
@@ -46,7 +47,7 @@ from worldgymnast.loops.train import (
 from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.rl.rollout import roll_out
 from worldgymnast.run import Progress
-from worldgymnast.types import Episode, Judge, Metrics, Rollout, Start, WorldModel, in_range
+from worldgymnast.types import Episode, Judge, Metrics, Start, WorldModel, in_range
 from worldgymnast.weights import write_text
 
 
@@ -245,18 +246,12 @@ def _outcomes(
     rows = []
     for seed in seeds:
         starts = layouts(recipe.env, recipe.score.per_task, recipe.score.first_layout + seed * 1000)
-        truly: list[Rollout] = []
-        with Progress(f"evaluating {name} on the layouts of seed {seed}", len(starts)) as progress:
-            for i in range(0, len(starts), 10):
-                truly += score_real(policy, env, starts[i : i + 10], temperature=temperature, seed=seed)
-                progress.advance(len(starts[i : i + 10]))
-        part = [
-            {"task": r.start.task, "layout": r.start.layout, "seed": seed, "success": r.verdict.succeeded}
-            for r in truly
-        ]
+        what = f"evaluating {name} on the layouts of seed {seed}"
+        truly = trials(policy, env, starts, temperature=temperature, seed=seed, what=what)
+        part = [row(rollout, seed) for rollout in truly]
         if surrogate is not None:
             seen = [r.start for r in truly]
             dreamt = score_in(surrogate, policy, seen, rows=side_by_side, temperature=temperature, seed=seed)
-            part = [row | {"imagined": r.verdict.succeeded} for row, r in zip(part, dreamt, strict=True)]
+            part = [real | {"imagined": r.verdict.succeeded} for real, r in zip(part, dreamt, strict=True)]
         rows += part
     return rows

@@ -23,7 +23,11 @@ from worldgymnast.evaluation.agreement import (
 from worldgymnast.evaluation.success import Outcome
 from worldgymnast.loops.replay import judged, replay, shuffled_actions
 from worldgymnast.rl.rollout import roll_out
+from worldgymnast.run import Progress
 from worldgymnast.types import Judge, Metrics, Policy, Rollout, Start, WorldModel, in_range
+
+_SOME = 10
+"""Real episodes between two lines of progress."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,25 @@ def score_real(
     generator = torch.Generator().manual_seed(seed)
     rollouts = roll_out(env, policy, starts, temperature=temperature, generator=generator)
     return [replace(r, start=replace(r.start, frame=r.frames[0])) for r in rollouts]
+
+
+def trials(
+    policy: Policy, env: VectorEnv[Any, Any, Any], starts: Sequence[Start], *, temperature: float, seed: int, what: str
+) -> list[Rollout]:
+    """`score_real` some starts at a time, with their progress; `what` says what is done."""
+    found: list[Rollout] = []
+    with Progress(what, len(starts)) as progress:
+        for i in range(0, len(starts), _SOME):
+            part = starts[i : i + _SOME]
+            found += score_real(policy, env, part, temperature=temperature, seed=seed)
+            progress.advance(len(part))
+    return found
+
+
+def row(rollout: Rollout, seed: int) -> dict[str, Any]:
+    """A real episode in an evaluation's file; `seed` pairs it with another policy's."""
+    start = rollout.start
+    return {"task": start.task, "layout": start.layout, "seed": seed, "success": rollout.verdict.succeeded}
 
 
 def gate(world: WorldModel, judge: Judge, held_out: EpisodeSet, *, horizon: int, stride: int, seed: int) -> Metrics:
