@@ -47,6 +47,7 @@ from worldgymnast.worldmodel.sampler import LatentWorldModel, WorldModelConfig
 from worldgymnast.worldmodel.vae import VAEConfig
 
 Config = TypeVar("Config")
+Model = TypeVar("Model", LocalVLMConfig, InpaintingConfig)
 
 
 _KIND = "kind"
@@ -248,9 +249,14 @@ def _described(path: Path, device: str, ledger: Ledger, above: tuple[Path, ...])
     if isinstance(config, EnsembleConfig):
         return Ensemble([member(name) for name in config.judges], config)
     if isinstance(config, LocalVLMConfig):
-        beside = path.parent / config.model
-        return LocalVLM(replace(config, model=str(beside)) if beside.is_dir() else config, device)
+        return LocalVLM(_found_beside(path.parent, config), device)
     return VLMJudge(config, ledger)
+
+
+def _found_beside(folder: Path, config: Model) -> Model:
+    """The config with its `model` as a path where that is a folder in the description's; otherwise it is a hub name."""
+    inside = folder / config.model
+    return replace(config, model=str(inside)) if inside.is_dir() else config
 
 
 def _description(path: Path, kinds: Sequence[type[Any]], whose: str) -> Any:
@@ -288,8 +294,7 @@ def load_editor(path: Path | None, plate: Plate, device: str = "cpu", ledger: Le
         return RemoteEditor(config, ledger)
     empty = load_plate(beside / config.plate) if config.plate else plate
     if isinstance(config, InpaintingConfig):
-        inside = beside / config.model
-        return Inpainting(replace(config, model=str(inside)) if inside.is_dir() else config, empty, device)
+        return Inpainting(_found_beside(beside, config), empty, device)
     return Cutouts(config, empty, cutouts_in(beside / config.folder) if config.folder else ())
 
 

@@ -251,7 +251,7 @@ def some_frames(episodes: EpisodeSet, count: int, seed: int) -> np.ndarray:
 
 def described(path: Path | None) -> str:
     """What a description (.json) says, to tell it from another; nothing where there is none."""
-    return path.read_text() if path is not None and path.is_file() else ""
+    return path.read_text() if path else ""
 
 
 def apart(source: Path, target: Path) -> None:

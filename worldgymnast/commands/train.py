@@ -85,7 +85,7 @@ class Sft(Learning):
         check_parts(self.config)
         start = load_policy(self.begin_with, self.device) if self.begin_with else None
         episodes, config = _imitated(read(self.data, self.size), self.config)
-        if start is not None and self.begin_with:
+        if self.begin_with and start:
             agree(self.begin_with, start.action_spec, self.data[0], episodes.spec)
         train.train_policy(episodes, self.out, config, self.device, start=start)
         return wrote(self.out / "policy.safetensors")
@@ -285,7 +285,6 @@ class Rl(Computing):
         write(self.out / REPORT, collect(self.out))
         print(f"Report: {self.out / REPORT}")
         return wrote(self.out / "policy.safetensors")
-
 
     def _starts(self, env: MetaWorldConfig, found: Components) -> tuple[Sample, str]:
         """Draws what the flags say, and what tells these starts from others."""

@@ -42,11 +42,10 @@ class Clutter:
         env.init_qpos, env.init_qvel = env.data.qpos.copy(), env.data.qvel.copy()
         env.reset_mocap_welds()  # what Meta-World does with a model that it has just loaded
         self._env, self._mujoco = env, mj
-        model = env.model
-        self._geoms = [int(model.body_geomadr[model.body(f"distractor{i}").id]) for i in range(count)]
-        joints = [model.body_jntadr[model.body(f"distractor{i}").id] for i in range(count)]
-        self._places = [int(model.jnt_qposadr[joint]) for joint in joints]
-        self._speeds = [int(model.jnt_dofadr[joint]) for joint in joints]
+        bodies = [env.model.body(f"distractor{i}") for i in range(count)]
+        self._geoms = [int(body.geomadr[0]) for body in bodies]
+        self._places = [int(env.model.jnt_qposadr[body.jntadr[0]]) for body in bodies]
+        self._speeds = [int(env.model.jnt_dofadr[body.jntadr[0]]) for body in bodies]
 
     def place(self, layout: int) -> None:
         """Gives every distractor the form, colour and place that it has in `layout`.

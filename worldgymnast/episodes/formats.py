@@ -24,7 +24,7 @@ def detect(path: str | Path) -> Format:
     if (root / INFO).is_file():
         version = str(read_object(root / INFO).get("codebase_version", ""))
         return "lerobot-v2.1" if version.startswith("v2") else "lerobot-v3.0"
-    if any(root.glob("*.tfrecord*")) or (root / "features.json").is_file():
+    if _is_rlds(root):
         return "rlds"
     if any(root.glob("*.mp4")) or any(root.glob("*.npz")):
         return "worldgym"
@@ -37,12 +37,11 @@ def detect(path: str | Path) -> Format:
 
 def is_data(path: Path) -> bool:
     """Whether a folder holds episodes with actions, rather than pictures or videos alone."""
-    return (
-        (path / INFO).is_file()
-        or (path / "features.json").is_file()
-        or any(path.glob("*.tfrecord*"))
-        or any(path.glob("*.npz"))
-    )
+    return (path / INFO).is_file() or _is_rlds(path) or any(path.glob("*.npz"))
+
+
+def _is_rlds(root: Path) -> bool:
+    return any(root.glob("*.tfrecord*")) or (root / "features.json").is_file()
 
 
 def read(

@@ -30,7 +30,7 @@ def weights(rows: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> np.ndarr
     found = []
     for task in tasks:
         rates = [row[SUCCESS + task] for row in rows if np.isfinite(row.get(SUCCESS + task, np.nan))][-_NEWEST:]
-        p = float(np.clip(np.mean(rates), 0, 1)) if rates else 0.5
+        p = float(np.mean(rates)) if rates else 0.5
         found.append(_FLOOR + (1 - _FLOOR) * 4 * p * (1 - p))
     return np.array(found) / np.sum(found)
 

@@ -9,7 +9,6 @@ this *wide* world the same reinforcement learning is then done from plain starts
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,7 @@ from worldgymnast.run import Run, finished
 from worldgymnast.scenes.edit import distracted
 from worldgymnast.scenes.language import AFFORDANCES, written
 from worldgymnast.scenes.plate import load_plate
-from worldgymnast.types import InputError, Start, in_range
+from worldgymnast.types import InputError, in_range
 from worldgymnast.weights import identity, write_text
 
 VARIANTS = ("wide", "distractors", "language", "tasks")
@@ -160,12 +159,8 @@ def variant(
     if name == "tasks":
         env = replace(env, tasks=(*env.tasks, *config.tasks))
         practice = replace(practice, env=env, rl=replace(practice.rl, curriculum=True))
-    starts = _starts(name, env, wide, config) if not finished(out) else _nothing
+    starts = from_starts([]) if finished(out) else _starts(name, env, wide, config)
     return finetune(policy, imagine, starts, out, practice, device, name)
-
-
-def _nothing(rng: np.random.Generator, count: int) -> Sequence[Start]:
-    raise AssertionError("a finished run draws no starts")
 
 
 def _starts(name: str, env: MetaWorldConfig, wide: Path, config: DiverseConfig) -> Sample:

@@ -89,11 +89,13 @@ def new_scenes(
         device: where to train.
     """
     before = load_policy(policy, device)
-    world, judge = load_world(starter("world"), device), load_judge(starter("judge"), device)
     Run(out, {"env": to_dict(env), "scenes": to_dict(config), "inputs": {"policy": identity(before)}}).close()
     file = out / ROWS
     found: list[dict[str, Any]] = json.loads(file.read_text()) if file.exists() else []
     done = {(row["remedy"], row["task"], row["layout"]) for row in found}
+    if len(done) == len(config.remedies) * config.scenes * len(env.tasks):
+        return found
+    world, judge = load_world(starter("world"), device), load_judge(starter("judge"), device)
     first = QuickstartConfig()
     known = photographs(env, first.photographs, first.photograph_layout)
     scenes = photographs(env, config.scenes, config.first_layout)
@@ -103,12 +105,12 @@ def new_scenes(
     try:
         for scene in scenes:
             others = [s for s in layouts(env, config.others, config.others_layout) if s.task != scene.task]
+            source = starts_hash([scene, *known])
             was: tuple[list[bool], list[bool]] | None = None
             for remedy in config.remedies:
                 if (remedy, scene.task, scene.layout) in done:
                     continue
                 training, place = config.remedied(remedy), out / f"{remedy}-{scene.task}-{scene.layout}"
-                source = starts_hash([scene, *known])
                 after = adapt(before, imagine, scene, from_photographs(known), place, training, device, source)
                 was = was or _outcomes(before, real, scene, others, config)
                 now = _outcomes(after, real, scene, others, config)

@@ -41,11 +41,9 @@ def distract_episodes(editor: Editor, episodes: EpisodeSet, path: Path, seed: in
         InputError: nothing is added to most of the first episodes.
     """
     looked_at = episodes.select(np.arange(min(len(episodes), _LOOKED_AT)))
-    bare = sum(
-        changed(plain.frames[0], made.frames[0]) < LEAST
-        for plain, made in zip(map(looked_at.episode, range(len(looked_at))), with_distractors(editor, looked_at, seed),
-                               strict=True)
-    )  # fmt: skip
+    plain = np.asarray(looked_at.frames[looked_at.first])
+    made = [episode.frames[0] for episode in with_distractors(editor, looked_at, seed)]
+    bare = sum(changed(before, after) < LEAST for before, after in zip(plain, made, strict=True))
     if bare > len(looked_at) / 2:
         raise InputError(
             f"editor '{editor.name}': adds nothing to {bare} of the first {len(looked_at)} episodes, expected objects "

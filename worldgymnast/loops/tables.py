@@ -13,7 +13,7 @@ import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from worldgymnast.config import load_classifier, load_judge, load_policy, load_world, to_dict
 from worldgymnast.envs.metaworld import MetaWorldConfig
@@ -38,7 +38,7 @@ from worldgymnast.run import Run, finished
 from worldgymnast.types import InputError, Start, in_range
 
 Table = Literal["methods", "diverse", "scenes", "dyna", "agreement"]
-TABLES: tuple[Table, ...] = ("methods", "diverse", "scenes", "dyna", "agreement")
+TABLES: tuple[Table, ...] = get_args(Table)
 SFT, EVERYTHING, ITERATED, SIMULATED, IMAGINED = "sft", "sft-everything", "iter-sft", "rl-simulator", "rl-world"
 """The methods, by the first word of their cells' names."""
 
@@ -199,7 +199,7 @@ def _diverse(out: Path, policy: SmallVLA, old: EpisodeSet, config: TablesConfig,
         _imagined(out, policy, seed, config, device)
         for name in VARIANTS:
             with stage(out, f"{name}-{seed}"):
-                variant(name, policy, wide, out / "cells" / f"{name}-{seed}", _practice(config, seed), diverse, device)
+                variant(name, policy, wide, _cell(out, f"{name}-{seed}"), _practice(config, seed), diverse, device)
         files = {SFT: starter("policy")} | {name: _result(out, f"{name}-{seed}") for name in (IMAGINED, *VARIANTS)}
         for name, file in files.items():
             with stage(out, f"{name}-{seed} tested"):
@@ -231,7 +231,7 @@ def _dyna(out: Path, policy: SmallVLA, old: EpisodeSet, config: TablesConfig, de
                 name = f"beside-{n + 1}-{seed}"
                 learning = replace(config.beside, fit=replace(config.beside.fit, seed=seed))
                 known = concatenate([demos, *recorded[: n + 1]])
-                train_policy(known, out / "cells" / name, learning, device, start=acting)
+                train_policy(known, _cell(out, name), learning, device, start=acting)
                 _evaluate(out, name, _result(out, name), seed, config, device)
 
 
@@ -244,16 +244,25 @@ def _agreement(out: Path, policy: SmallVLA, config: TablesConfig, device: str) -
             files[f"dyna-{path.parent.name.removeprefix('rl-')}-{path.parents[1].name}"] = path
         loaded = {name: load_policy(file, device) for name, file in files.items()}
         horizon = max(config.agree.lengths)
-        world, judge = load_world(starter("world"), device), load_judge(starter("judge"), device)
         stand_ins = {
-            "world": Imagination.of(policy, world, judge, horizon),
+            "world": _imagination(policy, horizon, device),
             "simulator": _simulation(policy, config, config.mismatch, horizon),
         }
         outcomes(loaded, stand_ins, agreement(out, config) / "outcomes.json", config.agree)
 
 
+def _cell(out: Path, name: str) -> Path:
+    return out / "cells" / name
+
+
 def _result(out: Path, name: str) -> Path:
-    return out / "cells" / name / "policy.safetensors"
+    return _cell(out, name) / "policy.safetensors"
+
+
+def _imagination(policy: SmallVLA, horizon: int, device: str) -> Imagination:
+    """The starter's world and judge."""
+    world, judge = load_world(starter("world"), device), load_judge(starter("judge"), device)
+    return Imagination.of(policy, world, judge, horizon)
 
 
 def _practice(config: TablesConfig, seed: int) -> FinetuneConfig:
@@ -262,9 +271,8 @@ def _practice(config: TablesConfig, seed: int) -> FinetuneConfig:
 
 def _imagined(out: Path, policy: SmallVLA, seed: int, config: TablesConfig, device: str) -> SmallVLA:
     """RL in the starter world, which most tables begin with."""
-    place, practice = out / "cells" / f"{IMAGINED}-{seed}", _practice(config, seed)
-    world, judge = load_world(starter("world"), device), load_judge(starter("judge"), device)
-    imagine = Imagination.of(policy, world, judge, practice.rl.horizon)
+    place, practice = _cell(out, f"{IMAGINED}-{seed}"), _practice(config, seed)
+    imagine = _imagination(policy, practice.rl.horizon, device)
     return finetune(policy, imagine, from_photographs(_photos(place, config)), place, practice, device)
 
 
@@ -286,12 +294,10 @@ def _cells(
     def simulate(name: str, seed: int, mismatch: float) -> Callable[[], Any]:
         place = _simulation(policy, config, mismatch, horizon)
         practice = _practice(config, seed)
-        return lambda: finetune(policy, place, scenes, out / "cells" / name, practice, device, "1000 layouts")
+        return lambda: finetune(policy, place, scenes, _cell(out, name), practice, device, "1000 layouts")
 
     def iterate(name: str, seed: int) -> SmallVLA:
-        place = out / "cells" / name
-        world, judge = load_world(starter("world"), device), load_judge(starter("judge"), device)
-        imagine = Imagination.of(policy, world, judge, config.iter_sft.horizon)
+        place, imagine = _cell(out, name), _imagination(policy, config.iter_sft.horizon, device)
         learning, starts = replace(config.iter_sft, seed=seed), from_photographs(_photos(place, config))
         return iter_sft(policy, imagine, starts, demos, place, learning, device)
 
@@ -303,7 +309,7 @@ def _cells(
         yield name, seed, functools.partial(iterate, name, seed)
         name = f"{EVERYTHING}-{seed}"
         learning = replace(config.everything, fit=replace(config.everything.fit, seed=seed))
-        yield name, seed, functools.partial(train_policy, old, out / "cells" / name, learning, device)
+        yield name, seed, functools.partial(train_policy, old, _cell(out, name), learning, device)
     for mismatch in config.mismatches:
         name = f"{SIMULATED}-mismatch-{mismatch:g}"
         yield name, config.seeds[0], simulate(name, config.seeds[0], mismatch)

@@ -250,7 +250,7 @@ def train_world(
             seed, length = config.fit.seed, config.length
             batches = latent_batches(data, latents, length, config.clips, seed, world.device, weights)
             metrics = fit(world, batches, config.fit, run, "world model")
-            save_component(result, world, Manifest(run.command, config.fit.seed, data_hash(data), metrics))
+            save_component(result, world, Manifest(run.command, config.fit.seed, inputs["data"], metrics))
             run.finish(metrics)
     return load_world(result, device)
 
@@ -356,15 +356,14 @@ def split_for_calibration(episodes: EpisodeSet, per_task: int, seed: int) -> tup
     if len(policy) == 0:
         return episodes.split(per_task, seed)
     _, aside = episodes.select(policy).split(per_task, seed)
-    held, chosen = set(aside.first.tolist()), set(_takes(aside))
-    takes = zip(_takes(episodes), episodes.first.tolist(), episodes.layout.tolist(), strict=True)
-    keep = np.array([first not in held and (layout < 0 or take not in chosen) for take, first, layout in takes])
-    return episodes.select(keep), aside
+    chosen = set(_takes(aside))
+    return episodes.select(np.array([take not in chosen for take in _takes(episodes)])), aside
 
 
-def _takes(episodes: EpisodeSet) -> list[tuple[str, str, int]]:
-    """Which real episode each one is, or is an edited copy of; layouts are -1 where nobody knows."""
-    return list(zip(episodes.task, episodes.source, episodes.layout.tolist(), strict=True))
+def _takes(episodes: EpisodeSet) -> list[tuple[str, str, int] | int]:
+    """Which real episode each one is, or is an edited copy of; where nobody knows its layout, itself."""
+    known = zip(episodes.task, episodes.source, episodes.layout.tolist(), episodes.first.tolist(), strict=True)
+    return [(task, source, layout) if layout >= 0 else first for task, source, layout, first in known]
 
 
 def calibrate(

@@ -122,9 +122,8 @@ def _in_place(place: str, files: Sequence[Path], base: Sequence[Path] | None) ->
     if not rows:
         return ""
     others = [row for file in base or files for row in _read(file, place)]
-    table = success_table(_same(others, rows), _same(rows, others))
-    own = str(success_table(rows, rows).after)
-    return own if not base or list(files) == list(base) else f"{own}; {_short(table.difference)}"
+    own = str(_paired(rows, rows).after)
+    return own if not base or files == base else f"{own}; {_short(_paired(others, rows).difference)}"
 
 
 def _short(difference: Difference) -> str:
@@ -155,7 +154,7 @@ def scenes(file: Path) -> list[Sheet]:
     head = ["", "this scene before", "after", "difference", "all other tasks, after minus before", "worse tasks"]
     said = "Real episodes; this scene sampled, the others greedy on layouts of their own, the same for every remedy."
     said += " Intervals of the others take the scenes for independent, though the policy before is the same in each."
-    names = [name for remedy, name in REMEDIES.items() if any(row["remedy"] == remedy for row in found)]
+    names = [row[0] for row in rows]
     lines = [[scene, *(cells.get(name, "") for name in ("", *names))] for scene, cells in each.items()]
     return [
         Sheet("Test-time training on new scenes, and what it forgets", head, rows, said),
@@ -195,12 +194,12 @@ def dyna(out: Path, evaluations: Path) -> list[Sheet]:
     while found := [row for file in done for row in _read(file, f"round {number}")]:
         beside = _rows(evaluations, f"beside-{number}")
         after, with_data = _paired(before, found), _paired(beside, before) if beside else None
-        against = success_table(_same(beside, found), _same(found, beside)) if beside else None
+        against = _paired(beside, found) if beside else None
         rows.append([
             f"round {number}",
             str(after.after),
             str(after.difference),
-            f"{with_data.before}" if with_data else "",
+            str(with_data.before) if with_data else "",
             str(against.difference) if against else "",
         ])  # fmt: skip
         number += 1

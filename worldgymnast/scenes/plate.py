@@ -47,13 +47,16 @@ class Plate:
         """The same in another size."""
         if self.frame.shape[:2] == size:
             return self
-        surface = resize(np.repeat(self.surface[..., None], 3, -1).astype(np.uint8) * 255, size)[..., 0] > 127
-        return Plate(resize(self.frame, size), surface)
+        return Plate(resize(self.frame, size), resize(self._mask, size)[..., 0] > 127)
 
     def save(self, path: Path) -> None:
         """Writes a PNG file: the frame above, where something can stand (white) below."""
-        mask = np.repeat(self.surface[..., None], 3, -1).astype(np.uint8) * 255
-        write_bytes(path, png(np.concatenate([self.frame, mask])))
+        write_bytes(path, png(np.concatenate([self.frame, self._mask])))
+
+    @property
+    def _mask(self) -> UInt8[np.ndarray, "h w 3"]:
+        """The surface as a picture, white."""
+        return np.repeat(self.surface[..., None], 3, -1).astype(np.uint8) * 255
 
 
 def load_plate(path: Path) -> Plate:
