@@ -208,6 +208,21 @@ def train(groups: list[RolloutGroup]) -> tuple[Metrics, dict[str, Tensor]]:
     return metrics, {name: value.clone() for name, value in policy.state_dict().items()}
 
 
+def test_the_learning_rate_rises_with_every_optimiser_step() -> None:
+    """Adam's first step moves a weight by the rate itself, so how far it moves tells the rate."""
+    start, groups = TinyPolicy().state_dict(), [group(1.0, 0.0)]
+    moved = []
+    for warmup in (0, 1, 4):
+        policy = TinyPolicy()
+        trainer = Trainer(policy, TrainerConfig(lr=1e-2, warmup=warmup, updates=1, micro_batch=2))
+        trainer.update(groups, torch.Generator().manual_seed(1))
+        moved.append(max(float((value - start[name]).abs().max()) for name, value in policy.state_dict().items()))
+        for done in range(2, 6):
+            trainer.update(groups, torch.Generator().manual_seed(1))
+            assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(1e-2 * min(1.0, done / max(warmup, 1)))
+    assert moved == pytest.approx([1e-2, 1e-2, 2.5e-3], rel=1e-3)
+
+
 def without_failures(found: RolloutGroup) -> RolloutGroup:
     return RolloutGroup(found.start, [r for r in found.rollouts if r.verdict.score is not None])
 

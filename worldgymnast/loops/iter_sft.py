@@ -56,7 +56,7 @@ class IterSftConfig:
     """
 
     env: MetaWorldConfig = MetaWorldConfig()
-    rounds: int = 3
+    rounds: int = 5
     starts: int = 64
     group_size: int = 8
     temperature: float = 1.0

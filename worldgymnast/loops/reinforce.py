@@ -84,12 +84,12 @@ class ReinforceConfig(GatherConfig):
         save_every: steps between two checkpoints.
     """
 
-    steps: int = 18
+    steps: int = 24
     temperature: float = 1.0
     middle: float = 0.25
     rows: int = 96
     horizon: int = 24
-    evaluate_every: int = 6
+    evaluate_every: int = 8
     evaluate_starts: int = 10
     keep_best: bool = True
     trainer: TrainerConfig = TrainerConfig()

@@ -20,7 +20,9 @@ class TrainerConfig:
     """The optimiser and its loss.
 
     Attributes:
-        lr: learning rate, constant.
+        lr: learning rate, constant after the warm-up.
+        warmup: optimiser steps in which it rises in equal parts. Adam's first steps are as long as its rate, however
+            uncertain the gradient, and would throw a policy about that is already good.
         clip_norm: largest gradient norm.
         updates: optimiser steps a batch of groups is used for; above 1 the ratio leaves 1 and the clip acts.
         micro_batch: rollouts per forward pass.
@@ -28,14 +30,16 @@ class TrainerConfig:
     """
 
     lr: float = 2e-4
+    warmup: int = 10
     clip_norm: float = 1.0
-    updates: int = 2
+    updates: int = 3
     micro_batch: int = 16
     objective: ObjectiveConfig = ObjectiveConfig()
 
     def __post_init__(self) -> None:
         in_range(self, 1e-12, "lr", "clip_norm", high=1e6)
         in_range(self, 1, "updates", "micro_batch")
+        in_range(self, 0, "warmup")
 
 
 @dataclass(frozen=True)
@@ -151,9 +155,16 @@ class Trainer:
             loss.backward()
             parts.append((len(part), metrics))
         assert isinstance(self.policy, nn.Module)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._rate()
         norm = nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.clip_norm)
         self.optimizer.step()
         return merge(parts) | {"gradient_norm": float(norm)}
+
+    def _rate(self) -> float:
+        """The learning rate of the next optimiser step; how many there were stands in the optimiser's own state."""
+        done = max((int(state["step"]) for state in self.optimizer.state.values()), default=0)
+        return self.config.lr * min(1.0, (done + 1) / max(self.config.warmup, 1))
 
     def _loss(self, part: list[_Sample], total: int, compare: bool) -> tuple[Tensor, Metrics]:
         """The loss of a micro-batch; only looks that get gradient pass through the policy."""
