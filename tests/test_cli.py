@@ -138,6 +138,8 @@ def test_unknown_words_are_answered_with_the_nearest(refuses: Refuses, tmp_path:
     assert "did you mean 'data check'" in refuses("data", "chekc")
     assert "did you mean 'judge compare'" in refuses("judge", "compair")
     assert "did you mean 'metaworld'" in refuses("rl", "metaword")
+    words = ("judge", "vlm", "model", "--url", "http://127.0.0.1:8000/v1", "--out", tmp_path / "x.json")
+    assert "did you mean '--endpoint.url'" in refuses(*words)
     assert "did you mean '--rl.group-size'" in refuses("rl", "metaworld", "--rl.groupsize", 4, "--out", tmp_path / "x")
     assert "did you mean 'drawer-open'" in refuses(
         "record", "debug", "--env.tasks", "drawer-opne", "--out", tmp_path / "x"

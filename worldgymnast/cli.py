@@ -174,14 +174,14 @@ def overview() -> str:
     lines += [
         "",
         f"{bold}Everywhere{plain}",
-        f"  {'COMMAND --help':<29}every flag of a command, with its default",
+        f"  {'COMMAND --help':<31}every flag of a command, with its default",
         f"  {'--traceback':<29}errors in full",
         "",
         f"{bold}Wherever a model runs{plain}",
         f"  {'--device cpu|cuda':<29}where to train and imagine",
         f"  {'--threads N':<29}CPU threads; all cores if left out",
         "",
-        f"{bold}Presets{plain}  metaworld: six tasks, hours; quickstart: minutes; debug: tiny, under a minute",
+        f"{bold}Presets{plain}  metaworld: six tasks, hours; quickstart: minutes; debug: tiny, a minute",
         "",
         f"{bold}Examples{plain}",
         EXAMPLES,
@@ -315,7 +315,10 @@ def _unknown(name: str, unknown: Sequence[str], flags: Sequence[str]) -> str:
     flag = next((word for word in unknown if word.startswith("-")), None)
     if flag is None:
         return f"{name}: unexpected '{unknown[0]}'; worldgymnast {name} --help shows what it takes"
-    return f"{name}: unknown flag '{flag}'; {_near(flag.partition('=')[0], flags)}worldgymnast {name} --help lists all"
+    word = flag.partition("=")[0]
+    within = min((known for known in flags if known.endswith(f".{word.lstrip('-')}")), key=len, default="")
+    meant = f"did you mean '{within}'? " if within else _near(word, flags)
+    return f"{name}: unknown flag '{flag}'; {meant}worldgymnast {name} --help lists all"
 
 
 def _flags(config: Any, hidden: Mapping[type, str] | None = None, prefix: str = "--") -> Iterator[str]:

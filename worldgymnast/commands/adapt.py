@@ -53,7 +53,7 @@ class Adapt(Computing):
         instruction: what is to be done there.
         task: the task's name, for judges that have thresholds or criteria by task, and for --layout.
         layout: instead of a picture, that layout of --task in the real environment, where both policies are also tried.
-        crop: take the middle square of a picture that is none.
+        crop: take the middle square of a picture that is not square.
         anyway: go on with a frame or a sentence unlike all that is known.
         policy: the policy's file; the starter's if left out.
         world: the world model's file; the starter's if left out.

@@ -87,7 +87,7 @@ class ScenesDistract(Computing):
         plate: the empty scene as `scenes plate` writes it; the starter camera's if left out.
         copies: edited pictures of each.
         size: pixels on each side to resize to.
-        crop: take the middle square of pictures that are none.
+        crop: take the middle square of pictures that are not square.
         seed: of every random draw.
     """
 

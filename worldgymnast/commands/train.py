@@ -240,7 +240,7 @@ class Rl(Computing):
         data: data sets whose frames are the starts.
         starts: folders of pictures (NAME.png with NAME.json) that are starts; with data too, half of each; without
             either, photographs.
-        crop: take the middle square of pictures that are none.
+        crop: take the middle square of pictures that are not square.
         anyway: go on with pictures or sentences unlike all that is known.
         photographs: of how many new layouts a task.
         out: the run folder; runs/rl-PRESET if left out.

@@ -32,7 +32,7 @@ def frame_of(path: Path, size: int | None, crop: bool = False) -> np.ndarray:
     Args:
         path: the file.
         size: pixels on each side; as it is, square or not, where None.
-        crop: take the middle square of a picture that is none.
+        crop: take the middle square of a picture that is not square.
 
     Raises:
         InputError: there is no picture, or none that is square.
@@ -56,7 +56,7 @@ def read_starts(folder: Path, size: int | None, crop: bool = False) -> list[Star
     Args:
         folder: see the module.
         size: pixels on each side to resize to; as they are where None.
-        crop: take the middle square of pictures that are none.
+        crop: take the middle square of pictures that are not square.
 
     Raises:
         InputError: there is no folder or no picture in it, or a picture lacks its sentence.
@@ -72,7 +72,9 @@ def read_starts(folder: Path, size: int | None, crop: bool = False) -> list[Star
 def pictures(folder: Path) -> list[Path]:
     """The pictures and videos in a folder, in the order of their names; raises `InputError` where there are none."""
     if not folder.is_dir():
-        raise InputError(f"{folder}: found no folder, expected pictures NAME.png with NAME.json; check the path")
+        raise InputError(
+            f"{folder}: found no folder, expected one of pictures or videos, NAME.json beside each; check the path"
+        )
     files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in (*PICTURES, *VIDEOS)]
     if not files:
         raise InputError(f"{folder}: found no picture, expected NAME.png with NAME.json beside; check the path")
