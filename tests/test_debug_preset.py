@@ -9,9 +9,24 @@ import torch
 
 from worldgymnast.cli import main
 from worldgymnast.commands.pack import PARTS, pack
+from worldgymnast.config import load_policy
+from worldgymnast.presets import debug
 from worldgymnast.weights import identity
 
-STAGES = ["record", "imitate", "record the policy", "world model", "judge", "gate", "reinforce 0", "evaluate"]
+STAGES = [
+    "record",
+    "imitate",
+    "record the policy",
+    "world model",
+    "judge",
+    "explore 1",
+    "record the explorers 1",
+    "world model after round 1",
+    "judge after round 1",
+    "gate",
+    "reinforce 0",
+    "evaluate",
+]
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -47,6 +62,9 @@ def test_reproduce_debug(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
     packed = pack(out, tmp_path / "starter")
     assert packed["budget"]["demonstrations"] == 4
+    assert packed["budget"]["labelled policy rollouts, of explorers"] == 4
+    for i in range(2):
+        assert load_policy(tmp_path / "starter" / f"explorer-{i}.safetensors").config == debug().policy.policy
     for name, load in PARTS.items():
         component = load[1](tmp_path / "starter" / f"{name}.safetensors")
         assert identity(component) != ""

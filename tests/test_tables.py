@@ -73,6 +73,7 @@ def test_every_cell_is_filled_once(tmp_path: Path) -> None:
         seeds=(0,),
         record=RecordConfig(env=ENV, expert=1, noisy=1, play=0, length=8, workers=1),
         rollouts=PolicyRecordConfig((1.0,), 1, length=8, workers=1),
+        explored=PolicyRecordConfig((1.0,), 1, length=8, seed=2_050_000, workers=1),
         finetune=FinetuneConfig(env=ENV, rl=rl, workers=1),
         everything=PolicyTraining(successes=True, demonstrations=1, fit=brief),
         iter_sft=IterSftConfig(
@@ -90,7 +91,7 @@ def test_every_cell_is_filled_once(tmp_path: Path) -> None:
     for name in (*names, "sft-0"):
         assert len(json.loads((evaluations(tmp_path, config) / f"{name}.json").read_text())["policy"]) == 4
     outcomes = json.loads((agreement(tmp_path, config) / "outcomes.json").read_text())
-    assert sorted(outcomes) == sorted([*names, "sft"])
+    assert sorted(outcomes) == sorted([*names, "sft", "explorer-0", "explorer-1", "explorer-2"])
     assert all(set(places) == {"real", "world", "simulator"} for places in outcomes.values())
     titles = [sheet.title for sheet in sheets(evaluations(tmp_path, config))]
     assert titles == ["Methods", "By task", "RL in the simulator, by its mismatch"]
@@ -171,8 +172,9 @@ def test_the_other_tables_are_filled_once(tmp_path: Path) -> None:
         score=ScoreConfig(per_task=1, workers=1),
         diverse=DiverseConfig(
             more,
-            RecordConfig(MetaWorldConfig(tasks=more), expert=0, noisy=0, play=2, length=8, workers=1),
-            replace(world, thaw=True),
+            play=2,
+            length=8,
+            world=replace(world, thaw=True),
             judge=replace(judge, language=True),
             photographs=1,
             per_task=1,

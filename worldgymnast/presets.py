@@ -15,7 +15,7 @@ from worldgymnast.loops.reinforce import ReinforceConfig
 from worldgymnast.loops.reproduce import PolicyRecordConfig, Recipe
 from worldgymnast.loops.score import ScoreConfig
 from worldgymnast.loops.supervised import FitConfig
-from worldgymnast.loops.train import JudgeTraining, PolicyTraining, WorldTraining
+from worldgymnast.loops.train import JudgeTraining, PolicyTraining, Relearning, WorldTraining
 from worldgymnast.policies.small_vla import SmallVLAConfig
 from worldgymnast.types import InputError
 from worldgymnast.worldmodel.autoencoder import AutoencoderConfig
@@ -37,13 +37,16 @@ def quickstart() -> Recipe:
 
 
 def debug() -> Recipe:
-    """Every stage with tiny everything, under a minute on a CPU; its numbers mean nothing."""
+    """Every stage with tiny everything, a minute on a CPU; its numbers mean nothing."""
     env = MetaWorldConfig(tasks=("drawer-open", "door-close"), horizon=8)
     brief = FitConfig(steps=10, log_every=5, save_every=5)
-    world = WorldModelConfig(
+    briefer = replace(brief, steps=2)
+    sizes = WorldModelConfig(
         AutoencoderConfig(channels=8, widths=(8, 16, 16), blocks=(1, 1, 1)),
         TransformerConfig(channels=8, grid=(8, 8), patch=2, width=64, layers=1, heads=2, window=4),
     )
+    world = WorldTraining(sizes, frames=8, autoencoder=brief, clips=2, length=4, fit=brief)
+    judge = JudgeTraining(ClassifierConfig(widths=(8, 8, 16)), batch=8, fit=brief, calibration=1, late=2)
     rl = ReinforceConfig(steps=2, starts=2, group_size=4, rows=8, horizon=8, evaluate_every=2, evaluate_starts=1)
     return aligned(
         Recipe(
@@ -52,8 +55,13 @@ def debug() -> Recipe:
             policy=PolicyTraining(SmallVLAConfig(width=16, blocks=1, hidden=32), demonstrations=2, batch=8, fit=brief),
             rollouts=PolicyRecordConfig((1.0,), 3, length=8, workers=1),
             held_out=PolicyRecordConfig((1.0,), 2, length=8, seed=3_000_000, workers=1),
-            world=WorldTraining(world, frames=8, autoencoder=brief, clips=2, length=4, fit=brief),
-            judge=JudgeTraining(ClassifierConfig(widths=(8, 8, 16)), batch=8, fit=brief, calibration=1, late=2),
+            world=world,
+            judge=judge,
+            rounds=1,
+            explorers=2,
+            explore=FinetuneConfig(rl=replace(rl, steps=1, evaluate_starts=0, keep_best=False)),
+            explored=PolicyRecordConfig((1.0,), 1, length=8, seed=2_050_000, workers=1),
+            again=Relearning(0.5, replace(world, fit=briefer), replace(judge, fit=briefer)),
             finetune=FinetuneConfig(rl=rl, workers=1),
             seeds=(0,),
             score=ScoreConfig(per_task=2, workers=1),
@@ -154,7 +162,10 @@ def preset(name: str) -> Recipe:
 def aligned(recipe: Recipe) -> Recipe:
     """The recipe with its one `env` in every stage that has the real environment."""
     return replace(
-        recipe, record=replace(recipe.record, env=recipe.env), finetune=replace(recipe.finetune, env=recipe.env)
+        recipe,
+        record=replace(recipe.record, env=recipe.env),
+        explore=replace(recipe.explore, env=recipe.env),
+        finetune=replace(recipe.finetune, env=recipe.env),
     )
 
 
@@ -166,6 +177,7 @@ def override(base: Recipe, changed: Recipe) -> Recipe:
     """
     for name, before, after in (
         ("record.env", base.record.env, changed.record.env),
+        ("explore.env", base.explore.env, changed.explore.env),
         ("finetune.env", base.finetune.env, changed.finetune.env),
     ):
         if before != after:

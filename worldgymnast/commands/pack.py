@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,15 @@ from worldgymnast.types import InputError
 from worldgymnast.weights import load_weights, to_json, weights_hash, write_text
 
 PARTS = {"policy": ("sft", load_policy), "world": ("world", load_world), "judge": ("judge", load_classifier)}
+"""Where each part lies in a run, and what reads it."""
+TOLD = (
+    "env", "record", "policy", "rollouts", "world", "judge", "rounds", "explorers", "explore", "explored", "again"
+)  # fmt: skip
+"""Of the recipe, what the parts come from."""
 
 
 def pack(run: Path, out: Path) -> dict[str, Any]:
-    """Writes policy, world, judge and plate of `run` to `out` with manifest.json, which is returned."""
+    """Writes policy, world, judge, explorers and plate of `run` to `out` with manifest.json, which is returned."""
     if not (run / "gate.json").is_file():
         raise InputError(f"{run}: found no gate.json, expected a run of reproduce past its gate; finish it first")
     config = json.loads((run / "config.json").read_text())
@@ -33,20 +39,24 @@ def pack(run: Path, out: Path) -> dict[str, Any]:
         "budget": recorded(run),
         "gate": {k: v for k, v in json.loads((run / "gate.json").read_text()).items() if k != "fidelity"},
         "parts": {},
-        "config": {name: config[name] for name in ("env", "record", "policy", "rollouts", "world", "judge")},
+        "config": {name: config[name] for name in TOLD},
     }
     for name, (stage, load) in PARTS.items():
-        source, target = run / stage / f"{name}.safetensors", out / f"{name}.safetensors"
-        made = manifest_of(source)
-        save_component(target, load(source), Manifest(**made), half=True)
-        packed = weights_hash(load_weights(target)[0])[:16]
-        manifest["parts"][name] = {
-            "seed": made["seed"], "data": made["data"], "metrics": made["metrics"], "weights": packed
-        }
+        manifest["parts"][name] = _packed(run / stage / f"{name}.safetensors", out / f"{name}.safetensors", load)
+    for i, source in enumerate(sorted(run.glob("round-*/rl-*/policy.safetensors"))):
+        manifest["parts"][f"explorer-{i}"] = _packed(source, out / f"explorer-{i}.safetensors", load_policy)
     logged = concatenate([read(run / "data" / name) for name in ("logged", "policy")])
     plate_of(some_frames(logged, PLATE_FRAMES, 0)).save(out / PLATE)
     write_text(out / "manifest.json", to_json(manifest))
     return manifest
+
+
+def _packed(source: Path, target: Path, load: Callable[[Path], Any]) -> dict[str, Any]:
+    """Writes the component in 16 bits; returns how it was made, and the identity of what was written."""
+    made = manifest_of(source)
+    save_component(target, load(source), Manifest(**made), half=True)
+    packed = weights_hash(load_weights(target)[0])[:16]
+    return {"seed": made["seed"], "data": made["data"], "metrics": made["metrics"], "weights": packed}
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ class Quickstart(Computing):
 
 @dataclass(frozen=True, kw_only=True)
 class Tables(Computing):
-    """What docs/results.md compares: every method over seeds, the simulator's mismatch, agreement; cell by cell.
+    """What docs/results.md compares: methods, diverse training, new scenes, Dyna by round, agreement; cell by cell.
 
     Attributes:
         config: how many cells, and how much each.
@@ -124,10 +124,6 @@ class Tables(Computing):
             iter_sft=replace(config.iter_sft, env=env),
             agree=replace(config.agree, env=env),
             dyna=replace(config.dyna, finetune=replace(config.dyna.finetune, env=env)),
-            diverse=replace(
-                config.diverse,
-                record=replace(config.diverse.record, env=replace(env, tasks=config.diverse.tasks)),
-            ),
         )
         check_tasks((*env.tasks, *config.diverse.tasks))
         tables.tables(out, config, self.device)
@@ -193,7 +189,7 @@ class Dyna(Computing):
 
 @dataclass(frozen=True, kw_only=True)
 class Reproduce(Computing):
-    """The whole method from nothing: record, imitate, record the policy, world, judge, gate, RL, evaluate, report.
+    """The whole method from nothing: record, imitate, world, judge, explore, gate, RL, evaluate, report.
 
     Attributes:
         config: the recipe; `--env...` holds for every stage.

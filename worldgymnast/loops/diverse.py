@@ -67,7 +67,8 @@ class DiverseConfig:
 
     Attributes:
         tasks: further tasks; of these there is play and no demonstration.
-        record: play in them.
+        play: episodes of it that are recorded of each.
+        length: actions in such an episode.
         world: how the starter's world goes on learning, its autoencoder included.
         shares: of its training: what it learned from before, that with distractors, play, play with distractors.
         judge: how the starter's judge goes on learning.
@@ -77,11 +78,12 @@ class DiverseConfig:
         distractors: real ones in the tests.
         per_task: real episodes of a task, policy and place.
         first_layout: of the tests.
-        workers: processes of the real environment in the tests.
+        workers: processes of the real environment.
     """
 
     tasks: tuple[str, ...] = MORE
-    record: RecordConfig = RecordConfig(MetaWorldConfig(tasks=MORE), expert=0, noisy=0, play=160)
+    play: int = 160
+    length: int = RecordConfig.length
     world: WorldTraining = WorldTraining(
         autoencoder=FitConfig(steps=900, lr=1e-3, weight_decay=0.0, ema=0.99),
         fit=FitConfig(steps=2400, lr=1e-3, ema=0.995, save_every=100),
@@ -103,6 +105,11 @@ class DiverseConfig:
         in_range(self, 0, "first_layout")
         check_shares(self.shares, 4)
 
+    def recording(self, env: MetaWorldConfig) -> RecordConfig:
+        """Play in the further tasks, where everything else is as in `env`."""
+        scenes = replace(env, tasks=self.tasks)
+        return RecordConfig(scenes, expert=0, noisy=0, play=self.play, length=self.length, workers=self.workers)
+
 
 def check_diverse(env: MetaWorldConfig, config: DiverseConfig) -> None:
     """Raises where the tasks of `env` have no sentences for tests, or are among the further ones."""
@@ -117,22 +124,25 @@ def check_diverse(env: MetaWorldConfig, config: DiverseConfig) -> None:
         raise InputError(f"--diverse.tasks: found '{alien[0]}', expected some of {', '.join(AFFORDANCES)}")
 
 
-def widen(out: Path, old: EpisodeSet, config: DiverseConfig, device: str = "cpu") -> None:
+def widen(out: Path, old: EpisodeSet, env: MetaWorldConfig, config: DiverseConfig, device: str = "cpu") -> None:
     """OUT/data/play, OUT/world and OUT/judge: the starter's, after learning from more.
 
     Args:
         out: a folder.
         old: what the starter's world and judge learned from.
+        env: the real environment that was recorded there.
         config: how.
         device: where to train.
     """
     begun, judge = load_world(starter("world"), device), load_classifier(starter("judge"), device)
-    asked = {name: to_dict(getattr(config, name)) for name in ("record", "world", "judge")} | {"shares": config.shares}
+    record = config.recording(env)
+    asked: dict[str, Any] = {name: to_dict(getattr(config, name)) for name in ("world", "judge")}
+    asked |= {"record": to_dict(record), "shares": config.shares}
     inputs = {"data": data_hash(old), "world": identity(begun), "judge": identity(judge)}
     with Run(out, asked | {"inputs": inputs}) as run:
         if run.finished is not None:
             return
-        play = record_to(out / "data" / "play", config.record)
+        play = record_to(out / "data" / "play", record)
         editor = load_editor(None, load_plate(starter_plate()))
         among = [from_episodes(list(with_distractors(editor, part, i + 1))) for i, part in enumerate((old, play))]
         sets = [old, among[0], play, among[1]]
@@ -155,11 +165,10 @@ def variant(
     world = load_world(wide / "world" / "world.safetensors", device)
     judge = load_classifier(wide / "judge" / "judge.safetensors", device)
     imagine = Imagination.of(policy, world, judge, practice.rl.horizon)
-    env = practice.env
+    starts = from_starts([]) if finished(out) else _starts(name, practice.env, wide, config)
     if name == "tasks":
-        env = replace(env, tasks=(*env.tasks, *config.tasks))
-        practice = replace(practice, env=env, rl=replace(practice.rl, curriculum=True))
-    starts = from_starts([]) if finished(out) else _starts(name, env, wide, config)
+        more = replace(practice.env, tasks=(*practice.env.tasks, *config.tasks))
+        practice = replace(practice, env=more, rl=replace(practice.rl, curriculum=True))
     return finetune(policy, imagine, starts, out, practice, device, name)
 
 
@@ -169,7 +178,8 @@ def _starts(name: str, env: MetaWorldConfig, wide: Path, config: DiverseConfig) 
     Plain photographs; the same and edited ones, half of each; the same with many sentences; photographs of all tasks,
     and frames from play in the further ones.
     """
-    photos = photographs(env, config.photographs, QuickstartConfig().photograph_layout)
+    scenes = replace(env, tasks=(*env.tasks, *config.tasks)) if name == "tasks" else env
+    photos = photographs(scenes, config.photographs, QuickstartConfig().photograph_layout)
     plain = from_photographs(photos)
     if name == "distractors":
         editor = load_editor(None, load_plate(starter_plate()))
@@ -187,7 +197,7 @@ def _starts(name: str, env: MetaWorldConfig, wide: Path, config: DiverseConfig) 
         ]
         return from_starts(told)
     if name == "tasks":
-        play = record_to(wide / "data" / "play", config.record)
+        play = record_to(wide / "data" / "play", config.recording(env))
         return mixed(plain, from_logged(play, config.tasks, 0.75))
     return plain
 

@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from worldgymnast.config import to_dict
-from worldgymnast.episodes.windows import EpisodeSet, concatenate
+from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.execution.surrogate import Imagination
 from worldgymnast.judges.classifier import SuccessClassifier
 from worldgymnast.loops.finetune import FinetuneConfig, finetune, from_photographs, photographs
 from worldgymnast.loops.reinforce import ReinforceConfig, scorings
-from worldgymnast.loops.reproduce import PolicyRecordConfig, Recipe, evaluate, record_policy_to, stage
+from worldgymnast.loops.reproduce import PolicyRecordConfig, Recipe, evaluate, record_policy_to, seeded, stage
 from worldgymnast.loops.score import ScoreConfig
-from worldgymnast.loops.supervised import FitConfig
-from worldgymnast.loops.train import JudgeTraining, WorldTraining, data_hash, train_judge, train_world
+from worldgymnast.loops.train import Relearning, data_hash, relearn_judge, relearn_world
 from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.run import Run
 from worldgymnast.types import InputError, in_range
@@ -30,8 +29,8 @@ from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 
 @dataclass(frozen=True)
-class DynaConfig:
-    """Rounds, and what a robot may do in them.
+class DynaConfig(Relearning):
+    """Rounds, what a robot may do in them, and how world and judge learn from it.
 
     Attributes:
         rounds: how many.
@@ -39,9 +38,6 @@ class DynaConfig:
         temperatures: at which the policy is recorded, in equal parts.
         length: actions in a recorded episode.
         layout: first layout of the recordings.
-        new: share of new episodes in what world and autoencoder are trained on; the rest is old data.
-        world: how training goes on; its sizes do not count.
-        judge: the same for the judge.
         finetune: RL and its scorings.
         photographs: new layouts a task that RL starts from.
         photograph_layout: first of these layouts.
@@ -54,9 +50,6 @@ class DynaConfig:
     temperatures: tuple[float, ...] = (0.5, 1.0)
     length: int = 32
     layout: int = 8_000_000
-    new: float = 0.5
-    world: WorldTraining = WorldTraining(fit=FitConfig(steps=800, lr=5e-4, ema=0.995))
-    judge: JudgeTraining = JudgeTraining(fit=FitConfig(steps=1000, lr=5e-4))
     finetune: FinetuneConfig = FinetuneConfig(rl=ReinforceConfig(steps=12, evaluate_every=6, evaluate_starts=4))
     photographs: int = 30
     photograph_layout: int = 6_000_000
@@ -64,16 +57,16 @@ class DynaConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         in_range(self, 1, "rounds", "photographs", "length")
         in_range(self, 0, "temperatures", "layout", "photograph_layout", "seed", "budget")
-        in_range(self, 0.01, "new", high=0.99)
         if not self.temperatures:
             raise InputError("field 'temperatures': found none, expected at least one")
         if self.per_temperature < 1:
             raise InputError(
                 f"field 'budget': found {self.budget} real episodes for {self.rounds} rounds, of which the scorings of "
                 f"RL take {self.rounds * self.scored}; expected at least {self.rounds * (self.scored + self._least)}, "
-                "one a round, task and temperature more"
+                "one more for every round, task and temperature; raise it, or lower the rounds or their scorings"
             )
 
     @property
@@ -124,14 +117,11 @@ def dyna(
                 )
                 recorded.append(record_policy_to(out / "data" / f"round-{number}", acting, env, asked))
             with stage(out, f"world {number}"):
-                shares = (1 - config.new, *[config.new / number] * number)
-                learning = replace(config.world, fit=replace(config.world.fit, seed=seed))
-                world = train_world(recorded, folder["world"], learning, device, shares, start=world)
+                world = relearn_world(recorded, world, folder["world"], config, seed, device)
             with stage(out, f"judge {number}"):
-                known, asking = concatenate(recorded), replace(config.judge, fit=replace(config.judge.fit, seed=seed))
-                judge = train_judge(known, world, folder["judge"], asking, device, start=judge)
+                judge = relearn_judge(recorded, world, judge, folder["judge"], config, seed, device)
             with stage(out, f"reinforce {number}"):
-                practice = replace(config.finetune, rl=replace(config.finetune.rl, seed=seed))
+                practice = seeded(config.finetune, seed)
                 imagine = Imagination.of(acting, world, judge, practice.rl.horizon)
                 acting = finetune(acting, imagine, from_photographs(photos), folder["rl"], practice, device)
             policies[f"round {number}"] = folder["rl"] / "policy.safetensors"

@@ -39,7 +39,7 @@ class QuickstartConfig:
         score: the final paired evaluation.
     """
 
-    finetune: FinetuneConfig = FinetuneConfig(rl=ReinforceConfig(steps=12, evaluate_every=4, evaluate_starts=8))
+    finetune: FinetuneConfig = FinetuneConfig(rl=ReinforceConfig(evaluate_starts=8))
     photographs: int = 30
     photograph_layout: int = 6_000_000
     score: ScoreConfig = ScoreConfig(per_task=20, first_layout=7_000_000)
@@ -58,6 +58,12 @@ def starter(name: str) -> Path:
             "worldgymnast reproduce metaworld"
         )
     return path
+
+
+def starter_explorers() -> list[Path]:
+    """The files of the policies whose rollouts the starter's world and judge learned from last."""
+    folder = Path(str(importlib.resources.files("worldgymnast") / "starter"))
+    return sorted(folder.glob("explorer-*.safetensors"))
 
 
 def starter_plate() -> Path:

@@ -1,4 +1,8 @@
-"""The whole method from nothing: record, imitate, record the policy, world, judge, gate, RL, evaluate, report.
+"""The whole method from nothing: record, imitate, record the policy, world, judge, explore, gate, RL, evaluate, report.
+
+Reinforcement learning finds what is wrong in a world model, and a gate that asks about the imitation policy cannot see
+it. So there are rounds first: some policies, *explorers*, are finetuned in the newest world and recorded for real, and
+world and judge go on learning from what they did. The policies that count begin anew in the last world.
 
 Each stage writes a folder of its own under OUT and is skipped when it is finished, so the same command goes on where it
 was stopped. `quickstart` is the end of the same recipe on the components that are shipped.
@@ -24,8 +28,10 @@ from worldgymnast.episodes.lerobot import LeRobotWriter, read
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.evaluation.agreement import GATE
 from worldgymnast.execution.surrogate import Imagination, Surrogate, score_in
+from worldgymnast.judges.classifier import SuccessClassifier
 from worldgymnast.loops.finetune import FinetuneConfig, finetune, from_episodes
 from worldgymnast.loops.record import RecordConfig, episodes_of, record
+from worldgymnast.loops.reinforce import ReinforceConfig
 from worldgymnast.loops.score import (
     ScoreConfig,
     fidelity,
@@ -35,11 +41,15 @@ from worldgymnast.loops.score import (
     row,
     trials,
 )
+from worldgymnast.loops.supervised import FitConfig
 from worldgymnast.loops.train import (
     JudgeTraining,
     PolicyTraining,
+    Relearning,
     WorldTraining,
     data_hash,
+    relearn_judge,
+    relearn_world,
     train_judge,
     train_policy,
     train_world,
@@ -49,6 +59,7 @@ from worldgymnast.rl.rollout import roll_out
 from worldgymnast.run import Progress
 from worldgymnast.types import Episode, Judge, Metrics, Start, WorldModel, in_range
 from worldgymnast.weights import write_text
+from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 
 @dataclass(frozen=True)
@@ -87,6 +98,11 @@ class Recipe:
         held_out: rollouts of the same policy that nothing is trained on.
         world: its training.
         judge: its training.
+        rounds: of exploring; 0 for none.
+        explorers: policies that explore in a round.
+        explore: their RL; it is not scored, and nothing of it is kept but their real rollouts.
+        explored: the rollouts of each.
+        again: how world and judge go on learning from them.
         finetune: RL.
         seeds: RL seeds.
         score: the final paired evaluation.
@@ -99,9 +115,20 @@ class Recipe:
     held_out: PolicyRecordConfig = PolicyRecordConfig((0.5, 1.0), 15, seed=3_000_000)
     world: WorldTraining = WorldTraining()
     judge: JudgeTraining = JudgeTraining()
+    rounds: int = 2
+    explorers: int = 3
+    explore: FinetuneConfig = FinetuneConfig(rl=ReinforceConfig(steps=20, evaluate_starts=0, keep_best=False))
+    explored: PolicyRecordConfig = PolicyRecordConfig((0.5, 1.0), 16, seed=2_050_000)
+    again: Relearning = Relearning(
+        0.4, WorldTraining(fit=FitConfig(steps=1600, lr=7e-4, ema=0.995)), JudgeTraining(fit=FitConfig(1500, lr=5e-4))
+    )
     finetune: FinetuneConfig = FinetuneConfig()
     seeds: tuple[int, ...] = (0, 1, 2)
     score: ScoreConfig = ScoreConfig()
+
+    def __post_init__(self) -> None:
+        in_range(self, 0, "rounds")
+        in_range(self, 1, "explorers", high=10)
 
 
 @contextmanager
@@ -141,6 +168,21 @@ def record_policy_to(path: Path, policy: SmallVLA, env: MetaWorldConfig, config:
     return read(path)
 
 
+def record_explorers(
+    data: Path, explorers: Sequence[SmallVLA], env: MetaWorldConfig, config: PolicyRecordConfig, first: int = 0
+) -> list[EpisodeSet]:
+    """Labelled real rollouts of each explorer in a folder of its own, DATA/explored-N from N = `first` on."""
+    return [
+        record_policy_to(data / f"explored-{i}", explorer, env, replace(config, seed=config.seed + 10_000 * i))
+        for i, explorer in enumerate(explorers, first)
+    ]
+
+
+def seeded(config: FinetuneConfig, seed: int) -> FinetuneConfig:
+    """The same training with another seed."""
+    return replace(config, rl=replace(config.rl, seed=seed))
+
+
 def policy_episodes(policy: SmallVLA, env: MetaWorldConfig, config: PolicyRecordConfig) -> Iterator[Episode]:
     """Labelled real rollouts of `policy`, on layouts and with sentences drawn from `config.seed`."""
     real = real_env(replace(env, horizon=config.length), policy.config.chunk, config.workers)
@@ -170,22 +212,53 @@ def reproduce(out: Path, recipe: Recipe, device: str = "cpu") -> dict[str, Any]:
         own = record_policy_to(out / "data" / "policy", policy, recipe.env, recipe.rollouts)
         held = record_policy_to(out / "data" / "held_out", policy, recipe.env, recipe.held_out)
     episodes = concatenate([logged, own])
+    begun = _round(out, 1) if recipe.rounds else out
     with stage(out, "world model"):
-        world = train_world(episodes, out / "world", recipe.world, device)
+        world = train_world(episodes, begun / "world", recipe.world, device)
     with stage(out, "judge"):
-        judge = train_judge(episodes, world, out / "judge", recipe.judge, device)
+        judge = train_judge(episodes, world, begun / "judge", recipe.judge, device)
+    recorded = [episodes]
+    for number in range(1, recipe.rounds + 1):
+        place, then = _round(out, number), _round(out, number + 1) if number < recipe.rounds else out
+        seeds = range(10 * number, 10 * number + recipe.explorers)
+        with stage(out, f"explore {number}"):
+            explorers = [_finetuned(policy, world, judge, episodes, place, s, recipe.explore) for s in seeds]
+        with stage(out, f"record the explorers {number}"):
+            recorded += record_explorers(out / "data", explorers, recipe.env, recipe.explored, len(recorded) - 1)
+        with stage(out, f"world model after round {number}"):
+            world = relearn_world(recorded, world, then / "world", recipe.again, number, device)
+        with stage(out, f"judge after round {number}"):
+            judge = relearn_judge(recorded, world, judge, then / "judge", recipe.again, number, device)
     with stage(out, "gate"):
         check_world(out / "gate.json", world, judge, held, recipe)
     for seed in recipe.seeds:
         with stage(out, f"reinforce {seed}"):
-            config = replace(recipe.finetune, rl=replace(recipe.finetune.rl, seed=seed))
-            starts = from_episodes(episodes, recipe.env.tasks, recipe.finetune.rl.middle)
-            imagine = Imagination.of(policy, world, judge, config.rl.horizon)
-            finetune(policy, imagine, starts, out / f"rl-{seed}", config, device, data_hash(episodes))
+            _finetuned(policy, world, judge, episodes, out, seed, recipe.finetune)
     with stage(out, "evaluate"):
         policies = {"sft": out / "sft" / "policy.safetensors"}
         policies |= {f"rl-{s}": out / f"rl-{s}" / "policy.safetensors" for s in recipe.seeds}
         return evaluate(out / "evaluation.json", policies, recipe, device, world, judge)
+
+
+def _round(out: Path, number: int) -> Path:
+    """Where world and judge lie that the explorers of a round are finetuned in, and the explorers."""
+    return out / f"round-{number}"
+
+
+def _finetuned(
+    policy: SmallVLA,
+    world: LatentWorldModel,
+    judge: SuccessClassifier,
+    episodes: EpisodeSet,
+    out: Path,
+    seed: int,
+    config: FinetuneConfig,
+) -> SmallVLA:
+    """RL from frames of `episodes`; OUT/rl-SEED."""
+    imagine = Imagination.of(policy, world, judge, config.rl.horizon)
+    starts = from_episodes(episodes, config.env.tasks, config.rl.middle)
+    data, device = data_hash(episodes), str(world.device)
+    return finetune(policy, imagine, starts, out / f"rl-{seed}", seeded(config, seed), device, data)
 
 
 def check_world(file: Path, world: WorldModel, judge: Judge, held: EpisodeSet, recipe: Recipe) -> Metrics:

@@ -27,9 +27,18 @@ from worldgymnast.loops.dyna import DynaConfig, dyna
 from worldgymnast.loops.finetune import FinetuneConfig, finetune, from_photographs, photographs
 from worldgymnast.loops.iter_sft import IterSftConfig, iter_sft
 from worldgymnast.loops.new_scenes import ROWS, NewScenesConfig, new_scenes
-from worldgymnast.loops.quickstart import QuickstartConfig, starter
+from worldgymnast.loops.quickstart import QuickstartConfig, starter, starter_explorers
 from worldgymnast.loops.record import RecordConfig
-from worldgymnast.loops.reproduce import PolicyRecordConfig, Recipe, evaluate, record_policy_to, record_to, stage
+from worldgymnast.loops.reproduce import (
+    PolicyRecordConfig,
+    Recipe,
+    evaluate,
+    record_explorers,
+    record_policy_to,
+    record_to,
+    seeded,
+    stage,
+)
 from worldgymnast.loops.score import ScoreConfig, layouts
 from worldgymnast.loops.supervised import FitConfig
 from worldgymnast.loops.train import PolicyTraining, demonstrations, train_policy
@@ -52,6 +61,7 @@ class TablesConfig:
         seeds: of every method; each has evaluation layouts of its own.
         record: the demonstrations and the other episodes that world and judge learned from, recorded again.
         rollouts: the policy's own.
+        explored: those of each of the starter's explorers.
         photographs: new layouts a task of which one frame each is what RL in a world model starts from.
         finetune: RL, in the world model and in the simulator.
         everything: SFT on everything.
@@ -72,6 +82,7 @@ class TablesConfig:
     seeds: tuple[int, ...] = (0, 1, 2)
     record: RecordConfig = RecordConfig()
     rollouts: PolicyRecordConfig = PolicyRecordConfig()
+    explored: PolicyRecordConfig = Recipe().explored
     photographs: int = QuickstartConfig().photographs
     finetune: FinetuneConfig = QuickstartConfig().finetune
     everything: PolicyTraining = PolicyTraining(successes=True, fit=FitConfig(steps=3000))
@@ -102,6 +113,7 @@ class TablesConfig:
             seeds=self.seeds[:1],
             record=replace(self.record, noisy=30, play=20),
             rollouts=replace(self.rollouts, per_temperature=15),
+            explored=replace(self.explored, per_temperature=6),
             finetune=replace(self.finetune, rl=rl),
             everything=replace(self.everything, fit=replace(self.everything.fit, steps=1000)),
             iter_sft=replace(self.iter_sft, rounds=1, starts=48, evaluate_starts=4),
@@ -110,7 +122,7 @@ class TablesConfig:
             agree=replace(self.agree, per_task=4),
             diverse=replace(
                 diverse,
-                record=replace(diverse.record, play=40),
+                play=40,
                 world=replace(
                     diverse.world,
                     autoencoder=replace(diverse.world.autoencoder, steps=200),
@@ -166,7 +178,9 @@ def tables(out: Path, config: TablesConfig, device: str = "cpu") -> None:
     with stage(out, "record"):
         logged = record_to(out / "data" / "logged", config.record)
         own = record_policy_to(out / "data" / "policy", policy, config.env, config.rollouts)
-    old = concatenate([logged, own])
+        explorers = [load_policy(path, device) for path in starter_explorers()]
+        explored = record_explorers(out / "data", explorers, config.env, config.explored)
+    old = concatenate([logged, own, *explored])
     fill: dict[Table, Callable[[], None]] = {
         "methods": functools.partial(_methods, out, policy, old, config, device),
         "diverse": functools.partial(_diverse, out, policy, old, config, device),
@@ -194,12 +208,13 @@ def _diverse(out: Path, policy: SmallVLA, old: EpisodeSet, config: TablesConfig,
     """Table 2: diverse training, tested where it matters."""
     wide, diverse = out / "wide", config.diverse
     with stage(out, "wide world"):
-        widen(wide, old, diverse, device)
+        widen(wide, old, config.env, diverse, device)
     for seed in config.seeds:
         _imagined(out, policy, seed, config, device)
+        practice = seeded(config.finetune, seed)
         for name in VARIANTS:
             with stage(out, f"{name}-{seed}"):
-                variant(name, policy, wide, _cell(out, f"{name}-{seed}"), _practice(config, seed), diverse, device)
+                variant(name, policy, wide, _cell(out, f"{name}-{seed}"), practice, diverse, device)
         files = {SFT: starter("policy")} | {name: _result(out, f"{name}-{seed}") for name in (IMAGINED, *VARIANTS)}
         for name, file in files.items():
             with stage(out, f"{name}-{seed} tested"):
@@ -238,7 +253,7 @@ def _dyna(out: Path, policy: SmallVLA, old: EpisodeSet, config: TablesConfig, de
 def _agreement(out: Path, policy: SmallVLA, config: TablesConfig, device: str) -> None:
     """Table 5: do world and simulator order all these policies as reality does?"""
     with stage(out, "agreement"):
-        files = {SFT: starter("policy")}
+        files = {SFT: starter("policy")} | {path.stem: path for path in starter_explorers()}
         files |= {path.parent.name: path for path in sorted((out / "cells").glob("*/policy.safetensors"))}
         for path in sorted((out / "dyna").glob("*/rl-*/policy.safetensors")):
             files[f"dyna-{path.parent.name.removeprefix('rl-')}-{path.parents[1].name}"] = path
@@ -265,13 +280,9 @@ def _imagination(policy: SmallVLA, horizon: int, device: str) -> Imagination:
     return Imagination.of(policy, world, judge, horizon)
 
 
-def _practice(config: TablesConfig, seed: int) -> FinetuneConfig:
-    return replace(config.finetune, rl=replace(config.finetune.rl, seed=seed))
-
-
 def _imagined(out: Path, policy: SmallVLA, seed: int, config: TablesConfig, device: str) -> SmallVLA:
     """RL in the starter world, which most tables begin with."""
-    place, practice = _cell(out, f"{IMAGINED}-{seed}"), _practice(config, seed)
+    place, practice = _cell(out, f"{IMAGINED}-{seed}"), seeded(config.finetune, seed)
     imagine = _imagination(policy, practice.rl.horizon, device)
     return finetune(policy, imagine, from_photographs(_photos(place, config)), place, practice, device)
 
@@ -293,7 +304,7 @@ def _cells(
 
     def simulate(name: str, seed: int, mismatch: float) -> Callable[[], Any]:
         place = _simulation(policy, config, mismatch, horizon)
-        practice = _practice(config, seed)
+        practice = seeded(config.finetune, seed)
         return lambda: finetune(policy, place, scenes, _cell(out, name), practice, device, "1000 layouts")
 
     def iterate(name: str, seed: int) -> SmallVLA:

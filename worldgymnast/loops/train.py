@@ -135,6 +135,24 @@ class JudgeTraining:
         in_range(self, 0, "late")
 
 
+@dataclass(frozen=True)
+class Relearning:
+    """How world and judge go on learning when there are new episodes.
+
+    Attributes:
+        new: share of the new episodes in what the world is trained on; the rest is what it learned from before.
+        world: how its training goes on; its sizes do not count.
+        judge: the same for the judge.
+    """
+
+    new: float = 0.5
+    world: WorldTraining = WorldTraining(fit=FitConfig(steps=800, lr=5e-4, ema=0.995))
+    judge: JudgeTraining = JudgeTraining(fit=FitConfig(steps=1000, lr=5e-4))
+
+    def __post_init__(self) -> None:
+        in_range(self, 0.01, "new", high=0.99)
+
+
 def every_sentence() -> dict[str, tuple[str, ...]]:
     """By task, all that is known to be said of it."""
     return {task: (*INSTRUCTIONS.get(task, ()), *known.sentences()) for task, known in AFFORDANCES.items()}
@@ -338,6 +356,34 @@ def train_judge(
             save_component(result, judge, Manifest(run.command, config.fit.seed, data_hash(train), metrics))
             run.finish(metrics)
     return load_classifier(result, device)
+
+
+def relearn_world(
+    recorded: Sequence[EpisodeSet],
+    world: LatentWorldModel,
+    out: Path,
+    config: Relearning,
+    seed: int,
+    device: str = "cpu",
+) -> LatentWorldModel:
+    """The world goes on learning from `recorded`, the old episodes first, then sets of new ones in equal parts."""
+    shares = (1 - config.new, *[config.new / (len(recorded) - 1)] * (len(recorded) - 1))
+    learning = replace(config.world, fit=replace(config.world.fit, seed=seed))
+    return train_world(recorded, out, learning, device, shares, start=world)
+
+
+def relearn_judge(
+    recorded: Sequence[EpisodeSet],
+    world: WorldModel,
+    judge: SuccessClassifier,
+    out: Path,
+    config: Relearning,
+    seed: int,
+    device: str = "cpu",
+) -> SuccessClassifier:
+    """The judge goes on learning from all of `recorded`, and from the imagination of that world."""
+    learning = replace(config.judge, fit=replace(config.judge.fit, seed=seed))
+    return train_judge(concatenate(recorded), world, out, learning, device, start=judge)
 
 
 def unsolved_at(episodes: EpisodeSet, frame: int) -> EpisodeSet:

@@ -41,6 +41,7 @@ _CURVES = (
     ("Imagined frames per second", "imagined_frames_per_second", False),
 )
 _TRAINED = (("sft", "Imitation"), ("world/autoencoder", "Autoencoder"), ("world", "World model"), ("judge", "Judge"))
+"""What is trained, in this folder or, before policies have explored, in one of its rounds'."""
 _MOST_SERIES = 4
 
 
@@ -183,7 +184,12 @@ def _fidelity(gate: Mapping[str, Any]) -> list[Curve]:
 
 
 def _training(run: Path) -> list[Curve]:
-    found = [(title, _series("loss", _metrics(run / folder), "loss")) for folder, title in _TRAINED]
+    places = [("", run), *((f", {place.name.replace('-', ' ')}", place) for place in sorted(run.glob("round-*")))]
+    found = [
+        (f"{title}{when}", _series("loss", _metrics(place / folder), "loss"))
+        for folder, title in _TRAINED
+        for when, place in places
+    ]
     return [Curve(f"{title}: loss", [line]) for title, line in found if line]
 
 
@@ -275,6 +281,7 @@ def recorded(run: Path) -> dict[str, int]:
             kind = record.source.partition("@")[0]
             name = _KINDS.get(kind, kind or "other episodes")
             name += ", held out" if data.name == "held_out" else ""
+            name += ", of explorers" if data.name.startswith("explored") else ""
             counts[name] = counts.get(name, 0) + 1
     return counts
 
