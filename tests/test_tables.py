@@ -14,6 +14,7 @@ from worldgymnast.loops.dyna import DynaConfig
 from worldgymnast.loops.finetune import FinetuneConfig
 from worldgymnast.loops.iter_sft import IterSftConfig
 from worldgymnast.loops.new_scenes import NewScenesConfig
+from worldgymnast.loops.quickstart import starter_explorers
 from worldgymnast.loops.record import RecordConfig
 from worldgymnast.loops.reinforce import ReinforceConfig
 from worldgymnast.loops.reproduce import PolicyRecordConfig
@@ -91,7 +92,7 @@ def test_every_cell_is_filled_once(tmp_path: Path) -> None:
     for name in (*names, "sft-0"):
         assert len(json.loads((evaluations(tmp_path, config) / f"{name}.json").read_text())["policy"]) == 4
     outcomes = json.loads((agreement(tmp_path, config) / "outcomes.json").read_text())
-    assert sorted(outcomes) == sorted([*names, "sft", "explorer-0", "explorer-1", "explorer-2"])
+    assert sorted(outcomes) == sorted([*names, "sft", *(path.stem for path in starter_explorers())])
     assert all(set(places) == {"real", "world", "simulator"} for places in outcomes.values())
     titles = [sheet.title for sheet in sheets(evaluations(tmp_path, config))]
     assert titles == ["Methods", "By task", "RL in the simulator, by its mismatch"]
@@ -168,6 +169,7 @@ def test_the_other_tables_are_filled_once(tmp_path: Path) -> None:
         seeds=(0,),
         record=RecordConfig(env=ENV, expert=1, noisy=2, play=0, length=8, workers=1),
         rollouts=PolicyRecordConfig((1.0,), 2, length=8, workers=1),
+        explored=PolicyRecordConfig((1.0,), 1, length=8, seed=2_050_000, workers=1),
         finetune=practice,
         score=ScoreConfig(per_task=1, workers=1),
         diverse=DiverseConfig(
@@ -183,7 +185,16 @@ def test_the_other_tables_are_filled_once(tmp_path: Path) -> None:
         scenes=NewScenesConfig(
             AdaptConfig(rl=rl, trials=1), remedies=("none", "anchor"), scenes=1, trials=1, others=1, workers=1
         ),
-        dyna=DynaConfig(1, 4, (1.0,), 8, world=world, judge=judge, finetune=practice, photographs=1),
+        dyna=DynaConfig(
+            rounds=1,
+            budget=4,
+            temperatures=(1.0,),
+            length=8,
+            world=world,
+            judge=judge,
+            finetune=practice,
+            photographs=1,
+        ),
         beside=PolicyTraining(successes=True, demonstrations=1, fit=brief),
         photographs=1,
         which=("diverse", "scenes", "dyna"),
