@@ -71,6 +71,8 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
 COMMANDS = {name: about for group in GROUPS.values() for name, about in group.items()}
 FAMILIES = {name.partition(" ")[0] for name in COMMANDS if " " in name} - set(COMMANDS)
 """First words of the commands of two words."""
+_WIDTH = 32
+"""Of the column of commands and flags in the overview."""
 GO_ON = (
     "quickstart", "reproduce", "reproduce tables", "sft", "train-world", "distill", "train-judge", "rl",
     "adapt", "dyna", "iter-sft", "rl-simulator", "evaluate", "agree", "best-of", "scenes distract", "scenes propose",
@@ -174,12 +176,12 @@ def overview() -> str:
     lines += [
         "",
         f"{bold}Everywhere{plain}",
-        f"  {'COMMAND --help':<31}every flag of a command, with its default",
-        f"  {'--traceback':<29}errors in full",
+        f"  {'COMMAND --help':<{_WIDTH}}every flag of a command, with its default",
+        f"  {'--traceback':<{_WIDTH}}errors in full",
         "",
         f"{bold}Wherever a model runs{plain}",
-        f"  {'--device cpu|cuda':<29}where to train and imagine",
-        f"  {'--threads N':<29}CPU threads; all cores if left out",
+        f"  {'--device cpu|cuda':<{_WIDTH}}where to train and imagine",
+        f"  {'--threads N':<{_WIDTH}}CPU threads; all cores if left out",
         "",
         f"{bold}Presets{plain}  metaworld: six tasks, hours; quickstart: minutes; debug: tiny, a minute",
         "",
@@ -195,7 +197,8 @@ def overview() -> str:
 
 def _listed(commands: Mapping[str, tuple[str, str]], prefix: str = "") -> list[str]:
     """A line for each command whose name begins with `prefix`."""
-    return [f"  {f'{name} {words}':<29}{text}" for name, (words, text) in commands.items() if name.startswith(prefix)]
+    chosen = {name: about for name, about in commands.items() if name.startswith(prefix)}
+    return [f"  {f'{name} {words}':<{_WIDTH}}{text}" for name, (words, text) in chosen.items()]
 
 
 def _presets(name: str) -> str:
