@@ -165,10 +165,11 @@ def variant(
     world = load_world(wide / "world" / "world.safetensors", device)
     judge = load_classifier(wide / "judge" / "judge.safetensors", device)
     imagine = Imagination.of(policy, world, judge, practice.rl.horizon)
-    starts = from_starts([]) if finished(out) else _starts(name, practice.env, wide, config)
+    env = practice.env
     if name == "tasks":
-        more = replace(practice.env, tasks=(*practice.env.tasks, *config.tasks))
-        practice = replace(practice, env=more, rl=replace(practice.rl, curriculum=True))
+        env = replace(env, tasks=(*env.tasks, *config.tasks))
+        practice = replace(practice, env=env, rl=replace(practice.rl, curriculum=True))
+    starts = from_starts([]) if finished(out) else _starts(name, env, wide, config)
     return finetune(policy, imagine, starts, out, practice, device, name)
 
 
@@ -178,8 +179,7 @@ def _starts(name: str, env: MetaWorldConfig, wide: Path, config: DiverseConfig) 
     Plain photographs; the same and edited ones, half of each; the same with many sentences; photographs of all tasks,
     and frames from play in the further ones.
     """
-    scenes = replace(env, tasks=(*env.tasks, *config.tasks)) if name == "tasks" else env
-    photos = photographs(scenes, config.photographs, QuickstartConfig().photograph_layout)
+    photos = photographs(env, config.photographs, QuickstartConfig().photograph_layout)
     plain = from_photographs(photos)
     if name == "distractors":
         editor = load_editor(None, load_plate(starter_plate()))
