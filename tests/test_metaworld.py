@@ -122,9 +122,11 @@ def chunks_of(actions: list[np.ndarray]) -> np.ndarray:
     return np.stack(actions).reshape(-1, CHUNK, 4)
 
 
-def drive(rows: int, starts: list[Start], plan: np.ndarray) -> tuple[dict[str, Any], list[dict[str, Any]], list[Any]]:
+def drive(
+    rows: int, starts: list[Start], plan: np.ndarray, every: int = 1
+) -> tuple[dict[str, Any], list[dict[str, Any]], list[Any]]:
     """Runs `plan` [n b k a] through `vectorise`: the first observation, the info of every step, the flags."""
-    vector = vectorise(functools.partial(MetaWorldEnv, CONFIG), rows, CHUNK)
+    vector = vectorise(functools.partial(MetaWorldEnv, CONFIG, every), rows, CHUNK)
     try:
         assert vector.num_envs == rows
         first, _ = vector.reset(options={"starts": starts})
@@ -170,6 +172,25 @@ def test_one_row_in_this_process_says_the_same(env: MetaWorldEnv) -> None:
     np.testing.assert_array_equal(np.concatenate([info["frames"][0] for info in infos]), np.stack(frames[1:]))
     assert infos[-1]["score"].tolist() == [1.0]
     assert infos[-1]["success_frame"].tolist() == [success.index(True)]
+
+
+def test_looking_once_a_chunk_changes_no_look_and_no_outcome(env: MetaWorldEnv) -> None:
+    frames, actions, _ = run_expert(env, "window-open", 900_002)
+    start = Start(frames[0], "open the window", "window-open", 900_002)
+    plan = chunks_of(actions)[:, None]
+    _, watched, _ = drive(1, [start], plan)
+    _, looked, _ = drive(1, [start], plan, every=CHUNK)
+    for all_frames, last in zip(watched, looked, strict=True):
+        assert last["frames"].shape == (1, 1, 64, 64, 3)
+        np.testing.assert_array_equal(last["frames"][0, 0], all_frames["frames"][0, -1])
+        assert last["success"].tolist() == [[bool(all_frames["success"].any())]]
+    assert looked[-1]["score"] == watched[-1]["score"] == 1
+    assert looked[-1]["success_frame"] == watched[-1]["success_frame"]
+
+
+def test_a_chunk_must_end_with_a_look() -> None:
+    with pytest.raises(InputError, match="every.*found 2, expected a divisor of the policy's chunk"):
+        vectorise(functools.partial(MetaWorldEnv, CONFIG, 2), 1, 3)
 
 
 # ---------------------------------------------------------------- distractors

@@ -119,15 +119,20 @@ def test_a_policy_does_the_same_in_a_faithful_simulation_as_for_real() -> None:
     starts = layouts(env, 2, 11)
     real = vectorise(functools.partial(MetaWorldEnv, env), 1, 2)
     simulation = Simulation(replace(FAITHFUL, env=env), 2, workers=1)
+    hasty = simulation.hasty()
     try:
         truly = score_real(policy, real, starts, temperature=0.0, seed=0)
         simulated = score_in(simulation, policy, starts, rows=8, temperature=0.0, seed=0)
+        hurried = score_in(hasty, policy, starts, rows=8, temperature=0.0, seed=0)
     finally:
         real.close()
         simulation.close()
-    for a, b in zip(truly, simulated, strict=True):
+        hasty.close()
+    for a, b, c in zip(truly, simulated, hurried, strict=True):
         np.testing.assert_array_equal(a.frames, b.frames)
-        assert a.verdict.succeeded == b.verdict.succeeded
+        np.testing.assert_array_equal(a.frames[::2], c.frames)
+        assert a.verdict.succeeded == b.verdict.succeeded == c.verdict.succeeded
+        assert b.verdict.probability == c.verdict.probability
     assert max(r.verdict.probability or 0 for r in simulated) > 0, "a simulator reports its progress"
     assert {r.verdict.probability for r in truly} <= {0.0, 1.0}, "a robot does not"
 

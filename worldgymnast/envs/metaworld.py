@@ -245,13 +245,17 @@ class MetaWorldEnv(gym.Env[dict[str, Any], np.ndarray]):
     go on to the horizon (`truncated`), and `info["success"]` says whether the task is accomplished at this frame.
 
     `reset(seed=LAYOUT, options={"task": NAME})`: the seed alone decides the layout; without a task one is drawn.
+
+    Args:
+        config: the tasks.
+        every: look only after each so many decisions, which is most of the time of one; in between the picture stays.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 - Gymnasium's contract
     render_mode = "rgb_array"
 
-    def __init__(self, config: MetaWorldConfig | None = None):
-        self.config = config or MetaWorldConfig()
+    def __init__(self, config: MetaWorldConfig | None = None, every: int = 1):
+        self.config, self.every = config or MetaWorldConfig(), every
         check_tasks(self.config.tasks)
         size = self.config.size
         self.action_spec = self.config.action_spec
@@ -302,7 +306,8 @@ class MetaWorldEnv(gym.Env[dict[str, Any], np.ndarray]):
         for _ in range(self.config.hold):
             success = self._control(np.asarray(action, np.float64)) or success
         self._decisions += 1
-        self._image = self._scene.render()
+        if self._decisions % self.every == 0:
+            self._image = self._scene.render()
         reward = float(success and not self._succeeded)
         self._succeeded = self._succeeded or success
         truncated = self._decisions >= self.config.horizon

@@ -85,9 +85,9 @@ class SimulatorEnv(MetaWorldEnv):
     `info["progress"]` is the largest dense reward of the decision, of Meta-World's 10, in [0, 1].
     """
 
-    def __init__(self, config: SimulatorConfig | None = None):
+    def __init__(self, config: SimulatorConfig | None = None, every: int = 1):
         self.simulator = config or SimulatorConfig()
-        super().__init__(self.simulator.env)
+        super().__init__(self.simulator.env, every)
         self._originals: dict[str, _Model] = {}
         self._late: deque[np.ndarray] = deque()
         self._progress = 0.0

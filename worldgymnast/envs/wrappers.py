@@ -3,7 +3,8 @@
 Real and imagined environments speak the same way, so that one `rl.rollout.roll_out` serves both:
 
 - `reset(options={"starts": [Start, ...]})`, one start per row;
-- `step(chunks)` with float32 [b k a] returns {"image": uint8 [b h w 3]} and `info["frames"]` uint8 [b k h w 3];
+- `step(chunks)` with float32 [b k a] returns {"image": uint8 [b h w 3]} and `info["frames"]` uint8 [b k h w 3], or
+  [b k/every h w 3] where only the last of each `every` frames is looked at;
 - at the last look `truncated` is set and `info` holds "score" (NaN where there is no verdict), "probability"
   (belief, or progress in an environment that reports it) and "success_frame" (-1 for none), each [b].
 """
@@ -24,7 +25,10 @@ Observed = dict[str, Any]
 
 
 class ChunkedEnv(gym.Env[Observed, np.ndarray]):
-    """Row `row` of a vector environment: executes a whole chunk a step and reports every frame in between.
+    """Row `row` of a vector environment: executes a whole chunk a step and reports every frame that was looked at.
+
+    `info["success"]` has an entry for each of these frames: whether the task was accomplished there or since the one
+    before.
 
     Args:
         make: makes the environment that executes single actions and reports `info["success"]`.
@@ -34,7 +38,9 @@ class ChunkedEnv(gym.Env[Observed, np.ndarray]):
 
     def __init__(self, make: Callable[[], gym.Env[Observed, np.ndarray]], chunk: int, row: int):
         self.env = make()
-        self.chunk, self.row = chunk, row
+        self.chunk, self.row, self.every = chunk, row, getattr(self.env, "every", 1)
+        if chunk % self.every:
+            raise InputError(f"field 'every': found {self.every}, expected a divisor of the policy's chunk ({chunk})")
         horizon = getattr(getattr(self.env, "config", None), "horizon", chunk)
         if horizon % chunk:
             raise InputError(f"field 'horizon': found {horizon}, expected a multiple of the policy's chunk ({chunk})")
@@ -74,7 +80,8 @@ class ChunkedEnv(gym.Env[Observed, np.ndarray]):
             frames.append(observed["image"])
             self._successes.append(bool(info["success"]))
             self._progress.append(float(info["success"] or info.get("progress", 0.0)))
-        report: Observed = {"frames": np.stack(frames), "success": np.array(self._successes[-len(frames) :])}
+        success = np.array(self._successes[-len(frames) :]).reshape(-1, self.every)
+        report: Observed = {"frames": np.stack(frames[self.every - 1 :: self.every]), "success": success.any(1)}
         if truncated:
             hit = np.flatnonzero(self._successes)
             report["score"] = float(len(hit) > 0)

@@ -140,12 +140,14 @@ class Simulation:
         chunk: actions a look.
         workers: processes that run it.
         dense: whether a group whose binary rewards are all alike is rewarded by how far it came (dense reward).
+        every: frames rendered, see `MetaWorldEnv`.
     """
 
     config: SimulatorConfig
     chunk: int
     workers: int = 2
     dense: bool = True
+    every: int = 1
 
     def __call__(self, rows: int, generator: torch.Generator) -> VectorEnv[Any, Any, Any]:
         """See `Surrogate`; rows are processes, and nothing is drawn."""
@@ -154,7 +156,7 @@ class Simulation:
 
     @functools.cached_property
     def _env(self) -> VectorEnv[Any, Any, Any]:
-        return vectorise(functools.partial(SimulatorEnv, self.config), self.workers, self.chunk)
+        return vectorise(functools.partial(SimulatorEnv, self.config, self.every), self.workers, self.chunk)
 
     @property
     def judging(self) -> Reported:
@@ -171,8 +173,8 @@ class Simulation:
         return {"simulator": to_dict(self.config) | {"dense": self.dense}}
 
     def hasty(self) -> Simulation:
-        """See `Surrogate`; every frame is rendered."""
-        return self
+        """See `Surrogate`; has processes of its own."""
+        return replace(self, every=self.chunk)
 
     def rewarded(self, group: RolloutGroup) -> RolloutGroup:
         """See `Surrogate`."""

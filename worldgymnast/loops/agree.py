@@ -76,16 +76,17 @@ def outcomes(
     chunk = next(iter(policies.values())).config.chunk
     if odd := [length for length in config.lengths if length % chunk]:
         raise InputError(f"field 'lengths': found {odd[0]}, expected multiples of the policies' chunk ({chunk})")
+    surrogates = {place: each.hasty() for place, each in surrogates.items()}
     env = replace(config.env, horizon=max(config.lengths))
     starts = layouts(env, config.per_task, config.first_layout)
-    real = real_env(env, chunk, config.workers)
+    real = real_env(env, chunk, config.workers, chunk)
     try:
         with Progress("rolling policies out", len(policies), done=len(found)) as progress:
             for name, policy in policies.items():
                 if name in found:
                     continue
                 truly = score_real(policy, real, starts, temperature=config.temperature, seed=config.seed)
-                rows = {REAL: [_reported(rollout, config.lengths) for rollout in truly]}
+                rows = {REAL: [_reported(rollout, config.lengths, chunk) for rollout in truly]}
                 for place, surrogate in surrogates.items():
                     rollouts = score_in(
                         surrogate, policy, [r.start for r in truly], rows=config.rows,
@@ -94,7 +95,7 @@ def outcomes(
                     rows[place] = (
                         _judged(surrogate, rollouts, config.lengths)
                         if isinstance(surrogate, Imagination)
-                        else [_reported(rollout, config.lengths) for rollout in rollouts]
+                        else [_reported(rollout, config.lengths, chunk) for rollout in rollouts]
                     )
                 found[name] = rows
                 write_text(file, json.dumps(found) + "\n")
@@ -110,10 +111,10 @@ def _row(rollout: Rollout, by: Sequence[bool | None]) -> dict[str, Any]:
     return {"task": rollout.start.task, "layout": rollout.start.layout, "success": list(by)}
 
 
-def _reported(rollout: Rollout, lengths: Sequence[int]) -> dict[str, Any]:
-    """Of an environment that says at every frame whether the task is accomplished."""
+def _reported(rollout: Rollout, lengths: Sequence[int], chunk: int) -> dict[str, Any]:
+    """Of an environment that says at every look whether the task was accomplished since the one before."""
     assert rollout.success is not None
-    return _row(rollout, [bool(rollout.success[: length + 1].any()) for length in lengths])
+    return _row(rollout, [bool(rollout.success[: length // chunk + 1].any()) for length in lengths])
 
 
 def _judged(surrogate: Imagination, rollouts: Sequence[Rollout], lengths: Sequence[int]) -> list[dict[str, Any]]:

@@ -225,7 +225,7 @@ def _tested(
     starts = layouts(scene, config.per_task, config.first_layout + seed * 1000)
     if place == "paraphrases":
         starts = [replace(s, instruction=UNHEARD[s.task][i % len(UNHEARD[s.task])]) for i, s in enumerate(starts)]
-    real = real_env(scene, policy.config.chunk, config.workers)
+    real = real_env(scene, policy.config.chunk, config.workers, policy.config.chunk)
     try:
         found = trials(policy, real, starts, temperature=0.0, seed=seed, what=f"testing: {place}")
     finally:

@@ -122,6 +122,7 @@ def _learn(
     finally:
         if real is not None:
             real.close()
+        sparse.close()
         surrogate.close()
 
 

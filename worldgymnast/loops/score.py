@@ -52,9 +52,9 @@ class ScoreConfig:
         in_range(self, 0, "temperature", "first_layout")
 
 
-def real_env(config: MetaWorldConfig, chunk: int, workers: int) -> VectorEnv[Any, Any, Any]:
-    """The real environment in `workers` processes."""
-    return vectorise(functools.partial(MetaWorldEnv, config), workers, chunk)
+def real_env(config: MetaWorldConfig, chunk: int, workers: int, every: int = 1) -> VectorEnv[Any, Any, Any]:
+    """The real environment in `workers` processes; `chunk` for `every` where nobody watches between two looks."""
+    return vectorise(functools.partial(MetaWorldEnv, config, every), workers, chunk)
 
 
 def layouts(config: MetaWorldConfig, per_task: int, first: int) -> list[Start]:

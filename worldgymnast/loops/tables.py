@@ -327,10 +327,13 @@ def _cells(
 
 
 def _simulation(policy: SmallVLA, config: TablesConfig, mismatch: float, horizon: int) -> Simulation:
-    """The simulator of that mismatch; one that is right has no reason to randomise."""
+    """The simulator of that mismatch; one that is right has no reason to randomise.
+
+    More processes than a scoring has: the policy acts for all of them at once, and that is half of the time.
+    """
     width = config.randomisation if mismatch else 0.0
     simulator = SimulatorConfig(replace(config.env, horizon=horizon), mismatch, width)
-    return Simulation(simulator, policy.config.chunk, config.finetune.workers)
+    return Simulation(simulator, policy.config.chunk, 2 * config.finetune.workers)
 
 
 def _evaluate(out: Path, name: str, policy: Path, seed: int, config: TablesConfig, device: str) -> None:
