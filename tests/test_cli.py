@@ -198,6 +198,9 @@ def test_flags_without_effect_are_refused(refuses: Refuses, tmp_path: Path) -> N
     out = ("--out", tmp_path / "x")
     for flag in ("--record.env.hold", "--finetune.env.hold"):
         assert f"{flag} has no effect here" in refuses("reproduce", "debug", flag, 3, *out)
+    for flag in ("--rl.middle", "--rl.evaluate-starts"):
+        line = refuses("adapt", "--frame", tmp_path, "--instruction", "x", flag, 1, *out)
+        assert f"{flag} has no effect here; one picture has no middle" in line
     assert "use --length" in refuses("record", "debug", "--env.horizon", 3, *out)
     assert "use --length" in refuses("record-policy", tmp_path, "--env.horizon=3", *out)
     assert "use --rl.horizon" in refuses("rl", "debug", "--env.horizon", 3, *out)

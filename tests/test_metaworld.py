@@ -189,7 +189,7 @@ def test_looking_once_a_chunk_changes_no_look_and_no_outcome(env: MetaWorldEnv) 
 
 
 def test_a_chunk_must_end_with_a_look() -> None:
-    with pytest.raises(InputError, match="every.*found 2, expected a divisor of the policy's chunk"):
+    with pytest.raises(InputError, match=r"every.*found 2, expected a divisor of the policy's chunk"):
         vectorise(functools.partial(MetaWorldEnv, CONFIG, 2), 1, 3)
 
 

@@ -275,8 +275,8 @@ def _no_preset(name: str, rest: Sequence[str]) -> str:
 
 
 @contextlib.contextmanager
-def _hiding(hidden: Mapping[type, str]) -> Iterator[None]:
-    """Keeps tyro from offering a field of each of these configs."""
+def _hiding(hidden: Mapping[type, Collection[str]]) -> Iterator[None]:
+    """Keeps tyro from offering these fields of each of these configs."""
     import tyro
 
     registry, left = tyro.constructors.ConstructorRegistry(), dict(hidden)
@@ -285,10 +285,10 @@ def _hiding(hidden: Mapping[type, str]) -> Iterator[None]:
     def rule(info: tyro.constructors.StructTypeInfo) -> Any:
         if info.type not in left:
             return None
-        name = left.pop(info.type)  # so that the rule below this one answers
+        names = left.pop(info.type)  # so that the rule below this one answers
         spec: Any = registry.get_struct_spec(info)
-        left[info.type] = name
-        shown = [replace(f, type=tyro.conf.Suppress[f.type]) if f.name == name else f for f in spec.fields]
+        left[info.type] = names
+        shown = [replace(f, type=tyro.conf.Suppress[f.type]) if f.name in names else f for f in spec.fields]
         return replace(spec, fields=tuple(shown))
 
     with registry:
@@ -324,10 +324,10 @@ def _unknown(name: str, unknown: Sequence[str], flags: Sequence[str]) -> str:
     return f"{name}: unknown flag '{flag}'; {meant}worldgymnast {name} --help lists all"
 
 
-def _flags(config: Any, hidden: Mapping[type, str] | None = None, prefix: str = "--") -> Iterator[str]:
+def _flags(config: Any, hidden: Mapping[type, Collection[str]] | None = None, prefix: str = "--") -> Iterator[str]:
     """Every flag of a command, of its type or of an instance with its configs, without `hidden` fields of configs."""
     for field in fields(config):
-        if hidden and hidden.get(type(config)) == field.name:
+        if hidden and field.name in hidden.get(type(config), ()):
             continue
         value = field.default if isinstance(config, type) else getattr(config, field.name)
         flag = prefix + field.name.replace("_", "-")

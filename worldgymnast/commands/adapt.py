@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 import tyro
@@ -33,6 +34,7 @@ from worldgymnast.judges.combined import check
 from worldgymnast.loops import reproduce
 from worldgymnast.loops.finetune import from_episodes, from_photographs, photographs
 from worldgymnast.loops.quickstart import QuickstartConfig
+from worldgymnast.loops.reinforce import ReinforceConfig
 from worldgymnast.loops.score import ScoreConfig, real_env, score_real
 from worldgymnast.loops.test_time import AdaptConfig, adapt, forgetting
 from worldgymnast.policies.small_vla import SmallVLA
@@ -65,6 +67,10 @@ class Adapt(Computing):
         out: the run folder.
     """
 
+    hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {
+        ReinforceConfig: ("evaluate_starts", "evaluate_every", "keep_best", "middle", "curriculum")
+    }
+    instead: ClassVar[str] = "one picture has no middle and no tasks, and nothing is scored for real while it trains"
     config: Annotated[AdaptConfig, LENT] = AdaptConfig()
     frame: Annotated[Path | None, tyro.conf.arg(metavar="IMAGE")] = None
     instruction: Annotated[str, tyro.conf.arg(metavar="TEXT")] = ""

@@ -41,7 +41,7 @@ class Agree(Computing):
         out: the run folder.
     """
 
-    hidden: ClassVar[Mapping[type, str]] = {MetaWorldConfig: "horizon", SimulatorConfig: "env"}
+    hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {MetaWorldConfig: ("horizon",), SimulatorConfig: ("env",)}
     instead: ClassVar[str] = "use --lengths, and --env for what the simulator simulates"
     policies: Positional[tuple[Path, ...]]
     config: Annotated[AgreeConfig, LENT] = AgreeConfig()

@@ -50,7 +50,7 @@ class IterSft(Computing):
         out: the run folder.
     """
 
-    hidden: ClassVar[Mapping[type, str]] = {MetaWorldConfig: "horizon"}
+    hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {MetaWorldConfig: ("horizon",)}
     instead: ClassVar[str] = "use --horizon"
     config: Annotated[IterSftConfig, LENT] = IterSftConfig()
     policy: Weights = None
@@ -94,7 +94,7 @@ class RlSimulator(Computing):
     """
 
     takes_preset: ClassVar[bool] = True
-    hidden: ClassVar[Mapping[type, str]] = {MetaWorldConfig: "horizon", SimulatorConfig: "env"}
+    hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {MetaWorldConfig: ("horizon",), SimulatorConfig: ("env",)}
     instead: ClassVar[str] = "use --rl.horizon, and --env for what the simulator simulates"
     config: Annotated[FinetuneConfig, LENT]
     simulator: SimulatorConfig = SimulatorConfig()

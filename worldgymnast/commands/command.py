@@ -46,8 +46,8 @@ class Command:
     takes_preset: ClassVar[bool] = False
     sizes: ClassVar[Mapping[str, Callable[[], Any]]] = {}
     """Named configs of which the first word may choose one."""
-    hidden: ClassVar[Mapping[type, str]] = {}
-    """A field of a config that has no effect in this command, and is no flag of it."""
+    hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {}
+    """Fields of a config that have no effect in this command, and are no flags of it."""
     instead: ClassVar[str] = ""
     """What to do instead."""
 

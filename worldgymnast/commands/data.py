@@ -29,7 +29,7 @@ class Record(Command):
     """
 
     takes_preset: ClassVar[bool] = True
-    hidden: ClassVar[Mapping[type, str]] = {MetaWorldConfig: "horizon"}
+    hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {MetaWorldConfig: ("horizon",)}
     instead: ClassVar[str] = "use --length"
     config: Annotated[RecordConfig, LENT]
     out: Path
@@ -58,7 +58,7 @@ class RecordPolicy(Computing):
         out: the data set's folder, a new one.
     """
 
-    hidden: ClassVar[Mapping[type, str]] = {MetaWorldConfig: "horizon"}
+    hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {MetaWorldConfig: ("horizon",)}
     instead: ClassVar[str] = "use --length"
     policy: Positional[Path]
     config: Annotated[reproduce.PolicyRecordConfig, LENT] = reproduce.PolicyRecordConfig()

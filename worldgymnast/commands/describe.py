@@ -71,7 +71,7 @@ class JudgeVLM(Describing):
     config: Annotated[VLMConfig, LENT] = VLMConfig(EndpointConfig(OPEN))
     unchecked: bool = False
 
-    hidden = {EndpointConfig: "model"}  # noqa: RUF012 - as in `Command`
+    hidden = {EndpointConfig: ("model",)}  # noqa: RUF012 - as in `Command`
     instead = "the model is named first"
 
     def __call__(self) -> int:
@@ -128,7 +128,7 @@ class JudgeLocal(Describing):
     model: Positional[str]
     config: Annotated[LocalVLMConfig, LENT] = LocalVLMConfig(OPEN)
 
-    hidden = {LocalVLMConfig: "model"}  # noqa: RUF012 - as in `Command`
+    hidden = {LocalVLMConfig: ("model",)}  # noqa: RUF012 - as in `Command`
     instead = "the model is named first"
 
     def __call__(self) -> int:

@@ -50,7 +50,7 @@ class ScenesPhotograph(Command):
         first_layout: layouts count up from here.
     """
 
-    hidden: ClassVar[Mapping[type, str]] = {MetaWorldConfig: "horizon"}
+    hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {MetaWorldConfig: ("horizon",)}
     instead: ClassVar[str] = "a photograph has none"
     target: Target
     env: MetaWorldConfig = MetaWorldConfig()

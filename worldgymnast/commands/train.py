@@ -247,7 +247,7 @@ class Rl(Computing):
     """
 
     takes_preset: ClassVar[bool] = True
-    hidden: ClassVar[Mapping[type, str]] = {MetaWorldConfig: "horizon"}
+    hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {MetaWorldConfig: ("horizon",)}
     instead: ClassVar[str] = "use --rl.horizon"
     config: Annotated[FinetuneConfig, LENT]
     policy: Weights = None

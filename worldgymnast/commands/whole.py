@@ -102,8 +102,9 @@ class Tables(Computing):
         markdown: also write the tables to this .md file.
     """
 
-    hidden: ClassVar[Mapping[type, str]] = {
-        RecordConfig: "env", FinetuneConfig: "env", IterSftConfig: "env", AgreeConfig: "env", DynaConfig: "score",
+    hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {
+        RecordConfig: ("env",), FinetuneConfig: ("env",), IterSftConfig: ("env",), AgreeConfig: ("env",),
+        DynaConfig: ("score",),
     }  # fmt: skip
     instead: ClassVar[str] = "every cell has the same environment: use --env flags"
     config: Annotated[TablesConfig, LENT] = TablesConfig()
@@ -160,7 +161,7 @@ class Dyna(Computing):
         out: the run folder.
     """
 
-    hidden: ClassVar[Mapping[type, str]] = {MetaWorldConfig: "horizon"}
+    hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {MetaWorldConfig: ("horizon",)}
     instead: ClassVar[str] = "use --finetune.rl.horizon"
     config: Annotated[DynaConfig, LENT] = DynaConfig()
     data: tuple[Path, ...]
@@ -198,7 +199,7 @@ class Reproduce(Computing):
     """
 
     takes_preset: ClassVar[bool] = True
-    hidden: ClassVar[Mapping[type, str]] = {RecordConfig: "env", FinetuneConfig: "env"}
+    hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {RecordConfig: ("env",), FinetuneConfig: ("env",)}
     instead: ClassVar[str] = "every stage has the same environment: use --env flags"
     config: Annotated[reproduce.Recipe, LENT]
     preset: tyro.conf.Suppress[str] = ""
