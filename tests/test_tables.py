@@ -1,10 +1,12 @@
 """`reproduce tables`: cells that are kept, and tables whose numbers are worked out by hand."""
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from worldgymnast.cli import main
 from worldgymnast.envs.metaworld import MetaWorldConfig
@@ -23,7 +25,8 @@ from worldgymnast.loops.supervised import FitConfig
 from worldgymnast.loops.tables import TablesConfig, agreement, evaluations, places, scenes_file, tables
 from worldgymnast.loops.test_time import AdaptConfig
 from worldgymnast.loops.train import JudgeTraining, PolicyTraining, WorldTraining
-from worldgymnast.report.results import diverse, dyna, scenes, sheets
+from worldgymnast.report.methods import picture, sheets
+from worldgymnast.report.results import diverse, dyna, scenes
 from worldgymnast.types import InputError
 
 ENV = MetaWorldConfig(tasks=("drawer-close", "plate-slide"), horizon=8)
@@ -42,27 +45,36 @@ def put(folder: Path, name: str, outcomes: dict[str, list[bool]], seed: int = 0)
 
 def test_methods_are_compared_on_the_same_layouts(tmp_path: Path) -> None:
     folder = tmp_path / "evaluations-4"
-    assert sheets(folder) == []
+    assert sheets(folder, 1.0) == []
+    assert picture(folder, 1.0) is None
     for seed in (0, 1):
         put(folder, f"sft-{seed}", {"a": [False] * 4, "b": [True, False, False, False]}, seed)
         put(folder, f"rl-world-{seed}", {"a": [True] * 4, "b": [True, True, False, False]}, seed)
     put(folder, "iter-sft-0", {"a": [True] * 4, "b": [True] * 4})
     put(folder, "rl-simulator-mismatch-0.5", {"a": [False] * 4, "b": [False] * 4})
-    methods, tasks, mismatch = sheets(folder)
-    assert [row[0] for row in methods.rows] == ["SFT", "Iter-SFT", "RL in the world model"]
+    put(folder, "rl-simulator-0", {"a": [True] * 4, "b": [False] * 4})
+    methods, tasks, mismatch = sheets(folder, 1.0)
+    assert [row[0] for row in methods.rows] == ["SFT", "Iter-SFT", "RL in the simulator", "RL in the world model"]
     assert methods.rows[0][1].startswith("12 % [")
-    assert methods.rows[0][2].startswith("+62 points [")
-    assert "(16 pairs" in methods.rows[0][2]
+    assert methods.rows[0][2] == "12, 12"
+    assert methods.rows[0][3].startswith("+62 points [")
+    assert "(16 pairs" in methods.rows[0][3]
+    assert methods.rows[0][4] == "+62, +62"
     assert methods.rows[1][1].startswith("100 % [")
-    assert methods.rows[1][2].startswith("-25 points [")
-    assert "(8 pairs" in methods.rows[1][2], "the seed that is missing is not compared"
-    assert methods.rows[2][1].startswith("75 % [")
-    assert tasks.head == ["task", "SFT", "Iter-SFT", "RL in the world model"]
+    assert methods.rows[1][3].startswith("-25 points [")
+    assert "(8 pairs" in methods.rows[1][3], "the seed that is missing is not compared"
+    assert methods.rows[3][1].startswith("75 % [")
+    assert tasks.head == ["task", "SFT", "Iter-SFT", "RL in the simulator", "RL in the world model"]
     assert tasks.rows[1][0] == "b"
     assert tasks.rows[1][1].endswith("(2/8)")
-    assert tasks.rows[1][3].endswith("(4/8)")
-    assert mismatch.rows[0][0] == "0.5"
+    assert tasks.rows[1][4].endswith("(4/8)")
+    assert [row[0] for row in mismatch.rows] == ["0.5", "1"]
     assert mismatch.rows[0][2].startswith("+75 points [")
+    assert mismatch.rows[1][2].startswith("+25 points [")
+    assert "(8 pairs" in mismatch.rows[1][2]
+    drawn = picture(folder, 1.0)
+    assert drawn is not None
+    assert Image.open(io.BytesIO(drawn)).size == (1600, 624)
 
 
 @pytest.mark.usefixtures("gl")
@@ -94,7 +106,7 @@ def test_every_cell_is_filled_once(tmp_path: Path) -> None:
     outcomes = json.loads((agreement(tmp_path, config) / "outcomes.json").read_text())
     assert sorted(outcomes) == sorted([*names, "sft", *(path.stem for path in starter_explorers())])
     assert all(set(places) == {"real", "world", "simulator"} for places in outcomes.values())
-    titles = [sheet.title for sheet in sheets(evaluations(tmp_path, config))]
+    titles = [sheet.title for sheet in sheets(evaluations(tmp_path, config), config.mismatch)]
     assert titles == ["Methods", "By task", "RL in the simulator, by its mismatch"]
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
     tables(tmp_path, config)

@@ -35,7 +35,7 @@ from worldgymnast.loops.iter_sft import IterSftConfig
 from worldgymnast.loops.quickstart import QuickstartConfig, quickstart
 from worldgymnast.loops.record import RecordConfig
 from worldgymnast.loops.tables import TablesConfig
-from worldgymnast.report import results
+from worldgymnast.report import methods, results
 from worldgymnast.report import tables as terminal
 from worldgymnast.report.agree import scatter, seen
 from worldgymnast.report.agree import sheets as agree_sheets
@@ -130,7 +130,7 @@ class Tables(Computing):
         tables.tables(out, config, self.device)
         evaluations = tables.evaluations(out, config)
         shown = [
-            *results.sheets(evaluations),
+            *methods.sheets(evaluations, config.mismatch),
             *results.diverse(tables.places(out, config)),
             *results.scenes(tables.scenes_file(out, config)),
             *results.dyna(out, evaluations),
@@ -141,6 +141,8 @@ class Tables(Computing):
             by_place, each = agreements(found, config.agree), {name: seen(rows) for name, rows in found.items()}
             shown += agree_sheets(by_place, each, len(env.tasks))
             write_bytes(compared / "agreement.png", scatter(by_place, each))
+        if (drawn := methods.picture(evaluations, config.mismatch)) is not None:
+            write_bytes(out / "methods.png", drawn)
         for sheet in shown:
             terminal.show(terminal.sheet(sheet))
         target = self.markdown or out / "tables.md"
