@@ -9,6 +9,7 @@ this *wide* world the same reinforcement learning is then done from plain starts
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ from worldgymnast.run import Run, finished
 from worldgymnast.scenes.edit import distracted
 from worldgymnast.scenes.language import AFFORDANCES, written
 from worldgymnast.scenes.plate import load_plate
-from worldgymnast.types import InputError, in_range
+from worldgymnast.types import InputError, Start, in_range
 from worldgymnast.weights import identity, write_text
 
 VARIANTS = ("wide", "distractors", "language", "tasks")
@@ -95,7 +96,7 @@ class DiverseConfig:
     copies: int = 2
     sentences: int = 24
     distractors: int = 3
-    per_task: int = 50
+    per_task: int = 20
     first_layout: int = 1_000_000
     workers: int = 2
 
@@ -203,21 +204,39 @@ def _starts(name: str, env: MetaWorldConfig, wide: Path, config: DiverseConfig) 
 
 
 def try_out(
-    policy: Path, file: Path, env: MetaWorldConfig, config: DiverseConfig, seed: int, device: str = "cpu"
+    policies: Mapping[Path, Path], env: MetaWorldConfig, config: DiverseConfig, seed: int, device: str = "cpu"
 ) -> None:
-    """Real outcomes of a policy in every place, kept in `file` place by place."""
-    found: dict[str, list[dict[str, Any]]] = json.loads(file.read_text()) if file.exists() else {}
-    loaded = load_policy(policy, device)
+    """Real outcomes of policies in every place, kept place by place.
+
+    Args:
+        policies: for every file of outcomes, the policy's.
+        env: the real environment.
+        config: how much.
+        seed: has layouts of its own.
+        device: where the policies act.
+    """
     for place in PLACES:
-        if place in found:
+        missing = {file: policy for file, policy in policies.items() if place not in _kept(file)}
+        if not missing:
             continue
-        found[place] = _tested(loaded, place, env, config, seed)
-        write_text(file, json.dumps(found) + "\n")
+        loaded = {file: load_policy(policy, device) for file, policy in missing.items()}
+        scene, starts = _place(place, env, config, seed)
+        chunk = next(iter(loaded.values())).config.chunk
+        real = real_env(scene, chunk, config.workers, chunk)
+        try:
+            for file, policy in loaded.items():
+                tried = trials(policy, real, starts, temperature=0.0, seed=seed, what=f"testing {file.stem}: {place}")
+                write_text(file, json.dumps(_kept(file) | {place: [row(rollout, seed) for rollout in tried]}) + "\n")
+        finally:
+            real.close()
 
 
-def _tested(
-    policy: SmallVLA, place: str, env: MetaWorldConfig, config: DiverseConfig, seed: int
-) -> list[dict[str, Any]]:
+def _kept(file: Path) -> dict[str, list[dict[str, Any]]]:
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def _place(place: str, env: MetaWorldConfig, config: DiverseConfig, seed: int) -> tuple[MetaWorldConfig, list[Start]]:
+    """The environment of a place, and what is tried there."""
     scene = {
         "distractors": replace(env, distractors=config.distractors),
         "tasks": replace(env, tasks=config.tasks),
@@ -225,9 +244,4 @@ def _tested(
     starts = layouts(scene, config.per_task, config.first_layout + seed * 1000)
     if place == "paraphrases":
         starts = [replace(s, instruction=UNHEARD[s.task][i % len(UNHEARD[s.task])]) for i, s in enumerate(starts)]
-    real = real_env(scene, policy.config.chunk, config.workers, policy.config.chunk)
-    try:
-        found = trials(policy, real, starts, temperature=0.0, seed=seed, what=f"testing: {place}")
-    finally:
-        real.close()
-    return [row(rollout, seed) for rollout in found]
+    return scene, starts

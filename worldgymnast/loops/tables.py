@@ -88,7 +88,7 @@ class TablesConfig:
     everything: PolicyTraining = PolicyTraining(successes=True, fit=FitConfig(steps=3000))
     iter_sft: IterSftConfig = IterSftConfig()
     mismatch: float = 1.0
-    mismatches: tuple[float, ...] = (0.0, 0.5, 2.0)
+    mismatches: tuple[float, ...] = (0.0, 2.0)
     randomisation: float = 1.0
     score: ScoreConfig = ScoreConfig(per_task=50)
     agree: AgreeConfig = AgreeConfig(per_task=10)
@@ -107,7 +107,7 @@ class TablesConfig:
     def quick(self) -> TablesConfig:
         """The same tables from short trainings and few episodes: every number is there, and none is to be relied on."""
         rl = replace(self.finetune.rl, steps=6, evaluate_every=3, evaluate_starts=4)
-        diverse, dyna = self.diverse, self.dyna
+        diverse, scenes, dyna = self.diverse, self.scenes, self.dyna
         return replace(
             self,
             seeds=self.seeds[:1],
@@ -129,9 +129,15 @@ class TablesConfig:
                     fit=replace(diverse.world.fit, steps=300),
                 ),
                 judge=replace(diverse.judge, fit=replace(diverse.judge.fit, steps=500), late=0),
-                per_task=10,
+                per_task=4,
             ),
-            scenes=replace(self.scenes, remedies=("none", "replay"), trials=10, others=2),
+            scenes=replace(
+                scenes,
+                adapt=replace(scenes.adapt, rl=replace(scenes.adapt.rl, steps=4)),
+                remedies=("none", "replay"),
+                trials=10,
+                others=2,
+            ),
             dyna=replace(
                 dyna,
                 rounds=1,
@@ -215,10 +221,10 @@ def _diverse(out: Path, policy: SmallVLA, old: EpisodeSet, config: TablesConfig,
         for name in VARIANTS:
             with stage(out, f"{name}-{seed}"):
                 variant(name, policy, wide, _cell(out, f"{name}-{seed}"), practice, diverse, device)
-        files = {SFT: starter("policy")} | {name: _result(out, f"{name}-{seed}") for name in (IMAGINED, *VARIANTS)}
-        for name, file in files.items():
-            with stage(out, f"{name}-{seed} tested"):
-                try_out(file, places(out, config) / f"{name}-{seed}.json", config.env, diverse, seed, device)
+        tested = {SFT: starter("policy")} | {name: _result(out, f"{name}-{seed}") for name in (IMAGINED, *VARIANTS)}
+        with stage(out, f"diverse-{seed} tested"):
+            files = {places(out, config) / f"{name}-{seed}.json": file for name, file in tested.items()}
+            try_out(files, config.env, diverse, seed, device)
 
 
 def _scenes(out: Path, policy: SmallVLA, config: TablesConfig, device: str) -> None:
