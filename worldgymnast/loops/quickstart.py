@@ -63,7 +63,7 @@ def starter(name: str) -> Path:
 def starter_explorers() -> list[Path]:
     """The files of the policies whose rollouts the starter's world and judge learned from last."""
     folder = Path(str(importlib.resources.files("worldgymnast") / "starter"))
-    return sorted(folder.glob("explorer-*.safetensors"))
+    return sorted(folder.glob("explorer-*.safetensors"), key=lambda path: int(path.stem.rpartition("-")[2]))
 
 
 def starter_plate() -> Path:
