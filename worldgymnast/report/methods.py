@@ -76,10 +76,10 @@ def _tasks(evaluations: Path, ours: Sequence[EpisodeResult]) -> Sheet:
 def _mismatches(evaluations: Path, mismatch: float) -> list[tuple[float, list[EpisodeResult]]]:
     """RL in simulators that are ever more wrong; the methods' own on the layouts of the others."""
     files = evaluations.glob("rl-simulator-mismatch-*.json")
-    found = sorted(((float(file.stem.rpartition("-")[2]), read(file)) for file in files), key=lambda one: one[0])
+    found = [(float(file.stem.rpartition("-")[2]), read(file)) for file in files]
     if found and (own := same(rows_of(evaluations, _SIMULATED), found[0][1])):
-        found = sorted([*found, (mismatch, own)], key=lambda one: one[0])
-    return found
+        found.append((mismatch, own))
+    return sorted(found, key=lambda one: one[0])
 
 
 def picture(evaluations: Path, mismatch: float) -> bytes | None:
