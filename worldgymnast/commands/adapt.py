@@ -146,7 +146,7 @@ class Adapt(Computing):
         """Real success, before and after: from this scene where it can be laid out, and of all tasks."""
         result = self.out / "policy.safetensors"
         if start.layout is not None:
-            real = real_env(env, before.config.chunk, 2)
+            real = real_env(env, before.config.chunk, 2, every=before.config.chunk)
             try:
                 rates = [
                     Rate.of(

@@ -79,7 +79,7 @@ def outcomes(
     surrogates = {place: each.hasty() for place, each in surrogates.items()}
     env = replace(config.env, horizon=max(config.lengths))
     starts = layouts(env, config.per_task, config.first_layout)
-    real = real_env(env, chunk, config.workers, chunk)
+    real = real_env(env, chunk, config.workers, every=chunk)
     try:
         with Progress("rolling policies out", len(policies), done=len(found)) as progress:
             for name, policy in policies.items():

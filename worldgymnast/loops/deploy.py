@@ -30,7 +30,7 @@ def deploy(
     found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     seconds: dict[str, float] = json.loads(timed.read_text()) if timed.exists() else {}
     starts = layouts(env, score.per_task, score.first_layout)
-    real = real_env(env, chunk, score.workers, chunk)
+    real = real_env(env, chunk, score.workers, every=chunk)
     try:
         for name, policy in policies.items():
             if name in found:

@@ -222,7 +222,7 @@ def try_out(
         loaded = {file: load_policy(policy, device) for file, policy in missing.items()}
         scene, starts = _place(place, env, config, seed)
         chunk = next(iter(loaded.values())).config.chunk
-        real = real_env(scene, chunk, config.workers, chunk)
+        real = real_env(scene, chunk, config.workers, every=chunk)
         try:
             for file, policy in loaded.items():
                 tried = trials(policy, real, starts, temperature=0.0, seed=seed, what=f"testing {file.stem}: {place}")

@@ -101,7 +101,7 @@ def new_scenes(
     scenes = photographs(env, config.scenes, config.first_layout)
     env = replace(env, horizon=config.adapt.rl.horizon)
     imagine = Imagination.of(before, world, judge, env.horizon)
-    real = real_env(env, before.config.chunk, config.workers, before.config.chunk)
+    real = real_env(env, before.config.chunk, config.workers, every=before.config.chunk)
     try:
         for scene in scenes:
             others = [s for s in layouts(env, config.others, config.others_layout) if s.task != scene.task]

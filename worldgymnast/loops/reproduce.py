@@ -300,7 +300,7 @@ def evaluate(
     imagine = None
     if world is not None and judge is not None:
         imagine = Imagination.of(next(iter(loaded.values())), world, judge, recipe.env.horizon)
-    env = real_env(recipe.env, chunk, recipe.score.workers, chunk)
+    env = real_env(recipe.env, chunk, recipe.score.workers, every=chunk)
     try:
         for name, policy in loaded.items():
             found[name] = _outcomes(policy, env, imagine, recipe, name)

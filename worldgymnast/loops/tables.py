@@ -41,7 +41,7 @@ from worldgymnast.loops.reproduce import (
 )
 from worldgymnast.loops.score import ScoreConfig, layouts
 from worldgymnast.loops.supervised import FitConfig
-from worldgymnast.loops.train import PolicyTraining, demonstrations, train_policy
+from worldgymnast.loops.train import PolicyTraining, demonstrations, reseeded, train_policy
 from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.run import Run, finished
 from worldgymnast.types import InputError, Start, in_range
@@ -250,7 +250,7 @@ def _dyna(out: Path, policy: SmallVLA, old: EpisodeSet, config: TablesConfig, de
             recorded = [read(place / "data" / f"round-{n + 1}") for n in range(config.dyna.rounds)]
             for n in range(config.dyna.rounds):
                 name = f"beside-{n + 1}-{seed}"
-                learning = replace(config.beside, fit=replace(config.beside.fit, seed=seed))
+                learning = reseeded(config.beside, seed)
                 known = concatenate([demos, *recorded[: n + 1]])
                 train_policy(known, _cell(out, name), learning, device, start=acting)
                 _evaluate(out, name, _result(out, name), seed, config, device)
@@ -325,7 +325,7 @@ def _cells(
         name = f"{ITERATED}-{seed}"
         yield name, seed, functools.partial(iterate, name, seed)
         name = f"{EVERYTHING}-{seed}"
-        learning = replace(config.everything, fit=replace(config.everything.fit, seed=seed))
+        learning = reseeded(config.everything, seed)
         yield name, seed, functools.partial(train_policy, old, _cell(out, name), learning, device)
     for mismatch in config.mismatches:
         name = f"{SIMULATED}-mismatch-{mismatch:g}"

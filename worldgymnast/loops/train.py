@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -151,6 +151,14 @@ class Relearning:
 
     def __post_init__(self) -> None:
         in_range(self, 0.01, "new", high=0.99)
+
+
+Training = TypeVar("Training", PolicyTraining, WorldTraining, JudgeTraining)
+
+
+def reseeded(config: Training, seed: int) -> Training:
+    """The same training with another seed."""
+    return replace(config, fit=replace(config.fit, seed=seed))
 
 
 def every_sentence() -> dict[str, tuple[str, ...]]:
@@ -368,8 +376,7 @@ def relearn_world(
 ) -> LatentWorldModel:
     """The world goes on learning from `recorded`, the old episodes first, then sets of new ones in equal parts."""
     shares = (1 - config.new, *[config.new / (len(recorded) - 1)] * (len(recorded) - 1))
-    learning = replace(config.world, fit=replace(config.world.fit, seed=seed))
-    return train_world(recorded, out, learning, device, shares, start=world)
+    return train_world(recorded, out, reseeded(config.world, seed), device, shares, start=world)
 
 
 def relearn_judge(
@@ -382,8 +389,7 @@ def relearn_judge(
     device: str = "cpu",
 ) -> SuccessClassifier:
     """The judge goes on learning from all of `recorded`, and from the imagination of that world."""
-    learning = replace(config.judge, fit=replace(config.judge.fit, seed=seed))
-    return train_judge(concatenate(recorded), world, out, learning, device, start=judge)
+    return train_judge(concatenate(recorded), world, out, reseeded(config.judge, seed), device, start=judge)
 
 
 def unsolved_at(episodes: EpisodeSet, frame: int) -> EpisodeSet:
