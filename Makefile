@@ -60,6 +60,7 @@ test: install gl ## every test, two processes
 
 lint: install ## ruff, pyright, the import rules
 	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/pyright
 	$(VENV)/bin/lint-imports --no-cache
 

@@ -61,9 +61,7 @@ class Late:
 def test_outcomes_by_length_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     env = MetaWorldConfig(tasks=("drawer-close", "door-close"), horizon=6)
-    policies = {
-        name: SmallVLA(SmallVLAConfig(width=16, blocks=1, hidden=32), env.action_spec) for name in ("a", "b")
-    }
+    policies = {name: SmallVLA(SmallVLAConfig(width=16, blocks=1, hidden=32), env.action_spec) for name in ("a", "b")}
     world = LatentWorldModel(debug().world.world, env.action_spec, 80 / 6).eval()
     config = AgreeConfig(env, per_task=1, lengths=(2, 4, 6), workers=1)
     places: dict[str, Surrogate] = {"world": Imagination.of(policies["a"], world, Late(), 6)}

@@ -68,4 +68,3 @@ def test_successes_are_logged_by_task() -> None:
 def test_it_waits_for_the_step_before() -> None:
     with pytest.raises(InputError, match="'curriculum', 'ahead'"):
         GatherConfig(curriculum=True, ahead=1)
-

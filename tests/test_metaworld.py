@@ -209,9 +209,7 @@ def distractors(env: MetaWorldEnv) -> np.ndarray:
 
 
 @pytest.mark.parametrize("task", SUITE)
-def test_distractors_change_the_picture_and_not_the_task(
-    task: str, env: MetaWorldEnv, cluttered: MetaWorldEnv
-) -> None:
+def test_distractors_change_the_picture_and_not_the_task(task: str, env: MetaWorldEnv, cluttered: MetaWorldEnv) -> None:
     plain, _ = env.reset(seed=5, options={"task": task})
     among, _ = cluttered.reset(seed=5, options={"task": task})
     differing = (np.abs(plain["image"].astype(int) - among["image"]).max(-1) > 20).mean()

@@ -166,9 +166,7 @@ def test_a_judge_outage_in_the_middle_of_training_changes_no_reward(policy: Smal
         for a, b in zip(one.rollouts, two.rollouts, strict=True):
             assert b.verdict.score is None or b.verdict.score == a.verdict.score
     assert sum(g.judge_errors for g in broken) == 8
-    without = [
-        RolloutGroup(g.start, tuple(r for r in g.rollouts if r.verdict.score is not None)) for g in broken
-    ]
+    without = [RolloutGroup(g.start, tuple(r for r in g.rollouts if r.verdict.score is not None)) for g in broken]
     hashes = []
     for groups in (broken, without):
         trained = copy.deepcopy(policy)
@@ -215,9 +213,7 @@ def test_an_update_makes_the_successful_rollouts_likelier(policy: SmallVLA, worl
 
 def test_imagined_environment_refuses_a_horizon_that_is_no_multiple_of_the_chunk(world: LatentWorldModel) -> None:
     with pytest.raises(InputError, match="multiple"):
-        ImaginedVectorEnv(
-            world, BrightnessJudge(), rows=1, chunk=2, horizon=5, size=64, generator=torch.Generator()
-        )
+        ImaginedVectorEnv(world, BrightnessJudge(), rows=1, chunk=2, horizon=5, size=64, generator=torch.Generator())
 
 
 # ---------------------------------------------------------------- judges that are slow, or out

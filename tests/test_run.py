@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 import worldgymnast.run as run_module
+from worldgymnast.progress import Progress
 from worldgymnast.run import (
-    Progress,
     Run,
     generator_state,
     load_into,

@@ -352,9 +352,7 @@ def test_what_is_written_is_read(folder: Path) -> None:
     assert {s.instruction for s in starts[4:]} == set(INSTRUCTIONS["drawer-open"])
 
 
-def test_pictures_are_distracted_and_kept(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_pictures_are_distracted_and_kept(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "among"
     command = ["scenes", "distract", str(folder), str(target), "--copies", "2"]
     assert main(command) == 0
@@ -486,4 +484,3 @@ def test_photographs_are_taken(tmp_path: Path) -> None:
     starts = read_starts(target, None)
     assert {s.task for s in starts} == {"drawer-open"}
     assert len(starts) == 4
-

@@ -89,9 +89,7 @@ def test_every_cell_is_filled_once(tmp_path: Path) -> None:
         explored=PolicyRecordConfig((1.0,), 1, length=8, seed=2_050_000, workers=1),
         finetune=FinetuneConfig(env=ENV, rl=rl, workers=1),
         everything=PolicyTraining(successes=True, demonstrations=1, fit=brief),
-        iter_sft=IterSftConfig(
-            env=ENV, rounds=1, starts=8, group_size=4, fit=brief, evaluate_starts=0, workers=1
-        ),
+        iter_sft=IterSftConfig(env=ENV, rounds=1, starts=8, group_size=4, fit=brief, evaluate_starts=0, workers=1),
         mismatches=(0.5,),
         score=ScoreConfig(per_task=2, workers=1),
         agree=AgreeConfig(env=ENV, per_task=1, lengths=(4, 8), workers=1),

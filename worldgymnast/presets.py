@@ -133,9 +133,7 @@ def bridge_600m() -> WorldTraining:
         learned_positions=False,
     )
     return WorldTraining(
-        WorldModelConfig(
-            VAEConfig(SD3), transformer, DiffusionConfig(), steps=10, guidance=3.0, slide="recompute"
-        ),
+        WorldModelConfig(VAEConfig(SD3), transformer, DiffusionConfig(), steps=10, guidance=3.0, slide="recompute"),
         clips=8,
         length=19,
         fit=FitConfig(steps=300_000, lr=5e-5, ema=0.999, weight_decay=0.02, save_every=1000),

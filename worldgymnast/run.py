@@ -30,7 +30,6 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -43,7 +42,7 @@ from torch import Tensor
 
 from worldgymnast import __version__
 from worldgymnast.ledger import FILE
-from worldgymnast.processes import by_first, first, rank
+from worldgymnast.processes import by_first, first
 from worldgymnast.types import InputError
 from worldgymnast.weights import (
     TEMPORARY,
@@ -67,7 +66,6 @@ from worldgymnast.weights import (
 
 __all__ = [
     "Checkpoint",
-    "Progress",
     "Run",
     "check_folder",
     "finished",
@@ -416,54 +414,3 @@ class Run:
     @property
     def _summary(self) -> Path:
         return self.path / "summary.json"
-
-
-class Progress:
-    """A progress bar on stderr with rate and time left; where stderr is no terminal, one line every `every` seconds.
-
-    Used as a context manager, `advance` called after each step. Of several processes only the first says anything.
-
-    Args:
-        what: a few words, such as "training the world".
-        total: number of steps.
-        done: steps finished before, by an earlier process; they do not count for the rate.
-        every: seconds between two lines where there is no terminal.
-    """
-
-    def __init__(self, what: str, total: int, *, done: int = 0, every: float = 30.0) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
-
-        self.what, self.total, self.done, self.every = what, total, done, every
-        self._first, self._began = done, time.monotonic()
-        self._spoke = self._began
-        console = Console(stderr=True)
-        self._bar: Bar | None = None
-        if console.is_terminal and rank() == 0:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-            self._bar = Bar(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console)
-            self._task = self._bar.add_task(what, total=total, completed=done, note="")
-
-    def __enter__(self) -> Progress:
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def advance(self, steps: int = 1, note: str = "") -> None:
-        """Counts `steps` as finished; `note` is shown at the end of the line."""
-        self.done += steps
-        if self._bar is not None:
-            self._bar.update(self._task, completed=self.done, note=note)
-            return
-        now = time.monotonic()
-        if now - self._spoke >= self.every and rank() == 0:
-            self._spoke = now
-            rate = (self.done - self._first) / (now - self._began)
-            left = timedelta(seconds=round((self.total - self.done) / rate)) if rate > 0 else "unknown time"
-            line = f"{self.what}: step {self.done}/{self.total}, {rate:.3g} steps/s, {left} left"
-            print(f"{line}, {note}" if note else line, file=sys.stderr, flush=True)

@@ -94,4 +94,3 @@ class Agree(Computing):
         write_bytes(self.out / "agreement.png", scatter(by_place, each))
         wrote(self.out / "agreement.md")
         return wrote(self.out / "agreement.png")
-

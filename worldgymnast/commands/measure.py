@@ -156,9 +156,7 @@ class EvalWorld(Computing):
             wrote(self.sheet)
         common = {"seed": self.seed, "rows": self.rows}
         show(
-            fidelity=replay_fidelity(
-                world, episodes, starts=self.starts, length=length, perceptual=distance, **common
-            )
+            fidelity=replay_fidelity(world, episodes, starts=self.starts, length=length, perceptual=distance, **common)
         )
         if self.drift:
             show(drift=drift(world, episodes, frames=self.drift, **common))
@@ -166,9 +164,7 @@ class EvalWorld(Computing):
         said = self._without(judge is None, len(labelled) == 0)
         if judge is not None and len(labelled):
             horizon = min(self.horizon, int(labelled.length.min()))
-            known = outcomes(
-                world, judge, labelled, horizon=horizon, stride=self.stride, jitter=self.jitter, **common
-            )
+            known = outcomes(world, judge, labelled, horizon=horizon, stride=self.stride, jitter=self.jitter, **common)
             show(gate=known.gate(), detection=plain(known.detections()), kept=known.kept(SIGNAL))
         else:
             print(said)

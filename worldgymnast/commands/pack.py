@@ -1,6 +1,6 @@
 """The starter components from a finished run of `reproduce`: 16-bit weights, the empty scene, and how they were made.
 
-    python -m worldgymnast.commands.pack runs/metaworld worldgymnast/starter
+Run as `python -m worldgymnast.commands.pack runs/metaworld worldgymnast/starter`.
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ from worldgymnast.ledger import FILE, Ledger
 from worldgymnast.loops.finetune import photographs
 from worldgymnast.loops.quickstart import QuickstartConfig, starter_plate
 from worldgymnast.loops.scenes import distract_episodes
-from worldgymnast.run import Progress, Run
+from worldgymnast.progress import Progress
+from worldgymnast.run import Run
 from worldgymnast.scenes.edit import distracted
 from worldgymnast.scenes.language import written
 from worldgymnast.scenes.plate import Plate, load_plate, plate_of

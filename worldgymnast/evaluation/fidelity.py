@@ -29,7 +29,7 @@ Curve = dict[str, np.ndarray]
 
 
 def frame_scores(truth: UInt8[np.ndarray, "e t h w 3"], shown: UInt8[np.ndarray, "e t h w 3"]) -> Curve:
-    """"psnr" (dB, at most `PSNR_CEILING`) and, of frames of 11 pixels and more, "ssim" of each frame, float64 [e t]."""
+    """Of each frame, float64 [e t]: "psnr" (dB, at most `PSNR_CEILING`) and, from 11 pixels a side on, "ssim"."""
     flat_truth, flat_shown = truth.reshape(-1, *truth.shape[2:]), shown.reshape(-1, *shown.shape[2:])
     step = max(1, _PIECE // int(np.prod(truth.shape[2:])))
     pieces = [slice(i, i + step) for i in range(0, len(flat_truth), step)]

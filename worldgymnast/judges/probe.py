@@ -103,7 +103,7 @@ class Abilities:
 
 def abilities(judge: VLMJudge) -> Abilities:
     """Tries what not every server can; a refusal is an answer too."""
-    parts: Sequence[Part] = ["Answer with the JSON object {\"observation\": \"none\", \"score\": 0} and nothing else."]
+    parts: Sequence[Part] = ['Answer with the JSON object {"observation": "none", "score": 0} and nothing else.']
     form = {"type": "json_schema", "json_schema": {"name": "verdict", "strict": True, "schema": schema(judge.rubric)}}
     warm = {"max_tokens": 60}
 

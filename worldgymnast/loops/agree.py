@@ -20,8 +20,8 @@ from worldgymnast.evaluation.agreement import Agreement, agreement
 from worldgymnast.execution.surrogate import Imagination, Surrogate, score_in
 from worldgymnast.loops.score import layouts, real_env, score_real
 from worldgymnast.policies.small_vla import SmallVLA
+from worldgymnast.progress import Progress
 from worldgymnast.rl.judging import seen
-from worldgymnast.run import Progress
 from worldgymnast.types import InputError, Rollout, in_range
 from worldgymnast.weights import write_text
 

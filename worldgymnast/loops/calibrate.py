@@ -17,7 +17,7 @@ from worldgymnast.evaluation.success import Outcome
 from worldgymnast.evaluation.uncertainty import belief
 from worldgymnast.loops.replay import PIECE, clips, replay
 from worldgymnast.loops.score import cut
-from worldgymnast.run import Progress
+from worldgymnast.progress import Progress
 from worldgymnast.types import InputError, Judge, Verdict, WorldModel
 
 

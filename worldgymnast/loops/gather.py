@@ -106,7 +106,9 @@ class Gathered:
             "uncertain": float(self.uncertain),
             "uncertain_rate": self.uncertain / max(self.rollouts, 1),
         }
-        return (dropped if self.dropping else {}) | self._by_task() | {
+        return {
+            **(dropped if self.dropping else {}),
+            **self._by_task(),
             "judge_error_rate": self.error_rate,
             "groups_without_verdicts": float(sum(len(group.scores) < 2 for group in self.groups)),
             "imagined_frames_per_second": self.frames / (self.imagining + self.waiting),

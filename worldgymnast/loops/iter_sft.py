@@ -30,7 +30,8 @@ from worldgymnast.loops.score import layouts, real_env
 from worldgymnast.loops.supervised import Batches, FitConfig, fit
 from worldgymnast.loops.train import data_hash
 from worldgymnast.policies.small_vla import SmallVLA
-from worldgymnast.run import Progress, Run
+from worldgymnast.progress import Progress
+from worldgymnast.run import Run
 from worldgymnast.types import InputError, Metrics, Observation, Rollout, in_range
 from worldgymnast.weights import identity
 
@@ -211,9 +212,7 @@ def _rollouts(
         for i in range(0, len(wanted), config.rows):
             part = wanted[i : i + config.rows]
             seed = (config.seed * 1_000_003 + number) * 1_000 + i // config.rows
-            rollouts += score_in(
-                surrogate, policy, part, rows=config.rows, temperature=config.temperature, seed=seed
-            )
+            rollouts += score_in(surrogate, policy, part, rows=config.rows, temperature=config.temperature, seed=seed)
             progress.advance(len(part))
     return rollouts
 

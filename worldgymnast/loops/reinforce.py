@@ -21,8 +21,9 @@ from worldgymnast.evaluation.guard import GuardConfig
 from worldgymnast.evaluation.success import Difference
 from worldgymnast.loops.audit import Guard
 from worldgymnast.loops.gather import Doubt, GatherConfig, Gathering, Sample
+from worldgymnast.progress import Progress
 from worldgymnast.rl.trainer import Trainer, TrainerConfig
-from worldgymnast.run import Progress, Run
+from worldgymnast.run import Run
 from worldgymnast.types import Judge, Metrics, Paused, Policy, Rollout, RolloutPool, in_range
 
 Score = Callable[[int], "Scored | None"]

@@ -55,8 +55,8 @@ from worldgymnast.loops.train import (
     train_world,
 )
 from worldgymnast.policies.small_vla import SmallVLA
+from worldgymnast.progress import Progress
 from worldgymnast.rl.rollout import roll_out
-from worldgymnast.run import Progress
 from worldgymnast.types import Episode, Judge, Metrics, Start, WorldModel, in_range
 from worldgymnast.weights import write_text
 from worldgymnast.worldmodel.sampler import LatentWorldModel

@@ -10,7 +10,7 @@ import numpy as np
 
 from worldgymnast.episodes.lerobot import LeRobotWriter
 from worldgymnast.episodes.windows import EpisodeSet
-from worldgymnast.run import Progress
+from worldgymnast.progress import Progress
 from worldgymnast.scenes.edit import LEAST, changed, edited
 from worldgymnast.types import Editor, Episode, InputError
 

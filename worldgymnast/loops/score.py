@@ -22,8 +22,8 @@ from worldgymnast.evaluation.agreement import (
 )
 from worldgymnast.evaluation.success import Outcome
 from worldgymnast.loops.replay import judged, replay, shuffled_actions
+from worldgymnast.progress import Progress
 from worldgymnast.rl.rollout import roll_out
-from worldgymnast.run import Progress
 from worldgymnast.types import Judge, Metrics, Policy, Rollout, Start, WorldModel, in_range
 
 _SOME = 10

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from worldgymnast import processes
 from worldgymnast.loops.shards import for_first, share, spread, whole
 from worldgymnast.precision import Precision, autocast, computes_in
-from worldgymnast.run import Progress, Run, load_optimizer_tensors, optimizer_tensors
+from worldgymnast.progress import Progress
+from worldgymnast.run import Run, load_optimizer_tensors, optimizer_tensors
 from worldgymnast.types import InputError, Metrics, in_range
 
 Batches = Callable[[int], Mapping[str, Any]]

@@ -418,9 +418,7 @@ def _takes(episodes: EpisodeSet) -> list[tuple[str, str, int] | int]:
     return [(task, source, layout) if layout >= 0 else first for task, source, layout, first in known]
 
 
-def calibrate(
-    judge: SuccessClassifier, episodes: EpisodeSet, stride: int, true_negative: float = 0.9
-) -> Metrics:
+def calibrate(judge: SuccessClassifier, episodes: EpisodeSet, stride: int, true_negative: float = 0.9) -> Metrics:
     """Sets the judge's threshold on `episodes`: the one that knows most successes among those safe enough.
 
     Safe means that at least `true_negative` of the true failures are called failures: RL climbs whatever a judge

@@ -145,8 +145,7 @@ def _thresholds(kind: str, rows: Mapping[str, Calibration]) -> Sheet:
 
 def _gains(kind: str, found: Measured) -> Sheet:
     table = [
-        [_name(task), _worth(gain.single), _worth(gain.own), str(gain.difference)]
-        for task, gain in found.gains.items()
+        [_name(task), _worth(gain.single), _worth(gain.own), str(gain.difference)] for task, gain in found.gains.items()
     ]
     head = ["task", "single (known, refused)", "by task", "difference"]
     note = (

@@ -178,9 +178,7 @@ class Trainer:
         seen, recorded, mask = seen.to(fresh.device), recorded.to(fresh.device), mask.to(fresh.device)
         new = recorded.index_copy(0, seen, fresh).unflatten(0, shape)
         advantage = torch.tensor([s.advantage for s in part], device=fresh.device)
-        loss, metrics = policy_loss(
-            new, recorded.unflatten(0, shape), advantage, mask, total, self.config.objective
-        )
+        loss, metrics = policy_loss(new, recorded.unflatten(0, shape), advantage, mask, total, self.config.objective)
         metrics["entropy"] = float(-fresh.detach().mean())
         anchor = self.config.objective.kl
         if compare or anchor:

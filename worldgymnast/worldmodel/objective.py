@@ -192,17 +192,13 @@ def sigmoid_schedule(levels: int = LEVELS, start: float = -3.0, end: float = 3.0
     return torch.cumprod(1 - betas, 0).float()
 
 
-def toward(
-    clean: Tensor, noisy: Tensor, now: tuple[Tensor, Tensor], then: tuple[Tensor, Tensor]
-) -> Tensor:
+def toward(clean: Tensor, noisy: Tensor, now: tuple[Tensor, Tensor], then: tuple[Tensor, Tensor]) -> Tensor:
     """The noisy frame at the next level, where `clean` is what is believed: signals and spreads now and then."""
     noise = (noisy - now[0] * clean) / now[1].clamp(min=1e-6)
     return then[0] * clean + then[1] * noise
 
 
-def motion_weights(
-    latents: Float[Tensor, "b t1 h w c"], patch: int, strength: float
-) -> Float[Tensor, "b t h w 1"]:
+def motion_weights(latents: Float[Tensor, "b t1 h w c"], patch: int, strength: float) -> Float[Tensor, "b t h w 1"]:
     """Loss weights of frames 1..t, mean 1: what differs from the frame before or from the first frame counts more."""
     step = (latents[:, 1:] - latents[:, :-1]).square().mean(-1)
     since_start = (latents[:, 1:] - latents[:, :1]).square().mean(-1)

@@ -95,9 +95,7 @@ def transformer_config(
     found = {k: tuple(v.shape) for k, v in tensors.items()}
     wrong = [f"{k}: found no such key, expected {list(v)}" for k, v in expected.items() if k not in found]
     wrong += [f"{k}: found {list(v)}, expected no such key" for k, v in found.items() if k not in expected]
-    wrong += [
-        f"{k}: found {list(found[k])}, expected {list(v)}" for k, v in expected.items() if found.get(k, v) != v
-    ]
+    wrong += [f"{k}: found {list(found[k])}, expected {list(v)}" for k, v in expected.items() if found.get(k, v) != v]
     if wrong:
         raise InputError(f"{path}: {len(wrong)} keys do not fit a WorldGym checkpoint: {'; '.join(wrong)}")
     return config
