@@ -82,7 +82,7 @@ def test_outcomes_by_length_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
         outcomes(policies, places, file, AgreeConfig(env, lengths=(3,)))
     seen = {name: Seen(Rate(1, 2), {"world": Rate(2, 2)}) for name in found}
     by_place = agreements(found, config)
-    assert [sheet.title for sheet in sheets(by_place, seen, 2)] == ["Agreement with reality", "Success"]
+    assert [sheet.title for sheet in sheets({"all 2": by_place}, seen, 2)] == ["Agreement with reality", "Success"]
     assert scatter(by_place, seen).startswith(b"\x89PNG")
 
 

@@ -22,9 +22,17 @@ from worldgymnast.loops.reinforce import ReinforceConfig
 from worldgymnast.loops.reproduce import PolicyRecordConfig
 from worldgymnast.loops.score import ScoreConfig
 from worldgymnast.loops.supervised import FitConfig
-from worldgymnast.loops.tables import TablesConfig, agreement, evaluations, places, scenes_file, tables
+from worldgymnast.loops.tables import (
+    TablesConfig,
+    agreement,
+    evaluations,
+    never_recorded,
+    places,
+    scenes_file,
+    tables,
+)
 from worldgymnast.loops.test_time import AdaptConfig
-from worldgymnast.loops.train import JudgeTraining, PolicyTraining, WorldTraining
+from worldgymnast.loops.train import JudgeTraining, PolicyTraining, Relearning, WorldTraining
 from worldgymnast.report.methods import picture, sheets
 from worldgymnast.report.results import diverse, dyna, scenes
 from worldgymnast.types import InputError
@@ -92,18 +100,22 @@ def test_every_cell_is_filled_once(tmp_path: Path) -> None:
         iter_sft=IterSftConfig(env=ENV, rounds=1, starts=8, group_size=4, fit=brief, evaluate_starts=0, workers=1),
         mismatches=(0.5,),
         score=ScoreConfig(per_task=2, workers=1),
+        imitators=(1,),
+        informing=PolicyRecordConfig((0.0,), 1, length=8, seed=3_000_000, workers=1),
+        informed=Relearning(world=WorldTraining(fit=brief), judge=JudgeTraining(fit=brief, calibration=1, late=0)),
         agree=AgreeConfig(env=ENV, per_task=1, lengths=(4, 8), workers=1),
         photographs=8,
         which=("methods", "agreement"),
     )
     tables(tmp_path, config)
     names = ["iter-sft-0", "rl-simulator-0", "rl-simulator-mismatch-0.5", "rl-world-0", "sft-everything-0"]
-    assert sorted(path.name for path in (tmp_path / "cells").iterdir()) == names
+    assert sorted(path.name for path in (tmp_path / "cells").iterdir()) == [*names, "sft-from-1"]
     for name in (*names, "sft-0"):
         assert len(json.loads((evaluations(tmp_path, config) / f"{name}.json").read_text())["policy"]) == 4
     outcomes = json.loads((agreement(tmp_path, config) / "outcomes.json").read_text())
-    assert sorted(outcomes) == sorted([*names, "sft", *(path.stem for path in starter_explorers())])
-    assert all(set(places) == {"real", "world", "simulator"} for places in outcomes.values())
+    assert sorted(outcomes) == sorted([*names, "sft", "sft-from-1", *(path.stem for path in starter_explorers())])
+    assert all(set(places) == {"real", "world", "informed world", "simulator"} for places in outcomes.values())
+    assert never_recorded(outcomes, config) == ["sft-from-1"]
     titles = [sheet.title for sheet in sheets(evaluations(tmp_path, config), config.mismatch)]
     assert titles == ["Methods", "By task", "RL in the simulator, by its mismatch"]
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}

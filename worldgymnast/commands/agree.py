@@ -84,7 +84,7 @@ class Agree(Computing):
             found = outcomes(loaded, surrogates, self.out / "outcomes.json", self.config)
             run.finish({})
         by_place, each = agreements(found, self.config), {name: seen(rows) for name, rows in found.items()}
-        shown = sheets(by_place, each, len(env.tasks))
+        shown = sheets({f"all {len(each)}": by_place}, each, len(env.tasks))
         for sheet in shown:
             tables.show(tables.sheet(sheet))
         few = f"{len(loaded)} policies say little: expected {ENOUGH} or more of trainings apart from one another."

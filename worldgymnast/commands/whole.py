@@ -138,9 +138,13 @@ class Tables(Computing):
         compared = tables.agreement(out, config)
         if (file := compared / "outcomes.json").exists():
             found = json.loads(file.read_text())
-            by_place, each = agreements(found, config.agree), {name: seen(rows) for name, rows in found.items()}
-            shown += agree_sheets(by_place, each, len(env.tasks))
-            write_bytes(compared / "agreement.png", scatter(by_place, each))
+            each = {name: seen(rows) for name, rows in found.items()}
+            held = {name: found[name] for name in tables.never_recorded(found, config)}
+            groups = {f"all {len(found)}": found} | ({f"never recorded: {len(held)}": held} if len(held) > 1 else {})
+            by_policies = {name: agreements(group, config.agree) for name, group in groups.items()}
+            last = list(groups)[-1]
+            shown += agree_sheets(by_policies, each, len(env.tasks))
+            write_bytes(compared / "agreement.png", scatter(by_policies[last], each, groups[last]))
         if (drawn := methods.picture(evaluations, config.mismatch)) is not None:
             write_bytes(out / "methods.png", drawn)
         for sheet in shown:

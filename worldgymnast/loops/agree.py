@@ -67,7 +67,7 @@ def outcomes(
 ) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """By policy and place ("real" and the surrogates' names), a row an episode: task, layout, success by each length.
 
-    Kept in `file` policy by policy; what is there is not rolled out again.
+    Kept in `file` policy by policy; what is there is not imagined again, and a further surrogate is added to it.
 
     Raises:
         InputError: a length is no multiple of the policies' chunk.
@@ -76,18 +76,21 @@ def outcomes(
     chunk = next(iter(policies.values())).config.chunk
     if odd := [length for length in config.lengths if length % chunk]:
         raise InputError(f"field 'lengths': found {odd[0]}, expected multiples of the policies' chunk ({chunk})")
+    todo = {name: policy for name, policy in policies.items() if {REAL, *surrogates} - found.get(name, {}).keys()}
+    if not todo:
+        return {name: found[name] for name in policies}
     surrogates = {place: each.hasty() for place, each in surrogates.items()}
     env = replace(config.env, horizon=max(config.lengths))
     starts = layouts(env, config.per_task, config.first_layout)
     real = real_env(env, chunk, config.workers, every=chunk)
     try:
-        with Progress("rolling policies out", len(policies), done=len(found)) as progress:
-            for name, policy in policies.items():
-                if name in found:
-                    continue
+        with Progress("rolling policies out", len(policies), done=len(policies) - len(todo)) as progress:
+            for name, policy in todo.items():
                 truly = score_real(policy, real, starts, temperature=config.temperature, seed=config.seed)
-                rows = {REAL: [_reported(rollout, config.lengths, chunk) for rollout in truly]}
+                rows = {REAL: [_reported(rollout, config.lengths, chunk) for rollout in truly], **found.get(name, {})}
                 for place, surrogate in surrogates.items():
+                    if place in rows:
+                        continue
                     rollouts = score_in(
                         surrogate, policy, [r.start for r in truly], rows=config.rows,
                         temperature=config.temperature, seed=config.seed,

@@ -25,7 +25,7 @@ from worldgymnast.run import Run
 from worldgymnast.types import InputError, Start, in_range
 from worldgymnast.weights import identity, write_text
 
-REMEDIES = ("none", "replay", "anchor")
+REMEDIES = ("none", "replay", "anchor", "both")
 ROWS = "scenes.json"
 
 
@@ -34,9 +34,9 @@ class NewScenesConfig:
     """Scenes, remedies, and how each is tried.
 
     Attributes:
-        adapt: the training; its replay is that of the remedy "replay".
-        anchor: weight of the divergence from the policy as it was, in the remedy "anchor".
-        remedies: which: none, replay of other scenes, the anchor.
+        adapt: the training; its replay is that of the remedies "replay" and "both".
+        anchor: weight of the divergence from the policy as it was, in the remedies "anchor" and "both".
+        remedies: which: none, replay of other scenes, the anchor, both.
         scenes: of each task.
         first_layout: of the scenes; layouts that nothing was trained on.
         trials: real episodes in the scene itself, sampled.
@@ -63,14 +63,12 @@ class NewScenesConfig:
 
     def remedied(self, remedy: str) -> AdaptConfig:
         """The training with a remedy."""
-        if remedy == "replay":
-            return self.adapt
-        bare = replace(self.adapt, replay=0.0)
-        if remedy == "none":
-            return bare
-        trainer = bare.rl.trainer
+        training = self.adapt if remedy in ("replay", "both") else replace(self.adapt, replay=0.0)
+        if remedy not in ("anchor", "both"):
+            return training
+        trainer = training.rl.trainer
         objective = replace(trainer.objective, kl=self.anchor)
-        return replace(bare, rl=replace(bare.rl, trainer=replace(trainer, objective=objective)))
+        return replace(training, rl=replace(training.rl, trainer=replace(trainer, objective=objective)))
 
 
 def new_scenes(

@@ -10,17 +10,18 @@ equally many real scorings.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from worldgymnast.config import load_classifier, load_judge, load_policy, load_world, to_dict
 from worldgymnast.envs.metaworld import MetaWorldConfig
 from worldgymnast.envs.simulator import SimulatorConfig
 from worldgymnast.episodes.lerobot import read
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
-from worldgymnast.execution.surrogate import Imagination, Simulation
+from worldgymnast.execution.surrogate import Imagination, Simulation, Surrogate
+from worldgymnast.judges.classifier import SuccessClassifier
 from worldgymnast.loops.agree import AgreeConfig, outcomes
 from worldgymnast.loops.diverse import VARIANTS, DiverseConfig, check_diverse, try_out, variant, widen
 from worldgymnast.loops.dyna import DynaConfig, dyna
@@ -41,15 +42,27 @@ from worldgymnast.loops.reproduce import (
 )
 from worldgymnast.loops.score import ScoreConfig, layouts
 from worldgymnast.loops.supervised import FitConfig
-from worldgymnast.loops.train import PolicyTraining, demonstrations, reseeded, train_policy
+from worldgymnast.loops.train import (
+    PolicyTraining,
+    Relearning,
+    demonstrations,
+    relearn_judge,
+    relearn_world,
+    reseeded,
+    train_policy,
+)
 from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.run import Run, finished
 from worldgymnast.types import InputError, Start, in_range
+from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 Table = Literal["methods", "diverse", "scenes", "dyna", "agreement"]
 TABLES: tuple[Table, ...] = get_args(Table)
 SFT, EVERYTHING, ITERATED, SIMULATED, IMAGINED = "sft", "sft-everything", "iter-sft", "rl-simulator", "rl-world"
 """The methods, by the first word of their cells' names."""
+METHODS = (IMAGINED, SIMULATED, ITERATED, EVERYTHING)
+"""Those that train."""
+Learning = TypeVar("Learning", bound=Relearning)
 
 
 @dataclass(frozen=True)
@@ -70,7 +83,10 @@ class TablesConfig:
         mismatches: of the others, for one seed each.
         randomisation: the simulators' own.
         score: the real evaluation of a cell.
-        agree: the agreement over all policies.
+        imitators: demonstrations a task of further policies that only imitate, so that bad ones are compared too.
+        informing: real rollouts of every method's policy of the first seed.
+        informed: how another world and judge learn from these before they are asked to order the policies.
+        agree: the agreement over all these policies.
         diverse: diverse training.
         scenes: test-time training on new scenes.
         dyna: rounds, from a policy that was finetuned in the starter world.
@@ -91,7 +107,10 @@ class TablesConfig:
     mismatches: tuple[float, ...] = (0.0, 2.0)
     randomisation: float = 1.0
     score: ScoreConfig = ScoreConfig(per_task=50)
-    agree: AgreeConfig = AgreeConfig(per_task=10)
+    imitators: tuple[int, ...] = (1, 2, 10, 20)
+    informing: PolicyRecordConfig = PolicyRecordConfig((0.0, 0.5), 6, seed=11_000_000)
+    informed: Relearning = Relearning()
+    agree: AgreeConfig = AgreeConfig(per_task=30)
     diverse: DiverseConfig = DiverseConfig()
     scenes: NewScenesConfig = NewScenesConfig()
     dyna: DynaConfig = DynaConfig()
@@ -100,7 +119,7 @@ class TablesConfig:
 
     def __post_init__(self) -> None:
         in_range(self, 0, "seeds", "mismatch", "mismatches", "randomisation")
-        in_range(self, 1, "photographs")
+        in_range(self, 1, "photographs", "imitators")
         if not self.seeds or not self.which:
             raise InputError("fields 'seeds', 'which': found none, expected at least one of each")
 
@@ -119,7 +138,10 @@ class TablesConfig:
             iter_sft=replace(self.iter_sft, rounds=1, starts=48, evaluate_starts=4),
             mismatches=self.mismatches[:1],
             score=replace(self.score, per_task=10),
-            agree=replace(self.agree, per_task=4),
+            imitators=(self.imitators[0], self.imitators[-1]) if self.imitators else (),
+            informing=replace(self.informing, per_temperature=3),
+            informed=_quickly(self.informed),
+            agree=replace(self.agree, per_task=8),
             diverse=replace(
                 diverse,
                 play=40,
@@ -134,19 +156,27 @@ class TablesConfig:
             scenes=replace(
                 scenes,
                 adapt=replace(scenes.adapt, rl=replace(scenes.adapt.rl, steps=4)),
-                remedies=("none", "replay"),
+                remedies=("none", "both"),
                 trials=10,
                 others=2,
             ),
             dyna=replace(
-                dyna,
+                _quickly(dyna),
                 rounds=1,
                 budget=150,
-                world=replace(dyna.world, fit=replace(dyna.world.fit, steps=150)),
-                judge=replace(dyna.judge, fit=replace(dyna.judge.fit, steps=300), late=0),
                 finetune=replace(dyna.finetune, rl=rl),
             ),
         )
+
+
+def _quickly(learning: Learning) -> Learning:
+    """Little more learning of world and judge."""
+    world, judge = learning.world, learning.judge
+    return replace(
+        learning,
+        world=replace(world, fit=replace(world.fit, steps=150)),
+        judge=replace(judge, fit=replace(judge.fit, steps=300), late=0),
+    )
 
 
 def evaluations(out: Path, config: TablesConfig) -> Path:
@@ -192,7 +222,7 @@ def tables(out: Path, config: TablesConfig, device: str = "cpu") -> None:
         "diverse": functools.partial(_diverse, out, policy, old, config, device),
         "scenes": functools.partial(_scenes, out, policy, config, device),
         "dyna": functools.partial(_dyna, out, policy, old, config, device),
-        "agreement": functools.partial(_agreement, out, policy, config, device),
+        "agreement": functools.partial(_agreement, out, policy, old, config, device),
     }
     for name in TABLES:
         if name in config.which:
@@ -256,20 +286,48 @@ def _dyna(out: Path, policy: SmallVLA, old: EpisodeSet, config: TablesConfig, de
                 _evaluate(out, name, _result(out, name), seed, config, device)
 
 
-def _agreement(out: Path, policy: SmallVLA, config: TablesConfig, device: str) -> None:
-    """Table 5: do world and simulator order all these policies as reality does?"""
+def _agreement(out: Path, policy: SmallVLA, old: EpisodeSet, config: TablesConfig, device: str) -> None:
+    """Table 5: do worlds and simulator order all these policies as reality does?"""
+    for count in config.imitators:
+        name = f"{SFT}-from-{count}"
+        with stage(out, name):
+            learning = reseeded(PolicyTraining(demonstrations=count), count)
+            train_policy(old, _cell(out, name), learning, device)
+    names = [*informants(config), *(f"{method}-{seed}" for method in METHODS for seed in config.seeds[1:])]
+    names += [f"{SFT}-from-{count}" for count in config.imitators]
+    made = {name: load_policy(file, device) for name in names if (file := _result(out, name)).exists()}
+    known = {SFT: policy} | {path.stem: load_policy(path, device) for path in starter_explorers()}
+    horizon = max(config.agree.lengths)
+    stand_ins: dict[str, Surrogate] = {"world": _imagination(policy, horizon, device)}
+    if informing := [made[name] for name in informants(config) if name in made]:
+        with stage(out, "informed world"):
+            world, judge = _informed(out / "informed", informing, old, config, device)
+            stand_ins["informed world"] = Imagination.of(policy, world, judge, horizon)
+    stand_ins["simulator"] = _simulation(policy, config, config.mismatch, horizon)
     with stage(out, "agreement"):
-        files = {SFT: starter("policy")} | {path.stem: path for path in starter_explorers()}
-        files |= {path.parent.name: path for path in sorted((out / "cells").glob("*/policy.safetensors"))}
-        for path in sorted((out / "dyna").glob("*/rl-*/policy.safetensors")):
-            files[f"dyna-{path.parent.name.removeprefix('rl-')}-{path.parents[1].name}"] = path
-        loaded = {name: load_policy(file, device) for name, file in files.items()}
-        horizon = max(config.agree.lengths)
-        stand_ins = {
-            "world": _imagination(policy, horizon, device),
-            "simulator": _simulation(policy, config, config.mismatch, horizon),
-        }
-        outcomes(loaded, stand_ins, agreement(out, config) / "outcomes.json", config.agree)
+        outcomes(known | made, stand_ins, agreement(out, config) / "outcomes.json", config.agree)
+
+
+def informants(config: TablesConfig) -> list[str]:
+    """The policies that are recorded for the informed world: those of every method with the first seed."""
+    own = [f"{method}-{config.seeds[0]}" for method in METHODS]
+    return own + [f"{SIMULATED}-mismatch-{mismatch:g}" for mismatch in config.mismatches]
+
+
+def never_recorded(names: Iterable[str], config: TablesConfig) -> list[str]:
+    """Of the policies that are compared, those of which neither world has seen a rollout."""
+    recorded = {SFT, *(path.stem for path in starter_explorers()), *informants(config)}
+    return [name for name in names if name not in recorded]
+
+
+def _informed(
+    out: Path, policies: Sequence[SmallVLA], old: EpisodeSet, config: TablesConfig, device: str
+) -> tuple[LatentWorldModel, SuccessClassifier]:
+    """The starter's world and judge, when they have learned from real rollouts of these policies too."""
+    recorded = concatenate(record_explorers(out / "data", policies, config.env, config.informing))
+    world, judge = load_world(starter("world"), device), load_classifier(starter("judge"), device)
+    world = relearn_world([old, recorded], world, out / "world", config.informed, 0, device)
+    return world, relearn_judge([old, recorded], world, judge, out / "judge", config.informed, 0, device)
 
 
 def _cell(out: Path, name: str) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from worldgymnast.report.world import Sheet
 
 _COLORS = [PRINTED[f"series-{index}"] for index in (0, 2, 3)]
 _LEGEND = "A dot is a policy: mean success over the tasks by the longest horizon, with 95 % intervals over its starts."
+_HOLLOW = " Hollow: a world has learned from rollouts of it; r is over the others."
 
 
 @dataclass(frozen=True)
@@ -32,19 +33,28 @@ def seen(places: Mapping[str, Sequence[Mapping[str, Any]]]) -> Seen:
     return Seen(rates["real"], {place: rate for place, rate in rates.items() if place != "real"})
 
 
-def sheets(found: Mapping[str, Mapping[int, Agreement]], policies: Mapping[str, Seen], tasks: int) -> list[Sheet]:
-    """The tables."""
+def sheets(
+    found: Mapping[str, Mapping[str, Mapping[int, Agreement]]], policies: Mapping[str, Seen], tasks: int
+) -> list[Sheet]:
+    """The tables.
+
+    Args:
+        found: by name of some policies, agreement by stand-in and rollout length.
+        policies: each one's success.
+        tasks: over how many.
+    """
     rows = [
-        [place, str(length), _number(one.pearson), _number(one.spearman), _number(one.mmrv)]
-        for place, lengths in found.items()
+        [name, place, str(length), _number(one.pearson), _number(one.spearman), _number(one.mmrv)]
+        for name, places in found.items()
+        for place, lengths in places.items()
         for length, one in lengths.items()
     ]
     note = (
-        f"Of the mean success of {len(policies)} policies over {tasks} tasks, with 95 % intervals by resampling both. "
-        "MMRV is the mean largest difference in real success between two policies that are ordered wrongly: 0 is best."
+        f"Of the mean success of policies over {tasks} tasks, with 95 % intervals by resampling both. MMRV is the mean "
+        "largest difference in real success between two policies that are ordered wrongly: 0 is best."
     )
-    head = ["", "actions", "Pearson r", "Spearman", "MMRV"]
-    places = list(found)
+    head = ["policies", "in", "actions", "Pearson r", "Spearman", "MMRV"]
+    places = list(next(iter(policies.values())).others)
     each = [[name, str(one.real), *(str(one.others[place]) for place in places)] for name, one in policies.items()]
     return [Sheet("Agreement with reality", head, rows, note), Sheet("Success", ["policy", "real", *places], each)]
 
@@ -53,19 +63,30 @@ def _number(found: Estimate) -> str:
     return "unknown" if np.isnan(found.value) else f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
 
 
-def scatter(found: Mapping[str, Mapping[int, Agreement]], policies: Mapping[str, Seen]) -> bytes:
-    """A PNG file's content: real against imagined success, a panel a stand-in, and Pearson's r by rollout length."""
+def scatter(
+    found: Mapping[str, Mapping[int, Agreement]], policies: Mapping[str, Seen], solid: Collection[str] | None = None
+) -> bytes:
+    """A PNG file's content: real against imagined success, a panel a stand-in, and Pearson's r by rollout length.
+
+    Args:
+        found: agreement by stand-in and rollout length.
+        policies: each one's success.
+        solid: the policies that `found` is about, where others are drawn too, hollow.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(printed()):
         figure = Figure(figsize=(4.4 * (len(found) + 1), 4.9), dpi=160, facecolor=PRINTED["paper"])
         figure.set_layout_engine("constrained", h_pad=0.08, w_pad=0.16)
-        figure.supxlabel(_LEGEND, x=0.02, ha="left", fontsize=9.5, color=PRINTED["faint"])
+        solid = policies if solid is None else solid
+        legend = _LEGEND + (_HOLLOW if len(solid) < len(policies) else "")
+        figure.supxlabel(legend, x=0.02, ha="left", fontsize=9.5, color=PRINTED["faint"])
         panels = figure.subplots(1, len(found) + 1, squeeze=False)[0]
         for axes, (index, place) in zip(panels, enumerate(found), strict=False):
             longest = found[place][max(found[place])]
-            _points(axes, [(one.others[place], one.real) for one in policies.values()], _COLORS[index])
+            points = {name: (one.others[place], one.real) for name, one in policies.items()}
+            _points(axes, points, solid, _COLORS[index])
             axes.set_title(f"{place}: r = {_number(longest.pearson)}", loc="left", fontsize=12, color=PRINTED["ink"])
             axes.set(xlabel=f"success in {place}", ylabel="real success" if index == 0 else "")
         _lengths(panels[-1], found)
@@ -74,13 +95,14 @@ def scatter(found: Mapping[str, Mapping[int, Agreement]], policies: Mapping[str,
     return buffer.getvalue()
 
 
-def _points(axes: Any, points: Sequence[tuple[Rate, Rate]], color: str) -> None:
+def _points(axes: Any, points: Mapping[str, tuple[Rate, Rate]], solid: Collection[str], color: str) -> None:
     axes.set_facecolor(PRINTED["paper"])
     axes.plot([0, 1], [0, 1], color=PRINTED["series-1"], linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-    for x, y in points:
+    for name, (x, y) in points.items():
         axes.plot(x.interval, [y.value] * 2, color=color, linewidth=1, alpha=0.4)
         axes.plot([x.value] * 2, y.interval, color=color, linewidth=1, alpha=0.4)
-    axes.scatter([x.value for x, _ in points], [y.value for _, y in points], 36, color=color, zorder=3)
+        inside = color if name in solid else PRINTED["paper"]
+        axes.scatter(x.value, y.value, 36, color=inside, edgecolors=color, linewidths=1.5, zorder=3)
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     axes.grid()
     axes.set_axisbelow(True)

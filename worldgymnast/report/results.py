@@ -26,7 +26,12 @@ DIVERSE = {
     "tasks": "+ tasks",
 }
 _BASE = "wide"
-REMEDIES = {"none": "no remedy", "replay": "replay of other scenes", "anchor": "KL anchor"}
+REMEDIES = {
+    "none": "no remedy",
+    "replay": "replay of other scenes",
+    "anchor": "KL anchor",
+    "both": "replay and KL anchor",
+}
 
 # ---------------------------------------------------------------- diverse training
 
