@@ -60,8 +60,6 @@ Table = Literal["methods", "diverse", "scenes", "dyna", "agreement"]
 TABLES: tuple[Table, ...] = get_args(Table)
 SFT, EVERYTHING, ITERATED, SIMULATED, IMAGINED = "sft", "sft-everything", "iter-sft", "rl-simulator", "rl-world"
 """The methods, by the first word of their cells' names."""
-METHODS = (IMAGINED, SIMULATED, ITERATED, EVERYTHING)
-"""Those that train."""
 Learning = TypeVar("Learning", bound=Relearning)
 
 
@@ -293,7 +291,8 @@ def _agreement(out: Path, policy: SmallVLA, old: EpisodeSet, config: TablesConfi
         with stage(out, name):
             learning = reseeded(PolicyTraining(demonstrations=count), count)
             train_policy(old, _cell(out, name), learning, device)
-    names = [*informants(config), *(f"{method}-{seed}" for method in METHODS for seed in config.seeds[1:])]
+    methods = (SIMULATED, ITERATED, EVERYTHING, IMAGINED)
+    names = [*informants(config), *(f"{method}-{seed}" for method in methods for seed in config.seeds[1:])]
     names += [f"{SFT}-from-{count}" for count in config.imitators]
     made = {name: load_policy(file, device) for name in names if (file := _result(out, name)).exists()}
     known = {SFT: policy} | {path.stem: load_policy(path, device) for path in starter_explorers()}
@@ -310,8 +309,8 @@ def _agreement(out: Path, policy: SmallVLA, old: EpisodeSet, config: TablesConfi
 
 def informants(config: TablesConfig) -> list[str]:
     """The policies that are recorded for the informed world: those of every method with the first seed."""
-    own = [f"{method}-{config.seeds[0]}" for method in METHODS]
-    return own + [f"{SIMULATED}-mismatch-{mismatch:g}" for mismatch in config.mismatches]
+    simulated = [f"{SIMULATED}-{config.seeds[0]}", *(f"{SIMULATED}-mismatch-{x:g}" for x in config.mismatches)]
+    return simulated + [f"{method}-{config.seeds[0]}" for method in (ITERATED, EVERYTHING, IMAGINED)]
 
 
 def never_recorded(names: Iterable[str], config: TablesConfig) -> list[str]:
