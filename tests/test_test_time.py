@@ -12,6 +12,7 @@ from worldgymnast.cli import main
 from worldgymnast.config import load_policy
 from worldgymnast.envs.metaworld import MetaWorldConfig
 from worldgymnast.loops.finetune import photographs
+from worldgymnast.loops.new_scenes import REMEDIES, NewScenesConfig
 from worldgymnast.loops.quickstart import starter
 from worldgymnast.loops.test_time import AdaptConfig, beside
 from worldgymnast.rl.objective import ObjectiveConfig, divergence
@@ -74,6 +75,16 @@ def test_an_anchored_policy_stays_nearer_to_where_it_began() -> None:
             away = divergence(trainer.policy.logprobs(obs, chunk), policy.logprobs(obs, chunk))
         moved[kl] = float(away.mean())
     assert 0 < moved[10.0] < 0.8 * moved[0.0]
+
+
+def test_a_remedy_is_an_anchor_or_other_scenes_or_both() -> None:
+    config = NewScenesConfig()
+    found = {remedy: config.remedied(remedy) for remedy in REMEDIES}
+    kl = config.adapt.rl.trainer.objective.kl
+    assert kl > 0
+    assert {name: (one.rl.trainer.objective.kl, one.replay) for name, one in found.items()} == {
+        "none": (0, 0), "replay": (0, config.replay), "anchor": (kl, 0), "both": (kl, config.replay)
+    }  # fmt: skip
 
 
 # ---------------------------------------------------------------- the command

@@ -1,9 +1,10 @@
 """Test-time training: reinforcement learning from one frame and one sentence, with the world as it is.
 
 The loop is `reinforce` with one start. What the published method paid for it (other tasks got worse, World-Gymnast,
-arXiv 2602.02454) has two remedies here. Replay: a share of every step begins at other starts, which a world model
-imagines for nothing, so that what the policy knew is still rewarded. A KL anchor: the policy is held to the one it
-was. Both are measured: `forgetting` rolls the policy out, before and after, from starts that nobody trained on.
+arXiv 2602.02454) has two remedies here. A KL anchor: the policy is held to the one it was. Replay: a share of every
+step begins at other starts, which a world model imagines for nothing. The anchor is the default, for replay without it
+costs the other tasks more than it saves (docs/results.md). `forgetting` rolls the policy out, before and after, from
+starts that nobody trained on.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from worldgymnast.loops.finetune import FinetuneConfig, finetune
 from worldgymnast.loops.gather import Sample
 from worldgymnast.loops.reinforce import ReinforceConfig
 from worldgymnast.policies.small_vla import SmallVLA
+from worldgymnast.rl.objective import ObjectiveConfig
+from worldgymnast.rl.trainer import TrainerConfig
 from worldgymnast.types import InputError, Start, in_range
 
 
@@ -29,13 +32,20 @@ class AdaptConfig:
     """Training on one start.
 
     Attributes:
-        rl: the loop; nothing is scored for real while it runs.
+        rl: the loop, with the anchor as `trainer.objective.kl`; nothing is scored for real while it runs.
         replay: share of every step's starts that are others than the one in question.
         trials: rollouts from the start in question, before and after.
     """
 
-    rl: ReinforceConfig = ReinforceConfig(steps=12, starts=8, middle=0.0, resample=0, evaluate_starts=0)
-    replay: float = 0.5
+    rl: ReinforceConfig = ReinforceConfig(
+        steps=12,
+        starts=8,
+        middle=0.0,
+        resample=0,
+        evaluate_starts=0,
+        trainer=TrainerConfig(objective=ObjectiveConfig(kl=0.2)),
+    )
+    replay: float = 0.0
     trials: int = 32
 
     def __post_init__(self) -> None:

@@ -1,0 +1,117 @@
+"""Draws what docs/capabilities.md shows of policies at work, from the cells of `worldgymnast reproduce tables`.
+
+Run as `python docs/pictures/draw.py runs/tables`; the tables scenes, dyna and diverse have to be there for one seed.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from worldgymnast.config import load_classifier, load_policy, load_world
+from worldgymnast.envs.metaworld import MORE, MetaWorldConfig
+from worldgymnast.episodes.lerobot import read
+from worldgymnast.episodes.windows import EpisodeSet
+from worldgymnast.evaluation.agreement import psnr
+from worldgymnast.execution.surrogate import Imagination, score_in
+from worldgymnast.loops.quickstart import starter
+from worldgymnast.loops.replay import replay
+from worldgymnast.loops.score import cut, layouts, real_env, score_real
+from worldgymnast.policies.small_vla import SmallVLA
+from worldgymnast.types import Rollout, Start
+from worldgymnast.video import contact_sheet, enlarge, png
+
+HERE = Path(__file__).parent
+ENV = MetaWorldConfig()
+EVERY = 3
+
+
+def draw(name: str, rows: Sequence[np.ndarray]) -> None:
+    """Writes a picture with a row a video, every third frame."""
+    (HERE / name).write_bytes(png(enlarge(contact_sheet([row[::EVERY] for row in rows], 2), 2)))
+
+
+def truly(policy: SmallVLA, starts: Sequence[Start], env: MetaWorldConfig = ENV) -> list[Rollout]:
+    """Real rollouts, greedy."""
+    real = real_env(env, policy.config.chunk, 1)
+    try:
+        return score_real(policy, real, starts, temperature=0.0, seed=0)
+    finally:
+        real.close()
+
+
+def imagined(policy: SmallVLA, starts: Sequence[Start]) -> list[Rollout]:
+    """The same in the starter world."""
+    world, judge = load_world(starter("world")), load_classifier(starter("judge"))
+    surrogate = Imagination.of(policy, world, judge, ENV.horizon)
+    return score_in(surrogate, policy, starts, rows=len(starts), temperature=0.0, seed=0)
+
+
+def frames_of(episodes: EpisodeSet, index: int) -> np.ndarray:
+    """The frames of an episode, uint8 [t+1 h w 3]."""
+    return np.asarray(episodes.episode(index).frames)
+
+
+def scenes(tables: Path, task: str = "window-open", layout: int = 9_000_000) -> None:
+    """Test-time training: before and after, real and imagined, from the one frame that was trained on."""
+    (folder,) = tables.glob("scenes-*")
+    after = folder / f"both-{task}-{layout}" / "policy.safetensors"
+    scene = next(start for start in layouts(replace(ENV, tasks=(task,)), 1, layout))
+    rows = []
+    for file in (tables / "cells" / "rl-world-0" / "policy.safetensors", after):
+        policy = load_policy(file)
+        (real,) = truly(policy, [scene])
+        (shown,) = imagined(policy, [real.start])
+        print(file.parent.name, "real", real.verdict.succeeded, "imagined", shown.verdict.succeeded)
+        rows += [real.frames, shown.frames]
+    draw("test-time.png", rows)
+
+
+def rounds(tables: Path) -> None:
+    """Dyna: a real rollout that the world imagined wrongly before the round that recorded it, and rightly after."""
+    place = tables / "dyna" / "0"
+    recorded = cut(read(place / "data" / "round-1"), ENV.horizon)
+    shown = [recorded] + [replay(load_world(file), recorded, seed=0)
+                          for file in (starter("world"), *sorted(place.glob("world-*/world.safetensors")))]  # fmt: skip
+    last = [np.stack([frames_of(part, i)[-1] for i in range(len(recorded))]) for part in shown]
+    gain = psnr(last[0], last[-1]) - psnr(last[0], last[1])
+    chosen = int(np.argmax(gain))
+    print(recorded.task[chosen], bool(recorded.succeeded[chosen]), gain[chosen], gain.mean())
+    draw("dyna.png", [frames_of(part, chosen) for part in shown])
+
+
+def candidates(tables: Path, task: str = "button-press", layout: int = 1_000_000, count: int = 4) -> None:
+    """Best of N: what the world imagines of some sampled first chunks, and what the judge believes of each."""
+    policy = load_policy(tables / "cells" / "rl-world-0" / "policy.safetensors")
+    (real,) = truly(policy, list(layouts(replace(ENV, tasks=(task,)), 1, layout)))
+    world, judge = load_world(starter("world")), load_classifier(starter("judge"))
+    surrogate = Imagination.of(policy, world, judge, 12)
+    found = score_in(surrogate, policy, [real.start] * 8, rows=8, temperature=1.0, seed=0)
+    found.sort(key=lambda rollout: -(rollout.verdict.probability or 0.0))
+    chosen = [found[i] for i in np.linspace(0, len(found) - 1, count).round().astype(int)]
+    print([rollout.verdict.probability for rollout in chosen])
+    draw("best-of.png", [rollout.frames for rollout in chosen])
+
+
+def further(tables: Path) -> None:
+    """More tasks: a policy for real in tasks that were never demonstrated, first before and then after RL."""
+    starts = [layouts(replace(ENV, tasks=(task,)), 8, 1_000_000) for task in MORE]
+    env = replace(ENV, tasks=MORE)
+    rows = []
+    before, after = (load_policy(file) for file in (starter("policy"), tables / "cells/tasks-0/policy.safetensors"))
+    for some in starts:
+        told = list(some)
+        own, other = truly(before, told, env), truly(after, told, env)
+        won = [i for i, (a, b) in enumerate(zip(own, other, strict=True)) if b.verdict.succeeded > a.verdict.succeeded]
+        print(told[0].task, sum(r.verdict.succeeded or 0 for r in own), sum(r.verdict.succeeded or 0 for r in other))
+        rows += [part[won[0] if won else 0].frames for part in (own, other)]
+    draw("tasks.png", rows)
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    for part in (scenes, rounds, candidates, further):
+        part(Path(sys.argv[1]))
