@@ -139,7 +139,7 @@ class Tables(Computing):
         if (file := compared / "outcomes.json").exists():
             found = json.loads(file.read_text())
             each = {name: seen(rows) for name, rows in found.items()}
-            held = {name: found[name] for name in tables.never_recorded(found, config)}
+            held = {name: found[name] for name in tables.never_recorded(found)}
             groups = {f"all {len(found)}": found} | ({f"never recorded: {len(held)}": held} if len(held) > 1 else {})
             by_policies = {name: agreements(group, config.agree) for name, group in groups.items()}
             last = list(groups)[-1]

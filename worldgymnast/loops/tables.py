@@ -10,18 +10,17 @@ equally many real scorings.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 from worldgymnast.config import load_classifier, load_judge, load_policy, load_world, to_dict
 from worldgymnast.envs.metaworld import MetaWorldConfig
 from worldgymnast.envs.simulator import SimulatorConfig
 from worldgymnast.episodes.lerobot import read
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
-from worldgymnast.execution.surrogate import Imagination, Simulation, Surrogate
-from worldgymnast.judges.classifier import SuccessClassifier
+from worldgymnast.execution.surrogate import Imagination, Simulation
 from worldgymnast.loops.agree import AgreeConfig, outcomes
 from worldgymnast.loops.diverse import VARIANTS, DiverseConfig, check_diverse, try_out, variant, widen
 from worldgymnast.loops.dyna import DynaConfig, dyna
@@ -42,25 +41,15 @@ from worldgymnast.loops.reproduce import (
 )
 from worldgymnast.loops.score import ScoreConfig, layouts
 from worldgymnast.loops.supervised import FitConfig
-from worldgymnast.loops.train import (
-    PolicyTraining,
-    Relearning,
-    demonstrations,
-    relearn_judge,
-    relearn_world,
-    reseeded,
-    train_policy,
-)
+from worldgymnast.loops.train import PolicyTraining, demonstrations, reseeded, train_policy
 from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.run import Run, finished
 from worldgymnast.types import InputError, Start, in_range
-from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 Table = Literal["methods", "diverse", "scenes", "dyna", "agreement"]
 TABLES: tuple[Table, ...] = get_args(Table)
 SFT, EVERYTHING, ITERATED, SIMULATED, IMAGINED = "sft", "sft-everything", "iter-sft", "rl-simulator", "rl-world"
 """The methods, by the first word of their cells' names."""
-Learning = TypeVar("Learning", bound=Relearning)
 
 
 @dataclass(frozen=True)
@@ -82,8 +71,6 @@ class TablesConfig:
         randomisation: the simulators' own.
         score: the real evaluation of a cell.
         imitators: demonstrations a task of further policies that only imitate, so that bad ones are compared too.
-        informing: real rollouts of every method's policy of the first seed.
-        informed: how another world and judge learn from these before they are asked to order the policies.
         agree: the agreement over all these policies.
         diverse: diverse training.
         scenes: test-time training on new scenes.
@@ -106,8 +93,6 @@ class TablesConfig:
     randomisation: float = 1.0
     score: ScoreConfig = ScoreConfig(per_task=50)
     imitators: tuple[int, ...] = (1, 2, 10, 20)
-    informing: PolicyRecordConfig = PolicyRecordConfig((0.0, 0.5), 6, seed=11_000_000)
-    informed: Relearning = Relearning()
     agree: AgreeConfig = AgreeConfig(per_task=30)
     diverse: DiverseConfig = DiverseConfig()
     scenes: NewScenesConfig = NewScenesConfig()
@@ -137,8 +122,6 @@ class TablesConfig:
             mismatches=self.mismatches[:1],
             score=replace(self.score, per_task=10),
             imitators=(self.imitators[0], self.imitators[-1]) if self.imitators else (),
-            informing=replace(self.informing, per_temperature=3),
-            informed=_quickly(self.informed),
             agree=replace(self.agree, per_task=8),
             diverse=replace(
                 diverse,
@@ -159,22 +142,14 @@ class TablesConfig:
                 others=2,
             ),
             dyna=replace(
-                _quickly(dyna),
+                dyna,
                 rounds=1,
                 budget=150,
+                world=replace(dyna.world, fit=replace(dyna.world.fit, steps=150)),
+                judge=replace(dyna.judge, fit=replace(dyna.judge.fit, steps=300), late=0),
                 finetune=replace(dyna.finetune, rl=rl),
             ),
         )
-
-
-def _quickly(learning: Learning) -> Learning:
-    """Little more learning of world and judge."""
-    world, judge = learning.world, learning.judge
-    return replace(
-        learning,
-        world=replace(world, fit=replace(world.fit, steps=150)),
-        judge=replace(judge, fit=replace(judge.fit, steps=300), late=0),
-    )
 
 
 def evaluations(out: Path, config: TablesConfig) -> Path:
@@ -285,48 +260,31 @@ def _dyna(out: Path, policy: SmallVLA, old: EpisodeSet, config: TablesConfig, de
 
 
 def _agreement(out: Path, policy: SmallVLA, old: EpisodeSet, config: TablesConfig, device: str) -> None:
-    """Table 5: do worlds and simulator order all these policies as reality does?"""
+    """Table 5: do world and simulator order policies of every method and of every quality as reality does?"""
     for count in config.imitators:
         name = f"{SFT}-from-{count}"
         with stage(out, name):
             learning = reseeded(PolicyTraining(demonstrations=count), count)
             train_policy(old, _cell(out, name), learning, device)
-    methods = (SIMULATED, ITERATED, EVERYTHING, IMAGINED)
-    names = [*informants(config), *(f"{method}-{seed}" for method in methods for seed in config.seeds[1:])]
+    names = [f"{method}-{seed}" for method in (IMAGINED, SIMULATED, ITERATED, EVERYTHING) for seed in config.seeds]
+    names += [f"{SIMULATED}-mismatch-{mismatch:g}" for mismatch in config.mismatches]
     names += [f"{SFT}-from-{count}" for count in config.imitators]
-    made = {name: load_policy(file, device) for name in names if (file := _result(out, name)).exists()}
-    known = {SFT: policy} | {path.stem: load_policy(path, device) for path in starter_explorers()}
+    files = {SFT: starter("policy")} | {path.stem: path for path in starter_explorers()}
+    files |= {name: file for name in names if (file := _result(out, name)).exists()}
     horizon = max(config.agree.lengths)
-    stand_ins: dict[str, Surrogate] = {"world": _imagination(policy, horizon, device)}
-    if informing := [made[name] for name in informants(config) if name in made]:
-        with stage(out, "informed world"):
-            world, judge = _informed(out / "informed", informing, old, config, device)
-            stand_ins["informed world"] = Imagination.of(policy, world, judge, horizon)
-    stand_ins["simulator"] = _simulation(policy, config, config.mismatch, horizon)
+    stand_ins = {
+        "world": _imagination(policy, horizon, device),
+        "simulator": _simulation(policy, config, config.mismatch, horizon),
+    }
     with stage(out, "agreement"):
-        outcomes(known | made, stand_ins, agreement(out, config) / "outcomes.json", config.agree)
+        loaded = {name: load_policy(file, device) for name, file in files.items()}
+        outcomes(loaded, stand_ins, agreement(out, config) / "outcomes.json", config.agree)
 
 
-def informants(config: TablesConfig) -> list[str]:
-    """The policies that are recorded for the informed world: those of every method with the first seed."""
-    simulated = [f"{SIMULATED}-{config.seeds[0]}", *(f"{SIMULATED}-mismatch-{x:g}" for x in config.mismatches)]
-    return simulated + [f"{method}-{config.seeds[0]}" for method in (ITERATED, EVERYTHING, IMAGINED)]
-
-
-def never_recorded(names: Iterable[str], config: TablesConfig) -> list[str]:
-    """Of the policies that are compared, those of which neither world has seen a rollout."""
-    recorded = {SFT, *(path.stem for path in starter_explorers()), *informants(config)}
+def never_recorded(names: Iterable[str]) -> list[str]:
+    """Of the policies that are compared, those of which the world has seen no rollout."""
+    recorded = {SFT, *(path.stem for path in starter_explorers())}
     return [name for name in names if name not in recorded]
-
-
-def _informed(
-    out: Path, policies: Sequence[SmallVLA], old: EpisodeSet, config: TablesConfig, device: str
-) -> tuple[LatentWorldModel, SuccessClassifier]:
-    """The starter's world and judge, when they have learned from real rollouts of these policies too."""
-    recorded = concatenate(record_explorers(out / "data", policies, config.env, config.informing))
-    world, judge = load_world(starter("world"), device), load_classifier(starter("judge"), device)
-    world = relearn_world([old, recorded], world, out / "world", config.informed, 0, device)
-    return world, relearn_judge([old, recorded], world, judge, out / "judge", config.informed, 0, device)
 
 
 def _cell(out: Path, name: str) -> Path:

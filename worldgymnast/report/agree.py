@@ -16,7 +16,7 @@ from worldgymnast.report.world import Sheet
 
 _COLORS = [PRINTED[f"series-{index}"] for index in (0, 2, 3)]
 _LEGEND = "A dot is a policy: mean success over the tasks by the longest horizon, with 95 % intervals over its starts."
-_HOLLOW = " Hollow: a world has learned from rollouts of it; r is over the others."
+_HOLLOW = " Hollow: the world has learned from rollouts of it; r is over the others."
 
 
 @dataclass(frozen=True)
