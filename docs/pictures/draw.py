@@ -55,10 +55,10 @@ def frames_of(episodes: EpisodeSet, index: int) -> np.ndarray:
     return np.asarray(episodes.episode(index).frames)
 
 
-def scenes(tables: Path, task: str = "window-open", layout: int = 9_000_000) -> None:
+def scenes(tables: Path, task: str = "drawer-open", layout: int = 9_000_000) -> None:
     """Test-time training: before and after, real and imagined, from the one frame that was trained on."""
     (folder,) = tables.glob("scenes-*")
-    after = folder / f"both-{task}-{layout}" / "policy.safetensors"
+    after = folder / f"anchor-{task}-{layout}" / "policy.safetensors"
     scene = next(start for start in layouts(replace(ENV, tasks=(task,)), 1, layout))
     rows = []
     for file in (tables / "cells" / "rl-world-0" / "policy.safetensors", after):
