@@ -83,7 +83,7 @@ def test_outcomes_by_length_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
     seen = {name: Seen(Rate(1, 2), {"world": Rate(2, 2)}) for name in found}
     by_place = agreements(found, config)
     assert [sheet.title for sheet in sheets({"all 2": by_place}, seen, 2)] == ["Agreement with reality", "Success"]
-    assert scatter(by_place, seen).startswith(b"\x89PNG")
+    assert scatter(by_place, seen, seen).startswith(b"\x89PNG")
 
 
 def test_one_policy_is_too_few(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

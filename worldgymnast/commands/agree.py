@@ -15,10 +15,10 @@ from worldgymnast.config import load_judge, load_policy, load_world, to_dict
 from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks
 from worldgymnast.envs.simulator import SimulatorConfig
 from worldgymnast.execution.surrogate import Imagination, Simulation, Surrogate
-from worldgymnast.loops.agree import AgreeConfig, agreements, outcomes
+from worldgymnast.loops.agree import AgreeConfig, Outcomes, agreements, outcomes
 from worldgymnast.report import tables
 from worldgymnast.report.agree import scatter, seen, sheets
-from worldgymnast.report.world import page
+from worldgymnast.report.world import Sheet, page
 from worldgymnast.run import Run
 from worldgymnast.types import InputError
 from worldgymnast.weights import identity, write_bytes, write_text
@@ -83,14 +83,28 @@ class Agree(Computing):
         with Run(self.out, to_dict(self.config) | {"inputs": inputs}) as run:
             found = outcomes(loaded, surrogates, self.out / "outcomes.json", self.config)
             run.finish({})
-        by_place, each = agreements(found, self.config), {name: seen(rows) for name, rows in found.items()}
-        shown = sheets({f"all {len(each)}": by_place}, each, len(env.tasks))
+        shown, drawn = compared({f"all {len(found)}": found}, self.config)
         for sheet in shown:
             tables.show(tables.sheet(sheet))
         few = f"{len(loaded)} policies say little: expected {ENOUGH} or more of trainings apart from one another."
         notes = [few] if len(loaded) < ENOUGH else []
         print("\n".join(notes), end="\n" * len(notes))
         write_text(self.out / "agreement.md", page(shown, "How far imagined success agrees with real success", notes))
-        write_bytes(self.out / "agreement.png", scatter(by_place, each))
+        write_bytes(self.out / "agreement.png", drawn)
         wrote(self.out / "agreement.md")
         return wrote(self.out / "agreement.png")
+
+
+def compared(groups: Mapping[str, Outcomes], config: AgreeConfig) -> tuple[list[Sheet], bytes]:
+    """The tables and the picture (a PNG file's content) of groups of policies.
+
+    Args:
+        groups: outcomes by name of the group; the first has all policies, and the last one's agreement is drawn.
+        config: how they came about.
+    """
+    by_policies = {name: agreements(group, config) for name, group in groups.items()}
+    everybody, *_ = groups.values()
+    *_, (last, shown) = groups.items()
+    each = {name: seen(rows) for name, rows in everybody.items()}
+    drawn = scatter(by_policies[last], each, shown)
+    return sheets(by_policies, each, len(config.env.tasks)), drawn

@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar
 import tyro
 
 from worldgymnast import doctor, presets
+from worldgymnast.commands.agree import compared
 from worldgymnast.commands.command import (
     LENT,
     Command,
@@ -28,7 +29,7 @@ from worldgymnast.commands.command import (
 from worldgymnast.config import load_classifier, load_policy, load_world, to_dict
 from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks
 from worldgymnast.loops import reproduce, tables
-from worldgymnast.loops.agree import AgreeConfig, agreements
+from worldgymnast.loops.agree import AgreeConfig
 from worldgymnast.loops.dyna import DynaConfig, dyna
 from worldgymnast.loops.finetune import FinetuneConfig
 from worldgymnast.loops.iter_sft import IterSftConfig
@@ -37,8 +38,6 @@ from worldgymnast.loops.record import RecordConfig
 from worldgymnast.loops.tables import TablesConfig
 from worldgymnast.report import methods, results
 from worldgymnast.report import tables as terminal
-from worldgymnast.report.agree import scatter, seen
-from worldgymnast.report.agree import sheets as agree_sheets
 from worldgymnast.report.world import page
 from worldgymnast.run import Run, check_folder
 from worldgymnast.weights import write_bytes, write_text
@@ -135,16 +134,14 @@ class Tables(Computing):
             *results.scenes(tables.scenes_file(out, config)),
             *results.dyna(out, evaluations),
         ]
-        compared = tables.agreement(out, config)
-        if (file := compared / "outcomes.json").exists():
+        folder = tables.agreement(out, config)
+        if (file := folder / "outcomes.json").exists():
             found = json.loads(file.read_text())
-            each = {name: seen(rows) for name, rows in found.items()}
             held = {name: found[name] for name in tables.never_recorded(found)}
             groups = {f"all {len(found)}": found} | ({f"never recorded: {len(held)}": held} if len(held) > 1 else {})
-            by_policies = {name: agreements(group, config.agree) for name, group in groups.items()}
-            last = list(groups)[-1]
-            shown += agree_sheets(by_policies, each, len(env.tasks))
-            write_bytes(compared / "agreement.png", scatter(by_policies[last], each, groups[last]))
+            agreed, scattered = compared(groups, config.agree)
+            shown += agreed
+            write_bytes(folder / "agreement.png", scattered)
         if (drawn := methods.picture(evaluations, config.mismatch)) is not None:
             write_bytes(out / "methods.png", drawn)
         for sheet in shown:

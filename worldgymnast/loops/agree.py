@@ -26,6 +26,8 @@ from worldgymnast.types import InputError, Rollout, in_range
 from worldgymnast.weights import write_text
 
 REAL = "real"
+Outcomes = Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
+"""By policy and place ("real" and those of the stand-ins), a row an episode: task, layout, success by each length."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +66,10 @@ def outcomes(
     surrogates: Mapping[str, Surrogate],
     file: Path,
     config: AgreeConfig,
-) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """By policy and place ("real" and the surrogates' names), a row an episode: task, layout, success by each length.
+) -> Outcomes:
+    """What policies do in reality and in surrogates, which are the stand-ins.
 
-    Kept in `file` policy by policy; what is there is not imagined again, and a further surrogate is added to it.
+    Kept in `file` policy by policy; what is there is not rolled out again.
 
     Raises:
         InputError: a length is no multiple of the policies' chunk.
@@ -76,7 +78,7 @@ def outcomes(
     chunk = next(iter(policies.values())).config.chunk
     if odd := [length for length in config.lengths if length % chunk]:
         raise InputError(f"field 'lengths': found {odd[0]}, expected multiples of the policies' chunk ({chunk})")
-    todo = {name: policy for name, policy in policies.items() if {REAL, *surrogates} - found.get(name, {}).keys()}
+    todo = {name: policy for name, policy in policies.items() if name not in found}
     if not todo:
         return {name: found[name] for name in policies}
     surrogates = {place: each.hasty() for place, each in surrogates.items()}
@@ -87,10 +89,8 @@ def outcomes(
         with Progress("rolling policies out", len(policies), done=len(policies) - len(todo)) as progress:
             for name, policy in todo.items():
                 truly = score_real(policy, real, starts, temperature=config.temperature, seed=config.seed)
-                rows = {REAL: [_reported(rollout, config.lengths, chunk) for rollout in truly], **found.get(name, {})}
+                rows = {REAL: [_reported(rollout, config.lengths, chunk) for rollout in truly]}
                 for place, surrogate in surrogates.items():
-                    if place in rows:
-                        continue
                     rollouts = score_in(
                         surrogate, policy, [r.start for r in truly], rows=config.rows,
                         temperature=config.temperature, seed=config.seed,
@@ -132,7 +132,7 @@ def _judged(surrogate: Imagination, rollouts: Sequence[Rollout], lengths: Sequen
     return [_row(rollout, row) for rollout, row in zip(rollouts, by, strict=True)]
 
 
-def rates(found: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]], place: str, length: int) -> np.ndarray:
+def rates(found: Outcomes, place: str, length: int) -> np.ndarray:
     """Success rates, float [p t], of every policy in every task, by the length of that index; failures to judge are
     left out."""
     tasks = list(dict.fromkeys(row["task"] for row in next(iter(found.values()))[place]))
@@ -143,9 +143,7 @@ def rates(found: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]], place:
     return np.array(table)
 
 
-def agreements(
-    found: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]], config: AgreeConfig
-) -> dict[str, dict[int, Agreement]]:
+def agreements(found: Outcomes, config: AgreeConfig) -> dict[str, dict[int, Agreement]]:
     """By surrogate and length, how well it agrees with reality."""
     places = [place for place in next(iter(found.values())) if place != REAL]
     return {

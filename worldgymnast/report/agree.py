@@ -64,14 +64,14 @@ def _number(found: Estimate) -> str:
 
 
 def scatter(
-    found: Mapping[str, Mapping[int, Agreement]], policies: Mapping[str, Seen], solid: Collection[str] | None = None
+    found: Mapping[str, Mapping[int, Agreement]], policies: Mapping[str, Seen], solid: Collection[str]
 ) -> bytes:
     """A PNG file's content: real against imagined success, a panel a stand-in, and Pearson's r by rollout length.
 
     Args:
         found: agreement by stand-in and rollout length.
         policies: each one's success.
-        solid: the policies that `found` is about, where others are drawn too, hollow.
+        solid: the policies that `found` is about; others are drawn hollow.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -79,7 +79,6 @@ def scatter(
     with matplotlib.rc_context(printed()):
         figure = Figure(figsize=(4.4 * (len(found) + 1), 4.9), dpi=160, facecolor=PRINTED["paper"])
         figure.set_layout_engine("constrained", h_pad=0.08, w_pad=0.16)
-        solid = policies if solid is None else solid
         legend = _LEGEND + (_HOLLOW if len(solid) < len(policies) else "")
         figure.supxlabel(legend, x=0.02, ha="left", fontsize=9.5, color=PRINTED["faint"])
         panels = figure.subplots(1, len(found) + 1, squeeze=False)[0]
