@@ -107,6 +107,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     kind, *rest = sys.argv[1:]
     if kind == "commands":
-        sys.exit(_commands(*rest))
+        sys.exit(processes.leave(_commands(*rest)))
     processes.join("cpu")
     {"plain": _plain, "sharded": _sharded}[kind](Path(rest[0]))
+    processes.leave(0)

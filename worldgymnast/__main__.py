@@ -2,7 +2,7 @@
 
 import sys
 
-from worldgymnast.cli import main
+from worldgymnast.cli import script
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(script())

@@ -131,6 +131,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(f"error: {_with_flag(message, flags)}", 2, alone)
 
 
+def script() -> int:
+    """The console script: `main`, and the end of a process that torchrun started; returns the exit code."""
+    code = main()
+    if "LOCAL_RANK" in os.environ:
+        from worldgymnast.processes import leave
+
+        leave(code)
+    return code
+
+
 def _say(message: str, code: int, alone: bool = False) -> int:
     """Prints the line; where torchrun started several processes on a machine, only in the first, unless `alone`."""
     if alone or os.environ.get("LOCAL_RANK", "0") == "0":

@@ -45,6 +45,19 @@ def join(device: str) -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
 
 
+def leave(code: int) -> int:
+    """Ends a process that a launcher started, at once and with that exit code; without a launcher it returns the code.
+
+    At the interpreter's own end, threads of gloo that still run abort the process now and then, however well it went
+    (pytorch/pytorch#190489); destroying the group is not enough, since caches of torch hold on to it.
+    """
+    if count() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
 def count() -> int:
     """How many processes train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
