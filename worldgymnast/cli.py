@@ -137,7 +137,7 @@ def script() -> int:
     if "LOCAL_RANK" in os.environ:
         from worldgymnast.processes import leave
 
-        leave(code)
+        return leave(code)
     return code
 
 

@@ -55,15 +55,15 @@ def frames_of(episodes: EpisodeSet, index: int) -> np.ndarray:
     return np.asarray(episodes.episode(index).frames)
 
 
-def scenes(tables: Path, task: str = "drawer-open", layout: int = 9_000_000) -> None:
+def adapted(tables: Path, task: str = "drawer-open", layout: int = 9_000_000) -> None:
     """Test-time training: before and after, real and imagined, from the one frame that was trained on."""
     (folder,) = tables.glob("scenes-*")
     after = folder / f"anchor-{task}-{layout}" / "policy.safetensors"
-    scene = next(start for start in layouts(replace(ENV, tasks=(task,)), 1, layout))
+    scenes = layouts(replace(ENV, tasks=(task,)), 1, layout)
     rows = []
     for file in (tables / "cells" / "rl-world-0" / "policy.safetensors", after):
         policy = load_policy(file)
-        (real,) = truly(policy, [scene])
+        (real,) = truly(policy, scenes)
         (shown,) = imagined(policy, [real.start])
         print(file.parent.name, "real", real.verdict.succeeded, "imagined", shown.verdict.succeeded)
         rows += [real.frames, shown.frames]
@@ -86,7 +86,7 @@ def rounds(tables: Path) -> None:
 def candidates(tables: Path, task: str = "button-press", layout: int = 1_000_000, count: int = 4) -> None:
     """Best of N: what the world imagines of some sampled first chunks, and what the judge believes of each."""
     policy = load_policy(tables / "cells" / "rl-world-0" / "policy.safetensors")
-    (real,) = truly(policy, list(layouts(replace(ENV, tasks=(task,)), 1, layout)))
+    (real,) = truly(policy, layouts(replace(ENV, tasks=(task,)), 1, layout))
     world, judge = load_world(starter("world")), load_classifier(starter("judge"))
     surrogate = Imagination.of(policy, world, judge, 12)
     found = score_in(surrogate, policy, [real.start] * 8, rows=8, temperature=1.0, seed=0)
@@ -98,20 +98,18 @@ def candidates(tables: Path, task: str = "button-press", layout: int = 1_000_000
 
 def further(tables: Path) -> None:
     """More tasks: a policy for real in tasks that were never demonstrated, first before and then after RL."""
-    starts = [layouts(replace(ENV, tasks=(task,)), 8, 1_000_000) for task in MORE]
-    env = replace(ENV, tasks=MORE)
-    rows = []
+    env, rows = replace(ENV, tasks=MORE), []
     before, after = (load_policy(file) for file in (starter("policy"), tables / "cells/tasks-0/policy.safetensors"))
-    for some in starts:
-        told = list(some)
-        own, other = truly(before, told, env), truly(after, told, env)
+    for task in MORE:
+        starts = layouts(replace(ENV, tasks=(task,)), 8, 1_000_000)
+        own, other = truly(before, starts, env), truly(after, starts, env)
         won = [i for i, (a, b) in enumerate(zip(own, other, strict=True)) if b.verdict.succeeded > a.verdict.succeeded]
-        print(told[0].task, sum(r.verdict.succeeded or 0 for r in own), sum(r.verdict.succeeded or 0 for r in other))
+        print(task, sum(r.verdict.succeeded or 0 for r in own), sum(r.verdict.succeeded or 0 for r in other))
         rows += [part[won[0] if won else 0].frames for part in (own, other)]
     draw("tasks.png", rows)
 
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    for part in (scenes, rounds, candidates, further):
+    for part in (adapted, rounds, candidates, further):
         part(Path(sys.argv[1]))
