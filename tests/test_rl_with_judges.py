@@ -11,10 +11,9 @@ import torch
 
 from worldgymnast.cli import main
 from worldgymnast.config import Manifest, load_judge, save_component, save_judge
-from worldgymnast.endpoint import Budget
 from worldgymnast.judges.classifier import SuccessClassifier
 from worldgymnast.judges.vlm import VLMJudge
-from worldgymnast.ledger import FILE, Ledger
+from worldgymnast.ledger import FILE, Budget, Ledger
 from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.presets import debug
 from worldgymnast.weights import load_weights, weights_hash

@@ -82,8 +82,9 @@ def test_a_remedy_is_an_anchor_or_other_scenes_or_both() -> None:
     found = {remedy: config.remedied(remedy) for remedy in REMEDIES}
     kl = config.adapt.rl.trainer.objective.kl
     assert kl > 0
+    assert config.adapt.replay > 0
     assert {name: (one.rl.trainer.objective.kl, one.replay) for name, one in found.items()} == {
-        "none": (0, 0), "replay": (0, config.replay), "anchor": (kl, 0), "both": (kl, config.replay)
+        "none": (0, 0), "replay": (0, config.adapt.replay), "anchor": (kl, 0), "both": (kl, config.adapt.replay)
     }  # fmt: skip
 
 

@@ -16,9 +16,9 @@ from servers import Faulty, brightening, faulty, saying
 
 from worldgymnast.cli import main
 from worldgymnast.config import load_judge, save_judge
-from worldgymnast.endpoint import Budget, BudgetSpent, EndpointConfig, Price
+from worldgymnast.endpoint import BudgetSpent, EndpointConfig
 from worldgymnast.judges.vlm import VLMConfig, VLMJudge
-from worldgymnast.ledger import Ledger, Spent
+from worldgymnast.ledger import Budget, Ledger, Price, Spent
 from worldgymnast.types import InputError, Judge, Verdict
 
 NAMES = {

@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from worldgymnast.ledger import Ledger, Spent
+from worldgymnast.ledger import Budget, Ledger, Price, Spent
 from worldgymnast.types import InputError, Paused, in_range
 
 Read = TypeVar("Read")
@@ -35,51 +35,6 @@ _FEW = 3
 """Attempts where somebody waits to hear whether there is a server at all."""
 _AT_ONCE = 1e-3
 """Seconds to wait where nothing is overloaded."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What may be spent at most, over all runs that share a ledger; None is no limit.
-
-    Requests under way when tokens or money run out are finished, so these two may be passed by `concurrency` requests.
-
-    Attributes:
-        requests: sent, repeated ones included.
-        tokens: read and written.
-        money: in the currency of the prices.
-    """
-
-    requests: int | None = None
-    tokens: int | None = None
-    money: float | None = None
-
-    def __post_init__(self) -> None:
-        limits = [name for name in ("requests", "tokens", "money") if getattr(self, name) is not None]
-        in_range(self, 0, *limits, high=1e15)
-
-    def passed(self, spent: Spent) -> str | None:
-        """What has run out, in words, or None."""
-        for name in ("requests", "tokens", "money"):
-            limit, used = getattr(self, name), getattr(spent, name)
-            if limit is not None and used >= limit:
-                return f"{used:g} of {limit:g} {name}"
-        return None
-
-
-@dataclass(frozen=True)
-class Price:
-    """Money for a million tokens.
-
-    Attributes:
-        read: of the question, its pictures included.
-        written: of the answer.
-    """
-
-    read: float = 0.0
-    written: float = 0.0
-
-    def __post_init__(self) -> None:
-        in_range(self, 0, "read", "written")
 
 
 @dataclass(frozen=True)

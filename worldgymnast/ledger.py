@@ -1,4 +1,4 @@
-"""What was asked of paid services, what they answered, and what that cost: one SQLite file, or memory.
+"""What was asked of paid services, what they answered, what that cost and may cost: one SQLite file, or memory.
 
 An answer is kept under a key and its number as soon as it is there, so a run that is killed and goes on pays nothing
 twice, and a service that answers differently each time is asked once. SQLite's own journal makes every entry whole or
@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from worldgymnast.types import InputError
+from worldgymnast.types import InputError, in_range
 
 FILE = "ledger.sqlite"
 """Its name in a run folder."""
@@ -36,6 +36,51 @@ class Spent:
 
     def __add__(self, other: Spent) -> Spent:
         return Spent(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What may be spent at most, over all runs that share a ledger; None is no limit.
+
+    Requests under way when tokens or money run out are finished, so these two may be passed by `concurrency` requests.
+
+    Attributes:
+        requests: sent, repeated ones included.
+        tokens: read and written.
+        money: in the currency of the prices.
+    """
+
+    requests: int | None = None
+    tokens: int | None = None
+    money: float | None = None
+
+    def __post_init__(self) -> None:
+        limits = [name for name in ("requests", "tokens", "money") if getattr(self, name) is not None]
+        in_range(self, 0, *limits, high=1e15)
+
+    def passed(self, spent: Spent) -> str | None:
+        """What has run out, in words, or None."""
+        for name in ("requests", "tokens", "money"):
+            limit, used = getattr(self, name), getattr(spent, name)
+            if limit is not None and used >= limit:
+                return f"{used:g} of {limit:g} {name}"
+        return None
+
+
+@dataclass(frozen=True)
+class Price:
+    """Money for a million tokens.
+
+    Attributes:
+        read: of the question, its pictures included.
+        written: of the answer.
+    """
+
+    read: float = 0.0
+    written: float = 0.0
+
+    def __post_init__(self) -> None:
+        in_range(self, 0, "read", "written")
 
 
 class Ledger:

@@ -34,8 +34,8 @@ class NewScenesConfig:
     """Scenes, remedies, and how each is tried.
 
     Attributes:
-        adapt: the training; its anchor is that of the remedies "anchor" and "both".
-        replay: share of every step's starts that are other scenes, in the remedies "replay" and "both".
+        adapt: the training; its anchor is that of the remedies "anchor" and "both", its share of other scenes that of
+            "replay" and "both".
         remedies: which: none, replay of other scenes, the anchor, both.
         scenes: of each task.
         first_layout: of the scenes; layouts that nothing was trained on.
@@ -45,8 +45,7 @@ class NewScenesConfig:
         workers: processes of the real environment.
     """
 
-    adapt: AdaptConfig = AdaptConfig()
-    replay: float = 0.5
+    adapt: AdaptConfig = AdaptConfig(replay=0.5)
     remedies: tuple[str, ...] = REMEDIES
     scenes: int = 1
     first_layout: int = 9_000_000
@@ -58,13 +57,12 @@ class NewScenesConfig:
     def __post_init__(self) -> None:
         in_range(self, 1, "scenes", "trials", "others", "workers", high=1000)
         in_range(self, 0, "first_layout", "others_layout")
-        in_range(self, 0, "replay", high=0.9)
         if odd := [name for name in self.remedies if name not in REMEDIES]:
             raise InputError(f"field 'remedies': found '{odd[0]}', expected some of {', '.join(REMEDIES)}")
 
     def remedied(self, remedy: str) -> AdaptConfig:
         """The training with a remedy."""
-        training = replace(self.adapt, replay=self.replay if remedy in ("replay", "both") else 0.0)
+        training = self.adapt if remedy in ("replay", "both") else replace(self.adapt, replay=0.0)
         if remedy in ("anchor", "both"):
             return training
         trainer = training.rl.trainer

@@ -137,7 +137,7 @@ class TablesConfig:
             scenes=replace(
                 scenes,
                 adapt=replace(scenes.adapt, rl=replace(scenes.adapt.rl, steps=4)),
-                remedies=("none", "both"),
+                remedies=("none", "anchor"),
                 trials=10,
                 others=2,
             ),
