@@ -372,6 +372,26 @@ def test_pictures_are_distracted_and_kept(folder: Path, tmp_path: Path, capsys: 
     assert "field 'seed'" in capsys.readouterr().err
 
 
+def test_what_an_editor_left_as_it_was_is_not_asked_for_again(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Image.open(folder / "door-close.png") as image:
+        frame = np.array(image)
+    frame[-13:, :13] = (0, 0, 255)  # where the server would paint
+    Image.fromarray(frame).save(folder / "door-close.png")
+    file, target = tmp_path / "editor.json", tmp_path / "among"
+    with editing("square") as server:
+        file.write_text(json.dumps({"kind": "RemoteEditorConfig", "endpoint": {"model": "m", "url": server.url}}))
+        command = ["scenes", "distract", str(folder), str(target), "--editor", str(file)]
+        assert main(command) == 0
+        for name in ("drawer-open-1.json", "summary.json"):  # as if it had been killed there
+            (target / name).unlink()
+        assert main(command) == 0
+    assert capsys.readouterr().out.count("left out 1 of 2") == 2
+    assert {s.task for s in read_starts(target, None)} == {"drawer-open"}
+    assert Ledger(target / FILE).spent().requests == 3 + 1 + 1, "three tries, the other one, and that one again"
+
+
 def test_another_camera_needs_a_plate_of_its_own(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -32,10 +32,12 @@ from worldgymnast.scenes.language import written
 from worldgymnast.scenes.plate import Plate, load_plate, plate_of
 from worldgymnast.scenes.proposals import Proposer
 from worldgymnast.types import Editor, InputError, Start, in_range
-from worldgymnast.weights import fingerprint
+from worldgymnast.weights import fingerprint, write_text
 
 PLATE_FRAMES = 1500
 """Frames in which an empty scene is looked for."""
+LEFT_OUT = "left_out.txt"
+"""Names of the pictures that an editor changed too little or too much, lest it be asked, and paid, again."""
 Source = Annotated[Positional[Path], tyro.conf.arg(metavar="SOURCE")]
 Target = Annotated[Positional[Path], tyro.conf.arg(metavar="TARGET")]
 
@@ -133,20 +135,24 @@ class ScenesDistract(Computing):
         return wrote(self.target)
 
     def _edit(self, files: Sequence[Path], editor: Editor) -> int:
-        """Edits every picture that is not there; returns how many were left out."""
-        total, refused = len(files) * self.copies, 0
+        """Edits every picture that is neither there nor left out before; returns how many are left out."""
+        total, noted = len(files) * self.copies, self.target / LEFT_OUT
+        left_out = set(noted.read_text().splitlines()) if noted.exists() else set[str]()
         with Progress("editing", total) as progress:
             for number, path in enumerate(files):
                 sentences, task = said_of(path)
                 start = Start(frame_of(path, self.size, self.crop), sentences[0], task)
                 for copy in range(self.copies):
                     name = f"{path.stem}-{copy + 1}"
-                    if not (self.target / f"{name}.json").exists():
+                    if name not in left_out and not (self.target / f"{name}.json").exists():
                         made = distracted(editor, start, np.random.default_rng([self.seed, number, copy]))
-                        refused += made is None
-                        if made is not None:
+                        if made is None:
+                            left_out.add(name)
+                            write_text(noted, "\n".join(sorted(left_out)) + "\n")
+                        else:
                             write_start(self.target, name, made.frame, sentences, task)
                     progress.advance()
+        refused = len(left_out)
         if refused > total / 2:
             raise InputError(
                 f"{self.source}: found that '{editor.name}' adds nothing, or changes everything, in {refused} of "
