@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from worldgymnast.actions import converter
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.evaluation.uncertainty import belief
+from worldgymnast.progress import Progress
 from worldgymnast.types import Clip, Judge, Verdict, WorldModel
 
 PIECE = 32
@@ -18,7 +20,13 @@ PIECE = 32
 
 
 def replay(
-    world: WorldModel, episodes: EpisodeSet, *, seed: int, rows: int = 64, actions: np.ndarray | None = None
+    world: WorldModel,
+    episodes: EpisodeSet,
+    *,
+    seed: int,
+    rows: int = 64,
+    actions: np.ndarray | None = None,
+    said: str = "",
 ) -> EpisodeSet:
     """The same episodes as the world imagines them from their first frame.
 
@@ -28,6 +36,7 @@ def replay(
         seed: of the imagination.
         rows: episodes imagined side by side.
         actions: other actions than the logged ones, float32 [e t a], such as those of another episode.
+        said: the words of a progress bar; "" for none.
 
     Returns:
         A set with imagined frames and the true labels, sources prefixed with "imagined ".
@@ -39,11 +48,14 @@ def replay(
     driven = episodes.actions[frame_rows[:, :-1]] if actions is None else actions
     generator = torch.Generator().manual_seed(seed)
     imagined = []
-    for i in range(0, len(episodes), rows):
-        first = torch.from_numpy(np.asarray(episodes.frames[frame_rows[i : i + rows, 0]]))
-        state = world.start(first)
-        _, frames = world.step(state, torch.from_numpy(convert(driven[i : i + rows])), generator=generator)
-        imagined.append(torch.cat([first[:, None], frames.cpu()], 1).flatten(0, 1).numpy())
+    with Progress(said, len(episodes)) if said else nullcontext() as progress:
+        for i in range(0, len(episodes), rows):
+            first = torch.from_numpy(np.asarray(episodes.frames[frame_rows[i : i + rows, 0]]))
+            state = world.start(first)
+            _, frames = world.step(state, torch.from_numpy(convert(driven[i : i + rows])), generator=generator)
+            imagined.append(torch.cat([first[:, None], frames.cpu()], 1).flatten(0, 1).numpy())
+            if progress is not None:
+                progress.advance(len(first))
     return replace(
         episodes,
         frames=np.concatenate(imagined),

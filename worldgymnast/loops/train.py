@@ -5,6 +5,7 @@ Every function is resumable, and does nothing but read its result where it is al
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -351,16 +352,17 @@ def train_judge(
         if run.finished is None:
             torch.manual_seed(config.fit.seed)
             train, aside = split_for_calibration(real, config.calibration, config.fit.seed)
-            sets = [train, replay(world, train, seed=config.fit.seed)]
+            imagine = functools.partial(replay, world, said="imagining what the judge learns from")
+            sets = [train, imagine(train, seed=config.fit.seed)]
             if config.late and len(begun := unsolved_at(train, config.late)):
-                sets.append(replay(world, begun, seed=config.fit.seed))
+                sets.append(imagine(begun, seed=config.fit.seed))
             judge = SuccessClassifier(config.judge).to(device)
             if start is not None:
                 judge.load_state_dict(start.state_dict())
             said = every_sentence() if config.language else INSTRUCTIONS
             batches: Batches = success_batches(sets, config.batch, config.fit.seed, said)
             metrics = fit(judge, batches, config.fit, run, "judge")
-            metrics |= calibrate(judge, replay(world, aside, seed=config.fit.seed + 1), config.stride)
+            metrics |= calibrate(judge, imagine(aside, seed=config.fit.seed + 1), config.stride)
             save_component(result, judge, Manifest(run.command, config.fit.seed, data_hash(train), metrics))
             run.finish(metrics)
     return load_classifier(result, device)
