@@ -14,16 +14,16 @@ Precision = Literal["auto", "fp32", "bf16"]
 
 
 def computes_in(precision: Precision, device: torch.device) -> torch.dtype:
-    """The dtype of matrix products: for "auto" bfloat16 on a GPU that has it and on a CPU with matrix tiles (AMX).
+    """The dtype of matrix products: for "auto" bfloat16 on a GPU or CPU that has arithmetic for it.
 
-    A CPU without tiles multiplies bfloat16 more slowly than float32.
+    On a CPU that is matrix tiles (AMX) or AVX512-BF16; one without multiplies bfloat16 more slowly than float32.
     """
     if precision != "auto":
         return torch.bfloat16 if precision == "bf16" else torch.float32
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    tiles = device.type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16", False)
-    return torch.bfloat16 if tiles else torch.float32
+    able = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return torch.bfloat16 if able.get("amx_bf16") or able.get("avx512_bf16") else torch.float32
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
