@@ -138,6 +138,10 @@ def test_unknown_words_are_answered_with_the_nearest(refuses: Refuses, tmp_path:
     assert "did you mean 'data check'" in refuses("data", "chekc")
     assert "did you mean 'judge compare'" in refuses("judge", "compair")
     assert "did you mean 'metaworld'" in refuses("rl", "metaword")
+    assert "did you mean 'reproduce tables'" in refuses("reproduce", "tabels")
+    assert "did you mean 'scenes photograph'" in refuses("scene", "photograph", "x")
+    assert "did you mean '--rl.trainer.lr'" in refuses("rl", "debug", "--rl.lr", 3)
+    assert "did you mean" not in refuses("rl", "foo")
     words = ("judge", "vlm", "model", "--url", "http://127.0.0.1:8000/v1", "--out", tmp_path / "x.json")
     assert "did you mean '--endpoint.url'" in refuses(*words)
     assert "did you mean '--rl.group-size'" in refuses("rl", "metaworld", "--rl.groupsize", 4, "--out", tmp_path / "x")
@@ -168,6 +172,13 @@ def test_missing_and_malformed_flags(refuses: Refuses, tmp_path: Path) -> None:
         ("sft D --batch 0", "--batch"),
         ("sft D --threads -1", "--threads"),
         ("sft D --size 0", "--size"),
+        ("reproduce debug --seeds", "--seeds"),
+        ("reproduce debug --seeds 1 1", "--seeds"),
+        ("reproduce tables --seeds 0 0", "--seeds"),
+        ("reproduce debug --record.expert 1", "--record.expert"),
+        ("evaluate P Q --seeds 2 0 2", "--seeds"),
+        ("adapt --task drawer-open --layout -1", "--layout"),
+        ("judge vlm m --unchecked --endpoint.budget.requests 0", "--endpoint.budget.requests"),
         ("record debug --env.hold 0", "--env.hold"),
         ("record debug --env.size 100000", "--env.size"),
         ("record debug --expert -1", "--expert"),
@@ -204,6 +215,15 @@ def test_flags_without_effect_are_refused(refuses: Refuses, tmp_path: Path) -> N
     assert "use --length" in refuses("record", "debug", "--env.horizon", 3, *out)
     assert "use --length" in refuses("record-policy", tmp_path, "--env.horizon=3", *out)
     assert "use --rl.horizon" in refuses("rl", "debug", "--env.horizon", 3, *out)
+    assert "--rl.middle has no effect here" in refuses("rl-simulator", "debug", "--rl.middle", 0.5, *out)
+    line = refuses("dyna", "--data", tmp_path, "--world.world.transformer.width", 64, *out)
+    assert "world and judge keep their sizes" in line
+
+
+def test_what_is_given_twice_or_is_of_another_kind(refuses: Refuses, tmp_path: Path) -> None:
+    assert "found a data set twice" in refuses("sft", tmp_path, tmp_path / ".", "--out", tmp_path / "x")
+    line = refuses("dyna", "--data", tmp_path, "--judge", tmp_path / "judge.json", "--out", tmp_path / "x")
+    assert "judge.json: found the description of a judge, expected a learned one" in line
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

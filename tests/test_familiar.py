@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from worldgymnast.config import load_world
-from worldgymnast.envs.metaworld import SUITE, MetaWorldConfig, instructions
-from worldgymnast.loops.familiar import strange_frames, strange_sentences
+from worldgymnast.envs.metaworld import MORE, SUITE, MetaWorldConfig, instructions
+from worldgymnast.loops.familiar import misspelt, strange_frames, strange_sentences
 from worldgymnast.loops.finetune import photographs
 from worldgymnast.loops.quickstart import starter
 from worldgymnast.types import Start
@@ -48,3 +48,15 @@ def test_another_language_or_task_is_told(words: str) -> None:
 
 def test_of_several_the_worst_is_named() -> None:
     assert "found 'ouvrir le tiroir' and 1 more, unlike" in told("open the drawer", "asdf qwer", "ouvrir le tiroir")
+
+
+@pytest.mark.parametrize(("task", "near"), [("drawr-open", "drawer-open"), ("windowclose", "window-close")])
+def test_a_task_that_is_nearly_a_known_one_is_told(task: str, near: str) -> None:
+    starts = [Start(np.zeros((8, 8, 3), np.uint8), "open the drawer", name) for name in ("drawer-open", task)]
+    assert misspelt(starts, (*SUITE, *MORE)) == f"found task '{task}', which is nearly '{near}'"
+    assert misspelt(starts[:1], (*SUITE, *MORE)) == ""
+
+
+@pytest.mark.parametrize("task", ["faucet-open", "open the drawer", "", "fold the towel"])
+def test_a_task_of_ones_own_is_no_slip(task: str) -> None:
+    assert misspelt([Start(np.zeros((8, 8, 3), np.uint8), "fold the towel", task)], (*SUITE, *MORE)) == ""

@@ -64,6 +64,7 @@ def test_a_wide_picture_is_cropped_only_when_that_is_said(tmp_path: Path) -> Non
         ({"instruction": " "}, "field 'instruction': found ' '"),
         ({"instruction": ["open it", 3]}, "field 'instruction'"),
         ({"instruction": "open it", "task": 3}, "field 'task': found 3"),
+        ({"instruction": "open it", "tsk": "drawer"}, "field 'tsk': found an unknown key, expected 'task'"),
     ],
 )
 def test_a_picture_without_its_sentence_is_refused(said: Any, expected: str, tmp_path: Path) -> None:

@@ -113,6 +113,12 @@ def test_the_table_weighs_tasks_equally_and_pairs_by_layout() -> None:
     assert not any(row.worse for row in table.rows)
 
 
+def test_the_mean_of_outcomes_that_are_all_alike_is_not_certain() -> None:
+    table = success_table(results("open", [True] * 5), results("open", [False] * 5))
+    assert (table.before.low, table.before.high) == pytest.approx(Rate(5, 5).interval)
+    assert (table.after.low, table.after.high) == pytest.approx(Rate(0, 5).interval)
+
+
 def test_worse_is_flagged_after_holm() -> None:
     # 5 of 5 changed pairs lost: p = 1/32 alone, 2/32 among two tasks; 6 of 6: 1/64 -> 2/64
     five = (results("a", [True] * 5 + [False] * 5), results("a", [False] * 10))

@@ -94,8 +94,8 @@ def test_a_remedy_is_an_anchor_or_other_scenes_or_both() -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([], "found both or neither, expected a picture or a layout of --task"),
-        (["--frame", "a.png", "--layout", "3", "--task", "drawer-open"], "found both or neither"),
+        ([], "found neither, expected a picture or a layout of --task"),
+        (["--frame", "a.png", "--layout", "3", "--task", "drawer-open"], "found both"),
         (["--layout", "3"], "--layout: found no --task"),
         (["--frame", "a.png"], "--instruction: found nothing"),
         (["--frame", "a.png", "--instruction", "  "], "--instruction: found nothing"),

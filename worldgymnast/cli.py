@@ -97,6 +97,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     traceback = "--traceback" in words
     words = [word for word in words if word != "--traceback"]
+    if not traceback:
+        os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # a hub that is not reached is one line, ours
     if not words or words[0] in ("-h", "--help", "help"):
         print(overview())
         return 0
@@ -193,7 +195,7 @@ def overview() -> str:
         f"  {'--device cpu|cuda':<{_WIDTH}}where to train and imagine",
         f"  {'--threads N':<{_WIDTH}}CPU threads; all cores if left out",
         "",
-        f"{bold}Presets{plain}  metaworld: six tasks, hours; quickstart: minutes; debug: tiny, a minute",
+        f"{bold}Presets{plain}  metaworld: six tasks; quickstart: one seed, fewer episodes; debug: tiny, a minute",
         "",
         f"{bold}Examples{plain}",
         EXAMPLES,
@@ -246,6 +248,8 @@ def _parse(name: str, rest: Sequence[str]) -> Command:
         from worldgymnast.presets import preset
 
         if rest and not rest[0].startswith("-"):
+            if near := _near(f"{name} {rest[0]}", (known for known in COMMANDS if known.startswith(f"{name} ")), 0.8):
+                raise UsageError(f"{name}: found '{rest[0]}', expected a preset; {near.strip()}")
             start, prog, rest = kind.start(preset(rest[0]), rest[0]), f"{prog} {rest[0]}", rest[1:]
         elif help_wanted:
             start, prog = kind.start(preset("metaworld"), "metaworld"), f"{prog} PRESET"
@@ -316,7 +320,8 @@ def _name(words: Sequence[str]) -> tuple[str, list[str]]:
             known = ", ".join(f"{name} {about[0]}" for name, about in COMMANDS.items() if name.startswith(f"{family} "))
             raise UsageError(f"{family}: expected one of: {known}")
         words = [f"{family} {rest[0]}"]
-    raise UsageError(f"unknown command '{words[0]}'; {_near(words[0], COMMANDS)}worldgymnast --help lists all")
+    near = _near(" ".join(words[:2]), COMMANDS, 0.8) or _near(words[0], COMMANDS)
+    raise UsageError(f"unknown command '{words[0]}'; {near}worldgymnast --help lists all")
 
 
 def _near(word: str, known: Iterable[str], cutoff: float = 0.5) -> str:
@@ -329,7 +334,10 @@ def _unknown(name: str, unknown: Sequence[str], flags: Sequence[str]) -> str:
     if flag is None:
         return f"{name}: unexpected '{unknown[0]}'; worldgymnast {name} --help shows what it takes"
     word = flag.partition("=")[0]
-    within = min((known for known in flags if known.endswith(f".{word.lstrip('-')}")), key=len, default="")
+    first, _, last = word.partition(".")
+    nested = f".{last}" if last else f".{word.lstrip('-')}"
+    fitting = (flag for flag in flags if flag.endswith(nested) and (not last or flag.startswith(f"{first}.")))
+    within = min(fitting, key=len, default="")
     meant = f"did you mean '{within}'? " if within else _near(word, flags)
     return f"{name}: unknown flag '{flag}'; {meant}worldgymnast {name} --help lists all"
 

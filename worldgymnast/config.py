@@ -197,7 +197,9 @@ def load_world(path: Path, device: str = "cpu") -> LatentWorldModel:
 
 
 def load_classifier(path: Path, device: str = "cpu") -> SuccessClassifier:
-    """A learned judge from its file."""
+    """A learned judge from its file; raises `InputError` for the description of another, which cannot be trained on."""
+    if path.suffix == ".json":
+        raise InputError(f"{path}: found the description of a judge, expected a learned one (judge.safetensors)")
     tensors, meta = _load(path, "SuccessClassifier")
     judge = SuccessClassifier(_config(ClassifierConfig, path, meta))
     load_into(judge, tensors, path)

@@ -55,8 +55,9 @@ class Budget:
     money: float | None = None
 
     def __post_init__(self) -> None:
-        limits = [name for name in ("requests", "tokens", "money") if getattr(self, name) is not None]
-        in_range(self, 0, *limits, high=1e15)
+        for name, least in (("requests", 1), ("tokens", 1), ("money", 1e-6)):
+            if getattr(self, name) is not None:
+                in_range(self, least, name, high=1e15)
 
     def passed(self, spent: Spent) -> str | None:
         """What has run out, in words, or None."""

@@ -31,7 +31,7 @@ def metaworld() -> Recipe:
 
 
 def quickstart() -> Recipe:
-    """The end of `metaworld` on the starter components: some minutes on two cores."""
+    """As `metaworld`, with one RL seed and the evaluations of `make quickstart`."""
     short = QuickstartConfig()
     return replace(metaworld(), finetune=short.finetune, score=short.score, seeds=(short.finetune.rl.seed,))
 
@@ -149,11 +149,12 @@ def preset(name: str) -> Recipe:
     """The recipe of that name.
 
     Raises:
-        InputError: there is none; the message has the nearest.
+        InputError: there is none; the message has one that is near.
     """
     if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.0)[0]
-        raise InputError(f"preset: found '{name}', expected one of {', '.join(PRESETS)}; did you mean '{near}'?")
+        near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.5)
+        meant = f"; did you mean '{near[0]}'?" if near else ""
+        raise InputError(f"preset: found '{name}', expected one of {', '.join(PRESETS)}{meant}")
     return PRESETS[name]()
 
 

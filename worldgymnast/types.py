@@ -35,6 +35,14 @@ def in_range(config: object, low: float, *names: str, high: float = math.inf) ->
                 raise InputError(f"field '{name}' of {type(config).__name__}: found {number}, expected {expected}")
 
 
+def each_once(config: object, *names: str) -> None:
+    """Raises `InputError` where a named field of `config` has an entry twice."""
+    for name in names:
+        value = getattr(config, name)
+        if twice := [entry for i, entry in enumerate(value) if entry in value[:i]]:
+            raise InputError(f"field '{name}' of {type(config).__name__}: found {twice[0]} twice, expected each once")
+
+
 class InputError(ValueError):
     """The user's input is wrong. The message is one line: where, which field, found, expected, what to do.
 

@@ -91,8 +91,11 @@ class Adapt(Computing):
         super().__post_init__()
         in_range(self, 1, "photographs")
         in_range(self, 0, "others", "real")
+        if self.layout is not None:
+            in_range(self, 0, "layout")
         if (self.frame is None) == (self.layout is None):
-            raise InputError("--frame, --layout: found both or neither, expected a picture or a layout of --task")
+            found = "neither" if self.frame is None else "both"
+            raise InputError(f"--frame, --layout: found {found}, expected a picture or a layout of --task")
         if self.layout is not None and not self.task:
             raise InputError("--layout: found no --task, expected a task of Meta-World that has this layout")
         if self.frame is not None and not self.instruction.strip():

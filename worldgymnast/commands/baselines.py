@@ -28,6 +28,7 @@ from worldgymnast.loops import reproduce
 from worldgymnast.loops.finetune import FinetuneConfig, finetune, from_photographs, photographs
 from worldgymnast.loops.iter_sft import IterSftConfig, iter_sft
 from worldgymnast.loops.quickstart import QuickstartConfig
+from worldgymnast.loops.reinforce import ReinforceConfig
 from worldgymnast.loops.score import layouts
 from worldgymnast.loops.train import demonstrations
 from worldgymnast.report.collect import collect
@@ -94,8 +95,14 @@ class RlSimulator(Computing):
     """
 
     takes_preset: ClassVar[bool] = True
-    hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {MetaWorldConfig: ("horizon",), SimulatorConfig: ("env",)}
-    instead: ClassVar[str] = "use --rl.horizon, and --env for what the simulator simulates"
+    hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {
+        MetaWorldConfig: ("horizon",),
+        SimulatorConfig: ("env",),
+        ReinforceConfig: ("middle", "jitter", "uncertainty", "uncertainty_threshold", "uncertain_limit"),
+    }
+    instead: ClassVar[str] = (
+        "a simulator is not doubted and begins at new layouts; use --rl.horizon, and --env for what it simulates"
+    )
     config: Annotated[FinetuneConfig, LENT]
     simulator: SimulatorConfig = SimulatorConfig()
     dense: bool = True

@@ -16,11 +16,11 @@ from tyro.conf import Positional
 from worldgymnast import processes
 from worldgymnast.actions import ActionSpec, ActionSpecMismatch, metaworld_spec, require_same
 from worldgymnast.config import load_judge, load_policy, load_world
-from worldgymnast.envs.metaworld import SUITE, MetaWorldConfig, check_tasks, instructions
+from worldgymnast.envs.metaworld import MORE, SUITE, MetaWorldConfig, check_tasks, instructions
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.ledger import FILE, Ledger
-from worldgymnast.loops.familiar import strange_frames, strange_sentences
+from worldgymnast.loops.familiar import misspelt, strange_frames, strange_sentences
 from worldgymnast.loops.quickstart import starter
 from worldgymnast.loops.reproduce import Recipe
 from worldgymnast.policies.small_vla import SmallVLA
@@ -148,6 +148,8 @@ def read_each(paths: Sequence[Path], size: int | None, spec: ActionSpec | None =
     """
     if not paths:
         raise InputError("data: found no path, expected at least one data set's folder")
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise InputError("data: found a data set twice, expected each once; use --shares to weigh one more")
     sets = [formats.read(path, size=size) for path in paths]
     head, spec = sets[0], spec or sets[0].spec
     for i, (path, part) in enumerate(zip(paths, sets, strict=True)):
@@ -217,6 +219,8 @@ def familiar(
 ) -> None:
     """Raises where starts have frames or sentences unlike all that is known; only says so where that is wanted.
 
+    So it does where a task's name is nearly a known one.
+
     Args:
         world: imagines from them.
         starts: the ones in question.
@@ -224,6 +228,8 @@ def familiar(
         flags: what gave the frames, and what the sentences.
         anyway: go on.
     """
+    if (slip := misspelt(starts, (*SUITE, *MORE))) and not anyway:
+        raise InputError(f"{flags[0]}: {slip}; mend it, or add --anyway")
     sentences = [*(start.instruction for start in known), *(words for task in SUITE for words in instructions(task))]
     for flag, doubt in zip(flags, (strange_frames(world, starts, known), strange_sentences(starts, sentences)),
                            strict=True):  # fmt: skip

@@ -34,7 +34,7 @@ from worldgymnast.report.report import write
 from worldgymnast.report.world import markdown as world_markdown
 from worldgymnast.report.world import sheets
 from worldgymnast.run import Run
-from worldgymnast.types import InputError, in_range
+from worldgymnast.types import InputError, each_once, in_range
 from worldgymnast.video import contact_sheet, png
 from worldgymnast.weights import load_weights, to_json, weights_hash, write_bytes, write_text
 
@@ -62,6 +62,7 @@ class Evaluate(Computing):
     def __post_init__(self) -> None:
         super().__post_init__()
         in_range(self, 0, "seeds")
+        each_once(self, "seeds")
         if not self.seeds:
             raise InputError("--seeds: found none, expected at least one")
 

@@ -299,6 +299,8 @@ class Rl(Computing):
                 plain = MetaWorldConfig(size=env.size, hold=env.hold)
                 known = photographs(plain, _KNOWN, QuickstartConfig().photograph_layout)
                 familiar(found.world, given, known, ("--starts", "--starts"), self.anyway)
+            if strangers := sorted({start.task for start in given} - set(env.tasks)):
+                print(f"--starts: {', '.join(strangers)} is trained on, and not scored: --env.tasks does not name it")
             drawn.append((from_starts(given), starts_hash(given)))
         if not drawn:
             first = QuickstartConfig().photograph_layout

@@ -36,6 +36,7 @@ from worldgymnast.loops.iter_sft import IterSftConfig
 from worldgymnast.loops.quickstart import QuickstartConfig, quickstart
 from worldgymnast.loops.record import RecordConfig
 from worldgymnast.loops.tables import TablesConfig
+from worldgymnast.loops.train import JudgeTraining, WorldTraining
 from worldgymnast.report import methods, results
 from worldgymnast.report import tables as terminal
 from worldgymnast.report.world import page
@@ -164,8 +165,10 @@ class Dyna(Computing):
         out: the run folder.
     """
 
-    hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {MetaWorldConfig: ("horizon",)}
-    instead: ClassVar[str] = "use --finetune.rl.horizon"
+    hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {
+        MetaWorldConfig: ("horizon",), WorldTraining: ("world",), JudgeTraining: ("judge",)
+    }  # fmt: skip
+    instead: ClassVar[str] = "world and judge keep their sizes, and the horizon is --finetune.rl.horizon"
     config: Annotated[DynaConfig, LENT] = DynaConfig()
     data: tuple[Path, ...]
     policy: Weights = None

@@ -10,6 +10,7 @@ Other keys, such as WorldGym's "partial_credit_criteria", belong to a judge's de
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from worldgymnast.weights import write_bytes, write_text
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
+_KEYS = ("instruction", "task")
 
 
 def frame_of(path: Path, size: int | None, crop: bool = False) -> np.ndarray:
@@ -115,6 +117,9 @@ def said_of(path: Path) -> tuple[list[str], str]:
         found: Any = json.loads(file.read_text())
     except ValueError as error:
         raise InputError(f"{file}: found no JSON ({error}), expected {example}") from error
+    for key in found if isinstance(found, dict) else ():
+        if key not in _KEYS and (near := difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.75)):
+            raise InputError(f"{file}: field '{key}': found an unknown key, expected '{near[0]}'; rename it")
     given = found.get("instruction") if isinstance(found, dict) else None
     sentences = [given] if isinstance(given, str) else given
     if not isinstance(sentences, list) or not sentences or not all(isinstance(s, str) and s.strip() for s in sentences):

@@ -260,6 +260,9 @@ def _mean_over_tasks(results: Sequence[EpisodeResult], tasks: Sequence[str], see
     values, labels = np.array([float(bool(r.success)) for r in known]), np.array([r.task for r in known])
     if set(tasks) - set(labels):
         return _UNKNOWN
+    if len(values) and values.min() == values.max():  # resampling would claim to be certain
+        rate = Rate.of(bool(value) for value in values)
+        return Estimate(rate.value, *rate.interval)
     return bootstrap_mean(values, labels, seed)
 
 

@@ -5,6 +5,7 @@ A frame is measured by what the world's autoencoder keeps of it, a sentence by i
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,6 +23,8 @@ default suite lie within 0.5, another camera or other colours 2 to 8 dB below.""
 SENTENCE_LIKENESS = 0.5
 """Cosine to the nearest known sentence below which one is called strange: paraphrases lie above 0.5, other languages
 and other tasks below 0.45."""
+NAME_LIKENESS = 0.85
+"""Share of equal characters, difflib's ratio, from which on a name is taken for a slip: 'drawr-open', not 'faucet-open'."""
 _PIECE = 256
 """Frames that are coded at a time."""
 
@@ -66,3 +69,11 @@ def strange_sentences(starts: Sequence[Start], known: Sequence[str]) -> str:
         f"the nearest is '{sentences[int(nearest[worst])]}' (likeness {float(likeness[worst]):.2f}, expected "
         f"{SENTENCE_LIKENESS:g} or more)"
     )
+
+
+def misspelt(starts: Sequence[Start], known: Sequence[str]) -> str:
+    """Which task's name is nearly that of a known task and none of them, or nothing."""
+    for task in sorted({start.task for start in starts} - set(known)):
+        if near := difflib.get_close_matches(task, known, n=1, cutoff=NAME_LIKENESS):
+            return f"found task '{task}', which is nearly '{near[0]}'"
+    return ""

@@ -57,7 +57,7 @@ from worldgymnast.loops.train import (
 from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.progress import Progress
 from worldgymnast.rl.rollout import roll_out
-from worldgymnast.types import Episode, Judge, Metrics, Start, WorldModel, in_range
+from worldgymnast.types import Episode, InputError, Judge, Metrics, Start, WorldModel, each_once, in_range
 from worldgymnast.weights import write_text
 from worldgymnast.worldmodel.sampler import LatentWorldModel
 
@@ -129,6 +129,15 @@ class Recipe:
     def __post_init__(self) -> None:
         in_range(self, 0, "rounds")
         in_range(self, 1, "explorers", high=10)
+        in_range(self, 0, "seeds")
+        each_once(self, "seeds")
+        if not self.seeds:
+            raise InputError("field 'seeds': found none, expected at least one")
+        if self.record.expert < (wanted := self.policy.demonstrations):
+            raise InputError(
+                f"field 'record.expert': found {self.record.expert} demonstrations a task, expected at least the "
+                f"{wanted} of --policy.demonstrations"
+            )
 
 
 @contextmanager

@@ -44,7 +44,7 @@ from worldgymnast.loops.supervised import FitConfig
 from worldgymnast.loops.train import PolicyTraining, demonstrations, reseeded, train_policy
 from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.run import Run, finished
-from worldgymnast.types import InputError, Start, in_range
+from worldgymnast.types import InputError, Start, each_once, in_range
 
 Table = Literal["methods", "diverse", "scenes", "dyna", "agreement"]
 TABLES: tuple[Table, ...] = get_args(Table)
@@ -103,6 +103,7 @@ class TablesConfig:
     def __post_init__(self) -> None:
         in_range(self, 0, "seeds", "mismatch", "mismatches", "randomisation")
         in_range(self, 1, "photographs", "imitators")
+        each_once(self, "seeds", "mismatches", "imitators")
         if not self.seeds or not self.which:
             raise InputError("fields 'seeds', 'which': found none, expected at least one of each")
 

@@ -184,7 +184,8 @@ def demonstrations(episodes: EpisodeSet, per_task: int) -> EpisodeSet:
     short = [task for task, rows in zip(sorted(set(episodes.task)), chosen, strict=True) if len(rows) < per_task]
     if short:
         raise InputError(
-            f"field 'demonstrations': expected {per_task} expert episodes a task, found fewer for {short}; record more"
+            f"field 'demonstrations': found fewer than {per_task} expert episodes for {', '.join(short)}, expected "
+            "that many a task; record more, or lower --demonstrations"
         )
     return episodes.select(np.concatenate(chosen))
 
