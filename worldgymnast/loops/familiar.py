@@ -24,7 +24,7 @@ SENTENCE_LIKENESS = 0.5
 """Cosine to the nearest known sentence below which one is called strange: paraphrases lie above 0.5, other languages
 and other tasks below 0.45."""
 NAME_LIKENESS = 0.85
-"""Share of equal characters (difflib's ratio) from which on a name is a slip: 'drawr-open' is, 'faucet-open' is none."""
+"""Share of equal characters (difflib's ratio) from which on a name is a slip: 'drawr-open' is, 'faucet-open' not."""
 _PIECE = 256
 """Frames that are coded at a time."""
 
