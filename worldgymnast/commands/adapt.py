@@ -61,7 +61,7 @@ class Adapt(Computing):
         world: the world model's file; the starter's if left out.
         judge: the judge's file; the starter's if left out.
         data: data sets of other scenes, for replay and to measure what is forgotten; without, photographs.
-        photographs: of how many new layouts a task.
+        photographs: new layouts a task that are photographed for that.
         others: starts a task from which it is measured, imagined, what is forgotten.
         real: also real episodes a task, before and after; 0 for none.
         out: the run folder.

@@ -242,7 +242,7 @@ class Rl(Computing):
             either, photographs.
         crop: take the middle square of pictures that are not square.
         anyway: go on with pictures or sentences unlike all that is known.
-        photographs: of how many new layouts a task.
+        photographs: new layouts a task that are photographed to start from.
         out: the run folder; runs/rl-PRESET if left out.
     """
 

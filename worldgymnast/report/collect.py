@@ -46,7 +46,7 @@ _MOST_SERIES = 4
 
 
 def collect(run: Path) -> Report:
-    """The report on a folder of `reproduce`, `quickstart`, `rl` or `evaluate`, finished or not.
+    """The report on the folder of a run that rolls a policy out (`reproduce`, `rl`, `evaluate` ...), finished or not.
 
     Raises:
         InputError: the folder is none of these.
@@ -56,8 +56,12 @@ def collect(run: Path) -> Report:
     evaluation, gate = _json(run / "evaluation.json", {}), _json(run / "gate.json", {})
     logs = {path.name: _metrics(path) for path in learners}
     before = next(iter(evaluation), "")
-    if not (learners or evaluation or gate or (run / "data").is_dir()):
-        raise InputError(f"{run}: found neither rl*/ nor evaluation.json, expected a run folder; check the path")
+    begun = (run / "data").is_dir() and not (run / "meta").is_dir()  # which a data set has
+    if not (learners or evaluation or gate or begun):
+        raise InputError(
+            f"{run}: found no rollouts of a policy (no metrics of RL, no evaluation.json), expected the folder of "
+            "reproduce, quickstart, rl, adapt, dyna, evaluate or a baseline; check the path"
+        )
     return Report(
         title=f"{run.resolve().name}: a policy finetuned in a world model" if learners else run.resolve().name,
         command=_command(run, learners),

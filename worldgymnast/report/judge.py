@@ -113,7 +113,7 @@ def _verdicts(kind: str, rows: Mapping[str, Calibration]) -> Sheet:
 def _beliefs(kind: str, rows: Mapping[str, Calibration]) -> Sheet:
     table = [[task, _number(c.auroc), _number(c.calibration_error)] for task, c in rows.items()]
     note = "AUROC: 0.50 is chance. Calibration error: mean distance of belief and truth; too high where clips are few."
-    return Sheet(f"Beliefs on {KINDS[kind]}", ["task", "AUROC", "calibration error"], table, note)
+    return Sheet(f"Beliefs on {KINDS[kind]}", ["task", "AUROC", "expected calibration error"], table, note)
 
 
 def _percent(value: float) -> str:
