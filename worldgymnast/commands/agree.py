@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
+import tyro
 from tyro.conf import Positional
 
 from worldgymnast.commands.command import LENT, Computing, Weights, drives, ledger, parts, sees, wrote
@@ -43,7 +44,9 @@ class Agree(Computing):
 
     hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {MetaWorldConfig: ("horizon",), SimulatorConfig: ("env",)}
     instead: ClassVar[str] = "use --lengths, and --env for what the simulator simulates"
-    policies: Positional[tuple[Path, ...]]
+    policies: Annotated[
+        Positional[tuple[Path, ...]], tyro.conf.arg(metavar="POLICY...", help_behavior_hint="(required)")
+    ]
     config: Annotated[AgreeConfig, LENT] = AgreeConfig()
     world: Weights = None
     judge: Weights = None

@@ -37,6 +37,7 @@ SPLIT = 0
 LENT: Any = tyro.conf.arg(name="")
 Weights = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
 Size = Annotated[int | None, tyro.conf.arg(metavar="N")]
+DataSets = Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="DATA...", help_behavior_hint="(required)")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +110,7 @@ class Learning(Computing):
     """
 
     together: ClassVar[bool] = True
-    data: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="DATA...")]
+    data: DataSets
     size: Size = None
     out: Path
 

@@ -170,7 +170,7 @@ class JudgeEnsemble(Describing):
         threshold: of the mean.
     """
 
-    judges: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="JUDGE...")]
+    judges: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="JUDGE...", help_behavior_hint="(required)")]
     rule: Literal["mean", "all"] = "mean"
     threshold: float = EnsembleConfig.threshold
 

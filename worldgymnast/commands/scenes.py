@@ -15,7 +15,18 @@ import numpy as np
 import tyro
 from tyro.conf import Positional
 
-from worldgymnast.commands.command import Command, Computing, Size, Weights, check_size, new, read, writable, wrote
+from worldgymnast.commands.command import (
+    Command,
+    Computing,
+    DataSets,
+    Size,
+    Weights,
+    check_size,
+    new,
+    read,
+    writable,
+    wrote,
+)
 from worldgymnast.config import load_editor, load_proposer, to_dict
 from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks, instructions
 from worldgymnast.episodes import formats
@@ -230,7 +241,7 @@ class ScenesPlate(Command):
         seed: which.
     """
 
-    data: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="DATA...")]
+    data: DataSets
     out: Path
     frames: int = PLATE_FRAMES
     size: Size = None
