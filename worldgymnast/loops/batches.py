@@ -13,6 +13,8 @@ from torch import Tensor
 from worldgymnast.episodes.gathered import Gathered
 from worldgymnast.episodes.windows import ClipSampler, EpisodeSet
 from worldgymnast.loops.supervised import Batches
+from worldgymnast.precision import Precision, autocast
+from worldgymnast.progress import Progress
 from worldgymnast.types import InputError, Observation
 from worldgymnast.worldmodel.sampler import Codec
 
@@ -84,10 +86,18 @@ def imitation_batches(
 
 
 @torch.no_grad()
-def encode_all(autoencoder: Codec, frames: np.ndarray | Gathered, batch: int = 256) -> np.ndarray:
-    """Latents float16 [n h w c] of every frame."""
-    parts = (torch.from_numpy(np.array(frames[i : i + batch])) for i in range(0, len(frames), batch))
-    return torch.cat([autoencoder.encode(part).half().cpu() for part in parts]).numpy()
+def encode_all(
+    autoencoder: Codec, frames: np.ndarray | Gathered, batch: int = 256, precision: Precision = "auto"
+) -> np.ndarray:
+    """Latents float16 [n h w c] of every frame, computed in `precision`, as those of first frames in imagination."""
+    found = []
+    with Progress("encoding frames", len(frames)) as progress:
+        for i in range(0, len(frames), batch):
+            part = torch.from_numpy(np.array(frames[i : i + batch]))
+            with autocast(precision, autoencoder.device):
+                found.append(autoencoder.encode(part).half().cpu())
+            progress.advance(len(part))
+    return torch.cat(found).numpy()
 
 
 def latent_batches(

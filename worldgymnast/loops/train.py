@@ -274,7 +274,7 @@ def train_world(
                 (world if start else world.autoencoder).load_state_dict(begun.state_dict())
             if begun is None or config.thaw:
                 _train_autoencoder(world, data, out / "autoencoder", config, weights)
-            latents = encode_all(world.autoencoder, data.frames)
+            latents = encode_all(world.autoencoder, data.frames, precision=config.fit.precision)
             seed, length = config.fit.seed, config.length
             batches = latent_batches(data, latents, length, config.clips, seed, world.device, weights)
             metrics = fit(world, batches, config.fit, run, "world model")
@@ -313,7 +313,7 @@ def distill(
             settings = replace(teacher.config, steps=config.sampling_steps, guidance=1.0, slide="band")
             student = LatentWorldModel(settings, teacher.action_spec, teacher.fps).to(device)
             student.load_state_dict(teacher.state_dict())
-            latents = encode_all(teacher.autoencoder, episodes.frames)
+            latents = encode_all(teacher.autoencoder, episodes.frames, precision=config.fit.precision)
             batches = latent_batches(episodes, latents, config.length, config.clips, config.fit.seed, teacher.device)
             both = Consistency(teacher, student, config.truth, config.corruption)
             metrics = fit(both, batches, config.fit, run, "distillation")
