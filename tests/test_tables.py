@@ -25,8 +25,8 @@ from worldgymnast.loops.supervised import FitConfig
 from worldgymnast.loops.tables import (
     TablesConfig,
     agreement,
+    compared_groups,
     evaluations,
-    never_recorded,
     places,
     scenes_file,
     tables,
@@ -113,7 +113,12 @@ def test_every_cell_is_filled_once(tmp_path: Path) -> None:
     outcomes = json.loads((agreement(tmp_path, config) / "outcomes.json").read_text())
     assert sorted(outcomes) == sorted([*names, "sft", "sft-from-1", *(path.stem for path in starter_explorers())])
     assert all(set(places) == {"real", "world", "simulator"} for places in outcomes.values())
-    assert sorted(never_recorded(outcomes)) == sorted([*names, "sft-from-1"])
+    groups = compared_groups(outcomes)
+    assert list(groups) == [
+        "all: 13", "not trained in a simulator: 11", "nor ever recorded: 4", "never recorded: 6"
+    ]  # fmt: skip
+    assert sorted(groups["never recorded: 6"]) == sorted([*names, "sft-from-1"])
+    assert sorted(groups["nor ever recorded: 4"]) == ["iter-sft-0", "rl-world-0", "sft-everything-0", "sft-from-1"]
     titles = [sheet.title for sheet in sheets(evaluations(tmp_path, config), config.mismatch)]
     assert titles == ["Methods", "By task", "RL in the simulator, by its mismatch"]
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}

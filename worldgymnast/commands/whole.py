@@ -137,10 +137,7 @@ class Tables(Computing):
         ]
         folder = tables.agreement(out, config)
         if (file := folder / "outcomes.json").exists():
-            found = json.loads(file.read_text())
-            held = {name: found[name] for name in tables.never_recorded(found)}
-            groups = {f"all {len(found)}": found} | ({f"never recorded: {len(held)}": held} if len(held) > 1 else {})
-            agreed, scattered = compared(groups, config.agree)
+            agreed, scattered = compared(tables.compared_groups(json.loads(file.read_text())), config.agree)
             shown += agreed
             write_bytes(folder / "agreement.png", scattered)
         if (drawn := methods.picture(evaluations, config.mismatch)) is not None:

@@ -10,7 +10,7 @@ equally many real scorings.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -21,7 +21,7 @@ from worldgymnast.envs.simulator import SimulatorConfig
 from worldgymnast.episodes.lerobot import read
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.execution.surrogate import Imagination, Simulation
-from worldgymnast.loops.agree import AgreeConfig, outcomes
+from worldgymnast.loops.agree import AgreeConfig, Outcomes, outcomes
 from worldgymnast.loops.diverse import VARIANTS, DiverseConfig, check_diverse, try_out, variant, widen
 from worldgymnast.loops.dyna import DynaConfig, dyna
 from worldgymnast.loops.finetune import FinetuneConfig, finetune, from_photographs, photographs
@@ -282,10 +282,22 @@ def _agreement(out: Path, policy: SmallVLA, old: EpisodeSet, config: TablesConfi
         outcomes(loaded, stand_ins, agreement(out, config) / "outcomes.json", config.agree)
 
 
-def never_recorded(names: Iterable[str]) -> list[str]:
-    """Of the policies that are compared, those of which the world has seen no rollout."""
+def compared_groups(found: Outcomes) -> dict[str, Outcomes]:
+    """The policies of the agreement: all, without those that a simulator has trained, and of both those of which the
+    world has seen no rollout."""
     recorded = {SFT, *(path.stem for path in starter_explorers())}
-    return [name for name in names if name not in recorded]
+    real = [name for name in found if not name.startswith(SIMULATED)]
+    groups = {
+        "all": list(found),
+        "not trained in a simulator": real,
+        "nor ever recorded": [name for name in real if name not in recorded],
+        "never recorded": [name for name in found if name not in recorded],
+    }
+    return {
+        f"{name}: {len(group)}": {policy: found[policy] for policy in group}
+        for name, group in groups.items()
+        if len(group) > 1 or name == "all"
+    }
 
 
 def _cell(out: Path, name: str) -> Path:
