@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from worldgymnast.actions import metaworld_spec
+from worldgymnast.episodes import windows
 from worldgymnast.loops.curriculum import by_learnability, weights
-from worldgymnast.loops.finetune import from_starts, mixed
+from worldgymnast.loops.finetune import from_episodes, from_starts, mixed
 from worldgymnast.loops.gather import GatherConfig, Gathered
-from worldgymnast.types import ActionChunk, InputError, Rollout, RolloutGroup, Start, Verdict
+from worldgymnast.types import ActionChunk, Episode, InputError, Rollout, RolloutGroup, Start, Verdict
 
 FRAME = np.zeros((4, 4, 3), np.uint8)
 
@@ -68,3 +70,25 @@ def test_successes_are_logged_by_task() -> None:
 def test_it_waits_for_the_step_before() -> None:
     with pytest.raises(InputError, match="'curriculum', 'ahead'"):
         GatherConfig(curriculum=True, ahead=1)
+
+
+def logged(task: str, first_success: int | None, number: int = 0) -> Episode:
+    """20 actions whose frames say their own index, and which episode they are from."""
+    frames = np.zeros((21, 4, 4, 3), np.uint8)
+    frames[..., 0], frames[..., 1] = np.arange(21)[:, None, None], number
+    success = np.arange(21) >= (99 if first_success is None else first_success)
+    return Episode(frames, np.zeros((20, 4), np.float32), task, task, 10.0, metaworld_spec(6), success)
+
+
+def test_the_middle_is_shortly_before_a_success() -> None:
+    episodes = windows.from_episodes(
+        [logged("a", 15, 1), logged("a", None, 2), logged("b", 4, 3), logged("c", None, 4)]
+    )
+    drawn = from_episodes(episodes, ("a", "b", "c"), 1.0)(np.random.default_rng(0), 600)
+    seen = {task: {tuple(s.frame[0, 0, :2].tolist()) for s in drawn if s.task == task} for task in "abc"}
+    assert seen["a"] == {(index, 1) for index in range(3, 14)}, "2 to 12 actions are left, in the one that succeeds"
+    assert seen["b"] == {(index, 3) for index in range(3)}
+    assert seen["c"] == {(index, 4) for index in range(10)}, "of what never succeeds, the first half"
+    begun = from_episodes(episodes, ("a", "b"), 0.0)(np.random.default_rng(0), 60)
+    assert {int(s.frame[0, 0, 0]) for s in begun} == {0}
+    assert {int(s.frame[0, 0, 1]) for s in begun} == {1, 2, 3}

@@ -29,6 +29,8 @@ from worldgymnast.weights import identity, to_json, write_text
 
 FPS = 10.0
 """Of videos where the rate of the actions is not known."""
+_LEAST_LEFT, _MOST_LEFT = 2, 12
+"""Actions before its success from which on an episode is begun in the middle."""
 
 
 @dataclass(frozen=True)
@@ -173,21 +175,30 @@ def from_photographs(photos: Sequence[Start]) -> Sample:
 
 
 def from_episodes(episodes: EpisodeSet, tasks: Sequence[str], middle: float) -> Sample:
-    """Draws starts from logged episodes, tasks in equal parts; a share `middle` from frames before any success."""
+    """Draws starts from logged episodes, tasks in equal parts; a share `middle` from frames shortly before a success.
+
+    So a task that the policy cannot do yet first succeeds where little is left to do (Florensa et al. 2017, arXiv
+    1707.05300; Salimans and Chen 2018, arXiv 1812.03381). Of a task that never succeeds they are from the first half.
+    """
     by_task = [episodes.where(task=task) for task in tasks if len(episodes.where(task=task))]
     if not by_task:
         raise InputError(f"starts: found episodes of {sorted(set(episodes.task))}, expected some of {list(tasks)}")
+
+    succeeded = [own[episodes.succeeded[own]] for own in by_task]
 
     def sample(rng: np.random.Generator, count: int) -> list[Start]:
         order = rng.permutation(len(by_task))
         starts = []
         for i in range(count):
-            e = int(rng.choice(by_task[order[i % len(order)]]))
+            task = order[i % len(order)]
+            late = rng.random() < middle
+            e = int(rng.choice(succeeded[task] if late and len(succeeded[task]) else by_task[task]))
             index = 0
-            if rng.random() < middle:
+            if late:
                 first, length = int(episodes.first[e]), int(episodes.length[e])
                 hit = np.flatnonzero(episodes.success[first : first + length + 1])
-                index = int(rng.integers(0, max(1, (int(hit[0]) if len(hit) else length // 2) - 2)))
+                back = int(rng.integers(_LEAST_LEFT, _MOST_LEFT + 1))
+                index = max(0, int(hit[0]) - back) if len(hit) else int(rng.integers(0, max(1, length // 2)))
             frame = np.asarray(episodes.frames[int(episodes.first[e]) + index])
             starts.append(Start(frame, episodes.instruction[e], episodes.task[e]))
         return starts

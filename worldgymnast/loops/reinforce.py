@@ -73,7 +73,7 @@ class ReinforceConfig(GatherConfig):
     Attributes:
         steps: policy updates.
         temperature: of sampling, also of the probability ratio.
-        middle: share of starts taken from the middle of logged episodes.
+        middle: share of starts taken from logged episodes shortly before they succeed.
         rows: most rollouts imagined side by side.
         horizon: actions in an imagined rollout.
         evaluate_every: steps between two scorings; the first and the last step are always scored.
