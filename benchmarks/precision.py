@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from imagination import variant
 
 from worldgymnast.config import load_judge, load_world
 from worldgymnast.episodes.formats import read
@@ -23,7 +23,6 @@ from worldgymnast.loops.quickstart import starter
 from worldgymnast.loops.replay import judged, replay
 from worldgymnast.loops.score import cut
 from worldgymnast.precision import Precision, computes_in
-from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 
 def main() -> None:
@@ -44,10 +43,9 @@ def main() -> None:
     precisions: tuple[Precision, Precision] = ("fp32", "bf16")
     seconds: dict[str, list[float]] = {name: [] for name in precisions}
     last, says = dict[str, float](), dict[str, np.ndarray]()
+    worlds = {name: variant(world, precision=name) for name in precisions}
     for _ in range(args.repeats):
-        for name in precisions:
-            other = LatentWorldModel(replace(world.config, precision=name), world.action_spec, world.fps).eval()
-            other.load_state_dict(world.state_dict())
+        for name, other in worlds.items():
             began = time.perf_counter()
             imagined = replay(other, real, seed=0)
             seconds[name].append(time.perf_counter() - began)

@@ -336,7 +336,7 @@ def _unknown(name: str, unknown: Sequence[str], flags: Sequence[str]) -> str:
     word = flag.partition("=")[0]
     first, _, last = word.partition(".")
     nested = f".{last}" if last else f".{word.lstrip('-')}"
-    fitting = (flag for flag in flags if flag.endswith(nested) and (not last or flag.startswith(f"{first}.")))
+    fitting = (known for known in flags if known.endswith(nested) and (not last or known.startswith(f"{first}.")))
     within = min(fitting, key=len, default="")
     meant = f"did you mean '{within}'? " if within else _near(word, flags)
     return f"{name}: unknown flag '{flag}'; {meant}worldgymnast {name} --help lists all"

@@ -123,15 +123,15 @@ def _drift(found: Mapping[str, Any]) -> Sheet:
 
 def _gate(found: Mapping[str, float]) -> Sheet:
     rows = []
-    shown = {"true_positive": "true-positive rate", "true_negative": "true-negative rate"}
-    for name in (*shown, "balanced_accuracy"):
+    kinds = ("true_positive", "true-positive rate"), ("true_negative", "true-negative rate")
+    for name, shown in (*kinds, ("balanced_accuracy", "balanced accuracy")):
         imagined = found[f"imagined_{name}"]
         passed = "-" if math.isnan(imagined) else "yes" if imagined >= GATE else "no"
-        rows.append([shown.get(name, "balanced accuracy"), _percent(found[f"real_{name}"]), _percent(imagined), passed])
+        rows.append([shown, _percent(found[f"real_{name}"]), _percent(imagined), passed])
     tasks = sorted(key.partition("/")[2] for key in found if key.startswith("imagined_true_positive/"))
     for task in tasks:
-        kinds = (_percent(found[f"imagined_true_{kind}/{task}"]) for kind in ("positive", "negative"))
-        rows.append([f"{task}: true-positive, true-negative rate", "", ", ".join(kinds), ""])
+        rates = (_percent(found[f"imagined_{name}/{task}"]) for name, _ in kinds)
+        rows.append([f"{task}: true-positive, true-negative rate", "", ", ".join(rates), ""])
     head = ["", "real frames", "imagined replays", f"asked for: {100 * GATE:.0f} %"]
     return Sheet("Imagined against real outcome: the judge against the truth", head, rows)
 
