@@ -46,6 +46,11 @@ def test_another_language_or_task_is_told(words: str) -> None:
     assert f"found '{words}', unlike the 24 known sentences" in told(words)
 
 
+@pytest.mark.parametrize("words", ["do not open the drawer", "Don\u2019t open the drawer", "never open the drawer"])
+def test_a_sentence_that_forbids_is_told(words: str) -> None:
+    assert "is not understood" in told("close the door", words)
+
+
 def test_of_several_the_worst_is_named() -> None:
     assert "found 'ouvrir le tiroir' and 1 more, unlike" in told("open the drawer", "asdf qwer", "ouvrir le tiroir")
 

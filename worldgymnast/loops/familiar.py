@@ -23,6 +23,9 @@ default suite lie within 0.5, another camera or other colours 2 to 8 dB below.""
 SENTENCE_LIKENESS = 0.5
 """Cosine to the nearest known sentence below which one is called strange: paraphrases lie above 0.5, other languages
 and other tasks below 0.45."""
+NEGATIONS = frozenset(["not", "no", "never", "don't", "dont", "without", "avoid"])
+"""Words that turn a sentence into its opposite and hardly move its vector: 'do not open the drawer' is as near to 'open
+the drawer' as a paraphrase."""
 NAME_LIKENESS = 0.85
 """Share of equal characters (difflib's ratio) from which on a name is a slip: 'drawr-open' is, 'faucet-open' not."""
 _PIECE = 256
@@ -61,6 +64,12 @@ def strange_sentences(starts: Sequence[Start], known: Sequence[str]) -> str:
     likeness, nearest = (encode(asked) @ encode(sentences).T).max(1)
     worst = int(likeness.argmin())
     if float(likeness[worst]) >= SENTENCE_LIKENESS:
+        for sentence, close in zip(asked, nearest.tolist(), strict=True):
+            if (denied := _negations(sentence)) - _negations(sentences[close]):
+                return (
+                    f"found '{sentence}', whose '{min(denied)}' is not understood: policy and judge take it for "
+                    f"'{sentences[close]}'"
+                )
         return ""
     others = int((likeness < SENTENCE_LIKENESS).sum()) - 1
     more = f" and {others} more" if others else ""
@@ -69,6 +78,10 @@ def strange_sentences(starts: Sequence[Start], known: Sequence[str]) -> str:
         f"the nearest is '{sentences[int(nearest[worst])]}' (likeness {float(likeness[worst]):.2f}, expected "
         f"{SENTENCE_LIKENESS:g} or more)"
     )
+
+
+def _negations(sentence: str) -> frozenset[str]:
+    return NEGATIONS & set(sentence.lower().replace("\u2019", "'").replace(",", " ").split())
 
 
 def misspelt(starts: Sequence[Start], known: Sequence[str]) -> str:
