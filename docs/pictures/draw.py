@@ -99,7 +99,7 @@ def candidates(tables: Path, task: str = "button-press", layout: int = 1_000_000
 def further(tables: Path) -> None:
     """More tasks: a policy for real in tasks that were never demonstrated, first before and then after RL."""
     env, rows = replace(ENV, tasks=MORE), []
-    before, after = (load_policy(file) for file in (starter("policy"), tables / "cells/tasks-0/policy.safetensors"))
+    before, after = (load_policy(file) for file in (starter("policy"), tables / "cells/tasks-1/policy.safetensors"))
     for task in MORE:
         starts = layouts(replace(ENV, tasks=(task,)), 8, 1_000_000)
         own, other = truly(before, starts, env), truly(after, starts, env)
