@@ -114,9 +114,9 @@ class TablesConfig:
         return replace(
             self,
             seeds=self.seeds[:1],
-            record=replace(self.record, noisy=30, play=20),
-            rollouts=replace(self.rollouts, per_temperature=15),
-            explored=replace(self.explored, per_temperature=6),
+            record=replace(self.record, noisy=15, play=10),
+            rollouts=replace(self.rollouts, per_temperature=8),
+            explored=replace(self.explored, per_temperature=3),
             finetune=replace(self.finetune, rl=rl),
             everything=replace(self.everything, fit=replace(self.everything.fit, steps=1000)),
             iter_sft=replace(self.iter_sft, rounds=1, starts=48, evaluate_starts=4),
