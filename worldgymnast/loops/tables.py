@@ -122,7 +122,7 @@ class TablesConfig:
             iter_sft=replace(self.iter_sft, rounds=1, starts=48, evaluate_starts=4),
             mismatches=self.mismatches[:1],
             score=replace(self.score, per_task=10),
-            imitators=(self.imitators[0], self.imitators[-1]) if self.imitators else (),
+            imitators=(),
             agree=replace(self.agree, per_task=8),
             diverse=replace(
                 diverse,
