@@ -1,5 +1,6 @@
 """Agreement over policies and tasks against numbers worked out by hand, and outcomes that are kept."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,11 +9,13 @@ import pytest
 import torch
 
 from worldgymnast.cli import main
+from worldgymnast.config import load_policy
 from worldgymnast.envs.metaworld import MetaWorldConfig
 from worldgymnast.evaluation.agreement import agreement
 from worldgymnast.evaluation.success import Rate
 from worldgymnast.execution.surrogate import Imagination, Surrogate
-from worldgymnast.loops.agree import REAL, AgreeConfig, agreements, outcomes, rates
+from worldgymnast.loops.agree import REAL, AgreeConfig, agreements, outcomes, rates, twins
+from worldgymnast.loops.quickstart import starter, starter_explorers
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
 from worldgymnast.presets import debug
 from worldgymnast.report.agree import Seen, scatter, sheets
@@ -84,6 +87,17 @@ def test_outcomes_by_length_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
     by_place = agreements(found, config)
     assert [sheet.title for sheet in sheets({"all 2": by_place}, seen, 2)] == ["Agreement with reality", "Success"]
     assert scatter(by_place, seen, seen).startswith(b"\x89PNG")
+
+
+def test_the_same_weights_under_two_names_are_one_policy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    policy = load_policy(starter("policy"))
+    explorer, *_ = starter_explorers()
+    assert twins({"a": policy, "b": load_policy(explorer), "c": policy, "d": policy}) == {"c": "a", "d": "a"}
+    copy = tmp_path / "copy.safetensors"
+    shutil.copy(starter("policy"), copy)
+    files = [str(starter("policy")), str(explorer), str(copy)]
+    assert main(["agree", *files, "--out", str(tmp_path / "run")]) == 2
+    assert f"{copy}: found the weights of {starter('policy')}, expected every policy once" in capsys.readouterr().err
 
 
 def test_one_policy_is_too_few(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -13,8 +13,10 @@ import pytest
 
 from worldgymnast.evaluation.agreement import success_gap
 from worldgymnast.evaluation.success import EpisodeResult, Rate, success_table
+from worldgymnast.report import tables
 from worldgymnast.report.markdown import markdown
 from worldgymnast.report.report import Curve, GapRow, Pair, Report, Series, render, write
+from worldgymnast.report.world import Sheet
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -182,3 +184,13 @@ def test_write_leaves_one_whole_file(tmp_path: Path) -> None:
     write(tmp_path / "a" / "report.html", Report("t", "c"))
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["report.html"]
     assert (tmp_path / "a" / "report.html").read_text().endswith("</html>\n")
+
+
+def test_a_narrow_terminal_cuts_no_number(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    cell = "+28 points [+24, +32] (900 pairs, p = 3e-29)"
+    tables.show(tables.sheet(Sheet("Methods", ["", *"abcd"], [["RL in the world model", *[cell] * 4]], "")))
+    printed = capsys.readouterr().out
+    assert "…" not in printed
+    words = printed.split()
+    assert {word: words.count(word) for word in cell.split()} == dict.fromkeys(cell.split(), 4)

@@ -16,7 +16,7 @@ from worldgymnast.config import load_judge, load_policy, load_world, to_dict
 from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks
 from worldgymnast.envs.simulator import SimulatorConfig
 from worldgymnast.execution.surrogate import Imagination, Simulation, Surrogate
-from worldgymnast.loops.agree import AgreeConfig, Outcomes, agreements, outcomes
+from worldgymnast.loops.agree import AgreeConfig, Outcomes, agreements, outcomes, twins
 from worldgymnast.report import tables
 from worldgymnast.report.agree import scatter, seen, sheets
 from worldgymnast.report.world import Sheet, page
@@ -71,6 +71,8 @@ class Agree(Computing):
         sees(world, (env.size, env.size), "--env.size")
         check_tasks(env.tasks)
         loaded = {str(path): load_policy(path, self.device) for path in self.policies}
+        for path, other in twins(loaded).items():
+            raise InputError(f"{path}: found the weights of {other}, expected every policy once")
         for path, policy in loaded.items():
             same_actions(Path(path), policy.action_spec, files["world"], world.action_spec)
             drives(Path(path), policy, env)

@@ -23,7 +23,7 @@ from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.progress import Progress
 from worldgymnast.rl.judging import seen
 from worldgymnast.types import InputError, Rollout, in_range
-from worldgymnast.weights import write_text
+from worldgymnast.weights import identity, write_text
 
 REAL = "real"
 Outcomes = Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
@@ -108,6 +108,15 @@ def outcomes(
         for surrogate in surrogates.values():
             surrogate.close()
     return {name: found[name] for name in policies}
+
+
+def twins(policies: Mapping[str, SmallVLA]) -> dict[str, str]:
+    """The policies that have the weights of an earlier one, and which: counted twice they would narrow the interval."""
+    first: dict[str, str] = {}
+    weights = {name: identity(policy) for name, policy in policies.items()}
+    for name, hashed in weights.items():
+        first.setdefault(hashed, name)
+    return {name: first[hashed] for name, hashed in weights.items() if first[hashed] != name}
 
 
 def _row(rollout: Rollout, by: Sequence[bool | None]) -> dict[str, Any]:

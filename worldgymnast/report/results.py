@@ -134,5 +134,6 @@ def dyna(out: Path, evaluations: Path) -> list[Sheet]:
         ])  # fmt: skip
         number += 1
     head = ["", "Dyna", "minus before", "imitation of the same real episodes", "Dyna minus it"]
-    note = f"{len(done)} seeds. Before: RL in the starter world. Imitation goes on from there, too, on the successes."
+    seeds = "1 seed" if len(done) == 1 else f"{len(done)} seeds"
+    note = f"{seeds}. Before: RL in the starter world. Imitation goes on from there, too, on the successes."
     return [Sheet("Dyna by round", head, rows, note)]
