@@ -119,7 +119,7 @@ class TablesConfig:
             rollouts=replace(self.rollouts, per_temperature=6),
             explored=replace(self.explored, per_temperature=2),
             finetune=replace(self.finetune, rl=rl),
-            everything=replace(self.everything, fit=replace(self.everything.fit, steps=600)),
+            everything=replace(self.everything, fit=replace(self.everything.fit, steps=1000)),
             iter_sft=replace(self.iter_sft, rounds=1, starts=48, evaluate_starts=4),
             mismatches=self.mismatches[:1],
             score=replace(self.score, per_task=10),
