@@ -163,6 +163,8 @@ def test_missing_and_malformed_flags(refuses: Refuses, tmp_path: Path) -> None:
     assert "--rl.steps" in refuses("rl", "debug", "--rl.steps", "many", "--out", tmp_path / "x")
     assert "unexpected 'b'" in refuses("report", "a", "b")
     assert "found no path" in refuses("sft", "--out", tmp_path / "x")
+    assert "evaluate: missing AFTER, --out; worldgymnast evaluate --help" in refuses("evaluate", "a.safetensors")
+    assert "dyna: missing --data, --out; worldgymnast dyna --help" in refuses("dyna")
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,8 @@ _WIDTH = 32
 """Of the column of commands and flags in the overview."""
 GO_ON = (
     "quickstart", "reproduce", "reproduce tables", "sft", "train-world", "distill", "train-judge", "rl",
-    "adapt", "dyna", "iter-sft", "rl-simulator", "evaluate", "agree", "best-of", "scenes distract", "scenes propose",
+    "adapt", "dyna", "iter-sft", "rl-simulator", "evaluate", "agree", "best-of", "scenes photograph", "scenes distract",
+    "scenes propose",
 )  # fmt: skip
 """What can be killed and goes on when run again."""
 WHOLE = ("record", "record-policy", "data convert")
@@ -397,8 +398,12 @@ def _one_line(name: str, flags: Collection[str]) -> Iterator[None]:
         if found := _refused(stop):
             error, prefix = found
             raise InputError(_with_flag(str(error), flags, prefix and f"{prefix}.")) from error
-        lines = [line.strip("│╭╮╰╯─ \n") for line in said.getvalue().splitlines()]
-        words = " ".join(line for line in lines[1:] if line)
+        lines = [line.strip("│╭╮╰╯─| \n") for line in said.getvalue().splitlines()]
+        lines = [line for line in lines[1:] if line.strip("-+")]  # where the box is drawn in ASCII
+        words = " ".join(lines)
+        if words.startswith("Missing from"):
+            firsts = [line.split()[0] for line in lines]
+            words = "missing " + ", ".join(one for one in firsts if re.fullmatch("--[a-z0-9.-]+|[A-Z]{2,}", one))
         for tail in ("Argument helptext:", "For full helptext", f"worldgymnast {name} --help"):
             words = words.partition(tail)[0].strip()
         raise UsageError(f"{name}: {words}; worldgymnast {name} --help shows what it takes") from None

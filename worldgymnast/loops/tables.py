@@ -105,8 +105,8 @@ class TablesConfig:
         in_range(self, 0, "seeds", "mismatch", "mismatches", "randomisation")
         in_range(self, 1, "photographs", "imitators")
         each_once(self, "seeds", "mismatches", "imitators")
-        if not self.seeds or not self.which:
-            raise InputError("fields 'seeds', 'which': found none, expected at least one of each")
+        if empty := [name for name in ("seeds", "which") if not getattr(self, name)]:
+            raise InputError(f"field '{empty[0]}': found none, expected at least one")
 
     def quick(self) -> TablesConfig:
         """The same tables from short trainings and few episodes: every number is there, and none is to be relied on."""
