@@ -1,8 +1,12 @@
 """The real environment: Gymnasium's contract, layouts that depend on their seed alone, and chunks over rows."""
 
 import functools
+import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -249,3 +253,17 @@ def test_a_distractor_can_be_pushed(cluttered: MetaWorldEnv) -> None:
 def test_more_distractors_than_the_table_holds_are_refused() -> None:
     with pytest.raises(InputError, match="'distractors' of MetaWorldConfig: found 9, expected 0 to 5"):
         MetaWorldConfig(distractors=9)
+
+
+@pytest.mark.usefixtures("gl")
+def test_triton_is_loaded_before_gl(tmp_path: Path) -> None:
+    """A triton that looks whether Mesa is there already, which would crash the real one."""
+    (tmp_path / "triton.py").write_text(
+        "maps = open('/proc/self/maps').read()\nassert 'libEGL' not in maps and 'LLVM' not in maps, 'too late'\n"
+    )
+    code = (
+        "import sys; from worldgymnast.envs.metaworld import check_tasks; check_tasks(('drawer-open',))\n"
+        "assert 'triton' in sys.modules and 'libEGL' in open('/proc/self/maps').read()"
+    )
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": path})

@@ -8,7 +8,9 @@ green goal marker, which no real scene has, is hidden. Left out: proprioception,
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import importlib
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -153,9 +155,15 @@ def check_tasks(tasks: tuple[str, ...]) -> None:
 
 
 def _choose_gl() -> None:
-    """EGL where MUJOCO_GL is not set; mujoco reads it when it is imported."""
+    """EGL where MUJOCO_GL is not set; mujoco reads it when it is imported, and loads GL.
+
+    Mesa's software GL and triton, which comes with CUDA builds of torch, each bring an LLVM. Triton crashes the process
+    when it is imported after Mesa's (by torch, with the first optimizer); before it, both work.
+    """
     if not os.environ.get("MUJOCO_GL"):
         os.environ["MUJOCO_GL"] = "egl"
+    with contextlib.suppress(ImportError):
+        importlib.import_module("triton")
 
 
 def _no_gl(error: Exception) -> InputError:
