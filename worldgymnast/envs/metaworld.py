@@ -139,7 +139,7 @@ def instructions(task: str) -> tuple[str, ...]:
 
 def check_tasks(tasks: tuple[str, ...]) -> None:
     """Raises `InputError` with the nearest name for a task that Meta-World does not have."""
-    _choose_gl()
+    _before_gl()
     try:
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
     except ModuleNotFoundError:
@@ -154,8 +154,8 @@ def check_tasks(tasks: tuple[str, ...]) -> None:
             raise InputError(f"field 'tasks': found '{task}', expected a Meta-World task; did you mean '{near[0]}'?")
 
 
-def _choose_gl() -> None:
-    """EGL where MUJOCO_GL is not set; mujoco reads it when it is imported, and loads GL.
+def _before_gl() -> None:
+    """What comes before mujoco, whose import reads MUJOCO_GL and loads GL: EGL where it is not set, and triton.
 
     Mesa's software GL and triton, which comes with CUDA builds of torch, each bring an LLVM. Triton crashes the process
     when it is imported after Mesa's (by torch, with the first optimizer); before it, both work.
