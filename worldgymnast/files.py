@@ -1,0 +1,113 @@
+"""Small files that other people wrote: JSON, JSON lines, and which files of a folder count.
+
+Every reader of metadata goes through here, so that a byte order mark, a file of the wrong kind, an endless or deeply
+nested file, and the `._NAME` files that macOS leaves behind are handled once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from worldgymnast.types import InputError
+
+MAX_JSON_BYTES = 256 * 2**20
+_SHOWN = 60
+
+
+def parse_json(text: str | bytes, where: str | Path, hint: str = "copy the file again") -> Any:
+    """Parse JSON from a stranger.
+
+    Args:
+        text: the JSON; bytes are UTF-8, with or without a byte order mark.
+        where: what the error message names, a file for example.
+        hint: what to do about it, the end of the error message.
+
+    Raises:
+        InputError: it is not JSON, not UTF-8, or nested too deeply.
+
+    >>> parse_json(b'\\xef\\xbb\\xbf{"fps": 10}', "info.json")
+    {'fps': 10}
+    """
+    try:
+        return json.loads(text.decode("utf-8-sig") if isinstance(text, bytes) else text)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: is not UTF-8 text ({error}); {hint}") from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: line {error.lineno} is not JSON ({error.msg}); {hint}") from error
+    except (RecursionError, ValueError) as error:  # nested too deeply, or a number of more digits than Python reads
+        raise InputError(f"{where}: cannot be read as JSON ({error}); {hint}") from error
+
+
+def read_json(path: Path, hint: str = "copy the file again") -> Any:
+    """Read a JSON file.
+
+    Raises:
+        InputError: the file is missing, larger than 256 MiB, or not JSON; the message ends in `hint`.
+    """
+    return parse_json(_content(path, hint), path, hint)
+
+
+def read_json_object(path: Path, hint: str = "copy the file again") -> dict[str, Any]:
+    """Read a JSON file that must hold an object; raises InputError otherwise."""
+    return json_object(read_json(path, hint), path, hint=hint)
+
+
+def read_json_lines(path: Path, hint: str = "copy the file again") -> list[dict[str, Any]]:
+    """Read one JSON object a line.
+
+    Only a line feed ends a line: U+2028, U+2029 and U+0085 may stand unescaped inside a JSON string.
+
+    Raises:
+        InputError: the file cannot be read, or a line is not a JSON object; the message names the line.
+    """
+    content = _content(path, hint).removeprefix(b"\xef\xbb\xbf")
+    return [
+        json_object(parse_json(line, f"{path}: line {number}", hint), path, f"line {number}", hint)
+        for number, line in enumerate(content.split(b"\n"), 1)
+        if line.strip()
+    ]
+
+
+def json_object(value: Any, where: str | Path, name: str = "", hint: str = "copy the file again") -> dict[str, Any]:
+    """Return `value`, which must be a JSON object; raises InputError that names the field `name`."""
+    if not isinstance(value, dict):
+        field = f"{where}: field '{name}'" if name else str(where)
+        raise InputError(f"{field}: found {short(value)}, expected a JSON object; {hint}")
+    return value
+
+
+def short(value: Any) -> str:
+    """A JSON value as it appears in a message, 60 characters at most."""
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):
+        text = repr(type(value).__name__)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+
+
+def visible(paths: Iterable[Path]) -> list[Path]:
+    """The paths, sorted, without hidden files such as `._NAME` (macOS) and `.DS_Store`.
+
+    >>> visible([Path("b.mp4"), Path("._a.mp4"), Path("a.mp4")])
+    [PosixPath('a.mp4'), PosixPath('b.mp4')]
+    """
+    return sorted(path for path in paths if not path.name.startswith("."))
+
+
+def _content(path: Path, hint: str) -> bytes:
+    """The file's bytes; a special file (a pipe, a device) is refused, it may never end."""
+    try:
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path}: is not a regular file; {hint}")
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise InputError(
+                f"{path}: holds {path.stat().st_size:,} bytes, expected at most {MAX_JSON_BYTES:,}; {hint}"
+            )
+        return path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: cannot be read ({error}); {hint}") from error
