@@ -120,6 +120,12 @@ class Episode:
         success: bool [T+1], whether the task was accomplished at that frame; None where nobody labelled it.
         source: how it came about: "expert", "noisy", "play", "policy@TEMPERATURE", or a data set's name.
         layout: the seed of its scene in the real environment, or None.
+        camera: name of the camera that took `frames`, such as "observation.images.top", or "".
+        cameras: frames uint8 [T+1 h w 3] of the other cameras by name; sizes may differ between cameras.
+        state: float32 [T+1 s], proprioception at each frame, or None.
+        state_names: one name for each of the s numbers, or empty.
+        last_action: float32 [a], the action recorded at the last frame, whose outcome no frame shows; or None.
+        robot: the robot's type, such as "so101_follower", or "".
     """
 
     frames: UInt8[np.ndarray, "t1 h w 3"]
@@ -131,6 +137,12 @@ class Episode:
     success: np.ndarray | None = None
     source: str = ""
     layout: int | None = None
+    camera: str = ""
+    cameras: Mapping[str, np.ndarray] = field(default_factory=dict)
+    state: np.ndarray | None = None
+    state_names: tuple[str, ...] = ()
+    last_action: np.ndarray | None = None
+    robot: str = ""
 
     def __post_init__(self) -> None:
         if len(self.frames) != len(self.actions) + 1:
@@ -147,6 +159,24 @@ class Episode:
             raise InputError(
                 f"episode of task '{self.task}': field 'actions' is {self.actions.shape[-1]} wide, "
                 f"expected {self.spec.dim} ({self.spec})"
+            )
+        self._check_extras()
+
+    def _check_extras(self) -> None:
+        """Raise InputError where a camera, the state or the last action does not fit the frames and actions."""
+        rows = {f"cameras['{name}']": len(frames) for name, frames in self.cameras.items()}
+        if self.state is not None:
+            rows["state"] = len(self.state)
+        for name, found in rows.items():
+            if found != len(self.frames):
+                raise InputError(
+                    f"episode of task '{self.task}': field '{name}' has {found} rows, expected {len(self.frames)}, "
+                    "one a frame"
+                )
+        if self.last_action is not None and self.last_action.shape != (self.spec.dim,):
+            raise InputError(
+                f"episode of task '{self.task}': field 'last_action' has shape {list(self.last_action.shape)}, "
+                f"expected [{self.spec.dim}]"
             )
 
     @property
