@@ -12,27 +12,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-import numpy as np
-
-from worldgymnast.actions import ActionSpec, ActionSpecMismatch, Gripper
+from worldgymnast.actions import ActionSpec
+from worldgymnast.episodes.lerobot_spec import INFO, OWN, positive, read_spec
+from worldgymnast.files import json_object, short
 from worldgymnast.types import InputError
 
 IMAGE_KEY = "observation.images.camera"
-INFO = "meta/info.json"
-STATS = "meta/stats.json"
 TASKS = "meta/tasks.parquet"
 EPISODES = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
-OWN = "worldgymnast"
-
-_WORDS = {
-    "frame": ("base", "end_effector", "unknown"),
-    "rotation": ("none", "rpy", "unknown"),
-    "gripper": get_args(Gripper),
-}
 
 
 @dataclass(frozen=True)
@@ -99,20 +90,7 @@ def read_json(path: Path) -> Any:
 
 def read_object(path: Path) -> dict[str, Any]:
     """The file's JSON, which must be an object."""
-    return _object(read_json(path), path)
-
-
-def _object(value: Any, path: Path, name: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        where = f"{path}: field '{name}'" if name else str(path)
-        raise InputError(f"{where}: found {_short(value)}, expected a JSON object; copy the file again")
-    return value
-
-
-def _short(value: Any) -> str:
-    """A JSON value in a message."""
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return json_object(read_json(path), path)
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -121,7 +99,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{path}: cannot be read as JSON lines ({error}); copy the file again") from error
-    return [_object(line, path, f"line {number}") for number, line in enumerate(lines, 1)]
+    return [json_object(line, path, f"line {number}") for number, line in enumerate(lines, 1)]
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> dict[str, Any]:
@@ -144,14 +122,6 @@ def field_of(record: dict[str, Any], name: str, path: Path) -> Any:
     if name not in record:
         raise InputError(f"{path}: field '{name}' is missing, found {sorted(record)[:8]}; is this a LeRobotDataset?")
     return record[name]
-
-
-def _positive(value: Any, name: str, path: Path) -> float:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not 0 < value < math.inf:
-        expected = "more than 0" if number else "a number more than 0"
-        raise InputError(f"{path}: field '{name}': found {_short(value)}, expected {expected}; correct it")
-    return float(value)
 
 
 def _whole(row: dict[str, Any], name: str, path: Path, least: int = 0) -> int:
@@ -179,14 +149,14 @@ def read_layout(root: str | Path, image_key: str | None = None) -> Layout:
         raise InputError(f"{root}: no {INFO}, expected the folder of a LeRobotDataset v3.0 or v2.1; check the path")
     info = read_object(path)
     version = str(field_of(info, "codebase_version", path))
-    features = _object(field_of(info, "features", path), path, "features")
+    features = json_object(field_of(info, "features", path), path, "features")
     for name, feature in features.items():
-        _object(feature, path, f"features.{name}")
+        json_object(feature, path, f"features.{name}")
     if not version.startswith(("v3.", "v2.")):
         raise InputError(f"{path}: field 'codebase_version': found '{version}', expected v3.0 or v2.1; convert it")
     key = _camera(features, image_key, path)
-    fps = _positive(field_of(info, "fps", path), "fps", path)
-    spec = _spec(root, info, version, fps)
+    fps = positive(field_of(info, "fps", path), "fps", path)
+    spec = read_spec(root, info, version, fps)
     records = _records_v3(root, info, key, fps) if version.startswith("v3.") else _records_v2(root, info, key)
     if not records:
         raise InputError(f"{root}: found 0 episodes in meta/, expected at least 1")
@@ -204,106 +174,6 @@ def _camera(features: dict[str, Any], wanted: str | None, path: Path) -> str:
     raise InputError(f"{path}: field 'features': found cameras {cameras}, expected {asked}; {hint}")
 
 
-def _spec(root: Path, info: dict[str, Any], version: str, fps: float) -> ActionSpec:
-    path = root / INFO
-    if "action" not in info["features"]:
-        raise InputError(
-            f"{path}: field 'features.action' is missing, found {sorted(info['features'])[:8]}, expected the shape and "
-            "names of the actions; copy the file again"
-        )
-    feature = info["features"]["action"]
-    shape, names = feature.get("shape"), feature.get("names")
-    if not isinstance(shape, list) or len(shape) != 1 or not isinstance(shape[0], int) or shape[0] < 1:
-        raise InputError(
-            f"{path}: field 'features.action.shape': found {_short(shape)}, expected [number of axes]; correct it"
-        )
-    width = shape[0]
-    if OWN in info:
-        spec = _own_spec(info[OWN], path)
-        axes = f"the {spec.dim} axes of {OWN}.action_spec; correct the one that is wrong"
-        if width != spec.dim:
-            raise InputError(f"{path}: field 'features.action.shape': found {shape}, expected {axes}")
-        if isinstance(names, list) and len(names) != spec.dim:
-            raise InputError(f"{path}: field 'features.action.names': found {_short(names)}, expected {axes}")
-        return spec
-    low, high = _action_range(root, version)
-    if not len(low) == len(high) == width:
-        raise InputError(f"{root / STATS}: field 'action': found {len(low)} numbers, expected {width} as in {INFO}")
-    return ActionSpec(
-        _axis_names(names, width), "unknown", tuple(low), tuple(high), frame="unknown", rotation="unknown", rate=fps
-    )
-
-
-def _own_spec(block: Any, path: Path) -> ActionSpec:
-    """The spec this project wrote; raises InputError where it says what no action can mean."""
-    name = f"{OWN}.action_spec"
-    data = _object(_object(block, path, OWN).get("action_spec"), path, name)
-
-    def require(good: bool, key: str, found: Any, expected: str) -> None:
-        if not good:
-            raise InputError(f"{path}: field '{name}.{key}': found {_short(found)}, expected {expected}; correct it")
-
-    def numeric(value: Any) -> bool:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-    for key, words in _WORDS.items():
-        require(data.get(key, words[0]) in words, key, data.get(key), f"one of {', '.join(words)}")
-    axes, unit, low, high = (data.get(key) for key in ("axes", "unit", "low", "high"))
-    require(isinstance(unit, str) and bool(unit.strip()), "unit", unit, "what 1.0 means, such as 'm+rad'")
-    require(isinstance(axes, list) and all(isinstance(axis, str) for axis in axes), "axes", axes, "a list of names")
-    for key, bound in (("low", low), ("high", high)):
-        require(isinstance(bound, list) and all(map(numeric, bound)), key, bound, "a list of finite numbers")
-    if data.get("rate") is not None:
-        _positive(data["rate"], f"{name}.rate", path)
-    try:
-        spec = ActionSpec.from_dict(data)
-    except (TypeError, ActionSpecMismatch) as error:
-        raise InputError(f"{path}: field '{name}' is no action spec ({error}); write it again") from error
-    for axis, least, most in zip(spec.axes, spec.low, spec.high, strict=True):
-        require(least <= most, "low", least, f"at most {most}, the 'high' of axis '{axis}'")
-    return spec
-
-
-def _axis_names(names: Any, width: int) -> tuple[str, ...]:
-    """Axis names, from a list, {"motors": [...]} or {"x": 0, ...}; numbered where there are none."""
-    if isinstance(names, dict):
-        lists = [value for value in names.values() if isinstance(value, list)]
-        names = lists[0] if lists else sorted(names, key=lambda name: names[name])
-    if isinstance(names, list) and len(names) == width:
-        return tuple(str(name) for name in names)
-    return tuple(f"a{index}" for index in range(width))
-
-
-def _action_range(root: Path, version: str) -> tuple[list[float], list[float]]:
-    """The smallest and largest value of each action axis, off the data set's statistics."""
-    per_episode = root / "meta/episodes_stats.jsonl"
-    if version.startswith("v2.") and per_episode.is_file():
-        lines = [_object(line.get("stats", {}), per_episode, "stats") for line in read_jsonl(per_episode)]
-        path, parts = per_episode, [line.get("action") for line in lines]
-    else:
-        path = root / STATS
-        parts = [read_object(path).get("action")] if path.is_file() else []
-    found = [part for part in parts if isinstance(part, dict) and "min" in part and "max" in part]
-    if not found:
-        raise InputError(
-            f"{path}: no statistics for 'action', expected its min and max (they are its range); "
-            "recompute the data set's statistics with LeRobot"
-        )
-    try:
-        low = np.min(np.array([part["min"] for part in found], float), axis=0)
-        high = np.max(np.array([part["max"] for part in found], float), axis=0)
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"{path}: field 'action': min and max are no numbers ({error}); copy the file again"
-        ) from error
-    if not np.isfinite([low, high]).all():
-        raise InputError(
-            f"{path}: field 'action': min or max is NaN or infinite, expected finite numbers (they are the actions' "
-            "range); remove the episodes with such actions and recompute the statistics"
-        )
-    return np.atleast_1d(low).tolist(), np.atleast_1d(high).tolist()
-
-
 def _place(root: Path, info: dict[str, Any], name: str, **where: int | str) -> Path:
     """The file that the template `info[name]` names."""
     path = root / INFO
@@ -313,7 +183,7 @@ def _place(root: Path, info: dict[str, Any], name: str, **where: int | str) -> P
     except (TypeError, KeyError, IndexError, ValueError, AttributeError) as error:
         known = ", ".join(f"{{{key}}}" for key in where)
         raise InputError(
-            f"{path}: field '{name}': found {_short(template)}, expected a path with no placeholders but {known}; "
+            f"{path}: field '{name}': found {short(template)}, expected a path with no placeholders but {known}; "
             "correct it"
         ) from error
 

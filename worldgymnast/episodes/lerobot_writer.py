@@ -12,6 +12,7 @@ import numpy as np
 
 from worldgymnast.actions import ActionSpec, require_same
 from worldgymnast.episodes import lerobot_layout as layout
+from worldgymnast.episodes.lerobot_spec import STATS
 from worldgymnast.episodes.stats import Stats, aggregate, describe, describe_images
 from worldgymnast.types import Episode, InputError
 from worldgymnast.video import VideoWriter, disk_error
@@ -199,7 +200,7 @@ class LeRobotWriter:
         import pyarrow.parquet as pq
 
         total = {name: aggregate([stats[name] for stats in self._stats]) for name in self._stats[0]}
-        for name, value in ((layout.INFO, self._info()), (layout.STATS, _plain(total))):
+        for name, value in ((layout.INFO, self._info()), (STATS, _plain(total))):
             path = self._root / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(value, indent=4, ensure_ascii=False), encoding="utf-8")

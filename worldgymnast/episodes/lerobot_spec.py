@@ -1,0 +1,137 @@
+"""What the actions of a LeRobotDataset mean: its own spec, or names and statistics in a foreign one."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from worldgymnast.actions import ActionSpec, ActionSpecMismatch, Gripper
+from worldgymnast.files import json_object, read_json_lines, read_json_object, short
+from worldgymnast.types import InputError
+
+INFO = "meta/info.json"
+STATS = "meta/stats.json"
+OWN = "worldgymnast"
+
+_WORDS = {
+    "frame": ("base", "end_effector", "unknown"),
+    "rotation": ("none", "rpy", "unknown"),
+    "gripper": get_args(Gripper),
+}
+
+
+def positive(value: Any, name: str, path: Path) -> float:
+    """`value`, which must be a finite number above 0; raises InputError that names the field."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 < value < math.inf:
+        expected = "more than 0" if number else "a number more than 0"
+        raise InputError(f"{path}: field '{name}': found {short(value)}, expected {expected}; correct it")
+    return float(value)
+
+
+def read_spec(root: Path, info: dict[str, Any], version: str, fps: float) -> ActionSpec:
+    """The data set's action spec: the one this project wrote, or one from names and statistics.
+
+    Raises:
+        InputError: `info` or the statistics do not say what is needed; names the file and the field.
+    """
+    path = root / INFO
+    if "action" not in info["features"]:
+        raise InputError(
+            f"{path}: field 'features.action' is missing, found {sorted(info['features'])[:8]}, expected the shape and "
+            "names of the actions; copy the file again"
+        )
+    feature = info["features"]["action"]
+    shape, names = feature.get("shape"), feature.get("names")
+    if not isinstance(shape, list) or len(shape) != 1 or not isinstance(shape[0], int) or shape[0] < 1:
+        raise InputError(
+            f"{path}: field 'features.action.shape': found {short(shape)}, expected [number of axes]; correct it"
+        )
+    width = shape[0]
+    if OWN in info:
+        spec = _own_spec(info[OWN], path)
+        axes = f"the {spec.dim} axes of {OWN}.action_spec; correct the one that is wrong"
+        if width != spec.dim:
+            raise InputError(f"{path}: field 'features.action.shape': found {shape}, expected {axes}")
+        if isinstance(names, list) and len(names) != spec.dim:
+            raise InputError(f"{path}: field 'features.action.names': found {short(names)}, expected {axes}")
+        return spec
+    low, high = _action_range(root, version)
+    if not len(low) == len(high) == width:
+        raise InputError(f"{root / STATS}: field 'action': found {len(low)} numbers, expected {width} as in {INFO}")
+    return ActionSpec(
+        _axis_names(names, width), "unknown", tuple(low), tuple(high), frame="unknown", rotation="unknown", rate=fps
+    )
+
+
+def _own_spec(block: Any, path: Path) -> ActionSpec:
+    """The spec this project wrote; raises InputError where it says what no action can mean."""
+    name = f"{OWN}.action_spec"
+    data = json_object(json_object(block, path, OWN).get("action_spec"), path, name)
+
+    def require(good: bool, key: str, found: Any, expected: str) -> None:
+        if not good:
+            raise InputError(f"{path}: field '{name}.{key}': found {short(found)}, expected {expected}; correct it")
+
+    def numeric(value: Any) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+    for key, words in _WORDS.items():
+        require(data.get(key, words[0]) in words, key, data.get(key), f"one of {', '.join(words)}")
+    axes, unit, low, high = (data.get(key) for key in ("axes", "unit", "low", "high"))
+    require(isinstance(unit, str) and bool(unit.strip()), "unit", unit, "what 1.0 means, such as 'm+rad'")
+    require(isinstance(axes, list) and all(isinstance(axis, str) for axis in axes), "axes", axes, "a list of names")
+    for key, bound in (("low", low), ("high", high)):
+        require(isinstance(bound, list) and all(map(numeric, bound)), key, bound, "a list of finite numbers")
+    if data.get("rate") is not None:
+        positive(data["rate"], f"{name}.rate", path)
+    try:
+        spec = ActionSpec.from_dict(data)
+    except (TypeError, ActionSpecMismatch) as error:
+        raise InputError(f"{path}: field '{name}' is no action spec ({error}); write it again") from error
+    for axis, least, most in zip(spec.axes, spec.low, spec.high, strict=True):
+        require(least <= most, "low", least, f"at most {most}, the 'high' of axis '{axis}'")
+    return spec
+
+
+def _axis_names(names: Any, width: int) -> tuple[str, ...]:
+    """Axis names, from a list, {"motors": [...]} or {"x": 0, ...}; numbered where there are none."""
+    if isinstance(names, dict):
+        lists = [value for value in names.values() if isinstance(value, list)]
+        names = lists[0] if lists else sorted(names, key=lambda name: names[name])
+    if isinstance(names, list) and len(names) == width:
+        return tuple(str(name) for name in names)
+    return tuple(f"a{index}" for index in range(width))
+
+
+def _action_range(root: Path, version: str) -> tuple[list[float], list[float]]:
+    """The smallest and largest value of each action axis, off the data set's statistics."""
+    per_episode = root / "meta/episodes_stats.jsonl"
+    if version.startswith("v2.") and per_episode.is_file():
+        lines = [json_object(line.get("stats", {}), per_episode, "stats") for line in read_json_lines(per_episode)]
+        path, parts = per_episode, [line.get("action") for line in lines]
+    else:
+        path = root / STATS
+        parts = [read_json_object(path).get("action")] if path.is_file() else []
+    found = [part for part in parts if isinstance(part, dict) and "min" in part and "max" in part]
+    if not found:
+        raise InputError(
+            f"{path}: no statistics for 'action', expected its min and max (they are its range); "
+            "recompute the data set's statistics with LeRobot"
+        )
+    try:
+        low = np.min(np.array([part["min"] for part in found], float), axis=0)
+        high = np.max(np.array([part["max"] for part in found], float), axis=0)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: field 'action': min and max are no numbers ({error}); copy the file again"
+        ) from error
+    if not np.isfinite([low, high]).all():
+        raise InputError(
+            f"{path}: field 'action': min or max is NaN or infinite, expected finite numbers (they are the actions' "
+            "range); remove the episodes with such actions and recompute the statistics"
+        )
+    return np.atleast_1d(low).tolist(), np.atleast_1d(high).tolist()
