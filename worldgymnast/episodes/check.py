@@ -22,6 +22,7 @@ from worldgymnast.episodes import lerobot_layout as layout
 from worldgymnast.episodes import rlds, worldgym
 from worldgymnast.episodes.formats import convert, detect
 from worldgymnast.episodes.lerobot_reader import action_rows, labels, numbers, pictures, spans
+from worldgymnast.episodes.lerobot_spec import STATS
 from worldgymnast.types import InputError
 from worldgymnast.video import iterate
 
@@ -273,7 +274,7 @@ def _lerobot(root: Path, image_key: str | None, inspection: _Inspection, old: bo
 
 def _statistics_and_tasks(root: Path, inspection: _Inspection, old: bool) -> None:
     """What this project reads only in part, or not at all, and LeRobot needs."""
-    stats, lines = root / layout.STATS, root / "meta/episodes_stats.jsonl"
+    stats, lines = root / STATS, root / "meta/episodes_stats.jsonl"
     tasks = root / ("meta/tasks.jsonl" if old else layout.TASKS)
     if not stats.is_file() and not lines.is_file():
         hint = "recompute the data set's statistics with LeRobot, or convert it again"
