@@ -7,7 +7,6 @@ people, which every browser plays. Left out: sound, hardware codecs, seeking (a 
 from __future__ import annotations
 
 import base64
-import errno
 import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,6 +19,7 @@ import numpy as np
 from av.error import FFmpegError
 from PIL import Image
 
+from worldgymnast.staging import disk_error
 from worldgymnast.types import InputError
 
 _GROUP_OF_PICTURES = 10
@@ -114,15 +114,6 @@ def encode(path: str | Path, frames: np.ndarray, fps: float, lossless: bool = Tr
         raise disk_error(error, path) from error
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def disk_error(error: OSError, path: str | Path) -> Exception:
-    """The one-line InputError of a full disk; any other error as it is."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return InputError(
-            f"{path}: no space left on the disk; free some or write elsewhere (nothing half-written is kept)"
-        )
-    return error
 
 
 def _as_rgb(frame: Any) -> np.ndarray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,18 @@ from worldgymnast.actions import ActionSpec, require_same
 from worldgymnast.episodes import lerobot_layout as layout
 from worldgymnast.episodes.lerobot_spec import STATS
 from worldgymnast.episodes.stats import Stats, aggregate, describe, describe_images
+from worldgymnast.staging import StagedFolder, disk_error
 from worldgymnast.types import Episode, InputError
-from worldgymnast.video import VideoWriter, disk_error
+from worldgymnast.video import VideoWriter
 
 _FILES_PER_CHUNK = 1000
 
 
 class LeRobotWriter:
-    """Writes episodes one by one into `PATH.partial`, which becomes `PATH` when the last is in; a context manager.
+    """Writes episodes one by one into a staging folder, which becomes `PATH` when the last is in; a context manager.
 
-    Leaving the `with` block by an exception removes everything; a process killed leaves only `PATH.partial`, which the
-    next writer to the same path clears away.
+    Leaving the `with` block by an exception removes everything; a process killed leaves only a hidden staging folder,
+    which the next writer to the same path clears away.
 
     Attributes:
         episodes: how many were added.
@@ -51,7 +51,7 @@ class LeRobotWriter:
             frames_per_file: or past this many frames.
 
         Raises:
-            InputError: the path exists.
+            InputError: the path exists, cannot be written, or another process is writing it.
         """
         self.path = Path(path)
         self.spec, self.fps = spec, fps
@@ -65,12 +65,8 @@ class LeRobotWriter:
         self._part = -1
         self._video: VideoWriter | None = None
         self._data: Any = None
-        self._root = self.path.with_name(self.path.name + ".partial")
-        if self.path.exists():
-            raise InputError(f"{self.path}: exists already, expected a new folder; remove it or name another")
-        if self._root.exists():
-            shutil.rmtree(self._root)
-        self._root.mkdir(parents=True)
+        self._folder = StagedFolder(self.path)
+        self._root = self._folder.path
 
     def add(self, episode: Episode) -> None:
         """Appends an episode; raises InputError or ActionSpecMismatch where it does not fit the data set."""
@@ -178,9 +174,7 @@ class LeRobotWriter:
                 raise InputError(f"{self.path}: found 0 episodes to write, expected at least 1")
             self._close_part()
             self._write_meta()
-            if self.path.exists():
-                raise InputError(f"{self.path}: appeared while it was being written; another program writes there too")
-            self._root.rename(self.path)
+            self._folder.publish()
         except BaseException as error:
             self.abort()
             if isinstance(error, OSError):
@@ -194,7 +188,7 @@ class LeRobotWriter:
         except OSError:
             pass  # The disk is full or gone: what matters now is that nothing half-written stays.
         finally:
-            shutil.rmtree(self._root, ignore_errors=True)
+            self._folder.discard()
 
     def _write_meta(self) -> None:
         import pyarrow.parquet as pq

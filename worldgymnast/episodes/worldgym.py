@@ -9,8 +9,6 @@ of the format; the robot's is 5 Hz.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,8 +19,9 @@ import numpy as np
 from worldgymnast.actions import WORLDGYM, converter
 from worldgymnast.episodes.cache import cached_frames, fingerprint
 from worldgymnast.episodes.windows import EpisodeSet
+from worldgymnast.staging import StagedFolder
 from worldgymnast.types import Episode, InputError
-from worldgymnast.video import check_rate, disk_error, encode, iterate, rate, resize
+from worldgymnast.video import check_rate, encode, iterate, rate, resize
 
 _CONTAINER_FPS = 20.0
 _ROBOT_FPS = 5.0
@@ -146,27 +145,15 @@ def write(path: str | Path, episodes: Iterable[Episode]) -> None:
     """Writes episodes into a new folder; actions are converted to WorldGym's where a conversion is known.
 
     Raises:
-        InputError: the path exists, there are no episodes, or the disk is full.
+        InputError: the path exists, another process writes it, there are no episodes, or the disk is full.
         ActionSpecMismatch: an episode's actions cannot be converted.
     """
-    root = Path(path)
-    if root.exists():
-        raise InputError(f"{root}: exists already, expected a new folder; remove it or name another")
-    partial = root.with_name(root.name + ".partial")
-    if partial.exists():
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
-    try:
+    with StagedFolder(path) as folder:
         written = 0
         for written, episode in enumerate(episodes, 1):
-            _write_one(partial / f"{written - 1:09d}", episode)
+            _write_one(folder.path / f"{written - 1:09d}", episode)
         if not written:
-            raise InputError(f"{root}: found 0 episodes to write, expected at least 1")
-        os.rename(partial, root)
-    except OSError as error:
-        raise disk_error(error, root) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            raise InputError(f"{path}: found 0 episodes to write, expected at least 1")
 
 
 def _write_one(stem: Path, episode: Episode) -> None:
