@@ -54,6 +54,20 @@ def open_picture(source: Path | bytes, where: str | Path, *, gray: bool = False,
         raise InputError(f"{where}: is no picture that can be read ({reason}); expected a PNG or JPEG") from error
 
 
+def on_white(rgba: np.ndarray, where: str | Path) -> np.ndarray:
+    """Lay uint8 [h w 4] on white; raises InputError where nothing of it can be seen.
+
+    >>> on_white(np.array([[[0, 0, 0, 255], [0, 0, 0, 51]]], np.uint8), "x.png").tolist()
+    [[[0, 0, 0], [204, 204, 204]]]
+    """
+    opacity = rgba[..., 3:].astype(np.uint16)
+    if not opacity.any():
+        raise InputError(f"{where}: found a picture that is transparent everywhere; remove its alpha channel")
+    if opacity.min() == 255:
+        return np.ascontiguousarray(rgba[..., :3])
+    return ((rgba[..., :3] * opacity + 255 * (255 - opacity) + 127) // 255).astype(np.uint8)
+
+
 def _check(image: Image.Image, where: str | Path, gray: bool) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:

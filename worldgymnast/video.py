@@ -16,11 +16,13 @@ from typing import Any
 
 import av
 import numpy as np
-from av.error import FFmpegError
 from PIL import Image
 
 from worldgymnast.staging import disk_error
 from worldgymnast.types import InputError
+from worldgymnast.video_reader import address, iterate_timed, rate
+
+__all__ = ["iterate_timed", "rate"]  # read here, used as `video.rate`
 
 _GROUP_OF_PICTURES = 10
 _JPEG_QUALITY = 90
@@ -49,7 +51,7 @@ class VideoWriter:
         self.count = 0
         self._size = size
         self._lossless = lossless
-        destination: Any = target if isinstance(target, io.BytesIO) else str(target)
+        destination: Any = target if isinstance(target, io.BytesIO) else address(target)
         self._container: Any = av.open(destination, "w", format="mp4")
         codec, options = ("libx264rgb", _LOSSLESS) if lossless else ("libx264", _VIEWABLE)
         rate = Fraction(fps).limit_denominator(1001)
@@ -116,47 +118,14 @@ def encode(path: str | Path, frames: np.ndarray, fps: float, lossless: bool = Tr
         temporary.unlink(missing_ok=True)
 
 
-def _as_rgb(frame: Any) -> np.ndarray:
-    """uint8 [h w 3]; planar RGB is reordered rather than converted, which keeps every bit."""
-    return frame.to_ndarray() if frame.format.name == "gbrp" else frame.to_ndarray(format="rgb24")
-
-
 def iterate(path: str | Path) -> Iterator[np.ndarray]:
-    """Yields the frames uint8 [h w 3] of a video file one by one.
+    """Yields the frames uint8 [h w 3] of a video file one by one, as a player shows them; see `iterate_timed`.
 
     Raises:
         InputError: the file is missing, is no video, is cut short or damaged; says how many frames were good.
     """
-    found = 0
-    declared = 0
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise InputError(f"{path}: found no video stream, expected one; is it an mp4 file?")
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            declared = stream.frames
-            for frame in container.decode(stream):
-                if frame.is_corrupt:
-                    raise _damaged(path, found, declared)
-                yield _as_rgb(frame)
-                found += 1
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such video file; check the path") from error
-    except (FFmpegError, EOFError) as error:
-        raise _damaged(path, found, declared) from error
-    if found < max(declared, 1):
-        raise _damaged(path, found, declared)
-
-
-def rate(path: str | Path) -> float | None:
-    """Frames per second as the file says; None where it does not, or cannot be read (`iterate` says why)."""
-    try:
-        with av.open(str(path)) as container:
-            found = container.streams.video[0].average_rate if container.streams.video else None
-    except (FileNotFoundError, FFmpegError, EOFError):
-        return None
-    return float(found) if found else None
+    for _, frame in iterate_timed(path):
+        yield frame
 
 
 def check_rate(path: str | Path, fps: float | None, why: str) -> None:
@@ -167,13 +136,6 @@ def check_rate(path: str | Path, fps: float | None, why: str) -> None:
             f"{path}: found a video of {found:g} frames per second, expected {fps:g} {why}; encode it again at that "
             "rate, or remove it"
         )
-
-
-def _damaged(path: str | Path, found: int, declared: int) -> InputError:
-    expected = f"{declared}" if declared else "at least 1"
-    return InputError(
-        f"{path}: video is cut short or damaged: found {found} readable frames, expected {expected}; copy it again"
-    )
 
 
 def decode(path: str | Path, first: int = 0, count: int | None = None) -> np.ndarray:
