@@ -71,6 +71,7 @@ class _Episode:
     frames: Iterator[np.ndarray]
     rows: int
     labelled: bool
+    instruction: str | None = None
 
 
 @dataclass
@@ -87,6 +88,7 @@ class _Inspection:
     complaints: Counter[str] = field(default_factory=Counter)
     episodes: int = 0
     labelled: int = 0
+    without_instruction: int = 0
 
     def add(
         self, severity: Literal["error", "warning"], file: Path, what: str, found: str, expected: str, hint: str
@@ -117,6 +119,7 @@ class _Inspection:
         """Looks at one episode."""
         self.episodes += 1
         self.labelled += episode.labelled
+        self.without_instruction += episode.instruction == ""
         self._actions(episode)
         if episode.media in self.broken:
             return
@@ -174,6 +177,12 @@ class _Inspection:
         if self.episodes and not self.labelled:
             sentence = "no success labels: world models can be trained on it, judges cannot"
             self.findings.append(Finding("warning", str(self.root), "success", sentence))
+        if self.without_instruction:
+            sentence = (
+                f"{self.without_instruction} of {self.episodes} episodes have no instruction: world models can be "
+                "trained on them, policies and judges cannot"
+            )
+            self.findings.append(Finding("warning", str(self.root), "instruction", sentence))
         if len(self.sizes) > 1:
             found = ", ".join(f"{h}x{w} ({name})" for (h, w), name in sorted(self.sizes.items()))
             self.add("error", self.root, "frame size", found, "one size", "read or convert with a `size`")

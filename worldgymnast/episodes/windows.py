@@ -71,6 +71,11 @@ class EpisodeSet:
         counts = np.concatenate([[0], np.cumsum(self.success)])
         return (counts[self.first + self.length + 1] > counts[self.first]) & self.labelled
 
+    @property
+    def without_instruction(self) -> int:
+        """Number of episodes without a sentence."""
+        return sum(not sentence.strip() for sentence in self.instruction)
+
     def episode(self, index: int) -> Episode:
         """Episode `index`, its arrays views of this set's."""
         start, stop = int(self.first[index]), int(self.first[index] + self.length[index] + 1)
