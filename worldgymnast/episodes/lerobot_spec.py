@@ -26,10 +26,15 @@ _WORDS = {
 def positive(value: Any, name: str, path: Path) -> float:
     """`value`, which must be a finite number above 0; raises InputError that names the field."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not 0 < value < math.inf:
+    if not number or not 0 < value < 2**1023:
         expected = "more than 0" if number else "a number more than 0"
         raise InputError(f"{path}: field '{name}': found {short(value)}, expected {expected}; correct it")
     return float(value)
+
+
+def action_key(features: dict[str, Any]) -> str:
+    """Name of the action's feature and column: "action", or "actions" as openpi writes it."""
+    return "actions" if "action" not in features and "actions" in features else "action"
 
 
 def read_spec(root: Path, info: dict[str, Any], version: str, fps: float) -> ActionSpec:
@@ -39,16 +44,17 @@ def read_spec(root: Path, info: dict[str, Any], version: str, fps: float) -> Act
         InputError: `info` or the statistics do not say what is needed; names the file and the field.
     """
     path = root / INFO
-    if "action" not in info["features"]:
+    key = action_key(info["features"])
+    if key not in info["features"]:
         raise InputError(
             f"{path}: field 'features.action' is missing, found {sorted(info['features'])[:8]}, expected the shape and "
             "names of the actions; copy the file again"
         )
-    feature = info["features"]["action"]
+    feature = info["features"][key]
     shape, names = feature.get("shape"), feature.get("names")
     if not isinstance(shape, list) or len(shape) != 1 or not isinstance(shape[0], int) or shape[0] < 1:
         raise InputError(
-            f"{path}: field 'features.action.shape': found {short(shape)}, expected [number of axes]; correct it"
+            f"{path}: field 'features.{key}.shape': found {short(shape)}, expected [number of axes]; correct it"
         )
     width = shape[0]
     if OWN in info:
@@ -59,11 +65,11 @@ def read_spec(root: Path, info: dict[str, Any], version: str, fps: float) -> Act
         if isinstance(names, list) and len(names) != spec.dim:
             raise InputError(f"{path}: field 'features.action.names': found {short(names)}, expected {axes}")
         return spec
-    low, high = _action_range(root, version)
+    low, high = _action_range(root, version, key)
     if not len(low) == len(high) == width:
         raise InputError(f"{root / STATS}: field 'action': found {len(low)} numbers, expected {width} as in {INFO}")
     return ActionSpec(
-        _axis_names(names, width), "unknown", tuple(low), tuple(high), frame="unknown", rotation="unknown", rate=fps
+        axis_names(names, width), "unknown", tuple(low), tuple(high), frame="unknown", rotation="unknown", rate=fps
     )
 
 
@@ -97,7 +103,7 @@ def _own_spec(block: Any, path: Path) -> ActionSpec:
     return spec
 
 
-def _axis_names(names: Any, width: int) -> tuple[str, ...]:
+def axis_names(names: Any, width: int) -> tuple[str, ...]:
     """Axis names, from a list, {"motors": [...]} or {"x": 0, ...}; numbered where there are none."""
     if isinstance(names, dict):
         lists = [value for value in names.values() if isinstance(value, list)]
@@ -107,15 +113,15 @@ def _axis_names(names: Any, width: int) -> tuple[str, ...]:
     return tuple(f"a{index}" for index in range(width))
 
 
-def _action_range(root: Path, version: str) -> tuple[list[float], list[float]]:
+def _action_range(root: Path, version: str, key: str) -> tuple[list[float], list[float]]:
     """The smallest and largest value of each action axis, off the data set's statistics."""
     per_episode = root / "meta/episodes_stats.jsonl"
     if version.startswith("v2.") and per_episode.is_file():
         lines = [json_object(line.get("stats", {}), per_episode, "stats") for line in read_json_lines(per_episode)]
-        path, parts = per_episode, [line.get("action") for line in lines]
+        path, parts = per_episode, [line.get(key) for line in lines]
     else:
         path = root / STATS
-        parts = [read_json_object(path).get("action")] if path.is_file() else []
+        parts = [read_json_object(path).get(key)] if path.is_file() else []
     found = [part for part in parts if isinstance(part, dict) and "min" in part and "max" in part]
     if not found:
         raise InputError(
