@@ -202,7 +202,7 @@ def drives(path: Path, policy: Policy, env: MetaWorldConfig, flag: str = "--env.
     except ActionSpecMismatch as error:
         hold = round(80 / spec.rate) if spec.rate else 0
         advice = "give a policy that was trained on its actions"
-        if hold and metaworld_spec(hold) == spec:
+        if hold and metaworld_spec(hold).is_same_kind(spec):
             advice = f"add {flag} {hold}"
         raise InputError(f"{error}; {advice}") from error
 

@@ -34,7 +34,7 @@ from worldgymnast.commands.command import (
 from worldgymnast.config import load_classifier, load_judge, load_policy, load_world
 from worldgymnast.envs.metaworld import MetaWorldConfig, instructions
 from worldgymnast.episodes.starts import read_starts, starts_hash
-from worldgymnast.episodes.windows import EpisodeSet, check_shares
+from worldgymnast.episodes.windows import EpisodeSet, check_shares, warn_outside
 from worldgymnast.execution.surrogate import Imagination
 from worldgymnast.judges.combined import check
 from worldgymnast.loops import reproduce, train
@@ -139,6 +139,9 @@ class TrainWorld(HoldingOut):
         check_shares(self.shares, len(self.data))
         wanted = start.action_spec if start else _SPECS[self.actions] if self.actions else None
         sets = [part.split(self.held_out, SPLIT)[0] for part in read_each(self.data, self.size, wanted)]
+        if start:
+            for path, part in zip(self.data, sets, strict=True):
+                warn_outside(part, start.action_spec, f"{path} and {self.begin_with}")
         fits(world.frame_size, sets[0].size, "--size")
         if (width := world.transformer.action_dim) != (dim := sets[0].spec.dim):
             raise InputError(

@@ -17,12 +17,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from worldgymnast.actions import WORLDGYM, ActionSpec
+from worldgymnast.actions import UNKNOWN, WORLDGYM, ActionSpec
 from worldgymnast.episodes import lerobot_layout as layout
 from worldgymnast.episodes import rlds, worldgym
 from worldgymnast.episodes.formats import convert, detect
 from worldgymnast.episodes.lerobot_reader import action_rows, labels, numbers, pictures, spans
-from worldgymnast.episodes.lerobot_spec import STATS
+from worldgymnast.episodes.lerobot_spec import STATS, action_key, recorded_range
 from worldgymnast.types import InputError
 from worldgymnast.video import iterate
 
@@ -286,8 +286,8 @@ def _statistics_and_tasks(root: Path, inspection: _Inspection, old: bool) -> Non
     stats, lines = root / STATS, root / "meta/episodes_stats.jsonl"
     tasks = root / ("meta/tasks.jsonl" if old else layout.TASKS)
     if not stats.is_file() and not lines.is_file():
-        hint = "recompute the data set's statistics with LeRobot, or convert it again"
-        inspection.add("error", stats, "statistics", "no such file", "min, max, mean and std a feature", hint)
+        hint = "taken from the rows; LeRobot cannot train without: recompute them there, or convert it again"
+        inspection.add("warning", stats, "statistics", "no such file", "min, max, mean and std a feature", hint)
     if not tasks.is_file():
         hint = "copy the folder again, or convert it again"
         inspection.add("error", tasks, "tasks", "no such file", "the sentences by number", hint)
@@ -304,12 +304,27 @@ def _statistics_and_tasks(root: Path, inspection: _Inspection, old: bool) -> Non
 def _spec(found: layout.Layout, inspection: _Inspection) -> None:
     name = f"{layout.OWN}.action_spec"
     if not found.own:
-        hint = f"assumed is {found.spec} with the statistics' min and max as its range"
+        hint = f"assumed is {found.spec} with the statistics' min and max as its range{_assumed_motion(found.spec)}"
         inspection.add("warning", found.root / layout.INFO, name, "none", "what the actions mean", hint)
+        stats = found.root / STATS
+        if (
+            stats.is_file()
+            and recorded_range(found.root, found.version, found.spec.axes, action_key(found.info["features"])) is None
+        ):
+            hint = "taken from the rows; LeRobot cannot train without: recompute them there, or convert it again"
+            inspection.add("warning", stats, "action", "no min and max", "them, of every axis", hint)
     elif not _UNIT.fullmatch(found.spec.unit):
         hint = "no other action spec will match it; correct it unless it is meant"
         expected = "one such as '6cm', 'm+rad', 'effort*0.06m' or 'worldgym'"
         inspection.add("warning", found.root / layout.INFO, f"{name}.unit", f"'{found.spec.unit}'", expected, hint)
+
+
+def _assumed_motion(spec: ActionSpec) -> str:
+    """What is taken for granted where neither names nor ranges say whether actions are deltas or absolute targets."""
+    if spec.motion != UNKNOWN:
+        return ""
+    says = "absolute targets" if spec.is_absolute else "deltas, 0 being no motion"
+    return f"; not said is whether they are deltas or absolute targets: taken to be {says}"
 
 
 def _totals(found: layout.Layout, inspection: _Inspection) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 
-from worldgymnast.actions import ActionSpec, ActionSpecMismatch, Gripper
-from worldgymnast.files import json_object, read_json_lines, read_json_object, short
+from worldgymnast.actions import ActionSpec, ActionSpecMismatch, Gripper, Motion, Space, foreign_spec
+from worldgymnast.files import json_object, read_json_lines, read_json_object, short, visible
 from worldgymnast.types import InputError
 
 INFO = "meta/info.json"
@@ -20,6 +21,8 @@ _WORDS = {
     "frame": ("base", "end_effector", "unknown"),
     "rotation": ("none", "rpy", "unknown"),
     "gripper": get_args(Gripper),
+    "motion": get_args(Motion),
+    "space": get_args(Space),
 }
 
 
@@ -65,12 +68,11 @@ def read_spec(root: Path, info: dict[str, Any], version: str, fps: float) -> Act
         if isinstance(names, list) and len(names) != spec.dim:
             raise InputError(f"{path}: field 'features.action.names': found {short(names)}, expected {axes}")
         return spec
-    low, high = _action_range(root, version, key)
+    axes = axis_names(names, width)
+    low, high = recorded_range(root, version, axes, key) or _range_of_rows(root, width, key)
     if not len(low) == len(high) == width:
         raise InputError(f"{root / STATS}: field 'action': found {len(low)} numbers, expected {width} as in {INFO}")
-    return ActionSpec(
-        axis_names(names, width), "unknown", tuple(low), tuple(high), frame="unknown", rotation="unknown", rate=fps
-    )
+    return foreign_spec(axes, low, high, fps)
 
 
 def _own_spec(block: Any, path: Path) -> ActionSpec:
@@ -104,17 +106,25 @@ def _own_spec(block: Any, path: Path) -> ActionSpec:
 
 
 def axis_names(names: Any, width: int) -> tuple[str, ...]:
-    """Axis names, from a list, {"motors": [...]} or {"x": 0, ...}; numbered where there are none."""
+    """Axis names, from a list, {"motors": [...]}, lists by arm, or {"x": 0, ...}; numbered where there are none."""
     if isinstance(names, dict):
         lists = [value for value in names.values() if isinstance(value, list)]
-        names = lists[0] if lists else sorted(names, key=lambda name: names[name])
+        if not lists and all(isinstance(value, int) for value in names.values()):
+            lists = [sorted(names, key=lambda name: names[name])]
+        names = [name for part in lists for name in part]
+    if isinstance(names, list) and len(names) == 1 and isinstance(names[0], list):
+        names = names[0]
     if isinstance(names, list) and len(names) == width:
         return tuple(str(name) for name in names)
     return tuple(f"a{index}" for index in range(width))
 
 
-def _action_range(root: Path, version: str, key: str) -> tuple[list[float], list[float]]:
-    """The smallest and largest value of each action axis, off the data set's statistics."""
+def recorded_range(root: Path, version: str, axes: Sequence[str], key: str) -> tuple[list[float], list[float]] | None:
+    """The smallest and largest value of each action axis by the data set's statistics; None where they do not say.
+
+    Raises:
+        InputError: the statistics hold something else than finite numbers.
+    """
     per_episode = root / "meta/episodes_stats.jsonl"
     if version.startswith("v2.") and per_episode.is_file():
         lines = [json_object(line.get("stats", {}), per_episode, "stats") for line in read_json_lines(per_episode)]
@@ -122,16 +132,13 @@ def _action_range(root: Path, version: str, key: str) -> tuple[list[float], list
     else:
         path = root / STATS
         parts = [read_json_object(path).get(key)] if path.is_file() else []
-    found = [part for part in parts if isinstance(part, dict) and "min" in part and "max" in part]
-    if not found:
-        raise InputError(
-            f"{path}: no statistics for 'action', expected its min and max (they are its range); "
-            "recompute the data set's statistics with LeRobot"
-        )
+    found = [part for part in map(_by_statistic, parts) if part is not None]
+    if not found or len(found) < len(parts):
+        return None
     try:
-        low = np.min(np.array([part["min"] for part in found], float), axis=0)
-        high = np.max(np.array([part["max"] for part in found], float), axis=0)
-    except (TypeError, ValueError) as error:
+        low = np.min([_numbers(part["min"], axes) for part in found], axis=0)
+        high = np.max([_numbers(part["max"], axes) for part in found], axis=0)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InputError(
             f"{path}: field 'action': min and max are no numbers ({error}); copy the file again"
         ) from error
@@ -140,4 +147,53 @@ def _action_range(root: Path, version: str, key: str) -> tuple[list[float], list
             f"{path}: field 'action': min or max is NaN or infinite, expected finite numbers (they are the actions' "
             "range); remove the episodes with such actions and recompute the statistics"
         )
-    return np.atleast_1d(low).tolist(), np.atleast_1d(high).tolist()
+    return low.tolist(), high.tolist()
+
+
+def _by_statistic(part: Any) -> dict[str, Any] | None:
+    """{"min": ..., "max": ...} of a feature, also where they are listed by motor; None where there is none."""
+    if not isinstance(part, dict):
+        return None
+    if "min" in part and "max" in part:
+        return part
+    if part and all(isinstance(value, dict) and "min" in value and "max" in value for value in part.values()):
+        return {name: {motor: value[name] for motor, value in part.items()} for name in ("min", "max")}
+    return None
+
+
+def _numbers(value: Any, axes: Sequence[str]) -> np.ndarray:
+    """float64 [n] of numbers in lists, lists of lists, or objects by motor, which come in the order of `axes`."""
+    if isinstance(value, dict):
+        order = axes if set(value) == set(axes) else list(value)
+        value = [value[name] for name in order]
+    if not isinstance(value, list):
+        return np.array([value], float)
+    return np.concatenate([_numbers(entry, axes) for entry in value]) if value else np.zeros(0)
+
+
+def _range_of_rows(root: Path, width: int, key: str) -> tuple[list[float], list[float]]:
+    """The smallest and largest value of each action axis, off the rows themselves."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    low, high = np.full(width, np.inf), np.full(width, -np.inf)
+    for path in visible((root / "data").rglob("*.parquet")):
+        try:
+            with open(path, "rb") as source, pq.ParquetFile(source) as file:
+                for batch in file.iter_batches(columns=[key]):
+                    column = batch.column(0)
+                    flat = column.flatten() if column.type.num_fields else column
+                    rows = np.asarray(flat.to_numpy(zero_copy_only=False), np.float64).reshape(-1, width)
+                    if len(rows):
+                        low, high = np.fmin(low, np.fmin.reduce(rows)), np.fmax(high, np.fmax.reduce(rows))
+        except (OSError, pa.ArrowException, TypeError, ValueError, AttributeError, IndexError) as error:
+            message = str(error).splitlines()[0]
+            raise InputError(
+                f"{path}: field 'action': cannot be read as {width} numbers a row ({message}); copy the file again"
+            ) from error
+    if not np.isfinite([low, high]).all():
+        raise InputError(
+            f"{root / STATS}: no statistics for 'action', and no rows with finite numbers in {root / 'data'}, expected "
+            "its min and max (they are its range); recompute the data set's statistics with LeRobot"
+        )
+    return low.tolist(), high.tolist()

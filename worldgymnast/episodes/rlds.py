@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from worldgymnast.actions import BRIDGE, ActionSpec
+from worldgymnast.actions import BRIDGE, ActionSpec, foreign_spec
 from worldgymnast.episodes.cache import cached_frames, fingerprint
 from worldgymnast.episodes.tfrecord import Feature, parse_example, records
 from worldgymnast.episodes.windows import EpisodeSet
@@ -169,7 +169,7 @@ def spec_of(description: Description, rows: list[np.ndarray]) -> ActionSpec:
     every = every[np.isfinite(every).all(1)]  # the last action of an episode is dropped, and may be anything
     axes = tuple(f"a{index}" for index in range(description.width))
     low, high = (tuple(float(v) for v in bound) for bound in (every.min(0), every.max(0)))
-    return ActionSpec(axes, "unknown", low, high, frame="unknown", rotation="unknown")
+    return foreign_spec(axes, low, high)
 
 
 def read(

@@ -6,6 +6,7 @@ to save. Left out: worker processes (a batch is one fancy index into a memory ma
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -14,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from worldgymnast.actions import ActionSpec, ActionSpecMismatch, converter
+from worldgymnast.actions import ActionSpec, ActionSpecMismatch, clipped_share, converter, union
 from worldgymnast.episodes.gathered import Gathered
 from worldgymnast.types import Episode, InputError
 
@@ -110,11 +111,14 @@ class EpisodeSet:
     def acting(self, spec: ActionSpec) -> EpisodeSet:
         """The same episodes with their actions in `spec`; frames are shared.
 
+        Where both are of one kind nothing changes: the set keeps its own bounds.
+
         Raises:
             ActionSpecMismatch: no conversion is known; both specs are printed.
         """
-        if spec == self.spec:
+        if self.spec.is_same_kind(spec):
             return self
+        warn_outside(self, self.spec, "conversion of actions")
         actions = converter(self.spec, spec)(self.actions).astype(np.float32)
         actions[self.first + self.length] = 0.0
         return replace(self, actions=actions, spec=spec)
@@ -173,7 +177,7 @@ def from_episodes(episodes: Sequence[Episode]) -> EpisodeSet:
         _require_alike(episodes[0].spec, episode.spec, episodes[0].frames, episode.frames)
         if episode.fps != episodes[0].fps:
             raise InputError(f"episodes: found {episode.fps} frames per second, expected {episodes[0].fps} in all")
-    spec = episodes[0].spec
+    spec = union([episode.spec for episode in episodes])
     length = np.array([len(episode.actions) for episode in episodes], np.int64)
     blank = np.zeros((1, spec.dim), np.float32)
     success = [np.zeros(len(e.frames), bool) if e.success is None else np.asarray(e.success, bool) for e in episodes]
@@ -209,6 +213,7 @@ def concatenate(sets: Sequence[EpisodeSet]) -> EpisodeSet:
             raise InputError(f"episode sets: found {other.fps} frames per second, expected {head.fps} in all")
     together = replace(
         head,
+        spec=union([part.spec for part in sets]),
         first=np.concatenate([part.first for part in sets]),
         length=np.concatenate([part.length for part in sets]),
         labelled=np.concatenate([part.labelled for part in sets]),
@@ -256,10 +261,28 @@ def weigh(sets: Sequence[EpisodeSet], shares: Sequence[float]) -> np.ndarray | N
     return np.concatenate([share * part.length / part.length.sum() for part, share in zip(sets, shares, strict=True)])
 
 
+def warn_outside(episodes: EpisodeSet, spec: ActionSpec, what: str) -> None:
+    """Say on stderr how many actions lie outside the bounds of `spec`, which `what` clips to or was made for."""
+    spans = zip(episodes.first, episodes.first + episodes.length, strict=True)
+    rows = np.concatenate([np.arange(first, last) for first, last in spans]) if len(episodes) else np.zeros(0, int)
+    actions = episodes.actions[rows]
+    if not (share := clipped_share(spec, actions)):
+        return
+    excess = np.maximum(np.array(spec.low) - actions.min(0), actions.max(0) - np.array(spec.high))
+    axis = int(np.argmax(excess))
+    print(
+        f"{what}: {100 * share:.2g} % of the actions in the data lie outside its range, axis '{spec.axes[axis]}' most: "
+        f"found {actions[:, axis].min():.4g} to {actions[:, axis].max():.4g}, expected {spec.low[axis]:.4g} to "
+        f"{spec.high[axis]:.4g}; they are clipped, or unlike what it was trained on",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
 def _require_alike(
     spec: ActionSpec, other: ActionSpec, frames: np.ndarray | Gathered, others: np.ndarray | Gathered
 ) -> None:
-    if spec != other:
+    if not spec.is_same_kind(other):
         raise ActionSpecMismatch(f"episodes differ in their action specs: found {other}; expected {spec}; convert them")
     if frames.shape[1:] != others.shape[1:]:
         raise InputError(

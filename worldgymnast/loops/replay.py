@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from worldgymnast.actions import converter
-from worldgymnast.episodes.windows import EpisodeSet
+from worldgymnast.episodes.windows import EpisodeSet, warn_outside
 from worldgymnast.evaluation.uncertainty import belief
 from worldgymnast.progress import Progress
 from worldgymnast.types import Clip, Judge, Verdict, WorldModel
@@ -44,6 +44,8 @@ def replay(
     length = int(episodes.length.max())
     assert (episodes.length == length).all(), "replay: episodes differ in length"
     convert = converter(episodes.spec, world.action_spec)
+    if episodes.spec.is_same_kind(world.action_spec):
+        warn_outside(episodes, world.action_spec, "world model")
     frame_rows = episodes.first[:, None] + np.arange(length + 1)
     driven = episodes.actions[frame_rows[:, :-1]] if actions is None else actions
     generator = torch.Generator().manual_seed(seed)

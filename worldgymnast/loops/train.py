@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from worldgymnast.actions import require_same
+from worldgymnast.actions import require_same, union
 from worldgymnast.config import Manifest, load_classifier, load_policy, load_world, save_component, to_dict
 from worldgymnast.envs.metaworld import INSTRUCTIONS
-from worldgymnast.episodes.windows import EpisodeSet, concatenate, weigh
+from worldgymnast.episodes.windows import EpisodeSet, concatenate, warn_outside, weigh
 from worldgymnast.judges.classifier import ClassifierConfig, SuccessClassifier
 from worldgymnast.loops.batches import encode_all, frame_batches, imitation_batches, latent_batches, success_batches
 from worldgymnast.loops.replay import clip_probabilities, replay
@@ -215,13 +215,14 @@ def train_policy(
     inputs = {"data": data_hash(episodes)}
     if start is not None:
         require_same(start.action_spec, episodes.spec, "policy and demonstrations")
+        warn_outside(episodes, start.action_spec, "policy")
         inputs["start"] = identity(start)
         config = replace(config, policy=start.config)
     with Run(out, to_dict(config) | {"inputs": inputs}) as run:
         if run.finished is None:
             demos = imitated(episodes, config)
             torch.manual_seed(config.fit.seed)
-            policy = SmallVLA(config.policy, episodes.spec).to(device)
+            policy = SmallVLA(config.policy, episodes.spec if start is None else start.action_spec).to(device)
             if start is not None:
                 policy.load_state_dict(start.state_dict())
             batches = imitation_batches(demos, config.policy.chunk, config.batch, config.fit.seed, INSTRUCTIONS)
@@ -260,6 +261,7 @@ def train_world(
     result = out / "world.safetensors"
     sets = [episodes] if isinstance(episodes, EpisodeSet) else episodes
     data, weights = concatenate(sets), weigh(sets, shares)
+    spec = data.spec if start is None else union([start.action_spec, data.spec])
     inputs: dict[str, Any] = {"data": data_hash(data)}
     if shares:
         inputs["shares"] = [[float(share), len(part)] for part, share in zip(sets, shares, strict=True)]
@@ -269,7 +271,7 @@ def train_world(
     with Run(out, to_dict(config) | {"inputs": inputs}) as run:
         if run.finished is None:
             torch.manual_seed(config.fit.seed)
-            world = LatentWorldModel(config.world, data.spec, data.fps).to(device)
+            world = LatentWorldModel(config.world, spec, data.fps).to(device)
             if begun is not None:
                 (world if start else world.autoencoder).load_state_dict(begun.state_dict())
             if begun is None or config.thaw:
@@ -307,6 +309,7 @@ def distill(
 ) -> LatentWorldModel:
     """A student of `teacher` that takes `sampling_steps` steps a frame without guidance; OUT/world.safetensors."""
     result = out / "world.safetensors"
+    warn_outside(episodes, teacher.action_spec, "teacher")
     inputs = {"data": data_hash(episodes), "teacher": identity(teacher)}
     with Run(out, to_dict(config) | {"inputs": inputs}) as run:
         if run.finished is None:

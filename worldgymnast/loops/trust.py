@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from worldgymnast.actions import converter, motionless
-from worldgymnast.episodes.windows import EpisodeSet
+from worldgymnast.episodes.windows import EpisodeSet, warn_outside
 from worldgymnast.evaluation.fidelity import by_horizon, departure, frame_scores, nearest_psnr
 from worldgymnast.evaluation.perceptual import Distance
 from worldgymnast.evaluation.uncertainty import (
@@ -116,6 +116,8 @@ def replay_fidelity(
     clips, offset = windows(episodes, starts, length)
     acts = {"world": _actions(clips)} | _other_actions(clips, offset, starts, seed)
     convert = converter(episodes.spec, world.action_spec)
+    if episodes.spec.is_same_kind(world.action_spec):
+        warn_outside(episodes, world.action_spec, "world model")
     scores: dict[str, dict[str, list[np.ndarray]]] = {}
     for i in range(0, len(clips), rows):
         part = slice(i, i + rows)
