@@ -97,6 +97,26 @@ def visible(paths: Iterable[Path]) -> list[Path]:
     return sorted(path for path in paths if not path.name.startswith("."))
 
 
+_SIGNATURES = (
+    (b"version https://git-lfs", "a Git LFS pointer stands in its place: run `git lfs pull`"),
+    (b"\x1f\x8b", "it is compressed with gzip: unpack it"),
+    (b"\x28\xb5\x2f\xfd", "it is compressed with zstd: unpack it"),
+    (b"PK\x03\x04", "it is a zip archive"),
+    (b"\x93NUMPY", "it is one array as numpy.save writes it"),
+    (b"<!doctype html", "it is a web page: download the file itself"),
+    (b"<html", "it is a web page: download the file itself"),
+)
+
+
+def mistaken(head: bytes) -> str:
+    """Name what a file really is by its first bytes, and what to do; "" where that is not known.
+
+    >>> mistaken(b"<!DOCTYPE html><html>")
+    'it is a web page: download the file itself'
+    """
+    return next((said for magic, said in _SIGNATURES if head.lstrip().lower().startswith(magic.lower())), "")
+
+
 def _content(path: Path, hint: str) -> bytes:
     """The file's bytes; a special file (a pipe, a device) is refused, it may never end."""
     try:

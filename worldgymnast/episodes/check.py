@@ -228,37 +228,41 @@ def check(path: str | Path, image_key: str | None = None) -> list[Finding]:
 
 
 def _worldgym(root: Path, inspection: _Inspection) -> None:
-    for path in sorted(root.glob("*.npz")):
-        if not path.with_suffix(".mp4").is_file():
-            inspection.add("error", path, "video", "none", path.with_suffix(".mp4").name, "copy the folder again")
-    for video in worldgym.videos(root):
-        try:
-            rows = worldgym.read_actions(video)
-            labelled = worldgym.read_notes(video).get("success") is not None
-        except InputError as error:
-            inspection.fault(video, error)
+    for one in worldgym.inspect(root):
+        if isinstance(one, InputError):
+            inspection.complain(root, one)
             continue
-        file = video.with_suffix(".npz")
-        frames = iterate(video)
-        episode = _Episode(video.stem, file, video, WORLDGYM, rows[:-1], frames, len(rows), labelled)
-        inspection.episode(episode)
+        video, labelled = one.video, one.notes.success is not None
+        inspection.episode(
+            _Episode(
+                video.stem,
+                video.with_suffix(".npz"),
+                video,
+                WORLDGYM,
+                one.actions[:-1],
+                iterate(video),
+                len(one.actions),
+                labelled,
+                one.notes.instruction,
+            )
+        )
 
 
 def _rlds(root: Path, image_key: str | None, inspection: _Inspection) -> None:
     description = rlds.describe(root, image_key)
-    spec: ActionSpec | None = None
-    for index, (where, features) in enumerate(rlds.examples(description)):
-        shard = Path(where.rsplit(": record", 1)[0])
-        try:
-            rows = rlds.actions_of(features, description, where)
-        except InputError as error:
-            inspection.complain(shard, error)
+    if description.other_splits:
+        inspection.findings.append(Finding("warning", str(root), "splits", rlds.splits_said(description)))
+    for path in description.unread:
+        hint = "its episodes are left out; rename or remove it"
+        inspection.add("warning", path, "file name", path.name, "NAME-SPLIT.tfrecord-00000-of-0000N", hint)
+    for index, record in enumerate(rlds.inspect(description)):
+        if isinstance(record, InputError):
+            inspection.complain(root, record)
             continue
-        spec = spec or rlds.spec_of(description, [rows])
-        if spec.unit == "unknown":
-            spec = rlds.spec_of(description, [rows])
-        frames = rlds.pictures_of(features, description, where)
-        inspection.episode(_Episode(f"episode {index}", shard, shard, spec, rows[:-1], frames, len(rows), False))
+        spec, count = rlds.spec_of(description, [record.actions]), len(record.actions)
+        frames = rlds.pictures_of(record, description, None)
+        rows, shard, said = record.actions[:-1], record.shard, record.instruction
+        inspection.episode(_Episode(f"episode {index}", shard, shard, spec, rows, frames, count, False, said))
 
 
 def _lerobot(root: Path, image_key: str | None, inspection: _Inspection, old: bool) -> None:

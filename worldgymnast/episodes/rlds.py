@@ -3,170 +3,239 @@
 A step holds an observation and the action taken at it, so T steps are T frames and T actions; the last action has no
 frame after it and is dropped. Rewards are not read: in demonstrations they are 1 at every end, whether or not somebody
 looked, so the episodes come unlabelled. Left out: writing.
+
+Rules:
+
+- One folder holds one version of one data set. Of several splits "train" is read, and a line on stderr says so.
+- Pictures are color and 8 bits a channel by features.json and by the record. Raw uint8 tensors [h w 3] count as well.
+- The sentence of an episode is the first non-empty one under `language_instruction`, then
+  `natural_language_instruction`, then `instruction`, then the second wordings (`language_instruction_2`, ...), each in
+  the step, then in the observation, then in the episode's metadata. A sentence that changes from step to step is
+  an error; steps without one are passed over.
 """
 
 from __future__ import annotations
 
-import io
-import json
 import re
-from collections.abc import Iterator
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from worldgymnast.actions import BRIDGE, ActionSpec, foreign_spec
 from worldgymnast.episodes.cache import cached_frames, fingerprint
+from worldgymnast.episodes.rlds_layout import Camera, Description, describe
 from worldgymnast.episodes.tfrecord import Feature, parse_example, records
 from worldgymnast.episodes.windows import EpisodeSet
+from worldgymnast.files import short
+from worldgymnast.pictures import open_picture
 from worldgymnast.types import InputError
 from worldgymnast.video import resize
 
-_SHARD = re.compile(r"(?P<name>.+)-(?P<split>[^-]+)\.tfrecord-(?P<index>\d+)-of-(?P<count>\d+)$")
-_MAIN_CAMERA = "image_0"
+_SENTENCE = re.compile(
+    r"(?P<name>language_instruction|natural_language_instruction|instruction)(_(?P<number>\d{1,3}))?"
+)
+_NAMES = ("language_instruction", "natural_language_instruction", "instruction")
+_PLACES = ("steps", "steps/observation", "episode_metadata")
+_MAX_SENTENCE = 10_000
 
 
 @dataclass(frozen=True)
-class Description:
-    """What `features.json`, `dataset_info.json` and the shards' names say.
+class Record:
+    """One episode, sound but for its pictures, which are not decoded yet.
 
     Attributes:
-        root: the folder.
-        name: of the data set.
-        shards: the files, in order, with the number of records each should hold (None where it is not said).
-        image_key: feature with the pictures, such as "steps/observation/image_0".
-        width: of the action.
+        where: file and record, for messages.
+        shard: the file.
+        actions: float32 [T a], one row a step.
+        instruction: the sentence, or "".
+        pictures: for each camera what the record holds of it.
     """
 
-    root: Path
-    name: str
-    shards: tuple[tuple[Path, int | None], ...]
-    image_key: str
-    width: int
+    where: str
+    shard: Path
+    actions: np.ndarray
+    instruction: str
+    pictures: tuple[Feature, ...]
 
 
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: cannot be read as JSON ({error}); expected the folder of an RLDS data set"
-        ) from error
-
-
-def describe(path: str | Path, image_key: str | None = None, split: str | None = None) -> Description:
-    """Reads the metadata.
-
-    Args:
-        path: the folder with `features.json` and the shards.
-        image_key: which camera, such as "image_0"; without it the only one, or `image_0`.
-        split: such as "train"; without it all splits whose shards are there.
-
-    Raises:
-        InputError: no shards, a missing shard, no such camera, or no action.
-    """
-    root = Path(path)
-    features = root / "features.json"
-    steps = _steps(_json(features), features)
-    shards, name = _shards(root, split)
-    observation = steps.get("observation", {}).get("featuresDict", {}).get("features", {})
-    cameras = sorted(key for key, feature in observation.items() if "image" in feature)
-    wanted = image_key or (cameras[0] if len(cameras) == 1 else _MAIN_CAMERA)
-    if wanted not in cameras:
-        raise InputError(f"{features}: found cameras {cameras}, expected '{wanted}'; name one of them as image_key")
-    shape = steps.get("action", {}).get("tensor", {}).get("shape", {}).get("dimensions", [])
-    if len(shape) != 1:
-        raise InputError(
-            f"{features}: field 'action': found shape {shape}, expected one axis; only flat actions are read"
-        )
-    return Description(root, name, tuple(shards), f"steps/observation/{wanted}", int(shape[0]))
-
-
-def _steps(data: dict[str, Any], path: Path) -> dict[str, Any]:
-    try:
-        sequence = data["featuresDict"]["features"]["steps"]["sequence"]["feature"]
-        return sequence["featuresDict"]["features"]
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path}: field {error} is missing, expected 'steps' with features; is this RLDS?") from error
-
-
-def _shards(root: Path, split: str | None) -> tuple[list[tuple[Path, int | None]], str]:
-    found = [(path, match) for path in sorted(root.iterdir()) if (match := _SHARD.match(path.name))]
-    found = [(path, match) for path, match in found if split in (None, match["split"])]
-    if not found:
-        raise InputError(
-            f"{root}: found no shards of split {split or 'any'}, expected NAME-SPLIT.tfrecord-00000-of-0000N"
-        )
-    info = root / "dataset_info.json"
-    lengths = {part["name"]: part["shardLengths"] for part in _json(info).get("splits", [])} if info.is_file() else {}
-    shards = []
-    for path, match in found:
-        present = {int(other["index"]) for _, other in found if other["split"] == match["split"]}
-        missing = sorted(set(range(int(match["count"]))) - present)
-        if missing:
-            raise InputError(f"{path}: shards {missing[:5]} of {match['count']} are missing; copy the folder again")
-        counts = lengths.get(match["split"], [])
-        index = int(match["index"])
-        shards.append((path, int(counts[index]) if index < len(counts) else None))
-    return shards, found[0][1]["name"]
-
-
-def examples(description: Description) -> Iterator[tuple[str, dict[str, Feature]]]:
-    """Yields (where it is, features) of each episode; raises InputError where a shard is damaged or short."""
-    for path, expected in description.shards:
+def inspect(description: Description) -> Iterator[Record | InputError]:
+    """Yield each episode, or what is wrong with it; a shard that cannot be read further ends in its error."""
+    total = 0
+    for shard in description.shards:
         count = 0
-        for count, record in enumerate(records(path), 1):
-            where = f"{path}: record {count - 1}"
-            try:
-                yield where, parse_example(record)
-            except ValueError as error:
-                raise InputError(f"{where}: {error}; the file is damaged, copy it again") from error
-        if expected is not None and count != expected:
-            raise InputError(f"{path}: found {count} records, expected {expected} by dataset_info.json; copy it again")
+        try:
+            for record in records(shard.path):
+                yield _sound(record, description, shard.path, count)
+                count += 1
+        except InputError as error:
+            yield error
+        else:
+            if shard.count is not None and count != shard.count:
+                yield InputError(
+                    f"{shard.path}: found {count} records, expected {shard.count} by dataset_info.json; copy it again"
+                )
+        total += count
+    if not total:
+        yield InputError(f"{description.shards[0].path}: found 0 records, expected at least 1; copy the folder again")
 
 
-def actions_of(features: dict[str, Feature], description: Description, where: str) -> np.ndarray:
-    """float32 [T a], one row a step."""
-    values = features.get("steps/action")
-    pictures = features.get(description.image_key)
-    if not isinstance(values, np.ndarray) or not isinstance(pictures, list) or not pictures:
-        raise InputError(
-            f"{where}: found features {sorted(features)[:6]}, expected steps/action, {description.image_key}"
+def _sound(record: bytes, description: Description, shard: Path, index: int) -> Record | InputError:
+    where = f"{shard}: record {index}"
+    keys = {description.action_key, *(camera.key for camera in description.cameras)}
+    seen: list[str] = []
+
+    def wanted(name: str) -> bool:
+        seen.append(name)
+        return name in keys or _rank(name) is not None
+
+    try:
+        features = parse_example(record, wanted)
+    except ValueError as error:
+        return InputError(f"{where}: {error}; the file is damaged, copy it again")
+    if lost := sorted(keys - features.keys()):
+        return InputError(
+            f"{where}: found features {short(sorted(seen))}, expected '{lost[0]}' by features.json; does it belong to "
+            "these shards?"
         )
-    if len(values) != len(pictures) * description.width:
+    try:
+        pictures = tuple(features[camera.key] for camera in description.cameras)
+        steps = _steps(pictures, description, where)
+        actions = _actions(features[description.action_key], steps, description, where)
+        return Record(where, shard, actions, instruction_of(features, steps, where), pictures)
+    except InputError as error:
+        return error
+
+
+def _steps(pictures: Sequence[Feature], description: Description, where: str) -> int:
+    """The number of pictures of every camera, at least 1."""
+    counts = []
+    for camera, blobs in zip(description.cameras, pictures, strict=True):
+        size = int(np.prod([side or 0 for side in camera.shape])) if camera.encoding == "none" else 1
+        if isinstance(blobs, list) == (camera.encoding == "none") and len(blobs):
+            kind = "bytes" if isinstance(blobs, list) else "numbers"
+            raise InputError(f"{where}: field '{camera.key}': found {kind}, expected pictures as features.json says")
+        if len(blobs) % size:
+            raise InputError(f"{where}: field '{camera.key}': found {len(blobs)} numbers, expected {size} a step")
+        counts.append(len(blobs) // size)
+    if min(counts) != max(counts) or not counts[0]:
+        names = ", ".join(f"{n} of '{camera.key}'" for n, camera in zip(counts, description.cameras, strict=True))
+        raise InputError(f"{where}: found {names} pictures, expected one a step, 1 at least; remove the episode")
+    return counts[0]
+
+
+def _actions(values: Feature, steps: int, description: Description, where: str) -> np.ndarray:
+    """float32 [T a], one row a step; the last one, which is dropped, may hold anything."""
+    name = description.action_key.removeprefix("steps/")
+    if not isinstance(values, np.ndarray):
+        raise InputError(f"{where}: field '{name}': found bytes, expected numbers by features.json")
+    if len(values) != steps * description.width:
         raise InputError(
-            f"{where}: field 'action': found {len(values)} numbers for {len(pictures)} steps, "
+            f"{where}: field '{name}': found {len(values)} numbers for {steps} steps, "
             f"expected {description.width} a step by features.json"
         )
-    return values.astype(np.float32).reshape(len(pictures), description.width)
+    rows = values.astype(np.float32).reshape(steps, description.width)
+    if not np.isfinite(rows[:-1]).all():
+        raise InputError(f"{where}: field '{name}' holds NaN or infinity, expected finite numbers; remove the episode")
+    return rows
 
 
-def pictures_of(features: dict[str, Feature], description: Description, where: str) -> Iterator[np.ndarray]:
-    """Yields the decoded frames uint8 [h w 3]."""
-    for step, blob in enumerate(features[description.image_key]):
-        try:
-            yield np.asarray(Image.open(io.BytesIO(blob)).convert("RGB"))
-        except (OSError, UnidentifiedImageError) as error:
-            raise InputError(
-                f"{where}: step {step}: field '{description.image_key}' is no picture ({error})"
-            ) from error
+def _rank(key: str) -> tuple[int, int, int, str] | None:
+    """Where a feature stands among those that hold sentences, first comes first; None where it is none."""
+    place, _, last = key.rpartition("/")
+    match = _SENTENCE.fullmatch(last)
+    if match is None:
+        return None
+    where = _PLACES.index(place) if place in _PLACES else len(_PLACES)
+    return int(match["number"] or 0), _NAMES.index(match["name"]), where, key
 
 
-def instruction_of(features: dict[str, Feature]) -> str:
-    """The sentence of the first step, or ""."""
-    found = features.get("steps/language_instruction")
-    return found[0].decode("utf-8", "replace") if isinstance(found, list) and found else ""
+def instruction_of(features: dict[str, Feature], steps: int, where: str) -> str:
+    """The sentence of an episode by the rule of this module, or "".
+
+    Raises:
+        InputError: it changes within the episode, is no UTF-8 text, or there is not one a step.
+    """
+    ranked = sorted((rank, key) for key in features if (rank := _rank(key)) is not None)
+    for _, key in ranked:
+        values = features[key]
+        if not isinstance(values, list):
+            continue  # a number, or characters as numbers: no sentence, as `check` says
+        if key.startswith("steps/") and len(values) not in (0, steps):
+            raise InputError(f"{where}: field '{key}': found {len(values)} sentences, expected {steps}, one a step")
+        texts = [(step, text) for step, value in enumerate(values) if (text := _text(value, key, where))]
+        for step, text in texts:
+            if key.startswith("steps/") and text != texts[0][1]:
+                raise InputError(
+                    f"{where}: field '{key}': found {short(text)} at step {step} and {short(texts[0][1])} before, "
+                    "expected one sentence an episode; split the episode where it changes"
+                )
+        if texts:
+            return texts[0][1]
+    return ""
+
+
+def _text(value: bytes, key: str, where: str) -> str:
+    if len(value) > _MAX_SENTENCE:
+        raise InputError(f"{where}: field '{key}': found {len(value):,} bytes, expected at most {_MAX_SENTENCE:,}")
+    try:
+        return value.decode("utf-8-sig").strip(" \t\r\n\0")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: field '{key}': is not UTF-8 text ({error}); write the sentence again") from error
+
+
+def pictures_of(record: Record, description: Description, size: int | tuple[int, int] | None) -> Iterator[np.ndarray]:
+    """Yield the decoded frames uint8 [h w 3], several cameras side by side; raises InputError where one is damaged."""
+    for step in range(len(record.actions)):
+        views = [
+            _picture(blobs, step, camera, f"{record.where}: step {step}")
+            for camera, blobs in zip(description.cameras, record.pictures, strict=True)
+        ]
+        if size is not None:
+            views = [resize(view, size) for view in views]
+        if len({view.shape[0] for view in views}) > 1:
+            heights = ", ".join(
+                f"{view.shape[0]} ({c.name})" for view, c in zip(views, description.cameras, strict=True)
+            )
+            raise InputError(f"{record.where}: found heights {heights}, expected one; resize all with --size")
+        yield views[0] if len(views) == 1 else np.concatenate(views, axis=1)
+
+
+def _picture(blobs: Feature, step: int, camera: Camera, where: str) -> np.ndarray:
+    field = f"{where}: field '{camera.key}'"
+    if camera.encoding == "picture":
+        assert isinstance(blobs, list)
+        return open_picture(blobs[step], field)
+    height, width = camera.shape[0] or 0, camera.shape[1] or 0
+    count = height * width * 3
+    if isinstance(blobs, list):
+        raw = np.frombuffer(
+            _inflated(blobs[step], count, field) if camera.encoding == "zlib" else blobs[step], np.uint8
+        )
+    else:
+        raw = blobs[step * count : (step + 1) * count]
+    if len(raw) != count or (len(raw) and not 0 <= raw.min() <= raw.max() <= 255):
+        raise InputError(f"{field}: is no picture of {height} x {width} x 3 bytes, as features.json says")
+    return raw.astype(np.uint8).reshape(height, width, 3)
+
+
+def _inflated(blob: bytes, count: int, where: str) -> bytes:
+    """At most `count` + 1 bytes of a zlib stream."""
+    try:
+        return zlib.decompressobj().decompress(blob, count + 1)
+    except zlib.error as error:
+        raise InputError(f"{where}: cannot be unpacked ({error}); the file is damaged, copy it again") from error
 
 
 def spec_of(description: Description, rows: list[np.ndarray]) -> ActionSpec:
     """Bridge's spec for BridgeData V2; else one of unknown unit with the ranges found in the data."""
     if description.name.startswith("bridge") and description.width == BRIDGE.dim:
         return BRIDGE
-    every = np.concatenate(rows)
-    every = every[np.isfinite(every).all(1)]  # the last action of an episode is dropped, and may be anything
+    zeros = np.zeros((1, description.width), np.float32)  # for episodes of one step: the last action is dropped
+    every = np.concatenate([part[:-1] for part in rows if len(part) > 1] or [zeros])
     axes = tuple(f"a{index}" for index in range(description.width))
     low, high = (tuple(float(v) for v in bound) for bound in (every.min(0), every.max(0)))
     return foreign_spec(axes, low, high)
@@ -184,8 +253,9 @@ def read(
 
     Args:
         path: the folder with `features.json` and the shards.
-        image_key: which camera, such as "image_0"; without it the only one, or `image_0`.
-        split: such as "train"; without it all splits whose shards are there.
+        image_key: which camera, such as "image_0"; several with commas between, or "all" for every color camera, side
+            by side; without it the only color camera, or `image_0`.
+        split: such as "train"; without it "train" where it is there, else the only one.
         size: pixels to resize the frames to.
         fps: frames per second of robot time; needed where the data set is not BridgeData V2 (5 Hz).
 
@@ -193,15 +263,21 @@ def read(
         InputError: a shard is missing, cut short or damaged, or the frame rate is unknown.
     """
     description = describe(path, image_key, split)
-    rows, sentences = _rows(description)
+    if split is None and description.other_splits:
+        print(f"{path}: {splits_said(description)}", file=sys.stderr, flush=True)
+    rows, sentences = [], []
+    for record in _sound_records(description):
+        rows.append(record.actions)
+        sentences.append(record.instruction)
     spec = spec_of(description, rows)
     rate = fps or spec.rate
     if rate is None:
-        raise InputError(f"{path}: RLDS does not say how many frames there are in a second; pass fps")
+        raise InputError(f"{path}: RLDS does not say how many frames there are in a second; pass --fps (`fps`)")
     count = np.array([len(actions) for actions in rows], np.int64)
-    key = fingerprint([shard for shard, _ in description.shards], description.image_key, size)
+    keys = [camera.key for camera in description.cameras]
+    key = fingerprint([shard.path for shard in description.shards], keys, size)
     pixels = "native" if size is None else str(size).replace(" ", "")
-    name = f"{description.image_key.split('/')[-1]}-{split or 'all'}-{pixels}"
+    name = f"{'+'.join(camera.name.replace('/', '.') for camera in description.cameras)}-{description.split}-{pixels}"
     return EpisodeSet(
         frames=cached_frames(description.root, name, key, int(count.sum()), lambda: _frames(description, size)),
         actions=np.concatenate([np.concatenate([actions[:-1], np.zeros_like(actions[:1])]) for actions in rows]),
@@ -218,21 +294,20 @@ def read(
     )
 
 
-def _rows(description: Description) -> tuple[list[np.ndarray], list[str]]:
-    """The actions float32 [T a] and the sentence of each episode."""
-    rows, sentences = [], []
-    for where, features in examples(description):
-        actions = actions_of(features, description, where)
-        if not np.isfinite(actions[:-1]).all():
-            raise InputError(
-                f"{where}: field 'action' holds NaN or infinity, expected finite numbers; remove the episode"
-            )
-        rows.append(actions)
-        sentences.append(instruction_of(features))
-    return rows, sentences
+def splits_said(description: Description) -> str:
+    """One sentence on which of several splits is read."""
+    there = ", ".join(sorted([description.split, *description.other_splits]))
+    return f"holds the splits {there}; only '{description.split}' is read"
+
+
+def _sound_records(description: Description) -> Iterator[Record]:
+    for record in inspect(description):
+        if isinstance(record, InputError):
+            raise record
+        yield record
 
 
 def _frames(description: Description, size: int | tuple[int, int] | None) -> Iterator[tuple[str, np.ndarray]]:
-    for where, features in examples(description):
-        for frame in pictures_of(features, description, where):
-            yield where, frame if size is None else resize(frame, size)
+    for record in _sound_records(description):
+        for frame in pictures_of(record, description, size):
+            yield record.where, frame

@@ -6,6 +6,8 @@ A record is: length (uint64), masked CRC-32C of the length, the bytes, masked CR
 
 from __future__ import annotations
 
+import io
+import os
 import struct
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -13,9 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
+from worldgymnast.files import mistaken
 from worldgymnast.types import InputError
 
 Feature = np.ndarray | list[bytes]
+MAX_RECORD = 2**31
+"""Bytes of one record: a protocol buffer cannot be larger."""
+
+_HEADER = struct.Struct("<QI")
 
 
 def _crc_table() -> np.ndarray:
@@ -74,30 +81,36 @@ def records(path: Path) -> Iterator[bytes]:
     """Yields the records of a file.
 
     Raises:
-        InputError: the file is missing, cut short, or a checksum is wrong; names the record.
+        InputError: the file is missing, compressed or cut short, or a checksum is wrong; names the record.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path}: is not a regular file, expected a TFRecord file; check the path")
         with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
             index = 0
-            while header := file.read(12):
-                yield _record(file.read, header, path, index)
+            while header := file.read(_HEADER.size):
+                yield _record(file, header, size, path, index)
                 index += 1
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
 
 
-def _record(read: Callable[[int], bytes], header: bytes, path: Path, index: int) -> bytes:
+def _record(file: io.BufferedReader, header: bytes, size: int, path: Path, index: int) -> bytes:
     what = f"{path}: record {index}"
-    if len(header) < 12:
-        raise InputError(f"{what}: found {len(header)} bytes of its header, expected 12; the file is cut short")
-    length, check = struct.unpack("<QI", header)
+    cut = f"the file is cut short after {index} good records, copy it again"
+    if len(header) < _HEADER.size:
+        raise InputError(f"{what}: found {len(header)} bytes of its header, expected {_HEADER.size}; {cut}")
+    length, check = _HEADER.unpack(header)
     if masked_crc(header[:8]) != check:
-        raise InputError(f"{what}: checksum of its length is wrong; this is no TFRecord file, or a damaged one")
-    body = read(length + 4)
+        other = f" ({seen})" if index == 0 and (seen := mistaken(header + file.read(64))) else ""
+        raise InputError(f"{what}: checksum of its length is wrong; this is no TFRecord file{other}, or a damaged one")
+    if length > MAX_RECORD:
+        raise InputError(f"{what}: found a length of {length:,} bytes, expected at most {MAX_RECORD:,}; is it damaged?")
+    left = size - file.tell()  # compared before anything is read: the length may be anybody's invention
+    body = file.read(length + 4) if length + 4 <= left else b""
     if len(body) < length + 4:
-        raise InputError(
-            f"{what}: found {len(body)} bytes, expected {length + 4}; the file is cut short, copy it again"
-        )
+        raise InputError(f"{what}: found {max(left, 0)} bytes, expected {length + 4}; {cut}")
     data = body[:length]
     if masked_crc(data) != struct.unpack("<I", body[length:])[0]:
         raise InputError(f"{what}: checksum of its data is wrong; the file is damaged, copy it again")
@@ -113,14 +126,16 @@ def write_records(path: Path, payloads: list[bytes]) -> None:
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
+    value = 0
+    for shift in range(0, 70, 7):
         byte = data[at]
         at += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
+            if value >> 64:
+                break
             return value, at
-        shift += 7
+    raise ValueError("a number of more than 64 bits")
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
@@ -151,14 +166,21 @@ def _bytes_of(value: int | memoryview) -> memoryview:
     return value
 
 
-def _integers(value: int | memoryview) -> list[int]:
-    if isinstance(value, int):
-        return [value]
-    found, at = [], 0
-    while at < len(value):
-        number, at = _varint(value, at)
-        found.append(number)
-    return found
+def _packed(data: memoryview) -> np.ndarray:
+    """int64 [n], the varints that lie one after another in `data`."""
+    raw = np.frombuffer(data, np.uint8)
+    if not len(raw):
+        return np.zeros(0, np.int64)
+    last = np.flatnonzero(raw < 0x80)
+    first = np.concatenate([[0], last[:-1] + 1]) if len(last) else np.zeros(0, np.int64)
+    width = last - first + 1
+    if not len(last) or last[-1] != len(raw) - 1 or width.max() > 10 or (raw[last[width == 10]] > 1).any():
+        raise ValueError("a number that is cut short or of more than 64 bits")
+    total = np.zeros(len(last), np.uint64)
+    for place in range(int(width.max())):
+        has = width > place
+        total[has] |= (raw[first[has] + place] & 0x7F).astype(np.uint64) << np.uint64(7 * place)
+    return total.astype(np.int64)
 
 
 def _feature(data: memoryview) -> Feature:
@@ -169,13 +191,17 @@ def _feature(data: memoryview) -> Feature:
         if kind == 2:
             return np.frombuffer(b"".join(bytes(_bytes_of(value)) for value in values), "<f4")
         if kind == 3:
-            numbers = [number for value in values for number in _integers(value)]
-            return np.array(numbers, np.uint64).astype(np.int64)
+            parts = [np.array([v], np.uint64).astype(np.int64) if isinstance(v, int) else _packed(v) for v in values]
+            return np.concatenate([np.zeros(0, np.int64), *parts])
     return []
 
 
-def parse_example(record: bytes) -> dict[str, Feature]:
+def parse_example(record: bytes, wanted: Callable[[str], bool] = bool) -> dict[str, Feature]:
     """The features of a serialised `tf.train.Example`: lists of bytes, float32 [n] or int64 [n].
+
+    Args:
+        record: the message.
+        wanted: which features to parse, by name; the others are skipped.
 
     Raises:
         ValueError: the bytes are no such message.
@@ -187,8 +213,9 @@ def parse_example(record: bytes) -> dict[str, Feature]:
                 continue
             for _, entry in _fields(_bytes_of(features)):
                 parts = dict(_fields(_bytes_of(entry)))
-                if 1 in parts:
-                    found[bytes(_bytes_of(parts[1])).decode()] = _feature(_bytes_of(parts.get(2, memoryview(b""))))
+                name = bytes(_bytes_of(parts[1])).decode() if 1 in parts else ""
+                if wanted(name):
+                    found[name] = _feature(_bytes_of(parts.get(2, memoryview(b""))))
     except (IndexError, UnicodeDecodeError) as error:
         raise ValueError(f"no tf.train.Example ({error})") from error
     return found
