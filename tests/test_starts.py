@@ -58,7 +58,7 @@ def test_a_wide_picture_is_cropped_only_when_that_is_said(tmp_path: Path) -> Non
     ("said", "expected"),
     [
         (None, "a.json: found no file beside its picture"),
-        ("{", "a.json: found no JSON"),
+        ("{", "a.json: line 1 is not JSON"),
         ([], "field 'instruction': found None"),
         ({"task": "drawer"}, "field 'instruction': found None"),
         ({"instruction": " "}, "field 'instruction': found ' '"),

@@ -1,8 +1,13 @@
 """Pictures that other people made, to uint8 RGB as a person sees them.
 
 Only formats that cameras and editors write are opened: Pillow otherwise starts Ghostscript for a PostScript file,
-whatever its name. The EXIF orientation is applied. A picture that holds no colors as seen by a camera (16-bit, float,
-depth) is refused rather than cut to 8 bits.
+whatever its name. The rules:
+
+- The EXIF orientation is applied. Of an animation the first picture counts.
+- One channel of 8 bits or fewer becomes three equal ones, as of a monochrome camera. Depth stored so looks the same.
+- One channel of more than 8 bits, and floats, are refused: so depth is stored.
+- Colors of 16 bits keep their upper 8. CMYK and palettes become RGB; color profiles are ignored.
+- Transparency is laid on white; a picture that is transparent everywhere is refused.
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from worldgymnast.types import InputError
 
@@ -21,37 +26,49 @@ MAX_PIXELS = 64 * 2**20
 """Larger pictures are refused before they are decoded: 64 Mi pixels are 192 MiB as RGB."""
 
 _MODES = ("RGB", "RGBA", "RGBX", "P", "PA", "CMYK", "YCbCr", "1", "L", "LA", "La", "RGBa")
-_DEEP = "16 bits or floats in one channel, as depth is stored"
+_GRAY = ("1", "L", "P")  # beginnings: also of LA and PA
+_DEEP = ("F", "I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
-def open_picture(source: Path | bytes, where: str | Path, *, gray: bool = False, alpha: bool = False) -> np.ndarray:
-    """Decode one picture, turned as its EXIF orientation says.
+def open_picture(source: Path | bytes, where: str | Path, *, alpha: bool = False) -> np.ndarray:
+    """Decode one picture by the rules of this module.
 
     Args:
         source: a file, or the file's content.
         where: what the error message names.
-        gray: accept pictures of one channel (they become three equal ones).
-        alpha: return RGBA rather than RGB.
+        alpha: return RGBA rather than RGB on white.
 
     Returns:
         uint8 [h w 3], or [h w 4] with `alpha`.
 
     Raises:
-        InputError: no picture, a format outside `FORMATS`, damaged, more than `MAX_PIXELS`, more than 8 bits a
-            channel, or one channel without `gray`.
+        InputError: no picture, a format outside `FORMATS`, damaged, more than `MAX_PIXELS`, one channel of more than
+            8 bits, or transparent everywhere.
     """
+    if isinstance(source, Path):
+        _check_file(source, where)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore")  # of large pictures: `_check` decides
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
-                _check(image, where, gray)
+                _check(image, where)
+                image.load()  # turns a TIFF and drops its orientation: it must not be turned twice
                 turned = ImageOps.exif_transpose(image)
-                return np.array(turned.convert("RGBA" if alpha else "RGB"))
+                if alpha or turned.has_transparency_data:
+                    pixels = np.array(turned.convert("RGBA"))
+                else:
+                    pixels = np.array(turned.convert("RGB"))
     except InputError:
         raise
-    except Exception as error:
+    except UnidentifiedImageError as error:
+        expected = ", ".join(FORMATS)
+        raise InputError(f"{where}: found no picture that can be read, expected {expected}; check the file") from error
+    except Image.DecompressionBombError as error:  # more than `_check` gets to see
+        raise InputError(f"{where}: found too many pixels, expected at most {MAX_PIXELS:,}; scale it down") from error
+    except Exception as error:  # whatever Pillow raises
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{where}: is no picture that can be read ({reason}); expected a PNG or JPEG") from error
+        raise InputError(f"{where}: found no picture that can be read ({reason}); copy it again") from error
+    return on_white(pixels, where) if pixels.shape[-1] == 4 and not alpha else pixels
 
 
 def on_white(rgba: np.ndarray, where: str | Path) -> np.ndarray:
@@ -68,12 +85,40 @@ def on_white(rgba: np.ndarray, where: str | Path) -> np.ndarray:
     return ((rgba[..., :3] * opacity + 255 * (255 - opacity) + 127) // 255).astype(np.uint8)
 
 
-def _check(image: Image.Image, where: str | Path, gray: bool) -> None:
+def _check_file(path: Path, where: str | Path) -> None:
+    """A pipe or a device is refused before it is opened: reading it may never end."""
+    if "\0" in str(path):
+        raise InputError(f"{str(path)!r}: the path holds a null byte, which no file name can; correct the path")
+    if not path.is_file():
+        found = "no regular file" if path.exists() else "no file"
+        raise InputError(f"{where}: found {found}, expected a picture (.png, .jpg, ...); check the path")
+
+
+def _check(image: Image.Image, where: str | Path) -> None:
+    """Refuse by what the header says, before a pixel is decoded."""
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise InputError(f"{where}: found {width} x {height} pixels, expected at most {MAX_PIXELS:,}; scale it down")
-    bits = image.tag_v2.get(258, 8) if hasattr(image, "tag_v2") else 8  # type: ignore[attr-defined]
-    if image.mode not in _MODES or max(bits if isinstance(bits, tuple) else (bits,)) > 8:
-        raise InputError(f"{where}: found a picture of mode {image.mode} ({_DEEP}), expected 8-bit RGB; name a camera")
-    if image.mode in ("1", "L", "LA", "La") and not gray:
-        raise InputError(f"{where}: found a picture of one channel, expected RGB; name a color camera or convert it")
+    raw = _raw_mode(image)
+    is_gray = image.mode.startswith(_GRAY) or raw.startswith(_GRAY)
+    if image.mode in _DEEP or (is_gray and (";16" in raw or _bits(image) > 8)):
+        raise InputError(
+            f"{where}: found one channel of more than 8 bits (mode {image.mode}), as depth is stored, expected color "
+            "or 8-bit gray; name another camera"
+        )
+    if image.mode not in _MODES:
+        raise InputError(f"{where}: found a picture of mode {image.mode}, expected RGB; convert it")
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How the file stores a pixel; Pillow opens 16-bit gray with transparency as 8-bit RGBA, from "LA;16B"."""
+    tiles = getattr(image, "tile", None)
+    found = tiles[0].args if tiles else ""
+    found = found[0] if isinstance(found, tuple) and found else found
+    return found if isinstance(found, str) else ""
+
+
+def _bits(image: Image.Image) -> int:
+    """Bits a channel by the tag of a TIFF file; 8 for the other formats."""
+    stored = getattr(image, "tag_v2", {}).get(258, 8)
+    return max(stored) if isinstance(stored, tuple) else int(stored)

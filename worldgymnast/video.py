@@ -18,11 +18,12 @@ import av
 import numpy as np
 from PIL import Image
 
+from worldgymnast.pictures import open_picture
 from worldgymnast.staging import disk_error
 from worldgymnast.types import InputError
-from worldgymnast.video_reader import address, iterate_timed, rate
-
-__all__ = ["iterate_timed", "rate"]  # read here, used as `video.rate`
+from worldgymnast.video_reader import address
+from worldgymnast.video_reader import iterate_timed as iterate_timed
+from worldgymnast.video_reader import rate as rate
 
 _GROUP_OF_PICTURES = 10
 _JPEG_QUALITY = 90
@@ -181,18 +182,12 @@ def resize(frames: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
 
 
 def picture(path: Path) -> np.ndarray:
-    """The picture in a file, uint8 [h w 3].
+    """The picture in a file, uint8 [h w 3], by the rules of `pictures`.
 
     Raises:
         InputError: there is no file, or none that holds a picture.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: found no file, expected a picture (.png, .jpg, ...); check the path")
-    try:
-        with Image.open(path) as found:
-            return np.array(found.convert("RGB"))
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: found no picture that can be read ({error}), expected .png or .jpg") from error
+    return open_picture(path, path)
 
 
 def square(frame: np.ndarray) -> np.ndarray:

@@ -33,7 +33,6 @@ _OPTIONS = {
     "max_pixels": str(MAX_FRAME_PIXELS),
 }
 _DEPTH = "as depth is stored; expected color, or gray of 8 bits; name another camera"
-_AS_DAMAGED = "video is cut short or damaged"
 Turn = tuple[bool, bool, bool]
 """Whether rows and columns are swapped, and whether then the rows and the columns are reversed."""
 
@@ -203,7 +202,10 @@ def _unstamped(path: str | Path, number: int) -> InputError:
 
 def _damaged(path: str | Path, found: int, declared: int) -> InputError:
     expected = f"{declared}" if declared else "at least 1"
-    return InputError(f"{path}: {_AS_DAMAGED}: found {found} readable frames, expected {expected}; copy it again")
+    fix = "copy it again" if declared or found else "copy it again, or name a video"
+    return InputError(
+        f"{path}: video is cut short or damaged: found {found} readable frames, expected {expected}; {fix}"
+    )
 
 
 # ---------------------------------------------------------------- pixels

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from worldgymnast.episodes import lerobot_layout as layout
 from worldgymnast.episodes.cache import cached_frames, fingerprint
 from worldgymnast.episodes.lerobot_layout import Layout, Record, read_layout, read_table
 from worldgymnast.episodes.windows import EpisodeSet
+from worldgymnast.pictures import open_picture
 from worldgymnast.types import InputError
 from worldgymnast.video import check_rate, iterate, resize
 
@@ -178,7 +177,4 @@ def pictures(path: Path, records: list[Record], key: str) -> Iterator[np.ndarray
             data = blob["bytes"] if isinstance(blob, dict) else None
             if not data:
                 raise InputError(f"{path}: field '{key}': row {row} holds no picture; embed the images in the data set")
-            try:
-                yield np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-            except OSError as error:
-                raise InputError(f"{path}: field '{key}': row {row} is no picture ({error}); copy it again") from error
+            yield open_picture(data, f"{path}: field '{key}': row {row}")

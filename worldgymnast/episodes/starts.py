@@ -6,24 +6,28 @@ A folder in WorldGym's layout: `NAME.png` (or .jpg, or .mp4, whose first frame c
 
 `instruction` is a sentence or a list of paraphrases; `task` may be left out, and then the first sentence names it.
 Other keys, such as WorldGym's "partial_credit_criteria", belong to a judge's description and are not read here.
+Hidden files, such as the `._NAME` of macOS, are passed over. `pictures` and `video_reader` say what a person sees in a
+picture: it is turned as its EXIF orientation or display matrix asks, transparency is laid on white.
 """
 
 from __future__ import annotations
 
 import difflib
 import hashlib
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from worldgymnast.files import read_json, short, visible
 from worldgymnast.types import InputError, Start
 from worldgymnast.video import decode, picture, png, resize, square
 from worldgymnast.weights import write_bytes, write_text
 
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif")
+_UNREAD = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".exr", ".ppm", ".tga", ".dng")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 _KEYS = ("instruction", "task")
 
@@ -77,9 +81,15 @@ def pictures(folder: Path) -> list[Path]:
         raise InputError(
             f"{folder}: found no folder, expected one of pictures or videos, NAME.json beside each; check the path"
         )
-    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in (*PICTURES, *VIDEOS)]
+    listed = visible(folder.iterdir())
+    files = [path for path in listed if path.suffix.lower() in (*PICTURES, *VIDEOS)]
+    if other := [path for path in listed if path.suffix.lower() in _UNREAD]:
+        raise InputError(f"{other[0]}: cannot be read, expected one of {', '.join(PICTURES)}; convert it to PNG")
     if not files:
         raise InputError(f"{folder}: found no picture, expected NAME.png with NAME.json beside; check the path")
+    for one, other in itertools.pairwise(sorted(files, key=lambda path: path.stem)):
+        if one.stem == other.stem:
+            raise InputError(f"{one}: shares its JSON file with {other.name}, expected one picture a name; rename one")
     return files
 
 
@@ -113,18 +123,21 @@ def said_of(path: Path) -> tuple[list[str], str]:
     example = '{"instruction": "open the drawer"}'
     if not file.is_file():
         raise InputError(f"{file}: found no file beside its picture, expected one with {example}")
-    try:
-        found: Any = json.loads(file.read_text())
-    except ValueError as error:
-        raise InputError(f"{file}: found no JSON ({error}), expected {example}") from error
+    found = read_json(file, f"expected {example}")
     for key in found if isinstance(found, dict) else ():
         if key not in _KEYS and (near := difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.75)):
             raise InputError(f"{file}: field '{key}': found an unknown key, expected '{near[0]}'; rename it")
     given = found.get("instruction") if isinstance(found, dict) else None
     sentences = [given] if isinstance(given, str) else given
-    if not isinstance(sentences, list) or not sentences or not all(isinstance(s, str) and s.strip() for s in sentences):
-        raise InputError(f"{file}: field 'instruction': found {given!r}, expected a sentence or a list of sentences")
+    if not isinstance(sentences, list) or not sentences or not all(map(_is_text, sentences)):
+        shown = short(given) if isinstance(given, list | dict) else repr(given)[:60]
+        raise InputError(f"{file}: field 'instruction': found {shown}, expected a sentence or a list of sentences")
     task = found.get("task", sentences[0])
-    if not isinstance(task, str):
-        raise InputError(f"{file}: field 'task': found {task!r}, expected a name")
+    if not _is_text(task):
+        raise InputError(f"{file}: field 'task': found {short(task)}, expected a name")
     return [s.strip() for s in sentences], task
+
+
+def _is_text(value: object) -> bool:
+    """Whether it is a text with something in it that can be written as UTF-8; half a surrogate pair cannot."""
+    return isinstance(value, str) and bool(value.strip()) and value == value.encode(errors="replace").decode()

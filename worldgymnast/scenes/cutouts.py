@@ -15,6 +15,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
+from worldgymnast.files import visible
+from worldgymnast.pictures import open_picture
 from worldgymnast.scenes.plate import Plate
 from worldgymnast.types import InputError, in_range
 
@@ -170,16 +172,12 @@ def cutouts_in(folder: Path) -> tuple[Cutout, ...]:
     Raises:
         InputError: there is no folder, no PNG file in it, or one without transparency.
     """
-    files = sorted(folder.glob("*.png")) if folder.is_dir() else []
+    files = visible(folder.glob("*.png")) if folder.is_dir() else []
     if not files:
         raise InputError(f"{folder}: found no PNG file, expected cut-out objects with transparency; check the path")
     found = []
     for path in files:
-        try:
-            with Image.open(path) as image:
-                cutout = np.asarray(image.convert("RGBA"), np.float32) / 255
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: found no picture that can be read ({error}), expected a PNG file") from error
+        cutout = open_picture(path, path, alpha=True).astype(np.float32) / 255
         opaque = np.argwhere(cutout[..., 3] > 0.05)
         if not len(opaque) or (cutout[..., 3] > 0.95).all():
             raise InputError(f"{path}: found a picture that is {'empty' if not len(opaque) else 'opaque everywhere'}, "

@@ -6,15 +6,14 @@ enlarged, and what comes back must have the size that was sent.
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from worldgymnast.endpoint import Endpoint, EndpointConfig, RequestFailed
 from worldgymnast.ledger import Ledger
+from worldgymnast.pictures import open_picture
 from worldgymnast.types import InputError, in_range
 from worldgymnast.video import png, resize
 
@@ -83,10 +82,9 @@ class RemoteEditor:
         except RequestFailed as failed:
             raise InputError(f"{where}: found no edited picture ({failed}), expected one") from failed
         try:
-            with Image.open(io.BytesIO(content)) as image:
-                edited = np.array(image.convert("RGB"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{where}: found no picture in the reply ({error}), expected PNG, JPEG or WebP") from error
+            edited = open_picture(content, "the reply")
+        except InputError as error:
+            raise InputError(f"{where}: found no picture in the reply ({error}); name another model") from error
         if edited.shape != sent.shape:
             raise InputError(
                 f"{where}: found a picture of {edited.shape[1]}x{edited.shape[0]} pixels, expected {pixels}x{pixels} "
