@@ -260,7 +260,7 @@ def test_a_server_that_says_something_else_is_no_chat_server(
 
 
 @pytest.mark.parametrize(
-    "message", [{"content": [{"type": "text", "text": "Final Score: 1"}]}, {"content": None}, {"content": 3}]
+    "message", [{"content": [{"type": "image_url", "text": None}]}, {"content": None}, {"content": 3}]
 )
 def test_an_answer_that_is_no_text_is_no_verdict(message: dict[str, Any]) -> None:
     reply = {"choices": [{"index": 0, "message": message}], "usage": {"prompt_tokens": "many"}}

@@ -10,9 +10,7 @@ an answer that says nothing is no answer rather than a failure.
 from __future__ import annotations
 
 import difflib
-import json
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +19,8 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import UInt8
 
-from worldgymnast.endpoint import Unusable
+from worldgymnast.judges.answer import NoScore as NoScore
+from worldgymnast.judges.answer import read_score
 from worldgymnast.types import Clip, InputError, Verdict, in_range
 from worldgymnast.video import contact_sheet
 
@@ -35,10 +34,6 @@ ANSWER_PREFIX = "Final Score: "
 """What the last line of an answer begins with."""
 _COLUMNS = 4
 """Frames side by side on a sheet."""
-
-
-class NoScore(Unusable):
-    """An answer from which no score can be read; says why."""
 
 
 # ---------------------------------------------------------------- rubrics
@@ -217,42 +212,24 @@ def schema(rubric: Rubric) -> dict[str, Any]:
 
 # ---------------------------------------------------------------- the answer
 
-_FINAL = re.compile(r"final\s+score\W*?(?:is\W*)?(-?\d+(?:\.\d+)?)(?![\d.]*\s*\|)", re.IGNORECASE)
-_FENCE = re.compile(r"^```(?:json)?\s*|\s*```$")
-
 
 def parse(text: str | None, rubric: Rubric) -> float:
-    """The score in an answer, written as a final line or as JSON with a field "score".
+    """The score in an answer; see `judges.answer.read_score`.
 
     Raises:
         NoScore: the answer is empty, cut off, has no score, one that the rubric does not know, or several.
     """
-    plain = _FENCE.sub("", (text or "").strip())
-    if not plain:
-        raise NoScore("empty", "empty answer")
-    found = _structured(plain) if plain.startswith("{") else [float(x) for x in _FINAL.findall(plain)]
-    if not found:
-        raise NoScore("no score", "no score in the answer")
-    if len(set(found)) > 1:
-        raise NoScore("contradictory", f"contradictory scores {', '.join(f'{x:g}' for x in dict.fromkeys(found))}")
-    if found[0] not in rubric.scores:
-        raise NoScore("out of range", f"score {found[0]:g} is none of {', '.join(rubric.choices)}")
-    return found[0]
-
-
-def _structured(text: str) -> list[float]:
-    try:
-        score = json.loads(text)["score"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise NoScore("no score", "JSON that is cut off, or has no score") from error
-    if isinstance(score, bool) or not isinstance(score, int | float):
-        raise NoScore("no score", f"score {score!r} is no number")
-    return [float(score)]
+    return read_score(text or "", rubric.scores)
 
 
 def written(score: float) -> Answer:
     """The answer of somebody who wrote that score."""
     return {score: 1.0}
+
+
+def bare(token: str) -> str:
+    """A token without the space before it, however the tokenizer writes that."""
+    return token.strip().lstrip("\u0120\u2581")
 
 
 def from_logprobs(rubric: Rubric, logprobs: Mapping[str, float]) -> Answer | None:
@@ -264,8 +241,8 @@ def from_logprobs(rubric: Rubric, logprobs: Mapping[str, float]) -> Answer | Non
     """
     mass = dict.fromkeys(rubric.scores, 0.0)
     for token, logprob in logprobs.items():
-        if token.strip() in rubric.choices:
-            mass[rubric.scores[rubric.choices.index(token.strip())]] += math.exp(logprob)
+        if bare(token) in rubric.choices:
+            mass[rubric.scores[rubric.choices.index(bare(token))]] += math.exp(logprob)
     total = sum(mass.values())
     return {score: p / total for score, p in mass.items()} if total > 0 else None
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -21,7 +20,10 @@ from worldgymnast.endpoint import Endpoint, EndpointConfig
 from worldgymnast.judges.prompt import (
     Answer,
     Asking,
+    NoScore,
     Part,
+    Rubric,
+    bare,
     check_criteria,
     criterion_of,
     from_logprobs,
@@ -33,14 +35,17 @@ from worldgymnast.judges.prompt import (
     written,
 )
 from worldgymnast.ledger import Ledger
+from worldgymnast.replies import answer_of
 from worldgymnast.types import Clip, InputError, Verdict, in_range
 from worldgymnast.video import jpeg_url
 from worldgymnast.weights import fingerprint
 
-_SCORE_NEXT = re.compile(r"(final\s+score\W*|\"score\"\s*:\s*)$", re.IGNORECASE)
-"""What an answer ends with where the score comes next."""
 _LIKELIEST = 10
 """Tokens of which the server is asked the log-probability."""
+_ROUNDING = 1e-3
+"""How far above 0 a log-probability may be that was rounded."""
+_TRIED = 8
+"""Tokens at most that are tried as the score's, the last ones."""
 
 
 @dataclass(frozen=True)
@@ -155,24 +160,26 @@ class VLMJudge:
         return fields
 
     def _read(self, choice: Any) -> Answer:
-        """What a choice of a reply says; raises `NoScore`."""
-        content = choice.message.content
-        score = parse(content if isinstance(content, str) else None, self.rubric)
-        return self._likely(choice) or written(score)
+        """What a choice of a reply says; raises `Unusable`."""
+        score = parse(answer_of(choice), self.rubric)
+        return (self._likely(choice, score) if self.config.logprobs else None) or written(score)
 
-    def _likely(self, choice: Any) -> Answer | None:
-        """The model's own probabilities at the score's token; None where they are not told."""
-        tokens = getattr(getattr(choice, "logprobs", None), "content", None)
-        if not self.config.logprobs or not tokens:
+    def _likely(self, choice: Any, score: float) -> Answer | None:
+        """The model's own probabilities at the score's token; None where they are not told.
+
+        The score's token is the one that, replaced by another score, makes the answer read as that other one.
+        """
+        tokens = _list(getattr(choice, "logprobs", None), "content")
+        said = [token if isinstance(token := getattr(t, "token", None), str) else "" for t in tokens]
+        if _score_in("".join(said), self.rubric) != score:
             return None
-        said, at = "", None
-        for token in tokens:
-            if token.token.strip() in self.rubric.choices and _SCORE_NEXT.search(said):
-                at = token
-            said += token.token
-        if at is None:
-            return None
-        return from_logprobs(self.rubric, {t.token: t.logprob for t in at.top_logprobs} | {at.token: at.logprob})
+        other = next(s for s in self.rubric.scores if s != score)
+        own = [i for i, token in enumerate(said) if bare(token) == f"{score:g}"]
+        for i in own[-_TRIED:]:
+            swapped = said[i].replace(f"{score:g}", f"{other:g}")
+            if _score_in("".join([*said[:i], swapped, *said[i + 1 :]]), self.rubric) == other:
+                return from_logprobs(self.rubric, _told(tokens[i]))
+        return None
 
     # ------------------------------------------------------------ before anything is spent
 
@@ -201,6 +208,30 @@ def _key(asked: Mapping[str, Any], clip: Clip, criterion: str) -> str:
     digest = hashlib.sha256(words.encode())
     digest.update(np.ascontiguousarray(clip.frames).data)
     return digest.hexdigest()
+
+
+def _list(holder: Any, name: str) -> list[Any]:
+    """The list in a field of a reply; empty where there is none."""
+    found = getattr(holder, name, None)
+    return found if isinstance(found, list) else []
+
+
+def _told(token: Any) -> dict[str, float]:
+    """The log-probabilities at a token, by what could stand there; those that are no numbers up to 0 are left out."""
+    pairs = [(getattr(t, "token", None), getattr(t, "logprob", None)) for t in (*_list(token, "top_logprobs"), token)]
+    return {
+        text: min(float(logprob), 0.0)
+        for text, logprob in pairs
+        if isinstance(text, str) and isinstance(logprob, int | float) and -1e9 < logprob <= _ROUNDING
+    }
+
+
+def _score_in(text: str, rubric: Rubric) -> float | None:
+    """The score in an answer; None where there is none."""
+    try:
+        return parse(text, rubric)
+    except NoScore:
+        return None
 
 
 def _dumped(answer: Answer) -> str:

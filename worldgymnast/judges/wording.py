@@ -1,0 +1,412 @@
+"""How a score is worded: what stands between "Final Score" and its number, and what follows the number.
+
+A number counts only where nothing around it makes it doubtful. `read_after` looks at the words and signs after a label
+and says whether there is a value, a doubt, the choices themselves, or nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Scores = Sequence[float]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a label is followed by.
+
+    Attributes:
+        kind: "value"; "unsure", a number in doubt; "choices", all that may be answered; "nothing".
+        score: the value.
+        why: what makes it unsure.
+        weak: whether it is only supposed ("would be", "if"), so that a plain statement outranks it.
+    """
+
+    kind: Literal["value", "unsure", "choices", "nothing"]
+    score: float = 0.0
+    why: str = ""
+    weak: bool = False
+
+
+NOTHING = Reading("nothing")
+
+
+# ---------------------------------------------------------------- tokens
+
+
+@dataclass(frozen=True)
+class Token:
+    """A word, number or sign.
+
+    Attributes:
+        kind: which.
+        text: as written, lower case.
+    """
+
+    kind: str
+    text: str
+
+
+_SIGNS = {
+    "newline": r"\n",
+    "tag": r"</[a-z_]{1,20}\s{0,3}>",
+    "number": r"(?:(?<![\w.)])[+-])?(?<![\w.])(?:\d+(?:[.,]\d+)*|\.\d+)(?:e[+-]?\d{1,3})?(?:(?=[分点點점])|(?![\w]))",
+    "mixed": r"\d\w*",
+    "word": r"[^\W\d_][\w']*",
+    "arrow": r"[-=~]{1,3}>|[→⇒➜⟶➔]",
+    "sep": r"[:=]",
+    "pipe": r"\|",
+    "slash": r"[/÷]",
+    "percent": r"%",
+    "dash": r"-+",
+    "doubt": r"[?~≈±≥≤]|\.{2,}",
+    "stop": r"[.,;!]",
+    "open": r"[(\[{<]",
+    "close": r"[)\]}>]",
+    "quote": r"[\"'«»]",
+    "other": r"\S",
+}
+_TOKEN = re.compile("|".join(f"(?P<{kind}>{sign})" for kind, sign in _SIGNS.items()), re.IGNORECASE)
+_PAIRS = {"(": ")", "[": "]", "{": "}", "<": ">"}
+_MARKUP = re.compile(
+    r"<\|[^<>|\n]{1,40}\|>"  # special tokens
+    r"|</?(?:s|bos|eos|pad|end_of_turn|end_of_utterance|p|b|i|u|em|strong|span|div|center|code|td|tr|br|h\d)\s?/?>"
+    r"|\\(?:text|textbf|mathbf|mathrm|bf|displaystyle|left|right|quad|[()\[\],;!])(?![a-z])"
+    r"|[*`#$]|(?<![^\W_])_|_(?![^\W_])",
+    re.IGNORECASE,
+)
+_SAME = {ord(c): sign for sign, same in (
+    ("-", "\u2212\u2013\u2014\u2010\u2011"), ("/", "\u2044\u2215"), ("~", "\u223c\u301c"), (".", "\u3002"),
+    (",", "\u3001"), ("'", "\u2018\u2019\u201a"), ('"', "\u201c\u201d\u201e"), ("\n", "\u2028\u2029\u0085"),
+) for c in same}  # fmt: skip
+"""Signs that are written in several ways."""
+
+
+def plain(text: str) -> str:
+    """The text with ASCII digits and signs, and without markup and invisible characters.
+
+    >>> plain("**得分**：１").split()
+    ['得分', ':1']
+    """
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)
+        odd = [c for c in set(text) if not c.isascii()]
+        changed = {ord(c): str(unicodedata.decimal(c)) for c in odd if c.isdecimal()}
+        changed |= {ord(c): None for c in odd if unicodedata.category(c) == "Cf"}
+        text = text.translate(changed | _SAME)
+    return _MARKUP.sub(" ", text.replace("\r", "\n"))
+
+
+def tokens_of(text: str) -> list[Token]:
+    """Words, numbers and signs in order, without spaces."""
+    return [Token(str(m.lastgroup), m.group().lower()) for m in _TOKEN.finditer(text)]
+
+
+# ---------------------------------------------------------------- numbers
+
+_WORDS = {"zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5}
+
+
+def number(token: Token, scores: Scores) -> float | None:
+    """The value of a number; None where it may be read in two ways, as 01, 1,000 or 1,0 (a list of 1 and 0)."""
+    if token.kind == "word":
+        return _WORDS.get(token.text)
+    raw = token.text.lstrip("+-")
+    whole, comma, part = raw.partition(",")
+    if comma and (len(part) > 2 or "." in raw or "," in part or "e" in part):
+        return None
+    if comma and float(whole) in scores and float(part) in scores:
+        return None
+    if raw.count(".") > 1 or re.match(r"0\d", raw):
+        return None
+    value = float(raw.replace(",", "."))
+    return -value if token.text.startswith("-") and value else value
+
+
+def _is_number(token: Token) -> bool:
+    return token.kind == "number" or (token.kind == "word" and token.text in _WORDS)
+
+
+# ---------------------------------------------------------------- before the number
+
+_VERBS = ("is", "was", "are", "be", "equals", "equal", "of", "ist", "est", "es", "是", "为", "為")
+_SUPPOSED = ("would", "could", "should", "might", "may", "must", "can")
+_FILLERS = ("a", "an", "the", "to", "at", "as", "therefore", "thus", "hence", "so", "clearly", "definitely", "simply",
+            "then", "final", "score", "value", "answer", "finale", "given", "for", "this", "task", "rollout", "attempt",
+            "video", "i", "give", "assign", "here", "will", "my", "overall")  # fmt: skip
+_TENTATIVE = ("maybe", "perhaps", "probably", "tentative", "preliminary", "initial", "draft", "example", "previous",
+              "old", "not", "guess", "uncertain", "unsure", "approx", "approximate", "hypothetical")  # fmt: skip
+_ODD = ("doubt", "other", "percent", "slash", "stop", "mixed", "dash")
+"""Signs that stand before no plain number."""
+_SHARES = ("of", "out", "von", "sur", "aus", "from", "de")
+_ALTERNATIVES = ("or", "oder", "ou", "and", "und", "et", "to", "bis", "vs", "versus", "through", "或", "and/or")
+_SCALE = ("scale", "range", "out", "max", "maximum", "max.", "skala", "possible", "满分", "von", "sur")
+_CONDITIONS = ("if", "unless", "when", "only", "provided", "wenn", "falls", "assuming", "iff", "whenever", "means")
+_REASONS = ("because", "since", "as", "for", "due", "given", "based", "which", "where", "indicating", "meaning",
+            "point", "points", "pt", "pts", "punkt", "punkte", "分", "点", "點", "점", "success", "successful",
+            "failure", "weil", "da", "denn", "not", "with", "so", "therefore")  # fmt: skip
+_RETRACTIONS = ("or", "oder", "otherwise", "else", "maybe", "perhaps", "possibly", "probably", "rather", "instead",
+                "actually", "wait", "no", "correction", "sorry", "sonst", "but", "though", "better")  # fmt: skip
+_DEPTH = 3
+"""Brackets within brackets that are looked into."""
+
+
+def read_after(text: str, scores: Scores, joined: bool = False) -> Reading:
+    """What the words after a label say.
+
+    Args:
+        text: what follows the label, a few hundred characters.
+        scores: what may be answered, ascending.
+        joined: whether the number may follow at once; otherwise a colon or verb has to come first.
+    """
+    return _Slot(tokens_of(text), scores).read(joined)
+
+
+def read_alone(text: str, scores: Scores) -> Reading:
+    """What a text says that is nothing but a score."""
+    text = text.strip()
+    slot = _Slot(tokens_of(text[:100]), scores)
+    start = slot.group(0)[1] if text.startswith("(") else None
+    begin = start if start and slot.describes(start) else 0  # "(5 = done): 3"
+    known = (*_WORDS, "out", "of", "percent", "point", "points")
+    if len(text) > 60 or any(t.kind in ("newline", "mixed") for t in slot.tokens):
+        return NOTHING
+    if any(t.kind == "word" and t.text not in known for t in slot.tokens[begin:]):
+        return NOTHING
+    return slot.read(joined=True)
+
+
+class _Slot:
+    """The tokens after a label, and what may be answered."""
+
+    def __init__(self, tokens: list[Token], scores: Scores, depth: int = 0):
+        self.tokens, self.scores, self.top, self.depth = tokens, scores, scores[-1], depth
+
+    def at(self, i: int) -> Token:
+        """The token at `i`; a line's end after the last one."""
+        return self.tokens[i] if i < len(self.tokens) else Token("newline", "")
+
+    def read(self, joined: bool) -> Reading:
+        """What the tokens say."""
+        i, lines, weak, parted, verb = 0, 0, False, False, ""
+        while i < len(self.tokens):
+            token = self.tokens[i]
+            if _is_number(token):
+                found = self.value(i, own_line=lines > 0) if joined else NOTHING
+                supposed = weak or (verb == "of" and found.kind == "unsure")
+                return replace(found, weak=found.weak or supposed)
+            if token.kind == "open":
+                inner, after = self.group(i)
+                if after is None:
+                    return Reading("unsure", why="an open bracket") if joined else NOTHING
+                if self.describes(after):
+                    if doubt := self.other_scale(inner):
+                        return doubt
+                    i = after
+                    continue
+                found = self.within(inner, after) if self.depth < _DEPTH else NOTHING
+                return replace(found, weak=found.weak or weak)
+            if token.kind == "newline":
+                lines += 1
+                joined = parted = True
+                if lines > 2:
+                    return NOTHING
+            elif token.kind in ("sep", "arrow", "pipe") or (token.kind == "dash" and not parted):
+                joined = parted = True
+            elif token.text in _VERBS:
+                joined, parted, verb = True, True, token.text
+            elif token.text in _SUPPOSED:
+                weak = True
+            elif token.kind in _ODD or (token.text == ">" and parted):
+                return self.doubtful(i) if joined else NOTHING
+            elif token.kind == "word" and token.text not in _FILLERS:
+                return NOTHING
+            i += 1
+        return NOTHING
+
+    def doubtful(self, i: int) -> Reading:
+        """Of a sign before the number: a doubt where a number follows at once."""
+        near = any(_is_number(self.at(k)) or self.at(k).kind == "mixed" for k in (i, i + 1))
+        return Reading("unsure", why=f"'{self.at(i).text}' before the number") if near else NOTHING
+
+    def group(self, i: int) -> tuple[list[Token], int | None]:
+        """The tokens in the bracket that opens at `i`, and where it is over; None where it does not close."""
+        closing, depth = _PAIRS[self.tokens[i].text], 0
+        for k in range(i, min(i + 40, len(self.tokens))):
+            text = self.tokens[k].text
+            if self.tokens[k].kind == "newline":
+                break
+            depth += (text == self.tokens[i].text) - (text == closing)
+            if depth == 0:
+                return self.tokens[i + 1 : k], k + 1
+        return [], None
+
+    def describes(self, after: int) -> bool:
+        """Whether a bracket that is over at `after` describes the scale, so that the value comes behind it."""
+        k = after
+        while self.at(k).kind in ("sep", "quote", "close", "arrow") or self.at(k).text in _VERBS:
+            k += 1
+        if _is_number(self.at(k)):
+            return True
+        return self.at(after).kind == "sep" and self.at(k).kind in ("open", "doubt", "newline") and k < len(self.tokens)
+
+    def other_scale(self, inner: list[Token]) -> Reading | None:
+        """A doubt where the bracket before a value is a lone number, tentative, or describes another scale."""
+        if any(t.text in _TENTATIVE or t.kind == "doubt" for t in inner):
+            return Reading("unsure", why="a doubt in brackets before the number")
+        numbers = [number(t, self.scores) for t in inner if t.kind == "number"]
+        if any(n is None for n in numbers) or (len(inner) == 1 and numbers):
+            return Reading("unsure", why="a number in brackets before the number")
+        known = [n for n in numbers if n is not None]
+        declares = len(known) > 1 or any(t.kind == "slash" or t.text in (*_SCALE, "of", "to") for t in inner)
+        if known and (max(known) > self.top or (declares and max(known) < self.top)):
+            return Reading("unsure", why=f"a scale to {max(known):g}")
+        return None
+
+    def within(self, inner: list[Token], after: int) -> Reading:
+        """What the bracket says that stands in the place of the value."""
+        if any(t.kind == "word" and t.text in _CONDITIONS for t in inner):
+            return NOTHING
+        found = _Slot(inner, self.scores, self.depth + 1).read(joined=True)
+        if found.kind == "choices" and any(t.kind == "pipe" for t in inner):
+            return NOTHING  # the form that the question asks for, repeated
+        if found.kind == "value":
+            rest = _Slot(self.tokens[after:], self.scores, self.depth + 1)
+            return rest.tail(0, found.score)
+        return found
+
+    # ------------------------------------------------------------ the number and what follows it
+
+    def value(self, i: int, own_line: bool) -> Reading:
+        """The value of the number at `i`, held against all that follows on its line.
+
+        Args:
+            i: where the number is.
+            own_line: whether its line must hold nothing else, since the label stands on another.
+        """
+        if (listed := self.listed(i)) is not None:
+            return listed
+        value, word = number(self.tokens[i], self.scores), self.tokens[i].kind == "word"
+        if value is None:
+            return Reading("unsure", why=f"'{self.tokens[i].text}' can be read in two ways")
+        after = i + 1
+        if (fraction := self.fraction(after)) is not None:
+            below, after = fraction
+            if (share := self.share(value, below)) is None:
+                return Reading("unsure", why=f"{value:g} of {below:g} on a scale to {self.top:g}")
+            value = share
+        elif self.at(after).kind == "percent" or self.at(after).text in ("percent", "prozent"):
+            if self.top != 1:
+                return Reading("unsure", why=f"a percentage on a scale to {self.top:g}")
+            value, after = value / 100, after + 1
+        if (own_line or word) and not self.ends(after):
+            return Reading("unsure", why="words after the number")
+        return self.tail(after, value)
+
+    def listed(self, i: int) -> Reading | None:
+        """The choices, or a doubt, where several numbers stand side by side; None where one stands alone."""
+        found, k = [self.tokens[i]], i + 1
+        links: set[str] = set()
+        while self.links(k) and _is_number(self.at(k + 1)) and len(found) < 20:
+            links.add(self.at(k).kind)
+            found.append(self.at(k + 1))
+            k += 2
+        if len(found) == 1 or (len(found) == 2 and links == {"slash"}):
+            return None
+        values = {number(t, self.scores) for t in found}
+        if values == set(self.scores) or (values == {self.scores[0], self.top} and len(found) == 2):
+            return Reading("choices")
+        return Reading("unsure", why="several numbers")
+
+    def links(self, k: int) -> bool:
+        """Whether the token at `k` may join two numbers of a list."""
+        return self.at(k).kind in ("pipe", "slash", "dash", "stop", "doubt") or self.at(k).text in _ALTERNATIVES
+
+    def fraction(self, k: int) -> tuple[float, int] | None:
+        """The number below a fraction whose upper one ends before `k`, and where it is over."""
+        if self.at(k).kind != "slash" and self.at(k).text not in _SHARES:
+            return None
+        while self.at(k).kind == "slash" or self.at(k).text in (*_SHARES, "a", "the", "possible", "maximum"):
+            k += 1
+        below = number(self.at(k), self.scores) if _is_number(self.at(k)) else None
+        return (below, k + 1) if below is not None else None
+
+    def share(self, value: float, below: float) -> float | None:
+        """The score that a fraction is: one of the whole scale, or a half; None for any other."""
+        if below == self.top:
+            return value
+        return 0.5 if (value, below) == (1, 2) and self.top == 1 else None
+
+    def ends(self, k: int) -> bool:
+        """Whether the line holds no further word from `k`."""
+        while self.at(k).kind in ("stop", "close", "quote", "tag", "pipe"):
+            k += 1
+        return self.at(k).kind in ("newline", "open", "dash")
+
+    def tail(self, k: int, value: float) -> Reading:
+        """The value, unless what follows from `k` on the same line makes it doubtful."""
+        while self.at(k).kind in ("close", "quote", "tag"):
+            k += 1
+        line = self.line(k)
+        if line and (why := self.disturbs(line)):
+            supposed = line[0].text in _CONDITIONS
+            return NOTHING if supposed else Reading("unsure", why=why)
+        if why := self.revised(line, value):
+            return Reading("unsure", why=why)
+        return Reading("value", value)
+
+    def line(self, k: int) -> list[Token]:
+        """The tokens from `k` to the end of the line."""
+        end = next((i for i in range(k, len(self.tokens)) if self.tokens[i].kind == "newline"), len(self.tokens))
+        return self.tokens[k:end]
+
+    def disturbs(self, line: list[Token]) -> str:
+        """Why the first token after the number makes it doubtful; "" where it does not."""
+        first, second = line[0], line[1] if len(line) > 1 else Token("newline", "")
+        if first.kind in ("number", "mixed", "doubt", "percent", "slash"):
+            return f"'{first.text}' after the number"
+        if first.kind in ("stop", "dash", "sep", "arrow", "pipe", "other") and (
+            _is_number(second) or second.kind == "mixed"
+        ):
+            return "a second number"
+        if first.kind == "word":
+            allowed = first.text in _REASONS or (first.text in ("and", "et", "und") and not _is_number(second))
+            return "" if allowed else f"'{first.text}' after the number"
+        return ""
+
+    def revised(self, line: list[Token], value: float) -> str:
+        """Why something later on the line takes the number back; "" where nothing does."""
+        for i, token in enumerate(line):
+            numbers = [number(t, self.scores) for t in line[i + 1 : i + 7] if t.kind == "number"]
+            if token.kind == "doubt" and token.text == "?":
+                return "a question mark after the number"
+            if token.text in _RETRACTIONS and any(n in self.scores and n != value for n in numbers[:1]):
+                return f"'{token.text}' and a second score after the number"
+            if token.text in _SCALE and numbers and max(n or 0 for n in numbers) != self.top and _declares(line, i):
+                return "another scale after the number"
+            if token.kind == "open" and (why := self.beside(line, i, value)):
+                return why
+        return ""
+
+    def beside(self, line: list[Token], i: int, value: float) -> str:
+        """Why the bracket at `i` of a line contradicts the number; "" where it does not."""
+        inner, _ = _Slot(line, self.scores).group(i)
+        numbers = [number(t, self.scores) for t in inner if t.kind == "number"]
+        if i == 0 and len(inner) == 1 and numbers and numbers[0] != value:
+            return "another number in brackets"
+        if i == 0 and inner and inner[0].kind in ("slash", "doubt"):
+            return "" if numbers == [self.top] else "another scale in brackets"
+        if i == 0 and len(inner) == 3 and len(numbers) == 2 and inner[1].kind == "dash" and numbers[1] != self.top:
+            return "another scale in brackets"
+        return ""
+
+
+def _declares(line: list[Token], i: int) -> bool:
+    """Whether the word at `i` of a line declares a scale: "out of" does not where a number precedes it."""
+    if line[i].text not in ("out", "von", "sur", "max", "maximum", "possible"):
+        return True
+    return i == 0 or not _is_number(line[i - 1])
