@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Literal
 
-from worldgymnast.episodes import lerobot, rlds, worldgym
+from worldgymnast.episodes import lerobot, rlds, rlds_layout, worldgym
 from worldgymnast.episodes.lerobot_layout import INFO, read_object
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.types import InputError
@@ -28,6 +28,9 @@ def detect(path: str | Path) -> Format:
         return "rlds"
     if any(root.glob("*.mp4")) or any(root.glob("*.npz")):
         return "worldgym"
+    if inside := rlds_layout.versions(root):
+        names = [path.name for path in inside]
+        raise InputError(f"{root}: found versions {names} of an RLDS data set, expected one; name it: {inside[-1]}")
     found = sorted(entry.name for entry in root.iterdir())[:5]
     raise InputError(
         f"{root}: found {found}, expected {INFO} (LeRobot), *.tfrecord* with features.json (RLDS) or N.mp4 with N.npz "
