@@ -303,11 +303,13 @@ NO_COLOR = {
         [png(np.zeros((64, 64, 4), np.uint8))] * 4,
         "no color camera .*float32",
     ),
-    "one channel by features.json": (image("uint8", 1), [png(np.zeros((64, 64), np.uint8))] * 4, "no color camera"),
-    "16-bit by the record": (IMG(), depth(), "step 0: field 'steps/observation/image_0': found a picture of mode I"),
-    "one channel by the record": (IMG(), [png(np.zeros((64, 64), np.uint8))] * 4, "step 0: .*one channel"),
-    "no picture": (IMG(), [b"nothing"] * 4, "step 0: .* is no picture that can be read"),
-    "empty": (IMG(), [b""] * 4, "step 0: .* is no picture that can be read"),
+    "16-bit by the record": (
+        IMG(),
+        depth(),
+        "step 0: field 'steps/observation/image_0': found one channel of more than 8 bits",
+    ),
+    "no picture": (IMG(), [b"nothing"] * 4, "step 0: .* found no picture that can be read"),
+    "empty": (IMG(), [b""] * 4, "step 0: .* found no picture that can be read"),
     "numbers": (IMG(), np.zeros(4, np.float32), "found numbers, expected pictures"),
     "no step": (IMG(), [], "found 0 of 'steps/observation/image_0' pictures, expected one a step"),
     "one too few": (IMG(), [png(frame(0, 0))] * 3, "found 28 numbers for 3 steps, expected 7 a step"),
@@ -350,7 +352,7 @@ def test_damage_inside_one_png_is_one_line(tmp_path):
     at = pictures[2].index(b"IDAT") - 4
     pictures[2][at : at + 4] = struct.pack(">I", struct.unpack(">I", pictures[2][at : at + 4])[0] - 16)
     rlds(tmp_path, [record(0) | {"steps/observation/image_0": [bytes(one) for one in pictures]}], step())
-    refused(tmp_path, "record 0: step 2: field 'steps/observation/image_0': is no picture that can be read")
+    refused(tmp_path, "record 0: step 2: field 'steps/observation/image_0': found no picture that can be read")
 
 
 def test_a_depth_camera_is_never_chosen_and_only_color_ones_count(tmp_path):
@@ -360,6 +362,19 @@ def test_a_depth_camera_is_never_chosen_and_only_color_ones_count(tmp_path):
     refused(tmp_path, r"field 'depth': found uint16 \[64, 64, 1\], which is no color picture", image_key="depth")
     refused(tmp_path, r"field 'depth': found uint16", image_key="image_0,depth")
     assert seen(tmp_path, image_key="all").size == (64, 64)
+
+
+def test_gray_pictures_are_read_where_they_are_the_only_ones_or_named(tmp_path):
+    gray = [png(frame(7, i)[..., 0]) for i in range(4)]
+    rlds(tmp_path / "only", [record(0) | {"steps/observation/image_0": gray}], step(image_0=image(channels=1)))
+    assert ident(seen(tmp_path / "only").frames[2]) == (7, 2)
+    rlds(tmp_path / "two", [record(0) | {"steps/observation/ir": gray}], step(ir=image(channels=1)))
+    assert ident(seen(tmp_path / "two").frames[2]) == (0, 2)
+    assert ident(seen(tmp_path / "two", image_key="ir").frames[2]) == (7, 2)
+    one = record(0) | {"steps/observation/depth": gray}
+    del one["steps/observation/image_0"]
+    rlds(tmp_path / "depth", [one], step() | {"observation": FD({"depth": image()})})
+    refused(tmp_path / "depth", "found no color camera among the pictures")
 
 
 def two_cameras(root, names=("image", "wrist_image"), **options):
@@ -413,7 +428,7 @@ def jpeg(picture):
 RAW = np.stack([frame(0, i) for i in range(4)])
 STORED = {
     "jpeg": (IMG(), [jpeg(one) for one in RAW]),
-    "rgba": (IMG(4), [png(np.concatenate([one, one[..., :1]], -1)) for one in RAW]),
+    "rgba": (IMG(4), [png(np.concatenate([one, one[..., :1] * 0 + 255], -1)) for one in RAW]),
     "size not said": ({"image": {"shape": {"dimensions": ["-1", "-1", "3"]}}}, [png(one) for one in RAW]),
     "no shape": ({"image": {}}, [png(one) for one in RAW]),
     "raw numbers": (T([64, 64, 3], "uint8"), RAW.astype(np.int64).ravel()),

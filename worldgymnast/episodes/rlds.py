@@ -7,7 +7,9 @@ looked, so the episodes come unlabelled. Left out: writing.
 Rules:
 
 - One folder holds one version of one data set. Of several splits "train" is read, and a line on stderr says so.
-- Pictures are color and 8 bits a channel by features.json and by the record. Raw uint8 tensors [h w 3] count as well.
+- Pictures have 8 bits a channel by features.json and by the record (`worldgymnast.pictures` has the rest of the rule);
+  raw uint8 tensors [h w 3] count as well. A camera of one channel, or with "depth" in its name, is read only where it
+  is the only one or named; depth of 16 bits or floats never.
 - The sentence of an episode is the first non-empty one under `language_instruction`, then
   `natural_language_instruction`, then `instruction`, then the second wordings (`language_instruction_2`, ...), each in
   the step, then in the observation, then in the episode's metadata. A sentence that changes from step to step is

@@ -49,9 +49,14 @@ class Camera:
         return self.key.removeprefix("steps/").removeprefix("observation/")
 
     @property
+    def is_readable(self) -> bool:
+        """Whether features.json describes pictures of 8 bits a channel; depth is stored as uint16 or float32."""
+        return self.dtype == "uint8" and self.shape[-1:] in ((), (None,), (1,), (3,), (4,))
+
+    @property
     def is_color(self) -> bool:
-        """Whether features.json describes color pictures of 8 bits: depth is stored as uint16, float32 or 1 channel."""
-        return self.dtype == "uint8" and self.shape[-1:] in ((), (None,), (3,), (4,))
+        """Whether the pictures are color by features.json and not depth by name: those that are read unasked."""
+        return self.is_readable and self.shape[-1:] != (1,) and "depth" not in self.name.lower()
 
 
 @dataclass(frozen=True)
@@ -214,32 +219,40 @@ def _chosen(cameras: Sequence[Camera], image_key: str | None, path: Path) -> tup
     """The cameras that `image_key` names."""
     by_name = {camera.name: camera for camera in cameras} | {camera.key: camera for camera in cameras}
     color = [camera.name for camera in cameras if camera.is_color]
-    if image_key is None and len(color) != 1:
-        image_key = _MAIN_CAMERA if _MAIN_CAMERA in color else None
-        if image_key is None:
-            if not color:
-                others = ", ".join(f"{c.name} ({c.dtype} {short(list(c.shape))})" for c in cameras[:_SHOWN]) or "none"
-                raise InputError(
-                    f"{path}: found no color camera among the pictures ({others}), expected uint8 with 3 channels; "
-                    "depth and 16-bit pictures are not read"
-                )
-            raise InputError(
-                f"{path}: found cameras {color}, expected one; name it with --image-key (several with commas between, "
-                "or all)"
-            )
-    names = color if image_key in (None, "all") else [name.strip() for name in str(image_key).split(",")]
+    if image_key is None:
+        image_key = _default(cameras, path)
+    names = color if image_key == "all" else [name.strip() for name in image_key.split(",")]
     if not names:
         raise InputError(f"{path}: found no color camera, expected at least one; is this the right data set?")
     for name in names:
         if name not in by_name:
             raise InputError(f"{path}: found cameras {color}, expected '{name}'; name one of them with --image-key")
         camera = by_name[name]
-        if not camera.is_color:
+        if not camera.is_readable:
             raise InputError(
                 f"{path}: field '{camera.name}': found {camera.dtype} {short(list(camera.shape))}, which is no color "
                 f"picture (depth, for example), expected uint8 with 3 channels; name one of {color} with --image-key"
             )
     return tuple(by_name[name] for name in names)
+
+
+def _default(cameras: Sequence[Camera], path: Path) -> str:
+    """The camera that is read where none is named: the only color one, or `image_0`, or else the only gray one."""
+    names = [camera.name for camera in cameras if camera.is_color]
+    if _MAIN_CAMERA in names:
+        return _MAIN_CAMERA
+    names = names or [camera.name for camera in cameras if camera.is_readable and "depth" not in camera.name.lower()]
+    if len(names) == 1:
+        return names[0]
+    if not names:
+        others = ", ".join(f"{c.name} ({c.dtype} {short(list(c.shape))})" for c in cameras[:_SHOWN]) or "none"
+        raise InputError(
+            f"{path}: found no color camera among the pictures ({others}), expected uint8 with 3 channels; depth is "
+            "not read"
+        )
+    raise InputError(
+        f"{path}: found cameras {names}, expected one; name it with --image-key (several with commas between, or all)"
+    )
 
 
 def _named(root: Path) -> tuple[list[tuple[Path, re.Match[str]]], list[Path]]:
