@@ -9,7 +9,8 @@ from __future__ import annotations
 import difflib
 import functools
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -19,7 +20,8 @@ import torch
 from cattrs.strategies import configure_tagged_union
 from torch import nn
 
-from worldgymnast.actions import ActionSpec, ActionSpecMismatch
+from worldgymnast.actions import ActionSpec
+from worldgymnast.files import json_object, parse_json, short
 from worldgymnast.judges.classifier import ClassifierConfig, SuccessClassifier
 from worldgymnast.judges.combined import (
     Calibrated,
@@ -40,14 +42,25 @@ from worldgymnast.scenes.plate import Plate, load_plate
 from worldgymnast.scenes.proposals import Proposer, ProposerConfig
 from worldgymnast.scenes.remote import RemoteEditor, RemoteEditorConfig
 from worldgymnast.types import Editor, InputError, Judge
-from worldgymnast.weights import load_into, load_weights, save_weights, to_json, write_text
+from worldgymnast.weights import (
+    Header,
+    as_floats,
+    check_shapes,
+    load_into,
+    load_weights,
+    read_header,
+    save_weights,
+    to_json,
+    write_text,
+)
 from worldgymnast.worldmodel.autoencoder import AutoencoderConfig
 from worldgymnast.worldmodel.objective import DiffusionConfig, FlowConfig
 from worldgymnast.worldmodel.sampler import LatentWorldModel, WorldModelConfig
 from worldgymnast.worldmodel.vae import VAEConfig
 
 Config = TypeVar("Config")
-Model = TypeVar("Model", LocalVLMConfig, InpaintingConfig)
+Described = TypeVar("Described", LocalVLMConfig, InpaintingConfig)
+Model = TypeVar("Model", bound=nn.Module)
 
 
 _KIND = "kind"
@@ -57,9 +70,27 @@ _KIND = "kind"
 _NAMED = {kind.__name__: kind for kind in (AutoencoderConfig, VAEConfig, FlowConfig, DiffusionConfig)}
 
 
+_LONGEST = 200
+"""Characters of what is wrong with a config."""
+
+
+def _strict(kind: type[Any]) -> Callable[[Any, Any], Any]:
+    """A structure hook that takes no other JSON type for `kind`; cattrs would make the number 64 of the text "64"."""
+    allowed = {int: (int,), float: (int, float), bool: (bool,), str: (str,)}[kind]
+
+    def read(value: Any, _: Any) -> Any:
+        if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
+            raise TypeError(f"found {short(value)}, expected {kind.__name__}")
+        return kind(value)
+
+    return read
+
+
 @functools.cache
 def _converter() -> cattrs.Converter:
     converter = cattrs.Converter()
+    for kind in (int, float, bool, str):
+        converter.register_structure_hook(kind, _strict(kind))
     configure_tagged_union(AutoencoderConfig | VAEConfig, converter, tag_name=_KIND, default=AutoencoderConfig)
     configure_tagged_union(FlowConfig | DiffusionConfig, converter, tag_name=_KIND, default=FlowConfig)
     return converter
@@ -76,13 +107,14 @@ def from_dict(kind: type[Config], data: Mapping[str, Any], where: str) -> Config
     Raises:
         InputError: an unknown key (with the nearest known one) or a value of the wrong type.
     """
-    _refuse_unknown(kind, data, where, "")
+    _refuse_unknown(kind, json_object(data, where), where, "")
     try:
         return _converter().structure(dict(data), kind)
     except Exception as error:
         if (own := _refused(error)) is not None:
             raise InputError(f"{where}: {own}") from error
-        detail = "; ".join(cattrs.transform_error(error)) if isinstance(error, ExceptionGroup) else str(error)
+        details = cattrs.transform_error(error) if isinstance(error, ExceptionGroup) else [str(error)]
+        detail = f"{details[0][:_LONGEST]} and {len(details) - 1} more" if details[1:] else details[0][:_LONGEST]
         raise InputError(f"{where}: config does not fit {kind.__name__}: {detail}") from error
 
 
@@ -148,62 +180,108 @@ _KINDS = {
 }
 
 
-def _load(path: Path, *kinds: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    tensors, meta = load_weights(path)
-    if (kind := meta.get("kind", "nothing")) not in kinds:
-        expected = " or ".join(_KINDS[kind] for kind in kinds)
-        raise InputError(f"{path}: field 'kind': found {_KINDS.get(kind, kind)}, expected {expected}; give its file")
-    return {k: v.float() if v.dtype == torch.float16 else v for k, v in tensors.items()}, meta
+def _built(path: Path, kind: str, make: Callable[[Header], Model]) -> Model:
+    """The component of `kind` in a file.
+
+    Its names and shapes are compared with those that `make` gives on "meta", where nothing is allocated, before it is
+    made for real and the file's tensors are read.
+    """
+    header = read_header(path)
+    if (found := header.metadata.get("kind", "nothing")) != kind:
+        shown = _KINDS.get(found, short(found))
+        raise InputError(f"{path}: field 'kind': found {shown}, expected {_KINDS[kind]}; give its file")
+    with torch.device("meta"):
+        check_shapes(make(header), header.shapes, path)
+    component = make(header)
+    load_into(component, as_floats(path, load_weights(path)[0]), path)
+    return component
 
 
-def _spec(path: Path, meta: Mapping[str, str]) -> ActionSpec:
+def _spec(path: Path, header: Header) -> ActionSpec:
+    where = f"{path}: field 'action_spec'"
+    data = json_object(parse_json(header.metadata.get("action_spec", "null"), where), path, "action_spec")
     try:
-        return ActionSpec.from_dict(json.loads(meta["action_spec"]))
-    except (KeyError, TypeError, ValueError, ActionSpecMismatch) as error:
-        raise InputError(f"{path}: field 'action_spec': found none that can be read ({error}), expected one") from error
+        spec = ActionSpec.from_dict(data)
+    except (TypeError, ValueError) as error:  # an unknown field, or one of another type
+        raise InputError(f"{where}: cannot be read ({str(error)[:_LONGEST]}). Copy or train it again") from error
+    numbers = [*spec.low, *spec.high, 1.0 if spec.rate is None else spec.rate]
+    words = [*spec.axes, spec.unit, spec.frame, spec.rotation, spec.gripper]
+    if not all(_is_number(number) for number in numbers) or not all(isinstance(word, str) for word in words):
+        raise InputError(f"{where}: found {short(data)}, expected words and finite numbers. Copy or train it again")
+    if not spec.axes or not all(low <= high for low, high in zip(spec.low, spec.high, strict=True)):
+        raise InputError(f"{where}: found {short(data)}, expected axes with low <= high. Copy or train it again")
+    if spec.rate is not None and spec.rate <= 0:
+        raise InputError(f"{where}: field 'rate': found {spec.rate}, expected a number above 0 or null")
+    return spec
 
 
-def _config(kind: type[Config], path: Path, meta: Mapping[str, str]) -> Config:
-    """The config in a component's file."""
-    try:
-        data = json.loads(meta["config"])
-    except (KeyError, ValueError) as error:
-        raise InputError(f"{path}: field 'config': found none that can be read ({error}), expected one") from error
-    return from_dict(kind, data, str(path))
+def _is_number(value: object) -> bool:
+    """Whether it is a finite real number, and no bool."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
 
 
-def _fps(path: Path, meta: Mapping[str, str]) -> float:
+def _config(kind: type[Config], path: Path, header: Header) -> Config:
+    """The config in a component's file, which asks for no more layers than the file has tensors."""
+    data = parse_json(header.metadata.get("config", "null"), f"{path}: field 'config'")
+    config = from_dict(kind, json_object(data, path, "config"), str(path))
+    _check_size(path, data, header)
+    return config
+
+
+_COUNTS = ("layers", "blocks")
+"""Fields of configs that say how many modules there are."""
+
+
+def _check_size(path: Path, data: Mapping[str, Any], header: Header) -> None:
+    """Raises where a config asks for more modules than the file has tensors: making them would take minutes."""
+    for name, value in data.items():
+        if isinstance(value, Mapping):
+            _check_size(path, value, header)
+        count = sum(map(int, value)) if isinstance(value, list) and name in _COUNTS else value
+        if name in _COUNTS and count > len(header.shapes):
+            raise InputError(
+                f"{path}: field 'config.{name}': found {short(value)} in a file of {len(header.shapes)} tensors; the "
+                "config is not that of these weights. Copy or train it again"
+            )
+
+
+def _fps(path: Path, header: Header) -> float:
     """The frames per second in a world model's file."""
+    found = header.metadata.get("fps", "nothing")
     try:
-        return float(meta["fps"])
-    except (KeyError, ValueError) as error:
-        raise InputError(f"{path}: field 'fps': found {meta.get('fps', 'nothing')}, expected a number") from error
+        return float(found)
+    except ValueError as error:
+        raise InputError(f"{path}: field 'fps': found {short(found)}, expected a number") from error
 
 
 def load_policy(path: Path, device: str = "cpu") -> SmallVLA:
     """A policy from its file."""
-    tensors, meta = _load(path, "SmallVLA")
-    policy = SmallVLA(_config(SmallVLAConfig, path, meta), _spec(path, meta))
-    load_into(policy, tensors, path)
-    return policy.to(device)
+
+    def make(header: Header) -> SmallVLA:
+        return SmallVLA(_config(SmallVLAConfig, path, header), _spec(path, header))
+
+    return _built(path, "SmallVLA", make).to(device)
 
 
 def load_world(path: Path, device: str = "cpu") -> LatentWorldModel:
     """A world model, its autoencoder included, from its file."""
-    tensors, meta = _load(path, "LatentWorldModel")
-    world = LatentWorldModel(_config(WorldModelConfig, path, meta), _spec(path, meta), _fps(path, meta))
-    load_into(world, tensors, path)
-    return world.to(device).eval()
+
+    def make(header: Header) -> LatentWorldModel:
+        config = _config(WorldModelConfig, path, header)
+        return LatentWorldModel(config, _spec(path, header), _fps(path, header))
+
+    return _built(path, "LatentWorldModel", make).to(device).eval()
 
 
 def load_classifier(path: Path, device: str = "cpu") -> SuccessClassifier:
     """A learned judge from its file; raises `InputError` for the description of another, which cannot be trained on."""
     if path.suffix == ".json":
         raise InputError(f"{path}: found the description of a judge, expected a learned one (judge.safetensors)")
-    tensors, meta = _load(path, "SuccessClassifier")
-    judge = SuccessClassifier(_config(ClassifierConfig, path, meta))
-    load_into(judge, tensors, path)
-    return judge.to(device).eval()
+
+    def make(header: Header) -> SuccessClassifier:
+        return SuccessClassifier(_config(ClassifierConfig, path, header))
+
+    return _built(path, "SuccessClassifier", make).to(device).eval()
 
 
 # ---------------------------------------------------------------- judges of several kinds
@@ -255,7 +333,7 @@ def _described(path: Path, device: str, ledger: Ledger, above: tuple[Path, ...])
     return VLMJudge(config, ledger)
 
 
-def _found_beside(folder: Path, config: Model) -> Model:
+def _found_beside(folder: Path, config: Described) -> Described:
     """The config with its `model` as a path where that is a folder in the description's; otherwise it is a hub name."""
     inside = folder / config.model
     return replace(config, model=str(inside)) if inside.is_dir() else config
@@ -307,4 +385,5 @@ def load_proposer(path: Path, ledger: Ledger | None = None) -> Proposer:
 
 def manifest_of(path: Path) -> dict[str, Any]:
     """The manifest in a component's file."""
-    return json.loads(load_weights(path)[1].get("manifest", "{}"))
+    data = parse_json(read_header(path).metadata.get("manifest", "{}"), f"{path}: field 'manifest'")
+    return json_object(data, path, "manifest")

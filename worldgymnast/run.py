@@ -5,16 +5,19 @@
     RUN/versions.json         of torch, worldgymnast, python, the platform
     RUN/metrics.jsonl         one object a line: step, time (Unix seconds), and the metrics
     RUN/tensorboard/          the same for TensorBoard
-    RUN/checkpoints/step-N/   tensors.safetensors and state.json, renamed into place when both are on the disk
+    RUN/checkpoints/step-N/   tensors.safetensors and state.json, renamed into place when both are on the disk; a hash
+                              in state.json covers both and the config
     RUN/NAME.safetensors      final weights with metadata
     RUN/videos/NAME.mp4
     RUN/ledger.sqlite         what paid judges answered and cost; it outlives a run that was taken back
-    RUN/summary.json          written last; its presence means that the run is finished
+    RUN/summary.json          written last; its presence means that the run is finished. It holds the hashes of the
+                              final weights
 
 Everything is written beside its place, synced and renamed, so a kill at any moment leaves either the old or the new.
 A loop logs a step before it saves that step. RUN/.lock keeps a second process out while one is at work; the lock is the
-system's, so a kill leaves none behind. Where several processes train together (`worldgymnast.processes`) each has a
-`Run`, calls the same methods in the same order, and only the first process writes.
+system's, so a kill leaves none behind. A finished run can be read where nothing can be written. Where several processes
+train together (`worldgymnast.processes`) each has a `Run`, calls the same methods in the same order, and only the first
+process writes.
 """
 
 from __future__ import annotations
@@ -23,8 +26,6 @@ import errno
 import json
 import math
 import os
-import platform
-import shlex
 import shutil
 import sys
 import time
@@ -35,32 +36,45 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-import torch
 from filelock import FileLock, Timeout
 from safetensors.torch import save_file
 from torch import Tensor
 
-from worldgymnast import __version__
+from worldgymnast.files import read_json_object, short
 from worldgymnast.ledger import FILE
 from worldgymnast.processes import by_first, first
+from worldgymnast.records import HASH, metrics_before, read_metrics, read_sealed, read_state, sealed
+from worldgymnast.run_folder import (
+    LOCK,
+    check_folder,
+    command_line,
+    finished,
+    first_difference,
+    readable,
+    remove,
+    step_of,
+    versions,
+)
 from worldgymnast.types import InputError
 from worldgymnast.weights import (
     TEMPORARY,
     atomic,
+    content_hash,
     generator_state,
     load_into,
     load_optimizer_tensors,
     load_weights,
     optimizer_tensors,
+    read_header,
     savable,
     save_weights,
     set_generator_state,
     size_of,
-    some_of,
     space_for,
     sync,
     to_json,
     weights_hash,
+    write_bytes,
     write_text,
 )
 
@@ -68,6 +82,7 @@ __all__ = [
     "Checkpoint",
     "Run",
     "check_folder",
+    "command_line",
     "finished",
     "generator_state",
     "load_into",
@@ -80,7 +95,9 @@ __all__ = [
 ]
 
 _REPLACED = ".old-"
-_LOCK = ".lock"
+_WEIGHTS = "weights"
+"""The field of summary.json with the hashes of the final weights."""
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 _ROOM_TO_LOG = 2**20  # bytes: TensorBoard writes from a thread of its own, whose failure would be a page of traceback
 
 
@@ -93,61 +110,6 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-def _first_difference(found: Any, expected: Any, name: str = "") -> tuple[str, Any, Any] | None:
-    """Dotted name and both values of the first field (in sorted order) that differs, or None."""
-    if isinstance(found, dict) and isinstance(expected, dict):
-        for key in sorted(found.keys() | expected.keys()):
-            field = f"{name}.{key}" if name else str(key)
-            if key not in found or key not in expected:
-                return field, found.get(key, "nothing"), expected.get(key, "nothing")
-            if difference := _first_difference(found[key], expected[key], field):
-                return difference
-        return None
-    return None if found == expected else (name, found, expected)
-
-
-def check_folder(path: Path) -> None:
-    """Raises `InputError` unless a run could be begun, or gone on with, in that folder; writes nothing."""
-    if path.exists() and not path.is_dir():
-        raise InputError(f"{path}: found a file, expected a run folder; give another path")
-    names = sorted(p.name for p in path.iterdir()) if path.exists() else []
-    if "config.json" in names:
-        return
-    if others := [n for n in names if n not in ("versions.json", _LOCK) and not n.startswith((TEMPORARY, FILE))]:
-        raise InputError(
-            f"{path}: field 'config.json': found none beside {some_of(others)}, expected an empty folder or a run; "
-            "give another path"
-        )
-
-
-def finished(path: Path) -> bool:
-    """Whether that folder holds a run that came to its end."""
-    return (path / "summary.json").is_file()
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "torch": torch.__version__,
-        "worldgymnast": __version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-    }
-
-
-def _read(place: Path) -> Checkpoint:
-    """The checkpoint in a folder."""
-    saved = json.loads((place / "state.json").read_text())
-    tensors, _ = load_weights(place / "tensors.safetensors")
-    return Checkpoint(saved["step"], tensors, saved["state"])
-
-
-def command_line() -> str:
-    """How this process was started, fit to be pasted into a shell."""
-    name = Path(sys.argv[0]).name
-    return shlex.join(["worldgymnast" if name == "__main__.py" else name, *sys.argv[1:]])
-
-
 class Run:
     """A run folder, new or resumed.
 
@@ -157,7 +119,7 @@ class Run:
         command: the exact command line; this process's own if left out.
 
     Raises:
-        InputError: the folder holds something else, or a run with another config.
+        InputError: the folder holds something else, or a run with another config, or cannot be used.
     """
 
     def __init__(self, path: Path, config: Mapping[str, Any], *, command: str | None = None) -> None:
@@ -168,31 +130,38 @@ class Run:
         self._purge_from: int | None = None
         self._new = False
         self._lock: FileLock | None = None
+        self._read_only = False
         self._begin()
 
     @by_first
     def _begin(self) -> None:
         """Takes the folder."""
         check_folder(self.path)
-        self._lock = self._locked()
-        try:
-            self._open()
-        except BaseException:
-            self._lock.release()
-            raise
+        with readable(self.path):
+            self._lock = self._locked()
+            if self._read_only:
+                self._check_config()
+                return
+            try:
+                self._open()
+            except BaseException:
+                self._lock.release()
+                raise
 
     def _open(self) -> None:
         """Clears what a kill left behind; files the config, or compares it; files the command."""
-        for left_behind in self.path.glob(f"{TEMPORARY}*"):
-            left_behind.unlink()
+        for folder in (self.path, self.path / "videos"):
+            for left_behind in folder.glob(f"{TEMPORARY}*"):
+                remove(left_behind)
+        self._saved()
         if (self.path / "config.json").exists():
             self._check_config()
         else:
             self._new = True
-            write_text(self.path / "versions.json", to_json(_versions()))
+            write_text(self.path / "versions.json", to_json(versions()))
             write_text(self.path / "config.json", to_json(self.config))
         earlier = self.path / "command.txt"
-        write_text(earlier, (earlier.read_text() if earlier.exists() else "") + self.command + "\n")
+        write_text(earlier, (earlier.read_text(errors="replace") if earlier.exists() else "") + self.command + "\n")
 
     def __enter__(self) -> Run:
         return self
@@ -204,7 +173,7 @@ class Run:
 
     def _withdraw(self) -> None:
         """Takes a new run that failed before it did anything back, so that it refuses no corrected command."""
-        own = {"config.json", "versions.json", "command.txt", _LOCK}
+        own = {"config.json", "versions.json", "command.txt", LOCK}
         names = {path.name for path in self.path.iterdir()}
         if all(name in own or name.startswith(FILE) for name in names):
             for name in own:
@@ -226,8 +195,8 @@ class Run:
 
     def _locked(self) -> FileLock:
         """The folder's lock, held."""
-        lock = FileLock(self.path / _LOCK)
-        with space_for(self.path / _LOCK, 0):
+        lock = FileLock(self.path / LOCK)
+        with space_for(self.path / LOCK, 0):
             self.path.mkdir(parents=True, exist_ok=True)
             try:
                 lock.acquire(timeout=0)
@@ -236,18 +205,19 @@ class Run:
                     f"{self.path}: found another process at work in this run folder, expected none; wait for it, stop "
                     "it, or give another path"
                 ) from None
+            except OSError as error:
+                if error.errno not in _READ_ONLY or not finished(self.path):
+                    raise
+                self._read_only = True
         return lock
 
     def _check_config(self) -> None:
         file = self.path / "config.json"
-        try:
-            found = json.loads(file.read_text())
-        except ValueError as error:
-            raise InputError(f"{file}: found no JSON ({error}), expected a run's config; use another folder") from error
-        if difference := _first_difference(found, self.config):
+        found = read_json_object(file, "use another run folder")
+        if difference := first_difference(found, self.config):
             field, old, new = difference
             raise InputError(
-                f"{file}: field '{field}': found {json.dumps(old)}, expected {json.dumps(new)} as in this command; "
+                f"{file}: field '{field}': found {short(old)}, expected {short(new)} as in this command; "
                 "repeat the first command to go on, or give another run folder"
             )
 
@@ -280,24 +250,18 @@ class Run:
                 self._writer.add_scalar(name, value, step)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Every line of metrics.jsonl, in order; a last line cut off by a kill is left out, null is NaN."""
-        if not self._metrics_file.exists():
-            return []
-        rows = []
-        for line in self._metrics_file.read_text().split("\n")[:-1]:
-            rows.append({k: math.nan if v is None else v for k, v in json.loads(line).items()})
-        return rows
+        """Every row of metrics.jsonl, in order; a line cut off by a kill is left out, null is NaN."""
+        return read_metrics(self._metrics_file)
 
     def _drop_metrics_from(self, step: int) -> None:
-        """Removes the lines that a resumed run will write again, and a line that a kill cut off."""
+        """Removes the lines that a resumed run will write again, and lines that are none."""
         self._close_writer()
         self._purge_from = step
         if not self._metrics_file.exists():
             return
-        lines = self._metrics_file.read_text().split("\n")[:-1]
-        kept = "".join(f"{line}\n" for line in lines if json.loads(line)["step"] < step)
-        if kept != self._metrics_file.read_text():
-            write_text(self._metrics_file, kept)
+        kept = metrics_before(self._metrics_file, step)
+        if kept != self._metrics_file.read_bytes():
+            write_bytes(self._metrics_file, kept)
 
     # ------------------------------------------------------------ checkpoints
 
@@ -314,14 +278,30 @@ class Run:
             return []
         for path in self._checkpoints.glob(f"{_REPLACED}*"):
             place = path.with_name(path.name.removeprefix(_REPLACED))
-            shutil.rmtree(path) if place.exists() else os.replace(path, place)
+            if place.exists():
+                remove(path)
+            else:
+                os.replace(path, place)
         for path in self._checkpoints.glob(f"{TEMPORARY}*"):
-            shutil.rmtree(path)
-        return sorted(self._checkpoints.glob("step-*"))
+            remove(path)
+        steps = {step: path for path in self._checkpoints.iterdir() if (step := step_of(path)) is not None}
+        return [steps[step] for step in sorted(steps)]
+
+    def _read(self, place: Path) -> Checkpoint:
+        """The checkpoint in a folder, whose content is what was written for this run and this step."""
+        step = step_of(place) or 0
+        state, expected = read_state(place / "state.json", step)
+        tensors, _ = load_weights(place / "tensors.safetensors")
+        if expected is not None and expected != self._hash(step, tensors, state):
+            raise InputError("damaged, or of another run or step: its content has another SHA-256 than was written")
+        return Checkpoint(step, tensors, state)
+
+    def _hash(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> str:
+        return content_hash(tensors, {"config": self.config, "step": step, "state": dict(state)})
 
     @by_first
     def save(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], keep: int = 2) -> None:
-        """Writes a checkpoint, whole or not at all, and removes all but the newest `keep`.
+        """Writes a checkpoint, whole or not at all, and removes all but the newest `keep` up to this step.
 
         Args:
             step: number of finished steps; log them before, the first as 0.
@@ -334,7 +314,8 @@ class Run:
         self._saved()
         place = self._place(step)
         temporary = place.with_name(TEMPORARY + place.name)
-        text = to_json({"step": step, "state": dict(state)})
+        plain, kept = savable(tensors), json.loads(json.dumps(dict(state)))
+        text = to_json({"step": step, "state": kept, HASH: self._hash(step, plain, kept)})
         if self._metrics_file.exists():
             sync(self._metrics_file)
         with space_for(place, size_of(tensors) + len(text)):
@@ -342,7 +323,7 @@ class Run:
                 self._writer.flush()
             try:
                 temporary.mkdir(parents=True)
-                save_file(savable(tensors), temporary / "tensors.safetensors")
+                save_file(plain, temporary / "tensors.safetensors")
                 (temporary / "state.json").write_text(text)
                 for path in (temporary / "tensors.safetensors", temporary / "state.json", temporary):
                     sync(path)
@@ -352,8 +333,10 @@ class Run:
                 sync(self._checkpoints)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
-        for old in self._saved()[: -max(keep, 1)]:
-            shutil.rmtree(old)
+        places = self._saved()
+        newer = [other for other in places if (step_of(other) or 0) > step]  # damaged: `load` went back beyond them
+        for old in [*places[: len(places) - len(newer)][: -max(keep, 1)], *newer]:
+            remove(old)
 
     def load(self) -> Checkpoint | None:
         """The newest complete checkpoint, or None; metrics logged after it are dropped, since they will come again.
@@ -364,20 +347,24 @@ class Run:
         chosen: list[Checkpoint] = []
 
         def choose() -> Path | None:
-            for place in reversed(self._saved()):
-                try:
-                    chosen.append(_read(place))
-                except (InputError, OSError, ValueError) as error:
-                    print(f"{place}: checkpoint passed over: {error}", file=sys.stderr)
-                    continue
-                break
-            if not self._summary.exists():
-                self._drop_metrics_from(chosen[0].step if chosen else 0)
-            return self._place(chosen[0].step) if chosen else None
+            with readable(self.path):
+                places = self._saved()
+                for place in reversed(places):
+                    try:
+                        chosen.append(self._read(place))
+                    except (InputError, OSError, ValueError) as error:
+                        print(f"{place}: checkpoint passed over: {error}", file=sys.stderr)
+                        continue
+                    break
+                if places and not chosen:
+                    print(f"{self.path}: no checkpoint can be read; begins again at step 0", file=sys.stderr)
+                if not self._summary.exists():
+                    self._drop_metrics_from(chosen[0].step if chosen else 0)
+                return self._place(chosen[0].step) if chosen else None
 
         place = first(choose)
         if place is not None and not chosen:
-            chosen.append(_read(place))
+            chosen.append(self._read(place))
         return chosen[0] if chosen else None
 
     # ------------------------------------------------------------ results
@@ -401,15 +388,31 @@ class Run:
 
     @by_first
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Marks the run as finished and keeps its summary (JSON)."""
-        write_text(self._summary, to_json(dict(summary)))
+        """Marks the run as finished and keeps its summary (JSON), with the hashes of the weights in the folder."""
+        hashes = {path.name: read_header(path).hash for path in sorted(self.path.glob("*.safetensors"))}
+        value = dict(summary) | ({_WEIGHTS: hashes} if hashes else {})
+        if not self._read_only:
+            write_text(self._summary, to_json(sealed(json.loads(json.dumps(value)))))
         self.close()
 
     @property
     @by_first
     def finished(self) -> dict[str, Any] | None:
-        """The summary of a finished run, else None."""
-        return json.loads(self._summary.read_text()) if self._summary.exists() else None
+        """The summary of a finished run, else None.
+
+        Raises:
+            InputError: the summary is damaged, or the final weights are missing or not those of this run.
+        """
+        if not os.path.lexists(self._summary):
+            return None
+        hint = f"remove {self._summary} and run the same command again: it resumes from the newest checkpoint"
+        found = read_sealed(self._summary, hint)
+        hashes = found.pop(_WEIGHTS, {})
+        for name, expected in hashes.items() if isinstance(hashes, dict) else ():
+            path = self.path / Path(name).name
+            if not path.is_file() or read_header(path).hash != expected:
+                raise InputError(f"{path}: missing, or not the weights that this run ended with; {hint}")
+        return found
 
     @property
     def _summary(self) -> Path:

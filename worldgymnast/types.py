@@ -22,17 +22,30 @@ from worldgymnast.actions import ActionSpec
 Metrics = dict[str, float]
 
 
+MOST_WIDE = 2**16
+"""Largest width of a layer: the sizes of a model are checked before it is made."""
+MOST_LAYERS = 1024
+"""Most layers of a model."""
+LARGEST_SEED = 2**32 - 1
+"""Seeds are multiplied and added to; from here the result still fits a generator's 64 bits."""
+_LARGEST = 2**63 - 1
+
+
 def in_range(config: object, low: float, *names: str, high: float = math.inf) -> None:
     """Raises `InputError` where a named field of `config` (or an entry of it) lies outside low..high, or is no number.
 
-    For the `__post_init__` of a config, so that a wrong number is refused before anything is written.
+    For the `__post_init__` of a config, so that a wrong number is refused before anything is written. A number is
+    finite, an integer fits 64 bits, and a seed is at most `LARGEST_SEED`.
     """
     for name in names:
         value = getattr(config, name)
+        most = min(high, LARGEST_SEED) if name in ("seed", "seeds") else high
         for number in value if isinstance(value, tuple) else (value,):
-            if not low <= number <= high:
-                expected = f"at least {low:g}" if math.isinf(high) else f"{low:g} to {high:g}"
-                raise InputError(f"field '{name}' of {type(config).__name__}: found {number}, expected {expected}")
+            if not low <= number <= min(most, _LARGEST):
+                expected = f"at least {low:g}" if math.isinf(most) else f"{low:g} to {most:.10g}"
+                expected += " and finite" if number == math.inf else ""
+                found = number if isinstance(number, float) or abs(number) <= _LARGEST else "a number beyond 64 bits"
+                raise InputError(f"field '{name}' of {type(config).__name__}: found {found}, expected {expected}")
 
 
 def each_once(config: object, *names: str) -> None:

@@ -1,13 +1,14 @@
 """Weights, optimizer state and generator state as safetensors files, and files that are whole or absent.
 
 A file is written beside its place, synced and renamed, so a kill at any moment leaves either the old or the new, and
-a full disk is one line that says how much to free. Left out: sharded files, and moving optimizer state between
-devices.
+a full disk is one line that says how much to free. A weights file carries a SHA-256 of its content, which is checked
+when it is read. Left out: sharded files, and moving optimizer state between devices.
 """
 
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import math
@@ -15,6 +16,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,9 @@ from torch import Tensor, nn
 from worldgymnast.types import InputError
 
 TEMPORARY = ".tmp-"
+_HASH = "sha256"
+"""Where a weights file's metadata holds the hash of its content; files of version 0.1 hold none."""
+_LONGEST_NAME = 60
 
 
 # ---------------------------------------------------------------- files that are whole or absent
@@ -70,17 +75,39 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def atomic(path: Path, size: int) -> Iterator[Path]:
-    """Gives a temporary path beside `path`; renames it into place at the end, removes it if anything went wrong."""
+    """Gives a temporary path beside `path`; renames it into place at the end, removes it if anything went wrong.
+
+    Temporary files of the same name that killed processes left behind are removed.
+    """
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     with space_for(path, size):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_left_behind(path)
             yield temporary
             sync(temporary)
             os.replace(temporary, path)
             sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _remove_left_behind(path: Path) -> None:
+    """Removes the temporary files for `path` of processes that are gone."""
+    for left in path.parent.glob(f"{TEMPORARY}*-{glob.escape(path.name)}"):
+        owner = left.name.removeprefix(TEMPORARY).partition("-")[0]
+        if owner.isdecimal() and left.name == f"{TEMPORARY}{owner}-{path.name}" and not _is_running(int(owner)):
+            left.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def write_text(path: Path, text: str) -> None:
@@ -120,37 +147,155 @@ def size_of(tensors: Mapping[str, Tensor]) -> int:
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Writes a safetensors file, whole or not at all.
+    """Write a safetensors file with a hash of its content, whole or not at all.
 
     Raises:
         InputError: the disk is full; nothing half-written remains.
     """
+    plain, meta = savable(tensors), dict(metadata or {})
     with atomic(path, size_of(tensors)) as temporary:
-        save_file(savable(tensors), temporary, metadata=dict(metadata or {}))
+        save_file(plain, temporary, metadata=meta | {_HASH: content_hash(plain, meta)})
         temporary.chmod(0o644)  # safetensors writes a file that only its owner can read
 
 
-def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Reads a safetensors file: the tensors, on the CPU, and the metadata.
+def content_hash(tensors: Mapping[str, Tensor], beside: Any) -> str:
+    """SHA-256 over tensors and the JSON value that belongs to them."""
+    text = json.dumps([weights_hash(tensors), beside], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a safetensors file says of itself; reading it allocates nothing.
+
+    Attributes:
+        shapes: of every tensor, by name.
+        metadata: the words in it, without the hash.
+        hash: of the content; None in files of version 0.1.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    metadata: Mapping[str, str]
+    hash: str | None
+
+    @property
+    def numbers(self) -> int:
+        """Elements of all tensors together."""
+        return sum(map(math.prod, self.shapes.values()))
+
+
+def read_header(path: Path) -> Header:
+    """Read names, shapes and metadata of a safetensors file.
 
     Raises:
-        InputError: there is no such file, or it is not a whole safetensors file.
+        InputError: there is no such file, or it is no whole safetensors file.
     """
-    if not path.is_file():
+    with _opened(path) as file:
+        meta = dict(file.metadata() or {})
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    expected = meta.pop(_HASH, None)
+    return Header(shapes, meta, expected)
+
+
+def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a safetensors file: the tensors, on the CPU, and the metadata.
+
+    Raises:
+        InputError: there is no such file, it is not a whole safetensors file, or its content is not what was written.
+    """
+    with _opened(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        meta = dict(file.metadata() or {})
+    expected = meta.pop(_HASH, None)
+    if expected is not None and content_hash(tensors, meta) != expected:
+        raise InputError(
+            f"{path}: damaged: its content has another SHA-256 than was written with it ({expected[:8]}...). "
+            f"{_cure(path)}"
+        )
+    return tensors, meta
+
+
+def _cure(path: Path) -> str:
+    """What to do about a damaged weights file."""
+    if (summary := path.parent / "summary.json").is_file():
+        return f"Copy it again, or remove {summary} and run the same command again: it resumes from its checkpoint"
+    return "Copy or train it again"
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """An open safetensors file; whatever its reader finds wrong is one line."""
+    if not _is_file(path):
         raise InputError(f"{path}: found no file, expected weights (.safetensors); check the path or train them first")
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+            yield file
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise InputError(
-            f"{path}: found a file that cannot be read ({error}), expected whole safetensors weights; "
-            "copy or train them again"
+            f"{path}: cannot be read as safetensors weights ({reason}){_resemblance(path)}. Copy or train them again"
         ) from error
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
+
+
+_BEGINNINGS = {
+    b"<": "it looks like a web page: download the file itself",
+    b"version https://git-lfs": "it is a Git LFS pointer: run git lfs pull",
+    b"PK\x03\x04": "it looks like a zip archive, as torch.save writes",
+    b"\x80": "it looks like a pickle, as torch.save writes",
+    b"GGUF": "it looks like a GGUF file",
+    b"\x89HDF": "it looks like an HDF5 file",
+    b"\x89PNG": "it looks like a picture",
+    b"{": "it looks like JSON",
+}
+
+
+def _resemblance(path: Path) -> str:
+    """What a file that is no safetensors file looks like."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(64).lstrip()
+    except OSError:
+        return ""
+    if not head:
+        return "; it is empty"
+    return next((f"; {words}" for begin, words in _BEGINNINGS.items() if head.startswith(begin)), "")
+
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def as_floats(path: Path | str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of any precision as float32; raises `InputError` where one is no finite real number."""
+    floats = {}
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _FLOATS:
+            raise InputError(f"{path}: tensor '{_plain(name)}' holds {tensor.dtype}, expected floats; train it again")
+        floats[name] = wide = tensor.float()
+        if wide.numel() and not all(math.isfinite(float(end)) for end in torch.aminmax(wide)):
+            bad = int((~torch.isfinite(wide)).sum())
+            raise InputError(
+                f"{path}: tensor '{_plain(name)}' holds {bad} numbers that are NaN or infinite, expected none; "
+                "the training diverged or the file is damaged. Train it again or copy it again"
+            )
+    return floats
 
 
 def some_of(names: list[str]) -> str:
     """The first three names, and how many more, for a one-line message."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return ", ".join(map(_plain, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _plain(name: str) -> str:
+    """A name without line ends and control characters, not too long."""
+    text = "".join(c if c.isprintable() else "?" for c in name)
+    return text if len(text) <= _LONGEST_NAME else f"{text[: _LONGEST_NAME - 3]}..."
 
 
 def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path | str) -> None:
@@ -162,22 +307,29 @@ def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path
     Raises:
         InputError: names are missing, left over, or have another shape; the message names them.
     """
-    own = module.state_dict()
-    missing = [n for n in own if n not in tensors]
-    extra = [n for n in tensors if n not in own]
+    check_shapes(module, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, path)
+    module.load_state_dict(dict(tensors))
+
+
+def check_shapes(module: torch.nn.Module, found: Mapping[str, tuple[int, ...]], path: Path | str) -> None:
+    """Raise `InputError` unless tensors of these names and shapes are the module's own; it may be on "meta"."""
+    own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    missing = [n for n in own if n not in found]
+    extra = [n for n in found if n not in own]
     shapes = [
-        f"{n} {list(tensors[n].shape)} (expected {list(own[n].shape)})"
-        for n in own
-        if n in tensors and tensors[n].shape != own[n].shape
+        f"{_plain(n)} {list(found[n])} (expected {list(own[n])})" for n in own if n in found and found[n] != own[n]
     ]
-    wrong = {"missing": missing, "extra": extra, "misshapen": shapes}
-    if any(wrong.values()):
-        found = "; ".join(f"{kind}: {some_of(names)}" for kind, names in wrong.items() if names)
+    wrong = {"missing": some_of(missing), "extra": some_of(extra), "misshapen": _first(shapes)}
+    if said := "; ".join(f"{kind}: {names}" for kind, names in wrong.items() if names):
         raise InputError(
-            f"{path}: weights do not fit {type(module).__name__}: found {found}; expected its {len(own)} tensors; "
+            f"{path}: weights do not fit {type(module).__name__}: found {said}; expected its {len(own)} tensors; "
             "use the config that they were trained with"
         )
-    module.load_state_dict(dict(tensors))
+
+
+def _first(shapes: list[str]) -> str:
+    """The first misshapen tensor, and how many more."""
+    return ", ".join(shapes[:1]) + (f" and {len(shapes) - 1} more" if len(shapes) > 1 else "")
 
 
 def weights_hash(tensors: Mapping[str, Tensor]) -> str:

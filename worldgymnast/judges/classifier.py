@@ -19,7 +19,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from worldgymnast.text import SENTENCE_WIDTH, SentenceEncoder
-from worldgymnast.types import Clip, Metrics, Verdict, in_range
+from worldgymnast.types import MOST_WIDE, Clip, InputError, Metrics, Verdict, in_range
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,12 @@ class ClassifierConfig:
     batch: int = 256
 
     def __post_init__(self) -> None:
-        in_range(self, 1, "widths", "sustain", "batch")
-        in_range(self, 0, "jitter", "shift")
+        in_range(self, 1, "sustain", "batch")
+        in_range(self, 1, "widths", high=MOST_WIDE)
+        in_range(self, 0, "jitter")
+        in_range(self, 0, "shift", high=4096)
+        if not 1 <= len(self.widths) <= 16:
+            raise InputError(f"field 'widths' of ClassifierConfig: found {len(self.widths)}, expected 1 to 16 of them")
 
 
 class SuccessClassifier(nn.Module):

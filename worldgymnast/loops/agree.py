@@ -18,9 +18,11 @@ import numpy as np
 from worldgymnast.envs.metaworld import MetaWorldConfig
 from worldgymnast.evaluation.agreement import Agreement, agreement
 from worldgymnast.execution.surrogate import Imagination, Surrogate, score_in
+from worldgymnast.files import json_object
 from worldgymnast.loops.score import layouts, real_env, score_real
 from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.progress import Progress
+from worldgymnast.records import check_rows, is_verdict, is_whole, read_object
 from worldgymnast.rl.judging import seen
 from worldgymnast.types import InputError, Rollout, in_range
 from worldgymnast.weights import identity, write_text
@@ -74,10 +76,10 @@ def outcomes(
     Raises:
         InputError: a length is no multiple of the policies' chunk.
     """
-    found: dict[str, dict[str, list[dict[str, Any]]]] = json.loads(file.read_text()) if file.exists() else {}
     chunk = next(iter(policies.values())).config.chunk
     if odd := [length for length in config.lengths if length % chunk]:
         raise InputError(f"field 'lengths': found {odd[0]}, expected multiples of the policies' chunk ({chunk})")
+    found = _kept(file, (REAL, *surrogates), len(config.lengths))
     todo = {name: policy for name, policy in policies.items() if name not in found}
     if not todo:
         return {name: found[name] for name in policies}
@@ -108,6 +110,21 @@ def outcomes(
         for surrogate in surrogates.values():
             surrogate.close()
     return {name: found[name] for name in policies}
+
+
+def _kept(file: Path, places: Sequence[str], lengths: int) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """What was rolled out before; raises `InputError` where a row is not what `outcomes` writes."""
+
+    def is_row(row: dict[str, Any]) -> bool:
+        success = row.get("success")
+        known = isinstance(success, list) and len(success) == lengths and all(map(is_verdict, success))
+        return known and isinstance(row.get("task"), str) and is_whole(row.get("layout"))
+
+    found = read_object(file)
+    for name, own in found.items():
+        for place in places:
+            check_rows(json_object(own, file, name).get(place), f"{file}: '{name}' in {place}", is_row)
+    return found
 
 
 def twins(policies: Mapping[str, SmallVLA]) -> dict[str, str]:

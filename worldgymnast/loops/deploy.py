@@ -10,6 +10,7 @@ from typing import Any
 
 from worldgymnast.envs.metaworld import MetaWorldConfig
 from worldgymnast.loops.score import ScoreConfig, layouts, real_env, row, trials
+from worldgymnast.records import read_outcomes, read_seconds
 from worldgymnast.types import Policy
 from worldgymnast.weights import write_text
 
@@ -27,8 +28,8 @@ def deploy(
         out: kept in OUT/evaluation.json and OUT/seconds.json policy by policy.
     """
     file, timed = out / "evaluation.json", out / "seconds.json"
-    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    seconds: dict[str, float] = json.loads(timed.read_text()) if timed.exists() else {}
+    found: dict[str, Any] = read_outcomes(file)
+    seconds = read_seconds(timed)
     starts = layouts(env, score.per_task, score.first_layout)
     real = real_env(env, chunk, score.workers, every=chunk)
     try:

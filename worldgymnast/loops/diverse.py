@@ -38,6 +38,7 @@ from worldgymnast.loops.score import layouts, real_env, row, trials
 from worldgymnast.loops.supervised import FitConfig
 from worldgymnast.loops.train import JudgeTraining, WorldTraining, data_hash, train_judge, train_world
 from worldgymnast.policies.small_vla import SmallVLA
+from worldgymnast.records import read_outcomes
 from worldgymnast.run import Run, finished
 from worldgymnast.scenes.edit import distracted
 from worldgymnast.scenes.language import AFFORDANCES, written
@@ -232,7 +233,7 @@ def try_out(
 
 
 def _kept(file: Path) -> dict[str, list[dict[str, Any]]]:
-    return json.loads(file.read_text()) if file.exists() else {}
+    return read_outcomes(file)
 
 
 def _place(place: str, env: MetaWorldConfig, config: DiverseConfig, seed: int) -> tuple[MetaWorldConfig, list[Start]]:

@@ -32,6 +32,7 @@ from worldgymnast.loops.train import data_hash
 from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.progress import Progress
 from worldgymnast.run import Run
+from worldgymnast.run_folder import resuming
 from worldgymnast.types import InputError, Metrics, Observation, Rollout, in_range
 from worldgymnast.weights import identity
 
@@ -128,7 +129,8 @@ def _rounds(
     real = real_env(replace(config.env, horizon=config.horizon), policy.config.chunk, config.workers)
     scored_on = layouts(config.env, config.evaluate_starts, config.score_layout)
     checkpoint = run.load()
-    first, best = (checkpoint.step, checkpoint.state["best"]) if checkpoint else (0, 0)
+    with resuming(run.path):
+        first, best = (checkpoint.step, int(checkpoint.state["best"])) if checkpoint else (0, 0)
     if first > 1:
         policy = load_policy(_result(run.path, first - 1), device)
     try:
@@ -138,8 +140,8 @@ def _rounds(
                 policy, learned = _round(policy, surrogate, starts, demonstrations, run.path, config, number, device)
             scored = scorer(policy, surrogate, real, scored_on, config.rows)(number)
             run.log(number, learned | (scored.metrics() if scored else {}))
-            rates = [row.get("real_success", 0.0) for row in run.metrics()]
-            best = max(range(number + 1), key=lambda i: (rates[i], i))
+            rates = {int(row["step"]): row.get("real_success", 0.0) for row in run.metrics()}
+            best = max(rates, key=lambda i: (rates[i], i))
             if scored is not None:
                 save_gallery(run, scored, policy.action_spec.rate or FPS)
             run.save(number + 1, {}, {"best": best})
@@ -149,7 +151,8 @@ def _rounds(
     finally:
         real.close()
         surrogate.close()
-    found = {k: v for k, v in run.metrics()[best].items() if k not in ("step", "time")}
+    row = next((row for row in run.metrics() if row["step"] == best), {})
+    found = {k: v for k, v in row.items() if k not in ("step", "time")}
     return begun if best == 0 else load_policy(_result(run.path, best), device), found | {"best_step": float(best)}
 
 

@@ -21,6 +21,7 @@ from worldgymnast.loops.quickstart import QuickstartConfig, starter
 from worldgymnast.loops.score import layouts, real_env, score_real
 from worldgymnast.loops.test_time import AdaptConfig, adapt
 from worldgymnast.policies.small_vla import SmallVLA
+from worldgymnast.records import is_scene, read_rows
 from worldgymnast.run import Run
 from worldgymnast.types import InputError, Start, in_range
 from worldgymnast.weights import identity, write_text
@@ -88,7 +89,7 @@ def new_scenes(
     before = load_policy(policy, device)
     Run(out, {"env": to_dict(env), "scenes": to_dict(config), "inputs": {"policy": identity(before)}}).close()
     file = out / ROWS
-    found: list[dict[str, Any]] = json.loads(file.read_text()) if file.exists() else []
+    found = read_rows(file, is_scene)
     done = {(row["remedy"], row["task"], row["layout"]) for row in found}
     if len(done) == len(config.remedies) * config.scenes * len(env.tasks):
         return found

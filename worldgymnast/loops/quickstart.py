@@ -7,7 +7,6 @@ measure: a few at each scoring, which also choose the step that is kept, and the
 from __future__ import annotations
 
 import importlib.resources
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,11 +14,13 @@ from typing import Any
 
 from worldgymnast.config import load_judge, load_policy, load_world, to_dict
 from worldgymnast.execution.surrogate import Imagination
+from worldgymnast.files import json_object
 from worldgymnast.ledger import FILE, Ledger
 from worldgymnast.loops.finetune import FinetuneConfig, finetune, from_photographs, photographs
 from worldgymnast.loops.reinforce import ReinforceConfig
 from worldgymnast.loops.reproduce import Recipe, evaluate, stage
 from worldgymnast.loops.score import ScoreConfig
+from worldgymnast.records import read_object
 from worldgymnast.run import Run, finished
 from worldgymnast.types import InputError, in_range
 from worldgymnast.weights import identity
@@ -73,8 +74,8 @@ def starter_plate() -> Path:
 
 def starter_budget() -> dict[str, int]:
     """How many real episodes of each kind went into the starter components: "budget" in their manifest.json."""
-    file = importlib.resources.files("worldgymnast") / "starter" / "manifest.json"
-    return dict(json.loads(file.read_text()).get("budget", {})) if file.is_file() else {}
+    file = Path(str(importlib.resources.files("worldgymnast") / "starter" / "manifest.json"))
+    return dict(json_object(read_object(file).get("budget", {}), file, "budget"))
 
 
 def quickstart(

@@ -11,6 +11,7 @@ was stopped. `quickstart` is the end of the same recipe on the components that a
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -56,6 +57,7 @@ from worldgymnast.loops.train import (
 )
 from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.progress import Progress
+from worldgymnast.records import read_object, read_outcomes, read_seconds
 from worldgymnast.rl.rollout import roll_out
 from worldgymnast.types import Episode, InputError, Judge, Metrics, Start, WorldModel, each_once, in_range
 from worldgymnast.weights import write_text
@@ -147,9 +149,9 @@ def stage(out: Path, name: str) -> Iterator[None]:
     began = time.perf_counter()
     yield
     file = out / "stages.json"
-    seconds: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
+    seconds = read_seconds(file)
     spent = time.perf_counter() - began
-    if spent > seconds.get(name, 0.0):
+    if spent > seconds.get(name, 0.0) and os.access(out, os.W_OK):  # a finished run may be read where none can write
         write_text(file, json.dumps(seconds | {name: round(spent, 1)}, indent=2) + "\n")
 
 
@@ -273,7 +275,7 @@ def _finetuned(
 def check_world(file: Path, world: WorldModel, judge: Judge, held: EpisodeSet, recipe: Recipe) -> Metrics:
     """The gate before RL and the fidelity of the world on held-out rollouts; kept in `file`."""
     if file.exists():
-        return json.loads(file.read_text())
+        return read_object(file)
     chunk, horizon = recipe.policy.policy.chunk, recipe.finetune.rl.horizon
     found: dict[str, Any] = dict(gate(world, judge, held, horizon=horizon, stride=chunk, seed=0))
     length = min(30, int(held.length.min()))
@@ -300,7 +302,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Real outcomes of every policy on the same starts, with the imagined ones of the same starts where there are
     `world` and `judge`; kept in `file` policy by policy."""
-    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    found: dict[str, Any] = read_outcomes(file)
     missing = {name: path for name, path in policies.items() if name not in found}
     if not missing:
         return found

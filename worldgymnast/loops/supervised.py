@@ -27,6 +27,7 @@ from worldgymnast.loops.shards import for_first, share, spread, whole
 from worldgymnast.precision import Precision, autocast, computes_in
 from worldgymnast.progress import Progress
 from worldgymnast.run import Run, load_optimizer_tensors, optimizer_tensors
+from worldgymnast.run_folder import resuming
 from worldgymnast.types import InputError, Metrics, in_range
 
 Batches = Callable[[int], Mapping[str, Any]]
@@ -285,11 +286,12 @@ def _resume(
     if checkpoint is None:
         return 0
     tensors = dict(checkpoint.tensors)
-    for index, (name, parameter) in enumerate(trained.items()):
-        parameter.copy_(share(tensors[f"model.{name}"], parameter))
-        averaged[name].copy_(share(tensors[f"ema.{name}"], parameter))
-        for moment in (f"optimizer.{index}.exp_avg", f"optimizer.{index}.exp_avg_sq"):
-            if moment in tensors:  # not where no gradient has come yet
-                tensors[moment] = share(tensors[moment], parameter)
-    load_optimizer_tensors(optimizer, tensors, checkpoint.state["optimizer"])
+    with resuming(run.path):
+        for index, (name, parameter) in enumerate(trained.items()):
+            parameter.copy_(share(tensors[f"model.{name}"], parameter))
+            averaged[name].copy_(share(tensors[f"ema.{name}"], parameter))
+            for moment in (f"optimizer.{index}.exp_avg", f"optimizer.{index}.exp_avg_sq"):
+                if moment in tensors:  # not where no gradient has come yet
+                    tensors[moment] = share(tensors[moment], parameter)
+        load_optimizer_tensors(optimizer, tensors, checkpoint.state["optimizer"])
     return checkpoint.step

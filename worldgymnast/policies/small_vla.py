@@ -19,7 +19,15 @@ from torch import Tensor, nn
 
 from worldgymnast.actions import ActionSpec
 from worldgymnast.text import SENTENCE_WIDTH, SentenceEncoder
-from worldgymnast.types import ActionChunk, Metrics, Observation, in_range
+from worldgymnast.types import (
+    MOST_LAYERS,
+    MOST_WIDE,
+    ActionChunk,
+    InputError,
+    Metrics,
+    Observation,
+    in_range,
+)
 
 
 @dataclass(frozen=True)
@@ -49,10 +57,14 @@ class SmallVLAConfig:
     text_noise: float = 0.1
 
     def __post_init__(self) -> None:
-        in_range(self, 1, "chunk", "blocks", "hidden")
-        in_range(self, 2, "bins")
-        in_range(self, 8, "width")
-        in_range(self, 0, "shift", "jitter", "smoothing", "text_noise")
+        in_range(self, 1, "chunk", "hidden", high=MOST_WIDE)
+        in_range(self, 1, "blocks", high=MOST_LAYERS)
+        in_range(self, 2, "bins", high=MOST_WIDE)
+        in_range(self, 8, "width", high=MOST_WIDE)
+        in_range(self, 0, "shift", high=4096)
+        in_range(self, 0, "jitter", "smoothing", "text_noise")
+        if self.width % 8:
+            raise InputError(f"field 'width' of SmallVLAConfig: found {self.width}, expected a multiple of 8")
 
 
 class _Block(nn.Module):
@@ -95,8 +107,9 @@ class SmallVLA(nn.Module):
             nn.ReLU(),
             nn.Linear(c.hidden, c.chunk * action_spec.dim * c.bins),
         )
-        low, high = torch.tensor(action_spec.low), torch.tensor(action_spec.high)
-        self.register_buffer("centres", low[:, None] + (high - low)[:, None] * torch.linspace(0, 1, c.bins))
+        low, high = (torch.tensor(ends, device="cpu") for ends in (action_spec.low, action_spec.high))
+        share = torch.linspace(0, 1, c.bins, device="cpu")
+        self.register_buffer("centres", low[:, None] + (high - low)[:, None] * share)
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - in torch, not in its stubs
 
     @property

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from worldgymnast.rl.objective import ObjectiveConfig, advantages, divergence, has_signal, policy_loss, token_mask
 from worldgymnast.run import Run, load_into, load_optimizer_tensors, optimizer_tensors
+from worldgymnast.run_folder import resuming
 from worldgymnast.types import ActionChunk, Metrics, Observation, Policy, Rollout, RolloutGroup, in_range
 
 
@@ -131,13 +132,14 @@ class Trainer:
         checkpoint = run.load()
         if checkpoint is None:
             return 0
-        for name, module in (("policy.", self.policy), ("reference.", self.reference)):
-            assert isinstance(module, nn.Module)
-            load_into(module, _under(checkpoint.tensors, name), run.path)
-        if scored := checkpoint.state["best"]:
-            self.best = Best(scored["value"], scored["step"], _under(checkpoint.tensors, "best."))
-        self.acting = _under(checkpoint.tensors, "acting.") or None
-        load_optimizer_tensors(self.optimizer, checkpoint.tensors, checkpoint.state["optimizer"])
+        with resuming(run.path):
+            for name, module in (("policy.", self.policy), ("reference.", self.reference)):
+                assert isinstance(module, nn.Module)
+                load_into(module, _under(checkpoint.tensors, name), run.path)
+            if scored := checkpoint.state["best"]:
+                self.best = Best(scored["value"], scored["step"], _under(checkpoint.tensors, "best."))
+            self.acting = _under(checkpoint.tensors, "acting.") or None
+            load_optimizer_tensors(self.optimizer, checkpoint.tensors, checkpoint.state["optimizer"])
         return checkpoint.step
 
     def _samples(self, group: RolloutGroup) -> list[_Sample]:

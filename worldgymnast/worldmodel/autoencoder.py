@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from worldgymnast.types import Metrics
+from worldgymnast.types import MOST_LAYERS, MOST_WIDE, InputError, Metrics, in_range
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,16 @@ class AutoencoderConfig:
     widths: tuple[int, ...] = (32, 64, 128, 192)
     blocks: tuple[int, ...] = (1, 1, 2, 2)
     noise: float = 0.05
+
+    def __post_init__(self) -> None:
+        in_range(self, 1, "channels", "widths", high=MOST_WIDE)
+        in_range(self, 0, "blocks", high=MOST_LAYERS)
+        in_range(self, 0, "noise")
+        if not 1 <= len(self.widths) == len(self.blocks) <= 16:
+            raise InputError(
+                f"fields 'widths', 'blocks' of AutoencoderConfig: found {len(self.widths)} and {len(self.blocks)}, "
+                "expected as many of each, 1 to 16"
+            )
 
     @property
     def shrink(self) -> int:

@@ -32,6 +32,7 @@ from worldgymnast.precision import Precision, autocast
 from worldgymnast.types import InputError, Metrics, WorldState, in_range
 from worldgymnast.worldmodel.autoencoder import Autoencoder, AutoencoderConfig
 from worldgymnast.worldmodel.objective import (
+    LEVELS,
     FlowConfig,
     ObjectiveConfig,
     motion_weights,
@@ -45,6 +46,8 @@ from worldgymnast.worldmodel.vae import ImageVAE, VAEConfig
 Entry = dict[str, Tensor]
 """Frames as the transformer takes them: "noisy" [b t h w c], "level" [b t], "action" [b t a], "context" [b t h w x]."""
 
+MOST_FPS = 10_000.0
+"""Frames per second of the fastest world."""
 _ENTRY = ("noisy", "level", "action", "context")
 
 
@@ -76,8 +79,9 @@ class WorldModelConfig:
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
-        in_range(self, 1, "steps")
+        in_range(self, 1, "steps", high=LEVELS)
         in_range(self, 0, "detail")
+        in_range(self, -100, "guidance", high=100)
 
     @property
     def frame_size(self) -> tuple[int, int]:
@@ -124,6 +128,8 @@ class LatentWorldModel(nn.Module):
                 f"field 'guidance': found {config.guidance:g} with 'drop_action' {config.objective.drop_action:g}, "
                 f"expected 1 and 0: the last axis of {action_spec} is no padding that could mark the null action"
             )
+        if not 0 < fps <= MOST_FPS:
+            raise InputError(f"field 'fps': found {fps:g}, expected a number above 0, at most {MOST_FPS:g}")
         self.config, self.action_spec, self.fps = config, action_spec, fps
         a = config.autoencoder
         made = ImageVAE(a) if isinstance(a, VAEConfig) else Autoencoder(a)

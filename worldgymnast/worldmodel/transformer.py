@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from worldgymnast.types import InputError, in_range
+from worldgymnast.types import MOST_LAYERS, MOST_WIDE, InputError, in_range
 
 Cache = tuple[Tensor, ...]
 """Rotated keys, then values, of every layer's last s frames: [b n m s d] each (n tokens, m heads of width d)."""
@@ -58,7 +58,8 @@ class TransformerConfig:
     rotary: Literal["standard", "pixel"] = "standard"
 
     def __post_init__(self) -> None:
-        in_range(self, 1, "channels", "grid", "patch", "width", "layers", "heads", "window", "action_dim")
+        in_range(self, 1, "channels", "grid", "patch", "width", "heads", "action_dim", high=MOST_WIDE)
+        in_range(self, 1, "layers", "window", high=MOST_LAYERS)
         in_range(self, 0, "context", high=2)
         if self.width % (4 * self.heads):
             raise InputError(
@@ -202,7 +203,10 @@ class VideoTransformer(nn.Module):
         self.timestep_mlp = nn.Sequential(nn.Linear(256, c.width), nn.SiLU(), nn.Linear(c.width, c.width))
         self.action_embedder = nn.Linear(c.action_dim, c.width)
         if c.learned_positions:
-            self.positions = nn.Parameter(torch.randn(c.tokens, c.width) * 0.02)
+            positions = torch.empty(c.tokens, c.width)
+            if not positions.is_meta:  # where only shapes are asked for, torch would load its compiler first
+                positions.normal_().mul_(0.02)
+            self.positions = nn.Parameter(positions)
         self.blocks = nn.ModuleList([_Layer(c.width, c.heads) for _ in range(c.layers)])
         self.final_layer = _FinalLayer(c.width, c.patch * c.patch * c.channels)
 

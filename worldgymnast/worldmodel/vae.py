@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from worldgymnast.types import InputError
+from worldgymnast.files import json_object, parse_json, short
+from worldgymnast.types import MOST_WIDE, InputError, in_range
 
 SD3 = json.dumps(
     {
@@ -48,10 +49,38 @@ class VAEConfig:
     decoder: str = ""
     batch: int = 16
 
+    def __post_init__(self) -> None:
+        in_range(self, 1, "batch")
+        for name, text in (("encoder", self.encoder), ("decoder", self.decoder or "{}")):
+            where = f"field '{name}' of VAEConfig"
+            _check_bounds(where, json_object(parse_json(text, where), where))
+
     @property
     def shrink(self) -> int:
         """How many times smaller the latents are on each side."""
         return 2 ** (len(json.loads(self.encoder).get("block_out_channels", [64])) - 1)
+
+
+def _check_bounds(where: str, value: Any) -> None:
+    """Raises where a config of diffusers asks for more than a picture's model has, before any of it is made."""
+    values = [*value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
+    if len(values) > 256:
+        raise InputError(f"{where}: found {len(values)} entries, expected at most 256; copy the file again")
+    for inner in values:
+        _check_bounds(where, inner)
+    if isinstance(value, int | float) and not -MOST_WIDE <= value <= MOST_WIDE:
+        raise InputError(f"{where}: found {short(value)}, expected a number within {MOST_WIDE}; copy the file again")
+
+
+def _made(kind: str, config: str) -> Any:
+    """A model of diffusers from its config; what its constructor finds wrong is one line."""
+    try:
+        return _diffusers(kind).from_config(json.loads(config)).eval()
+    except InputError:
+        raise
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise InputError(f"image VAE: its config makes no {kind} ({reason}); copy the file again") from error
 
 
 def _diffusers(name: str) -> Any:
@@ -78,11 +107,11 @@ class ImageVAE(nn.Module):
     def __init__(self, config: VAEConfig):
         super().__init__()
         self.config = config
-        self.kl = _diffusers("AutoencoderKL").from_config(json.loads(config.encoder)).eval()
+        self.kl = _made("AutoencoderKL", config.encoder)
         self.tiny: nn.Module | None = None
         self.register_buffer("latent_weight", torch.ones(self.channels), persistent=False)
         if config.decoder:
-            self.tiny = _diffusers("AutoencoderTiny").from_config(json.loads(config.decoder)).eval()
+            self.tiny = _made("AutoencoderTiny", config.decoder)
 
     @classmethod
     def pretrained(cls, name: str, tiny: str | None = None) -> ImageVAE:
