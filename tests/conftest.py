@@ -1,6 +1,7 @@
 """Shapes and types are checked in every test: the import hook comes before the first import of the package."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 os.environ.setdefault("MUJOCO_GL", "egl")
 os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(ROOT / ".pytest_cache" / "hypothesis"))
+_CACHE = tempfile.TemporaryDirectory(prefix="worldgymnast-test-cache-")
+os.environ["WORLDGYMNAST_CACHE"] = _CACHE.name  # rather than the home of whoever tests
 settings.register_profile("tests", deadline=None, derandomize=True, database=None)
 settings.load_profile("tests")
 torch.set_num_threads(1)

@@ -10,7 +10,7 @@ from episode_builders import assert_identical, episode, episodes, shared
 
 from worldgymnast import video
 from worldgymnast.actions import BRIDGE, WORLDGYM, ActionSpecMismatch
-from worldgymnast.episodes import formats, lerobot, rlds, tfrecord, worldgym
+from worldgymnast.episodes import cache, formats, lerobot, rlds, tfrecord, worldgym
 from worldgymnast.episodes.check import check, convert, detect
 from worldgymnast.types import InputError
 
@@ -318,18 +318,20 @@ def test_check_lines_are_single_sentences(copy):
 
 
 @pytest.mark.parametrize("kind", ["lerobot", "worldgym"])
-def test_full_disk_means_no_cache_and_reading_goes_on(copy, folder, capsys, kind):
+def test_full_disk_means_no_cache_and_reading_goes_on(copy, folder, capsys, kind, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
     path = {"lerobot": copy, "worldgym": folder}[kind]
     expected = formats.read(path)
-    (cached,) = path.glob(".cache/*.npy")
-    cached.unlink()
-    (path / ".cache" / f".{cached.name}.{os.getpid()}.partial").symlink_to("/dev/full")
+    monkeypatch.setenv("WORLDGYMNAST_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "_write", full)
     capsys.readouterr()
     found = formats.read(path)
     assert capsys.readouterr().err.splitlines() == [
         f"{path}: no space left on the disk; decoded frames are not cached but held in memory"
     ]
-    assert list(path.glob(".cache/*")) == list(path.glob(".cache/.*")) == []
+    assert os.listdir(tmp_path / "cache" / "frames") == []
     assert np.array_equal(found.frames, expected.frames)
     assert not found.frames.flags.writeable
 

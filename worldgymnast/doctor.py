@@ -93,6 +93,7 @@ def diagnose() -> list[Check]:
             _sentence_encoder(),
             _starter(),
             _disk(),
+            _cache(),
             _memory(),
         ]
         rendering = _rendering(renderer)
@@ -258,6 +259,20 @@ def _disk() -> Check:
     free = shutil.disk_usage(Path.cwd()).free / 1e9
     found = f"{free:.1f} GB free here"
     return Check("disk", free >= DISK_GB, found, f"runs and data sets, {DISK_GB:g} GB", "free some, or run elsewhere")
+
+
+def _cache() -> Check:
+    """Where decoded frames are kept, and how much of them."""
+    from worldgymnast.episodes.cache import UNUSED_DAYS, cache_folder, cache_usage
+
+    folder = cache_folder()
+    count, size = cache_usage()
+    found = f"{folder}: {size / 1e9:.1f} GB, {count} arrays; may be deleted, unused ones go after {UNUSED_DAYS} days"
+    use = "reading a data set without decoding it again; WORLDGYMNAST_CACHE moves it"
+    missing = "no home folder: frames are decoded into memory"
+    return Check(
+        "frame cache", folder is not None, found if folder else missing, use, "set WORLDGYMNAST_CACHE", required=False
+    )
 
 
 def _memory() -> Check:

@@ -1,20 +1,64 @@
-"""Decoded frames kept on disk as one array, so that a data set is decoded once and then memory-mapped."""
+"""Decoded frames kept on disk as one array, so that a data set is decoded once and then memory-mapped.
+
+They lie in the user's cache folder, never in the data set or a shared temporary folder: `WORLDGYMNAST_CACHE`, else
+`XDG_CACHE_HOME/worldgymnast`, else `~/.cache/worldgymnast`. The folder and its files must belong to the user and be
+writable by nobody else, symbolic links in it are not followed, and a file is used only where its type, shape and length
+are the expected ones; it is decoded again otherwise. An entry that was not used for 30 days is removed.
+"""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
+import math
 import os
+import secrets
+import stat
 import sys
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
-from filelock import FileLock
 
 from worldgymnast.types import InputError
+
+UNUSED_DAYS = 30
+"""An entry that was not used for so long is removed when another is written."""
+
+_VERSION = 1
+"""Part of every entry's name; to be raised where the same file is decoded to other pixels than before."""
+
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_CREATE = os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+_OTHERS_WRITE = 0o022
+
+Decode = Callable[[], Iterator[tuple[object, np.ndarray]]]
+"""Gives the frames uint8 [h w 3] in their order, each with where it is, for messages."""
+
+
+def cache_folder() -> Path | None:
+    """Where decoded frames are kept; None where the user has no home."""
+    given, shared = os.environ.get("WORLDGYMNAST_CACHE"), os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        if given:
+            return Path(given).expanduser().absolute() / "frames"
+        return (Path(shared) if os.path.isabs(shared) else Path.home() / ".cache") / "worldgymnast" / "frames"
+    except RuntimeError:  # no home
+        return None
+
+
+def cache_usage() -> tuple[int, int]:
+    """How many arrays are kept, and how many bytes they take."""
+    folder = cache_folder()
+    sizes = []
+    with suppress(OSError):
+        for path in (folder or Path("/dev/null")).glob("*.npy"):
+            sizes.append(path.lstat().st_size)
+    return len(sizes), sum(sizes)
 
 
 def fingerprint(files: Iterable[Path], *extra: object) -> str:
@@ -23,87 +67,187 @@ def fingerprint(files: Iterable[Path], *extra: object) -> str:
     for path in sorted(files):
         try:
             state = path.stat()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a null byte in the path
             raise InputError(f"{path}: no such file, expected it by the metadata; copy the folder again") from error
-        digest.update(f"{path.name}:{state.st_size}:{state.st_mtime_ns};".encode())
+        digest.update(f"{path.parent.name}/{path.name}:{state.st_size}:{state.st_mtime_ns};".encode())
     return digest.hexdigest()[:16]
 
 
-Decode = Callable[[], Iterator[tuple[object, np.ndarray]]]
-"""Gives the frames uint8 [h w 3] in their order, each with where it is, for messages."""
-
-
 def cached_frames(root: Path, name: str, key: str, count: int, decode: Decode) -> np.ndarray:
-    """The `count` frames as a read-only memory map, decoded by `decode` unless a file for `key` exists.
+    """The `count` frames as a read-only memory map, decoded by `decode` unless they are cached for `key`.
 
-    The file is `root/.cache/NAME-KEY.npy`, or one in the temporary folder where `root` cannot be written; it appears
-    whole or not at all, and replaces those of other keys with the same name; of several processes one decodes while the
-    others wait. Where the disk is full the frames are
+    An entry appears whole or not at all, and replaces those of other keys with the same root and name; of several
+    processes one decodes while the others wait. Where the cache cannot be used or the disk is full, the frames are
     decoded into memory instead, and a line on stderr says so.
 
+    Args:
+        root: the data set.
+        name: which frames of it: the camera, the size.
+        key: changes with the files; see `fingerprint`.
+        count: how many frames there are.
+        decode: gives them.
+
     Raises:
-        InputError: frames differ in size, or there are not `count` of them.
+        InputError: frames differ in size, there are not `count` of them, or they fit neither disk nor memory.
     """
-    folders = (root / ".cache", Path(tempfile.gettempdir()) / f"worldgymnast-cache-{os.getuid()}")
-    for folder in folders:
-        path = folder / f"{name}-{key}.npy"
-        if path.is_file():
-            return np.load(path, mmap_mode="r")
-    folder = _writable(folders)
-    if folder is None:
-        return _in_memory(root, "no folder for a cache can be written", count, decode)
-    path = folder / f"{name}-{key}.npy"
-    with FileLock(folder / f".{name}.lock") as lock:
-        try:
-            full = not path.is_file() and not _written(path, _alike(decode(), count, root), count)
-        finally:
-            Path(lock.lock_file).unlink(missing_ok=True)
-    if full:
-        return _in_memory(root, "no space left on the disk", count, decode)
-    for stale in folder.glob(f"{name}-*.npy"):
-        if stale != path and folder == folders[0] and len(stale.stem) == len(path.stem):
-            stale.unlink(missing_ok=True)
-    return np.load(path, mmap_mode="r")
-
-
-def _written(path: Path, frames: Iterator[np.ndarray], count: int) -> bool:
-    """Writes the file, whole or not at all; False where the disk is full."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    prefix = hashlib.sha256(repr((os.path.realpath(root), name)).encode()).hexdigest()[:20]
+    file = f"{prefix}-{hashlib.sha256(repr((_VERSION, key, count)).encode()).hexdigest()[:20]}.npy"
+    folder = cache_folder()
     try:
-        _write(temporary, frames, count)
-        os.replace(temporary, path)
+        with _opened(folder) as handle:
+            found = _mapped(handle, file, count)
+            if found is not None:
+                return found
+            with _locked(handle, f".{prefix}.lock"):
+                found = _mapped(handle, file, count)  # another process may have written it
+                if found is None:
+                    _save(handle, file, _alike(decode(), count, root), count)
+                    _tidy(handle, prefix, file)
+                    found = _mapped(handle, file, count)
+            if found is not None:
+                return found
+            why = f"{folder} changed meanwhile"
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        return False
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        why = "no space left on the disk" if is_full else f"no cache in {folder} ({error.strerror or error})"
+    return _in_memory(root, why, count, decode)
+
+
+# ---------------------------------------------------------------- the folder
+
+
+@contextmanager
+def _opened(folder: Path | None) -> Iterator[int]:
+    """A handle of the cache folder, made where it is missing; OSError where it is not the user's alone."""
+    if folder is None:
+        raise FileNotFoundError("there is no home folder; set WORLDGYMNAST_CACHE")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    handle = os.open(folder, _READ | os.O_DIRECTORY)
+    try:
+        state = os.fstat(handle)
+        if not _is_own(state):
+            raise PermissionError("it belongs to another user, or others may write to it; chmod 700 it")
+        yield handle
     finally:
-        temporary.unlink(missing_ok=True)
-    return True
+        os.close(handle)
 
 
-def _writable(folders: Sequence[Path]) -> Path | None:
-    """The first folder that can be written; one marked read-only is left alone even by the superuser."""
-    for folder in folders:
-        if folder.parent.is_dir() and not folder.parent.stat().st_mode & 0o222:
+def _is_own(state: os.stat_result) -> bool:
+    return state.st_uid == os.geteuid() and not state.st_mode & _OTHERS_WRITE
+
+
+@contextmanager
+def _locked(handle: int, name: str) -> Iterator[None]:
+    """Only one process at a time decodes a data set; a folder marked read-only is left alone even by the superuser."""
+    if not os.fstat(handle).st_mode & stat.S_IWUSR:
+        raise PermissionError("it is read-only")
+    lock = os.open(name, os.O_RDWR | _CREATE, 0o600, dir_fd=handle)
+    try:
+        with suppress(OSError):  # no locks on some network drives: both decode, the last one stays
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        _remove(handle, name)
+        os.close(lock)
+
+
+def _tidy(handle: int, prefix: str, kept: str) -> None:
+    """Remove earlier entries of the same data set, those long unused, and what killed processes left."""
+    oldest = {".npy": time.time() - UNUSED_DAYS * 86400, ".partial": time.time() - 86400}
+    for name in os.listdir(handle):
+        suffix = Path(name).suffix
+        if name == kept or suffix not in oldest:
             continue
+        with suppress(OSError):
+            is_old = os.stat(name, dir_fd=handle, follow_symlinks=False).st_mtime < oldest[suffix]
+            if is_old or (suffix == ".npy" and name.startswith(prefix)):
+                os.unlink(name, dir_fd=handle)
+
+
+def _remove(handle: int, name: str) -> None:
+    with suppress(OSError):
+        os.unlink(name, dir_fd=handle)
+
+
+# ---------------------------------------------------------------- one entry
+
+
+def _mapped(handle: int, name: str, count: int) -> np.ndarray | None:
+    """The array uint8 [count h w 3] in a file; None where there is none that can be trusted."""
+    try:
+        opened = os.fdopen(os.open(name, _READ, dir_fd=handle), "rb")
+    except OSError:
+        return None
+    with opened:
+        state = os.fstat(opened.fileno())
+        if not stat.S_ISREG(state.st_mode) or not _is_own(state):
+            return None
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError:
-            continue
-        if os.access(folder, os.W_OK):
-            return folder
-    return None
+            version = np.lib.format.read_magic(opened)
+            shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(opened)
+        except Exception:  # noqa: BLE001 - whatever NumPy raises of a damaged header
+            return None
+        start = opened.tell()
+        is_plain = version == (1, 0) and dtype == np.uint8 and not is_fortran
+        if not is_plain or len(shape) != 4 or (shape[0], shape[3]) != (count, 3):
+            return None
+        if min(shape) < 1 or state.st_size != start + math.prod(shape):
+            return None
+        with suppress(OSError):
+            os.utime(opened.fileno())  # used today
+        return np.memmap(opened, np.uint8, "r", start, shape)
+
+
+def _save(handle: int, name: str, frames: Iterator[np.ndarray], count: int) -> None:
+    """Write the file, whole or not at all; OSError where it cannot be written."""
+    temporary = f".{name}.{os.getpid()}-{secrets.token_hex(4)}.partial"
+    try:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_EXCL | _CREATE, 0o600, dir_fd=handle), "wb") as opened:
+            _write(opened, frames, count)
+            opened.flush()
+            os.fsync(opened.fileno())
+        os.replace(temporary, name, src_dir_fd=handle, dst_dir_fd=handle)
+    finally:
+        _remove(handle, temporary)
+
+
+def _write(file: IO[bytes], frames: Iterator[np.ndarray], count: int) -> None:
+    """Plain writes rather than a memory map: on a full disk those raise, where a memory map would kill the process."""
+    for index, frame in enumerate(frames):
+        if not index:
+            state = os.fstatvfs(file.fileno())
+            if count * frame.nbytes > state.f_bavail * state.f_frsize:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            header: dict[str, Any] = {"descr": "|u1", "fortran_order": False, "shape": (count, *frame.shape)}
+            np.lib.format.write_array_header_1_0(file, header)
+        file.write(np.ascontiguousarray(frame).data)
+
+
+# ---------------------------------------------------------------- without a cache
 
 
 def _in_memory(root: Path, why: str, count: int, decode: Decode) -> np.ndarray:
     print(f"{root}: {why}; decoded frames are not cached but held in memory", file=sys.stderr, flush=True)
     held: np.ndarray | None = None
     for index, frame in enumerate(_alike(decode(), count, root)):
-        held = np.empty((count, *frame.shape), np.uint8) if held is None else held
+        held = _empty(root, count, frame) if held is None else held
         held[index] = frame
     assert held is not None
     held.flags.writeable = False
     return held
+
+
+def _empty(root: Path, count: int, frame: np.ndarray) -> np.ndarray:
+    """uint8 [count h w 3]; raises InputError where this machine has not so much memory."""
+    size = count * frame.nbytes
+    if size > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
+        raise InputError(
+            f"{root}: {count:,} frames of {frame.shape[1]}x{frame.shape[0]} pixels take {size / 1e9:,.1f} GB, more "
+            "than this machine's memory; set WORLDGYMNAST_CACHE to a folder with room, or resize them (--size)"
+        )
+    return np.empty((count, *frame.shape), np.uint8)
 
 
 def _alike(frames: Iterator[tuple[object, np.ndarray]], count: int, root: Path) -> Iterator[np.ndarray]:
@@ -124,13 +268,3 @@ def _alike(frames: Iterator[tuple[object, np.ndarray]], count: int, root: Path) 
             yield frame
     if found != count:
         raise InputError(f"{root}: found {found} frames, expected {count} by the metadata; copy the folder again")
-
-
-def _write(path: Path, frames: Iterator[np.ndarray], count: int) -> None:
-    """Plain writes rather than a memory map: on a full disk those raise, where a memory map would kill the process."""
-    with open(path, "wb") as file:
-        for index, frame in enumerate(frames):
-            if not index:
-                header: dict[str, Any] = {"descr": "|u1", "fortran_order": False, "shape": (count, *frame.shape)}
-                np.lib.format.write_array_header_1_0(file, header)
-            file.write(np.ascontiguousarray(frame).data)

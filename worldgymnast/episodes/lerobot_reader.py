@@ -21,8 +21,7 @@ from worldgymnast.video import check_rate, iterate, resize
 def read(path: str | Path, *, image_key: str | None = None, size: int | tuple[int, int] | None = None) -> EpisodeSet:
     """Reads a data set, v3.0 or v2.1, this project's or anyone's.
 
-    The decoded frames are kept in `PATH/.cache` (in the temporary folder where that cannot be written) and mapped, so
-    only the first read decodes. Where the disk is full they are held in memory.
+    The decoded frames are kept in the user's cache folder (see `cache`) and mapped, so only the first read decodes.
 
     Args:
         path: the folder.
