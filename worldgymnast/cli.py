@@ -98,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     traceback = "--traceback" in words
     words = [word for word in words if word != "--traceback"]
+    words, keys = _allowed_keys(words)
     if not traceback:
         os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # a hub that is not reached is one line, ours
     if not words or words[0] in ("-h", "--help", "help"):
@@ -117,7 +118,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         name, rest = _name(words)
         command = _parse(name, rest)
         flags += _flags(command, command.hidden)
-        return command()
+        from worldgymnast.keys import granted
+
+        with granted(keys):
+            return command()
     except KeyboardInterrupt:
         if traceback:
             raise
@@ -132,6 +136,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         alone = isinstance(error, OSError | MemoryError | RuntimeError)  # may have befallen this process only
         return _say(f"error: {_with_flag(message, flags)}", 2, alone)
+
+
+def _allowed_keys(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words of a command without every `--allow-key VARIABLE`, and those variables; see `worldgymnast.keys`."""
+    left, keys = list[str](), list[str]()
+    rest = iter(words)
+    for word in rest:
+        flag, equals, value = word.partition("=")
+        if flag not in ("--allow-key", "--allow_key"):
+            left.append(word)
+        else:
+            keys.append(value if equals else next(rest, ""))
+    return left, keys
 
 
 def script() -> int:
@@ -191,6 +208,7 @@ def overview() -> str:
         f"{bold}Everywhere{plain}",
         f"  {'COMMAND --help':<{_WIDTH}}every flag of a command, with its default",
         f"  {'--traceback':<{_WIDTH}}errors in full",
+        f"  {'--allow-key VARIABLE[@HOST]':<{_WIDTH}}lets a judge's file send this key to its server",
         "",
         f"{bold}Wherever a model runs{plain}",
         f"  {'--device cpu|cuda':<{_WIDTH}}where to train and imagine",

@@ -1,40 +1,60 @@
 """An endpoint that speaks OpenAI's API, asked in parallel: retries, a budget, exact counts, no key anywhere.
 
-The official client talks to any server (OpenAI, vLLM, SGLang, Ollama, llama.cpp, `transformers serve`). What is
-temporary is tried again, with growing pauses or after the time that the server names: status 408, 409, 429 and 5xx,
-broken connections, time-outs, bodies that are cut off, answers that say nothing. What is not (a wrong key, model or
-request) fails at once. Every attempt is counted under what became of it.
+Any server is talked to (OpenAI, vLLM, SGLang, Ollama, llama.cpp, `transformers serve`). What is temporary is tried
+again, with growing pauses or after the time that the server names: status 408, 409, 429 and 5xx, broken connections,
+time-outs, replies that are cut off, answers that say nothing. What is not (a wrong key, model or request, no money
+left) fails at once. A field that a server refuses is left out from then on. Every attempt is counted under what became
+of it, and no reply, whatever is in it, ends in another exception than `RequestFailed`.
 """
 
 from __future__ import annotations
 
-import base64
-import email.utils
 import functools
 import json
 import os
-import re
 import threading
-import time
 import urllib.parse
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from worldgymnast import keys
+from worldgymnast.completions import (
+    NO_CHAT,
+    Choice,
+    Reply,
+    Unusable,
+    Usage,
+    is_out_of_quota,
+    picture_in,
+    read_reply,
+    refusal,
+    retry_after,
+)
 from worldgymnast.ledger import Budget, Ledger, Price, Spent
+from worldgymnast.parameters import TOKENS_A_PICTURE, culprit, estimate, without
+from worldgymnast.transport import Lost, Received, Refused, Transport
 from worldgymnast.types import InputError, Paused, in_range
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
+
+__all__ = ["NO_CHAT", "Endpoint", "EndpointConfig", "RequestFailed", "Unusable", "counted"]
 
 Read = TypeVar("Read")
 Message = Mapping[str, Any]
 OPENAI = "https://api.openai.com/v1"
-NO_CHAT = "no chat completion"
-"""What a reply is counted under that is none: a web page, say, where the URL is wrong."""
 _TEMPORARY = (408, 409, 429)
 _FEW = 3
 """Attempts where somebody waits to hear whether there is a server at all."""
 _AT_ONCE = 1e-3
 """Seconds to wait where nothing is overloaded."""
+_WARM = 0.7
+"""Temperature of the next try after an answer at temperature 0 that says nothing, which would only be repeated."""
+_SHOWN = 200
+_TAKEN = ("model", "messages", "stream", "n", "image", "prompt")
+"""Fields that are no further ones."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +66,7 @@ class EndpointConfig:
         url: the server's address, up to and with /v1.
         key_variable: name of the environment variable that holds the key; servers of one's own mostly need none.
         concurrency: requests under way at a time.
-        timeout: seconds until a request counts as lost.
+        timeout: seconds until a request counts as lost, its whole reply included.
         attempts: how often one request is sent at most.
         pause: seconds before the second attempt; doubled before every other.
         longest_pause: seconds at most; a server that asks for more is not waited for.
@@ -69,47 +89,35 @@ class EndpointConfig:
 
     def __post_init__(self) -> None:
         in_range(self, 1, "concurrency", "attempts")
-        in_range(self, 1e-3, "timeout")
-        in_range(self, 0, "pause", "longest_pause")
-        parts = urllib.parse.urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or not _has_port(parts):
-            raise InputError(f"field 'url': found '{self.url}', expected an address such as http://127.0.0.1:8000/v1")
-        if parts.username or parts.password or parts.query:
-            raise InputError("field 'url': found a user, password or query in it, expected none; put the key into the "
-                             f"environment variable {self.key_variable}")  # fmt: skip
+        in_range(self, 1, "concurrency", "attempts", high=1000)
+        in_range(self, 1e-3, "timeout", high=86400)
+        in_range(self, 0, "pause", "longest_pause", high=86400)
+        keys.check_variable(self.key_variable)
+        keys.address(self.url)
         if not self.model:
             raise InputError("field 'model': found none, expected the model's name at the server")
-        if not re.fullmatch(r"[A-Za-z_]\w*", self.key_variable):  # it may be the key itself, so it is not repeated
-            raise InputError("field 'key_variable': found what is no variable's name, expected that of the environment "
-                             "variable that holds the key, such as OPENAI_API_KEY")  # fmt: skip
+        if not self.model.isprintable():
+            raise InputError("field 'model': found a name with characters that cannot be shown, expected the model's "
+                             "name at the server")  # fmt: skip
         if self.budget.money is not None and not self.price.read + self.price.written:
             raise InputError("field 'budget.money': found a limit and no price, so that nothing would ever count; "
                              "expected price.read and price.written, for a million tokens")  # fmt: skip
+        _check_extra(self.extra)
 
 
-def _has_port(parts: urllib.parse.SplitResult) -> bool:
-    """Whether the port of an address, if it names one, is one."""
+def _check_extra(extra: Mapping[str, Any]) -> None:
+    """Raises where further fields of a request are not such."""
+    if taken := [name for name in extra if name in _TAKEN]:
+        raise InputError(f"field 'extra': found '{taken[0]}', which the request itself fills in; leave it out")
     try:
-        return parts.port is None or parts.port > 0
-    except ValueError:
-        return False
+        json.dumps(dict(extra), allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"field 'extra': found what cannot be sent as JSON ({error}), expected fields of a request, "
+                         'such as {"reasoning_effort": "low"}') from error  # fmt: skip
 
 
 class BudgetSpent(Paused):
     """The budget has run out; what was answered before is in the ledger."""
-
-
-class Unusable(ValueError):
-    """An answer that says nothing, and may say something when it is asked for again.
-
-    Attributes:
-        kind: what it is counted under.
-        final: whether there is no use in asking again, since the server answers always alike.
-    """
-
-    def __init__(self, kind: str, message: str = "", final: bool = False):
-        super().__init__(message or kind)
-        self.kind, self.final = kind, final
 
 
 class RequestFailed(Exception):
@@ -118,11 +126,12 @@ class RequestFailed(Exception):
     Attributes:
         kind: what it is counted under.
         pause: seconds after which it may be sent again, 0 for as long as the client thinks, None for never.
+        body: what a refusal said, in full.
     """
 
-    def __init__(self, kind: str, message: str, pause: float | None):
+    def __init__(self, kind: str, message: str, pause: float | None, body: str = ""):
         super().__init__(message)
-        self.kind, self.pause = kind, pause
+        self.kind, self.pause, self.body = kind, pause, body
 
 
 @dataclass(frozen=True)
@@ -152,19 +161,24 @@ class Endpoint:
 
     Attributes:
         counts: how many requests ended how: "answered", or the fault by its name; together they are all that were sent.
+
+    Raises:
+        InputError: the config would send a key where it may not go, see `worldgymnast.keys`.
     """
 
     def __init__(self, config: EndpointConfig, ledger: Ledger | None = None):
         self.config, self.ledger = config, ledger or Ledger()
         self.counts: Counter[str] = Counter()
+        self.stopped = threading.Event()
+        self._withheld = keys.withheld(config.key_variable, config.url)
         self._lock = threading.Lock()
         self._busy = threading.Semaphore(config.concurrency)
-        self._client: Any = None
-        self._stopped = threading.Event()
+        self._client: Transport | None = None
+        self._left_out: set[str] = set()
 
     def stop(self) -> None:
         """Sends nothing more, and waits for nothing more."""
-        self._stopped.set()
+        self.stopped.set()
 
     def ask(
         self, messages: Sequence[Message], read: Callable[[Any], Read], wanted: int = 1, **fields: Any
@@ -173,7 +187,7 @@ class Endpoint:
 
         Args:
             messages: in OpenAI's form.
-            read: what a choice of the reply says; raises `Unusable` where it says nothing.
+            read: what a choice of the reply says, see `completions.Choice`; raises `Unusable` where it says nothing.
             wanted: choices; asked for in one request, and in more where the server gives fewer.
             fields: of the request, such as temperature.
 
@@ -183,26 +197,24 @@ class Endpoint:
         answers: list[Read] = []
         bills: list[float] = []
         while (missing := wanted - len(answers)) > 0:
-            many = {"n": missing} if missing > 1 else {}
+            many = {"n": missing} if missing > 1 and "n" not in self._left_out else {}
             heard: set[str] = set()
             read_new = functools.partial(_readable, read=read, heard=heard)
             try:
-                send = functools.partial(self._chat, messages, {**fields, **many})
-                reply = self._patiently(functools.partial(self._send, send, bills, read_new))
+                reply = self._chat(messages, {**fields, **many}, read_new, bills, heard)
             except RequestFailed as failed:
                 return Asked(answers, sum(bills), str(failed))
             answers += reply[:missing]
         return Asked(answers, sum(bills))
 
-    def reply(self, messages: Sequence[Message], **fields: Any) -> Any:
+    def reply(self, messages: Sequence[Message], **fields: Any) -> Reply:
         """One whole reply with at least one choice; a server that does not answer is not waited for long.
 
         Raises:
             RequestFailed: there is none to be had.
             BudgetSpent: nothing more may be sent.
         """
-        send = functools.partial(self._chat, messages, fields)
-        return self._patiently(functools.partial(self._send, send, [], _whole), _FEW)
+        return self._chat(messages, fields, _whole, [], set(), _FEW)
 
     def edited(self, picture: bytes, prompt: str, **fields: Any) -> bytes:
         """A picture (the content of a PNG file) changed as `prompt` says; the content of a picture's file.
@@ -211,19 +223,57 @@ class Endpoint:
             RequestFailed: there is none to be had.
             BudgetSpent: nothing more may be sent.
         """
-        shown = ("frame.png", picture, "image/png")
+        config = self.config
+        most = Usage(len(prompt.encode("utf-8", "replace")) + TOKENS_A_PICTURE, 4 * TOKENS_A_PICTURE)
 
-        def send() -> Any:
-            return self.client.images.edit(
-                model=self.config.model, image=shown, prompt=prompt, extra_body=dict(self.config.extra), **fields
-            )
+        def send() -> Received:
+            return self.client.edit(config.model, picture, prompt, config.extra, **fields)
 
-        return self._patiently(functools.partial(self._send, send, [], _picture))
+        return self._patiently(lambda: self._send(send, most, [], picture_in))
 
-    def _chat(self, messages: Sequence[Message], fields: Mapping[str, Any]) -> Any:
-        return self.client.chat.completions.create(
-            model=self.config.model, messages=list(messages), extra_body=dict(self.config.extra), **fields
-        )
+    # ------------------------------------------------------------ a question
+
+    def _chat(
+        self,
+        messages: Sequence[Message],
+        fields: Mapping[str, Any],
+        read: Callable[[Reply], Any],
+        bills: list[float],
+        heard: set[str],
+        most: int | None = None,
+    ) -> Any:
+        """What `read` makes of a reply; fields that the server refuses are left out, for good where that helps."""
+        left_out: set[str] = set()
+        while True:
+            out = self._left_out | left_out
+
+            def attempt(out: set[str] = out) -> Any:
+                sent = without(fields, out)
+                if heard and sent.get("temperature") == 0:
+                    sent["temperature"] = _WARM
+                return self._send(lambda: self._asked(messages, sent), estimate(messages, sent), bills, read)
+
+            try:
+                found = self._patiently(attempt, most)
+            except RequestFailed as failed:
+                name = culprit(failed.kind, failed.body, without(fields, out))
+                if name is None:
+                    raise
+                left_out.add(name)
+                continue
+            self._remember(left_out)
+            return found
+
+    def _asked(self, messages: Sequence[Message], sent: Mapping[str, Any]) -> Received:
+        return self.client.chat(self.config.model, messages, self.config.extra, **sent)
+
+    def _remember(self, left_out: set[str]) -> None:
+        """Leaves out, from now on, fields without which a request was answered; says so once."""
+        with self._lock:
+            new = sorted(left_out - self._left_out)
+            self._left_out |= left_out
+        for name in new:
+            print(f"{self.config.url}: refuses the field '{name}'; asked without it from now on")
 
     def _patiently(self, send: Callable[[], Any], most: int | None = None) -> Any:
         """What `send` returns, after as many attempts as it takes, `most` of them where that is said."""
@@ -231,98 +281,104 @@ class Endpoint:
 
         retrying = Retrying(
             stop=stop_after_attempt(min(self.config.attempts, most or self.config.attempts)),
-            wait=lambda state: self._pause(state.outcome.exception() if state.outcome else None, state.attempt_number),
+            wait=self._pause,
             retry=retry_if_exception(lambda error: isinstance(error, RequestFailed) and error.pause is not None),
-            sleep=sleep_using_event(self._stopped),
+            sleep=sleep_using_event(self.stopped),
             reraise=True,
         )
         return retrying(send)
 
-    def _pause(self, error: BaseException | None, attempt: int) -> float:
+    def _pause(self, state: RetryCallState) -> float:
         """Seconds until the next attempt: what the server asks for, or twice as long each time."""
+        error = state.outcome.exception() if state.outcome else None
         named = error.pause if isinstance(error, RequestFailed) and error.pause else 0.0
-        return named or min(self.config.pause * 2 ** (attempt - 1), self.config.longest_pause)
+        doubled = self.config.pause * 2 ** min(state.attempt_number - 1, 60)
+        return named or min(doubled, self.config.longest_pause)
 
-    def _send(self, send: Callable[[], Any], bills: list[float], read: Callable[[Any], Any]) -> Any:
+    def _send(self, send: Callable[[], Received], most: Usage, bills: list[float], read: Callable[[Reply], Any]) -> Any:
         """One request: what `read` makes of the reply; what it costs is added to `bills`."""
         with self._busy:
             self._reserve()
             try:
-                reply = send()
-                bills.append(self._pay(getattr(reply, "usage", None)))
-                found = read(reply)
-            except Exception as error:  # noqa: BLE001 - whatever a server does is a fault to be counted
+                received = send()
+                found = read(self._paid(received, most, bills))
+            except (Refused, Lost, Unusable) as error:
                 failed = self._failed(error)
                 self._count(failed.kind)
-                raise failed from None  # the library's own message may hold the key
+                raise failed from None
         self._count("answered")
         return found
 
     def _reserve(self) -> None:
         """Counts a request that is about to be sent, or refuses it."""
-        if self._stopped.is_set():
+        if self.stopped.is_set():
             raise RequestFailed("stopped", "the run was stopped", None)
-        with self._lock:
-            if passed := self.config.budget.passed(self.ledger.spent()):
-                raise BudgetSpent(f"the budget of {self.config.model} is spent: found {passed}; raise \"budget\" in "
-                                  "the file that names it and run the same command again to go on")  # fmt: skip
-            self.ledger.spend(Spent(requests=1))
+        self.client  # noqa: B018 - a key that is missing is told before anything is counted
+        if passed := self.ledger.reserve(self.config.budget):
+            raise BudgetSpent(f"the budget of {self.config.model} is spent: found {passed}; raise \"budget\" in "
+                              "the file that names it and run the same command again to go on")  # fmt: skip
 
-    def _pay(self, usage: Any) -> float:
-        read, written = (
-            counted(usage, f"{chat}_tokens") or counted(usage, f"{images}_tokens")
-            for chat, images in (("prompt", "input"), ("completion", "output"))
-        )
-        money = (read * self.config.price.read + written * self.config.price.written) / 1e6
-        self.ledger.spend(Spent(tokens=read + written, money=money))
-        return money
+    def _paid(self, received: Received, most: Usage, bills: list[float]) -> Reply:
+        """The reply in what was received, its tokens counted; those that it does not tell, at what it may have cost.
+
+        Raises:
+            Unusable: it is none.
+        """
+        told = Usage()
+        try:
+            reply = read_reply(received.content, received.is_json)
+            told = reply.usage
+        finally:
+            read = most.prompt_tokens if told.prompt_tokens is None else told.prompt_tokens
+            written = most.completion_tokens if told.completion_tokens is None else told.completion_tokens
+            read, written = int(read or 0), len(received.content) if written is None else written
+            money = (read * self.config.price.read + written * self.config.price.written) / 1e6
+            self.ledger.spend(Spent(tokens=read + written, money=money))
+            bills.append(money)
+        return reply
 
     def _count(self, kind: str) -> None:
         with self._lock:
             self.counts[kind] += 1
 
-    def _failed(self, error: Exception) -> RequestFailed:
+    def _failed(self, error: Refused | Lost | Unusable) -> RequestFailed:
         """What went wrong, and after how many seconds it may be tried again."""
-        import openai
-
-        message = self.clean(error)
-        if isinstance(error, openai.APIStatusError):
-            status, after = error.status_code, _retry_after(error.response.headers)
-            lasting = status not in _TEMPORARY and status < 500
-            if after is not None and after > self.config.longest_pause:
-                return RequestFailed(str(status), f"{message}; the server asks to wait {after:.0f} seconds", None)
-            return RequestFailed(str(status), message, None if lasting else after or 0.0)
-        if isinstance(error, openai.APITimeoutError):
-            return RequestFailed("timed out", f"no answer within {self.config.timeout:g} seconds", 0.0)
-        if isinstance(error, openai.APIConnectionError):
-            reason = self.clean(error.__cause__) if error.__cause__ else message
-            return RequestFailed("connection", f"no connection: {reason}", 0.0)
         if isinstance(error, Unusable):
-            return RequestFailed(error.kind, str(error), None if error.final else _AT_ONCE)
-        if isinstance(error, json.JSONDecodeError | UnicodeDecodeError | openai.APIResponseValidationError):
-            return RequestFailed("cut off", "a reply that is no JSON", 0.0)
-        raise error
+            return RequestFailed(error.kind, self.clean(str(error)), None if error.final else _AT_ONCE)
+        if isinstance(error, Lost):
+            return RequestFailed(error.kind, self.clean(str(error)), None if error.kind == "too large" else 0.0)
+        status, after, message = error.status, retry_after(error.headers), self.clean(refusal(error.body))
+        if 300 <= status < 400:
+            message = f"sends on to '{self.clean(error.headers.get('location', ''))}', which is not followed"
+        message = message or f"status {status} without a word"
+        if status in (401, 403) and self._withheld:
+            message = f"{message}; {self._withheld}"
+        if after is not None and after > self.config.longest_pause:
+            return RequestFailed(str(status), f"{message}; the server asks to wait {after:.0f} seconds", None)
+        is_lasting = (status not in _TEMPORARY and status < 500) or status == 501
+        if is_lasting or (status == 429 and is_out_of_quota(error.body)):
+            return RequestFailed(str(status), message, None, error.body)
+        return RequestFailed(str(status), message, after or 0.0, error.body)
 
     # ------------------------------------------------------------ key and client
 
     @property
-    def client(self) -> Any:
-        """The official client; made at first use.
+    def client(self) -> Transport:
+        """What sends requests; made at first use.
 
         Raises:
             InputError: OpenAI itself is asked and there is no key.
         """
         with self._lock:
             if self._client is None:
-                import openai
-
-                key = self._key()
-                if not key and self.config.url.startswith(OPENAI):
-                    raise InputError(f"environment variable {self.config.key_variable}: found no key, expected one for "
-                                     f"{self.config.url}; set it, or name another server")  # fmt: skip
-                self._client = openai.OpenAI(
-                    base_url=self.config.url, api_key=key or "none", timeout=self.config.timeout, max_retries=0
-                )
+                config, key = self.config, self._key()
+                if not key and config.url.startswith(OPENAI):
+                    raise InputError(f"environment variable {config.key_variable}: found no key, expected one for "
+                                     f"{config.url}; set it, or name another server")  # fmt: skip
+                to = keys.address(config.url)
+                if key:
+                    keys.announce(self._withheld or f"{config.key_variable} goes to {to.origin}")
+                self._client = Transport(config.url, to, "" if self._withheld else key, config.timeout)
             return self._client
 
     def _key(self) -> str:
@@ -337,53 +393,36 @@ class Endpoint:
                              "cannot be sent, expected printable ASCII; set it again")  # fmt: skip
         return key
 
-    def clean(self, error: BaseException | str) -> str:
-        """What an error says, on one line, shortened, the key blotted out."""
-        body = getattr(error, "body", None)
-        inner = body.get("message") or body.get("detail") if isinstance(body, Mapping) else None
-        text = " ".join(str(inner or error or type(error).__name__).split())
+    def clean(self, said: str) -> str:
+        """What a server says, on one line, at most 200 characters, the key blotted out."""
         if key := self._key():
-            text = text.replace(key, "***")
-        return text if len(text) <= 300 else text[:300] + "..."
+            for form in {key, json.dumps(key)[1:-1], urllib.parse.quote(key, safe="")}:
+                said = said.replace(form, "***")
+        shown = "".join(c if c.isprintable() else " " for c in said[:10_000])
+        text = " ".join(shown.split())
+        return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
 
     def models(self) -> list[str]:
         """Names of the server's models; none where it does not tell."""
         try:
-            return sorted(self.clean(str(model.id)) for model in self.client.models.list())
-        except Exception:  # noqa: BLE001 - only used to say more in an error message
+            reply = read_reply((received := self.client.models()).content, received.is_json)
+        except (Refused, Lost, Unusable):
             return []
+        return sorted(self.clean(one["id"]) for one in reply.data if isinstance(one.get("id"), str))
 
 
-def _choices(reply: Any) -> list[Any]:
+def _choices(reply: Reply) -> Sequence[Choice]:
     """The choices of a reply that have a message.
 
     Raises:
         Unusable: it is no chat completion.
     """
-    if not hasattr(reply, "choices") or not isinstance(reply.choices or [], list):
-        raise Unusable(NO_CHAT, "a reply that is no chat completion; is the URL right?")
-    return [choice for choice in reply.choices or [] if hasattr(choice, "message")]
+    if not reply.is_chat:
+        raise Unusable(NO_CHAT, f"a reply that is no chat completion: {reply.error or 'is the URL right?'}")
+    return reply.choices
 
 
-def _picture(reply: Any) -> bytes:
-    """The picture in a reply to an edit.
-
-    Raises:
-        Unusable: there is none.
-    """
-    for found in getattr(reply, "data", None) or []:
-        if content := getattr(found, "b64_json", None):
-            try:
-                return base64.b64decode(content, validate=True)
-            except ValueError:
-                raise Unusable("cut off", "a picture that is cut off") from None
-        if getattr(found, "url", None):
-            raise Unusable("no picture", "a picture's address in the place of the picture; add "
-                           '"extra": {"response_format": "b64_json"}', final=True)  # fmt: skip
-    raise Unusable("no picture", "a reply without a picture; can the model edit pictures?", final=True)
-
-
-def _whole(reply: Any) -> Any:
+def _whole(reply: Reply) -> Reply:
     """A reply that has a choice; raises `Unusable` for any other."""
     if not _choices(reply):
         raise Unusable(NO_CHAT, "a reply that is no chat completion: it has no choices", final=True)
@@ -392,11 +431,10 @@ def _whole(reply: Any) -> Any:
 
 def counted(usage: Any, name: str) -> int:
     """A number of tokens in a reply; 0 where the server does not tell."""
-    found = getattr(usage, name, None)
-    return int(found) if isinstance(found, int | float) else 0
+    return getattr(usage, name, None) or 0
 
 
-def _readable(reply: Any, read: Callable[[Any], Read], heard: set[str]) -> list[Read]:
+def _readable(reply: Reply, read: Callable[[Any], Read], heard: set[str]) -> list[Read]:
     """What the choices of a reply say; those that say nothing are passed over where another says something.
 
     Raises:
@@ -408,21 +446,9 @@ def _readable(reply: Any, read: Callable[[Any], Read], heard: set[str]) -> list[
         try:
             found.append(read(choice))
         except Unusable as error:
-            text = str(getattr(getattr(choice, "message", None), "content", ""))
+            text = str(choice.message.content)
             last = Unusable(error.kind, str(error), final=bool(text) and text in heard)
             heard.add(text)
     if not found:
         raise last
     return found
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a server asks to wait, in any of the ways it may say so."""
-    for name, share in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
-        text = headers.get(name, "")
-        try:
-            return max(0.0, float(text) / share)
-        except ValueError:
-            if text and (date := email.utils.parsedate_tz(text)) is not None:
-                return max(0.0, email.utils.mktime_tz(date) - time.time())
-    return None

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional
 
+from worldgymnast import keys
 from worldgymnast.commands.command import LENT, Command, new, writable, wrote
 from worldgymnast.config import load_judge, save_judge
 from worldgymnast.endpoint import EndpointConfig
@@ -80,9 +81,15 @@ class JudgeVLM(Describing):
         new(self.out)
         writable("--out", self.out)
         wants_criteria(config)
-        if not self.unchecked:
-            self._look(VLMJudge(config))
-        return self._write(config)
+        endpoint = config.endpoint
+        grant = f"{endpoint.key_variable}@{keys.address(endpoint.url).host}"
+        with keys.granted([grant]):  # both were named on this command line
+            if not self.unchecked:
+                self._look(VLMJudge(config))
+            self._write(config)
+        if keys.needs_grant(endpoint.key_variable, endpoint.url):
+            print(f"The server gets its key only where a command has {keys.FLAG} {grant}.")
+        return 0
 
     def _look(self, judge: VLMJudge) -> None:
         """Refuses what the server cannot do, and says what it can."""

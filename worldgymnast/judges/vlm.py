@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from worldgymnast.endpoint import Endpoint, EndpointConfig
+from worldgymnast.files import parse_json
 from worldgymnast.judges.prompt import (
     Answer,
     Asking,
@@ -123,19 +125,26 @@ class VLMJudge:
     def _judge(self, clip: Clip) -> Verdict:
         criterion = criterion_of(clip, self.config.criteria)
         key = _key(self._asked(), clip, criterion)
-        kept = {number: _loaded(text) for number, text in self.ledger.answers(key).items()}
-        votes = self.config.votes
-        open_numbers = [number for number in range(votes) if number not in kept]
+        kept, votes = self._kept(key), self.config.votes
         cost, error = 0.0, None
-        if open_numbers:
-            parts = question(self.rubric, clip, criterion, self.config.frames, self.config.sheet)
-            asked = self.endpoint.ask(self.messages(parts), self._read, len(open_numbers), **self.fields())
-            new = dict(zip(open_numbers, asked.answers, strict=False))
-            self.ledger.keep(key, {number: _dumped(answer) for number, answer in new.items()})
+        if len(kept) < votes:
+            with self.ledger.holding(key, self.endpoint.stopped):
+                kept = self._kept(key)  # another process may have asked in the meantime
+                open_numbers = [number for number in range(votes) if number not in kept]
+                parts = question(self.rubric, clip, criterion, self.config.frames, self.config.sheet)
+                asked = self.endpoint.ask(self.messages(parts), self._read, len(open_numbers), **self.fields())
+                new = dict(zip(open_numbers, asked.answers, strict=False))
+                self.ledger.keep(key, {number: _dumped(answer) for number, answer in new.items()})
             kept, cost, error = kept | new, asked.cost, asked.error
         answers = [kept.get(number) for number in range(votes)]
         found = verdict(answers, self.rubric, self.config.threshold, self.config.tie, cost)
         return replace(found, error=error or found.error) if found.score is None else found
+
+    def _kept(self, key: str) -> dict[int, Answer]:
+        """The votes of a question that are in the ledger and can be read."""
+        votes = {number: _loaded(text) for number, text in self.ledger.answers(key).items()}
+        return {n: vote for n, vote in votes.items() if 0 <= n < self.config.votes and set(vote) <= set(self.rubric.scores)
+                and math.isclose(sum(vote.values()), 1, abs_tol=1e-6)}  # fmt: skip
 
     # ------------------------------------------------------------ question and answer
 
@@ -239,4 +248,8 @@ def _dumped(answer: Answer) -> str:
 
 
 def _loaded(text: str) -> Answer:
-    return {float(score): float(p) for score, p in json.loads(text)}
+    """A kept answer; an empty one where it cannot be read, which is asked for again."""
+    try:
+        return {float(score): max(0.0, float(p)) for score, p in parse_json(text, "ledger")}
+    except (InputError, TypeError, ValueError, OverflowError):
+        return {}
