@@ -143,8 +143,9 @@ class VLMJudge:
     def _kept(self, key: str) -> dict[int, Answer]:
         """The votes of a question that are in the ledger and can be read."""
         votes = {number: _loaded(text) for number, text in self.ledger.answers(key).items()}
-        return {n: vote for n, vote in votes.items() if 0 <= n < self.config.votes and set(vote) <= set(self.rubric.scores)
-                and math.isclose(sum(vote.values()), 1, abs_tol=1e-6)}  # fmt: skip
+        numbers, scores = range(self.config.votes), set(self.rubric.scores)
+        whole = {number for number, vote in votes.items() if math.isclose(sum(vote.values()), 1, abs_tol=1e-6)}
+        return {number: votes[number] for number in numbers if number in whole and set(votes[number]) <= scores}
 
     # ------------------------------------------------------------ question and answer
 
