@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from episode_builders import assert_identical, episode, episodes, shared
+from episode_builders import SPEC, assert_identical, episode, episodes, shared
 
 from worldgymnast import video
 from worldgymnast.actions import BRIDGE, WORLDGYM, ActionSpecMismatch
@@ -212,11 +212,11 @@ def put(path, key, value):
     (path / "meta/info.json").write_text(json.dumps(info))
 
 
-SPEC_FIELD = "worldgymnast.action_spec"
+SPEC_FIELD = "features.action.worldgymnast.action_spec"
 REFUSED = [
     (
         "features.action",
-        {"shape": [7], "names": list("abcdefg")},
+        {"shape": [7], "names": list("abcdefg"), "worldgymnast": {"action_spec": SPEC.to_dict()}},
         r"'features.action.shape': found \[7\], expected the 4",
     ),
     ("features.action.names", list("abcdefg"), "'features.action.names': found .* expected the 4 axes"),
@@ -260,7 +260,11 @@ def test_metadata_that_are_no_object(copy, function):
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("worldgymnast", None, r"action_spec: found none, .* assumed is \[x y z gripper\] in unknown, frame unknown"),
+        (
+            "features.action.worldgymnast",
+            None,
+            r"action_spec: found none, .* assumed is \[x y z gripper\] in unknown, frame unknown",
+        ),
         (f"{SPEC_FIELD}.unit", "furlong", "action_spec.unit: found 'furlong', expected one such as"),
         ("features.success", None, "features: found no 'success'"),
     ],

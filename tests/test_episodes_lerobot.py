@@ -10,7 +10,7 @@ import pytest
 from episode_builders import SPEC, assert_identical, episode, episodes
 
 from worldgymnast import video
-from worldgymnast.actions import BRIDGE, ActionSpecMismatch
+from worldgymnast.actions import BRIDGE, ActionSpecMismatch, motionless
 from worldgymnast.episodes import lerobot
 from worldgymnast.episodes.check import check
 from worldgymnast.episodes.lerobot_layout import IMAGE_KEY
@@ -35,10 +35,10 @@ def copy(written, tmp_path):
 def make_foreign(path):
     """Takes away what only this project writes."""
     info = json.loads((path / "meta/info.json").read_text())
-    del info["worldgymnast"], info["features"]["success"], info["features"]["action_is_pad"]
+    del info["features"]["action"]["worldgymnast"], info["features"]["success"]
     (path / "meta/info.json").write_text(json.dumps(info))
     for file in path.glob("data/*/*.parquet"):
-        pq.write_table(pq.read_table(file).drop_columns(["success", "action_is_pad"]), file)
+        pq.write_table(pq.read_table(file).drop_columns(["success"]), file)
     for file in path.glob("meta/episodes/*/*.parquet"):
         table = pq.read_table(file)
         pq.write_table(table.select([name for name in table.column_names if "worldgymnast" not in name]), file)
@@ -96,11 +96,13 @@ def test_layout_on_disk_is_v3(written):
     info = json.loads((written / "meta/info.json").read_text())
     assert info["codebase_version"] == "v3.0"
     assert info["total_episodes"] == 9
-    assert info["features"]["action"] == {"dtype": "float32", "shape": [4], "names": ["x", "y", "z", "gripper"]}
+    action = {"dtype": "float32", "shape": [4], "names": ["x", "y", "z", "gripper"]}
+    assert {name: info["features"]["action"][name] for name in action} == action
     assert len(list(written.glob(f"videos/{IMAGE_KEY}/chunk-000/*.mp4"))) > 1
     stats = json.loads((written / "meta/stats.json").read_text())
     assert np.array(stats[IMAGE_KEY]["mean"]).shape == (3, 1, 1)
-    whole = np.concatenate([e.actions for e in episodes(9)]).astype(float)
+    held = [motionless(SPEC, e.actions[-1:], e.actions[-1]) for e in episodes(9)]
+    whole = np.concatenate([e.actions for e in episodes(9)] + held).astype(float)
     assert np.allclose(stats["action"]["std"], whole.std(0))
     assert stats["action"]["count"] == [len(whole)]
     rows = pq.read_table(written / "meta/episodes/chunk-000/file-000.parquet").to_pylist()
@@ -213,7 +215,7 @@ def test_writer_refuses_what_does_not_fit(tmp_path, written):
     cases = [
         (episode(1, spec=BRIDGE), ActionSpecMismatch, "action specs differ"),
         (bad, ActionSpecMismatch, "NaN"),
-        (episode(1, size=16), InputError, "expected uint8"),
+        (episode(1, size=16), InputError, "found observation.images.camera 16x16, expected .* 32x32"),
         (episode(1, fps=5.0), InputError, "field 'fps': found 5.0"),
     ]
     for one, kind, message in cases:

@@ -40,7 +40,14 @@ class VideoWriter:
         count: frames written so far.
     """
 
-    def __init__(self, target: str | Path | io.BytesIO, size: tuple[int, int], fps: float, lossless: bool = True):
+    def __init__(
+        self,
+        target: str | Path | io.BytesIO,
+        size: tuple[int, int],
+        fps: float,
+        lossless: bool = True,
+        exact: bool = False,
+    ):
         """Opens the file.
 
         Args:
@@ -48,20 +55,20 @@ class VideoWriter:
             size: height and width of every frame, in pixels.
             fps: frames per second.
             lossless: bit-identical when read back; otherwise small and playable in a browser.
+            exact: keep an odd height or width, which browsers do not play, rather than make it even.
         """
         self.count = 0
         self._size = size
-        self._lossless = lossless
+        height, width = size
+        self._odd = (height % 2, width % 2) if not lossless and not exact else (0, 0)
         destination: Any = target if isinstance(target, io.BytesIO) else address(target)
         self._container: Any = av.open(destination, "w", format="mp4")
         codec, options = ("libx264rgb", _LOSSLESS) if lossless else ("libx264", _VIEWABLE)
         rate = Fraction(fps).limit_denominator(1001)
         self._stream: Any = self._container.add_stream(codec, rate=rate, options=dict(options))
-        height, width = size
-        self._stream.height, self._stream.width = (
-            (height, width) if lossless else (height + height % 2, width + width % 2)
-        )
-        self._stream.pix_fmt = "rgb24" if lossless else "yuv420p"
+        self._stream.height, self._stream.width = height + self._odd[0], width + self._odd[1]
+        lossy = "yuv444p" if self._stream.height % 2 or self._stream.width % 2 else "yuv420p"
+        self._stream.pix_fmt = "rgb24" if lossless else lossy
         self._stream.codec_context.gop_size = _GROUP_OF_PICTURES
         self._stream.codec_context.time_base = 1 / rate
 
@@ -72,8 +79,8 @@ class VideoWriter:
                 f"video: found frames {frames.dtype} {list(frames.shape)}, expected uint8 [t, {self._size[0]}, "
                 f"{self._size[1]}, 3]; resize them first"
             )
-        if not self._lossless:
-            frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
+        if any(self._odd):
+            frames = np.pad(frames, ((0, 0), (0, self._odd[0]), (0, self._odd[1]), (0, 0)), mode="edge")
         for image in frames:
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
             frame.pts = self.count

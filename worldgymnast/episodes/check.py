@@ -22,7 +22,7 @@ from worldgymnast.episodes import lerobot_layout as layout
 from worldgymnast.episodes import rlds, worldgym
 from worldgymnast.episodes.formats import convert, detect
 from worldgymnast.episodes.lerobot_reader import action_rows, labels, numbers, pictures, spans
-from worldgymnast.episodes.lerobot_spec import STATS, action_key, recorded_range
+from worldgymnast.episodes.lerobot_spec import STATS, action_key, own_place, recorded_range
 from worldgymnast.types import InputError
 from worldgymnast.video import iterate
 
@@ -306,7 +306,7 @@ def _statistics_and_tasks(root: Path, inspection: _Inspection, old: bool) -> Non
 
 
 def _spec(found: layout.Layout, inspection: _Inspection) -> None:
-    name = f"{layout.OWN}.action_spec"
+    name = f"{own_place(found.info) or layout.OWN}.action_spec"
     if not found.own:
         hint = f"assumed is {found.spec} with the statistics' min and max as its range{_assumed_motion(found.spec)}"
         inspection.add("warning", found.root / layout.INFO, name, "none", "what the actions mean", hint)

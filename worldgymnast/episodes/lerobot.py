@@ -1,8 +1,9 @@
 """LeRobotDataset v3.0, written and read; v2.1 and foreign v3.0 read. No lerobot needed.
 
-T+1 rows an episode: one a frame, the last with a zero action and `action_is_pad` set. Frames are lossless H.264, so an
-episode read back is bit-identical. In a foreign data set (T rows, T frames) the last action has no frame after it and
-is dropped. Left out: proprioceptive state, quantiles in the statistics, appending to a data set that is finished.
+T+1 rows an episode, one a frame, each with the action taken at it; the last has the recorded action, or one that asks
+for no motion (see `lerobot_writer`). No frame follows it, so it is `Episode.last_action` and no training pair. What is
+recorded here is lossless H.264, so that an episode read back is bit-identical. Left out: appending to a data set that
+is finished.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from worldgymnast.actions import ActionSpec
-from worldgymnast.episodes.lerobot_spec import INFO, OWN, positive, read_spec
+from worldgymnast.episodes.lerobot_spec import INFO, OWN, own_fps, own_place, positive, read_spec
 from worldgymnast.files import json_object, short
 from worldgymnast.types import InputError
 
@@ -69,8 +69,13 @@ class Layout:
 
     @property
     def own(self) -> bool:
-        """Whether this project wrote it: T+1 rows an episode, the last without an action."""
-        return OWN in self.info
+        """Whether this project wrote it; before format 2 the last row of an episode has no action."""
+        return own_place(self.info) is not None
+
+    @property
+    def robot_fps(self) -> float:
+        """Frames per second of robot time: `fps`, or the fraction this project kept beside LeRobot's whole number."""
+        return own_fps(self.info, self.root / INFO) or self.fps
 
     @property
     def in_data(self) -> bool:

@@ -59,7 +59,7 @@ def read(path: str | Path, *, image_key: str | None = None, size: int | tuple[in
         source=tuple(record.source for record in records),
         layout=np.array([record.layout for record in records], np.int64),
         spec=found.spec,
-        fps=found.fps,
+        fps=found.robot_fps,
     )
 
 

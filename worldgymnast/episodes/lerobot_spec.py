@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from worldgymnast.actions import ActionSpec, ActionSpecMismatch, Gripper, Motion, Space, foreign_spec
+from worldgymnast.actions import UNKNOWN, ActionSpec, ActionSpecMismatch, Gripper, Motion, Space, foreign_spec
 from worldgymnast.files import json_object, read_json_lines, read_json_object, short, visible
 from worldgymnast.types import InputError
 
@@ -40,6 +40,28 @@ def action_key(features: dict[str, Any]) -> str:
     return "actions" if "action" not in features and "actions" in features else "action"
 
 
+def own_place(info: dict[str, Any]) -> str | None:
+    """The field of `info` with what this project wrote about the actions; None in a foreign data set.
+
+    It is the action's feature, which LeRobot keeps when it edits a data set; until format 2 it was the top of the file.
+    """
+    key = action_key(info["features"])
+    if OWN in info:
+        return OWN
+    return f"features.{key}.{OWN}" if OWN in info["features"].get(key, ()) else None
+
+
+def _own_block(info: dict[str, Any]) -> Any:
+    return info.get(OWN, info["features"].get(action_key(info["features"]), {}).get(OWN))
+
+
+def own_fps(info: dict[str, Any], path: Path) -> float | None:
+    """Frames per second of robot time where this project wrote a fraction, which LeRobot does not take; else None."""
+    block = _own_block(info)
+    given = block.get("fps") if isinstance(block, dict) else None
+    return None if given is None else positive(given, f"{own_place(info)}.fps", path)
+
+
 def read_spec(root: Path, info: dict[str, Any], version: str, fps: float) -> ActionSpec:
     """The data set's action spec: the one this project wrote, or one from names and statistics.
 
@@ -60,9 +82,15 @@ def read_spec(root: Path, info: dict[str, Any], version: str, fps: float) -> Act
             f"{path}: field 'features.{key}.shape': found {short(shape)}, expected [number of axes]; correct it"
         )
     width = shape[0]
-    if OWN in info:
-        spec = _own_spec(info[OWN], path)
-        axes = f"the {spec.dim} axes of {OWN}.action_spec; correct the one that is wrong"
+    if (place := own_place(info)) is not None:
+        block = dict(json_object(_own_block(info), path, place))
+        block["action_spec"] = data = dict(json_object(block.get("action_spec"), path, f"{place}.action_spec"))
+        if data.get("unit") == UNKNOWN and "low" not in data and "high" not in data:
+            names_said = axis_names(data.get("axes"), width)
+            low, high = recorded_range(root, version, names_said, key) or _range_of_rows(root, width, key)
+            data |= {"low": low, "high": high}
+        spec = _own_spec(data, path, f"{place}.action_spec")
+        axes = f"the {spec.dim} axes of {place}.action_spec; correct the one that is wrong"
         if width != spec.dim:
             raise InputError(f"{path}: field 'features.action.shape': found {shape}, expected {axes}")
         if isinstance(names, list) and len(names) != spec.dim:
@@ -75,10 +103,8 @@ def read_spec(root: Path, info: dict[str, Any], version: str, fps: float) -> Act
     return foreign_spec(axes, low, high, fps)
 
 
-def _own_spec(block: Any, path: Path) -> ActionSpec:
+def _own_spec(data: dict[str, Any], path: Path, name: str) -> ActionSpec:
     """The spec this project wrote; raises InputError where it says what no action can mean."""
-    name = f"{OWN}.action_spec"
-    data = json_object(json_object(block, path, OWN).get("action_spec"), path, name)
 
     def require(good: bool, key: str, found: Any, expected: str) -> None:
         if not good:

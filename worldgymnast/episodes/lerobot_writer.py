@@ -1,17 +1,35 @@
-"""The writer of LeRobotDataset v3.0, which never leaves half a data set at its path."""
+"""The writer of LeRobotDataset v3.0, which never leaves half a data set at its path.
+
+A row is a frame and the action taken at it: an episode of T actions and T+1 frames has T+1 rows. The last row has the
+action recorded at the last frame (`Episode.last_action`); where none was recorded it asks for no motion: deltas of 0,
+or the absolute target held before, and the gripper as it was. LeRobot trains on every row.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from worldgymnast.actions import ActionSpec, require_same
+from worldgymnast.actions import ActionSpec, motionless, require_same
 from worldgymnast.episodes import lerobot_layout as layout
 from worldgymnast.episodes.lerobot_spec import STATS
+from worldgymnast.episodes.lerobot_tables import (
+    STATE,
+    Contents,
+    episodes_table,
+    features,
+    frames_of,
+    rows_schema,
+    rows_table,
+    tasks_table,
+    write_table,
+)
 from worldgymnast.episodes.stats import Stats, aggregate, describe, describe_images
 from worldgymnast.staging import StagedFolder, disk_error
 from worldgymnast.types import Episode, InputError
@@ -33,76 +51,96 @@ class LeRobotWriter:
 
     def __init__(
         self,
-        path: str | Path,
+        path: str | Path | StagedFolder,
         spec: ActionSpec,
         fps: float,
-        size: tuple[int, int] | int,
+        size: tuple[int, int] | int | None = None,
         megabytes_per_file: float = 100,
         frames_per_file: int = 50_000,
+        lossless: bool = True,
+        labelled: bool = True,
     ):
         """Opens the data set.
 
         Args:
-            path: a folder that must not exist yet.
+            path: a folder that must not exist yet, or one that is staged already.
             spec: of every action.
-            fps: frames per second of robot time.
-            size: height and width of every frame, in pixels.
-            megabytes_per_file: a new video and data file is begun past this size,
+            fps: frames per second of robot time. LeRobot wants a whole number: `info.json`, timestamps and videos have
+                the nearest, and the true rate is kept beside it for this project.
+            size: height and width of every frame of the main camera, in pixels; those of the first if left out.
+            megabytes_per_file: new video and data files are begun past this size,
             frames_per_file: or past this many frames.
+            lossless: frames bit-identical when read back (H.264 in RGB), otherwise small (yuv420p).
+            labelled: whether there is a column `success`; episodes without labels have False in it.
 
         Raises:
             InputError: the path exists, cannot be written, or another process is writing it.
         """
-        self.path = Path(path)
+        self._folder = path if isinstance(path, StagedFolder) else StagedFolder(path)
+        self.path, self._root = self._folder.target, self._folder.path
         self.spec, self.fps = spec, fps
         self.size = (size, size) if isinstance(size, int) else size
         self.episodes = 0
         self.frames = 0
+        self._rate = max(1, round(fps))
+        self._lossless, self._labelled = lossless, labelled
         self._limits = (megabytes_per_file * 2**20, frames_per_file)
+        self._contents: Contents | None = None
         self._tasks: dict[str, int] = {}
         self._rows: list[dict[str, Any]] = []
         self._stats: list[dict[str, Stats]] = []
         self._part = -1
-        self._video: VideoWriter | None = None
+        self._videos: dict[str, VideoWriter] = {}
         self._data: Any = None
-        self._folder = StagedFolder(self.path)
-        self._root = self._folder.path
+        self._data_file: Any = None
 
     def add(self, episode: Episode) -> None:
         """Appends an episode; raises InputError or ActionSpecMismatch where it does not fit the data set."""
+        self._check(episode)
+        columns, frames = self._columns(episode), frames_of(episode)
+        self._open_part(columns, len(episode.frames))
+        before = next(iter(self._videos.values())).count
+        for name, writer in self._videos.items():
+            writer.add(frames[name])
+        self._data.write_table(rows_table(columns))
+        self._stats.append(
+            {name: describe(values) for name, values in columns.items()}
+            | {name: describe_images(pixels) for name, pixels in frames.items()}
+        )
+        self._rows.append(self._episode_row(episode, before))
+        self.episodes += 1
+        self.frames += len(episode.frames)
+
+    def _check(self, episode: Episode) -> None:
         require_same(episode.spec, self.spec, f"{self.path}: episode {self.episodes}")
         where = f"{self.path}: episode {self.episodes} of task '{episode.task}'"
-        self.spec.check(episode.actions, where)
+        self.spec.check(_all_actions(episode), where)
         if episode.fps != self.fps:
             raise InputError(f"{where}: field 'fps': found {episode.fps}, expected {self.fps}")
         if episode.layout is not None and episode.layout < 0:
             raise InputError(f"{where}: field 'layout': found {episode.layout}, expected a seed >= 0 or None")
         if episode.success is not None and len(episode.success) != len(episode.frames):
             raise InputError(f"{where}: field 'success': found {len(episode.success)}, expected {len(episode.frames)}")
-        self._open_part(len(episode.frames))
-        assert self._video is not None
-        before = self._video.count
-        self._video.add(episode.frames)
-        columns = self._columns(episode)
-        self._data.write_table(_rows_table(columns, self.spec.dim))
-        stats = {name: describe(values) for name, values in columns.items()}
-        stats["action"] = describe(episode.actions)
-        stats[layout.IMAGE_KEY] = describe_images(episode.frames)
-        self._stats.append(stats)
-        self._rows.append(self._episode_row(episode, before))
-        self.episodes += 1
-        self.frames += len(episode.frames)
+        if episode.success is not None and not self._labelled:
+            raise InputError(f"{where}: field 'success': found labels, expected none as the data set has no column")
+        if episode.state is not None and not np.isfinite(episode.state).all():
+            raise InputError(f"{where}: field 'state' holds NaN or infinity, expected finite numbers")
+        found = Contents.of(episode)
+        if self._contents is None:
+            main = next(iter(found.cameras))
+            self._contents = replace(found, cameras=found.cameras | ({main: self.size} if self.size else {}))
+        if differs := self._contents.difference(found):
+            raise InputError(f"{where}: {differs}; resize all, or write it into a data set of its own")
 
     def _columns(self, episode: Episode) -> dict[str, np.ndarray]:
         count = len(episode.frames)
         task = self._tasks.setdefault(episode.instruction, len(self._tasks))
-        actions = np.zeros((count, self.spec.dim), np.float32)
-        actions[:-1] = episode.actions
+        success = np.zeros(count, bool) if episode.success is None else np.asarray(episode.success, bool)
         return {
-            "action": actions,
-            "success": np.zeros(count, bool) if episode.success is None else np.asarray(episode.success, bool),
-            "action_is_pad": np.arange(count) == count - 1,
-            "timestamp": (np.arange(count) / self.fps).astype(np.float32),
+            **({} if episode.state is None else {STATE: episode.state.astype(np.float32)}),
+            "action": _all_actions(episode),
+            **({"success": success} if self._labelled else {}),
+            "timestamp": (np.arange(count) / self._rate).astype(np.float32),
             "frame_index": np.arange(count),
             "episode_index": np.full(count, self.episodes),
             "index": np.arange(self.frames, self.frames + count),
@@ -111,7 +149,11 @@ class LeRobotWriter:
 
     def _episode_row(self, episode: Episode, before: int) -> dict[str, Any]:
         place = self._place()
-        video = f"videos/{layout.IMAGE_KEY}"
+        videos: dict[str, Any] = {}
+        for name in self._videos:
+            videos |= {f"videos/{name}/{key}": value for key, value in place.items()}
+            videos[f"videos/{name}/from_timestamp"] = before / self._rate
+            videos[f"videos/{name}/to_timestamp"] = (before + len(episode.frames)) / self._rate
         return {
             "episode_index": self.episodes,
             "tasks": [episode.instruction],
@@ -120,10 +162,7 @@ class LeRobotWriter:
             "data/file_index": place["file_index"],
             "dataset_from_index": self.frames,
             "dataset_to_index": self.frames + len(episode.frames),
-            f"{video}/chunk_index": place["chunk_index"],
-            f"{video}/file_index": place["file_index"],
-            f"{video}/from_timestamp": before / self.fps,
-            f"{video}/to_timestamp": (before + len(episode.frames)) / self.fps,
+            **videos,
             "meta/episodes/chunk_index": 0,
             "meta/episodes/file_index": 0,
             f"{layout.OWN}/task": episode.task,
@@ -135,33 +174,37 @@ class LeRobotWriter:
     def _place(self) -> dict[str, int]:
         return {"chunk_index": self._part // _FILES_PER_CHUNK, "file_index": self._part % _FILES_PER_CHUNK}
 
-    def _open_part(self, count: int) -> None:
-        """Makes sure a video and a data file with room for `count` more frames are open."""
-        if self._video is not None:
-            size = os.path.getsize(self._file(layout.VIDEO))
-            if size < self._limits[0] and self._video.count + count <= self._limits[1]:
+    def _open_part(self, columns: dict[str, np.ndarray], count: int) -> None:
+        """Makes sure that video files and a data file with room for `count` more frames are open."""
+        assert self._contents is not None
+        if self._videos:
+            size = max(os.path.getsize(self._video_file(name)) for name in self._videos)
+            if size < self._limits[0] and next(iter(self._videos.values())).count + count <= self._limits[1]:
                 return
             self._close_part()
         import pyarrow.parquet as pq
 
         self._part += 1
-        for template in (layout.VIDEO, layout.DATA):
-            self._file(template).parent.mkdir(parents=True, exist_ok=True)
-        self._video = VideoWriter(self._file(layout.VIDEO), self.size, self.fps)
-        self._data = pq.ParquetWriter(self._file(layout.DATA), _rows_schema(self.spec.dim))
+        data = self._root / layout.DATA.format(**self._place())
+        data.parent.mkdir(parents=True, exist_ok=True)
+        self._data_file = open(data, "wb")  # noqa: SIM115 - closed with the part
+        self._data = pq.ParquetWriter(self._data_file, rows_schema(columns))
+        for name, pixels in self._contents.cameras.items():
+            self._video_file(name).parent.mkdir(parents=True, exist_ok=True)
+            self._videos[name] = VideoWriter(self._video_file(name), pixels, self._rate, self._lossless, exact=True)
 
-    def _file(self, template: str) -> Path:
-        return self._root / template.format(video_key=layout.IMAGE_KEY, **self._place())
+    def _video_file(self, camera: str) -> Path:
+        return self._root / layout.VIDEO.format(video_key=camera, **self._place())
 
     def _close_part(self) -> None:
-        video, data = self._video, self._data
-        self._video = self._data = None
-        try:
-            if video is not None:
-                video.close()
-        finally:
-            if data is not None:
-                data.close()
+        with ExitStack() as stack:  # closes all of them, last first, whatever one of them raises
+            if self._data_file is not None:
+                stack.callback(self._data_file.close)
+            if self._data is not None:
+                stack.callback(self._data.close)
+            for video in self._videos.values():
+                stack.callback(video.close)
+            self._videos, self._data, self._data_file = {}, None, None
 
     def close(self) -> None:
         """Writes the metadata and moves the data set to its path.
@@ -191,34 +234,33 @@ class LeRobotWriter:
             self._folder.discard()
 
     def _write_meta(self) -> None:
-        import pyarrow.parquet as pq
-
         total = {name: aggregate([stats[name] for stats in self._stats]) for name in self._stats[0]}
-        for name, value in ((layout.INFO, self._info()), (STATS, _plain(total))):
+        plain = {feature: {name: value.tolist() for name, value in one.items()} for feature, one in total.items()}
+        for name, value in ((layout.INFO, self._info()), (STATS, plain)):
             path = self._root / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(value, indent=4, ensure_ascii=False), encoding="utf-8")
-        pq.write_table(_tasks_table(self._tasks), self._root / layout.TASKS)
-        path = self._root / layout.EPISODES.format(chunk_index=0, file_index=0)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(_episodes_table(self._rows, self._stats), path)
+        write_table(tasks_table(self._tasks), self._root / layout.TASKS)
+        write_table(
+            episodes_table(self._rows, self._stats), self._root / layout.EPISODES.format(chunk_index=0, file_index=0)
+        )
 
     def _info(self) -> dict[str, Any]:
+        assert self._contents is not None
         return {
             "codebase_version": "v3.0",
-            "robot_type": None,
+            "robot_type": self._contents.robot or None,
             "total_episodes": self.episodes,
             "total_frames": self.frames,
             "total_tasks": len(self._tasks),
             "chunks_size": _FILES_PER_CHUNK,
             "data_files_size_in_mb": 100,
             "video_files_size_in_mb": 200,
-            "fps": int(self.fps) if float(self.fps).is_integer() else self.fps,
+            "fps": self._rate,
             "splits": {"train": f"0:{self.episodes}"},
             "data_path": layout.DATA,
             "video_path": layout.VIDEO,
-            "features": _features(self.spec, self.size, self.fps),
-            layout.OWN: {"format": 1, "action_spec": self.spec.to_dict()},
+            "features": features(self._contents, self.spec, self.fps, self._rate, self._lossless, self._labelled),
         }
 
     def __enter__(self) -> LeRobotWriter:
@@ -235,85 +277,15 @@ class LeRobotWriter:
                 raise replaced from error
 
 
-def _features(spec: ActionSpec, size: tuple[int, int], fps: float) -> dict[str, Any]:
-    def scalar(dtype: str) -> dict[str, Any]:
-        return {"dtype": dtype, "shape": [1], "names": None}
-
-    height, width = size
-    video = {
-        "video.height": height,
-        "video.width": width,
-        "video.codec": "h264",
-        "video.pix_fmt": "gbrp",
-        "video.is_depth_map": False,
-        "video.fps": int(fps) if float(fps).is_integer() else fps,
-        "video.channels": 3,
-        "has_audio": False,
-    }
-    names = ["height", "width", "channels"]
-    return {
-        layout.IMAGE_KEY: {"dtype": "video", "shape": [height, width, 3], "names": names, "info": video},
-        "action": {"dtype": "float32", "shape": [spec.dim], "names": list(spec.axes)},
-        "success": scalar("bool"),
-        "action_is_pad": scalar("bool"),
-        "timestamp": scalar("float32"),
-        **{name: scalar("int64") for name in ("frame_index", "episode_index", "index", "task_index")},
-    }
-
-
-def _rows_schema(width: int) -> Any:
-    import pyarrow as pa
-
-    # LeRobot stores a feature of shape (1,) as a plain column, and a longer one as lists of fixed length.
-    action = pa.float32() if width == 1 else pa.list_(pa.float32(), width)
-    integers = [(name, pa.int64()) for name in ("frame_index", "episode_index", "index", "task_index")]
-    flags = [("success", pa.bool_()), ("action_is_pad", pa.bool_())]
-    return pa.schema([("action", action), *flags, ("timestamp", pa.float32()), *integers])
-
-
-def _rows_table(columns: dict[str, np.ndarray], width: int) -> Any:
-    import pyarrow as pa
-
-    arrays: dict[str, Any] = {name: pa.array(values) for name, values in columns.items() if name != "action"}
-    flat = pa.array(columns["action"].ravel())
-    arrays["action"] = flat if width == 1 else pa.FixedSizeListArray.from_arrays(flat, width)
-    return pa.table(arrays).select(_rows_schema(width).names).cast(_rows_schema(width))
-
-
-def _tasks_table(tasks: dict[str, int]) -> Any:
-    """What pandas writes for a frame with column `task_index` and the sentences as its index."""
-    import pyarrow as pa
-
-    index = "__index_level_0__"
-    table = pa.table(
-        {"task_index": pa.array(list(tasks.values()), pa.int64()), index: pa.array(list(tasks), pa.string())}
-    )
-
-    def column(name: str | None, field: str, kind: str, numpy: str) -> dict[str, Any]:
-        return {"name": name, "field_name": field, "pandas_type": kind, "numpy_type": numpy, "metadata": None}
-
-    meta = {
-        "index_columns": [index],
-        "column_indexes": [],
-        "columns": [column("task_index", "task_index", "int64", "int64"), column(None, index, "unicode", "object")],
-        "creator": {"library": "pyarrow", "version": pa.__version__},
-        "pandas_version": "2.0.0",
-    }
-    return table.replace_schema_metadata({"pandas": json.dumps(meta)})
-
-
-def _episodes_table(rows: list[dict[str, Any]], stats: list[dict[str, Stats]]) -> Any:
-    import pyarrow as pa
-
-    columns: dict[str, Any] = {}
-    for name in rows[0]:
-        kind = {f"{layout.OWN}/layout": pa.int64(), "tasks": pa.list_(pa.string())}.get(name)
-        columns[name] = pa.array([row[name] for row in rows], kind)
-    for feature in stats[0]:
-        for name in stats[0][feature]:
-            columns[f"stats/{feature}/{name}"] = pa.array([one[feature][name].tolist() for one in stats])
-    return pa.table(columns)
-
-
-def _plain(stats: dict[str, Stats]) -> dict[str, dict[str, Any]]:
-    return {feature: {name: value.tolist() for name, value in one.items()} for feature, one in stats.items()}
+def _all_actions(episode: Episode) -> np.ndarray:
+    """float32 [T+1 a]: the actions, and the one recorded at the last frame or one that asks for no motion."""
+    actions = episode.actions.astype(np.float32)
+    last = episode.last_action
+    if last is None:
+        if not len(actions):
+            raise InputError(
+                f"episode of task '{episode.task}': found one frame and no action, expected at least 1 action; leave "
+                "it out"
+            )
+        last = motionless(episode.spec, actions[-1:], actions[-1])[0]
+    return np.concatenate([actions, np.asarray(last, np.float32)[None]])

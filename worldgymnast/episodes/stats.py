@@ -1,6 +1,7 @@
-"""Statistics the way LeRobot keeps them: min, max, mean, std and count, per episode and for the whole data set.
+"""Statistics as LeRobot keeps them: min, max, mean, std, count and five quantiles, per episode and for the data set.
 
-Images are described per channel in [0, 1] with shape (3, 1, 1). Left out: quantiles.
+Images are described per channel in [0, 1] with shape (3, 1, 1). As in LeRobot the quantiles of a data set are the mean
+of the episodes' ones, weighted by their rows.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import numpy as np
 
 Stats = dict[str, np.ndarray]
 
+QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
+
 
 def describe(values: np.ndarray) -> Stats:
     """Statistics over the rows of [n a] (or [n], taken as one axis), each [a]; zeros where there are no rows."""
@@ -19,12 +22,14 @@ def describe(values: np.ndarray) -> Stats:
         rows, count = np.zeros((1, rows.shape[1] or 1)), 0
     else:
         count = len(rows)
+    quantiles = np.quantile(rows, list(QUANTILES.values()), axis=0)
     return {
         "min": rows.min(0),
         "max": rows.max(0),
         "mean": rows.mean(0),
         "std": rows.std(0),
         "count": np.array([count], np.int64),
+        **dict(zip(QUANTILES, quantiles, strict=True)),
     }
 
 
@@ -38,6 +43,8 @@ def describe_images(frames: np.ndarray) -> Stats:
     lowest = np.array([level[np.flatnonzero(row)[0]] for row in counts])
     highest = np.array([level[np.flatnonzero(row)[-1]] for row in counts])
     shaped = {"min": lowest, "max": highest, "mean": mean, "std": spread}
+    for name, share in QUANTILES.items():
+        shaped[name] = level[(counts.cumsum(1) >= share * total[:, None]).argmax(1)]
     return {name: value.reshape(3, 1, 1) for name, value in shaped.items()} | {
         "count": np.array([len(frames)], np.int64)
     }
@@ -56,4 +63,5 @@ def aggregate(parts: Sequence[Stats]) -> Stats:
         "mean": np.asarray(mean),
         "std": np.sqrt(np.asarray(variance)),
         "count": np.array([int(count.sum())], np.int64),
+        **{name: np.asarray(sum(w * p[name] for w, p in zip(share, kept, strict=True))) for name in QUANTILES},
     }
