@@ -80,11 +80,17 @@ def json_object(value: Any, where: str | Path, name: str = "", hint: str = "copy
 
 
 def short(value: Any) -> str:
-    """A JSON value as it appears in a message, 60 characters at most."""
+    """A JSON value as it appears in a message: one line of at most 60 characters that can be printed.
+
+    >>> short("half a pair: \\ud800")
+    '"half a pair: \\\\ud800"'
+    """
     try:
         text = json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError):
         text = repr(type(value).__name__)
+    text = text[: 2 * _SHOWN]
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 

@@ -81,12 +81,17 @@ def pictures(folder: Path) -> list[Path]:
         raise InputError(
             f"{folder}: found no folder, expected one of pictures or videos, NAME.json beside each; check the path"
         )
-    listed = visible(folder.iterdir())
+    try:
+        listed = visible(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be listed ({error.strerror}); make it readable") from error
     files = [path for path in listed if path.suffix.lower() in (*PICTURES, *VIDEOS)]
     if other := [path for path in listed if path.suffix.lower() in _UNREAD]:
         raise InputError(f"{other[0]}: cannot be read, expected one of {', '.join(PICTURES)}; convert it to PNG")
     if not files:
         raise InputError(f"{folder}: found no picture, expected NAME.png with NAME.json beside; check the path")
+    if special := [path for path in files if not path.is_file()]:
+        raise InputError(f"{special[0]}: found no regular file, expected a picture or video; remove it")
     for one, other in itertools.pairwise(sorted(files, key=lambda path: path.stem)):
         if one.stem == other.stem:
             raise InputError(f"{one}: shares its JSON file with {other.name}, expected one picture a name; rename one")
@@ -104,9 +109,20 @@ def folder_hash(folder: Path) -> str:
     """First 16 hex digits of the SHA-256 over the pictures in a folder and what is said of them."""
     digest = hashlib.sha256()
     for path in pictures(folder):
-        said = path.with_suffix(".json")
-        digest.update(path.name.encode() + path.read_bytes() + (said.read_bytes() if said.is_file() else b""))
+        digest.update(path.name.encode(errors="surrogateescape"))
+        for file in (path, path.with_suffix(".json")):
+            if file == path or file.is_file():
+                _add(digest, file)
     return digest.hexdigest()[:16]
+
+
+def _add(digest: hashlib._Hash, file: Path) -> None:
+    try:
+        with file.open("rb") as opened:
+            while part := opened.read(2**20):
+                digest.update(part)
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror}); make it readable") from error
 
 
 def starts_hash(starts: Sequence[Start]) -> str:
@@ -126,11 +142,12 @@ def said_of(path: Path) -> tuple[list[str], str]:
     found = read_json(file, f"expected {example}")
     for key in found if isinstance(found, dict) else ():
         if key not in _KEYS and (near := difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.75)):
-            raise InputError(f"{file}: field '{key}': found an unknown key, expected '{near[0]}'; rename it")
+            field = short(key).strip('"')
+            raise InputError(f"{file}: field '{field}': found an unknown key, expected '{near[0]}'; rename it")
     given = found.get("instruction") if isinstance(found, dict) else None
     sentences = [given] if isinstance(given, str) else given
     if not isinstance(sentences, list) or not sentences or not all(map(_is_text, sentences)):
-        shown = short(given) if isinstance(given, list | dict) else repr(given)[:60]
+        shown = repr(given)[:60] if given is None or isinstance(given, str) else short(given)
         raise InputError(f"{file}: field 'instruction': found {shown}, expected a sentence or a list of sentences")
     task = found.get("task", sentences[0])
     if not _is_text(task):
