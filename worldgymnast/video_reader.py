@@ -72,11 +72,15 @@ def iterate_timed(path: str | Path) -> Iterator[tuple[float, np.ndarray]]:
         raise _damaged(path, found, declared)
 
 
-def frame_times(path: str | Path) -> np.ndarray:
+def frame_times(path: str | Path, since_first: bool = True) -> np.ndarray:
     """Read the times that `iterate_timed` gives without decoding a frame.
 
+    Args:
+        path: a video file.
+        since_first: count from the first shown frame; otherwise as stamped, where the first can be later than 0.
+
     Returns:
-        float64 [n], seconds since the first shown frame, increasing.
+        float64 [n], seconds, increasing.
 
     Raises:
         InputError: the file is missing, is no video, or a frame has no time stamp.
@@ -93,7 +97,8 @@ def frame_times(path: str | Path) -> np.ndarray:
     if None in stamps:
         raise _unstamped(path, stamps.index(None))
     ticks = np.sort(np.array(stamps, np.int64))
-    return (ticks - ticks[:1]) * base.numerator / base.denominator
+    start = ticks[:1] if since_first else np.zeros(1, np.int64)
+    return (ticks - start) * base.numerator / base.denominator
 
 
 def rate(path: str | Path) -> float | None:

@@ -11,18 +11,21 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from worldgymnast.actions import UNKNOWN, WORLDGYM, ActionSpec
 from worldgymnast.episodes import lerobot_layout as layout
 from worldgymnast.episodes import rlds, worldgym
-from worldgymnast.episodes.formats import convert, detect
-from worldgymnast.episodes.lerobot_reader import action_rows, labels, numbers, pictures, spans
+from worldgymnast.episodes.findings import Finding
+from worldgymnast.episodes.formats import convert, detect, with_commas
+from worldgymnast.episodes.lerobot_frames import camera, in_order, side_by_side
+from worldgymnast.episodes.lerobot_layout import ImageKey
+from worldgymnast.episodes.lerobot_rows import Rows
 from worldgymnast.episodes.lerobot_spec import STATS, action_key, own_place, recorded_range
+from worldgymnast.episodes.lerobot_survey import survey
 from worldgymnast.types import InputError
 from worldgymnast.video import iterate
 
@@ -33,42 +36,16 @@ _PART = r"(effort\*)?[\d.]*(mm|cm|m|rad|deg)"
 _UNIT = re.compile(rf"unknown|worldgym|{_PART}(\+{_PART})*")
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing wrong with a data set.
-
-    Attributes:
-        severity: "error" where reading fails or data are wrong; "warning" where they may be.
-        file: path, or the data set's folder.
-        field: which field or count.
-        found: what is there; the whole sentence where `expected` is empty.
-        expected: what should be.
-        hint: what to do.
-    """
-
-    severity: Literal["error", "warning"]
-    file: str
-    field: str
-    found: str
-    expected: str = ""
-    hint: str = ""
-
-    def __str__(self) -> str:
-        if not self.expected:
-            return f"{self.severity}: {self.file}: {self.found}"
-        return f"{self.severity}: {self.file}: {self.field}: found {self.found}, expected {self.expected}; {self.hint}"
-
-
 @dataclass
 class _Episode:
-    """One episode on its way through the inspection; `frames` may raise InputError."""
+    """One episode on its way through the inspection; `frames` may raise InputError, None is said elsewhere."""
 
     name: str
     file: Path
     media: Path
     spec: ActionSpec
     actions: np.ndarray
-    frames: Iterator[np.ndarray]
+    frames: Iterator[np.ndarray] | None
     rows: int
     labelled: bool
     instruction: str | None = None
@@ -121,10 +98,10 @@ class _Inspection:
         self.labelled += episode.labelled
         self.without_instruction += episode.instruction == ""
         self._actions(episode)
-        if episode.media in self.broken:
+        if episode.media in self.broken or episode.frames is None:
             return
         try:
-            count, moving, digest = self._frames(episode)
+            count, moving, digest = self._frames(episode, episode.frames)
         except InputError as error:
             self.fault(episode.media, error)
             return
@@ -139,12 +116,12 @@ class _Inspection:
             self.add("warning", episode.file, episode.name, f"a copy of {self.seen[digest]}", "distinct episodes", hint)
         self.seen.setdefault(digest, episode.name)
 
-    def _frames(self, episode: _Episode) -> tuple[int, bool, bytes]:
+    def _frames(self, episode: _Episode, frames: Iterator[np.ndarray]) -> tuple[int, bool, bytes]:
         """Number of frames, whether any differs from the first, and a hash of the episode."""
         digest = hashlib.sha256(np.ascontiguousarray(episode.actions).tobytes())
         count, moving = 0, False
         first: np.ndarray | None = None
-        for frame in episode.frames:
+        for frame in frames:
             size = (frame.shape[0], frame.shape[1])
             self.sizes.setdefault(size, episode.name)
             first = frame if first is None else first
@@ -199,12 +176,12 @@ class _Inspection:
         return sorted(self.findings, key=lambda one: one.severity)
 
 
-def check(path: str | Path, image_key: str | None = None) -> list[Finding]:
+def check(path: str | Path, image_key: ImageKey = None) -> list[Finding]:
     """Everything wrong with the episodes in a folder (LeRobot v3.0 or v2.1, RLDS, WorldGym), errors first.
 
     Args:
         path: the folder.
-        image_key: which camera, where there are several.
+        image_key: which cameras, where there are several; more than one are looked at side by side.
 
     Returns:
         Findings; none means that the data set reads and nothing looks odd.
@@ -221,7 +198,7 @@ def check(path: str | Path, image_key: str | None = None) -> list[Finding]:
         elif kind == "worldgym":
             _worldgym(root, inspection)
         else:
-            _lerobot(root, image_key, inspection, old=kind == "lerobot-v2.1")
+            _lerobot(root, image_key, inspection)
     except InputError as error:
         inspection.fault(root, error)
     return inspection.finish()
@@ -248,8 +225,8 @@ def _worldgym(root: Path, inspection: _Inspection) -> None:
         )
 
 
-def _rlds(root: Path, image_key: str | None, inspection: _Inspection) -> None:
-    description = rlds.describe(root, image_key)
+def _rlds(root: Path, image_key: ImageKey, inspection: _Inspection) -> None:
+    description = rlds.describe(root, with_commas(image_key))
     if description.other_splits:
         inspection.findings.append(Finding("warning", str(root), "splits", rlds.splits_said(description)))
     for path in description.unread:
@@ -265,44 +242,45 @@ def _rlds(root: Path, image_key: str | None, inspection: _Inspection) -> None:
         inspection.episode(_Episode(f"episode {index}", shard, shard, spec, rows, frames, count, False, said))
 
 
-def _lerobot(root: Path, image_key: str | None, inspection: _Inspection, old: bool) -> None:
-    _statistics_and_tasks(root, inspection, old)
+def _lerobot(root: Path, image_key: ImageKey, inspection: _Inspection) -> None:
     found = layout.read_layout(root, image_key)
     _spec(found, inspection)
-    _totals(found, inspection)
-    tables: dict[Path, dict[str, np.ndarray] | None] = {}
-    by_media = sorted(found.records, key=lambda r: (str(r.video or r.data), r.video_first, r.index))
-    for media, group in groupby(by_media, key=lambda record: record.video or record.data):
-        records = list(group)
-        frames = pictures(media, records, found.image_key) if found.in_data else spans(media, records)
-        for record in records:
-            if record.data not in tables:
-                tables[record.data] = _table(record.data, found, inspection)
-            _lerobot_episode(found, record, tables[record.data], media, frames, inspection)
-    held = any("success" in table or "next.success" in table for table in tables.values() if table)
-    if held and inspection.labelled and not {"success", "next.success"} & set(found.info["features"]):
+    made = survey(found)
+    for error in made.errors:
+        inspection.complain(root, error)
+    for one in made.warnings:
+        inspection.add("warning", Path(one.file), one.field, one.found, one.expected, one.hint)
+    if len({record.index for record in found.records}) == len(found.records):
+        _lerobot_episodes(found, made.rows, inspection)
+    held = any(rows.success is not None for rows in made.rows)
+    if held and not {"success", "next.success"} & set(found.info["features"]):
         hint = "declare it, or other readers miss the labels"
         inspection.add("warning", root / layout.INFO, "features", "no 'success'", "it, as the data files hold it", hint)
 
 
-def _statistics_and_tasks(root: Path, inspection: _Inspection, old: bool) -> None:
-    """What this project reads only in part, or not at all, and LeRobot needs."""
-    stats, lines = root / STATS, root / "meta/episodes_stats.jsonl"
-    tasks = root / ("meta/tasks.jsonl" if old else layout.TASKS)
-    if not stats.is_file() and not lines.is_file():
-        hint = "taken from the rows; LeRobot cannot train without: recompute them there, or convert it again"
-        inspection.add("warning", stats, "statistics", "no such file", "min, max, mean and std a feature", hint)
-    if not tasks.is_file():
-        hint = "copy the folder again, or convert it again"
-        inspection.add("error", tasks, "tasks", "no such file", "the sentences by number", hint)
-    readers = {stats: layout.read_object, lines: layout.read_jsonl}
-    readers[tasks] = layout.read_jsonl if old else layout.read_table
-    for path, read in readers.items():
-        try:
-            if path.is_file():
-                read(path)
-        except InputError as error:
-            inspection.complain(path, error)
+def _lerobot_episodes(found: layout.Layout, rows: list[Rows], inspection: _Inspection) -> None:
+    cameras = []
+    for name in found.cameras:
+        source, pairings = camera(found, name, rows)
+        cameras.append(source)
+        for pairing in pairings:
+            for error in pairing.errors:
+                inspection.complain(pairing.file, error)
+            if pairing.unused and not pairing.errors:
+                hint = "they are left out; the video was cut otherwise than the rows, or rows were dropped"
+                text = f"{pairing.unused} frames that belong to no row"
+                inspection.add("warning", pairing.file, "frames", text, "one a row", hint)
+    for one in in_order(found, rows):
+        name = f"episode {one.record.index}"
+        is_paired = all(source.has(one) for source in cameras)
+        frames = side_by_side(cameras, one) if is_paired else None
+        media = cameras[0].file(one) if is_paired else one.record.data
+        labelled, count = one.success is not None, len(one.index)
+        inspection.episode(
+            _Episode(
+                name, one.record.data, media, found.spec, one.actions[:-1], frames, count, labelled, one.instruction
+            )
+        )
 
 
 def _spec(found: layout.Layout, inspection: _Inspection) -> None:
@@ -329,50 +307,3 @@ def _assumed_motion(spec: ActionSpec) -> str:
         return ""
     says = "absolute targets" if spec.is_absolute else "deltas, 0 being no motion"
     return f"; not said is whether they are deltas or absolute targets: taken to be {says}"
-
-
-def _totals(found: layout.Layout, inspection: _Inspection) -> None:
-    counts = {"total_episodes": len(found.records), "total_frames": sum(record.rows for record in found.records)}
-    for name, expected in counts.items():
-        if found.info.get(name) != expected:
-            hint = "the metadata contradict one another; copy meta/ again"
-            value = str(found.info.get(name))
-            inspection.add("error", found.root / layout.INFO, name, value, f"{expected} by the episodes' list", hint)
-    indices = [record.index for record in found.records]
-    if indices != list(range(len(indices))):
-        hint = "episodes are missing or listed twice; copy meta/ again"
-        expected = f"0 to {len(indices) - 1}"
-        inspection.add("error", found.root / "meta", "episode_index", f"{indices[:5]}...", expected, hint)
-
-
-def _table(path: Path, found: layout.Layout, inspection: _Inspection) -> dict[str, np.ndarray] | None:
-    try:
-        table: dict[str, Any] = layout.read_table(path, ("episode_index", "action", "success", "next.success"))
-        columns = {"action": action_rows(table, path, found.spec.dim)}
-        columns["episode_index"] = numbers(table, "episode_index", path)
-        columns |= {name: labels(table, name, path) for name in ("success", "next.success") if name in table}
-    except InputError as error:
-        inspection.fault(path, error)
-        return None
-    return columns
-
-
-def _lerobot_episode(
-    found: layout.Layout,
-    record: layout.Record,
-    table: dict[str, np.ndarray] | None,
-    media: Path,
-    frames: Iterator[np.ndarray],
-    inspection: _Inspection,
-) -> None:
-    name = f"episode {record.index}"
-    actions, labelled = np.zeros((0, found.spec.dim), np.float32), record.labelled is not False
-    if table is not None:
-        rows = np.flatnonzero(table["episode_index"] == record.index)
-        if len(rows) != record.rows:
-            hint = "the data file and the metadata contradict one another; copy the folder again"
-            inspection.add("error", record.data, f"{name} rows", str(len(rows)), f"{record.rows} by the metadata", hint)
-        labelled = labelled and ("success" in table or "next.success" in table)
-        actions = table["action"][rows[:-1]]
-    own = islice(frames, record.rows)  # taken even where the rows are unreadable: the next episode's frames follow
-    inspection.episode(_Episode(name, record.data, media, found.spec, actions, own, record.rows, labelled))

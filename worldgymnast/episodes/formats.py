@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from worldgymnast.episodes import lerobot, rlds, rlds_layout, worldgym
-from worldgymnast.episodes.lerobot_layout import INFO, read_object
+from worldgymnast.episodes.lerobot_layout import INFO, ImageKey
 from worldgymnast.episodes.windows import EpisodeSet
+from worldgymnast.files import read_json_object
 from worldgymnast.types import InputError
 
 Format = Literal["lerobot-v3.0", "lerobot-v2.1", "worldgym", "rlds"]
@@ -22,7 +23,7 @@ def detect(path: str | Path) -> Format:
     if not root.is_dir():
         raise InputError(f"{root}: no such folder, expected one with episodes; check the path")
     if (root / INFO).is_file():
-        version = str(read_object(root / INFO).get("codebase_version", ""))
+        version = str(read_json_object(root / INFO).get("codebase_version", ""))
         return "lerobot-v2.1" if version.startswith("v2") else "lerobot-v3.0"
     if _is_rlds(root):
         return "rlds"
@@ -50,7 +51,7 @@ def _is_rlds(root: Path) -> bool:
 def read(
     path: str | Path,
     *,
-    image_key: str | None = None,
+    image_key: ImageKey = None,
     size: int | tuple[int, int] | None = None,
     fps: float | None = None,
 ) -> EpisodeSet:
@@ -58,7 +59,7 @@ def read(
 
     Args:
         path: the folder.
-        image_key: which camera, where there are several.
+        image_key: which cameras, where there are several; more than one are put side by side.
         size: pixels to resize the frames to.
         fps: frames per second of robot time, where the format does not say (RLDS other than BridgeData V2).
 
@@ -68,10 +69,15 @@ def read(
     _positive(size, fps)
     kind = detect(path)
     if kind == "rlds":
-        return rlds.read(path, image_key=image_key, size=size, fps=fps)
+        return rlds.read(path, image_key=with_commas(image_key), size=size, fps=fps)
     if kind == "worldgym":
         return worldgym.read(path, size=size)
     return lerobot.read(path, image_key=image_key, size=size)
+
+
+def with_commas(image_key: ImageKey) -> str | None:
+    """Several cameras as RLDS takes them, in one text."""
+    return image_key if image_key is None or isinstance(image_key, str) else ",".join(image_key) or None
 
 
 def _positive(size: int | tuple[int, int] | None, fps: float | None) -> None:
@@ -87,7 +93,7 @@ def convert(
     target: str | Path,
     *,
     size: int | tuple[int, int] | None = None,
-    image_key: str | None = None,
+    image_key: ImageKey = None,
     fps: float | None = None,
 ) -> EpisodeSet:
     """Writes the episodes of `source`, in any known format, as a LeRobotDataset v3.0 at `target`; returns those read.

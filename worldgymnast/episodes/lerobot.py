@@ -12,12 +12,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from worldgymnast.episodes.lerobot_reader import read
+from worldgymnast.episodes.lerobot_reader import episodes, read
 from worldgymnast.episodes.lerobot_writer import LeRobotWriter
 from worldgymnast.types import Episode, InputError
 from worldgymnast.video import resize
 
-__all__ = ["LeRobotWriter", "read", "write"]
+__all__ = ["LeRobotWriter", "episodes", "read", "write"]
 
 
 def write(path: str | Path, episodes: Iterable[Episode], size: int | tuple[int, int] | None = None) -> None:

@@ -7,23 +7,47 @@ After the schema of lerobot 0.4.4 (`lerobot/datasets/utils.py`). What this proje
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Sequence
+import re
+import string
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from worldgymnast.actions import ActionSpec
-from worldgymnast.episodes.lerobot_spec import INFO, OWN, own_fps, own_place, positive, read_spec
-from worldgymnast.files import json_object, short
+from worldgymnast.episodes.lerobot_spec import INFO, OWN, action_key, own_fps, own_place, positive, read_spec
+from worldgymnast.episodes.parquet import column_names, field_of, read_table
+from worldgymnast.files import json_object, read_json_lines, read_json_object, short, visible
 from worldgymnast.types import InputError
 
 IMAGE_KEY = "observation.images.camera"
 TASKS = "meta/tasks.parquet"
 EPISODES = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+EPISODE_LINES = "meta/episodes.jsonl"
 DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+
+_FORMAT = re.compile(r"0?[0-9]{0,2}d?")
+_MOST = 2**53
+"""No count and no time is larger: floats do not hold whole numbers beyond it."""
+
+ImageKey = str | Sequence[str] | None
+"""One camera, several (side by side), "all", or None for the only one."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an episode's frames are in a video file.
+
+    Attributes:
+        file: the video.
+        start: time of the episode's first frame in it, in seconds.
+        stop: time at which the next episode begins, or None where the metadata do not say.
+    """
+
+    file: Path
+    start: float = 0.0
+    stop: float | None = None
 
 
 @dataclass(frozen=True)
@@ -34,9 +58,9 @@ class Record:
         index: its number in the data set.
         rows: number of rows, which is the number of frames.
         data: parquet file with its rows.
-        video: file with its frames, or None where the data file holds them.
-        video_first: its first frame in that file.
-        instruction: the sentence.
+        places: by camera, where its frames are; without those cameras whose pictures are in the data file.
+        meta: the file that lists it.
+        tasks: what the metadata call its tasks: sentences, or numbers of sentences.
         task: name of the task, "" in a foreign data set.
         source: how it came about.
         layout: seed of its scene, -1 for none.
@@ -46,9 +70,9 @@ class Record:
     index: int
     rows: int
     data: Path
-    video: Path | None
-    video_first: int
-    instruction: str
+    places: Mapping[str, Place]
+    meta: Path
+    tasks: tuple[str | int | float, ...]
     task: str
     source: str
     layout: int
@@ -57,12 +81,24 @@ class Record:
 
 @dataclass(frozen=True)
 class Layout:
-    """A data set's metadata, read and checked for contradictions that would make reading impossible."""
+    """A data set's metadata, read and checked for contradictions that would make reading impossible.
+
+    Attributes:
+        root: its folder.
+        version: as in `codebase_version`.
+        info: the content of meta/info.json.
+        cameras: names of the chosen cameras, in the order asked for.
+        action: name of the action's feature and column: "action", or "actions" as openpi writes it.
+        fps: rows per second.
+        spec: what the actions mean.
+        records: the episodes by number.
+    """
 
     root: Path
     version: str
     info: dict[str, Any]
-    image_key: str
+    cameras: tuple[str, ...]
+    action: str
     fps: float
     spec: ActionSpec
     records: tuple[Record, ...]
@@ -78,72 +114,27 @@ class Layout:
         return own_fps(self.info, self.root / INFO) or self.fps
 
     @property
-    def in_data(self) -> bool:
-        """Whether the frames are pictures inside the parquet files rather than videos."""
-        return self.info["features"][self.image_key]["dtype"] == "image"
+    def old(self) -> bool:
+        """Whether it is v2: one file an episode, metadata as JSON lines."""
+        return self.version.startswith("v2.")
+
+    @property
+    def robot(self) -> str:
+        """The robot's type, or ""."""
+        found = self.info.get("robot_type")
+        return found if isinstance(found, str) else ""
+
+    def in_data(self, camera: str) -> bool:
+        """Whether a camera's frames are pictures inside the parquet files rather than videos."""
+        return self.info["features"][camera]["dtype"] == "image"
 
 
-def read_json(path: Path) -> Any:
-    """The file's JSON; raises InputError where it is missing or no JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); is this a LeRobotDataset folder?") from error
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: line {error.lineno} is not JSON ({error.msg}); copy the file again") from error
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """The file's JSON, which must be an object."""
-    return json_object(read_json(path), path)
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """One JSON object a line."""
-    try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as JSON lines ({error}); copy the file again") from error
-    return [json_object(line, path, f"line {number}") for number, line in enumerate(lines, 1)]
-
-
-def read_table(path: Path, columns: Sequence[str] | None = None) -> dict[str, Any]:
-    """Columns of a parquet file as arrow arrays, by name; those it does not have are left out."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            table = file.read(names if columns is None else [name for name in names if name in columns])
-    except (OSError, pa.ArrowException) as error:
-        message = str(error).splitlines()[0]
-        raise InputError(f"{path}: cannot be read as parquet ({message}); copy the file again") from error
-    return {name: table.column(name).combine_chunks() for name in table.column_names}
-
-
-def field_of(record: dict[str, Any], name: str, path: Path) -> Any:
-    """`record[name]`, or an InputError that names the file."""
-    if name not in record:
-        raise InputError(f"{path}: field '{name}' is missing, found {sorted(record)[:8]}; is this a LeRobotDataset?")
-    return record[name]
-
-
-def _whole(row: dict[str, Any], name: str, path: Path, least: int = 0) -> int:
-    value = field_of(row, name, path)
-    if not isinstance(value, int | float) or value != value // 1 or value < least:
-        raise InputError(
-            f"{path}: field '{name}': found {value!r}, expected a whole number of at least {least}; copy the file again"
-        )
-    return int(value)
-
-
-def read_layout(root: str | Path, image_key: str | None = None) -> Layout:
+def read_layout(root: str | Path, image_key: ImageKey = None) -> Layout:
     """Reads `meta/`.
 
     Args:
         root: the data set's folder.
-        image_key: which camera; needed only where there are several.
+        image_key: which cameras; needed only where there are several.
 
     Raises:
         InputError: missing or contradictory metadata, an unknown version, or no such camera.
@@ -152,115 +143,200 @@ def read_layout(root: str | Path, image_key: str | None = None) -> Layout:
     path = root / INFO
     if not path.is_file():
         raise InputError(f"{root}: no {INFO}, expected the folder of a LeRobotDataset v3.0 or v2.1; check the path")
-    info = read_object(path)
+    info = read_json_object(path)
     version = str(field_of(info, "codebase_version", path))
     features = json_object(field_of(info, "features", path), path, "features")
     for name, feature in features.items():
         json_object(feature, path, f"features.{name}")
     if not version.startswith(("v3.", "v2.")):
         raise InputError(f"{path}: field 'codebase_version': found '{version}', expected v3.0 or v2.1; convert it")
-    key = _camera(features, image_key, path)
+    cameras = _cameras(features, image_key, path)
     fps = positive(field_of(info, "fps", path), "fps", path)
     spec = read_spec(root, info, version, fps)
-    records = _records_v3(root, info, key, fps) if version.startswith("v3.") else _records_v2(root, info, key)
+    listed = _listed_v3(root) if version.startswith("v3.") else _listed_v2(root)
+    at = _places_v3 if version.startswith("v3.") else _places_v2
+    records = [_record(row, meta, *at(root, info, row, meta, cameras)) for meta, row in listed]
     if not records:
         raise InputError(f"{root}: found 0 episodes in meta/, expected at least 1")
-    return Layout(root, version, info, key, fps, spec, tuple(records))
+    records.sort(key=lambda record: record.index)
+    return Layout(root, version, info, cameras, action_key(features), fps, spec, tuple(records))
 
 
-def _camera(features: dict[str, Any], wanted: str | None, path: Path) -> str:
-    cameras = [name for name, feature in features.items() if feature.get("dtype") in ("video", "image")]
-    if wanted is None and len(cameras) == 1:
-        return cameras[0]
-    if wanted is not None and wanted in cameras:
+# ---------------------------------------------------------------- cameras
+
+
+def _cameras(features: dict[str, Any], wanted: ImageKey, path: Path) -> tuple[str, ...]:
+    """The chosen cameras; depth maps count only where they are named."""
+    known = [name for name, feature in features.items() if feature.get("dtype") in ("video", "image")]
+    color = [name for name in known if not _is_depth(features[name])]
+    if not known:
+        raise InputError(
+            f"{path}: field 'features': found no camera, expected one of dtype video or image; is it a data set of "
+            "states alone?"
+        )
+    named = (wanted,) if isinstance(wanted, str) else tuple(wanted or ())
+    names = tuple(part.strip() for name in named for part in ([name] if name in known else name.split(",")))
+    if names == ("all",) and "all" not in known and color:
+        return tuple(color)
+    if not names and len(color or known) == 1:
+        return tuple(color or known)
+    chosen = tuple(_camera(name, known) for name in names)
+    how = "name one or several with --image-key NAME [NAME ...], or all with --image-key all"
+    if not names or None in chosen or len(set(chosen)) < len(chosen):
+        asked = "one camera" if not names else f"cameras {list(names)}"
+        asked = f"camera '{names[0]}'" if len(names) == 1 else asked
+        raise InputError(f"{path}: field 'features': found cameras {known}, expected {asked}; {how}")
+    return tuple(name for name in chosen if name is not None)
+
+
+def _camera(wanted: str, known: Sequence[str]) -> str | None:
+    """The camera of that name, or the only one whose name ends in it, as `top` for `observation.images.top`."""
+    endings = [name for name in known if name.endswith(f".{wanted}")]
+    if wanted in known:
         return wanted
-    asked = "one camera" if wanted is None else f"camera '{wanted}'"
-    hint = "name one of them as image_key" if cameras else "copy the file again"
-    raise InputError(f"{path}: field 'features': found cameras {cameras}, expected {asked}; {hint}")
+    return endings[0] if len(endings) == 1 else None
 
 
-def _place(root: Path, info: dict[str, Any], name: str, **where: int | str) -> Path:
-    """The file that the template `info[name]` names."""
+def _is_depth(feature: dict[str, Any]) -> bool:
+    notes = [feature, feature.get("info"), feature.get("video_info")]
+    return any(isinstance(note, dict) and note.get("video.is_depth_map") is True for note in notes)
+
+
+# ---------------------------------------------------------------- files
+
+
+def _file(root: Path, info: dict[str, Any], name: str, **where: int | str) -> Path:
+    """The file that the template `info[name]` names.
+
+    Raises:
+        InputError: it has other placeholders or formats, or leaves the folder.
+    """
     path = root / INFO
     template = field_of(info, name, path)
+    known = ", ".join(f"{{{key}}}" for key in where)
     try:
-        return root / str.format(template, **where)
-    except (TypeError, KeyError, IndexError, ValueError, AttributeError) as error:
-        known = ", ".join(f"{{{key}}}" for key in where)
+        if not isinstance(template, str):
+            raise ValueError("no text")
+        parts = list(string.Formatter().parse(template))
+        for _, key, form, conversion in parts:
+            if key is not None and (key not in where or conversion or not _FORMAT.fullmatch(form or "")):
+                raise ValueError("an unknown placeholder or format")
+        found = template.format(**where)
+        bad = PurePosixPath(found).is_absolute() or ".." in PurePosixPath(found).parts
+        if bad or not found.isprintable() or not found:
+            raise ValueError("outside the folder")
+    except (ValueError, IndexError) as error:
         raise InputError(
-            f"{path}: field '{name}': found {short(template)}, expected a path with no placeholders but {known}; "
-            "correct it"
+            f"{path}: field '{name}': found {short(template)}, expected a path inside the folder with no placeholders "
+            f"but {known}; correct it"
         ) from error
+    return root / found
 
 
-def _records_v3(root: Path, info: dict[str, Any], key: str, fps: float) -> list[Record]:
-    files = sorted((root / "meta/episodes").glob("*/*.parquet"))
+def _listed_v3(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Every row of `meta/episodes`, with the file it stands in; statistics are left out."""
+    files = visible(path for folder in visible((root / "meta/episodes").glob("*")) for path in folder.glob("*.parquet"))
     if not files:
         raise InputError(
             f"{root / 'meta/episodes'}: found no parquet files, expected at least 1; copy the folder again"
         )
-    video = info["features"][key]["dtype"] == "video"
-    records = []
     for path in files:
-        table = {name: column.to_pylist() for name, column in _without_stats(path).items()}
+        names = [name for name in column_names(path) if not name.startswith("stats/")]
+        table = {name: column.to_pylist() for name, column in read_table(path, names).items()}
         for i in range(len(field_of(table, "episode_index", path))):
-            row = {name: column[i] for name, column in table.items()}
-            names = ("chunk_index", "file_index")
-            data = _place(root, info, "data_path", **{name: _whole(row, f"data/{name}", path) for name in names})
-            file, first = None, 0
-            if video:
-                at = f"videos/{key}"
-                where = {name: _whole(row, f"{at}/{name}", path) for name in names}
-                file = _place(root, info, "video_path", video_key=key, **where)
-                first = _first_frame(field_of(row, f"{at}/from_timestamp", path), fps, path)
-            records.append(_record(row, data, file, first, path))
-    return sorted(records, key=lambda record: record.index)
+            yield path, {name: column[i] for name, column in table.items()}
 
 
-def _first_frame(timestamp: Any, fps: float, path: Path) -> int:
-    if not isinstance(timestamp, int | float) or not 0 <= timestamp < math.inf:
-        raise InputError(f"{path}: field 'from_timestamp': found {timestamp!r}, expected seconds; copy the file again")
-    return round(timestamp * fps)
+def _listed_v2(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    path = root / EPISODE_LINES
+    for row in read_json_lines(path):
+        yield path, row
 
 
-def _without_stats(path: Path) -> dict[str, Any]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        names = pq.read_schema(path).names
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path}: cannot be read as parquet ({error}); copy the file again") from error
-    return read_table(path, [name for name in names if not name.startswith("stats/")])
+Places = tuple[Path, dict[str, Place]]
+"""The data file, and by camera the video."""
 
 
-def _record(row: dict[str, Any], data: Path, video: Path | None, first: int, path: Path) -> Record:
-    sentences = field_of(row, "tasks", path) or [""]
-    layout = row.get(f"{OWN}/layout")
+def _places_v3(root: Path, info: dict[str, Any], row: dict[str, Any], meta: Path, cameras: tuple[str, ...]) -> Places:
+    def numbered(prefix: str) -> dict[str, int]:
+        return {name: whole(row, f"{prefix}/{name}", meta) for name in ("chunk_index", "file_index")}
+
+    places = {}
+    for camera in cameras:
+        if info["features"][camera]["dtype"] == "video":
+            at = f"videos/{camera}"
+            file = _file(root, info, "video_path", video_key=camera, **numbered(at))
+            start = _seconds(field_of(row, f"{at}/from_timestamp", meta), "from_timestamp", meta)
+            stop = row.get(f"{at}/to_timestamp")
+            places[camera] = Place(file, start, None if stop is None else _seconds(stop, "to_timestamp", meta, start))
+    return _file(root, info, "data_path", **numbered("data")), places
+
+
+def _places_v2(root: Path, info: dict[str, Any], row: dict[str, Any], meta: Path, cameras: tuple[str, ...]) -> Places:
+    chunk = whole({"chunks_size": 1000} | info, "chunks_size", root / INFO, least=1)
+    index = whole(row, "episode_index", meta)
+    where = {"episode_chunk": index // chunk, "episode_index": index}
+    places = {
+        camera: Place(_file(root, info, "video_path", video_key=camera, **where))
+        for camera in cameras
+        if info["features"][camera]["dtype"] == "video"
+    }
+    return _file(root, info, "data_path", **where), places
+
+
+# ---------------------------------------------------------------- fields
+
+
+def whole(row: dict[str, Any], name: str, path: Path, least: int = 0) -> int:
+    """`row[name]`, a whole number; raises InputError for others."""
+    value = field_of(row, name, path)
+    good = isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= _MOST
+    if not good or value != value // 1:
+        raise InputError(
+            f"{path}: field '{name}': found {short(value)}, expected a whole number of at least {least}; copy the file "
+            "again"
+        )
+    return int(value)
+
+
+def _seconds(value: Any, name: str, path: Path, least: float = 0.0) -> float:
+    good = isinstance(value, int | float) and not isinstance(value, bool)
+    if not good or not least <= value < _MOST:
+        raise InputError(
+            f"{path}: field '{name}': found {short(value)}, expected seconds, at least {least:g}; copy the file again"
+        )
+    return float(value)
+
+
+def _record(row: dict[str, Any], meta: Path, data: Path, places: dict[str, Place]) -> Record:
+    def own(name: str, is_good: Callable[[Any], bool], expected: str) -> Any:
+        value = row.get(f"{OWN}/{name}")
+        if value is not None and not is_good(value):
+            raise InputError(f"{meta}: field '{OWN}/{name}': found {short(value)}, expected {expected}; correct it")
+        return value
+
+    def is_text(value: Any) -> bool:
+        return isinstance(value, str)
+
+    layout = own("layout", lambda value: type(value) is int and -1 <= value < 2**63, "a seed or nothing")
     return Record(
-        index=_whole(row, "episode_index", path),
-        rows=_whole(row, "length", path, least=1),
+        index=whole(row, "episode_index", meta),
+        rows=whole(row, "length", meta, least=1),
         data=data,
-        video=video,
-        video_first=first,
-        instruction=sentences[0],
-        task=row.get(f"{OWN}/task") or "",
-        source=row.get(f"{OWN}/source") or "",
-        layout=-1 if layout is None else int(layout),
-        labelled=row.get(f"{OWN}/labelled"),
+        places=places,
+        meta=meta,
+        tasks=_tasks(field_of(row, "tasks", meta), meta),
+        task=own("task", is_text, "text") or "",
+        source=own("source", is_text, "text") or "",
+        layout=-1 if layout is None else layout,
+        labelled=own("labelled", lambda value: isinstance(value, bool), "true or false"),
     )
 
 
-def _records_v2(root: Path, info: dict[str, Any], key: str) -> list[Record]:
-    path = root / "meta/episodes.jsonl"
-    chunk = _whole({"chunks_size": 1000} | info, "chunks_size", root / INFO, least=1)
-    records = []
-    for row in read_jsonl(path):
-        index = _whole(row, "episode_index", path)
-        place = {"episode_chunk": index // chunk, "episode_index": index}
-        data = _place(root, info, "data_path", **place)
-        video = None
-        if info["features"][key]["dtype"] == "video":
-            video = _place(root, info, "video_path", video_key=key, **place)
-        records.append(_record(row, data, video, 0, path))
-    return sorted(records, key=lambda record: record.index)
+def _tasks(value: Any, meta: Path) -> tuple[str | int | float, ...]:
+    """What stands under `tasks`: a list by the schema; text or a number alone are taken as a list of one."""
+    entries = value if isinstance(value, list) else [value]
+    for entry in entries:
+        if entry is not None and (isinstance(entry, bool) or not isinstance(entry, str | int | float)):
+            raise InputError(f"{meta}: field 'tasks': found {short(value)}, expected a list of sentences; correct it")
+    return tuple(entry for entry in entries if entry is not None)

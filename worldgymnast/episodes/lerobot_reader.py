@@ -2,178 +2,163 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import groupby
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from worldgymnast.episodes import lerobot_layout as layout
 from worldgymnast.episodes.cache import cached_frames, fingerprint
-from worldgymnast.episodes.lerobot_layout import Layout, Record, read_layout, read_table
+from worldgymnast.episodes.lerobot_frames import Camera, camera, in_order, side_by_side
+from worldgymnast.episodes.lerobot_layout import ImageKey, Layout, read_layout
+from worldgymnast.episodes.lerobot_rows import STATE, Rows
+from worldgymnast.episodes.lerobot_spec import axis_names
+from worldgymnast.episodes.lerobot_survey import survey
 from worldgymnast.episodes.windows import EpisodeSet
-from worldgymnast.pictures import open_picture
-from worldgymnast.types import InputError
-from worldgymnast.video import check_rate, iterate, resize
+from worldgymnast.files import visible
+from worldgymnast.types import Episode, InputError
+from worldgymnast.video import resize
+
+_CACHE_FORMAT = "rows-by-time-1"
+"""Changes whenever the same files give other frames, so that frames decoded before are not taken."""
+
+Size = int | tuple[int, int] | None
 
 
-def read(path: str | Path, *, image_key: str | None = None, size: int | tuple[int, int] | None = None) -> EpisodeSet:
+def read(path: str | Path, *, image_key: ImageKey = None, size: Size = None) -> EpisodeSet:
     """Reads a data set, v3.0 or v2.1, this project's or anyone's.
 
-    The decoded frames are kept in the user's cache folder (see `cache`) and mapped, so only the first read decodes.
+    Row i of an episode, by `frame_index`, gets the frame at its time (see `lerobot_pairing`). The decoded frames are
+    kept in the user's cache folder (see `cache`) and mapped, so only the first read decodes.
 
     Args:
         path: the folder.
-        image_key: which camera; needed only where there are several.
+        image_key: which camera; needed only where there are several. Several names, or "all", put their frames side by
+            side, from left to right in that order, each scaled to the height of the first.
         size: pixels to resize the frames to.
 
     Raises:
         InputError: a file is missing, cut short, or contradicts the metadata; names the file and the field.
     """
     found = read_layout(path, image_key)
-    order = sorted(
-        found.records, key=lambda record: (str(record.video or record.data), record.video_first, record.index)
-    )
-    first = {
-        record.index: int(row) for record, row in zip(order, np.cumsum([0, *(r.rows for r in order)]), strict=False)
-    }
-    total = sum(record.rows for record in order)
-    actions, success, labelled = _read_rows(found, first, total)
-    media = {record.video or record.data for record in order}
-    meta = {p for p in (found.root / "meta").rglob("*") if p.is_file()}
-    key = fingerprint(media | meta, found.image_key, size)
+    rows = _sound(found)
+    order = in_order(found, rows)
+    counts = [len(one.index) for one in order]
+    first = dict(zip((one.record.index for one in order), np.cumsum([0, *counts[:-1]]), strict=True))
+    actions = np.concatenate([_without_last(one.actions) for one in order])
+    success = [np.zeros(len(one.index), bool) if one.success is None else one.success for one in order]
+    key = fingerprint(_files(found), _CACHE_FORMAT, found.cameras, size)
     pixels = "native" if size is None else str(size).replace(" ", "")
-    name = f"{found.image_key}-{pixels}".replace("/", "_")
-    frames = cached_frames(found.root, name, key, total, lambda: _decoded(found, order, size))
-    records = found.records
+    name = f"{'+'.join(found.cameras)[:80]}-{pixels}".replace("/", "_")
     return EpisodeSet(
-        frames=frames,
+        frames=cached_frames(found.root, name, key, len(actions), lambda: _decoded(found, order, size)),
         actions=actions,
-        success=success,
-        first=np.array([first[record.index] for record in records], np.int64),
-        length=np.array([record.rows - 1 for record in records], np.int64),
-        labelled=labelled,
-        instruction=tuple(record.instruction for record in records),
-        task=tuple(record.task for record in records),
-        source=tuple(record.source for record in records),
-        layout=np.array([record.layout for record in records], np.int64),
+        success=np.concatenate(success),
+        first=np.array([first[one.record.index] for one in rows], np.int64),
+        length=np.array([len(one.index) - 1 for one in rows], np.int64),
+        labelled=np.array([one.success is not None for one in rows], bool),
+        instruction=tuple(one.instruction for one in rows),
+        task=tuple(one.record.task for one in rows),
+        source=tuple(one.record.source for one in rows),
+        layout=np.array([one.record.layout for one in rows], np.int64),
         spec=found.spec,
         fps=found.robot_fps,
     )
 
 
-def _read_rows(found: Layout, first: dict[int, int], total: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Actions float32 [n a] with zeros at each last frame, success bool [n], labelled bool [e]."""
-    actions = np.zeros((total, found.spec.dim), np.float32)
-    success = np.zeros(total, bool)
-    labelled: dict[int, bool] = {}
-    columns = ("episode_index", "action", "success", "next.success")
-    for path, group in groupby(sorted(found.records, key=lambda r: (str(r.data), r.index)), key=lambda r: r.data):
-        table = read_table(path, columns)
-        episode = numbers(table, "episode_index", path)
-        values = action_rows(table, path, found.spec.dim)
-        marks = {name: labels(table, name, path) for name in ("success", "next.success") if name in table}
-        for record in group:
-            rows = np.flatnonzero(episode == record.index)
-            if len(rows) != record.rows:
-                raise InputError(
-                    f"{path}: episode {record.index}: found {len(rows)} rows, expected {record.rows} by the metadata"
-                )
-            start = first[record.index]
-            actions[start : start + record.rows - 1] = values[rows[:-1]]
-            given = record.labelled is not False and bool(marks)
-            labelled[record.index] = given
-            if given:
-                success[start : start + record.rows] = _success(marks, rows)
-            if not np.isfinite(values[rows[:-1]]).all():
-                raise InputError(
-                    f"{path}: episode {record.index}: field 'action' holds NaN or infinity, expected finite numbers; "
-                    "remove the episode"
-                )
-    return actions, success, np.array([labelled[record.index] for record in found.records], bool)
+def episodes(path: str | Path, *, image_key: ImageKey = None, size: Size = None) -> Iterator[Episode]:
+    """Yields the episodes of a data set whole: every camera, the state, the last action, the robot's type.
 
+    Nothing is cached; one episode is held at a time.
 
-def numbers(table: dict[str, Any], name: str, path: Path) -> np.ndarray:
-    """A column of numbers or flags as [n]; raises InputError where the file does not have it."""
-    return np.asarray(layout.field_of(table, name, path).to_numpy(zero_copy_only=False))
-
-
-def labels(table: dict[str, Any], name: str, path: Path) -> np.ndarray:
-    """A column of success labels, bool [n].
+    Args:
+        path: the folder.
+        image_key: which cameras; all of them by default. The first is `Episode.camera`, the others `Episode.cameras`.
+        size: pixels to resize the frames to; without it each camera keeps its own.
 
     Raises:
-        InputError: it holds anything but flags or numbers: every word would count as a success.
+        InputError: see `read`.
     """
-    found = numbers(table, name, path)
-    if found.dtype.kind not in "biuf" or not np.isin(found, (0, 1)).all():
-        shown = next((x for x in found.tolist() if x not in (0, 1)), found.dtype)
-        raise InputError(f"{path}: field '{name}': found {shown!r}, expected true or false a frame; convert the column")
-    return found.astype(bool)
-
-
-def action_rows(table: dict[str, Any], path: Path, width: int) -> np.ndarray:
-    """float32 [n a] of the column `action`."""
-    column = layout.field_of(table, "action", path)
-    flat = column.flatten() if column.type.num_fields else column
-    values = flat.to_numpy(zero_copy_only=False).astype(np.float32)
-    if len(values) != len(column) * width:
-        raise InputError(
-            f"{path}: field 'action': found {len(values) / max(len(column), 1):g} numbers a row, expected {width}; "
-            f"correct the shape in {layout.INFO} or the rows"
+    found = read_layout(path, "all" if image_key is None else image_key)
+    rows = _sound(found, state=True)
+    cameras = {name: _camera(found, name, rows) for name in found.cameras}
+    names = _state_names(found)
+    for one in rows:
+        frames = {name: _stacked(source, one, size) for name, source in cameras.items()}
+        main, *others = found.cameras
+        layout = one.record.layout
+        yield Episode(
+            frames=frames[main],
+            actions=one.actions[:-1],
+            instruction=one.instruction,
+            task=one.record.task,
+            fps=found.robot_fps,
+            spec=found.spec,
+            success=one.success,
+            source=one.record.source,
+            layout=None if layout < 0 else layout,
+            camera=main,
+            cameras={name: frames[name] for name in others},
+            state=one.state,
+            state_names=names if one.state is not None and one.state.shape[1] == len(names) else (),
+            last_action=one.actions[-1] if one.has_last_action else None,
+            robot=found.robot,
         )
-    return values.reshape(-1, width)
 
 
-def _success(marks: dict[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
-    """bool [rows]: `success` as it stands, or `next.success`, which speaks of the frame after its row."""
-    if "success" in marks:
-        return marks["success"][rows]
-    after = marks["next.success"][rows]
-    here = np.concatenate([[False], after[:-1]])
-    here[-1] |= after[-1]
-    return here
+def _sound(found: Layout, state: bool = False) -> list[Rows]:
+    """The rows of every episode; raises the first error of the survey."""
+    made = survey(found, state)
+    for error in made.errors:
+        raise error
+    return made.rows
 
 
-def _decoded(
-    found: Layout, order: list[Record], size: int | tuple[int, int] | None
-) -> Iterator[tuple[Path, np.ndarray]]:
-    """The frames of the records in that order with their files, each file walked once."""
-    for path, group in groupby(order, key=lambda record: record.video or record.data):
-        records = list(group)
-        if not found.in_data:
-            check_rate(path, found.fps, f"as in {found.root / layout.INFO}")
-        frames = pictures(path, records, found.image_key) if found.in_data else spans(path, records)
-        for frame in frames:
-            yield path, frame if size is None else resize(frame, size)
+def _without_last(actions: np.ndarray) -> np.ndarray:
+    """The actions with zeros in the place of the last, which has no frame after it."""
+    kept = actions.copy()
+    kept[-1] = 0.0
+    return kept
 
 
-def spans(path: Path, records: list[Record]) -> Iterator[np.ndarray]:
-    """The frames of records (sorted by their first frame, not overlapping) of one video file."""
-    source = enumerate(iterate(path))
-    index = -1
-    for record in records:
-        for wanted in range(record.video_first, record.video_first + record.rows):
-            frame = None
-            while index < wanted:
-                index, frame = next(source, (1 << 62, None))
-            if frame is None or index != wanted:
-                end = record.video_first + record.rows
-                raise InputError(
-                    f"{path}: too few frames for episode {record.index}, which should end at frame {end}; copy it again"
-                )
-            yield frame
+def _files(found: Layout) -> set[Path]:
+    """All files that decide which frames are read."""
+    media = {place.file for record in found.records for place in record.places.values()}
+    data = {record.data for record in found.records}
+    return media | data | set(visible(path for path in (found.root / "meta").rglob("*") if path.is_file()))
 
 
-def pictures(path: Path, records: list[Record], key: str) -> Iterator[np.ndarray]:
-    """The frames of records kept as PNG or JPEG inside a data file."""
-    table = read_table(path, ("episode_index", key))
-    episode = numbers(table, "episode_index", path)
-    pictures = layout.field_of(table, key, path)
-    for record in records:
-        for row in np.flatnonzero(episode == record.index):
-            blob = pictures[int(row)].as_py()
-            data = blob["bytes"] if isinstance(blob, dict) else None
-            if not data:
-                raise InputError(f"{path}: field '{key}': row {row} holds no picture; embed the images in the data set")
-            yield open_picture(data, f"{path}: field '{key}': row {row}")
+def _camera(found: Layout, name: str, rows: Sequence[Rows]) -> Camera:
+    """A camera's frames; raises the first error of its pairings."""
+    source, pairings = camera(found, name, rows)
+    for error in (error for pairing in pairings for error in pairing.errors):
+        raise error
+    return source
+
+
+def _decoded(found: Layout, order: Sequence[Rows], size: Size) -> Iterator[tuple[Path, np.ndarray]]:
+    """The frames of the episodes in that order with their files, each file walked once."""
+    cameras = [_camera(found, name, order) for name in found.cameras]
+    for one in order:
+        file = cameras[0].file(one)
+        for frame in side_by_side(cameras, one):
+            yield file, frame if size is None else resize(frame, size)
+
+
+def _stacked(source: Camera, one: Rows, size: Size) -> np.ndarray:
+    """uint8 [n h w 3]."""
+    frames = [frame if size is None else resize(frame, size) for frame in source.frames(one)]
+    for frame in frames:
+        if frame.shape != frames[0].shape:
+            (h, w), (height, width) = frame.shape[:2], frames[0].shape[:2]
+            raise InputError(
+                f"{source.file(one)}: episode {one.record.index}: found frames of {height}x{width} and {h}x{w} pixels, "
+                "expected one size; resize all with --size"
+            )
+    return np.stack(frames)
+
+
+def _state_names(found: Layout) -> tuple[str, ...]:
+    feature = found.info["features"].get(STATE, {})
+    shape = feature.get("shape")
+    width = shape[0] if isinstance(shape, list) and len(shape) == 1 and isinstance(shape[0], int) else 0
+    return axis_names(feature.get("names"), width) if 0 < width < 10_000 else ()

@@ -281,7 +281,7 @@ def recorded(run: Path) -> dict[str, int]:
     for data in sorted((run / "data").glob("*")) if (run / "data").is_dir() else []:
         if not (data / INFO).is_file():
             continue
-        for record in read_layout(data).records:
+        for record in read_layout(data, "all").records:
             kind = record.source.partition("@")[0]
             name = _KINDS.get(kind, kind or "other episodes")
             name += ", held out" if data.name == "held_out" else ""

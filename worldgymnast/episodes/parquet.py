@@ -1,0 +1,205 @@
+"""Columns of parquet files that other people wrote, checked before anything relies on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from worldgymnast.files import short
+from worldgymnast.types import InputError
+
+MAX_VALUES = 2**28
+"""Columns with more values are refused before they are decoded: a few kilobytes can stand for terabytes."""
+
+Table = dict[str, Any]
+"""Arrow columns by name."""
+
+
+def column_names(path: Path) -> list[str]:
+    """Names of the columns; raises InputError where the file is no parquet file."""
+    return _opened(path, lambda file: list(file.schema_arrow.names))
+
+
+def pandas_metadata(path: Path) -> bytes:
+    """What pandas noted about its index, as JSON; empty where another program wrote the file."""
+    return _opened(path, lambda file: (file.schema_arrow.metadata or {}).get(b"pandas", b""))
+
+
+def read_table(path: Path, columns: Sequence[str] | None = None, combine: bool = True) -> Table:
+    """Read columns as arrow arrays by name.
+
+    Args:
+        path: the file.
+        columns: which; those it does not have are left out. All by default.
+        combine: one array a column, rather than chunks (pictures can be more than one array holds).
+
+    Raises:
+        InputError: it cannot be read, or holds more than `MAX_VALUES` values in a column.
+    """
+
+    def read(file: Any) -> Table:
+        names = [name for name in file.schema_arrow.names if columns is None or name in columns]
+        _bound(file.metadata, set(names), path)
+        table = file.read(names)
+        return {name: table.column(name).combine_chunks() if combine else table.column(name) for name in names}
+
+    return _opened(path, read)
+
+
+def _opened(path: Path, work: Callable[[Any], Any]) -> Any:
+    import pyarrow.parquet as pq
+
+    try:
+        if not path.is_file():
+            raise InputError(f"{path}: no such file, expected it by the metadata; copy the folder again")
+        with pq.ParquetFile(path) as file:
+            return work(file)
+    except InputError:
+        raise
+    except Exception as error:
+        message = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{path}: cannot be read as parquet ({message}); copy the file again") from error
+
+
+def _bound(metadata: Any, names: set[str], path: Path) -> None:
+    """Raise InputError where a column of `names` holds too many values, by the file's own account."""
+    counts: dict[str, int] = {}
+    for group in range(metadata.num_row_groups):
+        part = metadata.row_group(group)
+        for index in range(part.num_columns):
+            column = part.column(index)
+            if column.path_in_schema.split(".")[0] in names or column.path_in_schema in names:
+                counts[column.path_in_schema] = counts.get(column.path_in_schema, 0) + column.num_values
+    for name, count in counts.items():
+        if count > MAX_VALUES:
+            raise InputError(
+                f"{path}: field '{name}': found {count:,} values, expected at most {MAX_VALUES:,} in a file; split it"
+            )
+
+
+def field_of(record: dict[str, Any], name: str, path: Path) -> Any:
+    """`record[name]`, or an InputError that names the file."""
+    if name not in record:
+        raise InputError(f"{path}: field '{name}' is missing, found {sorted(record)[:8]}; is this a LeRobotDataset?")
+    return record[name]
+
+
+def numbers(table: Table, name: str, path: Path) -> np.ndarray:
+    """A column of numbers or flags, [n]; lists of one number count as that number.
+
+    Raises:
+        InputError: the column is missing, holds nulls, or anything but numbers.
+    """
+    import pyarrow as pa
+
+    column = field_of(table, name, path)
+    if not _is_number(column.type) and _is_list(column.type):
+        column = _flat(column, name, path, 1)
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if not (_is_number(column.type) or pa.types.is_boolean(column.type)):
+        raise InputError(f"{path}: field '{name}': found {column.type} a row, expected a number; convert the column")
+    if column.null_count:
+        row = int(np.flatnonzero(np.asarray(column.is_null()))[0])
+        raise InputError(f"{path}: field '{name}': row {row} is empty, expected a number; remove the episode")
+    return np.asarray(column.to_numpy(zero_copy_only=False))
+
+
+def integers(table: Table, name: str, path: Path) -> np.ndarray:
+    """A column of whole numbers, int64 [n]; raises InputError for others."""
+    found = numbers(table, name, path)
+    if found.dtype.kind == "u":
+        found = found.astype(np.float64) if found.dtype.itemsize == 8 else found.astype(np.int64)
+    if found.dtype.kind in "bi":
+        return found.astype(np.int64)
+    bad = np.flatnonzero(~(np.isfinite(found) & (found == np.floor(found)) & (np.abs(found) < 2.0**62)))
+    if len(bad):
+        raise InputError(
+            f"{path}: field '{name}': row {bad[0]}: found {found[bad[0]]}, expected a whole number; correct it"
+        )
+    return found.astype(np.int64)
+
+
+def labels(table: Table, name: str, path: Path) -> np.ndarray:
+    """A column of success labels, bool [n].
+
+    Raises:
+        InputError: it holds anything but flags or numbers: every word would count as a success.
+    """
+    column = field_of(table, name, path)
+    try:
+        found = numbers(table, name, path)
+    except InputError as error:
+        shown = short(column[0].as_py()) if len(column) else str(column.type)
+        raise _no_label(path, name, shown) from error
+    bad = np.flatnonzero(~np.isin(found, (0, 1)))
+    if len(bad):
+        raise _no_label(path, name, repr(found[bad[0]].item()))
+    return found.astype(bool)
+
+
+def _no_label(path: Path, name: str, shown: str) -> InputError:
+    return InputError(f"{path}: field '{name}': found {shown}, expected true or false a frame; convert the column")
+
+
+def vectors(table: Table, name: str, path: Path, width: int | None = None) -> np.ndarray:
+    """A column of lists of numbers, float32 [n a]; numbers beyond float32 become infinite, nulls NaN.
+
+    Args:
+        table: the columns.
+        name: which.
+        path: the file, for messages.
+        width: how many numbers a row; by default as many as the first row has.
+
+    Raises:
+        InputError: the column is missing, holds no lists of numbers, or rows of another width.
+    """
+    column = field_of(table, name, path)
+    if _is_number(column.type):
+        flat, a = column, 1
+        if width not in (None, 1):
+            raise _wrong_width(path, name, 1, width)
+    else:
+        if not _is_list(column.type):
+            raise InputError(
+                f"{path}: field '{name}': found {column.type} a row, expected a list of numbers; convert it"
+            )
+        a = len(column[0].as_py() or ()) if width is None and len(column) else width or 1
+        flat = _flat(column, name, path, a)
+    if not _is_number(flat.type):
+        raise InputError(f"{path}: field '{name}': found {flat.type} a row, expected numbers; convert the column")
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(flat.to_numpy(zero_copy_only=False)).astype(np.float32).reshape(-1, a)
+
+
+def _flat(column: Any, name: str, path: Path, width: int) -> Any:
+    """The numbers of a column of lists; raises InputError unless every list has `width`."""
+    import pyarrow.compute as pc
+
+    found = np.asarray(pc.call_function("list_value_length", [column]).fill_null(0)).astype(np.int64)
+    bad = np.flatnonzero(found != width)
+    if len(bad):
+        raise _wrong_width(path, name, int(found[bad[0]]), width, f"row {bad[0]}: ")
+    return column.flatten()
+
+
+def _wrong_width(path: Path, name: str, found: int, width: int | None, where: str = "") -> InputError:
+    return InputError(
+        f"{path}: field '{name}': {where}found {found} numbers a row, expected {width}; correct the shape in "
+        "meta/info.json or the rows"
+    )
+
+
+def _is_number(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
+
+
+def _is_list(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
