@@ -306,7 +306,7 @@ def test_import_world_writes_a_world_model_that_every_command_can_load(
     made.autoencoder.kl.save_pretrained(tmp_path / "vae")
     words = ["import-world", str(tmp_path / "bridge.pt"), "--vae", str(tmp_path / "vae"), "--window", str(MAX_FRAMES)]
     words += ["--heads", str(HEADS), "--out", str(tmp_path / "world.safetensors")]
-    assert main([*words, "--size", "16", "16"]) == 0
+    assert main([*words, "--size", "16", "16", "--guidance", "3"]) == 0
     read = load_world(tmp_path / "world.safetensors")
     assert (read.action_spec, read.fps, read.frame_size) == (WORLDGYM, 5.0, (16, 16))
     frames, actions = torch.randint(0, 256, (1, 16, 16, 3), dtype=torch.uint8), torch.rand(1, 3, A)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from worldgymnast.hub import hub_reason
 from worldgymnast.types import InputError
 from worldgymnast.weights import some_of
 
@@ -69,7 +70,8 @@ def load(name: str, device: torch.device) -> Pretrained:
             source, config=config, dtype=dtype, device_map=str(device), local_files_only=local, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"{source}: found weights that do not load ({_line(error)}); copy the whole model") from error
+        reason = hub_reason(error, source)
+        raise InputError(f"{source}: found weights that do not load ({reason}); copy the whole model") from error
     if missing := sorted(found["missing_keys"]):
         raise InputError(f"{source}: weights missing: {some_of(missing)}; copy the whole model")
     return Pretrained(model.eval(), processor, _fingerprint(Path(source)) if local else str(config._commit_hash))
@@ -106,7 +108,7 @@ def load_processor(name: str) -> Any:
         settings, _ = kind.get_processor_dict(source, local_files_only=local)
         processor = _without_video(kind).from_args_and_dict([parts[n] for n in kind.get_attributes()], settings)
     except (ImportError, OSError, ValueError) as error:  # a package is missing, or a file, or it is damaged
-        raise InputError(f"{source}: found a processor that does not load: {_line(error)}") from error
+        raise InputError(f"{source}: found a processor that does not load: {hub_reason(error, source)}") from error
     processor.chat_template = processor.chat_template or processor.tokenizer.chat_template
     if not processor.chat_template:
         raise InputError(f"{source}: found no chat template, expected chat_template.jinja; use a model made for chats")
@@ -143,7 +145,7 @@ def _config(source: str, local: bool) -> Any:
         config = AutoConfig.from_pretrained(source, local_files_only=local)
     except (OSError, ValueError) as error:
         what = "found a config.json that does not load" if local else "found no such folder and no such hub model"
-        raise InputError(f"{source}: {what} ({_line(error)}); check field 'model'") from error
+        raise InputError(f"{source}: {what} ({hub_reason(error, source)}); check field 'model'") from error
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise InputError(
             f"{source}: found model type '{config.model_type}' in config.json, expected one that takes pictures and "
@@ -155,11 +157,6 @@ def _config(source: str, local: bool) -> Any:
 def _need_one_of(folder: str, names: tuple[str, ...], what: str) -> None:
     if not any((Path(folder) / name).is_file() for name in names):
         raise InputError(f"{folder}: found no {what}, expected {' or '.join(names)}; copy the whole model")
-
-
-def _line(error: Exception) -> str:
-    """The first line of a library's message."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _fingerprint(folder: Path) -> str:

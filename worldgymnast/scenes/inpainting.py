@@ -14,6 +14,7 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 
+from worldgymnast.hub import hub_reason
 from worldgymnast.scenes.plate import Plate
 from worldgymnast.types import InputError, in_range
 from worldgymnast.video import resize
@@ -83,10 +84,9 @@ class Inpainting:
         try:
             self._pipeline = load(config.model).to(device)
         except (OSError, ValueError, KeyError) as error:
-            reason = " ".join(str(error).split())
             raise InputError(
-                f"{config.model}: found no pipeline for inpainting ({reason[:200]}), expected a folder or hub name of "
-                "one, such as stabilityai/stable-diffusion-2-inpainting"
+                f"{config.model}: found no pipeline for inpainting ({hub_reason(error, config.model)}), expected a "
+                "folder or hub name of one, such as stabilityai/stable-diffusion-2-inpainting"
             ) from error
         self._pipeline.set_progress_bar_config(disable=True)
 

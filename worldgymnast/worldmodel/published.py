@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -10,40 +11,68 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from worldgymnast.hub import first_line
 from worldgymnast.types import InputError
 from worldgymnast.worldmodel.transformer import TransformerConfig, VideoTransformer
 
+_NO_CHECKPOINT = "found no checkpoint that torch can read"
+_SHOWN = 4
 _HEAD = 64  # width of an attention head in every published checkpoint: shapes do not tell it
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The weights in a checkpoint: its "ema" if present, else its "model", else the dict itself.
+    """The weights in a checkpoint: its "ema" if present and not empty, else its "model", else the dict itself.
 
     Raises:
         InputError: no such file, not saved by torch, pickled code, or no dict of tensors.
     """
     if not path.is_file():
         raise InputError(f"{path}: found no file, expected a WorldGym checkpoint (.pt); check the path")
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path}: found pickled code or objects, expected tensors alone; refused, since loading it would run the "
-            f"code ({str(error).splitlines()[0]})"
-        ) from error
-    except (RuntimeError, EOFError, ValueError) as error:
-        raise InputError(
-            f"{path}: found no checkpoint that torch can read ({str(error).splitlines()[0]}); download it again"
-        ) from error
+    _refuse_other_files(path)
+    found = _loaded(path)
     for name in ("ema", "model"):
-        if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
+        if isinstance(found, Mapping) and isinstance(found.get(name), Mapping) and found[name]:
             found = found[name]
             break
-    if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
+    if not isinstance(found, Mapping) or not found or not all(isinstance(v, Tensor) for v in found.values()):
         raise InputError(
             f"{path}: found no dict of tensors, nor one under 'ema' or 'model'; give a WorldGym checkpoint"
         )
-    return {str(name).removeprefix("module."): value for name, value in found.items()}
+    tensors = {str(name).removeprefix("module.").removeprefix("_orig_mod."): value for name, value in found.items()}
+    for name, value in tensors.items():
+        if not value.is_floating_point() or not bool(torch.isfinite(value).all()):
+            raise InputError(f"{path}: '{name}' holds NaN, infinity or {value.dtype}, expected finite floats")
+    return tensors
+
+
+def _refuse_other_files(path: Path) -> None:
+    """Raises InputError for files that are often in the place of a checkpoint, and says which."""
+    with path.open("rb") as file:
+        head = file.read(64)
+    if not head:
+        raise InputError(f"{path}: is empty; download it again")
+    if head.lstrip()[:1] == b"<":
+        raise InputError(f"{path}: is a web page, not a checkpoint; the download needed a login: download it again")
+    if head.startswith(b"version https://git-lfs"):
+        raise InputError(f"{path}: is a Git LFS pointer, not the checkpoint itself; run: git lfs pull")
+    if head[8:10] in (b'{"', b"{ "):
+        raise InputError(f"{path}: is a safetensors file, expected what torch.save wrote (.pt)")
+
+
+def _loaded(path: Path) -> Any:
+    """What torch.save wrote, tensors and plain values alone; files of before torch 1.6 are read, too."""
+    try:
+        zipped = zipfile.is_zipfile(path)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except pickle.UnpicklingError as error:
+        if "Unsupported global" in str(error) or "Unsupported class" in str(error) or "GLOBAL" in str(error):
+            raise InputError(
+                f"{path}: found pickled code or objects, expected tensors alone; refused, since loading it would run "
+                f"the code ({first_line(error)})"
+            ) from error
+        raise InputError(f"{path}: {_NO_CHECKPOINT} ({first_line(error)}); download it again") from error
+    except Exception as error:
+        raise InputError(f"{path}: {_NO_CHECKPOINT} ({first_line(error)}); download it again") from error
 
 
 def transformer_config(
@@ -75,14 +104,13 @@ def transformer_config(
             "checkpoint"
         )
     width, channels, patch = projection.shape[:3]
-    blocks = [name.split(".")[1] for name in tensors if name.startswith("blocks.")]
-    numbers = [int(number) for number in blocks if number.isdigit()]
+    blocks = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
     config = TransformerConfig(
         channels=channels,
         grid=grid,
         patch=patch,
         width=width,
-        layers=max(numbers, default=-1) + 1,
+        layers=max(1, len(blocks)),
         heads=heads or max(1, width // _HEAD),
         window=window,
         action_dim=action.shape[1],
@@ -97,5 +125,8 @@ def transformer_config(
     wrong += [f"{k}: found {list(v)}, expected no such key" for k, v in found.items() if k not in expected]
     wrong += [f"{k}: found {list(found[k])}, expected {list(v)}" for k, v in expected.items() if found.get(k, v) != v]
     if wrong:
-        raise InputError(f"{path}: {len(wrong)} keys do not fit a WorldGym checkpoint: {'; '.join(wrong)}")
+        more = f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+        raise InputError(
+            f"{path}: {len(wrong)} keys do not fit a WorldGym checkpoint: {'; '.join(wrong[:_SHOWN])}{more}"
+        )
     return config

@@ -4,15 +4,19 @@ A frame is imagined by walking `steps` levels from noise to the clean frame, giv
 Those are never computed again: causal attention makes a frame's keys and values the same whatever comes after it, so
 they are kept, and only the new frame walks, against this cache. How a frame enters it is told by the transformer:
 
-- context 0, the published layout: the clean frame is filed in one more pass, at the objective's context level.
+- context 0, the published layout: the clean frame joins the cache in the first pass of the next frame, at the
+  objective's context level.
 - context 1 or 2: every frame enters with the clean frame before it beside it, whatever its own noise, so that the
-  cached frames hold the whole past; the keys and values of the last step are filed, and no pass is needed.
+  cached frames hold the whole past; the keys and values of the last step join the cache, and no pass is needed.
 
-When the window slides, its oldest frame goes. With `slide` "band" the other frames' keys and values stay as they are,
-which hold what deeper layers had read from it, as in banded attention over the whole rollout. With "recompute" they are
-computed anew, as if the oldest had never been: what published samplers give, at one pass over the window a frame.
+When the window slides, its oldest frames leave. With `slide` "band" the other frames' keys and values stay as they
+are, which hold what deeper layers had read from those that left, as in banded attention over the whole rollout. With
+"recompute" they are computed anew, in the first pass of the next frame, as if the oldest had never been: what
+published samplers give, at one pass over the window a frame. With `hop` more than 1, so many frames leave at once and
+the window is computed anew only once in `hop` frames; every frame is still exactly what the model gives for the frames
+in its window, of which there are then `window - hop` to `window`.
 With `cached=False` all of it is computed from the inputs, at every step of every frame: the reference that the cached
-sampler must equal, and the published way of sampling.
+sampler must equal.
 """
 
 from __future__ import annotations
@@ -62,6 +66,7 @@ class WorldModelConfig:
         steps: levels it walks down for a frame.
         guidance: 1 for none; g gives (1 - g) answer(null action) + g answer(action) (Ho and Salimans 2022).
         slide: what becomes of the cache when the window slides.
+        hop: frames that leave at once when the window slides; 1 as published samplers do it. With "band" always 1.
         cached: keep keys and values from frame to frame.
         detail: where the latents have changed by less than this (mean square), frames get back what the autoencoder
             lost of the start frame; 0 for not.
@@ -74,12 +79,14 @@ class WorldModelConfig:
     steps: int = 1
     guidance: float = 1.0
     slide: Literal["band", "recompute"] = "band"
+    hop: int = 1
     cached: bool = True
     detail: float = 0.0
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
         in_range(self, 1, "steps", high=LEVELS)
+        in_range(self, 1, "hop", high=max(1, self.transformer.window - 1))
         in_range(self, 0, "detail")
         in_range(self, -100, "guidance", high=100)
 
@@ -166,8 +173,7 @@ class LatentWorldModel(nn.Module):
         state = WorldState(latent, -1, (), {"anchor": latent})
         if not self._beside:
             blank = torch.zeros(len(latent), self.config.transformer.action_dim, device=latent.device)
-            with self._precisely():
-                state = self._filed(state, self._clean_entry(state, latent, blank), None)
+            state = self._filed(state, self._clean_entry(state, latent, blank), None)
         return replace(state, frame=0)
 
     @torch.no_grad()
@@ -220,6 +226,8 @@ class LatentWorldModel(nn.Module):
         for (level, now), (_, then) in itertools.pairwise(levels):
             entry = self._entry(state, self.objective.shown(x, now[0]), level, action)
             answer, fresh = self._answer(state, entry)
+            if self.config.cached:
+                state, fresh = self._caught_up(state, fresh)
             x = toward(self.objective.clean(answer, x, *now, previous), x, now, then)
         if not self._beside:
             entry, fresh = self._clean_entry(state, x[:, 0], action), None
@@ -240,13 +248,13 @@ class LatentWorldModel(nn.Module):
         return self._entry(state, signal * clean[:, None], self.objective.context, action)
 
     def _answer(self, state: WorldState, entry: Entry) -> tuple[Float[Tensor, "b 1 h w c"], Cache]:
-        """The guided answer to the last frame of `entry`, and the keys and values of its frames.
+        """The guided answer to the frame `entry`, and the keys and values of the pending frames and of it.
 
         Both guidance passes are one batch: they lie side by side on an axis g behind b. Positions count from the start
         of the rollout; attention sees only their differences.
         """
-        if not self.config.cached and "level" in state.extra:
-            entry = {k: torch.cat([state.extra[k], v], 1) for k, v in entry.items()}
+        if pending := self._pending(state):
+            entry = {k: torch.cat([state.extra[k][:, -pending:], v], 1) for k, v in entry.items()}
         g = 1 if self.config.guidance == 1 else 2
         action = torch.stack([null_action(entry["action"]), entry["action"]][-g:], 1)
         answer, fresh = self.transformer(
@@ -264,27 +272,42 @@ class LatentWorldModel(nn.Module):
         return guided, tuple(part.unflatten(0, (-1, g)) for part in fresh)
 
     def _filed(self, state: WorldState, entry: Entry, fresh: Cache | None) -> WorldState:
-        """The state with one more frame in its cache, and in its inputs where they will be needed again."""
+        """The state with one more frame: in its cache, or pending where its keys and values are not known yet."""
         extra = dict(state.extra)
-        if not self.config.cached or self.config.slide == "recompute":
+        if fresh is None or self._keeps_inputs:
             extra |= {k: torch.cat([extra[k], v], 1) if k in extra else v for k, v in entry.items()}
-        if not self.config.cached:
+        if fresh is None or not self.config.cached:
             return replace(state, extra=extra)
-        if fresh is None:
-            _, fresh = self._answer(state, entry)
         return replace(state, cache=self.transformer.extend(state.cache, fresh), extra=extra)
 
+    @property
+    def _keeps_inputs(self) -> bool:
+        """Whether the inputs of every frame in the window will be needed again, not only those of pending frames."""
+        return not self.config.cached or self.config.slide == "recompute"
+
+    def _pending(self, state: WorldState) -> int:
+        """Frames in the state's inputs that are not in its cache: they join the next pass."""
+        held = state.extra["level"].shape[1] if "level" in state.extra else 0
+        cached = state.cache[0].shape[-2] if state.cache and self._keeps_inputs else 0
+        return held - cached
+
+    def _caught_up(self, state: WorldState, fresh: Cache) -> tuple[WorldState, Cache]:
+        """The state with its pending frames in the cache, and the keys and values of the newest frame alone."""
+        if not self._pending(state):
+            return state, fresh
+        extra = state.extra
+        if not self._keeps_inputs:
+            extra = {k: v for k, v in extra.items() if k not in _ENTRY}
+        cache = self.transformer.extend(state.cache, tuple(x[..., :-1, :] for x in fresh))
+        return replace(state, cache=cache, extra=extra), tuple(x[..., -1:, :] for x in fresh)
+
     def _slid(self, state: WorldState) -> WorldState:
-        """The state with room for one more frame in its window, where that asks for another pass."""
-        room = self.config.transformer.window - 1
-        if self.config.slide == "band" or "level" not in state.extra or state.extra["level"].shape[1] <= room:
+        """The state with room for one more frame in its window; the frames that stay become pending."""
+        window = self.config.transformer.window
+        if self.config.slide == "band" or "level" not in state.extra or state.extra["level"].shape[1] < window:
             return state
-        entry = {k: state.extra[k][:, state.extra[k].shape[1] - room :] for k in _ENTRY}
-        state = replace(state, extra={**state.extra, **entry})
-        if not self.config.cached:
-            return state
-        _, fresh = self._answer(replace(state, cache=(), frame=state.frame - 1), entry)
-        return replace(state, cache=fresh)
+        gone = state.extra["level"].shape[1] - (window - self.config.hop)
+        return replace(state, cache=(), extra={**state.extra, **{k: state.extra[k][:, gone:] for k in _ENTRY}})
 
     def _base(self, previous: Tensor) -> Tensor:
         """What the answer of `Flow` is added to: the clean frame before, where the network is shown it."""

@@ -158,6 +158,8 @@ class TemporalBlock(_Block):
         q, k = rotate(q, turn), rotate(k, turn)
         if past and x.shape[1] == 1:
             mixed = _attend_one(q, k, v, *past)
+        elif past and x.shape[1] == 2:
+            mixed = _attend_few(q, k, v, past[0], past[1], mask)
         else:
             keys, values = (torch.cat([old, new], 3) for old, new in zip(past, (k, v), strict=True)) if past else (k, v)
             mixed = F.scaled_dot_product_attention(*(y.flatten(0, 1) for y in (q, keys, values)), attn_mask=mask)
@@ -171,6 +173,13 @@ def _attend_one(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) -
     scores = torch.cat([q @ keys.transpose(-1, -2), (q * k).sum(-1, keepdim=True)], -1) * q.shape[-1] ** -0.5
     weights = scores.float().softmax(-1).to(v.dtype)
     return weights[..., :-1] @ values + weights[..., -1:] * v
+
+
+def _attend_few(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """Attention of new frames [b n m t d] to earlier ones and to one another, without copying the earlier ones."""
+    scores = torch.cat([q @ keys.transpose(-1, -2), q @ k.transpose(-1, -2)], -1) * q.shape[-1] ** -0.5
+    weights = scores.float().masked_fill(~mask, -torch.inf).softmax(-1).to(v.dtype)
+    return weights[..., : keys.shape[-2]] @ values + weights[..., keys.shape[-2] :] @ v
 
 
 class _Layer(nn.Module):

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from jaxtyping import Float, UInt8
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from worldgymnast.files import json_object, parse_json, short
+from worldgymnast.hub import hub_reason
 from worldgymnast.types import MOST_WIDE, InputError, in_range
 
 SD3 = json.dumps(
@@ -185,10 +188,21 @@ class ImageVAE(nn.Module):
 
 def _pretrained(kind: str, name: str) -> Any:
     """A pretrained model of diffusers, from a folder or repository of its own or from the "vae" of a pipeline's."""
-    cls, first = _diffusers(kind), ""
-    for folder in ({}, {"subfolder": "vae"}):
+    cls, reason = _diffusers(kind), ""
+    for folder in _places(kind, name):
         try:
             return cls.from_pretrained(name, low_cpu_mem_usage=False, **folder)
-        except (OSError, ValueError) as error:
-            first = first or str(error).splitlines()[0]
-    raise InputError(f"{name}: found no {kind} ({first}), expected a folder that diffusers saved or a hub name")
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            reason = hub_reason(error, name)
+            if "cannot be reached" in reason:
+                break  # the second try would wait for the network as long again
+    raise InputError(f"{name}: found no {kind} ({reason}), expected a folder that diffusers saved or a hub name")
+
+
+def _places(kind: str, name: str) -> list[dict[str, str]]:
+    """Where in a folder or repository the model may lie, as arguments of `from_pretrained`."""
+    if not Path(name).exists():
+        if name.startswith((".", "/", "~")) or name.count("/") > 1:
+            raise InputError(f"{name}: found no such folder, expected an {kind} that diffusers saved, or a hub name")
+        return [{"subfolder": "vae"}, {}]
+    return [{"subfolder": "vae"}] if (Path(name) / "vae").is_dir() else [{}]
