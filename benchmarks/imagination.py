@@ -1,7 +1,11 @@
-"""Imagined frames per second, three ways, with the same weights, machine, process and batches.
+"""Imagined frames per second, five ways, with the same weights, machine, process and batches.
 
-(a) published: every step of every frame computes the whole window anew, 10 steps, guidance;
-(b) cached: the same frames, each frame of the past computed once;
+(a) uncached: every step of every frame computes the whole window anew, 10 steps, guidance; the published way until late
+    2025;
+(p) cached within a frame: the first step of a frame computes the whole window, the other nine only the new frame; the
+    published way since. (Theirs leaves the causal mask out in the first step; the cost is the same.)
+(b) cached: each frame of the past is computed once, and once more when the window slides; the frames of (a);
+(h) as (b), but ten frames leave the window at once, so that it is computed anew once in ten frames;
 (c) few steps: a student distilled from the same weights, or the weights themselves, one step without guidance.
 
 A rollout's cost is added up from frames timed at several depths, so that 200 frames of (a) need not be waited for. Ways
@@ -37,7 +41,21 @@ from worldgymnast.presets import WORLDS
 from worldgymnast.types import WorldState
 from worldgymnast.worldmodel.sampler import LatentWorldModel
 
-WAYS = {"a": "published: whole window at every step", "b": "cached, same frames", "c": "few steps, no guidance"}
+WAYS = {
+    "a": "uncached: whole window at every step",
+    "p": "cached within a frame",
+    "b": "cached, the frames of (a)",
+    "h": "cached, ten frames leave at once",
+    "c": "few steps, no guidance",
+}
+HOP = 10
+
+
+class CachedWithinFrame(LatentWorldModel):
+    """The same frames with a cache that is emptied before every frame, as WorldGym's sampler does it."""
+
+    def _slid(self, state: WorldState) -> WorldState:
+        return replace(super()._slid(state), cache=())
 
 
 def clock(device: torch.device) -> float:
@@ -64,18 +82,25 @@ def peak(device: torch.device) -> float:
     return 2 * side**3 / seconds(lambda: a @ a, device)
 
 
-def variant(world: LatentWorldModel, **changes: object) -> LatentWorldModel:
+def variant(
+    world: LatentWorldModel, kind: type[LatentWorldModel] = LatentWorldModel, **changes: object
+) -> LatentWorldModel:
     """The same weights, sampled otherwise."""
-    other = LatentWorldModel(replace(world.config, **changes), world.action_spec, world.fps)  # type: ignore[arg-type]
+    other = kind(replace(world.config, **changes), world.action_spec, world.fps)  # type: ignore[arg-type]
     other.load_state_dict(world.state_dict())
     return other.to(world.device).eval()
 
 
 def ways(world: LatentWorldModel, student: LatentWorldModel | None) -> dict[str, LatentWorldModel]:
-    """The three, by letter."""
-    few = student or variant(world, steps=1, guidance=1.0, slide="band")
+    """All of them, by letter."""
     full = {"slide": "recompute", "steps": max(10, world.config.steps)}
-    return {"a": variant(world, cached=False, **full), "b": variant(world, **full), "c": few}
+    return {
+        "a": variant(world, cached=False, **full),
+        "p": variant(world, CachedWithinFrame, **full),
+        "b": variant(world, **full),
+        "h": variant(world, hop=min(HOP, world.config.transformer.window - 1), **full),
+        "c": student or variant(world, steps=1, guidance=1.0, slide="band"),
+    }
 
 
 def at_depth(world: LatentWorldModel, depth: int, batch: int) -> WorldState:
@@ -91,10 +116,16 @@ def at_depth(world: LatentWorldModel, depth: int, batch: int) -> WorldState:
     return state.fork(torch.zeros(batch, dtype=torch.long, device=world.device))
 
 
-def one_frame(world: LatentWorldModel, state: WorldState, batch: int, decode: bool = True) -> object:
-    """The next frame of all rollouts."""
-    action, generator = torch.zeros(batch, 1, world.action_spec.dim), torch.Generator().manual_seed(0)
-    return (world.step if decode else world.imagine)(state, action, generator=generator)
+def next_frames(world: LatentWorldModel, state: WorldState, batch: int, decode: bool = True) -> object:
+    """The next frames of all rollouts, as many as leave the window at once: their costs differ."""
+    actions = torch.zeros(batch, world.config.hop, world.action_spec.dim)
+    return (world.step if decode else world.imagine)(state, actions, generator=torch.Generator().manual_seed(0))
+
+
+def frame_seconds(world: LatentWorldModel, state: WorldState, batch: int, decode: bool = True) -> float:
+    """Seconds of a frame of all rollouts."""
+    work = functools.partial(next_frames, world, state, batch, decode)
+    return seconds(work, world.device) / world.config.hop
 
 
 def cost_by_depth(world: LatentWorldModel, batch: int, deepest: int) -> dict[int, float]:
@@ -102,7 +133,7 @@ def cost_by_depth(world: LatentWorldModel, batch: int, deepest: int) -> dict[int
     window = world.config.transformer.window
     depths = [0, window // 2, window - 2, window, max(window + 1, deepest - 1)]
     states = {depth: at_depth(world, depth, batch) for depth in depths}
-    return {d: seconds(functools.partial(one_frame, world, s, batch), world.device) for d, s in states.items()}
+    return {depth: frame_seconds(world, state, batch) for depth, state in states.items()}
 
 
 def rollout_seconds(costs: dict[int, float], horizon: int) -> float:
@@ -114,8 +145,8 @@ def arithmetic(world: LatentWorldModel, batch: int) -> float:
     """Multiplications and additions of one frame of all rollouts in a full window, without decoding."""
     state = at_depth(world, world.config.transformer.window + 1, batch)
     with FlopCounterMode(display=False) as counter:
-        one_frame(world, state, batch, decode=False)
-    return float(counter.get_total_flops())
+        next_frames(world, state, batch, decode=False)
+    return float(counter.get_total_flops()) / world.config.hop
 
 
 def memory(world: LatentWorldModel, batch: int) -> float:
@@ -130,7 +161,7 @@ def memory(world: LatentWorldModel, batch: int) -> float:
 
 
 def _frame_in_full_window(world: LatentWorldModel, batch: int) -> None:
-    one_frame(world, at_depth(world, world.config.transformer.window + 1, batch), batch)
+    next_frames(world, at_depth(world, world.config.transformer.window + 1, batch), batch)
 
 
 def _resident(work: Callable[[], object]) -> float:
@@ -166,7 +197,7 @@ def fidelity(world: LatentWorldModel, episodes: EpisodeSet, horizon: int) -> np.
 def imagination_tables(
     found: dict[str, LatentWorldModel], batches: Sequence[int], horizons: Sequence[int], episodes: EpisodeSet | None
 ) -> None:
-    """Prints frames per second, arithmetic and memory of the three ways."""
+    """Prints frames per second, arithmetic and memory of the ways."""
     device = found["b"].device
     deepest = max(horizons)
     rates = " | ".join(f"frames/s over {h}" for h in horizons)
@@ -191,8 +222,7 @@ def imagination_tables(
                 continue
             work, best = arithmetic(world, batch), peak(device)
             state = at_depth(world, world.config.transformer.window + 1, batch)
-            whole = seconds(functools.partial(one_frame, world, state, batch), device)
-            bare = seconds(functools.partial(one_frame, world, state, batch, False), device)
+            whole, bare = (frame_seconds(world, state, batch, decode) for decode in (True, False))
             share = work / bare / best
             cells = f"{work / batch / 1e12:.3f} | {share:.0%} of {best / 1e12:.2f} TFLOP/s | {1 - bare / whole:.0%}"
             print(f"| {batch} | ({letter}) | {cells} | {memory(world, batch):.1f} |", flush=True)
@@ -245,7 +275,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--horizons", type=int, nargs="+", default=[20, 40, 200])
-    parser.add_argument("--ways", default="abc", help="which of them, such as bc where (a) would take too long")
+    parser.add_argument("--ways", default="apbhc", help="which of them, such as pbc where (a) would take too long")
     parser.add_argument("--compile", action="store_true", help="torch.compile the transformer")
     parser.add_argument("--training", action="store_true", help="also time a training step")
     args = parser.parse_args()
