@@ -119,6 +119,12 @@ SAID = [
     ({SENTENCE: []}, ""),
     ({SENTENCE: np.array([3, 3, 3])}, ""),
     ({SENTENCE: np.array([0.5, 0.5, 0.5], np.float32), META: [b"open it"]}, "open it"),
+    (
+        {"steps/observation/instruction": np.tile(np.frombuffer("öffne sie\0\0".encode(), np.uint8), 3).astype(int)},
+        "öffne sie",
+    ),
+    ({"steps/instruction": np.array([0, 0, 1] * 3)}, ""),
+    ({"steps/instruction": np.array([101, 2054, 102] * 3)}, ""),
     ({"steps/language_embedding": np.zeros(6, np.float32)}, ""),
 ]
 
@@ -156,6 +162,16 @@ def test_how_many_episodes_have_no_sentence_is_counted(tmp_path):
     rlds(tmp_path, [record(0), record(1, sentences=[b""] * 4), record(2, sentences=[b""] * 4)], step())
     assert seen(tmp_path).without_instruction == 2
     assert "2 of 3 episodes have no instruction" in warnings(tmp_path)
+
+
+def test_text_under_a_name_that_is_not_read_is_pointed_out(tmp_path):
+    one = record(0) | {"steps/observation/what_to_do": [b"open it"] * 4}
+    del one[SENTENCE]
+    rlds(tmp_path, [one], step(what_to_do=TXT))
+    assert seen(tmp_path).without_instruction == 1
+    assert "found text under ['steps/observation/what_to_do'], expected language_instruction; rename" in warnings(
+        tmp_path
+    )
 
 
 # ---------------------------------------------------------------- several data sets, splits and versions in one folder

@@ -240,6 +240,9 @@ def _rlds(root: Path, image_key: ImageKey, inspection: _Inspection) -> None:
         frames = rlds.pictures_of(record, description, None)
         rows, shard, said = record.actions[:-1], record.shard, record.instruction
         inspection.episode(_Episode(f"episode {index}", shard, shard, spec, rows, frames, count, False, said))
+    if inspection.without_instruction and (texts := rlds.unread_texts(description)):
+        hint = "rename the one that holds the sentences"
+        inspection.add("warning", root, "instruction", f"text under {texts}", "language_instruction", hint)
 
 
 def _lerobot(root: Path, image_key: ImageKey, inspection: _Inspection) -> None:

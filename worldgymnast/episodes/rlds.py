@@ -13,7 +13,7 @@ Rules:
 - The sentence of an episode is the first non-empty one under `language_instruction`, then
   `natural_language_instruction`, then `instruction`, then the second wordings (`language_instruction_2`, ...), each in
   the step, then in the observation, then in the episode's metadata. A sentence that changes from step to step is
-  an error; steps without one are passed over.
+  an error; steps without one are passed over. Numbers are a sentence where they are bytes of text.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def instruction_of(features: dict[str, Feature], steps: int, where: str) -> str:
     for _, key in ranked:
         values = features[key]
         if not isinstance(values, list):
-            continue  # a number, or characters as numbers: no sentence, as `check` says
+            values = _spelled(values, steps if key.startswith("steps/") else 1)
         if key.startswith("steps/") and len(values) not in (0, steps):
             raise InputError(f"{where}: field '{key}': found {len(values)} sentences, expected {steps}, one a step")
         texts = [(step, text) for step, value in enumerate(values) if (text := _text(value, key, where))]
@@ -178,6 +178,22 @@ def instruction_of(features: dict[str, Feature], steps: int, where: str) -> str:
         if texts:
             return texts[0][1]
     return ""
+
+
+def _spelled(values: np.ndarray, rows: int) -> list[bytes]:
+    """Sentences written as byte values, one row each, as Language-Table does; [] where the numbers are none."""
+    if (
+        values.dtype.kind != "i"
+        or values.size <= rows
+        or values.size % rows
+        or not 0 <= values.min() <= values.max() < 256
+    ):
+        return []
+    texts = [bytes(row.astype(np.uint8)).rstrip(b"\0") for row in values.reshape(rows, -1)]
+    try:
+        return texts if all(text.decode().isprintable() for text in texts) else []
+    except UnicodeDecodeError:
+        return []
 
 
 def _text(value: bytes, key: str, where: str) -> str:
@@ -294,6 +310,11 @@ def read(
         spec=spec,
         fps=rate,
     )
+
+
+def unread_texts(description: Description) -> list[str]:
+    """Features with text that no rule of this module takes for a sentence."""
+    return [key for key in description.texts if _rank(key) is None]
 
 
 def splits_said(description: Description) -> str:

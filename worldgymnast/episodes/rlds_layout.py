@@ -19,6 +19,7 @@ FEATURES, INFO = "features.json", "dataset_info.json"
 _SHARD = re.compile(r"(?P<name>.+)-(?P<split>[^-]+)\.tfrecord-(?P<index>\d+)-of-(?P<count>\d+)")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _HINT = "expected the folder of an RLDS data set, with its features.json; copy the folder again"
+_METADATA = "episode_metadata"
 _MAX_DEPTH = 20
 _MAX_WIDTH = 10_000
 _MAX_PIXELS = 64 * 2**20
@@ -86,6 +87,7 @@ class Description:
         cameras: the ones that are read, side by side.
         action_key: the feature with the actions, such as "steps/action".
         width: of the action.
+        texts: features that hold text.
     """
 
     root: Path
@@ -97,6 +99,7 @@ class Description:
     cameras: tuple[Camera, ...]
     action_key: str
     width: int
+    texts: tuple[str, ...] = ()
 
 
 def describe(path: str | Path, image_key: str | None = None, split: str | None = None) -> Description:
@@ -114,7 +117,10 @@ def describe(path: str | Path, image_key: str | None = None, split: str | None =
     """
     root = Path(path)
     file = root / FEATURES
-    leaves = dict(_leaves(_steps(read_json_object(file, _HINT), file), "steps", file))
+    data = read_json_object(file, _HINT)
+    leaves = dict(_leaves(_steps(data, file), "steps", file))
+    meta = _leaves(_inside(data, "featuresDict", "features", _METADATA), _METADATA, file)
+    texts = sorted(key for key, feature in [*leaves.items(), *meta] if isinstance(feature.get("text"), dict))
     action_key, width = _action(leaves, file)
     cameras = _chosen(_cameras(leaves), image_key, file)
     files, unread = _named(root)
@@ -122,7 +128,9 @@ def describe(path: str | Path, image_key: str | None = None, split: str | None =
     wanted = _split(sorted({match["split"] for _, match in files}), split, root)
     shards = _shards([(file, match) for file, match in files if match["split"] == wanted], _lengths(root, name, wanted))
     others = sorted({match["split"] for _, match in files} - {wanted})
-    return Description(root, name, wanted, tuple(others), shards, tuple(unread), cameras, action_key, width)
+    return Description(
+        root, name, wanted, tuple(others), shards, tuple(unread), cameras, action_key, width, tuple(texts)
+    )
 
 
 def versions(root: Path) -> list[Path]:
@@ -285,7 +293,9 @@ def _split(splits: Sequence[str], wanted: str | None, root: Path) -> str:
     if wanted is None and len(splits) == 1:
         return splits[0]
     if (wanted or "train") not in splits:
-        raise InputError(f"{root}: found splits {list(splits)}, expected '{wanted or 'train'}'; check the folder")
+        raise InputError(
+            f"{root}: found splits {list(splits)}, expected '{wanted or 'train'}'; put each into its own folder"
+        )
     return wanted or "train"
 
 
