@@ -220,6 +220,13 @@ def test_another_number_of_frames_than_rows(root):
     assert any("1.mp4" in one and "found 3, expected 5" in one for one in errors_of(root))
 
 
+def test_data_sets_of_two_formats_in_one_folder(root):
+    (root / "my_set-train.tfrecord-00000-of-00001").write_bytes(b"")
+    for function in (formats.read, check):
+        with pytest.raises(InputError, match=r"found data sets of 2 formats \(RLDS, WorldGym\), expected one"):
+            function(root)
+
+
 def test_an_episode_of_one_frame_holds_no_action(root):
     add(root, "2", 2, 1)
     found = seen(root)

@@ -9,7 +9,7 @@ from typing import Literal
 from worldgymnast.episodes import lerobot, rlds, rlds_layout, worldgym
 from worldgymnast.episodes.lerobot_layout import INFO, ImageKey
 from worldgymnast.episodes.windows import EpisodeSet
-from worldgymnast.files import read_json_object
+from worldgymnast.files import read_json_object, visible
 from worldgymnast.types import InputError
 
 Format = Literal["lerobot-v3.0", "lerobot-v2.1", "worldgym", "rlds"]
@@ -22,6 +22,7 @@ def detect(path: str | Path) -> Format:
         raise InputError(f"{root}: is a file, expected a folder with episodes; name the folder that holds it")
     if not root.is_dir():
         raise InputError(f"{root}: no such folder, expected one with episodes; check the path")
+    _require_one_format(root)
     if (root / INFO).is_file():
         version = str(read_json_object(root / INFO).get("codebase_version", ""))
         return "lerobot-v2.1" if version.startswith("v2") else "lerobot-v3.0"
@@ -37,6 +38,22 @@ def detect(path: str | Path) -> Format:
         f"{root}: found {found}, expected {INFO} (LeRobot), *.tfrecord* with features.json (RLDS) or N.mp4 with N.npz "
         "(WorldGym); check the path"
     )
+
+
+def _require_one_format(root: Path) -> None:
+    """Raises InputError where a folder holds data sets of several formats: all but one would be left out."""
+    stems = {suffix: {path.stem for path in visible(root.glob(f"*{suffix}"))} for suffix in (".mp4", ".npz")}
+    there = {
+        "LeRobot": (root / INFO).is_file(),
+        "RLDS": bool(visible(root.glob("*.tfrecord-*"))),
+        "WorldGym": bool(stems[".mp4"] & stems[".npz"]),
+    }
+    names = [name for name, is_there in there.items() if is_there]
+    if len(names) > 1:
+        raise InputError(
+            f"{root}: found data sets of {len(names)} formats ({', '.join(names)}), expected one; put each into a "
+            "folder of its own"
+        )
 
 
 def is_data(path: Path) -> bool:
