@@ -419,6 +419,13 @@ def test_several_cameras_are_put_side_by_side(tmp_path, key):
     assert [ident(found.frames[2][:, :64]), ident(found.frames[2][:, 64:])] == [(3, 2), (4, 2)]
 
 
+def test_cameras_of_two_heights_take_that_of_the_first_and_the_whole_is_resized(tmp_path):
+    found = seen(two_cameras(tmp_path, h=32, w=48), image_key="all")
+    assert found.size == (64, 64 + 96)
+    assert ident(found.frames[2][:, 64:]) == (4, 2)
+    assert formats.read(tmp_path, fps=10, image_key=("image", "wrist_image"), size=64).size == (64, 64)
+
+
 def test_image_0_is_the_main_camera(tmp_path):
     assert ident(seen(two_cameras(tmp_path, ("image_1", "image_0"))).frames[1]) == (4, 1)
 

@@ -29,6 +29,7 @@ import numpy as np
 
 from worldgymnast.actions import BRIDGE, ActionSpec, foreign_spec
 from worldgymnast.episodes.cache import cached_frames, fingerprint
+from worldgymnast.episodes.lerobot_frames import beside
 from worldgymnast.episodes.rlds_layout import Camera, Description, describe
 from worldgymnast.episodes.tfrecord import Feature, parse_example, records
 from worldgymnast.episodes.windows import EpisodeSet
@@ -212,14 +213,8 @@ def pictures_of(record: Record, description: Description, size: int | tuple[int,
             _picture(blobs, step, camera, f"{record.where}: step {step}")
             for camera, blobs in zip(description.cameras, record.pictures, strict=True)
         ]
-        if size is not None:
-            views = [resize(view, size) for view in views]
-        if len({view.shape[0] for view in views}) > 1:
-            heights = ", ".join(
-                f"{view.shape[0]} ({c.name})" for view, c in zip(views, description.cameras, strict=True)
-            )
-            raise InputError(f"{record.where}: found heights {heights}, expected one; resize all with --size")
-        yield views[0] if len(views) == 1 else np.concatenate(views, axis=1)
+        frame = beside(views)
+        yield frame if size is None else resize(frame, size)
 
 
 def _picture(blobs: Feature, step: int, camera: Camera, where: str) -> np.ndarray:
