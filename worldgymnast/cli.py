@@ -18,6 +18,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from worldgymnast import streams
+
 if TYPE_CHECKING:
     from worldgymnast.commands import Command
 
@@ -95,7 +97,23 @@ class UsageError(Exception):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    streams.prepare()
+    try:
+        code = _run(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads our output any more, as after `head`
+        streams.discard()
+        return 0
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        streams.discard()
+        return _say("error: standard output: no space left; free some or write elsewhere", 2, True)
+    return code
+
+
+def _run(words: list[str]) -> int:
+    """Runs one command; returns the exit code."""
     traceback = "--traceback" in words
     words = [word for word in words if word != "--traceback"]
     words, keys = _allowed_keys(words)
@@ -118,8 +136,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         name, rest = _name(words)
         command = _parse(name, rest)
         flags += _flags(command, command.hidden)
+        from worldgymnast.commands.command import check_values
         from worldgymnast.keys import granted
 
+        check_values(command)
         with granted(keys):
             return command()
     except KeyboardInterrupt:
@@ -127,9 +147,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         then = "; run the same command again to go on" if name in GO_ON else "; nothing was kept" * (name in WHOLE)
         return _say(f"stopped{then}", 130)
-    except BrokenPipeError:  # whoever read our output has gone, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except BrokenPipeError:
+        raise
     except Exception as error:
         message = _message(error)
         if traceback or message is None:
@@ -183,7 +202,7 @@ def _message(error: Exception) -> str | None:
         return f"{error.filename or 'disk'}: no space left; free some and run the same command again"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}; check the path and its permissions"
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         detail = str(error).partition("\n")[0]
         return f"out of memory{f' ({detail})' if detail else ''}; use smaller batches or fewer rows"
     return None

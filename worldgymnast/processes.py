@@ -18,13 +18,20 @@ import torch.distributed as dist
 
 from worldgymnast.types import InputError, Metrics
 
+_MOST = 100_000
+"""Processes that a launcher may start."""
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
 
 def launched() -> int:
     """How many processes a launcher started, this one included."""
-    return int(os.environ.get("WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1
+    if "LOCAL_RANK" not in os.environ:
+        return 1
+    size = os.environ.get("WORLD_SIZE", "1")
+    if not size.isdecimal() or not 1 <= int(size) <= _MOST:
+        raise InputError(f"WORLD_SIZE: found '{size[:20]}' in the environment, expected 1 to {_MOST}; use torchrun")
+    return int(size)
 
 
 def join(device: str) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -28,10 +30,14 @@ from worldgymnast.report import tables
 from worldgymnast.report.collect import collect, success
 from worldgymnast.report.report import write
 from worldgymnast.run import check_folder
-from worldgymnast.types import InputError, Judge, Policy, Start, WorldModel, in_range
+from worldgymnast.types import LARGEST_SEED, InputError, Judge, Policy, Start, WorldModel, in_range
 from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 REPORT = "report.html"
+_MOST_THREADS = 256
+"""On machines with few cores; far more end the process, since the system grants no more."""
+_LONGEST_NAME = 255
+"""Bytes of a file's name on nearly every file system."""
 SPLIT = 0
 """The seed of what `--held-out` keeps out."""
 LENT: Any = tyro.conf.arg(name="")
@@ -82,7 +88,7 @@ class Computing(Command):
     threads: int = 0
 
     def __post_init__(self) -> None:
-        in_range(self, 0, "threads")
+        in_range(self, 0, "threads", high=max(_MOST_THREADS, 4 * (os.cpu_count() or 1)))
 
     def prepare(self) -> None:
         """Takes the device and the threads and meets the other processes, or says why not."""
@@ -117,6 +123,38 @@ class Learning(Computing):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_size(self)
+
+
+def check_values(config: Any, prefix: str = "") -> None:
+    """Raises `InputError` for a number or a path in a command, or in a config of it, that nothing could use.
+
+    Numbers are finite, integers fit 64 bits, seeds `LARGEST_SEED`; paths hold no null byte and no name that is too
+    long.
+    """
+    for field in fields(config):
+        value = getattr(config, field.name)
+        name = f"{prefix}{field.name}"
+        if is_dataclass(value):
+            check_values(value, "" if field.name == "config" else f"{name}.")
+            continue
+        for one in value if isinstance(value, tuple | list) else (value,):
+            if wrong := _wrong(field.name, one):
+                raise InputError(f"field '{name}': {wrong}")
+
+
+def _wrong(name: str, value: Any) -> str:
+    """What is wrong with a number or a path, or nothing."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"found {value}, expected a finite number"
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return "found a number beyond 64 bits, expected a smaller one"
+    if isinstance(value, int) and name in ("seed", "seeds") and value > LARGEST_SEED:
+        return f"found {value}, expected 0 to {LARGEST_SEED}"
+    if isinstance(value, str | Path) and "\0" in str(value):
+        return "found a null byte, expected none; give another path"
+    if isinstance(value, Path) and any(len(os.fsencode(part)) > _LONGEST_NAME for part in value.parts):
+        return f"found a name of more than {_LONGEST_NAME} bytes, expected a shorter one; give another path"
+    return ""
 
 
 def check_size(command: Any) -> None:
@@ -319,5 +357,12 @@ def conclude(out: Path, evaluation: dict[str, Any]) -> None:
         print("Real-robot budget: " + "; ".join(f"{count} {kind}" for kind, count in page.budget.items()) + ".")
     for note in page.notes:
         print(note)
-    write(out / REPORT, page)
-    print(f"Report: {out / REPORT}")
+    try:
+        write(out / REPORT, page)
+        print(f"Report: {out / REPORT}")
+    except OSError as error:  # a finished run may lie where nothing can be written
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        print(
+            f"{out / REPORT}: cannot be written ({error.strerror}); worldgymnast report {out} --out FILE.html writes it"
+        )

@@ -18,6 +18,7 @@ from worldgymnast.commands.command import (
     drives,
     read,
     sees,
+    writable,
     wrote,
 )
 from worldgymnast.config import load_judge, load_policy, load_world, to_dict
@@ -188,20 +189,24 @@ class EvalWorld(Computing):
 
 @dataclass(frozen=True, kw_only=True)
 class Report(Command):
-    """One self-contained HTML page about a run: RUN/report.html.
+    """One self-contained HTML page about a run: RUN/report.html, or another file.
 
     Attributes:
         run: the folder of reproduce, quickstart, rl or evaluate.
         markdown: also write the tables to this file.
+        out: the page, where it should not lie in RUN, such as on a disk that cannot be written to.
     """
 
     run: Positional[Path]
     markdown: Weights = None
+    out: Weights = None
 
     def __call__(self) -> int:
         """Writes the page."""
-        page = collect(self.run)
+        page, place = collect(self.run), self.out or self.run / REPORT
+        writable("--out", place)
         if self.markdown is not None:
+            writable("--markdown", self.markdown)
             write_text(self.markdown, markdown(page))
-        write(self.run / REPORT, page)
-        return wrote(self.run / REPORT)
+        write(place, page)
+        return wrote(place)

@@ -6,10 +6,13 @@ text stays text. What is left out: anything interactive.
 
 from __future__ import annotations
 
+import contextlib
+import html
 import io
 import math
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +26,8 @@ _SERIES = ("#010211", "#010212", "#010213", "#010214")
 _VARIABLES = {_INK: "ink", _FAINT: "faint", _RULE: "rule", _PAPER: "paper"} | {
     color: f"series-{index}" for index, color in enumerate(_SERIES)
 }
+_LONGEST = 60
+"""Characters of a name in a chart."""
 SERIES_COLORS = len(_SERIES)
 _BEFORE, _AFTER = _SERIES[1], _SERIES[0]
 PRINTED = {
@@ -70,6 +75,7 @@ class Curve:
 
 _STYLE: Any = {
     "svg.fonttype": "none",
+    "text.parse_math": False,
     "font.family": ["sans-serif"],
     "font.size": 12,
     "text.color": _INK,
@@ -113,14 +119,32 @@ def _svg(figure: Any, name: str) -> str:
     text = re.sub(r"font: (?:\w+ )?([\d.]+)px [^;\"]*", r"font-size: \1px", text)  # how older versions write it
     width, height = (float(x) for x in re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)[0])
     head = (
-        f'<svg class="chart" role="img" aria-label="{name}" viewBox="0 0 {width:g} {height:g}" '
+        f'<svg class="chart" role="img" aria-label="{html.escape(name)}" viewBox="0 0 {width:g} {height:g}" '
         f'style="max-width: {width:g}px" xmlns="http://www.w3.org/2000/svg" '
         'xmlns:xlink="http://www.w3.org/1999/xlink">'
     )
-    text = re.sub(r"<svg[^>]*>", head, text, count=1)
+    text = re.sub(r"<svg[^>]*>", lambda _: head, text, count=1)
     for color, variable in _VARIABLES.items():
         text = text.replace(color, f"var(--{variable})")
     return text.strip()
+
+
+def _drawn(name: str) -> str:
+    """A name as it can be drawn: one line of printable characters, not longer than a chart is wide.
+
+    >>> _drawn("open\\nthe\\x00 drawer")
+    'open the drawer'
+    """
+    text = " ".join("".join(c if c.isprintable() or c.isspace() else "" for c in name).split())
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}\N{HORIZONTAL ELLIPSIS}"
+
+
+@contextlib.contextmanager
+def _without_glyphs() -> Iterator[None]:
+    """Matplotlib measures text in its own font, which lacks some; the page's font draws it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        yield
 
 
 def _figure(width: float, height: float) -> Any:
@@ -156,12 +180,12 @@ def dot_plot(table: SuccessTable, width: int) -> str:
     import matplotlib
 
     rows: list[tuple[str, tuple[float, float, float], tuple[float, float, float]]] = [
-        (r.task, (r.before.value, *r.before.interval), (r.after.value, *r.after.interval)) for r in table.rows
+        (_drawn(r.task), (r.before.value, *r.before.interval), (r.after.value, *r.after.interval)) for r in table.rows
     ]
     mean = table.before, table.after
     rows.append(("mean", *((e.value, e.low, e.high) for e in mean)))  # type: ignore[arg-type]
     height = 44 * len(rows) + 48
-    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": f"dots{width}"}):
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": f"dots{width}"}), _without_glyphs():
         figure = _figure(width, height)
         longest = max(len(name) for name, *_ in rows)
         left = min(0.4, (20 + 7 * longest) / width)
@@ -200,7 +224,7 @@ def curve(shown: Curve, width: int = 290, height: int = 190) -> str:
 
     if len(shown.series) > SERIES_COLORS:
         raise ValueError(f"curve '{shown.title}': found {len(shown.series)} series, expected at most {SERIES_COLORS}")
-    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": shown.title}):
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": _drawn(shown.title)}), _without_glyphs():
         figure = _figure(width, height)
         axes = figure.add_axes((42 / width, 38 / height, 1 - 54 / width, 1 - 46 / height))
         for series, color in zip(shown.series, _SERIES, strict=False):
@@ -212,7 +236,7 @@ def curve(shown: Curve, width: int = 290, height: int = 190) -> str:
             axes.yaxis.set_major_locator(MaxNLocator(4))
             axes.ticklabel_format(axis="y", scilimits=(-3, 4))
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.set_xlabel(shown.x)
+        axes.set_xlabel(_drawn(shown.x))
         axes.grid(axis="y")
         axes.set_axisbelow(True)
-        return _svg(figure, shown.title.replace('"', "'"))
+        return _svg(figure, _drawn(shown.title))

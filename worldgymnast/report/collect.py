@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import math
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from worldgymnast.config import from_dict
 from worldgymnast.episodes.lerobot_layout import INFO, read_layout
 from worldgymnast.evaluation.agreement import success_gap
 from worldgymnast.evaluation.guard import GuardConfig, alarm, history_of
 from worldgymnast.evaluation.success import Difference, EpisodeResult, Rate, SuccessTable, success_table
 from worldgymnast.ledger import FILE, Ledger
+from worldgymnast.records import is_number, is_whole, read_outcomes, read_seconds
+from worldgymnast.report.folder import (
+    budget_of,
+    command_of,
+    config_of,
+    gallery_of,
+    gate_of,
+    inside,
+    metrics_of,
+    summary_of,
+    versions_of,
+)
 from worldgymnast.report.report import Curve, GapRow, Pair, Report, Series
+from worldgymnast.run_folder import readable
 from worldgymnast.types import InputError
 from worldgymnast.video import decode
 
@@ -43,6 +58,8 @@ _CURVES = (
 _TRAINED = (("sft", "Imitation"), ("world/autoencoder", "Autoencoder"), ("world", "World model"), ("judge", "Judge"))
 """What is trained, in this folder or, before policies have explored, in one of its rounds'."""
 _MOST_SERIES = 4
+_SCORED = ("gap", "gap_low", "gap_high", "imagined_success", "real_success")
+"""What is logged of a scoring."""
 
 
 def collect(run: Path) -> Report:
@@ -51,11 +68,15 @@ def collect(run: Path) -> Report:
     Raises:
         InputError: the folder is none of these.
     """
-    run = Path(run)
+    with readable(Path(run)):
+        return _collected(Path(run))
+
+
+def _collected(run: Path) -> Report:
     learners = _learners(run)
-    evaluation, gate = _json(run / "evaluation.json", {}), _json(run / "gate.json", {})
-    logs = {path.name: _metrics(path) for path in learners}
-    before = next(iter(evaluation), "")
+    evaluation, gate = read_outcomes(run / "evaluation.json"), gate_of(run)
+    logs = {path.name: metrics_of(path) for path in learners}
+    before, summary, name = next(iter(evaluation), ""), summary_of(run), Path(os.path.abspath(run)).name
     begun = (run / "data").is_dir() and not (run / "meta").is_dir()  # which a data set has
     if not (learners or evaluation or gate or begun):
         raise InputError(
@@ -63,34 +84,43 @@ def collect(run: Path) -> Report:
             "reproduce, quickstart, rl, adapt, dyna, evaluate or a baseline; check the path"
         )
     return Report(
-        title=f"{run.resolve().name}: a policy finetuned in a world model" if learners else run.resolve().name,
-        command=_command(run, learners),
-        versions=_versions(run, learners),
-        table=success(evaluation),
-        gap=[*(row for path in learners[:1] for row in _gap(logs[path.name], _config(path))), *evaluated(evaluation)],
+        title=f"{name}: a policy finetuned in a world model" if learners else name,
+        command=command_of([run, *learners]),
+        versions=versions_of([run, *learners]),
+        table=success(evaluation, run / "evaluation.json"),
+        gap=[*(row for path in learners[:1] for row in _gap(logs[path.name], config_of(path))), *evaluated(evaluation)],
         curves=[*_learning(logs), *_fidelity(gate), *_training(run)],
         gallery=[pair for path in learners[:1] for pair in _gallery(path)],
         budget=_budget(run, learners, logs, evaluation),
-        stages=_json(run / "stages.json", {}),
-        notes=[*_notes(_json(run / "summary.json", {}), gate, learners, evaluation), *_judged(run, logs)],
+        stages=read_seconds(run / "stages.json"),
+        notes=[*_notes(summary, gate, learners, evaluation), *_judged(run, logs)],
         seeds={
-            name: table.difference
-            for name in list(evaluation)[1:]
-            if (table := success({before: evaluation[before], name: evaluation[name]}))
+            after: table.difference
+            for after in list(evaluation)[1:]
+            if (table := success({before: evaluation[before], after: evaluation[after]}, run / "evaluation.json"))
         },
         gate=gate,
     )
 
 
-def success(evaluation: Mapping[str, Rows]) -> SuccessTable | None:
-    """The paired table of an evaluation: its first policy against `_after`; None where one is missing."""
+def success(evaluation: Mapping[str, Rows], file: Path | str = "evaluation.json") -> SuccessTable | None:
+    """The paired table of an evaluation: its first policy against `_after`; None where one is missing.
+
+    Raises:
+        InputError: an episode has no partner, or is there twice; the message names `file`.
+    """
     names = list(evaluation)
     if len(names) < 2:
         return None
     after = [row for name in _after(evaluation) for row in evaluation[name]]
     there = {(row["task"], row["layout"], row["seed"]) for row in after}
     before = [row for row in evaluation[names[0]] if (row["task"], row["layout"], row["seed"]) in there]
-    return success_table(_results(before), _results(after))
+    if not before or not after:
+        return None
+    try:
+        return success_table(_results(before), _results(after))
+    except ValueError as error:
+        raise InputError(f"{file}: {error}; remove it and run the same command again") from error
 
 
 def _after(evaluation: Mapping[str, Rows]) -> list[str]:
@@ -102,53 +132,17 @@ def _after(evaluation: Mapping[str, Rows]) -> list[str]:
 
 
 def _results(rows: Rows) -> list[EpisodeResult]:
-    return [EpisodeResult(r["task"], r["layout"], r["seed"], r["success"], int(r.get("frames", 0))) for r in rows]
+    return [EpisodeResult(r["task"], r["layout"], r["seed"], r.get("success"), int(r.get("frames") or 0)) for r in rows]
 
 
 # ---------------------------------------------------------------- files
 
 
-def _json(path: Path, default: Any) -> Any:
-    if not path.is_file():
-        return default
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path}: found no JSON ({error}), expected a run's file; remove it and run again") from error
-
-
-def _metrics(run: Path) -> list[dict[str, float]]:
-    """metrics.jsonl, null as NaN; a last line cut off by a kill is left out."""
-    file = run / "metrics.jsonl"
-    if not file.is_file():
-        return []
-    lines = file.read_text().split("\n")[:-1]
-    return [{k: math.nan if v is None else v for k, v in json.loads(line).items()} for line in lines]
-
-
 def _learners(run: Path) -> list[Path]:
     """RL runs: those inside, or the folder itself."""
     inside = sorted(path for path in run.glob("rl*") if (path / "metrics.jsonl").is_file())
-    own = any("reward" in row for row in _metrics(run)[:2])  # Iter-SFT scores before it imagines
+    own = any("reward" in row for row in metrics_of(run)[:2])  # Iter-SFT scores before it imagines
     return inside or ([run] if own else [])
-
-
-def _config(learner: Path) -> dict[str, Any]:
-    return _json(learner / "config.json", {})
-
-
-def _command(run: Path, learners: Sequence[Path]) -> str:
-    for folder in (run, *learners):
-        if (file := folder / "command.txt").is_file():
-            return file.read_text().splitlines()[0]
-    return ""
-
-
-def _versions(run: Path, learners: Sequence[Path]) -> dict[str, str]:
-    for folder in (run, *learners):
-        if found := _json(folder / "versions.json", {}):
-            return found
-    return {}
 
 
 # ---------------------------------------------------------------- curves
@@ -190,7 +184,7 @@ def _fidelity(gate: Mapping[str, Any]) -> list[Curve]:
 def _training(run: Path) -> list[Curve]:
     places = [("", run), *((f", {place.name.replace('-', ' ')}", place) for place in sorted(run.glob("round-*")))]
     found = [
-        (f"{title}{when}", _series("loss", _metrics(place / folder), "loss"))
+        (f"{title}{when}", _series("loss", metrics_of(place / folder), "loss"))
         for folder, title in _TRAINED
         for when, place in places
     ]
@@ -198,19 +192,21 @@ def _training(run: Path) -> list[Curve]:
 
 
 def _scorings(rows: Rows) -> list[Mapping[str, float]]:
-    return [row for row in rows if "gap" in row]
+    return [row for row in rows if all(name in row for name in _SCORED)]
 
 
 def _starts(config: Mapping[str, Any]) -> int:
     """Starts of one scoring, of RL or of the rounds of Iter-SFT."""
-    return int(config.get("rl", config).get("evaluate_starts", 0)) * len(config.get("env", {}).get("tasks", ()))
+    starts = (inside(config, "rl") or config).get("evaluate_starts", 0)
+    tasks = inside(config, "env").get("tasks", ())
+    return starts * len(tasks) if is_whole(starts) and isinstance(tasks, list | tuple) else 0
 
 
 def _gap(rows: Rows, config: Mapping[str, Any]) -> list[GapRow]:
     count = _starts(config)
 
     def rate(share: float) -> Rate:
-        return Rate(round(share * count), count)
+        return Rate(0, 0) if math.isnan(share) else Rate(round(min(max(share, 0.0), 1.0) * count), count)
 
     return [
         GapRow(
@@ -231,7 +227,7 @@ def evaluated(evaluation: Mapping[str, Rows]) -> list[GapRow]:
     for when, members in groups.items():
         rows = [row for name in members for row in evaluation[name] if "imagined" in row]
         if rows:
-            dreamt, truly = [row["imagined"] for row in rows], [row["success"] for row in rows]
+            dreamt, truly = [row["imagined"] for row in rows], [row.get("success") for row in rows]
             gap = success_gap(dreamt, truly, strata=[row["task"] for row in rows])
             found.append(GapRow(when, Rate.of(dreamt), Rate.of(truly), gap))
     return found
@@ -243,7 +239,11 @@ def evaluated(evaluation: Mapping[str, Rows]) -> list[GapRow]:
 def _gallery(learner: Path) -> list[Pair]:
     def clip(name: str) -> np.ndarray | None:
         file = learner / "videos" / f"{name}.mp4"
-        return decode(file) if file.is_file() else None
+        try:
+            return decode(file) if file.is_file() else None
+        except (InputError, OSError) as error:
+            print(f"{file}: video left out: {error}", file=sys.stderr)
+            return None
 
     return [
         Pair(
@@ -251,12 +251,12 @@ def _gallery(learner: Path) -> list[Pair]:
             clip(f"{row['name']}-imagined"),
             clip(f"{row['name']}-real"),
             row["fps"],
-            None if row["verdict"] is None else row["verdict"] > 0.5,
-            row["probability"],
-            row["real_success"],
-            note=f"{row['task']}, layout {row['layout']}",
+            None if row.get("verdict") is None else row["verdict"] > 0.5,
+            row.get("probability"),
+            row.get("real_success"),
+            note=f"{row['task']}, layout {row.get('layout')}",
         )
-        for row in _json(learner / "gallery.json", [])
+        for row in gallery_of(learner)
     ]
 
 
@@ -265,9 +265,8 @@ def _budget(
 ) -> dict[str, int]:
     """Real episodes by kind: those that trained something, and those that only measured."""
     counts = recorded(run)
-    summary = _json(run / "summary.json", {})
-    counts |= {f"{kind} (made the starter)": int(n) for kind, n in summary.get("starter_budget", {}).items()}
-    scored = sum(len(_scorings(logs[path.name])) * _starts(_config(path)) for path in learners)
+    counts |= {f"{kind} (made the starter)": count for kind, count in budget_of(summary_of(run)).items()}
+    scored = sum(len(_scorings(logs[path.name])) * _starts(config_of(path)) for path in learners)
     if scored:
         counts[f"scoring episodes during RL ({_purpose(learners)})"] = scored
     if measured := sum(len(rows) for rows in evaluation.values()):
@@ -292,7 +291,7 @@ def recorded(run: Path) -> dict[str, int]:
 
 def _purpose(learners: Sequence[Path]) -> str:
     """What the real scorings during RL decide: with `keep_best` they choose the weights that are handed out."""
-    chosen = any(_config(path).get("rl", {"keep_best": True}).get("keep_best") for path in learners)
+    chosen = any((inside(config_of(path), "rl") or {"keep_best": True}).get("keep_best") for path in learners)
     return "choose the step that is kept" if chosen else "no training"
 
 
@@ -317,9 +316,10 @@ def _notes(
     elif len(evaluation) > 2:
         notes.append(f"The policy after is that of '{after[0]}'; the others were tried on the same layouts.")
     for path in learners:
-        if simulator := _config(path).get("inputs", {}).get("simulator"):
+        mismatch = inside(config_of(path), "inputs", "simulator").get("mismatch")
+        if is_number(mismatch):
             notes.append(
-                f"{path.name} practised in a simulator of mismatch {simulator['mismatch']:g}, not in a world model: "
+                f"{path.name} practised in a simulator of mismatch {mismatch:g}, not in a world model: "
                 "what is called imagined here is simulated."
             )
     if len(learners) > 1:
@@ -331,7 +331,8 @@ def _judged(run: Path, logs: Mapping[str, Rows]) -> list[str]:
     """What the guard has to say of every training, and what judges behind servers have cost."""
     notes = []
     for name, rows in logs.items():
-        guard = GuardConfig(**_config(_folder(run, name)).get("rl", {}).get("guard", {}))
+        folder = _folder(run, name)
+        guard = from_dict(GuardConfig, inside(config_of(folder), "rl", "guard"), str(folder / "config.json"))
         for source, who in (("audit", "the audit judge"), ("real", "the real environment")):
             if heard := alarm(history_of(source, rows), guard):
                 notes.append(f"Reward hacking? {name}, asked {who}: {heard}.")
@@ -340,7 +341,11 @@ def _judged(run: Path, logs: Mapping[str, Rows]) -> list[str]:
             notes.append(f"The audit judge failed on {failed} of {shown} claims in {name}; they count for nothing.")
     for folder in dict.fromkeys([run, *(_folder(run, name) for name in logs)]):
         if (folder / FILE).is_file():
-            spent = Ledger(folder / FILE).spent()
+            try:
+                spent = Ledger(folder / FILE).spent()
+            except InputError as error:
+                notes.append(f"What judges behind servers have cost is not known: {error}.")
+                continue
             money = f", {spent.money:.2f} in money" if spent.money else ""
             notes.append(f"Judges behind servers: {spent.requests} requests, {spent.tokens} tokens{money}.")
     return notes

@@ -14,12 +14,17 @@ def markdown(report: Report) -> str:
     parts = [f"# {report.title}", f"`{report.command}`, {report.date}"]
     parts += [*_success(report), *_gap(report), *_gate(report), *_fidelity(report), *_cost(report)]
     parts += ["\n".join(f"- {note}" for note in report.notes)] if report.notes else []
-    return "\n\n".join(parts) + "\n"
+    return ("\n\n".join(parts) + "\n").encode(errors="replace").decode()
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines)
+
+
+def _cell(value: object) -> str:
+    """A cell in one line, without what would end it or begin HTML."""
+    return " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;")
 
 
 def _success(report: Report) -> list[str]:

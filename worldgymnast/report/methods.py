@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from worldgymnast.evaluation.success import EpisodeResult, Estimate, SuccessTable, success_table
+from worldgymnast.records import read_outcomes
 from worldgymnast.report.charts import PRINTED, printed
 from worldgymnast.report.world import Sheet
 
@@ -168,5 +168,5 @@ def files_of(folder: Path, name: str) -> list[Path]:
 
 def read(file: Path, key: str = "policy") -> list[EpisodeResult]:
     """A policy's episodes in an evaluation's file; none where it is not there."""
-    rows: list[dict[str, Any]] = json.loads(file.read_text()).get(key, [])
-    return [EpisodeResult(r["task"], r["layout"], r["seed"], r["success"], 0) for r in rows]
+    rows = read_outcomes(file).get(key, [])
+    return [EpisodeResult(r["task"], r["layout"], r["seed"], r.get("success"), 0) for r in rows]

@@ -178,4 +178,4 @@ def write(path: Path, report: Report) -> None:
     Raises:
         InputError: the disk is full.
     """
-    write_text(Path(path), render(report))
+    write_text(Path(path), render(report).encode(errors="replace").decode())

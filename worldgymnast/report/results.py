@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from worldgymnast.evaluation.success import Difference, EpisodeResult, success_table
+from worldgymnast.records import is_scene, read_rows
 from worldgymnast.report.methods import files_of, paired, read, rows_of
 from worldgymnast.report.world import Sheet
 
@@ -66,7 +66,7 @@ def _short(difference: Difference) -> str:
 
 def scenes(file: Path) -> list[Sheet]:
     """What test-time training wins in its scene and costs elsewhere, by remedy."""
-    found: list[dict[str, Any]] = json.loads(file.read_text()) if file.is_file() else []
+    found = read_rows(file, is_scene)
     rows, each = [], dict[str, dict[str, str]]()
     for remedy, name in REMEDIES.items():
         own = [row for row in found if row["remedy"] == remedy]

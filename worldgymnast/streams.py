@@ -1,0 +1,31 @@
+"""Standard output and error that can always be written to: closed, piped into `head`, or of a narrow encoding."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+
+
+def prepare() -> None:
+    """Make stdout and stderr safe to write to.
+
+    One that was closed (`>&-`) becomes /dev/null, so that no file takes its number. Characters that the terminal's
+    encoding lacks are replaced.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for as long as the process lives
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace" if name == "stderr" else "replace")
+
+
+def discard() -> None:
+    """Send what both still hold, and all that follows, nowhere."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
