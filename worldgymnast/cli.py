@@ -102,12 +102,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
     except BrokenPipeError:  # nobody reads our output any more, as after `head`
-        streams.discard()
+        streams.discard(sys.stdout, sys.stderr)
         return 0
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        streams.discard()
+        streams.discard(sys.stdout)
         return _say("error: standard output: no space left; free some or write elsewhere", 2, True)
     return code
 

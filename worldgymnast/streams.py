@@ -5,7 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shutil
 import sys
+from typing import TextIO
+
+_NARROWEST = 40
+"""Columns of a terminal."""
 
 
 def prepare() -> None:
@@ -20,12 +25,12 @@ def prepare() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for as long as the process lives
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace" if name == "stderr" else "replace")
+    if 0 < shutil.get_terminal_size().columns < _NARROWEST:  # where help would be broken for ever
+        os.environ["COLUMNS"] = str(_NARROWEST)
 
 
-def discard() -> None:
-    """Send what both still hold, and all that follows, nowhere."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
+def discard(*streams: TextIO) -> None:
+    """Send what these streams still hold, and all that follows, nowhere."""
+    for stream in streams:
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
