@@ -37,9 +37,10 @@ TURNS = {  # the display matrix's a, b, c, d with what a player shows
 }
 
 
-def remux(source, target, start=0.0, matrix=None, fmt="mp4", edit=lambda packet: packet):
+def remux(source, target, start=0.0, matrix=None, fmt="mp4", edit=lambda packet: packet, movflags=""):
     """A copy without encoding, as `ffmpeg -ss START -i SOURCE -c copy TARGET` makes it."""
-    with av.open(str(source)) as old, av.open(str(target), "w", format=fmt) as new:
+    flags = {"movflags": movflags} if movflags else {}
+    with av.open(str(source)) as old, av.open(str(target), "w", format=fmt, options=flags) as new:
         stream = old.streams.video[0]
         copied = new.add_stream_from_template(stream)
         if matrix:
@@ -57,12 +58,13 @@ def shown(path):
     return [(round(time, 3), ident(frame)) for time, frame in video.iterate_timed(path)]
 
 
-@pytest.mark.parametrize(("start", "first"), [(0.7, 7), (2.5, 25)])
-def test_a_lossless_cut_shows_what_a_player_shows(tmp_path, start, first):
+@pytest.mark.parametrize(("start", "first"), [(0.7, 7), (2.5, 25), (0.75, 8)])
+@pytest.mark.parametrize("flags", ["", "faststart", "frag_keyframe+delay_moov"])
+def test_a_lossless_cut_shows_what_a_player_shows(tmp_path, start, first, flags):
     mp4(tmp_path / "whole.mp4", episode(3, 40), 10, opts=CUT)
-    remux(tmp_path / "whole.mp4", tmp_path / "cut.mp4", start)
-    with av.open(str(tmp_path / "cut.mp4")) as container:
-        assert container.streams.video[0].frames > 40 - first  # the frames before the cut are still in the file
+    remux(tmp_path / "whole.mp4", tmp_path / "cut.mp4", start, movflags=flags)
+    with av.open(str(tmp_path / "cut.mp4")) as container:  # the frames before the cut are still in the file
+        assert sum(packet.size > 0 for packet in container.demux(video=0)) > 40 - first
     expected = [(round(i / 10, 3), (3, first + i)) for i in range(40 - first)]
     assert shown(tmp_path / "cut.mp4") == expected
     assert np.allclose(frame_times(tmp_path / "cut.mp4"), [time for time, _ in expected])
@@ -127,7 +129,14 @@ def test_a_name_is_a_file_and_no_protocol(tmp_path, monkeypatch, name):
     with pytest.raises(InputError, match="null byte"):
         video.decode(f"{name}\0.mp4")
     with pytest.raises(InputError, match="null byte"):
-        video.VideoWriter(f"{name}\0.mp4", (64, 64), 10)
+        video.encode(f"{name}\0.mp4", frames, 10)
+
+
+@pytest.mark.parametrize("fps", [0, -1, float("nan"), float("inf"), 1e9])
+def test_a_rate_that_is_none_is_refused(tmp_path, fps):
+    with pytest.raises(InputError, match=r"frames per second, expected 0.001 to 1000"):
+        video.encode(tmp_path / "a.mp4", episode(1, 2), fps)
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("stamps", [(0, 1, 1, 2), (0, 5, 3, 7)])

@@ -56,7 +56,12 @@ class VideoWriter:
             fps: frames per second.
             lossless: bit-identical when read back; otherwise small and playable in a browser.
             exact: keep an odd height or width, which browsers do not play, rather than make it even.
+
+        Raises:
+            InputError: `fps` is not 0.001 to 1000, or the path holds a null byte.
         """
+        if not 1e-3 <= fps <= 1000:
+            raise InputError(f"{target}: found {fps:g} frames per second, expected 0.001 to 1000; correct the rate")
         self.count = 0
         self._size = size
         height, width = size
@@ -112,6 +117,7 @@ def encode(path: str | Path, frames: np.ndarray, fps: float, lossless: bool = Tr
     Lossless files are H.264 in RGB, bit-identical when read back; the others are yuv420p (a missing last row or column
     of an odd size is repeated) and play in every browser.
     """
+    address(path)
     path = Path(path)
     if not len(frames):
         raise InputError(f"{path}: found 0 frames, expected at least 1; nothing to encode")

@@ -10,6 +10,7 @@ not square, HDR curves.
 from __future__ import annotations
 
 import functools
+import math
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -89,8 +90,10 @@ def frame_times(path: str | Path, since_first: bool = True) -> np.ndarray:
     with _opened(path) as (container, stream):
         try:
             for packet in container.demux(stream):
-                if packet.size and not packet.is_discard:
-                    stamps.append(packet.dts if container.format.name == "avi" else packet.pts)
+                stamp = packet.dts if container.format.name == "avi" else packet.pts
+                is_hidden = packet.is_discard or (_is_fragmented(container, stream) and stamp is not None and stamp < 0)
+                if packet.size and not is_hidden:
+                    stamps.append(stamp)
         except Exception as error:  # whatever FFmpeg raises
             raise _damaged(path, len(stamps), 0) from error
         base = stream.time_base
@@ -167,19 +170,30 @@ def _declared(container: Any, stream: Any) -> int:
     return stream.frames
 
 
+def _is_fragmented(container: Any, stream: Any) -> bool:
+    """Whether this is an mp4 file that counts no frames: FFmpeg leaves in what its edit list hides, before time 0."""
+    return "mp4" in container.format.name and not stream.frames
+
+
 def _decoded(container: Any, stream: Any, path: str | Path, declared: int) -> Iterator[Any]:
     """The frames that are shown; an AVI file stores when packets are read, which in order are the frames' times."""
-    found = 0
-    times: deque[int | None] = deque()
+    found, first = 0, math.inf
+    times: deque[Any] = deque()
+    is_fragmented = _is_fragmented(container, stream)
     try:
         for packet in container.demux(stream):
             if packet.size and container.format.name == "avi":
                 times.append(packet.dts)
+            if packet.size and is_fragmented and packet.pts >= 0:
+                first = min(first, packet.pts)
             for frame in packet.decode():
-                if frame.is_corrupt or packet.is_corrupt:
-                    raise _damaged(path, found, declared)
                 if times:
                     frame.pts = times.popleft()
+                if is_fragmented and frame.pts < 0:
+                    continue
+                is_late = is_fragmented and not found and frame.pts > first  # those before it cannot be decoded
+                if frame.is_corrupt or packet.is_corrupt or is_late:
+                    raise _damaged(path, found, declared)
                 yield frame
                 found += 1
     except InputError:
@@ -207,7 +221,7 @@ def _unstamped(path: str | Path, number: int) -> InputError:
 
 def _damaged(path: str | Path, found: int, declared: int) -> InputError:
     expected = f"{declared}" if declared else "at least 1"
-    fix = "copy it again" if declared or found else "copy it again, or name a video"
+    fix = "copy it again, or encode it again" if declared or found else "copy it again, or name a video"
     return InputError(
         f"{path}: video is cut short or damaged: found {found} readable frames, expected {expected}; {fix}"
     )
