@@ -71,6 +71,16 @@ def test_a_lossless_cut_shows_what_a_player_shows(tmp_path, start, first, flags)
     assert video.rate(tmp_path / "cut.mp4") == pytest.approx(10)
 
 
+def test_a_cut_whose_first_frames_cannot_be_decoded_is_refused(tmp_path):
+    """They refer to frames before the cut; what a decoder gives instead begins one frame later."""
+    options = {"g": "20", "bf": "3", "x264-params": "open-gop=1:scenecut=0"}
+    mp4(tmp_path / "a.mp4", episode(3, 60), 10, opts=options)
+    for flags in ("", "frag_keyframe+delay_moov"):
+        remux(tmp_path / "a.mp4", tmp_path / "b.mp4", start=3.9, movflags=flags)
+        with pytest.raises(InputError, match=r"b\.mp4: its first frames cannot be decoded, as after damage or a cut"):
+            video.decode(tmp_path / "b.mp4")
+
+
 @pytest.mark.parametrize("kind", TURNS)
 def test_the_display_matrix_is_obeyed(tmp_path, kind):
     matrix, turned = TURNS[kind]

@@ -10,7 +10,6 @@ not square, HDR curves.
 from __future__ import annotations
 
 import functools
-import math
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -86,19 +85,20 @@ def frame_times(path: str | Path, since_first: bool = True) -> np.ndarray:
     Raises:
         InputError: the file is missing, is no video, or a frame has no time stamp.
     """
-    stamps: list[int | None] = []
+    stamps: list[int] = []
     with _opened(path) as (container, stream):
         try:
             for packet in container.demux(stream):
-                stamp = packet.dts if container.format.name == "avi" else packet.pts
-                is_hidden = packet.is_discard or (_is_fragmented(container, stream) and stamp is not None and stamp < 0)
-                if packet.size and not is_hidden:
+                stamp = _stamp(packet, container, stream)
+                if stamp is not None:
                     stamps.append(stamp)
+                elif packet.size and packet.pts is None:
+                    raise _unstamped(path, len(stamps))
+        except InputError:
+            raise
         except Exception as error:  # whatever FFmpeg raises
             raise _damaged(path, len(stamps), 0) from error
         base = stream.time_base
-    if None in stamps:
-        raise _unstamped(path, stamps.index(None))
     ticks = np.sort(np.array(stamps, np.int64))
     start = ticks[:1] if since_first else np.zeros(1, np.int64)
     return (ticks - start) * base.numerator / base.denominator
@@ -175,31 +175,47 @@ def _is_fragmented(container: Any, stream: Any) -> bool:
     return "mp4" in container.format.name and not stream.frames
 
 
+def _stamp(packet: Any, container: Any, stream: Any) -> int | None:
+    """When the packet's frame is shown; None where it says no time or shows nothing.
+
+    An AVI file stores when packets are read, which in order are the frames' times.
+    """
+    stamp = packet.dts if container.format.name == "avi" else packet.pts
+    is_hidden = packet.is_discard or (_is_fragmented(container, stream) and stamp is not None and stamp < 0)
+    return None if is_hidden or not packet.size else stamp
+
+
 def _decoded(container: Any, stream: Any, path: str | Path, declared: int) -> Iterator[Any]:
-    """The frames that are shown; an AVI file stores when packets are read, which in order are the frames' times."""
-    found, first = 0, math.inf
-    times: deque[Any] = deque()
-    is_fragmented = _is_fragmented(container, stream)
+    """The frames that are shown."""
+    found, stamps = 0, deque[int]()
+    is_avi, is_fragmented = container.format.name == "avi", _is_fragmented(container, stream)
     try:
         for packet in container.demux(stream):
-            if packet.size and container.format.name == "avi":
-                times.append(packet.dts)
-            if packet.size and is_fragmented and packet.pts >= 0:
-                first = min(first, packet.pts)
+            stamp = _stamp(packet, container, stream)
+            if stamp is not None and (is_avi or not found):
+                stamps.append(stamp)
             for frame in packet.decode():
-                if times:
-                    frame.pts = times.popleft()
-                if is_fragmented and frame.pts < 0:
-                    continue
-                is_late = is_fragmented and not found and frame.pts > first  # those before it cannot be decoded
-                if frame.is_corrupt or packet.is_corrupt or is_late:
+                if frame.is_corrupt or packet.is_corrupt:
                     raise _damaged(path, found, declared)
+                if is_avi and stamps:
+                    frame.pts = stamps.popleft()
+                elif is_fragmented and frame.pts is not None and frame.pts < 0:
+                    continue
+                elif not found and frame.pts is not None and frame.pts > min(stamps, default=frame.pts):
+                    raise _headless(path)
                 yield frame
                 found += 1
     except InputError:
         raise
     except Exception as error:  # whatever FFmpeg raises
         raise _damaged(path, found, declared) from error
+
+
+def _headless(path: str | Path) -> InputError:
+    return InputError(
+        f"{path}: its first frames cannot be decoded, as after damage or a cut between keyframes; copy it again, or "
+        "encode it again"
+    )
 
 
 def _seconds(frame: Any, start: int | None, last: float, number: int, path: str | Path) -> float:
