@@ -60,6 +60,7 @@ from worldgymnast.worldmodel.vae import VAEConfig
 
 Config = TypeVar("Config")
 Described = TypeVar("Described", LocalVLMConfig, InpaintingConfig)
+Asks = TypeVar("Asks", VLMJudge, RemoteEditor, Proposer)
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -130,9 +131,9 @@ def _refuse_unknown(kind: type[Any], data: Mapping[str, Any], where: str, prefix
     data = {key: value for key, value in data.items() if key != _KIND}
     for key, value in data.items():
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-            raise InputError(f"{where}: field '{prefix}{key}': unknown, expected a field of {kind.__name__}; "
-                             f"did you mean '{near[0]}'?")  # fmt: skip
+            near = difflib.get_close_matches(key[:_LONGEST], known, n=1, cutoff=0.0)
+            raise InputError(f"{where}: field '{prefix}{key[:_LONGEST]}': unknown, expected a field of "
+                             f"{kind.__name__}; did you mean '{near[0]}'?")  # fmt: skip
         default, hint = known[key].default, hints[key]
         inner = type(default) if is_dataclass(default) else hint if isinstance(hint, type) else None
         if is_dataclass(inner) and isinstance(value, Mapping):
@@ -287,6 +288,12 @@ def load_classifier(path: Path, device: str = "cpu") -> SuccessClassifier:
 # ---------------------------------------------------------------- judges of several kinds
 
 _JUDGES = (VLMConfig, LocalVLMConfig, CalibratedConfig, CascadeConfig, EnsembleConfig)
+_MOST_LEVELS = 8
+"""Of judges within judges."""
+_MOST_MEMBERS = 64
+"""Judges that a judge is made of, all levels together; every one sees every clip."""
+_LARGEST = 2**20
+"""Bytes of a description."""
 
 
 def save_judge(path: Path, config: Any) -> None:
@@ -307,19 +314,29 @@ def load_judge(path: Path, device: str = "cpu", ledger: Ledger | None = None) ->
     """
     if path.suffix != ".json":
         return load_classifier(path, device)
-    return _described(path, device, ledger or Ledger(), ())
+    return _described(path, device, ledger or Ledger(), (), [])
 
 
-def _described(path: Path, device: str, ledger: Ledger, above: tuple[Path, ...]) -> Judge:
-    """The judge in a file that a judge in one of the files `above` is made of."""
-    if path.resolve() in above:
+def _described(path: Path, device: str, ledger: Ledger, above: tuple[Path, ...], files: list[Path]) -> Judge:
+    """The judge in a file that a judge in one of the files `above` is made of; notes every file in `files`."""
+    own = _resolved(path)
+    if own in above:
         raise InputError(f"{path}: found a judge that is made of itself, expected other judges' files in it")
+    if len(above) == _MOST_LEVELS:
+        raise InputError(f"{path}: found judges within judges, expected at most {_MOST_LEVELS} levels; name the inner "
+                         "ones directly")  # fmt: skip
 
     def member(name: str) -> Judge:
         file = path.parent / name
+        files.append(file)
+        if len(files) > _MOST_MEMBERS:
+            raise InputError(f"{(*above, path)[0]}: found more than {_MOST_MEMBERS} judges within it, the last {file}; "
+                             "each would judge every clip; name fewer")  # fmt: skip
+        if not name or not _resolved(file).is_file():
+            raise InputError(f"{path}: found no file {file}, expected a judge's, seen from the folder of {path}")
         if file.suffix != ".json":
             return load_classifier(file, device)
-        return _described(file, device, ledger, (*above, path.resolve()))
+        return _described(file, device, ledger, (*above, own), files)
 
     config = _description(path, _JUDGES, "a judge's")
     if isinstance(config, CalibratedConfig):
@@ -330,7 +347,22 @@ def _described(path: Path, device: str, ledger: Ledger, above: tuple[Path, ...])
         return Ensemble([member(name) for name in config.judges], config)
     if isinstance(config, LocalVLMConfig):
         return LocalVLM(_found_beside(path.parent, config), device)
-    return VLMJudge(config, ledger)
+    return _behind_server(path, lambda: VLMJudge(config, ledger))
+
+
+def _behind_server(path: Path, make: Callable[[], Asks]) -> Asks:
+    """What the description in `path` says is asked; the file is named where its key may not go where it would."""
+    try:
+        return make()
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a null byte
+        raise InputError(f"{short(str(path))}: found no file ({error}), expected a judge's; check the path") from error
 
 
 def _found_beside(folder: Path, config: Described) -> Described:
@@ -343,15 +375,18 @@ def _description(path: Path, kinds: Sequence[type[Any]], whose: str) -> Any:
     """The config in a .json file, of one of `kinds`."""
     if not path.is_file():
         raise InputError(f"{path}: found no file, expected {whose} description; check the path")
-    try:
-        data = json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path}: found no JSON ({error}), expected {whose} description") from error
+    if (size := path.stat().st_size) > _LARGEST:
+        raise InputError(f"{path}: found {size:,} bytes, expected {whose} description, at most {_LARGEST:,}")
+    data = parse_json(path.read_bytes(), f"{path}: found no JSON", f"expected {whose} description")
     known = {kind.__name__: kind for kind in kinds}
-    kind = data.get(_KIND) if isinstance(data, Mapping) else None
-    if not isinstance(kind, str) or kind not in known:
-        raise InputError(f"{path}: field '{_KIND}': found {kind or 'none'}, expected one of {', '.join(known)}")
-    return from_dict(known[kind], {k: v for k, v in data.items() if k != _KIND}, str(path))
+    found = data.get(_KIND) if isinstance(data, Mapping) else None
+    if not isinstance(found, str) or found not in known:
+        near = difflib.get_close_matches(str(found)[:_LONGEST], known, n=1) if isinstance(data, Mapping) else []
+        meant = f"; did you mean {near[0]}?" if near else ""
+        shown = found if isinstance(found, str) and len(found) < _LONGEST else short(found)
+        raise InputError(f"{path}: field '{_KIND}': found {'none' if found is None else shown}, expected one of "
+                         f"{', '.join(known)}{meant}")  # fmt: skip
+    return from_dict(known[found], {k: v for k, v in data.items() if k != _KIND}, str(path))
 
 
 # ---------------------------------------------------------------- editors and proposers
@@ -371,7 +406,7 @@ def load_editor(path: Path | None, plate: Plate, device: str = "cpu", ledger: Le
     config = _description(path, _EDITORS, "an editor's") if path else CutoutsConfig()
     beside = path.parent if path else Path()
     if isinstance(config, RemoteEditorConfig):
-        return RemoteEditor(config, ledger)
+        return _behind_server(path or beside, lambda: RemoteEditor(config, ledger))
     empty = load_plate(beside / config.plate) if config.plate else plate
     if isinstance(config, InpaintingConfig):
         return Inpainting(_found_beside(beside, config), empty, device)
@@ -380,7 +415,8 @@ def load_editor(path: Path | None, plate: Plate, device: str = "cpu", ledger: Le
 
 def load_proposer(path: Path, ledger: Ledger | None = None) -> Proposer:
     """A proposer of instructions from its description (.json)."""
-    return Proposer(_description(path, (ProposerConfig,), "a proposer's"), ledger)
+    config = _description(path, (ProposerConfig,), "a proposer's")
+    return _behind_server(path, lambda: Proposer(config, ledger))
 
 
 def manifest_of(path: Path) -> dict[str, Any]:

@@ -31,6 +31,8 @@ ERRORS = 0.1
 
 def judge_of(path: Path, device: str) -> Judge:
     """The judge that a file holds or describes; what paid ones answer is kept beside it, and never paid for again."""
+    if not path.name:
+        raise InputError(f"{path}: found a folder, expected a judge's file")
     return load_judge(path, device, Ledger(path.with_suffix(".sqlite")))
 
 
