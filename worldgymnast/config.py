@@ -319,7 +319,7 @@ def load_judge(path: Path, device: str = "cpu", ledger: Ledger | None = None) ->
 
 def _described(path: Path, device: str, ledger: Ledger, above: tuple[Path, ...], files: list[Path]) -> Judge:
     """The judge in a file that a judge in one of the files `above` is made of; notes every file in `files`."""
-    own = _resolved(path)
+    config, own = _description(path, _JUDGES, "a judge's"), path.resolve()
     if own in above:
         raise InputError(f"{path}: found a judge that is made of itself, expected other judges' files in it")
     if len(above) == _MOST_LEVELS:
@@ -332,13 +332,13 @@ def _described(path: Path, device: str, ledger: Ledger, above: tuple[Path, ...],
         if len(files) > _MOST_MEMBERS:
             raise InputError(f"{(*above, path)[0]}: found more than {_MOST_MEMBERS} judges within it, the last {file}; "
                              "each would judge every clip; name fewer")  # fmt: skip
-        if not name or not _resolved(file).is_file():
-            raise InputError(f"{path}: found no file {file}, expected a judge's, seen from the folder of {path}")
+        if not name or not _is_file(file):
+            raise InputError(f"{path}: found no file {str(file)[:_LONGEST]!r}, expected a judge's; a path in it is "
+                             "seen from its folder")  # fmt: skip
         if file.suffix != ".json":
             return load_classifier(file, device)
         return _described(file, device, ledger, (*above, own), files)
 
-    config = _description(path, _JUDGES, "a judge's")
     if isinstance(config, CalibratedConfig):
         return Calibrated(member(config.judge), config)
     if isinstance(config, CascadeConfig):
@@ -358,11 +358,11 @@ def _behind_server(path: Path, make: Callable[[], Asks]) -> Asks:
         raise InputError(f"{path}: {error}") from error
 
 
-def _resolved(path: Path) -> Path:
+def _is_file(path: Path) -> bool:
     try:
-        return path.resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a null byte
-        raise InputError(f"{short(str(path))}: found no file ({error}), expected a judge's; check the path") from error
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long, a null byte
+        return False
 
 
 def _found_beside(folder: Path, config: Described) -> Described:
@@ -373,7 +373,7 @@ def _found_beside(folder: Path, config: Described) -> Described:
 
 def _description(path: Path, kinds: Sequence[type[Any]], whose: str) -> Any:
     """The config in a .json file, of one of `kinds`."""
-    if not path.is_file():
+    if not _is_file(path):
         raise InputError(f"{path}: found no file, expected {whose} description; check the path")
     if (size := path.stat().st_size) > _LARGEST:
         raise InputError(f"{path}: found {size:,} bytes, expected {whose} description, at most {_LARGEST:,}")
