@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import json
 import math
@@ -456,7 +457,7 @@ def spoilt(rng: random.Random) -> bytes:
         if rng.random() < 0.15:
             del holder[name]
         else:
-            holder[name] = rng.choice(ODD)
+            holder[name] = copy.deepcopy(rng.choice(ODD))
     text = json.dumps(reply).encode()
     if rng.random() < 0.1:
         text = text[: rng.randrange(len(text))]
