@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -60,10 +60,17 @@ def faulty(share: float = 0.0, seed: int = 0) -> Iterator[Faulty]:
 @contextmanager
 def saying(body: str, status: int = 200) -> Iterator[str]:
     """The URL of a server that answers the same to everything."""
+    with answering(lambda _: body, status) as url:
+        yield url
+
+
+@contextmanager
+def answering(reply: Callable[[str], str], status: int = 200) -> Iterator[str]:
+    """The URL of a server that answers the body of a request with `reply` of it."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            self.rfile.read(int(self.headers.get("content-length", 0)))
+            body = reply(self.rfile.read(int(self.headers.get("content-length", 0))).decode())
             self.send_response(status)
             kind = "text/html" if body.startswith("<") else "application/json"
             self.send_header("content-type", kind)

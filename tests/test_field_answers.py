@@ -2,9 +2,34 @@
 
 from __future__ import annotations
 
-import pytest
+import base64
+import contextlib
+import io
+import json
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from openai.types.chat.chat_completion import Choice
+from PIL import Image
+from servers import answering, brightening, saying
+
+from worldgymnast.cli import main
+from worldgymnast.config import load_judge
+from worldgymnast.endpoint import EndpointConfig, Unusable
+from worldgymnast.judges.combined import check
 from worldgymnast.judges.prompt import RUBRICS, NoScore, parse
+from worldgymnast.judges.vlm import VLMConfig, VLMJudge
+from worldgymnast.replies import answer_of
+from worldgymnast.scenes import proposals
+from worldgymnast.types import InputError, Verdict
 
 BINARY, PARTIAL, PROGRESS = (RUBRICS[name] for name in ("binary-v1", "partial-v1", "progress-v1"))
 
@@ -279,3 +304,291 @@ def test_what_is_no_sure_score_is_none(text: str | None, rubric, kind: str) -> N
     with pytest.raises(NoScore) as error:
         parse(text, rubric)
     assert error.value.kind == kind
+
+
+PIECES = (
+    "Final Score", "Score", "score", ": ", " ", "\n", "0", "1", "0.5", "5", "/", "|", "-", "(", ")", "[", "]", "<", ">",
+    "{", "}", '"', "or", " is ", "not", "\\boxed{", "$", "**", "%", ",", ".", "?", "<think>", "</think>", "=", "\u2192",
+    "out of ", "1e999", "NaN", "-1", "\u00bd", "\uff11", "if ", "```json", "<answer>", "\ud800",
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=14), st.sampled_from([BINARY, PARTIAL, PROGRESS])
+)
+def test_of_any_text_comes_a_legal_score_or_none(pieces: list[str], rubric) -> None:
+    with contextlib.suppress(NoScore):
+        assert parse("".join(pieces), rubric) in rubric.scores
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 1_000_000,
+        "{" * 1_000_000,
+        '{"a":' * 200_000,
+        '{"score":' + "[" * 100_000,
+        "Final Score: " * 80_000,
+        "<think" * 170_000,
+        "Final Score: 1" + "." * 999_000,
+        "Final Score:" + " " * 999_000 + "1",
+        "Final Score: 1\n" + "wait " * 190_000 + "0",
+        "x" * 10_000_000,
+    ],
+    ids=lambda text: text[:12],
+)
+def test_a_long_answer_takes_time_in_proportion_to_its_length(text: str) -> None:
+    """Seconds even on a busy machine; a square of a million would be days."""
+    began = time.process_time()
+    with pytest.raises(NoScore) as error:
+        parse(text, BINARY)
+    assert time.process_time() - began < 10
+    assert len(str(error.value)) < 200
+
+
+# ---------------------------------------------------------------- replies
+
+
+def verdict_of(choice: Any, **fields: Any) -> Verdict:
+    """What a judge makes of a reply with that choice."""
+    with saying(json.dumps({"object": "chat.completion", "choices": [choice]})) as url:
+        judge = VLMJudge(VLMConfig(EndpointConfig("m", url, attempts=2, pause=0.0), pixels=8, **fields))
+        (verdict,) = judge.score(brightening(1)[0])
+    return verdict
+
+
+def choice_of(content: Any = "Final Score: 1", finish_reason: Any = "stop", **message: Any) -> dict[str, Any]:
+    return {"index": 0, "finish_reason": finish_reason, "message": {"role": "assistant", "content": content, **message}}
+
+
+@pytest.mark.parametrize(
+    "reason", ["stop", None, "", "STOP", "eos", "eos_token", "end_turn", "stop_sequence", "COMPLETE", {"type": "stop"}]
+)
+def test_an_answer_that_the_model_ended_counts(reason: Any) -> None:
+    assert parse(answer_of(SimpleNamespace(**_simple(choice_of(finish_reason=reason)))), BINARY) == 1
+
+
+def _simple(choice: dict[str, Any]) -> dict[str, Any]:
+    return {**choice, "message": SimpleNamespace(**choice["message"])}
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("length", "cut off"), ("max_tokens", "cut off"), ("MAX_TOKENS", "cut off"), ("model_length", "cut off"),
+        ("content_filter", "refused"), ("SAFETY", "refused"), ("tool_calls", "tool call"),
+        ("function_call", "tool call"), ("abort", "not ended"), ("error", "not ended"), (7, "not ended"),
+        ({"type": "length"}, "cut off"), ([], "not ended"),
+    ],
+)  # fmt: skip
+def test_an_answer_that_was_ended_otherwise_is_none(reason: Any, kind: str) -> None:
+    with pytest.raises(Unusable) as error:
+        answer_of(SimpleNamespace(**_simple(choice_of(finish_reason=reason))))
+    assert error.value.kind == kind
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        choice_of([{"type": "text", "text": "Final Score: 1"}]),
+        choice_of([{"type": "thinking", "thinking": [{"text": "0"}]}, {"type": "text", "text": "Final Score: 1"}]),
+        choice_of(["Final Score: 1"]),
+        choice_of({"type": "text", "text": "Final Score: 1"}),
+        choice_of(reasoning_content="Final Score: 0", refusal=None, tool_calls=[], function_call=None),
+        choice_of(annotations=None, audio=None, logprobs=None),
+        {"message": {"content": "Final Score: 1"}},
+    ],
+)
+def test_a_reply_is_read_in_the_forms_that_servers_send(choice: dict[str, Any]) -> None:
+    verdict = verdict_of(choice)
+    assert (verdict.score, verdict.error) == (1.0, None)
+
+
+@pytest.mark.parametrize(
+    ("choice", "said"),
+    [
+        ({"index": 0, "message": None}, ""),
+        ({}, ""),
+        (None, ""),
+        (choice_of(None), "empty answer"),
+        (choice_of(None, reasoning_content="Final Score: 1"), "only a thought"),
+        (choice_of([{"type": "text", "text": None}, None, 3, {"type": "image_url"}]), "empty answer"),
+        (choice_of([{"type": "refusal", "refusal": "I will not"}]), 'refuses: "I will not"'),
+        (choice_of(refusal="I will not"), 'refuses: "I will not"'),
+        (choice_of(tool_calls=[{"id": "1", "function": {"name": "score", "arguments": "1"}}]), "tool call"),
+        (choice_of(finish_reason="length"), "raise max_tokens"),
+        (choice_of("<think>Is it 1? Final Score: 1"), "inside a thought"),
+        (choice_of('{"score": ' + "1" * 400 + "}"), "score inf is none of 0, 1"),
+        (choice_of("[" * 100_000), "no score"),
+        (choice_of('{"score": ' + "[" * 100_000), "no score"),
+        (choice_of("1 or 0? I cannot tell"), "no score"),
+    ],
+)
+def test_a_reply_without_an_answer_is_a_failed_judgement(choice: Any, said: str) -> None:
+    verdict = verdict_of(choice)
+    assert verdict.score is None
+    assert said in str(verdict.error)
+
+
+# ---------------------------------------------------------------- log-probabilities
+
+
+def likely(*tokens: str, at: int, p: float = 0.6, logprob: Any = None, others: Any = None) -> Any:
+    """A choice in these tokens; at one of them, 1 has that probability and 0 the rest."""
+    top = [{"token": "1", "logprob": float(np.log(p))}, {"token": "0", "logprob": float(np.log(1 - p))}]
+    told = [
+        {"token": token, "bytes": None, "logprob": -0.1 if logprob is None else logprob,
+         "top_logprobs": (top if others is None else others) if i == at else []}
+        for i, token in enumerate(tokens)
+    ]  # fmt: skip
+    told[at]["logprob"] = float(np.log(p)) if logprob is None else logprob
+    return Choice.construct(
+        **{**choice_of("".join(tokens)), "message": SimpleNamespace(content="".join(tokens))},
+        logprobs=SimpleNamespace(content=[_token(token) for token in told]),
+    )
+
+
+def _token(told: dict[str, Any]) -> SimpleNamespace:
+    top = told["top_logprobs"]
+    return SimpleNamespace(**{**told, "top_logprobs": top and [o and SimpleNamespace(**o) for o in top]})
+
+
+JUDGE = VLMJudge(VLMConfig(EndpointConfig("m", "http://127.0.0.1:1/v1"), logprobs=True))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "at"),
+    [
+        (("Final", " Score", " (", "0", "-", "1", "):", " ", "1"), 8),
+        (("Step", " 1", ".", "\n", "Final", " Score", ":", " ", "1", " (", "1", " of", " 2", ")"), 8),
+        (("<think>", "Final Score: ", "0", "</think>", "Final Score: ", "1"), 5),
+        (("\\boxed{", "1", "}"), 1),
+        (("Score", " is", " ", "1", ".", "0"), 3),
+    ],
+)
+def test_the_probability_is_that_of_the_token_that_was_read_as_the_score(tokens: tuple[str, ...], at: int) -> None:
+    assert JUDGE._read(likely(*tokens, at=at)) == pytest.approx({0.0: 0.4, 1.0: 0.6})
+
+
+@pytest.mark.parametrize(
+    ("logprob", "others"),
+    [
+        (None, [None]),
+        (float("nan"), []),
+        (5.0, []),
+        (None, [{"token": None, "logprob": None}]),
+        (float("inf"), [{"token": "0", "logprob": float("nan")}]),
+        ("much", [{"token": 1, "logprob": "much"}]),
+        (-1e300, []),
+        (10**400, []),
+    ],
+)
+def test_log_probabilities_that_are_none_leave_the_score_as_written(logprob: Any, others: Any) -> None:
+    choice = likely("Final Score: ", "1", at=1, logprob=logprob, others=others)
+    assert JUDGE._read(choice)[1.0] == 1.0
+
+
+def test_log_probabilities_of_another_text_are_not_used() -> None:
+    choice = likely("Final Score: ", "1", at=1)
+    choice.message.content = "Final Score: 0"
+    assert JUDGE._read(choice) == {0.0: 1.0}
+    for told in (None, SimpleNamespace(content=None), SimpleNamespace(content=[None, 3])):
+        choice.logprobs = told
+        assert JUDGE._read(choice) == {0.0: 1.0}
+
+
+# ---------------------------------------------------------------- servers that do not count pictures
+
+
+def uncounted(see: Callable[[list[float], str], str]) -> Callable[[str], str]:
+    """A server whose count of tokens leaves pictures out, and that answers what `see` says of shades and words."""
+
+    def reply(body: str) -> str:
+        pictures = re.findall(r"base64,([A-Za-z0-9+/=]+)", body)
+        shades = [float(np.asarray(Image.open(io.BytesIO(base64.b64decode(p)))).mean()) for p in pictures]
+        usage = {"prompt_tokens": 100, "completion_tokens": 1, "total_tokens": 101}
+        return json.dumps({"object": "chat.completion", "choices": [choice_of(see(shades, body))], "usage": usage})
+
+    return reply
+
+
+def sees_all(shades: list[float], words: str) -> str:
+    if "black or white" not in words:
+        return f"Final Score: {int(shades[-1] > shades[0])}" if shades else "Final Score: 0"
+    return "White." if shades["last picture" in words and -1] > 128 else "<think>White?</think>It is black."
+
+
+SERVERS = {
+    "all": sees_all,
+    "none": lambda shades, words: "black",
+    "last": lambda shades, words: sees_all(shades[-1:], words),
+    "silent": lambda shades, words: "",
+}
+
+
+def described(tmp_path: Path, url: str, *flags: str) -> int:
+    return main(["judge", "vlm", "m", "--endpoint.url", url, *flags, "--out", str(tmp_path / "judge.json")])
+
+
+def test_a_server_that_does_not_count_pictures_is_asked_what_it_sees(tmp_path: Path) -> None:
+    """Also by `rl` and `judge calibrate`, which look again before anything is spent."""
+    clips, truth = brightening(4)
+    with answering(uncounted(sees_all)) as url:
+        assert described(tmp_path, url) == 0
+        judge = load_judge(tmp_path / "judge.json")
+        check(judge, [("t", "open it")])
+        assert [v.score for v in judge.score(clips)] == truth
+
+
+@pytest.mark.parametrize(("server", "said"), [("none", "pictures (100"), ("last", "all but one"), ("silent", "no ")])
+def test_a_server_that_does_not_see_is_refused_and_told_the_way_round(
+    server: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with answering(uncounted(SERVERS[server])) as url:
+        assert described(tmp_path, url) == 2
+        found = capsys.readouterr().err
+        assert found.count("\n") == 1
+        assert "set --sees" in found
+        assert said in found or server != "none"
+        assert described(tmp_path, url, "--sees") == 0
+        check(load_judge(tmp_path / "judge.json"), [("t", "open it")])
+
+
+# ---------------------------------------------------------------- proposals
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '["open the drawer", "wipe the table"]',
+        '```json\n["open the drawer", "wipe the table"]\n```',
+        'Here are [2] ideas:\n["open the drawer.", "wipe the table"]\nGood luck [1].',
+        '<think>["close the door"]</think>["open the drawer", "wipe the table"]',
+        '["open the drawer", null, 3, ["x"], "Open the drawer", "wipe  the\\ntable", ""]',
+        '{"instructions": ["open the drawer", "wipe the table"]}',
+        '[{"instruction": "open the drawer"}, {"task": "wipe the table"}, {"other": 1}]',
+        '["open the drawer", "\\ud800", "wipe the table", "' + "x" * 300 + '"]',
+        '["open the drawer", ' + "1" * 5000 + ', NaN, "wipe the table"]',
+    ],
+)
+def test_sentences_are_found_in_what_models_write(text: str) -> None:
+    assert proposals.parse(text, 2) == ["open the drawer", "wipe the table"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[" * 100_000, "[1]" * 300_000, "[]", "[null]", '<think>["open it"]', '{"a": {"b": 1}}', '["\\ud800"]']
+)
+def test_no_sentences_are_one_line(text: str) -> None:
+    with pytest.raises(Unusable) as error:
+        proposals.parse(text, 3)
+    assert len(str(error.value)) < 200
+
+
+@pytest.mark.parametrize("content", [None, 3, [], [None], {"a": 1}])
+def test_a_reply_without_proposals_is_an_input_error(content: Any) -> None:
+    reply = {"object": "chat.completion", "choices": [choice_of(content)]}
+    with saying(json.dumps(reply)) as url:
+        asked = proposals.Proposer(proposals.ProposerConfig(EndpointConfig("m", url, attempts=2, pause=0.0)))
+        with pytest.raises(InputError, match="found no proposals"):
+            asked.propose(np.zeros((32, 32, 3), np.uint8), 2)

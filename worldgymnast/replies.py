@@ -61,9 +61,9 @@ def _check_ended(reason: Any) -> None:
         return
     name = reason.lower().removeprefix("finish_reason_") if isinstance(reason, str) else ""
     if name not in _ENDED:
-        raise Unusable(
-            _CALLED.get(name, "not ended"), f"no score in an answer that ended with finish_reason {short(reason)}"
-        )
+        kind = _CALLED.get(name, "not ended")
+        fix = "; raise max_tokens" if kind == "cut off" else ""
+        raise Unusable(kind, f"an answer that did not end by itself (finish_reason {short(reason)}){fix}")
 
 
 def _joined(content: Any) -> str:

@@ -248,15 +248,28 @@ class LocalVLM:
                 num_return_sequences=votes,
                 **(sampling if sampled else greedy),
             )
-        texts = self.processor.tokenizer.batch_decode(tokens[:, length:], skip_special_tokens=True)
-        return [self._count(texts[i : i + votes]) for i in range(0, len(texts), votes)]
+        rows = tokens[:, length:].tolist()
+        return [self._count(rows[i : i + votes]) for i in range(0, len(rows), votes)]
 
-    def _count(self, texts: Sequence[str]) -> Verdict:
+    def _text(self, row: Sequence[int]) -> str:
+        """What was written up to the token that ends an answer; marks of thoughts may be special tokens, so all stay.
+
+        Raises:
+            NoScore: the answer was cut off.
+        """
+        ends = self.model.generation_config.eos_token_id
+        ends = ends if isinstance(ends, list) else [ends]
+        own = list(takewhile(lambda token: token not in ends, row))
+        if len(own) == len(row) and ends != [None]:
+            raise NoScore("cut off", f"no score in the answer: it was cut off after {len(row)} tokens (max_tokens)")
+        return self.processor.tokenizer.decode(own, skip_special_tokens=False)
+
+    def _count(self, rows: Sequence[Sequence[int]]) -> Verdict:
         answers: list[Answer | None] = []
         reason = ""
-        for text in texts:
+        for row in rows:
             try:
-                answers.append(written(parse(text, self.rubric)))
+                answers.append(written(parse(self._text(row), self.rubric)))
             except NoScore as error:
                 answers.append(None)
                 reason = str(error)

@@ -1,7 +1,8 @@
 """Three small questions to a judge's server before anything is spent: is it there, does it see, does it see them all.
 
 A server that drops pictures answers all the same, so its count of the question's tokens is compared with none, one and
-many pictures in it. A server that counts no tokens is believed.
+many pictures in it. Where the count leaves pictures out, it is asked about black and white ones instead. A server that
+counts no tokens is believed, and so is one whose description says `sees`.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from worldgymnast.endpoint import NO_CHAT, Endpoint, RequestFailed, counted
+from worldgymnast.endpoint import NO_CHAT, Endpoint, RequestFailed, Unusable, counted
 from worldgymnast.judges.prompt import Part, question, schema
+from worldgymnast.replies import answer_of, without_thoughts
 from worldgymnast.types import Clip, InputError
 
 if TYPE_CHECKING:
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
 _SIDE = 64
 _SHEET = 'add --sheet ("sheet": true in the judge\'s file), which shows all frames as one picture'
 
-
+_COLOR = "Is the {place} picture black or white? Answer with one word."
+_TRUST = 'If you know that it sees them and only leaves them out of its count, set --sees ("sees": true in the file)'
 _URL = '--endpoint.url ("url" in the judge\'s file), up to and with /v1'
 
 
@@ -44,11 +47,47 @@ def probe(judge: VLMJudge) -> None:
     none = tokens(0, "a question")
     one = tokens(1, "a picture; take a model that sees")
     many = tokens(len(pictures), f"{len(pictures)} pictures; {_SHEET}") if len(pictures) > 1 else 0
+    if config.sees or not none:
+        return
     blind = f"{config.endpoint.url}: found that '{config.endpoint.model}' passes over"
-    if none and one <= none:
-        raise InputError(f"{blind} pictures ({none} tokens with one and without), expected a model that sees")
-    if none and len(pictures) > 1 and many <= one:
-        raise InputError(f"{blind} all pictures but one, expected it to see {len(pictures)}; {_SHEET}")
+    if one <= none and not _tells_apart(judge, 1):
+        raise InputError(
+            f"{blind} pictures ({none} tokens with one and without), expected a model that sees; it does not tell "
+            f"black from white either. {_TRUST}"
+        )
+    if len(pictures) > 1 and many <= one and not _tells_apart(judge, len(pictures)):
+        raise InputError(f"{blind} all pictures but one, expected it to see {len(pictures)}; {_SHEET}. {_TRUST}")
+
+
+def _tells_apart(judge: VLMJudge, count: int) -> bool:
+    """Whether the server says of the first and of the last of `count` pictures which of them is black."""
+    shades = {"black": 0, "white": 255}
+    for first, last in (("black", "white"), ("white", "black")):
+        shown = [_flat(shades[first])] * ((count + 1) // 2) + [_flat(shades[last])] * (count // 2)
+        for place, color in (("first", first), ("last", last)) if count > 1 else (("first", first),):
+            if _color(judge, [_COLOR.format(place=place), *shown]) != color:
+                return False
+    return True
+
+
+def _flat(shade: int) -> np.ndarray:
+    return np.full((_SIDE, _SIDE, 3), shade, np.uint8)
+
+
+def _color(judge: VLMJudge, parts: Sequence[Part]) -> str:
+    """Which of black and white the server answers; "" for neither or both."""
+    fields = {k: v for k, v in judge.fields().items() if k in ("temperature", "max_tokens")}
+    try:
+        said = without_thoughts(answer_of(_first(judge.endpoint.reply(judge.messages(parts), **fields)))) or ""
+    except (RequestFailed, Unusable):
+        return ""
+    named = [color for color in ("black", "white") if color in said.lower()]
+    return named[0] if len(named) == 1 else ""
+
+
+def _first(reply: Any) -> Any:
+    """The first choice of a reply that has a message."""
+    return next(choice for choice in reply.choices if hasattr(choice, "message"))
 
 
 def _tokens(reply: Any) -> int:
@@ -114,11 +153,18 @@ def abilities(judge: VLMJudge) -> Abilities:
             return None
 
     several, structured, told = reply(n=2, temperature=1.0), reply(response_format=form), reply(logprobs=True)
-    text = structured.choices[0].message.content if structured else ""
-    text = text if isinstance(text, str) else ""
     return Abilities(
         several=several is not None and len(several.choices) == 2,
-        structured=text.strip().startswith("{") and '"score"' in text,
-        logprobs=told is not None and bool(getattr(told.choices[0].logprobs, "content", None)),
+        structured=structured is not None and _in_form(_first(structured)),
+        logprobs=told is not None and bool(getattr(getattr(_first(told), "logprobs", None), "content", None)),
         counts=any(_tokens(found) for found in (several, structured, told) if found is not None),
     )
+
+
+def _in_form(choice: Any) -> bool:
+    """Whether an answer is JSON with a score."""
+    try:
+        text = answer_of(choice)
+    except Unusable:
+        return False
+    return text.strip().startswith("{") and '"score"' in text

@@ -42,6 +42,8 @@ from worldgymnast.types import Clip, InputError, Verdict, in_range
 from worldgymnast.video import jpeg_url
 from worldgymnast.weights import fingerprint
 
+_READING = 2
+"""Version of how answers are read: what a ledger holds that was read in another way is asked for again."""
 _LIKELIEST = 10
 """Tokens of which the server is asked the log-probability."""
 _ROUNDING = 1e-3
@@ -60,6 +62,7 @@ class VLMConfig(Asking):
         max_tokens: of an answer; None leaves it to the server.
         structured: asks for JSON of a given form, where the server can.
         logprobs: reads the probability of the score's token rather than the score, where the server tells it.
+        sees: takes on trust that the server sees every picture, where its count of tokens leaves pictures out.
     """
 
     endpoint: EndpointConfig
@@ -67,6 +70,7 @@ class VLMConfig(Asking):
     max_tokens: int | None = 300
     structured: bool = False
     logprobs: bool = False
+    sees: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -213,8 +217,8 @@ class VLMJudge:
 
 
 def _key(asked: Mapping[str, Any], clip: Clip, criterion: str) -> str:
-    """Under what the answers about a clip are kept: model, prompt, words and frames."""
-    words = json.dumps([asked, clip.instruction, criterion, clip.frames.shape], sort_keys=True)
+    """Under what the answers about a clip are kept: how they are read, model, prompt, words and frames."""
+    words = json.dumps([_READING, asked, clip.instruction, criterion, clip.frames.shape], sort_keys=True)
     digest = hashlib.sha256(words.encode())
     digest.update(np.ascontiguousarray(clip.frames).data)
     return digest.hexdigest()
@@ -223,7 +227,7 @@ def _key(asked: Mapping[str, Any], clip: Clip, criterion: str) -> str:
 def _list(holder: Any, name: str) -> list[Any]:
     """The list in a field of a reply; empty where there is none."""
     found = getattr(holder, name, None)
-    return found if isinstance(found, list) else []
+    return list(found) if isinstance(found, list | tuple) else []
 
 
 def _told(token: Any) -> dict[str, float]:

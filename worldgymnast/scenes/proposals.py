@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import functools
 import json
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +16,7 @@ from jaxtyping import UInt8
 
 from worldgymnast.endpoint import Endpoint, EndpointConfig, Unusable
 from worldgymnast.ledger import Ledger
+from worldgymnast.replies import answer_of, without_thoughts
 from worldgymnast.types import InputError, in_range
 from worldgymnast.video import jpeg_url
 
@@ -28,7 +27,11 @@ PROMPT = (
     "who stands beside the robot. Answer with a JSON list of strings and nothing else."
 )
 _LONGEST = 200
-_LIST = re.compile(r"\[.*\]", re.DOTALL)
+_FIELDS = ("instruction", "task", "text")
+"""Where an item that is an object may have its sentence."""
+_TRIED = 20
+"""Brackets at most that may be tried as the beginning of a list."""
+_DECODER = json.JSONDecoder(parse_int=float)
 
 
 @dataclass(frozen=True)
@@ -100,25 +103,47 @@ def _read(choice: Any, count: int) -> list[str]:
     Raises:
         Unusable: there are none.
     """
-    content = choice.message.content
-    return parse(content if isinstance(content, str) else "", count)
+    return parse(answer_of(choice), count)
 
 
 def parse(text: str, count: int) -> list[str]:
-    """At most `count` different sentences of the JSON list in a text.
+    """At most `count` different sentences of the first JSON list in a text that has some, thoughts left out.
 
     Raises:
         Unusable: there is no list, or no sentence in it.
     """
-    listed = _LIST.search(text)
-    try:
-        found: Any = json.loads(listed.group()) if listed else None
-    except ValueError:
-        found = None
-    if not isinstance(found, Sequence):
-        raise Unusable("no proposals", f"an answer without a JSON list: {' '.join(text.split())[:100] or 'nothing'}")
-    said = [" ".join(s.split()).rstrip(".") for s in found if isinstance(s, str)]
-    good = list(dict.fromkeys(s for s in said if 0 < len(s) <= _LONGEST))[:count]
-    if not good:
+    said = without_thoughts(text)
+    if said is None:
+        raise Unusable("no proposals", "an answer that ends inside a thought")
+    lists = _lists(said)
+    for found in lists:
+        sentences = [" ".join(words.split()).rstrip(".") for words in map(_words, found)]
+        good = {s.casefold(): s for s in reversed(sentences) if 0 < len(s) <= _LONGEST and s.isprintable()}
+        if good:
+            return list(reversed(good.values()))[:count]
+    if lists:
         raise Unusable("no proposals", "a list without a sentence")
-    return good
+    raise Unusable("no proposals", f"an answer without a JSON list: {' '.join(text[:1000].split())[:100] or 'nothing'}")
+
+
+def _lists(text: str) -> list[list[Any]]:
+    """The JSON lists in a text, one inside another left out; looked for at the first brackets only."""
+    found: list[list[Any]] = []
+    at, tried = text.find("["), 0
+    while at >= 0 and tried < _TRIED:
+        tried += 1
+        try:
+            made, end = _DECODER.raw_decode(text, at)
+        except (ValueError, RecursionError):
+            end = at + 1
+        else:
+            found.append(made)
+        at = text.find("[", end)
+    return found
+
+
+def _words(item: Any) -> str:
+    """The sentence in an item of a list: the item, or its field; "" where there is none."""
+    if isinstance(item, dict):
+        item = next((item[name] for name in _FIELDS if name in item), "")
+    return item if isinstance(item, str) and len(item) <= 10 * _LONGEST else ""
