@@ -657,6 +657,7 @@ def test_episodes_of_one_step_hold_a_frame_and_no_action(tmp_path):
     found = seen(tmp_path)
     assert found.length.tolist() == [0, 2, 0]
     assert [ident(one) for one in found.frames] == [(0, 0), (1, 0), (1, 1), (1, 2), (2, 0)]
+    assert "one frame and no action in 2 episodes (episode 0, episode 2)" in warnings(tmp_path)
     rlds(tmp_path / "only", [record(0, 1)], step())
     assert seen(tmp_path / "only").length.tolist() == [0]
 

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.lib import format as npy
 
+from worldgymnast import video
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.check import check
 from worldgymnast.types import InputError
@@ -232,12 +233,28 @@ def test_an_episode_of_one_frame_holds_no_action(root):
     found = seen(root)
     assert found.length.tolist() == [3, 2, 0]
     assert ident(found.frames[-1]) == (2, 0)
+    assert any("one frame and no action in 1 episodes (2)" in str(one) for one in check(root))
 
 
 def test_a_folder_whose_name_looks_like_a_protocol(root, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     root.rename("2026-11-26T10:30:00")
     assert len(seen("2026-11-26T10:30:00")) == 2
+
+
+def test_damage_in_a_video_is_seen_every_time(root):
+    path = root / "1.mp4"
+    mp4(path, episode(1, 2), fps=20)
+    content = bytearray(path.read_bytes())
+    begin = content.index(b"mdat") - 4
+    end = begin + struct.unpack(">I", content[begin : begin + 4])[0]
+    content[end - 8 : end] = b"\x80" * 8
+    path.write_bytes(bytes(content))
+    np.savez(root / "1.npz", actions(1, 2))
+    for _ in range(30):
+        with pytest.raises(InputError, match=r"1\.mp4: video is cut short or damaged: found 1 readable frames"):
+            list(video.iterate(path))
+    refused(root, "cut short or damaged")
 
 
 def test_a_video_turned_by_its_display_matrix_is_read_as_players_show_it(tmp_path):

@@ -204,12 +204,22 @@ def check(path: str | Path, image_key: ImageKey = None) -> list[Finding]:
     return inspection.finish()
 
 
+def _short(root: Path, names: list[str], inspection: _Inspection) -> None:
+    """Warns of episodes of one frame."""
+    if names:
+        text = f"one frame and no action in {len(names)} episodes ({', '.join(names[:5])})"
+        hint = "nothing can be learned from them; remove them"
+        inspection.add("warning", root, "episode length", text, "at least 2 frames", hint)
+
+
 def _worldgym(root: Path, inspection: _Inspection) -> None:
+    short = []
     for one in worldgym.inspect(root):
         if isinstance(one, InputError):
             inspection.complain(root, one)
             continue
         video, labelled = one.video, one.notes.success is not None
+        short += [video.stem] if len(one.actions) == 1 else []
         inspection.episode(
             _Episode(
                 video.stem,
@@ -223,6 +233,7 @@ def _worldgym(root: Path, inspection: _Inspection) -> None:
                 one.notes.instruction,
             )
         )
+    _short(root, short, inspection)
 
 
 def _rlds(root: Path, image_key: ImageKey, inspection: _Inspection) -> None:
@@ -232,14 +243,17 @@ def _rlds(root: Path, image_key: ImageKey, inspection: _Inspection) -> None:
     for path in description.unread:
         hint = "its episodes are left out; rename or remove it"
         inspection.add("warning", path, "file name", path.name, "NAME-SPLIT.tfrecord-00000-of-0000N", hint)
+    short = []
     for index, record in enumerate(rlds.inspect(description)):
         if isinstance(record, InputError):
             inspection.complain(root, record)
             continue
         spec, count = rlds.spec_of(description, [record.actions]), len(record.actions)
+        short += [f"episode {index}"] if count == 1 else []
         frames = rlds.pictures_of(record, description, None)
         rows, shard, said = record.actions[:-1], record.shard, record.instruction
         inspection.episode(_Episode(f"episode {index}", shard, shard, spec, rows, frames, count, False, said))
+    _short(root, short, inspection)
     if inspection.without_instruction and (texts := rlds.unread_texts(description)):
         hint = "rename the one that holds the sentences"
         inspection.add("warning", root, "instruction", f"text under {texts}", "language_instruction", hint)
