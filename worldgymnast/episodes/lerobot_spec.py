@@ -164,11 +164,12 @@ def recorded_range(root: Path, version: str, axes: Sequence[str], key: str) -> t
     try:
         low = np.min([_numbers(part["min"], axes) for part in found], axis=0)
         high = np.max([_numbers(part["max"], axes) for part in found], axis=0)
+        finite = bool(np.isfinite(np.array([low, high], float)).all())
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InputError(
             f"{path}: field 'action': min and max are no numbers ({error}); copy the file again"
         ) from error
-    if not np.isfinite([low, high]).all():
+    if not finite:
         raise InputError(
             f"{path}: field 'action': min or max is NaN or infinite, expected finite numbers (they are the actions' "
             "range); remove the episodes with such actions and recompute the statistics"
