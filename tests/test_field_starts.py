@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.foreign_data import episode, ident, mp4, png
+from tests.fuzz_pixels import run
 from tests.test_field_pixels import png_16, remux
 from worldgymnast.episodes.starts import folder_hash, frame_of, pictures, read_starts
 from worldgymnast.scenes.cutouts import cutouts_in
@@ -125,3 +126,11 @@ def test_what_is_no_file_is_refused_before_it_is_read(tmp_path):
             (tmp_path / "s" / "a.png").write_text("")
     with pytest.raises(InputError, match="found no folder"):
         read_starts(tmp_path / "a\0b", 64)
+
+
+def test_damaged_inputs_end_in_frames_or_in_one_line(monkeypatch):
+    monkeypatch.setenv("WORLDGYMNAST_CACHE", "")  # given back after the script has set its own
+    ended = run(tries=700, seconds=60, seed=0)
+    assert sum(ended.values()) == 700
+    assert sum(n for kind, n in ended.items() if kind.endswith("refused")) > 200
+    assert {kind.rsplit(": ")[1] for kind in ended} == {"read", "refused"}  # and not of several lines
