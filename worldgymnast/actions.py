@@ -354,6 +354,11 @@ def is_gripper(axis: str) -> bool:
     return any(word.startswith(_GRIPPERS) for word in words) and not _NO_OPENING & set(words)
 
 
+def is_velocity(axis: str) -> bool:
+    """Whether an axis of this name is a speed, such as "x.vel"."""
+    return bool(_VELOCITIES & set(words_of(axis)))
+
+
 def words_of(axis: str) -> list[str]:
     """The words of an axis' name.
 
@@ -370,7 +375,7 @@ def _grippers(spec: ActionSpec) -> list[int]:
 def _targets(spec: ActionSpec) -> list[int]:
     """The axes that are a pose to reach where the motion is absolute: no gripper, no padding, no velocity."""
     others = set(_grippers(spec) + _pads(spec))
-    return [i for i, axis in enumerate(spec.axes) if i not in others and not _VELOCITIES & set(words_of(axis))]
+    return [i for i, axis in enumerate(spec.axes) if i not in others and not is_velocity(axis)]
 
 
 def _pads(spec: ActionSpec) -> list[int]:

@@ -103,14 +103,16 @@ class DataCheck(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class DataConvert(Command):
-    """A data set in any known format as LeRobot v3.0.
+    """A data set in any known format as LeRobot v3.0, with every camera, the state and the last action.
 
     Attributes:
         source: its folder: LeRobot v2.1 or v3.0, RLDS, WorldGym.
         target: the folder to write, a new one.
         size: pixels on each side to resize the frames to.
-        image_key: which camera, where there are several.
-        fps: frames per second, where the format does not say.
+        image_key: which cameras, commas between them; all by default.
+        fps: frames per second to write, a whole part of what the data have; or, where their format does not say, just
+            what they have.
+        lossless: keep every bit of the frames; LeRobot reads them, and encodes them anew where it edits.
     """
 
     source: Positional[Path]
@@ -118,6 +120,7 @@ class DataConvert(Command):
     size: Size = None
     image_key: str | None = None
     fps: float | None = None
+    lossless: bool = False
 
     def __post_init__(self) -> None:
         check_size(self)
@@ -126,6 +129,9 @@ class DataConvert(Command):
 
     def __call__(self) -> int:
         """Converts."""
-        episodes = formats.convert(self.source, self.target, size=self.size, image_key=self.image_key, fps=self.fps)
-        summary(self.target, episodes)
+        done = formats.convert(
+            self.source, self.target, size=self.size, image_key=self.image_key, fps=self.fps, lossless=self.lossless
+        )
+        said = f"{done.succeeded} of {done.labelled} labelled ones succeeded" if done.labelled else "none labelled"
+        print(f"{self.target}: {done.episodes} episodes, {done.actions} actions, {said}")
         return 0

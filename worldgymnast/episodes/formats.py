@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from worldgymnast.actions import ActionSpec
 from worldgymnast.episodes import lerobot, rlds, rlds_layout, worldgym
-from worldgymnast.episodes.lerobot_layout import INFO, ImageKey
+from worldgymnast.episodes.lerobot_layout import INFO, ImageKey, read_layout
+from worldgymnast.episodes.rlds_episodes import read_whole
+from worldgymnast.episodes.subsample import subsample, subsampled_spec, whole_ratio
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.files import read_json_object, visible
-from worldgymnast.types import InputError
+from worldgymnast.progress import Progress
+from worldgymnast.staging import StagedFolder
+from worldgymnast.types import Episode, InputError
 
 Format = Literal["lerobot-v3.0", "lerobot-v2.1", "worldgym", "rlds"]
 
@@ -105,6 +113,27 @@ def _positive(size: int | tuple[int, int] | None, fps: float | None) -> None:
         raise InputError(f"field 'fps': found {fps:g}, expected more than 0")
 
 
+@dataclass
+class Converted:
+    """What a conversion wrote.
+
+    Attributes:
+        episodes: how many were written.
+        actions: how many pairs of a frame and the action taken at it they have.
+        labelled: how many say whether they succeeded.
+        succeeded: how many did.
+        left_out: how many had a single frame.
+        fps: frames per second of robot time.
+    """
+
+    episodes: int = 0
+    actions: int = 0
+    labelled: int = 0
+    succeeded: int = 0
+    left_out: int = 0
+    fps: float = 0.0
+
+
 def convert(
     source: str | Path,
     target: str | Path,
@@ -112,17 +141,68 @@ def convert(
     size: int | tuple[int, int] | None = None,
     image_key: ImageKey = None,
     fps: float | None = None,
-) -> EpisodeSet:
-    """Writes the episodes of `source`, in any known format, as a LeRobotDataset v3.0 at `target`; returns those read.
+    lossless: bool = False,
+) -> Converted:
+    """Writes the episodes of `source`, in any known format, as a LeRobotDataset v3.0 at `target`.
+
+    Every camera, the state, the robot's type and, from LeRobot, the last action are kept. Episodes of one frame have no
+    action to learn and are left out.
+
+    Args:
+        source: the folder.
+        target: the folder to write, a new one.
+        size: pixels to resize the frames of every camera to.
+        image_key: which cameras; all of them by default.
+        fps: frames per second to write, a whole part of what the data have (see `subsample`); where the format does not
+            say what they have (RLDS other than BridgeData V2), just that.
+        lossless: keep every bit of the frames (H.264 in RGB), rather than write small files (yuv420p).
 
     Raises:
-        InputError: the source cannot be read, the target exists, `size` or `fps` is not positive, or the disk is full.
+        InputError: the source cannot be read, the target exists or is being written, `size` or `fps` is not positive or
+            no whole part, no episode has two frames, or the disk is full.
     """
     _positive(size, fps)
-    if Path(target).exists():
-        raise InputError(f"{target}: exists already, expected a new folder; remove it or name another")
-    episodes = read(source, image_key=image_key, size=size, fps=fps)
-    with lerobot.LeRobotWriter(target, episodes.spec, episodes.fps, episodes.size) as writer:
-        for index in range(len(episodes)):
-            writer.add(episodes.episode(index))
-    return episodes
+    detect(source)
+    with ExitStack() as stack:
+        folder = StagedFolder(target)  # refused before gigabytes are read
+        stack.callback(folder.discard)
+        count, spec, rate, episodes = _whole(source, image_key, size, fps)
+        every = 1 if fps is None else whole_ratio(rate, fps)
+        writer = stack.enter_context(
+            lerobot.LeRobotWriter(folder, subsampled_spec(spec, every), rate / every, lossless=lossless)
+        )
+        progress = stack.enter_context(Progress("converting episodes", count))
+        done = Converted(fps=rate / every)
+        for episode in episodes:
+            _convert_one(subsample(episode, every), writer, done)
+            progress.advance()
+    if done.left_out:
+        print(f"{source}: {done.left_out} episodes of one frame at {done.fps:g} frames per second are left out")
+    return done
+
+
+def _convert_one(episode: Episode, writer: lerobot.LeRobotWriter, done: Converted) -> None:
+    if not len(episode.actions):
+        done.left_out += 1
+        return
+    writer.add(episode)
+    done.episodes += 1
+    done.actions += len(episode.actions)
+    done.labelled += episode.success is not None
+    done.succeeded += bool(episode.succeeded)
+
+
+def _whole(
+    source: str | Path, image_key: ImageKey, size: int | tuple[int, int] | None, fps: float | None
+) -> tuple[int, ActionSpec, float, Iterator[Episode]]:
+    """How many episodes there are, what their actions mean, frames per second, and the episodes with all they hold."""
+    kind = detect(source)
+    if kind.startswith("lerobot"):
+        found = read_layout(source, "all" if image_key is None else image_key)
+        episodes = lerobot.episodes(source, image_key=image_key, size=size)
+        return len(found.records), found.spec, found.robot_fps, episodes
+    if kind == "rlds":
+        made = read_whole(source, with_commas(image_key), size, fps)
+        return made.count, made.spec, made.fps, made.episodes
+    held = worldgym.read(source, size=size)
+    return len(held), held.spec, held.fps, (held.episode(index) for index in range(len(held)))

@@ -10,6 +10,7 @@ from typing import Any, get_args
 import numpy as np
 
 from worldgymnast.actions import UNKNOWN, ActionSpec, ActionSpecMismatch, Gripper, Motion, Space, foreign_spec
+from worldgymnast.episodes.parquet import read_table, vectors
 from worldgymnast.files import json_object, read_json_lines, read_json_object, short, visible
 from worldgymnast.types import InputError
 
@@ -200,24 +201,11 @@ def _numbers(value: Any, axes: Sequence[str]) -> np.ndarray:
 
 def _range_of_rows(root: Path, width: int, key: str) -> tuple[list[float], list[float]]:
     """The smallest and largest value of each action axis, off the rows themselves."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     low, high = np.full(width, np.inf), np.full(width, -np.inf)
     for path in visible((root / "data").rglob("*.parquet")):
-        try:
-            with open(path, "rb") as source, pq.ParquetFile(source) as file:
-                for batch in file.iter_batches(columns=[key]):
-                    column = batch.column(0)
-                    flat = column.flatten() if column.type.num_fields else column
-                    rows = np.asarray(flat.to_numpy(zero_copy_only=False), np.float64).reshape(-1, width)
-                    if len(rows):
-                        low, high = np.fmin(low, np.fmin.reduce(rows)), np.fmax(high, np.fmax.reduce(rows))
-        except (OSError, pa.ArrowException, TypeError, ValueError, AttributeError, IndexError) as error:
-            message = str(error).splitlines()[0]
-            raise InputError(
-                f"{path}: field 'action': cannot be read as {width} numbers a row ({message}); copy the file again"
-            ) from error
+        rows = vectors(read_table(path, [key]), key, path, width)
+        if len(rows):
+            low, high = np.fmin(low, np.fmin.reduce(rows)), np.fmax(high, np.fmax.reduce(rows))
     if not np.isfinite([low, high]).all():
         raise InputError(
             f"{root / STATS}: no statistics for 'action', and no rows with finite numbers in {root / 'data'}, expected "

@@ -135,6 +135,14 @@ def rows_table(columns: dict[str, np.ndarray]) -> Any:
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
+def rows_without(path: Path, column: str) -> Any:
+    """The rows of a data file without one of its columns."""
+    import pyarrow.parquet as pq
+
+    with open(path, "rb") as file:
+        return pq.read_table(file).drop_columns([column])
+
+
 def tasks_table(tasks: dict[str, int]) -> Any:
     """What pandas writes for a frame with column `task_index` and the sentences as its index."""
     import pyarrow as pa

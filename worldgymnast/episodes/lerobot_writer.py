@@ -27,6 +27,7 @@ from worldgymnast.episodes.lerobot_tables import (
     frames_of,
     rows_schema,
     rows_table,
+    rows_without,
     tasks_table,
     write_table,
 )
@@ -58,7 +59,6 @@ class LeRobotWriter:
         megabytes_per_file: float = 100,
         frames_per_file: int = 50_000,
         lossless: bool = True,
-        labelled: bool = True,
     ):
         """Opens the data set.
 
@@ -71,7 +71,6 @@ class LeRobotWriter:
             megabytes_per_file: new video and data files are begun past this size,
             frames_per_file: or past this many frames.
             lossless: frames bit-identical when read back (H.264 in RGB), otherwise small (yuv420p).
-            labelled: whether there is a column `success`; episodes without labels have False in it.
 
         Raises:
             InputError: the path exists, cannot be written, or another process is writing it.
@@ -83,7 +82,7 @@ class LeRobotWriter:
         self.episodes = 0
         self.frames = 0
         self._rate = max(1, round(fps))
-        self._lossless, self._labelled = lossless, labelled
+        self._lossless = lossless
         self._limits = (megabytes_per_file * 2**20, frames_per_file)
         self._contents: Contents | None = None
         self._tasks: dict[str, int] = {}
@@ -121,8 +120,6 @@ class LeRobotWriter:
             raise InputError(f"{where}: field 'layout': found {episode.layout}, expected a seed >= 0 or None")
         if episode.success is not None and len(episode.success) != len(episode.frames):
             raise InputError(f"{where}: field 'success': found {len(episode.success)}, expected {len(episode.frames)}")
-        if episode.success is not None and not self._labelled:
-            raise InputError(f"{where}: field 'success': found labels, expected none as the data set has no column")
         if episode.state is not None and not np.isfinite(episode.state).all():
             raise InputError(f"{where}: field 'state' holds NaN or infinity, expected finite numbers")
         found = Contents.of(episode)
@@ -139,7 +136,7 @@ class LeRobotWriter:
         return {
             **({} if episode.state is None else {STATE: episode.state.astype(np.float32)}),
             "action": _all_actions(episode),
-            **({"success": success} if self._labelled else {}),
+            "success": success,
             "timestamp": (np.arange(count) / self._rate).astype(np.float32),
             "frame_index": np.arange(count),
             "episode_index": np.full(count, self.episodes),
@@ -171,14 +168,18 @@ class LeRobotWriter:
             f"{layout.OWN}/labelled": episode.success is not None,
         }
 
-    def _place(self) -> dict[str, int]:
-        return {"chunk_index": self._part // _FILES_PER_CHUNK, "file_index": self._part % _FILES_PER_CHUNK}
+    def _place(self, part: int | None = None) -> dict[str, int]:
+        part = self._part if part is None else part
+        return {"chunk_index": part // _FILES_PER_CHUNK, "file_index": part % _FILES_PER_CHUNK}
 
     def _open_part(self, columns: dict[str, np.ndarray], count: int) -> None:
         """Makes sure that video files and a data file with room for `count` more frames are open."""
         assert self._contents is not None
         if self._videos:
-            size = max(os.path.getsize(self._video_file(name)) for name in self._videos)
+            files = [
+                path for path in map(self._video_file, self._videos) if path.exists()
+            ]  # made with its first packet
+            size = max((os.path.getsize(path) for path in files), default=0)
             if size < self._limits[0] and next(iter(self._videos.values())).count + count <= self._limits[1]:
                 return
             self._close_part()
@@ -216,6 +217,8 @@ class LeRobotWriter:
             if not self.episodes:
                 raise InputError(f"{self.path}: found 0 episodes to write, expected at least 1")
             self._close_part()
+            if not any(row[f"{layout.OWN}/labelled"] for row in self._rows):
+                self._drop_labels()
             self._write_meta()
             self._folder.publish()
         except BaseException as error:
@@ -232,6 +235,14 @@ class LeRobotWriter:
             pass  # The disk is full or gone: what matters now is that nothing half-written stays.
         finally:
             self._folder.discard()
+
+    def _drop_labels(self) -> None:
+        """Takes the column `success` away where no episode has labels: it would say that all of them failed."""
+        for part in range(self._part + 1):
+            path = self._root / layout.DATA.format(**self._place(part))
+            write_table(rows_without(path, "success"), path)
+        for stats in self._stats:
+            del stats["success"]
 
     def _write_meta(self) -> None:
         total = {name: aggregate([stats[name] for stats in self._stats]) for name in self._stats[0]}
@@ -260,7 +271,9 @@ class LeRobotWriter:
             "splits": {"train": f"0:{self.episodes}"},
             "data_path": layout.DATA,
             "video_path": layout.VIDEO,
-            "features": features(self._contents, self.spec, self.fps, self._rate, self._lossless, self._labelled),
+            "features": features(
+                self._contents, self.spec, self.fps, self._rate, self._lossless, "success" in self._stats[0]
+            ),
         }
 
     def __enter__(self) -> LeRobotWriter:

@@ -55,7 +55,7 @@ def _opened(path: Path, work: Callable[[Any], Any]) -> Any:
     try:
         if not path.is_file():
             raise InputError(f"{path}: no such file, expected it by the metadata; copy the folder again")
-        with pq.ParquetFile(path) as file:
+        with open(path, "rb") as source, pq.ParquetFile(source) as file:  # pyarrow takes `out:1` for an address
             return work(file)
     except InputError:
         raise

@@ -279,13 +279,11 @@ def read(
     if split is None and description.other_splits:
         print(f"{path}: {splits_said(description)}", file=sys.stderr, flush=True)
     rows, sentences = [], []
-    for record in _sound_records(description):
+    for record in sound_records(description):
         rows.append(record.actions)
         sentences.append(record.instruction)
     spec = spec_of(description, rows)
-    rate = fps or spec.rate
-    if rate is None:
-        raise InputError(f"{path}: RLDS does not say how many frames there are in a second; pass --fps (`fps`)")
+    rate = rate_of(path, spec, fps)
     count = np.array([len(actions) for actions in rows], np.int64)
     keys = [camera.key for camera in description.cameras]
     key = fingerprint([shard.path for shard in description.shards], keys, size)
@@ -307,6 +305,14 @@ def read(
     )
 
 
+def rate_of(path: str | Path, spec: ActionSpec, fps: float | None) -> float:
+    """Frames per second: what the spec knows, or else `fps`; raises InputError where neither says it."""
+    rate = fps or spec.rate
+    if rate is None:
+        raise InputError(f"{path}: RLDS does not say how many frames there are in a second; pass --fps (`fps`)")
+    return rate
+
+
 def unread_texts(description: Description) -> list[str]:
     """Features with text that no rule of this module takes for a sentence."""
     return [key for key in description.texts if _rank(key) is None]
@@ -318,7 +324,8 @@ def splits_said(description: Description) -> str:
     return f"holds the splits {there}; only '{description.split}' is read"
 
 
-def _sound_records(description: Description) -> Iterator[Record]:
+def sound_records(description: Description) -> Iterator[Record]:
+    """Yield each episode; raises the first error of `inspect`."""
     for record in inspect(description):
         if isinstance(record, InputError):
             raise record
@@ -326,6 +333,6 @@ def _sound_records(description: Description) -> Iterator[Record]:
 
 
 def _frames(description: Description, size: int | tuple[int, int] | None) -> Iterator[tuple[str, np.ndarray]]:
-    for record in _sound_records(description):
+    for record in sound_records(description):
         for frame in pictures_of(record, description, size):
             yield record.where, frame
