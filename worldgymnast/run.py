@@ -233,7 +233,7 @@ class Run:
         values = {k: float(v) for k, v in metrics.items()}
         row = {k: v if math.isfinite(v) else None for k, v in values.items()}
         line = (json.dumps({"step": step, "time": round(time.time(), 3), **row}) + "\n").encode()
-        with space_for(self._metrics_file, _ROOM_TO_LOG):
+        with readable(self.path), space_for(self._metrics_file, _ROOM_TO_LOG):
             with self._metrics_file.open("ab", buffering=0) as file:
                 before = file.tell()
                 try:
@@ -318,7 +318,7 @@ class Run:
         text = to_json({"step": step, "state": kept, HASH: self._hash(step, plain, kept)})
         if self._metrics_file.exists():
             sync(self._metrics_file)
-        with space_for(place, size_of(tensors) + len(text)):
+        with readable(self.path), space_for(place, size_of(tensors) + len(text)):
             if self._writer is not None:
                 self._writer.flush()
             try:

@@ -319,17 +319,17 @@ def check_shapes(module: torch.nn.Module, found: Mapping[str, tuple[int, ...]], 
     shapes = [
         f"{_plain(n)} {list(found[n])} (expected {list(own[n])})" for n in own if n in found and found[n] != own[n]
     ]
-    wrong = {"missing": some_of(missing), "extra": some_of(extra), "misshapen": _first(shapes)}
-    if said := "; ".join(f"{kind}: {names}" for kind, names in wrong.items() if names):
+    wrong = {"missing": list(map(_plain, missing)), "extra": list(map(_plain, extra)), "misshapen": shapes}
+    if said := "; ".join(f"{kind}: {_first(names)}" for kind, names in wrong.items() if names):
         raise InputError(
             f"{path}: weights do not fit {type(module).__name__}: found {said}; expected its {len(own)} tensors; "
             "use the config that they were trained with"
         )
 
 
-def _first(shapes: list[str]) -> str:
-    """The first misshapen tensor, and how many more."""
-    return ", ".join(shapes[:1]) + (f" and {len(shapes) - 1} more" if len(shapes) > 1 else "")
+def _first(names: list[str]) -> str:
+    """The first name, and how many more."""
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
 def weights_hash(tensors: Mapping[str, Tensor]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import sys
@@ -342,7 +343,8 @@ def _judged(run: Path, logs: Mapping[str, Rows]) -> list[str]:
     for folder in dict.fromkeys([run, *(_folder(run, name) for name in logs)]):
         if (folder / FILE).is_file():
             try:
-                spent = Ledger(folder / FILE).spent()
+                with contextlib.closing(Ledger(folder / FILE)) as ledger:
+                    spent = ledger.spent()
             except InputError as error:
                 notes.append(f"What judges behind servers have cost is not known: {error}.")
                 continue
