@@ -7,6 +7,7 @@ model loads by folder or hub name. Sentences are encoded once and kept.
 from __future__ import annotations
 
 import importlib.resources
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -49,3 +50,20 @@ class SentenceEncoder:
             hidden = encoder(**tokens).last_hidden_state
             vectors.append(torch.nn.functional.normalize(hidden.mean(1), dim=-1)[0])
         return torch.stack(vectors)
+
+
+_NO_SENTENCE = """
+dummy|dummy task|dummy_task|default|default task|default_task|task|task description|task_description|instruction
+language_instruction|no instruction|no task|none|null|nan|n/a|na|todo|tbd|unknown|undefined|placeholder|untitled|empty
+test|describe the task here
+"""
+
+
+def is_sentence(text: str) -> bool:
+    """Whether an instruction says anything: more than blanks, a number, or a word that recorders fill in.
+
+    >>> [is_sentence(text) for text in ("open the drawer", " ", "3", "<task>", "None", "stack")]
+    [True, False, False, False, False, True]
+    """
+    word = text.strip().strip("<>[]{}()\"'.").strip().casefold()
+    return any(letter.isalpha() for letter in word) and word not in re.split(r"[|\n]", _NO_SENTENCE)

@@ -23,9 +23,9 @@ from worldgymnast.episodes.findings import Finding
 from worldgymnast.episodes.formats import convert, detect, with_commas
 from worldgymnast.episodes.lerobot_frames import camera, in_order, side_by_side
 from worldgymnast.episodes.lerobot_layout import ImageKey
-from worldgymnast.episodes.lerobot_rows import Rows
 from worldgymnast.episodes.lerobot_spec import STATS, action_key, own_place, recorded_range
-from worldgymnast.episodes.lerobot_survey import survey
+from worldgymnast.episodes.lerobot_survey import Survey, survey
+from worldgymnast.text import is_sentence
 from worldgymnast.types import InputError
 from worldgymnast.video import iterate
 
@@ -65,7 +65,7 @@ class _Inspection:
     complaints: Counter[str] = field(default_factory=Counter)
     episodes: int = 0
     labelled: int = 0
-    without_instruction: int = 0
+    without_instruction: list[str] = field(default_factory=list)
 
     def add(
         self, severity: Literal["error", "warning"], file: Path, what: str, found: str, expected: str, hint: str
@@ -96,7 +96,8 @@ class _Inspection:
         """Looks at one episode."""
         self.episodes += 1
         self.labelled += episode.labelled
-        self.without_instruction += episode.instruction == ""
+        if episode.instruction is not None and not is_sentence(episode.instruction):
+            self.without_instruction.append(episode.instruction.strip())
         self._actions(episode)
         if episode.media in self.broken or episode.frames is None:
             return
@@ -155,10 +156,10 @@ class _Inspection:
             sentence = "no success labels: world models can be trained on it, judges cannot"
             self.findings.append(Finding("warning", str(self.root), "success", sentence))
         if self.without_instruction:
-            sentence = (
-                f"{self.without_instruction} of {self.episodes} episodes have no instruction: world models can be "
-                "trained on them, policies and judges cannot"
-            )
+            example = next((f" (such as '{text[:30]}')" for text in self.without_instruction if text), "")
+            count = f"{len(self.without_instruction)} of {self.episodes}"
+            use = "world models can be trained on them, policies and judges cannot"
+            sentence = f"{count} episodes have no instruction{example}: {use}"
             self.findings.append(Finding("warning", str(self.root), "instruction", sentence))
         if len(self.sizes) > 1:
             found = ", ".join(f"{h}x{w} ({name})" for (h, w), name in sorted(self.sizes.items()))
@@ -268,22 +269,22 @@ def _lerobot(root: Path, image_key: ImageKey, inspection: _Inspection) -> None:
     for one in made.warnings:
         inspection.add("warning", Path(one.file), one.field, one.found, one.expected, one.hint)
     if len({record.index for record in found.records}) == len(found.records):
-        _lerobot_episodes(found, made.rows, inspection)
+        _lerobot_episodes(found, made, inspection)
     held = any(rows.success is not None for rows in made.rows)
     if held and not {"success", "next.success"} & set(found.info["features"]):
         hint = "declare it, or other readers miss the labels"
         inspection.add("warning", root / layout.INFO, "features", "no 'success'", "it, as the data files hold it", hint)
 
 
-def _lerobot_episodes(found: layout.Layout, rows: list[Rows], inspection: _Inspection) -> None:
-    cameras = []
+def _lerobot_episodes(found: layout.Layout, made: Survey, inspection: _Inspection) -> None:
+    rows, cameras = made.rows, []
     for name in found.cameras:
         source, pairings = camera(found, name, rows)
         cameras.append(source)
         for pairing in pairings:
             for error in pairing.errors:
                 inspection.complain(pairing.file, error)
-            if pairing.unused and not pairing.errors:
+            if pairing.unused and not pairing.errors and not made.errors:
                 hint = "they are left out; the video was cut otherwise than the rows, or rows were dropped"
                 text = f"{pairing.unused} frames that belong to no row"
                 inspection.add("warning", pairing.file, "frames", text, "one a row", hint)

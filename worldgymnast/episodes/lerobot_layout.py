@@ -183,7 +183,7 @@ def _cameras(features: dict[str, Any], wanted: ImageKey, path: Path) -> tuple[st
     chosen = tuple(_camera(name, known) for name in names)
     how = "name one or several with --image-key NAME [NAME ...], or all with --image-key all"
     if not names or None in chosen or len(set(chosen)) < len(chosen):
-        asked = "one camera" if not names else f"cameras {list(names)}"
+        asked = "one camera" if not names else f"cameras {list(names)}, each once"
         asked = f"camera '{names[0]}'" if len(names) == 1 else asked
         raise InputError(f"{path}: field 'features': found cameras {known}, expected {asked}; {how}")
     return tuple(name for name in chosen if name is not None)
@@ -292,9 +292,10 @@ def whole(row: dict[str, Any], name: str, path: Path, least: int = 0) -> int:
     value = field_of(row, name, path)
     good = isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= _MOST
     if not good or value != value // 1:
+        most = f" and at most {_MOST:,}" if isinstance(value, int | float) and value > _MOST else ""
         raise InputError(
-            f"{path}: field '{name}': found {short(value)}, expected a whole number of at least {least}; copy the file "
-            "again"
+            f"{path}: field '{name}': found {short(value)}, expected a whole number of at least {least}{most}; copy "
+            "the file again"
         )
     return int(value)
 
@@ -325,7 +326,7 @@ def _record(row: dict[str, Any], meta: Path, data: Path, places: dict[str, Place
         data=data,
         places=places,
         meta=meta,
-        tasks=_tasks(field_of(row, "tasks", meta), meta),
+        tasks=_tasks(row.get("tasks"), meta),
         task=own("task", is_text, "text") or "",
         source=own("source", is_text, "text") or "",
         layout=-1 if layout is None else layout,

@@ -47,15 +47,13 @@ def pair(file: Path, episodes: Sequence[tuple[Rows, Place]], fps: float, root: P
     try:
         stamps = frame_times(file, since_first=False)
         _same_rate(file, stamps, fps, root)
-        _same_clock(file, [place for _, place in episodes], stamps, fps)
     except InputError as error:
         return Pairing(file, {}, (error,))
-    made, errors = _paired(file, episodes, stamps, fps)
-    if errors and len(stamps) and abs(stamps[0]) * fps > _NEAR:  # stamped late as a whole, as some encoders do
-        again, others = _paired(file, episodes, stamps - stamps[0], fps)
-        made, errors = (again, others) if not others else (made, errors)
-    errors += _overlaps(file, made)
-    return Pairing(file, made, tuple(errors), len(stamps) - sum(map(len, made.values())))
+    found = _paired(file, episodes, stamps, fps)
+    if found.errors and len(stamps) and abs(stamps[0]) * fps > _NEAR:
+        late = _paired(file, episodes, stamps - stamps[0], fps)  # stamped late as a whole, as some encoders do
+        found = found if late.errors or late.unused else late
+    return found
 
 
 def _same_rate(file: Path, times: np.ndarray, fps: float, root: Path) -> None:
@@ -93,9 +91,11 @@ def _same_clock(file: Path, places: Sequence[Place], times: np.ndarray, fps: flo
         )
 
 
-def _paired(
-    file: Path, episodes: Sequence[tuple[Rows, Place]], times: np.ndarray, fps: float
-) -> tuple[dict[int, np.ndarray], list[InputError]]:
+def _paired(file: Path, episodes: Sequence[tuple[Rows, Place]], times: np.ndarray, fps: float) -> Pairing:
+    try:
+        _same_clock(file, [place for _, place in episodes], times, fps)
+    except InputError as error:
+        return Pairing(file, {}, (error,))
     made: dict[int, np.ndarray] = {}
     errors: list[InputError] = []
     starts = sorted(place.start for _, place in episodes)
@@ -109,7 +109,8 @@ def _paired(
                 errors.append(error)
             else:
                 made[rows.record.index] = numbers
-    return made, errors
+    errors += _overlaps(file, made)
+    return Pairing(file, made, tuple(errors), len(times) - sum(map(len, made.values())))
 
 
 def _nearest(times: np.ndarray, wanted: np.ndarray) -> np.ndarray:

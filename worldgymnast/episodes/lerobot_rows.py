@@ -16,6 +16,7 @@ from worldgymnast.episodes.parquet import Table, integers, labels, numbers, read
 from worldgymnast.types import InputError
 
 STATE = "observation.state"
+ACTIONS = ("action", "actions")
 _MARKS = ("success", "next.success")
 _T = TypeVar("_T")
 
@@ -100,8 +101,9 @@ def tried(work: Callable[[], _T], complain: Callable[[InputError], None]) -> _T 
 
 
 def _columns(path: Path, found: Layout, state: bool) -> _Columns:
-    wanted = ("episode_index", "frame_index", "timestamp", "task_index", "action_is_pad", found.action, *_MARKS)
+    wanted = ("episode_index", "frame_index", "timestamp", "task_index", "action_is_pad", *ACTIONS, *_MARKS)
     table = read_table(path, (*wanted, STATE) if state else wanted)
+    action = found.action if found.action in table else next((name for name in ACTIONS if name in table), found.action)
 
     def optional(name: str, read: Callable[[Table, str, Path], np.ndarray]) -> np.ndarray | None:
         return read(table, name, path) if name in table else None
@@ -111,7 +113,7 @@ def _columns(path: Path, found: Layout, state: bool) -> _Columns:
         frame=optional("frame_index", integers),
         time=optional("timestamp", numbers),
         task=optional("task_index", integers),
-        actions=vectors(table, found.action, path, found.spec.dim),
+        actions=vectors(table, action, path, found.spec.dim),
         success=optional("success", labels),
         after=optional("next.success", labels),
         is_pad=optional("action_is_pad", labels) if found.own else None,
@@ -126,7 +128,7 @@ def _rows(record: Record, own: np.ndarray, columns: _Columns, found: Layout, tas
         others = np.unique(columns.episode)
         hint = f"; the file holds episodes {others[0]} to {others[-1]}" if len(others) and not len(own) else ""
         raise InputError(f"{where}: found {len(own)} rows, expected {record.rows} by the metadata{hint}")
-    index = own if columns.frame is None else _in_order(own, columns.frame, where)
+    index = _in_order(own, columns, where)
     times = _times(index, columns, found.fps, where)
     actions = columns.actions[index]
     is_pad = columns.is_pad is not None and bool(columns.is_pad[index[-1]])
@@ -165,8 +167,11 @@ def _success(columns: _Columns, index: np.ndarray) -> np.ndarray | None:
 # ---------------------------------------------------------------- order and times
 
 
-def _in_order(own: np.ndarray, frame: np.ndarray, where: str) -> np.ndarray:
-    """The rows sorted by `frame_index`; raises InputError where two have the same."""
+def _in_order(own: np.ndarray, columns: _Columns, where: str) -> np.ndarray:
+    """The rows sorted by `frame_index`, or by time where there is none; raises InputError for a number twice."""
+    frame = columns.frame
+    if frame is None:
+        return own if columns.time is None else own[np.argsort(columns.time[own], kind="stable")]
     index = own[np.argsort(frame[own], kind="stable")]
     twice = np.flatnonzero(np.diff(frame[index]) == 0)
     if len(twice):
@@ -195,10 +200,10 @@ def _times(index: np.ndarray, columns: _Columns, fps: float, where: str) -> np.n
         )
     if len(bad := np.flatnonzero(np.diff(times) <= 0)):
         i = bad[0]
-        by = "the file's order" if frame is None else "frame_index"
+        after = "" if frame is None else " after it by frame_index"
         raise InputError(
             f"{where}: field 'timestamp': found {times[i]:.6g} s in row {index[i]} and {times[i + 1]:.6g} s in row "
-            f"{index[i + 1]}, which follows by {by}, expected later; correct the timestamps"
+            f"{index[i + 1]}{after}, expected a later time; correct the timestamps"
         )
     if frame is not None:
         _agree(frame, times, index, fps, where)

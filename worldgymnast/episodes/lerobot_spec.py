@@ -74,7 +74,7 @@ def read_spec(root: Path, info: dict[str, Any], version: str, fps: float) -> Act
     if key not in info["features"]:
         raise InputError(
             f"{path}: field 'features.action' is missing, found {sorted(info['features'])[:8]}, expected the shape and "
-            "names of the actions; copy the file again"
+            f"names of the actions; {_renaming(info['features'])}"
         )
     feature = info["features"][key]
     shape, names = feature.get("shape"), feature.get("names")
@@ -102,6 +102,14 @@ def read_spec(root: Path, info: dict[str, Any], version: str, fps: float) -> Act
     if not len(low) == len(high) == width:
         raise InputError(f"{root / STATS}: field 'action': found {len(low)} numbers, expected {width} as in {INFO}")
     return foreign_spec(axes, low, high, fps)
+
+
+def _renaming(features: dict[str, Any]) -> str:
+    """What to do where no feature is called action."""
+    alike = [name for name in features if "action" in name.lower()]
+    if not alike:
+        return "copy the file again"
+    return f"rename {alike[0]} to action, here, in {STATS} and in the data files' columns"
 
 
 def _own_spec(data: dict[str, Any], path: Path, name: str) -> ActionSpec:

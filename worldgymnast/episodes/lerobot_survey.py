@@ -6,6 +6,7 @@ An error stops a reader; the check prints all of them. A warning is something th
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def _episodes(found: Layout, made: Survey) -> None:
         made.warn(found.root / "meta", "episode_index", f"no episode {_some(gaps)}", f"0 to {max(counts)}", hint)
 
 
-def _some(numbers: list[int]) -> str:
+def _some(numbers: Sequence[object]) -> str:
     more = f" and {len(numbers) - _NAMED} more" if len(numbers) > _NAMED else ""
     return ", ".join(map(str, numbers[:_NAMED])) + more
 
@@ -173,6 +174,6 @@ def _unlisted(found: Layout, made: Survey) -> None:
     folder = found.root / "data"
     files = visible(path for path in folder.rglob("*.parquet")) if folder.is_dir() else []
     if rest := [path for path in files if path.resolve() not in used]:
-        text = f"{len(rest)} data files that no listed episode is in ({rest[0].relative_to(found.root)}, ...)"
+        text = f"{len(rest)} ({_some([str(path.relative_to(found.root)) for path in rest])})"
         hint = "they are left out; copy meta/ again unless their episodes were removed"
-        made.warn(folder, "files", text, "only listed episodes", hint)
+        made.warn(folder, "files without a listed episode", text, "none", hint)

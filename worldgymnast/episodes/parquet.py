@@ -133,7 +133,7 @@ def labels(table: Table, name: str, path: Path) -> np.ndarray:
     try:
         found = numbers(table, name, path)
     except InputError as error:
-        shown = short(column[0].as_py()) if len(column) else str(column.type)
+        shown = next((short(value) for value in column.to_pylist() if not isinstance(value, bool)), str(column.type))
         raise _no_label(path, name, shown) from error
     bad = np.flatnonzero(~np.isin(found, (0, 1)))
     if len(bad):

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from worldgymnast.actions import ActionSpec, ActionSpecMismatch, clipped_share, converter, union
 from worldgymnast.episodes.gathered import Gathered
+from worldgymnast.text import is_sentence
 from worldgymnast.types import Episode, InputError
 
 
@@ -74,8 +75,8 @@ class EpisodeSet:
 
     @property
     def without_instruction(self) -> int:
-        """Number of episodes without a sentence."""
-        return sum(not sentence.strip() for sentence in self.instruction)
+        """Number of episodes without a sentence: none, a number, or a placeholder (see `text.is_sentence`)."""
+        return sum(not is_sentence(sentence) for sentence in self.instruction)
 
     def episode(self, index: int) -> Episode:
         """Episode `index`, its arrays views of this set's."""
