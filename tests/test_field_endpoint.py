@@ -36,7 +36,7 @@ ESTIMATE = 2 * 2000
 
 
 def judge(url: str, ledger: Ledger | None = None, **settings: Any) -> VLMJudge:
-    endpoint = {"attempts": 2, "pause": 0.0, "timeout": 1.0, "concurrency": 4, **settings.pop("endpoint", {})}
+    endpoint = {"attempts": 2, "pause": 0.0, "timeout": 5.0, "concurrency": 4, **settings.pop("endpoint", {})}
     return VLMJudge(VLMConfig(EndpointConfig("m", url, **endpoint), pixels=8, **settings), ledger)
 
 
@@ -132,13 +132,14 @@ BROKEN: dict[str, tuple[Answer, str]] = {
 def test_a_broken_reply_is_a_failed_judgement_with_a_reason(kind: str) -> None:
     answer, reason = BROKEN[kind]
     began = time.monotonic()
-    verdict, asked, server = judged(answer)
+    patience = 1.0 if "within" in reason else 20.0
+    verdict, asked, server = judged(answer, endpoint={"timeout": patience})
     assert verdict.score is None
     assert verdict.error is not None
     assert reason in verdict.error
     assert len(verdict.error) < 350
     assert "\n" not in verdict.error
-    assert time.monotonic() - began < 6, "two attempts of a second each, and what they take"
+    assert time.monotonic() - began < 10, "two attempts of a second each where there is no end, and what they take"
     assert asked.endpoint.counts.total() == len(server.heads) == asked.ledger.spent().requests
     assert "answered" not in asked.endpoint.counts
     assert math.isfinite(asked.ledger.spent().money)
@@ -488,7 +489,7 @@ class Spoiling(Transport):
         )
 
 
-@settings(max_examples=40)
+@settings(max_examples=15)
 @given(st.integers(0, 2**32))
 def test_no_reply_ends_in_an_exception_and_what_is_spent_never_falls(seed: int) -> None:
     rng, ledger = random.Random(seed), Ledger()

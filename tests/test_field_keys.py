@@ -35,7 +35,7 @@ def described(path: Path, url: str, kind: str = "VLMConfig", **endpoint: Any) ->
     told = {
         "kind": kind,
         "pixels": 64,
-        "endpoint": {"model": "m", "url": url, "attempts": 1, "timeout": 2.0, **endpoint},
+        "endpoint": {"model": "m", "url": url, "attempts": 1, "timeout": 10.0, **endpoint},
     }
     path.write_text(json.dumps(told))
     return path
@@ -71,6 +71,7 @@ def described(path: Path, url: str, kind: str = "VLMConfig", **endpoint: Any) ->
         ("OPENAI_API_KEY", "https://proxy.example/v1", ["OPENAI_API_KEY"], False),
         ("OPENAI_API_KEY", "https://proxy.example/v1", ["OPENAI_API_KEY@other.example"], False),
         ("OPENAI_API_KEY", "https://proxy.example/v1", ["OPENAI_API_KEY@Proxy.example"], True),
+        ("OPENAI_API_KEY", "https://proxy.example:8443/v1", ["OPENAI_API_KEY@proxy.example:8443"], True),
         ("MY_KEY", "https://proxy.example/v1", ["MY_KEY"], True),
         ("MY_KEY", "https://proxy.example/v1", ["MY_KEY@proxy.example"], True),
         ("MY_KEY", "http://proxy.example/v1", ["MY_KEY"], False),
@@ -250,6 +251,7 @@ def test_a_tree_of_judges_has_an_end(levels: int, members: int, said: str, tmp_p
 
 
 URL = {"model": "m", "url": "http://127.0.0.1:9/v1"}
+ODD_URL = '{"kind": "VLMConfig", "endpoint": {"model": "m", "url": "http://%s"}}'
 WRONG = {
     "null": ("null", "field 'kind': found none"),
     "a number": ("7", "field 'kind': found none"),
@@ -268,6 +270,8 @@ WRONG = {
     "a flag in words": ({"kind": "VLMConfig", "endpoint": URL, "sheet": "no"}, "judge.json"),
     "a number in words": ({"kind": "VLMConfig", "endpoint": URL | {"timeout": "60"}}, "judge.json"),
     "a broken number": ({"kind": "VLMConfig", "endpoint": URL | {"attempts": 2.7}}, "judge.json"),
+    "url in other letters": (ODD_URL % "h\u00f6st", "field 'url'"),
+    "url with a null byte": (ODD_URL % "\\u0000", "field 'url'"),
     "timeout NaN": ('{"kind": "VLMConfig", "endpoint": {"model": "m", "timeout": NaN}}', "field 'timeout'"),
     "timeout inf": ('{"kind": "VLMConfig", "endpoint": {"model": "m", "timeout": Infinity}}', "field 'timeout'"),
     "extra a list": ({"kind": "VLMConfig", "endpoint": URL | {"extra": [1]}}, "judge.json"),

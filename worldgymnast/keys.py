@@ -135,6 +135,7 @@ def _grant(word: str) -> str:
     if not _VARIABLE.fullmatch(variable) or (at and not re.fullmatch(r"[A-Za-z0-9.:-]+", host)):
         raise InputError(f"{FLAG}: found what is no variable's name, expected VARIABLE or VARIABLE@HOST, such as "
                          "OPENAI_API_KEY@proxy.example.org; never the key itself")  # fmt: skip
+    host = re.sub(r"^([^:]+):\d+$", r"\1", host)  # a port is no part of it
     return f"{variable}{at}{host.lower()}"
 
 

@@ -7,7 +7,9 @@ half second, or a kilobyte that unpacks to a gigabyte, costs no more than its ti
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
+import weakref
 import zlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -78,27 +80,30 @@ class Transport:
     def __init__(self, url: str, to: Address, key: str, deadline: float):
         import openai
 
-        self.deadline, self._loop = deadline, _started()
+        self.deadline, self._loop = deadline, _loop()
         http = _bounded_client()(to, deadline)
+        weakref.finalize(self, _close, self._loop, http).atexit = False
         self._client = openai.AsyncOpenAI(
             base_url=url, api_key=key or "none", timeout=deadline, max_retries=0, http_client=http
         )
+        self._chat = self._client.chat.completions.with_raw_response  # loads modules, before any deadline
+        self._images, self._models = self._client.images.with_raw_response, self._client.models.with_raw_response
 
     def chat(self, model: str, messages: Sequence[Any], extra: Mapping[str, Any], **fields: Any) -> Received:
         """Ask for chat completions; raises `Refused` or `Lost`."""
-        create = self._client.chat.completions.with_raw_response.create
-        body = dict(extra)
-        return self._received(lambda: create(model=model, messages=list(messages), extra_body=body, **fields))
+        said, body = list(messages), dict(extra)
+        return self._received(lambda: self._chat.create(model=model, messages=said, extra_body=body, **fields))
 
     def edit(self, model: str, picture: bytes, prompt: str, extra: Mapping[str, Any], **fields: Any) -> Received:
         """Ask for a picture (the content of a PNG file) to be edited; raises `Refused` or `Lost`."""
-        shown, edit = ("frame.png", picture, "image/png"), self._client.images.with_raw_response.edit
-        body = dict(extra)
-        return self._received(lambda: edit(model=model, image=shown, prompt=prompt, extra_body=body, **fields))
+        shown, body = ("frame.png", picture, "image/png"), dict(extra)
+        return self._received(
+            lambda: self._images.edit(model=model, image=shown, prompt=prompt, extra_body=body, **fields)
+        )
 
     def models(self) -> Received:
         """Ask which models there are; raises `Refused` or `Lost`."""
-        return self._received(lambda: self._client.models.with_raw_response.list())
+        return self._received(self._models.list)
 
     def _received(self, call: Callable[[], Awaitable[Any]]) -> Received:
         async def exchange() -> Any:
@@ -132,11 +137,22 @@ class Transport:
         return Lost("cut off", f"a request that could not be made: {reason}")
 
 
-def _started() -> asyncio.AbstractEventLoop:
-    """Start a loop in a thread of its own, which ends with the process."""
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="requests", daemon=True).start()
-    return loop
+_loops: dict[int, asyncio.AbstractEventLoop] = {}
+_starting = threading.Lock()
+
+
+def _loop() -> asyncio.AbstractEventLoop:
+    """The loop of this process, in a thread of its own that ends with it."""
+    with _starting:
+        if os.getpid() not in _loops:
+            loop = _loops[os.getpid()] = asyncio.new_event_loop()
+            threading.Thread(target=loop.run_forever, name="requests", daemon=True).start()
+        return _loops[os.getpid()]
+
+
+def _close(loop: asyncio.AbstractEventLoop, http: Any) -> None:
+    """Close the connections of a client that is no longer used."""
+    asyncio.run_coroutine_threadsafe(http.aclose(), loop)
 
 
 def _bounded_client() -> Any:
