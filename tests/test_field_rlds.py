@@ -192,6 +192,8 @@ def test_of_several_splits_train_is_read_and_both_say_so(tmp_path, capsys):
     said = "holds the splits test, train, val; only 'train' is read"
     assert capsys.readouterr().err == f"{tmp_path}: {said}\n"
     assert said in warnings(tmp_path)
+    formats.convert(tmp_path, tmp_path / "new", fps=10)
+    assert said in capsys.readouterr().err
     assert reader.read(tmp_path, split="val", fps=10).instruction == ("do thing 5",)
     with pytest.raises(InputError, match="expected 'dev'"):
         reader.read(tmp_path, split="dev", fps=10)

@@ -276,8 +276,8 @@ def read(
         InputError: a shard is missing, cut short or damaged, or the frame rate is unknown.
     """
     description = describe(path, image_key, split)
-    if split is None and description.other_splits:
-        print(f"{path}: {splits_said(description)}", file=sys.stderr, flush=True)
+    if split is None:
+        say_split(description)
     rows, sentences = [], []
     for record in sound_records(description):
         rows.append(record.actions)
@@ -316,6 +316,12 @@ def rate_of(path: str | Path, spec: ActionSpec, fps: float | None) -> float:
 def unread_texts(description: Description) -> list[str]:
     """Features with text that no rule of this module takes for a sentence."""
     return [key for key in description.texts if _rank(key) is None]
+
+
+def say_split(description: Description) -> None:
+    """Print which of several splits is read, to stderr."""
+    if description.other_splits:
+        print(f"{description.root}: {splits_said(description)}", file=sys.stderr, flush=True)
 
 
 def splits_said(description: Description) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from worldgymnast.actions import ActionSpec
-from worldgymnast.episodes.rlds import Record, pictures_of, rate_of, sound_records, spec_of
+from worldgymnast.episodes.rlds import Record, pictures_of, rate_of, say_split, sound_records, spec_of
 from worldgymnast.episodes.rlds_layout import Description, describe
 from worldgymnast.types import Episode, InputError
 
@@ -51,6 +51,7 @@ def read_whole(
         InputError: a shard is missing, cut short or damaged, or the frame rate is unknown.
     """
     description = _described(path, image_key)
+    say_split(description)
     rows = [record.actions for record in sound_records(description)]
     spec = spec_of(description, rows)
     rate = rate_of(path, spec, fps)
