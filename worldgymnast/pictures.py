@@ -77,12 +77,15 @@ def on_white(rgba: np.ndarray, where: str | Path) -> np.ndarray:
     >>> on_white(np.array([[[0, 0, 0, 255], [0, 0, 0, 51]]], np.uint8), "x.png").tolist()
     [[[0, 0, 0], [204, 204, 204]]]
     """
-    opacity = rgba[..., 3:].astype(np.uint16)
-    if not opacity.any():
+    if not rgba[..., 3].any():
         raise InputError(f"{where}: found a picture that is transparent everywhere; remove its alpha channel")
-    if opacity.min() == 255:
-        return np.ascontiguousarray(rgba[..., :3])
-    return ((rgba[..., :3] * opacity + 255 * (255 - opacity) + 127) // 255).astype(np.uint8)
+    laid = np.ascontiguousarray(rgba[..., :3])
+    if rgba[..., 3].min() == 255:
+        return laid
+    for colors, opacity in zip(laid, rgba[..., 3:], strict=True):  # row by row, to spare memory
+        wide = opacity.astype(np.uint16)
+        colors[:] = (colors * wide + 255 * (255 - wide) + 127) // 255
+    return laid
 
 
 def _check_file(path: Path, where: str | Path) -> None:
