@@ -13,7 +13,7 @@ import numpy as np
 from worldgymnast.episodes.lerobot_layout import Layout
 from worldgymnast.episodes.lerobot_pairing import Pairing, pair
 from worldgymnast.episodes.lerobot_rows import Rows
-from worldgymnast.episodes.parquet import field_of, read_table
+from worldgymnast.episodes.parquet import field_of, python_values, read_table
 from worldgymnast.files import short
 from worldgymnast.pictures import open_picture
 from worldgymnast.types import InputError
@@ -92,9 +92,9 @@ class PictureCamera:
         if path != self._open:
             self._open, self._column = path, field_of(read_table(path, (self.name,), combine=False), self.name, path)
         for row in rows.index:
-            entry = self._column[int(row)].as_py()
-            content = entry.get("bytes") if isinstance(entry, dict) else entry
             where = f"{path}: field '{self.name}': row {row}"
+            (entry,) = python_values(self._column.slice(int(row), 1), where)
+            content = entry.get("bytes") if isinstance(entry, dict) else entry
             if content is not None and not isinstance(content, bytes):
                 raise InputError(f"{where}: found {short(content)}, expected a PNG or JPEG; embed the images")
             if not content:

@@ -16,7 +16,7 @@ from typing import Any
 
 from worldgymnast.actions import ActionSpec
 from worldgymnast.episodes.lerobot_spec import INFO, OWN, action_key, own_fps, own_place, positive, read_spec
-from worldgymnast.episodes.parquet import column_names, field_of, read_table
+from worldgymnast.episodes.parquet import column_names, field_of, read_lists
 from worldgymnast.files import json_object, read_json_lines, read_json_object, short, visible
 from worldgymnast.types import InputError
 
@@ -242,7 +242,7 @@ def _listed_v3(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         )
     for path in files:
         names = [name for name in column_names(path) if not name.startswith("stats/")]
-        table = {name: column.to_pylist() for name, column in read_table(path, names).items()}
+        table = read_lists(path, names)
         for i in range(len(field_of(table, "episode_index", path))):
             yield path, {name: column[i] for name, column in table.items()}
 

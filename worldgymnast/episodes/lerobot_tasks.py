@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from worldgymnast.episodes.lerobot_layout import TASKS, Record, whole
-from worldgymnast.episodes.parquet import pandas_metadata, read_table
+from worldgymnast.episodes.parquet import pandas_metadata, read_lists
 from worldgymnast.files import json_object, parse_json, read_json_lines, short
 from worldgymnast.types import InputError
 
@@ -76,7 +76,7 @@ def _lines(path: Path) -> list[tuple[int, str]]:
 
 def _columns(path: Path) -> list[tuple[int, str]]:
     """The table as pandas writes it: sentences as the index or as a column, numbers as a column or as the index."""
-    table = {name: column.to_pylist() for name, column in read_table(path).items()}
+    table = read_lists(path)
     sentences = [name for name in _NAMES if name in table]
     sentences += [name for name in table if name not in (*_NAMES, "task_index") and _is_text(table[name])]
     if not sentences:

@@ -49,6 +49,20 @@ def read_table(path: Path, columns: Sequence[str] | None = None, combine: bool =
     return _opened(path, read)
 
 
+def read_lists(path: Path, columns: Sequence[str] | None = None) -> dict[str, list[Any]]:
+    """Read columns as lists of Python values by name; raises InputError as `read_table`, or for text that is none."""
+    table = read_table(path, columns)
+    return {name: python_values(column, f"{path}: field '{name}'") for name, column in table.items()}
+
+
+def python_values(column: Any, where: str) -> list[Any]:
+    """An arrow column as Python values; raises InputError for text that is no UTF-8."""
+    try:
+        return column.to_pylist()
+    except (ValueError, OverflowError) as error:  # ValueError: no UTF-8
+        raise InputError(f"{where}: cannot be read ({error}); copy the file again") from error
+
+
 def _opened(path: Path, work: Callable[[Any], Any]) -> Any:
     import pyarrow.parquet as pq
 
@@ -133,7 +147,8 @@ def labels(table: Table, name: str, path: Path) -> np.ndarray:
     try:
         found = numbers(table, name, path)
     except InputError as error:
-        shown = next((short(value) for value in column.to_pylist() if not isinstance(value, bool)), str(column.type))
+        values = python_values(column, f"{path}: field '{name}'")
+        shown = next((short(value) for value in values if not isinstance(value, bool)), str(column.type))
         raise _no_label(path, name, shown) from error
     bad = np.flatnonzero(~np.isin(found, (0, 1)))
     if len(bad):
@@ -167,12 +182,20 @@ def vectors(table: Table, name: str, path: Path, width: int | None = None) -> np
             raise InputError(
                 f"{path}: field '{name}': found {column.type} a row, expected a list of numbers; convert it"
             )
-        a = len(column[0].as_py() or ()) if width is None and len(column) else width or 1
+        a = width or _first_width(column)
         flat = _flat(column, name, path, a)
     if not _is_number(flat.type):
         raise InputError(f"{path}: field '{name}': found {flat.type} a row, expected numbers; convert the column")
     with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(flat.to_numpy(zero_copy_only=False)).astype(np.float32).reshape(-1, a)
+
+
+def _first_width(column: Any) -> int:
+    """How many entries the first list of a column has."""
+    import pyarrow.compute as pc
+
+    first = pc.call_function("list_value_length", [column.slice(0, 1)]).to_pylist()
+    return (first[0] if first else None) or 1
 
 
 def _flat(column: Any, name: str, path: Path, width: int) -> Any:
