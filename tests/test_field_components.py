@@ -145,8 +145,8 @@ def test_a_config_that_is_none_or_asks_for_too_much(kind: str, policy: Path, tmp
     value, said = CONFIGS[kind]
 
     def change(_: dict[str, Tensor], meta: dict[str, str]) -> None:
-        whole = json.loads(meta["config"]) | value if isinstance(value, dict) else value
-        meta["config"] = value if value is DEEP else json.dumps(whole)
+        whole: Any = json.loads(meta["config"]) | value if isinstance(value, dict) else value
+        meta["config"] = DEEP if value is DEEP else json.dumps(whole)
 
     assert said in refusal(load_policy, unsealed(policy, tmp_path / "p.safetensors", change))
 

@@ -263,6 +263,12 @@ def test_left_over_files_of_processes_that_are_gone_are_removed(tmp_path: Path) 
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*kept, "page.html"])
 
 
+def test_no_device_is_replaced_by_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert "found a device or a pipe" in refusal(lambda: write_text(tmp_path / "pipe", "page"))
+    assert (tmp_path / "pipe").is_fifo()
+
+
 # ---------------------------------------------------------------- what is finished
 
 

@@ -238,8 +238,8 @@ def _check_size(path: Path, data: Mapping[str, Any], header: Header) -> None:
     for name, value in data.items():
         if isinstance(value, Mapping):
             _check_size(path, value, header)
-        count = sum(map(int, value)) if isinstance(value, list) and name in _COUNTS else value
-        if name in _COUNTS and count > len(header.shapes):
+        numbers: Any = value if isinstance(value, list) else [value]
+        if name in _COUNTS and sum(numbers) > len(header.shapes):
             raise InputError(
                 f"{path}: field 'config.{name}': found {short(value)} in a file of {len(header.shapes)} tensors; the "
                 "config is not that of these weights. Copy or train it again"

@@ -80,6 +80,8 @@ def atomic(path: Path, size: int) -> Iterator[Path]:
     Temporary files of the same name that killed processes left behind are removed.
     """
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    if path.is_char_device() or path.is_fifo() or path.is_socket():  # which a rename would replace
+        raise InputError(f"{path}: found a device or a pipe, expected a file's name; name a file")
     with space_for(path, size):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
