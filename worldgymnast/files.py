@@ -132,8 +132,11 @@ def _content(path: Path, hint: str) -> bytes:
             raise InputError(
                 f"{path}: holds {path.stat().st_size:,} bytes, expected at most {MAX_JSON_BYTES:,}; {hint}"
             )
-        return path.read_bytes()
+        content = path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: cannot be read ({error}); {hint}") from error
+    if said := mistaken(content[:64]):
+        raise InputError(f"{path}: is not JSON ({said}); {hint}")
+    return content
