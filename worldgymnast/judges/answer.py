@@ -40,8 +40,10 @@ _BEFORE = ("the", "my", "a", "an", "your", "overall", "total", "task", "success"
            "la", "el")  # fmt: skip
 """Words that may stand before a plain "score"; any other makes it the score of something else."""
 _DENIED = re.compile(r"\b(?:not|no|never|cannot|without|neither|nor|previous|wrong|kein|keine|nicht)\b|n't\b")
+_SCALED = re.compile(r"\b(?:scale|range)\b[^\n\d]{0,20}\d(?:\.\d{1,3})?\s{0,2}(?:-|to|and)\s{0,2}(\d{1,6})")
+"""A scale that is named before the label, to its highest number."""
 _CORRECTED = re.compile(
-    r"\b(?:wait|actually|correction|sorry|hmm|instead|rather|revis\w{1,6}|reconsider\w{0,6}|mistake)\b"
+    r"\b(?:wait|actually|correction|sorry|hmm|instead|rather|revis\w{1,6}|reconsider\w{0,6}|mistake|second\s{1,3}thoughts?)\b"
     r"[^\n\d]{0,60}?(?<![\w.])(\d(?:\.\d{1,3})?)(?![\w.]*\w)",
     re.IGNORECASE,
 )
@@ -125,6 +127,8 @@ def _after(label: re.Match[str], text: str, scores: Scores, final: bool) -> Read
         return NOTHING
     if word and label["plain"] and word not in _BEFORE:
         return NOTHING
+    if any(float(end) != scores[-1] for end in _SCALED.findall(before)):
+        return Reading("unsure", why="another scale before the number")
     following = text[label.end() : label.end() + _WINDOW]
     if len(following) == _WINDOW:
         following = following.rstrip("0123456789.,")  # a number that the window cuts is another

@@ -79,9 +79,13 @@ _MARKUP = re.compile(
     r"|[*`#$]|(?<![^\W_])_|_(?![^\W_])",
     re.IGNORECASE,
 )
+_NO_SPACE = re.compile(r"(?<=[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af])(?=[0-9])")
+"""Where scripts without spaces go over into a number."""
 _SAME = {ord(c): sign for sign, same in (
     ("-", "\u2212\u2013\u2014\u2010\u2011"), ("/", "\u2044\u2215"), ("~", "\u223c\u301c"), (".", "\u3002"),
-    (",", "\u3001"), ("'", "\u2018\u2019\u201a"), ('"', "\u201c\u201d\u201e"), ("\n", "\u2028\u2029\u0085"),
+    (",", "\u3001"),
+    ("[", "\u3008\u300a\u300c\u3010\u3014"), ("]", "\u3009\u300b\u300d\u3011\u3015"),
+    ("'", "\u2018\u2019\u201a"), ('"', "\u201c\u201d\u201e"), ("\n", "\u2028\u2029\u0085"),
 ) for c in same}  # fmt: skip
 """Signs that are written in several ways."""
 
@@ -97,7 +101,7 @@ def plain(text: str) -> str:
         odd = [c for c in set(text) if not c.isascii()]
         changed = {ord(c): str(unicodedata.decimal(c)) for c in odd if c.isdecimal()}
         changed |= {ord(c): None for c in odd if unicodedata.category(c) == "Cf"}
-        text = text.translate(changed | _SAME)
+        text = _NO_SPACE.sub(" ", text.translate(changed | _SAME))
     return _MARKUP.sub(" ", text.replace("\r", "\n"))
 
 
@@ -145,12 +149,15 @@ _ODD = ("doubt", "other", "percent", "slash", "stop", "mixed", "dash")
 _SHARES = ("of", "out", "von", "sur", "aus", "from", "de")
 _ALTERNATIVES = ("or", "oder", "ou", "and", "und", "et", "to", "bis", "vs", "versus", "through", "或", "and/or")
 _SCALE = ("scale", "range", "out", "max", "maximum", "max.", "skala", "possible", "满分", "von", "sur")
+_SCALES_BEGIN = ("on", "from", "out", "between", "in", "range", "scale", "auf", "von")
+"""How a scale begins that stands without brackets before the number: "on a scale of 0 to 5: 4"."""
 _CONDITIONS = ("if", "unless", "when", "only", "provided", "wenn", "falls", "assuming", "iff", "whenever", "means")
 _REASONS = ("because", "since", "as", "for", "due", "given", "based", "which", "where", "indicating", "meaning",
             "point", "points", "pt", "pts", "punkt", "punkte", "分", "点", "點", "점", "success", "successful",
-            "failure", "weil", "da", "denn", "not", "with", "so", "therefore")  # fmt: skip
+            "failure", "weil", "da", "denn", "not", "with", "on", "so", "therefore")  # fmt: skip
 _RETRACTIONS = ("or", "oder", "otherwise", "else", "maybe", "perhaps", "possibly", "probably", "rather", "instead",
-                "actually", "wait", "no", "correction", "sorry", "sonst", "but", "though", "better")  # fmt: skip
+                "actually", "wait", "no", "correction", "sorry", "sonst", "but", "though", "although",
+                "alternatively", "better", "could", "might", "may")  # fmt: skip
 _DEPTH = 3
 """Brackets within brackets that are looked into."""
 
@@ -224,7 +231,13 @@ class _Slot:
             elif token.kind in _ODD or (token.text == ">" and parted):
                 return self.doubtful(i) if joined else NOTHING
             elif token.kind == "word" and token.text not in _FILLERS:
-                return NOTHING
+                colon = self.colon(i)
+                if parted or token.text not in _SCALES_BEGIN or colon is None:
+                    return NOTHING
+                if doubt := self.other_scale(self.tokens[i:colon]):
+                    return doubt
+                i = colon
+                continue
             i += 1
         return NOTHING
 
@@ -232,6 +245,13 @@ class _Slot:
         """Of a sign before the number: a doubt where a number follows at once."""
         near = any(_is_number(self.at(k)) or self.at(k).kind == "mixed" for k in (i, i + 1))
         return Reading("unsure", why=f"'{self.at(i).text}' before the number") if near else NOTHING
+
+    def colon(self, i: int) -> int | None:
+        """Where the colon is behind a description that begins at `i`; None where the line has none nearby."""
+        for k in range(i, min(i + 15, len(self.tokens))):
+            if self.tokens[k].kind in ("newline", "sep"):
+                return k if self.tokens[k].kind == "sep" else None
+        return None
 
     def group(self, i: int) -> tuple[list[Token], int | None]:
         """The tokens in the bracket that opens at `i`, and where it is over; None where it does not close."""
@@ -367,6 +387,10 @@ class _Slot:
     def disturbs(self, line: list[Token]) -> str:
         """Why the first token after the number makes it doubtful; "" where it does not."""
         first, second = line[0], line[1] if len(line) > 1 else Token("newline", "")
+        if first.text == "<" and _is_number(second) and not any(t.text == ">" for t in line):
+            return "a comparison"
+        if first.text in ("+", "-") and len(line) == 1:
+            return f"'{first.text}' after the number"
         if first.kind in ("number", "mixed", "doubt", "percent", "slash"):
             return f"'{first.text}' after the number"
         if first.kind in ("stop", "dash", "sep", "arrow", "pipe", "other") and (
@@ -386,11 +410,23 @@ class _Slot:
                 return "a question mark after the number"
             if token.text in _RETRACTIONS and any(n in self.scores and n != value for n in numbers[:1]):
                 return f"'{token.text}' and a second score after the number"
-            if token.text in _SCALE and numbers and max(n or 0 for n in numbers) != self.top and _declares(line, i):
+            if token.text in _SCALE and self.declares_other(line, i):
                 return "another scale after the number"
             if token.kind == "open" and (why := self.beside(line, i, value)):
                 return why
         return ""
+
+    def declares_other(self, line: list[Token], i: int) -> bool:
+        """Whether the word at `i` of a line, such as "scale" or "out", goes with numbers that end elsewhere than ours.
+
+        "2 out of 3 steps" declares none; "0-5 scale" does, and "out of 5".
+        """
+        if line[i].text in _SHARES:
+            near = [] if i and _is_number(line[i - 1]) else line[i + 1 : i + 4]
+        else:
+            near = line[max(0, i - 4) : i + 7]
+        numbers = [number(t, self.scores) for t in near if t.kind == "number"]
+        return bool(numbers) and max(n or 0 for n in numbers) != self.top
 
     def beside(self, line: list[Token], i: int, value: float) -> str:
         """Why the bracket at `i` of a line contradicts the number; "" where it does not."""
@@ -400,13 +436,7 @@ class _Slot:
             return "another number in brackets"
         if i == 0 and inner and inner[0].kind in ("slash", "doubt"):
             return "" if numbers == [self.top] else "another scale in brackets"
-        if i == 0 and len(inner) == 3 and len(numbers) == 2 and inner[1].kind == "dash" and numbers[1] != self.top:
+        ranges = [t.kind == "number" or t.kind == "dash" or t.text == "to" for t in inner[:3]]
+        if i == 0 and len(numbers) >= 2 and sum(ranges) == 3 and numbers[1] != self.top:
             return "another scale in brackets"
         return ""
-
-
-def _declares(line: list[Token], i: int) -> bool:
-    """Whether the word at `i` of a line declares a scale: "out of" does not where a number precedes it."""
-    if line[i].text not in ("out", "von", "sur", "max", "maximum", "possible"):
-        return True
-    return i == 0 or not _is_number(line[i - 1])
