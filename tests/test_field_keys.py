@@ -441,23 +441,31 @@ def test_a_file_that_is_no_ledger_is_empty_or_one_line(content: bytes, tmp_path:
         assert Ledger(path).spent() == Spent()
 
 
-def test_a_ledger_that_cannot_be_written_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("was_killed", [False, True])
+def test_a_ledger_that_cannot_be_written_can_be_read(
+    was_killed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "ledger.sqlite"
     ledger = Ledger(path)
     ledger.keep("k", {0: "[[1.0, 1.0]]"})
     ledger.spend(Spent(3, 30, 0.5))
-    ledger.close()
-    opened = sqlite3.connect
+    if not was_killed:
+        ledger.close()
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    assert (f"{path.name}-wal" in before) == was_killed
+    connect = sqlite3.connect
 
-    def read_only(place: str, **settings: Any) -> sqlite3.Connection:
-        if not settings.get("uri"):
+    def on_a_read_only_disk(place: Any, **settings: Any) -> sqlite3.Connection:
+        if str(place) == str(path):
             raise sqlite3.OperationalError("attempt to write a readonly database")
-        return opened(place, **settings)
+        return connect(place, **settings)
 
-    monkeypatch.setattr(sqlite3, "connect", read_only)
+    monkeypatch.setattr(sqlite3, "connect", on_a_read_only_disk)
     kept = Ledger(path)
     assert kept.answers("k") == {0: "[[1.0, 1.0]]"}
     assert kept.spent() == Spent(3, 30, 0.5)
     with pytest.raises(InputError, match="found no place to keep the judge's answers"):
         kept.keep("k", {1: "[]"})
-    assert not list(tmp_path.glob("*-wal"))
+    with pytest.raises(InputError, match="found no place to keep the judge's answers"):
+        kept.reserve(Budget())
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before

@@ -7,15 +7,17 @@ processes with one ledger pay once. SQLite's own journal makes every entry whole
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+import shutil
 import socket
 import sqlite3
+import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -155,7 +157,7 @@ class Ledger:
 
     # ------------------------------------------------------------ a question is asked once
 
-    @contextmanager
+    @contextlib.contextmanager
     def holding(self, key: str, stopped: threading.Event | None = None) -> Iterator[None]:
         """Hold a question while it is asked; wait while another thread or process does.
 
@@ -207,7 +209,7 @@ class Ledger:
                     f"{self.path}: found no place to keep the judge's answers ({error}), expected a folder that can be "
                     "written to; copy the judge's file into one"
                 ) from error
-            except (sqlite3.DatabaseError, OverflowError, UnicodeError, ValueError) as error:
+            except (sqlite3.DatabaseError, OSError, OverflowError, ValueError) as error:
                 raise self._unusable(error) from error
 
     def _unusable(self, error: Exception | str) -> InputError:
@@ -232,8 +234,7 @@ class Ledger:
                 if isinstance(error, OSError):
                     raise sqlite3.OperationalError(f"unable to open database file: {error.strerror}") from error
                 raise
-            where = path.resolve().as_uri()
-            return sqlite3.connect(f"{where}?mode=ro&immutable=1", uri=True, check_same_thread=False)
+            return _read_only(path)
 
     def close(self) -> None:
         """Closes the file."""
@@ -243,13 +244,33 @@ class Ledger:
                 self._open = None
 
 
-def _opened(place: str) -> sqlite3.Connection:
-    """A database that can be written, with the tables of a ledger in it."""
-    opened = sqlite3.connect(place, timeout=30, isolation_level=None, check_same_thread=False)
+def _read_only(path: Path) -> sqlite3.Connection:
+    """A copy in memory of a file that cannot be written, with what a run that was killed left beside it."""
+    with tempfile.TemporaryDirectory() as folder:
+        for end in ("", "-wal"):
+            if Path(f"{path}{end}").is_file():
+                shutil.copyfile(f"{path}{end}", Path(folder) / f"{FILE}{end}")
+        source = sqlite3.connect(Path(folder) / FILE)
+        copy = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        with contextlib.closing(source):
+            source.backup(copy)
+    _check_version(copy)
+    copy.execute("PRAGMA query_only = ON")
+    return copy
+
+
+def _check_version(opened: sqlite3.Connection) -> int:
     (version,) = opened.execute("PRAGMA user_version").fetchone()
     if version > _VERSION:
         opened.close()
         raise sqlite3.DatabaseError(f"of version {version}, newer than this program's {_VERSION}")
+    return version
+
+
+def _opened(place: str) -> sqlite3.Connection:
+    """A database that can be written, with the tables of a ledger in it."""
+    opened = sqlite3.connect(place, timeout=30, isolation_level=None, check_same_thread=False)
+    version = _check_version(opened)
     opened.execute("PRAGMA synchronous = NORMAL")
     opened.execute("PRAGMA journal_mode = WAL")
     opened.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT, number INTEGER, answer TEXT, "
