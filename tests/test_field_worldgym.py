@@ -165,6 +165,12 @@ def test_notes_that_are_none(root, text, said):
     refused(root, said)
 
 
+def test_notes_that_are_a_link_to_nowhere_are_not_passed_over(root):
+    (root / "0.json").unlink()
+    (root / "0.json").symlink_to("moved.json")
+    refused(root, r"0\.json: cannot be read")
+
+
 def test_notes_with_a_byte_order_mark_line_separators_and_nulls(root):
     notes = {"instruction": "open\u2028it\u0085", "task": None, "source": None, "layout": None, "success": None}
     content = json.dumps(notes, ensure_ascii=False).encode()

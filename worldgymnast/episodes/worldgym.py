@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -198,7 +199,7 @@ def read_notes(video: Path, frames: int) -> Notes:
         InputError: the file is no JSON object, or a field holds what it cannot mean.
     """
     path = video.with_suffix(".json")
-    if not path.exists():
+    if not os.path.lexists(path):  # a link to nowhere is no absence: labels would be lost without a word
         return Notes()
     said = read_json_object(path)
     return Notes(
