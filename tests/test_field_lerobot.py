@@ -99,7 +99,7 @@ DROPPED = [0, 1, 5, 6, 8, 9]
 
 
 @pytest.mark.parametrize("renumbered", [False, True])
-def test_dropped_rows_take_the_frames_at_their_times(tmp_path, renumbered):
+def test_dropped_rows_take_the_frames_at_their_times(tmp_path, renumbered, capsys):
     root = tmp_path / "set"
     v21(root, lens=(6, 6), video_len=(10, 10))
 
@@ -109,6 +109,7 @@ def test_dropped_rows_take_the_frames_at_their_times(tmp_path, renumbered):
 
     edit(root, drop)
     assert numbers(root) == [(DROPPED, list(range(5)))] * 2
+    assert capsys.readouterr().err.count("time between rows: found 0.1 to 0.4 s in 2 of 2 episodes") == 1
     said = warnings(root)
     assert "time between rows: found 0.1 to 0.4 s in 2 of 2 episodes (0, 1), expected 0.1 s throughout" in said
     assert "4 frames that belong to no row" in said

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from worldgymnast.episodes.lerobot_frames import Camera, camera, in_order, side_
 from worldgymnast.episodes.lerobot_layout import ImageKey, Layout, read_layout
 from worldgymnast.episodes.lerobot_rows import STATE, Rows
 from worldgymnast.episodes.lerobot_spec import axis_names
-from worldgymnast.episodes.lerobot_survey import survey
+from worldgymnast.episodes.lerobot_survey import STEPS, survey
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.files import visible
 from worldgymnast.types import Episode, InputError
@@ -106,11 +108,20 @@ def episodes(path: str | Path, *, image_key: ImageKey = None, size: Size = None)
 
 
 def _sound(found: Layout, state: bool = False) -> list[Rows]:
-    """The rows of every episode; raises the first error of the survey."""
+    """The rows of every episode; raises the first error of the survey, and says where a step is no step in time."""
     made = survey(found, state)
     for error in made.errors:
         raise error
+    for warning in made.warnings:
+        if warning.field == STEPS:
+            _say(str(warning))
     return made.rows
+
+
+@functools.cache
+def _say(line: str) -> None:
+    """Prints a line on stderr, once."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def _without_last(actions: np.ndarray) -> np.ndarray:

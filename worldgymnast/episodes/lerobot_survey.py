@@ -19,6 +19,9 @@ from worldgymnast.files import read_json_lines, read_json_object, short, visible
 from worldgymnast.types import InputError
 
 _STATS_LINES = "meta/episodes_stats.jsonl"
+STEPS = "time between rows"
+"""The field of the one warning that readers print, too: a world learns from it that an action does more than it did."""
+
 _NAMED = 5
 
 
@@ -158,7 +161,7 @@ def _times(found: Layout, made: Survey) -> None:
         low, high = min(low for low, _ in odd.values()), max(high for _, high in odd.values())
         text = f"{low:.3g} to {high:.3g} s in {len(odd)} of {len(found.records)} episodes ({_some(list(odd))})"
         hint = "rows were dropped or late: frames are those at the rows' times, but an action may span several frames"
-        made.warn(path, "time between rows", text, f"{1 / found.fps:.3g} s throughout", hint)
+        made.warn(path, STEPS, text, f"{1 / found.fps:.3g} s throughout", hint)
     if untimed := [one.record.index for one in made.rows if not one.is_timed]:
         text = f"none in {len(untimed)} episodes ({_some(untimed)})"
         hint = f"taken as row by row at {found.fps:g} fps"
