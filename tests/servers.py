@@ -70,7 +70,7 @@ def answering(reply: Callable[[str], str], status: int = 200) -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            body = reply(self.rfile.read(int(self.headers.get("content-length", 0))).decode())
+            body = reply(self.rfile.read(int(self.headers.get("content-length", 0))).decode("utf-8", "replace"))
             self.send_response(status)
             kind = "text/html" if body.startswith("<") else "application/json"
             self.send_header("content-type", kind)

@@ -25,10 +25,12 @@ from worldgymnast.cli import main
 from worldgymnast.config import load_judge
 from worldgymnast.endpoint import EndpointConfig, Unusable
 from worldgymnast.judges.combined import check
+from worldgymnast.judges.local import LocalVLM
 from worldgymnast.judges.prompt import RUBRICS, NoScore, parse
 from worldgymnast.judges.vlm import VLMConfig, VLMJudge
 from worldgymnast.replies import answer_of
 from worldgymnast.scenes import proposals
+from worldgymnast.scenes.remote import RemoteEditor, RemoteEditorConfig
 from worldgymnast.types import InputError, Verdict
 
 BINARY, PARTIAL, PROGRESS = (RUBRICS[name] for name in ("binary-v1", "partial-v1", "progress-v1"))
@@ -608,3 +610,53 @@ def test_a_reply_without_proposals_is_an_input_error(content: Any) -> None:
         asked = proposals.Proposer(proposals.ProposerConfig(EndpointConfig("m", url, attempts=2, pause=0.0)))
         with pytest.raises(InputError, match="found no proposals"):
             asked.propose(np.zeros((32, 32, 3), np.uint8), 2)
+
+
+# ---------------------------------------------------------------- a model in this process, pictures
+
+
+def test_what_a_local_model_writes_counts_only_where_it_ends() -> None:
+    made = LocalVLM.__new__(LocalVLM)
+    tokenizer = SimpleNamespace(decode=lambda row, skip_special_tokens: " ".join(map(str, row)))
+    made.processor = SimpleNamespace(tokenizer=tokenizer)
+    made.model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=[2, 3]))
+    assert made._text([5, 6, 3, 0, 0]) == "5 6"
+    with pytest.raises(NoScore, match="cut off after 2 tokens") as error:
+        made._text([5, 6])
+    assert error.value.kind == "cut off"
+
+
+def edited(content: Any, size: int = 64) -> np.ndarray:
+    """What an editor makes of a reply with that picture."""
+    with saying(json.dumps({"created": 1, "data": [{"b64_json": content}]})) as url:
+        editor = RemoteEditor(RemoteEditorConfig(EndpointConfig("m", url, attempts=1), pixels=size))
+        return editor.edit(np.zeros((1, 32, 32, 3), np.uint8), "open it", np.random.default_rng(0))
+
+
+def picture(size: int) -> str:
+    made = io.BytesIO()
+    Image.new("RGB", (size, size), (0, 0, 200)).save(made, "PNG")
+    return base64.b64encode(made.getvalue()).decode()
+
+
+def test_an_edited_picture_is_read_in_the_forms_that_servers_send() -> None:
+    plain = picture(64)
+    lines = "\n".join(plain[i : i + 76] for i in range(0, len(plain), 76))
+    for content in (plain, lines, f"data:image/png;base64,{plain}"):
+        assert edited(content)[0, 0, 0].tolist() == [0, 0, 200]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None, 3, "", "%%%", picture(64)[:50], picture(32), base64.b64encode(b"%!PS-Adobe-3.0 EPSF-3.0\n").decode(),
+        picture(9000),
+    ],
+    ids=["null", "number", "empty", "no base64", "cut", "another size", "PostScript", "a bomb"],
+)  # fmt: skip
+def test_an_edited_picture_that_is_none_is_one_line(content: Any) -> None:
+    with pytest.raises(InputError) as error:
+        edited(content)
+    assert "picture" in str(error.value)
+    assert "no connection" not in str(error.value)
+    assert "\n" not in str(error.value)

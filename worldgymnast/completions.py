@@ -258,7 +258,8 @@ def picture_in(reply: Reply) -> bytes:
     for found in reply.data:
         if isinstance(content := found.get("b64_json"), str) and content:
             try:
-                return base64.b64decode(content, validate=True)
+                bare = "".join(content.split()).rpartition(";base64,")[2]  # broken into lines, or as a data URL
+                return base64.b64decode(bare, validate=True)
             except ValueError:
                 raise Unusable("cut off", "a picture that is cut off") from None
         if found.get("url"):
