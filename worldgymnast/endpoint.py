@@ -33,7 +33,7 @@ from worldgymnast.completions import (
     retry_after,
 )
 from worldgymnast.ledger import Budget, Ledger, Price, Spent
-from worldgymnast.parameters import TOKENS_A_PICTURE, culprit, estimate, without
+from worldgymnast.parameters import TOKENS_A_PICTURE, check_extra, culprit, estimate, without
 from worldgymnast.transport import Lost, Received, Refused, Transport
 from worldgymnast.types import InputError, Paused, in_range
 
@@ -53,8 +53,6 @@ _AT_ONCE = 1e-3
 _WARM = 0.7
 """Temperature of the next try after an answer at temperature 0 that says nothing, which would only be repeated."""
 _SHOWN = 200
-_TAKEN = ("model", "messages", "stream", "n", "image", "prompt")
-"""Fields that are no further ones."""
 
 
 @dataclass(frozen=True)
@@ -102,18 +100,7 @@ class EndpointConfig:
         if self.budget.money is not None and not self.price.read + self.price.written:
             raise InputError("field 'budget.money': found a limit and no price, so that nothing would ever count; "
                              "expected price.read and price.written, for a million tokens")  # fmt: skip
-        _check_extra(self.extra)
-
-
-def _check_extra(extra: Mapping[str, Any]) -> None:
-    """Raises where further fields of a request are not such."""
-    if taken := [name for name in extra if name in _TAKEN]:
-        raise InputError(f"field 'extra': found '{taken[0]}', which the request itself fills in; leave it out")
-    try:
-        json.dumps(dict(extra), allow_nan=False).encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"field 'extra': found what cannot be sent as JSON ({error}), expected fields of a request, "
-                         'such as {"reasoning_effort": "low"}') from error  # fmt: skip
+        check_extra(self.extra)
 
 
 class BudgetSpent(Paused):

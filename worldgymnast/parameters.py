@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -16,7 +17,20 @@ _OPTIONAL = ("n", "response_format", "logprobs")
 """Fields that not every server takes, in the order in which they are suspected where a refusal names none."""
 _INSTEAD = {"max_tokens": "max_completion_tokens"}
 """What a field is called at servers that refuse it."""
+_TAKEN = ("model", "messages", "stream", "n", "image", "prompt")
+"""Fields that are no further ones."""
 _REFUSING = ("400", "404", "415", "422", "501")
+
+
+def check_extra(extra: Mapping[str, Any]) -> None:
+    """Raises where further fields of a request are not such."""
+    if taken := [name for name in extra if name in _TAKEN]:
+        raise InputError(f"field 'extra': found '{taken[0]}', which the request itself fills in; leave it out")
+    try:
+        json.dumps(dict(extra), allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"field 'extra': found what cannot be sent as JSON ({error}), expected fields of a request, "
+                         'such as {"reasoning_effort": "low"}') from error  # fmt: skip
 
 
 def without(fields: Mapping[str, Any], left_out: Collection[str]) -> dict[str, Any]:
