@@ -313,6 +313,8 @@ def _parse(name: str, rest: Sequence[str]) -> Command:
         if idle := sorted(set(given) & set(_flags(made)) - set(shown)):
             raise UsageError(f"{name}: {idle[0]} has no effect here; {kind.instead}")
         raise UsageError(_unknown(name, unknown, shown))
+    flags = (word.partition("=")[0].replace("_", "-") for word in rest if word.startswith("--"))
+    object.__setattr__(command, "given", frozenset(flags))
     return command
 
 
@@ -383,6 +385,8 @@ def _unknown(name: str, unknown: Sequence[str], flags: Sequence[str]) -> str:
 def _flags(config: Any, hidden: Mapping[type, Collection[str]] | None = None, prefix: str = "--") -> Iterator[str]:
     """Every flag of a command, of its type or of an instance with its configs, without `hidden` fields of configs."""
     for field in fields(config):
+        if not field.init:
+            continue
         if hidden and field.name in hidden.get(type(config), ()):
             continue
         value = field.default if isinstance(config, type) else getattr(config, field.name)

@@ -150,12 +150,14 @@ class Manifest:
         seed: its seed.
         data: hash of the data it was trained on, or of the component it started from.
         metrics: what was measured on it.
+        origin: what its data are: "action_spec", "frame_size", "fps", "image_key", "instructions"; where known.
     """
 
     recipe: str = ""
     seed: int = 0
     data: str = ""
     metrics: Mapping[str, float] | None = None
+    origin: Mapping[str, Any] | None = None
 
 
 @by_first

@@ -14,17 +14,18 @@ from worldgymnast.commands.command import (
     LENT,
     REPORT,
     Computing,
+    Watching,
     Weights,
     agree,
     conclude,
     drives,
     familiar,
     ledger,
-    parts,
     read,
     sees,
     wrote,
 )
+from worldgymnast.commands.starters import parts, refuse_starters, refuse_strangers, refuse_tasks
 from worldgymnast.config import load_judge, load_policy, load_world
 from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks, instructions
 from worldgymnast.episodes.starts import frame_of, starts_hash
@@ -46,7 +47,7 @@ from worldgymnast.types import InputError, Start, in_range
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adapt(Computing):
+class Adapt(Computing, Watching):
     """Test-time training: reinforcement learning from one frame and one sentence, in the world as it is.
 
     Attributes:
@@ -104,7 +105,8 @@ class Adapt(Computing):
     def __call__(self) -> int:
         """Trains, prints what was won and what was forgotten, and writes the report."""
         self.prepare()
-        files = parts(policy=self.policy, world=self.world, judge=self.judge)
+        given = {"policy": self.policy, "world": self.world, "judge": self.judge}
+        files = parts(**given)
         policy, world = load_policy(files["policy"], self.device), load_world(files["world"], self.device)
         judge = load_judge(files["judge"], self.device, ledger(self.out))
         agree(files["policy"], policy.action_spec, files["world"], world.action_spec)
@@ -112,11 +114,17 @@ class Adapt(Computing):
         if self.layout is not None or self.real or not self.data:
             drives(files["policy"], policy, env)
         start = self._start(env)
+        if self.layout is not None:
+            refuse_tasks(self.judge, [self.task])
         if not finished(self.out):
             check(judge, [(start.task, start.instruction)])
+        said: tuple[str, ...] = ()
         if self.data:
-            episodes = read(self.data, None)
+            episodes = read(self.data, world.frame_size[0], self.cameras)
+            refuse_starters(given, self.data[0], episodes.spec)
+            refuse_strangers(files["policy"], policy.action_spec, self.data[0], episodes.spec)
             sees(world, episodes.size, "data convert SOURCE TARGET --size")
+            said = tuple(episodes.instruction)
             others = from_episodes(episodes, sorted(set(episodes.task)), 0.0)
             drawn = others(np.random.default_rng(self.config.rl.seed), self.others * len(set(episodes.task)))
             known, measured = drawn, drawn
@@ -127,7 +135,7 @@ class Adapt(Computing):
             measured = photographs(env, self.others, first + self.photographs) if self.others else []
         imagine = Imagination.of(policy, world, judge, self.config.rl.horizon)
         flags = ("--frame" if self.frame else "--layout", "--instruction")
-        familiar(world, [start], known, flags, self.anyway)
+        familiar(world, [start], known, flags, self.anyway, said)
         source = starts_hash([start, *known])
         after = adapt(policy, imagine, start, others, self.out, self.config, self.device, source)
         found = forgetting((policy, after), imagine, start, measured, self.config)

@@ -10,8 +10,9 @@ from typing import Annotated, ClassVar
 import tyro
 from tyro.conf import Positional
 
-from worldgymnast.commands.command import LENT, Computing, Weights, drives, ledger, parts, sees, wrote
+from worldgymnast.commands.command import LENT, Computing, Weights, drives, ledger, sees, wrote
 from worldgymnast.commands.command import agree as same_actions
+from worldgymnast.commands.starters import parts, refuse_starters, refuse_tasks
 from worldgymnast.config import load_judge, load_policy, load_world, to_dict
 from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks
 from worldgymnast.envs.simulator import SimulatorConfig
@@ -65,15 +66,18 @@ class Agree(Computing):
         """Rolls all out, prints the tables, and writes them and the picture."""
         self.prepare()
         env = replace(self.config.env, horizon=max(self.config.lengths))
-        files = parts(world=self.world, judge=self.judge)
+        given = {"world": self.world, "judge": self.judge}
+        files = parts(**given)
         world = load_world(files["world"], self.device)
         judge = load_judge(files["judge"], self.device, ledger(self.out))
         sees(world, (env.size, env.size), "--env.size")
         check_tasks(env.tasks)
+        refuse_tasks(self.judge, env.tasks)
         loaded = {str(path): load_policy(path, self.device) for path in self.policies}
         for path, other in twins(loaded).items():
             raise InputError(f"{path}: found the weights of {other}, expected every policy once")
         for path, policy in loaded.items():
+            refuse_starters(given, Path(path), policy.action_spec)
             same_actions(Path(path), policy.action_spec, files["world"], world.action_spec)
             drives(Path(path), policy, env)
         first = next(iter(loaded.values()))

@@ -12,32 +12,35 @@ from worldgymnast.commands.command import (
     REPORT,
     Command,
     Computing,
+    Watching,
     Weights,
     components,
     drives,
     ledger,
-    parts,
     read,
     wrote,
 )
+from worldgymnast.commands.fitting import horizon_of
+from worldgymnast.commands.starters import is_metaworld, parts, refuse_starters, refuse_tasks
+from worldgymnast.commands.train import imitated
 from worldgymnast.config import load_policy
 from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks
 from worldgymnast.envs.simulator import SimulatorConfig
 from worldgymnast.execution.surrogate import Imagination, Simulation
 from worldgymnast.loops import reproduce
-from worldgymnast.loops.finetune import FinetuneConfig, finetune, from_photographs, photographs
+from worldgymnast.loops.finetune import FinetuneConfig, finetune, from_episodes, from_photographs, photographs
 from worldgymnast.loops.iter_sft import IterSftConfig, iter_sft
 from worldgymnast.loops.quickstart import QuickstartConfig
 from worldgymnast.loops.reinforce import ReinforceConfig
 from worldgymnast.loops.score import layouts
-from worldgymnast.loops.train import demonstrations
+from worldgymnast.loops.train import PolicyTraining, demonstrations
 from worldgymnast.report.collect import collect
 from worldgymnast.report.report import write
 from worldgymnast.types import in_range
 
 
 @dataclass(frozen=True, kw_only=True)
-class IterSft(Computing):
+class IterSft(Computing, Watching):
     """A baseline: imitation of the policy's own imagined successes beside its demonstrations, round by round.
 
     Attributes:
@@ -47,7 +50,7 @@ class IterSft(Computing):
         judge: the judge's file; the starter's if left out.
         data: data sets with the demonstrations.
         demonstrations: expert episodes per task that are imitated, the first ones.
-        photographs: starts are photographs of that many new layouts a task.
+        photographs: starts are photographs of that many new layouts a task; of another robot's data the first frames.
         out: the run folder.
     """
 
@@ -69,13 +72,23 @@ class IterSft(Computing):
     def __call__(self) -> int:
         """Trains and writes the report."""
         self.prepare()
-        env = self.config.env
-        files = parts(policy=self.policy, world=self.world, judge=self.judge)
-        found = components(files, self.device, ledger(self.out), env)
-        demos = demonstrations(read(self.data, env.size), self.demonstrations)
-        starts = from_photographs(photographs(env, self.photographs, QuickstartConfig().photograph_layout))
-        imagine = Imagination.of(found.policy, found.world, found.judge, self.config.horizon)
-        iter_sft(found.policy, imagine, starts, demos, self.out, self.config, self.device)
+        given = {"policy": self.policy, "world": self.world, "judge": self.judge}
+        files, config, env = parts(**given), self.config, self.config.env
+        real = bool(config.evaluate_starts) or is_metaworld(load_policy(files["policy"]).action_spec)
+        found = components(files, self.device, ledger(self.out), env if real else None)
+        if real:
+            refuse_tasks(self.judge, env.tasks)
+        episodes = read(self.data, found.world.frame_size[0], self.cameras)
+        refuse_starters(given, self.data[0], episodes.spec)
+        episodes, wanted = imitated(episodes, PolicyTraining(demonstrations=self.demonstrations))
+        demos = demonstrations(episodes, wanted.demonstrations)
+        if real:
+            starts = from_photographs(photographs(env, self.photographs, QuickstartConfig().photograph_layout))
+        else:
+            starts = from_episodes(demos, sorted(set(demos.task)), 0.0)
+            config = replace(config, horizon=horizon_of(config.horizon, "--horizon", found, self.given))
+        imagine = Imagination.of(found.policy, found.world, found.judge, config.horizon)
+        iter_sft(found.policy, imagine, starts, demos, self.out, config, self.device)
         write(self.out / REPORT, collect(self.out))
         print(f"Report: {self.out / REPORT}")
         return wrote(self.out / "policy.safetensors")

@@ -8,7 +8,8 @@ from typing import Annotated
 
 from tyro.conf import Positional
 
-from worldgymnast.commands.command import LENT, Computing, Weights, components, conclude, ledger, parts
+from worldgymnast.commands.command import LENT, Computing, Weights, components, conclude, ledger
+from worldgymnast.commands.starters import parts, refuse_tasks
 from worldgymnast.config import to_dict
 from worldgymnast.envs.metaworld import MetaWorldConfig
 from worldgymnast.loops.deploy import deploy
@@ -45,6 +46,7 @@ class BestOfN(Computing):
         self.prepare()
         files = parts(policy=self.policy, world=self.world, judge=self.judge)
         found = components(files, self.device, ledger(self.out), self.env)
+        refuse_tasks(self.judge, self.env.tasks)
         policy, world, judge = found.policy, found.world, found.judge
         inputs = {"policy": identity(policy), "world": identity(world), "judge": identity(judge)}
         settings = {"env": to_dict(self.env), "score": to_dict(self.score), "inputs": inputs}

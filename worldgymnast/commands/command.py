@@ -7,7 +7,7 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -17,13 +17,13 @@ from tyro.conf import Positional
 
 from worldgymnast import processes
 from worldgymnast.actions import ActionSpec, ActionSpecMismatch, metaworld_spec, require_same
+from worldgymnast.commands.starters import is_metaworld
 from worldgymnast.config import load_judge, load_policy, load_world
 from worldgymnast.envs.metaworld import MORE, SUITE, MetaWorldConfig, check_tasks, instructions
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.ledger import FILE, Ledger
 from worldgymnast.loops.familiar import misspelt, strange_frames, strange_sentences
-from worldgymnast.loops.quickstart import starter
 from worldgymnast.loops.reproduce import Recipe
 from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.report import tables
@@ -57,6 +57,8 @@ class Command:
     """Fields of a config that have no effect in this command, and are no flags of it."""
     instead: ClassVar[str] = ""
     """What to do instead."""
+    given: frozenset[str] = field(default=frozenset(), init=False)
+    """The flags on the command line, such as "--policy.chunk": what is not among them, the data may decide."""
 
     @classmethod
     def start(cls, recipe: Recipe, name: str) -> Command:
@@ -106,7 +108,23 @@ class Computing(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Learning(Computing):
+class Watching(Command):
+    """A command that reads frames of data sets.
+
+    Attributes:
+        image_key: which cameras, where a data set has several: one name, several, or "all".
+    """
+
+    image_key: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME...")] = ()
+
+    @property
+    def cameras(self) -> str | tuple[str, ...] | None:
+        """As `formats.read` takes them."""
+        return self.image_key if len(self.image_key) > 1 else next(iter(self.image_key), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learning(Computing, Watching):
     """A command that trains on data sets.
 
     Attributes:
@@ -163,23 +181,23 @@ def check_size(command: Any) -> None:
         in_range(command, 1, "size", high=4096)
 
 
-def parts(**given: Path | None) -> dict[str, Path]:
-    """The files given, and the starter's for the others."""
-    return {name: path or starter(name) for name, path in given.items()}
-
-
 def ledger(out: Path) -> Ledger:
     """What judges behind servers answer and cost in a run, kept in its folder; raises where that could be none."""
     check_folder(out)
     return Ledger(out / FILE)
 
 
-def read(paths: Sequence[Path], size: int | None) -> EpisodeSet:
+Cameras = str | tuple[str, ...] | None
+
+
+def read(paths: Sequence[Path], size: int | None, cameras: Cameras = None) -> EpisodeSet:
     """All data sets as one, see `read_each`."""
-    return concatenate(read_each(paths, size))
+    return concatenate(read_each(paths, size, cameras=cameras))
 
 
-def read_each(paths: Sequence[Path], size: int | None, spec: ActionSpec | None = None) -> list[EpisodeSet]:
+def read_each(
+    paths: Sequence[Path], size: int | None, spec: ActionSpec | None = None, cameras: Cameras = None
+) -> list[EpisodeSet]:
     """The data sets, with their actions in `spec`, or in that of the first.
 
     Raises:
@@ -189,7 +207,7 @@ def read_each(paths: Sequence[Path], size: int | None, spec: ActionSpec | None =
         raise InputError("data: found no path, expected at least one data set's folder")
     if len({path.resolve() for path in paths}) < len(paths):
         raise InputError("data: found a data set twice, expected each once; use --shares to weigh one more")
-    sets = [formats.read(path, size=size) for path in paths]
+    sets = [formats.read(path, size=size, image_key=cameras) for path in paths]  # pyright: ignore[reportArgumentType]
     head, spec = sets[0], spec or sets[0].spec
     for i, (path, part) in enumerate(zip(paths, sets, strict=True)):
         try:
@@ -207,6 +225,34 @@ def read_each(paths: Sequence[Path], size: int | None, spec: ActionSpec | None =
                 f"resize all, such as --size {height}"
             )
     return sets
+
+
+def told(paths: Sequence[Path], episodes: EpisodeSet, needed: bool = False) -> None:
+    """Says how many episodes have no sentence; raises where none has one and sentences are `needed`."""
+    blank, where = episodes.without_instruction, " ".join(map(str, paths))
+    if needed and blank == len(episodes):
+        raise InputError(
+            f"{where}: no episode has a sentence, expected what is to be done in each: a policy that hears nothing "
+            "cannot be told tasks apart. Write them into the data set (LeRobot: meta/tasks), then run again"
+        )
+    if blank:
+        print(f"{where}: {blank} of {len(episodes)} episodes have no sentence")
+
+
+def hold_out(episodes: EpisodeSet, count: int) -> tuple[EpisodeSet, EpisodeSet]:
+    """The episodes without `count` of each task, and those; the same ones wherever the data are the same.
+
+    Raises:
+        InputError: a task has no more episodes than that.
+    """
+    for task in sorted(set(episodes.task)) if count else ():
+        if (found := len(episodes.where(task=task))) <= count:
+            of = f" of task '{task}'" if task else ""
+            raise InputError(
+                f"--held-out: found {count}, but the data have {found} episodes{of}, and one at least must be left. "
+                f"Give at most {found - 1}"
+            )
+    return episodes.split(count, SPLIT)
 
 
 def labelled(paths: Sequence[Path], episodes: EpisodeSet) -> None:
@@ -235,6 +281,13 @@ def fits(expected: tuple[int, int], size: tuple[int, int], flag: str) -> None:
 def drives(path: Path, policy: Policy, env: MetaWorldConfig, flag: str = "--env.hold") -> None:
     """Raises where the policy in `path` does not act as `env` does; `flag` is how long an action is held."""
     spec = policy.action_spec
+    if not is_metaworld(spec):
+        raise InputError(
+            f"{path}: acts in {spec}, but the one real environment so far is Meta-World, which takes "
+            f"{env.action_spec}. Nothing can be photographed or measured for real. Give a policy of Meta-World, or "
+            "train without it: rl PRESET --rl.evaluate-starts 0 --data DATA, iter-sft --evaluate-starts 0, adapt "
+            "--frame PICTURE --data DATA"
+        )
     try:
         require_same(spec, env.action_spec, f"{path} and real environment")
     except ActionSpecMismatch as error:
@@ -254,7 +307,12 @@ def agree(policy: Path, acts: ActionSpec, other: Path, imagines: ActionSpec) -> 
 
 
 def familiar(
-    world: WorldModel, starts: Sequence[Start], known: Sequence[Start], flags: tuple[str, str], anyway: bool
+    world: WorldModel,
+    starts: Sequence[Start],
+    known: Sequence[Start],
+    flags: tuple[str, str],
+    anyway: bool,
+    said: Sequence[str] = (),
 ) -> None:
     """Raises where starts have frames or sentences unlike all that is known; only says so where that is wanted.
 
@@ -266,10 +324,12 @@ def familiar(
         known: starts like those that world, policy and judge were trained on.
         flags: what gave the frames, and what the sentences.
         anyway: go on.
+        said: more sentences that policy and judge were trained on.
     """
-    if (slip := misspelt(starts, (*SUITE, *MORE))) and not anyway:
+    suite = SUITE if is_metaworld(world.action_spec) else ()
+    if suite and (slip := misspelt(starts, (*SUITE, *MORE))) and not anyway:
         raise InputError(f"{flags[0]}: {slip}; mend it, or add --anyway")
-    sentences = [*(start.instruction for start in known), *(words for task in SUITE for words in instructions(task))]
+    sentences = [*said, *(s.instruction for s in known), *(words for task in suite for words in instructions(task))]
     for flag, doubt in zip(flags, (strange_frames(world, starts, known), strange_sentences(starts, sentences)),
                            strict=True):  # fmt: skip
         if doubt and not anyway:
@@ -288,7 +348,7 @@ class Components:
 
 
 def components(
-    files: Mapping[str, Path], device: str, kept: Ledger, env: MetaWorldConfig, flags: str = "--env"
+    files: Mapping[str, Path], device: str, kept: Ledger, env: MetaWorldConfig | None, flags: str = "--env"
 ) -> Components:
     """The components in the files of "policy", "world" and "judge".
 
@@ -296,7 +356,7 @@ def components(
         files: see `parts`.
         device: where they compute.
         kept: what judges behind servers answer.
-        env: the real environment.
+        env: the real environment; None where nothing real is asked for.
         flags: what its flags begin with.
 
     Raises:
@@ -305,9 +365,10 @@ def components(
     policy, world = load_policy(files["policy"], device), load_world(files["world"], device)
     judge = load_judge(files["judge"], device, kept)
     agree(files["policy"], policy.action_spec, files["world"], world.action_spec)
-    drives(files["policy"], policy, env, f"{flags}.hold")
-    sees(world, (env.size, env.size), f"{flags}.size")
-    check_tasks(env.tasks)
+    if env is not None:
+        drives(files["policy"], policy, env, f"{flags}.hold")
+        sees(world, (env.size, env.size), f"{flags}.size")
+        check_tasks(env.tasks)
     return Components(policy, world, judge)
 
 

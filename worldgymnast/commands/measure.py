@@ -4,25 +4,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import numpy as np
+import tyro
 from tyro.conf import Positional
 
 from worldgymnast.commands.command import (
     REPORT,
-    SPLIT,
     Command,
     Computing,
+    Watching,
     Weights,
     conclude,
     drives,
+    hold_out,
     read,
     sees,
     writable,
     wrote,
 )
+from worldgymnast.commands.fitting import cameras_of, frames_for, rate_of
+from worldgymnast.commands.starters import is_metaworld
 from worldgymnast.config import load_judge, load_policy, load_world, to_dict
 from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks
+from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.evaluation.perceptual import lpips_distance
 from worldgymnast.evaluation.uncertainty import JitterConfig
 from worldgymnast.loops import reproduce
@@ -85,7 +91,7 @@ class Evaluate(Computing):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalWorld(Computing):
+class EvalWorld(Computing, Watching):
     """How far a world model can be trusted: its frames, whether it listens, how it ends; with a judge, what it knows.
 
     Attributes:
@@ -95,11 +101,13 @@ class EvalWorld(Computing):
         held_out: only the episodes that `train-world` and `distill` kept out with the same number.
         trained: with `held_out`, the others instead: those it was trained on.
         starts: start frames of each episode, spread over it.
-        length: frames imagined after each.
-        drift: frames imagined from some first frames, far beyond the data; 0 leaves it out.
+        length: frames imagined after each; left out, those of 2.25 seconds (30 in Meta-World).
+        drift: frames imagined from some first frames, far beyond the data; 0 leaves it out; left out, those of 15
+            seconds (200 in Meta-World).
         perceptual: also LPIPS; needs the extra of that name.
-        horizon: actions of an episode that are judged.
-        stride: the judge sees every that many frames; the policy's chunk.
+        horizon: actions of an episode that are judged; left out, 24 in Meta-World, and whole episodes of other robots.
+        stride: the judge sees every that many frames; the policy's chunk; left out, those of 0.15 seconds (2 in
+            Meta-World).
         jitter: the disturbed futures whose disagreement is the uncertainty.
         rows: clips imagined side by side; fewer take less memory.
         seed: of the imagination.
@@ -113,11 +121,11 @@ class EvalWorld(Computing):
     held_out: int = 0
     trained: bool = False
     starts: int = 1
-    length: int = 30
-    drift: int = 200
+    length: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    drift: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     perceptual: bool = False
-    horizon: int = 24
-    stride: int = 2
+    horizon: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    stride: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     jitter: JitterConfig = JitterConfig()
     rows: int = 32
     seed: int = 0
@@ -126,8 +134,9 @@ class EvalWorld(Computing):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        in_range(self, 1, "starts", "length", "horizon", "stride", "rows")
-        in_range(self, 0, "drift", "seed", "held_out")
+        said = [name for name in ("length", "horizon", "stride") if getattr(self, name) is not None]
+        in_range(self, 1, "starts", "rows", *said)
+        in_range(self, 0, "seed", "held_out", *(["drift"] if self.drift is not None else []))
         if self.trained and not self.held_out:
             raise InputError("--trained: found no --held-out, expected the number that the training was given")
         if self.sheet is not None and self.sheet.suffix != ".png":
@@ -141,10 +150,11 @@ class EvalWorld(Computing):
         distance = lpips_distance(self.device) if self.perceptual else None
         world = load_world(self.world, self.device)
         judge = None if self.judge is None else load_judge(self.judge, self.device)
-        episodes = read(self.data, None)
+        episodes = read(self.data, world.frame_size[0], self.cameras or cameras_of(self.world))
         sees(world, episodes.size, "data convert SOURCE TARGET --size")
         if self.held_out:
-            episodes = episodes.split(self.held_out, SPLIT)[0 if self.trained else 1]
+            episodes = hold_out(episodes, self.held_out)[0 if self.trained else 1]
+        rate = rate_of(episodes)
         found: dict[str, Any] = {}
 
         def show(**new: Any) -> None:
@@ -152,7 +162,7 @@ class EvalWorld(Computing):
             for sheet in sheets(new):
                 tables.show(tables.sheet(sheet))
 
-        length = min(self.length, int(episodes.length.min()))
+        episodes, length = long_enough(episodes, self.length or frames_for(30, rate), self.starts)
         if self.sheet is not None:
             write_bytes(self.sheet, png(contact_sheet(above(world, episodes, length, self.seed))))
             wrote(self.sheet)
@@ -160,13 +170,14 @@ class EvalWorld(Computing):
         show(
             fidelity=replay_fidelity(world, episodes, starts=self.starts, length=length, perceptual=distance, **common)
         )
-        if self.drift:
-            show(drift=drift(world, episodes, frames=self.drift, **common))
+        if frames := frames_for(200, rate) if self.drift is None else self.drift:
+            show(drift=drift(world, episodes, frames=frames, **common))
         labelled = episodes.select(episodes.labelled)
         said = self._without(judge is None, len(labelled) == 0)
         if judge is not None and len(labelled):
-            horizon = min(self.horizon, int(labelled.length.min()))
-            known = outcomes(world, judge, labelled, horizon=horizon, stride=self.stride, jitter=self.jitter, **common)
+            horizon = self.horizon or (24 if is_metaworld(episodes.spec) else int(labelled.length.max()))
+            stride = self.stride or frames_for(2, rate)
+            known = outcomes(world, judge, labelled, horizon=horizon, stride=stride, jitter=self.jitter, **common)
             show(gate=known.gate(), detection=plain(known.detections()), kept=known.kept(SIGNAL))
         else:
             print(said)
@@ -185,6 +196,28 @@ class EvalWorld(Computing):
         else:
             write_text(self.out, world_markdown(found, f"How far {self.world} can be trusted", [said] * bool(said)))
         return wrote(self.out)
+
+
+def long_enough(episodes: EpisodeSet, length: int, starts: int) -> tuple[EpisodeSet, int]:
+    """The episodes in which `starts` clips of so many actions can begin, and that length or a smaller one.
+
+    It is lowered to what nine in ten episodes have; the shorter ones are left out, which is said.
+
+    Raises:
+        InputError: no episode has an action.
+    """
+    room = episodes.length - (starts - 1)
+    usable = np.sort(room[room > 0])
+    if not len(usable):
+        raise InputError(
+            f"data: the longest of {len(episodes)} episodes has {int(episodes.length.max())} actions, expected at "
+            f"least {starts}; give longer ones" + (" or fewer --starts" if starts > 1 else "")
+        )
+    length = min(length, int(usable[len(usable) // 10]))
+    keep = room >= length
+    if not keep.all():
+        print(f"{int((~keep).sum())} of {len(episodes)} episodes are shorter than {length} actions and are left out")
+    return episodes.select(keep), length
 
 
 @dataclass(frozen=True, kw_only=True)

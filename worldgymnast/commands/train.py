@@ -7,34 +7,39 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
+import numpy as np
 import tyro
 
 from worldgymnast.actions import BRIDGE, WORLDGYM, require_same
 from worldgymnast.commands.command import (
     LENT,
     REPORT,
-    SPLIT,
     Command,
     Components,
     Computing,
     Learning,
+    Watching,
     Weights,
     agree,
     components,
     familiar,
     fits,
+    hold_out,
+    is_metaworld,
     labelled,
     ledger,
-    parts,
     read,
     read_each,
     sees,
+    told,
     wrote,
 )
+from worldgymnast.commands.fitting import RATE, fit_judge, fit_policy, fit_world, horizon_of, origin, size_for
+from worldgymnast.commands.starters import parts, refuse_starters, refuse_strangers, refuse_tasks
 from worldgymnast.config import load_classifier, load_judge, load_policy, load_world
 from worldgymnast.envs.metaworld import MetaWorldConfig, instructions
 from worldgymnast.episodes.starts import read_starts, starts_hash
-from worldgymnast.episodes.windows import EpisodeSet, check_shares, warn_outside
+from worldgymnast.episodes.windows import EpisodeSet, check_shares, concatenate, warn_outside
 from worldgymnast.execution.surrogate import Imagination
 from worldgymnast.judges.combined import check
 from worldgymnast.loops import reproduce, train
@@ -54,13 +59,16 @@ from worldgymnast.presets import WORLDS
 from worldgymnast.report.collect import collect
 from worldgymnast.report.report import write
 from worldgymnast.run import finished
-from worldgymnast.types import InputError, in_range
+from worldgymnast.types import InputError, Start, in_range
 from worldgymnast.worldmodel.autoencoder import Autoencoder
 from worldgymnast.worldmodel.sampler import WorldModelConfig
 from worldgymnast.worldmodel.vae import ImageVAE, VAEConfig
 
 _KNOWN = 10
 """Photographs a task of the suite, with which other pictures are compared."""
+_KNOWN_EPISODES = 60
+"""Episodes of another robot's data whose first frames other pictures are compared with."""
+_BOTH = ("--starts", "--starts")
 _SPECS = {"bridge": BRIDGE, "worldgym": WORLDGYM}
 
 
@@ -84,10 +92,15 @@ class Sft(Learning):
         self.prepare()
         check_parts(self.config)
         start = load_policy(self.begin_with, self.device) if self.begin_with else None
-        episodes, config = _imitated(read(self.data, self.size), self.config)
+        size = size_for(self.data, self.size, self.cameras)
+        episodes, config = imitated(read(self.data, size, self.cameras), self.config)
+        told(self.data, episodes, needed=True)
         if self.begin_with and start:
             agree(self.begin_with, start.action_spec, self.data[0], episodes.spec)
-        train.train_policy(episodes, self.out, config, self.device, start=start)
+        else:
+            config = fit_policy(config, episodes, self.given)
+        known = origin(episodes, self.image_key)
+        train.train_policy(episodes, self.out, config, self.device, start=start, origin=known)
         return wrote(self.out / "policy.safetensors")
 
 
@@ -113,12 +126,13 @@ class TrainWorld(HoldingOut):
     Attributes:
         shares: how much of the training each data set makes up, one number each; as much as it is long if left out.
         actions: what the model's actions mean; as in the first data set if left out.
-        config: the training.
+        config: the training; world and clips are made for the data's frame size, action width and rate.
         begin_with: a world model's file to go on from; its sizes count.
         autoencoder_of: a world model's file whose autoencoder is taken as it is, or an image VAE's folder or hub name.
     """
 
     sizes: ClassVar[Mapping[str, Callable[[], train.WorldTraining]]] = WORLDS
+    preset: tyro.conf.Suppress[str] = ""
     shares: Annotated[tuple[float, ...], tyro.conf.arg(metavar="N...")] = ()
     actions: Literal["bridge", "worldgym"] | None = None
     config: Annotated[train.WorldTraining, LENT] = train.WorldTraining()
@@ -128,7 +142,7 @@ class TrainWorld(HoldingOut):
     @classmethod
     def sized(cls, size: str) -> Command:
         """See `Command.sized`."""
-        return cls(config=WORLDS[size](), data=(), out=Path("runs") / f"world-{size}")
+        return cls(config=WORLDS[size](), preset=size, data=(), out=Path("runs") / f"world-{size}")
 
     def __call__(self) -> int:
         """Trains."""
@@ -138,18 +152,19 @@ class TrainWorld(HoldingOut):
         check_parts(self.config)
         check_shares(self.shares, len(self.data))
         wanted = start.action_spec if start else _SPECS[self.actions] if self.actions else None
-        sets = [part.split(self.held_out, SPLIT)[0] for part in read_each(self.data, self.size, wanted)]
+        size = size_for(self.data, self.size, self.cameras, world.frame_size[0])
+        sets = [hold_out(part, self.held_out)[0] for part in read_each(self.data, size, wanted, self.cameras)]
         if start:
             for path, part in zip(self.data, sets, strict=True):
                 warn_outside(part, start.action_spec, f"{path} and {self.begin_with}")
-        fits(world.frame_size, sets[0].size, "--size")
-        if (width := world.transformer.action_dim) != (dim := sets[0].spec.dim):
-            raise InputError(
-                f"--world.transformer.action-dim: found {width}, expected {dim} as in the data; "
-                f"add --world.transformer.action-dim {dim}"
-            )
-        codec = _codec(self.autoencoder_of, world, self.device) if start is None else None
-        train.train_world(sets, self.out, self.config, self.device, self.shares, start=start, autoencoder=codec)
+            fits(world.frame_size, sets[0].size, "--size")
+        made_for = 5.0 if self.preset.startswith("bridge") else RATE
+        config = fit_world(self.config, made_for, sets[0], self.given, size=start is None)
+        codec = _codec(self.autoencoder_of, config.world, self.device) if start is None else None
+        train.train_world(
+            sets, self.out, config, self.device, self.shares, start=start, autoencoder=codec,
+            origin=origin(concatenate(sets), self.image_key),
+        )  # fmt: skip
         return wrote(self.out / "world.safetensors")
 
 
@@ -196,10 +211,10 @@ class Distill(HoldingOut):
                 f"{self.world}: takes {teacher.config.steps} steps without guidance already, expected more than the "
                 f"{self.config.sampling_steps} of --sampling-steps; nothing is left to distill"
             )
-        episodes, _ = read(self.data, self.size).split(self.held_out, SPLIT)
+        episodes, _ = hold_out(read(self.data, self.size or teacher.frame_size[0], self.cameras), self.held_out)
         sees(teacher, episodes.size, "--size")
         require_same(episodes.spec, teacher.action_spec, f"{self.world} and data")
-        train.distill(teacher, episodes, self.out, self.config, self.device)
+        train.distill(teacher, episodes, self.out, self.config, self.device, origin(episodes, self.image_key))
         return wrote(self.out / "world.safetensors")
 
 
@@ -214,7 +229,7 @@ class TrainJudge(Learning):
     """
 
     world: Weights = None
-    config: Annotated[train.JudgeTraining, LENT] = train.JudgeTraining()
+    config: Annotated[train.JudgeTraining, LENT] = train.JudgeTraining(calibration=0)
     begin_with: Weights = None
 
     def __call__(self) -> int:
@@ -223,15 +238,19 @@ class TrainJudge(Learning):
         check_parts(self.config)
         start = load_classifier(self.begin_with, self.device) if self.begin_with else None
         world = load_world(self.world or starter("world"), self.device)
-        episodes = read(self.data, self.size)
+        episodes = read(self.data, self.size or world.frame_size[0], self.cameras)
+        refuse_starters({"world": self.world}, self.data[0], episodes.spec)
         labelled(self.data, episodes)
+        told(self.data, episodes)
         sees(world, episodes.size, "--size")
-        train.train_judge(episodes, world, self.out, self.config, self.device, start=start)
+        config = fit_judge(self.config, episodes, self.given)
+        known = origin(episodes, self.image_key)
+        train.train_judge(episodes, world, self.out, config, self.device, start=start, origin=known)
         return wrote(self.out / "judge.safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rl(Computing):
+class Rl(Computing, Watching):
     """Finetune a policy by reinforcement learning inside a world model, scored for real as it goes.
 
     Attributes:
@@ -276,33 +295,66 @@ class Rl(Computing):
     def __call__(self) -> int:
         """Trains and writes the report."""
         self.prepare()
-        env = self.config.env
-        files, kept = parts(policy=self.policy, world=self.world, judge=self.judge), ledger(self.out)
-        found = components(files, self.device, kept, env)
+        given = {"policy": self.policy, "world": self.world, "judge": self.judge}
+        files, kept = parts(**given), ledger(self.out)
+        config, env = self.config, self.config.env
+        ours = is_metaworld(load_policy(files["policy"]).action_spec)
+        if not (ours or self.data or self.starts):
+            raise InputError(
+                f"--data, --starts: found neither, and without them training starts at photographs of Meta-World, "
+                f"which {files['policy']} does not act in. Add --data, or --starts with pictures"
+            )
+        found = components(files, self.device, kept, env if ours or config.rl.evaluate_starts else None)
         audit = load_judge(self.audit, self.device, kept) if self.audit else None
+        if ours:
+            refuse_tasks(self.judge, env.tasks)
+        else:
+            env = replace(env, size=found.world.frame_size[0])
+            horizon = horizon_of(config.rl.horizon, "--rl.horizon", found, self.given)
+            config = replace(config, env=env, rl=replace(config.rl, horizon=horizon))
+        episodes = read(self.data, env.size, self.cameras) if self.data else None
+        if episodes is not None:
+            refuse_starters(given, self.data[0], episodes.spec)
+            refuse_strangers(files["policy"], found.policy.action_spec, self.data[0], episodes.spec)
+        sentences = [(task, words) for task in env.tasks for words in instructions(task)] if ours else []
+        if episodes is not None and not ours:
+            sentences = list(zip(episodes.task, episodes.instruction, strict=True))
         for asked in filter(None, () if finished(self.out) else (found.judge, audit)):
-            check(asked, [(task, words) for task in env.tasks for words in instructions(task)])
-        starts, data = self._starts(env, found)
-        imagine = Imagination.of(found.policy, found.world, found.judge, self.config.rl.horizon)
-        finetune(found.policy, imagine, starts, self.out, self.config, self.device, data, audit)
+            check(asked, sentences)
+        starts, data = self._starts(env, found, episodes, ours)
+        imagine = Imagination.of(found.policy, found.world, found.judge, config.rl.horizon)
+        finetune(found.policy, imagine, starts, self.out, config, self.device, data, audit)
         write(self.out / REPORT, collect(self.out))
         print(f"Report: {self.out / REPORT}")
         return wrote(self.out / "policy.safetensors")
 
-    def _starts(self, env: MetaWorldConfig, found: Components) -> tuple[Sample, str]:
+    @staticmethod
+    def _known(env: MetaWorldConfig, episodes: EpisodeSet | None, ours: bool) -> list[Start]:
+        """Starts like those that world, policy and judge were trained on, as far as there are any."""
+        if ours:
+            plain = MetaWorldConfig(size=env.size, hold=env.hold)
+            return photographs(plain, _KNOWN, QuickstartConfig().photograph_layout)
+        if episodes is None:
+            print("--starts: not compared with what world, policy and judge know; add --data for that")
+        return _first_frames(episodes)
+
+    def _starts(
+        self, env: MetaWorldConfig, found: Components, episodes: EpisodeSet | None, ours: bool
+    ) -> tuple[Sample, str]:
         """Draws what the flags say, and what tells these starts from others."""
         drawn: list[tuple[Sample, str]] = []
-        if self.data:
-            episodes = read(self.data, env.size)
-            drawn.append((from_episodes(episodes, env.tasks, self.config.rl.middle), train.data_hash(episodes)))
+        if episodes is not None:
+            tasks = env.tasks if ours else sorted(set(episodes.task))
+            drawn.append((from_episodes(episodes, tasks, self.config.rl.middle), train.data_hash(episodes)))
         if self.starts:
             given = [start for folder in self.starts for start in read_starts(folder, env.size, self.crop)]
             if not finished(self.out):
                 check(found.judge, [(start.task, start.instruction) for start in given])
-                plain = MetaWorldConfig(size=env.size, hold=env.hold)
-                known = photographs(plain, _KNOWN, QuickstartConfig().photograph_layout)
-                familiar(found.world, given, known, ("--starts", "--starts"), self.anyway)
-            if strangers := sorted({start.task for start in given} - set(env.tasks)):
+                said = () if episodes is None else episodes.instruction
+                familiar(found.world, given, self._known(env, episodes, ours), _BOTH, self.anyway, () if ours else said)
+            if not ours:
+                pass
+            elif strangers := sorted({start.task for start in given} - set(env.tasks)):
                 print(f"--starts: {', '.join(strangers)} is trained on, and not scored: --env.tasks does not name it")
             drawn.append((from_starts(given), starts_hash(given)))
         if not drawn:
@@ -314,7 +366,14 @@ class Rl(Computing):
         return mixed(first, second), f"{one} {other}"
 
 
-def _imitated(episodes: EpisodeSet, config: train.PolicyTraining) -> tuple[EpisodeSet, train.PolicyTraining]:
+def _first_frames(episodes: EpisodeSet | None) -> list[Start]:
+    """The first frames of some episodes, spread over them."""
+    count = 0 if episodes is None else len(episodes)
+    chosen = sorted(set(np.linspace(0, count - 1, _KNOWN_EPISODES).astype(int).tolist())) if count else []
+    return [] if episodes is None else [episodes.episode(e).start() for e in chosen]
+
+
+def imitated(episodes: EpisodeSet, config: train.PolicyTraining) -> tuple[EpisodeSet, train.PolicyTraining]:
     """The episodes and config as `train_policy` wants them, also where nobody said who the expert was."""
     if len(episodes.where(source_prefix="expert")):
         return episodes, config

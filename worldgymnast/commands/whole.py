@@ -16,16 +16,17 @@ from worldgymnast.commands.command import (
     LENT,
     Command,
     Computing,
+    Watching,
     Weights,
     agree,
     conclude,
     drives,
     labelled,
-    parts,
     read,
     sees,
     wrote,
 )
+from worldgymnast.commands.starters import parts, refuse_starters, refuse_tasks
 from worldgymnast.config import load_classifier, load_policy, load_world, to_dict
 from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks
 from worldgymnast.loops import reproduce, tables
@@ -86,6 +87,7 @@ class Quickstart(Computing):
         drives(paths["policy"], policy, env, "--finetune.env.hold")
         sees(world, (env.size, env.size), "--finetune.env.size")
         check_tasks(env.tasks)
+        refuse_tasks(self.judge, env.tasks)
         found = quickstart(self.out, self.config, files, self.device)
         conclude(self.out, found)
         return 0
@@ -150,7 +152,7 @@ class Tables(Computing):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dyna(Computing):
+class Dyna(Computing, Watching):
     """Rounds of real rollouts of the newest policy, more training of world and judge on them, and RL again.
 
     Attributes:
@@ -177,14 +179,16 @@ class Dyna(Computing):
         """Runs every stage that is not finished, prints the table and writes the report."""
         self.prepare()
         env = self.config.finetune.env
-        paths = parts(policy=self.policy, world=self.world, judge=self.judge)
+        given = {"policy": self.policy, "world": self.world, "judge": self.judge}
+        paths = parts(**given)
         policy, world = load_policy(paths["policy"], self.device), load_world(paths["world"], self.device)
         judge = load_classifier(paths["judge"], self.device)
         agree(paths["policy"], policy.action_spec, paths["world"], world.action_spec)
         drives(paths["policy"], policy, env, "--finetune.env.hold")
         sees(world, (env.size, env.size), "--finetune.env.size")
         check_tasks(env.tasks)
-        old = read(self.data, env.size)
+        old = read(self.data, env.size, self.cameras)
+        refuse_starters(given, self.data[0], old.spec)
         labelled(self.data, old)
         agree(paths["policy"], policy.action_spec, self.data[0], old.spec)
         conclude(self.out, dyna(paths["policy"], (policy, world, judge), old, self.out, self.config, self.device))

@@ -15,7 +15,7 @@ Left out: ensembles of world models (as many trainings as members) and signals r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,11 +106,20 @@ def belief(verdict: Verdict) -> float:
     return verdict.score if verdict.probability is None else verdict.probability
 
 
+def looks(frames: int, stride: int) -> np.ndarray:
+    """Which of so many frames a judge sees: every `stride`-th, and the last, at which many episodes succeed.
+
+    >>> looks(7, 3).tolist(), looks(6, 3).tolist()
+    ([0, 3, 6], [0, 3, 5])
+    """
+    return np.union1d(np.arange(0, frames, stride), frames - 1)
+
+
 def beliefs(
-    judge: Judge, clips: UInt8[np.ndarray, "r t h w 3"], instructions: Sequence[str], stride: int
+    judge: Judge, clips: Iterable[UInt8[np.ndarray, "t h w 3"]], instructions: Sequence[str], stride: int
 ) -> Float[np.ndarray, " r"]:
-    """The judge's `belief` in each clip's success, from every `stride`-th frame."""
-    shown = [Clip(clip[::stride], sentence) for clip, sentence in zip(clips, instructions, strict=True)]
+    """The judge's `belief` in the success of each of r clips, from every `stride`-th frame and the last."""
+    shown = [Clip(clip[looks(len(clip), stride)], sentence) for clip, sentence in zip(clips, instructions, strict=True)]
     return np.array([belief(verdict) for verdict in judge.score(shown)], np.float64)
 
 
@@ -127,8 +136,8 @@ def judged_doubt(belief: Float[np.ndarray, "m r"]) -> Float[np.ndarray, " r"]:
     return np.where(count > 0, 4 * mean * (1 - mean), np.nan)
 
 
-def apart(one: UInt8[np.ndarray, "r t h w 3"], other: UInt8[np.ndarray, "r t h w 3"]) -> Float[np.ndarray, " r"]:
-    """How far two futures of each rollout are apart: root mean square over frames and pixels, in levels of 0..255."""
+def apart(one: Iterable[np.ndarray], other: Iterable[np.ndarray]) -> Float[np.ndarray, " r"]:
+    """How far two futures of each of r rollouts are apart, both uint8 [t h w 3]: root mean square, in levels of 0..255."""
     squares = [float(np.square(a.astype(np.float32) - b).mean()) for a, b in zip(one, other, strict=True)]
     return np.sqrt(np.array(squares))
 

@@ -59,7 +59,9 @@ def strange_frames(world: WorldModel, starts: Sequence[Start], known: Sequence[S
 
 
 def strange_sentences(starts: Sequence[Start], known: Sequence[str]) -> str:
-    """Why some sentence is not to be understood by policy and judge, or nothing."""
+    """Why some sentence is not to be understood by policy and judge, or nothing; so where none is known."""
+    if not known:
+        return ""
     encode, sentences, asked = SentenceEncoder(), sorted(set(known)), sorted({s.instruction for s in starts})
     likeness, nearest = (encode(asked) @ encode(sentences).T).max(1)
     worst = int(likeness.argmin())

@@ -126,7 +126,9 @@ def _rounds(
 ) -> tuple[SmallVLA, Metrics]:
     """The policy of the best round, and its metrics; goes on after the newest round that was scored."""
     policy = begun
-    real = real_env(replace(config.env, horizon=config.horizon), policy.config.chunk, config.workers)
+    real = None  # where nothing is scored, as for a robot that is not here
+    if config.evaluate_starts:
+        real = real_env(replace(config.env, horizon=config.horizon), policy.config.chunk, config.workers)
     scored_on = layouts(config.env, config.evaluate_starts, config.score_layout)
     checkpoint = run.load()
     with resuming(run.path):
@@ -149,7 +151,8 @@ def _rounds(
         surrogate.abandon()
         raise
     finally:
-        real.close()
+        if real is not None:
+            real.close()
         surrogate.close()
     row = next((row for row in run.metrics() if row["step"] == best), {})
     found = {k: v for k, v in row.items() if k not in ("step", "time")}

@@ -8,15 +8,18 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 
 from worldgymnast.actions import converter
 from worldgymnast.episodes.windows import EpisodeSet, warn_outside
-from worldgymnast.evaluation.uncertainty import belief
+from worldgymnast.evaluation.uncertainty import belief, looks
 from worldgymnast.progress import Progress
 from worldgymnast.types import Clip, Judge, Verdict, WorldModel
 
 PIECE = 32
 """Clips a judge is given in one call."""
+MEMORY = 1 << 29
+"""Bytes of frames that are imagined side by side."""
 
 
 def replay(
@@ -30,65 +33,100 @@ def replay(
 ) -> EpisodeSet:
     """The same episodes as the world imagines them from their first frame.
 
+    Episodes are imagined in the order of their length, so that those side by side are about equally long; a shorter
+    one is cut where it ends.
+
     Args:
         world: the world model.
-        episodes: all of one length.
+        episodes: of any lengths, also without an action.
         seed: of the imagination.
-        rows: episodes imagined side by side.
-        actions: other actions than the logged ones, float32 [e t a], such as those of another episode.
+        rows: most episodes imagined side by side; fewer where their frames would not fit into `MEMORY`.
+        actions: other actions than the logged ones, float32 [e t a], t the longest episode's, such as another's.
         said: the words of a progress bar; "" for none.
 
     Returns:
         A set with imagined frames and the true labels, sources prefixed with "imagined ".
     """
-    length = int(episodes.length.max())
-    assert (episodes.length == length).all(), "replay: episodes differ in length"
     convert = converter(episodes.spec, world.action_spec)
     if episodes.spec.is_same_kind(world.action_spec):
         warn_outside(episodes, world.action_spec, "world model")
-    frame_rows = episodes.first[:, None] + np.arange(length + 1)
-    driven = episodes.actions[frame_rows[:, :-1]] if actions is None else actions
+    order = np.argsort(episodes.length, kind="stable")
     generator = torch.Generator().manual_seed(seed)
-    imagined = []
+    imagined: list[np.ndarray] = [np.empty(0, np.uint8)] * len(episodes)
     with Progress(said, len(episodes)) if said else nullcontext() as progress:
-        for i in range(0, len(episodes), rows):
-            first = torch.from_numpy(np.asarray(episodes.frames[frame_rows[i : i + rows, 0]]))
-            state = world.start(first)
-            _, frames = world.step(state, torch.from_numpy(convert(driven[i : i + rows])), generator=generator)
-            imagined.append(torch.cat([first[:, None], frames.cpu()], 1).flatten(0, 1).numpy())
+        for part in _side_by_side(episodes, order, rows):
+            length = int(episodes.length[part[-1]])
+            done = driven(episodes, part, length) if actions is None else actions[part, :length]
+            made = _imagine(world, np.asarray(episodes.frames[episodes.first[part]]), convert(done), generator)
+            for e, clip in zip(part, made, strict=True):
+                imagined[e] = clip[: episodes.length[e] + 1]
             if progress is not None:
-                progress.advance(len(first))
+                progress.advance(len(part))
+    frame_rows = episodes.rows
     return replace(
         episodes,
         frames=np.concatenate(imagined),
-        actions=episodes.actions[frame_rows].reshape(-1, episodes.spec.dim),
-        success=episodes.success[frame_rows].reshape(-1),
-        first=np.arange(len(episodes), dtype=np.int64) * (length + 1),
+        actions=episodes.actions[frame_rows],
+        success=episodes.success[frame_rows],
+        first=np.concatenate([[0], np.cumsum(episodes.length + 1)[:-1]]).astype(np.int64),
         source=tuple(f"imagined {source}" for source in episodes.source),
     )
 
 
+def _side_by_side(episodes: EpisodeSet, order: np.ndarray, rows: int) -> Iterator[np.ndarray]:
+    """Parts of `order`, int64 [n] of ascending length: at most `rows`, and at most `MEMORY` bytes of frames."""
+    frame_bytes = int(np.prod(episodes.frames.shape[1:]))
+    while len(order):
+        held = (episodes.length[order[:rows]] + 1) * np.arange(1, len(order[:rows]) + 1) * frame_bytes
+        count = max(1, int((held <= MEMORY).sum()))
+        yield order[:count]
+        order = order[count:]
+
+
+def driven(episodes: EpisodeSet, part: np.ndarray, length: int) -> np.ndarray:
+    """Logged actions of some episodes, float32 [n length a]; beyond an episode's end its last one again."""
+    last = np.maximum(episodes.length[part] - 1, 0)[:, None]
+    return episodes.actions[episodes.first[part][:, None] + np.minimum(np.arange(length), last)]
+
+
+def _imagine(
+    world: WorldModel, first: np.ndarray, actions: np.ndarray, generator: torch.Generator
+) -> UInt8[np.ndarray, "n t1 h w 3"]:
+    """What follows `first`, itself in front; `actions` are in the world's units."""
+    begun = torch.from_numpy(first)
+    if not actions.shape[1]:
+        return first[:, None]
+    _, frames = world.step(world.start(begun), torch.from_numpy(actions), generator=generator)
+    return torch.cat([begun[:, None], frames.cpu()], 1).numpy()
+
+
 def shuffled_actions(episodes: EpisodeSet, seed: int) -> np.ndarray:
-    """Every episode's actions replaced by those of another, float32 [e t a]: what a world that listens must dislike."""
-    length = int(episodes.length.max())
-    driven = episodes.actions[episodes.first[:, None] + np.arange(length)]
+    """Every episode's actions replaced by those of another, float32 [e t a]: what a world that listens must dislike.
+
+    A shorter episode's actions begin anew where they end; t is the longest episode's length.
+    """
+    length, every = int(episodes.length.max()), np.arange(len(episodes))
+    around = np.arange(length) % np.maximum(episodes.length, 1)[:, None]
+    done = episodes.actions[episodes.first[every][:, None] + around]
     order = np.random.default_rng(seed).permutation(len(episodes))
-    return driven[np.roll(order, 1)[np.argsort(order)]]
+    return done[np.roll(order, 1)[np.argsort(order)]]
 
 
 def clips(episodes: EpisodeSet, stride: int) -> list[Clip]:
-    """What a judge sees of episodes of one length: every `stride`-th frame of each, its sentence and its task."""
-    rows = episodes.first[:, None] + np.arange(0, int(episodes.length.max()) + 1, stride)
-    shown = np.asarray(episodes.frames[rows])
+    """What a judge sees of episodes: some frames of each (see `looks`), its sentence and its task."""
+    shown = (
+        np.asarray(episodes.frames[first + looks(length + 1, stride)])
+        for first, length in zip(episodes.first.tolist(), episodes.length.tolist(), strict=True)
+    )
     return [Clip(*one) for one in zip(shown, episodes.instruction, episodes.task, strict=True)]
 
 
 def judged(judge: Judge, episodes: EpisodeSet, stride: int) -> Iterator[list[Verdict]]:
-    """The verdicts on episodes of one length, `PIECE` at a time."""
+    """The verdicts on episodes, `PIECE` at a time."""
     for i in range(0, len(episodes), PIECE):
         yield judge.score(clips(episodes.select(np.arange(i, min(i + PIECE, len(episodes)))), stride))
 
 
 def clip_probabilities(judge: Judge, episodes: EpisodeSet, stride: int) -> np.ndarray:
-    """The judge's belief in the success of every episode (all of one length), float [e]; NaN where it failed."""
+    """The judge's belief in the success of every episode, float [e]; NaN where it failed."""
     return np.array([belief(verdict) for part in judged(judge, episodes, stride) for verdict in part], np.float64)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,12 +21,13 @@ from worldgymnast.envs.metaworld import INSTRUCTIONS
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, warn_outside, weigh
 from worldgymnast.judges.classifier import ClassifierConfig, SuccessClassifier
 from worldgymnast.loops.batches import encode_all, frame_batches, imitation_batches, latent_batches, success_batches
-from worldgymnast.loops.replay import clip_probabilities, replay
+from worldgymnast.loops.replay import replay
 from worldgymnast.loops.supervised import Batches, FitConfig, fit
+from worldgymnast.loops.thresholds import calibrate, calibration_of, split_for_calibration, unsolved_at
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
 from worldgymnast.run import Run
 from worldgymnast.scenes.language import AFFORDANCES
-from worldgymnast.types import InputError, Metrics, WorldModel, in_range
+from worldgymnast.types import InputError, WorldModel, in_range
 from worldgymnast.weights import identity
 from worldgymnast.worldmodel.autoencoder import Autoencoder
 from worldgymnast.worldmodel.consistency import Consistency
@@ -117,7 +118,7 @@ class JudgeTraining:
         judge: sizes.
         batch: pairs of frames a step.
         fit: the optimiser.
-        calibration: policy rollouts per task set aside to choose the threshold.
+        calibration: policy rollouts per task set aside to choose the threshold; 0 for one in four, at most 20.
         stride: the judge will see every that many frames; the policy's chunk.
         late: imagined replays also begin that many frames into the episodes, as rollouts do; 0 for not.
         language: whether it hears every sentence that `scenes.language` writes for a task, rather than a few.
@@ -132,8 +133,8 @@ class JudgeTraining:
     language: bool = False
 
     def __post_init__(self) -> None:
-        in_range(self, 1, "batch", "calibration", "stride")
-        in_range(self, 0, "late")
+        in_range(self, 1, "batch", "stride")
+        in_range(self, 0, "calibration", "late")
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,7 @@ class Relearning:
         in_range(self, 0.01, "new", high=0.99)
 
 
+Origin = Mapping[str, Any] | None
 Training = TypeVar("Training", PolicyTraining, WorldTraining, JudgeTraining)
 
 
@@ -200,7 +202,13 @@ def imitated(episodes: EpisodeSet, config: PolicyTraining) -> EpisodeSet:
 
 
 def train_policy(
-    episodes: EpisodeSet, out: Path, config: PolicyTraining, device: str = "cpu", *, start: SmallVLA | None = None
+    episodes: EpisodeSet,
+    out: Path,
+    config: PolicyTraining,
+    device: str = "cpu",
+    *,
+    start: SmallVLA | None = None,
+    origin: Origin = None,
 ) -> SmallVLA:
     """Imitation learning; OUT/policy.safetensors.
 
@@ -210,6 +218,7 @@ def train_policy(
         config: the training; its sizes count only where there is no `start`.
         device: where.
         start: a policy to go on from.
+        origin: see `Manifest.origin`.
     """
     result = out / "policy.safetensors"
     inputs = {"data": data_hash(episodes)}
@@ -227,7 +236,7 @@ def train_policy(
                 policy.load_state_dict(start.state_dict())
             batches = imitation_batches(demos, config.policy.chunk, config.batch, config.fit.seed, INSTRUCTIONS)
             metrics = fit(policy, batches, config.fit, run, "imitation")
-            save_component(result, policy, Manifest(run.command, config.fit.seed, data_hash(demos), metrics))
+            save_component(result, policy, Manifest(run.command, config.fit.seed, data_hash(demos), metrics, origin))
             run.finish(metrics)
     return load_policy(result, device)
 
@@ -241,6 +250,7 @@ def train_world(
     *,
     start: LatentWorldModel | None = None,
     autoencoder: Autoencoder | ImageVAE | None = None,
+    origin: Origin = None,
 ) -> LatentWorldModel:
     """Autoencoder and transformer; OUT/world.safetensors.
 
@@ -252,6 +262,7 @@ def train_world(
         shares: how much of the clips and frames each set makes up; without, as much as it is long.
         start: a world model to go on from, its autoencoder included.
         autoencoder: one to take as it is, instead of training one.
+        origin: see `Manifest.origin`.
 
     Raises:
         InputError: an autoencoder is given to be taken as it is, and the config thaws it.
@@ -280,7 +291,7 @@ def train_world(
             seed, length = config.fit.seed, config.length
             batches = latent_batches(data, latents, length, config.clips, seed, world.device, weights)
             metrics = fit(world, batches, config.fit, run, "world model")
-            save_component(result, world, Manifest(run.command, config.fit.seed, inputs["data"], metrics))
+            save_component(result, world, Manifest(run.command, config.fit.seed, inputs["data"], metrics, origin))
             run.finish(metrics)
     return load_world(result, device)
 
@@ -305,7 +316,12 @@ def _train_autoencoder(
 
 
 def distill(
-    teacher: LatentWorldModel, episodes: EpisodeSet, out: Path, config: Distillation, device: str = "cpu"
+    teacher: LatentWorldModel,
+    episodes: EpisodeSet,
+    out: Path,
+    config: Distillation,
+    device: str = "cpu",
+    origin: Origin = None,
 ) -> LatentWorldModel:
     """A student of `teacher` that takes `sampling_steps` steps a frame without guidance; OUT/world.safetensors."""
     result = out / "world.safetensors"
@@ -320,7 +336,7 @@ def distill(
             batches = latent_batches(episodes, latents, config.length, config.clips, config.fit.seed, teacher.device)
             both = Consistency(teacher, student, config.truth, config.corruption)
             metrics = fit(both, batches, config.fit, run, "distillation")
-            save_component(result, student, Manifest(run.command, config.fit.seed, identity(teacher), metrics))
+            save_component(result, student, Manifest(run.command, config.fit.seed, identity(teacher), metrics, origin))
             run.finish(metrics)
     return load_world(result, device)
 
@@ -333,6 +349,7 @@ def train_judge(
     device: str = "cpu",
     *,
     start: SuccessClassifier | None = None,
+    origin: Origin = None,
 ) -> SuccessClassifier:
     """The success classifier, on `real` and on its imagined replays; OUT/judge.safetensors.
 
@@ -346,8 +363,11 @@ def train_judge(
         config: the training; its sizes count only where there is no `start`.
         device: where.
         start: a judge to go on from.
+        origin: see `Manifest.origin`.
     """
     result = out / "judge.safetensors"
+    real = real if real.labelled.all() else real.select(real.labelled)
+    config = replace(config, calibration=calibration_of(real, config.calibration))
     inputs = {"data": data_hash(real), "world": identity(world)}
     if start is not None:
         inputs["start"] = identity(start)
@@ -367,7 +387,7 @@ def train_judge(
             batches: Batches = success_batches(sets, config.batch, config.fit.seed, said)
             metrics = fit(judge, batches, config.fit, run, "judge")
             metrics |= calibrate(judge, imagine(aside, seed=config.fit.seed + 1), config.stride)
-            save_component(result, judge, Manifest(run.command, config.fit.seed, data_hash(train), metrics))
+            save_component(result, judge, Manifest(run.command, config.fit.seed, data_hash(train), metrics, origin))
             run.finish(metrics)
     return load_classifier(result, device)
 
@@ -396,52 +416,3 @@ def relearn_judge(
 ) -> SuccessClassifier:
     """The judge goes on learning from all of `recorded`, and from the imagination of that world."""
     return train_judge(concatenate(recorded), world, out, reseeded(config.judge, seed), device, start=judge)
-
-
-def unsolved_at(episodes: EpisodeSet, frame: int) -> EpisodeSet:
-    """What is left, from `frame` on, of the episodes that had not succeeded by then."""
-    solved = [episodes.success[first : first + frame + 1].any() for first in episodes.first]
-    left = episodes.select((episodes.length > frame) & ~np.array(solved))
-    return replace(left, first=left.first + frame, length=left.length - frame)
-
-
-def split_for_calibration(episodes: EpisodeSet, per_task: int, seed: int) -> tuple[EpisodeSet, EpisodeSet]:
-    """Sets `per_task` policy rollouts of each task aside; where there are none, any episodes.
-
-    Edited copies of an episode (with distractors, say) are set aside with it, so that none is trained on.
-    """
-    policy = episodes.where(source_prefix="policy")
-    if len(policy) == 0:
-        return episodes.split(per_task, seed)
-    _, aside = episodes.select(policy).split(per_task, seed)
-    chosen = set(_takes(aside))
-    return episodes.select(np.array([take not in chosen for take in _takes(episodes)])), aside
-
-
-def _takes(episodes: EpisodeSet) -> list[tuple[str, str, int] | int]:
-    """Which real episode each one is, or is an edited copy of; where nobody knows its layout, itself."""
-    known = zip(episodes.task, episodes.source, episodes.layout.tolist(), episodes.first.tolist(), strict=True)
-    return [(task, source, layout) if layout >= 0 else first for task, source, layout, first in known]
-
-
-def calibrate(judge: SuccessClassifier, episodes: EpisodeSet, stride: int, true_negative: float = 0.9) -> Metrics:
-    """Sets the judge's threshold on `episodes`: the one that knows most successes among those safe enough.
-
-    Safe means that at least `true_negative` of the true failures are called failures: RL climbs whatever a judge
-    wrongly calls a success. Where no threshold is that safe, the safest is taken.
-    """
-    best = clip_probabilities(judge, episodes, stride)
-    won, lost = best[episodes.succeeded], best[~episodes.succeeded]
-    candidates = np.linspace(0.05, 0.99, 95)
-    caught = np.array([(won >= c).mean() if len(won) else 1.0 for c in candidates])
-    refused = np.array([(lost < c).mean() if len(lost) else 1.0 for c in candidates])
-    safe = refused >= min(true_negative, refused.max())
-    top = np.flatnonzero(safe & (caught == caught[safe].max()))
-    chosen = int(top[len(top) // 2])
-    with torch.no_grad():
-        judge.threshold.fill_(float(candidates[chosen]))
-    return {
-        "threshold": float(candidates[chosen]),
-        "calibration_true_positive": float(caught[chosen]),
-        "calibration_true_negative": float(refused[chosen]),
-    }

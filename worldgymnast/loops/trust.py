@@ -29,10 +29,12 @@ from worldgymnast.evaluation.uncertainty import (
     imagined,
     imagined_again,
     judged_doubt,
+    looks,
     unroll,
 )
-from worldgymnast.loops.replay import shuffled_actions
+from worldgymnast.loops.replay import clips, driven, shuffled_actions
 from worldgymnast.loops.score import cut, gate_rates
+from worldgymnast.progress import Progress
 from worldgymnast.types import Clip, InputError, Judge, Rollout, WorldModel
 from worldgymnast.video import resize
 
@@ -298,7 +300,7 @@ def outcomes(
     Args:
         world: the world model.
         judge: the judge; sees every `stride`-th frame.
-        episodes: labelled, each at least `horizon` actions long; the outcome is that of the first `horizon`.
+        episodes: labelled, each with an action; the outcome is that of the first `horizon` actions, or of all.
         horizon: actions of an episode that are judged.
         stride: frames between two that the judge sees.
         jitter: the disturbance.
@@ -306,20 +308,31 @@ def outcomes(
         rows: episodes imagined side by side.
     """
     real = cut(episodes, horizon)
-    acts = converter(episodes.spec, world.action_spec)(_actions(real))
+    convert = converter(episodes.spec, world.action_spec)
+    order = np.argsort(real.length, kind="stable")
     verdicts: dict[str, list[bool | None]] = {"real": [], "imagined": []}
     signals: list[dict[str, np.ndarray]] = []
-    for i in range(0, len(real), rows):
-        part = slice(i, i + rows)
-        seen = np.asarray(real.frames[real.first[part, None] + np.arange(horizon + 1)])
-        made = imagined(world, seen[:, 0], acts[part], seed + i)
-        for name, clips in (("real", seen), ("imagined", made)):
-            named = zip(clips, real.instruction[part], real.task[part], strict=True)
-            shown = [Clip(c[::stride], sentence, task) for c, sentence, task in named]
-            verdicts[name] += [v.succeeded for v in judge.score(shown)]
-        signals.append(doubts(world, judge, made, acts[part], real.instruction[part], stride, jitter, seed + i))
-    joined = {name: np.concatenate([s[name] for s in signals]) for name in signals[0]}
-    return Outcomes(real.succeeded, verdicts["real"], verdicts["imagined"], real.task, joined)
+    with Progress("judging imagined replays and their disturbed futures", len(real)) as progress:
+        for i in range(0, len(real), rows):
+            part = real.select(order[i : i + rows])
+            ends = part.length + 1
+            acts = convert(driven(part, np.arange(len(part)), int(part.length.max())))
+            made = imagined(world, np.asarray(part.frames[part.first]), acts, seed + i)
+            shown = {"real": clips(part, stride), "imagined": _seen(made, ends, part, stride)}
+            for name, seen in shown.items():
+                verdicts[name] += [v.succeeded for v in judge.score(seen)]
+            signals.append(doubts(world, judge, made, acts, part.instruction, stride, jitter, seed + i, ends))
+            progress.advance(len(part))
+    back = np.argsort(order)
+    joined = {name: np.concatenate([s[name] for s in signals])[back] for name in signals[0]}
+    known = {name: [said[i] for i in back] for name, said in verdicts.items()}
+    return Outcomes(real.succeeded, known["real"], known["imagined"], real.task, joined)
+
+
+def _seen(made: np.ndarray, ends: np.ndarray, part: EpisodeSet, stride: int) -> list[Clip]:
+    """What a judge sees of imagined frames [r t h w 3], of which those before `ends` [r] count."""
+    shown = (clip[:end][looks(end, stride)] for clip, end in zip(made, ends.tolist(), strict=True))
+    return [Clip(*one) for one in zip(shown, part.instruction, part.task, strict=True)]
 
 
 def doubts(
@@ -331,6 +344,7 @@ def doubts(
     stride: int,
     jitter: JitterConfig,
     seed: int,
+    ends: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Signals of imagined rollouts, float [r] each: higher means less to be believed.
 
@@ -343,16 +357,22 @@ def doubts(
         stride: frames between two that the judge sees.
         jitter: the disturbance of the other futures.
         seed: of the disturbance.
+        ends: int [r], frames of each rollout that count; all of them if left out.
 
     Returns:
         "judged futures": `judged_doubt` over the rollout and its futures, in 0..1; "judge alone": the same without the
         futures; "frames apart": `apart`, the mean over futures, in levels.
     """
-    own = beliefs(judge, clips, instructions, stride)
+    until = [clips.shape[1]] * len(clips) if ends is None else ends.tolist()
+
+    def whole(frames: np.ndarray) -> list[np.ndarray]:
+        return [clip[:end] for clip, end in zip(frames, until, strict=True)]
+
+    own = beliefs(judge, whole(clips), instructions, stride)
     belief, gone = [own], []
     for future in imagined_again(world, clips[:, 0], actions, jitter, seed):
-        belief.append(beliefs(judge, future, instructions, stride))
-        gone.append(apart(clips[:, 1:], future[:, 1:]))
+        belief.append(beliefs(judge, whole(future), instructions, stride))
+        gone.append(apart([clip[1:] for clip in whole(clips)], [clip[1:] for clip in whole(future)]))
     return {
         "judged futures": judged_doubt(np.stack(belief)),
         "judge alone": judged_doubt(own[None]),
