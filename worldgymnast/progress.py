@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from types import TracebackType
+from typing import TypeVar
 
 from worldgymnast.processes import rank
+
+Item = TypeVar("Item")
+
+
+def counted(what: str, items: Sequence[Item]) -> Iterator[Item]:
+    """Goes through `items` with their progress; `what` says what is done with them."""
+    with Progress(what, len(items)) as progress:
+        for item in items:
+            yield item
+            progress.advance()
 
 
 class Progress:
     """A progress bar on stderr with rate and time left; where stderr is no terminal, one line every `every` seconds.
 
-    Used as a context manager, `advance` called after each step. Of several processes only the first says anything.
+    Used as a context manager, `advance` called after each step; a line also comes while a single step takes longer.
+    Of several processes only the first says anything.
 
     Args:
         what: a few words, such as "training the world".
@@ -29,7 +43,8 @@ class Progress:
 
         self.what, self.total, self.done, self.every = what, total, done, every
         self._first, self._began = done, time.monotonic()
-        self._spoke = self._began
+        self._spoke, self._note = self._began, ""
+        self._ended = threading.Event()
         console = Console(stderr=True)
         self._bar: Bar | None = None
         if console.is_terminal and rank() == 0:
@@ -40,22 +55,35 @@ class Progress:
     def __enter__(self) -> Progress:
         if self._bar is not None:
             self._bar.start()
+        elif rank() == 0:
+            threading.Thread(target=self._tick, name="progress", daemon=True).start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._ended.set()
         if self._bar is not None:
             self._bar.stop()
 
+    def _tick(self) -> None:
+        """Speaks while a step takes longer than `every` seconds."""
+        while not self._ended.wait(self.every):
+            if time.monotonic() - self._spoke >= self.every:
+                self._speak()
+
+    def _speak(self) -> None:
+        """Prints one line."""
+        now = time.monotonic()
+        self._spoke = now
+        rate = (self.done - self._first) / (now - self._began)
+        left = timedelta(seconds=round((self.total - self.done) / rate)) if rate > 0 else "unknown time"
+        line = f"{self.what}: step {self.done}/{self.total}, {rate:.3g} steps/s, {left} left"
+        print(f"{line}, {self._note}" if self._note else line, file=sys.stderr, flush=True)
+
     def advance(self, steps: int = 1, note: str = "") -> None:
         """Counts `steps` as finished; `note` is shown at the end of the line."""
-        self.done += steps
+        self.done, self._note = self.done + steps, note
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, note=note)
             return
-        now = time.monotonic()
-        if now - self._spoke >= self.every and rank() == 0:
-            self._spoke = now
-            rate = (self.done - self._first) / (now - self._began)
-            left = timedelta(seconds=round((self.total - self.done) / rate)) if rate > 0 else "unknown time"
-            line = f"{self.what}: step {self.done}/{self.total}, {rate:.3g} steps/s, {left} left"
-            print(f"{line}, {note}" if note else line, file=sys.stderr, flush=True)
+        if time.monotonic() - self._spoke >= self.every and rank() == 0:
+            self._speak()

@@ -46,8 +46,8 @@ def refuse_starters(given: Mapping[str, Path | None], other: Path, spec: ActionS
     flags = " ".join(f"--{name}" for name in missing)
     makers = ", ".join(f"{name} by {_MAKERS[name]}" for name in missing)
     raise InputError(
-        f"{flags}: left out, and the starter's {' and '.join(missing)} know Meta-World alone, while {other} acts in "
-        f"{spec}. What they say of it would mean nothing. Add {flags}, trained on the same data ({makers})"
+        f"{flags}: left out. The starter's would be taken, which knows Meta-World alone, while {other} has actions "
+        f"{spec}. What came of it would mean nothing. Add {flags}, trained on the same data ({makers})"
     )
 
 

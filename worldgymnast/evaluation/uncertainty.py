@@ -137,7 +137,7 @@ def judged_doubt(belief: Float[np.ndarray, "m r"]) -> Float[np.ndarray, " r"]:
 
 
 def apart(one: Iterable[np.ndarray], other: Iterable[np.ndarray]) -> Float[np.ndarray, " r"]:
-    """How far two futures of each of r rollouts are apart, both uint8 [t h w 3]: root mean square, in levels of 0..255."""
+    """How far two futures uint8 [t h w 3] of each of r rollouts are apart: root mean square, in levels of 0..255."""
     squares = [float(np.square(a.astype(np.float32) - b).mean()) for a, b in zip(one, other, strict=True)]
     return np.sqrt(np.array(squares))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,6 +21,7 @@ from worldgymnast.envs.imagined import ImaginedVectorEnv
 from worldgymnast.envs.simulator import SimulatorConfig, SimulatorEnv
 from worldgymnast.envs.wrappers import vectorise
 from worldgymnast.policies.small_vla import SmallVLA
+from worldgymnast.progress import Progress
 from worldgymnast.rl.judging import Judging, Reported
 from worldgymnast.rl.rollout import batches, densified
 from worldgymnast.types import Judge, Policy, Rollout, RolloutGroup, Start, WorldModel
@@ -191,11 +193,23 @@ class Simulation:
 
 
 def score_in(
-    surrogate: Surrogate, policy: Policy, starts: Sequence[Start], *, rows: int, temperature: float, seed: int
+    surrogate: Surrogate,
+    policy: Policy,
+    starts: Sequence[Start],
+    *,
+    rows: int,
+    temperature: float,
+    seed: int,
+    said: str = "",
 ) -> list[Rollout]:
-    """Judged rollouts of `policy` in a surrogate, `rows` side by side."""
+    """Judged rollouts of `policy` in a surrogate, `rows` side by side; `said` are the words of a progress bar."""
     generator = torch.Generator().manual_seed(seed)
     env = surrogate(min(len(starts), rows), generator)
     found = batches(env, policy, starts, temperature=temperature, generator=generator)
-    judged: list[Callable[[], list[Rollout]]] = [surrogate.judging.begin(batch) for batch in found]
-    return [rollout for batch in judged for rollout in batch()]
+    judged: list[Callable[[], list[Rollout]]] = []
+    with Progress(said, len(starts)) if said else nullcontext() as progress:
+        for batch in found:
+            judged.append(surrogate.judging.begin(batch))
+            if progress is not None:
+                progress.advance(len(batch))
+        return [rollout for batch in judged for rollout in batch()]

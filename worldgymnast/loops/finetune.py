@@ -23,6 +23,7 @@ from worldgymnast.loops.reinforce import ReinforceConfig, Scored, reinforce
 from worldgymnast.loops.score import layouts, real_env, score_real
 from worldgymnast.loops.trust import rollout_doubt
 from worldgymnast.policies.small_vla import SmallVLA
+from worldgymnast.progress import Progress
 from worldgymnast.run import Run
 from worldgymnast.types import InputError, Judge, Metrics, Rollout, Start, in_range
 from worldgymnast.weights import identity, to_json, write_text
@@ -132,10 +133,13 @@ def photographs(env: MetaWorldConfig, per_task: int, first_layout: int) -> list[
     """One frame of each of `per_task` new layouts of every task, with a sentence each: no action is ever taken."""
     camera = MetaWorldEnv(env)
     try:
-        return [
-            replace(start, frame=camera.reset(seed=start.layout, options={"task": start.task})[0]["image"])
-            for start in layouts(env, per_task, first_layout)
-        ]
+        wanted, found = layouts(env, per_task, first_layout), []
+        with Progress("photographing new layouts", len(wanted)) as progress:
+            for start in wanted:
+                seen, _ = camera.reset(seed=start.layout, options={"task": start.task})
+                found.append(replace(start, frame=seen["image"]))
+                progress.advance()
+        return found
     finally:
         camera.close()
 

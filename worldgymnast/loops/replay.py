@@ -129,4 +129,9 @@ def judged(judge: Judge, episodes: EpisodeSet, stride: int) -> Iterator[list[Ver
 
 def clip_probabilities(judge: Judge, episodes: EpisodeSet, stride: int) -> np.ndarray:
     """The judge's belief in the success of every episode, float [e]; NaN where it failed."""
-    return np.array([belief(verdict) for part in judged(judge, episodes, stride) for verdict in part], np.float64)
+    found: list[float] = []
+    with Progress("judging", len(episodes)) as progress:
+        for part in judged(judge, episodes, stride):
+            found += [belief(verdict) for verdict in part]
+            progress.advance(len(part))
+    return np.array(found, np.float64)

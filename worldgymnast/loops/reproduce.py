@@ -335,7 +335,10 @@ def _outcomes(
         part = [row(rollout, seed) for rollout in truly]
         if surrogate is not None:
             seen = [r.start for r in truly]
-            dreamt = score_in(surrogate, policy, seen, rows=side_by_side, temperature=temperature, seed=seed)
+            dreamt = score_in(
+                surrogate, policy, seen, rows=side_by_side, temperature=temperature, seed=seed,
+                said=f"imagining {name} on the same layouts",
+            )  # fmt: skip
             part = [real | {"imagined": r.verdict.succeeded} for real, r in zip(part, dreamt, strict=True)]
         rows += part
     return rows

@@ -123,7 +123,15 @@ def forgetting(
     """How both policies, before and after, do from `start` and from `others` (none of which was trained on)."""
     rl, rows = config.rl, config.rl.rows
     own = [
-        score_in(surrogate, p, [start] * config.trials, rows=rows, temperature=rl.temperature, seed=rl.seed)
+        score_in(
+            surrogate,
+            p,
+            [start] * config.trials,
+            rows=rows,
+            temperature=rl.temperature,
+            seed=rl.seed,
+            said="imagining this scene",
+        )
         for p in policies
     ]
     rates = [Rate.of(r.verdict.succeeded for r in rollouts) for rollouts in own]
@@ -132,7 +140,11 @@ def forgetting(
     first, second = (
         [
             EpisodeResult(r.start.task, i, rl.seed, r.verdict.succeeded, len(r.frames))
-            for i, r in enumerate(score_in(surrogate, p, others, rows=rows, temperature=0.0, seed=rl.seed))
+            for i, r in enumerate(
+                score_in(
+                    surrogate, p, others, rows=rows, temperature=0.0, seed=rl.seed, said="imagining the other scenes"
+                )
+            )
         ]
         for p in policies
     )

@@ -34,7 +34,7 @@ from worldgymnast.evaluation.uncertainty import (
 )
 from worldgymnast.loops.replay import clips, driven, shuffled_actions
 from worldgymnast.loops.score import cut, gate_rates
-from worldgymnast.progress import Progress
+from worldgymnast.progress import Progress, counted
 from worldgymnast.types import Clip, InputError, Judge, Rollout, WorldModel
 from worldgymnast.video import resize
 
@@ -121,8 +121,8 @@ def replay_fidelity(
     if episodes.spec.is_same_kind(world.action_spec):
         warn_outside(episodes, world.action_spec, "world model")
     scores: dict[str, dict[str, list[np.ndarray]]] = {}
-    for i in range(0, len(clips), rows):
-        part = slice(i, i + rows)
+    pieces = [slice(i, i + rows) for i in range(0, len(clips), rows)]
+    for i, part in zip(range(0, len(clips), rows), counted("imagining replays", pieces), strict=True):
         truth = np.asarray(episodes.frames[clips.first[part, None] + np.arange(length + 1)])
         begun = np.asarray(episodes.frames[clips.first[part] - offset[part]])[:, None]
         shown: dict[str, Iterator[np.ndarray]] = {"copy": iter([truth[:, :1]])}
@@ -191,8 +191,8 @@ def drift(world: WorldModel, episodes: EpisodeSet, *, frames: int = 200, seed: i
     convert = converter(episodes.spec, world.action_spec)
     values: dict[str, list[np.ndarray]] = {}
     real: dict[str, list[float]] = {"nearest": [], "colour": []}
-    for i in range(0, len(chosen), rows):
-        index = chosen[i : i + rows]
+    pieces = [chosen[i : i + rows] for i in range(0, len(chosen), rows)]
+    for i, index in zip(range(0, len(chosen), rows), counted("imagining far beyond the data", pieces), strict=True):
         begun = np.asarray(episodes.frames[episodes.first[index]])
         acts = np.stack([endless_actions(episodes, int(e), frames) for e in index])
         clips = imagined(world, begun, convert(acts), seed + i)
