@@ -124,7 +124,8 @@ def test_sets_that_cannot_be_mixed_are_refused(sets, tmp_path, capsys) -> None:
     line = said(bridge, sets["small"])
     assert f"{sets['small']}: found frames of 16x16 pixels, expected 32x32 as in {bridge}; add --size" in line
     assert "--shares: found 1 for 2 data sets, expected one positive number" in said(bridge, bridge, "--shares", "1")
-    assert "--world.transformer.action-dim" in said(bridge, sets["gym"], "--actions", "worldgym")
+    words = ("--actions", "worldgym", "--world.transformer.action-dim", "7")
+    assert "--world.transformer.action-dim: found 7, but the data's actions are 10" in said(bridge, sets["gym"], *words)
 
 
 def refused(path: Path, capsys, out: Path) -> str:

@@ -12,7 +12,7 @@ from tyro.conf import Positional
 
 from worldgymnast.commands.command import LENT, Computing, Weights, drives, ledger, sees, wrote
 from worldgymnast.commands.command import agree as same_actions
-from worldgymnast.commands.starters import parts, refuse_starters, refuse_tasks
+from worldgymnast.commands.starters import parts, refuse_starters, refuse_tasks, spec_in
 from worldgymnast.config import load_judge, load_policy, load_world, to_dict
 from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks
 from worldgymnast.envs.simulator import SimulatorConfig
@@ -67,6 +67,9 @@ class Agree(Computing):
         self.prepare()
         env = replace(self.config.env, horizon=max(self.config.lengths))
         given = {"world": self.world, "judge": self.judge}
+        for path in self.policies:
+            if (spec := spec_in(path)) is not None:
+                refuse_starters(given, path, spec)
         files = parts(**given)
         world = load_world(files["world"], self.device)
         judge = load_judge(files["judge"], self.device, ledger(self.out))
@@ -77,7 +80,6 @@ class Agree(Computing):
         for path, other in twins(loaded).items():
             raise InputError(f"{path}: found the weights of {other}, expected every policy once")
         for path, policy in loaded.items():
-            refuse_starters(given, Path(path), policy.action_spec)
             same_actions(Path(path), policy.action_spec, files["world"], world.action_spec)
             drives(Path(path), policy, env)
         first = next(iter(loaded.values()))

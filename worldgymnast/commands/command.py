@@ -249,8 +249,8 @@ def hold_out(episodes: EpisodeSet, count: int) -> tuple[EpisodeSet, EpisodeSet]:
         if (found := len(episodes.where(task=task))) <= count:
             of = f" of task '{task}'" if task else ""
             raise InputError(
-                f"--held-out: found {count}, but the data have {found} episodes{of}, and one at least must be left. "
-                f"Give at most {found - 1}"
+                f"--held-out: found {found} episodes{of}, expected more than the {count} to hold out; hold out fewer, "
+                "or give more data"
             )
     return episodes.split(count, SPLIT)
 

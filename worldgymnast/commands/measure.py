@@ -162,7 +162,7 @@ class EvalWorld(Computing, Watching):
             for sheet in sheets(new):
                 tables.show(tables.sheet(sheet))
 
-        episodes, length = long_enough(episodes, self.length or frames_for(30, rate), self.starts)
+        episodes, length = long_enough(episodes, self.length or frames_for(30, rate))
         if self.sheet is not None:
             write_bytes(self.sheet, png(contact_sheet(above(world, episodes, length, self.seed))))
             wrote(self.sheet)
@@ -198,23 +198,19 @@ class EvalWorld(Computing, Watching):
         return wrote(self.out)
 
 
-def long_enough(episodes: EpisodeSet, length: int, starts: int) -> tuple[EpisodeSet, int]:
-    """The episodes in which `starts` clips of so many actions can begin, and that length or a smaller one.
+def long_enough(episodes: EpisodeSet, length: int) -> tuple[EpisodeSet, int]:
+    """The episodes of at least so many actions, and that length or a smaller one.
 
     It is lowered to what nine in ten episodes have; the shorter ones are left out, which is said.
 
     Raises:
         InputError: no episode has an action.
     """
-    room = episodes.length - (starts - 1)
-    usable = np.sort(room[room > 0])
+    usable = np.sort(episodes.length[episodes.length > 0])
     if not len(usable):
-        raise InputError(
-            f"data: the longest of {len(episodes)} episodes has {int(episodes.length.max())} actions, expected at "
-            f"least {starts}; give longer ones" + (" or fewer --starts" if starts > 1 else "")
-        )
+        raise InputError(f"data: found {len(episodes)} episodes of one frame, expected longer ones")
     length = min(length, int(usable[len(usable) // 10]))
-    keep = room >= length
+    keep = episodes.length >= length
     if not keep.all():
         print(f"{int((~keep).sum())} of {len(episodes)} episodes are shorter than {length} actions and are left out")
     return episodes.select(keep), length

@@ -18,14 +18,11 @@ def frame_size(path: Path, cameras: str | Sequence[str] | None = None) -> tuple[
     Args:
         path: the data set's folder.
         cameras: which camera; of several the first one named.
-
-    Raises:
-        InputError: there is no data set.
     """
-    kind = detect(path)
     named = [cameras] if isinstance(cameras, str) else list(cameras or ())
     wanted = next((name for name in named if name != "all"), None)
     try:
+        kind = detect(path)
         if kind == "worldgym":
             first = min(path.glob("[!.]*.mp4"), default=None)
             return None if first is None else next(iter(iterate(first))).shape[:2]

@@ -1,0 +1,411 @@
+"""The commands on other people's data: what they decide by themselves, and what they refuse in one line."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import foreign_data
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from episode_builders import episode
+from lamp import Lamp, lamp_episode
+
+from worldgymnast.actions import ActionSpec, metaworld_spec
+from worldgymnast.cli import main
+from worldgymnast.commands.command import hold_out, told
+from worldgymnast.commands.fitting import frames_for
+from worldgymnast.commands.measure import long_enough
+from worldgymnast.commands.starters import is_metaworld, parts
+from worldgymnast.config import Manifest, load_policy, load_world, manifest_of, save_component
+from worldgymnast.envs.metaworld import SUITE
+from worldgymnast.episodes import lerobot
+from worldgymnast.episodes.sizes import frame_size
+from worldgymnast.episodes.windows import EpisodeSet, from_episodes
+from worldgymnast.judges.classifier import SuccessClassifier
+from worldgymnast.loops.quickstart import starter
+from worldgymnast.loops.replay import clips, replay, shuffled_actions
+from worldgymnast.loops.thresholds import MOST_ASIDE, calibration_of, split_for_calibration
+from worldgymnast.policies.small_vla import SmallVLA
+from worldgymnast.presets import debug
+from worldgymnast.progress import Progress
+from worldgymnast.types import InputError, WorldModel
+from worldgymnast.worldmodel.sampler import LatentWorldModel
+
+LENGTHS = (12, 25, 9, 1, 14, 18)
+SENTENCES = ["pick the cube", "pick the cube", "put it away", "pick the cube", "put it away", "put it away"]
+BRIEF = ["--fit.steps", "1", "--threads", "1"]
+TINY_WORLD = [
+    *[
+        "--autoencoder.steps",
+        "1",
+        "--world.autoencoder.channels",
+        "4",
+        "--world.autoencoder.widths",
+        "8",
+        "8",
+        "8",
+        "8",
+    ],
+    *["--world.autoencoder.blocks", "0", "0", "0", "0", "--world.transformer.channels", "4", "--frames", "2"],
+    *["--world.transformer.width", "16", "--world.transformer.layers", "1", "--world.transformer.heads", "2"],
+]
+TINY_POLICY = ["--policy.width", "8", "--policy.blocks", "1", "--policy.hidden", "8", "--batch", "2"]
+TINY_JUDGE = ["--judge.widths", "8", "8", "8", "--batch", "4"]
+
+Said = Callable[..., str]
+
+
+def arm(folder: Path, lens: tuple[int, ...] = LENGTHS, fps: float = 30, marks: bool = True, **more: object) -> Path:
+    """A LeRobot v3.0 data set of a 6-joint arm; every other episode succeeds at its last frame."""
+
+    def extra(e: int, n: int) -> dict[str, pa.Array]:
+        state = {"observation.state": pa.array([[float(e)] * 6] * n, pa.list_(pa.float32()))}
+        return state | ({"next.success": pa.array([i == n - 1 and e % 2 == 0 for i in range(n)])} if marks else {})
+
+    features = {"observation.state": {"dtype": "float32", "shape": [6], "names": None}}
+    features |= {"next.success": {"dtype": "bool", "shape": [1], "names": None}} if marks else {}
+    more = {"tasks": SENTENCES[: len(lens)], "extra": extra, "feats": features} | more
+    foreign_data.v3(folder, lens=lens, d=6, fps=fps, **more)  # pyright: ignore[reportArgumentType]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return arm(tmp_path_factory.mktemp("mine") / "mine")
+
+
+@pytest.fixture
+def says(capsys: pytest.CaptureFixture[str]) -> Said:
+    """Runs a command; returns what it printed, or where it is to fail its one line."""
+
+    def run(*words: object, code: int = 0) -> str:
+        capsys.readouterr()
+        found = main([str(word) for word in words])
+        said = capsys.readouterr()
+        assert found == code, said.err
+        if code != 2:
+            return said.out
+        (line,) = [one for one in said.err.splitlines() if one.startswith("worldgymnast: error: ")]
+        assert "Traceback" not in said.err + said.out
+        return line
+
+    yield run  # pyright: ignore[reportReturnType]
+    torch.set_num_threads(1)
+
+
+# ---------------------------------------------------------------- starter components beside another robot's
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Untrained components of a 6-joint arm: policy, world and judge."""
+    folder, recipe = tmp_path_factory.mktemp("others"), debug()
+    spec = ActionSpec(tuple("abcdef"), "unknown", (-1.0,) * 6, (1.0,) * 6, frame="unknown", rate=30.0)
+    shape = replace(recipe.world.world.transformer, action_dim=6)
+    world = LatentWorldModel(replace(recipe.world.world, transformer=shape), spec, 30.0)
+    origin = {"action_spec": spec.to_dict()}
+    save_component(folder / "policy.safetensors", SmallVLA(recipe.policy.policy, spec), Manifest())
+    save_component(folder / "world.safetensors", world, Manifest())
+    judge = SuccessClassifier(recipe.judge.judge)
+    save_component(folder / "judge.safetensors", judge, Manifest(origin=origin))
+    return {name: folder / f"{name}.safetensors" for name in ("policy", "world", "judge")}
+
+
+def flags(files: dict[str, Path], *names: str) -> list[object]:
+    return [word for name in names for word in (f"--{name}", files[name])]
+
+
+COMMANDS = {
+    "rl": ["rl", "debug"],
+    "adapt": ["adapt", "--frame", "scene.png", "--instruction", "pick the cube"],
+    "iter-sft": ["iter-sft", "--data", "DATA"],
+    "dyna": ["dyna", "--data", "DATA"],
+    "quickstart": ["quickstart"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("given", [("policy", "world"), ("world",), ("policy",), ("judge",)])
+def test_a_starter_part_is_not_taken_beside_another_robots(
+    command: str, given: tuple[str, ...], others: dict[str, Path], says: Said, tmp_path: Path
+) -> None:
+    words = [tmp_path if word == "DATA" else word for word in COMMANDS[command]]
+    line = says(*words, *flags(others, *given), "--out", tmp_path / "x", code=2)
+    missing = [f"--{name}" for name in ("policy", "world", "judge") if name not in given]
+    assert f"error: {' '.join(missing)}: left out. The starter's would be taken, which knows Meta-World alone" in line
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_starter_part_is_not_taken_for_the_positional_policy(
+    others: dict[str, Path], says: Said, tmp_path: Path
+) -> None:
+    policy, twin = others["policy"], tmp_path / "twin.safetensors"
+    twin.write_bytes(policy.read_bytes())
+    for words in (["best-of", policy], ["agree", policy, twin]):
+        assert "--world --judge: left out" in says(*words, "--out", tmp_path / "x", code=2)
+
+
+def test_a_starter_part_is_not_taken_for_anothers_data(mine: Path, says: Said, tmp_path: Path) -> None:
+    for words, missing in (
+        (["train-judge", mine], "--world"),
+        (["rl", "debug", "--data", mine, "--rl.evaluate-starts", 0], "--policy --world --judge"),
+        (["iter-sft", "--data", mine], "--policy --world --judge"),
+    ):
+        assert f"{missing}: left out" in says(*words, "--out", tmp_path / "x", code=2)
+
+
+def test_starter_parts_go_with_one_another() -> None:
+    ours = starter("policy")
+    assert parts(policy=ours, world=None, judge=None) == {n: starter(n) for n in ("policy", "world", "judge")}
+    assert is_metaworld(load_policy(ours).action_spec)
+    assert is_metaworld(metaworld_spec(4))
+
+
+def test_the_starter_judge_is_not_taken_for_tasks_it_does_not_know(says: Said, tmp_path: Path) -> None:
+    pytest.importorskip("metaworld")
+    line = says("rl", "quickstart", "--env.tasks", "drawer-open", "handle-press", "--out", tmp_path / "x", code=2)
+    assert f"--judge: left out, and the starter's judge knows {', '.join(SUITE)}, not handle-press" in line
+
+
+def test_nothing_real_is_said_of_another_robot(others: dict[str, Path], says: Said, tmp_path: Path) -> None:
+    """There is no real environment of it: the line says so, and what can be done without."""
+    every = flags(others, "policy", "world", "judge")
+    policy, out = others["policy"], ["--out", tmp_path / "x"]
+    for words in (["rl", "debug", "--data", tmp_path, *every], ["evaluate", policy, policy], ["quickstart", *every]):
+        line = says(*words, *out, code=2)
+        assert "the one real environment so far is Meta-World" in line
+        assert "rl PRESET --rl.evaluate-starts 0 --data DATA" in line
+    line = says("rl", "debug", *every, "--rl.evaluate-starts", 0, *out, code=2)
+    assert "--data, --starts: found neither" in line
+
+
+# ---------------------------------------------------------------- episodes of unequal length
+
+
+def lamps(lengths: tuple[int, ...]) -> EpisodeSet:
+    return from_episodes([lamp_episode(i, steps=n) for i, n in enumerate(lengths)])
+
+
+def test_a_replay_of_unequal_episodes_is_what_each_is_alone() -> None:
+    mixed = lamps((5, 8, 3, 8, 1))
+    found = replay(Lamp(), mixed, seed=0, rows=2)
+    assert found.length.tolist() == [5, 8, 3, 8, 1]
+    assert len(found.frames) == 5 + 8 + 3 + 8 + 1 + 5
+    for e in range(5):
+        alone = replay(Lamp(), mixed.select([e]), seed=0)
+        assert np.array_equal(found.episode(e).frames, alone.episode(0).frames)
+        assert np.array_equal(found.episode(e).actions, mixed.episode(e).actions)
+        assert found.episode(e).instruction == mixed.instruction[e]
+
+
+def test_an_episode_without_an_action_is_replayed_as_its_frame() -> None:
+    both = lamps((4, 4))
+    single = replace(both, length=np.array([0, 4]))
+    found = replay(Lamp(), single, seed=0)
+    assert found.length.tolist() == [0, 4]
+    assert np.array_equal(found.episode(0).frames, both.episode(0).frames[:1])
+    assert len(replay(Lamp(), single.select([0]), seed=0).frames) == 1
+
+
+def test_equal_episodes_are_imagined_as_ever() -> None:
+    """All of one call, in their order, from one generator."""
+
+    class Noisy(Lamp):
+        def step(self, state, actions, *, generator, every=1):  # pyright: ignore
+            state, frames = super().step(state, actions, generator=generator, every=every)
+            return state, frames + torch.randint(0, 9, frames.shape, generator=generator, dtype=torch.uint8)
+
+    episodes, generator = lamps((6,) * 5), torch.Generator().manual_seed(3)
+    world: WorldModel = Noisy()
+    expected = []
+    for i in (0, 2, 4):
+        rows = slice(i, i + 2)
+        first = torch.from_numpy(np.asarray(episodes.frames[episodes.first[rows]]))
+        acts = np.stack([episodes.episode(e).actions for e in range(5)[rows]])
+        _, frames = world.step(world.start(first), torch.from_numpy(acts), generator=generator)
+        expected += [torch.cat([first[:, None], frames], 1).flatten(0, 1).numpy()]
+    found = replay(world, episodes, seed=3, rows=2)
+    assert np.array_equal(np.concatenate(expected), found.frames)
+
+
+def test_a_judge_sees_where_an_episode_ends() -> None:
+    """Many succeed at their last frame, which no stride need meet."""
+    shown = clips(lamps((5, 8, 3)), 4)
+    assert [len(clip.frames) for clip in shown] == [3, 3, 2]
+    assert np.array_equal(shown[0].frames, lamps((5,)).episode(0).frames[[0, 4, 5]])
+
+
+def test_shuffled_actions_of_unequal_episodes_are_whole() -> None:
+    episodes = lamps((2, 5))
+    first, second = shuffled_actions(episodes, 0)
+    assert np.array_equal(first, episodes.episode(1).actions)
+    assert np.array_equal(second, episodes.episode(0).actions[[0, 1, 0, 1, 0]])
+
+
+def test_short_episodes_do_not_shorten_the_measure() -> None:
+    lengths = (0, 40, 40, 3, *(40,) * 16)
+    made = lamps(tuple(max(1, n) for n in lengths))
+    made = replace(made, length=np.array(lengths))
+    kept, length = long_enough(made, 30)
+    assert (len(kept), length) == (18, 30)
+    assert long_enough(lamps((5, 7)), 30)[1] == 5
+    with pytest.raises(InputError, match="found 1 episodes of one frame"):
+        long_enough(replace(lamps((2,)), length=np.array([0])), 30)
+
+
+# ---------------------------------------------------------------- what follows the data
+
+
+def plain(count: int) -> EpisodeSet:
+    """Labelled episodes of another's data: no task, no source, no layout."""
+    made = from_episodes([episode(i, steps=1, size=8) for i in range(count)])
+    nothing = ("",) * count
+    return replace(made, task=nothing, source=nothing, layout=np.full(count, -1), labelled=np.ones(count, bool))
+
+
+@pytest.mark.parametrize(
+    ("labelled", "aside"), [(2, 1), (3, 1), (8, 2), (30, 7), (79, 19), (80, MOST_ASIDE), (200, MOST_ASIDE)]
+)
+def test_the_share_that_is_set_aside_follows_the_data(labelled: int, aside: int) -> None:
+    train, kept = split_for_calibration(plain(labelled), 0, seed=0)
+    assert (len(train), len(kept)) == (labelled - aside, aside)
+
+
+def test_too_few_episodes_for_a_threshold_are_counted() -> None:
+    episodes = plain(6)
+    with pytest.raises(InputError, match="field 'calibration': found 20 to set aside, but only 6 labelled episodes"):
+        split_for_calibration(episodes, 20, 0)
+    with pytest.raises(InputError, match=r"found 1 labelled episode, .* expected at least 2"):
+        split_for_calibration(episodes.select([0]), 0, 0)
+    assert calibration_of(episodes, 0) == 0
+    assert calibration_of(episodes, 5) == 5
+
+
+def test_more_held_out_than_there_are_names_the_flag() -> None:
+    episodes = plain(4)
+    train, held = hold_out(episodes, 3)
+    assert (len(train), len(held)) == (1, 3)
+    assert len(hold_out(episodes, 0)[0]) == 4
+    with pytest.raises(InputError, match="--held-out: found 4 episodes, expected more than the 9 to hold out"):
+        hold_out(episodes, 9)
+
+
+def test_episodes_without_a_sentence_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    episodes = plain(3)
+    told([Path("a")], replace(episodes, instruction=("go", "", " ")), needed=True)
+    assert capsys.readouterr().out == "a: 2 of 3 episodes have no sentence\n"
+    told([Path("a")], episodes, needed=True)
+    assert not capsys.readouterr().out
+    with pytest.raises(InputError, match="a: no episode has a sentence"):
+        told([Path("a")], replace(episodes, instruction=("",) * 3), needed=True)
+
+
+def test_durations_are_those_of_the_same_seconds() -> None:
+    """Chunk, window, clip and horizon of 13.3 Hz at 5 Hz (Bridge), 30 Hz (SO-101) and 50 Hz (ALOHA)."""
+    expected = {80 / 6: [2, 8, 12, 24], 5: [1, 3, 4, 9], 30: [4, 18, 27, 54], 50: [8, 30, 45, 90]}
+    assert {rate: [frames_for(n, rate) for n in (2, 8, 12, 24)] for rate in expected} == expected
+    assert frames_for(8, 5, made_for=5) == 8
+
+
+def test_the_size_of_frames_is_known_before_they_are_decoded(mine: Path, tmp_path: Path) -> None:
+    assert frame_size(mine) == (64, 64)
+    info = json.loads((mine / "meta/info.json").read_text())
+    for shape, names, found in (
+        ([48, 80, 3], ["height", "width", "channels"], (48, 80)),
+        ([3, 48, 80], ["channels", "height", "width"], (48, 80)),
+        ([3, 48, 80], None, (48, 80)),
+        ([0, 0, 3], None, None),
+        ("x", None, None),
+    ):
+        feature = {"dtype": "video", "shape": shape, "names": names}
+        (tmp_path / "meta").mkdir(exist_ok=True)
+        features = {"observation.images.cam": feature}
+        (tmp_path / "meta/info.json").write_text(json.dumps(info | {"features": features}))
+        assert frame_size(tmp_path) == found
+
+
+def test_a_long_step_is_heard_of(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress("thinking", 2, every=0.02) as progress:
+        time.sleep(0.2)
+        progress.advance()
+    assert "thinking: step 0/2, 0 steps/s, unknown time left" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- the README's walk
+
+
+def test_a_robots_owner_walks_from_data_to_a_finetuned_policy(mine: Path, says: Said, tmp_path: Path) -> None:
+    """No flag that is not the README's decides anything but how long it takes."""
+    sft, world, judge = (tmp_path / name for name in ("sft", "world", "judge"))
+    says("data", "check", mine)
+    said = says("sft", mine, "--out", sft, *BRIEF, *TINY_POLICY)
+    assert "30 frames per second: --policy.chunk 4 (0.13 s)" in said
+    said = says("train-world", mine, "--out", world, *BRIEF, *TINY_WORLD, "--held-out", 1)
+    assert "--length 27 (0.9 s), --world.transformer.window 18 (0.6 s)" in said
+    made = load_world(world / "world.safetensors")
+    assert (made.frame_size, made.action_spec.dim, made.fps) == ((64, 64), 6, 30)
+    assert made.config.transformer.action_dim == 6
+    assert manifest_of(world / "world.safetensors")["origin"]["instructions"] == ["pick the cube", "put it away"]
+    says("train-judge", mine, "--world", world / "world.safetensors", "--out", judge, *BRIEF, *TINY_JUDGE)
+    recorded = json.loads((judge / "config.json").read_text())
+    assert (recorded["stride"], recorded["late"], recorded["calibration"]) == (4, 18, 0)
+    files = {n: tmp_path / folder / f"{n}.safetensors" for n, folder in
+             (("policy", "sft"), ("world", "world"), ("judge", "judge"))}  # fmt: skip
+    every = flags(files, "policy", "world", "judge")
+    measured = ["--drift", 3, "--rows", 4, "--jitter.futures", 1, "--threads", 1, "--held-out", 1, "--trained"]
+    said = says("eval-world", files["world"], "--judge", files["judge"], "--data", mine, *measured)
+    assert "1 of 5 episodes are shorter than" in said or "Drift over 3" in said
+    few = ["--rl.steps", 1, "--rl.starts", 2, "--rl.group-size", 2, "--rl.evaluate-starts", 0, "--threads", 1]
+    said = says("rl", "debug", *every, "--data", mine, "--out", tmp_path / "rl", *few)
+    assert "--rl.horizon 18" in said
+    assert load_policy(tmp_path / "rl/policy.safetensors").config.chunk == 4
+
+
+@pytest.mark.parametrize("command", ["sft", "train-world"])
+def test_paths_and_flags_that_are_wrong_are_one_line(command: str, mine: Path, says: Said, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "empty").mkdir()
+    out = ["--out", tmp_path / "x"]
+    assert "no such folder" in says(command, mine.with_name("mien"), *out, code=2)
+    assert "is a file, expected a folder" in says(command, tmp_path / "file", *out, code=2)
+    assert "empty: found []" in says(command, tmp_path / "empty", *out, code=2)
+    assert "observation.images.cma" in says(command, mine, "--image-key", "observation.images.cma", *out, code=2)
+
+
+def test_flags_that_contradict_the_data_say_what_the_data_are(mine: Path, says: Said, tmp_path: Path) -> None:
+    out = ["--out", tmp_path / "x"]
+    line = says("train-world", mine, "--world.transformer.action-dim", 7, *out, code=2)
+    assert "--world.transformer.action-dim: found 7, but the data's actions are 6 wide; leave it out" in line
+    line = says("train-world", mine, "--world.transformer.grid", 8, 8, *out, code=2)
+    assert "--world.transformer.grid: found 8 8, which is for frames of 128x128 pixels, but the data have 64x64" in line
+    assert "multiples of 16" in says("train-world", mine, "--size", 50, *out, code=2)
+    assert "--shares: found 1 2 for 1 data sets" in says("train-world", mine, "--shares", 1, 2, *out, code=2)
+    assert "--held-out: found 6 episodes" in says("train-world", mine, "--held-out", 6, *out, code=2)
+
+
+def test_frames_that_are_not_square_are_squashed_and_it_is_said(says: Said, tmp_path: Path) -> None:
+    images = lambda e, n: pa.array(  # noqa: E731
+        [{"bytes": foreign_data.png(f), "path": None} for f in foreign_data.episode(e, n, h=48, w=80)]
+    )
+    wide = arm(tmp_path / "wide", (3, 4), images=images)
+    info = json.loads((wide / "meta/info.json").read_text())
+    info["features"]["observation.images.cam"]["shape"] = [48, 80, 3]
+    (wide / "meta/info.json").write_text(json.dumps(info))
+    said = says("sft", wide, "--out", tmp_path / "sft", *BRIEF, *TINY_POLICY)
+    assert "frames of 48x80 pixels are resized to 64x64, height and width each on its own" in said
+    assert manifest_of(tmp_path / "sft/policy.safetensors")["origin"]["frame_size"] == [64, 64]
+
+
+def test_meta_world_keeps_its_numbers(says: Said, tmp_path: Path) -> None:
+    made = [episode(i, steps=4, size=64, spec=metaworld_spec(6), fps=80 / 6) for i in range(2)]
+    lerobot.write(tmp_path / "data", [replace(e, task="drawer-open", source="expert") for e in made])
+    few = ["--demonstrations", 1, *BRIEF, *TINY_POLICY]
+    said = says("sft", tmp_path / "data", "--out", tmp_path / "sft", *few)
+    assert "frames per second" not in said
+    assert json.loads((tmp_path / "sft/config.json").read_text())["policy"]["chunk"] == 2
