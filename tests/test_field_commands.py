@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,7 +81,7 @@ def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def says(capsys: pytest.CaptureFixture[str]) -> Said:
+def says(capsys: pytest.CaptureFixture[str]) -> Iterator[Said]:
     """Runs a command; returns what it printed, or where it is to fail its one line."""
 
     def run(*words: object, code: int = 0) -> str:
@@ -95,7 +95,7 @@ def says(capsys: pytest.CaptureFixture[str]) -> Said:
         assert "Traceback" not in said.err + said.out
         return line
 
-    yield run  # pyright: ignore[reportReturnType]
+    yield run
     torch.set_num_threads(1)
 
 

@@ -149,14 +149,14 @@ def check_values(config: Any, prefix: str = "") -> None:
     Numbers are finite, integers fit 64 bits, seeds `LARGEST_SEED`; paths hold no null byte and no name that is too
     long.
     """
-    for field in fields(config):
-        value = getattr(config, field.name)
-        name = f"{prefix}{field.name}"
+    for entry in fields(config):
+        value = getattr(config, entry.name)
+        name = f"{prefix}{entry.name}"
         if is_dataclass(value):
-            check_values(value, "" if field.name == "config" else f"{name}.")
+            check_values(value, "" if entry.name == "config" else f"{name}.")
             continue
         for one in value if isinstance(value, tuple | list) else (value,):
-            if wrong := _wrong(field.name, one):
+            if wrong := _wrong(entry.name, one):
                 raise InputError(f"field '{name}': {wrong}")
 
 
