@@ -116,9 +116,9 @@ def looks(frames: int, stride: int) -> np.ndarray:
 
 
 def beliefs(
-    judge: Judge, clips: Iterable[UInt8[np.ndarray, "t h w 3"]], instructions: Sequence[str], stride: int
+    judge: Judge, clips: Iterable[np.ndarray], instructions: Sequence[str], stride: int
 ) -> Float[np.ndarray, " r"]:
-    """The judge's `belief` in the success of each of r clips, from every `stride`-th frame and the last."""
+    """The judge's `belief` in each of r clips uint8 [t h w 3], from every `stride`-th frame and the last."""
     shown = [Clip(clip[looks(len(clip), stride)], sentence) for clip, sentence in zip(clips, instructions, strict=True)]
     return np.array([belief(verdict) for verdict in judge.score(shown)], np.float64)
 
