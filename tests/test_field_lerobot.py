@@ -3,6 +3,7 @@
 import json
 import re
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -10,9 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 from episode_builders import episode as noise
 from foreign_data import acts, episode, frame, ident, mp4, png, v3, v21
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from worldgymnast.episodes import formats, lerobot
+from worldgymnast.episodes import formats, lerobot, lerobot_pairing
 from worldgymnast.episodes.check import check
+from worldgymnast.episodes.lerobot_layout import Place, Record
+from worldgymnast.episodes.lerobot_rows import Rows
 from worldgymnast.types import Episode, InputError
 
 KEY = "observation.images.cam"
@@ -263,6 +268,34 @@ def test_files_that_macos_leaves_are_not_there(tmp_path):
             path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7")
         assert numbers(root) == straight(5, 7)
         assert "._" not in warnings(root)
+
+
+@settings(max_examples=100)
+@given(st.data())
+def test_every_row_gets_the_frame_of_its_time_or_an_error(data):
+    """Rows and frames are lost independently, and both clocks tremble by less than they may."""
+    fps, count = data.draw(st.sampled_from([5.0, 10.0, 30.0])), data.draw(st.integers(2, 40))
+    keep = st.lists(st.booleans(), min_size=count, max_size=count)
+    rows, frames = (np.flatnonzero(np.array(data.draw(keep)) | (np.arange(count) == 0)) for _ in range(2))
+    random = np.random.default_rng(data.draw(st.integers(0, 99)))
+    late = random.uniform(0, 0.2, count) * (np.arange(count) > 0)
+    start = data.draw(st.sampled_from([0.0, 7.0]))
+    times = np.arange(count) / fps + late / fps
+    place = Place(Path("x.mp4"), start)
+    record = Record(0, len(rows), Path("x"), {KEY: place}, Path("x"), (), "", "", -1, None)
+    blank = np.zeros((len(rows), 1), np.float32)
+    one = Rows(record, np.arange(len(rows)), times[rows], True, blank, None, "", False, True)
+    stamps = start + (frames + random.uniform(0, 0.2, len(frames)) * (frames > 0)) / fps
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lerobot_pairing, "frame_times", lambda *_, **__: stamps)
+        patch.setattr(lerobot_pairing, "_same_rate", lambda *_: None)
+        found = lerobot_pairing.pair(place.file, [(one, place)], fps, Path("x"))
+    if set(rows) <= set(frames):
+        assert [frames[i] for i in found.frames[0]] == rows.tolist()
+        assert found.unused == len(frames) - len(rows)
+    else:
+        assert not found.frames
+        assert "episode 0: row" in str(found.errors[0])
 
 
 # ---------------------------------------------------------------- cameras and whole episodes
