@@ -173,6 +173,12 @@ def test_the_starter_judge_is_not_taken_for_tasks_it_does_not_know(says: Said, t
     assert f"--judge: left out, and the starter's judge knows {', '.join(SUITE)}, not handle-press" in line
 
 
+def test_the_starter_plate_is_not_taken_for_anothers_camera(mine: Path, says: Said, tmp_path: Path) -> None:
+    line = says("scenes", "distract", mine, tmp_path / "x", code=2)
+    assert "--plate: left out. The starter's would be taken" in line
+    assert not (tmp_path / "x").exists()
+
+
 def test_nothing_real_is_said_of_another_robot(others: dict[str, Path], says: Said, tmp_path: Path) -> None:
     """There is no real environment of it: the line says so, and what can be done without."""
     every = flags(others, "policy", "world", "judge")
@@ -361,6 +367,9 @@ def test_a_robots_owner_walks_from_data_to_a_finetuned_policy(mine: Path, says: 
     measured = ["--drift", 3, "--rows", 4, "--jitter.futures", 1, "--threads", 1, "--held-out", 1, "--trained"]
     said = says("eval-world", files["world"], "--judge", files["judge"], "--data", mine, *measured)
     assert "1 of 5 episodes are shorter than" in said or "Drift over 3" in said
+    words = ["--data", mine, "--world", files["world"], "--threads", 1, "--out", tmp_path / "judged.json"]
+    says("judge", "calibrate", files["judge"], *words, code=1)  # untrained, and each episode is judged to its end
+    assert "real" in json.loads((tmp_path / "judged.json").read_text())
     few = ["--rl.steps", 1, "--rl.starts", 2, "--rl.group-size", 2, "--rl.evaluate-starts", 0, "--threads", 1]
     said = says("rl", "debug", *every, "--data", mine, "--out", tmp_path / "rl", *few)
     assert "--rl.horizon 18" in said

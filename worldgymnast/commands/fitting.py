@@ -54,6 +54,9 @@ def size_for(
     """
     if size is not None or not paths:
         return size
+    if cameras == "all" or isinstance(cameras, tuple):
+        print(f"{paths[0]}: cameras side by side are resized to {target}x{target} together; --size N for another size")
+        return target
     found = [frame_size(path, cameras) for path in paths]
     if None in found or all(h == w and h % _STEP == 0 and h <= LARGEST for h, w in filter(None, found)):
         return None
@@ -177,9 +180,20 @@ class _Scaled:
 # ---------------------------------------------------------------- what is kept with a component
 
 
-def cameras_of(path: Path) -> str | tuple[str, ...] | None:
+def _origin_of(path: Path | None) -> Mapping[str, Any]:
+    known = manifest_of(path).get("origin") if path else None
+    return known if isinstance(known, Mapping) else {}
+
+
+def size_of(path: Path | None) -> int | None:
+    """Pixels on each side of the frames that a component was trained on, where its file says them."""
+    known = _origin_of(path).get("frame_size")
+    return known[0] if isinstance(known, list) and known and isinstance(known[0], int) else None
+
+
+def cameras_of(path: Path | None) -> str | tuple[str, ...] | None:
     """The cameras of the data that a component was trained on, where its file says them."""
-    known = (manifest_of(path).get("origin") or {}).get("image_key") or ()
+    known = _origin_of(path).get("image_key") or ()
     return tuple(known) if len(known) > 1 else next(iter(known), None)
 
 

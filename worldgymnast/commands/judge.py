@@ -7,12 +7,15 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import tyro
 from tyro.conf import Positional
 
 from worldgymnast.actions import converter
-from worldgymnast.commands.command import Computing, Weights, labelled, read, sees, writable, wrote
+from worldgymnast.commands.command import Computing, Watching, Weights, labelled, read, sees, writable, wrote
+from worldgymnast.commands.fitting import cameras_of, frames_for, rate_of, size_of
+from worldgymnast.commands.starters import is_metaworld
 from worldgymnast.config import load_judge, load_world
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.evaluation.calibration import Measured, Worth, difference, enough, measure, rows_by_task, thresholds
@@ -37,14 +40,16 @@ def judge_of(path: Path, device: str) -> Judge:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judging(Computing):
+class Judging(Computing, Watching):
     """A command that asks judges about labelled real rollouts and, with a world, about their imagined replays.
 
     Attributes:
         data: labelled data sets that no judge, and no world, was trained on.
         world: the world model's file; imagines the same actions from the same first frames.
-        horizon: actions of an episode that are judged; it succeeded if it did so by then.
-        stride: a judge sees every that many frames; the policy's chunk.
+        horizon: actions of an episode that are judged; it succeeded if it did so by then; left out, 24 in Meta-World,
+            and whole episodes of other robots.
+        stride: a judge sees every that many frames; the policy's chunk; left out, those of 0.15 seconds (2 in
+            Meta-World).
         rows: clips that are imagined, and given to a judge, in one call.
         seed: of the imagination, the bootstrap and the folds.
         out: also write the tables to this .md file, or all numbers to this .json file.
@@ -52,15 +57,15 @@ class Judging(Computing):
 
     data: tuple[Path, ...]
     world: Weights = None
-    horizon: int = 24
-    stride: int = 2
+    horizon: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    stride: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     rows: int = 32
     seed: int = 0
     out: Weights = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        in_range(self, 1, "horizon", "stride", "rows")
+        in_range(self, 1, "rows", *(name for name in ("horizon", "stride") if getattr(self, name) is not None))
         in_range(self, 0, "seed")
         _ends("out", self.out, ".md", ".json")
 
@@ -78,9 +83,12 @@ class Judging(Computing):
     def clips(self) -> tuple[EpisodeSet, WorldModel | None]:
         """The labelled rollouts and the world, or what is wrong with them; says what will stay unknown."""
         world = None if self.world is None else load_world(self.world, self.device)
-        episodes = read(self.data, None)
+        episodes = read(self.data, size_of(self.world), self.cameras or cameras_of(self.world))
         labelled(self.data, episodes)
-        real = first_actions(episodes, self.horizon)
+        if self.horizon is None and not is_metaworld(episodes.spec):
+            real = episodes.select(episodes.labelled)
+        else:
+            real = first_actions(episodes, self.horizon or 24)
         if world is not None:
             sees(world, episodes.size, "data convert SOURCE TARGET --size")
             converter(episodes.spec, world.action_spec)
@@ -94,7 +102,8 @@ class Judging(Computing):
         """What the judges say, and the reasons of those that failed; every judge looks first whether it can."""
         for judge in judges:
             check(judge, set(zip(real.task, real.instruction, strict=True)))
-        found = ask(judges, real, world, stride=self.stride, seed=self.seed, rows=self.rows)
+        stride = self.stride or frames_for(2, rate_of(real))
+        found = ask(judges, real, world, stride=stride, seed=self.seed, rows=self.rows)
         for judge, said in zip(judges, found.said, strict=True):
             if errors := [reason for one in said.values() for reason in one.errors]:
                 print(f"{judge.name}: {len(errors)} judgements failed, the first because: {errors[0]}")

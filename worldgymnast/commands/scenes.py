@@ -20,6 +20,7 @@ from worldgymnast.commands.command import (
     Computing,
     DataSets,
     Size,
+    Watching,
     Weights,
     check_size,
     new,
@@ -27,6 +28,7 @@ from worldgymnast.commands.command import (
     writable,
     wrote,
 )
+from worldgymnast.commands.starters import is_metaworld
 from worldgymnast.config import load_editor, load_proposer, to_dict
 from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks, instructions
 from worldgymnast.episodes import formats
@@ -88,7 +90,7 @@ class ScenesPhotograph(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScenesDistract(Computing):
+class ScenesDistract(Computing, Watching):
     """The same scenes with objects on the table that have nothing to do with the task.
 
     The source is a folder of pictures with sentences, or a data set; of a data set every episode is edited as a whole,
@@ -132,7 +134,13 @@ class ScenesDistract(Computing):
             raise InputError("--copies, --crop: found one of them for a data set, expected neither: each episode is "
                              "edited once, as it is; run again with another --seed for more")  # fmt: skip
         editor = load_editor(self.editor, plate, self.device)
-        distract_episodes(editor, formats.read(self.source, size=self.size), self.target, self.seed)
+        episodes = read([self.source], self.size, self.cameras)
+        if self.plate is None and not is_metaworld(episodes.spec):
+            raise InputError(
+                f"--plate: left out. The starter's would be taken, Meta-World's empty table, while {self.source} "
+                "is of another robot. Objects would be pasted behind what is there. Make one: worldgymnast scenes plate"
+            )
+        distract_episodes(editor, episodes, self.target, self.seed)
         return wrote(self.target)
 
     def _pictures(self, plate: Plate) -> int:
@@ -230,7 +238,7 @@ class ScenesPropose(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScenesPlate(Command):
+class ScenesPlate(Watching):
     """What a camera sees when nothing is on the table, from frames in which robot and objects come and go.
 
     Attributes:
@@ -257,7 +265,7 @@ class ScenesPlate(Command):
     def __call__(self) -> int:
         """Looks."""
         writable("--out", self.out)
-        plate_of(some_frames(read(self.data, self.size), self.frames, self.seed)).save(self.out)
+        plate_of(some_frames(read(self.data, self.size, self.cameras), self.frames, self.seed)).save(self.out)
         return wrote(self.out)
 
 
