@@ -102,6 +102,7 @@ def test_files_from_before_there_was_motion_still_load() -> None:
         {"axes": "xy", "unit": "m", "low": [0], "high": [1]},
         {"axes": ["x"], "unit": "m", "low": ["0"], "high": [1]},
         {"axes": ["x"], "unit": "m", "low": [float("nan")], "high": [1]},
+        {"axes": ["x"], "unit": "m", "low": [-(10**400)], "high": [1]},
         {"axes": ["x"], "unit": "m", "low": [0], "high": [1, 2]},
         {"axes": ["x"], "unit": "m", "low": [0], "high": [1], "motion": "sideways"},
         {"axes": ["x"], "unit": "m", "low": [0], "high": [1], "rate": float("inf")},
@@ -277,6 +278,16 @@ def test_statistics_that_are_no_numbers_are_one_line(tmp_path, part) -> None:
     with pytest.raises(InputError, match=r"stats\.json: field 'action'") as error:
         lerobot.read(tmp_path / "set")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("width", [2**63, 10**400, 10_001, True, 0])
+def test_a_width_no_robot_has_is_refused_before_it_costs_memory(tmp_path, width) -> None:
+    v3(tmp_path / "set")
+    info = json.loads((tmp_path / "set/meta/info.json").read_text())
+    info["features"]["action"]["shape"] = [width]
+    (tmp_path / "set/meta/info.json").write_text(json.dumps(info))
+    with pytest.raises(InputError, match=r"features\.action\.shape.*at most 10000"):
+        lerobot.read(tmp_path / "set")
 
 
 def test_rows_that_are_no_numbers_are_one_line(tmp_path) -> None:

@@ -9,7 +9,6 @@ published one of arXiv 2506.00613.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -157,7 +156,7 @@ def _require_fields(data: dict[str, Any]) -> None:
     """Raise ActionSpecMismatch where a field of a spec from JSON is missing, left over, or of the wrong type."""
 
     def is_number(value: Any) -> bool:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**1023
 
     def is_list(value: Any, is_entry: Callable[[Any], bool]) -> bool:
         return isinstance(value, list | tuple) and all(map(is_entry, value))

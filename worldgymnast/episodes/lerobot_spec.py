@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -18,6 +17,7 @@ INFO = "meta/info.json"
 STATS = "meta/stats.json"
 OWN = "worldgymnast"
 
+_MOST_AXES = 10_000
 _WORDS = {
     "frame": ("base", "end_effector", "unknown"),
     "rotation": ("none", "rpy", "unknown"),
@@ -78,9 +78,10 @@ def read_spec(root: Path, info: dict[str, Any], version: str, fps: float) -> Act
         )
     feature = info["features"][key]
     shape, names = feature.get("shape"), feature.get("names")
-    if not isinstance(shape, list) or len(shape) != 1 or not isinstance(shape[0], int) or shape[0] < 1:
+    if not isinstance(shape, list) or len(shape) != 1 or type(shape[0]) is not int or not 0 < shape[0] <= _MOST_AXES:
         raise InputError(
-            f"{path}: field 'features.{key}.shape': found {short(shape)}, expected [number of axes]; correct it"
+            f"{path}: field 'features.{key}.shape': found {short(shape)}, expected [number of axes], at most "
+            f"{_MOST_AXES}; correct it"
         )
     width = shape[0]
     if (place := own_place(info)) is not None:
@@ -120,7 +121,7 @@ def _own_spec(data: dict[str, Any], path: Path, name: str) -> ActionSpec:
             raise InputError(f"{path}: field '{name}.{key}': found {short(found)}, expected {expected}; correct it")
 
     def numeric(value: Any) -> bool:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**1023
 
     for key, words in _WORDS.items():
         require(data.get(key, words[0]) in words, key, data.get(key), f"one of {', '.join(words)}")
