@@ -408,7 +408,7 @@ def leaves(value, path=()):
         yield from leaves(inner, (*path, key))
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_mutated_metadata_end_in_data_or_one_line(sound, data):
     name = data.draw(st.sampled_from(["info.json", "episodes.jsonl", "tasks.jsonl", "episodes_stats.jsonl"]))
