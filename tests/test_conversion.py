@@ -212,7 +212,7 @@ def test_odd_sizes_stay_odd(robot, tmp_path, size, pixels):
 def test_some_cameras_can_be_chosen(robot, tmp_path):
     formats.convert(robot, tmp_path / "one", image_key=WRIST)
     assert lerobot.read(tmp_path / "one").size == (32, 48)
-    assert main(["data", "convert", str(robot), str(tmp_path / "two"), "--image-key", f"{WRIST},{CAMERA}"]) == 0
+    assert main(["data", "convert", str(robot), str(tmp_path / "two"), "--image-key", WRIST, CAMERA]) == 0
     assert [k for k, v in read_info(tmp_path / "two")["features"].items() if v["dtype"] == "video"] == [WRIST, CAMERA]
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 
 from tyro.conf import Positional
 
-from worldgymnast.commands.command import LENT, Command, Computing, Size, check_size, drives, new, summary
+from worldgymnast.commands.command import LENT, Command, Computing, Size, Watching, check_size, drives, new, summary
 from worldgymnast.config import load_policy
 from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks
 from worldgymnast.episodes import formats
@@ -80,20 +80,18 @@ class RecordPolicy(Computing):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataCheck(Command):
+class DataCheck(Watching):
     """What is wrong with a data set (LeRobot v3.0 or v2.1, RLDS, WorldGym), file by file.
 
     Attributes:
         path: its folder.
-        image_key: which camera, where there are several.
     """
 
     path: Positional[Path]
-    image_key: str | None = None
 
     def __call__(self) -> int:
         """Prints the findings; 1 if one of them is an error."""
-        findings = check(self.path, self.image_key)
+        findings = check(self.path, self.cameras)
         for finding in findings:
             print(finding)
         errors = sum(finding.severity == "error" for finding in findings)
@@ -102,14 +100,14 @@ class DataCheck(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConvert(Command):
+class DataConvert(Watching):
     """A data set in any known format as LeRobot v3.0, with every camera, the state and the last action.
 
     Attributes:
         source: its folder: LeRobot v2.1 or v3.0, RLDS, WorldGym.
         target: the folder to write, a new one.
         size: pixels on each side to resize the frames to.
-        image_key: which cameras, commas between them; all by default.
+        image_key: which cameras, all by default: one name, or several.
         fps: frames per second to write, a whole part of what the data have; or, where their format does not say, just
             what they have.
         lossless: keep every bit of the frames; LeRobot reads them, and encodes them anew where it edits.
@@ -118,7 +116,6 @@ class DataConvert(Command):
     source: Positional[Path]
     target: Positional[Path]
     size: Size = None
-    image_key: str | None = None
     fps: float | None = None
     lossless: bool = False
 
@@ -130,7 +127,7 @@ class DataConvert(Command):
     def __call__(self) -> int:
         """Converts."""
         done = formats.convert(
-            self.source, self.target, size=self.size, image_key=self.image_key, fps=self.fps, lossless=self.lossless
+            self.source, self.target, size=self.size, image_key=self.cameras, fps=self.fps, lossless=self.lossless
         )
         said = f"{done.succeeded} of {done.labelled} labelled ones succeeded" if done.labelled else "none labelled"
         print(f"{self.target}: {done.episodes} episodes, {done.actions} actions, {said}")
