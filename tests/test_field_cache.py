@@ -1,5 +1,6 @@
 """The frame cache trusts nobody: what is planted, damaged or another user's is decoded again."""
 
+import json
 import os
 import threading
 import time
@@ -7,9 +8,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from foreign_data import FD, IMG, TXT, T, acts, features, frame, png, rlds
+from test_field_rlds import SHARD, seed_rlds
 
-from worldgymnast.episodes import cache
-from worldgymnast.episodes.cache import cache_folder, cache_usage, cached_frames
+from worldgymnast.episodes import cache, formats
+from worldgymnast.episodes.cache import cache_folder, cache_usage, cached_frames, fingerprint
 from worldgymnast.types import InputError
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (5, 8, 6, 3), np.uint8)
@@ -218,3 +221,56 @@ def test_an_error_while_decoding_leaves_nothing(folder, tmp_path):
 def test_a_null_byte_in_a_path_of_the_metadata_is_one_line(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         cache.fingerprint([tmp_path / "a\0b"])
+
+
+def test_corrected_metadata_of_rlds_are_not_answered_from_the_cache(folder, tmp_path):
+    """Raw tensors are cut into rows by features.json: the same bytes are other pictures by another shape."""
+    wide = [frame(0, i, 32, 64) for i in range(3)]
+    record = {
+        "steps/observation/image": np.concatenate([one.ravel() for one in wide]).astype(np.int64),
+        "steps/action": acts(0, 3).ravel(),
+        "steps/language_instruction": [b"open the drawer"] * 3,
+    }
+
+    def step(height, width):
+        observation = FD({"image": T([height, width, 3], "uint8")})
+        return {"observation": observation, "action": T([7]), "language_instruction": TXT}
+
+    root = tmp_path / "set"
+    rlds(root, [record], step(64, 32))
+    assert formats.read(root, fps=5).size == (64, 32)
+    (root / "features.json").write_text(json.dumps(features(step(32, 64))))
+    found = formats.read(root, fps=5)
+    assert np.array_equal(found.frames[:], np.stack(wide))
+
+
+@pytest.mark.parametrize("name", ["features.json", "dataset_info.json", SHARD])
+def test_every_file_of_rlds_that_changes_is_read_anew(folder, tmp_path, name):
+    root = seed_rlds(tmp_path / "set")
+    formats.read(root, fps=5)
+    (before,) = folder.glob("*.npy")
+    os.utime(root / name, ns=(1, 1))
+    formats.read(root, fps=5)
+    (after,) = folder.glob("*.npy")
+    assert before != after
+
+
+def test_a_file_replaced_with_its_old_time_is_decoded_anew(folder, tmp_path):
+    """As `cp -p` and `rsync -t` do: size and time of change stay, the content does not."""
+    file = tmp_path / "a.mp4"
+    file.write_bytes(b"first")
+    state = file.stat()
+    before = fingerprint([file])
+    file.write_bytes(b"other")
+    os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert fingerprint([file]) != before
+
+
+def test_the_order_of_cameras_is_part_of_the_key(folder, tmp_path):
+    root = tmp_path / "set"
+    pictures = {f"steps/observation/{name}": [png(frame(k, i)) for i in range(3)] for k, name in enumerate("ab")}
+    record = pictures | {"steps/action": acts(0, 3).ravel(), "steps/language_instruction": [b"open"] * 3}
+    rlds(root, [record], {"observation": FD({"a": IMG(), "b": IMG()}), "action": T([7]), "language_instruction": TXT})
+    one, other = (formats.read(root, fps=5, image_key=key).frames[:] for key in ("a,b", "b,a"))
+    assert np.array_equal(one[:, :, :64], other[:, :, 64:])
+    assert not np.array_equal(one, other)

@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,8 +30,11 @@ from worldgymnast.types import InputError
 UNUSED_DAYS = 30
 """An entry that was not used for so long is removed when another is written."""
 
-_VERSION = 1
+_VERSION = 2
 """Part of every entry's name; to be raised where the same file is decoded to other pixels than before."""
+
+_DECODERS = tuple(f"{name} {version(name)}" for name in ("av", "pillow"))
+"""Part of every entry's name, too: other versions may round colors otherwise."""
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE = os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -62,14 +66,23 @@ def cache_usage() -> tuple[int, int]:
 
 
 def fingerprint(files: Iterable[Path], *extra: object) -> str:
-    """A short hash of the files' names, sizes and times of change, and of `extra`."""
+    """A short hash of the files' names, sizes and times of change, and of `extra`.
+
+    Args:
+        files: every file whose content decides a pixel, metadata too.
+        extra: every choice that decides a pixel, such as the cameras in their order.
+
+    Raises:
+        InputError: a file is missing.
+    """
     digest = hashlib.sha256(repr(extra).encode())
     for path in sorted(files):
         try:
             state = path.stat()
         except (OSError, ValueError) as error:  # ValueError: a null byte in the path
             raise InputError(f"{path}: no such file, expected it by the metadata; copy the folder again") from error
-        digest.update(f"{path.parent.name}/{path.name}:{state.st_size}:{state.st_mtime_ns};".encode())
+        digest.update(f"{path.parent.name}/{path.name}:{state.st_size}:".encode())
+        digest.update(f"{state.st_mtime_ns}:{state.st_ctime_ns};".encode())  # a copy may keep the first, not the second
     return digest.hexdigest()[:16]
 
 
@@ -91,7 +104,7 @@ def cached_frames(root: Path, name: str, key: str, count: int, decode: Decode) -
         InputError: frames differ in size, there are not `count` of them, or they fit neither disk nor memory.
     """
     prefix = hashlib.sha256(repr((os.path.realpath(root), name)).encode()).hexdigest()[:20]
-    file = f"{prefix}-{hashlib.sha256(repr((_VERSION, key, count)).encode()).hexdigest()[:20]}.npy"
+    file = f"{prefix}-{hashlib.sha256(repr((_VERSION, _DECODERS, key, count)).encode()).hexdigest()[:20]}.npy"
     folder = cache_folder()
     try:
         with _opened(folder) as handle:
@@ -185,12 +198,12 @@ def _mapped(handle: int, name: str, count: int) -> np.ndarray | None:
         if not stat.S_ISREG(state.st_mode) or not _is_own(state):
             return None
         try:
-            version = np.lib.format.read_magic(opened)
+            magic = np.lib.format.read_magic(opened)
             shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(opened)
         except Exception:  # noqa: BLE001 - whatever NumPy raises of a damaged header
             return None
         start = opened.tell()
-        is_plain = version == (1, 0) and dtype == np.uint8 and not is_fortran
+        is_plain = magic == (1, 0) and dtype == np.uint8 and not is_fortran
         if not is_plain or len(shape) != 4 or (shape[0], shape[3]) != (count, 3):
             return None
         if min(shape) < 1 or state.st_size != start + math.prod(shape):

@@ -30,7 +30,7 @@ import numpy as np
 from worldgymnast.actions import BRIDGE, ActionSpec, foreign_spec
 from worldgymnast.episodes.cache import cached_frames, fingerprint
 from worldgymnast.episodes.lerobot_frames import beside
-from worldgymnast.episodes.rlds_layout import Camera, Description, describe
+from worldgymnast.episodes.rlds_layout import FEATURES, INFO, Camera, Description, describe
 from worldgymnast.episodes.tfrecord import Feature, parse_example, records
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.files import short
@@ -285,8 +285,9 @@ def read(
     spec = spec_of(description, rows)
     rate = rate_of(path, spec, fps)
     count = np.array([len(actions) for actions in rows], np.int64)
-    keys = [camera.key for camera in description.cameras]
-    key = fingerprint([shard.path for shard in description.shards], keys, size)
+    files = [shard.path for shard in description.shards]
+    files += [file for name in (FEATURES, INFO) if (file := description.root / name).is_file()]
+    key = fingerprint(files, description.cameras, description.action_key, description.width, size)
     pixels = "native" if size is None else str(size).replace(" ", "")
     name = f"{'+'.join(camera.name.replace('/', '.') for camera in description.cameras)}-{description.split}-{pixels}"
     return EpisodeSet(
