@@ -1,9 +1,10 @@
 """Which frame of a video belongs to which row of a LeRobotDataset, decided by time.
 
 A row's frame is the one shown at the episode's `from_timestamp` plus the row's `timestamp`, as in LeRobot: the nearest,
-which must be clearly nearer than the next and no other row's. One exception: where rows and video run evenly at
-slightly different rates (a 29.97 video said to be 30), they drift apart until no frame is near; then an episode with
-exactly as many frames as rows is paired one by one.
+which must be clearly nearer than the next, no other row's, and not beyond the episode's end. An episode whose rows all
+lie beside their frames is refused: which frame is meant is not decided then. One exception: where rows and video run
+evenly at slightly different rates (a 29.97 video said to be 30), they drift apart until no frame is near; then an
+episode with exactly as many frames as rows is paired one by one.
 """
 
 from __future__ import annotations
@@ -21,7 +22,12 @@ from worldgymnast.video_reader import frame_times
 
 _NEAR = 0.45
 """How far a row's frame may be, in steps of the rate; at 0.5 two frames are equally near."""
+_BESIDE = 0.25
+"""How far the rows of an episode may be from their frames in the middle, in steps, all to one side."""
+_OFF_START = 0.1
+"""How far `from_timestamp` may be from a frame, in steps, in a video with frames of no row."""
 _SAME_RATE = 0.05
+_UNEVEN_RATE = 1.5
 _EVEN = 0.1
 
 
@@ -50,18 +56,24 @@ def pair(file: Path, episodes: Sequence[tuple[Rows, Place]], fps: float, root: P
     except InputError as error:
         return Pairing(file, {}, (error,))
     found = _paired(file, episodes, stamps, fps)
-    if found.errors and len(stamps) and abs(stamps[0]) * fps > _NEAR:
+    if found.errors and len(stamps) and abs(stamps[0]) * fps > _EVEN:
         late = _paired(file, episodes, stamps - stamps[0], fps)  # stamped late as a whole, as some encoders do
         found = found if late.errors or late.unused else late
     return found
 
 
 def _same_rate(file: Path, times: np.ndarray, fps: float, root: Path) -> None:
-    """Raise InputError where the video runs at another rate than the rows."""
+    """Raise InputError where the video runs at another rate than the rows.
+
+    Of an uneven video one of two rates has to fit: the usual one, where frames were lost, or the mean, where the time
+    between frames trembles. Where both are somewhat off, the rows' times decide.
+    """
     if len(times) < 2:
         return
-    rate = 1 / float(np.median(np.diff(times)))
-    if abs(rate / fps - 1) > _SAME_RATE:
+    steps = np.diff(times)
+    rate, mean = 1 / float(np.median(steps)), 1 / float(np.mean(steps))
+    is_uneven = np.ptp(steps) * fps > _EVEN and 1 / _UNEVEN_RATE < rate / fps < _UNEVEN_RATE
+    if min(abs(rate / fps - 1), abs(mean / fps - 1)) > _SAME_RATE and not is_uneven:
         raise InputError(
             f"{file}: found a video of {rate:.5g} frames per second, expected {fps:g} as in {root / INFO}; encode it "
             "again at that rate, or correct fps"
@@ -110,7 +122,34 @@ def _paired(file: Path, episodes: Sequence[tuple[Rows, Place]], times: np.ndarra
             else:
                 made[rows.record.index] = numbers
     errors += _overlaps(file, made)
-    return Pairing(file, made, tuple(errors), len(times) - sum(map(len, made.values())))
+    unused = len(times) - sum(map(len, made.values()))
+    if unused and not errors:
+        errors = _loose_starts(file, [(r, place) for r, place in episodes if r.record.index in made], times, fps)
+        for index in [r.record.index for r, _ in episodes] if errors else ():
+            made.pop(index, None)
+    return Pairing(file, made, tuple(errors), unused)
+
+
+def _loose_starts(
+    file: Path, episodes: Sequence[tuple[Rows, Place]], times: np.ndarray, fps: float
+) -> list[InputError]:
+    """The error of a `from_timestamp` beside its frame, in a video with frames that no row has.
+
+    Such times drift from episode to episode, and where neighbors were removed nothing says by how many frames. Times
+    that count frames at the nominal rate are told by `_same_clock`.
+    """
+    for rows, place in episodes:
+        nearest = float(times[_nearest(times, np.array([place.start]))[0]])
+        off, off_nominal = (place.start - nearest) * fps, abs(place.start * fps - round(place.start * fps))
+        if place.start > 0 and abs(off) > _OFF_START and off_nominal > 0.02:
+            return [
+                InputError(
+                    f"{file}: episode {rows.record.index}: field 'from_timestamp': found {place.start:.6g} s, "
+                    f"{abs(off):.2f} of a step from the nearest frame at {nearest:.6g} s, in a video with frames of no "
+                    "row; which frame is the first is not decided; correct from_timestamp in meta/episodes"
+                )
+            ]
+    return []
 
 
 def _nearest(times: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -147,13 +186,26 @@ def _by_time(file: Path, rows: Rows, place: Place, times: np.ndarray, fps: float
             f"{times[numbers[i]]:.6g} s, expected one each; correct the timestamps or encode the video again"
         )
     _unambiguous(where, rows, numbers, int(_nearest(times, np.array([place.start]))[0]), times, fps)
-    if place.stop is not None and wanted[-1] > place.stop + 0.5 / fps:
-        i = int(np.argmax(wanted > place.stop + 0.5 / fps))
+    _beside(where, place, wanted, numbers, times, fps)
+    if place.stop is not None and times[numbers[-1]] > place.stop - 0.5 / fps:
+        i = int(np.argmax(times[numbers] > place.stop - 0.5 / fps))
         raise InputError(
-            f"{where}: row {i} is at {wanted[i]:.6g} s, but the episode ends at {place.stop:.6g} s by to_timestamp; "
-            "correct the timestamps or meta/episodes"
+            f"{where}: row {i} is at {wanted[i]:.6g} s, but the episode ends at {place.stop:.6g} s by to_timestamp: "
+            "the frame there is the next episode's; correct the timestamps or to_timestamp in meta/episodes"
         )
     return numbers
+
+
+def _beside(where: str, place: Place, wanted: np.ndarray, numbers: np.ndarray, times: np.ndarray, fps: float) -> None:
+    """Raise InputError where the rows as a whole are beside their frames: which frame is meant is not decided."""
+    off = float(np.median(wanted - times[numbers]))
+    if abs(off) * fps > _BESIDE:
+        side = "after" if off > 0 else "before"
+        raise InputError(
+            f"{where}: rows from {wanted[0]:.6g} s on are {abs(off):.4g} s ({abs(off) * fps:.2f} of a step) {side} "
+            f"their nearest frames throughout (limit {_BESIDE:g}); which frame is meant is not decided; correct "
+            f"from_timestamp ({place.start:g}) or the timestamps by that"
+        )
 
 
 def _unambiguous(where: str, rows: Rows, numbers: np.ndarray, first: int, times: np.ndarray, fps: float) -> None:
