@@ -14,6 +14,8 @@ from worldgymnast.processes import rank
 
 Item = TypeVar("Item")
 
+_SHORTEST_TICK = 1.0
+
 
 def counted(what: str, items: Sequence[Item]) -> Iterator[Item]:
     """Goes through `items` with their progress; `what` says what is done with them."""
@@ -45,6 +47,7 @@ class Progress:
         self._first, self._began = done, time.monotonic()
         self._spoke, self._note = self._began, ""
         self._ended = threading.Event()
+        self._ticker: threading.Thread | None = None
         console = Console(stderr=True)
         self._bar: Bar | None = None
         if console.is_terminal and rank() == 0:
@@ -56,17 +59,20 @@ class Progress:
         if self._bar is not None:
             self._bar.start()
         elif rank() == 0:
-            threading.Thread(target=self._tick, name="progress", daemon=True).start()
+            self._ticker = threading.Thread(target=self._tick, name="progress", daemon=True)
+            self._ticker.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._ended.set()
+        if self._ticker is not None:
+            self._ticker.join()
         if self._bar is not None:
             self._bar.stop()
 
     def _tick(self) -> None:
         """Speaks while a step takes longer than `every` seconds."""
-        while not self._ended.wait(self.every):
+        while not self._ended.wait(max(self.every, _SHORTEST_TICK)):
             if time.monotonic() - self._spoke >= self.every:
                 self._speak()
 

@@ -149,7 +149,7 @@ class Diffusion:
 
     def __init__(self, config: DiffusionConfig):
         self.context = float(config.context_level)
-        self.power = torch.cat([sigmoid_schedule(), torch.ones(1)])  # the last entry is for level -1: clean
+        self.power = torch.cat([sigmoid_schedule(), torch.ones(1, device="cpu")])  # last: level -1, clean
 
     def walk(self, steps: int) -> list[float]:
         """Whole levels from 999 to -1."""
@@ -183,9 +183,12 @@ def objective(config: ObjectiveConfig) -> Objective:
 
 
 def sigmoid_schedule(levels: int = LEVELS, start: float = -3.0, end: float = 3.0) -> Float[Tensor, " levels"]:
-    """Signal power (alphas_cumprod) of every level: a sigmoid from `start` to `end`, betas clipped to 0.999."""
-    t = torch.linspace(0, 1, levels + 1, dtype=torch.float64)
-    first, last = torch.sigmoid(torch.tensor([start, end], dtype=torch.float64))
+    """Signal power (alphas_cumprod) of every level: a sigmoid from `start` to `end`, betas clipped to 0.999.
+
+    Always on the CPU, also where models are made on another default device, such as "meta".
+    """
+    t = torch.linspace(0, 1, levels + 1, dtype=torch.float64, device="cpu")
+    first, last = torch.sigmoid(torch.tensor([start, end], dtype=torch.float64, device="cpu"))
     power = (last - torch.sigmoid(t * (end - start) + start)) / (last - first)
     power = power / power[0]
     betas = (1 - power[1:] / power[:-1]).clamp(max=0.999)
