@@ -52,7 +52,7 @@ def outcome(root, **options):
 
 def seen(root, **options):
     """What `read` gives, an EpisodeSet or its error as a string; `check` has to agree."""
-    errors = [str(one) for one in check(root, options.get("image_key")) if one.severity == "error"]
+    errors = [str(one) for one in check(root, options.get("image_key"), 10.0) if one.severity == "error"]
     found = outcome(root, **options)
     if isinstance(found, InputError):
         assert "\n" not in str(found)
@@ -70,7 +70,7 @@ def refused(root, said, **options):
 
 
 def warnings(root):
-    return "\n".join(str(one) for one in check(root) if one.severity == "warning")
+    return "\n".join(str(one) for one in check(root, fps=10.0) if one.severity == "warning")
 
 
 def rewrite(path, change):

@@ -120,7 +120,7 @@ class Adapt(Computing, Watching):
             check(judge, [(start.task, start.instruction)])
         said: tuple[str, ...] = ()
         if self.data:
-            episodes = read(self.data, world.frame_size[0], self.cameras)
+            episodes = read(self.data, world.frame_size[0], self.cameras, self.fps)
             refuse_starters(given, self.data[0], episodes.spec)
             refuse_strangers(files["policy"], policy.action_spec, self.data[0], episodes.spec)
             sees(world, episodes.size, "data convert SOURCE TARGET --size")

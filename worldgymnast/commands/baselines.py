@@ -78,7 +78,7 @@ class IterSft(Computing, Watching):
         found = components(files, self.device, ledger(self.out), env if real else None)
         if real:
             refuse_tasks(self.judge, env.tasks)
-        episodes = read(self.data, found.world.frame_size[0], self.cameras)
+        episodes = read(self.data, found.world.frame_size[0], self.cameras, self.fps)
         refuse_starters(given, self.data[0], episodes.spec)
         episodes, wanted = imitated(episodes, PolicyTraining(demonstrations=self.demonstrations))
         demos = demonstrations(episodes, wanted.demonstrations)

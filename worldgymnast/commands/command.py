@@ -113,9 +113,11 @@ class Watching(Command):
 
     Attributes:
         image_key: which cameras, where a data set has several: one name, several, or "all".
+        fps: frames per second, where a data set does not say them (RLDS other than BridgeData V2).
     """
 
     image_key: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME...")] = ()
+    fps: Annotated[float | None, tyro.conf.arg(metavar="N")] = None
 
     @property
     def cameras(self) -> str | tuple[str, ...] | None:
@@ -190,15 +192,26 @@ def ledger(out: Path) -> Ledger:
 Cameras = str | tuple[str, ...] | None
 
 
-def read(paths: Sequence[Path], size: int | None, cameras: Cameras = None) -> EpisodeSet:
+def read(
+    paths: Sequence[Path],
+    size: int | None,
+    cameras: Cameras = None,
+    fps: float | None = None,
+    assumed_fps: float | None = None,
+) -> EpisodeSet:
     """All data sets as one, see `read_each`."""
-    return concatenate(read_each(paths, size, cameras=cameras))
+    return concatenate(read_each(paths, size, cameras=cameras, fps=fps, assumed_fps=assumed_fps))
 
 
 def read_each(
-    paths: Sequence[Path], size: int | None, spec: ActionSpec | None = None, cameras: Cameras = None
+    paths: Sequence[Path],
+    size: int | None,
+    spec: ActionSpec | None = None,
+    cameras: Cameras = None,
+    fps: float | None = None,
+    assumed_fps: float | None = None,
 ) -> list[EpisodeSet]:
-    """The data sets, with their actions in `spec`, or in that of the first.
+    """The data sets, with their actions in `spec`, or in that of the first; see `formats.read` for the others.
 
     Raises:
         InputError: their frames differ in size or rate, or no conversion between their actions is known.
@@ -207,7 +220,10 @@ def read_each(
         raise InputError("data: found no path, expected at least one data set's folder")
     if len({path.resolve() for path in paths}) < len(paths):
         raise InputError("data: found a data set twice, expected each once; use --shares to weigh one more")
-    sets = [formats.read(path, size=size, image_key=cameras) for path in paths]  # pyright: ignore[reportArgumentType]
+    sets = [
+        formats.read(path, size=size, image_key=cameras, fps=fps, assumed_fps=assumed_fps)  # pyright: ignore[reportArgumentType]
+        for path in paths
+    ]
     head, spec = sets[0], spec or sets[0].spec
     for i, (path, part) in enumerate(zip(paths, sets, strict=True)):
         try:

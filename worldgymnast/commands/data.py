@@ -91,7 +91,7 @@ class DataCheck(Watching):
 
     def __call__(self) -> int:
         """Prints the findings; 1 if one of them is an error."""
-        findings = check(self.path, self.cameras)
+        findings = check(self.path, self.cameras, self.fps)
         for finding in findings:
             print(finding)
         errors = sum(finding.severity == "error" for finding in findings)

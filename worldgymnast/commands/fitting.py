@@ -6,6 +6,7 @@ Whatever is decided is printed, and is part of the run's config.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -195,6 +196,12 @@ def cameras_of(path: Path | None) -> str | tuple[str, ...] | None:
     """The cameras of the data that a component was trained on, where its file says them."""
     known = _origin_of(path).get("image_key") or ()
     return tuple(known) if len(known) > 1 else next(iter(known), None)
+
+
+def fps_of(path: Path | None) -> float | None:
+    """Frames per second of the data that a component was trained on, where its file says them."""
+    known = _origin_of(path).get("fps")
+    return float(known) if isinstance(known, int | float) and 0 < known < math.inf else None
 
 
 def origin(episodes: EpisodeSet, cameras: Sequence[str]) -> Mapping[str, Any]:

@@ -14,7 +14,7 @@ from tyro.conf import Positional
 
 from worldgymnast.actions import converter
 from worldgymnast.commands.command import Computing, Watching, Weights, labelled, read, sees, writable, wrote
-from worldgymnast.commands.fitting import cameras_of, frames_for, rate_of, size_of
+from worldgymnast.commands.fitting import cameras_of, fps_of, frames_for, rate_of, size_of
 from worldgymnast.commands.starters import is_metaworld
 from worldgymnast.config import load_judge, load_world
 from worldgymnast.episodes.windows import EpisodeSet
@@ -83,7 +83,9 @@ class Judging(Computing, Watching):
     def clips(self) -> tuple[EpisodeSet, WorldModel | None]:
         """The labelled rollouts and the world, or what is wrong with them; says what will stay unknown."""
         world = None if self.world is None else load_world(self.world, self.device)
-        episodes = read(self.data, size_of(self.world), self.cameras or cameras_of(self.world))
+        episodes = read(
+            self.data, size_of(self.world), self.cameras or cameras_of(self.world), self.fps, fps_of(self.world)
+        )
         labelled(self.data, episodes)
         if self.horizon is None and not is_metaworld(episodes.spec):
             real = episodes.select(episodes.labelled)

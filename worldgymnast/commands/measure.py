@@ -24,7 +24,7 @@ from worldgymnast.commands.command import (
     writable,
     wrote,
 )
-from worldgymnast.commands.fitting import cameras_of, frames_for, rate_of
+from worldgymnast.commands.fitting import cameras_of, fps_of, frames_for, rate_of
 from worldgymnast.commands.starters import is_metaworld
 from worldgymnast.config import load_judge, load_policy, load_world, to_dict
 from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks
@@ -150,7 +150,9 @@ class EvalWorld(Computing, Watching):
         distance = lpips_distance(self.device) if self.perceptual else None
         world = load_world(self.world, self.device)
         judge = None if self.judge is None else load_judge(self.judge, self.device)
-        episodes = read(self.data, world.frame_size[0], self.cameras or cameras_of(self.world))
+        episodes = read(
+            self.data, world.frame_size[0], self.cameras or cameras_of(self.world), self.fps, fps_of(self.world)
+        )
         sees(world, episodes.size, "data convert SOURCE TARGET --size")
         if self.held_out:
             episodes = hold_out(episodes, self.held_out)[0 if self.trained else 1]

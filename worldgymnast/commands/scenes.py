@@ -134,7 +134,7 @@ class ScenesDistract(Computing, Watching):
             raise InputError("--copies, --crop: found one of them for a data set, expected neither: each episode is "
                              "edited once, as it is; run again with another --seed for more")  # fmt: skip
         editor = load_editor(self.editor, plate, self.device)
-        episodes = read([self.source], self.size, self.cameras)
+        episodes = read([self.source], self.size, self.cameras, self.fps)
         if self.plate is None and not is_metaworld(episodes.spec):
             raise InputError(
                 f"--plate: left out. The starter's would be taken, Meta-World's empty table, while {self.source} "
@@ -265,7 +265,7 @@ class ScenesPlate(Watching):
     def __call__(self) -> int:
         """Looks."""
         writable("--out", self.out)
-        plate_of(some_frames(read(self.data, self.size, self.cameras), self.frames, self.seed)).save(self.out)
+        plate_of(some_frames(read(self.data, self.size, self.cameras, self.fps), self.frames, self.seed)).save(self.out)
         return wrote(self.out)
 
 

@@ -93,7 +93,7 @@ class Sft(Learning):
         check_parts(self.config)
         start = load_policy(self.begin_with, self.device) if self.begin_with else None
         size = size_for(self.data, self.size, self.cameras)
-        episodes, config = imitated(read(self.data, size, self.cameras), self.config)
+        episodes, config = imitated(read(self.data, size, self.cameras, self.fps), self.config)
         told(self.data, episodes, needed=True)
         if self.begin_with and start:
             agree(self.begin_with, start.action_spec, self.data[0], episodes.spec)
@@ -153,7 +153,7 @@ class TrainWorld(HoldingOut):
         check_shares(self.shares, len(self.data))
         wanted = start.action_spec if start else _SPECS[self.actions] if self.actions else None
         size = size_for(self.data, self.size, self.cameras, world.frame_size[0])
-        sets = [hold_out(part, self.held_out)[0] for part in read_each(self.data, size, wanted, self.cameras)]
+        sets = [hold_out(part, self.held_out)[0] for part in read_each(self.data, size, wanted, self.cameras, self.fps)]
         if start:
             for path, part in zip(self.data, sets, strict=True):
                 warn_outside(part, start.action_spec, f"{path} and {self.begin_with}")
@@ -211,7 +211,9 @@ class Distill(HoldingOut):
                 f"{self.world}: takes {teacher.config.steps} steps without guidance already, expected more than the "
                 f"{self.config.sampling_steps} of --sampling-steps; nothing is left to distill"
             )
-        episodes, _ = hold_out(read(self.data, self.size or teacher.frame_size[0], self.cameras), self.held_out)
+        episodes, _ = hold_out(
+            read(self.data, self.size or teacher.frame_size[0], self.cameras, self.fps), self.held_out
+        )
         sees(teacher, episodes.size, "--size")
         require_same(episodes.spec, teacher.action_spec, f"{self.world} and data")
         train.distill(teacher, episodes, self.out, self.config, self.device, origin(episodes, self.image_key))
@@ -238,7 +240,7 @@ class TrainJudge(Learning):
         check_parts(self.config)
         start = load_classifier(self.begin_with, self.device) if self.begin_with else None
         world = load_world(self.world or starter("world"), self.device)
-        episodes = read(self.data, self.size or world.frame_size[0], self.cameras)
+        episodes = read(self.data, self.size or world.frame_size[0], self.cameras, self.fps)
         refuse_starters({"world": self.world}, self.data[0], episodes.spec)
         labelled(self.data, episodes)
         told(self.data, episodes)
@@ -312,7 +314,7 @@ class Rl(Computing, Watching):
             env = replace(env, size=found.world.frame_size[0])
             horizon = horizon_of(config.rl.horizon, "--rl.horizon", found, self.given)
             config = replace(config, env=env, rl=replace(config.rl, horizon=horizon))
-        episodes = read(self.data, env.size, self.cameras) if self.data else None
+        episodes = read(self.data, env.size, self.cameras, self.fps) if self.data else None
         if episodes is not None:
             refuse_starters(given, self.data[0], episodes.spec)
             refuse_strangers(files["policy"], found.policy.action_spec, self.data[0], episodes.spec)

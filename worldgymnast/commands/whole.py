@@ -187,7 +187,7 @@ class Dyna(Computing, Watching):
         drives(paths["policy"], policy, env, "--finetune.env.hold")
         sees(world, (env.size, env.size), "--finetune.env.size")
         check_tasks(env.tasks)
-        old = read(self.data, env.size, self.cameras)
+        old = read(self.data, env.size, self.cameras, self.fps)
         refuse_starters(given, self.data[0], old.spec)
         labelled(self.data, old)
         agree(paths["policy"], policy.action_spec, self.data[0], old.spec)

@@ -25,6 +25,7 @@ from worldgymnast.episodes.lerobot_frames import camera, in_order, side_by_side
 from worldgymnast.episodes.lerobot_layout import ImageKey
 from worldgymnast.episodes.lerobot_spec import STATS, action_key, own_place, recorded_range
 from worldgymnast.episodes.lerobot_survey import Survey, survey
+from worldgymnast.episodes.rates import agreed_rate, check_given
 from worldgymnast.text import is_sentence
 from worldgymnast.types import InputError
 from worldgymnast.video import iterate
@@ -177,12 +178,13 @@ class _Inspection:
         return sorted(self.findings, key=lambda one: one.severity)
 
 
-def check(path: str | Path, image_key: ImageKey = None) -> list[Finding]:
+def check(path: str | Path, image_key: ImageKey = None, fps: float | None = None) -> list[Finding]:
     """Everything wrong with the episodes in a folder (LeRobot v3.0 or v2.1, RLDS, WorldGym), errors first.
 
     Args:
         path: the folder.
         image_key: which cameras, where there are several; more than one are looked at side by side.
+        fps: frames per second of robot time, where the format does not say (RLDS other than BridgeData V2).
 
     Returns:
         Findings; none means that the data set reads and nothing looks odd.
@@ -190,19 +192,32 @@ def check(path: str | Path, image_key: ImageKey = None) -> list[Finding]:
     Raises:
         InputError: the folder holds no episodes in a known format.
     """
+    check_given(fps)
     kind = detect(path)
     root = Path(path)
     inspection = _Inspection(root)
     try:
         if kind == "rlds":
-            _rlds(root, image_key, inspection)
+            _rlds(root, image_key, inspection, fps)
         elif kind == "worldgym":
-            _worldgym(root, inspection)
+            _worldgym(root, inspection, fps)
         else:
-            _lerobot(root, image_key, inspection)
+            _lerobot(root, image_key, inspection, fps)
     except InputError as error:
         inspection.fault(root, error)
     return inspection.finish()
+
+
+def _rate(root: Path, said: float | None, fps: float | None, inspection: _Inspection) -> None:
+    """Notes a rate that nobody says, which training needs, or two that differ."""
+    if said is None and fps is None:
+        hint = "give the robot's rate wherever it is read: --fps, or in Python fps=..."
+        inspection.add("warning", root, "fps", "no frames per second: the format does not say them", "them", hint)
+        return
+    try:
+        agreed_rate(root, said, fps)
+    except InputError as error:
+        inspection.complain(root, error)
 
 
 def _short(root: Path, names: list[str], inspection: _Inspection) -> None:
@@ -213,12 +228,14 @@ def _short(root: Path, names: list[str], inspection: _Inspection) -> None:
         inspection.add("warning", root, "episode length", text, "at least 2 frames", hint)
 
 
-def _worldgym(root: Path, inspection: _Inspection) -> None:
+def _worldgym(root: Path, inspection: _Inspection, fps: float | None) -> None:
     short = []
     for one in worldgym.inspect(root):
         if isinstance(one, InputError):
             inspection.complain(root, one)
             continue
+        if not inspection.episodes:
+            _rate(root, one.notes.fps, fps, inspection)
         video, labelled = one.video, one.notes.success is not None
         short += [video.stem] if len(one.actions) == 1 else []
         inspection.episode(
@@ -237,13 +254,14 @@ def _worldgym(root: Path, inspection: _Inspection) -> None:
     _short(root, short, inspection)
 
 
-def _rlds(root: Path, image_key: ImageKey, inspection: _Inspection) -> None:
+def _rlds(root: Path, image_key: ImageKey, inspection: _Inspection, fps: float | None) -> None:
     description = rlds.describe(root, with_commas(image_key))
     if description.other_splits:
         inspection.findings.append(Finding("warning", str(root), "splits", rlds.splits_said(description)))
     for path in description.unread:
         hint = "its episodes are left out; rename or remove it"
         inspection.add("warning", path, "file name", path.name, "NAME-SPLIT.tfrecord-00000-of-0000N", hint)
+    _rate(root, rlds.spec_of(description, []).rate, fps, inspection)
     short = []
     for index, record in enumerate(rlds.inspect(description)):
         if isinstance(record, InputError):
@@ -260,8 +278,9 @@ def _rlds(root: Path, image_key: ImageKey, inspection: _Inspection) -> None:
         inspection.add("warning", root, "instruction", f"text under {texts}", "language_instruction", hint)
 
 
-def _lerobot(root: Path, image_key: ImageKey, inspection: _Inspection) -> None:
+def _lerobot(root: Path, image_key: ImageKey, inspection: _Inspection, fps: float | None) -> None:
     found = layout.read_layout(root, image_key)
+    _rate(root, found.robot_fps, fps, inspection)
     _spec(found, inspection)
     made = survey(found)
     for error in made.errors:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Literal
 from worldgymnast.actions import ActionSpec
 from worldgymnast.episodes import lerobot, rlds, rlds_layout, worldgym
 from worldgymnast.episodes.lerobot_layout import INFO, ImageKey, read_layout
+from worldgymnast.episodes.rates import check_given
 from worldgymnast.episodes.rlds_episodes import read_whole
 from worldgymnast.episodes.subsample import subsample, subsampled_spec, whole_ratio
 from worldgymnast.episodes.windows import EpisodeSet
@@ -79,6 +79,7 @@ def read(
     image_key: ImageKey = None,
     size: int | tuple[int, int] | None = None,
     fps: float | None = None,
+    assumed_fps: float | None = None,
 ) -> EpisodeSet:
     """Reads the episodes of a folder in any known format.
 
@@ -87,17 +88,18 @@ def read(
         image_key: which cameras, where there are several; more than one are put side by side.
         size: pixels to resize the frames to.
         fps: frames per second of robot time, where the format does not say (RLDS other than BridgeData V2).
+        assumed_fps: those that are taken, with a line on stderr, where neither the data set nor `fps` says them.
 
     Raises:
-        InputError: the folder cannot be read, or `size` or `fps` is not positive.
+        InputError: the folder cannot be read, `size` or `fps` is not positive, or the data set says another rate.
     """
     _positive(size, fps)
     kind = detect(path)
     if kind == "rlds":
-        return rlds.read(path, image_key=with_commas(image_key), size=size, fps=fps)
+        return rlds.read(path, image_key=with_commas(image_key), size=size, fps=fps, assumed_fps=assumed_fps)
     if kind == "worldgym":
-        return worldgym.read(path, size=size)
-    return lerobot.read(path, image_key=image_key, size=size)
+        return worldgym.read(path, size=size, fps=fps)
+    return lerobot.read(path, image_key=image_key, size=size, fps=fps)
 
 
 def with_commas(image_key: ImageKey) -> str | None:
@@ -109,8 +111,7 @@ def _positive(size: int | tuple[int, int] | None, fps: float | None) -> None:
     for side in size if isinstance(size, tuple) else (size,):
         if side is not None and side < 1:
             raise InputError(f"field 'size': found {side}, expected at least 1")
-    if fps is not None and not 0 < fps < math.inf:
-        raise InputError(f"field 'fps': found {fps:g}, expected more than 0")
+    check_given(fps)
 
 
 @dataclass

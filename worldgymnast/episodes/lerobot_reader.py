@@ -15,6 +15,7 @@ from worldgymnast.episodes.lerobot_layout import ImageKey, Layout, read_layout
 from worldgymnast.episodes.lerobot_rows import STATE, Rows
 from worldgymnast.episodes.lerobot_spec import axis_names
 from worldgymnast.episodes.lerobot_survey import STEPS, survey
+from worldgymnast.episodes.rates import agreed_rate
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.files import visible
 from worldgymnast.types import Episode, InputError
@@ -26,7 +27,7 @@ _CACHE_FORMAT = "rows-by-time-1"
 Size = int | tuple[int, int] | None
 
 
-def read(path: str | Path, *, image_key: ImageKey = None, size: Size = None) -> EpisodeSet:
+def read(path: str | Path, *, image_key: ImageKey = None, size: Size = None, fps: float | None = None) -> EpisodeSet:
     """Reads a data set, v3.0 or v2.1, this project's or anyone's.
 
     Row i of an episode, by `frame_index`, gets the frame at its time (see `lerobot_pairing`). The decoded frames are
@@ -37,11 +38,13 @@ def read(path: str | Path, *, image_key: ImageKey = None, size: Size = None) -> 
         image_key: which camera; needed only where there are several. Several names, or "all", put their frames side by
             side, from left to right in that order, each scaled to the height of the first.
         size: pixels to resize the frames to.
+        fps: frames per second of robot time, if they are to be compared with what the data set says.
 
     Raises:
-        InputError: a file is missing, cut short, or contradicts the metadata; names the file and the field.
+        InputError: a file is missing, cut short, or contradicts the metadata or `fps`; names the file and the field.
     """
     found = read_layout(path, image_key)
+    agreed_rate(path, found.robot_fps, fps)
     rows = _sound(found)
     order = in_order(found, rows)
     counts = [len(one.index) for one in order]

@@ -30,6 +30,7 @@ import numpy as np
 from worldgymnast.actions import BRIDGE, ActionSpec, foreign_spec
 from worldgymnast.episodes.cache import cached_frames, fingerprint
 from worldgymnast.episodes.lerobot_frames import beside
+from worldgymnast.episodes.rates import agreed_rate
 from worldgymnast.episodes.rlds_layout import FEATURES, INFO, Camera, Description, describe
 from worldgymnast.episodes.tfrecord import Feature, parse_example, records
 from worldgymnast.episodes.windows import EpisodeSet
@@ -261,6 +262,7 @@ def read(
     split: str | None = None,
     size: int | tuple[int, int] | None = None,
     fps: float | None = None,
+    assumed_fps: float | None = None,
 ) -> EpisodeSet:
     """Reads a folder; decoded frames are cached as in `lerobot.read`.
 
@@ -271,9 +273,10 @@ def read(
         split: such as "train"; without it "train" where it is there, else the only one.
         size: pixels to resize the frames to.
         fps: frames per second of robot time; needed where the data set is not BridgeData V2 (5 Hz).
+        assumed_fps: those that are taken, with a line on stderr, where neither the data set nor `fps` says them.
 
     Raises:
-        InputError: a shard is missing, cut short or damaged, or the frame rate is unknown.
+        InputError: a shard is missing, cut short or damaged, or the frame rate is unknown or another.
     """
     description = describe(path, image_key, split)
     if split is None:
@@ -283,7 +286,7 @@ def read(
         rows.append(record.actions)
         sentences.append(record.instruction)
     spec = spec_of(description, rows)
-    rate = rate_of(path, spec, fps)
+    rate = agreed_rate(path, spec.rate, fps, assumed_fps)
     count = np.array([len(actions) for actions in rows], np.int64)
     files = [shard.path for shard in description.shards]
     files += [file for name in (FEATURES, INFO) if (file := description.root / name).is_file()]
@@ -304,14 +307,6 @@ def read(
         spec=spec,
         fps=rate,
     )
-
-
-def rate_of(path: str | Path, spec: ActionSpec, fps: float | None) -> float:
-    """Frames per second: what the spec knows, or else `fps`; raises InputError where neither says it."""
-    rate = fps or spec.rate
-    if rate is None:
-        raise InputError(f"{path}: RLDS does not say how many frames there are in a second; pass --fps (`fps`)")
-    return rate
 
 
 def unread_texts(description: Description) -> list[str]:

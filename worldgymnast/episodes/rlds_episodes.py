@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from worldgymnast.actions import ActionSpec
-from worldgymnast.episodes.rlds import Record, pictures_of, rate_of, say_split, sound_records, spec_of
+from worldgymnast.episodes.rates import agreed_rate
+from worldgymnast.episodes.rlds import Record, pictures_of, say_split, sound_records, spec_of
 from worldgymnast.episodes.rlds_layout import Description, describe
 from worldgymnast.types import Episode, InputError
 
@@ -45,7 +46,7 @@ def read_whole(
         path: the folder with `features.json` and the shards.
         image_key: which cameras; by default every color camera, and `image_0` of BridgeData V2.
         size: pixels to resize the frames to.
-        fps: frames per second of robot time, where the data set is not BridgeData V2.
+        fps: frames per second of robot time, where the data set is not BridgeData V2 (5 Hz whatever is given).
 
     Raises:
         InputError: a shard is missing, cut short or damaged, or the frame rate is unknown.
@@ -54,7 +55,7 @@ def read_whole(
     say_split(description)
     rows = [record.actions for record in sound_records(description)]
     spec = spec_of(description, rows)
-    rate = rate_of(path, spec, fps)
+    rate = spec.rate or agreed_rate(path, None, fps)
     return Episodes(len(rows), spec, rate, _episodes(description, spec, rate, size))
 
 

@@ -25,6 +25,7 @@ import numpy as np
 
 from worldgymnast.actions import WORLDGYM, converter
 from worldgymnast.episodes.cache import cached_frames, fingerprint
+from worldgymnast.episodes.rates import agreed_rate
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.files import mistaken, read_json_object, short, visible
 from worldgymnast.staging import StagedFolder
@@ -257,20 +258,22 @@ def _success(value: Any, frames: int, video: Path) -> np.ndarray | None:
     return np.array(value, bool)
 
 
-def read(path: str | Path, *, size: int | tuple[int, int] | None = None) -> EpisodeSet:
+def read(path: str | Path, *, size: int | tuple[int, int] | None = None, fps: float | None = None) -> EpisodeSet:
     """Reads a folder; decoded frames are cached as in `lerobot.read`.
 
     Args:
         path: the folder.
         size: pixels to resize the frames to.
+        fps: frames per second of robot time, if they are to be compared with what the notes say.
 
     Raises:
-        InputError: a file is missing or damaged, holds NaN or what it cannot mean, or a video's length differs from its
-            actions'.
+        InputError: a file is missing or damaged, holds NaN or what it cannot mean, a video's length differs from its
+            actions', or the notes say another rate.
     """
     root = Path(path)
     found = list(_sound(root))
     notes = [one.notes for one in found]
+    agreed_rate(path, notes[0].fps if notes else None, fps)
     count = np.array([len(one.actions) for one in found], np.int64)
     files = [one.video for one in found]
     key = fingerprint([*files, *(file.with_suffix(".npz") for file in files)], size)
