@@ -10,7 +10,7 @@ from typing import Literal
 
 from worldgymnast.actions import ActionSpec
 from worldgymnast.episodes import lerobot, rlds, rlds_layout, worldgym
-from worldgymnast.episodes.lerobot_layout import INFO, ImageKey, read_layout
+from worldgymnast.episodes.lerobot_layout import INFO, ImageKey
 from worldgymnast.episodes.rates import check_given
 from worldgymnast.episodes.rlds_episodes import read_whole
 from worldgymnast.episodes.subsample import subsample, subsampled_spec, whole_ratio
@@ -199,9 +199,8 @@ def _whole(
     """How many episodes there are, what their actions mean, frames per second, and the episodes with all they hold."""
     kind = detect(source)
     if kind.startswith("lerobot"):
-        found = read_layout(source, "all" if image_key is None else image_key)
-        episodes = lerobot.episodes(source, image_key=image_key, size=size)
-        return len(found.records), found.spec, found.robot_fps, episodes
+        whole = lerobot.read_whole(source, image_key=image_key, size=size)
+        return whole.count, whole.spec, whole.fps, whole.episodes
     if kind == "rlds":
         made = read_whole(source, with_commas(image_key), size, fps)
         return made.count, made.spec, made.fps, made.episodes

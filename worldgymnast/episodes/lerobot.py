@@ -12,12 +12,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from worldgymnast.episodes.lerobot_reader import episodes, read
+from worldgymnast.episodes.lerobot_reader import episodes, read, read_whole
 from worldgymnast.episodes.lerobot_writer import LeRobotWriter
 from worldgymnast.types import Episode, InputError
 from worldgymnast.video import resize
 
-__all__ = ["LeRobotWriter", "episodes", "read", "write"]
+__all__ = ["LeRobotWriter", "episodes", "read", "read_whole", "write"]
 
 
 def write(path: str | Path, episodes: Iterable[Episode], size: int | tuple[int, int] | None = None) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from worldgymnast.actions import ActionSpec
+from worldgymnast.episodes.depth import is_depth
 from worldgymnast.episodes.lerobot_spec import INFO, OWN, action_key, own_fps, own_place, positive, read_spec
 from worldgymnast.episodes.parquet import column_names, field_of, read_lists
 from worldgymnast.files import json_object, read_json_lines, read_json_object, short, visible
@@ -124,6 +125,13 @@ class Layout:
         found = self.info.get("robot_type")
         return found if isinstance(found, str) else ""
 
+    @property
+    def depth(self) -> list[str]:
+        """Depth maps that were not asked for."""
+        features = self.info["features"]
+        known = [name for name, feature in features.items() if feature.get("dtype") in ("video", "image")]
+        return [name for name in known if is_depth(name, features[name]) and name not in self.cameras]
+
     def in_data(self, camera: str) -> bool:
         """Whether a camera's frames are pictures inside the parquet files rather than videos."""
         return self.info["features"][camera]["dtype"] == "image"
@@ -168,7 +176,7 @@ def read_layout(root: str | Path, image_key: ImageKey = None) -> Layout:
 def _cameras(features: dict[str, Any], wanted: ImageKey, path: Path) -> tuple[str, ...]:
     """The chosen cameras; depth maps count only where they are named."""
     known = [name for name, feature in features.items() if feature.get("dtype") in ("video", "image")]
-    color = [name for name in known if not _is_depth(features[name])]
+    color = [name for name in known if not is_depth(name, features[name])]
     if not known:
         raise InputError(
             f"{path}: field 'features': found no camera, expected one of dtype video or image; is it a data set of "
@@ -178,8 +186,13 @@ def _cameras(features: dict[str, Any], wanted: ImageKey, path: Path) -> tuple[st
     names = tuple(part.strip() for name in named for part in ([name] if name in known else name.split(",")))
     if names == ("all",) and "all" not in known and color:
         return tuple(color)
-    if not names and len(color or known) == 1:
-        return tuple(color or known)
+    if not names and len(color) == 1:
+        return tuple(color)
+    if not color and (not names or (names == ("all",) and "all" not in known)):
+        raise InputError(
+            f"{path}: field 'features': found {known}, which hold depth, expected a color camera; depth is read only "
+            f"where it is named: --image-key {known[0]}"
+        )
     chosen = tuple(_camera(name, known) for name in names)
     how = "name one or several with --image-key NAME [NAME ...], or all with --image-key all"
     if not names or None in chosen or len(set(chosen)) < len(chosen):
@@ -195,11 +208,6 @@ def _camera(wanted: str, known: Sequence[str]) -> str | None:
     if wanted in known:
         return wanted
     return endings[0] if len(endings) == 1 else None
-
-
-def _is_depth(feature: dict[str, Any]) -> bool:
-    notes = [feature, feature.get("info"), feature.get("video_info")]
-    return any(isinstance(note, dict) and note.get("video.is_depth_map") is True for note in notes)
 
 
 # ---------------------------------------------------------------- files

@@ -5,16 +5,18 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from worldgymnast.actions import ActionSpec
 from worldgymnast.episodes.cache import cached_frames, fingerprint
 from worldgymnast.episodes.lerobot_frames import Camera, camera, in_order, side_by_side
 from worldgymnast.episodes.lerobot_layout import ImageKey, Layout, read_layout
 from worldgymnast.episodes.lerobot_rows import STATE, Rows
 from worldgymnast.episodes.lerobot_spec import axis_names
-from worldgymnast.episodes.lerobot_survey import STEPS, survey
+from worldgymnast.episodes.lerobot_survey import SAID, Survey, survey
 from worldgymnast.episodes.rates import agreed_rate
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.files import visible
@@ -43,9 +45,10 @@ def read(path: str | Path, *, image_key: ImageKey = None, size: Size = None, fps
     Raises:
         InputError: a file is missing, cut short, or contradicts the metadata or `fps`; names the file and the field.
     """
-    found = read_layout(path, image_key)
-    agreed_rate(path, found.robot_fps, fps)
-    rows = _sound(found)
+    read_from = read_layout(path, image_key)
+    agreed_rate(path, read_from.robot_fps, fps)
+    made = _sound(read_from)
+    found, rows = made.layout, made.rows
     order = in_order(found, rows)
     counts = [len(one.index) for one in order]
     first = dict(zip((one.record.index for one in order), np.cumsum([0, *counts[:-1]]), strict=True))
@@ -70,8 +73,30 @@ def read(path: str | Path, *, image_key: ImageKey = None, size: Size = None, fps
     )
 
 
+@dataclass(frozen=True)
+class Whole:
+    """A data set on its way to being converted.
+
+    Attributes:
+        count: number of episodes.
+        spec: what their actions mean.
+        fps: frames per second of robot time.
+        episodes: the episodes, decoded one by one.
+    """
+
+    count: int
+    spec: ActionSpec
+    fps: float
+    episodes: Iterator[Episode]
+
+
 def episodes(path: str | Path, *, image_key: ImageKey = None, size: Size = None) -> Iterator[Episode]:
-    """Yields the episodes of a data set whole: every camera, the state, the last action, the robot's type.
+    """The episodes of a data set whole, one by one; see `read_whole`."""
+    return read_whole(path, image_key=image_key, size=size).episodes
+
+
+def read_whole(path: str | Path, *, image_key: ImageKey = None, size: Size = None) -> Whole:
+    """Reads a data set whole: every camera, the state, the last action, the robot's type.
 
     Nothing is cached; one episode is held at a time.
 
@@ -83,8 +108,16 @@ def episodes(path: str | Path, *, image_key: ImageKey = None, size: Size = None)
     Raises:
         InputError: see `read`.
     """
-    found = read_layout(path, "all" if image_key is None else image_key)
-    rows = _sound(found, state=True)
+    made = _sound(read_layout(path, "all" if image_key is None else image_key), state=True)
+    found = made.layout
+    if found.depth and image_key in (None, "all"):
+        _say(
+            f"{found.root}: depth maps {found.depth} are left out; name them with --image-key to take them as pictures"
+        )
+    return Whole(len(made.rows), found.spec, found.robot_fps, _whole(found, made.rows, size))
+
+
+def _whole(found: Layout, rows: Sequence[Rows], size: Size) -> Iterator[Episode]:
     cameras = {name: _camera(found, name, rows) for name in found.cameras}
     names = _state_names(found)
     for one in rows:
@@ -110,15 +143,15 @@ def episodes(path: str | Path, *, image_key: ImageKey = None, size: Size = None)
         )
 
 
-def _sound(found: Layout, state: bool = False) -> list[Rows]:
-    """The rows of every episode; raises the first error of the survey, and says where a step is no step in time."""
+def _sound(found: Layout, state: bool = False) -> Survey:
+    """The survey; raises its first error, and says where a step is no step in time or the statistics do not hold."""
     made = survey(found, state)
     for error in made.errors:
         raise error
     for warning in made.warnings:
-        if warning.field == STEPS:
+        if warning.field in SAID:
             _say(str(warning))
-    return made.rows
+    return made
 
 
 @functools.cache

@@ -161,19 +161,20 @@ def recorded_range(root: Path, version: str, axes: Sequence[str], key: str) -> t
     Raises:
         InputError: the statistics hold something else than finite numbers.
     """
-    per_episode = root / "meta/episodes_stats.jsonl"
-    if version.startswith("v2.") and per_episode.is_file():
-        lines = [json_object(line.get("stats", {}), per_episode, "stats") for line in read_json_lines(per_episode)]
-        path, parts = per_episode, [line.get(key) for line in lines]
+    path = stats_file(root, version)
+    if path.suffix == ".jsonl":
+        lines = [json_object(line.get("stats", {}), path, "stats") for line in read_json_lines(path)]
+        parts = [line.get(key) for line in lines]
     else:
-        path = root / STATS
         parts = [read_json_object(path).get(key)] if path.is_file() else []
     found = [part for part in map(_by_statistic, parts) if part is not None]
     if not found or len(found) < len(parts):
         return None
     try:
-        low = np.min([_numbers(part["min"], axes) for part in found], axis=0)
-        high = np.max([_numbers(part["max"], axes) for part in found], axis=0)
+        lows, highs = (np.array([_numbers(part[name], axes) for part in found], float) for name in ("min", "max"))
+        if len(bad := np.argwhere(lows > highs)):
+            raise _reversed(path, key, axes, bad[0], lows, highs)
+        low, high = lows.min(axis=0), highs.max(axis=0)
         finite = bool(np.isfinite(np.array([low, high], float)).all())
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InputError(
@@ -185,6 +186,24 @@ def recorded_range(root: Path, version: str, axes: Sequence[str], key: str) -> t
             "range); remove the episodes with such actions and recompute the statistics"
         )
     return low.tolist(), high.tolist()
+
+
+def stats_file(root: Path, version: str) -> Path:
+    """The file with the statistics: those of each episode (v2.1), or those of all."""
+    per_episode = root / "meta/episodes_stats.jsonl"
+    return per_episode if version.startswith("v2.") and per_episode.is_file() else root / STATS
+
+
+def _reversed(
+    path: Path, key: str, axes: Sequence[str], bad: np.ndarray, lows: np.ndarray, highs: np.ndarray
+) -> InputError:
+    """The error of a minimum above the maximum, at the place `bad` (part, axis)."""
+    line = f"line {bad[0] + 1}: " if path.suffix == ".jsonl" else ""
+    axis = axes[bad[1]] if bad[1] < len(axes) else str(bad[1])
+    return InputError(
+        f"{path}: {line}field '{key}': found min {lows[tuple(bad)]:.6g} above max {highs[tuple(bad)]:.6g} on axis "
+        f"'{axis}', expected the actions' range; recompute the statistics, or remove the file"
+    )
 
 
 def _by_statistic(part: Any) -> dict[str, Any] | None:

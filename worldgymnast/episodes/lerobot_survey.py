@@ -12,6 +12,7 @@ from pathlib import Path
 
 from worldgymnast.episodes.findings import Finding
 from worldgymnast.episodes.lerobot_layout import EPISODE_LINES, INFO, Layout
+from worldgymnast.episodes.lerobot_range import RANGE, fit_range
 from worldgymnast.episodes.lerobot_rows import Rows, misfit, read_rows, tried, uneven
 from worldgymnast.episodes.lerobot_spec import STATS
 from worldgymnast.episodes.lerobot_tasks import TASK_FILES, read_tasks, tasks_file
@@ -20,7 +21,8 @@ from worldgymnast.types import InputError
 
 _STATS_LINES = "meta/episodes_stats.jsonl"
 STEPS = "time between rows"
-"""The field of the one warning that readers print, too: a world learns from it that an action does more than it did."""
+SAID = (STEPS, RANGE)
+"""The fields of the warnings that readers print, too: what a world learns from such rows is not what they say."""
 
 _NAMED = 5
 
@@ -30,11 +32,13 @@ class Survey:
     """What was found.
 
     Attributes:
+        layout: the metadata, with a range of the actions that holds the rows.
         rows: the rows of the episodes that can be read, by number.
         errors: what stops a reader.
         warnings: what a person should know.
     """
 
+    layout: Layout
     rows: list[Rows] = field(default_factory=list)
     errors: list[InputError] = field(default_factory=list)
     warnings: list[Finding] = field(default_factory=list)
@@ -46,7 +50,7 @@ class Survey:
 
 def survey(found: Layout, state: bool = False) -> Survey:
     """Looks through metadata and rows; `state` reads `observation.state`, too."""
-    made = Survey()
+    made = Survey(found)
     _episodes(found, made)
     _other_version(found, made)
     _totals(found, made)
@@ -59,6 +63,11 @@ def survey(found: Layout, state: bool = False) -> Survey:
         made.errors.append(wrong)
     _times(found, made)
     _unlisted(found, made)
+    made.layout, warning = fit_range(found, made.rows)
+    made.warnings += [warning] if warning else []
+    if found.depth:
+        hint = "depth maps are left out; name them with --image-key"
+        made.warn(found.root / INFO, "cameras", ", ".join(found.depth), "color", hint)
     return made
 
 

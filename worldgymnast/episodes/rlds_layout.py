@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from worldgymnast.episodes.depth import is_depth_name
 from worldgymnast.files import json_object, read_json_object, short, visible
 from worldgymnast.types import InputError
 
@@ -57,7 +58,7 @@ class Camera:
     @property
     def is_color(self) -> bool:
         """Whether the pictures are color by features.json and not depth by name: those that are read unasked."""
-        return self.is_readable and self.shape[-1:] != (1,) and "depth" not in self.name.lower()
+        return self.is_readable and self.shape[-1:] != (1,) and not is_depth_name(self.name)
 
 
 @dataclass(frozen=True)
@@ -249,7 +250,7 @@ def _default(cameras: Sequence[Camera], path: Path) -> str:
     names = [camera.name for camera in cameras if camera.is_color]
     if _MAIN_CAMERA in names:
         return _MAIN_CAMERA
-    names = names or [camera.name for camera in cameras if camera.is_readable and "depth" not in camera.name.lower()]
+    names = names or [camera.name for camera in cameras if camera.is_readable and not is_depth_name(camera.name)]
     if len(names) == 1:
         return names[0]
     if not names:
