@@ -17,7 +17,6 @@ from typing import Any, TypeVar, get_type_hints
 
 import cattrs
 import torch
-from cattrs.strategies import configure_tagged_union
 from torch import nn
 
 from worldgymnast.actions import ActionSpec
@@ -41,6 +40,7 @@ from worldgymnast.scenes.inpainting import Inpainting, InpaintingConfig
 from worldgymnast.scenes.plate import Plate, load_plate
 from worldgymnast.scenes.proposals import Proposer, ProposerConfig
 from worldgymnast.scenes.remote import RemoteEditor, RemoteEditorConfig
+from worldgymnast.strict import misfit, refused, strict_converter, tell_apart
 from worldgymnast.types import Editor, InputError, Judge
 from worldgymnast.weights import (
     Header,
@@ -72,28 +72,14 @@ _NAMED = {kind.__name__: kind for kind in (AutoencoderConfig, VAEConfig, FlowCon
 
 
 _LONGEST = 200
-"""Characters of what is wrong with a config."""
-
-
-def _strict(kind: type[Any]) -> Callable[[Any, Any], Any]:
-    """A structure hook that takes no other JSON type for `kind`; cattrs would make the number 64 of the text "64"."""
-    allowed = {int: (int,), float: (int, float), bool: (bool,), str: (str,)}[kind]
-
-    def read(value: Any, _: Any) -> Any:
-        if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
-            raise TypeError(f"found {short(value)}, expected {kind.__name__}")
-        return kind(value)
-
-    return read
+"""Characters of a name in a message."""
 
 
 @functools.cache
 def _converter() -> cattrs.Converter:
-    converter = cattrs.Converter()
-    for kind in (int, float, bool, str):
-        converter.register_structure_hook(kind, _strict(kind))
-    configure_tagged_union(AutoencoderConfig | VAEConfig, converter, tag_name=_KIND, default=AutoencoderConfig)
-    configure_tagged_union(FlowConfig | DiffusionConfig, converter, tag_name=_KIND, default=FlowConfig)
+    converter = strict_converter()
+    tell_apart(converter, AutoencoderConfig | VAEConfig, _KIND, AutoencoderConfig)
+    tell_apart(converter, FlowConfig | DiffusionConfig, _KIND, FlowConfig)
     return converter
 
 
@@ -112,18 +98,9 @@ def from_dict(kind: type[Config], data: Mapping[str, Any], where: str) -> Config
     try:
         return _converter().structure(dict(data), kind)
     except Exception as error:
-        if (own := _refused(error)) is not None:
+        if (own := refused(error)) is not None:
             raise InputError(f"{where}: {own}") from error
-        details = cattrs.transform_error(error) if isinstance(error, ExceptionGroup) else [str(error)]
-        detail = f"{details[0][:_LONGEST]} and {len(details) - 1} more" if details[1:] else details[0][:_LONGEST]
-        raise InputError(f"{where}: config does not fit {kind.__name__}: {detail}") from error
-
-
-def _refused(error: BaseException) -> InputError | None:
-    """What a config itself said of a value, where that is what went wrong."""
-    if isinstance(error, ExceptionGroup):
-        return next(filter(None, map(_refused, error.exceptions)), None)
-    return error if isinstance(error, InputError) else None
+        raise InputError(f"{where}: config does not fit {kind.__name__}: {misfit(error)}") from error
 
 
 def _refuse_unknown(kind: type[Any], data: Mapping[str, Any], where: str, prefix: str) -> None:
@@ -202,7 +179,7 @@ def _built(path: Path, kind: str, make: Callable[[Header], Model]) -> Model:
 
 def _spec(path: Path, header: Header) -> ActionSpec:
     where = f"{path}: field 'action_spec'"
-    data = json_object(parse_json(header.metadata.get("action_spec", "null"), where), path, "action_spec")
+    data = json_object(parse_json(header.metadata.get("action_spec", "null"), where, unique=True), path, "action_spec")
     try:
         spec = ActionSpec.from_dict(data)
     except (TypeError, ValueError) as error:  # an unknown field, or one of another type
@@ -225,7 +202,7 @@ def _is_number(value: object) -> bool:
 
 def _config(kind: type[Config], path: Path, header: Header) -> Config:
     """The config in a component's file, which asks for no more layers than the file has tensors."""
-    data = parse_json(header.metadata.get("config", "null"), f"{path}: field 'config'")
+    data = parse_json(header.metadata.get("config", "null"), f"{path}: field 'config'", unique=True)
     config = from_dict(kind, json_object(data, path, "config"), str(path))
     _check_size(path, data, header)
     return config
@@ -379,7 +356,7 @@ def _description(path: Path, kinds: Sequence[type[Any]], whose: str) -> Any:
         raise InputError(f"{path}: found no file, expected {whose} description; check the path")
     if (size := path.stat().st_size) > _LARGEST:
         raise InputError(f"{path}: found {size:,} bytes, expected {whose} description, at most {_LARGEST:,}")
-    data = parse_json(path.read_bytes(), f"{path}: found no JSON", f"expected {whose} description")
+    data = parse_json(path.read_bytes(), path, f"found no JSON, expected {whose} description", unique=True)
     known = {kind.__name__: kind for kind in kinds}
     found = data.get(_KIND) if isinstance(data, Mapping) else None
     if not isinstance(found, str) or found not in known:
@@ -423,5 +400,5 @@ def load_proposer(path: Path, ledger: Ledger | None = None) -> Proposer:
 
 def manifest_of(path: Path) -> dict[str, Any]:
     """The manifest in a component's file."""
-    data = parse_json(read_header(path).metadata.get("manifest", "{}"), f"{path}: field 'manifest'")
+    data = parse_json(read_header(path).metadata.get("manifest", "{}"), f"{path}: field 'manifest'", unique=True)
     return json_object(data, path, "manifest")

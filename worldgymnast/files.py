@@ -17,13 +17,14 @@ MAX_JSON_BYTES = 256 * 2**20
 _SHOWN = 60
 
 
-def parse_json(text: str | bytes, where: str | Path, hint: str = "copy the file again") -> Any:
+def parse_json(text: str | bytes, where: str | Path, hint: str = "copy the file again", *, unique: bool = False) -> Any:
     """Parse JSON from a stranger.
 
     Args:
         text: the JSON; bytes are UTF-8, with or without a byte order mark.
         where: what the error message names, a file for example.
         hint: what to do about it, the end of the error message.
+        unique: refuse an object that names a field twice, of which JSON keeps the last.
 
     Raises:
         InputError: it is not JSON, not UTF-8, or nested too deeply.
@@ -32,13 +33,29 @@ def parse_json(text: str | bytes, where: str | Path, hint: str = "copy the file 
     {'fps': 10}
     """
     try:
-        return json.loads(text.decode("utf-8-sig") if isinstance(text, bytes) else text)
+        pairs = _each_once if unique else None
+        return json.loads(text.decode("utf-8-sig") if isinstance(text, bytes) else text, object_pairs_hook=pairs)
+    except _Twice as error:
+        raise InputError(f"{where}: field {error}: found twice, expected once; remove one") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{where}: is not UTF-8 text ({error}); {hint}") from error
     except json.JSONDecodeError as error:
         raise InputError(f"{where}: line {error.lineno} is not JSON ({error.msg}); {hint}") from error
     except (RecursionError, ValueError) as error:  # nested too deeply, or a number of more digits than Python reads
         raise InputError(f"{where}: cannot be read as JSON ({error}); {hint}") from error
+
+
+class _Twice(Exception):
+    """A field that a JSON object has more than once."""
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise _Twice(short(name))
+        found[name] = value
+    return found
 
 
 def read_json(path: Path, hint: str = "copy the file again") -> Any:
