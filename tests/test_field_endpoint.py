@@ -94,7 +94,7 @@ BROKEN: dict[str, tuple[Answer, str]] = {
     "content an object": (saying(chat({"words": "Final Score: 1"})), "empty"),
     "half a surrogate pair": (saying(chat("\ud800")), ""),
     "a score of 400 digits": (saying(chat("Final Score: " + "9" * 400)), ""),
-    "a number of 5000 digits": (saying('{"choices": ' + "9" * 5000 + "}"), "no JSON"),
+    "a number of 5000 digits": (saying('{"choices": ' + "9" * 5000 + "}"), "no chat completion"),
     "100,000 brackets": (saying("[" * 100_000), "no JSON"),
     "100,000 brackets in the content": (saying(chat("[" * 100_000)), ""),
     "half a reply": (saying(json.dumps(chat())[:40]), "no JSON"),
@@ -199,15 +199,81 @@ def test_tokens_that_are_no_count_are_counted_at_what_they_may_have_been(usage: 
 
 def test_tokens_that_are_told_are_counted_exactly() -> None:
     for usage, tokens in (
-        ({"prompt_tokens": 100, "completion_tokens": 0}, 100),
+        ({"prompt_tokens": 100, "completion_tokens": 1, "total_tokens": 50}, 101),
+        ({"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}, 110),
+        ({"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 1110}, 1110),
+        ({"prompt_tokens": 100, "total_tokens": 130}, 130),
         ({"prompt_tokens": 7.0, "completion_tokens": 1}, 8),
         ({"input_tokens": 5, "output_tokens": 6}, 11),
     ):
         assert judged(saying(chat(usage=usage)))[1].ledger.spent().tokens == tokens
 
 
-def test_a_budget_cannot_be_talked_down() -> None:
-    with raw(saying(chat(usage={"prompt_tokens": -(10**9), "completion_tokens": -1}))) as server:
+def test_thoughts_beside_the_answer_cost_what_is_written() -> None:
+    usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 1110}
+    _, asked, _ = judged(saying(chat(usage=usage)), endpoint={"price": Price(1.0, 10.0)})
+    assert asked.ledger.spent().money == pytest.approx((100 + 1010 * 10) / 1e6)
+
+
+def test_a_text_has_tokens() -> None:
+    assert judged(saying(chat(usage={"prompt_tokens": 100, "completion_tokens": 0})))[1].ledger.spent().tokens == 400
+
+
+def without_end(connection: socket.socket, head: bytes, body: bytes) -> None:
+    """A whole answer, then less than was promised."""
+    content = json.dumps(chat()).encode()
+    connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % (len(content) + 5) + content)
+
+
+@pytest.mark.parametrize("answer", [without_end, slowly, endless, saying(gzip.compress(b"{}")[:-4], "200 OK",
+                         "content-encoding: gzip"), lambda *_: None])  # fmt: skip
+def test_a_reply_that_is_lost_is_paid(answer: Answer) -> None:
+    _, asked, server = judged(answer, endpoint={"price": Price(1.0, 10.0), "attempts": 1, "timeout": 1.0})
+    spent = asked.ledger.spent()
+    assert ESTIMATE < spent.tokens - 300 < ESTIMATE + 2000
+    assert spent.money == pytest.approx((spent.tokens - 300 + 300 * 10) / 1e6)
+    assert len(server.heads) == 1
+
+
+def test_a_server_that_is_not_there_is_not_paid() -> None:
+    asked = judge("http://127.0.0.1:9/v1", endpoint={"attempts": 1})
+    assert asked.score(CLIP)[0].error
+    assert asked.ledger.spent() == Spent(1, 0, 0.0)
+
+
+@pytest.mark.parametrize("name", ["Z\u00fcrich".encode("latin-1"), "Z\u00fcrich".encode(), b"\xff\xfe"])
+def test_a_header_of_any_bytes_is_no_fault(name: bytes) -> None:
+    def answer(connection: socket.socket, head: bytes, body: bytes) -> None:
+        connection.sendall(http(json.dumps(chat())).replace(b"\r\n", b"\r\nx-served-by: " + name + b"\r\n", 1))
+
+    verdict, asked, _ = judged(answer)
+    assert (verdict.score, verdict.error) == (1, None)
+    assert asked.endpoint.counts == {"answered": 1}
+
+
+def test_gzip_of_several_members_is_read_whole() -> None:
+    content = json.dumps(chat()).encode()
+    packed = gzip.compress(content[:20]) + gzip.compress(b"") + gzip.compress(content[20:])
+    for size in (1, 7, len(packed)):
+        body = Body("gzip", 2**20)
+        for start in range(0, len(packed), size):
+            body.add(packed[start : start + size])
+        assert body.whole() == content
+    with pytest.raises(Lost, match="more than"):
+        Body("gzip", 2**10).add(gzip.compress(b" " * 1000) * 2)
+
+
+def test_a_count_of_thousands_of_digits_is_no_count() -> None:
+    text = json.dumps(chat()).replace("100", "9" * 5000)
+    verdict, asked, _ = judged(saying(text))
+    assert verdict.score == 1
+    assert ESTIMATE < asked.ledger.spent().tokens < ESTIMATE + 2000
+
+
+@pytest.mark.parametrize("usage", [{"prompt_tokens": -(10**9), "completion_tokens": -1},
+                         {"prompt_tokens": 0, "completion_tokens": 0}, {}])  # fmt: skip
+def test_a_budget_cannot_be_talked_down(usage: Any) -> None:
+    with raw(saying(chat(usage=usage))) as server:
         asked = judge(server.url, endpoint={"budget": Budget(tokens=3 * ESTIMATE), "concurrency": 1})
         with pytest.raises(BudgetSpent, match="the budget of m is spent"):
             asked.score(brightening(9)[0])

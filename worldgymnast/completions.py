@@ -150,7 +150,7 @@ def read_reply(content: bytes, is_json: bool) -> Reply:
     (['1'], None)
     """
     try:
-        found = parse_json(content, "reply")
+        found = parse_json(content, "reply", endless=True)
     except InputError:
         if is_json:
             raise Unusable("cut off", "a reply that is no JSON") from None
@@ -203,12 +203,16 @@ def _alternative(raw: Any) -> Alternative | None:
 
 
 def _usage(raw: Any) -> Usage:
+    """Tokens that are paid for: thoughts that a server counts beside those of the answer are written ones."""
     found = raw if isinstance(raw, dict) else {}
     read, written = (
         first if (first := _tokens(found.get(f"{chat}_tokens"))) is not None else _tokens(found.get(f"{images}_tokens"))
         for chat, images in (("prompt", "input"), ("completion", "output"))
     )
-    return Usage(read, written)
+    total = _tokens(found.get("total_tokens"))
+    if read and total is not None and total > read + (written or 0):
+        written = total - read
+    return Usage(read or None, written)  # no question has no tokens
 
 
 def _tokens(value: Any) -> int | None:
@@ -216,6 +220,11 @@ def _tokens(value: Any) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MOST_TOKENS:
         return None
     return math.ceil(value)
+
+
+def counted(usage: Any, name: str) -> int:
+    """A number of tokens in a reply; 0 where the server does not tell."""
+    return getattr(usage, name, None) or 0
 
 
 def _error(found: Mapping[str, Any]) -> str | None:

@@ -26,6 +26,7 @@ from worldgymnast.completions import (
     Reply,
     Unusable,
     Usage,
+    counted,
     is_out_of_quota,
     picture_in,
     read_reply,
@@ -33,7 +34,7 @@ from worldgymnast.completions import (
     retry_after,
 )
 from worldgymnast.ledger import Budget, Ledger, Price, Spent
-from worldgymnast.parameters import TOKENS_A_PICTURE, check_extra, culprit, estimate, without
+from worldgymnast.parameters import TOKENS_A_PICTURE, TOKENS_UNSEEN, check_extra, culprit, estimate, without
 from worldgymnast.transport import Lost, Received, Refused, Transport
 from worldgymnast.types import InputError, Paused, in_range
 
@@ -287,7 +288,7 @@ class Endpoint:
         with self._busy:
             self._reserve()
             try:
-                received = send()
+                received = self._served(send, most, bills)
                 found = read(self._paid(received, most, bills))
             except (Refused, Lost, Unusable) as error:
                 failed = self._failed(error)
@@ -305,24 +306,37 @@ class Endpoint:
             raise BudgetSpent(f"the budget of {self.config.model} is spent: found {passed}; raise \"budget\" in "
                               "the file that names it and run the same command again to go on")  # fmt: skip
 
+    def _served(self, send: Callable[[], Received], most: Usage, bills: list[float]) -> Received:
+        """The reply to a request; one that is lost once the request is at the server is paid, too."""
+        try:
+            return send()
+        except Lost as error:
+            if error.was_sent:
+                self._pay(most.prompt_tokens or 0, most.completion_tokens or TOKENS_UNSEEN, bills)
+            raise
+
     def _paid(self, received: Received, most: Usage, bills: list[float]) -> Reply:
         """The reply in what was received, its tokens counted; those that it does not tell, at what it may have cost.
 
         Raises:
             Unusable: it is none.
         """
-        told = Usage()
+        told, says_something = Usage(), True
         try:
-            reply = read_reply(received.content, received.is_json)
-            told = reply.usage
+            told = (reply := read_reply(received.content, received.is_json)).usage
+            says_something = bool(reply.data) or any(any(vars(one.message).values()) for one in reply.choices)
         finally:
-            read = most.prompt_tokens if told.prompt_tokens is None else told.prompt_tokens
-            written = most.completion_tokens if told.completion_tokens is None else told.completion_tokens
-            read, written = int(read or 0), len(received.content) if written is None else written
-            money = (read * self.config.price.read + written * self.config.price.written) / 1e6
-            self.ledger.spend(Spent(tokens=read + written, money=money))
-            bills.append(money)
+            read, written = told.prompt_tokens, told.completion_tokens
+            if written is None or (written == 0 and says_something):
+                written = len(received.content) if most.completion_tokens is None else most.completion_tokens
+            self._pay((most.prompt_tokens if read is None else read) or 0, written, bills)
         return reply
+
+    def _pay(self, read: int, written: int, bills: list[float]) -> None:
+        """Counts tokens and what they cost."""
+        money = (read * self.config.price.read + written * self.config.price.written) / 1e6
+        self.ledger.spend(Spent(tokens=read + written, money=money))
+        bills.append(money)
 
     def _count(self, kind: str) -> None:
         with self._lock:
@@ -414,11 +428,6 @@ def _whole(reply: Reply) -> Reply:
     if not _choices(reply):
         raise Unusable(NO_CHAT, "a reply that is no chat completion: it has no choices", final=True)
     return reply
-
-
-def counted(usage: Any, name: str) -> int:
-    """A number of tokens in a reply; 0 where the server does not tell."""
-    return getattr(usage, name, None) or 0
 
 
 def _readable(reply: Reply, read: Callable[[Any], Read], heard: set[str]) -> list[Read]:

@@ -7,6 +7,7 @@ nested file, and the `._NAME` files that macOS leaves behind are handled once.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,18 @@ from worldgymnast.types import InputError
 
 MAX_JSON_BYTES = 256 * 2**20
 _SHOWN = 60
+_DIGITS = 4000
+"""Of an integer; Python reads 4300."""
 
 
-def parse_json(text: str | bytes, where: str | Path, hint: str = "copy the file again", *, unique: bool = False) -> Any:
+def parse_json(
+    text: str | bytes,
+    where: str | Path,
+    hint: str = "copy the file again",
+    *,
+    unique: bool = False,
+    endless: bool = False,
+) -> Any:
     """Parse JSON from a stranger.
 
     Args:
@@ -25,6 +35,7 @@ def parse_json(text: str | bytes, where: str | Path, hint: str = "copy the file 
         where: what the error message names, a file for example.
         hint: what to do about it, the end of the error message.
         unique: refuse an object that names a field twice, of which JSON keeps the last.
+        endless: read an integer of more digits than Python reads as infinity rather than refuse all of it.
 
     Raises:
         InputError: it is not JSON, not UTF-8, or nested too deeply.
@@ -34,7 +45,8 @@ def parse_json(text: str | bytes, where: str | Path, hint: str = "copy the file 
     """
     try:
         pairs = _each_once if unique else None
-        return json.loads(text.decode("utf-8-sig") if isinstance(text, bytes) else text, object_pairs_hook=pairs)
+        whole = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+        return json.loads(whole, object_pairs_hook=pairs, parse_int=_integer if endless else None)
     except _Twice as error:
         raise InputError(f"{where}: field {error}: found twice, expected once; remove one") from error
     except UnicodeDecodeError as error:
@@ -43,6 +55,10 @@ def parse_json(text: str | bytes, where: str | Path, hint: str = "copy the file 
         raise InputError(f"{where}: line {error.lineno} is not JSON ({error.msg}); {hint}") from error
     except (RecursionError, ValueError) as error:  # nested too deeply, or a number of more digits than Python reads
         raise InputError(f"{where}: cannot be read as JSON ({error}); {hint}") from error
+
+
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) <= _DIGITS else math.copysign(math.inf, -1 if digits[0] == "-" else 1)
 
 
 class _Twice(Exception):

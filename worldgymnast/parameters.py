@@ -13,6 +13,8 @@ from worldgymnast.types import InputError
 
 TOKENS_A_PICTURE = 2000
 """At most, of those models whose prices are counted in them."""
+TOKENS_UNSEEN = 300
+"""Of an answer that was lost, where its length has no limit."""
 _OPTIONAL = ("n", "response_format", "logprobs")
 """Fields that not every server takes, in the order in which they are suspected where a refusal names none."""
 _INSTEAD = {"max_tokens": "max_completion_tokens"}

@@ -7,6 +7,7 @@ half second, or a kilobyte that unpacks to a gigabyte, costs no more than its ti
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 import threading
 import weakref
@@ -26,6 +27,8 @@ _MAX_REFUSAL = 64 * 2**10
 _SENT = {"accept", "authorization", "content-type", "content-length", "transfer-encoding", "host", "connection"}
 """Headers that every server gets; what else the client knows of this machine, only the provider it was written for."""
 _OWN = "api.openai.com"
+_sent: contextvars.ContextVar[threading.Event] = contextvars.ContextVar("sent")
+"""Set once the request of this exchange is at the server in full."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +63,12 @@ class Lost(Exception):
 
     Attributes:
         kind: "timed out", "connection", "too large" or "cut off".
+        was_sent: whether the server may have done what it was asked, which is paid for.
     """
 
-    def __init__(self, kind: str, message: str):
+    def __init__(self, kind: str, message: str, was_sent: bool = True):
         super().__init__(message)
-        self.kind = kind
+        self.kind, self.was_sent = kind, was_sent
 
 
 class Transport:
@@ -106,7 +110,10 @@ class Transport:
         return self._received(self._models.list)
 
     def _received(self, call: Callable[[], Awaitable[Any]]) -> Received:
+        sent = threading.Event()
+
         async def exchange() -> Any:
+            _sent.set(sent)
             async with asyncio.timeout(self.deadline):
                 return await call()
 
@@ -118,11 +125,11 @@ class Transport:
             headers = {name.lower(): value for name, value in error.response.headers.items()}
             raise Refused(error.status_code, headers, error.response.text) from None
         except Exception as error:  # noqa: BLE001 - the errors of the client and its libraries have no common base
-            raise self._lost(error) from None  # the client's own message may hold the key
+            raise self._lost(error, sent.is_set()) from None  # the client's own message may hold the key
         kind = raw.headers.get("content-type", "")
         return Received(raw.content, "json" in kind.lower())
 
-    def _lost(self, error: BaseException) -> Lost:
+    def _lost(self, error: BaseException, was_sent: bool) -> Lost:
         """What went wrong on the way, from the client's exception or what caused it."""
         import openai
 
@@ -130,11 +137,11 @@ class Transport:
         if found := next((cause for cause in causes if isinstance(cause, Lost)), None):
             return found
         if any(isinstance(cause, TimeoutError | openai.APITimeoutError) for cause in causes):
-            return Lost("timed out", f"no whole answer within {self.deadline:g} seconds")
+            return Lost("timed out", f"no whole answer within {self.deadline:g} seconds", was_sent)
         reason = error.__cause__ or error
         if isinstance(error, openai.APIConnectionError | OSError):
-            return Lost("connection", f"no connection: {reason}")
-        return Lost("cut off", f"a request that could not be made: {reason}")
+            return Lost("connection", f"no connection: {reason}", was_sent)
+        return Lost("cut off", f"a request that could not be made: {reason}", was_sent)
 
 
 _loops: dict[int, asyncio.AbstractEventLoop] = {}
@@ -168,23 +175,29 @@ def _bounded_client() -> Any:
 
         async def send(self, request: Any, **options: Any) -> Any:
             if (request.url.scheme, request.url.host) != (self._to.scheme, self._to.host):
-                raise Lost("connection", f"a request for another server than {self._to.origin}")
+                raise Lost("connection", f"a request for another server than {self._to.origin}", False)
             own = request.headers.copy()  # among them what the client reads again when the reply is there
             for name in own:
                 if name.lower() not in _SENT and self._to.host != _OWN:
                     del request.headers[name]
             request.headers.update({"Accept-Encoding": "gzip, deflate", "User-Agent": "worldgymnast"})
+            request.extensions["trace"] = _note_sent
             response = await super().send(request, **{**options, "stream": True})
             try:
                 content = await _content(response, MAX_PICTURE if "/images/" in request.url.path else MAX_REPLY)
             finally:
                 await response.aclose()
             request.headers = own
-            dropped = ("content-encoding", "content-length", "transfer-encoding")
-            headers = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in dropped]
+            dropped = (b"content-encoding", b"content-length", b"transfer-encoding")
+            headers = [(name, value) for name, value in response.headers.raw if name.lower() not in dropped]
             return type(response)(response.status_code, headers=headers, content=content, request=request)
 
     return Bounded
+
+
+async def _note_sent(event: str, _: Any) -> None:
+    if event.endswith("send_request_body.complete"):
+        _sent.get().set()
 
 
 async def _content(response: Any, limit: int) -> bytes:
@@ -228,12 +241,26 @@ class Body:
         """Unpack a piece; raises `Lost` where the limit is passed or it cannot be."""
         room, self._packed = self._limit - len(self.content), self._packed + len(piece)
         try:
-            more = self._unpack.decompress(piece, room + 1) if self._unpack else piece
+            more = self._unpacked(piece, room + 1)
         except zlib.error as error:
             raise Lost("cut off", "a packed reply that cannot be unpacked") from error
         self.content += more[:room]
         if len(more) > room or self._packed > self._limit + 2**16:  # packed bytes may unpack to nothing
             raise Lost("too large", f"a reply of more than {self._limit / 2**20:g} MiB")
+
+    def _unpacked(self, piece: bytes, most: int) -> bytes:
+        """At most so many bytes of a piece; gzip may be several members, one after the other."""
+        if self._unpack is None:
+            return piece
+        more = b""
+        while piece and len(more) < most:
+            if self._unpack.eof:
+                if piece[:1] != b"\x1f":
+                    break
+                self._unpack = zlib.decompressobj(47)
+            more += self._unpack.decompress(piece, most - len(more))
+            piece = self._unpack.unused_data
+        return more
 
     def whole(self) -> bytes:
         """All of it; raises `Lost` where a packed reply does not come to its end."""
