@@ -5,12 +5,14 @@ import re
 import shutil
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from foreign_data import v3, v21
 from test_field_lerobot import KEY, errors, numbers, straight, warnings
 
 from worldgymnast.episodes import formats, lerobot
+from worldgymnast.episodes.check import check
 from worldgymnast.types import InputError
 
 DEPTH = "observation.images.second"
@@ -131,3 +133,129 @@ def test_statistics_that_are_off_by_a_few_rows_stay(tmp_path, capsys):
     statistics(tmp_path / "set", max=high.tolist())
     assert formats.read(tmp_path / "set").spec.high == pytest.approx(high)
     assert capsys.readouterr().err == ""
+
+
+# ---------------------------------------------------------------- states
+
+
+def with_state(root, values, name="observation.state", **feature):
+    feature = {"dtype": "float32", "shape": [3], "names": None} | feature
+    v3(root, extra=lambda e, n: {name: values(n)}, feats={name: feature})
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (lambda n: [[1.0, 2, 3]] * (n - 1) + [[1.0, 2]], "row 4: found 2 numbers a row, expected 3"),
+        (lambda n: [[1.0, 2, 3]] * (n - 1) + [None], "row 4: found 0 numbers a row, expected 3"),
+        (lambda n: [["a", "b", "c"]] * n, "found string a row, expected numbers"),
+        (lambda n: [[1.0, float("nan"), 3]] * n, "row 0 holds NaN"),
+        (lambda n: [[1.0, 2, 3]] * (n - 1) + [[1.0, None, 3]], "row 4 holds NaN, infinity or nothing"),
+        (lambda n: [[1.0, 2]] * n, "row 0: found 2 numbers a row, expected 3"),
+    ],
+)
+def test_what_the_conversion_refuses_in_a_state_the_check_refuses(tmp_path, values, said):
+    with_state(tmp_path / "set", values)
+    with pytest.raises(InputError) as refused:
+        formats.convert(tmp_path / "set", tmp_path / "new")
+    assert "data/chunk-000/file-000.parquet: " in str(refused.value)
+    assert f"field 'observation.state': {said}" in str(refused.value)
+    assert f"error: {refused.value}" in map(str, check(tmp_path / "set"))
+    assert len(formats.read(tmp_path / "set")) == 2
+
+
+def test_a_state_that_is_declared_and_missing_is_an_error(tmp_path):
+    v3(tmp_path / "set", feats={"observation.state": {"dtype": "float32", "shape": [3], "names": None}})
+    with pytest.raises(InputError, match=r"file-000\.parquet: field 'observation\.state' is missing"):
+        formats.convert(tmp_path / "set", tmp_path / "new")
+
+
+def test_the_state_by_the_name_that_openpi_gives_it_is_converted(tmp_path):
+    with_state(tmp_path / "set", lambda n: [[1.0, 2, i] for i in range(n)], "state", names=["state"])
+    assert not [one for one in check(tmp_path / "set") if one.severity == "error"]
+    formats.convert(tmp_path / "set", tmp_path / "new")
+    (one, _) = lerobot.episodes(tmp_path / "new")
+    assert one.state is not None
+    assert one.state[:, 2].tolist() == list(range(5))
+
+
+# ---------------------------------------------------------------- sentences in the rows
+
+
+def with_text(root, sentences, tasks, name="language_instruction"):
+    column = lambda e, n: {name: pa.array([sentences[e]] * (n - 1) + [sentences[-1] if e else sentences[0]])}  # noqa: E731
+    v3(root, tasks=tasks, extra=column)
+
+
+@pytest.mark.parametrize("name", ["language_instruction", "instruction", "task"])
+@pytest.mark.parametrize("tasks", [["", ""], ["0", "<task>"], ["open it", "Close  it."]])
+def test_sentences_of_the_rows_count_where_the_table_has_none(tmp_path, name, tasks):
+    with_text(tmp_path / "set", ["open it", "close it"], tasks, name)
+    said = formats.read(tmp_path / "set").instruction
+    assert [text.casefold().replace("  ", " ").strip(".") for text in said] == ["open it", "close it"]
+    assert "no instruction" not in warnings(tmp_path / "set")
+
+
+def test_sentences_of_the_rows_that_the_table_contradicts_are_an_error(tmp_path):
+    with_text(tmp_path / "set", ["open it", "close it"], ["open it", "push it"])
+    said = errors(tmp_path / "set")
+    assert 'episode 1: field \'language_instruction\': found "close it", expected "push it" by its task_index' in said
+
+
+def test_sentences_that_change_within_an_episode_are_an_error(tmp_path):
+    with_text(tmp_path / "set", ["open it", "close it", "push it"], ["", ""])
+    said = errors(tmp_path / "set")
+    assert 'found "close it" in row 5 and "push it" in row 11, expected one sentence an episode' in said
+
+
+def test_columns_that_are_no_text_say_nothing(tmp_path):
+    v3(tmp_path / "set", extra=lambda e, n: {"task": [7] * n, "instruction": [None] * n})
+    assert formats.read(tmp_path / "set").instruction == ("do thing 0", "do thing 1")
+
+
+# ---------------------------------------------------------------- splits, folders
+
+
+def split(root, splits):
+    info(root, lambda found: found.update(splits=splits))
+
+
+@pytest.mark.parametrize("splits", [{"train": "0:2", "test": "2:3"}, {"train": ":2", "val": "2:"}])
+def test_of_several_splits_train_is_read_and_said(tmp_path, splits, capsys):
+    v21(tmp_path / "set", lens=(5, 6, 7))
+    split(tmp_path / "set", splits)
+    assert numbers(tmp_path / "set") == straight(5, 6)
+    assert "only 'train' is read: 2 of 3 episodes" in capsys.readouterr().err
+    assert f"splits: found {', '.join(sorted(splits))}, expected train alone" in warnings(tmp_path / "set")
+    assert "total_episodes" not in warnings(tmp_path / "set")
+    assert formats.convert(tmp_path / "set", tmp_path / "new").episodes == 2
+
+
+@pytest.mark.parametrize("splits", [{"train": "0:3"}, {"train": "0:2"}, {"train": "0:3", "test": "3:3"}, {}, None])
+def test_one_split_is_the_whole_data_set(tmp_path, splits, capsys):
+    v21(tmp_path / "set", lens=(5, 6, 7))
+    split(tmp_path / "set", splits)
+    assert numbers(tmp_path / "set") == straight(5, 6, 7)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("splits", ["0:3", ["train"], {"train": [0, 2], "test": "2:3"}, {"train": "0-2"}, 7])
+def test_splits_that_are_none_are_passed_over_and_said(tmp_path, splits, capsys):
+    v21(tmp_path / "set", lens=(5, 6, 7))
+    split(tmp_path / "set", splits)
+    assert numbers(tmp_path / "set") == straight(5, 6, 7)
+    assert "passed over: every episode is read" in capsys.readouterr().err
+
+
+def test_splits_without_train_are_an_error(tmp_path):
+    v21(tmp_path / "set", lens=(5, 6, 7))
+    split(tmp_path / "set", {"test": "0:1", "val": "1:3"})
+    assert "field 'splits': found ['test', 'val'], expected 'train' among them" in errors(tmp_path / "set")
+
+
+def test_data_sets_in_subfolders_are_named_one_by_one(tmp_path):
+    for name in ("a", "b"):
+        v3(tmp_path / "set" / name)
+    said = r"found 2 data sets in its subfolders \(a, b\), expected one; .* name them one by one, such as .*a$"
+    with pytest.raises(InputError, match=said):
+        formats.read(tmp_path / "set")

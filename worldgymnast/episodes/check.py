@@ -281,7 +281,7 @@ def _rlds(root: Path, image_key: ImageKey, inspection: _Inspection, fps: float |
 def _lerobot(root: Path, image_key: ImageKey, inspection: _Inspection, fps: float | None) -> None:
     found = layout.read_layout(root, image_key)
     _rate(root, found.robot_fps, fps, inspection)
-    made = survey(found)
+    made = survey(found, state=True)
     _spec(made.layout, inspection)
     for error in made.errors:
         inspection.complain(root, error)

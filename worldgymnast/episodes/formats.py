@@ -41,6 +41,12 @@ def detect(path: str | Path) -> Format:
     if inside := rlds_layout.versions(root):
         names = [path.name for path in inside]
         raise InputError(f"{root}: found versions {names} of an RLDS data set, expected one; name it: {inside[-1]}")
+    if sets := [path for path in sorted(root.iterdir()) if path.is_dir() and is_data(path)]:
+        names = ", ".join(path.name for path in sets[:5]) + (", ..." if len(sets) > 5 else "")
+        raise InputError(
+            f"{root}: found {len(sets)} data sets in its subfolders ({names}), expected one; each subfolder is a data "
+            f"set of its own: name them one by one, such as {sets[0]}"
+        )
     found = sorted(entry.name for entry in root.iterdir())[:5]
     raise InputError(
         f"{root}: found {found}, expected {INFO} (LeRobot), *.tfrecord* with features.json (RLDS) or N.mp4 with N.npz "

@@ -17,6 +17,7 @@ from typing import Any
 from worldgymnast.actions import ActionSpec
 from worldgymnast.episodes.depth import is_depth
 from worldgymnast.episodes.lerobot_spec import INFO, OWN, action_key, own_fps, own_place, positive, read_spec
+from worldgymnast.episodes.lerobot_splits import Splits, read_splits
 from worldgymnast.episodes.parquet import column_names, field_of, read_lists
 from worldgymnast.files import json_object, read_json_lines, read_json_object, short, visible
 from worldgymnast.types import InputError
@@ -28,6 +29,7 @@ EPISODE_LINES = "meta/episodes.jsonl"
 DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 
+STATES = ("observation.state", "state")
 _FORMAT = re.compile(r"0?[0-9]{0,2}d?")
 _MOST = 2**53
 """No count and no time is larger: floats do not hold whole numbers beyond it."""
@@ -93,6 +95,8 @@ class Layout:
         fps: rows per second.
         spec: what the actions mean.
         records: the episodes by number.
+        listed: the episodes by number, those of other splits as well.
+        splits: which of them are left out.
     """
 
     root: Path
@@ -103,6 +107,8 @@ class Layout:
     fps: float
     spec: ActionSpec
     records: tuple[Record, ...]
+    listed: tuple[Record, ...]
+    splits: Splits
 
     @property
     def own(self) -> bool:
@@ -124,6 +130,13 @@ class Layout:
         """The robot's type, or ""."""
         found = self.info.get("robot_type")
         return found if isinstance(found, str) else ""
+
+    @property
+    def state(self) -> str:
+        """Name of the state's feature and column: "state" as openpi writes it, where there is no other."""
+        main, other = STATES
+        numeric = str(self.info["features"].get(other, {}).get("dtype")).startswith(("float", "int"))
+        return other if main not in self.info["features"] and numeric else main
 
     @property
     def depth(self) -> list[str]:
@@ -167,7 +180,9 @@ def read_layout(root: str | Path, image_key: ImageKey = None) -> Layout:
     if not records:
         raise InputError(f"{root}: found 0 episodes in meta/, expected at least 1")
     records.sort(key=lambda record: record.index)
-    return Layout(root, version, info, cameras, action_key(features), fps, spec, tuple(records))
+    splits = read_splits(info, path, {record.index for record in records})
+    kept = tuple(record for record in records if record.index not in splits.left_out)
+    return Layout(root, version, info, cameras, action_key(features), fps, spec, kept, tuple(records), splits)
 
 
 # ---------------------------------------------------------------- cameras

@@ -14,7 +14,7 @@ from worldgymnast.actions import ActionSpec
 from worldgymnast.episodes.cache import cached_frames, fingerprint
 from worldgymnast.episodes.lerobot_frames import Camera, camera, in_order, side_by_side
 from worldgymnast.episodes.lerobot_layout import ImageKey, Layout, read_layout
-from worldgymnast.episodes.lerobot_rows import STATE, Rows
+from worldgymnast.episodes.lerobot_rows import Rows
 from worldgymnast.episodes.lerobot_spec import axis_names
 from worldgymnast.episodes.lerobot_survey import SAID, Survey, survey
 from worldgymnast.episodes.rates import agreed_rate
@@ -205,7 +205,7 @@ def _stacked(source: Camera, one: Rows, size: Size) -> np.ndarray:
 
 
 def _state_names(found: Layout) -> tuple[str, ...]:
-    feature = found.info["features"].get(STATE, {})
+    feature = found.info["features"].get(found.state, {})
     shape = feature.get("shape")
     width = shape[0] if isinstance(shape, list) and len(shape) == 1 and isinstance(shape[0], int) else 0
     return axis_names(feature.get("names"), width) if 0 < width < 10_000 else ()

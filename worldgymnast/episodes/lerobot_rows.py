@@ -12,10 +12,10 @@ import numpy as np
 
 from worldgymnast.episodes.lerobot_layout import Layout, Record
 from worldgymnast.episodes.lerobot_tasks import Tasks, instruction
-from worldgymnast.episodes.parquet import Table, integers, labels, numbers, read_table, vectors
+from worldgymnast.episodes.lerobot_texts import TEXTS, Texts, chosen
+from worldgymnast.episodes.parquet import Table, integers, labels, numbers, read_table, texts, vectors
 from worldgymnast.types import InputError
 
-STATE = "observation.state"
 ACTIONS = ("action", "actions")
 _MARKS = ("success", "next.success")
 _T = TypeVar("_T")
@@ -63,6 +63,7 @@ class _Columns:
     after: np.ndarray | None
     is_pad: np.ndarray | None
     state: np.ndarray | None
+    texts: dict[str, Texts]
 
 
 def read_rows(
@@ -74,7 +75,7 @@ def read_rows(
         found: the metadata.
         tasks: the tasks' table.
         complain: called with each error; what it concerns is left out.
-        state: read `observation.state`, too.
+        state: read the state, too.
     """
     kept: list[Rows] = []
     for path, group in groupby(sorted(found.records, key=lambda r: (str(r.data), r.index)), key=lambda r: r.data):
@@ -101,8 +102,8 @@ def tried(work: Callable[[], _T], complain: Callable[[InputError], None]) -> _T 
 
 
 def _columns(path: Path, found: Layout, state: bool) -> _Columns:
-    wanted = ("episode_index", "frame_index", "timestamp", "task_index", "action_is_pad", *ACTIONS, *_MARKS)
-    table = read_table(path, (*wanted, STATE) if state else wanted)
+    wanted = ("episode_index", "frame_index", "timestamp", "task_index", "action_is_pad", *ACTIONS, *_MARKS, *TEXTS)
+    table = read_table(path, (*wanted, found.state) if state else wanted)
     action = found.action if found.action in table else next((name for name in ACTIONS if name in table), found.action)
 
     def optional(name: str, read: Callable[[Table, str, Path], np.ndarray]) -> np.ndarray | None:
@@ -117,8 +118,19 @@ def _columns(path: Path, found: Layout, state: bool) -> _Columns:
         success=optional("success", labels),
         after=optional("next.success", labels),
         is_pad=optional("action_is_pad", labels) if found.own else None,
-        state=optional(STATE, vectors),
+        state=_state(table, path, found) if state else None,
+        texts={name: Texts(*text) for name in TEXTS if name in table and (text := texts(table, name, path))},
     )
+
+
+def _state(table: Table, path: Path, found: Layout) -> np.ndarray | None:
+    """float32 [n s], the state, as wide as `meta/info.json` says; None where there is none."""
+    feature = found.info["features"].get(found.state)
+    if found.state not in table and feature is None:
+        return None
+    shape = feature.get("shape") if feature else None
+    width = shape[0] if isinstance(shape, list) and len(shape) == 1 and type(shape[0]) is int else 0
+    return vectors(table, found.state, path, width if width > 0 else None)
 
 
 def _rows(record: Record, own: np.ndarray, columns: _Columns, found: Layout, tasks: Tasks | None) -> Rows:
@@ -138,6 +150,13 @@ def _rows(record: Record, own: np.ndarray, columns: _Columns, found: Layout, tas
             f"{where}: field '{found.action}' holds NaN or infinity, expected finite numbers; remove the episode "
             f"(row {index[int(np.argmin(is_finite))]} is the first)"
         )
+    state = None if columns.state is None else columns.state[index]
+    if state is not None and len(bad := np.flatnonzero(~np.isfinite(state).all(axis=1))):
+        raise InputError(
+            f"{where}: field '{found.state}': row {index[bad[0]]} holds NaN, infinity or nothing, expected finite "
+            "numbers; remove the episode, or the feature"
+        )
+    listed = instruction(record, None if columns.task is None else columns.task[index], tasks)
     return Rows(
         record=record,
         index=index,
@@ -145,10 +164,10 @@ def _rows(record: Record, own: np.ndarray, columns: _Columns, found: Layout, tas
         is_timed=columns.time is not None,
         actions=actions,
         success=_success(columns, index) if record.labelled is not False else None,
-        instruction=instruction(record, None if columns.task is None else columns.task[index], tasks),
+        instruction=chosen(listed, columns.texts, index, where),
         is_numbered=columns.task is not None,
         has_last_action=bool(is_finite[-1]) and not is_pad,
-        state=None if columns.state is None else columns.state[index],
+        state=state,
     )
 
 

@@ -15,13 +15,14 @@ from worldgymnast.episodes.lerobot_layout import EPISODE_LINES, INFO, Layout
 from worldgymnast.episodes.lerobot_range import RANGE, fit_range
 from worldgymnast.episodes.lerobot_rows import Rows, misfit, read_rows, tried, uneven
 from worldgymnast.episodes.lerobot_spec import STATS
+from worldgymnast.episodes.lerobot_splits import SPLITS
 from worldgymnast.episodes.lerobot_tasks import TASK_FILES, read_tasks, tasks_file
 from worldgymnast.files import read_json_lines, read_json_object, short, visible
 from worldgymnast.types import InputError
 
 _STATS_LINES = "meta/episodes_stats.jsonl"
 STEPS = "time between rows"
-SAID = (STEPS, RANGE)
+SAID = (STEPS, RANGE, SPLITS)
 """The fields of the warnings that readers print, too: what a world learns from such rows is not what they say."""
 
 _NAMED = 5
@@ -49,7 +50,7 @@ class Survey:
 
 
 def survey(found: Layout, state: bool = False) -> Survey:
-    """Looks through metadata and rows; `state` reads `observation.state`, too."""
+    """Looks through metadata and rows; `state` reads the state, too."""
     made = Survey(found)
     _episodes(found, made)
     _other_version(found, made)
@@ -65,6 +66,8 @@ def survey(found: Layout, state: bool = False) -> Survey:
     _unlisted(found, made)
     made.layout, warning = fit_range(found, made.rows)
     made.warnings += [warning] if warning else []
+    if found.splits.found:
+        made.warn(found.root / INFO, SPLITS, found.splits.found, "train alone", found.splits.hint)
     if found.depth:
         hint = "depth maps are left out; name them with --image-key"
         made.warn(found.root / INFO, "cameras", ", ".join(found.depth), "color", hint)
@@ -73,10 +76,10 @@ def survey(found: Layout, state: bool = False) -> Survey:
 
 def _episodes(found: Layout, made: Survey) -> None:
     """Episode numbers: each once; gaps are episodes that were removed."""
-    counts = Counter(record.index for record in found.records)
+    counts = Counter(record.index for record in found.listed)
     twice = sorted(index for index, count in counts.items() if count > 1)
     if twice:
-        files = sorted({str(record.meta) for record in found.records if record.index == twice[0]})
+        files = sorted({str(record.meta) for record in found.listed if record.index == twice[0]})
         made.errors.append(
             InputError(
                 f"{files[-1]}: episode_index: found {_some(twice)} listed twice ({', '.join(files)}), expected each "
@@ -105,7 +108,7 @@ def _other_version(found: Layout, made: Survey) -> None:
     if not found.old:
         try:
             said = {line.get("episode_index"): line.get("length") for line in read_json_lines(lines)}
-            same = said == {record.index: record.rows for record in found.records}
+            same = said == {record.index: record.rows for record in found.listed}
         except InputError:
             same = False
     expected = f"the metadata of {found.version} alone, as {INFO} says"
@@ -123,7 +126,7 @@ def _other_version(found: Layout, made: Survey) -> None:
 def _totals(found: Layout, made: Survey) -> None:
     """The totals of info.json: fewer episodes than they say were removed; more came from elsewhere."""
     path = found.root / INFO
-    counts = {"total_episodes": len(found.records), "total_frames": sum(record.rows for record in found.records)}
+    counts = {"total_episodes": len(found.listed), "total_frames": sum(record.rows for record in found.listed)}
     for name, count in counts.items():
         said = found.info.get(name)
         if said == count:
@@ -182,7 +185,7 @@ def _times(found: Layout, made: Survey) -> None:
 
 def _unlisted(found: Layout, made: Survey) -> None:
     """Data files that no episode is listed in."""
-    used = {record.data.resolve() for record in found.records}
+    used = {record.data.resolve() for record in found.listed}
     folder = found.root / "data"
     files = visible(path for path in folder.rglob("*.parquet")) if folder.is_dir() else []
     if rest := [path for path in files if path.resolve() not in used]:

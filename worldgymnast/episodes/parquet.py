@@ -156,6 +156,21 @@ def labels(table: Table, name: str, path: Path) -> np.ndarray:
     return found.astype(bool)
 
 
+def texts(table: Table, name: str, path: Path) -> tuple[np.ndarray, tuple[str, ...]] | None:
+    """A column of text: int64 [n] numbers of the texts (-1 for none), and the texts; None for other columns."""
+    import pyarrow as pa
+
+    column = field_of(table, name, path)
+    is_coded = pa.types.is_dictionary(column.type)
+    kind = column.type.value_type if is_coded else column.type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        return None
+    coded = column if is_coded else column.dictionary_encode()
+    codes = np.asarray(coded.indices.fill_null(-1)).astype(np.int64)
+    words = python_values(coded.dictionary, f"{path}: field '{name}'")
+    return codes, tuple(word or "" for word in words)
+
+
 def _no_label(path: Path, name: str, shown: str) -> InputError:
     return InputError(f"{path}: field '{name}': found {shown}, expected true or false a frame; convert the column")
 
