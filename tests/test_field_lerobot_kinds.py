@@ -99,6 +99,7 @@ def test_a_minimum_above_the_maximum_is_an_error_with_its_axis(tmp_path):
     statistics(tmp_path / "set", min=[0.0] * 6 + [2.0])
     said = errors(tmp_path / "set")
     assert re.search(r"meta/stats.json: field 'action': found min 2 above max 1 on axis 'a6'", said)
+    assert said.count("stats.json") == 1
     v21(tmp_path / "old")
     path = tmp_path / "old/meta/episodes_stats.jsonl"
     first, second = path.read_text().splitlines()

@@ -172,14 +172,15 @@ def recorded_range(root: Path, version: str, axes: Sequence[str], key: str) -> t
         return None
     try:
         lows, highs = (np.array([_numbers(part[name], axes) for part in found], float) for name in ("min", "max"))
-        if len(bad := np.argwhere(lows > highs)):
-            raise _reversed(path, key, axes, bad[0], lows, highs)
+        bad = np.argwhere(lows > highs)
         low, high = lows.min(axis=0), highs.max(axis=0)
         finite = bool(np.isfinite(np.array([low, high], float)).all())
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InputError(
             f"{path}: field 'action': min and max are no numbers ({error}); copy the file again"
         ) from error
+    if len(bad):
+        raise _reversed(path, key, axes, bad[0], lows, highs)
     if not finite:
         raise InputError(
             f"{path}: field 'action': min or max is NaN or infinite, expected finite numbers (they are the actions' "
