@@ -272,7 +272,7 @@ def test_another_kind_of_component_is_named(policy: Path, tmp_path: Path) -> Non
 
 
 OTHERS = {
-    "a web page": (b"<!DOCTYPE html><html>not found</html>", "it looks like a web page"),
+    "a web page": (b"<!DOCTYPE html><html>not found</html>", "it is a web page"),
     "a pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 3\n", "run git lfs pull"),
     "a zip": (b"PK\x03\x04" + bytes(100), "as torch.save writes"),
     "a pickle": (b"\x80\x02}q\x00." + bytes(100), "as torch.save writes"),

@@ -137,14 +137,17 @@ def visible(paths: Iterable[Path]) -> list[Path]:
 
 
 _SIGNATURES = (
-    (b"version https://git-lfs", "a Git LFS pointer stands in its place: run `git lfs pull`"),
+    (b"version https://git-lfs", "a Git LFS pointer stands in its place: run git lfs pull"),
     (b"\x1f\x8b", "it is compressed with gzip: unpack it"),
     (b"\x28\xb5\x2f\xfd", "it is compressed with zstd: unpack it"),
     (b"PK\x03\x04", "it is a zip archive"),
     (b"\x93NUMPY", "it is one array as numpy.save writes it"),
     (b"<!doctype html", "it is a web page: download the file itself"),
     (b"<html", "it is a web page: download the file itself"),
+    (b"<head", "it is a web page: download the file itself"),
+    (b"<?xml", "it is XML, often the error of a server: download the file itself"),
 )
+_HEAD = 512
 
 
 def mistaken(head: bytes) -> str:
@@ -153,7 +156,18 @@ def mistaken(head: bytes) -> str:
     >>> mistaken(b"<!DOCTYPE html><html>")
     'it is a web page: download the file itself'
     """
-    return next((said for magic, said in _SIGNATURES if head.lstrip().lower().startswith(magic.lower())), "")
+    head = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    return next((said for magic, said in _SIGNATURES if head.startswith(magic.lower())), "")
+
+
+def mistaken_file(path: str | Path) -> str:
+    """Name what the file at `path` really is, as `mistaken` does; an empty file counts, too."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEAD)
+    except (OSError, ValueError):
+        return ""
+    return mistaken(head) if head else "it is empty: copy it again"
 
 
 def _content(path: Path, hint: str) -> bytes:
@@ -171,5 +185,5 @@ def _content(path: Path, hint: str) -> bytes:
             raise
         raise InputError(f"{path}: cannot be read ({error}); {hint}") from error
     if said := mistaken(content[:64]):
-        raise InputError(f"{path}: is not JSON ({said}); {hint}")
+        raise InputError(f"{path}: is not JSON ({said})")
     return content

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from worldgymnast.files import mistaken, mistaken_file
 from worldgymnast.types import InputError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
@@ -62,6 +63,8 @@ def open_picture(source: Path | bytes, where: str | Path, *, alpha: bool = False
         raise
     except UnidentifiedImageError as error:
         expected = ", ".join(FORMATS)
+        if said := mistaken(source[:512]) if isinstance(source, bytes) else mistaken_file(source):
+            raise InputError(f"{where}: found no picture that can be read ({said})") from error
         raise InputError(f"{where}: found no picture that can be read, expected {expected}; check the file") from error
     except Image.DecompressionBombError as error:  # more than `_check` gets to see
         raise InputError(f"{where}: found too many pixels, expected at most {MAX_PIXELS:,}; scale it down") from error

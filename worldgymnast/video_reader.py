@@ -20,6 +20,7 @@ import av
 import numpy as np
 from av.stream import Disposition
 
+from worldgymnast.files import mistaken_file
 from worldgymnast.pictures import on_white
 from worldgymnast.types import InputError
 
@@ -137,6 +138,8 @@ def _opened(path: str | Path) -> Iterator[tuple[Any, Any]]:
     except PermissionError as error:
         raise InputError(f"{path}: cannot be opened (permission denied); make it readable") from error
     except Exception as error:
+        if Path(path).stat().st_size and (said := mistaken_file(path)):
+            raise InputError(f"{path}: is no video ({said})") from error
         raise _damaged(path, 0, 0) from error
     with container:
         stream = _video_stream(container, path)

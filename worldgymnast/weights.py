@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from worldgymnast.files import mistaken_file
 from worldgymnast.types import InputError
 
 TEMPORARY = ".tmp-"
@@ -247,8 +248,6 @@ def _is_file(path: Path) -> bool:
 
 
 _BEGINNINGS = {
-    b"<": "it looks like a web page: download the file itself",
-    b"version https://git-lfs": "it is a Git LFS pointer: run git lfs pull",
     b"PK\x03\x04": "it looks like a zip archive, as torch.save writes",
     b"\x80": "it looks like a pickle, as torch.save writes",
     b"GGUF": "it looks like a GGUF file",
@@ -265,9 +264,9 @@ def _resemblance(path: Path) -> str:
             head = file.read(64).lstrip()
     except OSError:
         return ""
-    if not head:
-        return "; it is empty"
-    return next((f"; {words}" for begin, words in _BEGINNINGS.items() if head.startswith(begin)), "")
+    own = next((words for begin, words in _BEGINNINGS.items() if head.startswith(begin)), "")
+    said = own or mistaken_file(path)
+    return f"; {said}" if said else ""
 
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

@@ -18,7 +18,7 @@ from worldgymnast.actions import ActionSpec
 from worldgymnast.episodes.depth import is_depth
 from worldgymnast.episodes.lerobot_spec import INFO, OWN, action_key, own_fps, own_place, positive, read_spec
 from worldgymnast.episodes.lerobot_splits import Splits, read_splits
-from worldgymnast.episodes.parquet import column_names, field_of, read_lists
+from worldgymnast.episodes.parquet import MAX_TABLE_ROWS, column_names, field_of, read_lists
 from worldgymnast.files import json_object, read_json_lines, read_json_object, short, visible
 from worldgymnast.types import InputError
 
@@ -33,6 +33,8 @@ STATES = ("observation.state", "state")
 _FORMAT = re.compile(r"0?[0-9]{0,2}d?")
 _MOST = 2**53
 """No count and no time is larger: floats do not hold whole numbers beyond it."""
+_SPARE_ROWS = 1_000_000
+"""Rows that a data file may hold beyond twice those of the episodes: leftovers are read and then named."""
 
 ImageKey = str | Sequence[str] | None
 """One camera, several (side by side), "all", or None for the only one."""
@@ -116,6 +118,11 @@ class Layout:
         return own_place(self.info) is not None
 
     @property
+    def most_rows(self) -> int:
+        """Most rows of a data file that are plausible: all that the metadata list, twice, and some."""
+        return most_rows(self.listed)
+
+    @property
     def robot_fps(self) -> float:
         """Frames per second of robot time: `fps`, or the fraction this project kept beside LeRobot's whole number."""
         return own_fps(self.info, self.root / INFO) or self.fps
@@ -173,16 +180,21 @@ def read_layout(root: str | Path, image_key: ImageKey = None) -> Layout:
         raise InputError(f"{path}: field 'codebase_version': found '{version}', expected v3.0 or v2.1; convert it")
     cameras = _cameras(features, image_key, path)
     fps = positive(field_of(info, "fps", path), "fps", path)
-    spec = read_spec(root, info, version, fps)
     listed = _listed_v3(root) if version.startswith("v3.") else _listed_v2(root)
     at = _places_v3 if version.startswith("v3.") else _places_v2
     records = [_record(row, meta, *at(root, info, row, meta, cameras)) for meta, row in listed]
     if not records:
         raise InputError(f"{root}: found 0 episodes in meta/, expected at least 1")
     records.sort(key=lambda record: record.index)
+    spec = read_spec(root, info, version, fps, most_rows(records))
     splits = read_splits(info, path, {record.index for record in records})
     kept = tuple(record for record in records if record.index not in splits.left_out)
     return Layout(root, version, info, cameras, action_key(features), fps, spec, kept, tuple(records), splits)
+
+
+def most_rows(records: Sequence[Record]) -> int:
+    """See `Layout.most_rows`."""
+    return 2 * sum(record.rows for record in records) + _SPARE_ROWS
 
 
 # ---------------------------------------------------------------- cameras
@@ -263,10 +275,17 @@ def _listed_v3(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         raise InputError(
             f"{root / 'meta/episodes'}: found no parquet files, expected at least 1; copy the folder again"
         )
+    total = 0
     for path in files:
         names = [name for name in column_names(path) if not name.startswith("stats/")]
         table = read_lists(path, names)
-        for i in range(len(field_of(table, "episode_index", path))):
+        total += len(field_of(table, "episode_index", path))
+        if total > MAX_TABLE_ROWS:
+            raise InputError(
+                f"{path}: found {total:,} episodes up to this file, expected at most {MAX_TABLE_ROWS:,} in all; split "
+                "the data set"
+            )
+        for i in range(len(table["episode_index"])):
             yield path, {name: column[i] for name, column in table.items()}
 
 

@@ -103,7 +103,7 @@ def tried(work: Callable[[], _T], complain: Callable[[InputError], None]) -> _T 
 
 def _columns(path: Path, found: Layout, state: bool) -> _Columns:
     wanted = ("episode_index", "frame_index", "timestamp", "task_index", "action_is_pad", *ACTIONS, *_MARKS, *TEXTS)
-    table = read_table(path, (*wanted, found.state) if state else wanted)
+    table = read_table(path, (*wanted, found.state) if state else wanted, most=found.most_rows)
     action = found.action if found.action in table else next((name for name in ACTIONS if name in table), found.action)
 
     def optional(name: str, read: Callable[[Table, str, Path], np.ndarray]) -> np.ndarray | None:

@@ -63,8 +63,15 @@ def own_fps(info: dict[str, Any], path: Path) -> float | None:
     return None if given is None else positive(given, f"{own_place(info)}.fps", path)
 
 
-def read_spec(root: Path, info: dict[str, Any], version: str, fps: float) -> ActionSpec:
+def read_spec(root: Path, info: dict[str, Any], version: str, fps: float, most: int) -> ActionSpec:
     """The data set's action spec: the one this project wrote, or one from names and statistics.
+
+    Args:
+        root: the data set.
+        info: its `meta/info.json`.
+        version: of the format.
+        fps: frames per second.
+        most: rows that a data file may hold.
 
     Raises:
         InputError: `info` or the statistics do not say what is needed; names the file and the field.
@@ -89,7 +96,7 @@ def read_spec(root: Path, info: dict[str, Any], version: str, fps: float) -> Act
         block["action_spec"] = data = dict(json_object(block.get("action_spec"), path, f"{place}.action_spec"))
         if data.get("unit") == UNKNOWN and "low" not in data and "high" not in data:
             names_said = axis_names(data.get("axes"), width)
-            low, high = recorded_range(root, version, names_said, key) or _range_of_rows(root, width, key)
+            low, high = recorded_range(root, version, names_said, key) or _range_of_rows(root, width, key, most)
             data |= {"low": low, "high": high}
         spec = _own_spec(data, path, f"{place}.action_spec")
         axes = f"the {spec.dim} axes of {place}.action_spec; correct the one that is wrong"
@@ -99,7 +106,7 @@ def read_spec(root: Path, info: dict[str, Any], version: str, fps: float) -> Act
             raise InputError(f"{path}: field 'features.action.names': found {short(names)}, expected {axes}")
         return spec
     axes = axis_names(names, width)
-    low, high = recorded_range(root, version, axes, key) or _range_of_rows(root, width, key)
+    low, high = recorded_range(root, version, axes, key) or _range_of_rows(root, width, key, most)
     if not len(low) == len(high) == width:
         raise InputError(f"{root / STATS}: field 'action': found {len(low)} numbers, expected {width} as in {INFO}")
     return foreign_spec(axes, low, high, fps)
@@ -228,11 +235,11 @@ def _numbers(value: Any, axes: Sequence[str]) -> np.ndarray:
     return np.concatenate([_numbers(entry, axes) for entry in value]) if value else np.zeros(0)
 
 
-def _range_of_rows(root: Path, width: int, key: str) -> tuple[list[float], list[float]]:
+def _range_of_rows(root: Path, width: int, key: str, most: int) -> tuple[list[float], list[float]]:
     """The smallest and largest value of each action axis, off the rows themselves."""
     low, high = np.full(width, np.inf), np.full(width, -np.inf)
     for path in visible((root / "data").rglob("*.parquet")):
-        rows = vectors(read_table(path, [key]), key, path, width)
+        rows = vectors(read_table(path, [key], most=most), key, path, width)
         if len(rows):
             low, high = np.fmin(low, np.fmin.reduce(rows)), np.fmax(high, np.fmax.reduce(rows))
     if not np.isfinite([low, high]).all():

@@ -8,11 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from worldgymnast.files import short
+from worldgymnast.files import mistaken_file, short
 from worldgymnast.types import InputError
 
-MAX_VALUES = 2**28
-"""Columns with more values are refused before they are decoded: a few kilobytes can stand for terabytes."""
+MAX_ROWS, MAX_VALUES, MAX_BYTES = 2**25, 2**28, 2**34
+"""Files with more rows, and columns with more values or bytes, are refused before they are decoded: a few kilobytes can
+stand for terabytes."""
+
+MAX_TABLE_ROWS = 2_000_000
+"""Most rows of a table of metadata, such as one an episode: they become Python objects."""
+
+_MAX_TABLE_VALUES = 4 * MAX_TABLE_ROWS
+_MAX_TABLE_BYTES = 2**29
+_BATCH_BYTES = 2**27
+_BATCH_ROWS = 2**16
 
 Table = dict[str, Any]
 """Arrow columns by name."""
@@ -28,21 +37,22 @@ def pandas_metadata(path: Path) -> bytes:
     return _opened(path, lambda file: (file.schema_arrow.metadata or {}).get(b"pandas", b""))
 
 
-def read_table(path: Path, columns: Sequence[str] | None = None, combine: bool = True) -> Table:
+def read_table(path: Path, columns: Sequence[str] | None = None, combine: bool = True, most: int = MAX_ROWS) -> Table:
     """Read columns as arrow arrays by name.
 
     Args:
         path: the file.
         columns: which; those it does not have are left out. All by default.
         combine: one array a column, rather than chunks (pictures can be more than one array holds).
+        most: rows that the file may hold, by its own account, before any is read.
 
     Raises:
-        InputError: it cannot be read, or holds more than `MAX_VALUES` values in a column.
+        InputError: it cannot be read, or holds more than `most` rows, or `MAX_VALUES` values in a column.
     """
 
     def read(file: Any) -> Table:
         names = [name for name in file.schema_arrow.names if columns is None or name in columns]
-        _bound(file.metadata, set(names), path)
+        _bound(file.metadata, names, path, min(most, MAX_ROWS), MAX_VALUES)
         table = file.read(names)
         return {name: table.column(name).combine_chunks() if combine else table.column(name) for name in names}
 
@@ -50,9 +60,39 @@ def read_table(path: Path, columns: Sequence[str] | None = None, combine: bool =
 
 
 def read_lists(path: Path, columns: Sequence[str] | None = None) -> dict[str, list[Any]]:
-    """Read columns as lists of Python values by name; raises InputError as `read_table`, or for text that is none."""
-    table = read_table(path, columns)
+    """Read columns of a table of metadata as lists of Python values by name.
+
+    Raises:
+        InputError: it cannot be read, has text that is none, or more than `MAX_TABLE_ROWS` rows.
+    """
+    import pyarrow as pa
+
+    def read(file: Any) -> Any:
+        names = [name for name in file.schema_arrow.names if columns is None or name in columns]
+        longest = _bound(file.metadata, names, path, MAX_TABLE_ROWS, _MAX_TABLE_VALUES)
+        size, batches = 0, []
+        step = min(_BATCH_ROWS, max(1, _BATCH_BYTES // max(longest, 1)))  # one text may be as long as its column
+        for batch in file.iter_batches(step, columns=names):
+            columns_read = [_decoded(column) for column in batch.columns]
+            batches.append(pa.RecordBatch.from_arrays(columns_read, batch.schema.names))
+            size += batches[-1].nbytes
+            if size > _MAX_TABLE_BYTES:
+                raise InputError(
+                    f"{path}: holds more than {_MAX_TABLE_BYTES:,} bytes, expected fewer in a table of metadata; copy "
+                    "it again"
+                )
+        found = pa.Table.from_batches(batches) if batches else file.read(names)
+        return {name: found.column(name) for name in names}
+
+    table = _opened(path, read)
     return {name: python_values(column, f"{path}: field '{name}'") for name, column in table.items()}
+
+
+def _decoded(column: Any) -> Any:
+    """The column with its values in place of numbers in a dictionary, so that their bytes can be counted."""
+    import pyarrow as pa
+
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
 def python_values(column: Any, where: str) -> list[Any]:
@@ -74,24 +114,42 @@ def _opened(path: Path, work: Callable[[Any], Any]) -> Any:
     except InputError:
         raise
     except Exception as error:
+        if said := mistaken_file(path):
+            raise InputError(f"{path}: cannot be read as parquet ({said})") from error
         message = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"{path}: cannot be read as parquet ({message}); copy the file again") from error
 
 
-def _bound(metadata: Any, names: set[str], path: Path) -> None:
-    """Raise InputError where a column of `names` holds too many values, by the file's own account."""
+def _bound(metadata: Any, names: Sequence[str], path: Path, most: int, values: int) -> int:
+    """The bytes of the largest part of a column of `names`, unpacked, by the file's own account.
+
+    Raises:
+        InputError: there are more rows than `most`, or a column holds too much.
+    """
+    if metadata.num_rows > most:
+        raise InputError(
+            f"{path}: found {metadata.num_rows:,} rows, expected at most {most:,} by the metadata or in any such file; "
+            "copy it again, or split it"
+        )
     counts: dict[str, int] = {}
+    sizes: dict[str, int] = {}
+    largest = 0
     for group in range(metadata.num_row_groups):
         part = metadata.row_group(group)
-        for index in range(part.num_columns):
-            column = part.column(index)
-            if column.path_in_schema.split(".")[0] in names or column.path_in_schema in names:
-                counts[column.path_in_schema] = counts.get(column.path_in_schema, 0) + column.num_values
-    for name, count in counts.items():
-        if count > MAX_VALUES:
-            raise InputError(
-                f"{path}: field '{name}': found {count:,} values, expected at most {MAX_VALUES:,} in a file; split it"
-            )
+        for column in (part.column(index) for index in range(part.num_columns)):
+            name = column.path_in_schema
+            if not any(name == one or name.startswith(f"{one}.") for one in names):
+                continue
+            counts[name] = counts.get(name, 0) + column.num_values
+            sizes[name] = sizes.get(name, 0) + column.total_uncompressed_size
+            largest = max(largest, column.total_uncompressed_size)
+    for found, limit, what in ((counts, values, "values"), (sizes, MAX_BYTES, "bytes")):
+        for name, count in found.items():
+            if count > limit:
+                raise InputError(
+                    f"{path}: field '{name}': found {count:,} {what}, expected at most {limit:,} in a file; split it"
+                )
+    return largest
 
 
 def field_of(record: dict[str, Any], name: str, path: Path) -> Any:

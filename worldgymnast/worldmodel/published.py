@@ -11,12 +11,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from worldgymnast.files import mistaken_file
 from worldgymnast.hub import first_line
 from worldgymnast.types import InputError
 from worldgymnast.worldmodel.transformer import TransformerConfig, VideoTransformer
 
 _NO_CHECKPOINT = "found no checkpoint that torch can read"
 _SHOWN = 4
+_ZIP = b"PK\x03\x04"  # as torch.save writes
 _HEAD = 64  # width of an attention head in every published checkpoint: shapes do not tell it
 
 
@@ -49,12 +51,8 @@ def _refuse_other_files(path: Path) -> None:
     """Raises InputError for files that are often in the place of a checkpoint, and says which."""
     with path.open("rb") as file:
         head = file.read(64)
-    if not head:
-        raise InputError(f"{path}: is empty; download it again")
-    if head.lstrip()[:1] == b"<":
-        raise InputError(f"{path}: is a web page, not a checkpoint; the download needed a login: download it again")
-    if head.startswith(b"version https://git-lfs"):
-        raise InputError(f"{path}: is a Git LFS pointer, not the checkpoint itself; run: git lfs pull")
+    if not head.startswith(_ZIP) and (said := mistaken_file(path)):
+        raise InputError(f"{path}: {_NO_CHECKPOINT}: {said}")
     if head[8:10] in (b'{"', b"{ "):
         raise InputError(f"{path}: is a safetensors file, expected what torch.save wrote (.pt)")
 
