@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+from worldgymnast.cli import main
 from worldgymnast.config import from_dict, load_judge
+from worldgymnast.records import read_metrics
+from worldgymnast.report.charts import Curve, Series, curve
 from worldgymnast.types import InputError
 from worldgymnast.worldmodel.sampler import WorldModelConfig
 
@@ -73,3 +76,41 @@ def test_a_field_of_few_words_names_them(tmp_path: Path) -> None:
     said = refused(tmp_path / "e.json")
     assert """field 'rule': found "median", expected \"""" in said
     assert "typing" not in said
+
+
+def test_what_a_terminal_would_obey_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, text in {
+        "kind": '{"kind": "\\u001b[31m\\n"}',
+        "field": json.dumps({"kind": "VLMConfig", "endpoint": ENDPOINT, "\x1b[2J\r\n\x07\u202e": 1}),
+        "budget": json.dumps({"kind": "VLMConfig", "endpoint": ENDPOINT | {"budget": "\x1b[2J"}}),
+        "rubric": json.dumps({"kind": "VLMConfig", "endpoint": ENDPOINT, "rubric": "\x9b31m\n"}),
+    }.items():
+        (tmp_path / f"{name}.json").write_text(text)
+        refused(tmp_path / f"{name}.json")
+    assert main(["\x1b[31m\n\x07"]) == 2
+    assert capsys.readouterr().err.removesuffix("\n").isprintable()
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800"])
+def test_a_word_that_no_file_can_have_as_its_name(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", name]) == 2
+    assert capsys.readouterr().err.startswith("worldgymnast: error: RUN: found ")
+
+
+@pytest.mark.parametrize(
+    "field", [{"frames": 10**9}, {"votes": 10**9, "temperature": 1.0}, {"max_tokens": 10**9}], ids=str
+)
+def test_a_count_has_an_upper_bound(field: dict[str, Any], tmp_path: Path) -> None:
+    assert "found 1000000000, expected" in refused(described(tmp_path / "v.json", **field))
+
+
+def test_numbers_that_no_axis_holds_are_not_drawn() -> None:
+    series = Series("psnr", [0.0, 1.0, 2.0], [1e308, 5.0, -1e308], [-1e308, 4.0, 0.0], [1e308, 6.0, 1e308])
+    assert curve(Curve("Fidelity", [series], percent=False)).startswith("<svg")
+
+
+def test_a_line_that_is_passed_over_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\nnothing\n')
+    for _ in range(3):
+        assert len(read_metrics(tmp_path / "metrics.jsonl")) == 1
+    assert capsys.readouterr().err.count("line 2 passed over") == 1

@@ -98,6 +98,38 @@ def test_a_checkpoint_of_before_torch_1_6_is_read(tmp_path: Path) -> None:
     assert read_checkpoint(tmp_path / "old.pt")["x_proj.weight"].tolist() == [0, 0]
 
 
+ODD: dict[str, Callable[[], torch.Tensor]] = {
+    "repeats": lambda: torch.zeros(1).expand(10**9),
+    "repeats by strides": lambda: torch.zeros(10).as_strided((10**5, 10**5), (0, 0)),
+    "sparse": lambda: torch.eye(3).to_sparse(),
+    "sparse rows": lambda: torch.eye(3).to_sparse_csr(),
+    "meta": lambda: torch.zeros(3, device="meta"),
+    "quantised": lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
+    "eight bits": lambda: torch.ones(3).to(torch.float8_e4m3fn),
+    "whole numbers": lambda: torch.ones(3, dtype=torch.int64),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ODD)
+def test_a_tensor_without_floats_of_its_own_is_refused(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"model": {"a": ODD[kind]()}}, tmp_path / "c.pt")
+    words = ["import-world", str(tmp_path / "c.pt"), "--vae", str(tmp_path), "--out", str(tmp_path / "w.safetensors")]
+    assert main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"worldgymnast: error: {tmp_path / 'c.pt'}: ")
+    assert "expected" in line
+
+
+def test_many_views_of_one_storage_are_no_checkpoint(tmp_path: Path) -> None:
+    shared = torch.zeros(10_000)
+    torch.save({f"t{n}": shared[:] for n in range(100)}, tmp_path / "c.pt")
+    with pytest.raises(InputError, match="a view that repeats numbers"):
+        read_checkpoint(tmp_path / "c.pt")
+
+
 def test_an_empty_ema_gives_way_to_the_model(tmp_path: Path) -> None:
     torch.save({"ema": {}, "model": {"_orig_mod.x": torch.ones(1)}, "step": 3}, tmp_path / "a.pt")
     assert list(read_checkpoint(tmp_path / "a.pt")) == ["x"]

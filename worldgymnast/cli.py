@@ -183,7 +183,7 @@ def script() -> int:
 def _say(message: str, code: int, alone: bool = False) -> int:
     """Prints the line; where torchrun started several processes on a machine, only in the first, unless `alone`."""
     if alone or os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"worldgymnast: {' '.join(message.split())}", file=sys.stderr)
+        print(f"worldgymnast: {streams.one_line(message)}", file=sys.stderr)
     return code
 
 
@@ -394,16 +394,16 @@ def _flags(config: Any, hidden: Mapping[type, Collection[str]] | None = None, pr
         if is_dataclass(value):
             yield from _flags(value, hidden, prefix if field.name == "config" else f"{flag}.")
         else:
-            yield flag
+            yield field.name.upper() if "Positional[" in str(field.type) else flag
 
 
 def _with_flag(message: str, flags: Collection[str], prefix: str = "") -> str:
     """The message with the flag in the place of the config's field; `prefix` is where tyro found the config."""
-    match = re.match(r"field '([\w.]+)'(?: of \w+)?: ", message)
-    if match is None:
+    if (match := re.match(r"field '([\w.]+)'(?: of \w+)?: ", message)) is None:
         return f"--{prefix.rstrip('.')}: {message}" if prefix else message
     word = match[1].replace("_", "-")
-    known = [flag for flag in flags if flag == f"--{prefix}{word}"] or [f for f in flags if f.endswith(f".{word}")]
+    named = (f"--{prefix}{word}", word.upper())
+    known = [flag for flag in flags if flag in named] or [flag for flag in flags if flag.endswith(f".{word}")]
     return f"{known[0]}: {message[match.end() :]}" if len(known) == 1 else message
 
 

@@ -6,6 +6,7 @@ over is passed over and said; anything else is one line. Files with a hash of th
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -38,8 +39,14 @@ def read_metrics(file: Path) -> list[dict[str, float]]:
         if (row := _metrics_row(line)) is not None:
             rows[int(row["step"])] = row
         elif line.strip(b"\0 \r\t"):
-            print(f"{file}: line {number} passed over: found no row of metrics", file=sys.stderr)
+            _note(f"{file}: line {number} passed over: found no row of metrics")
     return [rows[step] for step in sorted(rows)]
+
+
+@functools.cache
+def _note(line: str) -> None:
+    """Says it on stderr, once in a process."""
+    print(line, file=sys.stderr)
 
 
 def metrics_before(file: Path, step: int) -> bytes:

@@ -29,6 +29,20 @@ def prepare() -> None:
         os.environ["COLUMNS"] = str(_NARROWEST)
 
 
+def one_line(text: str) -> str:
+    """The text on one line, with what a terminal would obey rather than show escaped.
+
+    >>> one_line("found \\x1b[31m,\\n expected none")
+    'found \\\\x1b[31m, expected none'
+    """
+    return visibly(" ".join(text.split()))
+
+
+def visibly(text: str) -> str:
+    """The text with every character that cannot be printed escaped, line ends too."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 def discard(*streams: TextIO) -> None:
     """Send what these streams still hold, and all that follows, nowhere."""
     for stream in streams:

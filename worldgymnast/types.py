@@ -18,6 +18,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from worldgymnast.actions import ActionSpec
+from worldgymnast.streams import visibly
 
 Metrics = dict[str, float]
 
@@ -59,8 +60,12 @@ def each_once(config: object, *names: str) -> None:
 class InputError(ValueError):
     """The user's input is wrong. The message is one line: where, which field, found, expected, what to do.
 
-    The command line prints it without a traceback and exits with code 2.
+    The command line prints it without a traceback and exits with code 2. What is quoted in it from a file or a server
+    is shown with control characters escaped.
     """
+
+    def __str__(self) -> str:
+        return visibly(super().__str__())
 
 
 class Paused(InputError):

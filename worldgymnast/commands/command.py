@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -36,6 +37,8 @@ from worldgymnast.worldmodel.sampler import LatentWorldModel
 REPORT = "report.html"
 _MOST_THREADS = 256
 """On machines with few cores; far more end the process, since the system grants no more."""
+_HALVES = re.compile("[\ud800-\udc7f\udd00-\udfff]")
+"""Of surrogate pairs; the others stand for bytes of names that are no UTF-8."""
 _LONGEST_NAME = 255
 """Bytes of a file's name on nearly every file system."""
 SPLIT = 0
@@ -172,6 +175,8 @@ def _wrong(name: str, value: Any) -> str:
         return f"found {value}, expected 0 to {LARGEST_SEED}"
     if isinstance(value, str | Path) and "\0" in str(value):
         return "found a null byte, expected none; give another path"
+    if isinstance(value, Path) and _HALVES.search(str(value)):
+        return "found half a surrogate pair, which no file's name has; give another path"
     if isinstance(value, Path) and any(len(os.fsencode(part)) > _LONGEST_NAME for part in value.parts):
         return f"found a name of more than {_LONGEST_NAME} bytes, expected a shorter one; give another path"
     return ""

@@ -41,7 +41,7 @@ class ClassifierConfig:
     batch: int = 256
 
     def __post_init__(self) -> None:
-        in_range(self, 1, "sustain", "batch")
+        in_range(self, 1, "sustain", "batch", high=2**20)
         in_range(self, 1, "widths", high=MOST_WIDE)
         in_range(self, 0, "jitter")
         in_range(self, 0, "shift", high=4096)

@@ -67,8 +67,8 @@ class LocalVLMConfig(Asking):
         if not self.model:
             raise InputError("field 'model' of LocalVLMConfig: found none, expected a folder or a name on the hub")
         super().__post_init__()
-        in_range(self, 1, "max_tokens", "batch")
-        in_range(self, 0, "temperature")
+        in_range(self, 1, "max_tokens", "batch", high=2**16)
+        in_range(self, 0, "temperature", high=100)
         sampled = self.scoring == "generate" and self.temperature > 0
         if self.votes > 1 and not sampled:
             raise InputError(

@@ -139,8 +139,8 @@ class Asking:
 
     def __post_init__(self) -> None:
         rubric(self.rubric)
-        in_range(self, 2, "frames")
-        in_range(self, 1, "votes")
+        in_range(self, 2, "frames", high=1024)
+        in_range(self, 1, "votes", high=1000)
         in_range(self, 0, "pixels", high=2048)
         in_range(self, 0, "threshold", high=1)
 

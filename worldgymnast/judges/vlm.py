@@ -74,7 +74,7 @@ class VLMConfig(Asking):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        in_range(self, 1, *(["max_tokens"] if self.max_tokens is not None else []))
+        in_range(self, 1, *(["max_tokens"] if self.max_tokens is not None else []), high=2**20)
         in_range(self, 0, *(["temperature"] if self.temperature is not None else []), high=100)
         if self.votes > 1 and self.temperature == 0:
             raise InputError(f"field 'temperature': found 0 for {self.votes} votes, which would all be the same; "

@@ -73,6 +73,8 @@ class Curve:
     percent: bool = False
 
 
+_LARGEST = 1e100
+"""Of numbers that are drawn: the ticks of an axis lie further apart than its numbers."""
 _STYLE: Any = {
     "svg.fonttype": "none",
     "text.parse_math": False,
@@ -203,10 +205,16 @@ def dot_plot(table: SuccessTable, width: int) -> str:
         return _svg(figure, "Success before and after, by task")
 
 
+def _drawable(values: Sequence[float]) -> Any:
+    """The values, NaN in the place of those that no axis can hold."""
+    numbers = np.asarray(values, dtype=float)
+    return np.where(np.abs(numbers) <= _LARGEST, numbers, np.nan)
+
+
 def _draw_series(axes: Any, series: Series, color: str, scale: float) -> None:
-    x, y = np.asarray(series.steps, dtype=float), scale * np.asarray(series.values, dtype=float)
+    x, y = np.asarray(series.steps, dtype=float), scale * _drawable(series.values)
     if series.low is not None and series.high is not None:
-        low, high = scale * np.asarray(series.low, dtype=float), scale * np.asarray(series.high, dtype=float)
+        low, high = scale * _drawable(series.low), scale * _drawable(series.high)
         axes.fill_between(x, low, high, color=color, alpha=0.16, linewidth=0)
     known = ~np.isnan(y)
     few = int(known.sum()) <= 12

@@ -57,8 +57,8 @@ class InpaintingConfig:
         in_range(self, 16, "pixels", high=4096)
         if self.pixels % 8:
             raise InputError(f"field 'pixels': found {self.pixels}, expected a multiple of 8, such as 512")
-        in_range(self, 1, "steps")
-        in_range(self, 0, "guidance")
+        in_range(self, 1, "steps", high=1000)
+        in_range(self, 0, "guidance", high=1000)
         if not self.things:
             raise InputError("field 'things': found none, expected something to paint")
 

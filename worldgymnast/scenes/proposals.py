@@ -55,7 +55,7 @@ class ProposerConfig:
     def __post_init__(self) -> None:
         in_range(self, 16, "pixels", high=4096)
         in_range(self, 0, *(["temperature"] if self.temperature is not None else []), high=100)
-        in_range(self, 1, *(["max_tokens"] if self.max_tokens is not None else []))
+        in_range(self, 1, *(["max_tokens"] if self.max_tokens is not None else []), high=2**20)
 
 
 class Proposer:

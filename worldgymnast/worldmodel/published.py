@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from worldgymnast.types import InputError
 from worldgymnast.worldmodel.transformer import TransformerConfig, VideoTransformer
 
 _NO_CHECKPOINT = "found no checkpoint that torch can read"
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _SHOWN = 4
 _ZIP = b"PK\x03\x04"  # as torch.save writes
 _HEAD = 64  # width of an attention head in every published checkpoint: shapes do not tell it
@@ -41,10 +43,28 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             f"{path}: found no dict of tensors, nor one under 'ema' or 'model'; give a WorldGym checkpoint"
         )
     tensors = {str(name).removeprefix("module.").removeprefix("_orig_mod."): value for name, value in found.items()}
+    _refuse_odd_tensors(tensors, path)
     for name, value in tensors.items():
-        if not value.is_floating_point() or not bool(torch.isfinite(value).all()):
+        if value.dtype not in _FLOATS or not bool(torch.isfinite(value).all()):
             raise InputError(f"{path}: '{name}' holds NaN, infinity or {value.dtype}, expected finite floats")
     return tensors
+
+
+def _refuse_odd_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raises InputError, before anything is computed, for tensors that do not hold their own numbers in the file."""
+    needed, size = 0, path.stat().st_size
+    for name, value in tensors.items():
+        if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
+            raise InputError(
+                f"{path}: '{name}' is a tensor that is sparse, quantised or without numbers, expected dense floats"
+            )
+        own = value.numel() * value.element_size()
+        needed += own
+        if own > value.untyped_storage().nbytes() or needed > size:
+            raise InputError(
+                f"{path}: '{name}' is a view that repeats numbers (shape {list(value.shape)}, in a file of {size:,} "
+                "bytes), expected tensors that hold their own; save clones of them"
+            )
 
 
 def _refuse_other_files(path: Path) -> None:
@@ -61,7 +81,9 @@ def _loaded(path: Path) -> Any:
     """What torch.save wrote, tensors and plain values alone; files of before torch 1.6 are read, too."""
     try:
         zipped = zipfile.is_zipfile(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old and odd pickles; what cannot be read is told below
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         if "Unsupported global" in str(error) or "Unsupported class" in str(error) or "GLOBAL" in str(error):
             raise InputError(

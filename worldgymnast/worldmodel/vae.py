@@ -53,7 +53,7 @@ class VAEConfig:
     batch: int = 16
 
     def __post_init__(self) -> None:
-        in_range(self, 1, "batch")
+        in_range(self, 1, "batch", high=2**20)
         for name, text in (("encoder", self.encoder), ("decoder", self.decoder or "{}")):
             where = f"field '{name}' of VAEConfig"
             _check_bounds(where, json_object(parse_json(text, where), where))
