@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from foreign_data import episode, mp4, rlds, v3
-from test_field_rlds import record, seed_rlds, step
+from test_field_rlds import SHARD, record, seed_rlds, step
 
 from worldgymnast.cli import main
 from worldgymnast.commands import KINDS
@@ -91,3 +91,15 @@ def test_rates_that_no_robot_has(tmp_path, fps):
     for refuse in (formats.read, check):
         with pytest.raises(InputError, match="field 'fps'"):
             refuse(seed_rlds(tmp_path / str(refuse.__name__)), fps=fps)
+
+
+@pytest.mark.parametrize(("name", "fix"), [(f"{SHARD}.gz", "unpack them"), ("my_set.tfrecord", "rename it")])
+def test_shards_under_other_names(tmp_path, name, fix, capsys):
+    root = seed_rlds(tmp_path / "set")
+    content = (root / SHARD).read_bytes()
+    (root / name).write_bytes(content)
+    assert len(formats.read(root, fps=10)) == 2
+    assert f"{name}: is left out" in capsys.readouterr().err
+    (root / SHARD).unlink()
+    with pytest.raises(InputError, match=f"found no shards .only {name}.*{fix}"):
+        formats.read(root, fps=10)

@@ -315,7 +315,9 @@ def unread_texts(description: Description) -> list[str]:
 
 
 def say_split(description: Description) -> None:
-    """Print which of several splits is read, to stderr."""
+    """Print which of several splits is read and which files are not, to stderr."""
+    for path in description.unread:
+        print(f"{path}: is left out, its name is no shard's", file=sys.stderr, flush=True)
     if description.other_splits:
         print(f"{description.root}: {splits_said(description)}", file=sys.stderr, flush=True)
 

@@ -276,7 +276,9 @@ def _named(root: Path) -> tuple[list[tuple[Path, re.Match[str]]], list[Path]]:
         other = [path.name for path in entries if ".array_record" in path.name or ".riegeli" in path.name]
         seen = f"only {other[0]} and the like, which is another format" if other else "none"
         seen = f"only {unread[0].name}" if unread and not other else seen
-        raise InputError(f"{root}: found no shards ({seen}), expected NAME-SPLIT.tfrecord-00000-of-0000N")
+        is_packed = unread and not other and unread[0].suffix in (".gz", ".zst")
+        fix = "; unpack them" if is_packed else "; rename it, if it is the whole data set" if len(unread) == 1 else ""
+        raise InputError(f"{root}: found no shards ({seen}), expected NAME-SPLIT.tfrecord-00000-of-0000N{fix}")
     return files, unread
 
 

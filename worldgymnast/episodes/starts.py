@@ -26,7 +26,7 @@ from worldgymnast.types import InputError, Start
 from worldgymnast.video import decode, picture, png, resize, square
 from worldgymnast.weights import write_bytes, write_text
 
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif")
+PICTURES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 _UNREAD = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".exr", ".ppm", ".tga", ".dng")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 _KEYS = ("instruction", "task")
