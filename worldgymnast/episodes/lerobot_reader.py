@@ -5,12 +5,10 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from worldgymnast.actions import ActionSpec
 from worldgymnast.episodes.cache import cached_frames, fingerprint
 from worldgymnast.episodes.lerobot_frames import Camera, camera, in_order, side_by_side
 from worldgymnast.episodes.lerobot_layout import ImageKey, Layout, read_layout
@@ -18,7 +16,7 @@ from worldgymnast.episodes.lerobot_rows import Rows
 from worldgymnast.episodes.lerobot_spec import axis_names
 from worldgymnast.episodes.lerobot_survey import SAID, Survey, survey
 from worldgymnast.episodes.rates import agreed_rate
-from worldgymnast.episodes.windows import EpisodeSet
+from worldgymnast.episodes.windows import EpisodeSet, EpisodeStream
 from worldgymnast.files import visible
 from worldgymnast.types import Episode, InputError
 from worldgymnast.video import resize
@@ -73,29 +71,12 @@ def read(path: str | Path, *, image_key: ImageKey = None, size: Size = None, fps
     )
 
 
-@dataclass(frozen=True)
-class Whole:
-    """A data set on its way to being converted.
-
-    Attributes:
-        count: number of episodes.
-        spec: what their actions mean.
-        fps: frames per second of robot time.
-        episodes: the episodes, decoded one by one.
-    """
-
-    count: int
-    spec: ActionSpec
-    fps: float
-    episodes: Iterator[Episode]
-
-
 def episodes(path: str | Path, *, image_key: ImageKey = None, size: Size = None) -> Iterator[Episode]:
     """The episodes of a data set whole, one by one; see `read_whole`."""
     return read_whole(path, image_key=image_key, size=size).episodes
 
 
-def read_whole(path: str | Path, *, image_key: ImageKey = None, size: Size = None) -> Whole:
+def read_whole(path: str | Path, *, image_key: ImageKey = None, size: Size = None) -> EpisodeStream:
     """Reads a data set whole: every camera, the state, the last action, the robot's type.
 
     Nothing is cached; one episode is held at a time.
@@ -114,7 +95,7 @@ def read_whole(path: str | Path, *, image_key: ImageKey = None, size: Size = Non
         _say(
             f"{found.root}: depth maps {found.depth} are left out; name them with --image-key to take them as pictures"
         )
-    return Whole(len(made.rows), found.spec, found.robot_fps, _whole(found, made.rows, size))
+    return EpisodeStream(len(made.rows), found.spec, found.robot_fps, _whole(found, made.rows, size))
 
 
 def _whole(found: Layout, rows: Sequence[Rows], size: Size) -> Iterator[Episode]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,24 +12,8 @@ from worldgymnast.actions import ActionSpec
 from worldgymnast.episodes.rates import agreed_rate
 from worldgymnast.episodes.rlds import Record, pictures_of, say_split, sound_records, spec_of
 from worldgymnast.episodes.rlds_layout import Description, describe
+from worldgymnast.episodes.windows import EpisodeStream
 from worldgymnast.types import Episode, InputError
-
-
-@dataclass(frozen=True)
-class Episodes:
-    """What a folder holds.
-
-    Attributes:
-        count: number of episodes.
-        spec: what their actions mean.
-        fps: frames per second of robot time.
-        episodes: the episodes, decoded one by one.
-    """
-
-    count: int
-    spec: ActionSpec
-    fps: float
-    episodes: Iterator[Episode]
 
 
 def read_whole(
@@ -37,7 +21,7 @@ def read_whole(
     image_key: str | None = None,
     size: int | tuple[int, int] | None = None,
     fps: float | None = None,
-) -> Episodes:
+) -> EpisodeStream:
     """Read a folder; nothing is cached.
 
     The action of the last step is left out: RLDS does not say what it means where an episode ends.
@@ -56,7 +40,7 @@ def read_whole(
     rows = [record.actions for record in sound_records(description)]
     spec = spec_of(description, rows)
     rate = spec.rate or agreed_rate(path, None, fps)
-    return Episodes(len(rows), spec, rate, _episodes(description, spec, rate, size))
+    return EpisodeStream(len(rows), spec, rate, _episodes(description, spec, rate, size))
 
 
 def _described(path: str | Path, image_key: str | None) -> Description:

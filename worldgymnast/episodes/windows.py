@@ -7,7 +7,7 @@ to save. Left out: worker processes (a batch is one fancy index into a memory ma
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +19,23 @@ from worldgymnast.actions import ActionSpec, ActionSpecMismatch, clipped_share, 
 from worldgymnast.episodes.gathered import Gathered
 from worldgymnast.text import is_sentence
 from worldgymnast.types import Episode, InputError
+
+
+@dataclass(frozen=True)
+class EpisodeStream:
+    """A data set on its way to being converted.
+
+    Attributes:
+        count: number of episodes.
+        spec: what their actions mean.
+        fps: frames per second of robot time.
+        episodes: the episodes whole, decoded one by one.
+    """
+
+    count: int
+    spec: ActionSpec
+    fps: float
+    episodes: Iterator[Episode]
 
 
 @dataclass(frozen=True)
