@@ -6,13 +6,11 @@ and says whether there is a value, a doubt, the choices themselves, or nothing.
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-Scores = Sequence[float]
+from worldgymnast.judges.doubts import note_denies, polarity
+from worldgymnast.judges.signs import PAIRS, WORDS, Scores, Token, is_number, number, tokens_of
 
 
 @dataclass(frozen=True)
@@ -24,124 +22,35 @@ class Reading:
         score: the value.
         why: what makes it unsure.
         weak: whether it is only supposed ("would be", "if"), so that a plain statement outranks it.
+        end: where the value is over in the text that was read.
     """
 
     kind: Literal["value", "unsure", "choices", "nothing"]
     score: float = 0.0
     why: str = ""
     weak: bool = False
+    end: int = 0
 
 
 NOTHING = Reading("nothing")
 
 
-# ---------------------------------------------------------------- tokens
-
-
-@dataclass(frozen=True)
-class Token:
-    """A word, number or sign.
-
-    Attributes:
-        kind: which.
-        text: as written, lower case.
-    """
-
-    kind: str
-    text: str
-
-
-_SIGNS = {
-    "newline": r"\n",
-    "tag": r"</[a-z_]{1,20}\s{0,3}>",
-    "number": r"(?:(?<![\w.)])[+-])?(?<![\w.])(?:\d+(?:[.,]\d+)*|\.\d+)(?:e[+-]?\d{1,3})?(?:(?=[分点點점])|(?![\w]))",
-    "mixed": r"\d\w*",
-    "word": r"[^\W\d_][\w']*",
-    "arrow": r"[-=~]{1,3}>|[→⇒➜⟶➔]",
-    "sep": r"[:=]",
-    "pipe": r"\|",
-    "slash": r"[/÷]",
-    "percent": r"%",
-    "dash": r"-+",
-    "doubt": r"[?~≈±≥≤]|\.{2,}",
-    "stop": r"[.,;!]",
-    "open": r"[(\[{<]",
-    "close": r"[)\]}>]",
-    "quote": r"[\"'«»]",
-    "other": r"\S",
-}
-_TOKEN = re.compile("|".join(f"(?P<{kind}>{sign})" for kind, sign in _SIGNS.items()), re.IGNORECASE)
-_PAIRS = {"(": ")", "[": "]", "{": "}", "<": ">"}
-_MARKUP = re.compile(
-    r"<\|[^<>|\n]{1,40}\|>"  # special tokens
-    r"|</?(?:s|bos|eos|pad|end_of_turn|end_of_utterance|p|b|i|u|em|strong|span|div|center|code|td|tr|br|h\d)\s?/?>"
-    r"|\\(?:text|textbf|mathbf|mathrm|bf|displaystyle|left|right|quad|[()\[\],;!])(?![a-z])"
-    r"|[*`#$]|(?<![^\W_])_|_(?![^\W_])",
-    re.IGNORECASE,
-)
-_NO_SPACE = re.compile(r"(?<=[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af])(?=[0-9])")
-"""Where scripts without spaces go over into a number."""
-_SAME = {ord(c): sign for sign, same in (
-    ("-", "\u2212\u2013\u2014\u2010\u2011"), ("/", "\u2044\u2215"), ("~", "\u223c\u301c"), (".", "\u3002"),
-    (",", "\u3001"),
-    ("[", "\u3008\u300a\u300c\u3010\u3014"), ("]", "\u3009\u300b\u300d\u3011\u3015"),
-    ("'", "\u2018\u2019\u201a"), ('"', "\u201c\u201d\u201e"), ("\n", "\u2028\u2029\u0085"),
-) for c in same}  # fmt: skip
-"""Signs that are written in several ways."""
-
-
-def plain(text: str) -> str:
-    """The text with ASCII digits and signs, and without markup and invisible characters.
-
-    >>> plain("**得分**：１").split()
-    ['得分', ':1']
-    """
-    if not text.isascii():
-        text = unicodedata.normalize("NFKC", text)
-        odd = [c for c in set(text) if not c.isascii()]
-        changed = {ord(c): str(unicodedata.decimal(c)) for c in odd if c.isdecimal()}
-        changed |= {ord(c): None for c in odd if unicodedata.category(c) == "Cf"}
-        text = _NO_SPACE.sub(" ", text.translate(changed | _SAME))
-    return _MARKUP.sub(" ", text.replace("\r", "\n"))
-
-
-def tokens_of(text: str) -> list[Token]:
-    """Words, numbers and signs in order, without spaces."""
-    return [Token(str(m.lastgroup), m.group().lower()) for m in _TOKEN.finditer(text)]
-
-
-# ---------------------------------------------------------------- numbers
-
-_WORDS = {"zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5}
-
-
-def number(token: Token, scores: Scores) -> float | None:
-    """The value of a number; None where it may be read in two ways, as 01, 1,000 or 1,0 (a list of 1 and 0)."""
-    if token.kind == "word":
-        return _WORDS.get(token.text)
-    raw = token.text.lstrip("+-")
-    whole, comma, part = raw.partition(",")
-    if comma and (len(part) > 2 or "." in raw or "," in part or "e" in part):
-        return None
-    if comma and float(whole) in scores and float(part) in scores:
-        return None
-    if raw.count(".") > 1 or re.match(r"0\d", raw):
-        return None
-    value = float(raw.replace(",", "."))
-    return -value if token.text.startswith("-") and value else value
-
-
-def _is_number(token: Token) -> bool:
-    return token.kind == "number" or (token.kind == "word" and token.text in _WORDS)
-
-
 # ---------------------------------------------------------------- before the number
 
 _VERBS = ("is", "was", "are", "be", "equals", "equal", "of", "ist", "est", "es", "是", "为", "為")
-_SUPPOSED = ("would", "could", "should", "might", "may", "must", "can")
+_SUPPOSED = ("would", "should", "must")
+_POSSIBLE = ("could", "might", "may", "can")
+"""Words that make a number one of several that are possible."""
+_BOXES = ("x", "v", "✓", "✔", "✗", "✘", "☑")
+_STARTS = ("the", "in", "by", "from", "between", "it", "this", "both", "explanation", "reason", "reasoning", "note")
+"""How a sentence begins that follows the number without a full stop, with a capital letter."""
+_PARTS = ("half", "halves", "third", "thirds", "quarter", "quarters", "fourth", "fourths", "fifth", "fifths", "tenth",
+          "tenths", "ish", "minus", "plus", "x", "something",
+          "some", "bit", "change")  # fmt: skip
+"""What makes a number only part of one: one-third, three-ish, 3-minus."""
 _FILLERS = ("a", "an", "the", "to", "at", "as", "therefore", "thus", "hence", "so", "clearly", "definitely", "simply",
             "then", "final", "score", "value", "answer", "finale", "given", "for", "this", "task", "rollout", "attempt",
-            "video", "i", "give", "assign", "here", "will", "my", "overall")  # fmt: skip
+            "video", "i", "give", "assign", "here", "will", "my", "overall", "it")  # fmt: skip
 _TENTATIVE = ("maybe", "perhaps", "probably", "tentative", "preliminary", "initial", "draft", "example", "previous",
               "old", "not", "guess", "uncertain", "unsure", "approx", "approximate", "hypothetical")  # fmt: skip
 _ODD = ("doubt", "other", "percent", "slash", "stop", "mixed", "dash")
@@ -158,6 +67,9 @@ _REASONS = ("because", "since", "as", "for", "due", "given", "based", "which", "
 _RETRACTIONS = ("or", "oder", "otherwise", "else", "maybe", "perhaps", "possibly", "probably", "rather", "instead",
                 "actually", "wait", "no", "correction", "sorry", "sonst", "but", "though", "although",
                 "alternatively", "better", "could", "might", "may")  # fmt: skip
+_BEHIND = ("open", "sep", "dash", "stop", "newline")
+"""What stands between a word and its number: "Success (1)", "success, 1"."""
+_HALF_OPEN = (["number", "pipe"], ["number", "pipe", "newline"])
 _DEPTH = 3
 """Brackets within brackets that are looked into."""
 
@@ -170,19 +82,19 @@ def read_after(text: str, scores: Scores, joined: bool = False) -> Reading:
         scores: what may be answered, ascending.
         joined: whether the number may follow at once; otherwise a colon or verb has to come first.
     """
-    return _Slot(tokens_of(text), scores).read(joined)
+    return _Slot(tokens_of(text), scores, text=text).read(joined)
 
 
 def read_alone(text: str, scores: Scores) -> Reading:
     """What a text says that is nothing but a score."""
     text = text.strip()
-    slot = _Slot(tokens_of(text[:100]), scores)
+    slot = _Slot(tokens_of(text[:100]), scores, text=text[:100])
     start = slot.group(0)[1] if text.startswith("(") else None
     begin = start if start and slot.describes(start) else 0  # "(5 = done): 3"
-    known = (*_WORDS, "out", "of", "percent", "point", "points")
+    known = (*WORDS, "out", "of", "percent", "point", "points")
     if len(text) > 60 or any(t.kind in ("newline", "mixed") for t in slot.tokens):
         return NOTHING
-    if any(t.kind == "word" and t.text not in known for t in slot.tokens[begin:]):
+    if any(t.kind == "word" and t.text not in known and polarity(t.text) is None for t in slot.tokens[begin:]):
         return NOTHING
     return slot.read(joined=True)
 
@@ -190,27 +102,54 @@ def read_alone(text: str, scores: Scores) -> Reading:
 class _Slot:
     """The tokens after a label, and what may be answered."""
 
-    def __init__(self, tokens: list[Token], scores: Scores, depth: int = 0):
-        self.tokens, self.scores, self.top, self.depth = tokens, scores, scores[-1], depth
+    def __init__(self, tokens: list[Token], scores: Scores, depth: int = 0, text: str = ""):
+        self.tokens, self.scores, self.top, self.depth, self.text = tokens, scores, scores[-1], depth, text
 
     def at(self, i: int) -> Token:
         """The token at `i`; a line's end after the last one."""
         return self.tokens[i] if i < len(self.tokens) else Token("newline", "")
 
     def read(self, joined: bool) -> Reading:
-        """What the tokens say."""
+        """What the tokens say; a word such as "Success (1)" has to agree with the number."""
+        word = next((i for i, t in enumerate(self.tokens[:3]) if self.named(t) is not None), None)
+        if word is None or not (joined or word):
+            return self.slot(joined)
+        named, behind = self.named(self.tokens[word]), self.tokens[word + 1 :]
+        if any(t.kind != "sep" for t in self.tokens[:word]) or not behind or behind[0].kind not in _BEHIND:
+            return self.slot(joined)
+        if behind[0].kind == "stop":
+            behind = behind[1:]
+        found = _Slot(behind, self.scores, self.depth, self.text).slot(joined=True)
+        if found.kind == "value" and found.score != named:
+            return Reading("unsure", why="a word and a number that differ")
+        return found
+
+    def named(self, token: Token) -> float | None:
+        """The score that a word says by itself, where it is no number."""
+        if token.text == "half" and self.top == 1:
+            return 0.5
+        success = polarity(token.text) if token.kind == "word" else None
+        return None if success is None else self.scores[-1 if success else 0]
+
+    def slot(self, joined: bool) -> Reading:
+        """What the tokens say, without such a word."""
         i, lines, weak, parted, verb = 0, 0, False, False, ""
         while i < len(self.tokens):
             token = self.tokens[i]
-            if _is_number(token):
+            if is_number(token):
                 found = self.value(i, own_line=lines > 0) if joined else NOTHING
                 supposed = weak or (verb == "of" and found.kind == "unsure")
                 return replace(found, weak=found.weak or supposed)
             if token.kind == "open":
                 inner, after = self.group(i)
+                if after is None and [t.kind for t in self.tokens[i + 1 : i + 4]] in _HALF_OPEN:
+                    i += 1  # "<1|"
+                    continue
+                if joined and after is not None and after < len(self.tokens) and (not inner or inner[0].text in _BOXES):
+                    return Reading("unsure", why="boxes to tick")
                 if after is None:
                     return Reading("unsure", why="an open bracket") if joined else NOTHING
-                if self.describes(after):
+                if self.describes(after) or self.repeats(inner, after):
                     if doubt := self.other_scale(inner):
                         return doubt
                     i = after
@@ -226,6 +165,11 @@ class _Slot:
                 joined = parted = True
             elif token.text in _VERBS:
                 joined, parted, verb = True, True, token.text
+            elif token.text in _POSSIBLE:
+                return NOTHING
+            elif self.is_bullet(i):
+                i = i + 1
+                continue
             elif token.text in _SUPPOSED:
                 weak = True
             elif token.kind in _ODD or (token.text == ">" and parted):
@@ -241,9 +185,22 @@ class _Slot:
             i += 1
         return NOTHING
 
+    def is_bullet(self, i: int) -> bool:
+        """Whether the token at `i` begins the item of a list that is a number and nothing else."""
+        alone = is_number(self.at(i + 1)) and self.at(i + 2).kind == "newline"
+        return alone and self.at(i).text in ("-", "•", "·", "+") and i > 0 and self.at(i - 1).kind == "newline"
+
+    def repeats(self, inner: list[Token], after: int) -> bool:
+        """Whether a bracket repeats the form that was asked for, and the number stands alone on the next line."""
+        k = after
+        while self.at(k).kind == "newline" and k < min(after + 2, len(self.tokens)):
+            k += 1
+        choices = any(t.kind == "pipe" for t in inner)
+        return choices and k > after and is_number(self.at(k)) and self.at(k + 1).kind == "newline"
+
     def doubtful(self, i: int) -> Reading:
         """Of a sign before the number: a doubt where a number follows at once."""
-        near = any(_is_number(self.at(k)) or self.at(k).kind == "mixed" for k in (i, i + 1))
+        near = any(is_number(self.at(k)) or self.at(k).kind == "mixed" for k in (i, i + 1))
         return Reading("unsure", why=f"'{self.at(i).text}' before the number") if near else NOTHING
 
     def colon(self, i: int) -> int | None:
@@ -255,7 +212,7 @@ class _Slot:
 
     def group(self, i: int) -> tuple[list[Token], int | None]:
         """The tokens in the bracket that opens at `i`, and where it is over; None where it does not close."""
-        closing, depth = _PAIRS[self.tokens[i].text], 0
+        closing, depth = PAIRS[self.tokens[i].text], 0
         for k in range(i, min(i + 40, len(self.tokens))):
             text = self.tokens[k].text
             if self.tokens[k].kind == "newline":
@@ -270,7 +227,7 @@ class _Slot:
         k = after
         while self.at(k).kind in ("sep", "quote", "close", "arrow") or self.at(k).text in _VERBS:
             k += 1
-        if _is_number(self.at(k)):
+        if is_number(self.at(k)):
             return True
         return self.at(after).kind == "sep" and self.at(k).kind in ("open", "doubt", "newline") and k < len(self.tokens)
 
@@ -291,12 +248,12 @@ class _Slot:
         """What the bracket says that stands in the place of the value."""
         if any(t.kind == "word" and t.text in _CONDITIONS for t in inner):
             return NOTHING
-        found = _Slot(inner, self.scores, self.depth + 1).read(joined=True)
+        found = _Slot(inner, self.scores, self.depth + 1, self.text).read(joined=True)
         if found.kind == "choices" and any(t.kind == "pipe" for t in inner):
             return NOTHING  # the form that the question asks for, repeated
         if found.kind == "value":
-            rest = _Slot(self.tokens[after:], self.scores, self.depth + 1)
-            return rest.tail(0, found.score)
+            rest = _Slot(self.tokens[after:], self.scores, self.depth + 1, self.text)
+            return replace(rest.tail(0, found.score), end=found.end)
         return found
 
     # ------------------------------------------------------------ the number and what follows it
@@ -323,15 +280,33 @@ class _Slot:
             if self.top != 1:
                 return Reading("unsure", why=f"a percentage on a scale to {self.top:g}")
             value, after = value / 100, after + 1
+        equal = after > i + 1 and self.at(after).text == "=" and is_number(self.at(after + 1))
+        if equal and number(self.at(after + 1), self.scores) == value:
+            after += 2  # "1/2 = 0.5"
+        if self.is_part(after):
+            return Reading("unsure", why="part of a number")
         if (own_line or word) and not self.ends(after):
             return Reading("unsure", why="words after the number")
-        return self.tail(after, value)
+        return replace(self.tail(after, value), end=self.tokens[after - 1].end)
+
+    def is_part(self, k: int) -> bool:
+        """Whether a word from `k` makes the number only part of one: "4 and a half", "one-third", "0 point 5"."""
+        while self.at(k).kind == "dash" or self.at(k).text in ("and", "a", "one", "."):
+            glued = self.at(k).text == "." and self.at(k + 1).start != self.at(k).end
+            if glued:
+                return False
+            k += 1
+        if self.at(k).text in _PARTS:
+            return True
+        while self.at(k).kind == "dash" and self.at(k + 1).text == "point":
+            k += 1
+        return self.at(k).text == "point" and any(is_number(self.at(n)) for n in (k + 1, k + 2))
 
     def listed(self, i: int) -> Reading | None:
         """The choices, or a doubt, where several numbers stand side by side; None where one stands alone."""
         found, k = [self.tokens[i]], i + 1
         links: set[str] = set()
-        while self.links(k) and _is_number(self.at(k + 1)) and len(found) < 20:
+        while self.links(k) and is_number(self.at(k + 1)) and len(found) < 20:
             links.add(self.at(k).kind)
             found.append(self.at(k + 1))
             k += 2
@@ -352,7 +327,7 @@ class _Slot:
             return None
         while self.at(k).kind == "slash" or self.at(k).text in (*_SHARES, "a", "the", "possible", "maximum"):
             k += 1
-        below = number(self.at(k), self.scores) if _is_number(self.at(k)) else None
+        below = number(self.at(k), self.scores) if is_number(self.at(k)) else None
         return (below, k + 1) if below is not None else None
 
     def share(self, value: float, below: float) -> float | None:
@@ -372,6 +347,10 @@ class _Slot:
         while self.at(k).kind in ("close", "quote", "tag"):
             k += 1
         line = self.line(k)
+        if line and line[0].end and self.text and note_denies(self.text[line[0].start :], value, self.scores):
+            return Reading("unsure", why="a word after the number that says the opposite")
+        if len(line) > 1 and line[0].text == "/" and self.named(line[1]) == value:
+            return Reading("value", value)
         if line and (why := self.disturbs(line)):
             supposed = line[0].text in _CONDITIONS
             return NOTHING if supposed else Reading("unsure", why=why)
@@ -387,18 +366,20 @@ class _Slot:
     def disturbs(self, line: list[Token]) -> str:
         """Why the first token after the number makes it doubtful; "" where it does not."""
         first, second = line[0], line[1] if len(line) > 1 else Token("newline", "")
-        if first.text == "<" and _is_number(second) and not any(t.text == ">" for t in line):
+        if first.text == "<" and is_number(second) and not any(t.text == ">" for t in line):
             return "a comparison"
         if first.text in ("+", "-") and len(line) == 1:
             return f"'{first.text}' after the number"
         if first.kind in ("number", "mixed", "doubt", "percent", "slash"):
             return f"'{first.text}' after the number"
         if first.kind in ("stop", "dash", "sep", "arrow", "pipe", "other") and (
-            _is_number(second) or second.kind == "mixed"
+            is_number(second) or second.kind == "mixed"
         ):
             return "a second number"
         if first.kind == "word":
-            allowed = first.text in _REASONS or (first.text in ("and", "et", "und") and not _is_number(second))
+            sentence = first.capital and first.text in _STARTS
+            linked = first.text in ("and", "et", "und") and not is_number(second)
+            allowed = sentence or linked or first.text in _REASONS
             return "" if allowed else f"'{first.text}' after the number"
         return ""
 
@@ -422,7 +403,7 @@ class _Slot:
         "2 out of 3 steps" declares none; "0-5 scale" does, and "out of 5".
         """
         if line[i].text in _SHARES:
-            near = [] if i and _is_number(line[i - 1]) else line[i + 1 : i + 4]
+            near = [] if i and is_number(line[i - 1]) else line[i + 1 : i + 4]
         else:
             near = line[max(0, i - 4) : i + 7]
         numbers = [number(t, self.scores) for t in near if t.kind == "number"]
