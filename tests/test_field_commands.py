@@ -18,8 +18,8 @@ from lamp import Lamp, lamp_episode
 
 from worldgymnast.actions import ActionSpec, metaworld_spec
 from worldgymnast.cli import main
-from worldgymnast.commands.command import hold_out, told
-from worldgymnast.commands.fitting import frames_for
+from worldgymnast.commands.command import Components, hold_out, told
+from worldgymnast.commands.fitting import LONGEST_ROLLOUT, frames_for, horizon_of, same_cameras
 from worldgymnast.commands.measure import long_enough
 from worldgymnast.commands.starters import is_metaworld, parts
 from worldgymnast.config import Manifest, load_policy, load_world, manifest_of, save_component
@@ -343,6 +343,148 @@ def test_a_long_step_is_heard_of(capsys: pytest.CaptureFixture[str]) -> None:
     assert "thinking: step 0/2, 0 steps/s, unknown time left" in capsys.readouterr().err
 
 
+# ---------------------------------------------------------------- how long a rollout is
+
+
+def lasting(lengths: tuple[int, ...], succeeded: tuple[int, ...] = ()) -> EpisodeSet:
+    """Episodes of these lengths, some of which succeed at their last frame; labelled where any does."""
+    length = np.array(lengths)
+    first = np.cumsum(length + 1) - length - 1
+    rows = int(length.sum()) + len(length)
+    success = np.isin(np.arange(rows), (first + length)[np.array(succeeded, int)])
+    frames, actions = np.zeros((rows, 8, 8, 3), np.uint8), np.zeros((rows, 4), np.float32)
+    labelled = np.full(len(length), bool(succeeded))
+    return replace(plain(len(length)), frames=frames, actions=actions, first=first, length=length, success=success,
+                   labelled=labelled)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def found(others: dict[str, Path]) -> Components:
+    """Components of another's arm at 30 frames per second, the policy's chunk 4."""
+    policy, world = load_policy(others["policy"]), load_world(others["world"])
+    policy.config = replace(policy.config, chunk=4)
+    return Components(policy, world, SuccessClassifier(debug().judge.judge))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "horizon", "said"),
+    [
+        (None, 56, "--rl.horizon 56 (1.9 s)"),
+        ((0, 0), 56, "--rl.horizon 56 (1.9 s)"),
+        ((30, 50, 41), 44, "--rl.horizon 44 (1.5 s), as long as your episodes (median)"),
+        ((360, 400), 256, "--rl.horizon 256 (8.5 s); your episodes last 13 s (median): give --rl.horizon for longer"),
+    ],
+)
+def test_the_horizon_that_is_said_is_taken_and_follows_the_data(
+    lengths: tuple[int, ...] | None,
+    horizon: int,
+    said: str,
+    found: Components,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = None if lengths is None else lasting(lengths)
+    assert horizon_of(24, "--rl.horizon", found, (), data) == horizon
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"30 frames per second: {said}")
+    assert horizon <= LONGEST_ROLLOUT
+    assert horizon_of(24, "--rl.horizon", found, {"--rl.horizon"}, data) == 24
+    assert not capsys.readouterr().out
+
+
+def test_the_horizon_is_that_of_the_episodes_that_succeeded(found: Components) -> None:
+    assert horizon_of(24, "--rl.horizon", found, (), lasting((20, 90, 90), (0,))) == 20
+    assert horizon_of(24, "--rl.horizon", found, (), lasting((20, 90, 90), (0, 2))) == 56  # the median is 55
+
+
+# ---------------------------------------------------------------- the same cameras everywhere
+
+
+def seeing(folder: Path, **cameras: list[str]) -> dict[str, Path]:
+    """Judges' files by name, trained on these cameras."""
+    files = {name: folder / f"{name}.safetensors" for name in cameras}
+    for name, file in files.items():
+        save_component(file, SuccessClassifier(debug().judge.judge), Manifest(origin={"image_key": cameras[name]}))
+    return files
+
+
+def test_other_cameras_are_refused_wherever_two_meet(tmp_path: Path) -> None:
+    top, wrist = "observation.images.top", "observation.images.wrist"
+    files = seeing(tmp_path, both=["top", "wrist"], full=[top, wrist], swapped=["wrist", "top"], one=["top"],
+                   commas=["top,wrist"], every=["all"], none=[])  # fmt: skip
+    same_cameras(files["both"], files["full"], files["commas"], files["every"], files["none"], None, asked=(top, wrist))
+    for one, other in (("both", "swapped"), ("both", "one"), ("full", "one"), ("every", "one")):
+        with pytest.raises(InputError) as refused:
+            same_cameras(files[one], files["none"], files[other])
+        assert f"{files[one]}: found" in str(refused.value)
+        assert f"{files[other]} was trained on" in str(refused.value)
+    with pytest.raises(InputError, match=r"--image-key: found top, but .*both.safetensors was trained on top wrist"):
+        same_cameras(files["both"], asked=("top",))
+
+
+def test_a_described_judge_has_the_cameras_of_all_it_is_made_of(tmp_path: Path) -> None:
+    seeing(tmp_path, one=["top"], other=["wrist"], same=["observation.images.top"])
+    calibrated, ensemble = tmp_path / "calibrated.json", tmp_path / "ensemble.json"
+    calibrated.write_text(json.dumps({"kind": "CalibratedConfig", "judge": "one.safetensors"}))
+    for last, fits in (("same.safetensors", True), ("other.safetensors", False)):
+        ensemble.write_text(json.dumps({"kind": "EnsembleConfig", "judges": ["calibrated.json", last]}))
+        if fits:
+            same_cameras(ensemble, asked=("top",))
+        else:
+            with pytest.raises(InputError, match=r"one.safetensors: found top, but .*other.safetensors was trained on"):
+                same_cameras(ensemble)
+
+
+def test_every_command_that_reads_frames_compares_cameras(
+    mine: Path, others: dict[str, Path], says: Said, tmp_path: Path
+) -> None:
+    (judge,) = seeing(tmp_path, judge=["wrist"]).values()
+    files, data = others | {"judge": judge}, ["--data", mine, "--image-key", "cam"]
+    every, out = flags(files, "policy", "world", "judge"), ["--out", tmp_path / "x.json"]
+    world = ["--world", others["world"]]
+    for words in (
+        ["rl", "debug", *every, *data, "--rl.evaluate-starts", 0, *out],
+        ["rl", "debug", *flags(others, "policy", "world", "judge"), "--audit", judge, *data, "--rl.evaluate-starts", 0],
+        ["iter-sft", *every, *data, "--evaluate-starts", 0, *out],
+        ["adapt", "--frame", "x.png", "--instruction", "go", *every, *data, *out],
+        ["eval-world", others["world"], "--judge", judge, *data],
+        ["judge", "calibrate", judge, *data],
+        ["judge", "compare", judge, others["judge"], *data],
+        ["train-judge", mine, *world, "--begin-with", judge, "--image-key", "cam", *out],
+    ):
+        line = says(*words, code=2)
+        assert f"--image-key: found cam, but {judge} was trained on wrist" in line, words
+
+
+# ---------------------------------------------------------------- what is said
+
+
+def test_without_a_task_name_results_are_told_apart_by_sentence() -> None:
+    episodes = plain(3)
+    assert replace(episodes, instruction=("go", "stop", "go")).kinds == ("go", "stop", "go")
+    assert replace(episodes, task=("a", "", "b")).kinds == ("a", "", "b")
+    many = plain(21)
+    assert set(replace(many, instruction=tuple(map(str, range(21)))).kinds) == {"no task"}
+
+
+def test_a_gripper_that_is_one_by_name_is_said() -> None:
+    spec = ActionSpec(("elbow.pos", "gripper.pos"), "unknown", (-1.0,) * 2, (1.0,) * 2)
+    assert "gripper by name (gripper.pos)," in str(spec)
+    assert spec.to_dict()["gripper"] == "none"
+    assert "gripper effort," in str(metaworld_spec(4))
+    assert "gripper none," in str(replace(spec, axes=("elbow.pos", "wrist.pos")))
+
+
+@pytest.mark.parametrize("words", [["rl", "debug"], ["sft", "DATA"], ["reproduce", "debug"]])
+def test_what_a_command_notes_for_itself_is_no_flag(
+    words: list[str], says: Said, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([*words, "--help"])
+    assert "--given" not in capsys.readouterr().out
+    assert "--given" in says(*words, "--given", "x", "--out", tmp_path / "x", code=2)
+    assert not (tmp_path / "x").exists()
+
+
 # ---------------------------------------------------------------- the README's walk
 
 
@@ -372,7 +514,8 @@ def test_a_robots_owner_walks_from_data_to_a_finetuned_policy(mine: Path, says: 
     assert "real" in json.loads((tmp_path / "judged.json").read_text())
     few = ["--rl.steps", 1, "--rl.starts", 2, "--rl.group-size", 2, "--rl.evaluate-starts", 0, "--threads", 1]
     said = says("rl", "debug", *every, "--data", mine, "--out", tmp_path / "rl", *few)
-    assert "--rl.horizon 18" in said
+    assert "--rl.horizon 12 (0.4 s), as long as your episodes (median)" in said
+    assert json.loads((tmp_path / "rl/config.json").read_text())["rl"]["horizon"] == 12
     assert load_policy(tmp_path / "rl/policy.safetensors").config.chunk == 4
 
 

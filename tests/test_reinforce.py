@@ -184,6 +184,23 @@ def test_an_outage_is_no_failure_in_the_scoring(policy: SmallVLA, world: LatentW
     assert metrics["agreement"] == 1
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_a_run_without_any_signal_says_so(
+    same: bool, policy: SmallVLA, world: LatentWorldModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every rollout fails: nothing can be learned, and the weights are those it began with."""
+
+    class Never(BrightnessJudge):
+        def score(self, clips: Sequence[Clip]) -> list[Verdict]:
+            return [Verdict(0.0, 0.0) for _ in clips]
+
+    found = learn(policy, world, tmp_path, judge=Never() if same else None)
+    said = capsys.readouterr().out
+    assert (found == weights_hash(policy.state_dict())) == same
+    line = f"no group had both successes and failures in any of {CONFIG.steps} steps: the policy is unchanged; look at"
+    assert (line in said) == same
+
+
 def test_too_many_judge_errors_stop_the_run(policy: SmallVLA, world: LatentWorldModel, tmp_path: Path) -> None:
     judging = Judging(BrightnessJudge(fail=True), 2)
     pool = LocalPool(copy.deepcopy(policy), imagine(world), judging, rows=8, temperature=1.0, seed=0)

@@ -84,7 +84,9 @@ class ActionSpec:
     def __str__(self) -> str:
         rate = "" if self.rate is None else f", {self.rate:g} Hz"
         moves = UNKNOWN if self.motion == self.space == UNKNOWN else f"{self.space} {self.motion}"
-        return f"[{' '.join(self.axes)}] in {self.unit}, frame {self.frame}, gripper {self.gripper}, {moves}{rate}"
+        named = [axis for axis in self.axes if is_gripper(axis)]
+        gripper = f"by name ({' '.join(named)})" if self.gripper == "none" and named else self.gripper
+        return f"[{' '.join(self.axes)}] in {self.unit}, frame {self.frame}, gripper {gripper}, {moves}{rate}"
 
     @property
     def is_absolute(self) -> bool:

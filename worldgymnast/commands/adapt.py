@@ -25,6 +25,7 @@ from worldgymnast.commands.command import (
     sees,
     wrote,
 )
+from worldgymnast.commands.fitting import same_cameras
 from worldgymnast.commands.starters import parts, refuse_starters, refuse_strangers, refuse_tasks
 from worldgymnast.config import load_judge, load_policy, load_world
 from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks, instructions
@@ -110,6 +111,7 @@ class Adapt(Computing, Watching):
         policy, world = load_policy(files["policy"], self.device), load_world(files["world"], self.device)
         judge = load_judge(files["judge"], self.device, ledger(self.out))
         agree(files["policy"], policy.action_spec, files["world"], world.action_spec)
+        same_cameras(*files.values(), asked=self.image_key)
         env = MetaWorldConfig(size=world.frame_size[0], horizon=self.config.rl.horizon)
         if self.layout is not None or self.real or not self.data:
             drives(files["policy"], policy, env)

@@ -12,6 +12,7 @@ from tyro.conf import Positional
 
 from worldgymnast.commands.command import LENT, Computing, Weights, drives, ledger, sees, wrote
 from worldgymnast.commands.command import agree as same_actions
+from worldgymnast.commands.fitting import same_cameras
 from worldgymnast.commands.starters import parts, refuse_starters, refuse_tasks, spec_in
 from worldgymnast.config import load_judge, load_policy, load_world, to_dict
 from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks
@@ -82,6 +83,7 @@ class Agree(Computing):
         for path, policy in loaded.items():
             same_actions(Path(path), policy.action_spec, files["world"], world.action_spec)
             drives(Path(path), policy, env)
+        same_cameras(*files.values(), *self.policies)
         first = next(iter(loaded.values()))
         if odd := [path for path, policy in loaded.items() if policy.config.chunk != first.config.chunk]:
             raise InputError(f"{odd[0]}: found another chunk than in {self.policies[0]}, expected one for all")

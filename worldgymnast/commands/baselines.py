@@ -20,7 +20,7 @@ from worldgymnast.commands.command import (
     read,
     wrote,
 )
-from worldgymnast.commands.fitting import horizon_of
+from worldgymnast.commands.fitting import horizon_of, same_cameras
 from worldgymnast.commands.starters import is_metaworld, parts, refuse_starters, refuse_tasks
 from worldgymnast.commands.train import imitated
 from worldgymnast.config import load_policy
@@ -76,6 +76,7 @@ class IterSft(Computing, Watching):
         files, config, env = parts(**given), self.config, self.config.env
         real = bool(config.evaluate_starts) or is_metaworld(load_policy(files["policy"]).action_spec)
         found = components(files, self.device, ledger(self.out), env if real else None)
+        same_cameras(*files.values(), asked=self.image_key)
         if real:
             refuse_tasks(self.judge, env.tasks)
         episodes = read(self.data, found.world.frame_size[0], self.cameras, self.fps)
@@ -86,7 +87,7 @@ class IterSft(Computing, Watching):
             starts = from_photographs(photographs(env, self.photographs, QuickstartConfig().photograph_layout))
         else:
             starts = from_episodes(demos, sorted(set(demos.task)), 0.0)
-            config = replace(config, horizon=horizon_of(config.horizon, "--horizon", found, self.given))
+            config = replace(config, horizon=horizon_of(config.horizon, "--horizon", found, self.given, demos))
         imagine = Imagination.of(found.policy, found.world, found.judge, config.horizon)
         iter_sft(found.policy, imagine, starts, demos, self.out, config, self.device)
         write(self.out / REPORT, collect(self.out))

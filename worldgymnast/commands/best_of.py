@@ -9,6 +9,7 @@ from typing import Annotated
 from tyro.conf import Positional
 
 from worldgymnast.commands.command import LENT, Computing, Weights, components, conclude, ledger
+from worldgymnast.commands.fitting import same_cameras
 from worldgymnast.commands.starters import parts, refuse_tasks
 from worldgymnast.config import to_dict
 from worldgymnast.envs.metaworld import MetaWorldConfig
@@ -46,6 +47,7 @@ class BestOfN(Computing):
         self.prepare()
         files = parts(policy=self.policy, world=self.world, judge=self.judge)
         found = components(files, self.device, ledger(self.out), self.env)
+        same_cameras(*files.values())
         refuse_tasks(self.judge, self.env.tasks)
         policy, world, judge = found.policy, found.world, found.judge
         inputs = {"policy": identity(policy), "world": identity(world), "judge": identity(judge)}

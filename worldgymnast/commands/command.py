@@ -60,7 +60,7 @@ class Command:
     """Fields of a config that have no effect in this command, and are no flags of it."""
     instead: ClassVar[str] = ""
     """What to do instead."""
-    given: frozenset[str] = field(default=frozenset(), init=False)
+    given: Annotated[frozenset[str], tyro.conf.Fixed, tyro.conf.Suppress] = field(default=frozenset(), init=False)
     """The flags on the command line, such as "--policy.chunk": what is not among them, the data may decide."""
 
     @classmethod

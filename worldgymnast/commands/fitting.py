@@ -6,17 +6,21 @@ Whatever is decided is printed, and is part of the run's config.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from worldgymnast.commands.command import Components
 from worldgymnast.commands.starters import is_metaworld
 from worldgymnast.config import manifest_of
 from worldgymnast.episodes.sizes import frame_size
 from worldgymnast.episodes.windows import EpisodeSet
+from worldgymnast.files import read_json_object
 from worldgymnast.loops.train import JudgeTraining, PolicyTraining, WorldTraining
 from worldgymnast.types import InputError
 
@@ -25,6 +29,8 @@ RATE = 80 / 6
 SIZE, LARGEST = 64, 256
 """Pixels on each side that frames are resized to where their own size does not do; the largest that is taken as it is.
 """
+LONGEST_ROLLOUT = 256
+"""Actions that a rollout is made as long as the data's episodes for; each takes time and memory."""
 _STEP = 16
 """Frame sizes that world models are made for are multiples of it."""
 
@@ -149,13 +155,33 @@ def _width(config: WorldTraining, dim: int, given: Collection[str]) -> int:
     return dim
 
 
-def horizon_of(default: int, flag: str, found: Components, given: Collection[str]) -> int:
-    """Actions of an imagined rollout: as many seconds as Meta-World's, in whole chunks of the policy."""
-    spec, chunk = found.world.action_spec, found.policy.config.chunk
-    scaled = _Scaled(RATE if is_metaworld(spec) else found.world.fps, RATE, given)
-    horizon = default if is_metaworld(spec) else -(-scaled(flag, default) // chunk) * chunk
-    scaled.tell()
-    return default if flag in given else horizon
+def horizon_of(
+    default: int, flag: str, found: Components, given: Collection[str], episodes: EpisodeSet | None = None
+) -> int:
+    """Actions of an imagined rollout, in whole chunks of the policy; says which where no flag does.
+
+    They are as many as the data's successful episodes have (the median; of all where none succeeded), up to
+    `LONGEST_ROLLOUT`. Without data they are as many seconds as Meta-World's, and Meta-World keeps its number.
+    """
+    if flag in given or is_metaworld(found.world.action_spec):
+        return default
+    rate, chunk = found.world.fps, found.policy.config.chunk
+    lasting = 0 if episodes is None else _median_length(episodes)
+    wanted = min(lasting, LONGEST_ROLLOUT) or frames_for(default, rate)
+    horizon = -(-wanted // chunk) * chunk
+    said = f"{rate:g} frames per second: {flag} {horizon} ({horizon / rate:.2g} s)"
+    if horizon < lasting:
+        said += f"; your episodes last {lasting / rate:.2g} s (median): give {flag} for longer rollouts"
+    elif lasting:
+        said += ", as long as your episodes (median)"
+    print(said)
+    return horizon
+
+
+def _median_length(episodes: EpisodeSet) -> int:
+    """Of the episodes that succeeded, or of all where none did; 0 where none has an action."""
+    length = episodes.length[episodes.succeeded] if episodes.succeeded.any() else episodes.length
+    return round(float(np.median(length[length > 0]))) if (length > 0).any() else 0
 
 
 class _Scaled:
@@ -194,8 +220,55 @@ def size_of(path: Path | None) -> int | None:
 
 def cameras_of(path: Path | None) -> str | tuple[str, ...] | None:
     """The cameras of the data that a component was trained on, where its file says them."""
-    known = _origin_of(path).get("image_key") or ()
-    return tuple(known) if len(known) > 1 else next(iter(known), None)
+    known = _cameras_in(path)
+    return known if len(known) > 1 else next(iter(known), None)
+
+
+def same_cameras(*paths: Path | None, asked: Sequence[str] = ()) -> None:
+    """Raises where two components were trained on other cameras, or one on others than --image-key asks for.
+
+    Names are compared whole or by their ending, as "top" for "observation.images.top". Where a side names none nothing
+    is known, and it fits.
+
+    Args:
+        paths: files of components, or of judges' descriptions (.json), that were loaded already.
+        asked: the cameras of the data that are read, as --image-key names them.
+    """
+    named = [("--image-key", _names(asked))]
+    named += [(str(file), _cameras_in(file)) for path in filter(None, paths) for file in _weights_in(path)]
+    for (first, seen), (other, cameras) in itertools.combinations([one for one in named if one[1]], 2):
+        if not _alike(seen, cameras):
+            raise InputError(
+                f"{first}: found {' '.join(seen)}, but {other} was trained on {' '.join(cameras)}. One would be shown "
+                "pictures unlike all it knows. Give the same cameras in the same order to every command (--image-key)"
+            )
+
+
+def _alike(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    """Whether these may be the same cameras; "all" may be any two or more."""
+    if ("all",) in (one, other):
+        return one == other or len(one) + len(other) > 2
+    pairs = zip(one, other, strict=False)
+    return len(one) == len(other) and all(a == b or a.endswith(f".{b}") or b.endswith(f".{a}") for a, b in pairs)
+
+
+def _names(cameras: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for words in cameras for name in words.split(",") if name)
+
+
+def _cameras_in(path: Path | None) -> tuple[str, ...]:
+    """The cameras that a component's file names, in their order."""
+    known = _origin_of(path).get("image_key")
+    return _names([word for word in known if isinstance(word, str)]) if isinstance(known, list) else ()
+
+
+def _weights_in(path: Path) -> list[Path]:
+    """The component's file, or those of the judges that a description is made of."""
+    if path.suffix != ".json":
+        return [path]
+    said = read_json_object(path)
+    files = [said.get("judge"), said.get("first"), said.get("then"), *(said.get("judges") or ())]
+    return [file for one in files if isinstance(one, str) for file in _weights_in(path.parent / one)]
 
 
 def fps_of(path: Path | None) -> float | None:

@@ -14,7 +14,7 @@ from tyro.conf import Positional
 
 from worldgymnast.actions import converter
 from worldgymnast.commands.command import Computing, Watching, Weights, labelled, read, sees, writable, wrote
-from worldgymnast.commands.fitting import cameras_of, fps_of, frames_for, rate_of, size_of
+from worldgymnast.commands.fitting import cameras_of, fps_of, frames_for, rate_of, same_cameras, size_of
 from worldgymnast.commands.starters import is_metaworld
 from worldgymnast.config import load_judge, load_world
 from worldgymnast.episodes.windows import EpisodeSet
@@ -80,9 +80,10 @@ class Judging(Computing, Watching):
                     raise InputError(f"--{name}: found {path}, which is the {other}'s file, expected another")
             writable(f"--{name}", named[name])
 
-    def clips(self) -> tuple[EpisodeSet, WorldModel | None]:
+    def clips(self, *judges: Path) -> tuple[EpisodeSet, WorldModel | None]:
         """The labelled rollouts and the world, or what is wrong with them; says what will stay unknown."""
         world = None if self.world is None else load_world(self.world, self.device)
+        same_cameras(self.world, *judges, asked=self.image_key)
         episodes = read(
             self.data, size_of(self.world), self.cameras or cameras_of(self.world), self.fps, fps_of(self.world)
         )
@@ -151,7 +152,7 @@ class JudgeCalibrate(Judging):
         self.prepare()
         self.apart(judge=self.judge, plot=self.plot, save=self.save)
         judge = judge_of(self.judge, self.device)
-        real, world = self.clips()
+        real, world = self.clips(self.judge)
         if self.save is not None and len(kinds := set(real.succeeded.tolist())) < 2:
             only, other = ("successes", "failures") if True in kinds else ("failures", "successes")
             raise InputError(f"--save: found only {only}, expected {other} too; add data that has some")
@@ -201,7 +202,7 @@ class JudgeCompare(Judging):
         self.prepare()
         self.apart(a=self.a, b=self.b)
         judges = [judge_of(path, self.device) for path in (self.a, self.b)]
-        real, world = self.clips()
+        real, world = self.clips(self.a, self.b)
         answers = self.answers(judges, real, world)
         found = {kind: _compared(kind, answers, self.seed) for kind in answers.said[0]}
         self.write(compared(found, str(self.a), str(self.b)), found, f"{self.a} and {self.b} on the same clips")

@@ -24,7 +24,7 @@ from worldgymnast.commands.command import (
     writable,
     wrote,
 )
-from worldgymnast.commands.fitting import cameras_of, fps_of, frames_for, rate_of
+from worldgymnast.commands.fitting import cameras_of, fps_of, frames_for, rate_of, same_cameras
 from worldgymnast.commands.starters import is_metaworld
 from worldgymnast.config import load_judge, load_policy, load_world, to_dict
 from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks
@@ -150,6 +150,7 @@ class EvalWorld(Computing, Watching):
         distance = lpips_distance(self.device) if self.perceptual else None
         world = load_world(self.world, self.device)
         judge = None if self.judge is None else load_judge(self.judge, self.device)
+        same_cameras(self.world, self.judge, asked=self.image_key)
         episodes = read(
             self.data, world.frame_size[0], self.cameras or cameras_of(self.world), self.fps, fps_of(self.world)
         )

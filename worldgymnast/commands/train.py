@@ -34,7 +34,16 @@ from worldgymnast.commands.command import (
     told,
     wrote,
 )
-from worldgymnast.commands.fitting import RATE, fit_judge, fit_policy, fit_world, horizon_of, origin, size_for
+from worldgymnast.commands.fitting import (
+    RATE,
+    fit_judge,
+    fit_policy,
+    fit_world,
+    horizon_of,
+    origin,
+    same_cameras,
+    size_for,
+)
 from worldgymnast.commands.starters import parts, refuse_starters, refuse_strangers, refuse_tasks
 from worldgymnast.config import load_classifier, load_judge, load_policy, load_world
 from worldgymnast.envs.metaworld import MetaWorldConfig, instructions
@@ -92,6 +101,7 @@ class Sft(Learning):
         self.prepare()
         check_parts(self.config)
         start = load_policy(self.begin_with, self.device) if self.begin_with else None
+        same_cameras(self.begin_with, asked=self.image_key)
         size = size_for(self.data, self.size, self.cameras)
         episodes, config = imitated(read(self.data, size, self.cameras, self.fps), self.config)
         told(self.data, episodes, needed=True)
@@ -148,6 +158,7 @@ class TrainWorld(HoldingOut):
         """Trains."""
         self.prepare()
         start = load_world(self.begin_with, self.device) if self.begin_with else None
+        same_cameras(self.begin_with, asked=self.image_key)
         world = start.config if start else self.config.world
         check_parts(self.config)
         check_shares(self.shares, len(self.data))
@@ -206,6 +217,7 @@ class Distill(HoldingOut):
         self.prepare()
         check_parts(self.config)
         teacher = load_world(self.world, self.device)
+        same_cameras(self.world, asked=self.image_key)
         if teacher.config.steps <= self.config.sampling_steps and teacher.config.guidance == 1:
             raise InputError(
                 f"{self.world}: takes {teacher.config.steps} steps without guidance already, expected more than the "
@@ -240,6 +252,7 @@ class TrainJudge(Learning):
         check_parts(self.config)
         start = load_classifier(self.begin_with, self.device) if self.begin_with else None
         world = load_world(self.world or starter("world"), self.device)
+        same_cameras(self.world, self.begin_with, asked=self.image_key)
         episodes = read(self.data, self.size or world.frame_size[0], self.cameras, self.fps)
         refuse_starters({"world": self.world}, self.data[0], episodes.spec)
         labelled(self.data, episodes)
@@ -308,16 +321,18 @@ class Rl(Computing, Watching):
             )
         found = components(files, self.device, kept, env if ours or config.rl.evaluate_starts else None)
         audit = load_judge(self.audit, self.device, kept) if self.audit else None
+        same_cameras(*files.values(), self.audit, asked=self.image_key)
         if ours:
             refuse_tasks(self.judge, env.tasks)
         else:
             env = replace(env, size=found.world.frame_size[0])
-            horizon = horizon_of(config.rl.horizon, "--rl.horizon", found, self.given)
-            config = replace(config, env=env, rl=replace(config.rl, horizon=horizon))
         episodes = read(self.data, env.size, self.cameras, self.fps) if self.data else None
         if episodes is not None:
             refuse_starters(given, self.data[0], episodes.spec)
             refuse_strangers(files["policy"], found.policy.action_spec, self.data[0], episodes.spec)
+        if not ours:
+            horizon = horizon_of(config.rl.horizon, "--rl.horizon", found, self.given, episodes)
+            config = replace(config, env=env, rl=replace(config.rl, horizon=horizon))
         sentences = [(task, words) for task in env.tasks for words in instructions(task)] if ours else []
         if episodes is not None and not ours:
             sentences = list(zip(episodes.task, episodes.instruction, strict=True))

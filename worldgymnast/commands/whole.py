@@ -26,6 +26,7 @@ from worldgymnast.commands.command import (
     sees,
     wrote,
 )
+from worldgymnast.commands.fitting import same_cameras
 from worldgymnast.commands.starters import parts, refuse_starters, refuse_tasks
 from worldgymnast.config import load_classifier, load_policy, load_world, to_dict
 from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks
@@ -84,6 +85,7 @@ class Quickstart(Computing):
         paths = parts(**given)
         policy, world = load_policy(paths["policy"]), load_world(paths["world"])
         agree(paths["policy"], policy.action_spec, paths["world"], world.action_spec)
+        same_cameras(*paths.values())
         drives(paths["policy"], policy, env, "--finetune.env.hold")
         sees(world, (env.size, env.size), "--finetune.env.size")
         check_tasks(env.tasks)
@@ -183,6 +185,7 @@ class Dyna(Computing, Watching):
         paths = parts(**given)
         policy, world = load_policy(paths["policy"], self.device), load_world(paths["world"], self.device)
         judge = load_classifier(paths["judge"], self.device)
+        same_cameras(*paths.values(), asked=self.image_key)
         agree(paths["policy"], policy.action_spec, paths["world"], world.action_spec)
         drives(paths["policy"], policy, env, "--finetune.env.hold")
         sees(world, (env.size, env.size), "--finetune.env.size")

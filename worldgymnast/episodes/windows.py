@@ -20,6 +20,9 @@ from worldgymnast.episodes.gathered import Gathered
 from worldgymnast.text import is_sentence
 from worldgymnast.types import Episode, InputError
 
+_MOST_KINDS = 20
+"""Different sentences above which they are no tasks, but other words in every episode."""
+
 
 @dataclass(frozen=True)
 class EpisodeStream:
@@ -89,6 +92,13 @@ class EpisodeSet:
         """bool [e], whether each labelled episode succeeded at any frame; False where unlabelled."""
         counts = np.concatenate([[0], np.cumsum(self.success)])
         return (counts[self.first + self.length + 1] > counts[self.first]) & self.labelled
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """e names that results are told apart by: the tasks; where no episode has one its sentence, if they are few."""
+        if any(self.task):
+            return self.task
+        return self.instruction if len(set(self.instruction)) <= _MOST_KINDS else ("no task",) * len(self)
 
     @property
     def without_instruction(self) -> int:

@@ -97,8 +97,8 @@ def unknowns(real: EpisodeSet) -> list[str]:
         if own.all() or not own.any():
             kind, lost = ("succeed", "how many failures are refused") if own.all() else ("fail", "recall")
             found.append(
-                f"{name}: all {len(own)} rollouts {kind} within the horizon: {lost}, balanced accuracy, AUROC and "
-                "thresholds stay unknown for it"
+                f"{name or 'no task'}: all {len(own)} rollouts {kind} within the horizon: {lost}, balanced accuracy, "
+                "AUROC and thresholds stay unknown for it"
             )
     return found
 

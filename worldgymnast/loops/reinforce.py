@@ -164,11 +164,23 @@ def reinforce(
             if (step + 1) % config.save_every == 0:
                 trainer.save(run, step + 1)
             end = step + 1 if guard.ends(step) else end
+    _say_if_nothing_was_learned(run)
     best = trainer.restore_best() if config.keep_best else None
     if best is None:
         return last, scored
     kept = next((row for row in reversed(run.metrics()) if row["step"] == best and "real_success" in row), last)
     return {k: kept[k] for k in last} | {"best_step": float(best)}, scored
+
+
+def _say_if_nothing_was_learned(run: Run) -> None:
+    """Prints that the policy is as it was where no step had a group to learn from."""
+    shares = [row["zero_advantage_groups"] for row in run.metrics() if "zero_advantage_groups" in row]
+    if shares and min(shares) >= 1:
+        steps = "the one step" if len(shares) == 1 else f"any of {len(shares)} steps"
+        print(
+            f"no group had both successes and failures in {steps}: the policy is unchanged; look at the judge and at "
+            "--rl.horizon"
+        )
 
 
 def _train(trainer: Trainer, gathering: Gathering, guard: Guard, config: ReinforceConfig, step: int) -> Metrics:

@@ -326,7 +326,7 @@ def outcomes(
     back = np.argsort(order)
     joined = {name: np.concatenate([s[name] for s in signals])[back] for name in signals[0]}
     known = {name: [said[i] for i in back] for name, said in verdicts.items()}
-    return Outcomes(real.succeeded, known["real"], known["imagined"], real.task, joined)
+    return Outcomes(real.succeeded, known["real"], known["imagined"], real.kinds, joined)
 
 
 def _seen(made: np.ndarray, ends: np.ndarray, part: EpisodeSet, stride: int) -> list[Clip]:
