@@ -598,7 +598,7 @@ def test_features_that_cannot_be_read(tmp_path, path, value, said):
         (json.dumps(FD({"steps": {"sequence": {"feature": None}}})), "field 'steps' is missing"),
         (json.dumps({"featuresDict": None}), "field 'steps' is missing"),
         (None, "features.json: cannot be read"),
-        ("version https://git-lfs.github.com/spec/v1\n", "features.json: is not JSON .* `git lfs pull`"),
+        ("version https://git-lfs.github.com/spec/v1\n", "features.json: is not JSON .*git lfs pull"),
         ("<!DOCTYPE html>\n<html>", "features.json: is not JSON .it is a web page"),
     ],
 )
