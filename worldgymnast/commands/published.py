@@ -45,7 +45,7 @@ class ImportWorld(Command):
         guidance: of the action against none; 1 for none, as for a checkpoint that was trained without action dropout.
             Left out, 3 where the file's name says "actiondropout", else 1; what was taken is printed.
         slide: what happens when the window slides: "recompute" as published, "band" is cheaper.
-        hop: frames that leave the window at once when it slides; 1 as published, 10 is twice as fast in a full window.
+        hop: frames that leave the window at once when it slides; 1 as published; 10 is faster in a full window.
         fps: frames per second.
         half: store 16-bit floats.
         out: the file to write.
