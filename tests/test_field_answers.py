@@ -562,7 +562,6 @@ def test_an_answer_that_was_ended_otherwise_is_none(reason: Any, kind: str) -> N
             [{"type": "reasoning_content", "text": "Final Score: 0"}, {"type": "text", "text": "Final Score: 1"}]
         ),
         choice_of([{"type": "text", "thought": True, "text": "Score: 0"}, {"type": "text", "text": "Final Score: 1"}]),
-        choice_of(1),
         choice_of({"score": 1}),
         choice_of({"type": "text", "text": "Final Score: 1"}),
         choice_of(reasoning_content="Final Score: 0", refusal=None, tool_calls=[], function_call=None),
@@ -582,6 +581,7 @@ def test_a_reply_is_read_in_the_forms_that_servers_send(choice: dict[str, Any]) 
         ({}, ""),
         (None, ""),
         (choice_of(None), "empty answer"),
+        (choice_of(1), "empty answer"),
         (choice_of(None, reasoning_content="Final Score: 1"), "only a thought"),
         (choice_of([{"type": "text", "text": None}, None, 3, {"type": "image_url"}]), "empty answer"),
         (choice_of([{"type": "refusal", "refusal": "I will not"}]), 'refuses: "I will not"'),

@@ -91,7 +91,7 @@ BROKEN: dict[str, tuple[Answer, str]] = {
     "null": (saying("null"), "no chat completion"),
     "content null": (saying(chat(None)), "empty"),
     "content a number": (saying(chat(1)), "empty"),
-    "content an object": (saying(chat({"words": "Final Score: 1"})), "empty"),
+    "content an object": (saying(chat({"words": "Final Score: 1"})), "no score"),
     "half a surrogate pair": (saying(chat("\ud800")), ""),
     "a score of 400 digits": (saying(chat("Final Score: " + "9" * 400)), ""),
     "a number of 5000 digits": (saying('{"choices": ' + "9" * 5000 + "}"), "no chat completion"),

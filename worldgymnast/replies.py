@@ -83,8 +83,6 @@ def _joined(content: Any) -> str:
     """Text as it is, or the texts of a list of parts, without those that are thoughts."""
     if isinstance(content, str):
         return content
-    if isinstance(content, int | float) and not isinstance(content, bool):
-        return f"{content}"
     if isinstance(content, Mapping) and not {"type", "text"} & content.keys():
         return json.dumps(content, default=str)
     parts = content if isinstance(content, list) else [content]
