@@ -24,6 +24,7 @@ from worldgymnast.config import Manifest, load_classifier, save_component
 from worldgymnast.episodes import lerobot
 from worldgymnast.episodes.windows import EpisodeSet, from_episodes
 from worldgymnast.evaluation.calibration import measure
+from worldgymnast.evaluation.success import numbers
 from worldgymnast.evaluation.uncertainty import JitterConfig
 from worldgymnast.judges.classifier import SuccessClassifier
 from worldgymnast.loops.calibrate import ask, first_actions, unknowns
@@ -31,7 +32,7 @@ from worldgymnast.loops.replay import clip_probabilities, replay
 from worldgymnast.loops.score import cut, gate, gate_rates
 from worldgymnast.loops.trust import outcomes
 from worldgymnast.presets import debug
-from worldgymnast.report.judge import Found, diagram, numbers, sheets
+from worldgymnast.report.judge import Found, diagram, sheets
 from worldgymnast.types import Clip, Episode, InputError, Judge, Verdict
 from worldgymnast.worldmodel.sampler import LatentWorldModel
 

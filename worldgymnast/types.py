@@ -365,6 +365,15 @@ class WorldModel(Protocol):
 
 
 @runtime_checkable
+class RoundTrip(Protocol):
+    """What a world model may also be able to do: show real frames as it would if its dynamics were perfect."""
+
+    def round_trip(self, frames: UInt8[Tensor, "b t h w 3"]) -> UInt8[Tensor, "b t h w 3"]:
+        """Encodes and decodes real clips, whose first frame is the start."""
+        ...
+
+
+@runtime_checkable
 class Judge(Protocol):
     """Clips in, verdicts out."""
 

@@ -19,11 +19,12 @@ from worldgymnast.commands.starters import is_metaworld
 from worldgymnast.config import load_judge, load_world
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.evaluation.calibration import Measured, Worth, difference, enough, measure, rows_by_task, thresholds
+from worldgymnast.evaluation.success import numbers
 from worldgymnast.judges.combined import check
 from worldgymnast.ledger import Ledger
 from worldgymnast.loops.calibrate import Answers, Said, ask, first_actions, unknowns
 from worldgymnast.report import tables
-from worldgymnast.report.judge import KINDS, Compared, Found, compared, diagram, numbers, sheets
+from worldgymnast.report.judge import KINDS, Compared, Found, compared, diagram, sheets
 from worldgymnast.report.world import Sheet, page
 from worldgymnast.types import InputError, Judge, WorldModel, in_range
 from worldgymnast.weights import to_json, write_bytes, write_text

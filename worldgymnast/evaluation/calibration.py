@@ -251,12 +251,12 @@ def choose(belief: Float[np.ndarray, " n"], truth: Bool[np.ndarray, " n"], rule:
     """
     if truth.all() or not truth.any():
         return _NAN
-    candidates = _candidates(belief)
-    won, lost = _histograms(belief, truth)
-    return float(candidates[_best(won[None], lost[None], len(candidates), rule)[0]])
+    limits = candidates(belief)
+    won, lost = histograms(belief, truth)
+    return float(limits[best_candidate(won[None], lost[None], len(limits), rule)[0]])
 
 
-def _candidates(belief: np.ndarray) -> np.ndarray:
+def candidates(belief: np.ndarray) -> np.ndarray:
     """What parts the distinct beliefs: 0, between each two, and above them all where there is room, float [m]."""
     distinct = np.unique(belief)
     between = np.maximum((distinct[1:] + distinct[:-1]) / 2, np.nextafter(distinct[:-1], 1))
@@ -264,33 +264,33 @@ def _candidates(belief: np.ndarray) -> np.ndarray:
     return np.concatenate([[0.0], between, above])
 
 
-def _histograms(belief: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def histograms(belief: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """How many true successes and how many true failures have each distinct belief, int [u] each."""
     distinct, place = np.unique(belief, return_inverse=True)
     won, lost = (np.bincount(place[kind], minlength=len(distinct)) for kind in (truth, ~truth))
     return won, lost
 
 
-def _best(
-    won: Int[np.ndarray, "r u"], lost: Int[np.ndarray, "r u"], candidates: int, rule: Rule
+def best_candidate(
+    won: Int[np.ndarray, "r u"], lost: Int[np.ndarray, "r u"], limits: int, rule: Rule, safe: float = SAFE
 ) -> Int[np.ndarray, " r"]:
-    """Which candidate `rule` takes, from r pairs of histograms of true successes and failures."""
-    below_won, below_lost = (np.cumsum(np.insert(x, 0, 0, 1), 1)[:, :candidates] for x in (won, lost))
+    """Which of the `limits` candidates `rule` takes, from r pairs of histograms of successes and failures."""
+    below_won, below_lost = (np.cumsum(np.insert(x, 0, 0, 1), 1)[:, :limits] for x in (won, lost))
     known, refused = 1 - below_won / won.sum(1, keepdims=True), below_lost / lost.sum(1, keepdims=True)
     worth = known + refused
     if rule == "safe":
-        asked = np.minimum(SAFE, refused.max(1, keepdims=True))
+        asked = np.minimum(safe, refused.max(1, keepdims=True))
         worth = np.where(refused >= asked - 1e-9, known, -1.0)
-    return candidates - 1 - np.argmax(np.round(worth[:, ::-1], 9), 1)  # the last of equals: it refuses most
+    return limits - 1 - np.argmax(np.round(worth[:, ::-1], 9), 1)  # the last of equals: it refuses most
 
 
 def _threshold(belief: np.ndarray, truth: np.ndarray, task: Sequence[str], rule: Rule, seed: int) -> Threshold:
     """The threshold that `rule` takes, with an interval, and its cross-fitted rates."""
     value = _UNKNOWN
     if truth.any() and not truth.all():
-        candidates, rng = _candidates(belief), np.random.default_rng(seed)
-        drawn = [rng.multinomial(int(x.sum()), x / x.sum(), _DRAWS) for x in _histograms(belief, truth)]
-        draws = candidates[_best(drawn[0], drawn[1], len(candidates), rule)]
+        limits, rng = candidates(belief), np.random.default_rng(seed)
+        drawn = [rng.multinomial(int(x.sum()), x / x.sum(), _DRAWS) for x in histograms(belief, truth)]
+        draws = limits[best_candidate(drawn[0], drawn[1], len(limits), rule)]
         low, high = np.quantile(draws, [0.025, 0.975])
         value = Estimate(choose(belief, truth, rule), float(low), float(high))
     said = cross_fitted(belief, truth, task, rule, seed=seed)

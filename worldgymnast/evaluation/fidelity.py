@@ -44,13 +44,21 @@ def frame_scores(truth: UInt8[np.ndarray, "e t h w 3"], shown: UInt8[np.ndarray,
 
 
 def by_horizon(scores: Float[np.ndarray, "e t"], seed: int = 0) -> Curve:
-    """The mean over episodes at every horizon, with a bootstrap over episodes, the same for all; NaN bounds of one."""
+    """The mean over episodes at every horizon, with a bootstrap over episodes, the same for all; NaN bounds of one.
+
+    An episode whose score is NaN at a horizon is left out there; where none is left the mean is NaN.
+    """
     count = len(scores)
     if count == 1:
         return {"mean": scores[0], "low": np.full_like(scores[0], np.nan), "high": np.full_like(scores[0], np.nan)}
+    known = np.isfinite(scores)
     drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=_RESAMPLES)  # [resamples e]
-    low, high = np.quantile(drawn @ scores / count, [0.025, 0.975], axis=0)
-    return {"mean": scores.mean(0), "low": low, "high": high}
+    totals, counts = drawn @ np.where(known, scores, 0.0), drawn @ known
+    with np.errstate(invalid="ignore"):
+        draws, mean = totals / counts, np.where(known, scores, 0.0).sum(0) / known.sum(0)
+    quantile = np.quantile if known.all() else np.nanquantile
+    low, high = quantile(draws, [0.025, 0.975], axis=0)
+    return {"mean": mean, "low": low, "high": high}
 
 
 # ---------------------------------------------------------------- without a truth

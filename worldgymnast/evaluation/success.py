@@ -11,8 +11,10 @@ Left out: sequential testing, and any correction between metrics.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -302,3 +304,20 @@ def success_table(
         [x.success for x, _ in pairs], [y.success for _, y in pairs], [x.task for x, _ in pairs], seed
     )
     return SuccessTable(rows, _mean_over_tasks(before, names, seed), _mean_over_tasks(after, names, seed), whole)
+
+
+def numbers(found: Any) -> Any:
+    """Plain JSON of dataclasses, arrays and numbers; rates with their value and interval, None for what is unknown."""
+    if isinstance(found, Rate):
+        low, high = found.interval
+        own = {"successes": found.successes, "count": found.count, "errors": found.errors}
+        return own | {"value": numbers(found.value), "low": low, "high": high}
+    if is_dataclass(found):
+        return {field.name: numbers(getattr(found, field.name)) for field in fields(found)}
+    if isinstance(found, Mapping):
+        return {"all" if name is None else name: numbers(value) for name, value in found.items()}
+    if isinstance(found, np.ndarray):
+        return numbers(found.tolist())
+    if isinstance(found, list | tuple):
+        return [numbers(value) for value in found]
+    return None if isinstance(found, float) and math.isnan(found) else found

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -62,21 +62,6 @@ def compared(found: Mapping[str, Mapping[str | None, Compared]], first: str, sec
         head = ["task", "A", "B", "B minus A"]
         made.append(Sheet(f"Balanced accuracy on {KINDS[kind]}, the same clips", head, rows, note))
     return made
-
-
-def numbers(found: Any) -> Any:
-    """Plain JSON of dataclasses of numbers; rates with their value and interval, None for what is unknown."""
-    if isinstance(found, Rate):
-        low, high = found.interval
-        own = {"successes": found.successes, "count": found.count, "errors": found.errors}
-        return own | {"value": numbers(found.value), "low": low, "high": high}
-    if is_dataclass(found):
-        return {field.name: numbers(getattr(found, field.name)) for field in fields(found)}
-    if isinstance(found, Mapping):
-        return {"all" if name is None else name: numbers(value) for name, value in found.items()}
-    if isinstance(found, list | tuple):
-        return [numbers(value) for value in found]
-    return None if isinstance(found, float) and math.isnan(found) else found
 
 
 # ---------------------------------------------------------------- tables

@@ -52,6 +52,8 @@ Entry = dict[str, Tensor]
 
 MOST_FPS = 10_000.0
 """Frames per second of the fastest world."""
+_PIECE = 8
+"""Frames of each clip that are encoded and decoded at a time."""
 _ENTRY = ("noisy", "level", "action", "context")
 
 
@@ -183,6 +185,16 @@ class LatentWorldModel(nn.Module):
         """See `WorldModel.step`."""
         state, latents = self.imagine(state, actions, generator=generator)
         return state, self._shown(state, latents[:, every - 1 :: every])
+
+    @torch.no_grad()
+    def round_trip(self, frames: UInt8[Tensor, "b t h w 3"]) -> UInt8[Tensor, "b t h w 3"]:
+        """See `RoundTrip`: real clips through the autoencoder and back, shown as imagined ones are."""
+        state, shown = self.start(frames[:, 0]), []
+        for piece in frames.split(_PIECE, 1):
+            with self._precisely():
+                latents = self.autoencoder.encode(piece).float()
+            shown.append(self._shown(state, latents))
+        return torch.cat(shown, 1)
 
     def _shown(self, state: WorldState, latents: Float[Tensor, "b n h w c"]) -> UInt8[Tensor, "b n H W 3"]:
         """The frames, with what the autoencoder lost of the first one given back where the latents have not changed."""
