@@ -106,6 +106,21 @@ def test_calibration_gives_up_successes_rather_than_reward_failures(judge: Succe
     assert refused == metrics["calibration_true_negative"] >= 0.6
 
 
+def test_frames_that_a_world_made_and_real_ones_are_scaled_apart(judge: SuccessClassifier) -> None:
+    episodes = logged(40, seed=7)
+    faded = replace(episodes, frames=(np.asarray(episodes.frames) // 2 + 64).astype(np.uint8))
+    calibrate(judge, faded, 1, real=episodes)
+    assert set(judge.config.scales) == {"imagined", "imagined/t", "real", "real/t"}
+    clip = Clip(episodes.episode(0).frames, "", "t")
+    belief = np.array([0.1, 0.5, 0.9])
+    apart = [judge.scaled(belief, replace(clip, imagined=made)) for made in (False, True)]
+    assert not np.allclose(*apart)
+    assert (np.diff(apart) > 0).all()
+    assert judge.scaled(belief, replace(clip, task="unheard of")) == pytest.approx(judge.scaled(belief, clip), abs=0.05)
+    real = [v.score == 1 for v in judge.score([Clip(e.frames, "", "t") for e in map(episodes.episode, range(40))])]
+    assert real == episodes.succeeded.tolist()
+
+
 def test_calibration_sets_only_policy_rollouts_aside_and_trains_on_none_of_them() -> None:
     train, aside = split_for_calibration(logged(20), 3, 0)
     assert len(aside) == 3
@@ -139,7 +154,7 @@ def test_a_judge_goes_on_from_another_whose_sizes_count(judge: SuccessClassifier
     world = LatentWorldModel(debug().world.world, metaworld_spec(6), 10.0).eval()
     still = JudgeTraining(batch=4, fit=FitConfig(steps=1, lr=1e-12, weight_decay=0), calibration=2, stride=1, late=0)
     begun = train_judge(logged(20), world, tmp_path / "begun", still, start=judge)
-    assert begun.config == judge.config != still.judge
+    assert replace(begun.config, scales={}) == replace(judge.config, scales={}) != still.judge
     for name, value in judge.named_parameters():
         assert torch.allclose(begun.state_dict()[name], value, atol=1e-6), name
     config = json.loads((tmp_path / "begun" / "config.json").read_text())

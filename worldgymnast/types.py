@@ -240,11 +240,13 @@ class Clip:
         frames: uint8 [t h w 3].
         instruction: the sentence.
         task: name of the task, or ""; for thresholds and criteria of its own.
+        imagined: whether a world model made the frames, which a judge may be less sure of.
     """
 
     frames: UInt8[np.ndarray, "t h w 3"]
     instruction: str
     task: str = ""
+    imagined: bool = False
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ class ImaginedVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]
 
     def _judge(self, judge: Judge) -> list[Verdict]:
         clips = np.stack(self._looked, 1)
-        return judge.score([Clip(c, s.instruction, s.task) for c, s in zip(clips, self._starts, strict=True)])
+        return judge.score([Clip(c, s.instruction, s.task, True) for c, s in zip(clips, self._starts, strict=True)])
 
 
 def verdict_info(verdicts: list[Verdict], stride: int) -> dict[str, np.ndarray]:

@@ -119,7 +119,8 @@ def beliefs(
     judge: Judge, clips: Iterable[np.ndarray], instructions: Sequence[str], stride: int
 ) -> Float[np.ndarray, " r"]:
     """The judge's `belief` in each of r clips uint8 [t h w 3], from every `stride`-th frame and the last."""
-    shown = [Clip(clip[looks(len(clip), stride)], sentence) for clip, sentence in zip(clips, instructions, strict=True)]
+    pairs = zip(clips, instructions, strict=True)
+    shown = [Clip(clip[looks(len(clip), stride)], sentence, imagined=True) for clip, sentence in pairs]
     return np.array([belief(verdict) for verdict in judge.score(shown)], np.float64)
 
 

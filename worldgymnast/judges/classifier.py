@@ -9,7 +9,7 @@ not trained on (`calibrate`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,8 @@ class ClassifierConfig:
         shift: largest random shift, the same for both frames, in pixels.
         sustain: judged frames over which success must last.
         batch: frames judged at a time.
+        scales: slope and intercept that make a belief a probability (`evaluation.scaling`), by the source of the frames
+            and the task: "imagined/TASK" or "imagined", "real/TASK" or "real". Without, beliefs stay as they are.
     """
 
     widths: tuple[int, ...] = (24, 48, 96)
@@ -39,6 +41,7 @@ class ClassifierConfig:
     shift: int = 2
     sustain: int = 4
     batch: int = 256
+    scales: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         in_range(self, 1, "sustain", "batch", high=2**20)
@@ -47,6 +50,10 @@ class ClassifierConfig:
         in_range(self, 0, "shift", high=4096)
         if not 1 <= len(self.widths) <= 16:
             raise InputError(f"field 'widths' of ClassifierConfig: found {len(self.widths)}, expected 1 to 16 of them")
+
+
+EDGE = 1e-4
+"""Beliefs are kept that far from 0 and 1 before they are scaled."""
 
 
 class SuccessClassifier(nn.Module):
@@ -119,18 +126,32 @@ class SuccessClassifier(nn.Module):
             frames = np.stack([clips[i].frames for i in rows])
             found = self.probabilities(frames, [clips[i].instruction for i in rows])
             for i, probability in zip(rows, found, strict=True):
-                verdicts[i] = self.verdict(probability, None if thresholds is None else thresholds[i])
+                verdicts[i] = self.verdict(probability, None if thresholds is None else thresholds[i], clips[i])
         return [v for v in verdicts if v is not None]
 
-    def verdict(self, probability: Float[np.ndarray, " t"], threshold: float | None = None) -> Verdict:
+    def verdict(
+        self, probability: Float[np.ndarray, " t"], threshold: float | None = None, clip: Clip | None = None
+    ) -> Verdict:
         """The verdict on a clip from the probabilities of its frames, by the judge's own threshold or another."""
-        steady = sustained(probability, self.config.sustain)
+        steady = self.scaled(sustained(probability, self.config.sustain), clip)
         best = float(steady.max())
         threshold = float(self.threshold) if threshold is None else threshold
         if best < threshold:
             return Verdict(0.0, best)
         began = int(np.flatnonzero(steady >= threshold)[0])
-        return Verdict(1.0, best, began + int(np.flatnonzero(probability[began:] >= threshold)[0]))
+        late = np.flatnonzero(self.scaled(probability[began:], clip) >= threshold)
+        return Verdict(1.0, best, began + (int(late[0]) if len(late) else 0))
+
+    def scaled(self, belief: Float[np.ndarray, " t"], clip: Clip | None) -> Float[np.ndarray, " t"]:
+        """Probabilities of success, from beliefs about frames such as those of `clip`."""
+        if clip is None or not self.config.scales:
+            return belief
+        source = "imagined" if clip.imagined else "real"
+        scale = self.config.scales.get(f"{source}/{clip.task}") or self.config.scales.get(source)
+        if scale is None:
+            return belief
+        odds = np.clip(belief, EDGE, 1 - EDGE)
+        return 1 / (1 + np.exp(-scale[0] * np.log(odds / (1 - odds)) - scale[1]))
 
     def augment(self, pair: Float[Tensor, "b 6 h w"], generator: torch.Generator) -> Float[Tensor, "b 6 h w"]:
         """The same random shift and colour for both frames of a pair."""

@@ -120,6 +120,9 @@ def latent_batches(
             "latents": torch.from_numpy(latents[episodes.first[episode][:, None] + within]).to(device).float(),
             "actions": clip.actions.to(device),
             "mask": clip.mask.to(device),
+            "success": clip.success.to(device),
+            "labelled": clip.labelled.to(device),
+            "instruction": clip.instruction,
         }
 
     return make

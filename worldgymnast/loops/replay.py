@@ -18,6 +18,8 @@ from worldgymnast.types import Clip, Judge, Verdict, WorldModel
 
 PIECE = 32
 """Clips a judge is given in one call."""
+IMAGINED = "imagined "
+"""What the source of an imagined episode begins with."""
 MEMORY = 1 << 29
 """Bytes of frames that are imagined side by side."""
 
@@ -69,7 +71,7 @@ def replay(
         actions=episodes.actions[frame_rows],
         success=episodes.success[frame_rows],
         first=np.concatenate([[0], np.cumsum(episodes.length + 1)[:-1]]).astype(np.int64),
-        source=tuple(f"imagined {source}" for source in episodes.source),
+        source=tuple(f"{IMAGINED}{source}" for source in episodes.source),
     )
 
 
@@ -118,7 +120,8 @@ def clips(episodes: EpisodeSet, stride: int) -> list[Clip]:
         np.asarray(episodes.frames[first + looks(length + 1, stride)])
         for first, length in zip(episodes.first.tolist(), episodes.length.tolist(), strict=True)
     )
-    return [Clip(*one) for one in zip(shown, episodes.instruction, episodes.task, strict=True)]
+    made = [source.startswith(IMAGINED) for source in episodes.source]
+    return [Clip(*one) for one in zip(shown, episodes.instruction, episodes.task, made, strict=True)]
 
 
 def judged(judge: Judge, episodes: EpisodeSet, stride: int) -> Iterator[list[Verdict]]:

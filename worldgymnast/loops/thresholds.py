@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from worldgymnast.episodes.windows import EpisodeSet
+from worldgymnast.evaluation.scaling import fit_scaling
 from worldgymnast.judges.classifier import SuccessClassifier
 from worldgymnast.loops.replay import clip_probabilities
 from worldgymnast.types import InputError, Metrics
@@ -82,12 +83,36 @@ def _takes(episodes: EpisodeSet) -> list[tuple[str, str, int] | int]:
     return [(task, source, layout) if layout >= 0 else first for task, source, layout, first in known]
 
 
-def calibrate(judge: SuccessClassifier, episodes: EpisodeSet, stride: int, true_negative: float = 0.9) -> Metrics:
-    """Sets the judge's threshold on `episodes`: the one that knows most successes among those safe enough.
+def calibrate(
+    judge: SuccessClassifier,
+    episodes: EpisodeSet,
+    stride: int,
+    true_negative: float = 0.9,
+    real: EpisodeSet | None = None,
+) -> Metrics:
+    """Sets the judge's scales and its threshold, on labelled episodes that it was not trained on.
 
-    Safe means that at least `true_negative` of the true failures are called failures: RL climbs whatever a judge
-    wrongly calls a success. Where no threshold is that safe, the safest is taken.
+    Beliefs become probabilities first, those of imagined frames on `episodes` and those of real ones on `real`, task by
+    task as far as labels allow (`evaluation.scaling`). The threshold of these probabilities is one for all: that which
+    knows most imagined successes among those safe enough. Safe means that at least `true_negative` of the true failures
+    are called failures: RL climbs whatever a judge wrongly calls a success. Where no threshold is that safe, the safest
+    is taken.
+
+    Args:
+        judge: is changed in place.
+        episodes: imagined replays with their true labels.
+        stride: the judge sees every that many frames.
+        true_negative: see above.
+        real: real episodes with their labels.
     """
+    scales: dict[str, tuple[float, float]] = {}
+    judge.config = replace(judge.config, scales={})
+    for source, part in (("imagined", episodes), ("real", real)):
+        if part is not None and len(part):
+            found = fit_scaling(clip_probabilities(judge, part, stride), part.succeeded, part.task)
+            tasks = sorted(set(part.task) - {""})
+            scales |= {source: found.of("")} | {f"{source}/{task}": found.of(task) for task in tasks}
+    judge.config = replace(judge.config, scales=scales)
     best = clip_probabilities(judge, episodes, stride)
     won, lost = best[episodes.succeeded], best[~episodes.succeeded]
     candidates = np.linspace(0.05, 0.99, 95)

@@ -371,7 +371,7 @@ def train_judge(
     inputs = {"data": data_hash(real), "world": identity(world)}
     if start is not None:
         inputs["start"] = identity(start)
-        config = replace(config, judge=start.config)
+        config = replace(config, judge=replace(start.config, scales={}))
     with Run(out, to_dict(config) | {"inputs": inputs}) as run:
         if run.finished is None:
             torch.manual_seed(config.fit.seed)
@@ -386,7 +386,7 @@ def train_judge(
             said = every_sentence() if config.language else INSTRUCTIONS
             batches: Batches = success_batches(sets, config.batch, config.fit.seed, said)
             metrics = fit(judge, batches, config.fit, run, "judge")
-            metrics |= calibrate(judge, imagine(aside, seed=config.fit.seed + 1), config.stride)
+            metrics |= calibrate(judge, imagine(aside, seed=config.fit.seed + 1), config.stride, real=aside)
             save_component(result, judge, Manifest(run.command, config.fit.seed, data_hash(train), metrics, origin))
             run.finish(metrics)
     return load_classifier(result, device)

@@ -332,7 +332,7 @@ def outcomes(
 def _seen(made: np.ndarray, ends: np.ndarray, part: EpisodeSet, stride: int) -> list[Clip]:
     """What a judge sees of imagined frames [r t h w 3], of which those before `ends` [r] count."""
     shown = (clip[:end][looks(end, stride)] for clip, end in zip(made, ends.tolist(), strict=True))
-    return [Clip(*one) for one in zip(shown, part.instruction, part.task, strict=True)]
+    return [Clip(*one, imagined=True) for one in zip(shown, part.instruction, part.task, strict=True)]
 
 
 def doubts(

@@ -100,7 +100,7 @@ class BestOf:
             state, frames = self.world.step(state, actions, generator=generator, every=actions.shape[1])
             seen.append(frames[:, -1].to(obs.image.device))
         clips = torch.stack(seen, 1).cpu().numpy()
-        verdicts = self.judge.score([Clip(clip, said) for clip, said in zip(clips, words, strict=True)])
+        verdicts = self.judge.score([Clip(clip, said, imagined=True) for clip, said in zip(clips, words, strict=True)])
         beliefs = [v.score if v.probability is None else v.probability for v in verdicts]
         return np.array([-1.0 if belief is None else belief for belief in beliefs]).reshape(count, rows)
 

@@ -65,4 +65,5 @@ class Reported:
 
 def seen(rollout: Rollout) -> Clip:
     """What the judge sees of a rollout: the frame of every look, and the last one."""
-    return Clip(np.concatenate([rollout.images, rollout.frames[-1:]]), rollout.start.instruction, rollout.start.task)
+    start, frames = rollout.start, np.concatenate([rollout.images, rollout.frames[-1:]])
+    return Clip(frames, start.instruction, start.task, imagined=True)

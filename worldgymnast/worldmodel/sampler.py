@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from worldgymnast.actions import ActionSpec
 from worldgymnast.precision import Precision, autocast
+from worldgymnast.text import SentenceEncoder
 from worldgymnast.types import InputError, Metrics, WorldState, in_range
 from worldgymnast.worldmodel.autoencoder import Autoencoder, AutoencoderConfig
 from worldgymnast.worldmodel.objective import (
@@ -44,6 +45,7 @@ from worldgymnast.worldmodel.objective import (
     toward,
     weighted_error,
 )
+from worldgymnast.worldmodel.success_head import SuccessHead, success_loss
 from worldgymnast.worldmodel.transformer import Cache, TransformerConfig, VideoTransformer
 from worldgymnast.worldmodel.vae import ImageVAE, VAEConfig
 
@@ -54,6 +56,8 @@ MOST_FPS = 10_000.0
 """Frames per second of the fastest world."""
 _PIECE = 8
 """Frames of each clip that are encoded and decoded at a time."""
+HIDDEN = "hidden"
+"""The entry of `WorldState.extra` that the success head reads: the newest frame's tokens [b n d]."""
 _ENTRY = ("noisy", "level", "action", "context")
 
 
@@ -73,6 +77,7 @@ class WorldModelConfig:
         detail: where the latents have changed by less than this (mean square), frames get back what the autoencoder
             lost of the start frame; 0 for not.
         precision: of the matrix products in imagination, "auto", "fp32" or "bf16".
+        success_head: width of the success head; 0 for none.
     """
 
     autoencoder: AutoencoderConfig | VAEConfig = AutoencoderConfig()
@@ -85,6 +90,7 @@ class WorldModelConfig:
     cached: bool = True
     detail: float = 0.0
     precision: Precision = "auto"
+    success_head: int = 0
 
     def __post_init__(self) -> None:
         in_range(self, 1, "steps", high=LEVELS)
@@ -145,6 +151,9 @@ class LatentWorldModel(nn.Module):
         self.autoencoder: Autoencoder | ImageVAE = made.requires_grad_(False)
         self.transformer = VideoTransformer(config.transformer)
         self.objective = objective(config.objective)
+        wide = config.success_head
+        self.success_head = SuccessHead(config.transformer.width, wide) if wide else None
+        self.text = SentenceEncoder()
 
     @property
     def device(self) -> torch.device:
@@ -234,16 +243,19 @@ class LatentWorldModel(nn.Module):
         x, previous = noise[:, None], self._base(state.latent[:, None])
         entry: Entry = {}
         fresh: Cache | None = None
+        hidden: Tensor | None = None
         levels = [(level, self.objective.at(torch.tensor(level))) for level in self.objective.walk(self.config.steps)]
         for (level, now), (_, then) in itertools.pairwise(levels):
             entry = self._entry(state, self.objective.shown(x, now[0]), level, action)
-            answer, fresh = self._answer(state, entry)
+            answer, fresh, hidden = self._answer(state, entry)
             if self.config.cached:
                 state, fresh = self._caught_up(state, fresh)
             x = toward(self.objective.clean(answer, x, *now, previous), x, now, then)
         if not self._beside:
             entry, fresh = self._clean_entry(state, x[:, 0], action), None
-        return replace(self._filed(state, entry, fresh), latent=x[:, 0], frame=state.frame + 1)
+        state = self._filed(state, entry, fresh)
+        extra = state.extra if self.success_head is None or hidden is None else {**state.extra, HIDDEN: hidden}
+        return replace(state, latent=x[:, 0], frame=state.frame + 1, extra=extra)
 
     def _entry(self, state: WorldState, shown: Float[Tensor, "b 1 h w c"], level: float, action: Tensor) -> Entry:
         """The frame after the state's newest one as the transformer takes it."""
@@ -259,8 +271,8 @@ class LatentWorldModel(nn.Module):
         signal, _ = self.objective.at(torch.tensor(self.objective.context))
         return self._entry(state, signal * clean[:, None], self.objective.context, action)
 
-    def _answer(self, state: WorldState, entry: Entry) -> tuple[Float[Tensor, "b 1 h w c"], Cache]:
-        """The guided answer to the frame `entry`, and the keys and values of the pending frames and of it.
+    def _answer(self, state: WorldState, entry: Entry) -> tuple[Float[Tensor, "b 1 h w c"], Cache, Tensor]:
+        """The guided answer to the frame `entry`, keys and values of the pending frames and of it, its hidden state.
 
         Both guidance passes are one batch: they lie side by side on an axis g behind b. Positions count from the start
         of the rollout; attention sees only their differences.
@@ -269,7 +281,7 @@ class LatentWorldModel(nn.Module):
             entry = {k: torch.cat([state.extra[k][:, -pending:], v], 1) for k, v in entry.items()}
         g = 1 if self.config.guidance == 1 else 2
         action = torch.stack([null_action(entry["action"]), entry["action"]][-g:], 1)
-        answer, fresh = self.transformer(
+        hidden, condition, fresh = self.transformer.hidden(
             entry["noisy"].repeat_interleave(g, 0),
             entry["level"].repeat_interleave(g, 0),
             action.flatten(0, 1),
@@ -277,11 +289,13 @@ class LatentWorldModel(nn.Module):
             tuple(part.flatten(0, 1) for part in state.cache),
             state.frame + 2 - entry["level"].shape[1],
         )
-        each = answer[:, -1:].float().unflatten(0, (-1, g))
+        answer = self.transformer.answer(hidden[:, -1:], condition[:, -1:])
+        each = answer.float().unflatten(0, (-1, g))
         guided = each[:, -1]
         if g > 1:
             guided = (1 - self.config.guidance) * each[:, 0] + self.config.guidance * each[:, 1]
-        return guided, tuple(part.unflatten(0, (-1, g)) for part in fresh)
+        seen = hidden[:, -1].unflatten(0, (-1, g))[:, -1]
+        return guided, tuple(part.unflatten(0, (-1, g)) for part in fresh), seen
 
     def _filed(self, state: WorldState, entry: Entry, fresh: Cache | None) -> WorldState:
         """The state with one more frame: in its cache, or pending where its keys and values are not known yet."""
@@ -341,17 +355,57 @@ class LatentWorldModel(nn.Module):
         Returns:
             The loss, and as a metric also its ratio to that of an answer of zeros.
         """
+        unrolled, parts = self._unrolled(batch)
+        if unrolled < len(batch["latents"]):
+            rest = {k: _from(v, unrolled) for k, v in batch.items()}
+            parts.append(self._forced(rest | {"share": 1 - unrolled / len(batch["latents"])}))
+        error, nothing, head = (sum(share * part[i] for share, *part in parts) for i in range(3))
+        loss = error + self.config.objective.success * head if isinstance(self.config.objective, FlowConfig) else error
+        metrics = {"loss": float(error.detach()), "relative_error": float(error.detach() / nothing)}
+        return loss, metrics | ({} if self.success_head is None else {"success_loss": float(head.detach())})
+
+    def _unrolled(self, batch: Mapping[str, Any]) -> tuple[int, list[Any]]:
+        """The first clips of a batch, trained through their own imagination; how many these are."""
+        o = self.config.objective
+        count = round(o.unroll * len(batch["latents"])) if isinstance(o, FlowConfig) else 0
+        if not count:
+            return 0, []
+        part = {k: _from(v, 0, count) for k, v in batch.items()}
+        latents, actions, mask = part["latents"], part["actions"], part["mask"]
+        state, imagined, hidden = self.start_latent(latents[:, 0]), [], []
+        for action in actions.unbind(1):
+            noise = torch.randn(state.latent.shape, generator=batch["generator"]).to(self.device)
+            state = self._next(state, action, noise)
+            imagined.append(state.latent)
+            hidden.append(state.extra.get(HIDDEN))
+        weight = self.autoencoder.latent_weight * motion_weights(latents, self.config.transformer.patch, o.motion)
+        clean = latents[:, 1:]
+        error = weighted_error(torch.stack(imagined, 1), clean, weight, mask)
+        nothing = weighted_error(latents[:, :-1], clean, weight, mask)
+        head = self._success(torch.stack(hidden, 1), part) if self.success_head is not None else error.new_zeros(())
+        return count, [(count / len(batch["latents"]), error, nothing, head)]
+
+    def _forced(self, batch: Mapping[str, Any]) -> tuple[float, Tensor, Tensor, Tensor]:
         generator = batch["generator"]
         clip = self.clip(batch, self.config.objective.drop_action)
         level = self.objective.draw((clip.clean.shape[0], clip.clean.shape[1]), generator).to(self.device)
         signal, spread = (x[:, :, None, None, None] for x in self.objective.at(level))
         noise = torch.randn(clip.clean.shape, generator=generator).to(self.device)
         shown = self.objective.shown(signal * clip.clean + spread * noise, signal)
-        answer, _ = self.transformer(shown, level, clip.actions, clip.context)
+        hidden, condition, _ = self.transformer.hidden(shown, level, clip.actions, clip.context)
+        answer = self.transformer.answer(hidden, condition)
         target = self.objective.target(clip.clean, noise, signal, spread, clip.base)
         loss = weighted_error(answer.float(), target, clip.weight, clip.mask)
         nothing = weighted_error(torch.zeros_like(target), target, clip.weight, clip.mask)
-        return loss, {"loss": float(loss.detach()), "relative_error": float(loss.detach() / nothing)}
+        head = self._success(hidden, batch) if self.success_head is not None else loss.new_zeros(())
+        return batch["share"], loss, nothing, head
+
+    def _success(self, hidden: Tensor, batch: Mapping[str, Any]) -> Tensor:
+        """The loss of the success head on tokens [b t n d] of the frames that actions led to."""
+        assert self.success_head is not None
+        sentence = self.text(batch["instruction"], self.device)
+        counts = batch["mask"] & batch["labelled"][:, None]
+        return success_loss(self.success_head(hidden.float(), sentence), batch["success"][:, 1:], counts)[0]
 
     def clip(self, batch: Mapping[str, Any], drop_action: float = 0.0) -> Clip:
         """A batch of `loss` as the network is trained on it, a share `drop_action` of it with the null action."""
@@ -425,3 +479,8 @@ class Clip:
     context: Tensor
     base: Tensor
     weight: Tensor
+
+
+def _from(value: Any, first: int, last: int | None = None) -> Any:
+    """Some rows of what a batch holds by row."""
+    return value[first:last] if isinstance(value, Tensor | tuple | list) else value

@@ -140,7 +140,7 @@ class SpatialBlock(_Block):
         """`x` [b t n D], `condition` [b t D]."""
         shift, scale, gate, shift2, scale2, gate2 = self.modulation(condition)
         q, k, v = (y.transpose(-3, -2).flatten(0, 1) for y in self.attn.split(_modulate(x, shift, scale)))
-        mixed = F.scaled_dot_product_attention(rotate(q, turn), rotate(k, turn), v)
+        mixed = _attend(rotate(q, turn), rotate(k, turn), v)
         mixed = mixed.transpose(-3, -2).reshape(x.shape)
         x = x + gate * self.attn.out_proj(mixed)
         return x + gate2 * self.ffwd(_modulate(x, shift2, scale2))
@@ -162,10 +162,22 @@ class TemporalBlock(_Block):
             mixed = _attend_few(q, k, v, past[0], past[1], mask)
         else:
             keys, values = (torch.cat([old, new], 3) for old, new in zip(past, (k, v), strict=True)) if past else (k, v)
-            mixed = F.scaled_dot_product_attention(*(y.flatten(0, 1) for y in (q, keys, values)), attn_mask=mask)
+            mixed = _attend(*(y.flatten(0, 1) for y in (q, keys, values)), mask)
             mixed = mixed.unflatten(0, q.shape[:2])
         x = x + gate * self.attn.out_proj(mixed.permute(0, 3, 1, 2, 4).flatten(-2))
         return x + gate2 * self.ffwd(_modulate(x, shift2, scale2)), (k, v)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Attention [... t d] over short sequences.
+
+    On a CPU in 32 bits whatever the precision around it: the backward pass of torch's kernel in 16 bits takes 25 times
+    as long there.
+    """
+    if q.device.type != "cpu":
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    with torch.autocast("cpu", enabled=False):
+        return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask).to(v.dtype)
 
 
 def _attend_one(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -264,6 +276,24 @@ class VideoTransformer(nn.Module):
         Returns:
             The answer, and the keys and values of these t frames alone (see `extend`).
         """
+        x, condition, fresh = self.hidden(noisy, level, actions, context, cache, first, instead)
+        return self.answer(x, condition), fresh
+
+    def answer(self, hidden: Float[Tensor, "b t n d"], condition: Float[Tensor, "b t d"]) -> Tensor:
+        """The answer [b t h w c] that hidden states and what they were modulated by come to."""
+        return self._latents(self.final_layer(hidden, condition))
+
+    def hidden(
+        self,
+        noisy: Float[Tensor, "b t h w c"],
+        level: Float[Tensor, "b t"],
+        actions: Float[Tensor, "b t a"],
+        context: Float[Tensor, "b t h w cc"] | None = None,
+        cache: Cache = (),
+        first: int = 0,
+        instead: bool = False,
+    ) -> tuple[Float[Tensor, "b t n d"], Float[Tensor, "b t d"], Cache]:
+        """Hidden states behind the last layer, what modulates them, and new keys and values; see `forward`."""
         t = noisy.shape[1]
         past = cache[0].shape[3] if cache else 0
         condition = self.timestep_mlp(sinusoid(level)) + self.action_embedder(actions)
@@ -280,7 +310,7 @@ class VideoTransformer(nn.Module):
             x = layer.s_block(x, condition, space)
             x, new = layer.t_block(x, condition, time, mask, cache[2 * i : 2 * i + 2])
             fresh += new
-        return self._latents(self.final_layer(x, condition)), tuple(fresh)
+        return x, condition, tuple(fresh)
 
     def _mask(self, t: int, past: int, device: torch.device) -> Tensor:
         """Causal and banded, bool [t past+t]: a frame sees the `window` newest frames, itself included."""

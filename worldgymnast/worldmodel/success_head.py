@@ -1,0 +1,62 @@
+"""A success head: how likely the world model holds it that the task is done, read from its own hidden states.
+
+What the transformer knows of a frame when it has imagined it says more about the outcome than the picture that is
+decoded from it, and costs nothing more. Trained together with the world model on the labels of logged episodes, also
+along its own imagination, so that what decides an outcome is worth being right about (as reward heads do for Dreamer,
+Hafner et al. 2025, and for FARM's frozen features).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from worldgymnast.text import SENTENCE_WIDTH
+
+
+class SuccessHead(nn.Module):
+    """Attention of the sentence to the tokens of a frame, then two layers.
+
+    Args:
+        width: of the transformer's tokens.
+        hidden: of the head.
+    """
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.sentence = nn.Sequential(nn.Linear(SENTENCE_WIDTH, hidden), nn.SiLU())
+        self.query = nn.Linear(hidden, 4 * hidden)
+        self.key = nn.Linear(width, 4 * hidden)
+        self.value = nn.Linear(width, 4 * hidden)
+        self.film = nn.Linear(hidden, 8 * hidden)
+        self.out = nn.Sequential(nn.Linear(4 * hidden, hidden), nn.SiLU(), nn.Linear(hidden, 1))
+
+    def forward(self, tokens: Float[Tensor, "b t n d"], sentence: Float[Tensor, "b s"]) -> Float[Tensor, "b t"]:
+        """Log-odds that the task that `sentence` asks for is done at each frame."""
+        said = self.sentence(sentence)[:, None]  # [b 1 h]
+        x = self.norm(tokens)
+        query = self.query(said).unflatten(-1, (4, -1))  # [b 1 4 h]
+        key, value = (layer(x).unflatten(-1, (4, -1)) for layer in (self.key, self.value))  # [b t n 4 h]
+        score = (query[:, :, None] * key).sum(-1) * key.shape[-1] ** -0.5  # [b t n 4]
+        pooled = (score.softmax(2)[..., None] * value).sum(2).flatten(-2)  # [b t 4h]
+        scale, shift = self.film(said).chunk(2, -1)
+        return self.out(F.silu(pooled * (1 + scale) + shift))[..., 0]
+
+
+def success_loss(
+    logits: Float[Tensor, "b t"], success: Bool[Tensor, "b t"], counts: Bool[Tensor, "b t"]
+) -> tuple[Tensor, float]:
+    """Cross-entropy where a label counts, and its accuracy there; 0 and NaN where none does."""
+    if not counts.any():
+        return logits.sum() * 0, float("nan")
+    found, truth = logits[counts], success[counts]
+    loss = F.binary_cross_entropy_with_logits(found, truth.float())
+    return loss, float(((found > 0) == truth).float().mean())
+
+
+def probabilities(head: SuccessHead, tokens: Tensor, sentence: Tensor) -> Float[Tensor, "b t"]:
+    """What `head` says, in [0, 1]."""
+    return torch.sigmoid(head(tokens, sentence).float())
