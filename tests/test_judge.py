@@ -112,13 +112,26 @@ def test_frames_that_a_world_made_and_real_ones_are_scaled_apart(judge: SuccessC
     calibrate(judge, faded, 1, real=episodes)
     assert set(judge.config.scales) == {"imagined", "imagined/t", "real", "real/t"}
     clip = Clip(episodes.episode(0).frames, "", "t")
-    belief = np.array([0.1, 0.5, 0.9])
-    apart = [judge.scaled(belief, replace(clip, imagined=made)) for made in (False, True)]
-    assert not np.allclose(*apart)
-    assert (np.diff(apart) > 0).all()
-    assert judge.scaled(belief, replace(clip, task="unheard of")) == pytest.approx(judge.scaled(belief, clip), abs=0.05)
+    steps = [np.full(5, belief) for belief in (0.1, 0.5, 0.9)]
+    told = [[judge.verdict(s, clip=replace(clip, imagined=m)).probability for s in steps] for m in (False, True)]
+    assert not np.allclose(*told)
+    assert (np.diff(told) > 0).all()
+    unheard = [judge.verdict(s, clip=replace(clip, task="unheard of")).probability for s in steps]
+    assert unheard == pytest.approx(told[0], abs=0.05)
     real = [v.score == 1 for v in judge.score([Clip(e.frames, "", "t") for e in map(episodes.episode, range(40))])]
     assert real == episodes.succeeded.tolist()
+
+
+def test_what_the_world_foresees_is_weighed_by_what_it_is_worth(judge: SuccessClassifier) -> None:
+    episodes = logged(40, seed=8)
+    blind = replace(episodes, frames=np.zeros_like(np.asarray(episodes.frames)))
+    for foreseen, worth in ((episodes.success.astype(float), True), (np.full(len(episodes.success), 0.4), False)):
+        calibrate(judge, replace(blind, foreseen=foreseen), 1)
+        beliefs = clip_probabilities(judge, replace(blind, foreseen=foreseen), 1)
+        assert ((beliefs >= float(judge.threshold)) == episodes.succeeded).all() == worth
+    calibrate(judge, replace(episodes, foreseen=1.0 - episodes.success), 1)
+    lied_to = clip_probabilities(judge, replace(episodes, foreseen=1.0 - episodes.success), 1)
+    assert ((lied_to >= float(judge.threshold)) == episodes.succeeded).all(), "a world that lies is not listened to"
 
 
 def test_calibration_sets_only_policy_rollouts_aside_and_trains_on_none_of_them() -> None:

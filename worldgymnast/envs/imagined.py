@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from worldgymnast.types import Clip, InputError, Judge, Start, Verdict, WorldModel, WorldState
+from worldgymnast.types import Clip, Foreseeing, InputError, Judge, Start, Verdict, WorldModel, WorldState
 
 
 class ImaginedVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
@@ -58,6 +58,7 @@ class ImaginedVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]
         self._state: WorldState | None = None
         self._starts: list[Start] = []
         self._looked: list[np.ndarray] = []
+        self._foreseen: list[np.ndarray] = []
         self._actions = 0
 
     def reset(
@@ -74,7 +75,7 @@ class ImaginedVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]
         frames = {unique[id(s.frame)]: s.frame for s in self._starts}
         images = np.stack([frames[i] for i in range(len(frames))])
         self._state = self.world.start(torch.from_numpy(images)).fork(torch.tensor(rows))
-        self._looked, self._actions = [images[rows]], 0
+        self._looked, self._foreseen, self._actions = [images[rows]], [np.zeros(len(rows), np.float32)], 0
         return {"image": self._looked[0]}, {}
 
     def step(
@@ -87,10 +88,13 @@ class ImaginedVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]
         )
         seen = frames.cpu().numpy()
         self._looked.append(seen[:, -1])
+        self._foresee()
         self._actions += actions.shape[1]
         ended = self._actions >= self.horizon
         info: dict[str, Any] = {"frames": seen}
         reward = np.zeros(self.num_envs)
+        if ended and (foreseen := self._all_foreseen()) is not None:
+            info["foreseen"] = foreseen
         if ended and self.judge is not None:
             verdicts = self._judge(self.judge)
             reward = np.array([v.score or 0.0 for v in verdicts])
@@ -98,9 +102,26 @@ class ImaginedVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]
         flags = np.zeros(self.num_envs, bool)
         return {"image": seen[:, -1]}, reward, flags, np.full(self.num_envs, ended), info
 
+    def _foresee(self) -> None:
+        """Asks the world for its own opinion, where it has one."""
+        if not isinstance(self.world, Foreseeing) or self._state is None:
+            return
+        found = self.world.foreseen(self._state, [start.instruction for start in self._starts])
+        if found is not None:
+            self._foreseen.append(found.float().cpu().numpy())
+
+    def _all_foreseen(self) -> np.ndarray | None:
+        """At the start, where nothing is done yet, and after each look, [b n+1]; None where the world says nothing."""
+        return np.stack(self._foreseen, 1) if len(self._foreseen) == len(self._looked) else None
+
     def _judge(self, judge: Judge) -> list[Verdict]:
-        clips = np.stack(self._looked, 1)
-        return judge.score([Clip(c, s.instruction, s.task, True) for c, s in zip(clips, self._starts, strict=True)])
+        clips, foreseen = np.stack(self._looked, 1), self._all_foreseen()
+        return judge.score(
+            [
+                Clip(clip, start.instruction, start.task, True, None if foreseen is None else foreseen[row])
+                for row, (clip, start) in enumerate(zip(clips, self._starts, strict=True))
+            ]
+        )
 
 
 def verdict_info(verdicts: list[Verdict], stride: int) -> dict[str, np.ndarray]:

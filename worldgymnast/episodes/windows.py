@@ -58,6 +58,7 @@ class EpisodeSet:
         layout: int64 [e], seed of the scene, -1 for none.
         spec: what the action numbers mean.
         fps: frames per second of robot time.
+        foreseen: float [n], of imagined frames how likely the world model itself holds success there; or None.
     """
 
     frames: UInt8[np.ndarray | Gathered, "n h w 3"]
@@ -72,6 +73,7 @@ class EpisodeSet:
     layout: Int[np.ndarray, " e"]
     spec: ActionSpec
     fps: float
+    foreseen: Float[np.ndarray, " n"] | None = None
 
     def __len__(self) -> int:
         """Number of episodes."""
@@ -257,8 +259,10 @@ def concatenate(sets: Sequence[EpisodeSet]) -> EpisodeSet:
     actions = np.concatenate([part.actions[row] for part, row in zip(sets, rows, strict=True)])
     actions[first + together.length] = 0.0
     said = np.repeat(together.labelled, together.length + 1)
+    known = [part.foreseen[row] for part, row in zip(sets, rows, strict=True) if part.foreseen is not None]
     return replace(
         together,
+        foreseen=np.concatenate(known) if len(known) == len(sets) else None,
         frames=Gathered([part.frames for part in sets], rows),
         actions=actions,
         success=np.concatenate([part.success[row] for part, row in zip(sets, rows, strict=True)]) & said,

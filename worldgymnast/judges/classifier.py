@@ -32,8 +32,10 @@ class ClassifierConfig:
         shift: largest random shift, the same for both frames, in pixels.
         sustain: judged frames over which success must last.
         batch: frames judged at a time.
-        scales: slope and intercept that make a belief a probability (`evaluation.scaling`), by the source of the frames
-            and the task: "imagined/TASK" or "imagined", "real/TASK" or "real". Without, beliefs stay as they are.
+        scales: intercept and slopes that make beliefs a probability (`evaluation.scaling`), by the source of the frames
+            and the task, such as "real/TASK", or "real" for other tasks. Sources are "real", "imagined", and "foreseen":
+            imagined by a world model that has a belief of its own, which then has the second slope. Without, the
+            judge's belief stays as it is.
     """
 
     widths: tuple[int, ...] = (24, 48, 96)
@@ -41,7 +43,7 @@ class ClassifierConfig:
     shift: int = 2
     sustain: int = 4
     batch: int = 256
-    scales: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    scales: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         in_range(self, 1, "sustain", "batch", high=2**20)
@@ -52,7 +54,7 @@ class ClassifierConfig:
             raise InputError(f"field 'widths' of ClassifierConfig: found {len(self.widths)}, expected 1 to 16 of them")
 
 
-EDGE = 1e-4
+_EDGE = 1e-4
 """Beliefs are kept that far from 0 and 1 before they are scaled."""
 
 
@@ -133,25 +135,26 @@ class SuccessClassifier(nn.Module):
         self, probability: Float[np.ndarray, " t"], threshold: float | None = None, clip: Clip | None = None
     ) -> Verdict:
         """The verdict on a clip from the probabilities of its frames, by the judge's own threshold or another."""
-        steady = self.scaled(sustained(probability, self.config.sustain), clip)
-        best = float(steady.max())
+        beliefs = [probability] if clip is None or clip.foreseen is None else [probability, clip.foreseen]
+        steady = np.stack([sustained(belief, self.config.sustain) for belief in beliefs])
+        best = float(self._scaled(steady.max(1, keepdims=True), clip)[0])
         threshold = float(self.threshold) if threshold is None else threshold
         if best < threshold:
             return Verdict(0.0, best)
-        began = int(np.flatnonzero(steady >= threshold)[0])
-        late = np.flatnonzero(self.scaled(probability[began:], clip) >= threshold)
+        held = self._scaled(steady, clip)
+        began = int(np.flatnonzero(held >= min(threshold, held.max()))[0])
+        late = np.flatnonzero(self._scaled(np.stack(beliefs)[:, began:], clip) >= threshold)
         return Verdict(1.0, best, began + (int(late[0]) if len(late) else 0))
 
-    def scaled(self, belief: Float[np.ndarray, " t"], clip: Clip | None) -> Float[np.ndarray, " t"]:
-        """Probabilities of success, from beliefs about frames such as those of `clip`."""
-        if clip is None or not self.config.scales:
-            return belief
-        source = "imagined" if clip.imagined else "real"
-        scale = self.config.scales.get(f"{source}/{clip.task}") or self.config.scales.get(source)
+    def _scaled(self, beliefs: Float[np.ndarray, "k t"], clip: Clip | None) -> Float[np.ndarray, " t"]:
+        """Probabilities of success, from the judge's beliefs about frames of `clip` and the world model's own."""
+        scales = {} if clip is None else self.config.scales
+        source = "" if clip is None else "foreseen" if len(beliefs) > 1 else "imagined" if clip.imagined else "real"
+        scale = scales.get(f"{source}/{'' if clip is None else clip.task}") or scales.get(source)
         if scale is None:
-            return belief
-        odds = np.clip(belief, EDGE, 1 - EDGE)
-        return 1 / (1 + np.exp(-scale[0] * np.log(odds / (1 - odds)) - scale[1]))
+            return beliefs[0]
+        odds = np.clip(beliefs, _EDGE, 1 - _EDGE)
+        return 1 / (1 + np.exp(-np.asarray(scale[1:]) @ np.log(odds / (1 - odds)) - scale[0]))
 
     def augment(self, pair: Float[Tensor, "b 6 h w"], generator: torch.Generator) -> Float[Tensor, "b 6 h w"]:
         """The same random shift and colour for both frames of a pair."""

@@ -152,7 +152,7 @@ def _judged(surrogate: Imagination, rollouts: Sequence[Rollout], lengths: Sequen
     for length in lengths:
         looks = length // surrogate.chunk + 1
         clips = [seen(rollout) for rollout in rollouts]
-        verdicts = surrogate.judge.score([replace(clip, frames=clip.frames[:looks]) for clip in clips])
+        verdicts = surrogate.judge.score([clip.until(looks) for clip in clips])
         for row, verdict in zip(by, verdicts, strict=True):
             row.append(verdict.succeeded)
     return [_row(rollout, row) for rollout, row in zip(rollouts, by, strict=True)]

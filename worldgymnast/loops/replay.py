@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from worldgymnast.actions import converter
 from worldgymnast.episodes.windows import EpisodeSet, warn_outside
 from worldgymnast.evaluation.uncertainty import belief, looks
 from worldgymnast.progress import Progress
-from worldgymnast.types import Clip, Judge, Verdict, WorldModel
+from worldgymnast.types import Clip, Foreseeing, Judge, Verdict, WorldModel
 
 PIECE = 32
 """Clips a judge is given in one call."""
@@ -55,13 +55,16 @@ def replay(
     order = np.argsort(episodes.length, kind="stable")
     generator = torch.Generator().manual_seed(seed)
     imagined: list[np.ndarray] = [np.empty(0, np.uint8)] * len(episodes)
+    foreseen: list[np.ndarray] = [np.empty(0)] * len(episodes)
     with Progress(said, len(episodes)) if said else nullcontext() as progress:
         for part in _side_by_side(episodes, order, rows):
             length = int(episodes.length[part[-1]])
             done = driven(episodes, part, length) if actions is None else actions[part, :length]
-            made = _imagine(world, np.asarray(episodes.frames[episodes.first[part]]), convert(done), generator)
-            for e, clip in zip(part, made, strict=True):
-                imagined[e] = clip[: episodes.length[e] + 1]
+            said_of = [episodes.instruction[e] for e in part]
+            begun = np.asarray(episodes.frames[episodes.first[part]])
+            made, known = _imagine(world, begun, convert(done), said_of, generator)
+            for e, clip, own in zip(part, made, known, strict=True):
+                imagined[e], foreseen[e] = (x[: episodes.length[e] + 1] for x in (clip, own))
             if progress is not None:
                 progress.advance(len(part))
     frame_rows = episodes.rows
@@ -72,6 +75,7 @@ def replay(
         success=episodes.success[frame_rows],
         first=np.concatenate([[0], np.cumsum(episodes.length + 1)[:-1]]).astype(np.int64),
         source=tuple(f"{IMAGINED}{source}" for source in episodes.source),
+        foreseen=None if any(np.isnan(own).any() for own in foreseen) else np.concatenate(foreseen),
     )
 
 
@@ -92,14 +96,22 @@ def driven(episodes: EpisodeSet, part: np.ndarray, length: int) -> np.ndarray:
 
 
 def _imagine(
-    world: WorldModel, first: np.ndarray, actions: np.ndarray, generator: torch.Generator
-) -> UInt8[np.ndarray, "n t1 h w 3"]:
-    """What follows `first`, itself in front; `actions` are in the world's units."""
+    world: WorldModel, first: np.ndarray, actions: np.ndarray, instruction: Sequence[str], generator: torch.Generator
+) -> tuple[UInt8[np.ndarray, "n t1 h w 3"], Float[np.ndarray, "n t1"]]:
+    """What follows `first`, itself in front, and what the world foresees there; `actions` are in the world's units.
+
+    A world that foresees nothing says NaN; at the first frame nothing is done yet.
+    """
     begun = torch.from_numpy(first)
-    if not actions.shape[1]:
-        return first[:, None]
-    _, frames = world.step(world.start(begun), torch.from_numpy(actions), generator=generator)
-    return torch.cat([begun[:, None], frames.cpu()], 1).numpy()
+    state, frames, known = world.start(begun), [begun[:, None]], [np.zeros(len(first))]
+    each = 1 if isinstance(world, Foreseeing) else max(1, actions.shape[1])  # steps of one where it is asked at each
+    for done in torch.from_numpy(actions).split(each, 1):
+        state, shown = world.step(state, done, generator=generator)
+        found = world.foreseen(state, instruction) if isinstance(world, Foreseeing) else None
+        frames.append(shown.cpu())
+        blank = np.full(len(first), np.nan)
+        known += [blank if found is None else found.double().cpu().numpy()] * shown.shape[1]
+    return torch.cat(frames, 1).numpy(), np.stack(known, 1)
 
 
 def shuffled_actions(episodes: EpisodeSet, seed: int) -> np.ndarray:
@@ -116,12 +128,14 @@ def shuffled_actions(episodes: EpisodeSet, seed: int) -> np.ndarray:
 
 def clips(episodes: EpisodeSet, stride: int) -> list[Clip]:
     """What a judge sees of episodes: some frames of each (see `looks`), its sentence and its task."""
-    shown = (
-        np.asarray(episodes.frames[first + looks(length + 1, stride)])
-        for first, length in zip(episodes.first.tolist(), episodes.length.tolist(), strict=True)
-    )
-    made = [source.startswith(IMAGINED) for source in episodes.source]
-    return [Clip(*one) for one in zip(shown, episodes.instruction, episodes.task, made, strict=True)]
+    found = []
+    for e, (first, length) in enumerate(zip(episodes.first.tolist(), episodes.length.tolist(), strict=True)):
+        rows = first + looks(length + 1, stride)
+        foreseen = None if episodes.foreseen is None else episodes.foreseen[rows]
+        made = episodes.source[e].startswith(IMAGINED)
+        shown = np.asarray(episodes.frames[rows])
+        found.append(Clip(shown, episodes.instruction[e], episodes.task[e], made, foreseen))
+    return found
 
 
 def judged(judge: Judge, episodes: EpisodeSet, stride: int) -> Iterator[list[Verdict]]:

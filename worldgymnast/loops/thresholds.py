@@ -9,8 +9,8 @@ import torch
 
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.evaluation.scaling import fit_scaling
-from worldgymnast.judges.classifier import SuccessClassifier
-from worldgymnast.loops.replay import clip_probabilities
+from worldgymnast.judges.classifier import SuccessClassifier, sustained
+from worldgymnast.loops.replay import clip_probabilities, clips
 from worldgymnast.types import InputError, Metrics
 
 MOST_ASIDE, SHARE_ASIDE = 20, 4
@@ -105,13 +105,15 @@ def calibrate(
         true_negative: see above.
         real: real episodes with their labels.
     """
-    scales: dict[str, tuple[float, float]] = {}
     judge.config = replace(judge.config, scales={})
-    for source, part in (("imagined", episodes), ("real", real)):
-        if part is not None and len(part):
-            found = fit_scaling(clip_probabilities(judge, part, stride), part.succeeded, part.task)
-            tasks = sorted(set(part.task) - {""})
-            scales |= {source: found.of("")} | {f"{source}/{task}": found.of(task) for task in tasks}
+    scales: dict[str, tuple[float, ...]] = {}
+    for source, part in (("imagined", episodes), ("foreseen", episodes), ("real", real)):
+        if part is None or not len(part) or (source == "foreseen" and part.foreseen is None):
+            continue
+        own = [clip_probabilities(judge, replace(part, foreseen=None), stride)]
+        foreseen = [_foreseen(part, stride, judge.config.sustain)] if source == "foreseen" else []
+        found = fit_scaling(np.stack(own + foreseen), part.succeeded, part.task)
+        scales |= {f"{source}/{task}" if task else source: found.of(task) for task in {"", *part.task}}
     judge.config = replace(judge.config, scales=scales)
     best = clip_probabilities(judge, episodes, stride)
     won, lost = best[episodes.succeeded], best[~episodes.succeeded]
@@ -128,3 +130,9 @@ def calibrate(
         "calibration_true_positive": float(caught[chosen]),
         "calibration_true_negative": float(refused[chosen]),
     }
+
+
+def _foreseen(episodes: EpisodeSet, stride: int, sustain: int) -> np.ndarray:
+    """How likely the world model itself holds the success of each imagined episode, float [e]."""
+    seen = [clip.foreseen for clip in clips(episodes, stride)]
+    return np.array([sustained(own, sustain).max() for own in seen if own is not None])

@@ -66,4 +66,4 @@ class Reported:
 def seen(rollout: Rollout) -> Clip:
     """What the judge sees of a rollout: the frame of every look, and the last one."""
     start, frames = rollout.start, np.concatenate([rollout.images, rollout.frames[-1:]])
-    return Clip(frames, start.instruction, start.task, imagined=True)
+    return Clip(frames, start.instruction, start.task, True, rollout.foreseen)

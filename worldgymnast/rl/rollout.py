@@ -88,6 +88,7 @@ def _run_batch(
             looks_until_success=_looks(info, row, k, len(chunks)),
             policy_version=version,
             success=labels[row] if labels.shape == seen.shape[:2] else None,
+            foreseen=info["foreseen"][row] if "foreseen" in info else None,
         )
         for row, start in enumerate(starts)
     ]

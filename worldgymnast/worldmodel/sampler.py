@@ -22,7 +22,7 @@ sampler must equal.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -204,6 +204,14 @@ class LatentWorldModel(nn.Module):
                 latents = self.autoencoder.encode(piece).float()
             shown.append(self._shown(state, latents))
         return torch.cat(shown, 1)
+
+    @torch.no_grad()
+    def foreseen(self, state: WorldState, instruction: Sequence[str]) -> Float[Tensor, " b"] | None:
+        """See `Foreseeing`; None without a success head, or where nothing has been imagined yet."""
+        if self.success_head is None or HIDDEN not in state.extra:
+            return None
+        hidden = state.extra[HIDDEN][:, None].float()
+        return self.success_head(hidden, self.text(instruction, self.device)).sigmoid()[:, 0]
 
     def _shown(self, state: WorldState, latents: Float[Tensor, "b n h w c"]) -> UInt8[Tensor, "b n H W 3"]:
         """The frames, with what the autoencoder lost of the first one given back where the latents have not changed."""

@@ -56,7 +56,3 @@ def success_loss(
     loss = F.binary_cross_entropy_with_logits(found, truth.float())
     return loss, float(((found > 0) == truth).float().mean())
 
-
-def probabilities(head: SuccessHead, tokens: Tensor, sentence: Tensor) -> Float[Tensor, "b t"]:
-    """What `head` says, in [0, 1]."""
-    return torch.sigmoid(head(tokens, sentence).float())
