@@ -28,7 +28,9 @@ def test_tasks_are_told_apart_by_their_labels_and_kept_together_without() -> Non
     belief, truth = np.concatenate([one, other]), np.concatenate([won, lost])
     found = fit_scaling(belief[None], truth, ["one"] * 300 + ["other"] * 300)
     assert found.of("one")[0] - found.of("other")[0] > 2
-    few = fit_scaling(np.concatenate([one, other[:2]])[None], np.concatenate([won, lost[:2]]), ["one"] * 300 + ["other"] * 2)
+    few = fit_scaling(
+        np.concatenate([one, other[:2]])[None], np.concatenate([won, lost[:2]]), ["one"] * 300 + ["other"] * 2
+    )
     assert abs(few.of("one")[0] - few.of("other")[0]) < 2
     assert found.of("unheard of") == (found.intercept, *found.slopes)
 

@@ -241,7 +241,7 @@ class Clip:
         instruction: the sentence.
         task: name of the task, or ""; for thresholds and criteria of its own.
         imagined: whether a world model made the frames, which a judge may be less sure of.
-        foreseen: float [t], how likely the world model itself holds success at each of them; None where it says nothing.
+        foreseen: float [t], how likely the world model itself holds success at each of them; None where it is silent.
     """
 
     frames: UInt8[np.ndarray, "t h w 3"]
@@ -270,7 +270,7 @@ class Rollout:
         looks_until_success: number of looks whose actions came before the judged success; n if there was none.
         policy_version: version of the weights that acted.
         success: bool [t], success at every frame as the real environment reports it; None in imagination.
-        foreseen: float [n+1], how likely the world model itself holds success at the start and after each look; or None.
+        foreseen: float [n+1], how likely the world model holds success at the start and after each look, or None.
     """
 
     start: Start
@@ -381,11 +381,14 @@ class RoundTrip(Protocol):
 
     def round_trip(self, frames: UInt8[Tensor, "b t h w 3"]) -> UInt8[Tensor, "b t h w 3"]:
         """Encodes and decodes real clips, whose first frame is the start."""
+
+
+@runtime_checkable
 class Foreseeing(Protocol):
     """What a world model may know beside the next frames."""
 
     def foreseen(self, state: WorldState, instruction: Sequence[str]) -> Float[Tensor, " b"] | None:
-        """How likely it holds it that what `instruction` asks for is done at the newest frame; None if it cannot say."""
+        """How likely it is that what `instruction` asks for is done at the newest frame; None if it cannot say."""
         ...
 
 

@@ -2,7 +2,7 @@
 
 A judge ranks outcomes better than its number says how likely they are, and how far it is off depends on what is shown:
 on imagined frames, and in tasks whose success is a few pixels, it is surer of failure than it should be. With few
-labels a task the intercepts of tasks stay near zero (a ridge, that is a normal prior), so that none is fitted to chance.
+labels of a task its intercept stays near zero (a ridge, that is a normal prior), so that none is fitted to chance.
 Several beliefs, such as a judge's and the world model's own, are weighed against each other in the same way.
 """
 
@@ -46,7 +46,7 @@ def log_odds(belief: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
 
 
 def fit_scaling(beliefs: Float[np.ndarray, "k n"], truth: Bool[np.ndarray, " n"], task: Sequence[str]) -> Scaling:
-    """The most likely scaling of n labelled clips under the prior; the first belief as it is where an outcome is missing.
+    """The most likely scaling of n labelled clips under the prior; with one outcome alone the first belief as it is.
 
     Args:
         beliefs: k beliefs in the success of each clip, in [0, 1].

@@ -33,9 +33,9 @@ class ClassifierConfig:
         sustain: judged frames over which success must last.
         batch: frames judged at a time.
         scales: intercept and slopes that make beliefs a probability (`evaluation.scaling`), by the source of the frames
-            and the task, such as "real/TASK", or "real" for other tasks. Sources are "real", "imagined", and "foreseen":
-            imagined by a world model that has a belief of its own, which then has the second slope. Without, the
-            judge's belief stays as it is.
+            and the task, such as "real/TASK", or "real" for other tasks. Sources are "real", "imagined", and
+            "foreseen": imagined by a world model that has a belief of its own, which then has the second slope.
+            Without, the judge's belief stays as it is.
     """
 
     widths: tuple[int, ...] = (24, 48, 96)

@@ -22,8 +22,8 @@ from worldgymnast.evaluation.calibration import reliability
 from worldgymnast.evaluation.fidelity import appearance, by_horizon, frame_scores
 from worldgymnast.evaluation.recall import SOURCES, called, fault, recall, split
 from worldgymnast.evaluation.success import Outcome, numbers
-from worldgymnast.evaluation.uncertainty import belief, imagined, looks
-from worldgymnast.loops.replay import driven
+from worldgymnast.evaluation.uncertainty import belief, looks
+from worldgymnast.loops.replay import driven, follow
 from worldgymnast.loops.score import cut
 from worldgymnast.progress import Progress
 from worldgymnast.types import Clip, InputError, Judge, RoundTrip, Verdict, WorldModel
@@ -200,10 +200,12 @@ def _asked(
                 shown["round_trip"] = round_trip(world, shown["real"])
             acts = convert(driven(part, np.arange(len(part)), length))
             began = time.perf_counter()
-            shown["imagined"] = imagined(world, shown["real"][:, 0], acts, seed + i)
+            generator = torch.Generator().manual_seed(seed + i)
+            begun = np.ascontiguousarray(shown["real"][:, 0])
+            shown["imagined"], foreseen = follow(world, begun, acts, part.instruction, generator)
             found.seconds += time.perf_counter() - began
             found.frames += length * len(part)
-            _judge(judge, part, shown, stride, found)
+            _judge(judge, part, shown, foreseen, stride, found)
             _measure(shown, part.length, found)
             _keep_strips(part, index, shown, stride, strips, found)
             found.order += index.tolist()
@@ -217,10 +219,16 @@ def round_trip(world: RoundTrip, clips: UInt8[np.ndarray, "r t1 h w 3"]) -> UInt
     return np.concatenate([clips[:, :1], made[:, 1:]], 1)
 
 
-def _judge(judge: Judge, part: EpisodeSet, shown: Shown, stride: int, found: Answers) -> None:
+def _judge(judge: Judge, part: EpisodeSet, shown: Shown, foreseen: np.ndarray, stride: int, found: Answers) -> None:
+    """Asks about every source of frames; with imagined ones goes what the world foresaw, NaN [r t1] for nothing."""
+    seen = [looks(length + 1, stride) for length in part.length.tolist()]
     for name, clips in shown.items():
-        seen = (clip[looks(length + 1, stride)] for clip, length in zip(clips, part.length.tolist(), strict=True))
-        asked = [Clip(*one) for one in zip(seen, part.instruction, part.task, strict=True)]
+        asked = [
+            Clip(
+                clip[at], instruction, task, made := name == "imagined", own[at] if made and own[0] == own[0] else None
+            )
+            for clip, at, instruction, task, own in zip(clips, seen, part.instruction, part.task, foreseen, strict=True)
+        ]
         found.verdicts.setdefault(name, []).extend(judge.score(asked))
 
 

@@ -62,7 +62,7 @@ def replay(
             done = driven(episodes, part, length) if actions is None else actions[part, :length]
             said_of = [episodes.instruction[e] for e in part]
             begun = np.asarray(episodes.frames[episodes.first[part]])
-            made, known = _imagine(world, begun, convert(done), said_of, generator)
+            made, known = follow(world, begun, convert(done), said_of, generator)
             for e, clip, own in zip(part, made, known, strict=True):
                 imagined[e], foreseen[e] = (x[: episodes.length[e] + 1] for x in (clip, own))
             if progress is not None:
@@ -95,10 +95,10 @@ def driven(episodes: EpisodeSet, part: np.ndarray, length: int) -> np.ndarray:
     return episodes.actions[episodes.first[part][:, None] + np.minimum(np.arange(length), last)]
 
 
-def _imagine(
+def follow(
     world: WorldModel, first: np.ndarray, actions: np.ndarray, instruction: Sequence[str], generator: torch.Generator
 ) -> tuple[UInt8[np.ndarray, "n t1 h w 3"], Float[np.ndarray, "n t1"]]:
-    """What follows `first`, itself in front, and what the world foresees there; `actions` are in the world's units.
+    """What a world imagines after `first`, itself in front, and what it foresees there; `actions` are in its own units.
 
     A world that foresees nothing says NaN; at the first frame nothing is done yet.
     """

@@ -354,46 +354,44 @@ class LatentWorldModel(nn.Module):
     # -- training ---------------------------------------------------------------------------------------------------
 
     def loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, Metrics]:
-        """The objective on a batch of clips, an independent level for every frame.
+        """The objective on a batch of clips: some imagined from their first frame, the others frame by frame.
 
         Args:
             batch: "latents" float [b t+1 h w c], "actions" float [b t a], "mask" bool [b t], "generator", and
-                "progress" in 0..1.
+                "progress" in 0..1; for a success head also "success" bool [b t+1], "labelled" bool [b] and
+                "instruction" (b sentences).
 
         Returns:
-            The loss, and as a metric also its ratio to that of an answer of zeros.
+            The loss, and as metrics also its ratio to that of no change, and the success head's cross-entropy.
         """
-        unrolled, parts = self._unrolled(batch)
-        if unrolled < len(batch["latents"]):
-            rest = {k: _from(v, unrolled) for k, v in batch.items()}
-            parts.append(self._forced(rest | {"share": 1 - unrolled / len(batch["latents"])}))
-        error, nothing, head = (sum(share * part[i] for share, *part in parts) for i in range(3))
-        loss = error + self.config.objective.success * head if isinstance(self.config.objective, FlowConfig) else error
+        count, o = len(batch["latents"]), self.config.objective
+        unrolled = round(o.unroll * count) if isinstance(o, FlowConfig) and self._beside else 0
+        parts = [self._unrolled(_rows(batch, slice(unrolled)))] if unrolled else []
+        parts += [self._forced(_rows(batch, slice(unrolled, None)))] if unrolled < count else []
+        shares = torch.tensor([part.count / count for part in parts], device=self.device)
+        error, nothing, success = (shares @ torch.stack(terms) for terms in zip(*(p.terms for p in parts), strict=True))
+        loss = error + o.success * success if isinstance(o, FlowConfig) else error
         metrics = {"loss": float(error.detach()), "relative_error": float(error.detach() / nothing)}
-        return loss, metrics | ({} if self.success_head is None else {"success_loss": float(head.detach())})
+        return loss, metrics | ({} if self.success_head is None else {"success_loss": float(success.detach())})
 
-    def _unrolled(self, batch: Mapping[str, Any]) -> tuple[int, list[Any]]:
-        """The first clips of a batch, trained through their own imagination; how many these are."""
+    def _unrolled(self, batch: Mapping[str, Any]) -> Part:
+        """Clips imagined from their first frame as in use, with the gradient through all of it."""
         o = self.config.objective
-        count = round(o.unroll * len(batch["latents"])) if isinstance(o, FlowConfig) else 0
-        if not count:
-            return 0, []
-        part = {k: _from(v, 0, count) for k, v in batch.items()}
-        latents, actions, mask = part["latents"], part["actions"], part["mask"]
+        assert isinstance(o, FlowConfig)
+        latents, actions, generator = batch["latents"], batch["actions"], batch["generator"]
         state, imagined, hidden = self.start_latent(latents[:, 0]), [], []
         for action in actions.unbind(1):
-            noise = torch.randn(state.latent.shape, generator=batch["generator"]).to(self.device)
+            noise = torch.randn(state.latent.shape, generator=generator).to(self.device)
             state = self._next(state, action, noise)
             imagined.append(state.latent)
             hidden.append(state.extra.get(HIDDEN))
         weight = self.autoencoder.latent_weight * motion_weights(latents, self.config.transformer.patch, o.motion)
-        clean = latents[:, 1:]
-        error = weighted_error(torch.stack(imagined, 1), clean, weight, mask)
-        nothing = weighted_error(latents[:, :-1], clean, weight, mask)
-        head = self._success(torch.stack(hidden, 1), part) if self.success_head is not None else error.new_zeros(())
-        return count, [(count / len(batch["latents"]), error, nothing, head)]
+        error = weighted_error(torch.stack(imagined, 1), latents[:, 1:], weight, batch["mask"])
+        nothing = weighted_error(latents[:, :-1], latents[:, 1:], weight, batch["mask"])
+        return Part(len(latents), (error, nothing, self._success(hidden, batch)))
 
-    def _forced(self, batch: Mapping[str, Any]) -> tuple[float, Tensor, Tensor, Tensor]:
+    def _forced(self, batch: Mapping[str, Any]) -> Part:
+        """Every frame from the true ones before it (or as training shows them), at a level of its own."""
         generator = batch["generator"]
         clip = self.clip(batch, self.config.objective.drop_action)
         level = self.objective.draw((clip.clean.shape[0], clip.clean.shape[1]), generator).to(self.device)
@@ -401,19 +399,21 @@ class LatentWorldModel(nn.Module):
         noise = torch.randn(clip.clean.shape, generator=generator).to(self.device)
         shown = self.objective.shown(signal * clip.clean + spread * noise, signal)
         hidden, condition, _ = self.transformer.hidden(shown, level, clip.actions, clip.context)
-        answer = self.transformer.answer(hidden, condition)
+        answer = self.transformer.answer(hidden, condition).float()
         target = self.objective.target(clip.clean, noise, signal, spread, clip.base)
-        loss = weighted_error(answer.float(), target, clip.weight, clip.mask)
+        error = weighted_error(answer, target, clip.weight, clip.mask)
         nothing = weighted_error(torch.zeros_like(target), target, clip.weight, clip.mask)
-        head = self._success(hidden, batch) if self.success_head is not None else loss.new_zeros(())
-        return batch["share"], loss, nothing, head
+        frames = hidden[:, -batch["actions"].shape[1] :]  # without the first frame, where that has tokens of its own
+        return Part(len(batch["latents"]), (error, nothing, self._success(frames.unbind(1), batch)))
 
-    def _success(self, hidden: Tensor, batch: Mapping[str, Any]) -> Tensor:
-        """The loss of the success head on tokens [b t n d] of the frames that actions led to."""
-        assert self.success_head is not None
+    def _success(self, hidden: Sequence[Tensor | None], batch: Mapping[str, Any]) -> Tensor:
+        """The loss of the success head on the tokens [b n d] of each frame that an action led to; 0 without a head."""
+        known = [tokens for tokens in hidden if tokens is not None]
+        if self.success_head is None or not known:
+            return torch.zeros((), device=self.device)
         sentence = self.text(batch["instruction"], self.device)
         counts = batch["mask"] & batch["labelled"][:, None]
-        return success_loss(self.success_head(hidden.float(), sentence), batch["success"][:, 1:], counts)[0]
+        return success_loss(self.success_head(torch.stack(known, 1).float(), sentence), batch["success"][:, 1:], counts)
 
     def clip(self, batch: Mapping[str, Any], drop_action: float = 0.0) -> Clip:
         """A batch of `loss` as the network is trained on it, a share `drop_action` of it with the null action."""
@@ -489,6 +489,14 @@ class Clip:
     weight: Tensor
 
 
-def _from(value: Any, first: int, last: int | None = None) -> Any:
-    """Some rows of what a batch holds by row."""
-    return value[first:last] if isinstance(value, Tensor | tuple | list) else value
+@dataclass(frozen=True)
+class Part:
+    """Some clips of a batch, and the means over them: error, that of no change, and the success head's."""
+
+    count: int
+    terms: tuple[Tensor, Tensor, Tensor]
+
+
+def _rows(batch: Mapping[str, Any], rows: slice) -> dict[str, Any]:
+    """Some clips of a batch."""
+    return {name: value[rows] if isinstance(value, Tensor | tuple) else value for name, value in batch.items()}

@@ -8,7 +8,6 @@ Hafner et al. 2025, and for FARM's frozen features).
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -48,11 +47,7 @@ class SuccessHead(nn.Module):
 
 def success_loss(
     logits: Float[Tensor, "b t"], success: Bool[Tensor, "b t"], counts: Bool[Tensor, "b t"]
-) -> tuple[Tensor, float]:
-    """Cross-entropy where a label counts, and its accuracy there; 0 and NaN where none does."""
-    if not counts.any():
-        return logits.sum() * 0, float("nan")
-    found, truth = logits[counts], success[counts]
-    loss = F.binary_cross_entropy_with_logits(found, truth.float())
-    return loss, float(((found > 0) == truth).float().mean())
-
+) -> Float[Tensor, ""]:
+    """Mean cross-entropy where a label counts; 0 where none does."""
+    each = F.binary_cross_entropy_with_logits(logits, success.float(), reduction="none")
+    return (each * counts).sum() / counts.sum().clamp(min=1)

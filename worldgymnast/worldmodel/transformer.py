@@ -162,7 +162,7 @@ class TemporalBlock(_Block):
             mixed = _attend_few(q, k, v, past[0], past[1], mask)
         else:
             keys, values = (torch.cat([old, new], 3) for old, new in zip(past, (k, v), strict=True)) if past else (k, v)
-            mixed = _attend(*(y.flatten(0, 1) for y in (q, keys, values)), mask)
+            mixed = _attend(q.flatten(0, 1), keys.flatten(0, 1), values.flatten(0, 1), mask)
             mixed = mixed.unflatten(0, q.shape[:2])
         x = x + gate * self.attn.out_proj(mixed.permute(0, 3, 1, 2, 4).flatten(-2))
         return x + gate2 * self.ffwd(_modulate(x, shift2, scale2)), (k, v)
