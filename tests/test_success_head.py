@@ -138,7 +138,7 @@ class Still:
         b = len(obs.image)
         actions = torch.zeros(b, 2, self.action_spec.dim)
         actions[..., 0] = 0.1
-        return ActionChunk(actions, torch.zeros(b, 2, 1, dtype=torch.int64), torch.zeros(b, 2, 1), temperature)
+        return ActionChunk(actions, torch.zeros_like(actions).long(), torch.zeros_like(actions), temperature)
 
     def logprobs(self, obs: Any, chunk: ActionChunk) -> torch.Tensor:
         return chunk.logprobs
