@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from episode_builders import assert_identical, episode, episodes
 
 from worldgymnast.actions import BRIDGE, ActionSpecMismatch
+from worldgymnast.episodes.shares import balanced
 from worldgymnast.episodes.windows import ClipSampler, concatenate, from_episodes
 from worldgymnast.types import InputError
 
@@ -108,3 +111,17 @@ def test_mixture_weights_and_their_errors():
         ClipSampler(left, 3, 50, 0, weights=np.ones(2))
     with pytest.raises(InputError, match="0 episodes"):
         ClipSampler(left.select([]), 3, 50, 0)
+
+
+def test_balanced_weights_give_each_outcome_of_a_task_half() -> None:
+    made = [episode(i) for i in range(9)]
+    labels = [np.full(len(e.frames), i in (0, 6, 7)) for i, e in enumerate(made)]
+    episodes = from_episodes([replace(e, task="a" if i < 6 else "b", success=labels[i]) for i, e in enumerate(made)])
+    found = balanced(episodes)
+    assert found[0] == pytest.approx(found[1:6].sum())
+    assert found[6:8].sum() == pytest.approx(found[8])
+    assert found[:6].sum() == pytest.approx(episodes.length[:6].sum()), "a task stays as likely as it was"
+    weighted = balanced(episodes, np.array([2.0, 1, 1, 1, 1, 1, 1, 0, 1]))
+    assert weighted[7] == 0
+    lost = episodes.select([1, 2, 8])
+    assert (balanced(lost) == lost.length).all()

@@ -16,7 +16,8 @@ from worldgymnast.actions import BRIDGE, WORLDGYM, ActionSpecMismatch, converter
 from worldgymnast.cli import main
 from worldgymnast.episodes import lerobot, worldgym
 from worldgymnast.episodes.gathered import Gathered
-from worldgymnast.episodes.windows import concatenate, from_episodes, weigh
+from worldgymnast.episodes.shares import weigh
+from worldgymnast.episodes.windows import concatenate, from_episodes
 from worldgymnast.loops.batches import frame_batches, latent_batches
 from worldgymnast.loops.train import data_hash
 from worldgymnast.types import InputError

@@ -47,8 +47,9 @@ from worldgymnast.commands.fitting import (
 from worldgymnast.commands.starters import parts, refuse_starters, refuse_strangers, refuse_tasks
 from worldgymnast.config import load_classifier, load_judge, load_policy, load_world
 from worldgymnast.envs.metaworld import MetaWorldConfig, instructions
+from worldgymnast.episodes.shares import check_shares
 from worldgymnast.episodes.starts import read_starts, starts_hash
-from worldgymnast.episodes.windows import EpisodeSet, check_shares, concatenate, warn_outside
+from worldgymnast.episodes.windows import EpisodeSet, concatenate, warn_outside
 from worldgymnast.execution.surrogate import Imagination
 from worldgymnast.judges.combined import check
 from worldgymnast.loops import reproduce, train

@@ -270,29 +270,6 @@ def concatenate(sets: Sequence[EpisodeSet]) -> EpisodeSet:
     )
 
 
-def check_shares(shares: Sequence[float], sets: int) -> None:
-    """Raises `InputError` unless there is one positive number per set, or none at all."""
-    if shares and (len(shares) != sets or not all(0 < share < np.inf for share in shares)):
-        found = " ".join(f"{share:g}" for share in shares)
-        raise InputError(
-            f"field 'shares': found {found} for {sets} data sets, expected one positive number for each; correct them"
-        )
-
-
-def weigh(sets: Sequence[EpisodeSet], shares: Sequence[float]) -> np.ndarray | None:
-    """How likely a clip is of each episode of `concatenate(sets)`, float [e], so that each set has its share of clips.
-
-    Within a set an episode is as likely as it is long. None for no shares: then that holds for all sets together.
-
-    Raises:
-        InputError: there is not one positive number per set.
-    """
-    if not shares:
-        return None
-    check_shares(shares, len(sets))
-    return np.concatenate([share * part.length / part.length.sum() for part, share in zip(sets, shares, strict=True)])
-
-
 def warn_outside(episodes: EpisodeSet, spec: ActionSpec, what: str) -> None:
     """Say on stderr how many actions lie outside the bounds of `spec`, which `what` clips to or was made for."""
     spans = zip(episodes.first, episodes.first + episodes.length, strict=True)

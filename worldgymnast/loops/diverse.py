@@ -18,7 +18,8 @@ import numpy as np
 
 from worldgymnast.config import load_classifier, load_editor, load_policy, load_world, to_dict
 from worldgymnast.envs.metaworld import MORE, MetaWorldConfig
-from worldgymnast.episodes.windows import EpisodeSet, check_shares, concatenate, from_episodes
+from worldgymnast.episodes.shares import check_shares
+from worldgymnast.episodes.windows import EpisodeSet, concatenate, from_episodes
 from worldgymnast.execution.surrogate import Imagination
 from worldgymnast.loops.finetune import (
     FinetuneConfig,

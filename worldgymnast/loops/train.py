@@ -18,7 +18,8 @@ import torch
 from worldgymnast.actions import require_same, union
 from worldgymnast.config import Manifest, load_classifier, load_policy, load_world, save_component, to_dict
 from worldgymnast.envs.metaworld import INSTRUCTIONS
-from worldgymnast.episodes.windows import EpisodeSet, concatenate, warn_outside, weigh
+from worldgymnast.episodes.shares import balanced, weigh
+from worldgymnast.episodes.windows import EpisodeSet, concatenate, warn_outside
 from worldgymnast.judges.classifier import ClassifierConfig, SuccessClassifier
 from worldgymnast.loops.batches import encode_all, frame_batches, imitation_batches, latent_batches, success_batches
 from worldgymnast.loops.replay import replay
@@ -68,6 +69,7 @@ class WorldTraining:
         clips: clips a step of the transformer.
         length: actions a clip.
         fit: its optimiser.
+        balanced: whether half of each task's clips are of episodes that succeed, half of ones that fail.
         thaw: whether the autoencoder of a world model to go on from is trained on, too: for colours and objects that
             it has never seen.
     """
@@ -78,6 +80,7 @@ class WorldTraining:
     clips: int = 10
     length: int = 12
     fit: FitConfig = FitConfig(steps=4500, lr=2e-3, ema=0.995)
+    balanced: bool = False
     thaw: bool = False
 
     def __post_init__(self) -> None:
@@ -257,7 +260,8 @@ def train_world(
     Args:
         episodes: what they learn from, one set or several.
         out: the run folder.
-        config: the training; of its world model only what `start` and `autoencoder` leave open counts.
+        config: the training; of its world model only what `start` and `autoencoder` leave open counts: a success head
+            too, where `start` has none.
         device: where.
         shares: how much of the clips and frames each set makes up; without, as much as it is long.
         start: a world model to go on from, its autoencoder included.
@@ -278,22 +282,32 @@ def train_world(
         inputs["shares"] = [[float(share), len(part)] for part, share in zip(sets, shares, strict=True)]
     if (begun := start or autoencoder) is not None:
         inputs["start"] = identity(begun)
-        config = replace(config, world=start.config if start else replace(config.world, autoencoder=begun.config))
+        config = replace(config, world=_begun(config.world, start, autoencoder))
     with Run(out, to_dict(config) | {"inputs": inputs}) as run:
         if run.finished is None:
             torch.manual_seed(config.fit.seed)
             world = LatentWorldModel(config.world, spec, data.fps).to(device)
             if begun is not None:
-                (world if start else world.autoencoder).load_state_dict(begun.state_dict())
+                (world if start else world.autoencoder).load_state_dict(begun.state_dict(), strict=start is None)
             if begun is None or config.thaw:
                 _train_autoencoder(world, data, out / "autoencoder", config, weights)
             latents = encode_all(world.autoencoder, data.frames, precision=config.fit.precision)
             seed, length = config.fit.seed, config.length
-            batches = latent_batches(data, latents, length, config.clips, seed, world.device, weights)
+            drawn = balanced(data, weights) if config.balanced else weights
+            batches = latent_batches(data, latents, length, config.clips, seed, world.device, drawn)
             metrics = fit(world, batches, config.fit, run, "world model")
             save_component(result, world, Manifest(run.command, config.fit.seed, inputs["data"], metrics, origin))
             run.finish(metrics)
     return load_world(result, device)
+
+
+def _begun(
+    config: WorldModelConfig, start: LatentWorldModel | None, autoencoder: Autoencoder | ImageVAE | None
+) -> WorldModelConfig:
+    """The config of a world model that goes on from `start`, or that takes `autoencoder`."""
+    if start is not None:
+        return replace(start.config, success_head=start.config.success_head or config.success_head)
+    return replace(config, autoencoder=config.autoencoder if autoencoder is None else autoencoder.config)
 
 
 def _train_autoencoder(
