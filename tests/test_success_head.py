@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,15 @@ import torch
 from lamp import SIZE, BrightJudge, Lamp, lamp_episode
 from test_worldmodel import SMALL, randomised
 
+from worldgymnast.cli import main
+from worldgymnast.config import load_judge
 from worldgymnast.envs.imagined import ImaginedVectorEnv
 from worldgymnast.episodes.windows import concatenate, from_episodes
+from worldgymnast.judges.combined import Ensemble, EnsembleConfig
 from worldgymnast.loops.replay import clips, replay
 from worldgymnast.rl.judging import seen
 from worldgymnast.rl.rollout import roll_out
-from worldgymnast.types import ActionChunk, Foreseeing, Start, WorldModel, WorldState
+from worldgymnast.types import ActionChunk, Clip, Foreseeing, Judge, Start, WorldModel, WorldState
 from worldgymnast.worldmodel.objective import FlowConfig, motion_weights, weighted_error
 from worldgymnast.worldmodel.sampler import LatentWorldModel, WorldModelConfig
 from worldgymnast.worldmodel.transformer import _attend
@@ -192,3 +196,20 @@ def test_attention_on_a_cpu_is_the_same_in_both_precisions(masked: bool) -> None
     assert out.dtype == torch.float32
     assert half.dtype == torch.bfloat16
     assert torch.allclose(out, half.float(), atol=0.05)
+
+
+def test_the_worlds_own_opinion_is_a_judge_and_a_member_of_others(tmp_path: Path) -> None:
+    assert main(["judge", "foreseen", "--threshold", "0.6", "--out", str(tmp_path / "own.json")]) == 0
+    judge = load_judge(tmp_path / "own.json")
+    assert isinstance(judge, Judge)
+    frames = np.zeros((4, SIZE, SIZE, 3), np.uint8)
+    beliefs = [np.array([0.0, 0.9, 0.1, 0.1]), np.array([0.0, 0.2, 0.8, 0.9])]
+    flickers, lasts = judge.score([Clip(frames, "", imagined=True, foreseen=belief) for belief in beliefs])
+    assert (flickers.score, lasts.score, lasts.success_frame) == (0, 1, 2)
+    (silent,) = judge.score([Clip(frames, "")])
+    assert silent.score is None
+    assert "--world.success-head" in str(silent.error)
+    both = Ensemble([judge, BrightJudge()], EnsembleConfig(("a", "b"), rule="all"))
+    bright = np.full_like(frames, 200)
+    for shown, belief, expected in ((bright, 1, 1), (frames, 1, 0), (bright, 0, 0)):
+        assert both.score([Clip(shown, "", imagined=True, foreseen=beliefs[belief])])[0].score == expected

@@ -57,6 +57,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "Judge": {
         "judge vlm": ("MODEL", "a vision-language model behind a server, as a judge"),
         "judge local": ("MODEL", "a vision-language model in this process, as a judge"),
+        "judge foreseen": ("", "the world model's own opinion, where it has a success head, as a judge"),
         "judge cascade": ("FIRST THEN", "a cheap judge, and another where it is unsure"),
         "judge ensemble": ("JUDGE...", "several judges that decide together"),
     },

@@ -30,6 +30,7 @@ from worldgymnast.judges.combined import (
     Ensemble,
     EnsembleConfig,
 )
+from worldgymnast.judges.foreseen import ForeseenConfig, ForeseenJudge
 from worldgymnast.judges.local import LocalVLM, LocalVLMConfig
 from worldgymnast.judges.vlm import VLMConfig, VLMJudge
 from worldgymnast.ledger import Ledger
@@ -266,7 +267,7 @@ def load_classifier(path: Path, device: str = "cpu") -> SuccessClassifier:
 
 # ---------------------------------------------------------------- judges of several kinds
 
-_JUDGES = (VLMConfig, LocalVLMConfig, CalibratedConfig, CascadeConfig, EnsembleConfig)
+_JUDGES = (VLMConfig, LocalVLMConfig, CalibratedConfig, CascadeConfig, EnsembleConfig, ForeseenConfig)
 _MOST_LEVELS = 8
 """Of judges within judges."""
 _MOST_MEMBERS = 64
@@ -324,6 +325,8 @@ def _described(path: Path, device: str, ledger: Ledger, above: tuple[Path, ...],
         return Cascade(member(config.first), member(config.then), config)
     if isinstance(config, EnsembleConfig):
         return Ensemble([member(name) for name in config.judges], config)
+    if isinstance(config, ForeseenConfig):
+        return ForeseenJudge(config)
     if isinstance(config, LocalVLMConfig):
         return LocalVLM(_found_beside(path.parent, config), device)
     return _behind_server(path, lambda: VLMJudge(config, ledger))

@@ -9,7 +9,7 @@ from worldgymnast.commands.baselines import IterSft, RlSimulator
 from worldgymnast.commands.best_of import BestOfN
 from worldgymnast.commands.command import Command
 from worldgymnast.commands.data import DataCheck, DataConvert, Record, RecordPolicy
-from worldgymnast.commands.describe import JudgeCascade, JudgeEnsemble, JudgeLocal, JudgeVLM
+from worldgymnast.commands.describe import JudgeCascade, JudgeEnsemble, JudgeForeseen, JudgeLocal, JudgeVLM
 from worldgymnast.commands.judge import JudgeCalibrate, JudgeCompare
 from worldgymnast.commands.measure import Evaluate, EvalWorld, Report
 from worldgymnast.commands.published import ImportWorld
@@ -44,6 +44,7 @@ KINDS: dict[str, type[Command]] = {
     "import-world": ImportWorld,
     "judge vlm": JudgeVLM,
     "judge local": JudgeLocal,
+    "judge foreseen": JudgeForeseen,
     "judge cascade": JudgeCascade,
     "judge ensemble": JudgeEnsemble,
     "evaluate": Evaluate,

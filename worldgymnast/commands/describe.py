@@ -15,6 +15,7 @@ from worldgymnast.commands.command import LENT, Command, new, writable, wrote
 from worldgymnast.config import load_judge, save_judge
 from worldgymnast.endpoint import EndpointConfig
 from worldgymnast.judges.combined import CascadeConfig, EnsembleConfig
+from worldgymnast.judges.foreseen import ForeseenConfig
 from worldgymnast.judges.local import LocalVLMConfig
 from worldgymnast.judges.probe import abilities, probe
 from worldgymnast.judges.prompt import Asking, rubric
@@ -144,6 +145,21 @@ class JudgeLocal(Describing):
         folder = Path(self.model)
         name = self._beside(folder) if folder.is_dir() else self.model
         return self._write(replace(self.config, model=name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeForeseen(Describing):
+    """The world model's own opinion as a judge, where it has a success head: for an ensemble or a cascade.
+
+    Attributes:
+        config: what counts as a success.
+    """
+
+    config: Annotated[ForeseenConfig, LENT] = ForeseenConfig()
+
+    def __call__(self) -> int:
+        """Writes."""
+        return self._write(self.config)
 
 
 @dataclass(frozen=True, kw_only=True)
