@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from episode_builders import episode
 from lamp import SIZE, BrightJudge, Lamp, lamp_episode
-from test_worldmodel import SMALL, randomised
+from test_worldmodel import SMALL, SPEC, randomised
 
 from worldgymnast.cli import main
 from worldgymnast.config import load_judge
@@ -19,6 +20,9 @@ from worldgymnast.envs.imagined import ImaginedVectorEnv
 from worldgymnast.episodes.windows import concatenate, from_episodes
 from worldgymnast.judges.combined import Ensemble, EnsembleConfig
 from worldgymnast.loops.replay import clips, replay
+from worldgymnast.loops.supervised import FitConfig
+from worldgymnast.loops.train import train_world
+from worldgymnast.presets import debug
 from worldgymnast.rl.judging import seen
 from worldgymnast.rl.rollout import roll_out
 from worldgymnast.types import ActionChunk, Clip, Foreseeing, Judge, Start, WorldModel, WorldState
@@ -213,3 +217,12 @@ def test_the_worlds_own_opinion_is_a_judge_and_a_member_of_others(tmp_path: Path
     bright = np.full_like(frames, 200)
     for shown, belief, expected in ((bright, 1, 1), (frames, 1, 0), (bright, 0, 0)):
         assert both.score([Clip(shown, "", imagined=True, foreseen=beliefs[belief])])[0].score == expected
+
+
+def test_a_world_that_has_learned_from_no_label_says_nothing(tmp_path: Path) -> None:
+    training = replace(debug().world, fit=FitConfig(steps=1), autoencoder=FitConfig(steps=1))
+    made = [replace(episode(i, size=64, spec=SPEC), success=None) for i in range(2)]
+    assert training.world.success_head
+    assert train_world(from_episodes(made), tmp_path / "silent", training).success_head is None
+    labelled = [replace(e, success=np.arange(len(e.frames)) > 2) for e in made]
+    assert train_world(from_episodes(labelled), tmp_path / "knows", training).success_head is not None

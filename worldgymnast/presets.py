@@ -15,7 +15,7 @@ from worldgymnast.loops.reinforce import ReinforceConfig
 from worldgymnast.loops.reproduce import PolicyRecordConfig, Recipe
 from worldgymnast.loops.score import ScoreConfig
 from worldgymnast.loops.supervised import FitConfig
-from worldgymnast.loops.train import JudgeTraining, PolicyTraining, Relearning, WorldTraining
+from worldgymnast.loops.train import EMBEDDED, JudgeTraining, PolicyTraining, Relearning, WorldTraining
 from worldgymnast.policies.small_vla import SmallVLAConfig
 from worldgymnast.types import InputError
 from worldgymnast.worldmodel.autoencoder import AutoencoderConfig
@@ -44,6 +44,9 @@ def debug() -> Recipe:
     sizes = WorldModelConfig(
         AutoencoderConfig(channels=8, widths=(8, 16, 16), blocks=(1, 1, 1)),
         TransformerConfig(channels=8, grid=(8, 8), patch=2, width=64, layers=1, heads=2, window=4),
+        EMBEDDED.objective,
+        detail=EMBEDDED.detail,
+        success_head=8,
     )
     world = WorldTraining(sizes, frames=8, autoencoder=brief, clips=2, length=4, fit=brief)
     judge = JudgeTraining(ClassifierConfig(widths=(8, 8, 16)), batch=8, fit=brief, calibration=1, late=2)

@@ -89,7 +89,7 @@ class DiverseConfig:
     length: int = RecordConfig.length
     world: WorldTraining = WorldTraining(
         autoencoder=FitConfig(steps=900, lr=1e-3, weight_decay=0.0, ema=0.99),
-        fit=FitConfig(steps=2400, lr=1e-3, ema=0.995, save_every=100),
+        fit=FitConfig(steps=800, lr=7e-4, ema=0.995, save_every=100),
         thaw=True,
     )
     shares: tuple[float, float, float, float] = (0.35, 0.3, 0.18, 0.17)

@@ -122,7 +122,7 @@ class Recipe:
     explore: FinetuneConfig = FinetuneConfig(rl=ReinforceConfig(steps=20, evaluate_starts=0, keep_best=False))
     explored: PolicyRecordConfig = PolicyRecordConfig((0.5, 1.0), 16, seed=2_050_000)
     again: Relearning = Relearning(
-        0.4, WorldTraining(fit=FitConfig(steps=1600, lr=7e-4, ema=0.995)), JudgeTraining(fit=FitConfig(1500, lr=5e-4))
+        0.4, WorldTraining(fit=FitConfig(steps=500, lr=7e-4, ema=0.995)), JudgeTraining(fit=FitConfig(1500, lr=5e-4))
     )
     finetune: FinetuneConfig = FinetuneConfig()
     seeds: tuple[int, ...] = (0, 1, 2)

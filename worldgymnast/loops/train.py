@@ -32,6 +32,7 @@ from worldgymnast.types import InputError, WorldModel, in_range
 from worldgymnast.weights import identity
 from worldgymnast.worldmodel.autoencoder import Autoencoder
 from worldgymnast.worldmodel.consistency import Consistency
+from worldgymnast.worldmodel.objective import FlowConfig
 from worldgymnast.worldmodel.sampler import LatentWorldModel, WorldModelConfig
 from worldgymnast.worldmodel.vae import ImageVAE
 
@@ -58,6 +59,14 @@ class PolicyTraining:
         in_range(self, 1, "demonstrations", "batch")
 
 
+EMBEDDED = WorldModelConfig(
+    objective=FlowConfig(pure_noise=1.0, self_rollout=0.0, unroll=0.67, unroll_from=0.3, success=0.5),
+    detail=0.3,
+    success_head=64,
+)
+"""The embedded world: one step a frame, trained through its own imagination, with an opinion of its own on success."""
+
+
 @dataclass(frozen=True)
 class WorldTraining:
     """The autoencoder first, then the transformer over its latents.
@@ -74,13 +83,13 @@ class WorldTraining:
             it has never seen.
     """
 
-    world: WorldModelConfig = WorldModelConfig()
+    world: WorldModelConfig = EMBEDDED
     frames: int = 32
     autoencoder: FitConfig = FitConfig(steps=1800, lr=2e-3, weight_decay=0.0, ema=0.99)
-    clips: int = 10
-    length: int = 12
-    fit: FitConfig = FitConfig(steps=4500, lr=2e-3, ema=0.995)
-    balanced: bool = False
+    clips: int = 24
+    length: int = 24
+    fit: FitConfig = FitConfig(steps=2000, lr=1.5e-3, ema=0.995)
+    balanced: bool = True
     thaw: bool = False
 
     def __post_init__(self) -> None:
@@ -151,7 +160,7 @@ class Relearning:
     """
 
     new: float = 0.5
-    world: WorldTraining = WorldTraining(fit=FitConfig(steps=800, lr=5e-4, ema=0.995))
+    world: WorldTraining = WorldTraining(fit=FitConfig(steps=300, lr=5e-4, ema=0.995))
     judge: JudgeTraining = JudgeTraining(fit=FitConfig(steps=1000, lr=5e-4))
 
     def __post_init__(self) -> None:
@@ -283,6 +292,8 @@ def train_world(
     if (begun := start or autoencoder) is not None:
         inputs["start"] = identity(begun)
         config = replace(config, world=_begun(config.world, start, autoencoder))
+    if not data.labelled.any():
+        config = replace(config, world=replace(config.world, success_head=0))  # it would speak without having learned
     with Run(out, to_dict(config) | {"inputs": inputs}) as run:
         if run.finished is None:
             torch.manual_seed(config.fit.seed)

@@ -38,8 +38,9 @@ class FlowConfig:
             `self_rollout_from` of its way.
         self_rollout_from: see there.
         drop_action: share of clips whose actions are the null action, for guidance.
-        unroll: share of clips that are imagined from their first frame while training, as in use, with the gradient
-            through all of it.
+        unroll: share of clips that are imagined from their first frame, as in use, with the gradient through all of it,
+            once training is `unroll_from` of its way.
+        unroll_from: see there.
         success: weight of the success head's cross-entropy.
     """
 
@@ -50,12 +51,13 @@ class FlowConfig:
     self_rollout_from: float = 0.5
     drop_action: float = 0.0
     unroll: float = 0.0
+    unroll_from: float = 0.0
     success: float = 0.3
 
     def __post_init__(self) -> None:
         in_range(self, 0, "corruption", "motion", "success")
-        in_range(self, 0, "unroll", high=1)
         in_range(self, 0, "pure_noise", "self_rollout", "self_rollout_from", "drop_action", high=1)
+        in_range(self, 0, "unroll", "unroll_from", high=1)
 
 
 @dataclass(frozen=True)

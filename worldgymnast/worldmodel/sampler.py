@@ -365,7 +365,9 @@ class LatentWorldModel(nn.Module):
             The loss, and as metrics also its ratio to that of no change, and the success head's cross-entropy.
         """
         count, o = len(batch["latents"]), self.config.objective
-        unrolled = round(o.unroll * count) if isinstance(o, FlowConfig) and self._beside else 0
+        unrolled = 0
+        if isinstance(o, FlowConfig) and self._beside and batch["progress"] >= o.unroll_from:
+            unrolled = round(o.unroll * count)
         parts = [self._unrolled(_rows(batch, slice(unrolled)))] if unrolled else []
         parts += [self._forced(_rows(batch, slice(unrolled, None)))] if unrolled < count else []
         shares = torch.tensor([part.count / count for part in parts], device=self.device)
