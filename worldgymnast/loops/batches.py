@@ -16,7 +16,7 @@ from worldgymnast.loops.supervised import Batches
 from worldgymnast.precision import Precision, autocast
 from worldgymnast.progress import Progress
 from worldgymnast.types import InputError, Observation
-from worldgymnast.worldmodel.sampler import Codec
+from worldgymnast.worldmodel.autoencoder import Codec
 
 
 def frame_batches(episodes: EpisodeSet, batch: int, seed: int, weights: np.ndarray | None = None) -> Batches:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -50,6 +50,27 @@ class AutoencoderConfig:
     def shrink(self) -> int:
         """How many times smaller the latents are on each side."""
         return 2 ** len(self.widths)
+
+
+@runtime_checkable
+class Codec(Protocol):
+    """Frames to latents and back."""
+
+    latent_weight: Tensor
+    """How much an error in each channel matters, float [c] of mean 1."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        ...
+
+    def encode(self, frames: UInt8[Tensor, "*n h w 3"]) -> Float[Tensor, "*n hl wl c"]:
+        """Latents."""
+        ...
+
+    def decode(self, latents: Float[Tensor, "*n hl wl c"]) -> UInt8[Tensor, "*n h w 3"]:
+        """Frames."""
+        ...
 
 
 class _Residual(nn.Module):

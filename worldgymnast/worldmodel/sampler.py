@@ -24,7 +24,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,7 @@ from worldgymnast.precision import Precision, autocast
 from worldgymnast.text import SentenceEncoder
 from worldgymnast.types import InputError, Metrics, WorldState, in_range
 from worldgymnast.worldmodel.autoencoder import Autoencoder, AutoencoderConfig
+from worldgymnast.worldmodel.clips import Clip, Part, null_action, part_of
 from worldgymnast.worldmodel.objective import (
     LEVELS,
     FlowConfig,
@@ -103,34 +104,6 @@ class WorldModelConfig:
         """Height and width of the frames."""
         h, w = self.transformer.grid
         return h * self.autoencoder.shrink, w * self.autoencoder.shrink
-
-
-@runtime_checkable
-class Codec(Protocol):
-    """Frames to latents and back."""
-
-    latent_weight: Tensor
-    """How much an error in each channel matters, float [c] of mean 1."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        ...
-
-    def encode(self, frames: UInt8[Tensor, "*n h w 3"]) -> Float[Tensor, "*n hl wl c"]:
-        """Latents."""
-        ...
-
-    def decode(self, latents: Float[Tensor, "*n hl wl c"]) -> UInt8[Tensor, "*n h w 3"]:
-        """Frames."""
-        ...
-
-
-def null_action(actions: Float[Tensor, "*n a"]) -> Float[Tensor, "*n a"]:
-    """The action that stands for none: zeros, the last entry 1."""
-    blank = torch.zeros_like(actions)
-    blank[..., -1] = 1.0
-    return blank
 
 
 class LatentWorldModel(nn.Module):
@@ -368,8 +341,8 @@ class LatentWorldModel(nn.Module):
         unrolled = 0
         if isinstance(o, FlowConfig) and self._beside and batch["progress"] >= o.unroll_from:
             unrolled = round(o.unroll * count)
-        parts = [self._unrolled(_rows(batch, slice(unrolled)))] if unrolled else []
-        parts += [self._forced(_rows(batch, slice(unrolled, None)))] if unrolled < count else []
+        parts = [self._unrolled(part_of(batch, slice(unrolled)))] if unrolled else []
+        parts += [self._forced(part_of(batch, slice(unrolled, None)))] if unrolled < count else []
         shares = torch.tensor([part.count / count for part in parts], device=self.device)
         error, nothing, success = (shares @ torch.stack(terms) for terms in zip(*(p.terms for p in parts), strict=True))
         loss = error + o.success * success if isinstance(o, FlowConfig) else error
@@ -468,37 +441,3 @@ class LatentWorldModel(nn.Module):
             _, imagined = self.imagine(state, actions[:rows, :-1], generator=generator)
             corrupted = torch.cat([torch.cat([latents[:rows, :1], imagined], 1), corrupted[rows:]])
         return corrupted
-
-
-@dataclass(frozen=True)
-class Clip:
-    """Clips as the network is trained on them, t frames each.
-
-    Attributes:
-        clean: latents [b t h w c] to be found.
-        actions: that led to each, [b t a].
-        mask: bool [b t], what is logged.
-        context: latents beside each, [b t h w cc].
-        base: what the answer of `Flow` is added to, [b t h w c].
-        weight: of the squared error, broadcast to [b t h w c].
-    """
-
-    clean: Tensor
-    actions: Tensor
-    mask: Tensor
-    context: Tensor
-    base: Tensor
-    weight: Tensor
-
-
-@dataclass(frozen=True)
-class Part:
-    """Some clips of a batch, and the means over them: error, that of no change, and the success head's."""
-
-    count: int
-    terms: tuple[Tensor, Tensor, Tensor]
-
-
-def _rows(batch: Mapping[str, Any], rows: slice) -> dict[str, Any]:
-    """Some clips of a batch."""
-    return {name: value[rows] if isinstance(value, Tensor | tuple) else value for name, value in batch.items()}
