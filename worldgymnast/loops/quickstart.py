@@ -16,10 +16,12 @@ from worldgymnast.config import load_judge, load_policy, load_world, to_dict
 from worldgymnast.execution.surrogate import Imagination
 from worldgymnast.files import json_object
 from worldgymnast.ledger import FILE, Ledger
+from worldgymnast.loops.estimate import pace, said
 from worldgymnast.loops.finetune import FinetuneConfig, finetune, from_photographs, photographs
 from worldgymnast.loops.reinforce import ReinforceConfig
 from worldgymnast.loops.reproduce import Recipe, evaluate, stage
 from worldgymnast.loops.score import ScoreConfig
+from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.records import read_object
 from worldgymnast.run import Run, finished
 from worldgymnast.types import InputError, in_range
@@ -95,16 +97,27 @@ def quickstart(
     after = out / "rl" / "policy.safetensors"
     world, judge = load_world(files["world"], device), load_judge(files["judge"], device, Ledger(out / FILE))
     inputs = {"policy": identity(before), "world": identity(world), "judge": identity(judge)}
+    env, imagine = config.finetune.env, Imagination.of(before, world, judge, config.finetune.rl.horizon)
     with Run(out, to_dict(config) | {"inputs": inputs}) as run:
+        if not finished(out / "rl") and not judge.waits:
+            print(f"{said(_duration(before, imagine, config))} on this machine if nothing else runs", flush=True)
         with stage(out, "reinforcement learning"):
-            env, done = config.finetune.env, finished(out / "rl")
+            done = finished(out / "rl")
             photos = [] if done else photographs(env, config.photographs, config.photograph_layout)
-            imagine = Imagination.of(before, world, judge, config.finetune.rl.horizon)
             finetune(before, imagine, from_photographs(photos), out / "rl", config.finetune, device)
         with stage(out, "real evaluation"):
-            scored = replace(Recipe(), env=config.finetune.env, seeds=(0,), score=config.score)
+            scored = replace(Recipe(), env=env, seeds=(0,), score=config.score)
             policies = {"before": files["policy"], "after": after}
             found = evaluate(out / "evaluation.json", policies, scored, device, world, judge)
-        count = config.photographs * len(config.finetune.env.tasks)
+        count = config.photographs * len(env.tasks)
         run.finish({"photographs": count, "starter_budget": {} if given else starter_budget()})
     return found
+
+
+def _duration(policy: SmallVLA, imagine: Imagination, config: QuickstartConfig) -> float:
+    """Seconds that all of it should take here."""
+    finetuning, tasks = config.finetune, len(config.finetune.env.tasks)
+    paced = pace(policy, imagine, finetuning.env, finetuning.rl)
+    taken = paced.finetuning(finetuning.rl, policy.config.chunk, tasks, finetuning.workers)
+    taken += paced.evaluation(2 * config.score.per_task * tasks, finetuning.env.horizon, config.score.workers)
+    return taken + config.photographs * tasks * paced.laid_out
