@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -49,6 +50,7 @@ WAYS = {
     "c": "few steps, no guidance",
 }
 HOP = 10
+Found = TypeVar("Found")
 
 
 class CachedWithinFrame(LatentWorldModel):
@@ -194,17 +196,40 @@ def fidelity(world: LatentWorldModel, episodes: EpisodeSet, horizon: int) -> np.
     return psnr(np.stack([e.frames[horizon] for e in chosen]), frames[:, -1].cpu().numpy())
 
 
+def fitting(work: Callable[[], Found]) -> Found | None:
+    """What `work` gives, or None where the GPU's memory does not suffice for it."""
+    try:
+        return work()
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return None
+
+
+def shares(world: LatentWorldModel, batch: int) -> str:
+    """A frame's arithmetic, its share of the peak, decoding's share of the time, and the memory, as cells."""
+    work, best = arithmetic(world, batch), peak(world.device)
+    state = at_depth(world, world.config.transformer.window + 1, batch)
+    whole, bare = (frame_seconds(world, state, batch, decode) for decode in (True, False))
+    share = work / bare / best
+    cells = f"{work / batch / 1e12:.3f} | {share:.0%} of {best / 1e12:.2f} TFLOP/s | {1 - bare / whole:.0%}"
+    return f"{cells} | {memory(world, batch):.1f}"
+
+
 def imagination_tables(
     found: dict[str, LatentWorldModel], batches: Sequence[int], horizons: Sequence[int], episodes: EpisodeSet | None
 ) -> None:
     """Prints frames per second, arithmetic and memory of the ways."""
-    device = found["b"].device
     deepest = max(horizons)
     rates = " | ".join(f"frames/s over {h}" for h in horizons)
     print(f"\n| batch | way | {rates} | times the first, over {horizons[0]} to {deepest} | frame {deepest} costs |")
     print("|---|---|" + "---|" * (len(horizons) + 2))
     for batch in batches:
-        costs = {letter: cost_by_depth(world, batch, deepest) for letter, world in found.items()}
+        costs = {}
+        for letter, world in found.items():
+            if (cost := fitting(functools.partial(cost_by_depth, world, batch, deepest))) is not None:
+                costs[letter] = cost
+            else:
+                print(f"| {batch} | ({letter}) |{' does not fit |' * (len(horizons) + 2)}", flush=True)
         for letter, cost in costs.items():
             speeds = [batch * h / rollout_seconds(cost, h) for h in horizons]
             first = next(iter(costs.values()))
@@ -220,12 +245,8 @@ def imagination_tables(
         for letter, world in found.items():
             if letter == "a" and batch != batches[0]:  # the same share, at many times the cost
                 continue
-            work, best = arithmetic(world, batch), peak(device)
-            state = at_depth(world, world.config.transformer.window + 1, batch)
-            whole, bare = (frame_seconds(world, state, batch, decode) for decode in (True, False))
-            share = work / bare / best
-            cells = f"{work / batch / 1e12:.3f} | {share:.0%} of {best / 1e12:.2f} TFLOP/s | {1 - bare / whole:.0%}"
-            print(f"| {batch} | ({letter}) | {cells} | {memory(world, batch):.1f} |", flush=True)
+            cells = fitting(functools.partial(shares, world, batch)) or "does not fit | | |"
+            print(f"| {batch} | ({letter}) | {cells} |", flush=True)
     if {"a", "b"} <= set(found):
         print(f"\n(a) and (b) differ, in 32 bits, by at most: {equal_frames(found):.1e} of the range")
     if episodes is not None and {"b", "c"} <= set(found):

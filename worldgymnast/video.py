@@ -7,6 +7,7 @@ people, which every browser plays. Left out: sound, hardware codecs, seeking (a 
 from __future__ import annotations
 
 import base64
+import importlib.util
 import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +15,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 from PIL import Image
 
@@ -29,6 +29,11 @@ _GROUP_OF_PICTURES = 10
 _JPEG_QUALITY = 90
 _LOSSLESS = {"qp": "0", "preset": "veryfast", "bf": "0", "threads": "1"}
 _VIEWABLE = {"crf": "18", "preset": "veryfast", "bf": "0"}
+
+
+def available() -> bool:
+    """Whether videos can be written and read here: PyAV is installed."""
+    return importlib.util.find_spec("av") is not None
 
 
 class VideoWriter:
@@ -62,6 +67,8 @@ class VideoWriter:
         """
         if not 1e-3 <= fps <= 1000:
             raise InputError(f"{target}: found {fps:g} frames per second, expected 0.001 to 1000; correct the rate")
+        import av
+
         self.count = 0
         self._size = size
         height, width = size
@@ -86,8 +93,10 @@ class VideoWriter:
             )
         if any(self._odd):
             frames = np.pad(frames, ((0, 0), (0, self._odd[0]), (0, self._odd[1]), (0, 0)), mode="edge")
+        from av import VideoFrame
+
         for image in frames:
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+            frame = VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
             frame.pts = self.count
             frame.time_base = self._stream.codec_context.time_base
             self._container.mux(self._stream.encode(frame))

@@ -16,9 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
-from av.stream import Disposition
 
 from worldgymnast.files import mistaken_file
 from worldgymnast.pictures import on_white
@@ -133,6 +131,8 @@ def _opened(path: str | Path) -> Iterator[tuple[Any, Any]]:
         raise InputError(f"{path}: no such video file; check the path")
     if not Path(path).is_file():
         raise InputError(f"{path}: is not a regular file, expected a video; check the path")
+    import av
+
     try:
         container = av.open(name, "r", options=_OPTIONS, metadata_errors="replace")
     except PermissionError as error:
@@ -149,6 +149,8 @@ def _opened(path: str | Path) -> Iterator[tuple[Any, Any]]:
 
 def _video_stream(container: Any, path: str | Path) -> Any:
     """The one stream of frames; a cover picture is none."""
+    from av.stream import Disposition
+
     hidden = Disposition.attached_pic | Disposition.timed_thumbnails
     streams = [stream for stream in container.streams.video if not stream.disposition & hidden]
     if not streams:
@@ -266,7 +268,9 @@ def _kind(name: str) -> str:
     """What a pixel format needs: "planar", "alpha", "deep" or "plain"."""
     if name == "gbrp":
         return "planar"
-    parts = av.VideoFormat(name).components
+    from av import VideoFormat
+
+    parts = VideoFormat(name).components
     colors = [part for part in parts if not part.is_alpha]
     if "f32" in name or "f16" in name or (len(colors) == 1 and colors[0].bits > 8):
         return "deep"

@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,7 +33,16 @@ UNUSED_DAYS = 30
 _VERSION = 2
 """Part of every entry's name; to be raised where the same file is decoded to other pixels than before."""
 
-_DECODERS = tuple(f"{name} {version(name)}" for name in ("av", "pillow"))
+
+def _installed(name: str) -> str:
+    """The package and its version; the name alone where it is not installed."""
+    try:
+        return f"{name} {version(name)}"
+    except PackageNotFoundError:
+        return name
+
+
+_DECODERS = tuple(map(_installed, ("av", "pillow")))
 """Part of every entry's name, too: other versions may round colors otherwise."""
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import VectorEnv
 
+from worldgymnast import video
 from worldgymnast.actions import require_same
 from worldgymnast.config import Manifest, load_policy, save_component, to_dict
 from worldgymnast.envs.metaworld import MetaWorldConfig, MetaWorldEnv, instructions
@@ -230,7 +232,11 @@ def save_gallery(run: Run, scored: Scored, fps: float) -> None:
     """Videos of the same starts imagined and real, and RUN/gallery.json about them.
 
     Of every task the first start whose verdict is right and the first whose verdict is wrong, where there are both.
+    Without PyAV there are none.
     """
+    if not video.available():
+        print(f"{run.path}: no videos of the last scoring: PyAV is not installed; pip install av", file=sys.stderr)
+        return
     chosen: dict[str, tuple[Rollout, Rollout]] = {}
     for dreamt, real in zip(scored.imagined, scored.real, strict=True):
         kind = "right" if dreamt.verdict.succeeded == real.verdict.succeeded else "wrong"

@@ -184,9 +184,14 @@ def record_explorers(
 ) -> list[EpisodeSet]:
     """Labelled real rollouts of each explorer in a folder of its own, DATA/explored-N from N = `first` on."""
     return [
-        record_policy_to(data / f"explored-{i}", explorer, env, replace(config, seed=config.seed + 10_000 * i))
+        record_policy_to(data / f"explored-{i}", explorer, env, of_explorer(config, i))
         for i, explorer in enumerate(explorers, first)
     ]
+
+
+def of_explorer(config: PolicyRecordConfig, number: int) -> PolicyRecordConfig:
+    """The same recording on the layouts of explorer `number`."""
+    return replace(config, seed=config.seed + 10_000 * number)
 
 
 def seeded(config: FinetuneConfig, seed: int) -> FinetuneConfig:

@@ -301,7 +301,7 @@ def train_world(
             if begun is not None:
                 (world if start else world.autoencoder).load_state_dict(begun.state_dict(), strict=start is None)
             if begun is None or config.thaw:
-                _train_autoencoder(world, data, out / "autoencoder", config, weights)
+                train_autoencoder(world, data, out / "autoencoder", config, weights)
             latents = encode_all(world.autoencoder, data.frames, precision=config.fit.precision)
             seed, length = config.fit.seed, config.length
             drawn = balanced(data, weights) if config.balanced else weights
@@ -321,10 +321,21 @@ def _begun(
     return replace(config, autoencoder=config.autoencoder if autoencoder is None else autoencoder.config)
 
 
-def _train_autoencoder(
-    world: LatentWorldModel, episodes: EpisodeSet, out: Path, config: WorldTraining, weights: np.ndarray | None
+def train_autoencoder(
+    world: LatentWorldModel, episodes: EpisodeSet, out: Path, config: WorldTraining, weights: np.ndarray | None = None
 ) -> None:
-    """Trains the autoencoder inside `world` in place and measures its latents; OUT is a run of its own."""
+    """Train the autoencoder inside `world` in place and measure its latents; OUT is a run of its own.
+
+    Args:
+        world: the world model; its transformer is left alone.
+        episodes: whose frames.
+        out: the run folder.
+        config: the training.
+        weights: how likely a frame is of each episode, float [e]; without, all frames are equally likely.
+
+    Raises:
+        InputError: the autoencoder is an image VAE.
+    """
     autoencoder = world.autoencoder
     if not isinstance(autoencoder, Autoencoder):
         raise InputError(

@@ -1,0 +1,132 @@
+"""The fixed data set of a study: nine sets of real episodes in one folder, each a LeRobot folder or one plain file.
+
+The plain file (safetensors: frames as they are, labels and words beside them) needs no video codec.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from worldgymnast import video
+from worldgymnast.actions import ActionSpec
+from worldgymnast.config import load_policy
+from worldgymnast.episodes import lerobot
+from worldgymnast.episodes.windows import EpisodeSet, concatenate, from_episodes
+from worldgymnast.loops.quickstart import starter, starter_explorers
+from worldgymnast.loops.record import record
+from worldgymnast.loops.reproduce import PolicyRecordConfig, Recipe, of_explorer, policy_episodes
+from worldgymnast.progress import Progress
+from worldgymnast.types import Episode, InputError
+from worldgymnast.weights import atomic
+
+HELD_OUT = "held_out"
+"""The set that nothing is trained on."""
+_ARRAYS = ("frames", "actions", "success", "first", "length", "labelled", "layout")
+Source = tuple[int, Callable[[], Iterator[Episode]]]
+"""How many episodes, and what records them."""
+
+
+def scaled(count: int, share: float) -> int:
+    """That share of a count, at least 1."""
+    return max(1, round(count * share))
+
+
+def sources(share: float = 1.0, workers: int = 2) -> dict[str, Source]:
+    """The recordings of `reproduce` by name, with `share` of their episodes; the policies are the starter's."""
+    recipe = Recipe()
+    tasks, r = len(recipe.env.tasks), recipe.record
+    kinds = {kind: scaled(getattr(r, kind), share) for kind in ("expert", "noisy", "play")}
+    logged = replace(r, **kinds, workers=workers)
+    found: dict[str, Source] = {}
+
+    def of_policy(name: str, path: Path, config: PolicyRecordConfig) -> None:
+        config = replace(config, per_temperature=scaled(config.per_temperature, share), workers=workers)
+        count = len(config.temperatures) * tasks * config.per_temperature
+        found[name] = count, lambda: policy_episodes(load_policy(path), recipe.env, config)
+
+    of_policy(HELD_OUT, starter("policy"), recipe.held_out)
+    found["logged"] = tasks * sum(kinds.values()), lambda: record(logged)
+    of_policy("policy", starter("policy"), recipe.rollouts)
+    for i, path in enumerate(starter_explorers()):
+        of_policy(f"explored-{i}", path, of_explorer(recipe.explored, i))
+    return found
+
+
+def record_all(folder: Path, share: float, workers: int) -> None:
+    """Record every set that is not in `folder` yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, (count, make) in sources(share, workers).items():
+        if find(folder, name):
+            continue
+        with Progress(f"recording {name}", count) as progress:
+            episodes = _counted(make(), progress)
+            if video.available():
+                lerobot.write(folder / name, episodes)
+            else:
+                save(folder / f"{name}.safetensors", from_episodes(list(episodes)))
+
+
+def _counted(episodes: Iterator[Episode], progress: Progress) -> Iterator[Episode]:
+    for episode in episodes:
+        yield episode
+        progress.advance()
+
+
+def find(folder: Path, name: str) -> Path | None:
+    """Where that set lies in `folder`, or None."""
+    return next((path for path in (folder / name, folder / f"{name}.safetensors") if path.exists()), None)
+
+
+def load(folder: Path, name: str) -> EpisodeSet:
+    """One set; raises InputError where it is missing."""
+    path = find(folder, name)
+    if path is None:
+        raise InputError(f"{folder}: found no set '{name}', expected it; python studies/worlds.py record {folder}")
+    return lerobot.read(path) if path.is_dir() else load_plain(path)
+
+
+def training_names(folder: Path) -> list[str]:
+    """The sets in `folder` that may be trained on."""
+    names = sorted({path.name.removesuffix(".safetensors") for path in folder.iterdir() if path.name[0] != "."})
+    return [name for name in names if name != HELD_OUT]
+
+
+def load_training(folder: Path) -> EpisodeSet:
+    """All sets but the held-out one."""
+    return concatenate([load(folder, name) for name in training_names(folder)])
+
+
+def some(episodes: EpisodeSet, count: int, seed: int = 0) -> EpisodeSet:
+    """At most `count` of the episodes, drawn at random, in their order."""
+    chosen = np.random.default_rng(seed).permutation(len(episodes))[:count]
+    return episodes.select(np.sort(chosen))
+
+
+def apart(episodes: EpisodeSet) -> EpisodeSet:
+    """The same episodes with rows of their own, so that what is computed a row is computed for them alone."""
+    return from_episodes([episodes.episode(i) for i in range(len(episodes))])
+
+
+def save(path: Path, episodes: EpisodeSet) -> None:
+    """Write a set as one plain file, whole or not at all."""
+    words = {name: list(getattr(episodes, name)) for name in ("instruction", "task", "source")}
+    meta = words | {"spec": episodes.spec.to_dict(), "fps": episodes.fps}
+    arrays = {name: np.ascontiguousarray(getattr(episodes, name)) for name in _ARRAYS}
+    with atomic(path, arrays["frames"].nbytes) as temporary:
+        save_file(arrays, temporary, {"episodes": json.dumps(meta)})
+
+
+def load_plain(path: Path) -> EpisodeSet:
+    """What `save` wrote."""
+    with safe_open(path, "np") as file:
+        arrays = {name: file.get_tensor(name) for name in _ARRAYS}
+        meta = json.loads(file.metadata()["episodes"])
+    words = {name: tuple(meta[name]) for name in ("instruction", "task", "source")}
+    return EpisodeSet(**arrays, **words, spec=ActionSpec.from_dict(meta["spec"]), fps=meta["fps"])

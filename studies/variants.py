@@ -1,0 +1,77 @@
+"""Variants of the embedded world model: each is another one with a few fields of its training changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from worldgymnast.loops.train import WorldTraining
+from worldgymnast.types import InputError
+from worldgymnast.worldmodel.autoencoder import AutoencoderConfig
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A world model's training.
+
+    Attributes:
+        words: what it changes, in one line.
+        base: the variant that it changes; "" for the defaults of `WorldTraining`.
+        changes: new values by field, with dots for the fields of fields.
+    """
+
+    words: str
+    base: str = ""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+_UNROLLED = {"world.objective.unroll": 0.67, "world.objective.self_rollout": 0.0}
+_WIDE = {"world.transformer.width": 256, "world.transformer.layers": 6}
+_FINE = {
+    "world.autoencoder": AutoencoderConfig(channels=16, widths=(32, 64, 128), blocks=(1, 1, 2)),
+    "world.transformer.channels": 16,
+    "world.transformer.grid": (8, 8),
+    "world.transformer.patch": 2,
+}
+
+VARIANTS: dict[str, Variant] = {
+    "today": Variant("the defaults, as the shipped starter: 12-action clips, self_rollout 0.5, pure_noise 0.7"),
+    "pure": Variant("every frame learned from pure noise (pure_noise 1)", "today", {"world.objective.pure_noise": 1.0}),
+    "long-clips": Variant("clips of 24 actions, as long as an episode is judged", "today", {"length": 24}),
+    "head": Variant("a success head of width 64 (success_head)", "today", {"world.success_head": 64}),
+    "unrolled": Variant(
+        "67 % of the clips imagined while training, gradient through it (unroll), no self_rollout", "pure", _UNROLLED
+    ),
+    "balanced": Variant("half of a task's clips succeed, half fail (balanced)", "today", {"balanced": True}),
+    "all": Variant(
+        "unrolled with a success_head, balanced clips of length 24, 24 clips a step",
+        "unrolled",
+        {"world.success_head": 64, "balanced": True, "length": 24, "clips": 24},
+    ),
+    "wide": Variant("width 256 rather than 192, 6 layers rather than 5", "today", _WIDE),
+    "fine": Variant("another autoencoder: 16 channels on a grid of 8x8, patch 2", "today", _FINE),
+    "all-wide": Variant("all, with width 256 and 6 layers", "all", _WIDE),
+    "all-fine": Variant("all, with the other autoencoder: 16 channels, grid of 8x8, patch 2", "all", _FINE),
+}
+
+
+def training(name: str) -> WorldTraining:
+    """The training of a variant, by name.
+
+    Raises:
+        InputError: there is no such variant.
+    """
+    if name not in VARIANTS:
+        raise InputError(f"variant: found '{name}', expected one of {', '.join(VARIANTS)}; correct the name")
+    variant = VARIANTS[name]
+    config = training(variant.base) if variant.base else WorldTraining()
+    for path, value in variant.changes.items():
+        config = changed(config, path, value)
+    return config
+
+
+def changed(config: Any, path: str, value: Any) -> Any:
+    """`config` with another value of the field at `path`."""
+    name, _, rest = path.partition(".")
+    return replace(config, **{name: changed(getattr(config, name), rest, value) if rest else value})
