@@ -69,12 +69,14 @@ leave() { # what there is so far, into OUT
   cp "$state/timing.md" "$out/" 2>/dev/null
   name=$(basename "$folder")
   (cd "$state" && "$python" "$repo/studies/parcel.py" pack "$out" "worlds/$name"/{plan,judge,numbers}.json \
-    "worlds/$name"/{world,judge}/{*.safetensors,metrics.jsonl} "worlds/$name"/quickstart/{evaluation,stages}.json \
+    "worlds/$name"/world-16.safetensors "worlds/$name"/judge/judge.safetensors \
+    "worlds/$name"/{world,judge}/metrics.jsonl "worlds/$name"/quickstart/{evaluation,stages}.json \
     "worlds/$name"/quickstart/rl/{policy.safetensors,metrics.jsonl} worlds/*/numbers.json)
 }
 export -f timing
 export python repo device state TIMED
 
+{ # read whole before it runs, so that the script may be edited meanwhile
 IFS=, read -ra list <<<"$parts"
 for part in "${list[@]}"; do
   IFS=: read -r name first second <<<"$part"
@@ -111,3 +113,5 @@ if [ ${#failed[@]} -gt 0 ]; then
   echo "failed: ${failed[*]}; call again with the same parts to resume"
   exit 1
 fi
+exit 0
+}

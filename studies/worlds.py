@@ -56,6 +56,8 @@ from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 HORIZON = 24
 """Actions of an episode that are judged."""
+HALVED = "world-16.safetensors"
+"""The world with its weights in 16 bits, as it is shipped."""
 _SAFE = 0.88
 """Share of the time left that training is planned to fill."""
 _FROM_NOTHING, _FURTHER = 2e-3, 7e-4
@@ -104,7 +106,7 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """Train one variant within a time limit; OUT/world/world.safetensors.
+    """Train one variant within a time limit; OUT/world/world.safetensors, and in 16 bits OUT/world-16.safetensors.
 
     A few steps are measured first. The number of steps that then fits is kept in OUT/plan.json, also for a resumed run.
 
@@ -142,7 +144,9 @@ class Train:
         plan = self._plan(asked, config, data, begun, deadline)
         config = replace(config, fit=replace(config.fit, steps=plan["steps"]))
         began = time.monotonic()
-        train_world(data, self.out / "world", config, self.device, start=begun)
+        world = train_world(data, self.out / "world", config, self.device, start=begun)
+        made = Manifest(f"studies/worlds.py train {self.variant}", config.fit.seed, data_hash(data))
+        save_component(self.out / HALVED, world, made, half=True)
         spent = (time.monotonic() - began) / 60
         plan["minutes_spent"] = round(plan.get("minutes_spent", 0.0) + spent, 2)
         write_text(self.out / "plan.json", to_json(plan))
