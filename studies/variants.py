@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from worldgymnast.loops.supervised import FitConfig
 from worldgymnast.loops.train import WorldTraining
 from worldgymnast.types import InputError
 from worldgymnast.worldmodel.autoencoder import AutoencoderConfig
+from worldgymnast.worldmodel.objective import FlowConfig
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,15 @@ class Variant:
     changes: Mapping[str, Any] = field(default_factory=dict)
 
 
+_TODAY = {
+    "world.objective": FlowConfig(self_rollout=0.5, pure_noise=0.7),
+    "world.detail": 0.0,
+    "world.success_head": 0,
+    "clips": 10,
+    "length": 12,
+    "fit": FitConfig(steps=4500, lr=2e-3, ema=0.995),
+    "balanced": False,
+}
 _UNROLLED = {"world.objective.unroll": 0.67, "world.objective.self_rollout": 0.0}
 _WIDE = {"world.transformer.width": 256, "world.transformer.layers": 6}
 _FINE = {
@@ -36,7 +47,10 @@ _FINE = {
 }
 
 VARIANTS: dict[str, Variant] = {
-    "today": Variant("the defaults, as the shipped starter: 12-action clips, self_rollout 0.5, pure_noise 0.7"),
+    "default": Variant("the defaults of WorldTraining"),
+    "today": Variant(
+        "the recipe before: clips of 12 actions, self_rollout 0.5, pure_noise 0.7, no success_head", "default", _TODAY
+    ),
     "pure": Variant("every frame learned from pure noise (pure_noise 1)", "today", {"world.objective.pure_noise": 1.0}),
     "long-clips": Variant("clips of 24 actions, as long as an episode is judged", "today", {"length": 24}),
     "head": Variant("a success head of width 64 (success_head)", "today", {"world.success_head": 64}),

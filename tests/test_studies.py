@@ -69,7 +69,7 @@ def test_a_variant_differs_from_its_base_in_what_it_says_and_in_nothing_else(nam
 
 
 def test_an_unknown_variant_is_refused_with_the_names() -> None:
-    with pytest.raises(InputError, match="found 'taday', expected one of today, pure"):
+    with pytest.raises(InputError, match="found 'taday', expected one of default, today, pure"):
         variants.training("taday")
 
 
