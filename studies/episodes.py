@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import safe_open
@@ -128,5 +129,5 @@ def load_plain(path: Path) -> EpisodeSet:
     with safe_open(path, "np") as file:
         arrays = {name: file.get_tensor(name) for name in _ARRAYS}
         meta = json.loads(file.metadata()["episodes"])
-    words = {name: tuple(meta[name]) for name in ("instruction", "task", "source")}
-    return EpisodeSet(**arrays, **words, spec=ActionSpec.from_dict(meta["spec"]), fps=meta["fps"])
+    fields: dict[str, Any] = arrays | {name: tuple(meta[name]) for name in ("instruction", "task", "source")}
+    return EpisodeSet(**fields, spec=ActionSpec.from_dict(meta["spec"]), fps=meta["fps"])

@@ -65,7 +65,7 @@ timing() { # FLAG...: ways and batches in processes of their own, so that one th
 leave() { # what there is so far, into OUT
   local folder name
   folder=$(current 2>/dev/null)
-  cp "$folder/numbers.json" "$out/" 2>/dev/null
+  cp "$folder/numbers.json" "$out/" 2>/dev/null || rm -f "$out/numbers.json"
   cp "$state/timing.md" "$out/" 2>/dev/null
   name=$(basename "$folder")
   (cd "$state" && "$python" "$repo/studies/parcel.py" pack "$out" "worlds/$name"/{plan,judge,numbers}.json \
