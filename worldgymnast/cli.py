@@ -75,11 +75,10 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
 COMMANDS = {name: about for group in GROUPS.values() for name, about in group.items()}
 FAMILIES = {name.partition(" ")[0] for name in COMMANDS if " " in name} - set(COMMANDS)
 """First words of the commands of two words."""
-_WIDTH = 32
-"""Of the column of commands and flags in the overview."""
+_WIDTH = 32  # of the column of commands and flags in the overview
 GO_ON = (
-    "quickstart", "reproduce", "reproduce tables", "sft", "train-world", "distill", "train-judge", "rl",
-    "adapt", "dyna", "iter-sft", "rl-simulator", "evaluate", "agree", "best-of", "scenes photograph", "scenes distract",
+    "quickstart", "reproduce", "reproduce tables", "sft", "train-world", "distill", "train-judge", "rl", "adapt",
+    "dyna", "iter-sft", "rl-simulator", "evaluate", "agree", "best-of", "scenes photograph", "scenes distract",
     "scenes propose",
 )  # fmt: skip
 """What can be killed and goes on when run again."""
