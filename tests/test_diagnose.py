@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,14 +14,24 @@ from episode_builders import SPEC, episode
 from lamp import SIZE, BrightJudge, Lamp, lamp_episode
 from torch import Tensor
 
+from worldgymnast.actions import metaworld_spec
+from worldgymnast.cli import main
+from worldgymnast.config import Manifest, save_component
+from worldgymnast.episodes import lerobot
 from worldgymnast.episodes.windows import EpisodeSet, from_episodes
 from worldgymnast.evaluation.recall import called, fault, operating_point, recall, split
 from worldgymnast.evaluation.success import Rate
 from worldgymnast.evaluation.uncertainty import JitterConfig, imagined
+from worldgymnast.judges.classifier import SuccessClassifier
 from worldgymnast.loops.diagnose import diagnose, examine
 from worldgymnast.loops.trust import outcomes
 from worldgymnast.presets import debug
+from worldgymnast.report.collect import collect
+from worldgymnast.report.diagnosis import sheets
+from worldgymnast.report.markdown import markdown
+from worldgymnast.report.report import render
 from worldgymnast.types import Clip, Episode, InputError, RoundTrip, Verdict
+from worldgymnast.weights import to_json, write_text
 from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 
@@ -280,3 +291,85 @@ def test_the_round_trip_is_what_perfect_dynamics_would_show(detail: float) -> No
         with world._precisely():
             alone = world.autoencoder.decode(world.autoencoder.encode(clips[:, 3]))
         assert (made[:, 3].int() - alone.int()).abs().max() <= 1
+
+
+# ---------------------------------------------------------------- the command and the report
+
+
+@pytest.fixture(scope="module")
+def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny world and judge, and data with labels and without."""
+    folder, recipe, spec = tmp_path_factory.mktemp("diagnose"), debug(), metaworld_spec(6)
+    torch.manual_seed(0)
+    save_component(folder / "world.safetensors", LatentWorldModel(recipe.world.world, spec, 13.3), Manifest())
+    save_component(folder / "judge.safetensors", SuccessClassifier(recipe.judge.judge), Manifest())
+    made = [episode(i, steps=6, size=64, spec=spec, fps=80 / 6) for i in range(6)]
+    for name, wanted in (("one", made), ("two", made[:3]), ("plain", [replace(e, success=None) for e in made])):
+        with lerobot.LeRobotWriter(folder / name, spec, 80 / 6, (64, 64)) as writer:
+            for one in wanted:
+                writer.add(one)
+    return folder
+
+
+def run(folder: Path, *words: object) -> int:
+    parts = ("--world", folder / "world.safetensors", "--judge", folder / "judge.safetensors", "--threads", 1)
+    return main([str(word) for word in ("diagnose", *words, *parts)])
+
+
+def test_the_command_writes_numbers_strips_and_a_page(
+    held_out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert run(held_out, held_out / "one", held_out / "two", "--out", out, "--strips", 2) == 0
+    said = capsys.readouterr().out
+    for title in ("Where missed successes were lost", "Fidelity by frame", "probability of real success"):
+        assert title in said
+    found = json.loads((out / "diagnosis.json").read_text())
+    assert list(found["policies"]) == ["one", "two"]
+    assert found["all"]["episodes"] == 6  # three of the nine have no label
+    assert found["horizon"] == 24
+    assert len(list((out / "diagnosis").glob("*.png"))) == len(found["strips"]) <= 2
+    page = (out / "report.html").read_text()
+    assert "What costs imagined rollouts their right verdicts" in page
+    assert page.count('class="strip"') == len(found["strips"])
+    assert page.count("<section") == page.count("</section>")
+    assert run(held_out, held_out / "one", "--out", out, "--strips", 0, "--by", "folder") == 0  # again, in its place
+    assert list(json.loads((out / "diagnosis.json").read_text())["policies"]) == ["one"]
+
+
+def test_the_command_refuses(held_out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    for words, expected in (
+        ((), "data: found no data set and no --outcomes"),
+        ((held_out / "plain",), "field 'success': found no labels"),
+        ((held_out / "one", "--trained"), "--trained: found no --held-out"),
+        ((held_out / "one", "--out", tmp_path / "mine"), "expected an empty folder or a run"),
+        ((held_out / "one", "--outcomes", held_out / "one" / "meta" / "info.json"), "found no episodes with"),
+    ):
+        assert run(held_out, *words) == 2
+        assert expected in capsys.readouterr().err
+
+
+def test_a_foreign_world_has_a_page_too(lamps: EpisodeSet, tmp_path: Path) -> None:
+    found = diagnose(Lamp(fades=-2), BrightJudge(), lamps)
+    write_text(tmp_path / "diagnosis.json", to_json(found))
+    page = collect(tmp_path)
+    assert page.diagnosis is not None
+    assert "by the world." in page.diagnosis.sentences[0]
+    assert [bars.parts for bars in page.diagnosis.bars] == [["known", "lost by the judge", "lost by the world"]] * 2
+    for text in (render(page), markdown(page)):
+        assert "round trip" not in text.replace("round trip of these", "")
+    tables = {sheet.title: sheet for sheet in sheets(found)}
+    never = next(row for row in tables["AUROC of the judge's belief"].rows if row[0] == "never")
+    assert never == ["never", "0 of 6", "unknown", "unknown"]
+
+
+@pytest.mark.parametrize(
+    "damage", [{"all": 3}, {"sources": ["real", "magic"]}, {"strips": [{"file": "../secret.png"}]}, {"tasks": None}]
+)
+def test_a_damaged_file_is_one_line(lamps: EpisodeSet, tmp_path: Path, damage: dict[str, object]) -> None:
+    found = diagnose(Lamp(), BrightJudge(), lamps.select([0, 1]))
+    write_text(tmp_path / "diagnosis.json", to_json(found | damage))
+    with pytest.raises(InputError, match=r"diagnosis\.json: found .*; remove it and run diagnose again"):
+        collect(tmp_path)

@@ -64,6 +64,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "Measure": {
         "evaluate": ("BEFORE AFTER", "two policies on the same real layouts"),
         "eval-world": ("WORLD", "how far a world model can be trusted"),
+        "diagnose": ("[DATA...]", "what costs imagined rollouts their right verdicts: judge, encoding or dynamics"),
         "agree": ("POLICY...", "whether a world model orders policies as reality does"),
         "best-of": ("POLICY", "what planning with the world model at deployment gains, and costs"),
         "judge calibrate": ("JUDGE", "how far a judge can be trusted, and which thresholds it should have"),
@@ -74,11 +75,10 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
 COMMANDS = {name: about for group in GROUPS.values() for name, about in group.items()}
 FAMILIES = {name.partition(" ")[0] for name in COMMANDS if " " in name} - set(COMMANDS)
 """First words of the commands of two words."""
-_WIDTH = 32
-"""Of the column of commands and flags in the overview."""
+_WIDTH = 32  # of the column of commands and flags in the overview
 GO_ON = (
-    "quickstart", "reproduce", "reproduce tables", "sft", "train-world", "distill", "train-judge", "rl",
-    "adapt", "dyna", "iter-sft", "rl-simulator", "evaluate", "agree", "best-of", "scenes photograph", "scenes distract",
+    "quickstart", "reproduce", "reproduce tables", "sft", "train-world", "distill", "train-judge", "rl", "adapt",
+    "dyna", "iter-sft", "rl-simulator", "evaluate", "agree", "best-of", "scenes photograph", "scenes distract",
     "scenes propose",
 )  # fmt: skip
 """What can be killed and goes on when run again."""
@@ -241,7 +241,7 @@ def overview() -> str:
         "",
         f"{', '.join(GO_ON)} can be killed and go on when run again.",
         f"{', '.join(WHOLE)} write a data set whole or not at all, and start over.",
-        "doctor, data check write nothing, and eval-world and the judge commands only what their flags ask for.",
+        "doctor, data check write nothing; eval-world, diagnose and the judge commands only what their flags ask for.",
     ]
     return "\n".join(lines)
 

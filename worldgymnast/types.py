@@ -381,6 +381,7 @@ class RoundTrip(Protocol):
 
     def round_trip(self, frames: UInt8[Tensor, "b t h w 3"]) -> UInt8[Tensor, "b t h w 3"]:
         """Encodes and decodes real clips, whose first frame is the start."""
+        ...
 
 
 @runtime_checkable

@@ -10,6 +10,7 @@ from worldgymnast.commands.best_of import BestOfN
 from worldgymnast.commands.command import Command
 from worldgymnast.commands.data import DataCheck, DataConvert, Record, RecordPolicy
 from worldgymnast.commands.describe import JudgeCascade, JudgeEnsemble, JudgeForeseen, JudgeLocal, JudgeVLM
+from worldgymnast.commands.diagnose import Diagnose
 from worldgymnast.commands.judge import JudgeCalibrate, JudgeCompare
 from worldgymnast.commands.measure import Evaluate, EvalWorld, Report
 from worldgymnast.commands.published import ImportWorld
@@ -49,6 +50,7 @@ KINDS: dict[str, type[Command]] = {
     "judge ensemble": JudgeEnsemble,
     "evaluate": Evaluate,
     "eval-world": EvalWorld,
+    "diagnose": Diagnose,
     "agree": Agree,
     "best-of": BestOfN,
     "judge calibrate": JudgeCalibrate,

@@ -17,10 +17,12 @@ from worldgymnast.commands.starters import parts, refuse_starters, refuse_tasks,
 from worldgymnast.config import load_judge, load_policy, load_world, to_dict
 from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks
 from worldgymnast.envs.simulator import SimulatorConfig
+from worldgymnast.evaluation.closed_loop import of_agreement
 from worldgymnast.execution.surrogate import Imagination, Simulation, Surrogate
 from worldgymnast.loops.agree import AgreeConfig, Outcomes, agreements, outcomes, twins
 from worldgymnast.report import tables
 from worldgymnast.report.agree import scatter, seen, sheets
+from worldgymnast.report.diagnosis import closed_loop_sheet, plain_loops
 from worldgymnast.report.world import Sheet, page
 from worldgymnast.run import Run
 from worldgymnast.types import InputError
@@ -120,4 +122,5 @@ def compared(groups: Mapping[str, Outcomes], config: AgreeConfig) -> tuple[list[
     *_, (last, shown) = groups.items()
     each = {name: seen(rows) for name, rows in everybody.items()}
     drawn = scatter(by_policies[last], each, shown)
-    return sheets(by_policies, each, len(config.env.tasks)), drawn
+    loops = [closed_loop_sheet(place, plain_loops(own)) for place, own in of_agreement(everybody).items()]
+    return [*sheets(by_policies, each, len(config.env.tasks)), *loops], drawn

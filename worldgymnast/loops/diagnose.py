@@ -136,7 +136,7 @@ def examine(
     stride: int = 2,
     seed: int = 0,
     rows: int = 32,
-    strips: int = 6,
+    strips: int = 4,
 ) -> Diagnosis:
     """`diagnose`, and strips of at most so many missed successes, those that the world lost first."""
     usable = np.flatnonzero(episodes.labelled & (episodes.length > 0))

@@ -12,7 +12,7 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +71,23 @@ class Curve:
     series: Sequence[Series]
     x: str = "step"
     percent: bool = False
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Counts that are parted, a bar a row.
+
+    Attributes:
+        title: what is shown.
+        parts: one to four names, for the legend.
+        rows: by name, a count for each part.
+        x: what is counted.
+    """
+
+    title: str
+    parts: Sequence[str]
+    rows: Mapping[str, Sequence[int]]
+    x: str
 
 
 _LARGEST = 1e100
@@ -246,5 +263,35 @@ def curve(shown: Curve, width: int = 290, height: int = 190) -> str:
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.set_xlabel(_drawn(shown.x))
         axes.grid(axis="y")
+        axes.set_axisbelow(True)
+        return _svg(figure, _drawn(shown.title))
+
+
+def bars(shown: Bars, width: int = 290) -> str:
+    """Bars of one to four parts under one another; the legend is the page's.
+
+    Raises:
+        ValueError: more than four parts.
+    """
+    import matplotlib
+    from matplotlib.ticker import MaxNLocator
+
+    if len(shown.parts) > SERIES_COLORS:
+        raise ValueError(f"bars '{shown.title}': found {len(shown.parts)} parts, expected at most {SERIES_COLORS}")
+    height = 26 * max(1, len(shown.rows)) + 48
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": _drawn(shown.title)}), _without_glyphs():
+        figure = _figure(width, height)
+        names = [_drawn(name) for name in shown.rows]
+        left = min(0.5, (14 + 6.5 * max(map(len, names), default=0)) / width)
+        axes = figure.add_axes((left, 38 / height, 0.96 - left, 1 - 44 / height))
+        counts = np.array([list(row) for row in shown.rows.values()], float).reshape(len(names), len(shown.parts))
+        begun = np.cumsum(counts, 1) - counts
+        for part, color in zip(range(len(shown.parts)), _SERIES, strict=False):
+            axes.barh(range(len(names)), counts[:, part], 0.62, begun[:, part], color=color)
+        axes.set(ylim=(len(names) - 0.4, -0.6), xlabel=_drawn(shown.x))
+        axes.set_yticks(range(len(names)), names, ha="left")
+        axes.tick_params(axis="y", labelcolor=_INK, pad=left * width - 4)
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.grid(axis="x")
         axes.set_axisbelow(True)
         return _svg(figure, _drawn(shown.title))

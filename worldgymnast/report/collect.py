@@ -15,10 +15,12 @@ import numpy as np
 from worldgymnast.config import from_dict
 from worldgymnast.episodes.lerobot_layout import INFO, read_layout
 from worldgymnast.evaluation.agreement import success_gap
+from worldgymnast.evaluation.closed_loop import of_evaluation
 from worldgymnast.evaluation.guard import GuardConfig, alarm, history_of
 from worldgymnast.evaluation.success import Difference, EpisodeResult, Rate, SuccessTable, success_table
 from worldgymnast.ledger import FILE, Ledger
 from worldgymnast.records import is_number, is_whole, read_outcomes, read_seconds
+from worldgymnast.report.diagnosis import closed_loop_sheet, plain_loops, view
 from worldgymnast.report.folder import (
     budget_of,
     command_of,
@@ -31,6 +33,7 @@ from worldgymnast.report.folder import (
     versions_of,
 )
 from worldgymnast.report.report import Curve, GapRow, Pair, Report, Series
+from worldgymnast.report.world import Sheet
 from worldgymnast.run_folder import readable
 from worldgymnast.types import InputError
 from worldgymnast.video import decode
@@ -79,17 +82,19 @@ def _collected(run: Path) -> Report:
     logs = {path.name: metrics_of(path) for path in learners}
     before, summary, name = next(iter(evaluation), ""), summary_of(run), Path(os.path.abspath(run)).name
     begun = (run / "data").is_dir() and not (run / "meta").is_dir()  # which a data set has
-    if not (learners or evaluation or gate or begun):
+    diagnosis = view(run)
+    if not (learners or evaluation or gate or begun or diagnosis):
         raise InputError(
             f"{run}: found no rollouts of a policy (no metrics of RL, no evaluation.json), expected the folder of "
-            "reproduce, quickstart, rl, adapt, dyna, evaluate or a baseline; check the path"
+            "reproduce, quickstart, rl, adapt, dyna, evaluate, diagnose or a baseline; check the path"
         )
     return Report(
         title=f"{name}: a policy finetuned in a world model" if learners else name,
-        command=command_of([run, *learners]),
+        command=command_of([run, *learners]) or (diagnosis.command if diagnosis else ""),
         versions=versions_of([run, *learners]),
         table=success(evaluation, run / "evaluation.json"),
         gap=[*(row for path in learners[:1] for row in _gap(logs[path.name], config_of(path))), *evaluated(evaluation)],
+        loops=loops(evaluation),
         curves=[*_learning(logs), *_fidelity(gate), *_training(run)],
         gallery=[pair for path in learners[:1] for pair in _gallery(path)],
         budget=_budget(run, learners, logs, evaluation),
@@ -101,6 +106,7 @@ def _collected(run: Path) -> Report:
             if (table := success({before: evaluation[before], after: evaluation[after]}, run / "evaluation.json"))
         },
         gate=gate,
+        diagnosis=diagnosis,
     )
 
 
@@ -232,6 +238,12 @@ def evaluated(evaluation: Mapping[str, Rows]) -> list[GapRow]:
             gap = success_gap(dreamt, truly, strata=[row["task"] for row in rows])
             found.append(GapRow(when, Rate.of(dreamt), Rate.of(truly), gap))
     return found
+
+
+def loops(evaluation: Mapping[str, Rows]) -> list[Sheet]:
+    """Real and imagined outcome of every episode of an evaluation, correlated; nothing where none was imagined."""
+    episodes = of_evaluation(evaluation)
+    return [closed_loop_sheet("evaluation", plain_loops(episodes))] if episodes else []
 
 
 # ---------------------------------------------------------------- videos, cost, words

@@ -7,12 +7,14 @@ from collections.abc import Iterable, Sequence
 
 from worldgymnast.evaluation.agreement import GATE
 from worldgymnast.report.report import Report, duration
+from worldgymnast.report.world import Sheet
 
 
 def markdown(report: Report) -> str:
     """The tables of a report; what is empty is left out."""
     parts = [f"# {report.title}", f"`{report.command}`, {report.date}"]
-    parts += [*_success(report), *_gap(report), *_gate(report), *_fidelity(report), *_cost(report)]
+    parts += [*_success(report), *_gap(report), *_gate(report), *_fidelity(report)]
+    parts += [*_diagnosis(report), *_cost(report)]
     parts += ["\n".join(f"- {note}" for note in report.notes)] if report.notes else []
     return ("\n\n".join(parts) + "\n").encode(errors="replace").decode()
 
@@ -44,7 +46,19 @@ def _gap(report: Report) -> list[str]:
         return []
     rows = [(r.when, r.imagined, r.real, r.gap) for r in report.gap]
     head = ("scored", "imagined", "real", "imagined minus real")
-    return ["## Imagined against real, the same policy on the same starts", _table(head, rows)]
+    parts = ["## Imagined against real, the same policy on the same starts", _table(head, rows)]
+    return [*parts, *(part for sheet in report.loops for part in _sheet(sheet))]
+
+
+def _sheet(sheet: Sheet) -> list[str]:
+    return [f"### {sheet.title}", _table(sheet.head, sheet.rows), *([sheet.note] if sheet.note else [])]
+
+
+def _diagnosis(report: Report) -> list[str]:
+    if (found := report.diagnosis) is None:
+        return []
+    words = ["## What costs imagined rollouts their right verdicts", *found.sentences]
+    return [*words, *(part for sheet in (*found.sheets, *found.more) for part in _sheet(sheet))]
 
 
 def _gate(report: Report) -> list[str]:

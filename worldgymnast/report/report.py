@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 
 from worldgymnast.evaluation.success import Difference, Estimate, Rate, SuccessTable
-from worldgymnast.report.charts import Curve, Series, curve, dot_plot
+from worldgymnast.report.charts import Curve, Series, bars, curve, dot_plot
+from worldgymnast.report.diagnosis import DiagnosisView
+from worldgymnast.report.world import Sheet
 from worldgymnast.video import data_url
 from worldgymnast.weights import write_text
 
@@ -75,6 +77,7 @@ class Report:
         versions: of the software.
         table: real success before and after.
         gap: imagined against real, a row an evaluation.
+        loops: the same episode by episode: the correlation of both outcomes.
         curves: small charts.
         gallery: imagined and real videos.
         budget: how many real episodes of each kind were used.
@@ -82,6 +85,7 @@ class Report:
         notes: sentences.
         seeds: the paired difference of every policy after, by its name.
         gate: what the gate before RL found, see `loops.score.gate`, and "fidelity".
+        diagnosis: what costs imagined rollouts their right verdicts.
     """
 
     title: str
@@ -90,6 +94,7 @@ class Report:
     versions: Mapping[str, str] = field(default_factory=dict)
     table: SuccessTable | None = None
     gap: Sequence[GapRow] = ()
+    loops: Sequence[Sheet] = ()
     curves: Sequence[Curve] = ()
     gallery: Sequence[Pair] = ()
     budget: Mapping[str, int] = field(default_factory=dict)
@@ -97,6 +102,7 @@ class Report:
     notes: Sequence[str] = ()
     seeds: Mapping[str, Difference] = field(default_factory=dict)
     gate: Mapping[str, Any] = field(default_factory=dict)
+    diagnosis: DiagnosisView | None = None
 
 
 _NOTHING, _MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
@@ -166,6 +172,9 @@ def render(report: Report) -> str:
         dots=[dot_plot(report.table, width) for width in (860, 360)] if report.table else [],
         curves=[(shown, curve(shown)) for shown in report.curves],
         gallery=[(pair, _video(pair.imagined, pair.fps), _video(pair.real, pair.fps)) for pair in report.gallery],
+        diagnosis=report.diagnosis,
+        diagnosis_bars=[(shown, bars(shown)) for shown in (report.diagnosis.bars if report.diagnosis else ())],
+        diagnosis_curves=[(shown, curve(shown)) for shown in (report.diagnosis.curves if report.diagnosis else ())],
         wrong=sum(pair.wrong for pair in report.gallery),
         total=sum(report.stages.values()),
     )
