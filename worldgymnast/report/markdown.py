@@ -12,7 +12,7 @@ from worldgymnast.report.report import Report, duration
 def markdown(report: Report) -> str:
     """The tables of a report; what is empty is left out."""
     parts = [f"# {report.title}", f"`{report.command}`, {report.date}"]
-    parts += [*_success(report), *_gap(report), *_gate(report), *_fidelity(report), *_cost(report)]
+    parts += [*_success(report), *_gap(report), *_powered(report), *_gate(report), *_fidelity(report), *_cost(report)]
     parts += ["\n".join(f"- {note}" for note in report.notes)] if report.notes else []
     return ("\n\n".join(parts) + "\n").encode(errors="replace").decode()
 
@@ -45,6 +45,11 @@ def _gap(report: Report) -> list[str]:
     rows = [(r.when, r.imagined, r.real, r.gap) for r in report.gap]
     head = ("scored", "imagined", "real", "imagined minus real")
     return ["## Imagined against real, the same policy on the same starts", _table(head, rows)]
+
+
+def _powered(report: Report) -> list[str]:
+    shown = report.powered
+    return [] if shown is None else [f"## {shown.title}", _table(shown.head, shown.rows), shown.note]
 
 
 def _gate(report: Report) -> list[str]:

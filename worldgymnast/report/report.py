@@ -18,6 +18,7 @@ import numpy as np
 
 from worldgymnast.evaluation.success import Difference, Estimate, Rate, SuccessTable
 from worldgymnast.report.charts import Curve, Series, curve, dot_plot
+from worldgymnast.report.world import Sheet
 from worldgymnast.video import data_url
 from worldgymnast.weights import write_text
 
@@ -75,6 +76,7 @@ class Report:
         versions: of the software.
         table: real success before and after.
         gap: imagined against real, a row an evaluation.
+        powered: what imagined episodes add to the real ones of the evaluation.
         curves: small charts.
         gallery: imagined and real videos.
         budget: how many real episodes of each kind were used.
@@ -90,6 +92,7 @@ class Report:
     versions: Mapping[str, str] = field(default_factory=dict)
     table: SuccessTable | None = None
     gap: Sequence[GapRow] = ()
+    powered: Sheet | None = None
     curves: Sequence[Curve] = ()
     gallery: Sequence[Pair] = ()
     budget: Mapping[str, int] = field(default_factory=dict)
