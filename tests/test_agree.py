@@ -11,7 +11,7 @@ import torch
 from worldgymnast.cli import main
 from worldgymnast.config import load_policy
 from worldgymnast.envs.metaworld import MetaWorldConfig
-from worldgymnast.evaluation.agreement import agreement
+from worldgymnast.evaluation.agreement import agreement, permutation_p, without_one
 from worldgymnast.evaluation.success import Rate
 from worldgymnast.execution.surrogate import Imagination, Surrogate
 from worldgymnast.loops.agree import REAL, AgreeConfig, agreements, outcomes, rates, twins
@@ -49,6 +49,41 @@ def test_what_is_not_comparable_is_refused_and_what_is_constant_unknown() -> Non
     with pytest.raises(ValueError, match="two equal"):
         agreement(np.zeros((3, 2)), np.zeros((2, 3)))
     assert np.isnan(agreement(np.zeros((3, 2)), np.random.default_rng(0).random((3, 2))).pearson.value)
+
+
+def test_one_policy_can_make_a_correlation() -> None:
+    imagined, real = np.array([0.1, 0.2, 0.3, 0.9]), np.array([0.3, 0.2, 0.1, 0.9])
+    assert np.corrcoef(imagined, real)[0, 1] > 0.85
+    low, high = without_one(imagined, real)
+    assert low == pytest.approx(-1)  # without the last one
+    assert high == pytest.approx(np.corrcoef(imagined[[0, 1, 3]], real[[0, 1, 3]])[0, 1], abs=0.05)
+    assert np.isnan(without_one(imagined[:3], real[:3])).all()
+
+
+def test_the_permutation_p_is_exact_for_few_policies_and_uniform_without_correlation() -> None:
+    line = np.arange(4.0)
+    assert permutation_p(line, line) == pytest.approx(2 / 24)  # the order itself, and its reverse
+    assert permutation_p(line, -line) == pytest.approx(2 / 24)
+    assert np.isnan(permutation_p(line, np.ones(4)))
+    rng = np.random.default_rng(0)
+    found = [permutation_p(*rng.random((2, 10)), resamples=199) for _ in range(200)]
+    assert 0.01 < np.mean(np.array(found) <= 0.1) < 0.19
+    assert permutation_p(np.arange(12.0), np.arange(12.0) ** 2, resamples=999) <= 0.002
+
+
+def test_policies_of_one_training_count_once() -> None:
+    def played(*successes: bool) -> dict[str, list[dict[str, object]]]:
+        rows = [{"task": "open", "layout": i, "success": [one]} for i, one in enumerate(successes)]
+        return {REAL: rows, "world": rows}
+
+    found = {"a-10": played(True, False), "a-20": played(True, True), "b": played(False, False), "c": played(True)}
+    config, trainings = AgreeConfig(lengths=(8,)), {"a-10": "a", "a-20": "a", "b": "b", "c": "c"}
+    np.testing.assert_allclose(rates(found, REAL, 0, trainings), [[0.75], [0.0], [1.0]])
+    assert agreements(found, config, trainings)["world"][8].count == 3
+    assert agreements(found, config)["world"][8].count == 4
+    shown, *_ = sheets({"all": agreements(found, config, trainings)}, {n: Seen(Rate(1, 2), {}) for n in found}, 1)
+    assert shown.rows[0][3] == "3"
+    assert "SIMPLER" in shown.note
 
 
 class Late:
@@ -105,4 +140,7 @@ def test_one_policy_is_too_few(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     assert "policies: found 1, expected at least 2, better 12 or more" in capsys.readouterr().err
     assert main(["agree", "a.safetensors", "a.safetensors", "--out", str(tmp_path / "run")]) == 2
     assert "found one twice" in capsys.readouterr().err
+    words = ["--trainings", "one"]
+    assert main(["agree", "a.safetensors", "b.safetensors", *words, "--out", str(tmp_path / "run")]) == 2
+    assert "--trainings: found 1 words for 2 policies, expected one for each" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

@@ -21,6 +21,10 @@ from worldgymnast.types import InputError
 Row = dict[str, Any]
 HASH = "sha256"
 """The field that holds the hash of the others."""
+UNPLAYED = "imagined.json"
+"""In a run folder: outcomes of layouts that were imagined and not played."""
+DECISIONS = "decisions.json"
+"""In a run folder: which rounds replaced the policy that is kept, and why."""
 AGAIN = "remove it and run the same command again"
 _LARGEST_STEP = 2**53
 

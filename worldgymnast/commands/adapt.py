@@ -17,7 +17,6 @@ from worldgymnast.commands.command import (
     Watching,
     Weights,
     agree,
-    conclude,
     drives,
     familiar,
     ledger,
@@ -25,6 +24,7 @@ from worldgymnast.commands.command import (
     sees,
     wrote,
 )
+from worldgymnast.commands.conclude import conclude
 from worldgymnast.commands.fitting import same_cameras
 from worldgymnast.commands.starters import parts, refuse_starters, refuse_strangers, refuse_tasks
 from worldgymnast.config import load_judge, load_policy, load_world

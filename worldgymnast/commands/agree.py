@@ -38,6 +38,8 @@ class Agree(Computing):
 
     Attributes:
         policies: their files; a dozen or more, of trainings that do not depend on one another.
+        trainings: a word for each policy, in the same order: those with the same word come from one training, such as
+            its checkpoints, and count once; left out, each is a training of its own.
         config: on how much, and by which horizons.
         world: the world model's file; the starter's if left out.
         judge: the judge's file; the starter's if left out.
@@ -52,6 +54,7 @@ class Agree(Computing):
         Positional[tuple[Path, ...]], tyro.conf.arg(metavar="POLICY...", help_behavior_hint="(required)")
     ]
     config: Annotated[AgreeConfig, LENT] = AgreeConfig()
+    trainings: Annotated[tuple[str, ...], tyro.conf.arg(metavar="WORD...")] = ()
     world: Weights = None
     judge: Weights = None
     beside: bool = False
@@ -64,6 +67,11 @@ class Agree(Computing):
             raise InputError(f"policies: found {len(self.policies)}, expected at least 2, better {ENOUGH} or more")
         if len(set(self.policies)) < len(self.policies):
             raise InputError("policies: found one twice, expected each once")
+        if self.trainings and len(self.trainings) != len(self.policies):
+            raise InputError(
+                f"--trainings: found {len(self.trainings)} words for {len(self.policies)} policies, expected one for "
+                "each; repeat the word of policies that come from one training"
+            )
 
     def __call__(self) -> int:
         """Rolls all out, prints the tables, and writes them and the picture."""
@@ -98,11 +106,15 @@ class Agree(Computing):
         with Run(self.out, to_dict(self.config) | {"inputs": inputs}) as run:
             found = outcomes(loaded, surrogates, self.out / "outcomes.json", self.config)
             run.finish({})
-        shown, drawn = compared({f"all {len(found)}": found}, self.config)
+        trainings = (
+            dict(zip(loaded, self.trainings, strict=True)) if self.trainings else {name: name for name in loaded}
+        )
+        shown, drawn = compared({f"all {len(found)}": found}, self.config, trainings)
         for sheet in shown:
             tables.show(tables.sheet(sheet))
-        few = f"{len(loaded)} policies say little: expected {ENOUGH} or more of trainings apart from one another."
-        notes = [few] if len(loaded) < ENOUGH else []
+        count = len(set(trainings.values()))
+        few = f"{count} trainings say little: expected {ENOUGH} or more that do not depend on one another."
+        notes = [few] if count < ENOUGH else []
         print("\n".join(notes), end="\n" * len(notes))
         write_text(self.out / "agreement.md", page(shown, "How far imagined success agrees with real success", notes))
         write_bytes(self.out / "agreement.png", drawn)
@@ -110,14 +122,17 @@ class Agree(Computing):
         return wrote(self.out / "agreement.png")
 
 
-def compared(groups: Mapping[str, Outcomes], config: AgreeConfig) -> tuple[list[Sheet], bytes]:
+def compared(
+    groups: Mapping[str, Outcomes], config: AgreeConfig, trainings: Mapping[str, str] | None = None
+) -> tuple[list[Sheet], bytes]:
     """The tables and the picture (a PNG file's content) of groups of policies.
 
     Args:
         groups: outcomes by name of the group; the first has all policies, and the last one's agreement is drawn.
         config: how they came about.
+        trainings: the training of each policy; left out, each is one of its own.
     """
-    by_policies = {name: agreements(group, config) for name, group in groups.items()}
+    by_policies = {name: agreements(group, config, trainings) for name, group in groups.items()}
     everybody, *_ = groups.values()
     *_, (last, shown) = groups.items()
     each = {name: seen(rows) for name, rows in everybody.items()}

@@ -8,7 +8,8 @@ from typing import Annotated
 
 from tyro.conf import Positional
 
-from worldgymnast.commands.command import LENT, Computing, Weights, components, conclude, ledger
+from worldgymnast.commands.command import LENT, Computing, Weights, components, ledger
+from worldgymnast.commands.conclude import conclude
 from worldgymnast.commands.fitting import same_cameras
 from worldgymnast.commands.starters import parts, refuse_tasks
 from worldgymnast.config import to_dict

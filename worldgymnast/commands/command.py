@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import math
 import os
 import re
@@ -26,10 +25,8 @@ from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.ledger import FILE, Ledger
 from worldgymnast.loops.familiar import misspelt, strange_frames, strange_sentences
 from worldgymnast.loops.reproduce import Recipe
+from worldgymnast.loops.unplayed import MOST
 from worldgymnast.policies.small_vla import SmallVLA
-from worldgymnast.report import tables
-from worldgymnast.report.collect import collect, success
-from worldgymnast.report.report import write
 from worldgymnast.run import check_folder
 from worldgymnast.types import LARGEST_SEED, InputError, Judge, Policy, Start, WorldModel, in_range
 from worldgymnast.worldmodel.sampler import LatentWorldModel
@@ -108,6 +105,22 @@ class Computing(Command):
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
             torch.set_num_threads(self.threads or cores)
         processes.join(self.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluating(Computing):
+    """A command that ends in a real evaluation, and may imagine more layouts than it plays.
+
+    Attributes:
+        imagined: layouts a task and seed that are imagined beside those that are played: they narrow the intervals of
+            real success where the world knows the outcomes; may be raised later.
+    """
+
+    imagined: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_range(self, 0, "imagined", high=MOST)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -425,26 +438,3 @@ def wrote(path: Path) -> int:
     """Prints where the result is; returns the exit code of success."""
     print(path)
     return 0
-
-
-def conclude(out: Path, evaluation: dict[str, Any]) -> None:
-    """Prints the paired table and the real-robot budget, and writes the report."""
-    page = collect(out)
-    table = success(evaluation)
-    if table is not None:
-        tables.show(tables.success(table))
-    if page.gap:
-        tables.show(tables.gap(page.gap))
-    if page.budget:
-        print("Real-robot budget: " + "; ".join(f"{count} {kind}" for kind, count in page.budget.items()) + ".")
-    for note in page.notes:
-        print(note)
-    try:
-        write(out / REPORT, page)
-        print(f"Report: {out / REPORT}")
-    except OSError as error:  # a finished run may lie where nothing can be written
-        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise
-        print(
-            f"{out / REPORT}: cannot be written ({error.strerror}); worldgymnast report {out} --out FILE.html writes it"
-        )

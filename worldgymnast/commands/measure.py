@@ -14,18 +14,22 @@ from worldgymnast.commands.command import (
     REPORT,
     Command,
     Computing,
+    Evaluating,
     Watching,
     Weights,
-    conclude,
+    agree,
+    components,
     drives,
     hold_out,
+    ledger,
     read,
     sees,
     writable,
     wrote,
 )
+from worldgymnast.commands.conclude import conclude
 from worldgymnast.commands.fitting import cameras_of, fps_of, frames_for, rate_of, same_cameras
-from worldgymnast.commands.starters import is_metaworld
+from worldgymnast.commands.starters import is_metaworld, parts, refuse_tasks
 from worldgymnast.config import load_judge, load_policy, load_world, to_dict
 from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks
 from worldgymnast.episodes.windows import EpisodeSet
@@ -41,13 +45,14 @@ from worldgymnast.report.report import write
 from worldgymnast.report.world import markdown as world_markdown
 from worldgymnast.report.world import sheets
 from worldgymnast.run import Run
-from worldgymnast.types import InputError, each_once, in_range
+from worldgymnast.types import InputError, Judge, each_once, in_range
 from worldgymnast.video import contact_sheet, png
-from worldgymnast.weights import load_weights, to_json, weights_hash, write_bytes, write_text
+from worldgymnast.weights import identity, load_weights, to_json, weights_hash, write_bytes, write_text
+from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(Computing):
+class Evaluate(Evaluating):
     """Two policies on the same real layouts: success per task with intervals, and the paired difference.
 
     Attributes:
@@ -56,6 +61,8 @@ class Evaluate(Computing):
         env: the real environment.
         score: how many episodes, on which layouts.
         seeds: of the sampling; each has layouts of its own.
+        world: a world model's file, in which the same layouts are imagined; the starter's if left out with --imagined.
+        judge: a judge's file, for what is imagined; the starter's if left out.
         out: the run folder.
     """
 
@@ -64,6 +71,8 @@ class Evaluate(Computing):
     env: MetaWorldConfig = MetaWorldConfig()
     score: ScoreConfig = ScoreConfig()
     seeds: tuple[int, ...] = (0,)
+    world: Weights = None
+    judge: Weights = None
     out: Path
 
     def __post_init__(self) -> None:
@@ -83,11 +92,25 @@ class Evaluate(Computing):
         hashes = {name: weights_hash(load_weights(path)[0]) for name, path in policies.items()}
         recipe = replace(reproduce.Recipe(), env=self.env, score=self.score, seeds=self.seeds)
         config = {"policies": hashes, "env": to_dict(self.env), "score": to_dict(self.score), "seeds": self.seeds}
+        world, judge = self._imagining()
+        config |= {name: identity(part) for name, part in (("world", world), ("judge", judge)) if part is not None}
         with Run(self.out, config) as run:
-            found = reproduce.evaluate(self.out / "evaluation.json", policies, recipe, self.device)
+            file = self.out / "evaluation.json"
+            found = reproduce.evaluate(file, policies, recipe, self.device, world, judge, self.imagined)
             run.finish({})
         conclude(self.out, found)
         return 0
+
+    def _imagining(self) -> tuple[LatentWorldModel | None, Judge | None]:
+        """World and judge where something is to be imagined; they fit policies and environment."""
+        if not (self.imagined or self.world or self.judge):
+            return None, None
+        files = parts(world=self.world, judge=self.judge)
+        refuse_tasks(self.judge, self.env.tasks)
+        found = components({"policy": self.before, **files}, self.device, ledger(self.out), self.env)
+        agree(self.after, load_policy(self.after).action_spec, files["world"], found.world.action_spec)
+        same_cameras(self.before, self.after, *files.values())
+        return found.world, found.judge
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,16 +16,17 @@ from worldgymnast.commands.command import (
     LENT,
     Command,
     Computing,
+    Evaluating,
     Watching,
     Weights,
     agree,
-    conclude,
     drives,
     labelled,
     read,
     sees,
     wrote,
 )
+from worldgymnast.commands.conclude import conclude
 from worldgymnast.commands.fitting import same_cameras
 from worldgymnast.commands.starters import parts, refuse_starters, refuse_tasks
 from worldgymnast.config import load_classifier, load_policy, load_world, to_dict
@@ -58,7 +59,7 @@ class Doctor(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quickstart(Computing):
+class Quickstart(Evaluating):
     """Finetune the starter policy in the starter world, measure both for real, and write the report.
 
     Attributes:
@@ -90,7 +91,7 @@ class Quickstart(Computing):
         sees(world, (env.size, env.size), "--finetune.env.size")
         check_tasks(env.tasks)
         refuse_tasks(self.judge, env.tasks)
-        found = quickstart(self.out, self.config, files, self.device)
+        found = quickstart(self.out, self.config, files, self.device, self.imagined)
         conclude(self.out, found)
         return 0
 
@@ -154,7 +155,7 @@ class Tables(Computing):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dyna(Computing, Watching):
+class Dyna(Evaluating, Watching):
     """Rounds of real rollouts of the newest policy, more training of world and judge on them, and RL again.
 
     Attributes:
@@ -194,12 +195,14 @@ class Dyna(Computing, Watching):
         refuse_starters(given, self.data[0], old.spec)
         labelled(self.data, old)
         agree(paths["policy"], policy.action_spec, self.data[0], old.spec)
-        conclude(self.out, dyna(paths["policy"], (policy, world, judge), old, self.out, self.config, self.device))
+        parts_of = (policy, world, judge)
+        found = dyna(paths["policy"], parts_of, old, self.out, self.config, self.device, self.imagined)
+        conclude(self.out, found)
         return 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reproduce(Computing):
+class Reproduce(Evaluating):
     """The whole method from nothing: record, imitate, world, judge, explore, gate, RL, evaluate, report.
 
     Attributes:
@@ -226,7 +229,7 @@ class Reproduce(Computing):
         recipe = presets.override(presets.preset(self.preset), self.config)
         check_tasks(recipe.env.tasks)
         with Run(self.out, to_dict(recipe)) as run:
-            found = reproduce.reproduce(self.out, recipe, self.device)
+            found = reproduce.reproduce(self.out, recipe, self.device, self.imagined)
             if run.finished is None:
                 run.finish({"preset": self.preset})
         conclude(self.out, found)

@@ -11,6 +11,7 @@ Left out: learned perceptual distances (LPIPS, FVD), which need weights from els
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -212,17 +213,40 @@ def mmrv(imagined: Numbers, real: Numbers, seed: int = 0, resamples: int = RESAM
     return _bootstrapped(_rows_mmrv, imagined, real, seed, resamples)
 
 
+MMRV_CONVENTION = (
+    "MMRV as in SIMPLER (arXiv 2405.05941, eq. 1 and 2): rates in 0..1, for each policy the largest difference in real "
+    "success to any policy on the wrong side of it, averaged over policies; 0 is a perfect order. A tie in one place "
+    "alone is a wrong order."
+)
+_EXACT = 7
+"""Most policies of which every permutation is tried."""
+
+
 @dataclass(frozen=True)
 class Agreement:
-    """How well a stand-in for reality orders policies as reality does."""
+    """How well a stand-in for reality orders policies as reality does.
+
+    Attributes:
+        pearson: linear correlation of mean success.
+        spearman: rank correlation.
+        mmrv: mean maximum rank violation, see `MMRV_CONVENTION`.
+        count: policies, each of a training of its own.
+        without_one: lowest and highest Pearson r when one policy is left out; NaN below 4 policies.
+        p_value: permutation test of no correlation, two-sided; NaN where r is unknown.
+    """
 
     pearson: Estimate
     spearman: Estimate
     mmrv: Estimate
+    count: int = 0
+    without_one: tuple[float, float] = (float("nan"), float("nan"))
+    p_value: float = float("nan")
 
 
 def agreement(imagined: np.ndarray, real: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> Agreement:
     """Agreement on the mean success of p policies over t tasks; intervals by resampling both policies and tasks.
+
+    Policies count as independent: average those of one training (its checkpoints) to one row first.
 
     Args:
         imagined: success rates in the stand-in, float [p t].
@@ -250,7 +274,45 @@ def agreement(imagined: np.ndarray, real: np.ndarray, seed: int = 0, resamples: 
         low, high = np.quantile(known, [0.025, 0.975]) if len(known) and np.isfinite(value) else (np.nan, np.nan)
         return Estimate(value, float(low), float(high))
 
-    return Agreement(estimate(_rows_pearson), estimate(_rows_spearman), estimate(_rows_mmrv))
+    means = imagined.mean(1), real.mean(1)
+    return Agreement(
+        estimate(_rows_pearson), estimate(_rows_spearman), estimate(_rows_mmrv), policies, without_one(*means),
+        permutation_p(*means, seed, resamples),
+    )  # fmt: skip
+
+
+def without_one(imagined: np.ndarray, real: np.ndarray) -> tuple[float, float]:
+    """Lowest and highest Pearson r of [n] points when one is left out; NaN below 4 points or where none is known.
+
+    >>> low, high = without_one(np.array([0.0, 0.1, 0.2, 0.9]), np.array([0.1, 0.0, 0.1, 0.8]))
+    >>> round(low, 2), round(high, 2)
+    (0.0, 1.0)
+    """
+    count = len(imagined)
+    if count < 4:
+        return float("nan"), float("nan")
+    kept = np.nonzero(~np.eye(count, dtype=bool))[1].reshape(count, count - 1)
+    found = _rows_pearson(imagined[kept], real[kept])
+    found = found[np.isfinite(found)]
+    return (float(found.min()), float(found.max())) if len(found) else (float("nan"), float("nan"))
+
+
+def permutation_p(imagined: np.ndarray, real: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> float:
+    """Two-sided permutation p-value of no correlation between [n] points (Pearson r); NaN where r is unknown.
+
+    Exact up to 7 points: then every permutation is tried, and no p below 1/n! exists.
+    """
+    count = len(imagined)
+    observed = float(_rows_pearson(imagined[None], real[None])[0]) if count > 1 else float("nan")
+    if np.isnan(observed):
+        return float("nan")
+    if exact := count <= _EXACT:
+        order = np.array(list(itertools.permutations(range(count))))
+    else:
+        order = np.random.default_rng(seed).permuted(np.tile(np.arange(count), (resamples, 1)), axis=1)
+    found = _rows_pearson(np.broadcast_to(imagined, order.shape), real[order])
+    extreme = int((np.abs(found) >= abs(observed) - 1e-12).sum())
+    return extreme / len(order) if exact else (extreme + 1) / (len(order) + 1)
 
 
 def success_gap(

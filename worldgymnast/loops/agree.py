@@ -158,23 +158,33 @@ def _judged(surrogate: Imagination, rollouts: Sequence[Rollout], lengths: Sequen
     return [_row(rollout, row) for rollout, row in zip(rollouts, by, strict=True)]
 
 
-def rates(found: Outcomes, place: str, length: int) -> np.ndarray:
+def rates(found: Outcomes, place: str, length: int, trainings: Mapping[str, str] | None = None) -> np.ndarray:
     """Success rates, float [p t], of every policy in every task, by the length of that index; failures to judge are
-    left out."""
+    left out.
+
+    Args:
+        found: the outcomes.
+        place: "real", or a surrogate.
+        length: index of the length.
+        trainings: the training of each policy; policies of one training are averaged to one row.
+    """
     tasks = list(dict.fromkeys(row["task"] for row in next(iter(found.values()))[place]))
-    table = []
-    for places in found.values():
+    table: dict[str, list[list[float]]] = {}
+    for name, places in found.items():
         known = [(row["task"], row["success"][length]) for row in places[place]]
-        table.append([np.mean([s for t, s in known if t == task and s is not None] or [np.nan]) for task in tasks])
-    return np.array(table)
+        own = [float(np.mean([s for t, s in known if t == task and s is not None] or [np.nan])) for task in tasks]
+        table.setdefault((trainings or {}).get(name, name), []).append(own)
+    return np.array([np.mean(rows, axis=0) for rows in table.values()])
 
 
-def agreements(found: Outcomes, config: AgreeConfig) -> dict[str, dict[int, Agreement]]:
-    """By surrogate and length, how well it agrees with reality."""
+def agreements(
+    found: Outcomes, config: AgreeConfig, trainings: Mapping[str, str] | None = None
+) -> dict[str, dict[int, Agreement]]:
+    """By surrogate and length, how well it agrees with reality; policies of one training count once, see `rates`."""
     places = [place for place in next(iter(found.values())) if place != REAL]
     return {
         place: {
-            length: agreement(rates(found, place, i), rates(found, REAL, i), config.seed)
+            length: agreement(rates(found, place, i, trainings), rates(found, REAL, i, trainings), config.seed)
             for i, length in enumerate(config.lengths)
         }
         for place in places

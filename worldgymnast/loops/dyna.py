@@ -1,30 +1,41 @@
 """Dyna: the policy goes back to the robot, and world and judge learn from what it does there.
 
-Each round records real rollouts of the newest policy, goes on training world and judge on old and new data together,
-and then the policy in them (Sutton 1991; World-Gymnast, arXiv 2602.02454). It breaks the optimism that reinforcement
-learning finds: where the world imagines successes that do not come, the next round has them on record as failures.
+Each round records real rollouts of the policy that is kept, goes on training world and judge on old and new data
+together, and then the policy in them (Sutton 1991; World-Gymnast, arXiv 2602.02454). It breaks the optimism that
+reinforcement learning finds: where the world imagines successes that do not come, the next round has them on record as
+failures.
+
+A round's policy replaces the one that is kept only if an anytime-valid paired test says so (`evaluation.sequential`),
+and if it is significantly worse in no task. Both are rolled out greedily on the same layouts for it, and these real
+episodes are data for the next round. Without the test a round once replaced a policy of 70 % by one of 61 %.
+
 Each stage is a folder of its own and is skipped when it is finished.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from worldgymnast.config import to_dict
-from worldgymnast.episodes.windows import EpisodeSet
+from worldgymnast.episodes.windows import EpisodeSet, concatenate
+from worldgymnast.evaluation.sequential import ALPHA_REPLACE, PairedEvidence, worse_strata
+from worldgymnast.evaluation.success import Outcome
 from worldgymnast.execution.surrogate import Imagination
 from worldgymnast.judges.classifier import SuccessClassifier
 from worldgymnast.loops.finetune import FinetuneConfig, finetune, from_photographs, photographs
 from worldgymnast.loops.reinforce import ReinforceConfig, scorings
 from worldgymnast.loops.reproduce import PolicyRecordConfig, Recipe, evaluate, record_policy_to, seeded, stage
-from worldgymnast.loops.score import ScoreConfig
+from worldgymnast.loops.score import ScoreConfig, cut
 from worldgymnast.loops.train import Relearning, data_hash, relearn_judge, relearn_world
 from worldgymnast.policies.small_vla import SmallVLA
+from worldgymnast.records import DECISIONS
 from worldgymnast.run import Run
 from worldgymnast.types import InputError, in_range
-from worldgymnast.weights import identity
+from worldgymnast.weights import identity, write_text
 from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 
@@ -34,10 +45,13 @@ class DynaConfig(Relearning):
 
     Attributes:
         rounds: how many.
-        budget: real episodes in all rounds together, the scorings during RL included; evaluation is not.
-        temperatures: at which the policy is recorded, in equal parts.
+        budget: real episodes in all rounds together, the tests and the scorings during RL included; the final
+            evaluation is not.
+        pairs: layouts a task on which a round's policy is tested against the one that is kept, greedily.
+        alpha: largest probability with which a round replaces a policy by one that is no better.
+        temperatures: at which the policy is recorded besides, in equal parts.
         length: actions in a recorded episode.
-        layout: first layout of the recordings.
+        layout: first layout of the recordings; the tests' come first.
         finetune: RL and its scorings.
         photographs: new layouts a task that RL starts from.
         photograph_layout: first of these layouts.
@@ -46,7 +60,9 @@ class DynaConfig(Relearning):
     """
 
     rounds: int = 2
-    budget: int = 480
+    budget: int = 600
+    pairs: int = 16
+    alpha: float = ALPHA_REPLACE
     temperatures: tuple[float, ...] = (0.5, 1.0)
     length: int = 32
     layout: int = 8_000_000
@@ -58,15 +74,17 @@ class DynaConfig(Relearning):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        in_range(self, 1, "rounds", "photographs", "length")
+        in_range(self, 1, "rounds", "photographs", "length", "pairs")
+        in_range(self, 1e-6, "alpha", high=1)
         in_range(self, 0, "temperatures", "layout", "photograph_layout", "seed", "budget")
         if not self.temperatures:
             raise InputError("field 'temperatures': found none, expected at least one")
         if self.per_temperature < 1:
             raise InputError(
                 f"field 'budget': found {self.budget} real episodes for {self.rounds} rounds, of which the scorings of "
-                f"RL take {self.rounds * self.scored}; expected at least {self.rounds * (self.scored + self._least)}, "
-                "one more for every round, task and temperature; raise it, or lower the rounds or their scorings"
+                f"RL take {self.rounds * self.scored} and the tests {self.tested}; expected at least "
+                f"{self.rounds * (self.scored + self._least) + self.tested}, one more for every round, task and "
+                "temperature; raise it, or lower the rounds, their scorings or --pairs"
             )
 
     @property
@@ -82,7 +100,72 @@ class DynaConfig(Relearning):
     @property
     def per_temperature(self) -> int:
         """Episodes recorded in a round of each task at each temperature."""
-        return (self.budget // self.rounds - self.scored) // self._least
+        return ((self.budget - self.tested) // self.rounds - self.scored) // self._least
+
+    @property
+    def tested(self) -> int:
+        """Real episodes that the tests of all rounds take: those of the first policy, and of every round's."""
+        return (self.rounds + 1) * self.pairs * len(self.finetune.env.tasks)
+
+    @property
+    def test(self) -> PolicyRecordConfig:
+        """The layouts that all tests have in common, rolled out greedily."""
+        return PolicyRecordConfig((0.0,), self.pairs, self.length, self.layout)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether a round's policy replaces the one that is kept.
+
+    Attributes:
+        number: of the round.
+        evidence: from the pairs.
+        worse: tasks in which the new policy is significantly worse.
+        is_replaced: whether the new one is kept from now on.
+    """
+
+    number: int
+    evidence: PairedEvidence
+    worse: Sequence[str]
+    is_replaced: bool
+
+    def __str__(self) -> str:
+        lost = f"; significantly worse: {', '.join(self.worse)}" if self.worse else ""
+        verdict = "its policy replaces the one before" if self.is_replaced else "the policy before is kept"
+        return f"Round {self.number}: {verdict} ({self.evidence}{lost})."
+
+
+def decide(number: int, kept: EpisodeSet, new: EpisodeSet, horizon: int, alpha: float) -> Decision:
+    """Compares real episodes of two policies on the same layouts.
+
+    Args:
+        number: of the round.
+        kept: episodes of the policy that is kept.
+        new: as many of the round's policy, in the same order.
+        horizon: actions by which success counts.
+        alpha: of the test.
+
+    Raises:
+        InputError: the two do not match.
+    """
+    if kept.task != new.task:
+        raise InputError(
+            f"round {number}: found {len(kept)} test episodes of the kept policy and {len(new)} of the new one, on "
+            "other tasks. They cannot be paired. Remove the newest folder data/test-N and run the same command again"
+        )
+    before, after = _outcomes(kept, horizon), _outcomes(new, horizon)
+    evidence, worse = PairedEvidence.of(before, after), worse_strata(before, after, new.kinds)
+    return Decision(number, evidence, worse, evidence.is_better(alpha) and not worse)
+
+
+def _outcomes(episodes: EpisodeSet, horizon: int) -> list[Outcome]:
+    short = cut(episodes, horizon)
+    return [bool(won) if known else None for won, known in zip(short.succeeded, short.labelled, strict=True)]
+
+
+def recorded_in(out: Path, number: int) -> tuple[Path, Path]:
+    """The data sets that a round of the run in OUT learns from: the greedy episodes of the test before, and others."""
+    return out / "data" / f"test-{number - 1}", out / "data" / f"round-{number}"
 
 
 def dyna(
@@ -92,8 +175,9 @@ def dyna(
     out: Path,
     config: DynaConfig,
     device: str = "cpu",
+    imagined: int = 0,
 ) -> dict[str, Any]:
-    """Rounds in OUT/data/round-N, OUT/world-N, OUT/judge-N and OUT/rl-N; returns OUT/evaluation.json.
+    """Rounds in OUT/data, OUT/world-N, OUT/judge-N and OUT/rl-N; returns OUT/evaluation.json.
 
     Args:
         policy: the file of the policy to begin with.
@@ -102,12 +186,15 @@ def dyna(
         out: the run folder.
         config: the rounds.
         device: where to train.
+        imagined: layouts a task that the evaluation imagines and does not play.
     """
-    acting, world, judge = begun
-    inputs = {"policy": identity(acting), "world": identity(world), "judge": identity(judge), "data": data_hash(old)}
-    env, recorded, policies = config.finetune.env, [old], {"before": policy}
+    kept, world, judge = begun
+    inputs = {"policy": identity(kept), "world": identity(world), "judge": identity(judge), "data": data_hash(old)}
+    env, recorded, policies, decisions = config.finetune.env, [old], {"before": policy}, list[Decision]()
     with Run(out, to_dict(config) | {"inputs": inputs}) as run:
         photos = photographs(env, config.photographs, config.photograph_layout)
+        with stage(out, "test 0"):
+            shown = newest = record_policy_to(recorded_in(out, 1)[0], kept, env, config.test)
         for number in range(1, config.rounds + 1):
             folder = {name: out / f"{name}-{number}" for name in ("world", "judge", "rl")}
             seed = config.seed + number
@@ -115,18 +202,36 @@ def dyna(
                 asked = PolicyRecordConfig(
                     config.temperatures, config.per_temperature, config.length, config.layout + 10_000 * number
                 )
-                recorded.append(record_policy_to(out / "data" / f"round-{number}", acting, env, asked))
+                sampled = record_policy_to(recorded_in(out, number)[1], kept, env, asked)
+                recorded.append(concatenate([newest, sampled]))
             with stage(out, f"world {number}"):
                 world = relearn_world(recorded, world, folder["world"], config, seed, device)
             with stage(out, f"judge {number}"):
                 judge = relearn_judge(recorded, world, judge, folder["judge"], config, seed, device)
             with stage(out, f"reinforce {number}"):
                 practice = seeded(config.finetune, seed)
-                imagine = Imagination.of(acting, world, judge, practice.rl.horizon)
-                acting = finetune(acting, imagine, from_photographs(photos), folder["rl"], practice, device)
-            policies[f"round {number}"] = folder["rl"] / "policy.safetensors"
+                imagine = Imagination.of(kept, world, judge, practice.rl.horizon)
+                acting = finetune(kept, imagine, from_photographs(photos), folder["rl"], practice, device)
+            with stage(out, f"test {number}"):
+                newest = record_policy_to(recorded_in(out, number + 1)[0], acting, env, config.test)
+                decisions.append(decide(number, shown, newest, env.horizon, config.alpha))
+                print(decisions[-1])
+                _file(out / DECISIONS, decisions)
+            policies[f"round {number}"] = list(policies.values())[-1]
+            if decisions[-1].is_replaced:
+                kept, shown, policies[f"round {number}"] = acting, newest, folder["rl"] / "policy.safetensors"
         with stage(out, "real evaluation"):
             recipe = replace(Recipe(), env=env, seeds=(config.seed,), score=config.score)
-            found = evaluate(out / "evaluation.json", policies, recipe, device)
-        run.finish({"real_episodes": float(config.rounds * (config.scored + config.per_temperature * config._least))})
+            found = evaluate(out / "evaluation.json", policies, recipe, device, world, judge, imagined)
+        sampled_episodes = config.rounds * (config.scored + config.per_temperature * config._least)
+        run.finish({"real_episodes": float(sampled_episodes + config.tested)})
     return found
+
+
+def _file(file: Path, decisions: Sequence[Decision]) -> None:
+    rows = [
+        {"round": d.number, "wins": d.evidence.wins, "losses": d.evidence.losses, "ties": d.evidence.ties,
+         "evidence": d.evidence.better, "worse": list(d.worse), "replaced": d.is_replaced, "said": str(d)}
+        for d in decisions
+    ]  # fmt: skip
+    write_text(file, json.dumps(rows, indent=2) + "\n")

@@ -81,7 +81,11 @@ def starter_budget() -> dict[str, int]:
 
 
 def quickstart(
-    out: Path, config: QuickstartConfig, parts: Mapping[str, Path] | None = None, device: str = "cpu"
+    out: Path,
+    config: QuickstartConfig,
+    parts: Mapping[str, Path] | None = None,
+    device: str = "cpu",
+    imagined: int = 0,
 ) -> dict[str, Any]:
     """RL in OUT/rl and OUT/evaluation.json; what is finished is skipped. Returns the evaluation.
 
@@ -90,6 +94,7 @@ def quickstart(
         config: how much of everything.
         parts: files of "policy", "world" and "judge"; the starter's where left out.
         device: where to train and imagine.
+        imagined: layouts a task that the evaluation imagines and does not play.
     """
     given = dict(parts or {})
     files = {name: given.get(name) or starter(name) for name in ("policy", "world", "judge")}
@@ -108,7 +113,7 @@ def quickstart(
         with stage(out, "real evaluation"):
             scored = replace(Recipe(), env=env, seeds=(0,), score=config.score)
             policies = {"before": files["policy"], "after": after}
-            found = evaluate(out / "evaluation.json", policies, scored, device, world, judge)
+            found = evaluate(out / "evaluation.json", policies, scored, device, world, judge, imagined)
         count = config.photographs * len(env.tasks)
         run.finish({"photographs": count, "starter_budget": {} if given else starter_budget()})
     return found

@@ -30,7 +30,7 @@ from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.evaluation.agreement import GATE
 from worldgymnast.execution.surrogate import Imagination, Surrogate, score_in
 from worldgymnast.judges.classifier import SuccessClassifier
-from worldgymnast.loops.finetune import FinetuneConfig, finetune, from_episodes
+from worldgymnast.loops.finetune import FinetuneConfig, finetune, from_episodes, photographs
 from worldgymnast.loops.record import RecordConfig, episodes_of, record
 from worldgymnast.loops.reinforce import ReinforceConfig
 from worldgymnast.loops.score import (
@@ -55,11 +55,23 @@ from worldgymnast.loops.train import (
     train_policy,
     train_world,
 )
+from worldgymnast.loops.unplayed import FIRST, imagine_unplayed
 from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.progress import Progress
-from worldgymnast.records import read_object, read_outcomes, read_seconds
+from worldgymnast.records import UNPLAYED, read_object, read_outcomes, read_seconds
 from worldgymnast.rl.rollout import roll_out
-from worldgymnast.types import Episode, InputError, Judge, Metrics, Start, WorldModel, each_once, in_range
+from worldgymnast.types import (
+    Episode,
+    InputError,
+    Judge,
+    Metrics,
+    Policy,
+    Rollout,
+    Start,
+    WorldModel,
+    each_once,
+    in_range,
+)
 from worldgymnast.weights import write_text
 from worldgymnast.worldmodel.sampler import LatentWorldModel
 
@@ -217,8 +229,8 @@ def policy_episodes(policy: SmallVLA, env: MetaWorldConfig, config: PolicyRecord
         real.close()
 
 
-def reproduce(out: Path, recipe: Recipe, device: str = "cpu") -> dict[str, Any]:
-    """Runs every stage that is not finished; returns what `evaluate` found."""
+def reproduce(out: Path, recipe: Recipe, device: str = "cpu", imagined: int = 0) -> dict[str, Any]:
+    """Runs every stage that is not finished; returns what `evaluate` found. `imagined`: see there."""
     out.mkdir(parents=True, exist_ok=True)
     with stage(out, "record"):
         logged = record_to(out / "data" / "logged", recipe.record)
@@ -253,7 +265,7 @@ def reproduce(out: Path, recipe: Recipe, device: str = "cpu") -> dict[str, Any]:
     with stage(out, "evaluate"):
         policies = {"sft": out / "sft" / "policy.safetensors"}
         policies |= {f"rl-{s}": out / f"rl-{s}" / "policy.safetensors" for s in recipe.seeds}
-        return evaluate(out / "evaluation.json", policies, recipe, device, world, judge)
+        return evaluate(out / "evaluation.json", policies, recipe, device, world, judge, imagined)
 
 
 def _round(out: Path, number: int) -> Path:
@@ -304,36 +316,86 @@ def evaluate(
     device: str,
     world: WorldModel | None = None,
     judge: Judge | None = None,
+    imagined: int = 0,
 ) -> dict[str, Any]:
-    """Real outcomes of every policy on the same starts, with the imagined ones of the same starts where there are
-    `world` and `judge`; kept in `file` policy by policy."""
+    """Real outcomes of every policy on the same starts, kept in `file` policy by policy.
+
+    Args:
+        file: where they are kept.
+        policies: files by name; a file that comes again is evaluated once.
+        recipe: the environment, the layouts and the seeds.
+        device: where policies and world compute.
+        world: with `judge`, the same starts are imagined, too.
+        judge: says how they ended.
+        imagined: layouts a task and seed that are imagined and not played, see `loops.unplayed`.
+    """
     found: dict[str, Any] = read_outcomes(file)
     missing = {name: path for name, path in policies.items() if name not in found}
-    if not missing:
+    if not missing and not imagined:
         return found
-    loaded = {name: load_policy(path, device) for name, path in missing.items()}
-    chunk = next(iter(loaded.values())).config.chunk
+    loaded = {name: load_policy(path, device) for name, path in (policies if imagined else missing).items()}
+    first = next(iter(loaded.values()))
     imagine = None
     if world is not None and judge is not None:
-        imagine = Imagination.of(next(iter(loaded.values())), world, judge, recipe.env.horizon)
+        imagine = Imagination.of(first, world, judge, recipe.env.horizon)
+    if missing:
+        _play(file, found, policies, {name: loaded[name] for name in missing}, imagine, recipe)
+    if imagined and imagine is not None:
+        _imagine_more(file.with_name(UNPLAYED), loaded, imagine, recipe, imagined)
+    return found
+
+
+def _play(
+    file: Path,
+    found: dict[str, Any],
+    files: dict[str, Path],
+    policies: dict[str, SmallVLA],
+    imagine: Imagination | None,
+    recipe: Recipe,
+) -> None:
+    """Adds the rows of `policies` to `found` and to `file`."""
+    chunk = next(iter(policies.values())).config.chunk
     env = real_env(recipe.env, chunk, recipe.score.workers, every=chunk)
     try:
-        for name, policy in loaded.items():
-            found[name] = _outcomes(policy, env, imagine, recipe, name)
+        for name, policy in policies.items():
+            same = [
+                other
+                for other in found
+                if files.get(other) == files[name] and _seeds(other, recipe) == _seeds(name, recipe)
+            ]
+            found[name] = found[same[0]] if same else _outcomes(policy, env, imagine, recipe, name)
             write_text(file, json.dumps(found) + "\n")
     finally:
         env.close()
-    return found
+
+
+def _imagine_more(file: Path, policies: dict[str, SmallVLA], surrogate: Surrogate, recipe: Recipe, count: int) -> None:
+    """Imagined outcomes of `count` further layouts a task and seed."""
+    score = recipe.score
+
+    def starts(seed: int) -> list[Start]:
+        return photographs(recipe.env, count, score.first_layout + seed * 1000 + FIRST)
+
+    def imagine(policy: Policy, chosen: Sequence[Start], seed: int, said: str) -> list[Rollout]:
+        return score_in(
+            surrogate, policy, chosen, rows=recipe.finetune.rl.rows, temperature=score.temperature, seed=seed, said=said
+        )
+
+    imagine_unplayed(file, {name: (p, _seeds(name, recipe)) for name, p in policies.items()}, starts, imagine)
+
+
+def _seeds(name: str, recipe: Recipe) -> Sequence[int]:
+    """RL seed s is scored on layouts of its own, any other policy on those of every seed."""
+    return [int(name.removeprefix("rl-"))] if name.startswith("rl-") else recipe.seeds
 
 
 def _outcomes(
     policy: SmallVLA, env: Any, surrogate: Surrogate | None, recipe: Recipe, name: str
 ) -> list[dict[str, Any]]:
-    """One row per episode. RL seed s is scored on layouts of its own, any other policy on those of every seed."""
-    seeds: Sequence[int] = [int(name.removeprefix("rl-"))] if name.startswith("rl-") else recipe.seeds
+    """One row per episode."""
     temperature, side_by_side = recipe.score.temperature, recipe.finetune.rl.rows
     rows = []
-    for seed in seeds:
+    for seed in _seeds(name, recipe):
         starts = layouts(recipe.env, recipe.score.per_task, recipe.score.first_layout + seed * 1000)
         what = f"evaluating {name} on the layouts of seed {seed}"
         truly = trials(policy, env, starts, temperature=temperature, seed=seed, what=what)

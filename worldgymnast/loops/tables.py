@@ -24,7 +24,7 @@ from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.execution.surrogate import Imagination, Simulation
 from worldgymnast.loops.agree import AgreeConfig, Outcomes, outcomes, twins
 from worldgymnast.loops.diverse import VARIANTS, DiverseConfig, check_diverse, try_out, variant, widen
-from worldgymnast.loops.dyna import DynaConfig, dyna
+from worldgymnast.loops.dyna import DynaConfig, dyna, recorded_in
 from worldgymnast.loops.finetune import FinetuneConfig, finetune, from_photographs, photographs
 from worldgymnast.loops.iter_sft import IterSftConfig, iter_sft
 from worldgymnast.loops.new_scenes import ROWS, NewScenesConfig, new_scenes
@@ -146,7 +146,8 @@ class TablesConfig:
             dyna=replace(
                 dyna,
                 rounds=1,
-                budget=150,
+                budget=198,
+                pairs=4,
                 world=replace(dyna.world, fit=replace(dyna.world.fit, steps=100)),
                 judge=replace(dyna.judge, fit=replace(dyna.judge.fit, steps=200), late=0),
                 finetune=replace(dyna.finetune, rl=rl),
@@ -252,7 +253,7 @@ def _dyna(out: Path, policy: SmallVLA, old: EpisodeSet, config: TablesConfig, de
             rounds = replace(config.dyna, seed=seed, score=config.score)
             dyna(begun, (acting, world, judge), old, place, rounds, device)
         with stage(out, f"imitation beside dyna-{seed}"):
-            recorded = [read(place / "data" / f"round-{n + 1}") for n in range(config.dyna.rounds)]
+            recorded = [concatenate(list(map(read, recorded_in(place, n + 1)))) for n in range(config.dyna.rounds)]
             for n in range(config.dyna.rounds):
                 name = f"beside-{n + 1}-{seed}"
                 learning = reseeded(config.beside, seed)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from worldgymnast.evaluation.agreement import Agreement
+from worldgymnast.evaluation.agreement import MMRV_CONVENTION, Agreement
 from worldgymnast.evaluation.success import Estimate, Rate
 from worldgymnast.report.charts import PRINTED, printed
 from worldgymnast.report.world import Sheet
@@ -44,16 +44,28 @@ def sheets(
         tasks: over how many.
     """
     rows = [
-        [name, place, str(length), _number(one.pearson), _number(one.spearman), _number(one.mmrv)]
+        [
+            name,
+            place,
+            str(length),
+            str(one.count),
+            _number(one.pearson),
+            _range(one.without_one),
+            _p_value(one.p_value),
+            _number(one.spearman),
+            _number(one.mmrv),
+        ]
         for name, places in found.items()
         for place, lengths in places.items()
         for length, one in lengths.items()
     ]
     note = (
-        f"Of the mean success of policies over {tasks} tasks, with 95 % intervals by resampling both. MMRV is the mean "
-        "largest difference in real success between two policies that are ordered wrongly: 0 is best."
+        f"Of the mean success of policies over {tasks} tasks, with 95 % intervals by resampling both. Trainings: of "
+        "which the policies come; those of one training are averaged to one point. Without one: lowest and highest r "
+        "when one training is left out. p: two-sided permutation test of no correlation, one test a row. "
+        f"{MMRV_CONVENTION}"
     )
-    head = ["policies", "in", "actions", "Pearson r", "Spearman", "MMRV"]
+    head = ["policies", "in", "actions", "trainings", "Pearson r", "without one", "p", "Spearman", "MMRV"]
     places = list(next(iter(policies.values())).others)
     each = [[name, str(one.real), *(str(one.others[place]) for place in places)] for name, one in policies.items()]
     return [Sheet("Agreement with reality", head, rows, note), Sheet("Success", ["policy", "real", *places], each)]
@@ -61,6 +73,14 @@ def sheets(
 
 def _number(found: Estimate) -> str:
     return "unknown" if np.isnan(found.value) else f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+
+
+def _range(found: tuple[float, float]) -> str:
+    return "unknown" if np.isnan(found[0]) else f"{found[0]:.2f} to {found[1]:.2f}"
+
+
+def _p_value(found: float) -> str:
+    return "unknown" if np.isnan(found) else f"{found:.2g}"
 
 
 def scatter(
@@ -86,7 +106,8 @@ def scatter(
             longest = found[place][max(found[place])]
             points = {name: (one.others[place], one.real) for name, one in policies.items()}
             _points(axes, points, solid, _COLORS[index])
-            axes.set_title(f"{place}: r = {_number(longest.pearson)}", loc="left", fontsize=12, color=PRINTED["ink"])
+            said = f"{place}: r = {_number(longest.pearson)}, n = {longest.count}"
+            axes.set_title(said, loc="left", fontsize=12, color=PRINTED["ink"])
             axes.set(xlabel=f"success in {place}", ylabel="real success" if index == 0 else "")
         _lengths(panels[-1], found)
         buffer = io.BytesIO()

@@ -19,7 +19,8 @@ from worldgymnast.evaluation.closed_loop import of_evaluation
 from worldgymnast.evaluation.guard import GuardConfig, alarm, history_of
 from worldgymnast.evaluation.success import Difference, EpisodeResult, Rate, SuccessTable, success_table
 from worldgymnast.ledger import FILE, Ledger
-from worldgymnast.records import is_number, is_whole, read_outcomes, read_seconds
+from worldgymnast.records import DECISIONS, UNPLAYED, is_number, is_whole, read_outcomes, read_rows, read_seconds
+from worldgymnast.report import powered
 from worldgymnast.report.diagnosis import closed_loop_sheet, plain_loops, view
 from worldgymnast.report.folder import (
     budget_of,
@@ -93,13 +94,14 @@ def _collected(run: Path) -> Report:
         command=command_of([run, *learners]) or (diagnosis.command if diagnosis else ""),
         versions=versions_of([run, *learners]),
         table=success(evaluation, run / "evaluation.json"),
+        powered=powered.sheet(evaluation, read_outcomes(run / UNPLAYED), _after(evaluation)),
         gap=[*(row for path in learners[:1] for row in _gap(logs[path.name], config_of(path))), *evaluated(evaluation)],
         loops=loops(evaluation),
         curves=[*_learning(logs), *_fidelity(gate), *_training(run)],
         gallery=[pair for path in learners[:1] for pair in _gallery(path)],
         budget=_budget(run, learners, logs, evaluation),
         stages=read_seconds(run / "stages.json"),
-        notes=[*_notes(summary, gate, learners, evaluation), *_judged(run, logs)],
+        notes=[*_notes(summary, gate, learners, evaluation), *_judged(run, logs), *_decided(run)],
         seeds={
             after: table.difference
             for after in list(evaluation)[1:]
@@ -338,6 +340,11 @@ def _notes(
     if len(learners) > 1:
         notes.append(f"Imagined against real success and the videos are those of {learners[0].name}.")
     return notes
+
+
+def _decided(run: Path) -> list[str]:
+    """Which rounds of Dyna replaced the policy that was kept, and why."""
+    return [row["said"] for row in read_rows(run / DECISIONS, lambda row: isinstance(row.get("said"), str))]
 
 
 def _judged(run: Path, logs: Mapping[str, Rows]) -> list[str]:

@@ -13,7 +13,7 @@ from worldgymnast.report.world import Sheet
 def markdown(report: Report) -> str:
     """The tables of a report; what is empty is left out."""
     parts = [f"# {report.title}", f"`{report.command}`, {report.date}"]
-    parts += [*_success(report), *_gap(report), *_gate(report), *_fidelity(report)]
+    parts += [*_success(report), *_gap(report), *_powered(report), *_gate(report), *_fidelity(report)]
     parts += [*_diagnosis(report), *_cost(report)]
     parts += ["\n".join(f"- {note}" for note in report.notes)] if report.notes else []
     return ("\n\n".join(parts) + "\n").encode(errors="replace").decode()
@@ -59,6 +59,11 @@ def _diagnosis(report: Report) -> list[str]:
         return []
     words = ["## What costs imagined rollouts their right verdicts", *found.sentences]
     return [*words, *(part for sheet in (*found.sheets, *found.more) for part in _sheet(sheet))]
+
+
+def _powered(report: Report) -> list[str]:
+    shown = report.powered
+    return [] if shown is None else [f"## {shown.title}", _table(shown.head, shown.rows), shown.note]
 
 
 def _gate(report: Report) -> list[str]:

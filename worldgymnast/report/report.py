@@ -78,6 +78,7 @@ class Report:
         table: real success before and after.
         gap: imagined against real, a row an evaluation.
         loops: the same episode by episode: the correlation of both outcomes.
+        powered: what imagined episodes add to the real ones of the evaluation.
         curves: small charts.
         gallery: imagined and real videos.
         budget: how many real episodes of each kind were used.
@@ -95,6 +96,7 @@ class Report:
     table: SuccessTable | None = None
     gap: Sequence[GapRow] = ()
     loops: Sequence[Sheet] = ()
+    powered: Sheet | None = None
     curves: Sequence[Curve] = ()
     gallery: Sequence[Pair] = ()
     budget: Mapping[str, int] = field(default_factory=dict)
