@@ -430,11 +430,11 @@ def wrote(path: Path) -> int:
 def conclude(out: Path, evaluation: dict[str, Any]) -> None:
     """Prints the paired table and the real-robot budget, and writes the report."""
     page = collect(out)
-    table = success(evaluation)
-    if table is not None:
-        tables.show(tables.success(table))
-    if page.gap:
-        tables.show(tables.gap(page.gap))
+    found = success(evaluation)
+    if found is not None:
+        tables.show(tables.success(found))
+    for table in tables.gaps(page):
+        tables.show(table)
     if page.budget:
         print("Real-robot budget: " + "; ".join(f"{count} {kind}" for kind, count in page.budget.items()) + ".")
     for note in page.notes:

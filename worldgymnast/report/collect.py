@@ -19,6 +19,7 @@ from worldgymnast.evaluation.guard import GuardConfig, alarm, history_of
 from worldgymnast.evaluation.success import Difference, EpisodeResult, Rate, SuccessTable, success_table
 from worldgymnast.ledger import FILE, Ledger
 from worldgymnast.records import is_number, is_whole, read_outcomes, read_seconds
+from worldgymnast.report.by_task import histories
 from worldgymnast.report.folder import (
     budget_of,
     command_of,
@@ -54,6 +55,8 @@ _CURVES = (
     ("Clip fraction", "last_clip_fraction", True),
     ("Entropy, nats a token", "entropy", False),
     ("KL to the start policy, nats a token", "kl_to_start", False),
+    ("KL from the anchors of held tasks, nats a token", "kl_to_anchor", False),
+    ("Imagined successes that are none when imagined again", "flipped_rate", True),
     ("Imagined frames per second", "imagined_frames_per_second", False),
 )
 _TRAINED = (("sft", "Imitation"), ("world/autoencoder", "Autoencoder"), ("world", "World model"), ("judge", "Judge"))
@@ -90,11 +93,12 @@ def _collected(run: Path) -> Report:
         versions=versions_of([run, *learners]),
         table=success(evaluation, run / "evaluation.json"),
         gap=[*(row for path in learners[:1] for row in _gap(logs[path.name], config_of(path))), *evaluated(evaluation)],
+        tasks=[history for path in learners[:1] for history in histories(logs[path.name])],
         curves=[*_learning(logs), *_fidelity(gate), *_training(run)],
         gallery=[pair for path in learners[:1] for pair in _gallery(path)],
         budget=_budget(run, learners, logs, evaluation),
         stages=read_seconds(run / "stages.json"),
-        notes=[*_notes(summary, gate, learners, evaluation), *_judged(run, logs)],
+        notes=[*_notes(summary, gate, learners, evaluation), *_kept(logs), *_judged(run, logs)],
         seeds={
             after: table.difference
             for after in list(evaluation)[1:]
@@ -326,6 +330,16 @@ def _notes(
     if len(learners) > 1:
         notes.append(f"Imagined against real success and the videos are those of {learners[0].name}.")
     return notes
+
+
+def _kept(logs: Mapping[str, Rows]) -> list[str]:
+    """The scored step whose weights every training has kept so far."""
+    chosen = {name: [row["kept_step"] for row in rows if "kept_step" in row] for name, rows in logs.items()}
+    return [
+        f"{name} has kept {'its start policy' if steps[-1] == 0 else f'the policy of step {int(steps[-1])}'}."
+        for name, steps in chosen.items()
+        if steps and not math.isnan(steps[-1])
+    ]
 
 
 def _judged(run: Path, logs: Mapping[str, Rows]) -> list[str]:

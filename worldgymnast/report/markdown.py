@@ -12,7 +12,7 @@ from worldgymnast.report.report import Report, duration
 def markdown(report: Report) -> str:
     """The tables of a report; what is empty is left out."""
     parts = [f"# {report.title}", f"`{report.command}`, {report.date}"]
-    parts += [*_success(report), *_gap(report), *_gate(report), *_fidelity(report), *_cost(report)]
+    parts += [*_success(report), *_gap(report), *_tasks(report), *_gate(report), *_fidelity(report), *_cost(report)]
     parts += ["\n".join(f"- {note}" for note in report.notes)] if report.notes else []
     return ("\n\n".join(parts) + "\n").encode(errors="replace").decode()
 
@@ -45,6 +45,14 @@ def _gap(report: Report) -> list[str]:
     rows = [(r.when, r.imagined, r.real, r.gap) for r in report.gap]
     head = ("scored", "imagined", "real", "imagined minus real")
     return ["## Imagined against real, the same policy on the same starts", _table(head, rows)]
+
+
+def _tasks(report: Report) -> list[str]:
+    if not report.tasks:
+        return []
+    steps = [f"step {score.step}" for score in report.tasks[0].scores]
+    rows = [(each.task, *each.scores, each.standing) for each in report.tasks]
+    return ["## Task by task while it was trained, imagined / real", _table(("task", *steps, ""), rows)]
 
 
 def _gate(report: Report) -> list[str]:

@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 
 from worldgymnast.evaluation.success import Difference, Estimate, Rate, SuccessTable
+from worldgymnast.report.by_task import TaskHistory, TaskScore
 from worldgymnast.report.charts import Curve, Series, curve, dot_plot
 from worldgymnast.video import data_url
 from worldgymnast.weights import write_text
 
-__all__ = ["Curve", "GapRow", "Pair", "Report", "Series", "render", "write"]
+__all__ = ["Curve", "GapRow", "Pair", "Report", "Series", "TaskHistory", "TaskScore", "render", "write"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class Report:
         versions: of the software.
         table: real success before and after.
         gap: imagined against real, a row an evaluation.
+        tasks: the same of every task through the training of the first seed, and which tasks were trusted.
         curves: small charts.
         gallery: imagined and real videos.
         budget: how many real episodes of each kind were used.
@@ -90,6 +92,7 @@ class Report:
     versions: Mapping[str, str] = field(default_factory=dict)
     table: SuccessTable | None = None
     gap: Sequence[GapRow] = ()
+    tasks: Sequence[TaskHistory] = ()
     curves: Sequence[Curve] = ()
     gallery: Sequence[Pair] = ()
     budget: Mapping[str, int] = field(default_factory=dict)
