@@ -18,9 +18,10 @@ from lamp import Lamp
 from worldgymnast.actions import metaworld_spec
 from worldgymnast.envs.imagined import ImaginedVectorEnv
 from worldgymnast.evaluation.keeping import choose
-from worldgymnast.evaluation.task_trust import Scoring, TrustConfig, pairs, standings, trust_metrics
+from worldgymnast.evaluation.task_trust import Scoring, Standing, TrustConfig, pairs, standings, trust_metrics
 from worldgymnast.evaluation.uncertainty import JitterConfig
 from worldgymnast.execution.local import LocalPool
+from worldgymnast.execution.surrogate import Imagination
 from worldgymnast.loops.reinforce import ReinforceConfig, Scored, reinforce
 from worldgymnast.loops.verify import rollout_flips
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
@@ -54,48 +55,50 @@ def scoring(step: int, **tasks: str) -> Scoring:
 FAILING, HONEST, NOTHING = "tf tf tf tf ff ff ff ff", "tt tt tt tf ff ff ff ff", "ff ff ff ff ff ff ff ff"
 
 
+def latest(history: Sequence[Scoring]) -> dict[str, Standing]:
+    return standings(history, CONFIG)[-1]
+
+
 # ---------------------------------------------------------------- the rule
 
 
 def test_a_task_whose_claims_fail_is_held_and_another_is_not() -> None:
     history = [scoring(0, door=FAILING, plate=HONEST)]
-    assert standings(history, CONFIG)["door"].held is None, "before training there is nothing to lose"
+    assert latest(history)["door"].held is None, "before training there is nothing to lose"
     history.append(scoring(8, door=FAILING, plate=HONEST))
-    now = standings(history, CONFIG)
+    now = latest(history)
     assert (now["door"].held, now["door"].since) == ("claims", 8)
     assert now["door"].claims_fail == pytest.approx(1 - 0.5**7)  # 4 + 4 / 2 denied, none confirmed
     assert now["plate"].held is None
-    assert (
-        standings([scoring(0, door=NOTHING), scoring(8, door="tf tf tf ff ff ff ff ff")], CONFIG)["door"].held is None
-    )
+    assert latest([scoring(0, door=NOTHING), scoring(8, door="tf tf tf ff ff ff ff ff")])["door"].held is None
 
 
 def test_a_held_task_is_redeemed_by_later_scorings() -> None:
     history = [scoring(0, door=NOTHING), scoring(8, door=FAILING)]
-    assert standings([*history, scoring(16, door="tt tf ff ff ff ff ff ff")], CONFIG)["door"].since is None
+    assert latest([*history, scoring(16, door="tt tf ff ff ff ff ff ff")])["door"].since is None
     again = [*history, scoring(16, door=FAILING)]
-    assert standings(again, CONFIG)["door"].since == 8
-    assert standings([*again, scoring(24, door=NOTHING)], CONFIG)["door"].held == "claims"
-    assert standings([*again, scoring(24, door="tt tt tt tt tt ff ff ff")], CONFIG)["door"].held is None
+    assert latest(again)["door"].since == 8
+    assert latest([*again, scoring(24, door=NOTHING)])["door"].held == "claims"
+    assert latest([*again, scoring(24, door="tt tt tt tt tt ff ff ff")])["door"].held is None
 
 
 def test_denied_claims_do_no_harm_where_real_success_grows_or_the_world_is_no_optimist() -> None:
     growing = [scoring(0, window=NOTHING), scoring(8, window="tt tf tf tf tf tf tf tf")]
-    assert standings(growing, CONFIG)["window"].held is None
+    assert latest(growing)["window"].held is None
     unlucky = [scoring(0, window="tf tf tf tf ft ft ft ft"), scoring(8, window="tf tf tf tf ft ft ft ft")]
-    assert standings(unlucky, CONFIG)["window"].held is None
+    assert latest(unlucky)["window"].held is None
 
 
 def test_real_success_that_is_lost_holds_a_task_whatever_is_imagined() -> None:
     before = scoring(0, door="tt tt tt tt ff ff ff ff")
     lost = scoring(8, door="ff ff ff ff ff ff ff ff")
-    now = standings([before, lost], CONFIG)["door"]
+    now = latest([before, lost])["door"]
     assert (now.held, now.lost) == ("loss", pytest.approx(1 - 0.5**5))
     one_back = scoring(8, door="ff ff ff ff ff ff ff ft")
-    assert standings([before, one_back], CONFIG)["door"].held is None
+    assert latest([before, one_back])["door"].held is None
     back = scoring(16, door="tt tt tt tt ff ff ff ff")
-    assert standings([before, lost, back], CONFIG)["door"].held == "loss", "2 of 4 losses are remembered"
-    assert standings([before, lost, back, replace(back, step=24), replace(back, step=32)], CONFIG)["door"].held is None
+    assert latest([before, lost, back])["door"].held == "loss", "2 of 4 losses are remembered"
+    assert latest([before, lost, back, replace(back, step=24), replace(back, step=32)])["door"].held is None
 
 
 def test_starts_are_paired_by_their_key_and_what_is_unknown_counts_for_nothing() -> None:
@@ -114,11 +117,11 @@ def test_what_is_logged_has_the_task_in_its_name_unless_there_is_one() -> None:
         "imagined_success/door": 2 / 3, "real_success/door": 0.0, "gap/door": 2 / 3,
         "imagined_success/plate": 0.25, "real_success/plate": 0.5, "gap/plate": -0.25,
     })  # fmt: skip
-    logged = trust_metrics(standings([two], CONFIG))
+    logged = trust_metrics(latest([two]))
     assert sorted(logged) == [f"{name}/{task}" for name in ("held", "lost", "trust") for task in ("door", "plate")]
     alone = scoring(8, **{"": "tf tt"})
     assert alone.metrics() == {}
-    assert sorted(trust_metrics(standings([alone], CONFIG))) == ["held", "lost", "trust"]
+    assert sorted(trust_metrics(latest([alone]))) == ["held", "lost", "trust"]
 
 
 # ---------------------------------------------------------------- what is kept
@@ -383,27 +386,31 @@ class Chance(Lamp):
         return super().step(lit, actions, generator=generator, every=every)
 
 
+def within(world: Lamp) -> Imagination:
+    return Imagination(world, Lit(), chunk=2, horizon=4, size=SIZE, every=2)
+
+
 def test_successes_that_flip_when_imagined_again_are_found(policy: SmallVLA) -> None:
     wanted = starts(np.random.default_rng(0), 32)
     made = rollouts(policy, wanted, Lit())
     won = np.array([bool(rollout.verdict.succeeded) for rollout in made])
     again = JitterConfig(futures=1, pixels=0.0, actions=0.0)
-    assert not rollout_flips(Lamp(spec=SPEC), Lit(), 2, again, 7)(made, 0).any(), (
-        "a world without chance repeats itself"
-    )
-    flips = rollout_flips(Chance(spec=SPEC), Lit(), 2, again, 7)
+    still, chance = within(Lamp(spec=SPEC)), within(Chance(spec=SPEC))
+    assert not rollout_flips(still, again, 7)(made, 0).any(), "a world without chance repeats itself"
+    assert rollout_flips(still, replace(again, actions=0.5), 7)(made, 0).any(), "unless it is disturbed"
+    flips = rollout_flips(chance, again, 7)
     found = flips(made, 0)
     assert 0 < found.sum() < won.sum()
     assert not found[~won].any()
     assert np.array_equal(found, flips(made, 0))
-    assert (rollout_flips(Chance(spec=SPEC), Lit(), 2, replace(again, futures=4), 7)(made, 0) >= found).all()
+    assert (rollout_flips(chance, replace(again, futures=4), 7)(made, 0) >= found).all()
 
 
 def test_flipped_successes_leave_their_groups_and_are_logged(policy: SmallVLA, tmp_path: Path) -> None:
     config = replace(RL, steps=1, resample=0, verify=JitterConfig(futures=1, pixels=0.0, actions=0.0))
     trained = copy.deepcopy(policy)
     pool = LocalPool(copy.deepcopy(policy), env, Judging(Lit(), 2), rows=64, temperature=1.0, seed=0)
-    flips = rollout_flips(Chance(spec=SPEC), Lit(), 2, config.verify, 64)
+    flips = rollout_flips(within(Chance(spec=SPEC)), config.verify, 64)
     with Run(tmp_path / "run", {}) as run:
         reinforce(trained, pool, starts, lambda step: None, config, run, verify=flips)
         row = run.metrics()[0]

@@ -67,10 +67,9 @@ def choose(history: Sequence[Scoring], config: TrustConfig, alpha: float = ALPHA
         raise ValueError("keeping: found no scoring, expected at least one")
     start = history[0]
     kept, best, change, refused = start, -math.inf, PairedEvidence(0, 0), []
-    for number, scoring in enumerate(history[1:], 2):
+    for scoring, standing in list(zip(history, standings(history, config), strict=True))[1:]:
         by_task = pairs(start, scoring)
         whole = sum(by_task.values(), PairedEvidence(0, 0))
-        standing = standings(history[:number], config)
         lost = [task for task in by_task if standing[task].lost >= config.certainty]
         if why := _refusal(lost, by_task, whole, alpha):
             refused.append((scoring.step, why))

@@ -205,20 +205,22 @@ class Standing:
         return f"{self.confirmed:g} of {self.confirmed + self.denied:g} imagined successes are real"
 
 
-def standings(history: Sequence[Scoring], config: TrustConfig) -> dict[str, Standing]:
-    """Where every task stands after the scorings so far, in the order of their steps; the first is the start policy's.
+def standings(history: Sequence[Scoring], config: TrustConfig) -> list[dict[str, Standing]]:
+    """Where every task stands after each scoring, in the order of their steps; the first is the start policy's.
 
     A task is held from the scoring on at which the probability that its claims fail, or that its real success is lost,
     reaches `certainty`, and trusted again where both are below `redeemed`. Counts are discounted by `memory` a scoring.
     The first scoring counts, and holds nothing: a policy that has not been trained yet has lost nothing.
     """
-    found: dict[str, Standing] = {}
+    found: list[dict[str, Standing]] = []
+    now: dict[str, Standing] = {}
     for scoring in history:
         changes = pairs(history[0], scoring)
         for task in sorted(set(scoring.tasks)):
-            before = found.get(task, Standing(real_share=config.real_share))
+            before = now.get(task, Standing(real_share=config.real_share))
             after = before.after(*_claims(scoring, task), changes[task], config.memory)
-            found[task] = after if scoring is history[0] else after.decided(scoring.step, config)
+            now[task] = after if scoring is history[0] else after.decided(scoring.step, config)
+        found.append(dict(now))
     return found
 
 

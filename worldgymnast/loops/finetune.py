@@ -110,7 +110,7 @@ def _learn(
     if rl.verify.futures:
         if not isinstance(surrogate, Imagination):
             raise InputError(f"--rl.verify.futures: found {rl.verify.futures} and no world model, expected 0")
-        verify = rollout_flips(surrogate.world, surrogate.judge, chunk, rl.verify, rl.rows)
+        verify = rollout_flips(surrogate.hasty(), rl.verify, rl.rows)
     pool = LocalPool(
         copy.deepcopy(policy), sparse, surrogate.judging, rows=rl.rows, temperature=rl.temperature, seed=rl.seed,
         rewarded=surrogate.rewarded,

@@ -32,7 +32,7 @@ class Trust:
     def __init__(self, config: TrustConfig, alpha: float, trainer: Trainer, run: Run, saved: Mapping[str, Any]):
         self.config, self.alpha, self.trainer, self.path = config, alpha, trainer, run.path
         self.history = [Scoring.from_json(each) for each in saved.get("scorings", ())]
-        self.anchors: dict[str, Policy] = self._anchors(standings(self.history, config))
+        self.anchors: dict[str, Policy] = self._anchors(self._now())
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint: the scorings, from which everything follows."""
@@ -44,22 +44,24 @@ class Trust:
         self.history = [each for each in self.history if each.step < step]  # a paused run scores its step again
         if not np.isfinite(scoring.mean_real()):
             return scoring.metrics()
-        before = standings(self.history, self.config)
+        before = self._now()
         self.history.append(scoring)
-        choice, now = self.choice(), standings(self.history, self.config)
+        choice, now = self.choice(), self._now()
         if choice is not None and choice.step == step:
             self.trainer.keep(step)
         self.anchors = self._anchors(now)
         if self.config.enabled:
             self._say(step, before, now)
-        return scoring.metrics() | self._evidence(choice) | (trust_metrics(now) if self.config.enabled else {})
+        kept = {} if choice is None else {"kept_step": float(choice.step)}
+        return scoring.metrics() | kept | (trust_metrics(now) if self.config.enabled else {})
 
     def choice(self) -> Choice | None:
         """What is kept after the scorings so far; None before the first."""
         return choose(self.history, self.config, self.alpha) if self.history else None
 
-    def _evidence(self, choice: Choice | None) -> Metrics:
-        return {} if choice is None else {"kept_step": float(choice.step)}
+    def _now(self) -> dict[str, Standing]:
+        """Where every task stands after the scorings so far."""
+        return standings(self.history, self.config)[-1] if self.history else {}
 
     def _anchors(self, now: Mapping[str, Standing]) -> dict[str, Policy]:
         """For each held task the start policy, or the kept one where that has more real successes in the task."""

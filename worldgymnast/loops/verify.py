@@ -8,25 +8,26 @@ disturbed (`JitterConfig.pixels`, `JitterConfig.actions`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
+import torch
 
-from worldgymnast.evaluation.uncertainty import JitterConfig, imagined_again, looks
+from worldgymnast.evaluation.uncertainty import JitterConfig, disturbed
+from worldgymnast.execution.surrogate import Surrogate
 from worldgymnast.loops.gather import Verify
-from worldgymnast.types import Clip, Judge, Rollout, WorldModel
+from worldgymnast.types import Rollout
 
 _SEEDS = 2**32
 
 
-def rollout_flips(world: WorldModel, judge: Judge, stride: int, config: JitterConfig, rows: int) -> Verify:
+def rollout_flips(surrogate: Surrogate, config: JitterConfig, rows: int) -> Verify:
     """For imagined rollouts of one length: which were judged successes and are none in any of their futures, bool [r].
 
     A future whose judge fails flips nothing.
 
     Args:
-        world: the world model that imagined them.
-        judge: the judge.
-        stride: frames between two that the judge sees: the policy's chunk.
+        surrogate: where they were imagined, and how they were judged.
         config: the futures; each costs as much imagination as the successes themselves, and is judged.
         rows: rollouts imagined side by side.
     """
@@ -36,13 +37,38 @@ def rollout_flips(world: WorldModel, judge: Judge, stride: int, config: JitterCo
         claimed = [i for i, rollout in enumerate(rollouts) if rollout.verdict.succeeded]
         for first in range(0, len(claimed), rows):
             part = claimed[first : first + rows]
-            starts = [rollouts[i].start for i in part]
-            frames = np.stack([rollouts[i].frames[0] for i in part])
-            actions = np.stack([rollouts[i].chunks.actions.flatten(0, 1).numpy() for i in part])
-            for future in imagined_again(world, frames, actions, config, (seed + first) % _SEEDS):
-                seen = looks(future.shape[1], stride)
-                clips = [Clip(c[seen], s.instruction, s.task) for c, s in zip(future, starts, strict=True)]
-                found[part] |= [verdict.succeeded is False for verdict in judge.score(clips)]
+            for future in range(config.futures):
+                draws = [(seed + first) % _SEEDS, future]
+                again = _imagined_again([rollouts[i] for i in part], surrogate, config, draws)
+                judged = surrogate.judging.begin(again)()
+                found[part] |= [rollout.verdict.succeeded is False for rollout in judged]
         return found
 
     return flips
+
+
+def _imagined_again(
+    rollouts: Sequence[Rollout], surrogate: Surrogate, config: JitterConfig, draws: Sequence[int]
+) -> list[Rollout]:
+    """The same starts and actions, imagined with the noise of `draws`; not judged yet."""
+    chunks = np.stack([rollout.chunks.actions.numpy() for rollout in rollouts])  # [r n k a]
+    rng, generator = np.random.default_rng(draws), torch.Generator()
+    generator.manual_seed(int(rng.integers(2**62)))
+    frames = np.stack([rollout.start.frame for rollout in rollouts])
+    flat = chunks.reshape(len(chunks), -1, chunks.shape[-1])
+    frames, flat = disturbed(surrogate.action_spec, frames, flat, config, rng)
+    starts = [replace(r.start, frame=frame) for r, frame in zip(rollouts, frames, strict=True)]
+    if not config.pixels:
+        starts = [rollout.start for rollout in rollouts]  # rollouts of one start share its frame, which is encoded once
+    env = surrogate(len(rollouts), generator)
+    observed, info = env.reset(options={"starts": starts})
+    images, shown = [], [observed["image"][:, None]]
+    for chunk in np.moveaxis(flat.reshape(chunks.shape), 1, 0):
+        images.append(observed["image"])
+        observed, _, _, _, info = env.step(chunk)
+        shown.append(np.asarray(info["frames"]))
+    seen, every = np.stack(images, 1), np.concatenate(shown, 1)
+    foreseen = info.get("foreseen", [None] * len(rollouts))
+    return [
+        replace(r, images=seen[i], frames=every[i], foreseen=foreseen[i], success=None) for i, r in enumerate(rollouts)
+    ]
