@@ -33,7 +33,7 @@ from worldgymnast.loops.tables import (
     tables,
 )
 from worldgymnast.loops.test_time import AdaptConfig
-from worldgymnast.loops.train import JudgeTraining, PolicyTraining, WorldTraining
+from worldgymnast.loops.train import JudgeTraining, PolicyTraining, Relearning, WorldTraining
 from worldgymnast.report.methods import picture, sheets
 from worldgymnast.report.results import diverse, dyna, scenes
 from worldgymnast.types import InputError
@@ -208,7 +208,11 @@ def test_the_other_tables_are_filled_once(tmp_path: Path) -> None:
         finetune=practice,
         score=ScoreConfig(per_task=1, workers=1),
         diverse=DiverseConfig(
-            more,
+            rounds=1,
+            explore=practice,
+            explored=PolicyRecordConfig((1.0,), 1, length=8, seed=2_055_000, workers=1),
+            again=Relearning(0.5, world, judge),
+            tasks=more,
             play=2,
             length=8,
             world=replace(world, thaw=True),

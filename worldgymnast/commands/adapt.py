@@ -43,8 +43,12 @@ from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.report import tables
 from worldgymnast.report.collect import collect
 from worldgymnast.report.report import write
+from worldgymnast.rl.objective import ObjectiveConfig
 from worldgymnast.run import finished
 from worldgymnast.types import InputError, Start, in_range
+
+_SCORED = ("evaluate_starts", "evaluate_every", "keep_best", "keep_alpha", "trust")
+"""Fields that have no effect where nothing is scored for real."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +74,8 @@ class Adapt(Computing, Watching):
     """
 
     hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {
-        ReinforceConfig: ("evaluate_starts", "evaluate_every", "keep_best", "middle", "curriculum")
-    }
+        ReinforceConfig: (*_SCORED, "middle", "curriculum"), ObjectiveConfig: ("hold",),
+    }  # fmt: skip
     instead: ClassVar[str] = "one picture has no middle and no tasks, and nothing is scored for real while it trains"
     config: Annotated[AdaptConfig, LENT] = AdaptConfig()
     frame: Annotated[Path | None, tyro.conf.arg(metavar="IMAGE")] = None

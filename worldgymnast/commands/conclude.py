@@ -18,8 +18,8 @@ def conclude(out: Path, evaluation: dict[str, Any]) -> None:
     table = success(evaluation)
     if table is not None:
         tables.show(tables.success(table))
-    if page.gap:
-        tables.show(tables.gap(page.gap))
+    for each in tables.gaps(page):
+        tables.show(each)
     if page.powered is not None:
         tables.show(tables.sheet(page.powered))
     if page.budget:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 
-from worldgymnast.actions import jittered
+from worldgymnast.actions import ActionSpec, jittered
 from worldgymnast.evaluation.agreement import auroc
 from worldgymnast.evaluation.success import RESAMPLES, Estimate
 from worldgymnast.types import Clip, Judge, Verdict, WorldModel, in_range
@@ -69,6 +69,19 @@ def imagined(
     return np.concatenate([frames[:, None], *unroll(world, frames, actions, seed)], 1)
 
 
+def disturbed(
+    spec: ActionSpec,
+    frames: UInt8[np.ndarray, "r h w 3"],
+    actions: Float[np.ndarray, "r t a"],
+    config: JitterConfig,
+    rng: np.random.Generator,
+) -> tuple[UInt8[np.ndarray, "r h w 3"], Float[np.ndarray, "r t a"]]:
+    """Starts and actions of one future, disturbed as `config` has it."""
+    noise = rng.standard_normal(frames.shape, dtype=np.float32) * config.pixels
+    push = rng.standard_normal(actions.shape, dtype=np.float32) * config.actions
+    return np.clip(np.rint(frames + noise), 0, 255).astype(np.uint8), jittered(spec, actions, push)
+
+
 def imagined_again(
     world: WorldModel,
     frames: UInt8[np.ndarray, "r h w 3"],
@@ -86,11 +99,7 @@ def imagined_again(
         seed: of every draw.
     """
     for future in range(config.futures):
-        rng = np.random.default_rng([seed, future])
-        noise = rng.standard_normal(frames.shape, dtype=np.float32) * config.pixels
-        seen = np.clip(np.rint(frames + noise), 0, 255).astype(np.uint8)
-        push = rng.standard_normal(actions.shape, dtype=np.float32) * config.actions
-        done = jittered(world.action_spec, actions, push)
+        seen, done = disturbed(world.action_spec, frames, actions, config, np.random.default_rng([seed, future]))
         clip = imagined(world, seen, done, seed * 1_000_003 + future + 1)
         clip[:, 0] = frames
         yield clip

@@ -1,9 +1,10 @@
 """Diverse training: among distractors, with many sentences, on more tasks; each tested where it matters.
 
 The starter world has seen one table with nothing on it but the task's object, and melts whatever else stands there. So
-world and judge go on learning first: on the same episodes with distractors pasted in, and on play in further tasks. In
-this *wide* world the same reinforcement learning is then done from plain starts and from each kind of diverse ones
-(World-Gymnast, arXiv 2602.02454, scores these variants inside its world model; here the real environment does).
+world and judge go on learning first: on the same episodes with distractors pasted in, and on play in further tasks.
+This *wide* world has faults of its own, so there are rounds of exploring in it. Then the same reinforcement learning is
+done in it from plain starts and from each kind of diverse ones (World-Gymnast, arXiv 2602.02454, scores these variants
+inside its world model; here the real environment does).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from worldgymnast.envs.metaworld import MORE, MetaWorldConfig
 from worldgymnast.episodes.shares import check_shares
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, from_episodes
 from worldgymnast.execution.surrogate import Imagination
+from worldgymnast.judges.classifier import SuccessClassifier
 from worldgymnast.loops.finetune import (
     FinetuneConfig,
     finetune,
@@ -33,11 +35,11 @@ from worldgymnast.loops.finetune import from_episodes as from_logged
 from worldgymnast.loops.gather import Sample
 from worldgymnast.loops.quickstart import QuickstartConfig, starter, starter_plate
 from worldgymnast.loops.record import RecordConfig
-from worldgymnast.loops.reproduce import record_to
+from worldgymnast.loops.reproduce import Exploring, PolicyRecordConfig, explore, record_to, round_folder, seeded
 from worldgymnast.loops.scenes import with_distractors
 from worldgymnast.loops.score import layouts, real_env, row, trials
 from worldgymnast.loops.supervised import FitConfig
-from worldgymnast.loops.train import JudgeTraining, WorldTraining, data_hash, train_judge, train_world
+from worldgymnast.loops.train import JudgeTraining, Relearning, WorldTraining, data_hash, train_judge, train_world
 from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.records import read_outcomes
 from worldgymnast.run import Run, finished
@@ -46,6 +48,7 @@ from worldgymnast.scenes.language import AFFORDANCES, written
 from worldgymnast.scenes.plate import load_plate
 from worldgymnast.types import InputError, Start, in_range
 from worldgymnast.weights import identity, write_text
+from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 VARIANTS = ("wide", "distractors", "language", "tasks")
 """What RL starts from in the wide world: plain photographs, or those and more."""
@@ -64,9 +67,13 @@ UNHEARD: dict[str, tuple[str, ...]] = {
 """Sentences for tests alone: neither demonstrations, nor judge, nor `scenes.language` have them."""
 
 
+EXPLORERS = ("wide", "distractors", "tasks")
+"""The variants that explorers of the wide world practise in turn, each recorded where its variant is tested."""
+
+
 @dataclass(frozen=True)
-class DiverseConfig:
-    """The wide world, and how much is trained and tested in it.
+class DiverseConfig(Exploring):
+    """The wide world, how it is explored, and how much is trained and tested in it.
 
     Attributes:
         tasks: further tasks; of these there is play and no demonstration.
@@ -84,6 +91,8 @@ class DiverseConfig:
         workers: processes of the real environment.
     """
 
+    explored: PolicyRecordConfig = PolicyRecordConfig((0.5, 1.0), 16, seed=2_055_000)
+    again: Relearning = replace(Exploring.again, judge=replace(Exploring.again.judge, language=True))
     tasks: tuple[str, ...] = MORE
     play: int = 160
     length: int = RecordConfig.length
@@ -103,6 +112,7 @@ class DiverseConfig:
     workers: int = 2
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         in_range(self, 1, "photographs", "copies", "sentences", "distractors", "workers")
         in_range(self, 1, "per_task", high=160)
         in_range(self, 0, "first_layout")
@@ -127,11 +137,14 @@ def check_diverse(env: MetaWorldConfig, config: DiverseConfig) -> None:
         raise InputError(f"--diverse.tasks: found '{alien[0]}', expected some of {', '.join(AFFORDANCES)}")
 
 
-def widen(out: Path, old: EpisodeSet, env: MetaWorldConfig, config: DiverseConfig, device: str = "cpu") -> None:
-    """OUT/data/play, OUT/world and OUT/judge: the starter's, after learning from more.
+def widen(
+    out: Path, policy: SmallVLA, old: EpisodeSet, env: MetaWorldConfig, config: DiverseConfig, device: str = "cpu"
+) -> None:
+    """OUT/data/play, OUT/world and OUT/judge: the starter's, after learning from more, and after rounds of exploring.
 
     Args:
         out: a folder.
+        policy: what explorers begin with.
         old: what the starter's world and judge learned from.
         env: the real environment that was recorded there.
         config: how.
@@ -140,7 +153,10 @@ def widen(out: Path, old: EpisodeSet, env: MetaWorldConfig, config: DiverseConfi
     begun, judge = load_world(starter("world"), device), load_classifier(starter("judge"), device)
     record = config.recording(env)
     asked: dict[str, Any] = {name: to_dict(getattr(config, name)) for name in ("world", "judge")}
-    asked |= {"record": to_dict(record), "shares": config.shares}
+    asked |= {"record": to_dict(record), "shares": config.shares, "rounds": config.rounds}
+    if config.rounds:
+        asked |= {name: to_dict(getattr(config, name)) for name in ("explore", "explored", "again")}
+        asked |= {"explorers": config.explorers, "policy": identity(policy)}
     inputs = {"data": data_hash(old), "world": identity(begun), "judge": identity(judge)}
     with Run(out, asked | {"inputs": inputs}) as run:
         if run.finished is not None:
@@ -148,11 +164,26 @@ def widen(out: Path, old: EpisodeSet, env: MetaWorldConfig, config: DiverseConfi
         play = record_to(out / "data" / "play", record)
         editor = load_editor(None, load_plate(starter_plate()))
         among = [from_episodes(list(with_distractors(editor, part, i + 1))) for i, part in enumerate((old, play))]
-        sets = [old, among[0], play, among[1]]
-        world = train_world(sets, out / "world", config.world, device, config.shares, start=begun)
-        half = [part.select(np.arange(0, len(part), 2)) for part in among]
-        train_judge(concatenate([old, play, *half]), world, out / "judge", config.judge, device, start=judge)
+        sets, first = [old, among[0], play, among[1]], round_folder(out, 1, config)
+        world = train_world(sets, first / "world", config.world, device, config.shares, start=begun)
+        known = concatenate([old, play, *(part.select(np.arange(0, len(part), 2)) for part in among)])
+        judge = train_judge(known, world, first / "judge", config.judge, device, start=judge)
+
+        def practise(number: int, seed: int, world: LatentWorldModel, judge: SuccessClassifier) -> SmallVLA:
+            name, place = EXPLORERS[seed % 10 % len(EXPLORERS)], round_folder(out, number, config) / f"rl-{seed}"
+            practice = seeded(replace(config.explore, env=env), seed)
+            return _practised(name, policy, (world, judge), out, place, practice, config, device)
+
+        scenes = [_scene(name, env, config) for name in EXPLORERS]
+        explore(out, world, judge, known, practise, scenes, config, device)
         run.finish({})
+
+
+def _scene(name: str, env: MetaWorldConfig, config: DiverseConfig) -> MetaWorldConfig:
+    """The real environment in which an explorer is recorded."""
+    if name == "tasks":
+        return replace(env, tasks=(*env.tasks, *config.tasks))
+    return replace(env, distractors=config.distractors) if name == "distractors" else env
 
 
 def variant(
@@ -167,7 +198,21 @@ def variant(
     """RL of `policy` in the wide world from the starts of that variant; OUT/policy.safetensors."""
     world = load_world(wide / "world" / "world.safetensors", device)
     judge = load_classifier(wide / "judge" / "judge.safetensors", device)
-    imagine = Imagination.of(policy, world, judge, practice.rl.horizon)
+    return _practised(name, policy, (world, judge), wide, out, practice, config, device)
+
+
+def _practised(
+    name: str,
+    policy: SmallVLA,
+    parts: tuple[LatentWorldModel, SuccessClassifier],
+    wide: Path,
+    out: Path,
+    practice: FinetuneConfig,
+    config: DiverseConfig,
+    device: str,
+) -> SmallVLA:
+    """RL of `policy` in that world and before that judge, from the starts of a variant; OUT/policy.safetensors."""
+    imagine = Imagination.of(policy, *parts, practice.rl.horizon)
     env = practice.env
     if name == "tasks":
         env = replace(env, tasks=(*env.tasks, *config.tasks))

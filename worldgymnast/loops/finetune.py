@@ -24,6 +24,7 @@ from worldgymnast.loops.gather import Sample
 from worldgymnast.loops.reinforce import ReinforceConfig, Scored, reinforce
 from worldgymnast.loops.score import layouts, real_env, score_real
 from worldgymnast.loops.trust import rollout_doubt
+from worldgymnast.loops.verify import rollout_flips
 from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.progress import Progress
 from worldgymnast.run import Run
@@ -103,11 +104,15 @@ def _learn(
     audit: Judge | None,
 ) -> Metrics:
     rl, chunk = config.rl, policy.config.chunk
-    doubt, sparse = None, surrogate.hasty()  # nobody sees the frames between two looks
+    doubt, verify, sparse = None, None, surrogate.hasty()  # nobody sees the frames between two looks
     if rl.uncertainty != "off":
         if not isinstance(surrogate, Imagination):
             raise InputError(f"--rl.uncertainty: found '{rl.uncertainty}' and no world model to doubt, expected off")
         doubt, sparse = rollout_doubt(surrogate.world, surrogate.judge, chunk, rl.jitter, rl.rows), surrogate
+    if rl.verify.futures:
+        if not isinstance(surrogate, Imagination):
+            raise InputError(f"--rl.verify.futures: found {rl.verify.futures} and no world model, expected 0")
+        verify = rollout_flips(surrogate.hasty(), rl.verify, rl.rows)
     pool = LocalPool(
         copy.deepcopy(policy), sparse, surrogate.judging, rows=rl.rows, temperature=rl.temperature, seed=rl.seed,
         rewarded=surrogate.rewarded,
@@ -117,7 +122,7 @@ def _learn(
         scored_on = layouts(config.env, rl.evaluate_starts, config.score_layout)
         score = scorer(policy, surrogate, real, scored_on, rl.rows)
         starts = by_learnability(starts, run.metrics) if rl.curriculum else starts
-        metrics, scored = reinforce(policy, pool, starts, score, rl, run, doubt, audit)
+        metrics, scored = reinforce(policy, pool, starts, score, rl, run, doubt, audit, verify)
         if scored is not None:
             save_gallery(run, scored, policy.action_spec.rate or FPS)
         return metrics

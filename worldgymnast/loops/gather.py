@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -26,6 +26,11 @@ Sample = Callable[[np.random.Generator, int], Sequence[Start]]
 """Draws that many starts with that generator."""
 Doubt = Callable[[Sequence[Rollout], int], np.ndarray]
 """How little each imagined rollout is to be believed, float [r]; the number is the seed of its draws."""
+Verify = Callable[[Sequence[Rollout], int], np.ndarray]
+"""Which imagined successes are none when they are imagined again, bool [r]; the number is the seed of its draws."""
+
+_DRAWS = 8
+"""How often starts are drawn to have enough of tasks that are not held."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,9 @@ class GatherConfig:
         uncertain_limit: share of such rollouts above which the run stops: the policy has left what the world knows.
         jitter: the disturbed futures that tell; each costs as much imagination as the rollout itself. None by default:
             of the starter world's lies the judge's own doubt alone finds as many.
+        verify: how each judged success is imagined again; it is dropped from its group where any of these futures is
+            judged another way. Off with 0 futures. Other noise alone is enough for a world that draws its futures; one
+            that does not needs disturbed pixels or actions.
         curriculum: draws tasks by how much there is to learn from them, rather than in equal parts.
         seed: of every random draw.
     """
@@ -58,6 +66,7 @@ class GatherConfig:
     uncertainty_threshold: float = 0.8
     uncertain_limit: float = 0.5
     jitter: JitterConfig = JitterConfig(futures=0)
+    verify: JitterConfig = JitterConfig(futures=0, pixels=0.0, actions=0.0)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -80,6 +89,9 @@ class Gathered:
         frames: and how many frames in them.
         uncertain: how many were dropped since the world was in doubt.
         dropping: whether uncertain ones are dropped.
+        verifying: whether successes are imagined again.
+        claimed: how many were judged successes and imagined again.
+        flipped: how many of these were dropped, since another verdict followed.
         errors: why judgements failed, and how often.
         imagining: seconds spent imagining.
         waiting: seconds spent waiting for verdicts.
@@ -90,6 +102,9 @@ class Gathered:
     frames: int = 0
     uncertain: int = 0
     dropping: bool = False
+    verifying: bool = False
+    claimed: int = 0
+    flipped: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     imagining: float = 0.0
     waiting: float = 0.0
@@ -106,8 +121,14 @@ class Gathered:
             "uncertain": float(self.uncertain),
             "uncertain_rate": self.uncertain / max(self.rollouts, 1),
         }
+        verified = {
+            "verified": float(self.claimed),
+            "flipped": float(self.flipped),
+            "flipped_rate": self.flipped / max(self.claimed, 1),
+        }
         return {
             **(dropped if self.dropping else {}),
+            **(verified if self.verifying else {}),
             **self._by_task(),
             "judge_error_rate": self.error_rate,
             "groups_without_verdicts": float(sum(len(group.scores) < 2 for group in self.groups)),
@@ -144,9 +165,10 @@ class Gathering:
         config: how many.
         objective: what a group with signal is.
         doubt: which rollouts not to believe, where the config wants some dropped.
+        verify: imagines successes again, where the config wants that.
 
     Raises:
-        ValueError: rollouts are to be dropped and there is no `doubt`.
+        ValueError: rollouts are to be dropped and there is no `doubt`, or no `verify`.
     """
 
     def __init__(
@@ -156,11 +178,15 @@ class Gathering:
         config: GatherConfig,
         objective: ObjectiveConfig,
         doubt: Doubt | None = None,
+        verify: Verify | None = None,
     ):
+        if config.verify.futures and verify is None:
+            raise ValueError(f"verify: found {config.verify.futures} futures and nothing that imagines them")
         if config.uncertainty != "off" and doubt is None:
             raise ValueError(f"uncertainty: found '{config.uncertainty}' and no doubt to measure it by, expected one")
         self.pool, self.sample, self.config, self.objective = pool, sample, config, objective
         self.doubt = None if config.uncertainty == "off" else doubt
+        self.verify = verify if config.verify.futures else None
         self._begun: dict[int, _Begun] = {}
 
     def begin(self, step: int, weights: Mapping[str, Tensor]) -> None:
@@ -173,30 +199,43 @@ class Gathering:
         groups = self.pool.begin(self.sample(rng, self.config.starts), self.config.group_size)
         self._begun[step] = _Begun(rng, groups, time.perf_counter() - began)
 
-    def finish(self, step: int, weights: Mapping[str, Tensor]) -> Gathered:
+    def finish(self, step: int, weights: Mapping[str, Tensor], held: Collection[str] = ()) -> Gathered:
         """The groups of `step`; those without signal are replaced while that is worth it (dynamic sampling).
 
         Args:
             step: one that was begun.
             weights: those of the newest policy, which rolls the replacements out where imagination is ahead.
+            held: tasks that give no reward; their groups need no signal, and are not replaced.
 
         Raises:
             Paused: the judge failed, or the world is in doubt, on more rollouts than the config allows.
         """
         config, begun = self.config, self._begun.pop(step)
-        found = Gathered(dropping=self.doubt is not None)
+        found = Gathered(dropping=self.doubt is not None, verifying=self.verify is not None)
         self._add(found, begun, step, 0)
         for turn in range(config.resample):
-            wanting = sum(not has_signal(g, self.objective) for g in found.groups[-config.starts :])
+            newest = [g for g in found.groups[-config.starts :] if g.start.task not in held]
+            wanting = sum(not has_signal(g, self.objective) for g in newest)
             if wanting <= config.starts // 3 or found.error_rate > config.judge_error_limit:
                 break
             began = time.perf_counter()
             if config.ahead:  # the pool has imagined another step since
                 self.pool.sync(weights, step)
-            groups = self.pool.begin(self.sample(begun.rng, wanting), config.group_size)
+            if not (others := self._others(begun.rng, wanting, held)):
+                break
+            groups = self.pool.begin(others, config.group_size)
             self._add(found, _Begun(begun.rng, groups, time.perf_counter() - began), step, turn + 1)
         self._require_verdicts(found, step)
         return found
+
+    def _others(self, rng: np.random.Generator, count: int, held: Collection[str]) -> list[Start]:
+        """Starts of tasks that are not held, that many where a few draws give as many."""
+        found: list[Start] = []
+        for _ in range(_DRAWS):
+            found += [start for start in self.sample(rng, count) if start.task not in held]
+            if len(found) >= count:
+                break
+        return found[:count]
 
     def _add(self, found: Gathered, begun: _Begun, step: int, turn: int) -> None:
         """Waits for verdicts and adds the groups to `found`."""
@@ -208,10 +247,15 @@ class Gathering:
         found.rollouts += len(rollouts)
         found.frames += sum(r.chunks.actions.shape[0] * r.chunks.actions.shape[1] for r in rollouts)
         found.errors.update(r.verdict.error or "no reason given" for r in rollouts if r.verdict.score is None)
+        seed = self.config.seed * 1_000_003 + step * (self.config.resample + 1) + turn
         if self.doubt is not None:
-            seed = self.config.seed * 1_000_003 + step * (self.config.resample + 1) + turn
             groups, dropped = without_uncertain(groups, self.doubt(rollouts, seed), self.config.uncertainty_threshold)
             found.uncertain += dropped
+        if self.verify is not None:
+            left = [r for g in groups for r in g.rollouts]
+            found.claimed += sum(bool(r.verdict.succeeded) for r in left)
+            groups, flipped = without_uncertain(groups, self.verify(left, seed).astype(float), 0.5)
+            found.flipped += flipped
         found.groups += groups
 
     def _require_verdicts(self, found: Gathered, step: int) -> None:

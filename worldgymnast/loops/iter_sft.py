@@ -141,7 +141,7 @@ def _rounds(
             if number:
                 policy, learned = _round(policy, surrogate, starts, demonstrations, run.path, config, number, device)
             scored = scorer(policy, surrogate, real, scored_on, config.rows)(number)
-            run.log(number, learned | (scored.metrics() if scored else {}))
+            run.log(number, learned | (scored.metrics() | scored.by_task(number) if scored else {}))
             rates = {int(row["step"]): row.get("real_success", 0.0) for row in run.metrics()}
             best = max(rates, key=lambda i: (rates[i], i))
             if scored is not None:

@@ -2,8 +2,10 @@
 
 Each step samples starts, rolls a group out from each inside the world model, has the judge score them, and updates the
 policy. Every `evaluate_every` steps the greedy policy is scored on the same starts imagined and real, and the gap is
-logged: imagined success that climbs alone is the failure to look for. A guard has others look at what the judge calls a
-success, and can end the training when ever less of it holds up.
+logged: imagined success that climbs alone is the failure to look for. A task whose imagined successes are not real, or
+whose real success is lost, gives no reward until a scoring redeems it (`Trust`). The scorings also choose the step that
+is kept (`evaluation.keeping.choose`). A guard has others look at what the judge calls a success, and can end the
+training when ever less of it holds up.
 """
 
 from __future__ import annotations
@@ -18,9 +20,12 @@ from torch import nn
 
 from worldgymnast.evaluation.agreement import success_gap
 from worldgymnast.evaluation.guard import GuardConfig
+from worldgymnast.evaluation.keeping import ALPHA
 from worldgymnast.evaluation.success import Difference
+from worldgymnast.evaluation.task_trust import Scoring, TrustConfig
 from worldgymnast.loops.audit import Guard
-from worldgymnast.loops.gather import Doubt, GatherConfig, Gathering, Sample
+from worldgymnast.loops.gather import Doubt, GatherConfig, Gathering, Sample, Verify
+from worldgymnast.loops.hold import Trust
 from worldgymnast.progress import Progress
 from worldgymnast.rl.trainer import Trainer, TrainerConfig
 from worldgymnast.run import Run
@@ -59,6 +64,10 @@ class Scored:
             "agreement": float(np.mean(agree)) if agree else float("nan"),
         }
 
+    def by_task(self, step: int) -> Metrics:
+        """Both success rates and their gap of every task, where there are several."""
+        return Scoring.of(step, self.imagined, self.real).metrics()
+
 
 def _rate(rollouts: Sequence[Rollout]) -> float:
     """Mean score of the rollouts that have one; an outage is no failure."""
@@ -78,8 +87,10 @@ class ReinforceConfig(GatherConfig):
         horizon: actions in an imagined rollout.
         evaluate_every: steps between two scorings; the first and the last step are always scored.
         evaluate_starts: starts per task of one scoring.
-        keep_best: end with the weights that scored highest for real, the untrained ones included, rather than the last:
-            where imagined success climbs alone, the policy that is handed out is then no worse.
+        keep_best: end with the weights that `evaluation.keeping.choose` takes, the untrained ones included, rather than
+            the last: where imagined success climbs alone, the policy that is handed out is then no worse.
+        keep_alpha: largest probability with which a scored step that is no better replaces the start policy.
+        trust: when a task loses its reward, and when it gets it back.
         trainer: the update.
         guard: whether claimed successes hold up before an audit judge and for real.
         save_every: steps between two checkpoints.
@@ -93,6 +104,8 @@ class ReinforceConfig(GatherConfig):
     evaluate_every: int = 8
     evaluate_starts: int = 10
     keep_best: bool = True
+    keep_alpha: float = ALPHA
+    trust: TrustConfig = TrustConfig()
     trainer: TrainerConfig = TrainerConfig()
     guard: GuardConfig = GuardConfig()
     save_every: int = 5
@@ -101,6 +114,7 @@ class ReinforceConfig(GatherConfig):
         super().__post_init__()
         in_range(self, 1, "steps", "rows", "horizon", "evaluate_every", "save_every")
         in_range(self, 1e-3, "temperature")
+        in_range(self, 1e-6, "keep_alpha", high=1)
         in_range(self, 0, "evaluate_starts")
         in_range(self, 0, "middle", high=1)
 
@@ -119,6 +133,7 @@ def reinforce(
     run: Run,
     doubt: Doubt | None = None,
     audit: Judge | None = None,
+    verify: Verify | None = None,
 ) -> tuple[Metrics, Scored | None]:
     """Trains `policy` in place; returns the metrics of the scoring of the weights it ends with, and the last scoring.
 
@@ -138,38 +153,40 @@ def reinforce(
     """
     assert isinstance(policy, nn.Module)
     trainer = Trainer(policy, config.trainer)
-    gathering = Gathering(pool, starts, config, config.trainer.objective, doubt)
-    first, last, scored = trainer.resume(run), Metrics(), None
+    gathering = Gathering(pool, starts, config, config.trainer.objective, doubt, verify)
+    first, saved = trainer.resume(run)
+    last, scored = Metrics(), None
     guard = Guard(config.guard, audit, run, config.seed)
+    trust = Trust(config.trust, config.keep_alpha, trainer, run, saved)
     end = first if guard.ends(first) else config.steps
     with Progress("reinforcement learning in imagination", config.steps, done=first) as progress:
         for step in range(first, config.steps + 1):
             metrics: Metrics = {}
             try:
-                if step % config.evaluate_every == 0 or step == end:
-                    scored = score(step)
-                    last = scored.metrics() if scored else last
-                    metrics |= last | (guard.scored(step, scored.imagined, scored.real) if scored else {})
-                    if scored and np.isfinite(last["real_success"]):
-                        trainer.keep_best(last["real_success"], step)
+                if (step % config.evaluate_every == 0 or step == end) and (scored := score(step)):
+                    last = scored.metrics()
+                    metrics |= last | guard.scored(step, scored.imagined, scored.real)
+                    metrics |= trust.scored(step, scored.imagined, scored.real)
                 if step < end:
-                    metrics |= _train(trainer, gathering, guard, config, step)
+                    metrics |= _train(trainer, gathering, guard, trust, config, step)
                     progress.advance(note=f"reward {metrics['reward']:.2f}")
             except Paused:
-                trainer.save(run, step)
+                trainer.save(run, step, trust.state())
                 raise
             run.log(step, metrics)
             if step == end:
                 break
             if (step + 1) % config.save_every == 0:
-                trainer.save(run, step + 1)
+                trainer.save(run, step + 1, trust.state())
             end = step + 1 if guard.ends(step) else end
     _say_if_nothing_was_learned(run)
-    best = trainer.restore_best() if config.keep_best else None
-    if best is None:
+    choice = trust.choice() if config.keep_best else None
+    if choice is None:
         return last, scored
-    kept = next((row for row in reversed(run.metrics()) if row["step"] == best and "real_success" in row), last)
-    return {k: kept[k] for k in last} | {"best_step": float(best)}, scored
+    trainer.restore_kept()
+    print(f"{run.path}: {choice}", flush=True)
+    kept = next((row for row in reversed(run.metrics()) if row["step"] == choice.step and "real_success" in row), last)
+    return {k: kept[k] for k in last} | {"best_step": float(choice.step)}, scored
 
 
 def _say_if_nothing_was_learned(run: Run) -> None:
@@ -183,15 +200,18 @@ def _say_if_nothing_was_learned(run: Run) -> None:
         )
 
 
-def _train(trainer: Trainer, gathering: Gathering, guard: Guard, config: ReinforceConfig, step: int) -> Metrics:
+def _train(
+    trainer: Trainer, gathering: Gathering, guard: Guard, trust: Trust, config: ReinforceConfig, step: int
+) -> Metrics:
     """One step: imagine, judge, audit, update; whatever may pause the run comes before the update."""
     weights = trainer.weights() if config.ahead else trainer.weights(copy=False)
     gathering.begin(step, trainer.acting or weights)
     for later in range(step + 1, min(step + config.ahead, config.steps - 1) + 1):
         gathering.begin(later, weights)
-    found = gathering.finish(step, weights)
+    found = gathering.finish(step, weights, trust.anchors)
     audited = guard.audit(step, [r for group in found.groups for r in group.rollouts])
     began = time.perf_counter()
-    metrics = trainer.update(found.groups, torch.Generator().manual_seed(config.seed * 1_000_003 + step))
+    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+    metrics = trainer.update(found.groups, generator, trust.anchors)
     trainer.acting = weights if config.ahead else None
     return metrics | found.metrics() | {"seconds_update": time.perf_counter() - began} | audited

@@ -14,7 +14,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -101,7 +101,32 @@ class PolicyRecordConfig:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Exploring:
+    """Rounds of exploring: reinforcement learning shows what a world has wrong, and the world learns from that.
+
+    Attributes:
+        rounds: how many; 0 for none.
+        explorers: policies that explore in a round.
+        explore: their RL; it is not scored, and nothing of it is kept but their real rollouts.
+        explored: the rollouts of each.
+        again: how world and judge go on learning from them.
+    """
+
+    rounds: int = 2
+    explorers: int = 3
+    explore: FinetuneConfig = FinetuneConfig(rl=ReinforceConfig(steps=20, evaluate_starts=0, keep_best=False))
+    explored: PolicyRecordConfig = PolicyRecordConfig((0.5, 1.0), 16, seed=2_050_000)
+    again: Relearning = Relearning(
+        0.4, WorldTraining(fit=FitConfig(steps=500, lr=7e-4, ema=0.995)), JudgeTraining(fit=FitConfig(1500, lr=5e-4))
+    )
+
+    def __post_init__(self) -> None:
+        in_range(self, 0, "rounds")
+        in_range(self, 1, "explorers", high=10)
+
+
+@dataclass(frozen=True)
+class Recipe(Exploring):
     """Everything `reproduce` does.
 
     Attributes:
@@ -112,11 +137,6 @@ class Recipe:
         held_out: rollouts of the same policy that nothing is trained on.
         world: its training.
         judge: its training.
-        rounds: of exploring; 0 for none.
-        explorers: policies that explore in a round.
-        explore: their RL; it is not scored, and nothing of it is kept but their real rollouts.
-        explored: the rollouts of each.
-        again: how world and judge go on learning from them.
         finetune: RL.
         seeds: RL seeds.
         score: the final paired evaluation.
@@ -129,20 +149,12 @@ class Recipe:
     held_out: PolicyRecordConfig = PolicyRecordConfig((0.5, 1.0), 15, seed=3_000_000)
     world: WorldTraining = WorldTraining()
     judge: JudgeTraining = JudgeTraining()
-    rounds: int = 2
-    explorers: int = 3
-    explore: FinetuneConfig = FinetuneConfig(rl=ReinforceConfig(steps=20, evaluate_starts=0, keep_best=False))
-    explored: PolicyRecordConfig = PolicyRecordConfig((0.5, 1.0), 16, seed=2_050_000)
-    again: Relearning = Relearning(
-        0.4, WorldTraining(fit=FitConfig(steps=500, lr=7e-4, ema=0.995)), JudgeTraining(fit=FitConfig(1500, lr=5e-4))
-    )
     finetune: FinetuneConfig = FinetuneConfig()
     seeds: tuple[int, ...] = (0, 1, 2)
     score: ScoreConfig = ScoreConfig()
 
     def __post_init__(self) -> None:
-        in_range(self, 0, "rounds")
-        in_range(self, 1, "explorers", high=10)
+        super().__post_init__()
         in_range(self, 0, "seeds")
         each_once(self, "seeds")
         if not self.seeds:
@@ -192,11 +204,18 @@ def record_policy_to(path: Path, policy: SmallVLA, env: MetaWorldConfig, config:
 
 
 def record_explorers(
-    data: Path, explorers: Sequence[SmallVLA], env: MetaWorldConfig, config: PolicyRecordConfig, first: int = 0
+    data: Path,
+    explorers: Sequence[SmallVLA],
+    scenes: Sequence[MetaWorldConfig],
+    config: PolicyRecordConfig,
+    first: int = 0,
 ) -> list[EpisodeSet]:
-    """Labelled real rollouts of each explorer in a folder of its own, DATA/explored-N from N = `first` on."""
+    """Labelled real rollouts of each explorer in a folder of its own, DATA/explored-N from N = `first` on.
+
+    The environments `scenes` take turns.
+    """
     return [
-        record_policy_to(data / f"explored-{i}", explorer, env, of_explorer(config, i))
+        record_policy_to(data / f"explored-{i}", explorer, scenes[(i - first) % len(scenes)], of_explorer(config, i))
         for i, explorer in enumerate(explorers, first)
     ]
 
@@ -240,23 +259,16 @@ def reproduce(out: Path, recipe: Recipe, device: str = "cpu", imagined: int = 0)
         own = record_policy_to(out / "data" / "policy", policy, recipe.env, recipe.rollouts)
         held = record_policy_to(out / "data" / "held_out", policy, recipe.env, recipe.held_out)
     episodes = concatenate([logged, own])
-    begun = _round(out, 1) if recipe.rounds else out
+    begun = round_folder(out, 1, recipe)
     with stage(out, "world model"):
         world = train_world(episodes, begun / "world", recipe.world, device)
     with stage(out, "judge"):
         judge = train_judge(episodes, world, begun / "judge", recipe.judge, device)
-    recorded = [episodes]
-    for number in range(1, recipe.rounds + 1):
-        place, then = _round(out, number), _round(out, number + 1) if number < recipe.rounds else out
-        seeds = range(10 * number, 10 * number + recipe.explorers)
-        with stage(out, f"explore {number}"):
-            explorers = [_finetuned(policy, world, judge, episodes, place, s, recipe.explore) for s in seeds]
-        with stage(out, f"record the explorers {number}"):
-            recorded += record_explorers(out / "data", explorers, recipe.env, recipe.explored, len(recorded) - 1)
-        with stage(out, f"world model after round {number}"):
-            world = relearn_world(recorded, world, then / "world", recipe.again, number, device)
-        with stage(out, f"judge after round {number}"):
-            judge = relearn_judge(recorded, world, judge, then / "judge", recipe.again, number, device)
+
+    def practise(number: int, seed: int, world: LatentWorldModel, judge: SuccessClassifier) -> SmallVLA:
+        return _finetuned(policy, world, judge, episodes, round_folder(out, number, recipe), seed, recipe.explore)
+
+    world, judge = explore(out, world, judge, episodes, practise, [recipe.env], recipe, device)
     with stage(out, "gate"):
         check_world(out / "gate.json", world, judge, held, recipe)
     for seed in recipe.seeds:
@@ -268,9 +280,58 @@ def reproduce(out: Path, recipe: Recipe, device: str = "cpu", imagined: int = 0)
         return evaluate(out / "evaluation.json", policies, recipe, device, world, judge, imagined)
 
 
-def _round(out: Path, number: int) -> Path:
-    """Where world and judge lie that the explorers of a round are finetuned in, and the explorers."""
-    return out / f"round-{number}"
+def round_folder(out: Path, number: int, config: Exploring) -> Path:
+    """Where world and judge lie that the explorers of a round are finetuned in, and the explorers; OUT after them all.
+
+    Args:
+        out: the run folder.
+        number: of the round, from 1; that of the last one plus 1 for what follows.
+        config: the rounds.
+    """
+    return out / f"round-{number}" if number <= config.rounds else out
+
+
+Practise = Callable[[int, int, LatentWorldModel, SuccessClassifier], SmallVLA]
+"""An explorer: number of the round, seed, and the world and the judge that it is finetuned in."""
+
+
+def explore(
+    out: Path,
+    world: LatentWorldModel,
+    judge: SuccessClassifier,
+    old: EpisodeSet,
+    practise: Practise,
+    scenes: Sequence[MetaWorldConfig],
+    config: Exploring,
+    device: str = "cpu",
+) -> tuple[LatentWorldModel, SuccessClassifier]:
+    """The rounds: explorers are finetuned and recorded for real, and world and judge go on learning from that.
+
+    To be done after every change of a world: it then has new faults, which earlier explorers could not show.
+
+    Args:
+        out: the run folder; see `round_folder`. Recordings are OUT/data/explored-N.
+        world: what they explore.
+        judge: its judge.
+        old: what both have learned from.
+        practise: makes an explorer.
+        scenes: the real environments in which they are recorded, one after the other.
+        config: the rounds.
+        device: where to train.
+    """
+    recorded = [old]
+    for number in range(1, config.rounds + 1):
+        then = round_folder(out, number + 1, config)
+        with stage(out, f"explore {number}"):
+            explorers = [practise(number, 10 * number + i, world, judge) for i in range(config.explorers)]
+        with stage(out, f"record the explorers {number}"):
+            first = len(recorded) - 1
+            recorded += record_explorers(out / "data", explorers, scenes, config.explored, first)
+        with stage(out, f"world model after round {number}"):
+            world = relearn_world(recorded, world, then / "world", config.again, number, device)
+        with stage(out, f"judge after round {number}"):
+            judge = relearn_judge(recorded, world, judge, then / "judge", config.again, number, device)
+    return world, judge
 
 
 def _finetuned(

@@ -127,6 +127,7 @@ class TablesConfig:
             agree=replace(self.agree, per_task=6),
             diverse=replace(
                 diverse,
+                rounds=0,
                 play=24,
                 world=replace(
                     diverse.world,
@@ -191,7 +192,7 @@ def tables(out: Path, config: TablesConfig, device: str = "cpu") -> None:
         logged = record_to(out / "data" / "logged", config.record)
         own = record_policy_to(out / "data" / "policy", policy, config.env, config.rollouts)
         explorers = [load_policy(path, device) for path in starter_explorers()]
-        explored = record_explorers(out / "data", explorers, config.env, config.explored)
+        explored = record_explorers(out / "data", explorers, [config.env], config.explored)
     old = concatenate([logged, own, *explored])
     fill: dict[Table, Callable[[], None]] = {
         "methods": functools.partial(_methods, out, policy, old, config, device),
@@ -220,7 +221,7 @@ def _diverse(out: Path, policy: SmallVLA, old: EpisodeSet, config: TablesConfig,
     """Table 2: diverse training, tested where it matters."""
     wide, diverse = out / "wide", config.diverse
     with stage(out, "wide world"):
-        widen(wide, old, config.env, diverse, device)
+        widen(wide, policy, old, config.env, diverse, device)
     for seed in config.seeds:
         _imagined(out, policy, seed, config, device)
         practice = seeded(config.finetune, seed)

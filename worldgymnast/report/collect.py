@@ -21,6 +21,7 @@ from worldgymnast.evaluation.success import Difference, EpisodeResult, Rate, Suc
 from worldgymnast.ledger import FILE, Ledger
 from worldgymnast.records import DECISIONS, UNPLAYED, is_number, is_whole, read_outcomes, read_rows, read_seconds
 from worldgymnast.report import powered
+from worldgymnast.report.by_task import histories
 from worldgymnast.report.diagnosis import closed_loop_sheet, plain_loops, view
 from worldgymnast.report.folder import (
     budget_of,
@@ -58,6 +59,8 @@ _CURVES = (
     ("Clip fraction", "last_clip_fraction", True),
     ("Entropy, nats a token", "entropy", False),
     ("KL to the start policy, nats a token", "kl_to_start", False),
+    ("KL from the anchors of held tasks, nats a token", "kl_to_anchor", False),
+    ("Imagined successes that are none when imagined again", "flipped_rate", True),
     ("Imagined frames per second", "imagined_frames_per_second", False),
 )
 _TRAINED = (("sft", "Imitation"), ("world/autoencoder", "Autoencoder"), ("world", "World model"), ("judge", "Judge"))
@@ -97,11 +100,12 @@ def _collected(run: Path) -> Report:
         powered=powered.sheet(evaluation, read_outcomes(run / UNPLAYED), _after(evaluation)),
         gap=[*(row for path in learners[:1] for row in _gap(logs[path.name], config_of(path))), *evaluated(evaluation)],
         loops=loops(evaluation),
+        tasks=[history for path in learners[:1] for history in histories(logs[path.name])],
         curves=[*_learning(logs), *_fidelity(gate), *_training(run)],
         gallery=[pair for path in learners[:1] for pair in _gallery(path)],
         budget=_budget(run, learners, logs, evaluation),
         stages=read_seconds(run / "stages.json"),
-        notes=[*_notes(summary, gate, learners, evaluation), *_judged(run, logs), *_decided(run)],
+        notes=[*_notes(summary, gate, learners, evaluation), *_kept(logs), *_judged(run, logs), *_decided(run)],
         seeds={
             after: table.difference
             for after in list(evaluation)[1:]
@@ -345,6 +349,16 @@ def _notes(
 def _decided(run: Path) -> list[str]:
     """Which rounds of Dyna replaced the policy that was kept, and why."""
     return [row["said"] for row in read_rows(run / DECISIONS, lambda row: isinstance(row.get("said"), str))]
+
+
+def _kept(logs: Mapping[str, Rows]) -> list[str]:
+    """The scored step whose weights every training has kept so far."""
+    chosen = {name: [row["kept_step"] for row in rows if "kept_step" in row] for name, rows in logs.items()}
+    return [
+        f"{name} has kept {'its start policy' if steps[-1] == 0 else f'the policy of step {int(steps[-1])}'}."
+        for name, steps in chosen.items()
+        if steps and not math.isnan(steps[-1])
+    ]
 
 
 def _judged(run: Path, logs: Mapping[str, Rows]) -> list[str]:

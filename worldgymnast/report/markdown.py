@@ -13,8 +13,8 @@ from worldgymnast.report.world import Sheet
 def markdown(report: Report) -> str:
     """The tables of a report; what is empty is left out."""
     parts = [f"# {report.title}", f"`{report.command}`, {report.date}"]
-    parts += [*_success(report), *_gap(report), *_powered(report), *_gate(report), *_fidelity(report)]
-    parts += [*_diagnosis(report), *_cost(report)]
+    parts += [*_success(report), *_gap(report), *_tasks(report), *_powered(report), *_gate(report)]
+    parts += [*_fidelity(report), *_diagnosis(report), *_cost(report)]
     parts += ["\n".join(f"- {note}" for note in report.notes)] if report.notes else []
     return ("\n\n".join(parts) + "\n").encode(errors="replace").decode()
 
@@ -64,6 +64,14 @@ def _diagnosis(report: Report) -> list[str]:
 def _powered(report: Report) -> list[str]:
     shown = report.powered
     return [] if shown is None else [f"## {shown.title}", _table(shown.head, shown.rows), shown.note]
+
+
+def _tasks(report: Report) -> list[str]:
+    if not report.tasks:
+        return []
+    steps = [f"step {score.step}" for score in report.tasks[0].scores]
+    rows = [(each.task, *each.scores, each.standing) for each in report.tasks]
+    return ["## Task by task while it was trained, imagined / real", _table(("task", *steps, ""), rows)]
 
 
 def _gate(report: Report) -> list[str]:

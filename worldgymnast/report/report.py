@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 
 from worldgymnast.evaluation.success import Difference, Estimate, Rate, SuccessTable
+from worldgymnast.report.by_task import TaskHistory, TaskScore
 from worldgymnast.report.charts import Curve, Series, bars, curve, dot_plot
 from worldgymnast.report.diagnosis import DiagnosisView
 from worldgymnast.report.world import Sheet
 from worldgymnast.video import data_url
 from worldgymnast.weights import write_text
 
-__all__ = ["Curve", "GapRow", "Pair", "Report", "Series", "render", "write"]
+__all__ = ["Curve", "GapRow", "Pair", "Report", "Series", "TaskHistory", "TaskScore", "render", "write"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class Report:
         gap: imagined against real, a row an evaluation.
         loops: the same episode by episode: the correlation of both outcomes.
         powered: what imagined episodes add to the real ones of the evaluation.
+        tasks: the same of every task through the training of the first seed, and which tasks were trusted.
         curves: small charts.
         gallery: imagined and real videos.
         budget: how many real episodes of each kind were used.
@@ -97,6 +99,7 @@ class Report:
     gap: Sequence[GapRow] = ()
     loops: Sequence[Sheet] = ()
     powered: Sheet | None = None
+    tasks: Sequence[TaskHistory] = ()
     curves: Sequence[Curve] = ()
     gallery: Sequence[Pair] = ()
     budget: Mapping[str, int] = field(default_factory=dict)

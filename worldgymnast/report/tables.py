@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from worldgymnast.evaluation.success import SuccessTable
-from worldgymnast.report.report import GapRow
+from worldgymnast.report.report import GapRow, Report, TaskHistory
 from worldgymnast.report.world import Sheet
 
 if TYPE_CHECKING:
@@ -53,6 +53,22 @@ def gap(rows: Sequence[GapRow]) -> Table:
     for row in rows:
         shown.add_row(*(escape(str(x)) for x in (row.when, row.imagined, row.real, row.gap)))
     return shown
+
+
+def tasks(rows: Sequence[TaskHistory]) -> Table:
+    """Imagined and real success of every task at the scorings of a training, and which tasks were trusted."""
+    from rich.markup import escape
+
+    steps = (f"step {score.step}" for score in rows[0].scores)
+    shown = _table("Task by task while it was trained, imagined / real success", "task", *steps, "")
+    for row in rows:
+        shown.add_row(*map(escape, (row.task, *map(str, row.scores), row.standing)))
+    return shown
+
+
+def gaps(report: Report) -> list[Table]:
+    """What a report has of imagined beside real success."""
+    return [*([gap(report.gap)] if report.gap else []), *([tasks(report.tasks)] if report.tasks else [])]
 
 
 def sheet(plain: Sheet) -> Table:

@@ -29,6 +29,8 @@ class ObjectiveConfig:
         mean_low: groups whose mean reward lies below carry no signal and are dropped.
         mean_high: and those above.
         kl: weight of the divergence from the start policy, in nats a token; an anchor for what should not be forgotten.
+        hold: weight of the divergence from its anchor, in nats a token, of a rollout of a task that is held; a rollout
+            that is trained on weighs 1.
     """
 
     clip_low: float = 0.2
@@ -37,9 +39,10 @@ class ObjectiveConfig:
     mean_low: float = 0.1
     mean_high: float = 0.9
     kl: float = 0.0
+    hold: float = 1.0
 
     def __post_init__(self) -> None:
-        in_range(self, 0, "clip_low", "epsilon", "mean_low", "mean_high", "kl")
+        in_range(self, 0, "clip_low", "epsilon", "mean_low", "mean_high", "kl", "hold")
         in_range(self, 0, "clip_high", high=100)
 
 

@@ -1,0 +1,90 @@
+"""Which scored step of a training is kept: the rule, and the sentence that says why."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from worldgymnast.evaluation.sequential import PairedEvidence
+from worldgymnast.evaluation.task_trust import Scoring, TrustConfig, pairs, standings
+
+ALPHA = 0.5
+"""Of the paired test against the start policy. Training mostly helps, and choosing among a few steps costs little, so
+the evidence asked for is small (2 to 1); a loop that replaces a policy which is good already should ask for more."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The step that is kept, and what was said of the others.
+
+    Attributes:
+        step: updates that the kept policy has had; that of the first scoring is the start policy.
+        real: mean real success at its scoring.
+        start: mean real success of the start policy.
+        change: pairs of the kept policy against the start policy.
+        refused: steps that were not better than the start policy by this rule, and why.
+    """
+
+    step: int
+    real: float
+    start: float
+    change: PairedEvidence
+    refused: tuple[tuple[int, str], ...]
+
+    def __str__(self) -> str:
+        refused = "".join(f"; step {step} was refused: {why}" for step, why in self.refused)
+        if not self.change.count:
+            return f"kept the start policy, {self.start:.0%} of the scored starts for real{refused}"
+        found = f"{self.change.wins} starts won, {self.change.losses} lost, evidence {self.change.better:.2g} to 1"
+        return f"kept step {self.step}: {self.real:.0%} real success, {self.start:.0%} before ({found}){refused}"
+
+
+def choose(history: Sequence[Scoring], config: TrustConfig, alpha: float = ALPHA) -> Choice:
+    """The scored step with the highest mean real success among those that may replace the start policy.
+
+    A step may replace it where both hold, on the starts that all scorings share:
+
+    1. No task is lost: in none does the probability that real success is below the start policy's reach
+       `config.certainty` (`Standing.lost`: pairs of this and earlier scorings, the newest weigh most).
+    2. Over all tasks the anytime-valid paired test favors it: evidence of at least 1/`alpha`. A step that is no better
+       than the start policy passes with probability at most `alpha`.
+
+    Among such steps the highest mean is taken without another test, a tie goes to the later step: choosing among a few
+    steps on 48 starts loses a point or two, while a test between them would keep an early step that later ones beat.
+    Without any such step the start policy is kept. The choice after a scoring is either the step scored last or the
+    choice before it, so one copy of the weights is enough.
+
+    Args:
+        history: the scorings in the order of their steps, at least one; the first is the start policy's.
+        config: see `TrustConfig`; `enabled` does not count here.
+        alpha: in (0, 1].
+
+    Raises:
+        ValueError: there is no scoring.
+    """
+    if not history:
+        raise ValueError("keeping: found no scoring, expected at least one")
+    start = history[0]
+    kept, best, change, refused = start, -math.inf, PairedEvidence(0, 0), []
+    for scoring, standing in list(zip(history, standings(history, config), strict=True))[1:]:
+        by_task = pairs(start, scoring)
+        whole = sum(by_task.values(), PairedEvidence(0, 0))
+        lost = [task for task in by_task if standing[task].lost >= config.certainty]
+        if why := _refusal(lost, by_task, whole, alpha):
+            refused.append((scoring.step, why))
+        elif scoring.mean_real() >= best:
+            kept, best, change = scoring, scoring.mean_real(), whole
+    return Choice(kept.step, kept.mean_real(), start.mean_real(), change, tuple(refused))
+
+
+def _refusal(lost: Sequence[str], by_task: dict[str, PairedEvidence], whole: PairedEvidence, alpha: float) -> str:
+    """Why a step may not replace the start policy; "" where it may."""
+    if lost:
+        told = (f"{task or 'the task'} ({by_task[task].wins} won, {by_task[task].losses} lost)" for task in lost)
+        return f"it loses {', '.join(told)}"
+    if not whole.count:
+        return "no start of its scoring was scored before training"
+    if not whole.is_better(alpha):
+        return f"{whole.wins} starts won and {whole.losses} lost are evidence {whole.better:.2g}, below {1 / alpha:.2g}"
+    return ""
