@@ -39,11 +39,15 @@ class Trust:
         return {"scorings": [scoring.to_json() for scoring in self.history]}
 
     def scored(self, step: int, imagined: Sequence[Rollout], real: Sequence[Rollout]) -> Metrics:
-        """Hears of a scoring: keeps the weights of now if they are the choice, and holds tasks or lets them go."""
-        scoring = Scoring.of(step, imagined, real)
-        self.history = [each for each in self.history if each.step < step]  # a paused run scores its step again
+        """Hears of a scoring: keeps the weights of now if they are the choice, and holds tasks or lets them go.
+
+        A run that was paused at a scored step scores it again; the first outcomes count, by which weights were kept.
+        """
+        known = next((each for each in self.history if each.step == step), None)
+        scoring = known or Scoring.of(step, imagined, real)
         if not np.isfinite(scoring.mean_real()):
             return scoring.metrics()
+        self.history = [each for each in self.history if each is not known]
         before = self._now()
         self.history.append(scoring)
         choice, now = self.choice(), self._now()
@@ -89,7 +93,5 @@ class Trust:
                 said = f"{name} gives no reward until a scoring redeems it: {standing}; held to the {anchor}"
             print(f"{self.path}: step {step}: {said}", file=sys.stderr, flush=True)
         if now and len(self.anchors) == len(now):
-            said = (
-                "every task is held, so nothing is learned now; train world and judge on real rollouts of this policy"
-            )
+            said = "every task is held, so nothing is learned now; train world and judge on new real rollouts"
             print(f"{self.path}: step {step}: {said}, then begin a new run", file=sys.stderr, flush=True)

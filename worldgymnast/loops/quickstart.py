@@ -105,7 +105,8 @@ def quickstart(
     env, imagine = config.finetune.env, Imagination.of(before, world, judge, config.finetune.rl.horizon)
     with Run(out, to_dict(config) | {"inputs": inputs}) as run:
         if not finished(out / "rl") and not judge.waits:
-            print(f"{said(_duration(before, imagine, config))} on this machine if nothing else runs", flush=True)
+            seconds = _duration(before, imagine, config, imagined)
+            print(f"{said(seconds)} on this machine if nothing else runs", flush=True)
         with stage(out, "reinforcement learning"):
             done = finished(out / "rl")
             photos = [] if done else photographs(env, config.photographs, config.photograph_layout)
@@ -119,10 +120,11 @@ def quickstart(
     return found
 
 
-def _duration(policy: SmallVLA, imagine: Imagination, config: QuickstartConfig) -> float:
+def _duration(policy: SmallVLA, imagine: Imagination, config: QuickstartConfig, imagined: int) -> float:
     """Seconds that all of it should take here."""
     finetuning, tasks = config.finetune, len(config.finetune.env.tasks)
     paced = pace(policy, imagine, finetuning.env, finetuning.rl)
     taken = paced.finetuning(finetuning.rl, policy.config.chunk, tasks, finetuning.workers)
     taken += paced.evaluation(2 * config.score.per_task * tasks, finetuning.env.horizon, config.score.workers)
-    return taken + config.photographs * tasks * paced.laid_out
+    taken += 2 * imagined * tasks * finetuning.env.horizon * paced.imagined
+    return taken + (config.photographs + imagined) * tasks * paced.laid_out
