@@ -19,6 +19,7 @@ from worldgymnast.config import load_judge
 from worldgymnast.envs.imagined import ImaginedVectorEnv
 from worldgymnast.episodes.windows import concatenate, from_episodes
 from worldgymnast.judges.combined import Ensemble, EnsembleConfig
+from worldgymnast.loops.diagnose import diagnose
 from worldgymnast.loops.replay import clips, replay
 from worldgymnast.loops.supervised import FitConfig
 from worldgymnast.loops.train import train_world
@@ -226,3 +227,22 @@ def test_a_world_that_has_learned_from_no_label_says_nothing(tmp_path: Path) -> 
     assert train_world(from_episodes(made), tmp_path / "silent", training).success_head is None
     labelled = [replace(e, success=np.arange(len(e.frames)) > 2) for e in made]
     assert train_world(from_episodes(labelled), tmp_path / "knows", training).success_head is not None
+
+
+@pytest.mark.parametrize("world", [Lamp(), Seer()])
+def test_a_diagnosis_shows_the_judge_what_the_world_foresaw_and_nothing_of_a_world_that_foresees_nothing(
+    world: WorldModel,
+) -> None:
+    asked: list[Clip] = []
+
+    class Noting(BrightJudge):
+        def score(self, clips: Sequence[Clip]) -> list[Any]:
+            asked.extend(clips)
+            return super().score(clips)
+
+    diagnose(world, Noting(), from_episodes([lamp_episode(i, steps) for i, steps in enumerate((8, 5))]), stride=3)
+    assert [clip.imagined for clip in asked] == [False, False, True, True]
+    for clip in asked:
+        told = clip.imagined and isinstance(world, Foreseeing)
+        assert (clip.foreseen is not None) == told
+        assert clip.foreseen is None or np.isfinite(clip.foreseen).all()

@@ -22,11 +22,11 @@ from worldgymnast.evaluation.calibration import reliability
 from worldgymnast.evaluation.fidelity import appearance, by_horizon, frame_scores
 from worldgymnast.evaluation.recall import SOURCES, called, fault, recall, split
 from worldgymnast.evaluation.success import Outcome, numbers
-from worldgymnast.evaluation.uncertainty import belief, looks
-from worldgymnast.loops.replay import driven, follow
+from worldgymnast.evaluation.uncertainty import belief
+from worldgymnast.loops.replay import driven, follow, seen_of
 from worldgymnast.loops.score import cut
 from worldgymnast.progress import Progress
-from worldgymnast.types import Clip, InputError, Judge, RoundTrip, Verdict, WorldModel
+from worldgymnast.types import InputError, Judge, RoundTrip, Verdict, WorldModel
 
 FRAMES = (1, 5, 10, 20)
 """Imagined frames at which pictures are measured; the start is frame 0."""
@@ -205,7 +205,9 @@ def _asked(
             shown["imagined"], foreseen = follow(world, begun, acts, part.instruction, generator)
             found.seconds += time.perf_counter() - began
             found.frames += length * len(part)
-            _judge(judge, part, shown, foreseen, stride, found)
+            for name, frames in shown.items():
+                asked = seen_of(part, frames, stride, foreseen if name == "imagined" else None)
+                found.verdicts.setdefault(name, []).extend(judge.score(asked))
             _measure(shown, part.length, found)
             _keep_strips(part, index, shown, stride, strips, found)
             found.order += index.tolist()
@@ -217,19 +219,6 @@ def round_trip(world: RoundTrip, clips: UInt8[np.ndarray, "r t1 h w 3"]) -> UInt
     """The world's round trip of real clips; the first frame stays the real one, as in imagined clips."""
     made = world.round_trip(torch.from_numpy(np.ascontiguousarray(clips))).cpu().numpy()
     return np.concatenate([clips[:, :1], made[:, 1:]], 1)
-
-
-def _judge(judge: Judge, part: EpisodeSet, shown: Shown, foreseen: np.ndarray, stride: int, found: Answers) -> None:
-    """Asks about every source of frames; with imagined ones goes what the world foresaw, NaN [r t1] for nothing."""
-    seen = [looks(length + 1, stride) for length in part.length.tolist()]
-    for name, clips in shown.items():
-        asked = [
-            Clip(
-                clip[at], instruction, task, made := name == "imagined", own[at] if made and own[0] == own[0] else None
-            )
-            for clip, at, instruction, task, own in zip(clips, seen, part.instruction, part.task, foreseen, strict=True)
-        ]
-        found.verdicts.setdefault(name, []).extend(judge.score(asked))
 
 
 def _measure(shown: Shown, length: np.ndarray, found: Answers) -> None:

@@ -138,6 +138,29 @@ def clips(episodes: EpisodeSet, stride: int) -> list[Clip]:
     return found
 
 
+def seen_of(
+    episodes: EpisodeSet,
+    frames: UInt8[np.ndarray, "e t1 h w 3"],
+    stride: int,
+    foreseen: Float[np.ndarray, "e t1"] | None = None,
+) -> list[Clip]:
+    """What a judge sees of other frames of the same episodes, each cut at its end.
+
+    Args:
+        episodes: their lengths, sentences and tasks.
+        frames: of each.
+        stride: frames between two that the judge sees.
+        foreseen: as `follow` gives it, where a world made the frames; NaN where that world foresees nothing.
+    """
+    found = []
+    for e, length in enumerate(episodes.length.tolist()):
+        rows = looks(length + 1, stride)
+        own = None if foreseen is None or np.isnan(foreseen[e]).any() else foreseen[e][rows]
+        clip = Clip(frames[e][rows], episodes.instruction[e], episodes.task[e], foreseen is not None, own)
+        found.append(clip)
+    return found
+
+
 def judged(judge: Judge, episodes: EpisodeSet, stride: int) -> Iterator[list[Verdict]]:
     """The verdicts on episodes, `PIECE` at a time."""
     for i in range(0, len(episodes), PIECE):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import UInt8
 
 from worldgymnast.actions import converter, motionless
@@ -29,13 +30,12 @@ from worldgymnast.evaluation.uncertainty import (
     imagined,
     imagined_again,
     judged_doubt,
-    looks,
     unroll,
 )
-from worldgymnast.loops.replay import clips, driven, shuffled_actions
+from worldgymnast.loops.replay import clips, driven, follow, seen_of, shuffled_actions
 from worldgymnast.loops.score import cut, gate_rates
 from worldgymnast.progress import Progress, counted
-from worldgymnast.types import Clip, InputError, Judge, Rollout, WorldModel
+from worldgymnast.types import InputError, Judge, Rollout, WorldModel
 from worldgymnast.video import resize
 
 Found = dict[str, Any]
@@ -317,8 +317,9 @@ def outcomes(
             part = real.select(order[i : i + rows])
             ends = part.length + 1
             acts = convert(driven(part, np.arange(len(part)), int(part.length.max())))
-            made = imagined(world, np.asarray(part.frames[part.first]), acts, seed + i)
-            shown = {"real": clips(part, stride), "imagined": _seen(made, ends, part, stride)}
+            generator, begun = torch.Generator().manual_seed(seed + i), np.asarray(part.frames[part.first])
+            made, foreseen = follow(world, begun, acts, part.instruction, generator)
+            shown = {"real": clips(part, stride), "imagined": seen_of(part, made, stride, foreseen)}
             for name, seen in shown.items():
                 verdicts[name] += [v.succeeded for v in judge.score(seen)]
             signals.append(doubts(world, judge, made, acts, part.instruction, stride, jitter, seed + i, ends))
@@ -327,12 +328,6 @@ def outcomes(
     joined = {name: np.concatenate([s[name] for s in signals])[back] for name in signals[0]}
     known = {name: [said[i] for i in back] for name, said in verdicts.items()}
     return Outcomes(real.succeeded, known["real"], known["imagined"], real.kinds, joined)
-
-
-def _seen(made: np.ndarray, ends: np.ndarray, part: EpisodeSet, stride: int) -> list[Clip]:
-    """What a judge sees of imagined frames [r t h w 3], of which those before `ends` [r] count."""
-    shown = (clip[:end][looks(end, stride)] for clip, end in zip(made, ends.tolist(), strict=True))
-    return [Clip(*one, imagined=True) for one in zip(shown, part.instruction, part.task, strict=True)]
 
 
 def doubts(
