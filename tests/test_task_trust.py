@@ -151,11 +151,11 @@ def test_the_start_policy_is_replaced_only_on_evidence() -> None:
     assert found.step == 0
     assert str(found) == (
         "kept the start policy, 19% of the scored starts for real; step 8 was refused: 2 starts won and 1 lost are "
-        "evidence 0.92, below 2"
+        "evidence 0.92, below 1"
     )
-    assert choose([start, luckier], CONFIG, alpha=1.0).step == 0
+    assert choose([start, luckier], CONFIG, evidence=0.9).step == 8
     better = real(8, door="tttfffff", plate="tttfffff")
-    assert (choose([start, better], CONFIG).step, choose([start, better], CONFIG, alpha=0.2).step) == (8, 0)
+    assert (choose([start, better], CONFIG).step, choose([start, better], CONFIG, evidence=5).step) == (8, 0)
     elsewhere = replace(better, starts=tuple(f"new {key}" for key in better.starts))
     assert "no start of its scoring was scored before" in str(choose([start, elsewhere], CONFIG))
     with pytest.raises(ValueError, match="found no scoring"):

@@ -47,7 +47,7 @@ from worldgymnast.rl.objective import ObjectiveConfig
 from worldgymnast.run import finished
 from worldgymnast.types import InputError, Start, in_range
 
-_SCORED = ("evaluate_starts", "evaluate_every", "keep_best", "keep_alpha", "trust")
+_SCORED = ("evaluate_starts", "evaluate_every", "keep_best", "keep_evidence", "trust")
 """Fields that have no effect where nothing is scored for real."""
 
 

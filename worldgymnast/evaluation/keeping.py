@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from worldgymnast.evaluation.sequential import PairedEvidence
 from worldgymnast.evaluation.task_trust import Scoring, TrustConfig, pairs, standings
 
-ALPHA = 0.5
-"""Of the paired test against the start policy. Training mostly helps, and choosing among a few steps costs little, so
-the evidence asked for is small (2 to 1); a loop that replaces a policy which is good already should ask for more."""
+EVIDENCE = 1.0
+"""For a step, against the start policy: the pairs speak for it rather than against it. Training mostly helps, and more
+would be paid for with gain (docs/log.md); a loop that replaces a policy which is good already asks for 5."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,15 @@ class Choice:
         return f"kept step {self.step}: {self.real:.0%} real success, {self.start:.0%} before ({found}){refused}"
 
 
-def choose(history: Sequence[Scoring], config: TrustConfig, alpha: float = ALPHA) -> Choice:
+def choose(history: Sequence[Scoring], config: TrustConfig, evidence: float = EVIDENCE) -> Choice:
     """The scored step with the highest mean real success among those that may replace the start policy.
 
     A step may replace it where both hold, on the starts that all scorings share:
 
     1. No task is lost: in none does the probability that real success is below the start policy's reach
        `config.certainty` (`Standing.lost`: pairs of this and earlier scorings, the newest weigh most).
-    2. Over all tasks the anytime-valid paired test favors it: evidence of at least 1/`alpha`. A step that is no better
-       than the start policy passes with probability at most `alpha`.
+    2. Over all tasks the anytime-valid paired test (`sequential.evidence`) gives it at least `evidence`. A step that is
+       no better than the start policy passes with probability at most 1/`evidence`.
 
     Among such steps the highest mean is taken without another test, a tie goes to the later step: choosing among a few
     steps on 48 starts loses a point or two, while a test between them would keep an early step that later ones beat.
@@ -58,7 +58,7 @@ def choose(history: Sequence[Scoring], config: TrustConfig, alpha: float = ALPHA
     Args:
         history: the scorings in the order of their steps, at least one; the first is the start policy's.
         config: see `TrustConfig`; `enabled` does not count here.
-        alpha: in (0, 1].
+        evidence: at least 1; 5 where the start policy is good already.
 
     Raises:
         ValueError: there is no scoring.
@@ -71,20 +71,20 @@ def choose(history: Sequence[Scoring], config: TrustConfig, alpha: float = ALPHA
         by_task = pairs(start, scoring)
         whole = sum(by_task.values(), PairedEvidence(0, 0))
         lost = [task for task in by_task if standing[task].lost >= config.certainty]
-        if why := _refusal(lost, by_task, whole, alpha):
+        if why := _refusal(lost, by_task, whole, evidence):
             refused.append((scoring.step, why))
         elif scoring.mean_real() >= best:
             kept, best, change = scoring, scoring.mean_real(), whole
     return Choice(kept.step, kept.mean_real(), start.mean_real(), change, tuple(refused))
 
 
-def _refusal(lost: Sequence[str], by_task: dict[str, PairedEvidence], whole: PairedEvidence, alpha: float) -> str:
+def _refusal(lost: Sequence[str], by_task: dict[str, PairedEvidence], whole: PairedEvidence, evidence: float) -> str:
     """Why a step may not replace the start policy; "" where it may."""
     if lost:
         told = (f"{task or 'the task'} ({by_task[task].wins} won, {by_task[task].losses} lost)" for task in lost)
         return f"it loses {', '.join(told)}"
     if not whole.count:
         return "no start of its scoring was scored before training"
-    if not whole.is_better(alpha):
-        return f"{whole.wins} starts won and {whole.losses} lost are evidence {whole.better:.2g}, below {1 / alpha:.2g}"
+    if whole.better < evidence:
+        return f"{whole.wins} starts won and {whole.losses} lost are evidence {whole.better:.2g}, below {evidence:.2g}"
     return ""

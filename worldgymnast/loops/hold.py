@@ -23,14 +23,14 @@ class Trust:
 
     Args:
         config: when a task is held.
-        alpha: of the test that guards what is kept, see `keeping.choose`.
+        evidence: that it takes to replace the start policy, see `keeping.choose`.
         trainer: keeps weights; its start policy and its kept policy are the anchors.
         run: whose folder is named in what is said.
         saved: `state()` of the run that goes on.
     """
 
-    def __init__(self, config: TrustConfig, alpha: float, trainer: Trainer, run: Run, saved: Mapping[str, Any]):
-        self.config, self.alpha, self.trainer, self.path = config, alpha, trainer, run.path
+    def __init__(self, config: TrustConfig, evidence: float, trainer: Trainer, run: Run, saved: Mapping[str, Any]):
+        self.config, self.evidence, self.trainer, self.path = config, evidence, trainer, run.path
         self.history = [Scoring.from_json(each) for each in saved.get("scorings", ())]
         self.anchors: dict[str, Policy] = self._anchors(self._now())
 
@@ -61,7 +61,7 @@ class Trust:
 
     def choice(self) -> Choice | None:
         """What is kept after the scorings so far; None before the first."""
-        return choose(self.history, self.config, self.alpha) if self.history else None
+        return choose(self.history, self.config, self.evidence) if self.history else None
 
     def _now(self) -> dict[str, Standing]:
         """Where every task stands after the scorings so far."""

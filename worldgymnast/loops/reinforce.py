@@ -20,7 +20,7 @@ from torch import nn
 
 from worldgymnast.evaluation.agreement import success_gap
 from worldgymnast.evaluation.guard import GuardConfig
-from worldgymnast.evaluation.keeping import ALPHA
+from worldgymnast.evaluation.keeping import EVIDENCE
 from worldgymnast.evaluation.success import Difference
 from worldgymnast.evaluation.task_trust import Scoring, TrustConfig
 from worldgymnast.loops.audit import Guard
@@ -89,7 +89,8 @@ class ReinforceConfig(GatherConfig):
         evaluate_starts: starts per task of one scoring.
         keep_best: end with the weights that `evaluation.keeping.choose` takes, the untrained ones included, rather than
             the last: where imagined success climbs alone, the policy that is handed out is then no worse.
-        keep_alpha: largest probability with which a scored step that is no better replaces the start policy.
+        keep_evidence: that it takes for a scored step to replace the start policy: with 1 the pairs favor it, with 5 a
+            step that is no better does so with a probability of at most 1/5.
         trust: when a task loses its reward, and when it gets it back.
         trainer: the update.
         guard: whether claimed successes hold up before an audit judge and for real.
@@ -104,7 +105,7 @@ class ReinforceConfig(GatherConfig):
     evaluate_every: int = 8
     evaluate_starts: int = 10
     keep_best: bool = True
-    keep_alpha: float = ALPHA
+    keep_evidence: float = EVIDENCE
     trust: TrustConfig = TrustConfig()
     trainer: TrainerConfig = TrainerConfig()
     guard: GuardConfig = GuardConfig()
@@ -114,7 +115,7 @@ class ReinforceConfig(GatherConfig):
         super().__post_init__()
         in_range(self, 1, "steps", "rows", "horizon", "evaluate_every", "save_every")
         in_range(self, 1e-3, "temperature")
-        in_range(self, 1e-6, "keep_alpha", high=1)
+        in_range(self, 1, "keep_evidence")
         in_range(self, 0, "evaluate_starts")
         in_range(self, 0, "middle", high=1)
 
@@ -157,7 +158,7 @@ def reinforce(
     first, saved = trainer.resume(run)
     last, scored = Metrics(), None
     guard = Guard(config.guard, audit, run, config.seed)
-    trust = Trust(config.trust, config.keep_alpha, trainer, run, saved)
+    trust = Trust(config.trust, config.keep_evidence, trainer, run, saved)
     end = first if guard.ends(first) else config.steps
     with Progress("reinforcement learning in imagination", config.steps, done=first) as progress:
         for step in range(first, config.steps + 1):
