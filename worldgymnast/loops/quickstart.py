@@ -106,7 +106,7 @@ def quickstart(
     with Run(out, to_dict(config) | {"inputs": inputs}) as run:
         if not finished(out / "rl") and not judge.waits:
             seconds = _duration(before, imagine, config, imagined)
-            print(f"{said(seconds)} on this machine if nothing else runs", flush=True)
+            print(f"{said(seconds)} at the pace of this machine now", flush=True)
         with stage(out, "reinforcement learning"):
             done = finished(out / "rl")
             photos = [] if done else photographs(env, config.photographs, config.photograph_layout)
