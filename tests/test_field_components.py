@@ -183,7 +183,7 @@ WORLDS: dict[str, tuple[str, Any, str]] = {
     "channels 1e7": ("transformer", {"channels": 10**7}, "field 'channels' of TransformerConfig: found 10000000"),
     "channels beyond the file": ("transformer", {"channels": 60_000}, "misshapen: transformer.x_proj.weight"),
     "grid 1e9": ("transformer", {"grid": [10**9, 10**9]}, "field 'grid' of TransformerConfig"),
-    "autoencoder blocks": ("autoencoder", {"blocks": [1000] * 3}, "found [1000, 1000, 1000] in a file of 74 tensors"),
+    "autoencoder blocks": ("autoencoder", {"blocks": [1000] * 3}, "found [1000, 1000, 1000] in a file of 90 tensors"),
     "autoencoder without widths": ("autoencoder", {"widths": [], "blocks": []}, "expected as many of each, 1 to 16"),
     "transformer a number": ("transformer", 3, "does not fit WorldModelConfig"),
 }

@@ -190,9 +190,12 @@ class _Counted(torch.nn.Module):
         super().__init__()
         self.inner, self.passes = inner, []
 
-    def forward(self, noisy: torch.Tensor, *rest: Any, **named: Any) -> Any:
+    def hidden(self, noisy: torch.Tensor, *rest: Any, **named: Any) -> Any:
         self.passes.append(noisy.shape[1])
-        return self.inner(noisy, *rest, **named)
+        return self.inner.hidden(noisy, *rest, **named)
+
+    def answer(self, *hidden: Any) -> Any:
+        return self.inner.answer(*hidden)
 
     def extend(self, *caches: Any) -> Any:
         return self.inner.extend(*caches)

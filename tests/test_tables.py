@@ -226,7 +226,8 @@ def test_the_other_tables_are_filled_once(tmp_path: Path) -> None:
         ),
         dyna=DynaConfig(
             rounds=1,
-            budget=4,
+            budget=8,
+            pairs=1,
             temperatures=(1.0,),
             length=8,
             world=world,

@@ -105,7 +105,7 @@ def follow(
     begun = torch.from_numpy(first)
     state, frames, known = world.start(begun), [begun[:, None]], [np.zeros(len(first))]
     each = 1 if isinstance(world, Foreseeing) else max(1, actions.shape[1])  # steps of one where it is asked at each
-    for done in torch.from_numpy(actions).split(each, 1):
+    for done in torch.from_numpy(actions).split(each, 1) if actions.shape[1] else ():
         state, shown = world.step(state, done, generator=generator)
         found = world.foreseen(state, instruction) if isinstance(world, Foreseeing) else None
         frames.append(shown.cpu())
