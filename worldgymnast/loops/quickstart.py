@@ -42,7 +42,7 @@ class QuickstartConfig:
         score: the final paired evaluation.
     """
 
-    finetune: FinetuneConfig = FinetuneConfig(rl=ReinforceConfig(steps=16, evaluate_every=4, evaluate_starts=8))
+    finetune: FinetuneConfig = FinetuneConfig(rl=ReinforceConfig(evaluate_starts=8))
     photographs: int = 30
     photograph_layout: int = 6_000_000
     score: ScoreConfig = ScoreConfig(per_task=20, first_layout=7_000_000)
