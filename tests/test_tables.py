@@ -211,7 +211,7 @@ def test_the_other_tables_are_filled_once(tmp_path: Path) -> None:
             rounds=1,
             explore=practice,
             explored=PolicyRecordConfig((1.0,), 1, length=8, seed=2_055_000, workers=1),
-            again=Relearning(0.5, world, judge),
+            again=Relearning(0.5, world, replace(judge, calibration=0)),
             tasks=more,
             play=2,
             length=8,
