@@ -6,7 +6,7 @@ The plain file (safetensors: frames as they are, labels and words beside them) n
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ from worldgymnast.weights import atomic
 
 HELD_OUT = "held_out"
 """The set that nothing is trained on."""
+EXPLORED = "explored-"
+"""What the names of explorers' sets begin with."""
 _ARRAYS = ("frames", "actions", "success", "first", "length", "labelled", "layout")
 Source = tuple[int, Callable[[], Iterator[Episode]]]
 """How many episodes, and what records them."""
@@ -56,22 +58,31 @@ def sources(share: float = 1.0, workers: int = 2) -> dict[str, Source]:
     found["logged"] = tasks * sum(kinds.values()), lambda: record(logged)
     of_policy("policy", starter("policy"), recipe.rollouts)
     for i, path in enumerate(starter_explorers()):
-        of_policy(f"explored-{i}", path, of_explorer(recipe.explored, i))
+        of_policy(f"{EXPLORED}{i}", path, of_explorer(recipe.explored, i))
     return found
 
 
-def record_all(folder: Path, share: float, workers: int) -> None:
-    """Record every set that is not in `folder` yet."""
+def record_all(folder: Path, share: float, workers: int, only: Collection[str] = ()) -> None:
+    """Record every set that is not in `folder` yet, or those named `only`."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, (count, make) in sources(share, workers).items():
+    known = sources(share, workers)
+    if unknown := sorted(set(only) - set(known)):
+        raise InputError(f"--only: found '{unknown[0]}', expected one of {', '.join(known)}; correct the name")
+    for name in only or known:
+        count, make = known[name]
         if find(folder, name):
             continue
-        with Progress(f"recording {name}", count) as progress:
-            episodes = _counted(make(), progress)
-            if video.available():
-                lerobot.write(folder / name, episodes)
-            else:
-                save(folder / f"{name}.safetensors", from_episodes(list(episodes)))
+        keep(folder, name, count, make())
+
+
+def keep(folder: Path, name: str, count: int, episodes: Iterator[Episode]) -> None:
+    """Write a set of `count` episodes into `folder` as they come."""
+    with Progress(f"recording {name}", count) as progress:
+        counted = _counted(episodes, progress)
+        if video.available():
+            lerobot.write(folder / name, counted)
+        else:
+            save(folder / f"{name}.safetensors", from_episodes(list(counted)))
 
 
 def _counted(episodes: Iterator[Episode], progress: Progress) -> Iterator[Episode]:
@@ -102,6 +113,19 @@ def training_names(folder: Path) -> list[str]:
 def load_training(folder: Path) -> EpisodeSet:
     """All sets but the held-out one."""
     return concatenate([load(folder, name) for name in training_names(folder)])
+
+
+def load_shared(folder: Path, explored: float | None) -> tuple[list[EpisodeSet], tuple[float, ...]]:
+    """What `load_training` loads, as sets and their shares: `explored` for those of explorers in equal parts.
+
+    No shares are returned where `explored` is None.
+    """
+    names = training_names(folder)
+    theirs = [name for name in names if name.startswith(EXPLORED)]
+    if explored is None or not theirs:
+        return [load_training(folder)], ()
+    old = concatenate([load(folder, name) for name in names if name not in theirs])
+    return [old, *(load(folder, name) for name in theirs)], (1 - explored, *[explored / len(theirs)] * len(theirs))
 
 
 def some(episodes: EpisodeSet, count: int, seed: int = 0) -> EpisodeSet:

@@ -4,8 +4,11 @@
 #
 #   WHEELS=wheels OUT=out studies/on_gpu.sh record,train:all:6,judge:1,evaluate,rl,time
 #
-# record[:SHARE]            the data set, all of it or a share (10 minutes at most)
+# record[:SHARE]            the data set, all of it or a share (10 minutes at most), a process for each of its sets
 # train:VARIANT:MINUTES     a variant of studies/variants.py; the parts after it are about this one
+# graphed:VARIANT:SECONDS[:NAME[:START]]   the same with its imagination as a CUDA graph, nine times as fast on an H100;
+#                           NAME is that of its folder, START "starter", "nothing" or an earlier NAME
+# explore:FIRST:COUNT       explorers FIRST and on in that world, or in the starter's; side by side (5 minutes)
 # judge:MINUTES             the success classifier in its imagination
 # evaluate[:EPISODES]       numbers.json
 # rl[:MINUTES]              the quickstart in that world: RL of the starter policy, real evaluation (10 minutes)
@@ -30,9 +33,15 @@ exec > >(tee -a "$out/log.txt") 2>&1
 export PYTHONPATH=$repo${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 MUJOCO_GL=${MUJOCO_GL:-egl}
 if [ -n "${WHEELS:-}" ]; then
   wheels=$(cd "$WHEELS" && pwd)
-  [ -e "$state/site/.installed" ] || { "$python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir \
+  [ -e "$state/site/.installed" ] || { "$python" -m pip install -q --no-index --no-deps --no-cache-dir \
     --upgrade --target "$state/site" "$wheels"/*.whl && touch "$state/site/.installed"; } || exit 1
   export PYTHONPATH=$PYTHONPATH:$state/site
+  if [ -d "$wheels/gl" ] && ! ldconfig -p | grep -q libEGL.so; then # the loader; the driver brings the rest
+    for package in "$wheels"/gl/*.deb; do dpkg -x "$package" /; done
+    ldconfig
+    vendor=/usr/local/nvidia/share/glvnd/egl_vendor.d/10_nvidia.json
+    [ -e "$vendor" ] && export __EGL_VENDOR_LIBRARY_FILENAMES=$vendor
+  fi
   [ -e "$wheels/sentences.safetensors" ] && export WORLDGYMNAST_SENTENCES=$wheels/sentences.safetensors
 fi
 
@@ -52,6 +61,27 @@ current() { # the folder of the variant that was named last
   if [ -z "$name" ]; then echo "no variant is trained yet: begin with train:VARIANT:MINUTES" >&2; fi
   echo "$state/worlds/${name:-none}"
 }
+recording() { # $0 is the share; sets side by side, the policy's and the logged ones with most of the processes
+  local code=0 job jobs=() set
+  for set in $("$python" "$repo/studies/worlds.py" sets); do
+    case $set in policy) share=3 ;; logged) share=5 ;; *) share=16 ;; esac
+    "$python" "$repo/studies/worlds.py" record "$state/data" --share "$0" --only "$set" \
+      --workers $((workers / share > 1 ? workers / share : 1)) &
+    jobs+=($!)
+  done
+  for job in "${jobs[@]}"; do wait "$job" || code=1; done
+  return $code
+}
+exploring() { # $0 is the folder: FIRST COUNT
+  local code=0 job jobs=() number
+  for ((number = $1; number < $1 + $2; number++)); do
+    OMP_NUM_THREADS=1 "$python" "$repo/studies/explorers.py" "$0" "$number" --data "$state/data" --device "$device" \
+      --workers $((workers / $2 > 1 ? workers / $2 : 1)) ${EXPLORE_FLAGS:-} &
+    jobs+=($!)
+  done
+  for job in "${jobs[@]}"; do wait "$job" || code=1; done
+  return $code
+}
 timing() { # FLAG...: ways and batches in processes of their own, so that one that does not fit costs no other
   local ways code=0 flags=${TIMED:---size bridge-600m --batches 1 8 32 128}
   set -o pipefail
@@ -70,25 +100,35 @@ leave() { # what there is so far, into OUT
   name=$(basename "$folder")
   (cd "$state" && "$python" "$repo/studies/parcel.py" pack "$out" "worlds/$name"/{plan,judge,numbers}.json \
     "worlds/$name"/world-16.safetensors "worlds/$name"/judge/judge.safetensors \
+    worlds/*/explorer-*/explorer-16.safetensors \
     "worlds/$name"/{world,judge}/metrics.jsonl "worlds/$name"/quickstart/{evaluation,stages}.json \
     "worlds/$name"/quickstart/rl/{policy.safetensors,metrics.jsonl} worlds/*/numbers.json)
 }
-export -f timing
-export python repo device state TIMED
+export -f timing recording exploring
+export python repo device state workers TIMED
 
 { # read whole before it runs, so that the script may be edited meanwhile
 IFS=, read -ra list <<<"$parts"
 for part in "${list[@]}"; do
-  IFS=: read -r name first second <<<"$part"
+  IFS=: read -r name first second third fourth <<<"$part"
   case $name in
     record)
-      OMP_NUM_THREADS=1 limited 10 record "${worlds[@]}" record "$state/data" --workers "$workers" --share "${first:-1}" ;;
+      OMP_NUM_THREADS=1 limited 10 record bash -c recording "${first:-1}" ;;
     train)
       variant=$first
       echo "$variant" >"$state/variant"
       # the limit has room for reading and for the last checkpoint; the training plans with its own
       limited "$(awk "BEGIN { print $second + 1.5 }")" "train $variant" "${worlds[@]}" train "$variant" "$(current)" \
         --data "$state/data" --minutes "$second" --device "$device" ${TRAIN_FLAGS:-} ;;
+    graphed)
+      variant=${third:-$first}
+      echo "$variant" >"$state/variant"
+      begun=${fourth:-starter}
+      [ -e "$state/worlds/$begun/world/world.safetensors" ] && begun=$state/worlds/$begun/world/world.safetensors
+      limited "$(awk "BEGIN { print $second / 60 + 1.5 }")" "graphed $variant" "$python" "$repo/studies/graphed.py" \
+        "$first" "$(current)" --data "$state/data" --seconds "$second" --start "$begun" --device "$device" \
+        ${TRAIN_FLAGS:-} ;;
+    explore) limited 5 explore bash -c exploring "$(current 2>/dev/null)" "$first" "$second" ;;
     judge)
       limited "$(awk "BEGIN { print $first + 1.5 }")" judge "${worlds[@]}" judge "$(current)" --data "$state/data" \
         --minutes "$first" --device "$device" ;;
@@ -103,7 +143,7 @@ for part in "${list[@]}"; do
     time) limited "${first:-8}" time bash -c timing ;;
     time-compiled) limited "${first:-8}" "time, compiled" bash -c 'timing --compile' ;;
     *)
-      echo "part: found '$name', expected record, train, judge, evaluate, rl, time or time-compiled"
+      echo "part: found '$name', expected record, train, graphed, explore, judge, evaluate, rl, time or time-compiled"
       failed+=("$name") ;;
   esac
   leave >/dev/null

@@ -61,12 +61,22 @@ VARIANTS: dict[str, Variant] = {
     "all": Variant(
         "unrolled with a success_head, balanced clips of length 24, 24 clips a step",
         "unrolled",
-        {"world.success_head": 64, "balanced": True, "length": 24, "clips": 24},
+        {"world.success_head": 64, "world.detail": 0.3, "balanced": True, "length": 24, "clips": 24},
     ),
     "wide": Variant("width 256 rather than 192, 6 layers rather than 5", "today", _WIDE),
     "fine": Variant("another autoencoder: 16 channels on a grid of 8x8, patch 2", "today", _FINE),
     "all-wide": Variant("all, with width 256 and 6 layers", "all", _WIDE),
     "all-fine": Variant("all, with the other autoencoder: 16 channels, grid of 8x8, patch 2", "all", _FINE),
+    "all-fine-wide": Variant(
+        "all-fine, with width 256 and 6 layers, its autoencoder trained for longer, unrolled from 30 % of the way",
+        "all-fine",
+        _WIDE
+        | {
+            "world.objective.unroll_from": 0.3,
+            "frames": 64,
+            "autoencoder": FitConfig(steps=5000, lr=2e-3, weight_decay=0.0, ema=0.99),
+        },
+    ),
 }
 
 

@@ -26,7 +26,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import tyro
-from episodes import HELD_OUT, apart, load, load_training, record_all, some
+from episodes import HELD_OUT, apart, load, load_shared, load_training, record_all, some, sources
 from tyro.conf import Positional
 from variants import training
 
@@ -52,6 +52,7 @@ from worldgymnast.run import Run
 from worldgymnast.text import save_sentences
 from worldgymnast.types import InputError
 from worldgymnast.weights import to_json, write_text
+from worldgymnast.worldmodel.objective import FlowConfig
 from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 HORIZON = 24
@@ -93,15 +94,27 @@ class Record:
         out: the folder.
         workers: processes of the real environment.
         share: of the episodes; less than 1 for trying things out.
+        only: names of the sets to record; all of them if left out. A set has one process for its policy, so where
+            there are many cores a process for each set is faster.
     """
 
     out: Out
     workers: int = 2
     share: float = 1.0
+    only: tuple[str, ...] = ()
 
     def __call__(self) -> None:
         """Records."""
-        record_all(self.out, self.share, self.workers)
+        record_all(self.out, self.share, self.workers, self.only)
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Print the names of the sets."""
+
+    def __call__(self) -> None:
+        """Prints them."""
+        print(*sources())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +133,7 @@ class Train:
         device: where.
         clips: clips a step, if not the variant's.
         lr: peak learning rate; 2e-3 from nothing and 7e-4 with trained weights if left out.
+        explored: share of the clips from the explorers' sets, in equal parts; without, as much as they are long.
     """
 
     variant: Positional[str]
@@ -130,6 +144,7 @@ class Train:
     device: str = "cpu"
     clips: int | None = None
     lr: float | None = None
+    explored: float | None = None
 
     def __call__(self) -> None:
         """Trains."""
@@ -141,10 +156,12 @@ class Train:
         lr = self.lr or (_FURTHER if kept == "all weights" else _FROM_NOTHING)
         config = replace(config, fit=replace(config.fit, lr=lr, save_every=200))
         asked = {"variant": self.variant, "start": self.start, "kept": kept, "clips": config.clips, "lr": lr}
+        asked |= {"explored": self.explored}
         plan = self._plan(asked, config, data, begun, deadline)
         config = replace(config, fit=replace(config.fit, steps=plan["steps"]))
         began = time.monotonic()
-        world = train_world(data, self.out / "world", config, self.device, start=begun)
+        sets, shares = load_shared(self.data, self.explored)
+        world = train_world(sets, self.out / "world", config, self.device, shares, start=begun)
         made = Manifest(f"studies/worlds.py train {self.variant}", config.fit.seed, data_hash(data))
         save_component(self.out / HALVED, world, made, half=True)
         spent = (time.monotonic() - began) / 60
@@ -317,6 +334,8 @@ def begin(
     if given.config.transformer != config.world.transformer:
         world.autoencoder.load_state_dict(given.autoencoder.state_dict())
         return world, "the autoencoder"
+    if isinstance(objective := world.config.objective, FlowConfig):  # it can imagine from the first step on
+        world.config = replace(world.config, objective=replace(objective, unroll_from=0.0))
     state = world.state_dict() | given.state_dict()
     world.load_state_dict({name: state[name] for name in world.state_dict()})
     return world, "all weights"
@@ -450,7 +469,7 @@ def main() -> int:
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(len(os.sched_getaffinity(0)))
     try:
-        tyro.cli(Sentences | Record | Train | Judge | Evaluate | Table, description=__doc__)()
+        tyro.cli(Sentences | Record | Sets | Train | Judge | Evaluate | Table, description=__doc__)()
     except InputError as error:
         print(error, file=sys.stderr)
         return 2

@@ -14,6 +14,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "studies"))
 
 import episodes as study_episodes
+import graphed
 import parcel
 import slim_metaworld
 import variants
@@ -197,3 +198,67 @@ def test_the_table_has_a_row_a_variant(tmp_path: Path) -> None:
         "| all | all weights | 50 % [40, 60] | 50 % [40, 60] | 0.500 | 30.0, 28.0, 25.0, 20.0 | 0.70, 0.90 | 0.500 | "
         "1234 | 2.00M | 2.00 | 6.0 |"
     )
+
+
+def a_world(variant: str = "all") -> LatentWorldModel:
+    torch.manual_seed(0)
+    return LatentWorldModel(variants.training(variant).world, metaworld_spec(6), 80 / 6)
+
+
+def test_the_imagination_that_a_graph_captures_is_that_of_the_loss() -> None:
+    world, generator = a_world(), torch.Generator().manual_seed(1)
+    grid, channels = world.config.transformer.grid, world.config.transformer.channels
+    batch = {
+        "latents": torch.randn(2, 4, *grid, channels, generator=generator),
+        "actions": torch.rand(2, 3, world.config.transformer.action_dim, generator=generator),
+        "mask": torch.ones(2, 3, dtype=torch.bool),
+        "success": torch.tensor([[False] * 4, [False, False, True, True]]),
+        "labelled": torch.ones(2, dtype=torch.bool),
+        "instruction": ("open the drawer", "close the door"),
+    }
+
+    def terms(part: Any) -> torch.Tensor:
+        return torch.stack(part({**batch, "generator": torch.Generator().manual_seed(2)}).terms)
+
+    own = terms(world._unrolled)
+    assert own[0] > 0
+    assert own[2] > 0
+    assert torch.equal(terms(graphed.unrolled(world, graphed.captured(world, 2, 3))), own)
+
+
+def test_training_by_time_lowers_the_loss_and_ends_with_averaged_weights() -> None:
+    layer = torch.nn.Linear(3, 1)
+    target = torch.tensor([[1.0, -2.0, 0.5]])
+
+    class Fitted(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = layer
+
+        def loss(self, batch: Any) -> tuple[torch.Tensor, dict[str, float]]:
+            loss = (self.layer(batch["x"]) - batch["x"] @ target.T).square().mean()
+            return loss, {"loss": float(loss.detach())}
+
+    def batches(step: int) -> dict[str, torch.Tensor]:
+        return {"x": torch.randn(16, 3, generator=torch.Generator().manual_seed(step))}
+
+    steps, last = graphed.descend(Fitted(), batches, 1.0, 0.1, ema=0.9, weight_decay=0.0, precision="fp32")
+    assert steps > 10
+    assert last["loss"] < 1e-2
+    assert torch.allclose(layer.weight, target, atol=0.1)
+
+
+def test_explorers_make_up_the_share_that_was_asked_for(tmp_path: Path) -> None:
+    for name in ("policy", "explored-0", "explored-1", study_episodes.HELD_OUT):
+        study_episodes.save(tmp_path / f"{name}.safetensors", recorded())
+    sets, shares = study_episodes.load_shared(tmp_path, 0.4)
+    assert len(sets) == 3
+    assert shares == pytest.approx((0.6, 0.2, 0.2))
+    sets, shares = study_episodes.load_shared(tmp_path, None)
+    assert [len(part) for part in sets] == [12]
+    assert shares == ()
+
+
+def test_a_set_that_there_is_not_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="found 'explored-99', expected one of held_out, logged, policy, explored-0"):
+        study_episodes.record_all(tmp_path, 0.01, 1, only=("explored-99",))

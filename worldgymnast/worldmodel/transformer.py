@@ -11,6 +11,7 @@ noisy ones, and positions can be learned.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -76,7 +77,7 @@ class TransformerConfig:
 def sinusoid(level: Tensor, width: int = 256) -> Tensor:
     """Features [... width] of a number, cosines first, frequencies exp(-ln(10000) i / (width/2))."""
     half = width // 2
-    frequencies = torch.exp(-torch.log(torch.tensor(10000.0)) * torch.arange(half) / half).to(level.device)
+    frequencies = torch.exp(-math.log(10000.0) * torch.arange(half, device=level.device) / half)
     angles = level[..., None].float() * frequencies
     return torch.cat([angles.cos(), angles.sin()], -1)
 

@@ -1,0 +1,89 @@
+"""An explorer of a study's world: a policy that is finetuned in it and recorded for real.
+
+    python studies/explorers.py runs/study/all 6 --data runs/study/data
+
+Reinforcement learning shows what a world has wrong. The rollouts are set explored-N of the data, from which the next
+training learns; the policy is OUT/explorer-N/policy.safetensors. The same command resumes what was stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import tyro
+from episodes import EXPLORED, find, keep
+from tyro.conf import Positional
+from worlds import Out
+
+from worldgymnast.config import Manifest, load_classifier, load_policy, load_world, save_component
+from worldgymnast.execution.surrogate import Imagination
+from worldgymnast.loops.finetune import finetune, from_photographs, photographs
+from worldgymnast.loops.quickstart import QuickstartConfig, starter
+from worldgymnast.loops.reproduce import Recipe, of_explorer, policy_episodes, seeded
+from worldgymnast.types import InputError
+
+HALVED = "explorer-16.safetensors"
+"""The policy with its weights in 16 bits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explorer:
+    """Finetune an explorer in OUT's world and record it.
+
+    Attributes:
+        out: the folder of `worlds.py train` and `worlds.py judge`; the starter's world or judge where it has none.
+        number: of the set, and the seed.
+        data: where the set goes.
+        steps: of its reinforcement learning.
+        workers: processes of the real environment.
+        device: where.
+    """
+
+    out: Out
+    number: Positional[int]
+    data: Path
+    steps: int = 20
+    workers: int = 2
+    device: str = "cpu"
+
+    def __call__(self) -> None:
+        """Finetunes and records."""
+        recipe, photos = Recipe(), QuickstartConfig()
+        world, judge = (self.out / part / f"{part}.safetensors" for part in ("world", "judge"))
+        world = load_world(world if world.exists() else starter("world"), self.device)
+        judge = load_classifier(judge if judge.exists() else starter("judge"), self.device)
+        policy = load_policy(starter("policy"), self.device)
+        rl = replace(recipe.explore.rl, steps=self.steps)
+        config = seeded(replace(recipe.explore, rl=rl), self.number)
+        seen = photographs(recipe.env, photos.photographs, photos.photograph_layout + 1000 * self.number)
+        explorer = finetune(
+            policy, Imagination.of(policy, world, judge, rl.horizon), from_photographs(seen),
+            self.out / f"explorer-{self.number}", config, self.device,
+        )  # fmt: skip
+        made = Manifest(f"studies/explorers.py {self.out.name}", self.number)
+        save_component(self.out / f"explorer-{self.number}" / HALVED, explorer, made, half=True)
+        name, recorded = f"{EXPLORED}{self.number}", replace(recipe.explored, workers=self.workers)
+        if not find(self.data, name):
+            count = len(recorded.temperatures) * len(recipe.env.tasks) * recorded.per_temperature
+            episodes = policy_episodes(explorer.cpu(), recipe.env, of_explorer(recorded, self.number))
+            keep(self.data, name, count, episodes)
+
+
+def main() -> int:
+    """Runs it; says in one line what is wrong with it."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+    try:
+        tyro.cli(Explorer, description=__doc__)()
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
