@@ -49,6 +49,8 @@ _BETAS, _CLIP, _WARM = (0.9, 0.99), 1.0, 0.04
 class Imagined(nn.Module):
     """A world's imagination from first latents, actions and noise: latents [b t h w c] and hidden states [b t n d]."""
 
+    world: LatentWorldModel
+
     def __init__(self, world: LatentWorldModel):
         super().__init__()
         self.transformer = world.transformer  # whose gradients the graph fills
@@ -121,7 +123,8 @@ def descend(
             nn.utils.clip_grad_norm_(trained, _CLIP)
             optimizer.step()
             with torch.no_grad():
-                torch._foreach_lerp_(averaged, [p.detach() for p in trained], 1 - min(ema, (1 + steps) / (10 + steps)))
+                for mean, parameter in zip(averaged, trained, strict=True):
+                    mean.lerp_(parameter, 1 - min(ema, (1 + steps) / (10 + steps)))
             if steps % 100 == 0:
                 said = ", ".join(f"{name} {value:.4g}" for name, value in last.items())
                 print(f"step {steps}, {time.monotonic() - began:.0f} s: {said}", flush=True)
