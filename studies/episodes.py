@@ -1,4 +1,4 @@
-"""The fixed data set of a study: nine sets of real episodes in one folder, each a LeRobot folder or one plain file.
+"""The fixed data set of a study: eleven sets of real episodes in one folder, each a LeRobot folder or one plain file.
 
 The plain file (safetensors: frames as they are, labels and words beside them) needs no video codec.
 """
@@ -106,6 +106,8 @@ def load(folder: Path, name: str) -> EpisodeSet:
 
 def training_names(folder: Path) -> list[str]:
     """The sets in `folder` that may be trained on."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: found no folder, expected recorded sets; python studies/worlds.py record {folder}")
     names = sorted({path.name.removesuffix(".safetensors") for path in folder.iterdir() if path.name[0] != "."})
     return [name for name in names if name != HELD_OUT]
 

@@ -8,23 +8,19 @@ training learns; the policy is OUT/explorer-N/policy.safetensors. The same comma
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-import tyro
+from command import Out, run
 from episodes import EXPLORED, find, keep
 from tyro.conf import Positional
-from worlds import Out
 
 from worldgymnast.config import Manifest, load_classifier, load_policy, load_world, save_component
 from worldgymnast.execution.surrogate import Imagination
 from worldgymnast.loops.finetune import finetune, from_photographs, photographs
 from worldgymnast.loops.quickstart import QuickstartConfig, starter
 from worldgymnast.loops.reproduce import Recipe, of_explorer, policy_episodes, seeded
-from worldgymnast.types import InputError
 
 HALVED = "explorer-16.safetensors"
 """The policy with its weights in 16 bits."""
@@ -73,17 +69,5 @@ class Explorer:
             keep(self.data, name, count, episodes)
 
 
-def main() -> int:
-    """Runs it; says in one line what is wrong with it."""
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
-    try:
-        tyro.cli(Explorer, description=__doc__)()
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(Explorer, __doc__))

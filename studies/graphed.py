@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -23,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
+from command import Out, run
 from episodes import load_shared
 from torch import Tensor, nn
 from tyro.conf import Positional
 from variants import training
-from worlds import HALVED, Out, begin, device_name
+from worlds import HALVED, begin, device_name
 
 from worldgymnast.config import Manifest, save_component
 from worldgymnast.episodes.shares import balanced, weigh
@@ -37,7 +36,6 @@ from worldgymnast.loops.batches import encode_all, frame_batches, latent_batches
 from worldgymnast.loops.supervised import Ahead, Batches, step_generator
 from worldgymnast.loops.train import WorldTraining, data_hash
 from worldgymnast.precision import Precision, autocast
-from worldgymnast.types import InputError
 from worldgymnast.weights import to_json, write_text
 from worldgymnast.worldmodel.autoencoder import Autoencoder
 from worldgymnast.worldmodel.objective import FlowConfig, motion_weights, weighted_error
@@ -216,17 +214,5 @@ class Graphed:
         return world, "nothing"
 
 
-def main() -> int:
-    """Runs it; says in one line what is wrong with it."""
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
-    try:
-        tyro.cli(Graphed, description=__doc__)()
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(Graphed, __doc__))

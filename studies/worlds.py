@@ -14,7 +14,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 import sys
 import tempfile
 import time
@@ -26,6 +25,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import tyro
+from command import Out, run
 from episodes import HELD_OUT, apart, load, load_shared, load_training, record_all, some, sources
 from tyro.conf import Positional
 from variants import training
@@ -63,7 +63,6 @@ _SAFE = 0.88
 """Share of the time left that training is planned to fill."""
 _FROM_NOTHING, _FURTHER = 2e-3, 7e-4
 """Learning rates of a world model without and with trained weights."""
-Out = Annotated[Positional[Path], tyro.conf.arg(metavar="OUT")]
 
 
 # ---------------------------------------------------------------- commands
@@ -88,7 +87,7 @@ class Sentences:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """Record the data set: logged, policy, held_out, explored-0..5; what is there is skipped.
+    """Record the data set: logged, policy, held_out, explored-0..7; what is there is skipped.
 
     Attributes:
         out: the folder.
@@ -464,17 +463,5 @@ def _share(estimate: Mapping[str, float | None]) -> str:
     return f"{100 * value:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
 
 
-def main() -> int:
-    """Runs a command; says in one line what is wrong with it."""
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
-    try:
-        tyro.cli(Sentences | Record | Sets | Train | Judge | Evaluate | Table, description=__doc__)()
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(Sentences | Record | Sets | Train | Judge | Evaluate | Table, __doc__))
