@@ -164,7 +164,10 @@ class Graphed:
     device: str = "cuda"
 
     def __call__(self) -> None:
-        """Trains."""
+        """Trains, unless it is done."""
+        if (self.out / "plan.json").exists():
+            print(f"{self.out}: trained already")
+            return
         deadline = time.monotonic() + self.seconds
         torch.backends.cuda.matmul.allow_tf32 = True
         config = replace(training(self.variant), clips=self.clips, frames=self.frames)

@@ -20,6 +20,7 @@
 #         parts.json (python studies/parcel.py unpack OUT FOLDER). It may be emptied between two calls.
 # STATE   where everything else lies, to be kept between calls: /tmp/study
 # DEVICE  cuda; WORKERS the number of cores; PYTHON python3; MUJOCO_GL egl; RL_FLAGS more flags of the quickstart;
+#         TRAIN_FLAGS and EXPLORE_FLAGS those of train or graphed, and of explore;
 #         TIMED the flags of the timing: --size bridge-600m --batches 1 8 32 128
 set -uo pipefail
 parts=${1:?usage: WHEELS=dir OUT=dir studies/on_gpu.sh record,train:VARIANT:MINUTES,judge:MINUTES,evaluate,rl,time}
@@ -39,9 +40,9 @@ if [ -n "${WHEELS:-}" ]; then
   if [ -d "$wheels/gl" ] && ! ldconfig -p | grep -q libEGL.so; then # the loader; the driver brings the rest
     for package in "$wheels"/gl/*.deb; do dpkg -x "$package" /; done
     ldconfig
-    vendor=/usr/local/nvidia/share/glvnd/egl_vendor.d/10_nvidia.json
-    [ -e "$vendor" ] && export __EGL_VENDOR_LIBRARY_FILENAMES=$vendor
   fi
+  vendor=/usr/local/nvidia/share/glvnd/egl_vendor.d/10_nvidia.json
+  [ -e "$vendor" ] && export __EGL_VENDOR_LIBRARY_FILENAMES=$vendor
   [ -e "$wheels/sentences.safetensors" ] && export WORLDGYMNAST_SENTENCES=$wheels/sentences.safetensors
 fi
 
