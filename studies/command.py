@@ -23,7 +23,7 @@ def run(command: Any, description: str | None) -> int:
     try:
         asked = tyro.cli(command, description=description)
         if getattr(asked, "device", "cpu").startswith("cuda") and not torch.cuda.is_available():
-            raise InputError("--device: found cuda, but torch sees no GPU; give --device cpu, or see nvidia-smi")
+            raise InputError("--device: found no CUDA device, expected one for cuda; use --device cpu")
         asked()
     except InputError as error:
         print(error, file=sys.stderr)

@@ -23,6 +23,7 @@ from worldgymnast.episodes.windows import EpisodeSet, concatenate, from_episodes
 from worldgymnast.loops.quickstart import starter, starter_explorers
 from worldgymnast.loops.record import record
 from worldgymnast.loops.reproduce import PolicyRecordConfig, Recipe, of_explorer, policy_episodes
+from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.progress import Progress
 from worldgymnast.types import Episode, InputError
 from worldgymnast.weights import atomic
@@ -41,6 +42,13 @@ def scaled(count: int, share: float) -> int:
     return max(1, round(count * share))
 
 
+def rollouts_of(policy: Callable[[], SmallVLA], config: PolicyRecordConfig) -> Source:
+    """The labelled real rollouts of a policy, which is made when they are recorded."""
+    env = Recipe().env
+    count = len(config.temperatures) * len(env.tasks) * config.per_temperature
+    return count, lambda: policy_episodes(policy(), env, config)
+
+
 def sources(share: float = 1.0, workers: int = 2) -> dict[str, Source]:
     """The recordings of `reproduce` by name, with `share` of their episodes; the policies are the starter's."""
     recipe = Recipe()
@@ -51,8 +59,7 @@ def sources(share: float = 1.0, workers: int = 2) -> dict[str, Source]:
 
     def of_policy(name: str, path: Path, config: PolicyRecordConfig) -> None:
         config = replace(config, per_temperature=scaled(config.per_temperature, share), workers=workers)
-        count = len(config.temperatures) * tasks * config.per_temperature
-        found[name] = count, lambda: policy_episodes(load_policy(path), recipe.env, config)
+        found[name] = rollouts_of(lambda: load_policy(path), config)
 
     of_policy(HELD_OUT, starter("policy"), recipe.held_out)
     found["logged"] = tasks * sum(kinds.values()), lambda: record(logged)

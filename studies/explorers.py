@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from command import Out, run
-from episodes import EXPLORED, find, keep
+from episodes import EXPLORED, find, keep, rollouts_of
 from tyro.conf import Positional
 
 from worldgymnast.config import Manifest, load_classifier, load_policy, load_world, save_component
 from worldgymnast.execution.surrogate import Imagination
 from worldgymnast.loops.finetune import finetune, from_photographs, photographs
 from worldgymnast.loops.quickstart import QuickstartConfig, starter
-from worldgymnast.loops.reproduce import Recipe, of_explorer, policy_episodes, seeded
+from worldgymnast.loops.reproduce import Recipe, of_explorer, seeded
 
 HALVED = "explorer-16.safetensors"
 """The policy with its weights in 16 bits."""
@@ -64,9 +64,8 @@ class Explorer:
         save_component(self.out / f"explorer-{self.number}" / HALVED, explorer, made, half=True)
         name, recorded = f"{EXPLORED}{self.number}", replace(recipe.explored, workers=self.workers)
         if not find(self.data, name):
-            count = len(recorded.temperatures) * len(recipe.env.tasks) * recorded.per_temperature
-            episodes = policy_episodes(explorer.cpu(), recipe.env, of_explorer(recorded, self.number))
-            keep(self.data, name, count, episodes)
+            count, make = rollouts_of(explorer.cpu, of_explorer(recorded, self.number))
+            keep(self.data, name, count, make())
 
 
 if __name__ == "__main__":

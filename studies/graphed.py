@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from command import Out, run
 from episodes import load_shared
@@ -31,7 +32,7 @@ from worlds import HALVED, begin, device_name
 
 from worldgymnast.config import Manifest, save_component
 from worldgymnast.episodes.shares import balanced, weigh
-from worldgymnast.episodes.windows import concatenate
+from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.loops.batches import encode_all, frame_batches, latent_batches
 from worldgymnast.loops.supervised import Ahead, Batches, step_generator
 from worldgymnast.loops.train import WorldTraining, data_hash
@@ -173,7 +174,7 @@ class Graphed:
         config = replace(training(self.variant), clips=self.clips, frames=self.frames)
         sets, shares = load_shared(self.data, self.explored)
         data, weights = concatenate(sets), weigh(sets, shares)
-        world, kept = self._begun(config, sets, shares)
+        world, kept = self._begun(config, data, weights)
         latents = encode_all(world.autoencoder, data.frames, precision=config.fit.precision)
         objective = world.config.objective
         assert isinstance(objective, FlowConfig)
@@ -198,15 +199,16 @@ class Graphed:
         write_text(self.out / "plan.json", to_json(plan))
         print(f"{self.out}: {steps} steps")
 
-    def _begun(self, config: WorldTraining, sets: list[Any], shares: tuple[float, ...]) -> tuple[LatentWorldModel, str]:
+    def _begun(
+        self, config: WorldTraining, data: EpisodeSet, weights: np.ndarray | None
+    ) -> tuple[LatentWorldModel, str]:
         """The world to train, with its autoencoder trained, and what it kept of the start."""
-        data = concatenate(sets)
         if self.start != "nothing":
             return begin(self.start, config, data, self.out.parent / "autoencoders", self.seconds / 60, self.device)
         torch.manual_seed(config.fit.seed)
         world = LatentWorldModel(config.world, data.spec, data.fps).to(self.device)
         assert isinstance(world.autoencoder, Autoencoder)
-        batches, optimiser = frame_batches(data, self.frames, 0, weigh(sets, shares)), config.autoencoder
+        batches, optimiser = frame_batches(data, self.frames, 0, weights), config.autoencoder
         world.autoencoder.requires_grad_(True)
         descend(
             world.autoencoder, batches, self.autoencoder, optimiser.lr,

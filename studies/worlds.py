@@ -32,7 +32,7 @@ from variants import training
 
 from worldgymnast.config import Manifest, load_classifier, load_world, save_component, to_dict
 from worldgymnast.envs.metaworld import INSTRUCTIONS
-from worldgymnast.episodes.windows import EpisodeSet
+from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.judges.classifier import SuccessClassifier
 from worldgymnast.loops.batches import encode_all, frame_batches, latent_batches, success_batches
 from worldgymnast.loops.diagnose import diagnose
@@ -150,7 +150,8 @@ class Train:
         deadline = time.monotonic() + 60 * self.minutes
         config = training(self.variant)
         config = replace(config, clips=self.clips or config.clips)
-        data = load_training(self.data)
+        sets, shares = load_shared(self.data, self.explored)
+        data = concatenate(sets)
         begun, kept = begin(self.start, config, data, self.out.parent / "autoencoders", self.minutes, self.device)
         lr = self.lr or (_FURTHER if kept == "all weights" else _FROM_NOTHING)
         config = replace(config, fit=replace(config.fit, lr=lr, save_every=200))
@@ -159,7 +160,6 @@ class Train:
         plan = self._plan(asked, config, data, begun, deadline)
         config = replace(config, fit=replace(config.fit, steps=plan["steps"]))
         began = time.monotonic()
-        sets, shares = load_shared(self.data, self.explored)
         world = train_world(sets, self.out / "world", config, self.device, shares, start=begun)
         made = Manifest(f"studies/worlds.py train {self.variant}", config.fit.seed, data_hash(data))
         save_component(self.out / HALVED, world, made, half=True)
