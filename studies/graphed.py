@@ -16,7 +16,7 @@ import itertools
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,14 +39,14 @@ from worldgymnast.loops.train import WorldTraining, data_hash
 from worldgymnast.precision import Precision, autocast
 from worldgymnast.weights import to_json, write_text
 from worldgymnast.worldmodel.autoencoder import Autoencoder
-from worldgymnast.worldmodel.objective import FlowConfig, motion_weights, weighted_error
-from worldgymnast.worldmodel.sampler import HIDDEN, LatentWorldModel, Part
+from worldgymnast.worldmodel.objective import FlowConfig
+from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 _BETAS, _CLIP, _WARM = (0.9, 0.99), 1.0, 0.04
 
 
 class Imagined(nn.Module):
-    """A world's imagination from first latents, actions and noise: latents [b t h w c] and hidden states [b t n d]."""
+    """A world's imagination from first latents, actions and noise, as a module with the parameters that it trains."""
 
     world: LatentWorldModel
 
@@ -55,14 +55,9 @@ class Imagined(nn.Module):
         self.transformer = world.transformer  # whose gradients the graph fills
         object.__setattr__(self, "world", world)
 
-    def forward(self, first: Tensor, actions: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """`first` [b h w c], `actions` [b t a], `noise` [t b h w c]."""
-        state, latents, hidden = self.world.start_latent(first), [], []
-        for action, drawn in zip(actions.unbind(1), noise.unbind(0), strict=True):
-            state = self.world._next(state, action, drawn)
-            latents.append(state.latent)
-            hidden.append(state.extra[HIDDEN])
-        return torch.stack(latents, 1), torch.stack(hidden, 1)
+    def forward(self, first: Tensor, actions: Tensor, noise: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """See `LatentWorldModel._followed`."""
+        return LatentWorldModel._followed(self.world, first, actions, noise)
 
 
 def captured(world: LatentWorldModel, clips: int, length: int) -> Callable[..., Any]:
@@ -74,23 +69,6 @@ def captured(world: LatentWorldModel, clips: int, length: int) -> Callable[..., 
     actions = torch.zeros(clips, length, c.action_dim, device=world.device)
     noise = torch.randn(length, *first.shape, device=world.device)
     return torch.cuda.make_graphed_callables(module, (first, actions, noise), allow_unused_input=True)
-
-
-def unrolled(world: LatentWorldModel, imagine: Callable[..., Any]) -> Callable[[Mapping[str, Any]], Part]:
-    """What `LatentWorldModel._unrolled` computes, with the imagination done by `imagine`."""
-    o = world.config.objective
-    assert isinstance(o, FlowConfig)
-
-    def part(batch: Mapping[str, Any]) -> Part:
-        latents, actions = batch["latents"], batch["actions"]
-        noise = torch.randn((actions.shape[1], *latents[:, 0].shape), generator=batch["generator"])
-        made, hidden = imagine(latents[:, 0].contiguous(), actions.contiguous(), noise.to(world.device))
-        weight = world.autoencoder.latent_weight * motion_weights(latents, world.config.transformer.patch, o.motion)
-        error = weighted_error(made, latents[:, 1:], weight, batch["mask"])
-        nothing = weighted_error(latents[:, :-1], latents[:, 1:], weight, batch["mask"])
-        return Part(len(latents), (error, nothing, world._success(list(hidden.unbind(1)), batch)))
-
-    return part
 
 
 def descend(
@@ -178,8 +156,8 @@ class Graphed:
         latents = encode_all(world.autoencoder, data.frames, precision=config.fit.precision)
         objective = world.config.objective
         assert isinstance(objective, FlowConfig)
-        imagine = captured(world, round(objective.unroll * self.clips), config.length)
-        object.__setattr__(world, "_unrolled", unrolled(world, imagine))
+        follow = captured(world, round(objective.unroll * self.clips), config.length)
+        object.__setattr__(world, "_followed", follow)
         batches = latent_batches(data, latents, config.length, self.clips, 0, world.device, balanced(data, weights))
         steps, metrics = descend(
             world, batches, deadline - time.monotonic(), self.lr,

@@ -354,16 +354,25 @@ class LatentWorldModel(nn.Module):
         o = self.config.objective
         assert isinstance(o, FlowConfig)
         latents, actions, generator = batch["latents"], batch["actions"], batch["generator"]
-        state, imagined, hidden = self.start_latent(latents[:, 0]), [], []
-        for action in actions.unbind(1):
-            noise = torch.randn(state.latent.shape, generator=generator).to(self.device)
-            state = self._next(state, action, noise)
-            imagined.append(state.latent)
-            hidden.append(state.extra.get(HIDDEN))
+        first = latents[:, 0].contiguous()
+        noise = torch.stack([torch.randn(first.shape, generator=generator) for _ in range(actions.shape[1])])
+        imagined, hidden = self._followed(first, actions.contiguous(), noise.to(self.device))
         weight = self.autoencoder.latent_weight * motion_weights(latents, self.config.transformer.patch, o.motion)
-        error = weighted_error(torch.stack(imagined, 1), latents[:, 1:], weight, batch["mask"])
+        error = weighted_error(imagined, latents[:, 1:], weight, batch["mask"])
         nothing = weighted_error(latents[:, :-1], latents[:, 1:], weight, batch["mask"])
         return Part(len(latents), (error, nothing, self._success(hidden, batch)))
+
+    def _followed(
+        self, first: Float[Tensor, "b h w c"], actions: Float[Tensor, "b t a"], noise: Float[Tensor, "t b h w c"]
+    ) -> tuple[Float[Tensor, "b t h w c"], tuple[Tensor, ...]]:
+        """The latents that are imagined along `actions`, and hidden states of each; none without a success head."""
+        state, imagined, hidden = self.start_latent(first), [], []
+        for action, drawn in zip(actions.unbind(1), noise.unbind(0), strict=True):
+            state = self._next(state, action, drawn)
+            imagined.append(state.latent)
+            if HIDDEN in state.extra:
+                hidden.append(state.extra[HIDDEN])
+        return torch.stack(imagined, 1), tuple(hidden)
 
     def _forced(self, batch: Mapping[str, Any]) -> Part:
         """Every frame from the true ones before it (or as training shows them), at a level of its own."""
