@@ -33,12 +33,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from worldgymnast.actions import WORLDGYM
-from worldgymnast.config import load_world
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.evaluation.agreement import psnr
 from worldgymnast.precision import autocast, computes_in
-from worldgymnast.presets import WORLDS
+from worldgymnast.recipes.presets import WORLDS
+from worldgymnast.registry import load_world
 from worldgymnast.types import WorldState
 from worldgymnast.worldmodel.sampler import LatentWorldModel
 

@@ -23,16 +23,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from worldgymnast.config import load_policy, load_world
 from worldgymnast.endpoint import EndpointConfig
-from worldgymnast.execution.local import LocalPool
-from worldgymnast.execution.surrogate import Imagination
 from worldgymnast.judges.prompt import question
 from worldgymnast.judges.vlm import VLMConfig, VLMJudge
-from worldgymnast.loops.finetune import from_photographs, photographs
-from worldgymnast.loops.gather import Gathering
-from worldgymnast.loops.quickstart import QuickstartConfig, starter
+from worldgymnast.measure.real import from_photographs, photographs
+from worldgymnast.recipes.quickstart import QuickstartConfig, starter
+from worldgymnast.registry import load_policy, load_world
+from worldgymnast.rl.collect import Gathering
 from worldgymnast.rl.trainer import Trainer
+from worldgymnast.surrogates.imagination import Imagination
+from worldgymnast.surrogates.pool import LocalPool
 from worldgymnast.types import Clip, Start
 
 ANSWER = (

@@ -17,10 +17,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from worldgymnast.config import load_editor
 from worldgymnast.envs.metaworld import MORE, SUITE, MetaWorldConfig, MetaWorldEnv
-from worldgymnast.loops.finetune import photographs
-from worldgymnast.loops.quickstart import starter_plate
+from worldgymnast.measure.real import photographs
+from worldgymnast.recipes.quickstart import starter_plate
+from worldgymnast.registry import load_editor
 from worldgymnast.scenes.language import written
 from worldgymnast.scenes.plate import load_plate
 

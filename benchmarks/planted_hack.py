@@ -20,13 +20,15 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from worldgymnast.config import load_judge, load_policy, load_world
 from worldgymnast.evaluation.guard import alarm, history_of
 from worldgymnast.evaluation.success import Rate
-from worldgymnast.execution.surrogate import Imagination
-from worldgymnast.loops.finetune import FinetuneConfig, finetune, from_photographs, photographs
-from worldgymnast.loops.quickstart import QuickstartConfig, starter
-from worldgymnast.types import Clip, Judge, Verdict
+from worldgymnast.measure.real import from_photographs, photographs
+from worldgymnast.protocols import Judge
+from worldgymnast.recipes.finetune import FinetuneConfig, finetune
+from worldgymnast.recipes.quickstart import QuickstartConfig, starter
+from worldgymnast.registry import load_judge, load_policy, load_world
+from worldgymnast.surrogates.imagination import Imagination
+from worldgymnast.types import Clip, Verdict
 from worldgymnast.weights import fingerprint
 
 CORNER = (slice(0, 20), slice(44, 64))

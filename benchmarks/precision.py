@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from imagination import variant
 
-from worldgymnast.config import load_judge, load_world
 from worldgymnast.episodes.formats import read
 from worldgymnast.evaluation.agreement import psnr
-from worldgymnast.loops.quickstart import starter
-from worldgymnast.loops.replay import judged, replay
-from worldgymnast.loops.score import cut
+from worldgymnast.measure.gate import cut
 from worldgymnast.precision import Precision, computes_in
+from worldgymnast.recipes.quickstart import starter
+from worldgymnast.registry import load_judge, load_world
+from worldgymnast.training.replay import judged, replay
 
 
 def main() -> None:

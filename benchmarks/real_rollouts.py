@@ -10,10 +10,10 @@ from __future__ import annotations
 import argparse
 import time
 
-from worldgymnast.config import load_policy
 from worldgymnast.envs.metaworld import MetaWorldConfig
-from worldgymnast.loops.quickstart import starter
-from worldgymnast.loops.score import layouts, real_env, score_real
+from worldgymnast.measure.real import layouts, real_env, score_real
+from worldgymnast.recipes.quickstart import starter
+from worldgymnast.registry import load_policy
 
 
 def main() -> None:

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from worldgymnast.config import load_judge, load_policy, load_world
-from worldgymnast.execution.local import LocalPool
-from worldgymnast.execution.surrogate import Imagination
-from worldgymnast.loops.finetune import from_photographs, photographs
-from worldgymnast.loops.quickstart import QuickstartConfig, starter
+from worldgymnast.measure.real import from_photographs, photographs
+from worldgymnast.recipes.quickstart import QuickstartConfig, starter
+from worldgymnast.registry import load_judge, load_policy, load_world
 from worldgymnast.rl.trainer import Trainer
+from worldgymnast.surrogates.imagination import Imagination
+from worldgymnast.surrogates.pool import LocalPool
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import torch
 import tyro
 from tyro.conf import Positional
 
-from worldgymnast.types import InputError
+from worldgymnast.errors import InputError
 
 Out = Annotated[Positional[Path], tyro.conf.arg(metavar="OUT")]
 

@@ -17,15 +17,16 @@ from safetensors.numpy import save_file
 
 from worldgymnast import video
 from worldgymnast.actions import ActionSpec
-from worldgymnast.config import load_policy
 from worldgymnast.episodes import lerobot
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, from_episodes
-from worldgymnast.loops.quickstart import starter, starter_explorers
-from worldgymnast.loops.record import record
-from worldgymnast.loops.reproduce import PolicyRecordConfig, Recipe, of_explorer, policy_episodes
+from worldgymnast.errors import InputError
 from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.progress import Progress
-from worldgymnast.types import Episode, InputError
+from worldgymnast.recipes.quickstart import starter, starter_explorers
+from worldgymnast.recipes.record import PolicyRecordConfig, of_explorer, policy_episodes, record
+from worldgymnast.recipes.reproduce import Recipe
+from worldgymnast.registry import load_policy
+from worldgymnast.types import Episode
 from worldgymnast.weights import atomic
 
 HELD_OUT = "held_out"

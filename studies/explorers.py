@@ -16,11 +16,13 @@ from command import Out, run
 from episodes import EXPLORED, find, keep, rollouts_of
 from tyro.conf import Positional
 
-from worldgymnast.config import Manifest, load_classifier, load_policy, load_world, save_component
-from worldgymnast.execution.surrogate import Imagination
-from worldgymnast.loops.finetune import finetune, from_photographs, photographs
-from worldgymnast.loops.quickstart import QuickstartConfig, starter
-from worldgymnast.loops.reproduce import Recipe, of_explorer, seeded
+from worldgymnast.measure.real import from_photographs, photographs
+from worldgymnast.recipes.finetune import finetune
+from worldgymnast.recipes.quickstart import QuickstartConfig, starter
+from worldgymnast.recipes.record import of_explorer
+from worldgymnast.recipes.reproduce import Recipe, seeded
+from worldgymnast.registry import Manifest, load_classifier, load_policy, load_world, save_component
+from worldgymnast.surrogates.imagination import Imagination
 
 HALVED = "explorer-16.safetensors"
 """The policy with its weights in 16 bits."""

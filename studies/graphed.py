@@ -30,13 +30,13 @@ from tyro.conf import Positional
 from variants import training
 from worlds import HALVED, begin, device_name
 
-from worldgymnast.config import Manifest, save_component
 from worldgymnast.episodes.shares import balanced, weigh
-from worldgymnast.episodes.windows import EpisodeSet, concatenate
-from worldgymnast.loops.batches import encode_all, frame_batches, latent_batches
-from worldgymnast.loops.supervised import Ahead, Batches, step_generator
-from worldgymnast.loops.train import WorldTraining, data_hash
+from worldgymnast.episodes.windows import EpisodeSet, concatenate, data_hash
 from worldgymnast.precision import Precision, autocast
+from worldgymnast.registry import Manifest, save_component
+from worldgymnast.training.batches import encode_all, frame_batches, latent_batches
+from worldgymnast.training.fit import Ahead, Batches, step_generator
+from worldgymnast.training.world import WorldTraining
 from worldgymnast.weights import to_json, write_text
 from worldgymnast.worldmodel.autoencoder import Autoencoder
 from worldgymnast.worldmodel.objective import FlowConfig

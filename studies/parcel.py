@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from worldgymnast.types import InputError
+from worldgymnast.errors import InputError
 
 LIST = "parts.json"
 MOST = 16 * 2**20 - 2**16

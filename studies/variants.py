@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from worldgymnast.loops.supervised import FitConfig
-from worldgymnast.loops.train import WorldTraining
-from worldgymnast.types import InputError
+from worldgymnast.errors import InputError
+from worldgymnast.training.fit import FitConfig
+from worldgymnast.training.world import WorldTraining
 from worldgymnast.worldmodel.autoencoder import AutoencoderConfig
 from worldgymnast.worldmodel.objective import FlowConfig
 

@@ -30,27 +30,20 @@ from episodes import HELD_OUT, apart, load, load_shared, load_training, record_a
 from tyro.conf import Positional
 from variants import training
 
-from worldgymnast.config import Manifest, load_classifier, load_world, save_component, to_dict
 from worldgymnast.envs.metaworld import INSTRUCTIONS
-from worldgymnast.episodes.windows import EpisodeSet, concatenate
+from worldgymnast.episodes.windows import EpisodeSet, concatenate, data_hash
+from worldgymnast.errors import InputError
 from worldgymnast.judges.classifier import SuccessClassifier
-from worldgymnast.loops.batches import encode_all, frame_batches, latent_batches, success_batches
-from worldgymnast.loops.diagnose import diagnose
-from worldgymnast.loops.quickstart import starter
-from worldgymnast.loops.replay import driven, replay
-from worldgymnast.loops.supervised import Batches, FitConfig, fit
-from worldgymnast.loops.train import (
-    JudgeTraining,
-    WorldTraining,
-    data_hash,
-    every_sentence,
-    train_autoencoder,
-    train_judge,
-    train_world,
-)
+from worldgymnast.measure.diagnosis import diagnose
+from worldgymnast.recipes.quickstart import starter
+from worldgymnast.registry import Manifest, load_classifier, load_world, save_component, to_dict
 from worldgymnast.run import Run
 from worldgymnast.text import save_sentences
-from worldgymnast.types import InputError
+from worldgymnast.training.batches import encode_all, frame_batches, latent_batches, success_batches
+from worldgymnast.training.fit import Batches, FitConfig, fit
+from worldgymnast.training.judge import JudgeTraining, every_sentence, train_judge
+from worldgymnast.training.replay import driven, replay
+from worldgymnast.training.world import WorldTraining, train_autoencoder, train_world
 from worldgymnast.weights import to_json, write_text
 from worldgymnast.worldmodel.objective import FlowConfig
 from worldgymnast.worldmodel.sampler import LatentWorldModel

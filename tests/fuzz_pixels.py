@@ -25,8 +25,8 @@ from PIL import Image
 from tests.foreign_data import episode, mp4
 from worldgymnast.episodes.cache import cached_frames
 from worldgymnast.episodes.starts import read_starts
+from worldgymnast.errors import InputError
 from worldgymnast.pictures import FORMATS, open_picture
-from worldgymnast.types import InputError
 from worldgymnast.video_reader import frame_times, iterate_timed
 
 VIDEOS = (

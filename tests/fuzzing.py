@@ -29,19 +29,19 @@ from PIL import Image
 
 from worldgymnast.actions import ActionSpecMismatch, metaworld_spec
 from worldgymnast.completions import Unusable, picture_in, read_reply
-from worldgymnast.config import Manifest, load_judge, load_policy, save_component
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.check import check
 from worldgymnast.episodes.starts import read_starts
+from worldgymnast.errors import InputError
 from worldgymnast.files import read_json, read_json_lines
 from worldgymnast.judges.prompt import RUBRICS, parse, rubric
 from worldgymnast.ledger import Ledger
 from worldgymnast.pictures import open_picture
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
+from worldgymnast.registry import Manifest, load_judge, load_policy, save_component
 from worldgymnast.replies import answer_of
 from worldgymnast.report.collect import collect
 from worldgymnast.run import Run
-from worldgymnast.types import InputError
 from worldgymnast.worldmodel.published import read_checkpoint
 
 ODD: list[Any] = [

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from worldgymnast.actions import metaworld_spec
-from worldgymnast.config import Manifest, save_component
-from worldgymnast.loops.supervised import FitConfig, fit
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
+from worldgymnast.registry import Manifest, save_component
 from worldgymnast.run import Run
+from worldgymnast.training.fit import FitConfig, fit
 from worldgymnast.types import Metrics
 from worldgymnast.weights import weights_hash, write_text
 

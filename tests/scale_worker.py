@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from worldgymnast import processes
-from worldgymnast.loops.supervised import FitConfig, fit
 from worldgymnast.run import Run
+from worldgymnast.training.fit import FitConfig, fit
 from worldgymnast.weights import save_weights
 
 CONFIG = FitConfig(steps=16, parts=2, lr=1e-2, ema=0.9, precision="fp32", log_every=1, save_every=4)
@@ -97,7 +97,7 @@ def _sharded(out: Path) -> None:
 
 
 def _commands(*words: str) -> int:
-    from worldgymnast.cli import main
+    from worldgymnast.cli.main import main
 
     assert main([*words, "--fit.parts", "1"]) == 2
     return main([*words, "--fit.parts", "2"])

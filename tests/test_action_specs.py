@@ -27,7 +27,7 @@ from worldgymnast.actions import (
 from worldgymnast.episodes import lerobot
 from worldgymnast.episodes.check import check
 from worldgymnast.episodes.windows import concatenate, warn_outside
-from worldgymnast.types import InputError
+from worldgymnast.errors import InputError
 
 JOINTS = ("shoulder_pan.pos", "shoulder_lift.pos", "elbow_flex.pos", "wrist_flex.pos", "wrist_roll.pos", "gripper.pos")
 SO101 = ActionSpec(

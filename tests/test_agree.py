@@ -8,18 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from worldgymnast.cli import main
-from worldgymnast.config import load_policy
+from worldgymnast.cli.main import main
 from worldgymnast.envs.metaworld import MetaWorldConfig
+from worldgymnast.errors import InputError
 from worldgymnast.evaluation.agreement import agreement, permutation_p, without_one
 from worldgymnast.evaluation.success import Rate
-from worldgymnast.execution.surrogate import Imagination, Surrogate
-from worldgymnast.loops.agree import REAL, AgreeConfig, agreements, outcomes, rates, twins
-from worldgymnast.loops.quickstart import starter, starter_explorers
+from worldgymnast.measure.agreement import REAL, AgreeConfig, agreements, outcomes, rates, twins
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
-from worldgymnast.presets import debug
+from worldgymnast.recipes.presets import debug
+from worldgymnast.recipes.quickstart import starter, starter_explorers
+from worldgymnast.registry import load_policy
 from worldgymnast.report.agree import Seen, scatter, sheets
-from worldgymnast.types import Clip, InputError, Verdict
+from worldgymnast.surrogates.imagination import Imagination, Surrogate
+from worldgymnast.types import Clip, Verdict
 from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 

@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from worldgymnast.actions import metaworld_spec
+from worldgymnast.errors import InputError
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
-from worldgymnast.presets import debug
+from worldgymnast.protocols import Policy
+from worldgymnast.recipes.presets import debug
 from worldgymnast.rl.best_of import BestOf, BestOfConfig
-from worldgymnast.types import Clip, InputError, Observation, Policy, Verdict
+from worldgymnast.types import Clip, Observation, Verdict
 from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 SPEC = metaworld_spec(6)

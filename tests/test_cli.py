@@ -15,13 +15,13 @@ import torch
 from episode_builders import episode
 
 from worldgymnast.actions import metaworld_spec
-from worldgymnast.cli import COMMANDS, main
-from worldgymnast.config import Manifest, save_component
+from worldgymnast.cli.main import COMMANDS, main
 from worldgymnast.episodes import lerobot
+from worldgymnast.errors import InputError
 from worldgymnast.judges.classifier import SuccessClassifier
 from worldgymnast.policies.small_vla import SmallVLA
-from worldgymnast.presets import PRESETS, debug, override, preset
-from worldgymnast.types import InputError
+from worldgymnast.recipes.presets import PRESETS, debug, override, preset
+from worldgymnast.registry import Manifest, save_component
 from worldgymnast.weights import load_weights, save_weights
 from worldgymnast.worldmodel.sampler import LatentWorldModel
 
@@ -138,7 +138,7 @@ def test_unknown_words_are_answered_with_the_nearest(refuses: Refuses, tmp_path:
     assert "did you mean 'data check'" in refuses("data", "chekc")
     assert "did you mean 'judge compare'" in refuses("judge", "compair")
     assert "did you mean 'metaworld'" in refuses("rl", "metaword")
-    assert "did you mean 'reproduce tables'" in refuses("reproduce", "tabels")
+    assert "run: python -m studies.tables --quick" in refuses("reproduce", "tables", "--quick")
     assert "did you mean 'scenes photograph'" in refuses("scene", "photograph", "x")
     assert "did you mean '--rl.trainer.lr'" in refuses("rl", "debug", "--rl.lr", 3)
     assert "did you mean" not in refuses("rl", "foo")
@@ -176,7 +176,6 @@ def test_missing_and_malformed_flags(refuses: Refuses, tmp_path: Path) -> None:
         ("sft D --size 0", "--size"),
         ("reproduce debug --seeds", "--seeds"),
         ("reproduce debug --seeds 1 1", "--seeds"),
-        ("reproduce tables --seeds 0 0", "--seeds"),
         ("reproduce debug --record.expert 1", "--record.expert"),
         ("evaluate P Q --seeds 2 0 2", "--seeds"),
         ("adapt --task drawer-open --layout -1", "--layout"),
@@ -300,7 +299,7 @@ def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPa
     def broken(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("worldgymnast.commands.data.check", broken)
+    monkeypatch.setattr("worldgymnast.cli.commands.data.check", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         main(["data", "check", str(tmp_path)])
 
@@ -330,7 +329,7 @@ def test_what_happens_to_the_machine(
     def fails(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("worldgymnast.commands.train.read", fails)
+    monkeypatch.setattr("worldgymnast.cli.commands.train.read", fails)
     assert main(["sft", str(tmp_path), "--out", str(tmp_path / "x")]) == code
     torch.set_num_threads(1)
     lines = capsys.readouterr().err.splitlines()
@@ -344,7 +343,7 @@ def test_a_data_set_that_is_stopped_starts_over(
     def stops(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("worldgymnast.commands.data.formats.convert", stops)
+    monkeypatch.setattr("worldgymnast.cli.commands.data.formats.convert", stops)
     assert main(["data", "convert", str(tmp_path), str(tmp_path / "x")]) == 130
     assert capsys.readouterr().err == "worldgymnast: stopped; nothing was kept\n"
 

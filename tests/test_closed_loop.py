@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from run_builders import outcome, seed_run
 
-from worldgymnast.cli import main
-from worldgymnast.commands.agree import compared
-from worldgymnast.commands.diagnose import read_loops, short_names
+from worldgymnast.cli.commands.agree import compared
+from worldgymnast.cli.commands.diagnose import read_loops, short_names
+from worldgymnast.cli.main import main
+from worldgymnast.errors import InputError
 from worldgymnast.evaluation.closed_loop import Episode, by_policy, closed_loop, read_episodes
-from worldgymnast.loops.agree import AgreeConfig
+from worldgymnast.measure.agreement import AgreeConfig
 from worldgymnast.report.collect import collect
 from worldgymnast.report.markdown import markdown
 from worldgymnast.report.report import render
-from worldgymnast.types import InputError
 
 
 def rows(pairs: Sequence[tuple[bool | None, bool | None]], policy: str = "a", task: str = "open") -> list[Episode]:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from worldgymnast.cli import main
-from worldgymnast.config import Manifest, load_judge, save_component, save_judge
+from worldgymnast.cli.main import main
 from worldgymnast.endpoint import EndpointConfig
+from worldgymnast.errors import InputError
 from worldgymnast.judges.classifier import ClassifierConfig, SuccessClassifier
 from worldgymnast.judges.combined import (
     Calibrated,
@@ -25,7 +25,9 @@ from worldgymnast.judges.combined import (
     check,
 )
 from worldgymnast.judges.vlm import VLMConfig
-from worldgymnast.types import Clip, InputError, Judge, Verdict
+from worldgymnast.protocols import Judge
+from worldgymnast.registry import Manifest, load_judge, save_component, save_judge
+from worldgymnast.types import Clip, Verdict
 
 
 class Grey:

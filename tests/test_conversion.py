@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worldgymnast.actions import BRIDGE, WORLDGYM, ActionSpec, metaworld_spec
-from worldgymnast.cli import main
+from worldgymnast.cli.main import main
 from worldgymnast.episodes import formats, lerobot, worldgym
 from worldgymnast.episodes.check import check
 from worldgymnast.episodes.subsample import joined, subsample, whole_ratio
-from worldgymnast.types import Episode, InputError
+from worldgymnast.errors import InputError
+from worldgymnast.types import Episode
 
 CAMERA, WRIST, STATE = "observation.images.cam", "observation.images.wrist", "observation.state"
 

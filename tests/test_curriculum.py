@@ -8,10 +8,12 @@ import torch
 
 from worldgymnast.actions import metaworld_spec
 from worldgymnast.episodes import windows
-from worldgymnast.loops.curriculum import by_learnability, weights
-from worldgymnast.loops.finetune import from_episodes, from_starts, mixed
-from worldgymnast.loops.gather import GatherConfig, Gathered
-from worldgymnast.types import ActionChunk, Episode, InputError, Rollout, RolloutGroup, Start, Verdict
+from worldgymnast.errors import InputError
+from worldgymnast.recipes.finetune import from_episodes
+from worldgymnast.rl.collect import GatherConfig, Gathered
+from worldgymnast.rl.curriculum import by_learnability, weights
+from worldgymnast.rl.starts import from_starts, mixed
+from worldgymnast.types import ActionChunk, Episode, Rollout, RolloutGroup, Start, Verdict
 
 FRAME = np.zeros((4, 4, 3), np.uint8)
 

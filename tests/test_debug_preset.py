@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from worldgymnast.cli import main
-from worldgymnast.commands.pack import PARTS, pack
-from worldgymnast.config import load_policy
-from worldgymnast.presets import debug
+from studies.pack import PARTS, pack
+from worldgymnast.cli.main import main
+from worldgymnast.recipes.presets import debug
+from worldgymnast.registry import load_policy
 from worldgymnast.weights import identity
 
 STAGES = [

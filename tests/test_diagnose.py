@@ -15,22 +15,24 @@ from lamp import SIZE, BrightJudge, Lamp, lamp_episode
 from torch import Tensor
 
 from worldgymnast.actions import metaworld_spec
-from worldgymnast.cli import main
-from worldgymnast.config import Manifest, save_component
+from worldgymnast.cli.main import main
 from worldgymnast.episodes import lerobot
 from worldgymnast.episodes.windows import EpisodeSet, from_episodes
+from worldgymnast.errors import InputError
 from worldgymnast.evaluation.recall import called, fault, operating_point, recall, split
 from worldgymnast.evaluation.success import Rate
 from worldgymnast.evaluation.uncertainty import JitterConfig, imagined
 from worldgymnast.judges.classifier import SuccessClassifier
-from worldgymnast.loops.diagnose import diagnose, examine
-from worldgymnast.loops.trust import outcomes
-from worldgymnast.presets import debug
+from worldgymnast.measure.diagnosis import diagnose, examine
+from worldgymnast.measure.world import outcomes
+from worldgymnast.protocols import RoundTrip
+from worldgymnast.recipes.presets import debug
+from worldgymnast.registry import Manifest, save_component
 from worldgymnast.report.collect import collect
 from worldgymnast.report.diagnosis import sheets
 from worldgymnast.report.markdown import markdown
 from worldgymnast.report.report import render
-from worldgymnast.types import Clip, Episode, InputError, RoundTrip, Verdict
+from worldgymnast.types import Clip, Episode, Verdict
 from worldgymnast.weights import to_json, write_text
 from worldgymnast.worldmodel.sampler import LatentWorldModel
 

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldgymnast.actions import WORLDGYM
-from worldgymnast.cli import main
-from worldgymnast.config import load_world
-from worldgymnast.types import InputError, WorldModel
+from worldgymnast.cli.main import main
+from worldgymnast.errors import InputError
+from worldgymnast.protocols import WorldModel
+from worldgymnast.registry import load_world
 from worldgymnast.worldmodel.objective import DiffusionConfig, sigmoid_schedule
 from worldgymnast.worldmodel.published import read_checkpoint, transformer_config
 from worldgymnast.worldmodel.sampler import LatentWorldModel, WorldModelConfig

@@ -11,9 +11,9 @@ import torch
 
 from tests.test_worldmodel import SMALL, frames
 from worldgymnast.actions import WORLDGYM
-from worldgymnast.cli import main
-from worldgymnast.config import Manifest, load_world, save_component
+from worldgymnast.cli.main import main
 from worldgymnast.episodes import worldgym
+from worldgymnast.registry import Manifest, load_world, save_component
 from worldgymnast.types import Episode
 from worldgymnast.worldmodel.consistency import Consistency
 from worldgymnast.worldmodel.objective import DiffusionConfig, FlowConfig

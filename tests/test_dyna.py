@@ -8,18 +8,21 @@ import numpy as np
 import pytest
 
 from worldgymnast.actions import metaworld_spec
-from worldgymnast.cli import main
-from worldgymnast.config import load_classifier, load_policy, load_world
+from worldgymnast.cli.main import main
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.windows import from_episodes
+from worldgymnast.errors import InputError
 from worldgymnast.evaluation.sequential import PairedEvidence
-from worldgymnast.loops.dyna import DynaConfig, decide, dyna
-from worldgymnast.loops.reinforce import ReinforceConfig, scorings
-from worldgymnast.loops.reproduce import record_policy_to, record_to
-from worldgymnast.loops.train import train_judge, train_policy, train_world
-from worldgymnast.presets import debug
+from worldgymnast.recipes.dyna import DynaConfig, decide, dyna
+from worldgymnast.recipes.presets import debug
+from worldgymnast.recipes.record import record_policy_to, record_to
+from worldgymnast.registry import load_classifier, load_policy, load_world
 from worldgymnast.report.collect import collect
-from worldgymnast.types import Episode, InputError
+from worldgymnast.rl.reinforce import ReinforceConfig, scorings
+from worldgymnast.training.judge import train_judge
+from worldgymnast.training.policy import train_policy
+from worldgymnast.training.world import train_world
+from worldgymnast.types import Episode
 
 
 def test_the_budget_holds_scorings_and_recordings() -> None:

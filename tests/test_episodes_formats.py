@@ -12,7 +12,7 @@ from worldgymnast import video
 from worldgymnast.actions import BRIDGE, WORLDGYM, ActionSpecMismatch
 from worldgymnast.episodes import cache, formats, lerobot, rlds, tfrecord, worldgym
 from worldgymnast.episodes.check import check, convert, detect
-from worldgymnast.types import InputError
+from worldgymnast.errors import InputError
 
 
 @pytest.fixture

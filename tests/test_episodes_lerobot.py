@@ -14,7 +14,7 @@ from worldgymnast.actions import BRIDGE, ActionSpecMismatch, motionless
 from worldgymnast.episodes import lerobot
 from worldgymnast.episodes.check import check
 from worldgymnast.episodes.lerobot_layout import IMAGE_KEY
-from worldgymnast.types import InputError
+from worldgymnast.errors import InputError
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from episode_builders import assert_identical, episode, episodes
 from worldgymnast.actions import BRIDGE, ActionSpecMismatch
 from worldgymnast.episodes.shares import balanced
 from worldgymnast.episodes.windows import ClipSampler, concatenate, from_episodes
-from worldgymnast.types import InputError
+from worldgymnast.errors import InputError
 
 
 def same(left, right) -> bool:

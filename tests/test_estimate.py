@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from worldgymnast.config import load_judge, load_policy, load_world
-from worldgymnast.execution.surrogate import Imagination
-from worldgymnast.loops.estimate import Pace, pace, said
-from worldgymnast.loops.finetune import FinetuneConfig
-from worldgymnast.loops.quickstart import starter
-from worldgymnast.loops.reinforce import ReinforceConfig
+from worldgymnast.recipes.estimate import Pace, pace, said
+from worldgymnast.recipes.finetune import FinetuneConfig
+from worldgymnast.recipes.quickstart import starter
+from worldgymnast.registry import load_judge, load_policy, load_world
+from worldgymnast.rl.reinforce import ReinforceConfig
+from worldgymnast.surrogates.imagination import Imagination
 from worldgymnast.weights import identity
 
 PACE = Pace(imagined=0.001, learned=0.01, acted=0.01, laid_out=0.1)

@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from worldgymnast.config import load_world
 from worldgymnast.envs.metaworld import MORE, SUITE, MetaWorldConfig, instructions
-from worldgymnast.loops.familiar import misspelt, strange_frames, strange_sentences
-from worldgymnast.loops.finetune import photographs
-from worldgymnast.loops.quickstart import starter
+from worldgymnast.measure.novelty import misspelt, strange_frames, strange_sentences
+from worldgymnast.measure.real import photographs
+from worldgymnast.recipes.quickstart import starter
+from worldgymnast.registry import load_world
 from worldgymnast.types import Start
 
 KNOWN = [words for task in SUITE for words in instructions(task)]

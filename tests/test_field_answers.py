@@ -21,17 +21,18 @@ from openai.types.chat.chat_completion import Choice
 from PIL import Image
 from servers import answering, brightening, saying
 
-from worldgymnast.cli import main
-from worldgymnast.config import load_judge
+from worldgymnast.cli.main import main
 from worldgymnast.endpoint import EndpointConfig, Unusable
+from worldgymnast.errors import InputError
 from worldgymnast.judges.combined import check
 from worldgymnast.judges.local import LocalVLM
 from worldgymnast.judges.prompt import RUBRICS, NoScore, parse
 from worldgymnast.judges.vlm import VLMConfig, VLMJudge
+from worldgymnast.registry import load_judge
 from worldgymnast.replies import answer_of
 from worldgymnast.scenes import proposals
 from worldgymnast.scenes.remote import RemoteEditor, RemoteEditorConfig
-from worldgymnast.types import InputError, Verdict
+from worldgymnast.types import Verdict
 
 BINARY, PARTIAL, PROGRESS = (RUBRICS[name] for name in ("binary-v1", "partial-v1", "progress-v1"))
 

@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 from foreign_data import v3, v21
 
-from worldgymnast.config import load_policy
 from worldgymnast.episodes import parquet
 from worldgymnast.episodes.check import check
 from worldgymnast.episodes.lerobot import read
 from worldgymnast.episodes.starts import read_starts
-from worldgymnast.types import InputError
+from worldgymnast.errors import InputError
+from worldgymnast.registry import load_policy
 from worldgymnast.worldmodel.published import read_checkpoint
 
 EPISODES = "meta/episodes/chunk-000/file-000.parquet"

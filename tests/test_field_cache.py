@@ -13,7 +13,7 @@ from test_field_rlds import SHARD, seed_rlds
 
 from worldgymnast.episodes import cache, formats
 from worldgymnast.episodes.cache import cache_folder, cache_usage, cached_frames, fingerprint
-from worldgymnast.types import InputError
+from worldgymnast.errors import InputError
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (5, 8, 6, 3), np.uint8)
 

@@ -17,24 +17,25 @@ from episode_builders import episode
 from lamp import Lamp, lamp_episode
 
 from worldgymnast.actions import ActionSpec, metaworld_spec
-from worldgymnast.cli import main
-from worldgymnast.commands.command import Components, hold_out, told
-from worldgymnast.commands.fitting import LONGEST_ROLLOUT, frames_for, horizon_of, same_cameras
-from worldgymnast.commands.measure import long_enough
-from worldgymnast.commands.starters import is_metaworld, parts
-from worldgymnast.config import Manifest, load_policy, load_world, manifest_of, save_component
+from worldgymnast.cli.command import Components, hold_out, told
+from worldgymnast.cli.commands.measure import long_enough
+from worldgymnast.cli.fitting import LONGEST_ROLLOUT, frames_for, horizon_of, same_cameras
+from worldgymnast.cli.main import main
+from worldgymnast.cli.starters import is_metaworld, parts
 from worldgymnast.envs.metaworld import SUITE
 from worldgymnast.episodes import lerobot
 from worldgymnast.episodes.sizes import frame_size
 from worldgymnast.episodes.windows import EpisodeSet, from_episodes
+from worldgymnast.errors import InputError
 from worldgymnast.judges.classifier import SuccessClassifier
-from worldgymnast.loops.quickstart import starter
-from worldgymnast.loops.replay import clips, replay, shuffled_actions
-from worldgymnast.loops.thresholds import MOST_ASIDE, calibration_of, split_for_calibration
 from worldgymnast.policies.small_vla import SmallVLA
-from worldgymnast.presets import debug
 from worldgymnast.progress import Progress
-from worldgymnast.types import InputError, WorldModel
+from worldgymnast.protocols import WorldModel
+from worldgymnast.recipes.presets import debug
+from worldgymnast.recipes.quickstart import starter
+from worldgymnast.registry import Manifest, load_policy, load_world, manifest_of, save_component
+from worldgymnast.training.replay import clips, replay, shuffled_actions
+from worldgymnast.training.thresholds import MOST_ASIDE, calibration_of, split_for_calibration
 from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 LENGTHS = (12, 25, 9, 1, 14, 18)

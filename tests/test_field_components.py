@@ -16,12 +16,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from worldgymnast.actions import metaworld_spec
-from worldgymnast.cli import main
-from worldgymnast.config import Manifest, load_classifier, load_policy, load_world, manifest_of, save_component
+from worldgymnast.cli.main import main
+from worldgymnast.errors import InputError
 from worldgymnast.judges.classifier import ClassifierConfig, SuccessClassifier
 from worldgymnast.policies.small_vla import SmallVLAConfig
-from worldgymnast.presets import debug
-from worldgymnast.types import InputError
+from worldgymnast.recipes.presets import debug
+from worldgymnast.registry import Manifest, load_classifier, load_policy, load_world, manifest_of, save_component
 from worldgymnast.weights import load_weights, weights_hash
 from worldgymnast.worldmodel.autoencoder import AutoencoderConfig
 from worldgymnast.worldmodel.sampler import LatentWorldModel

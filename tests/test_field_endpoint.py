@@ -19,11 +19,12 @@ from servers import brightening
 
 from worldgymnast.completions import read_reply, retry_after
 from worldgymnast.endpoint import BudgetSpent, Endpoint, EndpointConfig
+from worldgymnast.errors import InputError
 from worldgymnast.judges.vlm import VLMConfig, VLMJudge
 from worldgymnast.ledger import Budget, Ledger, Price, Spent
 from worldgymnast.parameters import refused_parameter
 from worldgymnast.transport import Body, Lost
-from worldgymnast.types import InputError, Verdict
+from worldgymnast.types import Verdict
 
 CLIP = brightening(1)[0]
 ESTIMATE = 2 * 2000

@@ -9,7 +9,7 @@ from tests.foreign_data import episode, frame, ident, mp4, v3, v21
 from tests.test_field_pixels import TURNS, png_16, remux, saved
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.check import check
-from worldgymnast.types import InputError
+from worldgymnast.errors import InputError
 
 VIDEO = "videos/observation.images.cam/chunk-000/file-000.mp4"
 SECOND = [(1, i) for i in range(7)]

@@ -12,12 +12,12 @@ from raw_server import chat, http, raw, sending
 from servers import brightening
 
 from worldgymnast import keys
-from worldgymnast.cli import main
-from worldgymnast.config import load_editor, load_judge, load_proposer
+from worldgymnast.cli.main import main
 from worldgymnast.endpoint import EndpointConfig
-from worldgymnast.loops.quickstart import starter_plate
+from worldgymnast.errors import InputError
+from worldgymnast.recipes.quickstart import starter_plate
+from worldgymnast.registry import load_editor, load_judge, load_proposer
 from worldgymnast.scenes.plate import load_plate
-from worldgymnast.types import InputError
 
 SECRET = "sk-very-secret"
 ANSWERING = sending(http(json.dumps(chat())))

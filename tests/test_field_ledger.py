@@ -18,9 +18,9 @@ from raw_server import chat, http, raw, sending
 from servers import brightening
 
 from worldgymnast.endpoint import EndpointConfig
+from worldgymnast.errors import InputError
 from worldgymnast.judges.vlm import VLMConfig, VLMJudge
 from worldgymnast.ledger import Budget, Ledger, Spent
-from worldgymnast.types import InputError
 
 ANSWERING = sending(http(json.dumps(chat())))
 

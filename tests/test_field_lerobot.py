@@ -18,7 +18,8 @@ from worldgymnast.episodes import formats, lerobot, lerobot_pairing
 from worldgymnast.episodes.check import check
 from worldgymnast.episodes.lerobot_layout import Place, Record
 from worldgymnast.episodes.lerobot_rows import Rows
-from worldgymnast.types import Episode, InputError
+from worldgymnast.errors import InputError
+from worldgymnast.types import Episode
 
 KEY = "observation.images.cam"
 NTSC = Fraction(30000, 1001)

@@ -13,7 +13,7 @@ from test_field_lerobot import KEY, errors, numbers, straight, warnings
 
 from worldgymnast.episodes import formats, lerobot
 from worldgymnast.episodes.check import check
-from worldgymnast.types import InputError
+from worldgymnast.errors import InputError
 
 DEPTH = "observation.images.second"
 

@@ -18,7 +18,7 @@ from test_field_lerobot import numbers as frames_and_rows
 
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.check import check
-from worldgymnast.types import InputError
+from worldgymnast.errors import InputError
 
 
 @pytest.fixture(autouse=True)

@@ -19,9 +19,9 @@ from PIL import Image
 from tests.foreign_data import episode, ident, mp4, png
 from worldgymnast import video, video_reader
 from worldgymnast.episodes.starts import read_starts
+from worldgymnast.errors import InputError
 from worldgymnast.pictures import FORMATS, open_picture
 from worldgymnast.scenes.cutouts import cutouts_in
-from worldgymnast.types import InputError
 from worldgymnast.video_reader import frame_times
 
 CUT = {"bf": "2", "g": "20"}

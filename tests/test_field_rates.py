@@ -5,13 +5,13 @@ import pytest
 from foreign_data import episode, mp4, rlds, v3
 from test_field_rlds import SHARD, record, seed_rlds, step
 
-from worldgymnast.cli import main
-from worldgymnast.commands import KINDS
-from worldgymnast.commands.command import Watching, read
-from worldgymnast.config import manifest_of
+from worldgymnast.cli.command import Watching, read
+from worldgymnast.cli.commands import KINDS
+from worldgymnast.cli.main import main
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.check import check
-from worldgymnast.types import InputError
+from worldgymnast.errors import InputError
+from worldgymnast.registry import manifest_of
 
 
 def bridge(root):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from worldgymnast.episodes import formats, tfrecord
 from worldgymnast.episodes import rlds as reader
 from worldgymnast.episodes.check import check
-from worldgymnast.types import InputError
+from worldgymnast.errors import InputError
 
 SENTENCE = "steps/language_instruction"
 SHARD = "my_set-train.tfrecord-00000-of-00001"

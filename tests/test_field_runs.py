@@ -20,15 +20,15 @@ from run_builders import CONFIG, Stopped, outcome, seed_run, train
 
 import worldgymnast.run as run_module
 from worldgymnast import processes, records, streams
-from worldgymnast.cli import main
-from worldgymnast.commands.command import check_values
+from worldgymnast.cli.command import check_values
+from worldgymnast.cli.main import main
+from worldgymnast.errors import LARGEST_SEED, InputError
 from worldgymnast.evaluation.success import EpisodeResult, success_table
-from worldgymnast.loops.supervised import FitConfig
 from worldgymnast.report.collect import collect
 from worldgymnast.report.markdown import markdown
 from worldgymnast.report.report import Curve, Report, Series, render
 from worldgymnast.run import Run, load_weights, save_weights
-from worldgymnast.types import LARGEST_SEED, InputError
+from worldgymnast.training.fit import FitConfig
 from worldgymnast.weights import TEMPORARY, write_text
 
 

@@ -12,8 +12,8 @@ from tests.foreign_data import episode, ident, mp4, png
 from tests.fuzz_pixels import run
 from tests.test_field_pixels import png_16, remux
 from worldgymnast.episodes.starts import folder_hash, frame_of, pictures, read_starts
+from worldgymnast.errors import InputError
 from worldgymnast.scenes.cutouts import cutouts_in
-from worldgymnast.types import InputError
 
 SAID = {"instruction": "open the drawer"}
 

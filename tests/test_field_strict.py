@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from worldgymnast.cli import main
-from worldgymnast.config import from_dict, load_judge
+from worldgymnast.cli.main import main
+from worldgymnast.errors import InputError
 from worldgymnast.records import read_metrics
+from worldgymnast.registry import from_dict, load_judge
 from worldgymnast.report.charts import Curve, Series, curve
-from worldgymnast.types import InputError
 from worldgymnast.worldmodel.sampler import WorldModelConfig
 
 ENDPOINT = {"model": "m", "url": "http://127.0.0.1:9/v1"}

@@ -18,7 +18,7 @@ from numpy.lib import format as npy
 from worldgymnast import video
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.check import check
-from worldgymnast.types import InputError
+from worldgymnast.errors import InputError
 
 
 def actions(index, rows):

@@ -9,8 +9,8 @@ from episode_builders import episode, episodes
 
 from worldgymnast.actions import WORLDGYM
 from worldgymnast.episodes import lerobot, worldgym
+from worldgymnast.errors import InputError
 from worldgymnast.staging import StagedFolder
-from worldgymnast.types import InputError
 
 # ---------------------------------------------------------------- one writer at a time
 

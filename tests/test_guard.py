@@ -19,17 +19,19 @@ from torch import Tensor
 
 from worldgymnast.actions import metaworld_spec
 from worldgymnast.envs.imagined import ImaginedVectorEnv
+from worldgymnast.errors import Paused
 from worldgymnast.evaluation.guard import Alarm, Claims, GuardConfig, alarm, confirmations, history_of, metrics_of
-from worldgymnast.execution.local import LocalPool
-from worldgymnast.loops.audit import Guard
-from worldgymnast.loops.reinforce import ReinforceConfig, reinforce
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
+from worldgymnast.protocols import Judge
 from worldgymnast.report.collect import collect
+from worldgymnast.rl.audit import Guard
 from worldgymnast.rl.judging import Judging
+from worldgymnast.rl.reinforce import ReinforceConfig, reinforce
 from worldgymnast.rl.trainer import TrainerConfig
 from worldgymnast.run import Run
+from worldgymnast.surrogates.pool import LocalPool
 from worldgymnast.text import SentenceEncoder
-from worldgymnast.types import ActionChunk, Clip, Judge, Paused, Rollout, Start, Verdict, WorldState
+from worldgymnast.types import ActionChunk, Clip, Rollout, Start, Verdict, WorldState
 
 SIZE = 16
 SPEC = metaworld_spec(6)

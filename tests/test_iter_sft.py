@@ -8,21 +8,21 @@ import numpy as np
 import pytest
 import torch
 
-from worldgymnast.cli import main
+from worldgymnast.cli.main import main
 from worldgymnast.envs.metaworld import MetaWorldConfig
 from worldgymnast.episodes.windows import EpisodeSet, from_episodes
-from worldgymnast.execution.surrogate import Imagination
-from worldgymnast.loops import iter_sft as module
-from worldgymnast.loops.batches import imitation_batches
-from worldgymnast.loops.iter_sft import IterSftConfig, iter_sft, successes, together
-from worldgymnast.loops.record import RecordConfig
-from worldgymnast.loops.reproduce import record_to
-from worldgymnast.loops.supervised import FitConfig
-from worldgymnast.loops.train import PolicyTraining, imitated
+from worldgymnast.errors import InputError
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
-from worldgymnast.presets import debug
+from worldgymnast.recipes import iterated_sft as module
+from worldgymnast.recipes.iterated_sft import IterSftConfig, iter_sft, successes, together
+from worldgymnast.recipes.presets import debug
+from worldgymnast.recipes.record import RecordConfig, record_to
 from worldgymnast.report.collect import collect
-from worldgymnast.types import ActionChunk, Clip, Episode, InputError, Rollout, Start, Verdict
+from worldgymnast.surrogates.imagination import Imagination
+from worldgymnast.training.batches import imitation_batches
+from worldgymnast.training.fit import FitConfig
+from worldgymnast.training.policy import PolicyTraining, imitated
+from worldgymnast.types import ActionChunk, Clip, Episode, Rollout, Start, Verdict
 from worldgymnast.weights import identity
 from worldgymnast.worldmodel.sampler import LatentWorldModel
 

@@ -9,17 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from worldgymnast.training.train import calibrate, split_for_calibration, unsolved_at
 
 from worldgymnast.actions import metaworld_spec
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, from_episodes
+from worldgymnast.errors import InputError
 from worldgymnast.judges.classifier import ClassifierConfig, SuccessClassifier, sustained
-from worldgymnast.loops.batches import success_batches
-from worldgymnast.loops.replay import clip_probabilities
-from worldgymnast.loops.supervised import FitConfig
-from worldgymnast.loops.train import JudgeTraining, calibrate, split_for_calibration, train_judge, unsolved_at
-from worldgymnast.presets import debug
+from worldgymnast.protocols import Judge
+from worldgymnast.recipes.presets import debug
 from worldgymnast.text import SentenceEncoder
-from worldgymnast.types import Clip, Episode, InputError, Judge
+from worldgymnast.training.batches import success_batches
+from worldgymnast.training.fit import FitConfig
+from worldgymnast.training.judge import JudgeTraining, train_judge
+from worldgymnast.training.replay import clip_probabilities
+from worldgymnast.types import Clip, Episode
 from worldgymnast.weights import identity
 from worldgymnast.worldmodel.sampler import LatentWorldModel
 

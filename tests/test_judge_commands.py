@@ -19,21 +19,23 @@ import torch
 from episode_builders import SPEC, episode
 from lamp import SIZE, BrightJudge, Lamp, lamp_episode
 
-from worldgymnast.cli import main
-from worldgymnast.config import Manifest, load_classifier, save_component
+from worldgymnast.cli.main import main
 from worldgymnast.episodes import lerobot
 from worldgymnast.episodes.windows import EpisodeSet, from_episodes
+from worldgymnast.errors import InputError
 from worldgymnast.evaluation.calibration import measure
 from worldgymnast.evaluation.success import numbers
 from worldgymnast.evaluation.uncertainty import JitterConfig
 from worldgymnast.judges.classifier import SuccessClassifier
-from worldgymnast.loops.calibrate import ask, first_actions, unknowns
-from worldgymnast.loops.replay import clip_probabilities, replay
-from worldgymnast.loops.score import cut, gate, gate_rates
-from worldgymnast.loops.trust import outcomes
-from worldgymnast.presets import debug
+from worldgymnast.measure.gate import cut, gate, gate_rates
+from worldgymnast.measure.judge import ask, first_actions, unknowns
+from worldgymnast.measure.world import outcomes
+from worldgymnast.protocols import Judge
+from worldgymnast.recipes.presets import debug
+from worldgymnast.registry import Manifest, load_classifier, save_component
 from worldgymnast.report.judge import Found, diagram, sheets
-from worldgymnast.types import Clip, Episode, InputError, Judge, Verdict
+from worldgymnast.training.replay import clip_probabilities, replay
+from worldgymnast.types import Clip, Episode, Verdict
 from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 HORIZON = 8
@@ -218,9 +220,9 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> Planted:
     """Puts judges in the place of those in the files, and a world."""
 
     def put(world: Lamp | None = None, **judges: Judge) -> None:
-        monkeypatch.setattr("worldgymnast.commands.judge.judge_of", lambda path, _: judges[path.stem])
+        monkeypatch.setattr("worldgymnast.cli.commands.judge.judge_of", lambda path, _: judges[path.stem])
         if world is not None:
-            monkeypatch.setattr("worldgymnast.commands.judge.load_world", lambda *_: world)
+            monkeypatch.setattr("worldgymnast.cli.commands.judge.load_world", lambda *_: world)
 
     return put
 

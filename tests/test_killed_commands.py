@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from worldgymnast.cli import main
-from worldgymnast.config import Manifest, save_component
+from worldgymnast.cli.main import main
 from worldgymnast.judges.classifier import SuccessClassifier
 from worldgymnast.policies.small_vla import SmallVLA
-from worldgymnast.presets import debug
+from worldgymnast.recipes.presets import debug
+from worldgymnast.registry import Manifest, save_component
 from worldgymnast.weights import load_weights, weights_hash
 from worldgymnast.worldmodel.sampler import LatentWorldModel
 

@@ -15,8 +15,10 @@ import pytest
 import tiny_vlm
 import torch
 
+from worldgymnast.errors import InputError
 from worldgymnast.judges.local import LocalVLM, LocalVLMConfig, answer_of
-from worldgymnast.types import Clip, InputError, Judge
+from worldgymnast.protocols import Judge
+from worldgymnast.types import Clip
 
 MODELS = (tiny_vlm.qwen2_5_vl, tiny_vlm.qwen3_vl, tiny_vlm.smolvlm)
 QWEN = "qwen2_5_vl"

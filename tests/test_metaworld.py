@@ -16,7 +16,8 @@ from gymnasium.utils.env_checker import check_env
 from worldgymnast.actions import ActionSpecMismatch
 from worldgymnast.envs.metaworld import MORE, SUITE, MetaWorldConfig, MetaWorldEnv, check_tasks, instructions
 from worldgymnast.envs.wrappers import vectorise
-from worldgymnast.types import InputError, Start
+from worldgymnast.errors import InputError
+from worldgymnast.types import Start
 
 CONFIG = MetaWorldConfig()
 CHUNK = 4

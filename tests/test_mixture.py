@@ -13,14 +13,13 @@ from episode_builders import SPEC, assert_identical, episode, episodes
 
 from worldgymnast import video
 from worldgymnast.actions import BRIDGE, WORLDGYM, ActionSpecMismatch, converter
-from worldgymnast.cli import main
+from worldgymnast.cli.main import main
 from worldgymnast.episodes import lerobot, worldgym
 from worldgymnast.episodes.gathered import Gathered
 from worldgymnast.episodes.shares import weigh
-from worldgymnast.episodes.windows import concatenate, from_episodes
-from worldgymnast.loops.batches import frame_batches, latent_batches
-from worldgymnast.loops.train import data_hash
-from worldgymnast.types import InputError
+from worldgymnast.episodes.windows import concatenate, data_hash, from_episodes
+from worldgymnast.errors import InputError
+from worldgymnast.training.batches import frame_batches, latent_batches
 
 
 def test_sets_are_joined_without_copying_and_read_as_one() -> None:

@@ -7,8 +7,9 @@ import torch
 
 from worldgymnast.actions import metaworld_spec
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
+from worldgymnast.protocols import Policy
 from worldgymnast.text import SentenceEncoder
-from worldgymnast.types import ActionChunk, Observation, Policy
+from worldgymnast.types import ActionChunk, Observation
 
 SMALL = SmallVLAConfig(width=16, blocks=1, hidden=32)
 

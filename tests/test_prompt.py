@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from worldgymnast.errors import InputError
 from worldgymnast.judges.prompt import (
     RUBRICS,
     NoScore,
@@ -22,7 +23,7 @@ from worldgymnast.judges.prompt import (
     verdict,
     written,
 )
-from worldgymnast.types import Clip, InputError
+from worldgymnast.types import Clip
 
 BINARY, PARTIAL, PROGRESS = (RUBRICS[name] for name in ("binary-v1", "partial-v1", "progress-v1"))
 CLIP = Clip(np.arange(13, dtype=np.uint8)[:, None, None, None].repeat(8, 1).repeat(8, 2).repeat(3, 3), "open it")

@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from test_diffusion import GRID, HEADS, MAX_FRAMES, A, world
 
 from worldgymnast.actions import WORLDGYM
-from worldgymnast.cli import main
-from worldgymnast.config import load_world
+from worldgymnast.cli.main import main
+from worldgymnast.errors import InputError
 from worldgymnast.hub import hub_reason
-from worldgymnast.types import InputError
+from worldgymnast.registry import load_world
 from worldgymnast.worldmodel.published import read_checkpoint
 from worldgymnast.worldmodel.sampler import LatentWorldModel
 from worldgymnast.worldmodel.vae import ImageVAE

@@ -15,17 +15,19 @@ from servers import Faulty, faulty
 
 from worldgymnast.actions import metaworld_spec
 from worldgymnast.envs.imagined import ImaginedVectorEnv
-from worldgymnast.execution.local import LocalPool, MakeEnv
+from worldgymnast.errors import InputError, Paused
 from worldgymnast.judges.vlm import VLMConfig, VLMJudge
-from worldgymnast.loops.reinforce import ReinforceConfig, Scored, reinforce
-from worldgymnast.loops.supervised import FitConfig, fit
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
+from worldgymnast.protocols import Judge
 from worldgymnast.rl.judging import Judging
+from worldgymnast.rl.reinforce import ReinforceConfig, Scored, reinforce
 from worldgymnast.rl.rollout import group, roll_out
 from worldgymnast.rl.trainer import Trainer, TrainerConfig, stack
 from worldgymnast.run import Run, weights_hash
+from worldgymnast.surrogates.pool import LocalPool, MakeEnv
 from worldgymnast.text import SentenceEncoder
-from worldgymnast.types import Clip, InputError, Judge, Paused, RolloutGroup, Start, Verdict
+from worldgymnast.training.fit import FitConfig, fit
+from worldgymnast.types import Clip, RolloutGroup, Start, Verdict
 from worldgymnast.worldmodel.autoencoder import AutoencoderConfig
 from worldgymnast.worldmodel.sampler import LatentWorldModel, WorldModelConfig
 from worldgymnast.worldmodel.transformer import TransformerConfig

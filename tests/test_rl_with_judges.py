@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from worldgymnast.cli import main
-from worldgymnast.config import Manifest, load_judge, save_component, save_judge
+from worldgymnast.cli.main import main
 from worldgymnast.judges.classifier import SuccessClassifier
 from worldgymnast.judges.vlm import VLMJudge
 from worldgymnast.ledger import FILE, Budget, Ledger
 from worldgymnast.policies.small_vla import SmallVLA
-from worldgymnast.presets import debug
+from worldgymnast.recipes.presets import debug
+from worldgymnast.registry import Manifest, load_judge, save_component, save_judge
 from worldgymnast.weights import load_weights, weights_hash
 from worldgymnast.worldmodel.sampler import LatentWorldModel
 

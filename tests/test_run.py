@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 import worldgymnast.run as run_module
+from worldgymnast.errors import InputError
 from worldgymnast.progress import Progress
 from worldgymnast.run import (
     Run,
@@ -27,7 +28,6 @@ from worldgymnast.run import (
     set_generator_state,
     weights_hash,
 )
-from worldgymnast.types import InputError
 
 CONFIG = {"rl": {"group_size": 4, "clip": (0.2, 0.28)}, "seed": 0}
 

@@ -15,10 +15,10 @@ from episode_builders import episodes
 from scale_worker import CONFIG, SHARDED, learn
 
 from worldgymnast import processes
-from worldgymnast.cli import main
+from worldgymnast.cli.main import main
 from worldgymnast.episodes import lerobot
-from worldgymnast.loops.supervised import Ahead
-from worldgymnast.types import InputError
+from worldgymnast.errors import InputError
+from worldgymnast.training.fit import Ahead
 from worldgymnast.weights import load_weights
 
 WORKER = Path(__file__).with_name("scale_worker.py")

@@ -9,17 +9,19 @@ import pytest
 from PIL import Image
 from servers import editing, saying
 
+from studies.diverse import UNHEARD
 from worldgymnast.actions import metaworld_spec
-from worldgymnast.cli import main
-from worldgymnast.config import load_editor, load_proposer
+from worldgymnast.cli.main import main
 from worldgymnast.endpoint import EndpointConfig, Unusable
 from worldgymnast.envs.metaworld import INSTRUCTIONS, MORE, SUITE
 from worldgymnast.episodes.lerobot import LeRobotWriter, read
 from worldgymnast.episodes.starts import read_starts, write_start
+from worldgymnast.errors import InputError
 from worldgymnast.ledger import FILE, Ledger
-from worldgymnast.loops.diverse import UNHEARD
-from worldgymnast.loops.familiar import SENTENCE_LIKENESS
-from worldgymnast.loops.quickstart import starter_plate
+from worldgymnast.measure.novelty import SENTENCE_LIKENESS
+from worldgymnast.protocols import Editor
+from worldgymnast.recipes.quickstart import starter_plate
+from worldgymnast.registry import load_editor, load_proposer
 from worldgymnast.scenes.cutouts import Cutouts, CutoutsConfig, cutouts_in, drawn
 from worldgymnast.scenes.edit import LEAST, MOST, changed, distracted
 from worldgymnast.scenes.inpainting import InpaintingConfig
@@ -28,7 +30,7 @@ from worldgymnast.scenes.plate import Plate, load_plate, plate_of
 from worldgymnast.scenes.proposals import Proposer, ProposerConfig, parse
 from worldgymnast.scenes.remote import RemoteEditor, RemoteEditorConfig
 from worldgymnast.text import SentenceEncoder
-from worldgymnast.types import Editor, Episode, InputError, Start
+from worldgymnast.types import Episode, Start
 
 TABLE, WALL, ROBOT = (60, 120, 150), (200, 200, 210), (180, 20, 20)
 

@@ -13,12 +13,14 @@ from gymnasium.utils.env_checker import check_env
 from worldgymnast.envs.metaworld import SUITE, MetaWorldConfig, MetaWorldEnv
 from worldgymnast.envs.simulator import SPREAD, SimulatorConfig, SimulatorEnv
 from worldgymnast.envs.wrappers import vectorise
-from worldgymnast.execution.surrogate import Simulation, score_in
-from worldgymnast.loops.score import layouts, score_real
+from worldgymnast.errors import InputError
+from worldgymnast.measure.real import layouts, score_real
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
 from worldgymnast.rl.objective import ObjectiveConfig, has_signal
 from worldgymnast.rl.rollout import densified
-from worldgymnast.types import ActionChunk, InputError, Rollout, RolloutGroup, Start, Verdict
+from worldgymnast.surrogates.imagination import score_in
+from worldgymnast.surrogates.simulation import Simulation
+from worldgymnast.types import ActionChunk, Rollout, RolloutGroup, Start, Verdict
 
 FAITHFUL = SimulatorConfig(mismatch=0, randomisation=0)
 ACTION = np.array([0.5, -0.5, -1.0, 1.0], np.float32)

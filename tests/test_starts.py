@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from worldgymnast.cli import main
+from worldgymnast.cli.main import main
 from worldgymnast.episodes.starts import read_starts, starts_hash
-from worldgymnast.loops.finetune import from_starts
-from worldgymnast.types import InputError
+from worldgymnast.errors import InputError
+from worldgymnast.rl.starts import from_starts
 from worldgymnast.video import encode
 
 

@@ -21,11 +21,12 @@ import variants
 import worlds
 
 from worldgymnast.actions import metaworld_spec
-from worldgymnast.config import to_dict
 from worldgymnast.episodes.windows import EpisodeSet, from_episodes
-from worldgymnast.loops.train import WorldTraining
+from worldgymnast.errors import InputError
+from worldgymnast.registry import to_dict
 from worldgymnast.text import TABLE, SentenceEncoder, save_sentences
-from worldgymnast.types import Episode, InputError
+from worldgymnast.training.world import WorldTraining
+from worldgymnast.types import Episode
 from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 

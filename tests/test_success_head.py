@@ -14,19 +14,20 @@ from episode_builders import episode
 from lamp import SIZE, BrightJudge, Lamp, lamp_episode
 from test_worldmodel import SMALL, SPEC, randomised
 
-from worldgymnast.cli import main
-from worldgymnast.config import load_judge
+from worldgymnast.cli.main import main
 from worldgymnast.envs.imagined import ImaginedVectorEnv
 from worldgymnast.episodes.windows import concatenate, from_episodes
 from worldgymnast.judges.combined import Ensemble, EnsembleConfig
-from worldgymnast.loops.diagnose import diagnose
-from worldgymnast.loops.replay import clips, replay
-from worldgymnast.loops.supervised import FitConfig
-from worldgymnast.loops.train import train_world
-from worldgymnast.presets import debug
+from worldgymnast.measure.diagnosis import diagnose
+from worldgymnast.protocols import Foreseeing, Judge, WorldModel
+from worldgymnast.recipes.presets import debug
+from worldgymnast.registry import load_judge
 from worldgymnast.rl.judging import seen
 from worldgymnast.rl.rollout import roll_out
-from worldgymnast.types import ActionChunk, Clip, Foreseeing, Judge, Start, WorldModel, WorldState
+from worldgymnast.training.fit import FitConfig
+from worldgymnast.training.replay import clips, replay
+from worldgymnast.training.world import train_world
+from worldgymnast.types import ActionChunk, Clip, Start, WorldState
 from worldgymnast.worldmodel.objective import FlowConfig, motion_weights, weighted_error
 from worldgymnast.worldmodel.sampler import LatentWorldModel, WorldModelConfig
 from worldgymnast.worldmodel.transformer import _attend

@@ -1,4 +1,4 @@
-"""`reproduce tables`: cells that are kept, and tables whose numbers are worked out by hand."""
+"""`python -m studies.tables`: cells that are kept, and tables whose numbers are worked out by hand."""
 
 import io
 import json
@@ -8,35 +8,30 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from worldgymnast.cli import main
-from worldgymnast.config import load_policy
+from studies.cells import TablesConfig, agreement, compared_groups, evaluations, places, scenes_file, tables
+from studies.diverse import DiverseConfig
+from studies.new_scenes import NewScenesConfig
+from studies.report_methods import picture, sheets
+from studies.report_results import diverse, dyna, scenes
+from studies.tables import Tables
+from worldgymnast.cli.main import main
 from worldgymnast.envs.metaworld import MetaWorldConfig
-from worldgymnast.loops.agree import AgreeConfig, twins
-from worldgymnast.loops.diverse import DiverseConfig
-from worldgymnast.loops.dyna import DynaConfig
-from worldgymnast.loops.finetune import FinetuneConfig
-from worldgymnast.loops.iter_sft import IterSftConfig
-from worldgymnast.loops.new_scenes import NewScenesConfig
-from worldgymnast.loops.quickstart import starter, starter_explorers
-from worldgymnast.loops.record import RecordConfig
-from worldgymnast.loops.reinforce import ReinforceConfig
-from worldgymnast.loops.reproduce import PolicyRecordConfig
-from worldgymnast.loops.score import ScoreConfig
-from worldgymnast.loops.supervised import FitConfig
-from worldgymnast.loops.tables import (
-    TablesConfig,
-    agreement,
-    compared_groups,
-    evaluations,
-    places,
-    scenes_file,
-    tables,
-)
-from worldgymnast.loops.test_time import AdaptConfig
-from worldgymnast.loops.train import JudgeTraining, PolicyTraining, Relearning, WorldTraining
-from worldgymnast.report.methods import picture, sheets
-from worldgymnast.report.results import diverse, dyna, scenes
-from worldgymnast.types import InputError
+from worldgymnast.errors import InputError
+from worldgymnast.measure.agreement import AgreeConfig, twins
+from worldgymnast.measure.real import ScoreConfig
+from worldgymnast.recipes.adapt import AdaptConfig
+from worldgymnast.recipes.dyna import DynaConfig
+from worldgymnast.recipes.finetune import FinetuneConfig
+from worldgymnast.recipes.iterated_sft import IterSftConfig
+from worldgymnast.recipes.quickstart import starter, starter_explorers
+from worldgymnast.recipes.record import PolicyRecordConfig, RecordConfig
+from worldgymnast.recipes.relearn import Relearning
+from worldgymnast.registry import load_policy
+from worldgymnast.rl.reinforce import ReinforceConfig
+from worldgymnast.training.fit import FitConfig
+from worldgymnast.training.judge import JudgeTraining
+from worldgymnast.training.policy import PolicyTraining
+from worldgymnast.training.world import WorldTraining
 
 ENV = MetaWorldConfig(tasks=("drawer-close", "plate-slide"), horizon=8)
 
@@ -269,3 +264,11 @@ def test_quick_fills_every_table_from_less(tmp_path: Path, capsys: pytest.Captur
     assert "PRESET" in capsys.readouterr().out
     assert main(["reproduce", "tables", "--mismatch", "-1", "--out", str(tmp_path / "run")]) == 2
     assert "--mismatch: found -1" in capsys.readouterr().err
+
+
+def test_a_refused_value_of_a_study_names_its_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--seeds", "0", "0", "--out", str(tmp_path / "x")], {"studies.tables": Tables}) == 2
+    assert capsys.readouterr().err.startswith("worldgymnast: error: --seeds: found 0 twice")
+    assert main(["--sedes", "0"], {"studies.tables": Tables}) == 2
+    assert "did you mean '--seeds'? python -m studies.tables --help" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()

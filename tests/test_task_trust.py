@@ -20,18 +20,18 @@ from worldgymnast.envs.imagined import ImaginedVectorEnv
 from worldgymnast.evaluation.keeping import choose
 from worldgymnast.evaluation.task_trust import Scoring, Standing, TrustConfig, pairs, standings, trust_metrics
 from worldgymnast.evaluation.uncertainty import JitterConfig
-from worldgymnast.execution.local import LocalPool
-from worldgymnast.execution.surrogate import Imagination
-from worldgymnast.loops.reinforce import ReinforceConfig, Scored, reinforce
-from worldgymnast.loops.verify import rollout_flips
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
 from worldgymnast.report.collect import collect
 from worldgymnast.report.markdown import markdown
 from worldgymnast.rl.judging import Judging
 from worldgymnast.rl.objective import divergence
+from worldgymnast.rl.reinforce import ReinforceConfig, Scored, reinforce
 from worldgymnast.rl.rollout import group, roll_out
 from worldgymnast.rl.trainer import Trainer, TrainerConfig, stack
 from worldgymnast.run import Run, weights_hash
+from worldgymnast.surrogates.imagination import Imagination
+from worldgymnast.surrogates.pool import LocalPool
+from worldgymnast.surrogates.verify import rollout_flips
 from worldgymnast.text import SentenceEncoder
 from worldgymnast.types import Clip, Rollout, RolloutGroup, Start, Verdict
 

@@ -8,16 +8,17 @@ import pytest
 import torch
 from PIL import Image
 
-from worldgymnast.cli import main
-from worldgymnast.config import load_policy
+from studies.new_scenes import REMEDIES, NewScenesConfig
+from worldgymnast.cli.main import main
 from worldgymnast.envs.metaworld import MetaWorldConfig
-from worldgymnast.loops.finetune import photographs
-from worldgymnast.loops.new_scenes import REMEDIES, NewScenesConfig
-from worldgymnast.loops.quickstart import starter
-from worldgymnast.loops.test_time import AdaptConfig, beside
+from worldgymnast.errors import InputError
+from worldgymnast.measure.real import photographs
+from worldgymnast.recipes.adapt import AdaptConfig, beside
+from worldgymnast.recipes.quickstart import starter
+from worldgymnast.registry import load_policy
 from worldgymnast.rl.objective import ObjectiveConfig, divergence
 from worldgymnast.rl.trainer import Trainer, TrainerConfig
-from worldgymnast.types import ActionChunk, InputError, Observation, Rollout, RolloutGroup, Start, Verdict
+from worldgymnast.types import ActionChunk, Observation, Rollout, RolloutGroup, Start, Verdict
 
 DATA = Path(__file__).resolve().parent.parent
 

@@ -15,10 +15,10 @@ from episode_builders import DATA, SPEC, episode
 from lamp import SIZE, BrightJudge, Lamp, lamp_episode
 
 from worldgymnast.actions import BRIDGE, WORLDGYM, jittered, metaworld_spec, motionless
-from worldgymnast.cli import main
-from worldgymnast.config import Manifest, save_component
+from worldgymnast.cli.main import main
 from worldgymnast.episodes import formats, lerobot
 from worldgymnast.episodes.windows import EpisodeSet, from_episodes
+from worldgymnast.errors import InputError
 from worldgymnast.evaluation.agreement import PSNR_CEILING, psnr, ssim
 from worldgymnast.evaluation.fidelity import appearance, by_horizon, departure, frame_scores, nearest_psnr
 from worldgymnast.evaluation.perceptual import lpips_distance
@@ -32,11 +32,12 @@ from worldgymnast.evaluation.uncertainty import (
     judged_doubt,
 )
 from worldgymnast.judges.classifier import SuccessClassifier
-from worldgymnast.loops.replay import replay
-from worldgymnast.loops.score import cut, gate
-from worldgymnast.loops.trust import drift, endless_actions, outcomes, replay_fidelity, windows
-from worldgymnast.presets import debug
-from worldgymnast.types import Clip, InputError, Verdict
+from worldgymnast.measure.gate import cut, gate
+from worldgymnast.measure.world import drift, endless_actions, outcomes, replay_fidelity, windows
+from worldgymnast.recipes.presets import debug
+from worldgymnast.registry import Manifest, save_component
+from worldgymnast.training.replay import replay
+from worldgymnast.types import Clip, Verdict
 from worldgymnast.worldmodel.autoencoder import AutoencoderConfig
 from worldgymnast.worldmodel.sampler import LatentWorldModel, WorldModelConfig
 from worldgymnast.worldmodel.transformer import TransformerConfig

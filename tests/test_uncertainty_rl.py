@@ -14,17 +14,18 @@ from torch import Tensor
 
 from worldgymnast.actions import metaworld_spec
 from worldgymnast.envs.imagined import ImaginedVectorEnv
+from worldgymnast.errors import InputError
 from worldgymnast.evaluation.uncertainty import JitterConfig
-from worldgymnast.execution.local import LocalPool
-from worldgymnast.loops.reinforce import ReinforceConfig, reinforce
-from worldgymnast.loops.trust import rollout_doubt
+from worldgymnast.measure.world import rollout_doubt
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
 from worldgymnast.rl.judging import Judging
+from worldgymnast.rl.reinforce import ReinforceConfig, reinforce
 from worldgymnast.rl.rollout import group, roll_out, without_uncertain
 from worldgymnast.rl.trainer import Trainer
 from worldgymnast.run import Run, weights_hash
+from worldgymnast.surrogates.pool import LocalPool
 from worldgymnast.text import SentenceEncoder
-from worldgymnast.types import Clip, InputError, Metrics, RolloutGroup, Start, Verdict, WorldState
+from worldgymnast.types import Clip, Metrics, RolloutGroup, Start, Verdict, WorldState
 
 SPEC = metaworld_spec(6)
 TEXT = SentenceEncoder()

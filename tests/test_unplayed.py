@@ -9,15 +9,16 @@ import pytest
 import torch
 
 from worldgymnast.actions import metaworld_spec
-from worldgymnast.cli import main
-from worldgymnast.loops.quickstart import starter, starter_explorers
-from worldgymnast.loops.unplayed import imagine_unplayed
+from worldgymnast.cli.main import main
+from worldgymnast.measure.unplayed import imagine_unplayed
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
+from worldgymnast.protocols import Policy
+from worldgymnast.recipes.quickstart import starter, starter_explorers
 from worldgymnast.report.collect import collect
 from worldgymnast.report.markdown import markdown
 from worldgymnast.report.powered import sheet
 from worldgymnast.report.report import Report, render
-from worldgymnast.types import ActionChunk, Policy, Rollout, Start, Verdict
+from worldgymnast.types import ActionChunk, Rollout, Start, Verdict
 
 
 def rollout(start: Start) -> Rollout:

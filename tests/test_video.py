@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from worldgymnast import video
-from worldgymnast.types import InputError
+from worldgymnast.errors import InputError
 
 
 def noise(count: int, height: int = 32, width: int = 32) -> np.ndarray:

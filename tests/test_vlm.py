@@ -14,12 +14,14 @@ import pytest
 from openai.types.chat.chat_completion import Choice
 from servers import Faulty, brightening, faulty, saying
 
-from worldgymnast.cli import main
-from worldgymnast.config import load_judge, save_judge
+from worldgymnast.cli.main import main
 from worldgymnast.endpoint import BudgetSpent, EndpointConfig
+from worldgymnast.errors import InputError
 from worldgymnast.judges.vlm import VLMConfig, VLMJudge
 from worldgymnast.ledger import Budget, Ledger, Price, Spent
-from worldgymnast.types import InputError, Judge, Verdict
+from worldgymnast.protocols import Judge
+from worldgymnast.registry import load_judge, save_judge
+from worldgymnast.types import Verdict
 
 NAMES = {
     "right": "answered", "429 retry-after": "429", "429 retry-after-ms": "429", "reset": "connection",

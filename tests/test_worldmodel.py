@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from worldgymnast.actions import WORLDGYM, ActionSpecMismatch, metaworld_spec
-from worldgymnast.cli import main
-from worldgymnast.config import from_dict, to_dict
+from worldgymnast.cli.main import main
 from worldgymnast.episodes import worldgym
+from worldgymnast.errors import InputError
 from worldgymnast.precision import autocast
-from worldgymnast.presets import WORLDS
-from worldgymnast.types import Episode, InputError
+from worldgymnast.recipes.presets import WORLDS
+from worldgymnast.registry import from_dict, to_dict
+from worldgymnast.types import Episode
 from worldgymnast.worldmodel.autoencoder import Autoencoder, AutoencoderConfig
 from worldgymnast.worldmodel.objective import Diffusion, DiffusionConfig, Flow, FlowConfig, motion_weights, toward
 from worldgymnast.worldmodel.sampler import LatentWorldModel, WorldModelConfig

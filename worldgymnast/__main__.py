@@ -2,7 +2,7 @@
 
 import sys
 
-from worldgymnast.cli import script
+from worldgymnast.cli.main import script
 
 if __name__ == "__main__":
     sys.exit(script())

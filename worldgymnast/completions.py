@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from worldgymnast.errors import InputError
 from worldgymnast.files import parse_json
-from worldgymnast.types import InputError
 
 NO_CHAT = "no chat completion"
 """What a reply is counted under that is none: a web page, say, where the URL is wrong."""

@@ -33,10 +33,10 @@ from worldgymnast.completions import (
     refusal,
     retry_after,
 )
+from worldgymnast.errors import InputError, Paused, in_range
 from worldgymnast.ledger import Budget, Ledger, Price, Spent
 from worldgymnast.parameters import TOKENS_A_PICTURE, TOKENS_UNSEEN, check_extra, culprit, estimate, without
 from worldgymnast.transport import Lost, Received, Refused, Transport
-from worldgymnast.types import InputError, Paused, in_range
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from worldgymnast.types import InputError
+from worldgymnast.errors import InputError
 
 MAX_JSON_BYTES = 256 * 2**20
 _SHOWN = 60

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from worldgymnast.types import InputError
+from worldgymnast.errors import InputError
 
 FLAG = "--allow-key"
 PROVIDERS: dict[str, tuple[str, ...]] = {

@@ -22,7 +22,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from worldgymnast.types import InputError, in_range
+from worldgymnast.errors import InputError, in_range
 
 FILE = "ledger.sqlite"
 """Its name in a run folder."""

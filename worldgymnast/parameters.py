@@ -8,8 +8,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from worldgymnast.completions import Usage, refusal
+from worldgymnast.errors import InputError
 from worldgymnast.files import parse_json
-from worldgymnast.types import InputError
 
 TOKENS_A_PICTURE = 2000
 """At most, of those models whose prices are counted in them."""

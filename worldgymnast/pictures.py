@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from worldgymnast.errors import InputError
 from worldgymnast.files import mistaken, mistaken_file
-from worldgymnast.types import InputError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_PIXELS = 64 * 2**20

@@ -16,7 +16,8 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 import torch.distributed as dist
 
-from worldgymnast.types import InputError, Metrics
+from worldgymnast.errors import InputError
+from worldgymnast.types import Metrics
 
 _MOST = 100_000
 """Processes that a launcher may start."""

@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from worldgymnast.errors import InputError
 from worldgymnast.files import json_object, parse_json, read_json, read_json_object, short
-from worldgymnast.types import InputError
 
 Row = dict[str, Any]
 HASH = "sha256"

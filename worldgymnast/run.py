@@ -29,7 +29,8 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -40,10 +41,11 @@ from filelock import FileLock, Timeout
 from safetensors.torch import save_file
 from torch import Tensor
 
+from worldgymnast.errors import InputError
 from worldgymnast.files import read_json_object, short
 from worldgymnast.ledger import FILE
 from worldgymnast.processes import by_first, first
-from worldgymnast.records import HASH, metrics_before, read_metrics, read_sealed, read_state, sealed
+from worldgymnast.records import HASH, metrics_before, read_metrics, read_sealed, read_seconds, read_state, sealed
 from worldgymnast.run_folder import (
     LOCK,
     check_folder,
@@ -55,7 +57,6 @@ from worldgymnast.run_folder import (
     step_of,
     versions,
 )
-from worldgymnast.types import InputError
 from worldgymnast.weights import (
     TEMPORARY,
     atomic,
@@ -417,3 +418,16 @@ class Run:
     @property
     def _summary(self) -> Path:
         return self.path / "summary.json"
+
+
+@contextmanager
+def stage(out: Path, name: str) -> Iterator[None]:
+    """Times a stage and files its seconds in OUT/stages.json, added up over interruptions that ended cleanly."""
+    print(f"== {name}", flush=True)
+    began = time.perf_counter()
+    yield
+    file = out / "stages.json"
+    seconds = read_seconds(file)
+    spent = time.perf_counter() - began
+    if spent > seconds.get(name, 0.0) and os.access(out, os.W_OK):  # a finished run may be read where none can write
+        write_text(file, json.dumps(seconds | {name: round(spent, 1)}, indent=2) + "\n")

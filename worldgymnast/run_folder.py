@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from worldgymnast import __version__
+from worldgymnast.errors import InputError
 from worldgymnast.files import short
 from worldgymnast.ledger import FILE
-from worldgymnast.types import InputError
 from worldgymnast.weights import TEMPORARY, some_of
 
 LOCK = ".lock"

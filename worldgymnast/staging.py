@@ -16,7 +16,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-from worldgymnast.types import InputError
+from worldgymnast.errors import InputError
 
 _MARK = "worldgymnast"
 _LONGEST_NAME = 100

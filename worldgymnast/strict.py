@@ -14,8 +14,8 @@ import cattrs
 from cattrs.gen import make_dict_structure_fn
 from cattrs.strategies import configure_tagged_union
 
+from worldgymnast.errors import InputError
 from worldgymnast.files import short
-from worldgymnast.types import InputError
 
 _LONGEST = 200
 """Characters of what is wrong with a config."""

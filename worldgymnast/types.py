@@ -7,69 +7,17 @@ Axis letters, used in every shape string of the project:
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from worldgymnast.actions import ActionSpec
-from worldgymnast.streams import visibly
+from worldgymnast.errors import InputError
 
 Metrics = dict[str, float]
-
-
-MOST_WIDE = 2**16
-"""Largest width of a layer: the sizes of a model are checked before it is made."""
-MOST_LAYERS = 1024
-"""Most layers of a model."""
-LARGEST_SEED = 2**32 - 1
-"""Seeds are multiplied and added to; from here the result still fits a generator's 64 bits."""
-_LARGEST = 2**63 - 1
-
-
-def in_range(config: object, low: float, *names: str, high: float = math.inf) -> None:
-    """Raises `InputError` where a named field of `config` (or an entry of it) lies outside low..high, or is no number.
-
-    For the `__post_init__` of a config, so that a wrong number is refused before anything is written. A number is
-    finite, an integer fits 64 bits, and a seed is at most `LARGEST_SEED`.
-    """
-    for name in names:
-        value = getattr(config, name)
-        most = min(high, LARGEST_SEED) if name in ("seed", "seeds") else high
-        for number in value if isinstance(value, tuple) else (value,):
-            if not low <= number <= min(most, _LARGEST):
-                expected = f"at least {low:g}" if math.isinf(most) else f"{low:g} to {most:.10g}"
-                expected += " and finite" if number == math.inf else ""
-                found = number if isinstance(number, float) or abs(number) <= _LARGEST else "a number beyond 64 bits"
-                raise InputError(f"field '{name}' of {type(config).__name__}: found {found}, expected {expected}")
-
-
-def each_once(config: object, *names: str) -> None:
-    """Raises `InputError` where a named field of `config` has an entry twice."""
-    for name in names:
-        value = getattr(config, name)
-        if twice := [entry for i, entry in enumerate(value) if entry in value[:i]]:
-            raise InputError(f"field '{name}' of {type(config).__name__}: found {twice[0]} twice, expected each once")
-
-
-class InputError(ValueError):
-    """The user's input is wrong. The message is one line: where, which field, found, expected, what to do.
-
-    The command line prints it without a traceback and exits with code 2. What is quoted in it from a file or a server
-    is shown with control characters escaped.
-    """
-
-    def __str__(self) -> str:
-        return visibly(super().__str__())
-
-
-class Paused(InputError):
-    """A run cannot go on now, and can later: what it has is kept, and the same command goes on from there."""
 
 
 @dataclass(frozen=True)
@@ -330,120 +278,3 @@ class WorldState:
             tuple(x[index] for x in self.cache),
             {k: v[index] for k, v in self.extra.items()},
         )
-
-
-@runtime_checkable
-class Policy(Protocol):
-    """Image and instruction in, a chunk of action tokens out."""
-
-    action_spec: ActionSpec
-    needs: frozenset[str]
-
-    def act(self, obs: Observation, *, temperature: float, generator: torch.Generator | None) -> ActionChunk:
-        """Samples a chunk for every row of `obs`; temperature 0 is greedy."""
-        ...
-
-    def logprobs(self, obs: Observation, chunk: ActionChunk) -> Float[Tensor, "b k a"]:
-        """Log-probabilities of `chunk.tokens` at `chunk.temperature`, by the same path as `act`, differentiable."""
-        ...
-
-    def loss(self, batch: Any) -> tuple[Tensor, Metrics]:
-        """The imitation loss of a batch."""
-        ...
-
-
-@runtime_checkable
-class WorldModel(Protocol):
-    """Frames and actions in, the next frames out."""
-
-    action_spec: ActionSpec
-    fps: float
-
-    @property
-    def frame_size(self) -> tuple[int, int]:
-        """Height and width of its frames."""
-        ...
-
-    def start(self, frames: UInt8[Tensor, "b h w 3"]) -> WorldState:
-        """The state in which `frames` are what is seen now."""
-        ...
-
-    def step(
-        self, state: WorldState, actions: Float[Tensor, "b k a"], *, generator: torch.Generator, every: int = 1
-    ) -> tuple[WorldState, UInt8[Tensor, "b n h w 3"]]:
-        """Imagines one frame per action; n = k / `every` of them are shown, the last of each `every`."""
-        ...
-
-
-@runtime_checkable
-class RoundTrip(Protocol):
-    """What a world model may also be able to do: show real frames as it would if its dynamics were perfect."""
-
-    def round_trip(self, frames: UInt8[Tensor, "b t h w 3"]) -> UInt8[Tensor, "b t h w 3"]:
-        """Encodes and decodes real clips, whose first frame is the start."""
-        ...
-
-
-@runtime_checkable
-class Foreseeing(Protocol):
-    """What a world model may know beside the next frames."""
-
-    def foreseen(self, state: WorldState, instruction: Sequence[str]) -> Float[Tensor, " b"] | None:
-        """How likely it is that what `instruction` asks for is done at the newest frame; None if it cannot say."""
-        ...
-
-
-@runtime_checkable
-class Judge(Protocol):
-    """Clips in, verdicts out."""
-
-    @property
-    def name(self) -> str:
-        """The judge's model and the version of its prompt or input."""
-        ...
-
-    @property
-    def waits(self) -> bool:
-        """Whether it waits for an answer from elsewhere; then it is asked while the next rollouts are imagined."""
-        ...
-
-    def score(self, clips: Sequence[Clip]) -> list[Verdict]:
-        """One verdict per clip; `score` is None where the judge itself failed."""
-        ...
-
-
-@runtime_checkable
-class Editor(Protocol):
-    """Frames in, the same frames with distractors in them out: objects that have nothing to do with the task."""
-
-    @property
-    def name(self) -> str:
-        """What edits."""
-        ...
-
-    @property
-    def clips(self) -> bool:
-        """Whether it can edit several frames of one episode alike; otherwise t is 1."""
-        ...
-
-    def edit(
-        self, frames: UInt8[np.ndarray, "t h w 3"], instruction: str, rng: np.random.Generator
-    ) -> UInt8[np.ndarray, "t h w 3"]:
-        """The same frames of one scene, of the same size, with the same new objects in each."""
-        ...
-
-
-@runtime_checkable
-class RolloutPool(Protocol):
-    """Whoever collects groups of rollouts, here or on other machines."""
-
-    def begin(self, starts: Sequence[Start], group_size: int) -> Callable[[], list[RolloutGroup]]:
-        """Rolls every start out `group_size` times with the newest synced weights.
-
-        What it returns gives the groups, and waits for verdicts where it must; until then others can be begun.
-        """
-        ...
-
-    def sync(self, weights: Mapping[str, Tensor], version: int) -> None:
-        """Makes `weights` the policy that acts from now on."""
-        ...

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from worldgymnast.errors import InputError
 from worldgymnast.pictures import open_picture
 from worldgymnast.staging import disk_error
-from worldgymnast.types import InputError
 from worldgymnast.video_reader import address
 from worldgymnast.video_reader import iterate_timed as iterate_timed
 from worldgymnast.video_reader import rate as rate

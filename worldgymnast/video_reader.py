@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from worldgymnast.errors import InputError
 from worldgymnast.files import mistaken_file
 from worldgymnast.pictures import on_white
-from worldgymnast.types import InputError
 
 MAX_FRAME_PIXELS = 2**25
 """Larger frames are refused before they are decoded; 7680 x 4320 (8K) is allowed."""

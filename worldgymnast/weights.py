@@ -25,8 +25,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from worldgymnast.errors import InputError
 from worldgymnast.files import mistaken_file
-from worldgymnast.types import InputError
 
 TEMPORARY = ".tmp-"
 _HASH = "sha256"

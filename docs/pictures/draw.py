@@ -1,4 +1,4 @@
-"""Draws what docs/capabilities.md shows of policies at work, from the cells of `worldgymnast reproduce tables`.
+"""Draws what docs/capabilities.md shows of policies at work, from the cells of `python -m studies.tables`.
 
 Run as `python docs/pictures/draw.py runs/tables`; the tables scenes, dyna and diverse have to be there for one seed.
 """
@@ -11,16 +11,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from worldgymnast.config import load_classifier, load_policy, load_world
 from worldgymnast.envs.metaworld import MORE, MetaWorldConfig
 from worldgymnast.episodes.lerobot import read
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.evaluation.agreement import psnr
-from worldgymnast.execution.surrogate import Imagination, score_in
-from worldgymnast.loops.quickstart import starter
-from worldgymnast.loops.replay import replay
-from worldgymnast.loops.score import cut, layouts, real_env, score_real
+from worldgymnast.measure.gate import cut
+from worldgymnast.measure.real import layouts, real_env, score_real
 from worldgymnast.policies.small_vla import SmallVLA
+from worldgymnast.recipes.quickstart import starter
+from worldgymnast.registry import load_classifier, load_policy, load_world
+from worldgymnast.surrogates.imagination import Imagination, score_in
+from worldgymnast.training.replay import replay
 from worldgymnast.types import Rollout, Start
 from worldgymnast.video import contact_sheet, enlarge, png
 

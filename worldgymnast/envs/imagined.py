@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from worldgymnast.types import Clip, Foreseeing, InputError, Judge, Start, Verdict, WorldModel, WorldState
+from worldgymnast.errors import InputError
+from worldgymnast.protocols import Foreseeing, Judge, WorldModel
+from worldgymnast.types import Clip, Start, Verdict, WorldState
 
 
 class ImaginedVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):

@@ -20,7 +20,7 @@ import numpy as np
 
 from worldgymnast.actions import ActionSpec, metaworld_spec
 from worldgymnast.envs.clutter import Clutter
-from worldgymnast.types import InputError, in_range
+from worldgymnast.errors import InputError, in_range
 
 INSTRUCTIONS: dict[str, tuple[str, ...]] = {
     "drawer-open": (

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from worldgymnast.envs.metaworld import CAMERA, MetaWorldConfig, MetaWorldEnv
-from worldgymnast.types import in_range
+from worldgymnast.errors import in_range
 
 SPREAD: Mapping[str, tuple[float, int]] = {
     "mass": (0.4, 1),

@@ -19,7 +19,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
-from worldgymnast.types import InputError
+from worldgymnast.errors import InputError
 
 Observed = dict[str, Any]
 

@@ -25,7 +25,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from worldgymnast.types import InputError
+from worldgymnast.errors import InputError
 
 UNUSED_DAYS = 30
 """An entry that was not used for so long is removed when another is written."""

@@ -26,8 +26,8 @@ from worldgymnast.episodes.lerobot_layout import ImageKey
 from worldgymnast.episodes.lerobot_spec import STATS, action_key, own_place, recorded_range
 from worldgymnast.episodes.lerobot_survey import Survey, survey
 from worldgymnast.episodes.rates import agreed_rate, check_given
+from worldgymnast.errors import InputError
 from worldgymnast.text import is_sentence
-from worldgymnast.types import InputError
 from worldgymnast.video import iterate
 
 __all__ = ["Finding", "check", "convert", "detect"]

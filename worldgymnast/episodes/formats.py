@@ -15,10 +15,11 @@ from worldgymnast.episodes.rates import check_given
 from worldgymnast.episodes.rlds_episodes import read_whole
 from worldgymnast.episodes.subsample import subsample, subsampled_spec, whole_ratio
 from worldgymnast.episodes.windows import EpisodeSet
+from worldgymnast.errors import InputError
 from worldgymnast.files import read_json_object, visible
 from worldgymnast.progress import Progress
 from worldgymnast.staging import StagedFolder
-from worldgymnast.types import Episode, InputError
+from worldgymnast.types import Episode
 
 Format = Literal["lerobot-v3.0", "lerobot-v2.1", "worldgym", "rlds"]
 

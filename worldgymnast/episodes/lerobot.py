@@ -14,7 +14,8 @@ from pathlib import Path
 
 from worldgymnast.episodes.lerobot_reader import episodes, read, read_whole
 from worldgymnast.episodes.lerobot_writer import LeRobotWriter
-from worldgymnast.types import Episode, InputError
+from worldgymnast.errors import InputError
+from worldgymnast.types import Episode
 from worldgymnast.video import resize
 
 __all__ = ["LeRobotWriter", "episodes", "read", "read_whole", "write"]

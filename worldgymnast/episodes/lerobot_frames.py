@@ -14,9 +14,9 @@ from worldgymnast.episodes.lerobot_layout import Layout
 from worldgymnast.episodes.lerobot_pairing import Pairing, pair
 from worldgymnast.episodes.lerobot_rows import Rows
 from worldgymnast.episodes.parquet import field_of, python_values, read_table
+from worldgymnast.errors import InputError
 from worldgymnast.files import short
 from worldgymnast.pictures import open_picture
-from worldgymnast.types import InputError
 from worldgymnast.video import iterate_timed, resize
 from worldgymnast.video_reader import frame_times
 

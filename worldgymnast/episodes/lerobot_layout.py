@@ -19,8 +19,8 @@ from worldgymnast.episodes.depth import is_depth
 from worldgymnast.episodes.lerobot_spec import INFO, OWN, action_key, own_fps, own_place, positive, read_spec
 from worldgymnast.episodes.lerobot_splits import Splits, read_splits
 from worldgymnast.episodes.parquet import MAX_TABLE_ROWS, column_names, field_of, read_lists
+from worldgymnast.errors import InputError
 from worldgymnast.files import json_object, read_json_lines, read_json_object, short, visible
-from worldgymnast.types import InputError
 
 IMAGE_KEY = "observation.images.camera"
 TASKS = "meta/tasks.parquet"

@@ -17,7 +17,7 @@ import numpy as np
 
 from worldgymnast.episodes.lerobot_layout import INFO, Place
 from worldgymnast.episodes.lerobot_rows import Rows
-from worldgymnast.types import InputError
+from worldgymnast.errors import InputError
 from worldgymnast.video_reader import frame_times
 
 _NEAR = 0.45

@@ -17,8 +17,9 @@ from worldgymnast.episodes.lerobot_spec import axis_names
 from worldgymnast.episodes.lerobot_survey import SAID, Survey, survey
 from worldgymnast.episodes.rates import agreed_rate
 from worldgymnast.episodes.windows import EpisodeSet, EpisodeStream
+from worldgymnast.errors import InputError
 from worldgymnast.files import visible
-from worldgymnast.types import Episode, InputError
+from worldgymnast.types import Episode
 from worldgymnast.video import resize
 
 _CACHE_FORMAT = "rows-by-time-1"

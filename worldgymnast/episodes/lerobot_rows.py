@@ -14,7 +14,7 @@ from worldgymnast.episodes.lerobot_layout import Layout, Record
 from worldgymnast.episodes.lerobot_tasks import Tasks, instruction
 from worldgymnast.episodes.lerobot_texts import TEXTS, Texts, chosen
 from worldgymnast.episodes.parquet import Table, integers, labels, numbers, read_table, texts, vectors
-from worldgymnast.types import InputError
+from worldgymnast.errors import InputError
 
 ACTIONS = ("action", "actions")
 _MARKS = ("success", "next.success")

@@ -10,8 +10,8 @@ import numpy as np
 
 from worldgymnast.actions import UNKNOWN, ActionSpec, ActionSpecMismatch, Gripper, Motion, Space, foreign_spec
 from worldgymnast.episodes.parquet import read_table, vectors
+from worldgymnast.errors import InputError
 from worldgymnast.files import json_object, read_json_lines, read_json_object, short, visible
-from worldgymnast.types import InputError
 
 INFO = "meta/info.json"
 STATS = "meta/stats.json"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from worldgymnast.errors import InputError
 from worldgymnast.files import short
-from worldgymnast.types import InputError
 
 SPLITS = "splits"
 _SPAN = re.compile(r"\s*([0-9]{0,15})\s*:\s*([0-9]{0,15})\s*")

@@ -17,8 +17,8 @@ from worldgymnast.episodes.lerobot_rows import Rows, misfit, read_rows, tried, u
 from worldgymnast.episodes.lerobot_spec import STATS
 from worldgymnast.episodes.lerobot_splits import SPLITS
 from worldgymnast.episodes.lerobot_tasks import TASK_FILES, read_tasks, tasks_file
+from worldgymnast.errors import InputError
 from worldgymnast.files import read_json_lines, read_json_object, short, visible
-from worldgymnast.types import InputError
 
 _STATS_LINES = "meta/episodes_stats.jsonl"
 STEPS = "time between rows"

@@ -17,8 +17,8 @@ import numpy as np
 
 from worldgymnast.episodes.lerobot_layout import TASKS, Record, whole
 from worldgymnast.episodes.parquet import pandas_metadata, read_lists
+from worldgymnast.errors import InputError
 from worldgymnast.files import json_object, parse_json, read_json_lines, short
-from worldgymnast.types import InputError
 
 _LINES = "meta/tasks.jsonl"
 TASK_FILES = (TASKS, _LINES)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from worldgymnast.errors import InputError
 from worldgymnast.files import short
 from worldgymnast.text import is_sentence
-from worldgymnast.types import InputError
 
 TEXTS = ("language_instruction", "instruction", "task")
 """Columns of text that say what to do."""

@@ -32,8 +32,9 @@ from worldgymnast.episodes.lerobot_tables import (
     write_table,
 )
 from worldgymnast.episodes.stats import Stats, aggregate, describe, describe_images
+from worldgymnast.errors import InputError
 from worldgymnast.staging import StagedFolder, disk_error
-from worldgymnast.types import Episode, InputError
+from worldgymnast.types import Episode
 from worldgymnast.video import VideoWriter
 
 _FILES_PER_CHUNK = 1000

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from worldgymnast.errors import InputError
 from worldgymnast.files import mistaken_file, short
-from worldgymnast.types import InputError
 
 MAX_ROWS, MAX_VALUES, MAX_BYTES = 2**25, 2**28, 2**34
 """Files with more rows, and columns with more values or bytes, are refused before they are decoded: a few kilobytes can

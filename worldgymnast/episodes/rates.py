@@ -6,7 +6,7 @@ import math
 import sys
 from pathlib import Path
 
-from worldgymnast.types import InputError
+from worldgymnast.errors import InputError
 
 SLOWEST, FASTEST = 1e-3, 1e4
 _TOLERANCE = 0.01

@@ -34,9 +34,9 @@ from worldgymnast.episodes.rates import agreed_rate
 from worldgymnast.episodes.rlds_layout import FEATURES, INFO, Camera, Description, describe
 from worldgymnast.episodes.tfrecord import Feature, parse_example, records
 from worldgymnast.episodes.windows import EpisodeSet
+from worldgymnast.errors import InputError
 from worldgymnast.files import short
 from worldgymnast.pictures import open_picture
-from worldgymnast.types import InputError
 from worldgymnast.video import resize
 
 _SENTENCE = re.compile(

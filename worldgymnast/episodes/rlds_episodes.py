@@ -13,7 +13,8 @@ from worldgymnast.episodes.rates import agreed_rate
 from worldgymnast.episodes.rlds import Record, pictures_of, say_split, sound_records, spec_of
 from worldgymnast.episodes.rlds_layout import Description, describe
 from worldgymnast.episodes.windows import EpisodeStream
-from worldgymnast.types import Episode, InputError
+from worldgymnast.errors import InputError
+from worldgymnast.types import Episode
 
 
 def read_whole(

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from worldgymnast.episodes.depth import is_depth_name
+from worldgymnast.errors import InputError
 from worldgymnast.files import json_object, read_json_object, short, visible
-from worldgymnast.types import InputError
 
 FEATURES, INFO = "features.json", "dataset_info.json"
 _SHARD = re.compile(r"(?P<name>.+)-(?P<split>[^-]+)\.tfrecord-(?P<index>\d+)-of-(?P<count>\d+)")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from worldgymnast.episodes.windows import EpisodeSet
-from worldgymnast.types import InputError
+from worldgymnast.errors import InputError
 
 
 def check_shares(shares: Sequence[float], sets: int) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from worldgymnast.episodes.formats import detect
+from worldgymnast.errors import InputError
 from worldgymnast.files import read_json_object
-from worldgymnast.types import InputError
 from worldgymnast.video import iterate
 
 

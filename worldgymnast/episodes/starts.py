@@ -21,8 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
+from worldgymnast.errors import InputError
 from worldgymnast.files import read_json, short, visible
-from worldgymnast.types import InputError, Start
+from worldgymnast.types import Start
 from worldgymnast.video import decode, picture, png, resize, square
 from worldgymnast.weights import write_bytes, write_text
 

@@ -13,7 +13,8 @@ from dataclasses import replace
 import numpy as np
 
 from worldgymnast.actions import ActionSpec, is_gripper, is_velocity
-from worldgymnast.types import Episode, InputError
+from worldgymnast.errors import InputError
+from worldgymnast.types import Episode
 
 _TOLERANCE = 0.01
 _RPY = ("roll", "pitch", "yaw")

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from worldgymnast.errors import InputError
 from worldgymnast.files import mistaken
-from worldgymnast.types import InputError
 
 Feature = np.ndarray | list[bytes]
 MAX_RECORD = 2**31

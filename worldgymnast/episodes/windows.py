@@ -6,6 +6,7 @@ to save. Left out: worker processes (a batch is one fancy index into a memory ma
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,8 +18,9 @@ from torch import Tensor
 
 from worldgymnast.actions import ActionSpec, ActionSpecMismatch, clipped_share, converter, union
 from worldgymnast.episodes.gathered import Gathered
+from worldgymnast.errors import InputError
 from worldgymnast.text import is_sentence
-from worldgymnast.types import Episode, InputError
+from worldgymnast.types import Episode
 
 _MOST_KINDS = 20
 """Different sentences above which they are no tasks, but other words in every episode."""
@@ -434,3 +436,14 @@ def _join(parts: Sequence[ClipBatch]) -> ClipBatch:
         episode=stacked("episode"),
         offset=stacked("offset"),
     )
+
+
+def data_hash(episodes: EpisodeSet) -> str:
+    """First 16 hex digits of the SHA-256 over actions, labels, layouts, words, and three frames of each episode."""
+    digest = hashlib.sha256()
+    for part in (episodes.actions, episodes.success, episodes.layout, episodes.length):
+        digest.update(np.ascontiguousarray(part).tobytes())
+    digest.update("\0".join([*episodes.instruction, *episodes.task, *episodes.source]).encode())
+    for first, length in zip(episodes.first.tolist(), episodes.length.tolist(), strict=True):
+        digest.update(np.asarray(episodes.frames[[first, first + length // 2, first + length]]).tobytes())
+    return digest.hexdigest()[:16]

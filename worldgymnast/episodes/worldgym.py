@@ -27,9 +27,10 @@ from worldgymnast.actions import WORLDGYM, converter
 from worldgymnast.episodes.cache import cached_frames, fingerprint
 from worldgymnast.episodes.rates import agreed_rate
 from worldgymnast.episodes.windows import EpisodeSet
+from worldgymnast.errors import InputError
 from worldgymnast.files import mistaken, read_json_object, short, visible
 from worldgymnast.staging import StagedFolder
-from worldgymnast.types import Episode, InputError
+from worldgymnast.types import Episode
 from worldgymnast.video import check_rate, encode, frame_count, iterate, rate, resize
 
 _CONTAINER_FPS = 20.0

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from worldgymnast.errors import InputError
 from worldgymnast.evaluation.success import RESAMPLES, Estimate, Outcome
 from worldgymnast.files import read_json, short
 from worldgymnast.records import check_rows, is_outcome, is_verdict, is_whole
-from worldgymnast.types import InputError
 
 _DRAWS = RESAMPLES // 10
 _NAN = float("nan")

@@ -16,8 +16,9 @@ from typing import Any
 
 from scipy import stats
 
+from worldgymnast.errors import in_range
 from worldgymnast.evaluation.success import Rate
-from worldgymnast.types import Verdict, in_range
+from worldgymnast.types import Verdict
 
 
 @dataclass(frozen=True)

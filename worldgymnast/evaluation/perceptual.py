@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from worldgymnast.types import InputError
+from worldgymnast.errors import InputError
 
 Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """uint8 [n h w 3] twice -> float64 [n]; 0 for equal frames, larger is further."""

@@ -23,9 +23,10 @@ from typing import Any, Literal
 
 from scipy import special
 
+from worldgymnast.errors import in_range
 from worldgymnast.evaluation.sequential import PairedEvidence
 from worldgymnast.evaluation.success import Outcome
-from worldgymnast.types import Metrics, Rollout, in_range
+from worldgymnast.types import Metrics, Rollout
 
 Reason = Literal["claims", "loss"]
 """Why a task is held: its claims fail, or its real success is lost."""

@@ -23,9 +23,11 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 
 from worldgymnast.actions import ActionSpec, jittered
+from worldgymnast.errors import in_range
 from worldgymnast.evaluation.agreement import auroc
 from worldgymnast.evaluation.success import RESAMPLES, Estimate
-from worldgymnast.types import Clip, Judge, Verdict, WorldModel, in_range
+from worldgymnast.protocols import Judge, WorldModel
+from worldgymnast.types import Clip, Verdict
 
 _PIECE = 8
 """Actions imagined in one call, so that no more frames than these are decoded at a time."""

@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from worldgymnast.errors import MOST_WIDE, InputError, in_range
 from worldgymnast.text import SENTENCE_WIDTH, SentenceEncoder
-from worldgymnast.types import MOST_WIDE, Clip, InputError, Metrics, Verdict, in_range
+from worldgymnast.types import Clip, Metrics, Verdict
 
 
 @dataclass(frozen=True)

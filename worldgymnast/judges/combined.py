@@ -11,8 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from worldgymnast.errors import InputError, in_range
 from worldgymnast.judges.classifier import SuccessClassifier
-from worldgymnast.types import Clip, InputError, Judge, Verdict, in_range
+from worldgymnast.protocols import Judge
+from worldgymnast.types import Clip, Verdict
 from worldgymnast.weights import fingerprint
 
 

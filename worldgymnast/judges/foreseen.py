@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from worldgymnast.errors import in_range
 from worldgymnast.judges.classifier import sustained
-from worldgymnast.types import Clip, Verdict, in_range
+from worldgymnast.types import Clip, Verdict
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from worldgymnast.errors import InputError, in_range
 from worldgymnast.judges.pretrained import load
 from worldgymnast.judges.prompt import (
     ANSWER_PREFIX,
@@ -38,7 +39,7 @@ from worldgymnast.judges.prompt import (
     verdict,
     written,
 )
-from worldgymnast.types import Clip, InputError, Verdict, in_range
+from worldgymnast.types import Clip, Verdict
 from worldgymnast.video import enlarged
 
 Tokens = tuple[int, ...]

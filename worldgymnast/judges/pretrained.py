@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from worldgymnast.errors import InputError
 from worldgymnast.hub import hub_reason
-from worldgymnast.types import InputError
 from worldgymnast.weights import some_of
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")

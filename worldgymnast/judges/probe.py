@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from worldgymnast.endpoint import NO_CHAT, Endpoint, RequestFailed, Unusable, counted
+from worldgymnast.errors import InputError
 from worldgymnast.judges.prompt import Part, question, schema
 from worldgymnast.replies import answer_of, without_thoughts
-from worldgymnast.types import Clip, InputError
+from worldgymnast.types import Clip
 
 if TYPE_CHECKING:
     from worldgymnast.judges.vlm import VLMJudge

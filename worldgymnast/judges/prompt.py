@@ -19,9 +19,10 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import UInt8
 
+from worldgymnast.errors import InputError, in_range
 from worldgymnast.judges.answer import NoScore as NoScore
 from worldgymnast.judges.answer import read_score
-from worldgymnast.types import Clip, InputError, Verdict, in_range
+from worldgymnast.types import Clip, Verdict
 from worldgymnast.video import contact_sheet
 
 Answer = Mapping[float, float]

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from worldgymnast.endpoint import Endpoint, EndpointConfig
+from worldgymnast.errors import InputError, in_range
 from worldgymnast.files import parse_json
 from worldgymnast.judges.prompt import (
     Answer,
@@ -38,7 +39,7 @@ from worldgymnast.judges.prompt import (
 )
 from worldgymnast.ledger import Ledger
 from worldgymnast.replies import answer_of
-from worldgymnast.types import Clip, InputError, Verdict, in_range
+from worldgymnast.types import Clip, Verdict
 from worldgymnast.video import jpeg_url
 from worldgymnast.weights import fingerprint
 

@@ -18,16 +18,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from worldgymnast.actions import ActionSpec
+from worldgymnast.errors import MOST_LAYERS, MOST_WIDE, InputError, in_range
 from worldgymnast.text import SENTENCE_WIDTH, SentenceEncoder
-from worldgymnast.types import (
-    MOST_LAYERS,
-    MOST_WIDE,
-    ActionChunk,
-    InputError,
-    Metrics,
-    Observation,
-    in_range,
-)
+from worldgymnast.types import ActionChunk, Metrics, Observation
 
 
 @dataclass(frozen=True)

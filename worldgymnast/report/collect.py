@@ -12,14 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from worldgymnast.config import from_dict
 from worldgymnast.episodes.lerobot_layout import INFO, read_layout
+from worldgymnast.errors import InputError
 from worldgymnast.evaluation.agreement import success_gap
 from worldgymnast.evaluation.closed_loop import of_evaluation
 from worldgymnast.evaluation.guard import GuardConfig, alarm, history_of
 from worldgymnast.evaluation.success import Difference, EpisodeResult, Rate, SuccessTable, success_table
 from worldgymnast.ledger import FILE, Ledger
 from worldgymnast.records import DECISIONS, UNPLAYED, is_number, is_whole, read_outcomes, read_rows, read_seconds
+from worldgymnast.registry import from_dict
 from worldgymnast.report import powered
 from worldgymnast.report.by_task import histories
 from worldgymnast.report.diagnosis import closed_loop_sheet, plain_loops, view
@@ -37,7 +38,6 @@ from worldgymnast.report.folder import (
 from worldgymnast.report.report import Curve, GapRow, Pair, Report, Series
 from worldgymnast.report.world import Sheet
 from worldgymnast.run_folder import readable
-from worldgymnast.types import InputError
 from worldgymnast.video import decode
 
 Rows = Sequence[Mapping[str, Any]]

@@ -1,7 +1,7 @@
 """What `diagnose` found: tables of words for terminal and page, and the page's charts and strips.
 
-Everything here reads the plain JSON of `loops.diagnose` (and of `commands.diagnose`), so that a report can be made of
-the file alone, on any machine.
+Everything here reads the plain JSON of `measure.diagnosis` (and of `cli.commands.diagnose`), so that a report can be
+made of the file alone, on any machine.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from worldgymnast.errors import InputError
 from worldgymnast.evaluation.closed_loop import ClosedLoop, Episode, by_policy, closed_loop
 from worldgymnast.evaluation.recall import STRICT
 from worldgymnast.evaluation.success import numbers
 from worldgymnast.files import read_json_object
 from worldgymnast.report.charts import Bars, Curve, Series
 from worldgymnast.report.world import Sheet
-from worldgymnast.types import InputError
 from worldgymnast.video import picture, png
 
 FILE = "diagnosis.json"

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from worldgymnast.errors import InputError
 from worldgymnast.files import json_object, short
 from worldgymnast.records import (
     AGAIN,
@@ -18,7 +19,6 @@ from worldgymnast.records import (
     read_rows,
     read_sealed,
 )
-from worldgymnast.types import InputError
 
 FIDELITY = ("horizon", "psnr", "psnr_low", "psnr_high", "copy", "shuffled")
 

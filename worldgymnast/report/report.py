@@ -87,7 +87,7 @@ class Report:
         stages: seconds spent in each stage.
         notes: sentences.
         seeds: the paired difference of every policy after, by its name.
-        gate: what the gate before RL found, see `loops.score.gate`, and "fidelity".
+        gate: what the gate before RL found, see `measure.real.gate`, and "fidelity".
         diagnosis: what costs imagined rollouts their right verdicts.
     """
 

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from worldgymnast.actions import ActionSpec
-from worldgymnast.types import ActionChunk, Clip, Judge, Metrics, Observation, Policy, WorldModel, in_range
+from worldgymnast.errors import in_range
+from worldgymnast.protocols import Judge, Policy, WorldModel
+from worldgymnast.types import ActionChunk, Clip, Metrics, Observation
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from worldgymnast.protocols import Judge
 from worldgymnast.rl.rollout import looks_until
-from worldgymnast.types import Clip, Judge, Rollout, Verdict
+from worldgymnast.types import Clip, Rollout, Verdict
 
 
 class Judging:

@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from worldgymnast.types import Metrics, RolloutGroup, in_range
+from worldgymnast.errors import in_range
+from worldgymnast.types import Metrics, RolloutGroup
 
 
 @dataclass(frozen=True)

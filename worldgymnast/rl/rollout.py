@@ -12,7 +12,8 @@ import torch
 from gymnasium.vector import VectorEnv
 from jaxtyping import Float
 
-from worldgymnast.types import ActionChunk, Observation, Policy, Rollout, RolloutGroup, Start, Verdict
+from worldgymnast.protocols import Policy
+from worldgymnast.types import ActionChunk, Observation, Rollout, RolloutGroup, Start, Verdict
 
 
 def roll_out(

@@ -12,10 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from worldgymnast.errors import in_range
+from worldgymnast.protocols import Policy
 from worldgymnast.rl.objective import ObjectiveConfig, advantages, divergence, has_signal, policy_loss, token_mask
 from worldgymnast.run import Run, load_into, load_optimizer_tensors, optimizer_tensors
 from worldgymnast.run_folder import resuming
-from worldgymnast.types import ActionChunk, Metrics, Observation, Policy, Rollout, RolloutGroup, in_range
+from worldgymnast.types import ActionChunk, Metrics, Observation, Rollout, RolloutGroup
 
 _ROUNDING = 1e-4
 """Nats by which log-probabilities of one policy differ; Adam would make steps of full length of it."""

@@ -15,10 +15,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
+from worldgymnast.errors import InputError, in_range
 from worldgymnast.files import visible
 from worldgymnast.pictures import open_picture
 from worldgymnast.scenes.plate import Plate
-from worldgymnast.types import InputError, in_range
 
 _FINE = 8
 """How much larger an object is drawn than it is shown."""

@@ -7,7 +7,9 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import UInt8
 
-from worldgymnast.types import Editor, InputError, Start
+from worldgymnast.errors import InputError
+from worldgymnast.protocols import Editor
+from worldgymnast.types import Start
 
 _CHANGED = 20
 """Difference of a colour, of 255, from which on a pixel counts as changed."""

@@ -14,9 +14,9 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 
+from worldgymnast.errors import InputError, in_range
 from worldgymnast.hub import hub_reason
 from worldgymnast.scenes.plate import Plate
-from worldgymnast.types import InputError, in_range
 from worldgymnast.video import resize
 
 THINGS = (

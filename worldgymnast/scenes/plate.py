@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from worldgymnast.types import InputError
+from worldgymnast.errors import InputError
 from worldgymnast.video import picture, png, resize
 from worldgymnast.weights import write_bytes
 

@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from worldgymnast.endpoint import Endpoint, EndpointConfig, Unusable
+from worldgymnast.errors import InputError, in_range
 from worldgymnast.ledger import Ledger
 from worldgymnast.replies import answer_of, without_thoughts
-from worldgymnast.types import InputError, in_range
 from worldgymnast.video import jpeg_url
 
 PROMPT = (

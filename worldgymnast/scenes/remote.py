@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from worldgymnast.endpoint import Endpoint, EndpointConfig, RequestFailed
+from worldgymnast.errors import InputError, in_range
 from worldgymnast.ledger import Ledger
 from worldgymnast.pictures import open_picture
-from worldgymnast.types import InputError, in_range
 from worldgymnast.video import png, resize
 
 PROMPT = (

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from worldgymnast.types import MOST_LAYERS, MOST_WIDE, InputError, Metrics, in_range
+from worldgymnast.errors import MOST_LAYERS, MOST_WIDE, InputError, in_range
+from worldgymnast.types import Metrics
 
 
 @dataclass(frozen=True)

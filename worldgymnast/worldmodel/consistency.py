@@ -26,7 +26,7 @@ from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 
 class Consistency(nn.Module):
-    """A student in training; its `loss` is that of `loops.supervised.fit`.
+    """A student in training; its `loss` is that of `training.fit.fit`.
 
     Args:
         teacher: a world model that walks several steps.

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from worldgymnast.types import in_range
+from worldgymnast.errors import in_range
 
 LEVELS = 1000
 """The sinusoid that tells the network a level is made for 0..1000."""

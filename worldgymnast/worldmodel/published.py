@@ -12,9 +12,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from worldgymnast.errors import InputError
 from worldgymnast.files import mistaken_file
 from worldgymnast.hub import first_line
-from worldgymnast.types import InputError
 from worldgymnast.worldmodel.transformer import TransformerConfig, VideoTransformer
 
 _NO_CHECKPOINT = "found no checkpoint that torch can read"

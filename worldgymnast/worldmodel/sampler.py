@@ -32,9 +32,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from worldgymnast.actions import ActionSpec
+from worldgymnast.errors import InputError, in_range
 from worldgymnast.precision import Precision, autocast
 from worldgymnast.text import SentenceEncoder
-from worldgymnast.types import InputError, Metrics, WorldState, in_range
+from worldgymnast.types import Metrics, WorldState
 from worldgymnast.worldmodel.autoencoder import Autoencoder, AutoencoderConfig
 from worldgymnast.worldmodel.clips import Clip, Part, null_action, part_of
 from worldgymnast.worldmodel.objective import (

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from worldgymnast.types import MOST_LAYERS, MOST_WIDE, InputError, in_range
+from worldgymnast.errors import MOST_LAYERS, MOST_WIDE, InputError, in_range
 
 Cache = tuple[Tensor, ...]
 """Rotated keys, then values, of every layer's last s frames: [b n m s d] each (n tokens, m heads of width d)."""

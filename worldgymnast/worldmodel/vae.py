@@ -17,9 +17,9 @@ from jaxtyping import Float, UInt8
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from worldgymnast.errors import MOST_WIDE, InputError, in_range
 from worldgymnast.files import json_object, parse_json, short
 from worldgymnast.hub import hub_reason
-from worldgymnast.types import MOST_WIDE, InputError, in_range
 
 SD3 = json.dumps(
     {

@@ -1,0 +1,376 @@
+"""Everything that docs/results.md compares, cell by cell: a policy's training and its real evaluation.
+
+Five tables: the methods against one another and over the simulator's mismatch; diverse training; test-time training on
+new scenes; Dyna by round; agreement. A cell is a folder OUT/cells/NAME that a loop of its own fills, and a file of its
+real evaluation; both are kept, so the same command goes on where it was stopped, and another seed or mismatch adds
+cells. The methods of the first table begin with the starter policy, practise equally long, and choose what they keep by
+equally many real scorings.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from studies.diverse import VARIANTS, DiverseConfig, check_diverse, try_out, variant, widen
+from studies.new_scenes import ROWS, NewScenesConfig, new_scenes
+from worldgymnast.envs.metaworld import MetaWorldConfig
+from worldgymnast.envs.simulator import SimulatorConfig
+from worldgymnast.episodes.lerobot import read
+from worldgymnast.episodes.windows import EpisodeSet, concatenate
+from worldgymnast.errors import InputError, each_once, in_range
+from worldgymnast.measure.agreement import AgreeConfig, Outcomes, outcomes, twins
+from worldgymnast.measure.real import ScoreConfig, from_photographs, layouts, photographs
+from worldgymnast.policies.small_vla import SmallVLA
+from worldgymnast.recipes.dyna import DynaConfig, dyna, recorded_in
+from worldgymnast.recipes.finetune import FinetuneConfig, finetune
+from worldgymnast.recipes.iterated_sft import IterSftConfig, iter_sft
+from worldgymnast.recipes.quickstart import QuickstartConfig, starter, starter_explorers
+from worldgymnast.recipes.record import PolicyRecordConfig, RecordConfig, record_explorers, record_policy_to, record_to
+from worldgymnast.recipes.relearn import reseeded
+from worldgymnast.recipes.reproduce import Recipe, evaluate, seeded
+from worldgymnast.registry import load_classifier, load_judge, load_policy, load_world, to_dict
+from worldgymnast.run import Run, finished, stage
+from worldgymnast.surrogates.imagination import Imagination
+from worldgymnast.surrogates.simulation import Simulation
+from worldgymnast.training.fit import FitConfig
+from worldgymnast.training.policy import PolicyTraining, demonstrations, train_policy
+from worldgymnast.types import Start
+
+Table = Literal["methods", "diverse", "scenes", "dyna", "agreement"]
+TABLES: tuple[Table, ...] = get_args(Table)
+SFT, EVERYTHING, ITERATED, SIMULATED, IMAGINED = "sft", "sft-everything", "iter-sft", "rl-simulator", "rl-world"
+"""The methods, by the first word of their cells' names."""
+
+
+@dataclass(frozen=True)
+class TablesConfig:
+    """How many cells, and how much each.
+
+    Attributes:
+        env: the real environment.
+        seeds: of every method; each has evaluation layouts of its own.
+        record: the demonstrations and the other episodes that world and judge learned from, recorded again.
+        rollouts: the policy's own.
+        explored: those of each of the starter's explorers.
+        photographs: new layouts a task of which one frame each is what RL in a world model starts from.
+        finetune: RL, in the world model and in the simulator.
+        everything: SFT on everything.
+        iter_sft: Iter-SFT.
+        mismatch: of the simulator in the comparison of methods.
+        mismatches: of the others, for one seed each.
+        randomisation: the simulators' own.
+        score: the real evaluation of a cell.
+        imitators: demonstrations a task of further policies that only imitate, so that bad ones are compared too.
+        agree: the agreement over all these policies.
+        diverse: diverse training.
+        scenes: test-time training on new scenes.
+        dyna: rounds, from a policy that was finetuned in the starter world.
+        beside: imitation of what Dyna's rounds recorded, which is what the same real episodes are worth as data.
+        which: the tables to fill.
+    """
+
+    env: MetaWorldConfig = MetaWorldConfig()
+    seeds: tuple[int, ...] = (0, 1, 2)
+    record: RecordConfig = RecordConfig()
+    rollouts: PolicyRecordConfig = PolicyRecordConfig()
+    explored: PolicyRecordConfig = Recipe().explored
+    photographs: int = QuickstartConfig().photographs
+    finetune: FinetuneConfig = QuickstartConfig().finetune
+    everything: PolicyTraining = PolicyTraining(successes=True, fit=FitConfig(steps=3000))
+    iter_sft: IterSftConfig = IterSftConfig()
+    mismatch: float = 1.0
+    mismatches: tuple[float, ...] = (0.0, 2.0)
+    randomisation: float = 1.0
+    score: ScoreConfig = ScoreConfig(per_task=50)
+    imitators: tuple[int, ...] = (1, 2, 10, 20)
+    agree: AgreeConfig = AgreeConfig(per_task=30)
+    diverse: DiverseConfig = DiverseConfig()
+    scenes: NewScenesConfig = NewScenesConfig()
+    dyna: DynaConfig = DynaConfig()
+    beside: PolicyTraining = PolicyTraining(successes=True, fit=FitConfig(steps=600, lr=5e-4))
+    which: tuple[Table, ...] = TABLES
+
+    def __post_init__(self) -> None:
+        in_range(self, 0, "seeds", "mismatch", "mismatches", "randomisation")
+        in_range(self, 1, "photographs", "imitators")
+        each_once(self, "seeds", "mismatches", "imitators")
+        if empty := [name for name in ("seeds", "which") if not getattr(self, name)]:
+            raise InputError(f"field '{empty[0]}': found none, expected at least one")
+
+    def quick(self) -> TablesConfig:
+        """The same tables from short trainings and few episodes: every number is there, and none is to be relied on."""
+        rl = replace(self.finetune.rl, steps=4, evaluate_every=2, evaluate_starts=4)
+        diverse, scenes, dyna = self.diverse, self.scenes, self.dyna
+        return replace(
+            self,
+            seeds=self.seeds[:1],
+            record=replace(self.record, noisy=10, play=6),
+            rollouts=replace(self.rollouts, per_temperature=6),
+            explored=replace(self.explored, per_temperature=2),
+            finetune=replace(self.finetune, rl=rl),
+            everything=replace(self.everything, fit=replace(self.everything.fit, steps=1000)),
+            iter_sft=replace(self.iter_sft, rounds=1, starts=48, evaluate_starts=4),
+            mismatches=self.mismatches[:1],
+            score=replace(self.score, per_task=10),
+            imitators=(),
+            agree=replace(self.agree, per_task=6),
+            diverse=replace(
+                diverse,
+                rounds=0,
+                play=24,
+                world=replace(
+                    diverse.world,
+                    autoencoder=replace(diverse.world.autoencoder, steps=120),
+                    fit=replace(diverse.world.fit, steps=200),
+                ),
+                judge=replace(diverse.judge, fit=replace(diverse.judge.fit, steps=300), late=0),
+                per_task=3,
+            ),
+            scenes=replace(
+                scenes,
+                adapt=replace(scenes.adapt, rl=replace(scenes.adapt.rl, steps=3)),
+                remedies=("none", "anchor"),
+                trials=10,
+                others=2,
+            ),
+            dyna=replace(
+                dyna,
+                rounds=1,
+                budget=198,
+                pairs=4,
+                world=replace(dyna.world, fit=replace(dyna.world.fit, steps=100)),
+                judge=replace(dyna.judge, fit=replace(dyna.judge.fit, steps=200), late=0),
+                finetune=replace(dyna.finetune, rl=rl),
+            ),
+        )
+
+
+def evaluations(out: Path, config: TablesConfig) -> Path:
+    """The folder of the real evaluations; one for every number of layouts and temperature, lest one spoil another."""
+    return out / f"evaluations-{config.score.per_task}-{config.score.temperature:g}"
+
+
+def agreement(out: Path, config: TablesConfig) -> Path:
+    """The folder of the agreement."""
+    return out / f"agreement-{config.agree.per_task}-{config.agree.temperature:g}"
+
+
+def places(out: Path, config: TablesConfig) -> Path:
+    """The folder of what diverse policies do where it matters."""
+    return out / f"places-{config.diverse.per_task}"
+
+
+def scenes_file(out: Path, config: TablesConfig) -> Path:
+    """What became of policies that were adapted to a scene."""
+    return out / f"scenes-{config.scenes.trials}-{config.scenes.others}" / ROWS
+
+
+def tables(out: Path, config: TablesConfig, device: str = "cpu") -> None:
+    """Fills every cell of `config.which` that is not there."""
+    if "diverse" in config.which:
+        check_diverse(config.env, config.diverse)
+    out.mkdir(parents=True, exist_ok=True)
+    for folder, measure in (
+        (evaluations(out, config), config.score),
+        (agreement(out, config), config.agree),
+        (places(out, config), config.diverse),
+    ):
+        Run(folder, {"env": to_dict(config.env), "measure": to_dict(measure)}).close()  # refuses other measurements
+    policy = load_policy(starter("policy"), device)
+    with stage(out, "record"):
+        logged = record_to(out / "data" / "logged", config.record)
+        own = record_policy_to(out / "data" / "policy", policy, config.env, config.rollouts)
+        explorers = [load_policy(path, device) for path in starter_explorers()]
+        explored = record_explorers(out / "data", explorers, [config.env], config.explored)
+    old = concatenate([logged, own, *explored])
+    fill: dict[Table, Callable[[], None]] = {
+        "methods": functools.partial(_methods, out, policy, old, config, device),
+        "diverse": functools.partial(_diverse, out, policy, old, config, device),
+        "scenes": functools.partial(_scenes, out, policy, config, device),
+        "dyna": functools.partial(_dyna, out, policy, old, config, device),
+        "agreement": functools.partial(_agreement, out, policy, old, config, device),
+    }
+    for name in TABLES:
+        if name in config.which:
+            fill[name]()
+
+
+def _methods(out: Path, policy: SmallVLA, old: EpisodeSet, config: TablesConfig, device: str) -> None:
+    """Table 1: the methods, and the simulator by its mismatch."""
+    for name, seed, make in _cells(out, policy, old, config, device):
+        with stage(out, name):
+            make()
+            _evaluate(out, name, _result(out, name), seed, config, device)
+    with stage(out, SFT):
+        for seed in config.seeds:
+            _evaluate(out, f"{SFT}-{seed}", starter("policy"), seed, config, device)
+
+
+def _diverse(out: Path, policy: SmallVLA, old: EpisodeSet, config: TablesConfig, device: str) -> None:
+    """Table 2: diverse training, tested where it matters."""
+    wide, diverse = out / "wide", config.diverse
+    with stage(out, "wide world"):
+        widen(wide, policy, old, config.env, diverse, device)
+    for seed in config.seeds:
+        _imagined(out, policy, seed, config, device)
+        practice = seeded(config.finetune, seed)
+        for name in VARIANTS:
+            with stage(out, f"{name}-{seed}"):
+                variant(name, policy, wide, _cell(out, f"{name}-{seed}"), practice, diverse, device)
+        tested = {SFT: starter("policy")} | {name: _result(out, f"{name}-{seed}") for name in (IMAGINED, *VARIANTS)}
+        with stage(out, f"diverse-{seed} tested"):
+            files = {places(out, config) / f"{name}-{seed}.json": file for name, file in tested.items()}
+            try_out(files, config.env, diverse, seed, device)
+
+
+def _scenes(out: Path, policy: SmallVLA, config: TablesConfig, device: str) -> None:
+    """Table 3: test-time training of a policy that was finetuned in the starter world."""
+    _imagined(out, policy, config.seeds[0], config, device)
+    with stage(out, "new scenes"):
+        begun = _result(out, f"{IMAGINED}-{config.seeds[0]}")
+        new_scenes(begun, scenes_file(out, config).parent, config.env, config.scenes, device)
+
+
+def _dyna(out: Path, policy: SmallVLA, old: EpisodeSet, config: TablesConfig, device: str) -> None:
+    """Table 4: Dyna by round; beside it, imitation of the successes among the same real episodes."""
+    demos = demonstrations(old, config.beside.demonstrations)
+    for seed in config.seeds:
+        _imagined(out, policy, seed, config, device)
+        begun, place = _result(out, f"{IMAGINED}-{seed}"), out / "dyna" / str(seed)
+        acting = load_policy(begun, device)
+        with stage(out, f"dyna-{seed}"):
+            world, judge = load_world(starter("world"), device), load_classifier(starter("judge"), device)
+            rounds = replace(config.dyna, seed=seed, score=config.score)
+            dyna(begun, (acting, world, judge), old, place, rounds, device)
+        with stage(out, f"imitation beside dyna-{seed}"):
+            recorded = [concatenate(list(map(read, recorded_in(place, n + 1)))) for n in range(config.dyna.rounds)]
+            for n in range(config.dyna.rounds):
+                name = f"beside-{n + 1}-{seed}"
+                learning = reseeded(config.beside, seed)
+                known = concatenate([demos, *recorded[: n + 1]])
+                train_policy(known, _cell(out, name), learning, device, start=acting)
+                _evaluate(out, name, _result(out, name), seed, config, device)
+
+
+def _agreement(out: Path, policy: SmallVLA, old: EpisodeSet, config: TablesConfig, device: str) -> None:
+    """Table 5: do world and simulator order policies of every method and of every quality as reality does?"""
+    for count in config.imitators:
+        name = f"{SFT}-from-{count}"
+        with stage(out, name):
+            learning = reseeded(PolicyTraining(demonstrations=count), count)
+            train_policy(old, _cell(out, name), learning, device)
+    names = [f"{method}-{seed}" for method in (IMAGINED, SIMULATED, ITERATED, EVERYTHING) for seed in config.seeds]
+    names += [f"{SIMULATED}-mismatch-{mismatch:g}" for mismatch in config.mismatches]
+    names += [f"{SFT}-from-{count}" for count in config.imitators]
+    files = {SFT: starter("policy")} | {path.stem: path for path in starter_explorers()}
+    files |= {name: file for name in names if (file := _result(out, name)).exists()}
+    horizon = max(config.agree.lengths)
+    stand_ins = {
+        "world": _imagination(policy, horizon, device),
+        "simulator": _simulation(policy, config, config.mismatch, horizon),
+    }
+    with stage(out, "agreement"):
+        loaded = {name: load_policy(file, device) for name, file in files.items()}
+        same = twins(loaded)  # a training may have found nothing better than its start
+        for name, other in same.items():
+            print(f"agreement: {name} has kept the policy of {other}, which counts once", file=sys.stderr)
+        loaded = {name: policy for name, policy in loaded.items() if name not in same}
+        outcomes(loaded, stand_ins, agreement(out, config) / "outcomes.json", config.agree)
+
+
+def compared_groups(found: Outcomes) -> dict[str, Outcomes]:
+    """The policies of the agreement: all, without those that a simulator has trained, and of both those of which the
+    world has seen no rollout."""
+    recorded = {SFT, *(path.stem for path in starter_explorers())}
+    real = [name for name in found if not name.startswith(SIMULATED)]
+    groups = {
+        "all": list(found),
+        "not trained in a simulator": real,
+        "nor ever recorded": [name for name in real if name not in recorded],
+        "never recorded": [name for name in found if name not in recorded],
+    }
+    return {
+        f"{name}: {len(group)}": {policy: found[policy] for policy in group}
+        for name, group in groups.items()
+        if len(group) > 2 or name == "all"
+    }
+
+
+def _cell(out: Path, name: str) -> Path:
+    return out / "cells" / name
+
+
+def _result(out: Path, name: str) -> Path:
+    return _cell(out, name) / "policy.safetensors"
+
+
+def _imagination(policy: SmallVLA, horizon: int, device: str) -> Imagination:
+    """The starter's world and judge."""
+    world, judge = load_world(starter("world"), device), load_judge(starter("judge"), device)
+    return Imagination.of(policy, world, judge, horizon)
+
+
+def _imagined(out: Path, policy: SmallVLA, seed: int, config: TablesConfig, device: str) -> SmallVLA:
+    """RL in the starter world, which most tables begin with."""
+    place, practice = _cell(out, f"{IMAGINED}-{seed}"), seeded(config.finetune, seed)
+    imagine = _imagination(policy, practice.rl.horizon, device)
+    return finetune(policy, imagine, from_photographs(_photos(place, config)), place, practice, device)
+
+
+def _photos(place: Path, config: TablesConfig) -> list[Start]:
+    """What RL or Iter-SFT in `place` starts from; nothing where it is done."""
+    if finished(place):
+        return []
+    return photographs(config.env, config.photographs, QuickstartConfig().photograph_layout)
+
+
+def _cells(
+    out: Path, policy: SmallVLA, old: EpisodeSet, config: TablesConfig, device: str
+) -> Iterator[tuple[str, int, Callable[[], Any]]]:
+    """Name, seed and training of every cell of the first table."""
+    scenes = from_photographs(layouts(config.env, 1000, QuickstartConfig().photograph_layout))
+    demos = demonstrations(old, config.everything.demonstrations)
+    horizon = config.finetune.rl.horizon
+
+    def simulate(name: str, seed: int, mismatch: float) -> Callable[[], Any]:
+        place = _simulation(policy, config, mismatch, horizon)
+        practice = seeded(config.finetune, seed)
+        return lambda: finetune(policy, place, scenes, _cell(out, name), practice, device, "1000 layouts")
+
+    def iterate(name: str, seed: int) -> SmallVLA:
+        place, imagine = _cell(out, name), _imagination(policy, config.iter_sft.horizon, device)
+        learning, starts = replace(config.iter_sft, seed=seed), from_photographs(_photos(place, config))
+        return iter_sft(policy, imagine, starts, demos, place, learning, device)
+
+    for seed in config.seeds:
+        yield f"{IMAGINED}-{seed}", seed, functools.partial(_imagined, out, policy, seed, config, device)
+        name = f"{SIMULATED}-{seed}"
+        yield name, seed, simulate(name, seed, config.mismatch)
+        name = f"{ITERATED}-{seed}"
+        yield name, seed, functools.partial(iterate, name, seed)
+        name = f"{EVERYTHING}-{seed}"
+        learning = reseeded(config.everything, seed)
+        yield name, seed, functools.partial(train_policy, old, _cell(out, name), learning, device)
+    for mismatch in config.mismatches:
+        name = f"{SIMULATED}-mismatch-{mismatch:g}"
+        yield name, config.seeds[0], simulate(name, config.seeds[0], mismatch)
+
+
+def _simulation(policy: SmallVLA, config: TablesConfig, mismatch: float, horizon: int) -> Simulation:
+    """The simulator of that mismatch; one that is right has no reason to randomise.
+
+    More processes than a scoring has: the policy acts for all of them at once, and that is half of the time.
+    """
+    width = config.randomisation if mismatch else 0.0
+    simulator = SimulatorConfig(replace(config.env, horizon=horizon), mismatch, width)
+    return Simulation(simulator, policy.config.chunk, 2 * config.finetune.workers)
+
+
+def _evaluate(out: Path, name: str, policy: Path, seed: int, config: TablesConfig, device: str) -> None:
+    recipe = replace(Recipe(), env=config.env, seeds=(seed,), score=config.score)
+    evaluate(evaluations(out, config) / f"{name}.json", {"policy": policy}, recipe, device)

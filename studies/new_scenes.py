@@ -1,0 +1,132 @@
+"""Test-time training on many scenes: what each gains in its scene, and what it forgets of all other tasks.
+
+The published weakness (World-Gymnast, arXiv 2602.02454) was that other tasks got worse, without a number. Here every
+remedy is tried on the same scenes and paid for with the same imagination.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from worldgymnast.envs.metaworld import MetaWorldConfig
+from worldgymnast.episodes.starts import starts_hash
+from worldgymnast.errors import InputError, in_range
+from worldgymnast.measure.real import from_photographs, layouts, photographs, real_env, score_real
+from worldgymnast.policies.small_vla import SmallVLA
+from worldgymnast.recipes.adapt import AdaptConfig, adapt
+from worldgymnast.recipes.quickstart import QuickstartConfig, starter
+from worldgymnast.records import is_scene, read_rows
+from worldgymnast.registry import load_judge, load_policy, load_world, to_dict
+from worldgymnast.run import Run
+from worldgymnast.surrogates.imagination import Imagination
+from worldgymnast.types import Start
+from worldgymnast.weights import identity, write_text
+
+REMEDIES = ("none", "replay", "anchor", "both")
+ROWS = "scenes.json"
+
+
+@dataclass(frozen=True)
+class NewScenesConfig:
+    """Scenes, remedies, and how each is tried.
+
+    Attributes:
+        adapt: the training; its anchor is that of the remedies "anchor" and "both", its share of other scenes that of
+            "replay" and "both".
+        remedies: which: none, replay of other scenes, the anchor, both.
+        scenes: of each task.
+        first_layout: of the scenes; layouts that nothing was trained on.
+        trials: real episodes in the scene itself, sampled.
+        others: real layouts of every other task, greedy.
+        others_layout: first of these.
+        workers: processes of the real environment.
+    """
+
+    adapt: AdaptConfig = AdaptConfig(replay=0.5)
+    remedies: tuple[str, ...] = REMEDIES
+    scenes: int = 1
+    first_layout: int = 9_000_000
+    trials: int = 20
+    others: int = 6
+    others_layout: int = 9_500_000
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        in_range(self, 1, "scenes", "trials", "others", "workers", high=1000)
+        in_range(self, 0, "first_layout", "others_layout")
+        if odd := [name for name in self.remedies if name not in REMEDIES]:
+            raise InputError(f"field 'remedies': found '{odd[0]}', expected some of {', '.join(REMEDIES)}")
+
+    def remedied(self, remedy: str) -> AdaptConfig:
+        """The training with a remedy."""
+        training = self.adapt if remedy in ("replay", "both") else replace(self.adapt, replay=0.0)
+        if remedy in ("anchor", "both"):
+            return training
+        trainer = training.rl.trainer
+        objective = replace(trainer.objective, kl=0.0)
+        return replace(training, rl=replace(training.rl, trainer=replace(trainer, objective=objective)))
+
+
+def new_scenes(
+    policy: Path, out: Path, env: MetaWorldConfig, config: NewScenesConfig, device: str = "cpu"
+) -> list[dict[str, Any]]:
+    """A row for every scene and remedy; trainings in OUT/REMEDY-TASK-LAYOUT, rows kept in OUT/scenes.json one by one.
+
+    Each row has real outcomes: "scene_before" and "scene_after" of `trials` sampled episodes, "before" and "after" of
+    the same layouts of the other tasks, whose names are in "tasks".
+
+    Args:
+        policy: the policy's file that is adapted, each time anew.
+        out: a folder; one with rows of another policy, or of other settings, is refused.
+        env: the real environment.
+        config: scenes and remedies.
+        device: where to train.
+    """
+    before = load_policy(policy, device)
+    Run(out, {"env": to_dict(env), "scenes": to_dict(config), "inputs": {"policy": identity(before)}}).close()
+    file = out / ROWS
+    found = read_rows(file, is_scene)
+    done = {(row["remedy"], row["task"], row["layout"]) for row in found}
+    if len(done) == len(config.remedies) * config.scenes * len(env.tasks):
+        return found
+    world, judge = load_world(starter("world"), device), load_judge(starter("judge"), device)
+    first = QuickstartConfig()
+    known = photographs(env, first.photographs, first.photograph_layout)
+    scenes = photographs(env, config.scenes, config.first_layout)
+    env = replace(env, horizon=config.adapt.rl.horizon)
+    imagine = Imagination.of(before, world, judge, env.horizon)
+    real = real_env(env, before.config.chunk, config.workers, every=before.config.chunk)
+    try:
+        for scene in scenes:
+            others = [s for s in layouts(env, config.others, config.others_layout) if s.task != scene.task]
+            source = starts_hash([scene, *known])
+            was: tuple[list[bool], list[bool]] | None = None
+            for remedy in config.remedies:
+                if (remedy, scene.task, scene.layout) in done:
+                    continue
+                training, place = config.remedied(remedy), out / f"{remedy}-{scene.task}-{scene.layout}"
+                after = adapt(before, imagine, scene, from_photographs(known), place, training, device, source)
+                was = was or _outcomes(before, real, scene, others, config)
+                now = _outcomes(after, real, scene, others, config)
+                found.append(
+                    {"remedy": remedy, "task": scene.task, "layout": scene.layout, "tasks": [s.task for s in others]}
+                    | {"scene_before": was[0], "scene_after": now[0], "before": was[1], "after": now[1]}
+                )
+                write_text(file, json.dumps(found) + "\n")
+    finally:
+        real.close()
+    return found
+
+
+def _outcomes(
+    policy: SmallVLA, real: Any, scene: Start, others: Sequence[Start], config: NewScenesConfig
+) -> tuple[list[bool], list[bool]]:
+    """Real outcomes in the scene, sampled, and from the others, greedy."""
+    temperature = config.adapt.rl.temperature
+    own = score_real(policy, real, [scene] * config.trials, temperature=temperature, seed=0)
+    rest = score_real(policy, real, others, temperature=0.0, seed=0)
+    return [bool(r.verdict.succeeded) for r in own], [bool(r.verdict.succeeded) for r in rest]

@@ -1,0 +1,172 @@
+"""The first table of `python -m studies.tables` and its picture: the methods, and the simulator by its mismatch."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from worldgymnast.evaluation.success import EpisodeResult, Estimate, SuccessTable, success_table
+from worldgymnast.records import read_outcomes
+from worldgymnast.report.charts import PRINTED, printed
+from worldgymnast.report.world import Sheet
+
+METHODS = {
+    "sft": "SFT",
+    "sft-everything": "SFT on everything",
+    "iter-sft": "Iter-SFT",
+    "rl-simulator": "RL in the simulator",
+    "rl-world": "RL in the world model",
+}
+OURS, _SIMULATED = "rl-world", "rl-simulator"
+_PICTURED = "Mean over the tasks with 95 % intervals over layouts; hollow: each seed. Right: one seed, its layouts."
+_WORTH = "Against RL in the world model: difference of mean real success over the tasks, on the same layouts."
+
+
+def sheets(evaluations: Path, mismatch: float) -> list[Sheet]:
+    """The tables of the cells whose real evaluations lie in that folder.
+
+    Args:
+        evaluations: the folder.
+        mismatch: of the simulator that is one of the methods.
+    """
+    ours = rows_of(evaluations, OURS)
+    if not ours:
+        return []
+    made = [_methods(evaluations, ours), _tasks(evaluations, ours)]
+    if mismatched := _mismatches(evaluations, mismatch):
+        head = ["mismatch", "real success", "RL in the world model, minus it", "tasks where the simulator is better"]
+        rows = [[f"{x:g}", *_worth(paired(found, ours))] for x, found in mismatched]
+        said = "One seed; at 0 the simulator is the real environment, without randomisation."
+        made.append(Sheet("RL in the simulator, by its mismatch", head, rows, said))
+    return made
+
+
+def _methods(evaluations: Path, ours: Sequence[EpisodeResult]) -> Sheet:
+    rows = []
+    for method, name in METHODS.items():
+        if found := rows_of(evaluations, method):
+            each = [paired(part, ours) for part in _by_seed(found)]
+            success, difference, worse = _worth(paired(found, ours))
+            own = [name, success, ", ".join(f"{100 * one.before.value:.0f}" for one in each)]
+            gains = ", ".join(f"{100 * one.difference.mean:+.0f}" for one in each)
+            rows.append([*own, "", "", ""] if method == OURS else [*own, difference, gains, worse])
+    head = ["", "real success", "by seed", "RL in the world model, minus it", "by seed", "tasks where it is worse"]
+    return Sheet("Methods", head, rows, _WORTH)
+
+
+def _worth(table: SuccessTable) -> tuple[str, str, str]:
+    """Real success, what RL in the world model has more, and the tasks in which it has significantly less."""
+    return str(table.before), str(table.difference), ", ".join(row.task for row in table.rows if row.worse)
+
+
+def _by_seed(rows: Sequence[EpisodeResult]) -> list[list[EpisodeResult]]:
+    return [[row for row in rows if row.seed == seed] for seed in sorted({row.seed for row in rows})]
+
+
+def _tasks(evaluations: Path, ours: Sequence[EpisodeResult]) -> Sheet:
+    """Real success by task, a column a method."""
+    tables = {name: paired(rows, ours) for method, name in METHODS.items() if (rows := rows_of(evaluations, method))}
+    first = next(iter(tables.values()))
+    lines = [[row.task, *(str(table.rows[i].before) for table in tables.values())] for i, row in enumerate(first.rows)]
+    return Sheet("By task", ["task", *tables], lines, "Wilson intervals, all seeds together.")
+
+
+def _mismatches(evaluations: Path, mismatch: float) -> list[tuple[float, list[EpisodeResult]]]:
+    """RL in simulators that are ever more wrong; the methods' own on the layouts of the others."""
+    files = evaluations.glob("rl-simulator-mismatch-*.json")
+    found = [(float(file.stem.rpartition("-")[2]), read(file)) for file in files]
+    if found and (own := same(rows_of(evaluations, _SIMULATED), found[0][1])):
+        found.append((mismatch, own))
+    return sorted(found, key=lambda one: one[0])
+
+
+def picture(evaluations: Path, mismatch: float) -> bytes | None:
+    """A PNG file's content: real success of every method, and of RL in simulators by their mismatch."""
+    rows = {name: found for method, name in METHODS.items() if (found := rows_of(evaluations, method))}
+    mismatched = _mismatches(evaluations, mismatch)
+    if METHODS[OURS] not in rows:
+        return None
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(printed()):
+        figure = Figure(figsize=(10, 3.9), dpi=160, facecolor=PRINTED["paper"])
+        figure.set_layout_engine("constrained", h_pad=0.08, w_pad=0.16)
+        figure.supxlabel(_PICTURED, x=0.02, ha="left", fontsize=9.5, color=PRINTED["faint"])
+        left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+        _draw_methods(left, rows)
+        _draw_mismatches(right, mismatched, rows[METHODS[OURS]])
+        for axes in (left, right):
+            axes.set_facecolor(PRINTED["paper"])
+            axes.grid(axis="x" if axes is left else "y")
+            axes.set_axisbelow(True)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _draw_methods(axes: Any, rows: dict[str, list[EpisodeResult]]) -> None:
+    """A row a method: the mean and its interval; hollow, every seed alone."""
+    ours = METHODS[OURS]
+    for y, (name, found) in enumerate(rows.items()):
+        color = PRINTED["series-0" if name == ours else "series-1"]
+        whole = _success(found)
+        axes.plot([100 * whole.low, 100 * whole.high], [y, y], color=color, linewidth=2.5)
+        axes.plot([100 * whole.value], [y], "o", color=color, markersize=8)
+        seeds = [100 * _success(part).value for part in _by_seed(found)]
+        axes.plot(seeds, [y + 0.22] * len(seeds), "o", color=color, markersize=4.5, markerfacecolor="none")
+    axes.set(xlim=(0, 100), ylim=(len(rows) - 0.5, -0.5), xlabel="real success, %")
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.tick_params(axis="y", labelcolor=PRINTED["ink"])
+
+
+def _draw_mismatches(
+    axes: Any, mismatched: Sequence[tuple[float, list[EpisodeResult]]], ours: Sequence[EpisodeResult]
+) -> None:
+    """RL in the simulator by its mismatch, on the level of RL in the world model on the same layouts."""
+    if not mismatched:
+        axes.set_axis_off()
+        return
+    shown, level = [_success(found) for _, found in mismatched], _success(same(ours, mismatched[0][1]))
+    axes.axhspan(100 * level.low, 100 * level.high, color=PRINTED["series-0"], alpha=0.16, linewidth=0)
+    axes.axhline(100 * level.value, color=PRINTED["series-0"], label=METHODS[OURS])
+    x = [x for x, _ in mismatched]
+    for at, one in zip(x, shown, strict=True):
+        axes.plot([at, at], [100 * one.low, 100 * one.high], color=PRINTED["series-1"], linewidth=2.5)
+    axes.plot(x, [100 * one.value for one in shown], "o-", color=PRINTED["series-1"], label=METHODS[_SIMULATED])
+    axes.set(ylim=(0, 100), xlabel="mismatch of the simulator", ylabel="real success, %")
+    axes.legend(frameon=False, fontsize=10, loc="lower left")
+
+
+def _success(rows: Sequence[EpisodeResult]) -> Estimate:
+    """Mean real success over the tasks."""
+    return success_table(rows, rows).before
+
+
+def paired(rows: Sequence[EpisodeResult], ours: Sequence[EpisodeResult]) -> SuccessTable:
+    """Both on the layouts that they share: `rows` before, `ours` after."""
+    return success_table(same(rows, ours), same(ours, rows))
+
+
+def same(rows: Sequence[EpisodeResult], others: Sequence[EpisodeResult]) -> list[EpisodeResult]:
+    """The episodes whose task, layout and seed are among the others'."""
+    there = {(r.task, r.layout, r.seed) for r in others}
+    return [r for r in rows if (r.task, r.layout, r.seed) in there]
+
+
+def rows_of(evaluations: Path, method: str) -> list[EpisodeResult]:
+    """Every episode of a method's cells, seed after seed."""
+    return [row for file in files_of(evaluations, method) for row in read(file)]
+
+
+def files_of(folder: Path, name: str) -> list[Path]:
+    """The files of a name's cells, seed after seed."""
+    return [f for f in sorted(folder.glob(f"{name}-*.json")) if f.stem.removeprefix(f"{name}-").isdigit()]
+
+
+def read(file: Path, key: str = "policy") -> list[EpisodeResult]:
+    """A policy's episodes in an evaluation's file; none where it is not there."""
+    rows = read_outcomes(file).get(key, [])
+    return [EpisodeResult(r["task"], r["layout"], r["seed"], r.get("success"), 0) for r in rows]

@@ -1,0 +1,94 @@
+"""What docs/results.md compares, cell by cell: `python -m studies.tables --which methods`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from studies import cells
+from studies import report_methods as methods
+from studies import report_results as results
+from studies.cells import TablesConfig
+from worldgymnast.cli.command import (
+    LENT,
+    Computing,
+    Weights,
+    wrote,
+)
+from worldgymnast.cli.commands.agree import compared
+from worldgymnast.cli.main import main
+from worldgymnast.envs.metaworld import check_tasks
+from worldgymnast.measure.agreement import AgreeConfig
+from worldgymnast.recipes.dyna import DynaConfig
+from worldgymnast.recipes.finetune import FinetuneConfig
+from worldgymnast.recipes.iterated_sft import IterSftConfig
+from worldgymnast.recipes.record import RecordConfig
+from worldgymnast.report import tables as terminal
+from worldgymnast.report.world import page
+from worldgymnast.weights import write_bytes, write_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tables(Computing):
+    """What docs/results.md compares: methods, diverse training, new scenes, Dyna by round, agreement; cell by cell.
+
+    Attributes:
+        config: how many cells, and how much each.
+        quick: short trainings, one seed and few layouts: every table, its intervals wide.
+        out: the folder of the cells; runs/tables, or runs/tables-quick, if left out.
+        markdown: also write the tables to this .md file.
+    """
+
+    hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {
+        RecordConfig: ("env",), FinetuneConfig: ("env",), IterSftConfig: ("env",), AgreeConfig: ("env",),
+        DynaConfig: ("score",),
+    }  # fmt: skip
+    instead: ClassVar[str] = "every cell has the same environment: use --env flags"
+    config: Annotated[TablesConfig, LENT] = TablesConfig()
+    quick: bool = False
+    out: Weights = None
+    markdown: Weights = None
+
+    def __call__(self) -> int:
+        """Fills every cell that is not there, and prints and writes the tables."""
+        self.prepare()
+        out = self.out or Path("runs/tables-quick" if self.quick else "runs/tables")
+        config = self.config.quick() if self.quick else self.config
+        env = config.env
+        config = replace(
+            config,
+            record=replace(config.record, env=env),
+            finetune=replace(config.finetune, env=env),
+            iter_sft=replace(config.iter_sft, env=env),
+            agree=replace(config.agree, env=env),
+            dyna=replace(config.dyna, finetune=replace(config.dyna.finetune, env=env)),
+        )
+        check_tasks((*env.tasks, *config.diverse.tasks))
+        cells.tables(out, config, self.device)
+        evaluations = cells.evaluations(out, config)
+        shown = [
+            *methods.sheets(evaluations, config.mismatch),
+            *results.diverse(cells.places(out, config)),
+            *results.scenes(cells.scenes_file(out, config)),
+            *results.dyna(out, evaluations),
+        ]
+        folder = cells.agreement(out, config)
+        if (file := folder / "outcomes.json").exists():
+            agreed, scattered = compared(cells.compared_groups(json.loads(file.read_text())), config.agree)
+            shown += agreed
+            write_bytes(folder / "agreement.png", scattered)
+        if (drawn := methods.picture(evaluations, config.mismatch)) is not None:
+            write_bytes(out / "methods.png", drawn)
+        for sheet in shown:
+            terminal.show(terminal.sheet(sheet))
+        target = self.markdown or out / "tables.md"
+        write_text(target, page(shown, "Every method, measured for real"))
+        return wrote(target)
+
+
+if __name__ == "__main__":
+    sys.exit(main(study={"studies.tables": Tables}))

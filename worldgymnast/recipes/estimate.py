@@ -1,0 +1,111 @@
+"""How long a finetuning will take on this machine, from a few seconds of each of its parts."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from worldgymnast.envs.metaworld import MetaWorldConfig, MetaWorldEnv
+from worldgymnast.measure.real import layouts
+from worldgymnast.policies.small_vla import SmallVLA
+from worldgymnast.rl.reinforce import ReinforceConfig, scorings
+from worldgymnast.rl.rollout import group
+from worldgymnast.rl.trainer import Trainer
+from worldgymnast.surrogates.imagination import Imagination, score_in
+from worldgymnast.types import Rollout, Start, Verdict
+
+_LOOKS = 2
+"""Looks of the rollouts that are timed."""
+_AGAIN = 1.3
+"""Rollouts imagined for each that a step asks for: groups without signal are drawn anew once."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds that one of each takes here.
+
+    Attributes:
+        imagined: an imagined frame, of many side by side, policy and judge included.
+        learned: a look that the policy learns from once.
+        acted: an action in the real environment, in one process.
+        laid_out: a new layout there.
+    """
+
+    imagined: float
+    learned: float
+    acted: float
+    laid_out: float
+
+    def finetuning(self, rl: ReinforceConfig, chunk: int, tasks: int, workers: int) -> float:
+        """Seconds of reinforcement learning with its scorings."""
+        rollouts = rl.starts * rl.group_size
+        step = _AGAIN * rollouts * rl.horizon * self.imagined
+        step += rl.trainer.updates * rollouts * (rl.horizon / chunk) * self.learned
+        scored = len(scorings(rl)) * rl.evaluate_starts * tasks
+        return rl.steps * step + self.evaluation(scored, rl.horizon, workers)
+
+    def evaluation(self, episodes: int, horizon: int, workers: int) -> float:
+        """Seconds of so many real episodes, and of the same starts imagined."""
+        return episodes * ((self.laid_out + horizon * self.acted) / workers + horizon * self.imagined)
+
+
+def pace(policy: SmallVLA, imagine: Imagination, env: MetaWorldConfig, rl: ReinforceConfig) -> Pace:
+    """Takes a few seconds of each part; changes nothing."""
+    start = layouts(env, 1, 0)[0]
+    acted, laid_out, seen = _real(env, start)
+    rows = min(rl.rows, rl.starts * rl.group_size)
+    short = Imagination.of(policy, imagine.world, imagine.judge, _LOOKS * policy.config.chunk).hasty()
+    seconds, rollouts = _timed(
+        lambda: score_in(short, policy, [seen] * rows, rows=rows, temperature=rl.temperature, seed=0)
+    )
+    imagined = seconds / (rows * short.horizon)
+    return Pace(imagined, _learning(policy, rollouts[: 2 * rl.trainer.micro_batch], rl), acted, laid_out)
+
+
+def _timed(act: Callable[[], list[Rollout]]) -> tuple[float, list[Rollout]]:
+    """Seconds of the second call: the first one warms up."""
+    act()
+    began = time.perf_counter()
+    found = act()
+    return time.perf_counter() - began, found
+
+
+def _real(env: MetaWorldConfig, start: Start) -> tuple[float, float, Start]:
+    """Seconds an action and a layout, and the start with its frame."""
+    camera = MetaWorldEnv(env)
+    try:
+        camera.reset(seed=0, options={"task": start.task})
+        began = time.perf_counter()
+        seen, _ = camera.reset(seed=1, options={"task": start.task})
+        laid_out, began = time.perf_counter() - began, time.perf_counter()
+        for _ in range(4):
+            camera.step(np.zeros(env.action_spec.dim, np.float32))
+        acted = (time.perf_counter() - began) / 4
+    finally:
+        camera.close()
+    return acted, laid_out, Start(seen["image"], start.instruction, start.task)
+
+
+def _learning(policy: SmallVLA, rollouts: list[Rollout], rl: ReinforceConfig) -> float:
+    """Seconds a look: an update of a copy, on rollouts of which every other one is said to have succeeded."""
+    said = [r.judged(Verdict(float(i % 2)), _LOOKS) for i, r in enumerate(rollouts)]
+    trainer, generator = Trainer(copy.deepcopy(policy), rl.trainer), torch.Generator().manual_seed(0)
+    groups = group(said, len(said))
+    began = time.perf_counter()
+    trainer.update(groups, generator)
+    return (time.perf_counter() - began) / (rl.trainer.updates * len(said) * _LOOKS)
+
+
+def said(seconds: float) -> str:
+    """A duration as one would say it before it has passed.
+
+    >>> said(100), said(1000)
+    ('about 2 minutes', 'about 17 minutes')
+    """
+    minutes = max(1, round(seconds / 60))
+    return f"about {minutes} minute{'s' if minutes > 1 else ''}"

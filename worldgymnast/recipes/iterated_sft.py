@@ -1,0 +1,247 @@
+"""Iterated imitation: the baseline that learns from the judged successes of its own imagination alone.
+
+In every round the policy is rolled out in the surrogate, what the judge calls a success is kept, and the policy
+imitates it, in equal parts with its demonstrations (Iter-SFT of World-Gymnast, arXiv 2602.02454; filtered behaviour
+cloning, as in STaR, arXiv 2203.14465, and ReST, arXiv 2308.08998). It sees what reinforcement learning sees, but only
+what went well. The round that scores highest for real is the result, as in `reinforce`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from worldgymnast.actions import require_same
+from worldgymnast.envs.metaworld import INSTRUCTIONS, MetaWorldConfig
+from worldgymnast.episodes.windows import EpisodeSet, data_hash, from_episodes
+from worldgymnast.errors import InputError, in_range
+from worldgymnast.measure.real import layouts, real_env
+from worldgymnast.policies.small_vla import SmallVLA
+from worldgymnast.progress import Progress
+from worldgymnast.recipes.finetune import FPS, save_gallery, scorer
+from worldgymnast.recipes.record import episodes_of
+from worldgymnast.registry import Manifest, load_policy, save_component, to_dict
+from worldgymnast.rl.collect import Sample
+from worldgymnast.run import Run
+from worldgymnast.run_folder import resuming
+from worldgymnast.surrogates.imagination import Surrogate, score_in
+from worldgymnast.training.batches import imitation_batches
+from worldgymnast.training.fit import Batches, FitConfig, fit
+from worldgymnast.types import Metrics, Observation, Rollout
+from worldgymnast.weights import identity
+
+
+@dataclass(frozen=True)
+class IterSftConfig:
+    """Rounds of imagination and imitation.
+
+    Attributes:
+        env: the real environment of the scorings.
+        rounds: how many.
+        starts: starts a round.
+        group_size: rollouts per start.
+        temperature: of sampling.
+        rows: most rollouts imagined side by side.
+        horizon: actions in an imagined rollout.
+        batch: looks a step of imitation, half of them demonstrations.
+        fit: the optimiser of every round.
+        evaluate_starts: starts per task of a scoring, before the first round and after each.
+        score_layout: first layout of the scorings.
+        workers: processes of the real environment.
+        seed: of every random draw.
+    """
+
+    env: MetaWorldConfig = MetaWorldConfig()
+    rounds: int = 5
+    starts: int = 64
+    group_size: int = 8
+    temperature: float = 1.0
+    rows: int = 96
+    horizon: int = 24
+    batch: int = 64
+    fit: FitConfig = FitConfig(steps=300, lr=5e-4)
+    evaluate_starts: int = 8
+    score_layout: int = 5_000_000
+    workers: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        in_range(self, 1, "rounds", "starts", "group_size", "rows", "horizon", "workers")
+        in_range(self, 2, "batch")
+        in_range(self, 1e-3, "temperature")
+        in_range(self, 0, "evaluate_starts", "score_layout", "seed")
+
+
+def iter_sft(
+    policy: SmallVLA,
+    surrogate: Surrogate,
+    starts: Sample,
+    demonstrations: EpisodeSet,
+    out: Path,
+    config: IterSftConfig,
+    device: str = "cpu",
+    data: str = "",
+) -> SmallVLA:
+    """Rounds in OUT/round-N, the best one's policy in OUT/policy.safetensors; finished rounds are skipped.
+
+    Args:
+        policy: where it begins.
+        surrogate: imagines and judges.
+        starts: draws them.
+        demonstrations: what is imitated beside.
+        out: the run folder.
+        config: the rounds.
+        device: where to train.
+        data: says where the starts come from.
+
+    Raises:
+        InputError: a round has no success to imitate.
+    """
+    require_same(policy.action_spec, surrogate.action_spec, "policy and surrogate")
+    require_same(policy.action_spec, demonstrations.spec, "policy and demonstrations")
+    result = out / "policy.safetensors"
+    inputs = {"policy": identity(policy), **surrogate.inputs(), "starts": data, "data": data_hash(demonstrations)}
+    with Run(out, to_dict(config) | {"inputs": inputs}) as run:
+        if run.finished is None:
+            kept, metrics = _rounds(policy, surrogate, starts, demonstrations, run, config, device)
+            save_component(result, kept, Manifest(run.command, config.seed, inputs["policy"], metrics))
+            run.finish(metrics)
+    return load_policy(result, device)
+
+
+def _rounds(
+    begun: SmallVLA,
+    surrogate: Surrogate,
+    starts: Sample,
+    demonstrations: EpisodeSet,
+    run: Run,
+    config: IterSftConfig,
+    device: str,
+) -> tuple[SmallVLA, Metrics]:
+    """The policy of the best round, and its metrics; goes on after the newest round that was scored."""
+    policy = begun
+    real = None  # where nothing is scored, as for a robot that is not here
+    if config.evaluate_starts:
+        real = real_env(replace(config.env, horizon=config.horizon), policy.config.chunk, config.workers)
+    scored_on = layouts(config.env, config.evaluate_starts, config.score_layout)
+    checkpoint = run.load()
+    with resuming(run.path):
+        first, best = (checkpoint.step, int(checkpoint.state["best"])) if checkpoint else (0, 0)
+    if first > 1:
+        policy = load_policy(_result(run.path, first - 1), device)
+    try:
+        for number in range(first, config.rounds + 1):
+            learned: Metrics = {}
+            if number:
+                policy, learned = _round(policy, surrogate, starts, demonstrations, run.path, config, number, device)
+            scored = scorer(policy, surrogate, real, scored_on, config.rows)(number)
+            run.log(number, learned | (scored.metrics() | scored.by_task(number) if scored else {}))
+            rates = {int(row["step"]): row.get("real_success", 0.0) for row in run.metrics()}
+            best = max(rates, key=lambda i: (rates[i], i))
+            if scored is not None:
+                save_gallery(run, scored, policy.action_spec.rate or FPS)
+            run.save(number + 1, {}, {"best": best})
+    except BaseException:
+        surrogate.abandon()
+        raise
+    finally:
+        if real is not None:
+            real.close()
+        surrogate.close()
+    row = next((row for row in run.metrics() if row["step"] == best), {})
+    found = {k: v for k, v in row.items() if k not in ("step", "time")}
+    return begun if best == 0 else load_policy(_result(run.path, best), device), found | {"best_step": float(best)}
+
+
+def _result(out: Path, number: int) -> Path:
+    return out / f"round-{number}" / "policy.safetensors"
+
+
+def _round(
+    policy: SmallVLA,
+    surrogate: Surrogate,
+    starts: Sample,
+    demonstrations: EpisodeSet,
+    out: Path,
+    config: IterSftConfig,
+    number: int,
+    device: str,
+) -> tuple[SmallVLA, Metrics]:
+    """The policy that `policy` becomes in a round, and what was seen on the way."""
+    result = _result(out, number)
+    folder = result.parent
+    with Run(folder, {"round": number, "inputs": {"policy": identity(policy)}}) as run:
+        if run.finished is None:
+            seed = config.seed * 1_000_003 + number
+            rollouts = _rollouts(policy, surrogate, starts, config, number)
+            won = list(successes(rollouts))
+            if not won:
+                raise InputError(
+                    f"{folder}: found no success among {len(rollouts)} imagined rollouts, expected some to imitate; "
+                    "give starts or a policy that sometimes succeed, or more --starts"
+                )
+            spec = policy.action_spec
+            episodes = from_episodes(list(episodes_of(won, "imagined", spec, spec.rate or FPS)))
+            metrics: Metrics = {
+                "reward": len(won) / len(rollouts),
+                "imitated": float(len(won)),
+                "judge_error_rate": sum(r.verdict.score is None for r in rollouts) / len(rollouts),
+                "imagined_frames": float(sum(len(r.frames) - 1 for r in rollouts)),
+            }
+            k, half = policy.config.chunk, config.batch // 2
+            batches = together(
+                imitation_batches(demonstrations, k, config.batch - half, seed, INSTRUCTIONS),
+                imitation_batches(episodes, k, half, seed + 1, INSTRUCTIONS),
+            )
+            learner = copy.deepcopy(policy).to(device)
+            metrics |= fit(learner, batches, replace(config.fit, seed=seed), run, f"imitation, round {number}")
+            save_component(result, learner, Manifest(run.command, seed, data_hash(episodes), metrics))
+            run.finish(metrics)
+        metrics = dict(run.finished or {})
+    return load_policy(result, device), metrics
+
+
+def _rollouts(
+    policy: SmallVLA, surrogate: Surrogate, starts: Sample, config: IterSftConfig, number: int
+) -> list[Rollout]:
+    """What is imagined in a round."""
+    chosen = starts(np.random.default_rng([config.seed, number]), config.starts)
+    wanted = [start for start in chosen for _ in range(config.group_size)]
+    rollouts: list[Rollout] = []
+    with Progress(f"imagining, round {number}", len(wanted)) as progress:
+        for i in range(0, len(wanted), config.rows):
+            part = wanted[i : i + config.rows]
+            seed = (config.seed * 1_000_003 + number) * 1_000 + i // config.rows
+            rollouts += score_in(surrogate, policy, part, rows=config.rows, temperature=config.temperature, seed=seed)
+            progress.advance(len(part))
+    return rollouts
+
+
+def successes(rollouts: Iterable[Rollout]) -> Iterator[Rollout]:
+    """The judged successes, labelled as such from the frame at which the judge saw them on."""
+    for rollout in rollouts:
+        if rollout.verdict.succeeded:
+            last = len(rollout.frames) - 1
+            frame = last if rollout.verdict.success_frame is None else min(rollout.verdict.success_frame, last)
+            yield replace(rollout, success=np.arange(last + 1) >= frame)
+
+
+def together(first: Batches, second: Batches) -> Batches:
+    """Batches of imitation of both."""
+
+    def make(step: int) -> Mapping[str, Any]:
+        a, b = first(step), second(step)
+        images = torch.cat([a["obs"].image, b["obs"].image])
+        return {
+            "obs": Observation(images, [*a["obs"].instruction, *b["obs"].instruction]),
+            "actions": torch.cat([a["actions"], b["actions"]]),
+            "mask": torch.cat([a["mask"], b["mask"]]),
+        }
+
+    return make

@@ -1,0 +1,190 @@
+"""Named functions, each of which returns a whole recipe. Tuning is a flag; another component or scale is a preset."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import replace
+
+from worldgymnast.envs.metaworld import MetaWorldConfig
+from worldgymnast.errors import InputError
+from worldgymnast.judges.classifier import ClassifierConfig
+from worldgymnast.measure.real import ScoreConfig
+from worldgymnast.policies.small_vla import SmallVLAConfig
+from worldgymnast.recipes.finetune import FinetuneConfig
+from worldgymnast.recipes.quickstart import QuickstartConfig
+from worldgymnast.recipes.record import PolicyRecordConfig, RecordConfig
+from worldgymnast.recipes.relearn import Relearning
+from worldgymnast.recipes.reproduce import Recipe
+from worldgymnast.rl.reinforce import ReinforceConfig
+from worldgymnast.training.fit import FitConfig
+from worldgymnast.training.judge import JudgeTraining
+from worldgymnast.training.policy import PolicyTraining
+from worldgymnast.training.world import EMBEDDED, WorldTraining
+from worldgymnast.worldmodel.autoencoder import AutoencoderConfig
+from worldgymnast.worldmodel.objective import DiffusionConfig
+from worldgymnast.worldmodel.sampler import WorldModelConfig
+from worldgymnast.worldmodel.transformer import TransformerConfig
+from worldgymnast.worldmodel.vae import SD3, VAEConfig
+
+
+def metaworld() -> Recipe:
+    """The six-task suite from nothing: up to four hours on two cores."""
+    return Recipe()
+
+
+def quickstart() -> Recipe:
+    """As `metaworld`, with one RL seed and the evaluations of `make quickstart`."""
+    short = QuickstartConfig()
+    return replace(metaworld(), finetune=short.finetune, score=short.score, seeds=(short.finetune.rl.seed,))
+
+
+def debug() -> Recipe:
+    """Every stage with tiny everything, a minute on a CPU; its numbers mean nothing."""
+    env = MetaWorldConfig(tasks=("drawer-open", "door-close"), horizon=8)
+    brief = FitConfig(steps=10, log_every=5, save_every=5)
+    briefer = replace(brief, steps=2)
+    sizes = WorldModelConfig(
+        AutoencoderConfig(channels=8, widths=(8, 16, 16), blocks=(1, 1, 1)),
+        TransformerConfig(channels=8, grid=(8, 8), patch=2, width=64, layers=1, heads=2, window=4),
+        EMBEDDED.objective,
+        detail=EMBEDDED.detail,
+        success_head=8,
+    )
+    world = WorldTraining(sizes, frames=8, autoencoder=brief, clips=2, length=4, fit=brief)
+    judge = JudgeTraining(ClassifierConfig(widths=(8, 8, 16)), batch=8, fit=brief, calibration=1, late=2)
+    rl = ReinforceConfig(steps=2, starts=2, group_size=4, rows=8, horizon=8, evaluate_every=2, evaluate_starts=1)
+    return aligned(
+        Recipe(
+            env=env,
+            record=RecordConfig(expert=2, noisy=2, play=2, length=8, workers=1),
+            policy=PolicyTraining(SmallVLAConfig(width=16, blocks=1, hidden=32), demonstrations=2, batch=8, fit=brief),
+            rollouts=PolicyRecordConfig((1.0,), 3, length=8, workers=1),
+            held_out=PolicyRecordConfig((1.0,), 2, length=8, seed=3_000_000, workers=1),
+            world=world,
+            judge=judge,
+            rounds=1,
+            explorers=2,
+            explore=FinetuneConfig(rl=replace(rl, steps=1, evaluate_starts=0, keep_best=False)),
+            explored=PolicyRecordConfig((1.0,), 1, length=8, seed=2_050_000, workers=1),
+            again=Relearning(0.5, replace(world, fit=briefer), replace(judge, fit=briefer)),
+            finetune=FinetuneConfig(rl=rl, workers=1),
+            seeds=(0,),
+            score=ScoreConfig(per_task=2, workers=1),
+        )
+    )
+
+
+PRESETS: dict[str, Callable[[], Recipe]] = {f.__name__: f for f in (metaworld, quickstart, debug)}
+
+
+# ---------------------------------------------------------------- world models by size
+
+
+def embedded() -> WorldTraining:
+    """7M parameters on 64x64 frames: an hour on two cores."""
+    return WorldTraining()
+
+
+def bridge_25m() -> WorldTraining:
+    """256x256 frames in WorldGym's actions, with an autoencoder of its own: half an hour on two cores."""
+    transformer = TransformerConfig(
+        channels=32, grid=(16, 16), patch=2, width=320, layers=6, heads=4, window=8, action_dim=10
+    )
+    return WorldTraining(
+        WorldModelConfig(transformer=transformer, detail=0.3),
+        frames=8,
+        autoencoder=FitConfig(steps=1400, lr=1.5e-3, weight_decay=0.0, ema=0.99),
+        clips=4,
+        length=12,
+        fit=FitConfig(steps=1000, lr=1.2e-3, ema=0.99, save_every=100),
+    )
+
+
+def bridge_25m_diffusion() -> WorldTraining:
+    """The same size in the published way: v-prediction, 20 frames of context, 10 steps with guidance."""
+    base = bridge_25m()
+    transformer = replace(base.world.transformer, window=20, context=0, learned_positions=False)
+    world = WorldModelConfig(
+        transformer=transformer, objective=DiffusionConfig(), steps=10, guidance=3.0, slide="recompute", detail=0.3
+    )
+    return replace(base, world=world, clips=3, length=19, fit=replace(base.fit, lr=8e-4))
+
+
+def bridge_150m() -> WorldTraining:
+    """Latents of Stable Diffusion 3's image VAE, ours in objective and context: for one GPU."""
+    transformer = TransformerConfig(
+        channels=16, grid=(32, 32), patch=2, width=640, layers=10, heads=10, window=12, action_dim=10
+    )
+    return WorldTraining(
+        WorldModelConfig(VAEConfig(SD3), transformer),
+        clips=8,
+        length=16,
+        fit=FitConfig(steps=100_000, lr=3e-4, ema=0.999, weight_decay=0.02, save_every=1000),
+    )
+
+
+def bridge_600m() -> WorldTraining:
+    """The published shape and settings (WorldGym, arXiv 2506.00613): for several GPUs."""
+    transformer = TransformerConfig(
+        channels=16,
+        grid=(32, 32),
+        patch=2,
+        width=1024,
+        layers=16,
+        heads=16,
+        window=20,
+        action_dim=10,
+        context=0,
+        learned_positions=False,
+    )
+    return WorldTraining(
+        WorldModelConfig(VAEConfig(SD3), transformer, DiffusionConfig(), steps=10, guidance=3.0, slide="recompute"),
+        clips=8,
+        length=19,
+        fit=FitConfig(steps=300_000, lr=5e-5, ema=0.999, weight_decay=0.02, save_every=1000),
+    )
+
+
+WORLDS: dict[str, Callable[[], WorldTraining]] = {
+    f.__name__.replace("_", "-"): f for f in (embedded, bridge_25m, bridge_25m_diffusion, bridge_150m, bridge_600m)
+}
+
+
+def preset(name: str) -> Recipe:
+    """The recipe of that name.
+
+    Raises:
+        InputError: there is none; the message has one that is near.
+    """
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.5)
+        meant = f"; did you mean '{near[0]}'?" if near else ""
+        raise InputError(f"preset: found '{name}', expected one of {', '.join(PRESETS)}{meant}")
+    return PRESETS[name]()
+
+
+def aligned(recipe: Recipe) -> Recipe:
+    """The recipe with its one `env` in every stage that has the real environment."""
+    return replace(
+        recipe,
+        record=replace(recipe.record, env=recipe.env),
+        explore=replace(recipe.explore, env=recipe.env),
+        finetune=replace(recipe.finetune, env=recipe.env),
+    )
+
+
+def override(base: Recipe, changed: Recipe) -> Recipe:
+    """`changed`, made from `base` by flags, with its `env` in every stage.
+
+    Raises:
+        InputError: a flag changed the environment of one stage alone.
+    """
+    for name, before, after in (
+        ("record.env", base.record.env, changed.record.env),
+        ("explore.env", base.explore.env, changed.explore.env),
+        ("finetune.env", base.finetune.env, changed.finetune.env),
+    ):
+        if before != after:
+            raise InputError(f"field '{name}': differs from 'env', expected one for all stages; use --env flags")
+    return aligned(changed)

@@ -1,0 +1,130 @@
+"""The main job on shipped parts: finetune the starter policy in the starter world, and measure both for real.
+
+No gradient comes from a real episode: reinforcement learning starts from photographs of new layouts. Real episodes
+measure: a few at each scoring, which also choose the step that is kept, and the paired evaluation at the end.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from worldgymnast.errors import InputError, in_range
+from worldgymnast.files import json_object
+from worldgymnast.ledger import FILE, Ledger
+from worldgymnast.measure.real import ScoreConfig, from_photographs, photographs
+from worldgymnast.policies.small_vla import SmallVLA
+from worldgymnast.recipes.estimate import pace, said
+from worldgymnast.recipes.finetune import FinetuneConfig, finetune
+from worldgymnast.recipes.reproduce import Recipe, evaluate
+from worldgymnast.records import read_object
+from worldgymnast.registry import load_judge, load_policy, load_world, to_dict
+from worldgymnast.rl.reinforce import ReinforceConfig
+from worldgymnast.run import Run, finished, stage
+from worldgymnast.surrogates.imagination import Imagination
+from worldgymnast.weights import identity
+
+PLATE = "plate.png"
+"""The file of the starter camera's empty scene."""
+
+
+@dataclass(frozen=True)
+class QuickstartConfig:
+    """Finetuning from photographs, and the final evaluation.
+
+    Attributes:
+        finetune: RL and its scorings.
+        photographs: new layouts a task of which one frame each is taken.
+        photograph_layout: first of these layouts.
+        score: the final paired evaluation.
+    """
+
+    finetune: FinetuneConfig = FinetuneConfig(rl=ReinforceConfig(evaluate_starts=8))
+    photographs: int = 30
+    photograph_layout: int = 6_000_000
+    score: ScoreConfig = ScoreConfig(per_task=20, first_layout=7_000_000)
+
+    def __post_init__(self) -> None:
+        in_range(self, 1, "photographs")
+        in_range(self, 0, "photograph_layout")
+
+
+def starter(name: str) -> Path:
+    """The file of a starter component: "policy", "world" or "judge"."""
+    path = Path(str(importlib.resources.files("worldgymnast") / "starter" / f"{name}.safetensors"))
+    if not path.is_file():
+        raise InputError(
+            f"{path}: found no file, expected the starter {name}; install a release that ships it, or make one: "
+            "worldgymnast reproduce metaworld"
+        )
+    return path
+
+
+def starter_explorers() -> list[Path]:
+    """The files of the policies whose rollouts the starter's world and judge learned from last."""
+    folder = Path(str(importlib.resources.files("worldgymnast") / "starter"))
+    return sorted(folder.glob("explorer-*.safetensors"), key=lambda path: int(path.stem.rpartition("-")[2]))
+
+
+def starter_plate() -> Path:
+    """The empty scene of the embedded camera, as `scenes.plate` reads it."""
+    return Path(str(importlib.resources.files("worldgymnast") / "starter" / PLATE))
+
+
+def starter_budget() -> dict[str, int]:
+    """How many real episodes of each kind went into the starter components: "budget" in their manifest.json."""
+    file = Path(str(importlib.resources.files("worldgymnast") / "starter" / "manifest.json"))
+    return dict(json_object(read_object(file).get("budget", {}), file, "budget"))
+
+
+def quickstart(
+    out: Path,
+    config: QuickstartConfig,
+    parts: Mapping[str, Path] | None = None,
+    device: str = "cpu",
+    imagined: int = 0,
+) -> dict[str, Any]:
+    """RL in OUT/rl and OUT/evaluation.json; what is finished is skipped. Returns the evaluation.
+
+    Args:
+        out: the run folder.
+        config: how much of everything.
+        parts: files of "policy", "world" and "judge"; the starter's where left out.
+        device: where to train and imagine.
+        imagined: layouts a task that the evaluation imagines and does not play.
+    """
+    given = dict(parts or {})
+    files = {name: given.get(name) or starter(name) for name in ("policy", "world", "judge")}
+    before = load_policy(files["policy"], device)
+    after = out / "rl" / "policy.safetensors"
+    world, judge = load_world(files["world"], device), load_judge(files["judge"], device, Ledger(out / FILE))
+    inputs = {"policy": identity(before), "world": identity(world), "judge": identity(judge)}
+    env, imagine = config.finetune.env, Imagination.of(before, world, judge, config.finetune.rl.horizon)
+    with Run(out, to_dict(config) | {"inputs": inputs}) as run:
+        if not finished(out / "rl") and not judge.waits:
+            seconds = _duration(before, imagine, config, imagined)
+            print(f"{said(seconds)} at the pace of this machine now", flush=True)
+        with stage(out, "reinforcement learning"):
+            done = finished(out / "rl")
+            photos = [] if done else photographs(env, config.photographs, config.photograph_layout)
+            finetune(before, imagine, from_photographs(photos), out / "rl", config.finetune, device)
+        with stage(out, "real evaluation"):
+            scored = replace(Recipe(), env=env, seeds=(0,), score=config.score)
+            policies = {"before": files["policy"], "after": after}
+            found = evaluate(out / "evaluation.json", policies, scored, device, world, judge, imagined)
+        count = config.photographs * len(env.tasks)
+        run.finish({"photographs": count, "starter_budget": {} if given else starter_budget()})
+    return found
+
+
+def _duration(policy: SmallVLA, imagine: Imagination, config: QuickstartConfig, imagined: int) -> float:
+    """Seconds that all of it should take here."""
+    finetuning, tasks = config.finetune, len(config.finetune.env.tasks)
+    paced = pace(policy, imagine, finetuning.env, finetuning.rl)
+    taken = paced.finetuning(finetuning.rl, policy.config.chunk, tasks, finetuning.workers)
+    taken += paced.evaluation(2 * config.score.per_task * tasks, finetuning.env.horizon, config.score.workers)
+    taken += 2 * imagined * tasks * finetuning.env.horizon * paced.imagined
+    return taken + (config.photographs + imagined) * tasks * paced.laid_out

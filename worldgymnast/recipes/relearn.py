@@ -1,0 +1,70 @@
+"""World and judge go on learning after new recordings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from worldgymnast.episodes.windows import EpisodeSet, concatenate
+from worldgymnast.errors import in_range
+from worldgymnast.judges.classifier import SuccessClassifier
+from worldgymnast.protocols import WorldModel
+from worldgymnast.training.fit import FitConfig
+from worldgymnast.training.judge import JudgeTraining, train_judge
+from worldgymnast.training.policy import PolicyTraining
+from worldgymnast.training.world import WorldTraining, train_world
+from worldgymnast.worldmodel.sampler import LatentWorldModel
+
+
+@dataclass(frozen=True)
+class Relearning:
+    """How world and judge go on learning when there are new episodes.
+
+    Attributes:
+        new: share of the new episodes in what the world is trained on; the rest is what it learned from before.
+        world: how its training goes on; its sizes do not count.
+        judge: the same for the judge.
+    """
+
+    new: float = 0.5
+    world: WorldTraining = WorldTraining(fit=FitConfig(steps=300, lr=5e-4, ema=0.995))
+    judge: JudgeTraining = JudgeTraining(fit=FitConfig(steps=1000, lr=5e-4))
+
+    def __post_init__(self) -> None:
+        in_range(self, 0.01, "new", high=0.99)
+
+
+Training = TypeVar("Training", PolicyTraining, WorldTraining, JudgeTraining)
+
+
+def reseeded(config: Training, seed: int) -> Training:
+    """The same training with another seed."""
+    return replace(config, fit=replace(config.fit, seed=seed))
+
+
+def relearn_world(
+    recorded: Sequence[EpisodeSet],
+    world: LatentWorldModel,
+    out: Path,
+    config: Relearning,
+    seed: int,
+    device: str = "cpu",
+) -> LatentWorldModel:
+    """The world goes on learning from `recorded`, the old episodes first, then sets of new ones in equal parts."""
+    shares = (1 - config.new, *[config.new / (len(recorded) - 1)] * (len(recorded) - 1))
+    return train_world(recorded, out, reseeded(config.world, seed), device, shares, start=world)
+
+
+def relearn_judge(
+    recorded: Sequence[EpisodeSet],
+    world: WorldModel,
+    judge: SuccessClassifier,
+    out: Path,
+    config: Relearning,
+    seed: int,
+    device: str = "cpu",
+) -> SuccessClassifier:
+    """The judge goes on learning from all of `recorded`, and from the imagination of that world."""
+    return train_judge(concatenate(recorded), world, out, reseeded(config.judge, seed), device, start=judge)

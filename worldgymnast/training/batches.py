@@ -1,0 +1,183 @@
+"""What each learner is fed: pure maps from a step to a batch, over episodes that are decoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldgymnast.episodes.gathered import Gathered
+from worldgymnast.episodes.windows import ClipSampler, EpisodeSet
+from worldgymnast.errors import InputError
+from worldgymnast.precision import Precision, autocast
+from worldgymnast.progress import Progress
+from worldgymnast.training.fit import Batches
+from worldgymnast.types import Observation
+from worldgymnast.worldmodel.autoencoder import Codec
+
+
+def frame_batches(episodes: EpisodeSet, batch: int, seed: int, weights: np.ndarray | None = None) -> Batches:
+    """Random frames for the autoencoder: "frames" uint8 [b h w 3].
+
+    `weights` [e] is how likely a frame is of each episode; without it all frames are equally likely.
+    """
+    rows = episodes.rows
+    below = None
+    if weights is not None:
+        below = np.cumsum(np.repeat(weights / (episodes.length + 1), episodes.length + 1))
+        below /= below[-1]
+
+    def make(step: int) -> Mapping[str, Any]:
+        rng = np.random.default_rng([seed, step])
+        if below is None:
+            chosen = rng.choice(rows, batch)
+        else:
+            chosen = rows[np.searchsorted(below, rng.random(batch), side="right")]
+        return {"frames": torch.from_numpy(np.asarray(episodes.frames[chosen]))}
+
+    return make
+
+
+def imitation_batches(
+    episodes: EpisodeSet,
+    chunk: int,
+    batch: int,
+    seed: int,
+    paraphrases: Mapping[str, Sequence[str]],
+    after_success: int = 3,
+) -> Batches:
+    """Looks and the actions that followed: "obs", "actions" [b k a], "mask" [b k].
+
+    Actions later than `after_success` after the first success are not imitated. The sentence is drawn from the task's
+    `paraphrases`, or is the episode's own.
+    """
+    looks, actions, mask = [], [], []
+    for e, (first, length) in enumerate(zip(episodes.first, episodes.length, strict=True)):
+        hit = np.flatnonzero(episodes.success[first : first + length + 1])
+        end = min(length, hit[0] + after_success) if len(hit) else length
+        for t in range(end):
+            within = np.arange(t, t + chunk)
+            looks.append((first + t, e))
+            actions.append(episodes.actions[first + np.minimum(within, length)])
+            mask.append(within < end)
+    if not looks:
+        raise InputError("imitation: found no action to imitate, expected at least one demonstration")
+    all_actions, all_masks = torch.from_numpy(np.stack(actions)), torch.from_numpy(np.stack(mask))
+
+    def sentence(e: int, rng: np.random.Generator) -> str:
+        choices = paraphrases.get(episodes.task[e], (episodes.instruction[e],))
+        return choices[int(rng.integers(len(choices)))]
+
+    def make(step: int) -> Mapping[str, Any]:
+        rng = np.random.default_rng([seed, step])
+        chosen = rng.integers(len(looks), size=batch)
+        frames = np.asarray(episodes.frames[[looks[i][0] for i in chosen]])
+        sentences = [sentence(looks[i][1], rng) for i in chosen]
+        return {
+            "obs": Observation(torch.from_numpy(frames), sentences),
+            "actions": all_actions[chosen],
+            "mask": all_masks[chosen],
+        }
+
+    return make
+
+
+@torch.no_grad()
+def encode_all(
+    autoencoder: Codec, frames: np.ndarray | Gathered, batch: int = 256, precision: Precision = "auto"
+) -> np.ndarray:
+    """Latents float16 [n h w c] of every frame, computed in `precision`, as those of first frames in imagination."""
+    found = []
+    with Progress("encoding frames", len(frames)) as progress:
+        for i in range(0, len(frames), batch):
+            part = torch.from_numpy(np.array(frames[i : i + batch]))
+            with autocast(precision, autoencoder.device):
+                found.append(autoencoder.encode(part).half().cpu())
+            progress.advance(len(part))
+    return torch.cat(found).numpy()
+
+
+def latent_batches(
+    episodes: EpisodeSet,
+    latents: np.ndarray,
+    length: int,
+    batch: int,
+    seed: int,
+    device: torch.device,
+    weights: np.ndarray | None = None,
+) -> Batches:
+    """Clips for the world model: "latents" [b t+1 h w c], "actions" [b t a], "mask" [b t]; `weights` [e]."""
+    sampler = ClipSampler(episodes, length, batch, seed, weights)
+
+    def make(step: int) -> Mapping[str, Any]:
+        clip = sampler(step)
+        episode, offset = clip.episode.numpy(), clip.offset.numpy()
+        within = np.minimum(offset[:, None] + np.arange(length + 1), episodes.length[episode][:, None])
+        return {
+            "latents": torch.from_numpy(latents[episodes.first[episode][:, None] + within]).to(device).float(),
+            "actions": clip.actions.to(device),
+            "mask": clip.mask.to(device),
+            "success": clip.success.to(device),
+            "labelled": clip.labelled.to(device),
+            "instruction": clip.instruction,
+        }
+
+    return make
+
+
+@dataclass(frozen=True)
+class _Labelled:
+    """Rows of one set with their labels, by task and label."""
+
+    episodes: EpisodeSet
+    rows: dict[tuple[str, bool], np.ndarray]  # [n 4]: rows of first, last possible first, present; episode
+
+
+def success_batches(
+    sets: Sequence[EpisodeSet], batch: int, seed: int, paraphrases: Mapping[str, Sequence[str]]
+) -> Batches:
+    """Pairs of frames with their label for the judge, every task and both labels equally often, sets in equal parts.
+
+    The first frame of a pair is that of the episode, or a quarter of the time any later one before the success and the
+    present frame: rollouts may also start in the middle of an episode.
+    """
+    tables = [_Labelled(s, _label_table(s)) for s in sets]
+    if not any(t.rows for t in tables):
+        raise InputError("judge: found no episode with success labels, expected labelled ones; record or label some")
+
+    def make(step: int) -> Mapping[str, Any]:
+        rng = np.random.default_rng([seed, step])
+        first, now, sentences, labels = [], [], [], []
+        for _ in range(batch):
+            table = tables[int(rng.integers(len(tables)))]
+            keys = sorted(table.rows)
+            task, label = keys[int(rng.integers(len(keys)))]
+            rows = table.rows[task, label]
+            begin, latest, present, e = rows[int(rng.integers(len(rows)))]
+            choices = paraphrases.get(task, (table.episodes.instruction[e],))
+            if rng.random() < 0.25:
+                begin = int(rng.integers(begin, latest + 1))
+            first.append(table.episodes.frames[begin])
+            now.append(table.episodes.frames[present])
+            sentences.append(choices[int(rng.integers(len(choices)))])
+            labels.append(label)
+        stacked: list[Tensor] = [torch.from_numpy(np.stack(x)) for x in (first, now)]
+        return {"first": stacked[0], "now": stacked[1], "instruction": sentences, "success": torch.tensor(labels)}
+
+    return make
+
+
+def _label_table(episodes: EpisodeSet) -> dict[tuple[str, bool], np.ndarray]:
+    table: dict[tuple[str, bool], list[tuple[int, int, int, int]]] = {}
+    for e in np.flatnonzero(episodes.labelled):
+        first, length = int(episodes.first[e]), int(episodes.length[e])
+        labels = episodes.success[first : first + length + 1]
+        unsolved = int(np.argmax(labels)) - 1 if labels.any() else length  # frames before this one are no success yet
+        for t in range(length + 1):
+            row = (first, first + max(0, min(t, unsolved)), first + t, int(e))
+            table.setdefault((episodes.task[e], bool(labels[t])), []).append(row)
+    return {key: np.array(rows) for key, rows in table.items()}

@@ -1,0 +1,69 @@
+"""A world model that takes few steps a frame, from one that takes many; resumable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from worldgymnast.episodes.windows import EpisodeSet, data_hash, warn_outside
+from worldgymnast.errors import in_range
+from worldgymnast.registry import Manifest, load_world, save_component, to_dict
+from worldgymnast.run import Run
+from worldgymnast.training.batches import encode_all, latent_batches
+from worldgymnast.training.fit import FitConfig, fit
+from worldgymnast.training.world import Origin
+from worldgymnast.weights import identity
+from worldgymnast.worldmodel.consistency import Consistency
+from worldgymnast.worldmodel.sampler import LatentWorldModel
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """A world model that needs fewer steps and no guidance, from one that needs them.
+
+    Attributes:
+        sampling_steps: what the student will take for a frame.
+        truth: weight of the error to the true frame; the rest is that to what the teacher believes.
+        corruption: largest standard deviation of the noise on the past.
+        clips: clips a step.
+        length: actions a clip.
+        fit: the optimiser.
+    """
+
+    sampling_steps: int = 1
+    truth: float = 0.5
+    corruption: float = 0.1
+    clips: int = 4
+    length: int = 12
+    fit: FitConfig = FitConfig(steps=500, lr=5e-5, ema=0.99, save_every=100)
+
+    def __post_init__(self) -> None:
+        in_range(self, 1, "sampling_steps", "clips", "length")
+        in_range(self, 0, "truth", high=1)
+        in_range(self, 0, "corruption")
+
+
+def distill(
+    teacher: LatentWorldModel,
+    episodes: EpisodeSet,
+    out: Path,
+    config: Distillation,
+    device: str = "cpu",
+    origin: Origin = None,
+) -> LatentWorldModel:
+    """A student of `teacher` that takes `sampling_steps` steps a frame without guidance; OUT/world.safetensors."""
+    result = out / "world.safetensors"
+    warn_outside(episodes, teacher.action_spec, "teacher")
+    inputs = {"data": data_hash(episodes), "teacher": identity(teacher)}
+    with Run(out, to_dict(config) | {"inputs": inputs}) as run:
+        if run.finished is None:
+            settings = replace(teacher.config, steps=config.sampling_steps, guidance=1.0, slide="band")
+            student = LatentWorldModel(settings, teacher.action_spec, teacher.fps).to(device)
+            student.load_state_dict(teacher.state_dict())
+            latents = encode_all(teacher.autoencoder, episodes.frames, precision=config.fit.precision)
+            batches = latent_batches(episodes, latents, config.length, config.clips, config.fit.seed, teacher.device)
+            both = Consistency(teacher, student, config.truth, config.corruption)
+            metrics = fit(both, batches, config.fit, run, "distillation")
+            save_component(result, student, Manifest(run.command, config.fit.seed, identity(teacher), metrics, origin))
+            run.finish(metrics)
+    return load_world(result, device)

@@ -1,0 +1,104 @@
+"""Imitation learning: one run folder in, one policy file out; resumable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from worldgymnast.actions import require_same
+from worldgymnast.envs.metaworld import INSTRUCTIONS
+from worldgymnast.episodes.windows import EpisodeSet, concatenate, data_hash, warn_outside
+from worldgymnast.errors import InputError, in_range
+from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
+from worldgymnast.registry import Manifest, load_policy, save_component, to_dict
+from worldgymnast.run import Run
+from worldgymnast.training.batches import imitation_batches
+from worldgymnast.training.fit import FitConfig, fit
+from worldgymnast.training.world import Origin
+from worldgymnast.weights import identity
+
+
+@dataclass(frozen=True)
+class PolicyTraining:
+    """Imitation of demonstrations.
+
+    Attributes:
+        policy: sizes.
+        demonstrations: expert episodes per task that are imitated; the first ones logged.
+        successes: whether every other episode that succeeded is imitated too, whoever acted (SFT on everything).
+        batch: looks a step.
+        fit: the optimiser.
+    """
+
+    policy: SmallVLAConfig = SmallVLAConfig()
+    demonstrations: int = 5
+    successes: bool = False
+    batch: int = 64
+    fit: FitConfig = FitConfig(steps=800, lr=1e-3)
+
+    def __post_init__(self) -> None:
+        in_range(self, 1, "demonstrations", "batch")
+
+
+def demonstrations(episodes: EpisodeSet, per_task: int) -> EpisodeSet:
+    """The first `per_task` expert episodes of every task."""
+    chosen = [episodes.where(task=task, source_prefix="expert")[:per_task] for task in sorted(set(episodes.task))]
+    short = [task for task, rows in zip(sorted(set(episodes.task)), chosen, strict=True) if len(rows) < per_task]
+    if short:
+        raise InputError(
+            f"field 'demonstrations': found fewer than {per_task} expert episodes for {', '.join(short)}, expected "
+            "that many a task; record more, or lower --demonstrations"
+        )
+    return episodes.select(np.concatenate(chosen))
+
+
+def imitated(episodes: EpisodeSet, config: PolicyTraining) -> EpisodeSet:
+    """What `config` imitates of `episodes`: demonstrations, and where it says so all other successes."""
+    demos = demonstrations(episodes, config.demonstrations)
+    if not config.successes:
+        return demos
+    others = episodes.succeeded & ~np.isin(episodes.first, demos.first)
+    return concatenate([demos, episodes.select(others)])
+
+
+def train_policy(
+    episodes: EpisodeSet,
+    out: Path,
+    config: PolicyTraining,
+    device: str = "cpu",
+    *,
+    start: SmallVLA | None = None,
+    origin: Origin = None,
+) -> SmallVLA:
+    """Imitation learning; OUT/policy.safetensors.
+
+    Args:
+        episodes: with the demonstrations.
+        out: the run folder.
+        config: the training; its sizes count only where there is no `start`.
+        device: where.
+        start: a policy to go on from.
+        origin: see `Manifest.origin`.
+    """
+    result = out / "policy.safetensors"
+    inputs = {"data": data_hash(episodes)}
+    if start is not None:
+        require_same(start.action_spec, episodes.spec, "policy and demonstrations")
+        warn_outside(episodes, start.action_spec, "policy")
+        inputs["start"] = identity(start)
+        config = replace(config, policy=start.config)
+    with Run(out, to_dict(config) | {"inputs": inputs}) as run:
+        if run.finished is None:
+            demos = imitated(episodes, config)
+            torch.manual_seed(config.fit.seed)
+            policy = SmallVLA(config.policy, episodes.spec if start is None else start.action_spec).to(device)
+            if start is not None:
+                policy.load_state_dict(start.state_dict())
+            batches = imitation_batches(demos, config.policy.chunk, config.batch, config.fit.seed, INSTRUCTIONS)
+            metrics = fit(policy, batches, config.fit, run, "imitation")
+            save_component(result, policy, Manifest(run.command, config.fit.seed, data_hash(demos), metrics, origin))
+            run.finish(metrics)
+    return load_policy(result, device)
