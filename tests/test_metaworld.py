@@ -15,7 +15,7 @@ from gymnasium.utils.env_checker import check_env
 
 from worldgymnast.actions import ActionSpecMismatch
 from worldgymnast.envs.metaworld import MORE, SUITE, MetaWorldConfig, MetaWorldEnv, check_tasks, instructions
-from worldgymnast.envs.wrappers import vectorise
+from worldgymnast.envs.wrappers import vectorize
 from worldgymnast.errors import InputError
 from worldgymnast.types import Start
 
@@ -130,8 +130,8 @@ def chunks_of(actions: list[np.ndarray]) -> np.ndarray:
 def drive(
     rows: int, starts: list[Start], plan: np.ndarray, every: int = 1
 ) -> tuple[dict[str, Any], list[dict[str, Any]], list[Any]]:
-    """Runs `plan` [n b k a] through `vectorise`: the first observation, the info of every step, the flags."""
-    vector = vectorise(functools.partial(MetaWorldEnv, CONFIG, every), rows, CHUNK)
+    """Runs `plan` [n b k a] through `vectorize`: the first observation, the info of every step, the flags."""
+    vector = vectorize(functools.partial(MetaWorldEnv, CONFIG, every), rows, CHUNK)
     try:
         assert vector.num_envs == rows
         first, _ = vector.reset(options={"starts": starts})
@@ -195,7 +195,7 @@ def test_looking_once_a_chunk_changes_no_look_and_no_outcome(env: MetaWorldEnv) 
 
 def test_a_chunk_must_end_with_a_look() -> None:
     with pytest.raises(InputError, match=r"every.*found 2, expected a divisor of the policy's chunk"):
-        vectorise(functools.partial(MetaWorldEnv, CONFIG, 2), 1, 3)
+        vectorize(functools.partial(MetaWorldEnv, CONFIG, 2), 1, 3)
 
 
 # ---------------------------------------------------------------- distractors

@@ -12,7 +12,7 @@ from gymnasium.utils.env_checker import check_env
 
 from worldgymnast.envs.metaworld import SUITE, MetaWorldConfig, MetaWorldEnv
 from worldgymnast.envs.simulator import SPREAD, SimulatorConfig, SimulatorEnv
-from worldgymnast.envs.wrappers import vectorise
+from worldgymnast.envs.wrappers import vectorize
 from worldgymnast.errors import InputError
 from worldgymnast.measure.real import layouts, score_real
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
@@ -119,7 +119,7 @@ def test_a_policy_does_the_same_in_a_faithful_simulation_as_for_real() -> None:
     env = MetaWorldConfig(tasks=("drawer-close", "door-close"), horizon=4)
     policy = SmallVLA(SmallVLAConfig(width=16, blocks=1, hidden=32), env.action_spec)
     starts = layouts(env, 2, 11)
-    real = vectorise(functools.partial(MetaWorldEnv, env), 1, 2)
+    real = vectorize(functools.partial(MetaWorldEnv, env), 1, 2)
     simulation = Simulation(replace(FAITHFUL, env=env), 2, workers=1)
     hasty = simulation.hasty()
     try:

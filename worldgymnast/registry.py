@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import difflib
 import functools
+import importlib
+import importlib.metadata
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_type_hints
 
 import cattrs
 import torch
 from torch import nn
 
 from worldgymnast.actions import ActionSpec
+from worldgymnast.envs.metaworld import MetaWorldConfig
 from worldgymnast.errors import InputError
 from worldgymnast.files import json_object, parse_json, short
-from worldgymnast.judges.classifier import ClassifierConfig, SuccessClassifier
+from worldgymnast.judges.classifier import ClassifierConfig
 from worldgymnast.judges.combined import (
     Calibrated,
     CalibratedConfig,
@@ -35,9 +38,19 @@ from worldgymnast.judges.foreseen import ForeseenConfig, ForeseenJudge
 from worldgymnast.judges.local import LocalVLM, LocalVLMConfig
 from worldgymnast.judges.vlm import VLMConfig, VLMJudge
 from worldgymnast.ledger import Ledger
-from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
+from worldgymnast.policies.small_vla import SmallVLAConfig
 from worldgymnast.processes import by_first
-from worldgymnast.protocols import Editor, Judge
+from worldgymnast.protocols import (
+    Editor,
+    Judge,
+    Policy,
+    RealEnvironment,
+    Storable,
+    Stored,
+    TrainableJudge,
+    TrainableWorld,
+    WorldModel,
+)
 from worldgymnast.scenes.cutouts import Cutouts, CutoutsConfig, cutouts_in
 from worldgymnast.scenes.inpainting import Inpainting, InpaintingConfig
 from worldgymnast.scenes.plate import Plate, load_plate
@@ -48,22 +61,22 @@ from worldgymnast.weights import (
     Header,
     as_floats,
     check_shapes,
-    load_into,
     load_weights,
     read_header,
     save_weights,
+    shapes_of,
     to_json,
     write_text,
 )
 from worldgymnast.worldmodel.autoencoder import AutoencoderConfig
 from worldgymnast.worldmodel.objective import DiffusionConfig, FlowConfig
-from worldgymnast.worldmodel.sampler import LatentWorldModel, WorldModelConfig
+from worldgymnast.worldmodel.sampler import WorldModelConfig
 from worldgymnast.worldmodel.vae import VAEConfig
 
 Config = TypeVar("Config")
 Described = TypeVar("Described", LocalVLMConfig, InpaintingConfig)
 Asks = TypeVar("Asks", VLMJudge, RemoteEditor, Proposer)
-Model = TypeVar("Model", bound=nn.Module)
+Group = Literal["policies", "worlds", "judges", "environments"]
 
 
 _KIND = "kind"
@@ -139,44 +152,135 @@ class Manifest:
     origin: Mapping[str, Any] | None = None
 
 
+PolicyConfig = SmallVLAConfig
+"""Configs of the policies that `sft` makes; the first is the default."""
+WorldConfig = WorldModelConfig
+"""Configs of the world models that `train-world` makes."""
+JudgeConfig = ClassifierConfig
+"""Configs of the judges that `train-judge` makes."""
+EnvironmentConfig = MetaWorldConfig
+"""Configs of the real environments that a recipe can name."""
+GROUPS = ("policies", "worlds", "judges", "environments")
+"""Groups of kinds; a package adds kinds of its own by an entry point in `worldgymnast.GROUP`."""
+_BUILT_IN: Mapping[str, Mapping[str, str]] = {
+    "policies": {"SmallVLA": "worldgymnast.policies.small_vla:SmallVLA"},
+    "worlds": {"LatentWorldModel": "worldgymnast.worldmodel.sampler:LatentWorldModel"},
+    "judges": {"SuccessClassifier": "worldgymnast.judges.classifier:SuccessClassifier"},
+    "environments": {"MetaWorld": "worldgymnast.envs.metaworld:MetaWorld"},
+}
+_ONE = {"policies": "a policy", "worlds": "a world model", "judges": "a judge", "environments": "an environment"}
+_REGISTERED: dict[str, dict[str, type[Any]]] = {group: {} for group in GROUPS}
+
+
+def register(group: Group, component: type[Storable]) -> type[Storable]:
+    """Make a class of one's own known in this process, by its name; returns the class.
+
+    A package does the same for every process by an entry point, whose name is the class's:
+    `[project.entry-points."worldgymnast.policies"]`, `MyPolicy = "my_package:MyPolicy"`.
+    """
+    _REGISTERED[group][component.__name__] = component
+    return component
+
+
+def kinds(group: Group) -> list[str]:
+    """Names of the kinds of a group: own ones, those of installed packages, and those registered here."""
+    return sorted({*_BUILT_IN[group], *_entry_points(group), *_REGISTERED[group]})
+
+
+def class_of(group: Group, kind: str) -> type[Storable] | None:
+    """The class of that name, which is imported now; None where there is none.
+
+    Raises:
+        InputError: a package names a class that cannot be imported.
+    """
+    if kind in _REGISTERED[group]:
+        return _REGISTERED[group][kind]
+    if (entry := _entry_points(group).get(kind)) is not None:
+        try:
+            return entry.load()
+        except Exception as error:  # whatever a package's import raises
+            raise InputError(
+                f"{_ONE[group]} '{kind}': cannot import {entry.value} ({error}). Install it again"
+            ) from error
+    if (place := _BUILT_IN[group].get(kind)) is None:
+        return None
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+@functools.cache
+def _entry_points(group: Group) -> dict[str, importlib.metadata.EntryPoint]:
+    return {entry.name: entry for entry in importlib.metadata.entry_points(group=f"worldgymnast.{group}")}
+
+
+def make(group: Group, config: Any, stored: Stored | None = None) -> Any:
+    """A new component of the kind whose config that is, with fresh weights.
+
+    Raises:
+        InputError: no kind of that group has such a config.
+    """
+    for kind in kinds(group):
+        found = class_of(group, kind)
+        if found is not None and type(config) is found.config_type:
+            return found.from_stored(config, stored or Stored())
+    known = ", ".join(kinds(group))
+    raise InputError(
+        f"no kind of {group} has the config {type(config).__name__} (there are: {known}). Register its class with "
+        "worldgymnast.registry.register"
+    )
+
+
 @by_first
-def save_component(path: Path, component: nn.Module, manifest: Manifest, *, half: bool = False) -> None:
-    """Writes a policy, world model or judge as one safetensors file; `half` stores floats in 16 bits."""
+def save_component(path: Path, component: Any, manifest: Manifest, *, half: bool = False) -> None:
+    """Write a policy, world model or judge as one safetensors file; `half` stores floats in 16 bits."""
     tensors = {k: v.half() if half and v.is_floating_point() else v for k, v in component.state_dict().items()}
+    config = getattr(component, "config", None)
     meta = {
         "kind": type(component).__name__,
-        "config": json.dumps(to_dict(component.config)),
+        "config": json.dumps(to_dict(config) if is_dataclass(config) else {}),
         "manifest": json.dumps(to_dict(manifest)),
     }
-    if isinstance(component, SmallVLA | LatentWorldModel):
-        meta["action_spec"] = json.dumps(component.action_spec.to_dict())
-    if isinstance(component, LatentWorldModel):
-        meta["fps"] = repr(component.fps)
+    if isinstance(spec := getattr(component, "action_spec", None), ActionSpec):
+        meta["action_spec"] = json.dumps(spec.to_dict())
+    if isinstance(fps := getattr(component, "fps", None), float | int):
+        meta["fps"] = repr(fps)
     save_weights(path, tensors, meta)
 
 
-_KINDS = {
-    "SmallVLA": "a policy (SmallVLA)",
-    "LatentWorldModel": "a world model (LatentWorldModel)",
-    "SuccessClassifier": "a judge (SuccessClassifier)",
-}
+def _load(path: Path, group: Group) -> Any:
+    """The component of that group in a file.
 
-
-def _built(path: Path, kind: str, make: Callable[[Header], Model]) -> Model:
-    """The component of `kind` in a file.
-
-    Its names and shapes are compared with those that `make` gives on "meta", where nothing is allocated, before it is
+    Its names and shapes are compared with those of the same kind on "meta", where nothing is allocated, before it is
     made for real and the file's tensors are read.
     """
     header = read_header(path)
-    if (found := header.metadata.get("kind", "nothing")) != kind:
-        shown = _KINDS.get(found, short(found))
-        raise InputError(f"{path}: field 'kind': found {shown}, expected {_KINDS[kind]}; give its file")
+    kind = header.metadata.get("kind", "")
+    if (found := class_of(group, kind)) is None:
+        raise InputError(f"{path}: field 'kind': {_other_kind(group, kind)}")
+    config = _config(found.config_type, path, header)
+    spec = _spec(path, header) if "action_spec" in header.metadata else None
+    stored = Stored(str(path), spec, _fps(path, header) if "fps" in header.metadata else None, header.metadata)
     with torch.device("meta"):
-        check_shapes(make(header), header.shapes, path)
-    component = make(header)
-    load_into(component, as_floats(path, load_weights(path)[0]), path)
+        check_shapes(shapes_of(found.from_stored(config, stored).state_dict()), header.shapes, kind, path)
+    component = found.from_stored(config, stored)
+    component.load_state_dict(as_floats(path, load_weights(path)[0]))
     return component
+
+
+def _other_kind(group: Group, kind: str) -> str:
+    """What is wrong with a file whose kind is not of that group."""
+    wanted = f"expected {_ONE[group]} ({', '.join(kinds(group))})"
+    for other in GROUPS:
+        if kind in kinds(other):
+            return f"found {_ONE[other]} ({kind}), {wanted}; give its file"
+    return f"found {short(kind) if kind else 'nothing'}, {wanted}; give its file, or install or register its class"
+
+
+def weights_into(component: Any, path: Path) -> None:
+    """Copy the weights in a file into a component of the same kind, registered or not."""
+    header, kind = read_header(path), type(component).__name__
+    check_shapes(shapes_of(component.state_dict()), header.shapes, kind, path)
+    component.load_state_dict(as_floats(path, load_weights(path)[0]))
 
 
 def _spec(path: Path, header: Header) -> ActionSpec:
@@ -236,34 +340,43 @@ def _fps(path: Path, header: Header) -> float:
         raise InputError(f"{path}: field 'fps': found {short(found)}, expected a number") from error
 
 
-def load_policy(path: Path, device: str = "cpu") -> SmallVLA:
-    """A policy from its file."""
-
-    def make(header: Header) -> SmallVLA:
-        return SmallVLA(_config(SmallVLAConfig, path, header), _spec(path, header))
-
-    return _built(path, "SmallVLA", make).to(device)
+def environment(config: EnvironmentConfig) -> RealEnvironment:
+    """The real environment of that config."""
+    return make("environments", config)
 
 
-def load_world(path: Path, device: str = "cpu") -> LatentWorldModel:
-    """A world model, its autoencoder included, from its file."""
-
-    def make(header: Header) -> LatentWorldModel:
-        config = _config(WorldModelConfig, path, header)
-        return LatentWorldModel(config, _spec(path, header), _fps(path, header))
-
-    return _built(path, "LatentWorldModel", make).to(device).eval()
+def load_policy(path: Path, device: str = "cpu") -> Policy:
+    """A policy of any kind from its file."""
+    return _placed(_load(path, "policies"), device)
 
 
-def load_classifier(path: Path, device: str = "cpu") -> SuccessClassifier:
+def load_world(path: Path, device: str = "cpu") -> WorldModel:
+    """A world model of any kind from its file, its autoencoder included."""
+    return _placed(_load(path, "worlds"), device)
+
+
+def load_trainable_world(path: Path, device: str = "cpu") -> TrainableWorld:
+    """A world model from its file, of a kind that is trained here.
+
+    Raises:
+        InputError: it is of another kind.
+    """
+    world = load_world(path, device)
+    if not isinstance(world, TrainableWorld):
+        raise InputError(f"{path}: {type(world).__name__} is not trained here. Train it by its own program")
+    return world
+
+
+def load_learned_judge(path: Path, device: str = "cpu") -> TrainableJudge:
     """A learned judge from its file; raises `InputError` for the description of another, which cannot be trained on."""
     if path.suffix == ".json":
         raise InputError(f"{path}: found the description of a judge, expected a learned one (judge.safetensors)")
+    return _placed(_load(path, "judges"), device)
 
-    def make(header: Header) -> SuccessClassifier:
-        return SuccessClassifier(_config(ClassifierConfig, path, header))
 
-    return _built(path, "SuccessClassifier", make).to(device).eval()
+def _placed(component: Any, device: str) -> Any:
+    """A component that is a module on its device, and not in training."""
+    return component.to(device).eval() if isinstance(component, nn.Module) else component
 
 
 # ---------------------------------------------------------------- judges of several kinds
@@ -294,7 +407,7 @@ def load_judge(path: Path, device: str = "cpu", ledger: Ledger | None = None) ->
         InputError: there is no such file, or it is not a judge's.
     """
     if path.suffix != ".json":
-        return load_classifier(path, device)
+        return load_learned_judge(path, device)
     return _described(path, device, ledger or Ledger(), (), [])
 
 
@@ -317,7 +430,7 @@ def _described(path: Path, device: str, ledger: Ledger, above: tuple[Path, ...],
             raise InputError(f"{path}: found no file {str(file)[:_LONGEST]!r}, expected a judge's; a path in it is "
                              "seen from its folder")  # fmt: skip
         if file.suffix != ".json":
-            return load_classifier(file, device)
+            return load_learned_judge(file, device)
         return _described(file, device, ledger, (*above, own), files)
 
     if isinstance(config, CalibratedConfig):

@@ -7,11 +7,11 @@ Axis letters, used in every shape string of the project:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from worldgymnast.actions import ActionSpec
@@ -20,21 +20,65 @@ from worldgymnast.errors import InputError
 Metrics = dict[str, float]
 
 
+IMAGE = "image"
+"""Name of the one camera of a rig that has one, or of the frame into which the cameras of a rig are tiled."""
+
+
 @dataclass(frozen=True)
 class Observation:
     """What a policy sees at one look.
 
     Attributes:
-        image: uint8 [b h w 3], the newest frame.
+        images: uint8 [b h w 3] by camera name, the newest frames.
         instruction: b sentences.
         state: float32 [b s], proprioception, or None where the policy does not need it.
-        first: uint8 [b h w 3], the first frame of the episode, for whoever plans; or None.
+        first: uint8 [b h w 3] by camera name, the first frames of the episode, for planning; or None.
     """
 
-    image: UInt8[Tensor, "b h w 3"]
+    images: Mapping[str, UInt8[Tensor, "b h w 3"]]
     instruction: Sequence[str]
     state: Float[Tensor, "b s"] | None = None
-    first: UInt8[Tensor, "b h w 3"] | None = None
+    first: Mapping[str, UInt8[Tensor, "b h w 3"]] | None = None
+
+    @classmethod
+    def of(cls, image: UInt8[Tensor, "b h w 3"], instruction: Sequence[str]) -> Observation:
+        """The observation of a rig with one camera."""
+        return cls({IMAGE: image}, instruction)
+
+    @property
+    def image(self) -> UInt8[Tensor, "b h w 3"]:
+        """The frames of the only camera.
+
+        Raises:
+            ValueError: there are several cameras.
+        """
+        if len(self.images) != 1:
+            raise ValueError(f"observation has {len(self.images)} cameras ({', '.join(self.images)}): name one")
+        return next(iter(self.images.values()))
+
+    def __len__(self) -> int:
+        return len(self.instruction)
+
+    def rows(self, index: Tensor) -> Observation:
+        """The rows `index` [n]."""
+        return Observation(
+            {name: frames[index] for name, frames in self.images.items()},
+            [self.instruction[int(i)] for i in index],
+            None if self.state is None else self.state[index],
+            None if self.first is None else {name: frames[index] for name, frames in self.first.items()},
+        )
+
+
+Sample = Tensor | Mapping[str, Tensor]
+"""What a policy drew, as only the policy reads it; every tensor in it has the batch first."""
+
+
+def map_sample(change: Callable[..., Tensor], *samples: Sample) -> Sample:
+    """Apply `change` to each tensor of one sample, or to the tensors of one name of several samples."""
+    first = samples[0]
+    if isinstance(first, Tensor):
+        return change(*samples)
+    return {name: change(*(one[name] for one in samples if not isinstance(one, Tensor))) for name in first}
 
 
 @dataclass(frozen=True)
@@ -43,15 +87,60 @@ class ActionChunk:
 
     Attributes:
         actions: float32 [b k a] in the units of the policy's `ActionSpec`.
-        tokens: int64 [b k a], the sampled vocabulary entries.
-        logprobs: float32 [b k a], log-probability of each token at the temperature it was sampled with.
+        sample: what the policy drew, from which `Policy.logprobs` scores the same chunk again: the tokens of a policy
+            with action tokens, the noise path of a flow policy. Opaque to everything else.
+        logprobs: float32 [b ...], detached log-probabilities of what was drawn, at the temperature it was drawn with:
+            one for each token, or one for the whole chunk.
         temperature: that temperature; 0 means greedy, and then `logprobs` are those at temperature 1.
     """
 
     actions: Float[Tensor, "b k a"]
-    tokens: Int[Tensor, "b k a"]
-    logprobs: Float[Tensor, "b k a"]
+    sample: Sample
+    logprobs: Float[Tensor, "b ..."]
     temperature: float
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> ActionChunk:
+        """The chunk with every tensor changed in the same way."""
+        return ActionChunk(
+            change(self.actions), map_sample(change, self.sample), change(self.logprobs), self.temperature
+        )
+
+    def rows(self, index: Tensor) -> ActionChunk:
+        """The rows `index` [n]."""
+        return self.map(lambda tensor: tensor[index.to(tensor.device)])
+
+    def cpu(self) -> ActionChunk:
+        """The same chunk in main memory."""
+        return self.map(lambda tensor: tensor.cpu())
+
+    @staticmethod
+    def join(chunks: Sequence[ActionChunk], join: Callable[[list[Tensor]], Tensor]) -> ActionChunk:
+        """Several chunks of one temperature as one; `join` is `torch.cat` or `torch.stack`."""
+        return ActionChunk(
+            join([chunk.actions for chunk in chunks]),
+            map_sample(lambda *tensors: join(list(tensors)), *(chunk.sample for chunk in chunks)),
+            join([chunk.logprobs for chunk in chunks]),
+            chunks[0].temperature,
+        )
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A scene that the real environment can build again.
+
+    Attributes:
+        task: the task's name.
+        seed: decides where everything lies.
+        instruction: the sentence.
+    """
+
+    task: str
+    seed: int
+    instruction: str
+
+    def start(self, frame: UInt8[np.ndarray, "h w 3"]) -> Start:
+        """The start that is seen there."""
+        return Start(frame, self.instruction, self.task, self.seed)
 
 
 @dataclass(frozen=True)
@@ -59,17 +148,26 @@ class Start:
     """One frame and one sentence: all that is needed to train on a scene.
 
     Attributes:
-        frame: uint8 [h w 3].
+        frame: uint8 [h w 3], what was seen.
         instruction: the sentence.
         task: name used to group results; free text.
-        layout: what recreates the same scene in the real environment (there: its seed), or None where only the
-            picture exists (a photograph, or a frame from the middle of an episode).
+        layout: seed of the `Layout` it is a picture of, or None where only the picture exists (a photograph of one's
+            own, or a frame from the middle of an episode).
     """
 
     frame: UInt8[np.ndarray, "h w 3"]
     instruction: str
     task: str = ""
     layout: int | None = None
+
+    @property
+    def scene(self) -> Layout | None:
+        """The layout it is a picture of, or None."""
+        return None if self.layout is None else Layout(self.task, self.layout, self.instruction)
+
+
+Begin = Start | Layout
+"""Where a rollout begins: a start to imagine from, or a layout that a real environment or a simulator builds."""
 
 
 @dataclass(frozen=True)
@@ -210,8 +308,8 @@ class Rollout:
 
     Attributes:
         start: where it began.
-        images: uint8 [n h w 3], the frame at each look.
-        chunks: tokens, actions and log-probabilities [n k a] of each look, as sampled.
+        images: uint8 [n h w 3] by camera name, what the policy saw at each look.
+        chunks: what it answered at each look, [n ...].
         frames: uint8 [t h w 3], every frame that was decoded, the first one included; in reinforcement learning those
             at the looks, otherwise one an action.
         verdict: the judge's (imagined) or the environment's (real) answer.
@@ -219,10 +317,11 @@ class Rollout:
         policy_version: version of the weights that acted.
         success: bool [t], success at every frame as the real environment reports it; None in imagination.
         foreseen: float [n+1], how likely the world model holds success at the start and after each look, or None.
+        state: float32 [n s], proprioception at each look, or None where the policy does not need it.
     """
 
     start: Start
-    images: UInt8[np.ndarray, "n h w 3"]
+    images: Mapping[str, UInt8[np.ndarray, "n h w 3"]]
     chunks: ActionChunk
     frames: UInt8[np.ndarray, "t h w 3"]
     verdict: Verdict
@@ -230,6 +329,17 @@ class Rollout:
     policy_version: int = 0
     success: np.ndarray | None = None
     foreseen: Float[np.ndarray, " n1"] | None = None
+    state: Float[np.ndarray, "n s"] | None = None
+
+    @property
+    def looks(self) -> int:
+        """How often the policy looked, n."""
+        return len(self.chunks.actions)
+
+    @property
+    def frames_at_looks(self) -> UInt8[np.ndarray, "n1 h w 3"]:
+        """The frame of every look, and the last one."""
+        return self.frames[:: (len(self.frames) - 1) // self.looks]
 
     def judged(self, verdict: Verdict, looks: int) -> Rollout:
         """The same rollout with another verdict."""

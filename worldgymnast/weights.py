@@ -308,13 +308,19 @@ def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path
     Raises:
         InputError: names are missing, left over, or have another shape; the message names them.
     """
-    check_shapes(module, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, path)
+    check_shapes(shapes_of(module.state_dict()), shapes_of(tensors), type(module).__name__, path)
     module.load_state_dict(dict(tensors))
 
 
-def check_shapes(module: torch.nn.Module, found: Mapping[str, tuple[int, ...]], path: Path | str) -> None:
-    """Raise `InputError` unless tensors of these names and shapes are the module's own; it may be on "meta"."""
-    own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor by name."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def check_shapes(
+    own: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], kind: str, path: Path | str
+) -> None:
+    """Raise `InputError` unless the names and shapes `found` in `path` are those of a `kind`, which are `own`."""
     missing = [n for n in own if n not in found]
     extra = [n for n in found if n not in own]
     shapes = [
@@ -323,7 +329,7 @@ def check_shapes(module: torch.nn.Module, found: Mapping[str, tuple[int, ...]], 
     wrong = {"missing": list(map(_plain, missing)), "extra": list(map(_plain, extra)), "misshapen": shapes}
     if said := "; ".join(f"{kind}: {_first(names)}" for kind, names in wrong.items() if names):
         raise InputError(
-            f"{path}: weights do not fit {type(module).__name__}: found {said}; expected its {len(own)} tensors; "
+            f"{path}: weights do not fit {kind}: found {said}; expected its {len(own)} tensors; "
             "use the config that they were trained with"
         )
 
@@ -343,11 +349,27 @@ def weights_hash(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def module_identity(module: nn.Module) -> str:
+    """The identity of a component that is a module: first 16 hex digits of the hash of its weights."""
+    return weights_hash(module.state_dict())[:16]
+
+
 def identity(component: object) -> str:
-    """First 16 hex digits of the hash of a component's weights, or what it says itself; "" for one that has neither."""
+    """What tells a component from another: its own `identity`, or that of its weights where it is a module.
+
+    Raises:
+        InputError: it has neither, so a resumed run could not notice that it was exchanged.
+    """
+    own = getattr(component, "identity", None)
+    if isinstance(own, str) and own:
+        return own
     if isinstance(component, nn.Module):
-        return weights_hash(component.state_dict())[:16]
-    return str(getattr(component, "identity", ""))
+        return module_identity(component)
+    kind = type(component).__name__
+    raise InputError(
+        f"{kind} has no identity, so a resumed run could not notice that it was exchanged. Give the class a property "
+        "'identity': a short text that differs where it would behave differently"
+    )
 
 
 def fingerprint(settings: Sequence[Any], components: Sequence[object] = ()) -> str:

@@ -25,13 +25,11 @@ from worldgymnast.errors import LARGEST_SEED, InputError, in_range
 from worldgymnast.ledger import FILE, Ledger
 from worldgymnast.measure.novelty import misspelt, strange_frames, strange_sentences
 from worldgymnast.measure.unplayed import MOST
-from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.protocols import Judge, Policy, WorldModel
 from worldgymnast.recipes.reproduce import Recipe
 from worldgymnast.registry import load_judge, load_policy, load_world
 from worldgymnast.run import check_folder
 from worldgymnast.types import Start
-from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 REPORT = "report.html"
 _MOST_THREADS = 256
@@ -321,8 +319,7 @@ def drives(path: Path, policy: Policy, env: MetaWorldConfig, flag: str = "--env.
         raise InputError(
             f"{path}: acts in {spec}, but the one real environment so far is Meta-World, which takes "
             f"{env.action_spec}. Nothing can be photographed or measured for real. Give a policy of Meta-World, or "
-            "train without it: rl PRESET --rl.evaluate-starts 0 --data DATA, iter-sft --evaluate-starts 0, adapt "
-            "--frame PICTURE --data DATA"
+            "train without it: rl PRESET --unscored --data DATA, iter-sft --unscored, adapt --frame PICTURE --data DATA"
         )
     try:
         require_same(spec, env.action_spec, f"{path} and real environment")
@@ -378,8 +375,8 @@ def familiar(
 class Components:
     """A policy, and where it practises or is planned for, from their files; they fit one another."""
 
-    policy: SmallVLA
-    world: LatentWorldModel
+    policy: Policy
+    world: WorldModel
     judge: Judge
 
 

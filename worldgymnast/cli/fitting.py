@@ -167,7 +167,7 @@ def horizon_of(
     """
     if flag in given or is_metaworld(found.world.action_spec):
         return default
-    rate, chunk = found.world.fps, found.policy.config.chunk
+    rate, chunk = found.world.fps, found.policy.chunk
     lasting = 0 if episodes is None else _median_length(episodes)
     wanted = min(lasting, LONGEST_ROLLOUT) or frames_for(default, rate)
     horizon = -(-wanted // chunk) * chunk

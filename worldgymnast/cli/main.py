@@ -391,11 +391,32 @@ def _near(word: str, known: Iterable[str], cutoff: float = 0.5) -> str:
     return f"did you mean '{near[0]}'? " if near else ""
 
 
+RENAMED = {
+    "--rl.evaluate-starts": "--scoring.per-task (and 0 is --unscored)",
+    "--finetune.rl.evaluate-starts": "--finetune.scoring.per-task",
+    "--evaluate-starts": "--scoring.per-task (and 0 is --unscored)",
+    "--score-layout": "--scoring.first-layout",
+    "--finetune.score-layout": "--finetune.scoring.first-layout",
+    "--workers": "--scoring.workers",
+    "--finetune.workers": "--finetune.scoring.workers",
+}
+"""Flags of the version before, and what they are called now."""
+_MOVED_ENV = re.compile(r"--(finetune|record|explore)\.env\.")
+
+
+def _renamed(flag: str, flags: Sequence[str]) -> str:
+    """The new name of a flag of the version before, where the command has it; or nothing."""
+    now = RENAMED.get(flag) or (_MOVED_ENV.sub("--env.", flag) if _MOVED_ENV.match(flag) else "")
+    return now if now.partition(" ")[0] in flags else ""
+
+
 def _unknown(name: str, unknown: Sequence[str], flags: Sequence[str]) -> str:
     flag = next((word for word in unknown if word.startswith("-")), None)
     if flag is None:
         return f"{name}: unexpected '{unknown[0]}'; {_program(name)} --help shows what it takes"
     word = flag.partition("=")[0]
+    if now := _renamed(word, flags):
+        return f"{name}: {word} is called {now} now"
     first, _, last = word.partition(".")
     nested = f".{last}" if last else f".{word.lstrip('-')}"
     fitting = (known for known in flags if known.endswith(nested) and (not last or known.startswith(f"{first}.")))

@@ -16,7 +16,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from worldgymnast.errors import InputError
 from worldgymnast.protocols import Foreseeing, Judge, WorldModel
-from worldgymnast.types import Clip, Start, Verdict, WorldState
+from worldgymnast.types import IMAGE, Clip, Start, Verdict, WorldState
 
 
 class ImaginedVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
@@ -28,7 +28,6 @@ class ImaginedVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]
         rows: number of rollouts.
         chunk: actions a look, k.
         horizon: actions in a rollout; must be a multiple of `chunk`.
-        size: height and width of a frame.
         generator: every random draw of the imagination.
         every: decode only the last of each so many frames; `chunk` decodes only what policy and judge look at.
     """
@@ -43,7 +42,6 @@ class ImaginedVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]
         rows: int,
         chunk: int,
         horizon: int,
-        size: int,
         generator: torch.Generator,
         every: int = 1,
     ):
@@ -52,7 +50,9 @@ class ImaginedVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]
         self.world, self.judge, self.generator = world, judge, generator
         self.num_envs, self.chunk, self.horizon, self.every = rows, chunk, horizon, every
         spec = world.action_spec
-        self.single_observation_space = gym.spaces.Dict({"image": gym.spaces.Box(0, 255, (size, size, 3), np.uint8)})
+        self.single_observation_space = gym.spaces.Dict(
+            {IMAGE: gym.spaces.Box(0, 255, (*world.frame_size, 3), np.uint8)}
+        )
         low, high = (np.broadcast_to(np.array(x, np.float32), (chunk, spec.dim)).copy() for x in (spec.low, spec.high))
         self.single_action_space = gym.spaces.Box(low, high, dtype=np.float32)
         self.observation_space = gym.vector.utils.batch_space(self.single_observation_space, rows)
@@ -78,7 +78,7 @@ class ImaginedVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]
         images = np.stack([frames[i] for i in range(len(frames))])
         self._state = self.world.start(torch.from_numpy(images)).fork(torch.tensor(rows))
         self._looked, self._foreseen, self._actions = [images[rows]], [np.zeros(len(rows), np.float32)], 0
-        return {"image": self._looked[0]}, {}
+        return {IMAGE: self._looked[0]}, {}
 
     def step(
         self, actions: np.ndarray
@@ -102,7 +102,7 @@ class ImaginedVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]
             reward = np.array([v.score or 0.0 for v in verdicts])
             info |= verdict_info(verdicts, self.chunk)
         flags = np.zeros(self.num_envs, bool)
-        return {"image": seen[:, -1]}, reward, flags, np.full(self.num_envs, ended), info
+        return {IMAGE: seen[:, -1]}, reward, flags, np.full(self.num_envs, ended), info
 
     def _foresee(self) -> None:
         """Asks the world for its own opinion, where it has one."""

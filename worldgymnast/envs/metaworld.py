@@ -10,81 +10,26 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import importlib
 import os
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.vector import VectorEnv
 
 from worldgymnast.actions import ActionSpec, metaworld_spec
 from worldgymnast.envs.clutter import Clutter
+from worldgymnast.envs.wrappers import vectorize
 from worldgymnast.errors import InputError, in_range
-
-INSTRUCTIONS: dict[str, tuple[str, ...]] = {
-    "drawer-open": (
-        "open the drawer",
-        "pull the drawer open",
-        "slide the drawer out",
-        "pull out the green drawer",
-    ),
-    "drawer-close": (
-        "close the drawer",
-        "push the drawer shut",
-        "shut the drawer",
-        "slide the drawer back in",
-    ),
-    "button-press": (
-        "press the button",
-        "push the red button",
-        "push the button in",
-        "press the red button on the box",
-    ),
-    "plate-slide": (
-        "slide the plate into the cabinet",
-        "push the plate into the cabinet",
-        "move the plate into its cabinet",
-        "slide the black plate into the goal",
-    ),
-    "window-open": (
-        "open the window",
-        "slide the window open",
-        "push the window open",
-        "move the window to the side to open it",
-    ),
-    "door-close": (
-        "close the door",
-        "shut the door",
-        "push the door shut",
-        "swing the door closed",
-    ),
-    "handle-press": (
-        "press the handle down",
-        "push the red handle down",
-        "push down the handle",
-        "lower the handle of the box",
-    ),
-    "window-close": (
-        "close the window",
-        "slide the window shut",
-        "push the window closed",
-        "move the window to the side to close it",
-    ),
-    "faucet-close": (
-        "close the faucet",
-        "turn the faucet off",
-        "turn the red tap to the right",
-        "turn off the tap",
-    ),
-    "button-press-topdown": (
-        "press the button from above",
-        "push the red button down",
-        "press down on the button",
-        "push down the button on top of the box",
-    ),
-}
-"""The first sentence of a task is its instruction, the others are paraphrases."""
+from worldgymnast.phrases import INSTRUCTIONS
+from worldgymnast.progress import Progress
+from worldgymnast.protocols import Stored
+from worldgymnast.types import IMAGE, Layout, Start
+from worldgymnast.weights import fingerprint
 
 SUITE = ("drawer-open", "drawer-close", "button-press", "plate-slide", "window-open", "door-close")
 """The default suite, which has demonstrations."""
@@ -354,3 +299,76 @@ class MetaWorldEnv(gym.Env[dict[str, Any], np.ndarray]):
         for scene in self._scenes.values():
             scene.close()
         self._scenes.clear()
+
+
+@dataclass(frozen=True)
+class MetaWorld:
+    """Meta-World as a `RealEnvironment`.
+
+    Args:
+        config: tasks, frame size, how long an action is held, and the horizon.
+    """
+
+    config_type: ClassVar[type] = MetaWorldConfig
+    config: MetaWorldConfig = MetaWorldConfig()
+
+    @classmethod
+    def from_stored(cls, config: MetaWorldConfig, stored: Stored) -> MetaWorld:
+        """The environment of that config; nothing is stored beside it."""
+        del stored
+        return cls(config)
+
+    @property
+    def identity(self) -> str:
+        """See `Component`."""
+        return fingerprint(["MetaWorld", asdict(self.config)])
+
+    @property
+    def action_spec(self) -> ActionSpec:
+        """See `RealEnvironment`."""
+        return self.config.action_spec
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """See `RealEnvironment`."""
+        return self.config.tasks
+
+    @property
+    def cameras(self) -> dict[str, tuple[int, int]]:
+        """See `RealEnvironment`."""
+        return {IMAGE: (self.config.size, self.config.size)}
+
+    @property
+    def horizon(self) -> int:
+        """See `RealEnvironment`."""
+        return self.config.horizon
+
+    def instructions(self, task: str) -> tuple[str, ...]:
+        """See `RealEnvironment`."""
+        return instructions(task)
+
+    def layouts(self, per_task: int, first: int) -> list[Layout]:
+        """See `RealEnvironment`."""
+        return [Layout(task, first + i, instructions(task)[0]) for task in self.tasks for i in range(per_task)]
+
+    def photograph(self, layouts: Sequence[Layout]) -> list[Start]:
+        """See `RealEnvironment`."""
+        camera, starts = MetaWorldEnv(self.config), []
+        try:
+            with Progress("photographing new layouts", len(layouts)) as progress:
+                for layout in layouts:
+                    observed, _ = camera.reset(seed=layout.seed, options={"task": layout.task})
+                    starts.append(layout.start(observed[IMAGE]))
+                    progress.advance()
+        finally:
+            camera.close()
+        return starts
+
+    def vector(self, rows: int, chunk: int, *, horizon: int, keyframes_only: bool = False) -> VectorEnv[Any, Any, Any]:
+        """See `RealEnvironment`; every row is a process."""
+        config, every = replace(self.config, horizon=horizon), chunk if keyframes_only else 1
+        return vectorize(functools.partial(MetaWorldEnv, config, every), rows, chunk)
+
+    def open(self) -> MetaWorldEnv:
+        """See `Demonstrates`."""
+        return MetaWorldEnv(self.config)

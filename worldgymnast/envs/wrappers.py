@@ -2,7 +2,7 @@
 
 Real and imagined environments speak the same way, so that one `rl.rollout.roll_out` serves both:
 
-- `reset(options={"starts": [Start, ...]})`, one start per row;
+- `reset(options={"starts": [...]})`, one `Layout` per row, or one `Start` where the environment is imagined;
 - `step(chunks)` with float32 [b k a] returns {"image": uint8 [b h w 3]} and `info["frames"]` uint8 [b k h w 3], or
   [b k/every h w 3] where only the last of each `every` frames is looked at;
 - at the last look `truncated` is set and `info` holds "score" (NaN where there is no verdict), "probability"
@@ -20,6 +20,7 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from worldgymnast.errors import InputError
+from worldgymnast.types import Layout
 
 Observed = dict[str, Any]
 
@@ -61,12 +62,13 @@ class ChunkedEnv(gym.Env[Observed, np.ndarray]):
         del seed
         starts = (options or {})["starts"]
         start = starts[min(self.row, len(starts) - 1)]
-        if start.layout is None:
+        layout = start if isinstance(start, Layout) else start.scene
+        if layout is None:
             raise InputError(
                 f"start of task '{start.task}': field 'layout': found none, expected the scene's seed; a photograph "
                 "or a frame from the middle of an episode can be imagined from, not really started from"
             )
-        observed, _ = self.env.reset(seed=start.layout, options={"task": start.task})
+        observed, _ = self.env.reset(seed=layout.seed, options={"task": layout.task})
         self._successes, self._progress = [False], [0.0]
         return {"image": observed["image"]}, {}
 
@@ -94,7 +96,7 @@ class ChunkedEnv(gym.Env[Observed, np.ndarray]):
         self.env.close()
 
 
-def vectorise(make: Callable[[], gym.Env[Observed, np.ndarray]], rows: int, chunk: int) -> VectorEnv[Any, Any, Any]:
+def vectorize(make: Callable[[], gym.Env[Observed, np.ndarray]], rows: int, chunk: int) -> VectorEnv[Any, Any, Any]:
     """`rows` environments in as many processes (one row stays in this process), autoreset disabled."""
     members = [functools.partial(ChunkedEnv, make, chunk, row) for row in range(rows)]
     if rows == 1:

@@ -126,14 +126,6 @@ def _add(digest: hashlib._Hash, file: Path) -> None:
         raise InputError(f"{file}: cannot be read ({error.strerror}); make it readable") from error
 
 
-def starts_hash(starts: Sequence[Start]) -> str:
-    """First 16 hex digits of the SHA-256 over frames, sentences and tasks."""
-    digest = hashlib.sha256()
-    for start in starts:
-        digest.update(start.frame.tobytes() + f"\0{start.instruction}\0{start.task}\0{start.layout}".encode())
-    return digest.hexdigest()[:16]
-
-
 def said_of(path: Path) -> tuple[list[str], str]:
     """The sentences and the task in the JSON file beside a picture."""
     file = path.with_suffix(".json")

@@ -19,8 +19,11 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from worldgymnast.errors import MOST_WIDE, InputError, in_range
+from worldgymnast.judges.sustained import sustained
+from worldgymnast.protocols import Stored
 from worldgymnast.text import SENTENCE_WIDTH, SentenceEncoder
 from worldgymnast.types import Clip, Metrics, Verdict
+from worldgymnast.weights import module_identity
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ _EDGE = 1e-4
 class SuccessClassifier(nn.Module):
     """A `Judge` that learned from labels."""
 
+    config_type = ClassifierConfig
     threshold: Tensor
 
     def __init__(self, config: ClassifierConfig, text: SentenceEncoder | None = None):
@@ -78,6 +82,17 @@ class SuccessClassifier(nn.Module):
         self.head = nn.Sequential(nn.Linear(widths[-1] * 16 + 64, 128), nn.ReLU(), nn.Linear(128, 1))
         self.register_buffer("threshold", torch.tensor(0.5))
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - in torch, not in its stubs
+
+    @classmethod
+    def from_stored(cls, config: ClassifierConfig, stored: Stored) -> SuccessClassifier:
+        """See `Storable`."""
+        del stored
+        return cls(config)
+
+    @property
+    def identity(self) -> str:
+        """See `Component`."""
+        return module_identity(self)
 
     @property
     def name(self) -> str:
@@ -181,9 +196,3 @@ class SuccessClassifier(nn.Module):
         loss = F.binary_cross_entropy_with_logits(logits, target)
         accuracy = ((logits > 0) == (target > 0.5)).float().mean()
         return loss, {"loss": float(loss.detach()), "accuracy": float(accuracy)}
-
-
-def sustained(probability: Float[np.ndarray, " t"], frames: int) -> Float[np.ndarray, " s"]:
-    """Means over `frames` neighbours, one for every place where so many follow; shorter clips have one mean."""
-    width = min(frames, len(probability))
-    return np.convolve(probability, np.full(width, 1 / width), "valid")

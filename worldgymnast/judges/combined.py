@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from worldgymnast.errors import InputError, in_range
 from worldgymnast.judges.classifier import SuccessClassifier
-from worldgymnast.protocols import Judge
+from worldgymnast.protocols import Cancelable, ChecksTasks, Judge
 from worldgymnast.types import Clip, Verdict
 from worldgymnast.weights import fingerprint
 
@@ -28,9 +28,8 @@ def check(judge: Judge, asked: Iterable[tuple[str, str]]) -> None:
     Raises:
         InputError: it could not judge that.
     """
-    looks: Any = getattr(judge, "check", None)
-    if looks is not None:
-        looks(asked)
+    if isinstance(judge, ChecksTasks):
+        judge.check(asked)
 
 
 class _Combined:
@@ -62,12 +61,11 @@ class _Combined:
         for member in self.members:
             check(member, asked)
 
-    def stop(self) -> None:
+    def cancel(self) -> None:
         """No member that is asked elsewhere asks anything more."""
         for member in self.members:
-            stop: Any = getattr(member, "stop", None)
-            if stop is not None:
-                stop()
+            if isinstance(member, Cancelable):
+                member.cancel()
 
 
 @dataclass(frozen=True)

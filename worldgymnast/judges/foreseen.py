@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from worldgymnast.errors import in_range
-from worldgymnast.judges.classifier import sustained
+from worldgymnast.judges.sustained import sustained
 from worldgymnast.types import Clip, Verdict
 
 

@@ -212,7 +212,7 @@ class VLMJudge:
         check_criteria(self.rubric, self.config.criteria, asked)
         probe(self)
 
-    def stop(self) -> None:
+    def cancel(self) -> None:
         """Asks nothing more; clips that were not asked about yet get no verdict."""
         self.endpoint.stop()
 

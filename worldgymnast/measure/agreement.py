@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from worldgymnast.envs.metaworld import MetaWorldConfig
 from worldgymnast.errors import InputError, in_range
 from worldgymnast.evaluation.agreement import Agreement, agreement
 from worldgymnast.files import json_object
-from worldgymnast.measure.real import layouts, real_env, score_real
-from worldgymnast.policies.small_vla import SmallVLA
+from worldgymnast.measure.real import score_real
 from worldgymnast.progress import Progress
+from worldgymnast.protocols import Policy, RealEnvironment
 from worldgymnast.records import check_rows, is_verdict, is_whole, read_object
 from worldgymnast.rl.judging import seen
 from worldgymnast.surrogates.imagination import Imagination, Surrogate, score_in
@@ -38,7 +37,6 @@ class AgreeConfig:
     """What is compared, and on how much.
 
     Attributes:
-        env: the real environment.
         per_task: starts a task.
         first_layout: layouts count up from here.
         lengths: horizons, in actions, by which success is asked for; the longest is what is rolled out.
@@ -48,7 +46,6 @@ class AgreeConfig:
         seed: of every random draw.
     """
 
-    env: MetaWorldConfig = MetaWorldConfig()
     per_task: int = 10
     first_layout: int = 4_000_000
     lengths: tuple[int, ...] = (8, 16, 24)
@@ -65,8 +62,9 @@ class AgreeConfig:
 
 
 def outcomes(
-    policies: Mapping[str, SmallVLA],
+    policies: Mapping[str, Policy],
     surrogates: Mapping[str, Surrogate],
+    env: RealEnvironment,
     file: Path,
     config: AgreeConfig,
 ) -> Outcomes:
@@ -77,7 +75,7 @@ def outcomes(
     Raises:
         InputError: a length is no multiple of the policies' chunk.
     """
-    chunk = next(iter(policies.values())).config.chunk
+    chunk = next(iter(policies.values())).chunk
     if odd := [length for length in config.lengths if length % chunk]:
         raise InputError(f"field 'lengths': found {odd[0]}, expected multiples of the policies' chunk ({chunk})")
     found = _kept(file, (REAL, *surrogates), len(config.lengths))
@@ -85,9 +83,8 @@ def outcomes(
     if not todo:
         return {name: found[name] for name in policies}
     surrogates = {place: each.hasty() for place, each in surrogates.items()}
-    env = replace(config.env, horizon=max(config.lengths))
-    starts = layouts(env, config.per_task, config.first_layout)
-    real = real_env(env, chunk, config.workers, every=chunk)
+    starts = env.layouts(config.per_task, config.first_layout)
+    real = env.vector(config.workers, chunk, horizon=max(config.lengths), keyframes_only=True)
     try:
         with Progress("rolling policies out", len(policies), done=len(policies) - len(todo)) as progress:
             for name, policy in todo.items():
@@ -128,7 +125,7 @@ def _kept(file: Path, places: Sequence[str], lengths: int) -> dict[str, dict[str
     return found
 
 
-def twins(policies: Mapping[str, SmallVLA]) -> dict[str, str]:
+def twins(policies: Mapping[str, Policy]) -> dict[str, str]:
     """The policies that have the weights of an earlier one, and which: counted twice they would narrow the interval."""
     first: dict[str, str] = {}
     weights = {name: identity(policy) for name, policy in policies.items()}

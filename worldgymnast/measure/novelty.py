@@ -13,10 +13,9 @@ import torch
 from jaxtyping import UInt8
 
 from worldgymnast.evaluation.agreement import psnr
-from worldgymnast.protocols import WorldModel
+from worldgymnast.protocols import Encodes, WorldModel
 from worldgymnast.text import SentenceEncoder
 from worldgymnast.types import Start
-from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 FRAME_MARGIN = 1.5
 """dB by which the autoencoder may keep a frame worse than any known one before it is called strange: new layouts of the
@@ -33,19 +32,18 @@ _PIECE = 256
 """Frames that are coded at a time."""
 
 
-def kept(world: LatentWorldModel, frames: UInt8[np.ndarray, "n h w 3"]) -> np.ndarray:
-    """PSNR in dB, float [n], of what the world's autoencoder keeps of each frame: low where it was never trained."""
+def kept(world: Encodes, frames: UInt8[np.ndarray, "n h w 3"]) -> np.ndarray:
+    """PSNR in dB, float [n], of what the world's encoding keeps of each frame: low where it was never trained."""
     found = []
     for i in range(0, len(frames), _PIECE):
         part = np.ascontiguousarray(frames[i : i + _PIECE])
-        coded = world.autoencoder.encode(torch.from_numpy(part))
-        found.append(psnr(part, world.autoencoder.decode(coded).cpu().numpy()))
+        found.append(psnr(part, world.reconstruct(torch.from_numpy(part)).cpu().numpy()))
     return np.concatenate(found)
 
 
 def strange_frames(world: WorldModel, starts: Sequence[Start], known: Sequence[Start]) -> str:
     """Why a world model is not to be believed from some frames on, or nothing; `known` are like its training's."""
-    if not known or not isinstance(world, LatentWorldModel):
+    if not known or not isinstance(world, Encodes):
         return ""
     own = kept(world, np.stack([start.frame for start in starts]))
     lowest = float(kept(world, np.stack([start.frame for start in known])).min())

@@ -1,25 +1,23 @@
-"""Scoring: a policy for real on fixed starts; world and judge on real rollouts, the gate before RL."""
+"""A policy for real: on fixed layouts, beside the same layouts imagined, and before against after."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 
-from worldgymnast.envs.metaworld import MetaWorldConfig, MetaWorldEnv, instructions
-from worldgymnast.envs.wrappers import vectorise
+from worldgymnast.actions import require_same
 from worldgymnast.errors import in_range
 from worldgymnast.progress import Progress
-from worldgymnast.protocols import Policy
-from worldgymnast.rl.collect import Sample
+from worldgymnast.protocols import Actor, RealEnvironment
+from worldgymnast.rl.reinforce import Scored
 from worldgymnast.rl.rollout import roll_out
-from worldgymnast.rl.starts import from_starts
-from worldgymnast.types import Rollout, Start
+from worldgymnast.surrogates.imagination import Surrogate, score_in
+from worldgymnast.types import Layout, Rollout
+from worldgymnast.weights import identity
 
 _SOME = 10
 """Real episodes between two lines of progress."""
@@ -47,34 +45,41 @@ class ScoreConfig:
         in_range(self, 0, "temperature", "first_layout")
 
 
-def real_env(config: MetaWorldConfig, chunk: int, workers: int, every: int = 1) -> VectorEnv[Any, Any, Any]:
-    """The real environment in `workers` processes; `chunk` for `every` where nobody watches between two looks."""
-    return vectorise(functools.partial(MetaWorldEnv, config, every), workers, chunk)
+@dataclass(frozen=True)
+class ScoringConfig:
+    """The scorings during training: the greedy policy on the same layouts, imagined and for real.
 
+    Attributes:
+        per_task: layouts per task.
+        first_layout: first of them; never recorded ones, and not those of the final evaluation.
+        workers: processes that run the real environment.
+    """
 
-def layouts(config: MetaWorldConfig, per_task: int, first: int) -> list[Start]:
-    """Starts on consecutive layouts of every task; frames are blank until the real environment has shown them."""
-    blank = np.zeros((config.size, config.size, 3), np.uint8)
-    return [Start(blank, instructions(t)[0], t, first + i) for t in config.tasks for i in range(per_task)]
+    per_task: int = 10
+    first_layout: int = 5_000_000
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        in_range(self, 1, "per_task", "workers")
+        in_range(self, 0, "first_layout")
 
 
 def score_real(
-    policy: Policy, env: VectorEnv[Any, Any, Any], starts: Sequence[Start], *, temperature: float, seed: int
+    policy: Actor, env: VectorEnv[Any, Any, Any], layouts: Sequence[Layout], *, temperature: float, seed: int
 ) -> list[Rollout]:
-    """Real rollouts whose starts carry the frame that was really seen."""
+    """Real rollouts of `policy`, one on each layout."""
     generator = torch.Generator().manual_seed(seed)
-    rollouts = roll_out(env, policy, starts, temperature=temperature, generator=generator)
-    return [replace(r, start=replace(r.start, frame=r.frames[0])) for r in rollouts]
+    return roll_out(env, policy, layouts, temperature=temperature, generator=generator)
 
 
 def trials(
-    policy: Policy, env: VectorEnv[Any, Any, Any], starts: Sequence[Start], *, temperature: float, seed: int, what: str
+    policy: Actor, env: VectorEnv[Any, Any, Any], layouts: Sequence[Layout], *, temperature: float, seed: int, what: str
 ) -> list[Rollout]:
-    """`score_real` some starts at a time, with their progress; `what` says what is done."""
+    """`score_real` some layouts at a time, with their progress; `what` says what is done."""
     found: list[Rollout] = []
-    with Progress(what, len(starts)) as progress:
-        for i in range(0, len(starts), _SOME):
-            part = starts[i : i + _SOME]
+    with Progress(what, len(layouts)) as progress:
+        for i in range(0, len(layouts), _SOME):
+            part = layouts[i : i + _SOME]
             found += score_real(policy, env, part, temperature=temperature, seed=seed)
             progress.advance(len(part))
     return found
@@ -86,26 +91,51 @@ def row(rollout: Rollout, seed: int) -> dict[str, Any]:
     return {"task": start.task, "layout": start.layout, "seed": seed, "success": rollout.verdict.succeeded}
 
 
-def photographs(env: MetaWorldConfig, per_task: int, first_layout: int) -> list[Start]:
-    """One frame of each of `per_task` new layouts of every task, with a sentence each: no action is ever taken."""
-    camera = MetaWorldEnv(env)
-    try:
-        wanted, found = layouts(env, per_task, first_layout), []
-        with Progress("photographing new layouts", len(wanted)) as progress:
-            for start in wanted:
-                seen, _ = camera.reset(seed=start.layout, options={"task": start.task})
-                found.append(replace(start, frame=seen["image"]))
-                progress.advance()
-        return found
-    finally:
-        camera.close()
+@dataclass
+class Scorer:
+    """Scores a policy on the same layouts in the real environment and in the surrogate.
 
+    Attributes:
+        env: the real environment.
+        config: on how many layouts.
+    """
 
-def from_photographs(photos: Sequence[Start]) -> Sample:
-    """Draws from `photos` of the real environment, each time with one of the task's sentences."""
-    draw = from_starts(photos)
+    env: RealEnvironment
+    config: ScoringConfig = ScoringConfig()
+    _open: tuple[tuple[int, int], VectorEnv[Any, Any, Any]] | None = field(default=None, init=False, repr=False)
 
-    def sample(rng: np.random.Generator, count: int) -> list[Start]:
-        return [replace(s, instruction=str(rng.choice(instructions(s.task)))) for s in draw(rng, count)]
+    @property
+    def identity(self) -> str:
+        """What tells it from another beside its config."""
+        return identity(self.env)
 
-    return sample
+    def __call__(self, policy: Actor, surrogate: Surrogate, step: int, *, horizon: int, rows: int) -> Scored:
+        """Greedy rollouts from the same layouts, imagined and real.
+
+        Args:
+            policy: acts.
+            surrogate: where it practises.
+            step: seed of the draws.
+            horizon: actions in a rollout.
+            rows: rollouts imagined side by side.
+        """
+        env = self._vector(policy, horizon)
+        layouts = self.env.layouts(self.config.per_task, self.config.first_layout)
+        real = score_real(policy, env, layouts, temperature=0.0, seed=step)
+        imagined = score_in(surrogate, policy, [r.start for r in real], rows=rows, temperature=0.0, seed=step)
+        return Scored(imagined, real)
+
+    def _vector(self, policy: Actor, horizon: int) -> VectorEnv[Any, Any, Any]:
+        require_same(policy.action_spec, self.env.action_spec, "policy and real environment")
+        wanted = (policy.chunk, horizon)
+        if self._open is not None and self._open[0] != wanted:
+            self.close()
+        if self._open is None:
+            self._open = wanted, self.env.vector(self.config.workers, policy.chunk, horizon=horizon)
+        return self._open[1]
+
+    def close(self) -> None:
+        """End the processes of the real environment."""
+        if self._open is not None:
+            self._open[1].close()
+            self._open = None

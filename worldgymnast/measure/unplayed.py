@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from worldgymnast.protocols import Policy
+from worldgymnast.protocols import Actor
 from worldgymnast.records import read_outcomes
 from worldgymnast.types import Rollout, Start
 from worldgymnast.weights import write_text
@@ -24,9 +24,9 @@ MOST = 400
 
 def imagine_unplayed(
     file: Path,
-    policies: Mapping[str, tuple[Policy, Sequence[int]]],
+    policies: Mapping[str, tuple[Actor, Sequence[int]]],
     starts: Callable[[int], Sequence[Start]],
-    imagine: Callable[[Policy, Sequence[Start], int, str], Sequence[Rollout]],
+    imagine: Callable[[Actor, Sequence[Start], int, str], Sequence[Rollout]],
 ) -> dict[str, list[dict[str, Any]]]:
     """Judged outcomes of imagined rollouts; kept in `file` policy by policy, what is there is not imagined again.
 

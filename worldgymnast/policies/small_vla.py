@@ -19,8 +19,10 @@ from torch import Tensor, nn
 
 from worldgymnast.actions import ActionSpec
 from worldgymnast.errors import MOST_LAYERS, MOST_WIDE, InputError, in_range
+from worldgymnast.protocols import Stored
 from worldgymnast.text import SENTENCE_WIDTH, SentenceEncoder
-from worldgymnast.types import ActionChunk, Metrics, Observation
+from worldgymnast.types import IMAGE, ActionChunk, Metrics, Observation
+from worldgymnast.weights import module_identity
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,9 @@ class _Block(nn.Module):
 class SmallVLA(nn.Module):
     """A `Policy` of about a million parameters (the frozen sentence encoder not counted)."""
 
-    needs = frozenset({"image"})
+    config_type = SmallVLAConfig
+    needs = frozenset({IMAGE})
+    cameras = (IMAGE,)
     centres: Tensor
 
     def __init__(self, config: SmallVLAConfig, action_spec: ActionSpec, text: SentenceEncoder | None = None):
@@ -105,6 +109,29 @@ class SmallVLA(nn.Module):
         self.register_buffer("centres", low[:, None] + (high - low)[:, None] * share)
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - in torch, not in its stubs
 
+    @classmethod
+    def from_stored(cls, config: SmallVLAConfig, stored: Stored) -> SmallVLA:
+        """See `Storable`."""
+        return cls(config, stored.spec)
+
+    @property
+    def chunk(self) -> int:
+        """See `Actor`."""
+        return self.config.chunk
+
+    @property
+    def identity(self) -> str:
+        """See `Component`."""
+        return module_identity(self)
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        """See `Policy`: all weights; the frozen sentence encoder is not among them."""
+        return dict(self.state_dict())
+
+    def load_trainable(self, state: Mapping[str, Tensor]) -> None:
+        """See `Policy`."""
+        self.load_state_dict(dict(state))
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
@@ -127,7 +154,7 @@ class SmallVLA(nn.Module):
         return self.head(features).view(b, self.config.chunk, self.action_spec.dim, self.config.bins)
 
     def _see(self, obs: Observation) -> tuple[Tensor, Tensor]:
-        image = obs.image.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        image = obs.images[IMAGE].to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
         return image, self.text(obs.instruction, self.device)
 
     def distribution(self, obs: Observation, temperature: float) -> Float[Tensor, "b k a v"]:
@@ -145,7 +172,7 @@ class SmallVLA(nn.Module):
 
     @torch.no_grad()
     def act(self, obs: Observation, *, temperature: float, generator: torch.Generator | None) -> ActionChunk:
-        """See `Policy.act`."""
+        """See `Actor.act`."""
         logprobs = self.distribution(obs, temperature)
         if temperature == 0:
             tokens = logprobs.argmax(-1)
@@ -158,7 +185,14 @@ class SmallVLA(nn.Module):
 
     def logprobs(self, obs: Observation, chunk: ActionChunk) -> Float[Tensor, "b k a"]:
         """See `Policy.logprobs`."""
-        return self.distribution(obs, chunk.temperature).gather(-1, chunk.tokens.to(self.device)[..., None])[..., 0]
+        tokens = self._tokens(chunk).to(self.device)
+        return self.distribution(obs, chunk.temperature).gather(-1, tokens[..., None])[..., 0]
+
+    @staticmethod
+    def _tokens(chunk: ActionChunk) -> Int[Tensor, "b k a"]:
+        """The sample of this policy: the index of the bin of every action."""
+        assert isinstance(chunk.sample, Tensor)
+        return chunk.sample
 
     def augment(self, image: Tensor, generator: torch.Generator) -> Tensor:
         """Random shift and colour of [b 3 h w] in -1..1."""

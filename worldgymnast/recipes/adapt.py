@@ -15,17 +15,17 @@ from pathlib import Path
 
 import numpy as np
 
-from worldgymnast.envs.metaworld import MetaWorldConfig
 from worldgymnast.errors import InputError, in_range
 from worldgymnast.evaluation.success import EpisodeResult, Rate, SuccessTable, success_table
-from worldgymnast.policies.small_vla import SmallVLA
-from worldgymnast.recipes.finetune import FinetuneConfig, finetune
-from worldgymnast.rl.collect import Sample
+from worldgymnast.protocols import Policy, StartSampler
+from worldgymnast.recipes.finetune import finetune
 from worldgymnast.rl.objective import ObjectiveConfig
 from worldgymnast.rl.reinforce import ReinforceConfig
+from worldgymnast.rl.starts import starts_hash
 from worldgymnast.rl.trainer import TrainerConfig
 from worldgymnast.surrogates.imagination import Surrogate, score_in
-from worldgymnast.types import Start
+from worldgymnast.types import Begin, Start
+from worldgymnast.weights import fingerprint
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,6 @@ class AdaptConfig:
         starts=8,
         middle=0.0,
         resample=0,
-        evaluate_starts=0,
         trainer=TrainerConfig(objective=ObjectiveConfig(kl=0.2)),
     )
     replay: float = 0.0
@@ -53,7 +52,6 @@ class AdaptConfig:
         in_range(self, 0, "replay", high=0.9)
         in_range(self, 1, "trials")
         for name, why in (
-            ("evaluate_starts", "nothing is scored for real"),
             ("middle", "a picture has no middle"),
             ("curriculum", "the share of replay would be lost"),
         ):
@@ -61,26 +59,34 @@ class AdaptConfig:
                 raise InputError(f"--rl.{name.replace('_', '-')}: found {getattr(self.rl, name)}, expected 0: {why}")
 
 
-def beside(start: Start, others: Sample, share: float) -> Sample:
-    """Draws `start`, and for a share of the draws others."""
+@dataclass(frozen=True)
+class ReplayStarts:
+    """Draws one start, and for a share of the draws others.
 
-    def sample(rng: np.random.Generator, count: int) -> list[Start]:
-        more = round(share * count)
-        return [start] * (count - more) + (list(others(rng, more)) if more else [])
+    Attributes:
+        start: the one in question.
+        others: draws the others.
+        share: of the others.
+    """
 
-    return sample
+    start: Start
+    others: StartSampler
+    share: float
+
+    @property
+    def identity(self) -> str:
+        """See `StartSampler`."""
+        return fingerprint([starts_hash([self.start]), self.others.identity if self.share else "", self.share])
+
+    def __call__(self, rng: np.random.Generator, count: int) -> list[Begin]:
+        """See `StartSampler`."""
+        more = round(self.share * count)
+        return [self.start] * (count - more) + (list(self.others(rng, more)) if more else [])
 
 
 def adapt(
-    policy: SmallVLA,
-    surrogate: Surrogate,
-    start: Start,
-    others: Sample,
-    out: Path,
-    config: AdaptConfig,
-    device: str = "cpu",
-    data: str = "",
-) -> SmallVLA:
+    policy: Policy, surrogate: Surrogate, start: Start, others: StartSampler, out: Path, config: AdaptConfig
+) -> Policy:
     """The policy trained on `start`; OUT/policy.safetensors, and the last weights, for nothing real chose among them.
 
     Args:
@@ -90,13 +96,9 @@ def adapt(
         others: draws the starts of replay.
         out: the run folder.
         config: the training.
-        device: where to train.
-        data: says which start, and which others.
     """
-    env = MetaWorldConfig(size=start.frame.shape[0])
-    rl = replace(config.rl, evaluate_starts=0, keep_best=False)
-    whole = FinetuneConfig(env=env, rl=rl)
-    return finetune(policy, surrogate, beside(start, others, config.replay), out, whole, device, data)
+    rl = replace(config.rl, keep_best=False)
+    return finetune(policy, surrogate, ReplayStarts(start, others, config.replay), out, rl).policy
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ class Adapted:
 
 
 def forgetting(
-    policies: tuple[SmallVLA, SmallVLA],
+    policies: tuple[Policy, Policy],
     surrogate: Surrogate,
     start: Start,
     others: Sequence[Start],

@@ -24,21 +24,20 @@ from worldgymnast.episodes.windows import EpisodeSet, concatenate, data_hash
 from worldgymnast.errors import InputError, in_range
 from worldgymnast.evaluation.sequential import ALPHA_REPLACE, PairedEvidence, worse_strata
 from worldgymnast.evaluation.success import Outcome
-from worldgymnast.judges.classifier import SuccessClassifier
+from worldgymnast.measure.evaluate import Contender, evaluate
 from worldgymnast.measure.gate import cut
-from worldgymnast.measure.real import ScoreConfig, from_photographs, photographs
-from worldgymnast.policies.small_vla import SmallVLA
+from worldgymnast.measure.real import ScoreConfig, Scorer, ScoringConfig
+from worldgymnast.protocols import Policy, TrainableJudge, WorldModel
 from worldgymnast.recipes.finetune import FinetuneConfig, finetune
 from worldgymnast.recipes.record import PolicyRecordConfig, record_policy_to
 from worldgymnast.recipes.relearn import Relearning, relearn_judge, relearn_world
-from worldgymnast.recipes.reproduce import Recipe, evaluate, seeded
 from worldgymnast.records import DECISIONS
-from worldgymnast.registry import to_dict
+from worldgymnast.registry import EnvironmentConfig, environment, to_dict
 from worldgymnast.rl.reinforce import ReinforceConfig, scorings
+from worldgymnast.rl.starts import PhotographedStarts
 from worldgymnast.run import Run, stage
 from worldgymnast.surrogates.imagination import Imagination
 from worldgymnast.weights import identity, write_text
-from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,7 @@ class DynaConfig(Relearning):
         temperatures: at which the policy is recorded besides, in equal parts.
         length: actions in a recorded episode.
         layout: first layout of the recordings; the tests' come first.
+        env: the real environment.
         finetune: RL and its scorings.
         photographs: new layouts a task that RL starts from.
         photograph_layout: first of these layouts.
@@ -68,7 +68,8 @@ class DynaConfig(Relearning):
     temperatures: tuple[float, ...] = (0.5, 1.0)
     length: int = 32
     layout: int = 8_000_000
-    finetune: FinetuneConfig = FinetuneConfig(rl=ReinforceConfig(steps=12, evaluate_every=6, evaluate_starts=4))
+    env: EnvironmentConfig = EnvironmentConfig()
+    finetune: FinetuneConfig = FinetuneConfig(ReinforceConfig(steps=12, evaluate_every=6), ScoringConfig(per_task=4))
     photographs: int = 30
     photograph_layout: int = 6_000_000
     score: ScoreConfig = ScoreConfig(per_task=20, first_layout=7_000_000)
@@ -91,13 +92,12 @@ class DynaConfig(Relearning):
 
     @property
     def _least(self) -> int:
-        return len(self.temperatures) * len(self.finetune.env.tasks)
+        return len(self.temperatures) * len(self.env.tasks)
 
     @property
     def scored(self) -> int:
         """Real episodes that the scorings of one round take."""
-        rl = self.finetune.rl
-        return len(scorings(rl)) * rl.evaluate_starts * len(self.finetune.env.tasks)
+        return len(scorings(self.finetune.rl)) * self.finetune.scoring.per_task * len(self.env.tasks)
 
     @property
     def per_temperature(self) -> int:
@@ -107,7 +107,7 @@ class DynaConfig(Relearning):
     @property
     def tested(self) -> int:
         """Real episodes that the tests of all rounds take: those of the first policy, and of every round's."""
-        return (self.rounds + 1) * self.pairs * len(self.finetune.env.tasks)
+        return (self.rounds + 1) * self.pairs * len(self.env.tasks)
 
     @property
     def test(self) -> PolicyRecordConfig:
@@ -172,7 +172,7 @@ def recorded_in(out: Path, number: int) -> tuple[Path, Path]:
 
 def dyna(
     policy: Path,
-    begun: tuple[SmallVLA, LatentWorldModel, SuccessClassifier],
+    begun: tuple[Policy, WorldModel, TrainableJudge],
     old: EpisodeSet,
     out: Path,
     config: DynaConfig,
@@ -192,9 +192,10 @@ def dyna(
     """
     kept, world, judge = begun
     inputs = {"policy": identity(kept), "world": identity(world), "judge": identity(judge), "data": data_hash(old)}
-    env, recorded, policies, decisions = config.finetune.env, [old], {"before": policy}, list[Decision]()
+    env, recorded, decisions = environment(config.env), [old], list[Decision]()
+    policies = {"before": Contender(policy, (config.seed,))}
     with Run(out, to_dict(config) | {"inputs": inputs}) as run:
-        photos = photographs(env, config.photographs, config.photograph_layout)
+        starts = PhotographedStarts(env, config.photographs, config.photograph_layout)
         with stage(out, "test 0"):
             shown = newest = record_policy_to(recorded_in(out, 1)[0], kept, env, config.test)
         for number in range(1, config.rounds + 1):
@@ -211,9 +212,9 @@ def dyna(
             with stage(out, f"judge {number}"):
                 judge = relearn_judge(recorded, world, judge, folder["judge"], config, seed, device)
             with stage(out, f"reinforce {number}"):
-                practice = seeded(config.finetune, seed)
-                imagine = Imagination.of(kept, world, judge, practice.rl.horizon)
-                acting = finetune(kept, imagine, from_photographs(photos), folder["rl"], practice, device)
+                rl = replace(config.finetune.rl, seed=seed)
+                imagine, scorer = Imagination.of(kept, world, judge, rl.horizon), Scorer(env, config.finetune.scoring)
+                acting = finetune(kept, imagine, starts, folder["rl"], rl, scorer).policy
             with stage(out, f"test {number}"):
                 newest = record_policy_to(recorded_in(out, number + 1)[0], acting, env, config.test)
                 decisions.append(decide(number, shown, newest, env.horizon, config.alpha))
@@ -221,10 +222,10 @@ def dyna(
                 _file(out / DECISIONS, decisions)
             policies[f"round {number}"] = list(policies.values())[-1]
             if decisions[-1].is_replaced:
-                kept, shown, policies[f"round {number}"] = acting, newest, folder["rl"] / "policy.safetensors"
+                kept, shown = acting, newest
+                policies[f"round {number}"] = Contender(folder["rl"] / "policy.safetensors", (config.seed,))
         with stage(out, "real evaluation"):
-            recipe = replace(Recipe(), env=env, seeds=(config.seed,), score=config.score)
-            found = evaluate(out / "evaluation.json", policies, recipe, device, world, judge, imagined)
+            found = evaluate(out / "evaluation.json", policies, env, config.score, device, world, judge, imagined)
         sampled_episodes = config.rounds * (config.scored + config.per_temperature * config._least)
         run.finish({"real_episodes": float(sampled_episodes + config.tested)})
     return found

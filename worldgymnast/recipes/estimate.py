@@ -10,14 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from worldgymnast.envs.metaworld import MetaWorldConfig, MetaWorldEnv
-from worldgymnast.measure.real import layouts
-from worldgymnast.policies.small_vla import SmallVLA
+from worldgymnast.measure.real import ScoringConfig
+from worldgymnast.protocols import Policy, RealEnvironment
 from worldgymnast.rl.reinforce import ReinforceConfig, scorings
 from worldgymnast.rl.rollout import group
 from worldgymnast.rl.trainer import Trainer
 from worldgymnast.surrogates.imagination import Imagination, score_in
-from worldgymnast.types import Rollout, Start, Verdict
+from worldgymnast.types import IMAGE, Rollout, Start, Verdict
 
 _LOOKS = 2
 """Looks of the rollouts that are timed."""
@@ -41,25 +40,24 @@ class Pace:
     acted: float
     laid_out: float
 
-    def finetuning(self, rl: ReinforceConfig, chunk: int, tasks: int, workers: int) -> float:
+    def finetuning(self, rl: ReinforceConfig, scoring: ScoringConfig, chunk: int, tasks: int) -> float:
         """Seconds of reinforcement learning with its scorings."""
         rollouts = rl.starts * rl.group_size
         step = _AGAIN * rollouts * rl.horizon * self.imagined
         step += rl.trainer.updates * rollouts * (rl.horizon / chunk) * self.learned
-        scored = len(scorings(rl)) * rl.evaluate_starts * tasks
-        return rl.steps * step + self.evaluation(scored, rl.horizon, workers)
+        scored = len(scorings(rl)) * scoring.per_task * tasks
+        return rl.steps * step + self.evaluation(scored, rl.horizon, scoring.workers)
 
     def evaluation(self, episodes: int, horizon: int, workers: int) -> float:
         """Seconds of so many real episodes, and of the same starts imagined."""
         return episodes * ((self.laid_out + horizon * self.acted) / workers + horizon * self.imagined)
 
 
-def pace(policy: SmallVLA, imagine: Imagination, env: MetaWorldConfig, rl: ReinforceConfig) -> Pace:
+def pace(policy: Policy, imagine: Imagination, env: RealEnvironment, rl: ReinforceConfig) -> Pace:
     """Takes a few seconds of each part; changes nothing."""
-    start = layouts(env, 1, 0)[0]
-    acted, laid_out, seen = _real(env, start)
+    acted, laid_out, seen = _real(env, policy.chunk)
     rows = min(rl.rows, rl.starts * rl.group_size)
-    short = Imagination.of(policy, imagine.world, imagine.judge, _LOOKS * policy.config.chunk).hasty()
+    short = Imagination.of(policy, imagine.world, imagine.judge, _LOOKS * policy.chunk).hasty()
     seconds, rollouts = _timed(
         lambda: score_in(short, policy, [seen] * rows, rows=rows, temperature=rl.temperature, seed=0)
     )
@@ -75,26 +73,27 @@ def _timed(act: Callable[[], list[Rollout]]) -> tuple[float, list[Rollout]]:
     return time.perf_counter() - began, found
 
 
-def _real(env: MetaWorldConfig, start: Start) -> tuple[float, float, Start]:
-    """Seconds an action and a layout, and the start with its frame."""
-    camera = MetaWorldEnv(env)
+def _real(env: RealEnvironment, chunk: int) -> tuple[float, float, Start]:
+    """Seconds an action and a layout, and the start that is seen in it."""
+    before, layout = env.layouts(2, 0)[:2]
+    rows = env.vector(1, chunk, horizon=2 * chunk)
     try:
-        camera.reset(seed=0, options={"task": start.task})
+        rows.reset(options={"starts": [before]})
         began = time.perf_counter()
-        seen, _ = camera.reset(seed=1, options={"task": start.task})
+        seen, _ = rows.reset(options={"starts": [layout]})
         laid_out, began = time.perf_counter() - began, time.perf_counter()
-        for _ in range(4):
-            camera.step(np.zeros(env.action_spec.dim, np.float32))
-        acted = (time.perf_counter() - began) / 4
+        for _ in range(2):
+            rows.step(np.zeros((1, chunk, env.action_spec.dim), np.float32))
+        acted = (time.perf_counter() - began) / (2 * chunk)
     finally:
-        camera.close()
-    return acted, laid_out, Start(seen["image"], start.instruction, start.task)
+        rows.close()
+    return acted, laid_out, layout.start(seen[IMAGE][0])
 
 
-def _learning(policy: SmallVLA, rollouts: list[Rollout], rl: ReinforceConfig) -> float:
+def _learning(policy: Policy, rollouts: list[Rollout], rl: ReinforceConfig) -> float:
     """Seconds a look: an update of a copy, on rollouts of which every other one is said to have succeeded."""
     said = [r.judged(Verdict(float(i % 2)), _LOOKS) for i, r in enumerate(rollouts)]
-    trainer, generator = Trainer(copy.deepcopy(policy), rl.trainer), torch.Generator().manual_seed(0)
+    trainer, generator = Trainer(copy.deepcopy(policy), policy, rl.trainer), torch.Generator().manual_seed(0)
     groups = group(said, len(said))
     began = time.perf_counter()
     trainer.update(groups, generator)

@@ -18,16 +18,15 @@ import numpy as np
 import torch
 
 from worldgymnast.actions import require_same
-from worldgymnast.envs.metaworld import INSTRUCTIONS, MetaWorldConfig
 from worldgymnast.episodes.windows import EpisodeSet, data_hash, from_episodes
 from worldgymnast.errors import InputError, in_range
-from worldgymnast.measure.real import layouts, real_env
-from worldgymnast.policies.small_vla import SmallVLA
+from worldgymnast.measure.real import Scorer
+from worldgymnast.phrases import INSTRUCTIONS
 from worldgymnast.progress import Progress
-from worldgymnast.recipes.finetune import FPS, save_gallery, scorer
+from worldgymnast.protocols import Policy, StartSampler, TrainablePolicy
+from worldgymnast.recipes.finetune import FPS, save_gallery
 from worldgymnast.recipes.record import episodes_of
 from worldgymnast.registry import Manifest, load_policy, save_component, to_dict
-from worldgymnast.rl.collect import Sample
 from worldgymnast.run import Run
 from worldgymnast.run_folder import resuming
 from worldgymnast.surrogates.imagination import Surrogate, score_in
@@ -42,7 +41,6 @@ class IterSftConfig:
     """Rounds of imagination and imitation.
 
     Attributes:
-        env: the real environment of the scorings.
         rounds: how many.
         starts: starts a round.
         group_size: rollouts per start.
@@ -51,13 +49,9 @@ class IterSftConfig:
         horizon: actions in an imagined rollout.
         batch: looks a step of imitation, half of them demonstrations.
         fit: the optimiser of every round.
-        evaluate_starts: starts per task of a scoring, before the first round and after each.
-        score_layout: first layout of the scorings.
-        workers: processes of the real environment.
         seed: of every random draw.
     """
 
-    env: MetaWorldConfig = MetaWorldConfig()
     rounds: int = 5
     starts: int = 64
     group_size: int = 8
@@ -66,28 +60,25 @@ class IterSftConfig:
     horizon: int = 24
     batch: int = 64
     fit: FitConfig = FitConfig(steps=300, lr=5e-4)
-    evaluate_starts: int = 8
-    score_layout: int = 5_000_000
-    workers: int = 2
     seed: int = 0
 
     def __post_init__(self) -> None:
-        in_range(self, 1, "rounds", "starts", "group_size", "rows", "horizon", "workers")
+        in_range(self, 1, "rounds", "starts", "group_size", "rows", "horizon")
         in_range(self, 2, "batch")
         in_range(self, 1e-3, "temperature")
-        in_range(self, 0, "evaluate_starts", "score_layout", "seed")
+        in_range(self, 0, "seed")
 
 
 def iter_sft(
-    policy: SmallVLA,
+    policy: Policy,
     surrogate: Surrogate,
-    starts: Sample,
+    starts: StartSampler,
     demonstrations: EpisodeSet,
     out: Path,
     config: IterSftConfig,
+    scorer: Scorer | None = None,
     device: str = "cpu",
-    data: str = "",
-) -> SmallVLA:
+) -> Policy:
     """Rounds in OUT/round-N, the best one's policy in OUT/policy.safetensors; finished rounds are skipped.
 
     Args:
@@ -97,39 +88,45 @@ def iter_sft(
         demonstrations: what is imitated beside.
         out: the run folder.
         config: the rounds.
+        scorer: scores the policy before the first round and after each, and so chooses the best; without one it is the
+            first.
         device: where to train.
-        data: says where the starts come from.
 
     Raises:
-        InputError: a round has no success to imitate.
+        InputError: a round has no success to imitate, or the policy cannot be trained by imitation.
     """
+    if not isinstance(policy, TrainablePolicy):
+        raise InputError(f"{type(policy).__name__} has no imitation loss, so it cannot be trained by imitation")
     require_same(policy.action_spec, surrogate.action_spec, "policy and surrogate")
     require_same(policy.action_spec, demonstrations.spec, "policy and demonstrations")
     result = out / "policy.safetensors"
-    inputs = {"policy": identity(policy), **surrogate.inputs(), "starts": data, "data": data_hash(demonstrations)}
-    with Run(out, to_dict(config) | {"inputs": inputs}) as run:
+    inputs = {
+        "policy": identity(policy),
+        **surrogate.inputs(),
+        "starts": starts.identity,
+        "data": data_hash(demonstrations),
+    }
+    scoring = None if scorer is None else {"layouts": to_dict(scorer.config), "environment": scorer.identity}
+    with Run(out, to_dict(config) | {"scoring": scoring, "inputs": inputs}) as run:
         if run.finished is None:
-            kept, metrics = _rounds(policy, surrogate, starts, demonstrations, run, config, device)
+            kept, metrics = _rounds(policy, surrogate, starts, demonstrations, run, config, scorer, device)
             save_component(result, kept, Manifest(run.command, config.seed, inputs["policy"], metrics))
             run.finish(metrics)
     return load_policy(result, device)
 
 
 def _rounds(
-    begun: SmallVLA,
+    begun: Policy,
     surrogate: Surrogate,
-    starts: Sample,
+    starts: StartSampler,
     demonstrations: EpisodeSet,
     run: Run,
     config: IterSftConfig,
+    scorer: Scorer | None,
     device: str,
-) -> tuple[SmallVLA, Metrics]:
+) -> tuple[Policy, Metrics]:
     """The policy of the best round, and its metrics; goes on after the newest round that was scored."""
     policy = begun
-    real = None  # where nothing is scored, as for a robot that is not here
-    if config.evaluate_starts:
-        real = real_env(replace(config.env, horizon=config.horizon), policy.config.chunk, config.workers)
-    scored_on = layouts(config.env, config.evaluate_starts, config.score_layout)
     checkpoint = run.load()
     with resuming(run.path):
         first, best = (checkpoint.step, int(checkpoint.state["best"])) if checkpoint else (0, 0)
@@ -140,7 +137,9 @@ def _rounds(
             learned: Metrics = {}
             if number:
                 policy, learned = _round(policy, surrogate, starts, demonstrations, run.path, config, number, device)
-            scored = scorer(policy, surrogate, real, scored_on, config.rows)(number)
+            scored = None
+            if scorer is not None:
+                scored = scorer(policy, surrogate, number, horizon=config.horizon, rows=config.rows)
             run.log(number, learned | (scored.metrics() | scored.by_task(number) if scored else {}))
             rates = {int(row["step"]): row.get("real_success", 0.0) for row in run.metrics()}
             best = max(rates, key=lambda i: (rates[i], i))
@@ -151,8 +150,8 @@ def _rounds(
         surrogate.abandon()
         raise
     finally:
-        if real is not None:
-            real.close()
+        if scorer is not None:
+            scorer.close()
         surrogate.close()
     row = next((row for row in run.metrics() if row["step"] == best), {})
     found = {k: v for k, v in row.items() if k not in ("step", "time")}
@@ -164,15 +163,15 @@ def _result(out: Path, number: int) -> Path:
 
 
 def _round(
-    policy: SmallVLA,
+    policy: Policy,
     surrogate: Surrogate,
-    starts: Sample,
+    starts: StartSampler,
     demonstrations: EpisodeSet,
     out: Path,
     config: IterSftConfig,
     number: int,
     device: str,
-) -> tuple[SmallVLA, Metrics]:
+) -> tuple[Policy, Metrics]:
     """The policy that `policy` becomes in a round, and what was seen on the way."""
     result = _result(out, number)
     folder = result.parent
@@ -194,12 +193,12 @@ def _round(
                 "judge_error_rate": sum(r.verdict.score is None for r in rollouts) / len(rollouts),
                 "imagined_frames": float(sum(len(r.frames) - 1 for r in rollouts)),
             }
-            k, half = policy.config.chunk, config.batch // 2
+            k, half = policy.chunk, config.batch // 2
             batches = together(
                 imitation_batches(demonstrations, k, config.batch - half, seed, INSTRUCTIONS),
                 imitation_batches(episodes, k, half, seed + 1, INSTRUCTIONS),
             )
-            learner = copy.deepcopy(policy).to(device)
+            learner: Any = copy.deepcopy(policy)
             metrics |= fit(learner, batches, replace(config.fit, seed=seed), run, f"imitation, round {number}")
             save_component(result, learner, Manifest(run.command, seed, data_hash(episodes), metrics))
             run.finish(metrics)
@@ -208,7 +207,7 @@ def _round(
 
 
 def _rollouts(
-    policy: SmallVLA, surrogate: Surrogate, starts: Sample, config: IterSftConfig, number: int
+    policy: Policy, surrogate: Surrogate, starts: StartSampler, config: IterSftConfig, number: int
 ) -> list[Rollout]:
     """What is imagined in a round."""
     chosen = starts(np.random.default_rng([config.seed, number]), config.starts)
@@ -239,7 +238,7 @@ def together(first: Batches, second: Batches) -> Batches:
         a, b = first(step), second(step)
         images = torch.cat([a["obs"].image, b["obs"].image])
         return {
-            "obs": Observation(images, [*a["obs"].instruction, *b["obs"].instruction]),
+            "obs": Observation.of(images, [*a["obs"].instruction, *b["obs"].instruction]),
             "actions": torch.cat([a["actions"], b["actions"]]),
             "mask": torch.cat([a["mask"], b["mask"]]),
         }

@@ -9,7 +9,7 @@ from dataclasses import replace
 from worldgymnast.envs.metaworld import MetaWorldConfig
 from worldgymnast.errors import InputError
 from worldgymnast.judges.classifier import ClassifierConfig
-from worldgymnast.measure.real import ScoreConfig
+from worldgymnast.measure.real import ScoreConfig, ScoringConfig
 from worldgymnast.policies.small_vla import SmallVLAConfig
 from worldgymnast.recipes.finetune import FinetuneConfig
 from worldgymnast.recipes.quickstart import QuickstartConfig
@@ -53,25 +53,23 @@ def debug() -> Recipe:
     )
     world = WorldTraining(sizes, frames=8, autoencoder=brief, clips=2, length=4, fit=brief)
     judge = JudgeTraining(ClassifierConfig(widths=(8, 8, 16)), batch=8, fit=brief, calibration=1, late=2)
-    rl = ReinforceConfig(steps=2, starts=2, group_size=4, rows=8, horizon=8, evaluate_every=2, evaluate_starts=1)
-    return aligned(
-        Recipe(
-            env=env,
-            record=RecordConfig(expert=2, noisy=2, play=2, length=8, workers=1),
-            policy=PolicyTraining(SmallVLAConfig(width=16, blocks=1, hidden=32), demonstrations=2, batch=8, fit=brief),
-            rollouts=PolicyRecordConfig((1.0,), 3, length=8, workers=1),
-            held_out=PolicyRecordConfig((1.0,), 2, length=8, seed=3_000_000, workers=1),
-            world=world,
-            judge=judge,
-            rounds=1,
-            explorers=2,
-            explore=FinetuneConfig(rl=replace(rl, steps=1, evaluate_starts=0, keep_best=False)),
-            explored=PolicyRecordConfig((1.0,), 1, length=8, seed=2_050_000, workers=1),
-            again=Relearning(0.5, replace(world, fit=briefer), replace(judge, fit=briefer)),
-            finetune=FinetuneConfig(rl=rl, workers=1),
-            seeds=(0,),
-            score=ScoreConfig(per_task=2, workers=1),
-        )
+    rl = ReinforceConfig(steps=2, starts=2, group_size=4, rows=8, horizon=8, evaluate_every=2)
+    return Recipe(
+        env=env,
+        record=RecordConfig(expert=2, noisy=2, play=2, length=8, workers=1),
+        policy=PolicyTraining(SmallVLAConfig(width=16, blocks=1, hidden=32), demonstrations=2, batch=8, fit=brief),
+        rollouts=PolicyRecordConfig((1.0,), 3, length=8, workers=1),
+        held_out=PolicyRecordConfig((1.0,), 2, length=8, seed=3_000_000, workers=1),
+        world=world,
+        judge=judge,
+        rounds=1,
+        explorers=2,
+        explore=replace(rl, steps=1, keep_best=False),
+        explored=PolicyRecordConfig((1.0,), 1, length=8, seed=2_050_000, workers=1),
+        again=Relearning(0.5, replace(world, fit=briefer), replace(judge, fit=briefer)),
+        finetune=FinetuneConfig(rl, ScoringConfig(per_task=1, workers=1)),
+        seeds=(0,),
+        score=ScoreConfig(per_task=2, workers=1),
     )
 
 
@@ -162,29 +160,3 @@ def preset(name: str) -> Recipe:
         meant = f"; did you mean '{near[0]}'?" if near else ""
         raise InputError(f"preset: found '{name}', expected one of {', '.join(PRESETS)}{meant}")
     return PRESETS[name]()
-
-
-def aligned(recipe: Recipe) -> Recipe:
-    """The recipe with its one `env` in every stage that has the real environment."""
-    return replace(
-        recipe,
-        record=replace(recipe.record, env=recipe.env),
-        explore=replace(recipe.explore, env=recipe.env),
-        finetune=replace(recipe.finetune, env=recipe.env),
-    )
-
-
-def override(base: Recipe, changed: Recipe) -> Recipe:
-    """`changed`, made from `base` by flags, with its `env` in every stage.
-
-    Raises:
-        InputError: a flag changed the environment of one stage alone.
-    """
-    for name, before, after in (
-        ("record.env", base.record.env, changed.record.env),
-        ("explore.env", base.explore.env, changed.explore.env),
-        ("finetune.env", base.finetune.env, changed.finetune.env),
-    ):
-        if before != after:
-            raise InputError(f"field '{name}': differs from 'env', expected one for all stages; use --env flags")
-    return aligned(changed)

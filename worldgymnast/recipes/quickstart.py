@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import importlib.resources
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from worldgymnast.errors import InputError, in_range
 from worldgymnast.files import json_object
 from worldgymnast.ledger import FILE, Ledger
-from worldgymnast.measure.real import ScoreConfig, from_photographs, photographs
-from worldgymnast.policies.small_vla import SmallVLA
+from worldgymnast.measure.evaluate import Contender, evaluate
+from worldgymnast.measure.real import ScoreConfig, Scorer, ScoringConfig
+from worldgymnast.protocols import Policy, RealEnvironment
 from worldgymnast.recipes.estimate import pace, said
 from worldgymnast.recipes.finetune import FinetuneConfig, finetune
-from worldgymnast.recipes.reproduce import Recipe, evaluate
 from worldgymnast.records import read_object
-from worldgymnast.registry import load_judge, load_policy, load_world, to_dict
-from worldgymnast.rl.reinforce import ReinforceConfig
+from worldgymnast.registry import EnvironmentConfig, environment, load_judge, load_policy, load_world, to_dict
+from worldgymnast.rl.starts import PhotographedStarts
 from worldgymnast.run import Run, finished, stage
 from worldgymnast.surrogates.imagination import Imagination
 from worldgymnast.weights import identity
@@ -36,13 +36,15 @@ class QuickstartConfig:
     """Finetuning from photographs, and the final evaluation.
 
     Attributes:
+        env: the real environment.
         finetune: RL and its scorings.
         photographs: new layouts a task of which one frame each is taken.
         photograph_layout: first of these layouts.
         score: the final paired evaluation.
     """
 
-    finetune: FinetuneConfig = FinetuneConfig(rl=ReinforceConfig(evaluate_starts=8))
+    env: EnvironmentConfig = EnvironmentConfig()
+    finetune: FinetuneConfig = FinetuneConfig(scoring=ScoringConfig(per_task=8))
     photographs: int = 30
     photograph_layout: int = 6_000_000
     score: ScoreConfig = ScoreConfig(per_task=20, first_layout=7_000_000)
@@ -102,29 +104,30 @@ def quickstart(
     after = out / "rl" / "policy.safetensors"
     world, judge = load_world(files["world"], device), load_judge(files["judge"], device, Ledger(out / FILE))
     inputs = {"policy": identity(before), "world": identity(world), "judge": identity(judge)}
-    env, imagine = config.finetune.env, Imagination.of(before, world, judge, config.finetune.rl.horizon)
+    env, rl = environment(config.env), config.finetune.rl
+    imagine = Imagination.of(before, world, judge, rl.horizon)
     with Run(out, to_dict(config) | {"inputs": inputs}) as run:
         if not finished(out / "rl") and not judge.waits:
-            seconds = _duration(before, imagine, config, imagined)
+            seconds = _duration(before, imagine, env, config, imagined)
             print(f"{said(seconds)} at the pace of this machine now", flush=True)
         with stage(out, "reinforcement learning"):
-            done = finished(out / "rl")
-            photos = [] if done else photographs(env, config.photographs, config.photograph_layout)
-            finetune(before, imagine, from_photographs(photos), out / "rl", config.finetune, device)
+            starts = PhotographedStarts(env, config.photographs, config.photograph_layout)
+            finetune(before, imagine, starts, out / "rl", rl, Scorer(env, config.finetune.scoring))
         with stage(out, "real evaluation"):
-            scored = replace(Recipe(), env=env, seeds=(0,), score=config.score)
-            policies = {"before": files["policy"], "after": after}
-            found = evaluate(out / "evaluation.json", policies, scored, device, world, judge, imagined)
+            policies = {"before": Contender(files["policy"]), "after": Contender(after)}
+            found = evaluate(out / "evaluation.json", policies, env, config.score, device, world, judge, imagined)
         count = config.photographs * len(env.tasks)
         run.finish({"photographs": count, "starter_budget": {} if given else starter_budget()})
     return found
 
 
-def _duration(policy: SmallVLA, imagine: Imagination, config: QuickstartConfig, imagined: int) -> float:
+def _duration(
+    policy: Policy, imagine: Imagination, env: RealEnvironment, config: QuickstartConfig, imagined: int
+) -> float:
     """Seconds that all of it should take here."""
-    finetuning, tasks = config.finetune, len(config.finetune.env.tasks)
-    paced = pace(policy, imagine, finetuning.env, finetuning.rl)
-    taken = paced.finetuning(finetuning.rl, policy.config.chunk, tasks, finetuning.workers)
-    taken += paced.evaluation(2 * config.score.per_task * tasks, finetuning.env.horizon, config.score.workers)
-    taken += 2 * imagined * tasks * finetuning.env.horizon * paced.imagined
+    finetuning, tasks = config.finetune, len(env.tasks)
+    paced = pace(policy, imagine, env, finetuning.rl)
+    taken = paced.finetuning(finetuning.rl, finetuning.scoring, policy.chunk, tasks)
+    taken += paced.evaluation(2 * config.score.per_task * tasks, env.horizon, config.score.workers)
+    taken += 2 * imagined * tasks * env.horizon * paced.imagined
     return taken + (config.photographs + imagined) * tasks * paced.laid_out

@@ -18,15 +18,13 @@ import numpy as np
 import torch
 
 from worldgymnast.actions import ActionSpec
-from worldgymnast.envs.metaworld import MetaWorldConfig, MetaWorldEnv, instructions
 from worldgymnast.episodes.lerobot import LeRobotWriter, read
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import InputError, in_range
-from worldgymnast.measure.real import real_env
-from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.progress import Progress
+from worldgymnast.protocols import Actor, Demonstrates, RealEnvironment, ScriptedEnv
 from worldgymnast.rl.rollout import roll_out
-from worldgymnast.types import Episode, Rollout, Start
+from worldgymnast.types import IMAGE, Episode, Layout, Rollout
 
 KINDS = ("expert", "noisy", "play")
 
@@ -36,7 +34,6 @@ class RecordConfig:
     """How many real episodes of each kind are logged, and where their layouts begin.
 
     Attributes:
-        env: the real environment.
         expert: demonstrations per task.
         noisy: episodes per task of the expert with noise.
         play: episodes per task of play.
@@ -45,7 +42,6 @@ class RecordConfig:
         workers: processes.
     """
 
-    env: MetaWorldConfig = MetaWorldConfig()
     expert: int = 20
     noisy: int = 70
     play: int = 40
@@ -69,9 +65,9 @@ class _Job:
     layout: int
 
 
-def _jobs(config: RecordConfig) -> list[_Job]:
+def _jobs(env: Demonstrates, config: RecordConfig) -> list[_Job]:
     jobs = []
-    for t, task in enumerate(config.env.tasks):
+    for t, task in enumerate(env.tasks):
         kinds = [kind for kind in KINDS for _ in range(getattr(config, kind))]
         jobs += [_Job(task, kind, config.seed + 10_000 * t + i) for i, kind in enumerate(kinds)]
     return jobs
@@ -86,18 +82,21 @@ def _smooth_noise(rng: np.random.Generator, length: int, dim: int, correlation: 
     return noise
 
 
-def _disturbance(kind: str, rng: np.random.Generator, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """What is added to the expert's action [t a], and how much of the expert remains [t 1]."""
+def _disturbance(kind: str, rng: np.random.Generator, length: int, dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """What is added to the expert's action [t a], and how much of the expert remains [t 1].
+
+    The last of the `dim` numbers of an action is the gripper, which does not drift.
+    """
     if kind == "expert":
-        return np.zeros((length, 4)), np.ones((length, 1))
+        return np.zeros((length, dim)), np.ones((length, 1))
     if kind == "play":
-        noise = _smooth_noise(rng, length, 4, 0.7) * rng.uniform(0.5, 1.1)
+        noise = _smooth_noise(rng, length, dim, 0.7) * rng.uniform(0.5, 1.1)
         keep = np.zeros((length, 1))
         if rng.random() < 0.6:  # most play begins near the object
             keep[: rng.integers(2, 12)] = 1.0
         return noise * (1 - 0.8 * keep), keep
-    jitter = _smooth_noise(rng, length, 4, rng.uniform(0.0, 0.8)) * rng.choice([0.15, 0.3, 0.5, 0.8])
-    drift = np.append(rng.standard_normal(3) * rng.choice([0.0, 0.15, 0.3]), 0.0)
+    jitter = _smooth_noise(rng, length, dim, rng.uniform(0.0, 0.8)) * rng.choice([0.15, 0.3, 0.5, 0.8])
+    drift = np.append(rng.standard_normal(dim - 1) * rng.choice([0.0, 0.15, 0.3]), 0.0)
     keep = np.ones((length, 1))
     if rng.random() < 0.4:
         first = rng.integers(0, length - 4)
@@ -105,52 +104,63 @@ def _disturbance(kind: str, rng: np.random.Generator, length: int) -> tuple[np.n
     return jitter + drift, keep
 
 
-def _rollout(env: MetaWorldEnv, job: _Job, length: int) -> Episode:
-    rng = np.random.default_rng((job.layout, KINDS.index(job.kind)))
-    added, keep = _disturbance(job.kind, rng, length)
-    observed, info = env.reset(seed=job.layout, options={"task": job.task})
-    frames, actions, success = [observed["image"]], [], [False]
+def _rollout(env: Demonstrates, scene: ScriptedEnv, job: _Job, length: int) -> Episode:
+    spec, rng = env.action_spec, np.random.default_rng((job.layout, KINDS.index(job.kind)))
+    added, keep = _disturbance(job.kind, rng, length, spec.dim)
+    observed, info = scene.reset(seed=job.layout, options={"task": job.task})
+    frames, actions, success = [observed[IMAGE]], [], [False]
     for t in range(length):
-        action = np.clip(keep[t] * env.expert_action() + added[t], -1, 1).astype(np.float32)
-        observed, _, _, _, info = env.step(action)
-        frames.append(observed["image"])
+        action = np.clip(keep[t] * scene.expert_action() + added[t], spec.low, spec.high).astype(np.float32)
+        observed, _, _, _, info = scene.step(action)
+        frames.append(observed[IMAGE])
         actions.append(action)
         success.append(info["success"])
-    sentences = instructions(job.task)
+    sentences = env.instructions(job.task)
     return Episode(
         frames=np.stack(frames),
         actions=np.stack(actions),
         instruction=sentences[int(rng.integers(len(sentences)))],
         task=job.task,
-        fps=80.0 / env.config.hold,
-        spec=env.action_spec,
+        fps=rate_of(env),
+        spec=spec,
         success=np.array(success),
         source=job.kind,
         layout=job.layout,
     )
 
 
-def _work(config: RecordConfig, jobs: Sequence[_Job]) -> list[Episode]:
-    env = MetaWorldEnv(config.env)
+def _work(env: Demonstrates, length: int, jobs: Sequence[_Job]) -> list[Episode]:
+    scene = env.open()
     try:
-        return [_rollout(env, job, config.length) for job in jobs]
+        return [_rollout(env, scene, job, length) for job in jobs]
     finally:
-        env.close()
+        scene.close()
 
 
-def record(config: RecordConfig) -> Iterator[Episode]:
+def rate_of(env: RealEnvironment) -> float:
+    """Frames per second of a real environment.
+
+    Raises:
+        InputError: its action spec says none.
+    """
+    if env.action_spec.rate is None:
+        raise InputError(
+            f"{type(env).__name__}: its action spec has no rate, so a recording has no frame rate. Add one"
+        )
+    return env.action_spec.rate
+
+
+def record(env: Demonstrates, config: RecordConfig) -> Iterator[Episode]:
     """Yields every episode of `config`, in a fixed order whatever the number of workers."""
-    if config.length < 1:
-        raise InputError(f"field 'length': found {config.length}, expected at least 1 action an episode")
-    jobs = _jobs(config)
+    jobs = _jobs(env, config)
     parts = [jobs[i : i + 40] for i in range(0, len(jobs), 40)]
     if config.workers <= 1:
         for part in parts:
-            yield from _work(config, part)
+            yield from _work(env, config.length, part)
         return
     os.environ.setdefault("MUJOCO_GL", "egl")
     with ProcessPoolExecutor(config.workers, multiprocessing.get_context("spawn")) as pool:
-        for done in pool.map(_work, [config] * len(parts), parts):
+        for done in pool.map(_work, [env] * len(parts), [config.length] * len(parts), parts):
             yield from done
 
 
@@ -194,23 +204,30 @@ class PolicyRecordConfig:
         in_range(self, 0, "temperatures", "seed")
 
 
-def record_to(path: Path, config: RecordConfig) -> EpisodeSet:
-    """Records into a LeRobot folder, unless it is there."""
+def record_to(path: Path, env: RealEnvironment, config: RecordConfig) -> EpisodeSet:
+    """Records scripted experts and play into a LeRobot folder, unless it is there.
+
+    Raises:
+        InputError: the environment has no scripted experts.
+    """
     if not path.exists():
-        total = len(config.env.tasks) * (config.expert + config.noisy + config.play)
-        _write(path, config.env, record(config), "recording", total)
+        if not isinstance(env, Demonstrates):
+            raise InputError(f"{type(env).__name__} has no scripted experts, so it cannot be recorded without a person")
+        total = len(env.tasks) * (config.expert + config.noisy + config.play)
+        _write(path, env, record(env, config), "recording", total)
     return read(path)
 
 
-def _write(path: Path, env: MetaWorldConfig, episodes: Iterator[Episode], what: str, total: int) -> None:
+def _write(path: Path, env: RealEnvironment, episodes: Iterator[Episode], what: str, total: int) -> None:
     """Writes `episodes` as they come, with their progress."""
-    with LeRobotWriter(path, env.action_spec, 80.0 / env.hold, env.size) as writer, Progress(what, total) as progress:
+    size = env.cameras[IMAGE]
+    with LeRobotWriter(path, env.action_spec, rate_of(env), size) as writer, Progress(what, total) as progress:
         for episode in episodes:
             writer.add(episode)
             progress.advance()
 
 
-def record_policy_to(path: Path, policy: SmallVLA, env: MetaWorldConfig, config: PolicyRecordConfig) -> EpisodeSet:
+def record_policy_to(path: Path, policy: Actor, env: RealEnvironment, config: PolicyRecordConfig) -> EpisodeSet:
     """Records labelled real rollouts of `policy` into a LeRobot folder, unless it is there."""
     if not path.exists():
         total = len(config.temperatures) * len(env.tasks) * config.per_temperature
@@ -220,8 +237,8 @@ def record_policy_to(path: Path, policy: SmallVLA, env: MetaWorldConfig, config:
 
 def record_explorers(
     data: Path,
-    explorers: Sequence[SmallVLA],
-    scenes: Sequence[MetaWorldConfig],
+    explorers: Sequence[Actor],
+    scenes: Sequence[RealEnvironment],
     config: PolicyRecordConfig,
     first: int = 0,
 ) -> list[EpisodeSet]:
@@ -240,19 +257,18 @@ def of_explorer(config: PolicyRecordConfig, number: int) -> PolicyRecordConfig:
     return replace(config, seed=config.seed + 10_000 * number)
 
 
-def policy_episodes(policy: SmallVLA, env: MetaWorldConfig, config: PolicyRecordConfig) -> Iterator[Episode]:
+def policy_episodes(policy: Actor, env: RealEnvironment, config: PolicyRecordConfig) -> Iterator[Episode]:
     """Labelled real rollouts of `policy`, on layouts and with sentences drawn from `config.seed`."""
-    real = real_env(replace(env, horizon=config.length), policy.config.chunk, config.workers)
+    real = env.vector(config.workers, policy.chunk, horizon=config.length)
     rng = np.random.default_rng(config.seed)
-    blank = np.zeros((env.size, env.size, 3), np.uint8)
     try:
         for i, temperature in enumerate(config.temperatures):
             for t, task in enumerate(env.tasks):
                 base = config.seed + 100_000 * t + 1000 * i
-                sentences = rng.choice(instructions(task), config.per_temperature)
-                starts = [Start(blank, str(s), task, base + j) for j, s in enumerate(sentences)]
+                sentences = rng.choice(env.instructions(task), config.per_temperature)
+                layouts = [Layout(task, base + j, str(sentence)) for j, sentence in enumerate(sentences)]
                 generator = torch.Generator().manual_seed(base)
-                rollouts = roll_out(real, policy, starts, temperature=temperature, generator=generator)
-                yield from episodes_of(rollouts, f"policy@{temperature:g}", policy.action_spec, 80.0 / env.hold)
+                rollouts = roll_out(real, policy, layouts, temperature=temperature, generator=generator)
+                yield from episodes_of(rollouts, f"policy@{temperature:g}", policy.action_spec, rate_of(env))
     finally:
         real.close()

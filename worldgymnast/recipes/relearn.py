@@ -9,13 +9,11 @@ from typing import TypeVar
 
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.errors import in_range
-from worldgymnast.judges.classifier import SuccessClassifier
-from worldgymnast.protocols import WorldModel
+from worldgymnast.protocols import TrainableJudge, WorldModel
 from worldgymnast.training.fit import FitConfig
 from worldgymnast.training.judge import JudgeTraining, train_judge
 from worldgymnast.training.policy import PolicyTraining
 from worldgymnast.training.world import WorldTraining, train_world
-from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 
 @dataclass(frozen=True)
@@ -46,12 +44,12 @@ def reseeded(config: Training, seed: int) -> Training:
 
 def relearn_world(
     recorded: Sequence[EpisodeSet],
-    world: LatentWorldModel,
+    world: WorldModel,
     out: Path,
     config: Relearning,
     seed: int,
     device: str = "cpu",
-) -> LatentWorldModel:
+) -> WorldModel:
     """The world goes on learning from `recorded`, the old episodes first, then sets of new ones in equal parts."""
     shares = (1 - config.new, *[config.new / (len(recorded) - 1)] * (len(recorded) - 1))
     return train_world(recorded, out, reseeded(config.world, seed), device, shares, start=world)
@@ -60,11 +58,11 @@ def relearn_world(
 def relearn_judge(
     recorded: Sequence[EpisodeSet],
     world: WorldModel,
-    judge: SuccessClassifier,
+    judge: TrainableJudge,
     out: Path,
     config: Relearning,
     seed: int,
     device: str = "cpu",
-) -> SuccessClassifier:
+) -> TrainableJudge:
     """The judge goes on learning from all of `recorded`, and from the imagination of that world."""
     return train_judge(concatenate(recorded), world, out, reseeded(config.judge, seed), device, start=judge)

@@ -17,31 +17,28 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from worldgymnast.envs.metaworld import MetaWorldConfig
-from worldgymnast.episodes.windows import EpisodeSet, concatenate, data_hash
+from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.errors import InputError, each_once, in_range
 from worldgymnast.evaluation.agreement import GATE
-from worldgymnast.judges.classifier import SuccessClassifier
+from worldgymnast.measure.evaluate import Contender, evaluate
 from worldgymnast.measure.gate import fidelity, gate
-from worldgymnast.measure.real import ScoreConfig, layouts, photographs, real_env, row, trials
-from worldgymnast.measure.unplayed import FIRST, imagine_unplayed
-from worldgymnast.policies.small_vla import SmallVLA
-from worldgymnast.protocols import Judge, Policy, WorldModel
-from worldgymnast.recipes.finetune import FinetuneConfig, finetune, from_episodes
+from worldgymnast.measure.real import ScoreConfig, Scorer
+from worldgymnast.protocols import Judge, Policy, RealEnvironment, TrainableJudge, WorldModel
+from worldgymnast.recipes.finetune import FinetuneConfig, finetune
 from worldgymnast.recipes.record import PolicyRecordConfig, RecordConfig, record_explorers, record_policy_to, record_to
 from worldgymnast.recipes.relearn import Relearning, relearn_judge, relearn_world
-from worldgymnast.records import UNPLAYED, read_object, read_outcomes
-from worldgymnast.registry import load_policy
+from worldgymnast.records import read_object
+from worldgymnast.registry import EnvironmentConfig, environment
 from worldgymnast.rl.reinforce import ReinforceConfig
+from worldgymnast.rl.starts import EpisodeStarts
 from worldgymnast.run import stage
-from worldgymnast.surrogates.imagination import Imagination, Surrogate, score_in
+from worldgymnast.surrogates.imagination import Imagination
 from worldgymnast.training.fit import FitConfig
 from worldgymnast.training.judge import JudgeTraining, train_judge
 from worldgymnast.training.policy import PolicyTraining, train_policy
 from worldgymnast.training.world import WorldTraining, train_world
-from worldgymnast.types import Metrics, Rollout, Start
+from worldgymnast.types import Metrics
 from worldgymnast.weights import write_text
-from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,7 @@ class Exploring:
 
     rounds: int = 2
     explorers: int = 3
-    explore: FinetuneConfig = FinetuneConfig(rl=ReinforceConfig(steps=20, evaluate_starts=0, keep_best=False))
+    explore: ReinforceConfig = ReinforceConfig(steps=20, keep_best=False)
     explored: PolicyRecordConfig = PolicyRecordConfig((0.5, 1.0), 16, seed=2_050_000)
     again: Relearning = Relearning(
         0.4, WorldTraining(fit=FitConfig(steps=500, lr=7e-4, ema=0.995)), JudgeTraining(fit=FitConfig(1500, lr=5e-4))
@@ -86,7 +83,7 @@ class Recipe(Exploring):
         score: the final paired evaluation.
     """
 
-    env: MetaWorldConfig = MetaWorldConfig()
+    env: EnvironmentConfig = EnvironmentConfig()
     record: RecordConfig = RecordConfig()
     policy: PolicyTraining = PolicyTraining()
     rollouts: PolicyRecordConfig = PolicyRecordConfig()
@@ -110,21 +107,17 @@ class Recipe(Exploring):
             )
 
 
-def seeded(config: FinetuneConfig, seed: int) -> FinetuneConfig:
-    """The same training with another seed."""
-    return replace(config, rl=replace(config.rl, seed=seed))
-
-
 def reproduce(out: Path, recipe: Recipe, device: str = "cpu", imagined: int = 0) -> dict[str, Any]:
     """Runs every stage that is not finished; returns what `evaluate` found. `imagined`: see there."""
     out.mkdir(parents=True, exist_ok=True)
+    env = environment(recipe.env)
     with stage(out, "record"):
-        logged = record_to(out / "data" / "logged", recipe.record)
+        logged = record_to(out / "data" / "logged", env, recipe.record)
     with stage(out, "imitate"):
         policy = train_policy(logged, out / "sft", recipe.policy, device)
     with stage(out, "record the policy"):
-        own = record_policy_to(out / "data" / "policy", policy, recipe.env, recipe.rollouts)
-        held = record_policy_to(out / "data" / "held_out", policy, recipe.env, recipe.held_out)
+        own = record_policy_to(out / "data" / "policy", policy, env, recipe.rollouts)
+        held = record_policy_to(out / "data" / "held_out", policy, env, recipe.held_out)
     episodes = concatenate([logged, own])
     begun = round_folder(out, 1, recipe)
     with stage(out, "world model"):
@@ -132,19 +125,25 @@ def reproduce(out: Path, recipe: Recipe, device: str = "cpu", imagined: int = 0)
     with stage(out, "judge"):
         judge = train_judge(episodes, world, begun / "judge", recipe.judge, device)
 
-    def practise(number: int, seed: int, world: LatentWorldModel, judge: SuccessClassifier) -> SmallVLA:
-        return _finetuned(policy, world, judge, episodes, round_folder(out, number, recipe), seed, recipe.explore)
+    def practise(number: int, seed: int, world: WorldModel, judge: Judge) -> Policy:
+        imagine = Imagination.of(policy, world, judge, recipe.explore.horizon)
+        starts = EpisodeStarts(episodes, env.tasks, recipe.explore.middle)
+        place = round_folder(out, number, recipe) / f"rl-{seed}"
+        return finetune(policy, imagine, starts, place, replace(recipe.explore, seed=seed)).policy
 
-    world, judge = explore(out, world, judge, episodes, practise, [recipe.env], recipe, device)
+    world, judge = explore(out, world, judge, episodes, practise, [env], recipe, device)
     with stage(out, "gate"):
         check_world(out / "gate.json", world, judge, held, recipe)
     for seed in recipe.seeds:
         with stage(out, f"reinforce {seed}"):
-            _finetuned(policy, world, judge, episodes, out, seed, recipe.finetune)
+            rl = replace(recipe.finetune.rl, seed=seed)
+            imagine = Imagination.of(policy, world, judge, rl.horizon)
+            starts = EpisodeStarts(episodes, env.tasks, rl.middle)
+            finetune(policy, imagine, starts, out / f"rl-{seed}", rl, Scorer(env, recipe.finetune.scoring))
     with stage(out, "evaluate"):
-        policies = {"sft": out / "sft" / "policy.safetensors"}
-        policies |= {f"rl-{s}": out / f"rl-{s}" / "policy.safetensors" for s in recipe.seeds}
-        return evaluate(out / "evaluation.json", policies, recipe, device, world, judge, imagined)
+        policies = {"sft": Contender(out / "sft" / "policy.safetensors", recipe.seeds)}
+        policies |= {f"rl-{s}": Contender(out / f"rl-{s}" / "policy.safetensors", (s,)) for s in recipe.seeds}
+        return evaluate(out / "evaluation.json", policies, env, recipe.score, device, world, judge, imagined)
 
 
 def round_folder(out: Path, number: int, config: Exploring) -> Path:
@@ -158,20 +157,20 @@ def round_folder(out: Path, number: int, config: Exploring) -> Path:
     return out / f"round-{number}" if number <= config.rounds else out
 
 
-Practise = Callable[[int, int, LatentWorldModel, SuccessClassifier], SmallVLA]
+Practise = Callable[[int, int, WorldModel, Judge], Policy]
 """An explorer: number of the round, seed, and the world and the judge that it is finetuned in."""
 
 
 def explore(
     out: Path,
-    world: LatentWorldModel,
-    judge: SuccessClassifier,
+    world: WorldModel,
+    judge: TrainableJudge,
     old: EpisodeSet,
     practise: Practise,
-    scenes: Sequence[MetaWorldConfig],
+    scenes: Sequence[RealEnvironment],
     config: Exploring,
     device: str = "cpu",
-) -> tuple[LatentWorldModel, SuccessClassifier]:
+) -> tuple[WorldModel, TrainableJudge]:
     """The rounds: explorers are finetuned and recorded for real, and world and judge go on learning from that.
 
     To be done after every change of a world: it then has new faults, which earlier explorers could not show.
@@ -201,22 +200,6 @@ def explore(
     return world, judge
 
 
-def _finetuned(
-    policy: SmallVLA,
-    world: LatentWorldModel,
-    judge: SuccessClassifier,
-    episodes: EpisodeSet,
-    out: Path,
-    seed: int,
-    config: FinetuneConfig,
-) -> SmallVLA:
-    """RL from frames of `episodes`; OUT/rl-SEED."""
-    imagine = Imagination.of(policy, world, judge, config.rl.horizon)
-    starts = from_episodes(episodes, config.env.tasks, config.rl.middle)
-    data, device = data_hash(episodes), str(world.device)
-    return finetune(policy, imagine, starts, out / f"rl-{seed}", seeded(config, seed), device, data)
-
-
 def check_world(file: Path, world: WorldModel, judge: Judge, held: EpisodeSet, recipe: Recipe) -> Metrics:
     """The gate before RL and the fidelity of the world on held-out rollouts; kept in `file`."""
     if file.exists():
@@ -235,105 +218,3 @@ def check_world(file: Path, world: WorldModel, judge: Judge, held: EpisodeSet, r
             file=sys.stderr,
         )
     return found
-
-
-def evaluate(
-    file: Path,
-    policies: dict[str, Path],
-    recipe: Recipe,
-    device: str,
-    world: WorldModel | None = None,
-    judge: Judge | None = None,
-    imagined: int = 0,
-) -> dict[str, Any]:
-    """Real outcomes of every policy on the same starts, kept in `file` policy by policy.
-
-    Args:
-        file: where they are kept.
-        policies: files by name; a file that comes again is evaluated once.
-        recipe: the environment, the layouts and the seeds.
-        device: where policies and world compute.
-        world: with `judge`, the same starts are imagined, too.
-        judge: says how they ended.
-        imagined: layouts a task and seed that are imagined and not played, see `measure.unplayed`.
-    """
-    found: dict[str, Any] = read_outcomes(file)
-    missing = {name: path for name, path in policies.items() if name not in found}
-    if not missing and not imagined:
-        return found
-    loaded = {name: load_policy(path, device) for name, path in (policies if imagined else missing).items()}
-    first = next(iter(loaded.values()))
-    imagine = None
-    if world is not None and judge is not None:
-        imagine = Imagination.of(first, world, judge, recipe.env.horizon)
-    if missing:
-        _play(file, found, policies, {name: loaded[name] for name in missing}, imagine, recipe)
-    if imagined and imagine is not None:
-        _imagine_more(file.with_name(UNPLAYED), loaded, imagine, recipe, imagined)
-    return found
-
-
-def _play(
-    file: Path,
-    found: dict[str, Any],
-    files: dict[str, Path],
-    policies: dict[str, SmallVLA],
-    imagine: Imagination | None,
-    recipe: Recipe,
-) -> None:
-    """Adds the rows of `policies` to `found` and to `file`."""
-    chunk = next(iter(policies.values())).config.chunk
-    env = real_env(recipe.env, chunk, recipe.score.workers, every=chunk)
-    try:
-        for name, policy in policies.items():
-            same = [
-                other
-                for other in found
-                if files.get(other) == files[name] and _seeds(other, recipe) == _seeds(name, recipe)
-            ]
-            found[name] = found[same[0]] if same else _outcomes(policy, env, imagine, recipe, name)
-            write_text(file, json.dumps(found) + "\n")
-    finally:
-        env.close()
-
-
-def _imagine_more(file: Path, policies: dict[str, SmallVLA], surrogate: Surrogate, recipe: Recipe, count: int) -> None:
-    """Imagined outcomes of `count` further layouts a task and seed."""
-    score = recipe.score
-
-    def starts(seed: int) -> list[Start]:
-        return photographs(recipe.env, count, score.first_layout + seed * 1000 + FIRST)
-
-    def imagine(policy: Policy, chosen: Sequence[Start], seed: int, said: str) -> list[Rollout]:
-        return score_in(
-            surrogate, policy, chosen, rows=recipe.finetune.rl.rows, temperature=score.temperature, seed=seed, said=said
-        )
-
-    imagine_unplayed(file, {name: (p, _seeds(name, recipe)) for name, p in policies.items()}, starts, imagine)
-
-
-def _seeds(name: str, recipe: Recipe) -> Sequence[int]:
-    """RL seed s is scored on layouts of its own, any other policy on those of every seed."""
-    return [int(name.removeprefix("rl-"))] if name.startswith("rl-") else recipe.seeds
-
-
-def _outcomes(
-    policy: SmallVLA, env: Any, surrogate: Surrogate | None, recipe: Recipe, name: str
-) -> list[dict[str, Any]]:
-    """One row per episode."""
-    temperature, side_by_side = recipe.score.temperature, recipe.finetune.rl.rows
-    rows = []
-    for seed in _seeds(name, recipe):
-        starts = layouts(recipe.env, recipe.score.per_task, recipe.score.first_layout + seed * 1000)
-        what = f"evaluating {name} on the layouts of seed {seed}"
-        truly = trials(policy, env, starts, temperature=temperature, seed=seed, what=what)
-        part = [row(rollout, seed) for rollout in truly]
-        if surrogate is not None:
-            seen = [r.start for r in truly]
-            dreamt = score_in(
-                surrogate, policy, seen, rows=side_by_side, temperature=temperature, seed=seed,
-                said=f"imagining {name} on the same layouts",
-            )  # fmt: skip
-            part = [real | {"imagined": r.verdict.succeeded} for real, r in zip(part, dreamt, strict=True)]
-        rows += part
-    return rows

@@ -8,17 +8,15 @@ instead of a world model). It costs imagination at every look, and it shares the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from worldgymnast.actions import ActionSpec
 from worldgymnast.errors import in_range
-from worldgymnast.protocols import Judge, Policy, WorldModel
-from worldgymnast.types import ActionChunk, Clip, Metrics, Observation
+from worldgymnast.protocols import Actor, Judge, WorldModel
+from worldgymnast.types import ActionChunk, Clip, Observation
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class BestOfConfig:
 
 
 class BestOf:
-    """A `Policy` that acts as another does where the world says that it will go well.
+    """An `Actor` that acts as another does where the world says that it will go well.
 
     Args:
         policy: proposes.
@@ -50,13 +48,23 @@ class BestOf:
         config: how much.
     """
 
-    def __init__(self, policy: Policy, world: WorldModel, judge: Judge, config: BestOfConfig):
+    def __init__(self, policy: Actor, world: WorldModel, judge: Judge, config: BestOfConfig):
         self.policy, self.world, self.judge, self.config = policy, world, judge, config
 
     @property
     def action_spec(self) -> ActionSpec:
         """The proposing policy's."""
         return self.policy.action_spec
+
+    @property
+    def chunk(self) -> int:
+        """The proposing policy's."""
+        return self.policy.chunk
+
+    @property
+    def cameras(self) -> Sequence[str]:
+        """The proposing policy's."""
+        return self.policy.cameras
 
     @property
     def needs(self) -> frozenset[str]:
@@ -78,26 +86,24 @@ class BestOf:
         wide += [self.policy.act(obs, temperature=self.config.temperature, generator=draws) for _ in range(sampled)]
         chosen = torch.from_numpy(self._beliefs(obs, wide, draws).argmax(0))
 
-        def best(name: str) -> Tensor:
-            return torch.stack([getattr(wide[int(n)], name)[row] for row, n in enumerate(chosen)])
-
-        return ActionChunk(best("actions"), best("tokens"), best("logprobs"), temperature)
+        best = [wide[int(n)].map(lambda tensor, row=row: tensor[row]) for row, n in enumerate(chosen)]
+        return replace(ActionChunk.join(best, torch.stack), temperature=temperature)
 
     def _beliefs(self, obs: Observation, wide: Sequence[ActionChunk], generator: torch.Generator) -> np.ndarray:
         """How much the judge believes in what follows each of n chunks, float [n b]; -1 where it failed.
 
         All futures are imagined side by side, n of each row.
         """
-        count, rows = len(wide), len(obs.image)
+        count, rows = len(wide), len(obs)
         state = self.world.start(obs.image).fork(torch.arange(rows).repeat(count))
         words = [*obs.instruction] * count
         proprioception = None if obs.state is None else obs.state.repeat(count, 1)
         actions = torch.cat([chunk.actions for chunk in wide])
-        first = obs.image if obs.first is None else obs.first
+        first = obs.image if obs.first is None else next(iter(obs.first.values()))
         seen = [image.repeat(count, 1, 1, 1) for image in (first, obs.image)]
         for look in range(self.config.looks):
             if look:
-                ahead = Observation(seen[-1], words, proprioception)
+                ahead = replace(Observation.of(seen[-1], words), state=proprioception)
                 actions = self.policy.act(ahead, temperature=0.0, generator=generator).actions
             state, frames = self.world.step(state, actions, generator=generator, every=actions.shape[1])
             seen.append(frames[:, -1].to(obs.image.device))
@@ -105,11 +111,3 @@ class BestOf:
         verdicts = self.judge.score([Clip(clip, said, imagined=True) for clip, said in zip(clips, words, strict=True)])
         beliefs = [v.score if v.probability is None else v.probability for v in verdicts]
         return np.array([-1.0 if belief is None else belief for belief in beliefs]).reshape(count, rows)
-
-    def logprobs(self, obs: Observation, chunk: ActionChunk) -> Tensor:
-        """Those of the proposing policy."""
-        return self.policy.logprobs(obs, chunk)
-
-    def loss(self, batch: Any) -> tuple[Tensor, Metrics]:
-        """That of the proposing policy."""
-        return self.policy.loss(batch)

@@ -19,13 +19,11 @@ from torch import Tensor
 
 from worldgymnast.errors import InputError, Paused, in_range
 from worldgymnast.evaluation.uncertainty import JitterConfig
-from worldgymnast.protocols import RolloutPool
+from worldgymnast.protocols import RolloutPool, StartSampler
 from worldgymnast.rl.objective import ObjectiveConfig, has_signal
 from worldgymnast.rl.rollout import without_uncertain
-from worldgymnast.types import Metrics, Rollout, RolloutGroup, Start
+from worldgymnast.types import Begin, Metrics, Rollout, RolloutGroup
 
-Sample = Callable[[np.random.Generator, int], Sequence[Start]]
-"""Draws that many starts with that generator."""
 Doubt = Callable[[Sequence[Rollout], int], np.ndarray]
 """How little each imagined rollout is to be believed, float [r]; the number is the seed of its draws."""
 Verify = Callable[[Sequence[Rollout], int], np.ndarray]
@@ -176,7 +174,7 @@ class Gathering:
     def __init__(
         self,
         pool: RolloutPool,
-        sample: Sample,
+        sample: StartSampler,
         config: GatherConfig,
         objective: ObjectiveConfig,
         doubt: Doubt | None = None,
@@ -230,9 +228,9 @@ class Gathering:
         self._require_verdicts(found, step)
         return found
 
-    def _others(self, rng: np.random.Generator, count: int, held: Collection[str]) -> list[Start]:
+    def _others(self, rng: np.random.Generator, count: int, held: Collection[str]) -> list[Begin]:
         """Starts of tasks that are not held, that many where a few draws give as many."""
-        found: list[Start] = []
+        found: list[Begin] = []
         for _ in range(_DRAWS):
             found += [start for start in self.sample(rng, count) if start.task not in held]
             if len(found) >= count:

@@ -8,12 +8,13 @@ lest one that cannot be done yet is given up. Rates are read from the run's own 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from worldgymnast.rl.collect import Sample
-from worldgymnast.types import Start
+from worldgymnast.protocols import StartSampler
+from worldgymnast.types import Begin
 
 SUCCESS = "success/"
 """What a task's success rate in a step is logged under."""
@@ -35,15 +36,28 @@ def weights(rows: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> np.ndarr
     return np.array(found) / np.sum(found)
 
 
-def by_learnability(sample: Sample, rows: Callable[[], Sequence[Mapping[str, Any]]]) -> Sample:
-    """Draws from `sample`, tasks by their `weights` after what `rows` gives at that time."""
+@dataclass(frozen=True)
+class LearnableStarts:
+    """Draws from a sampler, tasks by their `weights` at that time.
 
-    def draw(rng: np.random.Generator, count: int) -> list[Start]:
-        by_task: dict[str, list[Start]] = {}
-        for start in sample(rng, count * _MORE):
+    Attributes:
+        starts: the sampler.
+        rows: gives the metrics that are logged so far.
+    """
+
+    starts: StartSampler
+    rows: Callable[[], Sequence[Mapping[str, Any]]]
+
+    @property
+    def identity(self) -> str:
+        """See `StartSampler`."""
+        return f"{self.starts.identity} by learnability"
+
+    def __call__(self, rng: np.random.Generator, count: int) -> list[Begin]:
+        """See `StartSampler`."""
+        by_task: dict[str, list[Begin]] = {}
+        for start in self.starts(rng, count * _MORE):
             by_task.setdefault(start.task, []).append(start)
         tasks = sorted(by_task)
-        chosen = rng.choice(len(tasks), count, p=weights(rows(), tasks))
+        chosen = rng.choice(len(tasks), count, p=weights(self.rows(), tasks))
         return [by_task[tasks[i]][int(rng.integers(len(by_task[tasks[i]])))] for i in chosen]
-
-    return draw

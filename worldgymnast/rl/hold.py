@@ -77,8 +77,8 @@ class Trust:
         start = self.history[0]
         kept = next(scoring for scoring in self.history if scoring.step == choice.step)
         better = {task for task in held if kept.successes(task) > start.successes(task)}
-        policy = self.trainer.kept_policy() if better else self.trainer.reference
-        return {task: policy if task in better else self.trainer.reference for task in held}
+        policy = self.trainer.kept_policy() if better else self.trainer.start
+        return {task: policy if task in better else self.trainer.start for task in held}
 
     def _say(self, step: int, before: Mapping[str, Standing], now: Mapping[str, Standing]) -> None:
         """Tells which tasks were held, and which are trusted again."""
@@ -90,7 +90,7 @@ class Trust:
             if standing.held is None:
                 said = f"{name} is trusted again: {standing}"
             else:
-                anchor = "start policy" if self.anchors[task] is self.trainer.reference else "kept policy"
+                anchor = "start policy" if self.anchors[task] is self.trainer.start else "kept policy"
                 said = f"{name} gives no reward until a scoring redeems it: {standing}; held to the {anchor}"
             print(f"{self.path}: step {step}: {said}", file=sys.stderr, flush=True)
         if now and len(self.anchors) == len(now):

@@ -10,9 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
-import numpy as np
-
-from worldgymnast.protocols import Judge
+from worldgymnast.protocols import Cancelable, Judge
 from worldgymnast.rl.rollout import looks_until
 from worldgymnast.types import Clip, Rollout, Verdict
 
@@ -44,16 +42,15 @@ class Judging:
         for rollout, verdict in zip(rollouts, verdicts, strict=True):
             look = verdict.success_frame
             dated = replace(verdict, success_frame=None if look is None else look * self.chunk)
-            found.append(rollout.judged(dated, looks_until(look, len(rollout.images))))
+            found.append(rollout.judged(dated, looks_until(look, rollout.looks)))
         return found
 
     def abandon(self) -> None:
         """Asks nothing more, for good; what is under way is not waited for."""
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
-            stop = getattr(self.judge, "stop", None)
-            if stop is not None:
-                stop()
+            if isinstance(self.judge, Cancelable):
+                self.judge.cancel()
 
 
 class Reported:
@@ -66,5 +63,5 @@ class Reported:
 
 def seen(rollout: Rollout) -> Clip:
     """What the judge sees of a rollout: the frame of every look, and the last one."""
-    start, frames = rollout.start, np.concatenate([rollout.images, rollout.frames[-1:]])
-    return Clip(frames, start.instruction, start.task, True, rollout.foreseen)
+    start = rollout.start
+    return Clip(rollout.frames_at_looks, start.instruction, start.task, True, rollout.foreseen)

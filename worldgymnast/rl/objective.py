@@ -77,8 +77,8 @@ def divergence(logprobs: Float[Tensor, "*t"], reference: Float[Tensor, "*t"]) ->
 
 
 def policy_loss(
-    logprobs: Float[Tensor, "r n k a"],
-    old: Float[Tensor, "r n k a"],
+    logprobs: Float[Tensor, "r n t"],
+    old: Float[Tensor, "r n t"],
     advantage: Float[Tensor, " r"],
     mask: Bool[Tensor, "r n"],
     total: float,
@@ -87,18 +87,19 @@ def policy_loss(
     """Clipped surrogate of one micro-batch, every rollout weighing the same whatever its length.
 
     Args:
-        logprobs: of the sampled tokens under the policy being trained.
-        old: of the same tokens when they were sampled.
+        logprobs: of what was sampled at each look under the policy being trained; t is the number of tokens of a
+            chunk, or 1 where a policy gives one number for the whole chunk.
+        old: of the same samples when they were drawn.
         advantage: of each rollout.
         mask: looks that get gradient.
         total: number of rollouts of the whole step, over all micro-batches.
         config: clip ranges.
     """
     ratio = (logprobs - old).exp()
-    gain = advantage[:, None, None, None]
+    gain = advantage[:, None, None]
     surrogate = torch.minimum(ratio * gain, ratio.clamp(1 - config.clip_low, 1 + config.clip_high) * gain)
-    weight = mask[:, :, None, None].float().expand_as(ratio)
-    per_rollout = (surrogate * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3)).clamp(min=1)
+    weight = mask[:, :, None].float().expand_as(ratio)
+    per_rollout = (surrogate * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)
     clipped = ((ratio < 1 - config.clip_low) & (gain < 0)) | ((ratio > 1 + config.clip_high) & (gain > 0))
     seen = weight.sum().clamp(min=1)
     metrics = {

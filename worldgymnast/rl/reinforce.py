@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
 
 from worldgymnast.errors import Paused, in_range
 from worldgymnast.evaluation.agreement import success_gap
@@ -25,9 +24,9 @@ from worldgymnast.evaluation.keeping import EVIDENCE
 from worldgymnast.evaluation.success import Difference
 from worldgymnast.evaluation.task_trust import Scoring, TrustConfig
 from worldgymnast.progress import Progress
-from worldgymnast.protocols import Judge, Policy, RolloutPool
+from worldgymnast.protocols import Judge, Policy, RolloutPool, StartSampler
 from worldgymnast.rl.audit import Guard
-from worldgymnast.rl.collect import Doubt, GatherConfig, Gathering, Sample, Verify
+from worldgymnast.rl.collect import Doubt, GatherConfig, Gathering, Verify
 from worldgymnast.rl.hold import Trust
 from worldgymnast.rl.trainer import Trainer, TrainerConfig
 from worldgymnast.run import Run
@@ -88,7 +87,6 @@ class ReinforceConfig(GatherConfig):
         rows: most rollouts imagined side by side.
         horizon: actions in an imagined rollout.
         evaluate_every: steps between two scorings; the first and the last step are always scored.
-        evaluate_starts: starts per task of one scoring.
         keep_best: end with the weights that `evaluation.keeping.choose` takes, the untrained ones included, rather than
             the last: where imagined success climbs alone, the policy that is handed out is then no worse.
         keep_evidence: that it takes for a scored step to replace the start policy: with 1 the pairs favor it, with 5 a
@@ -105,7 +103,6 @@ class ReinforceConfig(GatherConfig):
     rows: int = 96
     horizon: int = 24
     evaluate_every: int = 8
-    evaluate_starts: int = 10
     keep_best: bool = True
     keep_evidence: float = EVIDENCE
     trust: TrustConfig = TrustConfig()
@@ -118,7 +115,6 @@ class ReinforceConfig(GatherConfig):
         in_range(self, 1, "steps", "rows", "horizon", "evaluate_every", "save_every")
         in_range(self, 1e-3, "temperature")
         in_range(self, 1, "keep_evidence")
-        in_range(self, 0, "evaluate_starts")
         in_range(self, 0, "middle", high=1)
 
 
@@ -129,8 +125,9 @@ def scorings(config: ReinforceConfig) -> list[int]:
 
 def reinforce(
     policy: Policy,
+    start: Policy,
     pool: RolloutPool,
-    starts: Sample,
+    starts: StartSampler,
     score: Score,
     config: ReinforceConfig,
     run: Run,
@@ -142,7 +139,8 @@ def reinforce(
 
     Args:
         policy: the policy that is trained.
-        pool: imagines with a copy of it, and judges.
+        start: the same policy as it was before, which is never changed.
+        pool: imagines with it or with a copy of it, and judges.
         starts: draws that many starts with that generator.
         score: scores the policy on the same starts, imagined and real.
         config: the loop.
@@ -154,8 +152,7 @@ def reinforce(
         Paused: the judge fails, or the world is in doubt, on more rollouts than the config allows, or its budget is
             spent; a checkpoint is kept.
     """
-    assert isinstance(policy, nn.Module)
-    trainer = Trainer(policy, config.trainer)
+    trainer = Trainer(policy, start, config.trainer)
     gathering = Gathering(pool, starts, config, config.trainer.objective, doubt, verify)
     first, saved = trainer.resume(run)
     last, scored = Metrics(), None

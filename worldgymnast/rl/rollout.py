@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,15 +11,20 @@ import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 from jaxtyping import Float
+from torch import Tensor
 
-from worldgymnast.protocols import Policy
-from worldgymnast.types import ActionChunk, Observation, Rollout, RolloutGroup, Start, Verdict
+from worldgymnast.errors import InputError
+from worldgymnast.protocols import Actor
+from worldgymnast.types import IMAGE, ActionChunk, Begin, Observation, Rollout, RolloutGroup, Start, Verdict
+
+STATE = "state"
+"""Name of proprioception among the parts of an observation."""
 
 
 def roll_out(
     env: VectorEnv[Any, Any, Any],
-    policy: Policy,
-    starts: Sequence[Start],
+    policy: Actor,
+    starts: Sequence[Begin],
     *,
     temperature: float,
     generator: torch.Generator,
@@ -32,8 +37,8 @@ def roll_out(
 
 def batches(
     env: VectorEnv[Any, Any, Any],
-    policy: Policy,
-    starts: Sequence[Start],
+    policy: Actor,
+    starts: Sequence[Begin],
     *,
     temperature: float,
     generator: torch.Generator,
@@ -42,12 +47,12 @@ def batches(
     """One rollout per start, `env.num_envs` at a time, in the order of `starts`; every batch is given when it is there.
 
     Raises:
-        ValueError: the policy needs an input that the environment does not give.
+        InputError: the policy needs an input that the environment does not give.
     """
-    assert isinstance(env.single_observation_space, gym.spaces.Dict)
-    given = set(env.single_observation_space.spaces)
-    if missing := policy.needs - given:
-        raise ValueError(f"policy needs {sorted(missing)}, the environment gives {sorted(given)}")
+    space = env.single_observation_space
+    given = set(space.spaces) if isinstance(space, gym.spaces.Dict) else set()
+    if missing := (policy.needs | set(policy.cameras)) - given:
+        raise InputError(f"policy needs {', '.join(sorted(missing))}; the environment gives {', '.join(sorted(given))}")
     for first in range(0, len(starts), env.num_envs):
         batch = list(starts[first : first + env.num_envs])
         yield _run_batch(env, policy, batch, temperature, generator, version)
@@ -55,8 +60,8 @@ def batches(
 
 def _run_batch(
     env: VectorEnv[Any, Any, Any],
-    policy: Policy,
-    starts: list[Start],
+    policy: Actor,
+    starts: list[Begin],
     temperature: float,
     generator: torch.Generator,
     version: int,
@@ -64,13 +69,13 @@ def _run_batch(
     padded = starts + [starts[-1]] * (env.num_envs - len(starts))
     sentences = [start.instruction for start in padded]
     observed, _ = env.reset(options={"starts": padded})
-    first, images, chunks, frames, success = observed["image"], [], [], [], []
+    first, looks, chunks, frames, success = observed[IMAGE], list[Observation](), [], [], []
     info: dict[str, Any] = {}
-    begun, done = torch.from_numpy(np.ascontiguousarray(first)), False
+    done = False
     while not done:
-        images.append(observed["image"])
-        obs = Observation(torch.from_numpy(np.ascontiguousarray(observed["image"])), sentences, first=begun)
+        obs = _look(policy, observed, sentences, looks[0].images if looks else None)
         chunk = policy.act(obs, temperature=temperature, generator=generator)
+        looks.append(obs)
         chunks.append(chunk)
         observed, _, terminated, truncated, info = env.step(chunk.actions.cpu().numpy())
         frames.append(np.asarray(info["frames"]))
@@ -81,8 +86,8 @@ def _run_batch(
     k = chunks[0].actions.shape[1]
     return [
         Rollout(
-            start=start,
-            images=np.stack([image[row] for image in images]),
+            start=start if isinstance(start, Start) else start.start(first[row]),
+            images={name: np.stack([look.images[name][row].numpy() for look in looks]) for name in looks[0].images},
             chunks=_row(chunks, row),
             frames=seen[row],
             verdict=_verdict(info, row),
@@ -90,19 +95,31 @@ def _run_batch(
             policy_version=version,
             success=labels[row] if labels.shape == seen.shape[:2] else None,
             foreseen=info["foreseen"][row] if "foreseen" in info else None,
+            state=_state(looks, row),
         )
         for row, start in enumerate(starts)
     ]
 
 
+def _look(
+    policy: Actor, observed: Mapping[str, np.ndarray], sentences: Sequence[str], first: Mapping[str, Tensor] | None
+) -> Observation:
+    """What the policy sees: the cameras that it names, and its state where it needs that."""
+    images = {name: torch.from_numpy(np.ascontiguousarray(observed[name])) for name in policy.cameras}
+    state = torch.from_numpy(np.asarray(observed[STATE], np.float32)) if STATE in policy.needs else None
+    return Observation(images, sentences, state, first or images)
+
+
 def _row(chunks: list[ActionChunk], row: int) -> ActionChunk:
-    """The looks of one row as an `ActionChunk` of [n k a]."""
-    return ActionChunk(
-        torch.stack([c.actions[row] for c in chunks]).cpu(),
-        torch.stack([c.tokens[row] for c in chunks]).cpu(),
-        torch.stack([c.logprobs[row] for c in chunks]).cpu(),
-        chunks[0].temperature,
-    )
+    """The looks of one row as an `ActionChunk` of [n ...]."""
+    one = [chunk.map(lambda tensor: tensor[row].detach()) for chunk in chunks]
+    return ActionChunk.join(one, torch.stack).cpu()
+
+
+def _state(looks: Sequence[Observation], row: int) -> np.ndarray | None:
+    """Proprioception of one row at each look, [n s]."""
+    states = [look.state for look in looks]
+    return np.stack([state[row].numpy() for state in states if state is not None]) if states[0] is not None else None
 
 
 def _verdict(info: dict[str, Any], row: int) -> Verdict:

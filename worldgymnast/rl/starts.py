@@ -1,34 +1,188 @@
-"""What a step of RL starts from: draws of starts, tasks in equal parts."""
+"""What a step of RL starts from: samplers of starts, tasks in equal parts.
+
+A sampler is called with a generator and a count, and names itself by its `identity`, which goes into a run's config.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from worldgymnast.rl.collect import Sample
-from worldgymnast.types import Start
+from worldgymnast.episodes.windows import EpisodeSet, data_hash
+from worldgymnast.errors import InputError
+from worldgymnast.protocols import RealEnvironment, StartSampler
+from worldgymnast.types import Begin, Start
+from worldgymnast.weights import fingerprint
+
+_LEAST_LEFT, _MOST_LEFT = 2, 12
+"""Actions before its success from which on an episode is begun in the middle."""
 
 
-def from_starts(starts: Sequence[Start]) -> Sample:
-    """Draws from `starts`, tasks in equal parts."""
-    by_task: dict[str, list[Start]] = {}
+def starts_hash(starts: Sequence[Begin]) -> str:
+    """First 16 hex digits of the SHA-256 over frames, sentences, tasks and layouts."""
+    digest = hashlib.sha256()
     for start in starts:
-        by_task.setdefault(start.task, []).append(start)
-
-    def sample(rng: np.random.Generator, count: int) -> list[Start]:
-        order = rng.permutation(len(by_task))
-        tasks = [sorted(by_task)[order[i % len(order)]] for i in range(count)]
-        return [by_task[task][int(rng.integers(len(by_task[task])))] for task in tasks]
-
-    return sample
+        frame = start.frame.tobytes() if isinstance(start, Start) else b""
+        seed = start.layout if isinstance(start, Start) else start.seed
+        digest.update(frame + f"\0{start.instruction}\0{start.task}\0{seed}".encode())
+    return digest.hexdigest()[:16]
 
 
-def mixed(first: Sample, second: Sample) -> Sample:
-    """Draws from both in equal parts."""
+class FixedStarts:
+    """Draws from given starts, or from layouts where a simulator builds them.
 
-    def sample(rng: np.random.Generator, count: int) -> list[Start]:
+    Args:
+        starts: at least one.
+
+    >>> import numpy as np
+    >>> scene = Start(np.zeros((64, 64, 3), np.uint8), "open the drawer", "drawer-open")
+    >>> [start.task for start in FixedStarts([scene])(np.random.default_rng(0), 2)]
+    ['drawer-open', 'drawer-open']
+    """
+
+    def __init__(self, starts: Sequence[Begin]):
+        if not starts:
+            raise InputError("starts: found none, expected at least one. Give frames or layouts to start from")
+        self.starts = list(starts)
+        self._by_task: dict[str, list[Begin]] = {}
+        for start in starts:
+            self._by_task.setdefault(start.task, []).append(start)
+
+    @property
+    def identity(self) -> str:
+        """See `StartSampler`."""
+        return starts_hash(self.starts)
+
+    def __call__(self, rng: np.random.Generator, count: int) -> list[Begin]:
+        """See `StartSampler`."""
+        order = rng.permutation(len(self._by_task))
+        tasks = [sorted(self._by_task)[order[i % len(order)]] for i in range(count)]
+        return [self._by_task[task][int(rng.integers(len(self._by_task[task])))] for task in tasks]
+
+
+@dataclass(frozen=True)
+class MixedStarts:
+    """Draws from two samplers in equal parts."""
+
+    first: StartSampler
+    second: StartSampler
+
+    @property
+    def identity(self) -> str:
+        """See `StartSampler`."""
+        return fingerprint(["mixed", self.first.identity, self.second.identity])
+
+    def __call__(self, rng: np.random.Generator, count: int) -> list[Begin]:
+        """See `StartSampler`."""
         own = count // 2 + count % 2 * int(rng.integers(2))
-        return [*first(rng, own), *second(rng, count - own)]
+        return [*self.first(rng, own), *self.second(rng, count - own)]
 
-    return sample
+
+@dataclass(frozen=True)
+class ParaphrasedStarts:
+    """Draws from a sampler, each start with one of its task's sentences.
+
+    Attributes:
+        starts: the sampler.
+        instructions: gives the sentences of a task.
+    """
+
+    starts: FixedStarts
+    instructions: Callable[[str], Sequence[str]]
+
+    @property
+    def identity(self) -> str:
+        """See `StartSampler`."""
+        tasks = sorted({start.task for start in self.starts.starts})
+        return fingerprint([self.starts.identity, {task: list(self.instructions(task)) for task in tasks}])
+
+    def __call__(self, rng: np.random.Generator, count: int) -> list[Begin]:
+        """See `StartSampler`."""
+        drawn = self.starts(rng, count)
+        return [replace(start, instruction=str(rng.choice(self.instructions(start.task)))) for start in drawn]
+
+
+class PhotographedStarts:
+    """Draws photographs of new layouts of a real environment, each with one of its task's sentences.
+
+    They are taken when the first start is drawn; no action is ever executed.
+
+    Args:
+        env: the real environment.
+        per_task: layouts of each task.
+        first_layout: seed of the first; nothing else should use them.
+    """
+
+    def __init__(self, env: RealEnvironment, per_task: int, first_layout: int):
+        self.env, self.per_task, self.first_layout = env, per_task, first_layout
+
+    @property
+    def identity(self) -> str:
+        """See `StartSampler`."""
+        return fingerprint(["photographs", self.env.identity, self.per_task, self.first_layout])
+
+    @functools.cached_property
+    def photographs(self) -> list[Start]:
+        """The starts, task by task."""
+        return self.env.photograph(self.env.layouts(self.per_task, self.first_layout))
+
+    @functools.cached_property
+    def _sampler(self) -> ParaphrasedStarts:
+        return ParaphrasedStarts(FixedStarts(self.photographs), self.env.instructions)
+
+    def __call__(self, rng: np.random.Generator, count: int) -> list[Begin]:
+        """See `StartSampler`."""
+        return self._sampler(rng, count)
+
+
+class EpisodeStarts:
+    """Draws frames of logged episodes, tasks in equal parts; some of them shortly before a success.
+
+    So a task that the policy cannot do yet first succeeds where little is left to do (Florensa et al. 2017, arXiv
+    1707.05300; Salimans and Chen 2018, arXiv 1812.03381).
+
+    Args:
+        episodes: any, of which some are of `tasks`.
+        tasks: whose starts are drawn.
+        middle: share of starts from the middle of an episode: shortly before its success, or from its first half where
+            no episode of the task succeeds.
+
+    Raises:
+        InputError: there is no episode of these tasks.
+    """
+
+    def __init__(self, episodes: EpisodeSet, tasks: Sequence[str], middle: float):
+        self.episodes, self.tasks, self.middle = episodes, list(tasks), middle
+        self._by_task = [episodes.where(task=task) for task in tasks if len(episodes.where(task=task))]
+        if not self._by_task:
+            raise InputError(f"starts: found episodes of {sorted(set(episodes.task))}, expected some of {self.tasks}")
+        self._succeeded = [own[episodes.succeeded[own]] for own in self._by_task]
+
+    @property
+    def identity(self) -> str:
+        """See `StartSampler`."""
+        return fingerprint([data_hash(self.episodes), self.tasks, self.middle])
+
+    def __call__(self, rng: np.random.Generator, count: int) -> list[Start]:
+        """See `StartSampler`."""
+        order = rng.permutation(len(self._by_task))
+        return [self._draw(rng, order[i % len(order)]) for i in range(count)]
+
+    def _draw(self, rng: np.random.Generator, task: int) -> Start:
+        episodes, succeeded = self.episodes, self._succeeded[task]
+        late = rng.random() < self.middle
+        e = int(rng.choice(succeeded if late and len(succeeded) else self._by_task[task]))
+        index = self._middle(rng, e) if late else 0
+        frame = np.asarray(episodes.frames[int(episodes.first[e]) + index])
+        return Start(frame, episodes.instruction[e], episodes.task[e])
+
+    def _middle(self, rng: np.random.Generator, episode: int) -> int:
+        """A frame of an episode from which little is left to do."""
+        first, length = int(self.episodes.first[episode]), int(self.episodes.length[episode])
+        hit = np.flatnonzero(self.episodes.success[first : first + length + 1])
+        back = int(rng.integers(_LEAST_LEFT, _MOST_LEFT + 1))
+        return max(0, int(hit[0]) - back) if len(hit) else int(rng.integers(0, max(1, length // 2)))

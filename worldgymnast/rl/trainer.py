@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from worldgymnast.errors import in_range
+from worldgymnast.errors import InputError, in_range
 from worldgymnast.protocols import Policy
 from worldgymnast.rl.objective import ObjectiveConfig, advantages, divergence, has_signal, policy_loss, token_mask
-from worldgymnast.run import Run, load_into, load_optimizer_tensors, optimizer_tensors
+from worldgymnast.run import Run, load_optimizer_tensors, optimizer_tensors
 from worldgymnast.run_folder import resuming
 from worldgymnast.types import ActionChunk, Metrics, Observation, Rollout, RolloutGroup
+from worldgymnast.weights import check_shapes, shapes_of
 
 _ROUNDING = 1e-4
 """Nats by which log-probabilities of one policy differ; Adam would make steps of full length of it."""
@@ -25,14 +26,14 @@ _ROUNDING = 1e-4
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """The optimiser and its loss.
+    """The optimizer and its loss.
 
     Attributes:
         lr: learning rate, constant after the warm-up.
-        warmup: optimiser steps in which it rises in equal parts. Adam's first steps are as long as its rate, however
+        warmup: optimizer steps in which it rises in equal parts. Adam's first steps are as long as its rate, however
             uncertain the gradient, and would throw a policy about that is already good.
         clip_norm: largest gradient norm.
-        updates: optimiser steps a batch of groups is used for; above 1 the ratio leaves 1 and the clip acts.
+        updates: optimizer steps a batch of groups is used for; above 1 the ratio leaves 1 and the clip acts.
         micro_batch: rollouts per forward pass.
         objective: the loss.
     """
@@ -71,19 +72,29 @@ def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 class Trainer:
-    """Holds the policy being trained, a frozen copy of where it began, the one that is kept, and the optimiser.
+    """Holds the policy being trained, the start policy, the weights that are kept, and the optimizer.
+
+    Args:
+        policy: is trained in place.
+        start: the policy as it was before, which is never changed: what the divergence is measured from, and what a
+            task that lost its trust is held to.
+        config: the update.
 
     Attributes:
         acting: weights of an earlier policy whose rollouts are still to be learned from, where imagination runs ahead.
+
+    Raises:
+        InputError: the policy has nothing to train.
     """
 
-    def __init__(self, policy: Policy, config: TrainerConfig):
-        assert isinstance(policy, nn.Module)
-        self.policy, self.config = policy, config
+    def __init__(self, policy: Policy, start: Policy, config: TrainerConfig):
+        self.policy, self.start, self.config = policy, start, config
         self.kept: Kept | None = None
         self.acting: dict[str, Tensor] | None = None
-        self.reference = copy.deepcopy(policy).requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(policy.parameters(), lr=config.lr, weight_decay=0.0)
+        self.parameters = [weight for weight in policy.parameters() if weight.requires_grad]
+        if not self.parameters:
+            raise InputError("policy: none of its parameters requires a gradient, so there is nothing to train")
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=config.lr, weight_decay=0.0)
 
     def update(
         self, groups: Sequence[RolloutGroup], generator: torch.Generator, held: Mapping[str, Policy] | None = None
@@ -112,14 +123,13 @@ class Trainer:
         holding = [s for g in groups if g.start.task in anchors for s in self._held(g, anchors, generator)]
         metrics |= {"held_groups": float(sum(g.start.task in anchors for g in groups))} if anchors else {}
         for update in range(self.config.updates if samples or holding else 0):
-            step = self._optimise(samples, holding, generator, compare=update == 0)
+            step = self._optimize(samples, holding, generator, compare=update == 0)
             metrics |= step if update == 0 else {f"last_{k}": v for k, v in step.items()}
         return metrics
 
     def weights(self, copy: bool = True) -> dict[str, Tensor]:
-        """The policy's weights; a copy stays as it is while the policy learns."""
-        assert isinstance(self.policy, nn.Module)
-        return {k: v.detach().clone() if copy else v.detach() for k, v in self.policy.state_dict().items()}
+        """What training changes of the policy; a copy stays as it is while the policy learns."""
+        return {k: v.detach().clone() if copy else v.detach() for k, v in self.policy.trainable_state().items()}
 
     def keep(self, step: int) -> None:
         """Remembers the weights of now as those to hand out."""
@@ -127,28 +137,23 @@ class Trainer:
 
     def restore_kept(self) -> int | None:
         """Puts the weights that are kept back into the policy and returns their step; None where none are."""
-        assert isinstance(self.policy, nn.Module)
         if self.kept is None:
             return None
-        self.policy.load_state_dict(self.kept.weights)
+        self.policy.load_trainable(self.kept.weights)
         return self.kept.step
 
     def kept_policy(self) -> Policy:
         """A frozen policy with the weights that are kept; the start policy where none are."""
         if self.kept is None:
-            return self.reference
-        made = copy.deepcopy(self.reference)
-        assert isinstance(made, nn.Module)
-        made.load_state_dict(self.kept.weights)
+            return self.start
+        made = copy.deepcopy(self.start)
+        made.load_trainable(self.kept.weights)
         return made
 
     def save(self, run: Run, step: int, beside: Mapping[str, Any] | None = None) -> None:
-        """Writes a checkpoint of policy, start policy, kept policy, acting policy and optimiser; `beside` is JSON."""
-        assert isinstance(self.policy, nn.Module)
-        assert isinstance(self.reference, nn.Module)
+        """Writes a checkpoint: what training changed, what is kept, what acts, the optimizer; `beside` is JSON."""
         tensors, state = optimizer_tensors(self.optimizer)
-        models = {f"policy.{k}": v for k, v in self.policy.state_dict().items()}
-        models |= {f"reference.{k}": v for k, v in self.reference.state_dict().items()}
+        models = {f"policy.{k}": v for k, v in self.weights(copy=False).items()}
         models |= {f"kept.{k}": v for k, v in (self.kept.weights if self.kept else {}).items()}
         models |= {f"acting.{k}": v for k, v in (self.acting or {}).items()}
         kept = None if self.kept is None else self.kept.step
@@ -160,9 +165,9 @@ class Trainer:
         if checkpoint is None:
             return 0, {}
         with resuming(run.path):
-            for name, module in (("policy.", self.policy), ("reference.", self.reference)):
-                assert isinstance(module, nn.Module)
-                load_into(module, _under(checkpoint.tensors, name), run.path)
+            saved, expected = _under(checkpoint.tensors, "policy."), self.policy.trainable_state()
+            check_shapes(shapes_of(expected), shapes_of(saved), type(self.policy).__name__, run.path)
+            self.policy.load_trainable(saved)
             if (kept := checkpoint.state["kept"]) is not None:
                 self.kept = Kept(kept, _under(checkpoint.tensors, "kept."))
             self.acting = _under(checkpoint.tensors, "acting.") or None
@@ -181,11 +186,10 @@ class Trainer:
             obs, chunk, _ = stack([rollout])
             with torch.no_grad():
                 wanted = anchor.act(obs, temperature=chunk.temperature, generator=generator)
-            cpu = (wanted.actions.cpu(), wanted.tokens.cpu(), wanted.logprobs.cpu())
-            found.append(_Sample(replace(rollout, chunks=ActionChunk(*cpu, wanted.temperature))))
+            found.append(_Sample(replace(rollout, chunks=wanted.cpu())))
         return found
 
-    def _optimise(
+    def _optimize(
         self, samples: list[_Sample], holding: list[_Sample], generator: torch.Generator, *, compare: bool
     ) -> Metrics:
         self.optimizer.zero_grad()
@@ -199,27 +203,26 @@ class Trainer:
                 loss.backward()
                 parts.append((len(part), metrics))
             found |= merge(parts) if parts else {}
-        assert isinstance(self.policy, nn.Module)
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate()
-        norm = nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.clip_norm)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
         self.optimizer.step()
         return found | {"gradient_norm": float(norm)}
 
     def _rate(self) -> float:
-        """The learning rate of the next optimiser step; how many there were stands in the optimiser's own state."""
+        """The learning rate of the next optimizer step; how many there were stands in the optimizer's own state."""
         done = max((int(state["step"]) for state in self.optimizer.state.values()), default=0)
         return self.config.lr * min(1.0, (done + 1) / max(self.config.warmup, 1))
 
     def _loss(self, part: list[_Sample], total: int, *, compare: bool) -> tuple[Tensor, Metrics]:
         """The loss of a micro-batch; only looks that get gradient pass through the policy."""
         obs, chunk, looks = stack([s.rollout for s in part])
-        shape = (len(part), len(part[0].rollout.images))
+        shape = (len(part), part[0].rollout.looks)
         mask = token_mask(looks, shape[1])
         seen = mask.flatten().nonzero()[:, 0]
-        recorded = chunk.logprobs
-        obs, chunk = _rows(obs, seen), _rows_of(chunk, seen)
-        fresh = self.policy.logprobs(obs, chunk)
+        recorded = chunk.logprobs.flatten(1) if chunk.logprobs.ndim > 1 else chunk.logprobs[:, None]
+        obs, chunk = obs.rows(seen), chunk.rows(seen)
+        fresh = self._scored(self.policy, obs, chunk)
         seen, recorded, mask = seen.to(fresh.device), recorded.to(fresh.device), mask.to(fresh.device)
         new = recorded.index_copy(0, seen, fresh).unflatten(0, shape)
         advantage = torch.tensor([s.advantage for s in part], device=fresh.device)
@@ -228,11 +231,17 @@ class Trainer:
         anchor = self.config.objective.kl
         if compare or anchor:
             with torch.no_grad():
-                reference = self.reference.logprobs(obs, chunk)
+                reference = self._scored(self.start, obs, chunk)
             away = divergence(fresh, reference).mean()
             metrics["kl_to_start"] = float(away.detach())
             loss = loss + anchor * away * len(part) / total if anchor else loss
         return loss, metrics
+
+    @staticmethod
+    def _scored(policy: Policy, obs: Observation, chunk: ActionChunk) -> Tensor:
+        """Log-probabilities of what was sampled, [looks t]."""
+        found = policy.logprobs(obs, chunk)
+        return found.flatten(1) if found.ndim > 1 else found[:, None]
 
     def _hold(self, part: list[_Sample], total: int) -> tuple[Tensor, Metrics]:
         """The divergence of the policy from anchors: KL(anchor || policy), from tokens that the anchors sampled.
@@ -240,34 +249,27 @@ class Trainer:
         So the pull is no larger however far the policy has gone, and it is zero, without noise, where the two are one.
         """
         obs, chunk, looks = stack([s.rollout for s in part])
-        seen = token_mask(looks, len(part[0].rollout.images)).flatten().nonzero()[:, 0]
-        obs, chunk = _rows(obs, seen), _rows_of(chunk, seen)
-        fresh = self.policy.logprobs(obs, chunk)
-        wanted = chunk.logprobs.to(fresh.device)
+        seen = token_mask(looks, part[0].rollout.looks).flatten().nonzero()[:, 0]
+        obs, chunk = obs.rows(seen), chunk.rows(seen)
+        fresh = self._scored(self.policy, obs, chunk)
+        wanted = chunk.logprobs.to(fresh.device).reshape(fresh.shape)
         away = torch.where((fresh - wanted).abs() > _ROUNDING, divergence(wanted, fresh), 0.0).mean()
         return self.config.objective.hold * away * len(part) / total, {"kl_to_anchor": float(away.detach())}
 
 
-def _rows(obs: Observation, rows: Tensor) -> Observation:
-    sentences = [obs.instruction[int(i)] for i in rows]
-    return Observation(obs.image[rows], sentences, None if obs.state is None else obs.state[rows])
-
-
-def _rows_of(chunk: ActionChunk, rows: Tensor) -> ActionChunk:
-    return ActionChunk(chunk.actions[rows], chunk.tokens[rows], chunk.logprobs[rows], chunk.temperature)
-
-
 def stack(rollouts: Sequence[Rollout]) -> tuple[Observation, ActionChunk, list[int]]:
     """All looks of `rollouts` as one batch of r*n, and the number of looks of each that count."""
-    images = torch.from_numpy(np.concatenate([r.images for r in rollouts]))
-    sentences = [r.start.instruction for r in rollouts for _ in range(len(r.images))]
-    chunk = ActionChunk(
-        torch.cat([r.chunks.actions for r in rollouts]),
-        torch.cat([r.chunks.tokens for r in rollouts]),
-        torch.cat([r.chunks.logprobs for r in rollouts]),
-        rollouts[0].chunks.temperature,
-    )
-    return Observation(images, sentences), chunk, [r.looks_until_success for r in rollouts]
+    names = list(rollouts[0].images)
+    images = {name: torch.from_numpy(np.concatenate([r.images[name] for r in rollouts])) for name in names}
+    sentences = [r.start.instruction for r in rollouts for _ in range(r.looks)]
+    first = {
+        name: torch.from_numpy(np.concatenate([np.repeat(r.images[name][:1], r.looks, 0) for r in rollouts]))
+        for name in names
+    }
+    states = [r.state for r in rollouts if r.state is not None]
+    state = torch.from_numpy(np.concatenate(states)) if states else None
+    chunk = ActionChunk.join([r.chunks for r in rollouts], torch.cat)
+    return Observation(images, sentences, state, first), chunk, [r.looks_until_success for r in rollouts]
 
 
 def merge(parts: Sequence[tuple[int, Metrics]]) -> Metrics:

@@ -17,12 +17,11 @@ from gymnasium.vector import VectorEnv
 
 from worldgymnast.actions import ActionSpec
 from worldgymnast.envs.imagined import ImaginedVectorEnv
-from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.progress import Progress
-from worldgymnast.protocols import Judge, Policy, WorldModel
+from worldgymnast.protocols import Actor, Judge, WorldModel
 from worldgymnast.rl.judging import Judging, Reported
 from worldgymnast.rl.rollout import batches
-from worldgymnast.types import Rollout, RolloutGroup, Start
+from worldgymnast.types import Begin, Rollout, RolloutGroup
 from worldgymnast.weights import identity
 
 
@@ -74,7 +73,6 @@ class Imagination:
         judge: the judge.
         chunk: actions a look.
         horizon: actions in a rollout.
-        size: height and width of a frame.
         every: frames decoded, see `ImaginedVectorEnv`.
     """
 
@@ -82,20 +80,24 @@ class Imagination:
     judge: Judge
     chunk: int
     horizon: int
-    size: int
     every: int = 1
 
     @classmethod
-    def of(cls, policy: SmallVLA, world: WorldModel, judge: Judge, horizon: int) -> Imagination:
-        """As `policy` acts, in frames of the world's size."""
-        return cls(world, judge, policy.config.chunk, horizon, world.frame_size[0])
+    def of(cls, policy: Actor, world: WorldModel, judge: Judge, horizon: int) -> Imagination:
+        """As `policy` acts."""
+        return cls(world, judge, policy.chunk, horizon)
 
     def __call__(self, rows: int, generator: torch.Generator) -> VectorEnv[Any, Any, Any]:
         """See `Surrogate`."""
         return ImaginedVectorEnv(
-            self.world, None, rows=rows, chunk=self.chunk, horizon=self.horizon, size=self.size, generator=generator,
+            self.world,
+            None,
+            rows=rows,
+            chunk=self.chunk,
+            horizon=self.horizon,
+            generator=generator,
             every=self.every,
-        )  # fmt: skip
+        )
 
     @property
     def judging(self) -> Judging:
@@ -133,8 +135,8 @@ class Imagination:
 
 def score_in(
     surrogate: Surrogate,
-    policy: Policy,
-    starts: Sequence[Start],
+    policy: Actor,
+    starts: Sequence[Begin],
     *,
     rows: int,
     temperature: float,

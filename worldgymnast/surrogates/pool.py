@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from gymnasium.vector import VectorEnv
-from torch import Tensor, nn
+from torch import Tensor
 
 from worldgymnast.protocols import Policy
 from worldgymnast.rl.judging import Judging, Reported
 from worldgymnast.rl.rollout import batches, group
-from worldgymnast.types import RolloutGroup, Start
+from worldgymnast.types import Begin, RolloutGroup
 
 MakeEnv = Callable[[int, torch.Generator], VectorEnv[Any, Any, Any]]
 Reward = Callable[[RolloutGroup], RolloutGroup]
@@ -22,7 +22,8 @@ class LocalPool:
     """A `RolloutPool` over one vector environment.
 
     Args:
-        policy: the policy that acts; `sync` writes into it, so give a copy where the trained one must stay apart.
+        policy: the policy that acts; `sync` writes into it. It may be the one that is trained, where nothing is
+            imagined ahead of an update; otherwise give a copy.
         make_env: makes a vector environment of that many rows which draws from that generator.
         judging: gives the verdicts.
         rows: most rollouts side by side.
@@ -48,7 +49,7 @@ class LocalPool:
         self.temperature, self.seed, self.version = temperature, seed, 0
         self.generator = torch.Generator()
 
-    def begin(self, starts: Sequence[Start], group_size: int) -> Callable[[], list[RolloutGroup]]:
+    def begin(self, starts: Sequence[Begin], group_size: int) -> Callable[[], list[RolloutGroup]]:
         """See `RolloutPool.begin`; every batch of rows is given to the judge when it has been rolled out."""
         wanted = [start for start in starts for _ in range(group_size)]
         env = self.make_env(min(self.rows, len(wanted)), self.generator)
@@ -67,7 +68,6 @@ class LocalPool:
 
     def sync(self, weights: Mapping[str, Tensor], version: int) -> None:
         """See `RolloutPool.sync`."""
-        assert isinstance(self.policy, nn.Module)
-        self.policy.load_state_dict(dict(weights))
+        self.policy.load_trainable(weights)
         self.version = version
         self.generator.manual_seed(self.seed * 1_000_003 + version)

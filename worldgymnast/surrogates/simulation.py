@@ -11,7 +11,7 @@ from gymnasium.vector import VectorEnv
 
 from worldgymnast.actions import ActionSpec
 from worldgymnast.envs.simulator import SimulatorConfig, SimulatorEnv
-from worldgymnast.envs.wrappers import vectorise
+from worldgymnast.envs.wrappers import vectorize
 from worldgymnast.registry import to_dict
 from worldgymnast.rl.judging import Reported
 from worldgymnast.rl.rollout import densified
@@ -27,7 +27,7 @@ class Simulation:
         chunk: actions a look.
         workers: processes that run it.
         dense: whether a group whose binary rewards are all alike is rewarded by how far it came (dense reward).
-        every: frames rendered, see `MetaWorldEnv`.
+        every: render only the last of each so many frames.
     """
 
     config: SimulatorConfig
@@ -43,7 +43,7 @@ class Simulation:
 
     @functools.cached_property
     def _env(self) -> VectorEnv[Any, Any, Any]:
-        return vectorise(functools.partial(SimulatorEnv, self.config, self.every), self.workers, self.chunk)
+        return vectorize(functools.partial(SimulatorEnv, self.config, self.every), self.workers, self.chunk)
 
     @property
     def judging(self) -> Reported:

@@ -16,7 +16,7 @@ import torch
 from worldgymnast.evaluation.uncertainty import JitterConfig, disturbed
 from worldgymnast.rl.collect import Verify
 from worldgymnast.surrogates.imagination import Surrogate
-from worldgymnast.types import Rollout
+from worldgymnast.types import IMAGE, Rollout
 
 _SEEDS = 2**32
 
@@ -62,13 +62,21 @@ def _imagined_again(
         starts = [rollout.start for rollout in rollouts]  # rollouts of one start share its frame, which is encoded once
     env = surrogate(len(rollouts), generator)
     observed, info = env.reset(options={"starts": starts})
-    images, shown = [], [observed["image"][:, None]]
+    images, shown = list[dict[str, np.ndarray]](), [observed[IMAGE][:, None]]
     for chunk in np.moveaxis(flat.reshape(chunks.shape), 1, 0):
-        images.append(observed["image"])
+        images.append({name: observed[name] for name in rollouts[0].images})
         observed, _, _, _, info = env.step(chunk)
         shown.append(np.asarray(info["frames"]))
-    seen, every = np.stack(images, 1), np.concatenate(shown, 1)
+    seen = {name: np.stack([look[name] for look in images], 1) for name in images[0]}
+    every = np.concatenate(shown, 1)
     foreseen = info.get("foreseen", [None] * len(rollouts))
     return [
-        replace(r, images=seen[i], frames=every[i], foreseen=foreseen[i], success=None) for i, r in enumerate(rollouts)
+        replace(
+            rollout,
+            images={name: one[i] for name, one in seen.items()},
+            frames=every[i],
+            foreseen=foreseen[i],
+            success=None,
+        )
+        for i, rollout in enumerate(rollouts)
     ]

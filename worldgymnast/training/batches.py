@@ -78,7 +78,7 @@ def imitation_batches(
         frames = np.asarray(episodes.frames[[looks[i][0] for i in chosen]])
         sentences = [sentence(looks[i][1], rng) for i in chosen]
         return {
-            "obs": Observation(torch.from_numpy(frames), sentences),
+            "obs": Observation.of(torch.from_numpy(frames), sentences),
             "actions": all_actions[chosen],
             "mask": all_masks[chosen],
         }

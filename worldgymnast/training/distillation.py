@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from worldgymnast.episodes.windows import EpisodeSet, data_hash, warn_outside
-from worldgymnast.errors import in_range
-from worldgymnast.registry import Manifest, load_world, save_component, to_dict
+from worldgymnast.errors import InputError, in_range
+from worldgymnast.protocols import Stored, TrainableWorld, WorldModel
+from worldgymnast.registry import Manifest, load_world, make, save_component, to_dict
 from worldgymnast.run import Run
 from worldgymnast.training.batches import encode_all, latent_batches
 from worldgymnast.training.fit import FitConfig, fit
 from worldgymnast.training.world import Origin
 from worldgymnast.weights import identity
 from worldgymnast.worldmodel.consistency import Consistency
-from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 
 @dataclass(frozen=True)
@@ -44,25 +45,29 @@ class Distillation:
 
 
 def distill(
-    teacher: LatentWorldModel,
+    teacher: WorldModel,
     episodes: EpisodeSet,
     out: Path,
     config: Distillation,
     device: str = "cpu",
     origin: Origin = None,
-) -> LatentWorldModel:
+) -> WorldModel:
     """A student of `teacher` that takes `sampling_steps` steps a frame without guidance; OUT/world.safetensors."""
+    known: Any = teacher
+    if not isinstance(teacher, TrainableWorld):
+        raise InputError(f"{type(teacher).__name__} is not distilled here: it has no latents for a student to learn")
     result = out / "world.safetensors"
     warn_outside(episodes, teacher.action_spec, "teacher")
     inputs = {"data": data_hash(episodes), "teacher": identity(teacher)}
     with Run(out, to_dict(config) | {"inputs": inputs}) as run:
         if run.finished is None:
             settings = replace(teacher.config, steps=config.sampling_steps, guidance=1.0, slide="band")
-            student = LatentWorldModel(settings, teacher.action_spec, teacher.fps).to(device)
+            stored = Stored(action_spec=teacher.action_spec, fps=teacher.fps)
+            student = make("worlds", settings, stored).to(device)
             student.load_state_dict(teacher.state_dict())
             latents = encode_all(teacher.autoencoder, episodes.frames, precision=config.fit.precision)
             batches = latent_batches(episodes, latents, config.length, config.clips, config.fit.seed, teacher.device)
-            both = Consistency(teacher, student, config.truth, config.corruption)
+            both = Consistency(known, student, config.truth, config.corruption)
             metrics = fit(both, batches, config.fit, run, "distillation")
             save_component(result, student, Manifest(run.command, config.fit.seed, identity(teacher), metrics, origin))
             run.finish(metrics)

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import torch
 
-from worldgymnast.envs.metaworld import INSTRUCTIONS
 from worldgymnast.episodes.windows import EpisodeSet, data_hash
 from worldgymnast.errors import in_range
-from worldgymnast.judges.classifier import ClassifierConfig, SuccessClassifier
-from worldgymnast.protocols import WorldModel
-from worldgymnast.registry import Manifest, load_classifier, save_component, to_dict
+from worldgymnast.phrases import INSTRUCTIONS
+from worldgymnast.protocols import TrainableJudge, WorldModel
+from worldgymnast.registry import JudgeConfig, Manifest, load_learned_judge, make, save_component, to_dict
 from worldgymnast.run import Run
 from worldgymnast.scenes.language import AFFORDANCES
 from worldgymnast.training.batches import success_batches
@@ -38,7 +37,7 @@ class JudgeTraining:
         language: whether it hears every sentence that `scenes.language` writes for a task, rather than a few.
     """
 
-    judge: ClassifierConfig = ClassifierConfig()
+    judge: JudgeConfig = JudgeConfig()
     batch: int = 64
     fit: FitConfig = FitConfig(steps=3000, lr=1e-3)
     calibration: int = 20
@@ -63,9 +62,9 @@ def train_judge(
     config: JudgeTraining,
     device: str = "cpu",
     *,
-    start: SuccessClassifier | None = None,
+    start: TrainableJudge | None = None,
     origin: Origin = None,
-) -> SuccessClassifier:
+) -> TrainableJudge:
     """The success classifier, on `real` and on its imagined replays; OUT/judge.safetensors.
 
     Some policy rollouts of each task are set aside; the threshold is the one that best tells their imagined replays
@@ -95,7 +94,7 @@ def train_judge(
             sets = [train, imagine(train, seed=config.fit.seed)]
             if config.late and len(begun := unsolved_at(train, config.late)):
                 sets.append(imagine(begun, seed=config.fit.seed))
-            judge = SuccessClassifier(config.judge).to(device)
+            judge = make("judges", config.judge).to(device)
             if start is not None:
                 judge.load_state_dict(start.state_dict())
             said = every_sentence() if config.language else INSTRUCTIONS
@@ -104,4 +103,4 @@ def train_judge(
             metrics |= calibrate(judge, imagine(aside, seed=config.fit.seed + 1), config.stride, real=aside)
             save_component(result, judge, Manifest(run.command, config.fit.seed, data_hash(train), metrics, origin))
             run.finish(metrics)
-    return load_classifier(result, device)
+    return load_learned_judge(result, device)

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from worldgymnast.actions import require_same
-from worldgymnast.envs.metaworld import INSTRUCTIONS
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, data_hash, warn_outside
 from worldgymnast.errors import InputError, in_range
-from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
-from worldgymnast.registry import Manifest, load_policy, save_component, to_dict
+from worldgymnast.phrases import INSTRUCTIONS
+from worldgymnast.protocols import Policy, Stored, TrainablePolicy
+from worldgymnast.registry import Manifest, PolicyConfig, load_policy, make, save_component, to_dict
 from worldgymnast.run import Run
 from worldgymnast.training.batches import imitation_batches
 from worldgymnast.training.fit import FitConfig, fit
@@ -33,7 +33,7 @@ class PolicyTraining:
         fit: the optimiser.
     """
 
-    policy: SmallVLAConfig = SmallVLAConfig()
+    policy: PolicyConfig = PolicyConfig()
     demonstrations: int = 5
     successes: bool = False
     batch: int = 64
@@ -70,9 +70,9 @@ def train_policy(
     config: PolicyTraining,
     device: str = "cpu",
     *,
-    start: SmallVLA | None = None,
+    start: Policy | None = None,
     origin: Origin = None,
-) -> SmallVLA:
+) -> Policy:
     """Imitation learning; OUT/policy.safetensors.
 
     Args:
@@ -82,10 +82,15 @@ def train_policy(
         device: where.
         start: a policy to go on from.
         origin: see `Manifest.origin`.
+
+    Raises:
+        InputError: `start` cannot be trained by imitation, or does not fit the episodes.
     """
     result = out / "policy.safetensors"
     inputs = {"data": data_hash(episodes)}
     if start is not None:
+        if not isinstance(start, TrainablePolicy):
+            raise InputError(f"{type(start).__name__} has no imitation loss, so it cannot be trained by imitation")
         require_same(start.action_spec, episodes.spec, "policy and demonstrations")
         warn_outside(episodes, start.action_spec, "policy")
         inputs["start"] = identity(start)
@@ -94,10 +99,11 @@ def train_policy(
         if run.finished is None:
             demos = imitated(episodes, config)
             torch.manual_seed(config.fit.seed)
-            policy = SmallVLA(config.policy, episodes.spec if start is None else start.action_spec).to(device)
+            stored = Stored(action_spec=episodes.spec if start is None else start.action_spec)
+            policy = make("policies", config.policy, stored).to(device)
             if start is not None:
                 policy.load_state_dict(start.state_dict())
-            batches = imitation_batches(demos, config.policy.chunk, config.batch, config.fit.seed, INSTRUCTIONS)
+            batches = imitation_batches(demos, policy.chunk, config.batch, config.fit.seed, INSTRUCTIONS)
             metrics = fit(policy, batches, config.fit, run, "imitation")
             save_component(result, policy, Manifest(run.command, config.fit.seed, data_hash(demos), metrics, origin))
             run.finish(metrics)

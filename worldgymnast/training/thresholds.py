@@ -10,7 +10,8 @@ import torch
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import InputError
 from worldgymnast.evaluation.scaling import fit_scaling
-from worldgymnast.judges.classifier import SuccessClassifier, sustained
+from worldgymnast.judges.sustained import sustained
+from worldgymnast.protocols import TrainableJudge
 from worldgymnast.training.replay import clip_probabilities, clips
 from worldgymnast.types import Metrics
 
@@ -85,7 +86,7 @@ def _takes(episodes: EpisodeSet) -> list[tuple[str, str, int] | int]:
 
 
 def calibrate(
-    judge: SuccessClassifier,
+    judge: TrainableJudge,
     episodes: EpisodeSet,
     stride: int,
     true_negative: float = 0.9,

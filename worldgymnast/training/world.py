@@ -14,17 +14,17 @@ from worldgymnast.actions import union
 from worldgymnast.episodes.shares import balanced, weigh
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, data_hash
 from worldgymnast.errors import InputError, in_range
-from worldgymnast.registry import Manifest, load_world, save_component, to_dict
+from worldgymnast.protocols import Stored, TrainableWorld, WorldModel
+from worldgymnast.registry import Manifest, WorldConfig, load_world, make, save_component, to_dict
 from worldgymnast.run import Run
 from worldgymnast.training.batches import encode_all, frame_batches, latent_batches
 from worldgymnast.training.fit import FitConfig, fit
 from worldgymnast.weights import identity
 from worldgymnast.worldmodel.autoencoder import Autoencoder
 from worldgymnast.worldmodel.objective import FlowConfig
-from worldgymnast.worldmodel.sampler import LatentWorldModel, WorldModelConfig
 from worldgymnast.worldmodel.vae import ImageVAE
 
-EMBEDDED = WorldModelConfig(
+EMBEDDED = WorldConfig(
     objective=FlowConfig(pure_noise=1.0, self_rollout=0.0, unroll=0.67, unroll_from=0.3, success=0.5),
     detail=0.3,
     success_head=64,
@@ -48,7 +48,7 @@ class WorldTraining:
             it has never seen.
     """
 
-    world: WorldModelConfig = EMBEDDED
+    world: WorldConfig = EMBEDDED
     frames: int = 32
     autoencoder: FitConfig = FitConfig(steps=1800, lr=2e-3, weight_decay=0.0, ema=0.99)
     clips: int = 24
@@ -71,10 +71,10 @@ def train_world(
     device: str = "cpu",
     shares: Sequence[float] = (),
     *,
-    start: LatentWorldModel | None = None,
+    start: WorldModel | None = None,
     autoencoder: Autoencoder | ImageVAE | None = None,
     origin: Origin = None,
-) -> LatentWorldModel:
+) -> WorldModel:
     """Autoencoder and transformer; OUT/world.safetensors.
 
     Args:
@@ -89,8 +89,11 @@ def train_world(
         origin: see `Manifest.origin`.
 
     Raises:
-        InputError: an autoencoder is given to be taken as it is, and the config thaws it.
+        InputError: an autoencoder is given to be taken as it is, and the config thaws it; or `start` is of a kind that
+            is not trained here.
     """
+    if start is not None and not isinstance(start, TrainableWorld):
+        raise InputError(f"{type(start).__name__} is not trained here. Train it by its own program, and give its file")
     if autoencoder is not None and config.thaw:
         raise InputError("fields 'thaw', 'autoencoder': found both, expected one: it is taken as it is, or trained on")
     result = out / "world.safetensors"
@@ -108,7 +111,7 @@ def train_world(
     with Run(out, to_dict(config) | {"inputs": inputs}) as run:
         if run.finished is None:
             torch.manual_seed(config.fit.seed)
-            world = LatentWorldModel(config.world, spec, data.fps).to(device)
+            world = make("worlds", config.world, Stored(action_spec=spec, fps=data.fps)).to(device)
             if begun is not None:
                 (world if start else world.autoencoder).load_state_dict(begun.state_dict(), strict=start is None)
             if begun is None or config.thaw:
@@ -124,8 +127,8 @@ def train_world(
 
 
 def _begun(
-    config: WorldModelConfig, start: LatentWorldModel | None, autoencoder: Autoencoder | ImageVAE | None
-) -> WorldModelConfig:
+    config: WorldConfig, start: TrainableWorld | None, autoencoder: Autoencoder | ImageVAE | None
+) -> WorldConfig:
     """The config of a world model that goes on from `start`, or that takes `autoencoder`."""
     if start is not None:
         return replace(start.config, success_head=start.config.success_head or config.success_head)
@@ -133,7 +136,7 @@ def _begun(
 
 
 def train_autoencoder(
-    world: LatentWorldModel, episodes: EpisodeSet, out: Path, config: WorldTraining, weights: np.ndarray | None = None
+    world: TrainableWorld, episodes: EpisodeSet, out: Path, config: WorldTraining, weights: np.ndarray | None = None
 ) -> None:
     """Train the autoencoder inside `world` in place and measure its latents; OUT is a run of its own.
 

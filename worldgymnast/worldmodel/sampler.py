@@ -34,8 +34,10 @@ from torch import Tensor, nn
 from worldgymnast.actions import ActionSpec
 from worldgymnast.errors import InputError, in_range
 from worldgymnast.precision import Precision, autocast
+from worldgymnast.protocols import Stored
 from worldgymnast.text import SentenceEncoder
 from worldgymnast.types import Metrics, WorldState
+from worldgymnast.weights import module_identity
 from worldgymnast.worldmodel.autoencoder import Autoencoder, AutoencoderConfig
 from worldgymnast.worldmodel.clips import Clip, Part, null_action, part_of
 from worldgymnast.worldmodel.objective import (
@@ -110,6 +112,8 @@ class WorldModelConfig:
 class LatentWorldModel(nn.Module):
     """A `WorldModel` over the latents of a frozen autoencoder."""
 
+    config_type = WorldModelConfig
+
     def __init__(self, config: WorldModelConfig, action_spec: ActionSpec, fps: float):
         super().__init__()
         if (config.guidance != 1 or config.objective.drop_action) and not action_spec.axes[-1].startswith("pad"):
@@ -129,6 +133,18 @@ class LatentWorldModel(nn.Module):
         self.success_head = SuccessHead(config.transformer.width, wide) if wide else None
         self.text = SentenceEncoder()
 
+    @classmethod
+    def from_stored(cls, config: WorldModelConfig, stored: Stored) -> LatentWorldModel:
+        """See `Storable`."""
+        if stored.fps is None:
+            raise InputError(f"{stored.path}: field 'fps': found nothing, expected a number")
+        return cls(config, stored.spec, stored.fps)
+
+    @property
+    def identity(self) -> str:
+        """See `Component`."""
+        return module_identity(self)
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
@@ -138,6 +154,10 @@ class LatentWorldModel(nn.Module):
     def frame_size(self) -> tuple[int, int]:
         """Height and width of its frames."""
         return self.config.frame_size
+
+    def reconstruct(self, frames: UInt8[Tensor, "b h w 3"]) -> UInt8[Tensor, "b h w 3"]:
+        """See `Encodes`."""
+        return self.autoencoder.decode(self.autoencoder.encode(frames))
 
     # -- imagination ------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -28,27 +28,27 @@ from worldgymnast.cli.conclude import conclude
 from worldgymnast.cli.fitting import same_cameras
 from worldgymnast.cli.starters import parts, refuse_starters, refuse_strangers, refuse_tasks
 from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks, instructions
-from worldgymnast.episodes.starts import frame_of, starts_hash
+from worldgymnast.episodes.starts import frame_of
 from worldgymnast.errors import InputError, in_range
 from worldgymnast.evaluation.success import Rate
 from worldgymnast.judges.combined import check
-from worldgymnast.measure.real import ScoreConfig, from_photographs, photographs, real_env, score_real
-from worldgymnast.policies.small_vla import SmallVLA
+from worldgymnast.measure.evaluate import Contender, evaluate
+from worldgymnast.measure.real import ScoreConfig, score_real
+from worldgymnast.protocols import Policy, StartSampler
 from worldgymnast.recipes.adapt import AdaptConfig, adapt, forgetting
-from worldgymnast.recipes.finetune import from_episodes
 from worldgymnast.recipes.quickstart import QuickstartConfig
-from worldgymnast.recipes.reproduce import Recipe, evaluate
-from worldgymnast.registry import load_judge, load_policy, load_world
+from worldgymnast.registry import environment, load_judge, load_policy, load_world
 from worldgymnast.report import tables
 from worldgymnast.report.collect import collect
 from worldgymnast.report.report import write
 from worldgymnast.rl.objective import ObjectiveConfig
 from worldgymnast.rl.reinforce import ReinforceConfig
+from worldgymnast.rl.starts import EpisodeStarts, PhotographedStarts
 from worldgymnast.run import finished
 from worldgymnast.surrogates.imagination import Imagination
-from worldgymnast.types import Start
+from worldgymnast.types import Layout, Start
 
-_SCORED = ("evaluate_starts", "evaluate_every", "keep_best", "keep_evidence", "trust")
+_SCORED = ("evaluate_every", "keep_best", "keep_evidence", "trust")
 """Fields that have no effect where nothing is scored for real."""
 
 
@@ -132,19 +132,19 @@ class Adapt(Computing, Watching):
             refuse_strangers(files["policy"], policy.action_spec, self.data[0], episodes.spec)
             sees(world, episodes.size, "data convert SOURCE TARGET --size")
             said = tuple(episodes.instruction)
-            others = from_episodes(episodes, sorted(set(episodes.task)), 0.0)
+            others: StartSampler = EpisodeStarts(episodes, sorted(set(episodes.task)), 0.0)
             drawn = others(np.random.default_rng(self.config.rl.seed), self.others * len(set(episodes.task)))
-            known, measured = drawn, drawn
+            known = measured = [start for start in drawn if isinstance(start, Start)]
         else:
             first = QuickstartConfig().photograph_layout
-            known = photographs(env, self.photographs, first)
-            others = from_photographs(known)
-            measured = photographs(env, self.others, first + self.photographs) if self.others else []
+            others = PhotographedStarts(environment(env), self.photographs, first)
+            known, measured = others.photographs, list[Start]()
+            if self.others:
+                measured = PhotographedStarts(environment(env), self.others, first + self.photographs).photographs
         imagine = Imagination.of(policy, world, judge, self.config.rl.horizon)
         flags = ("--frame" if self.frame else "--layout", "--instruction")
         familiar(world, [start], known, flags, self.anyway, said)
-        source = starts_hash([start, *known])
-        after = adapt(policy, imagine, start, others, self.out, self.config, self.device, source)
+        after = adapt(policy, imagine, start, others, self.out, self.config)
         found = forgetting((policy, after), imagine, start, measured, self.config)
         print(f"This scene, imagined, sampled: before {found.before}, after {found.after}.")
         if found.others is not None:
@@ -156,21 +156,22 @@ class Adapt(Computing, Watching):
         if self.frame is None:
             check_tasks((self.task,))
             assert self.layout is not None
-            start = photographs(replace(env, tasks=(self.task,)), 1, self.layout)[0]
-            return replace(start, instruction=self.instruction.strip() or instructions(self.task)[0])
+            words = self.instruction.strip() or instructions(self.task)[0]
+            return environment(env).photograph([Layout(self.task, self.layout, words)])[0]
         return Start(frame_of(self.frame, env.size, self.crop), self.instruction.strip(), self.task)
 
-    def _really(self, before: SmallVLA, after: SmallVLA, start: Start, env: MetaWorldConfig, policy: Path) -> int:
+    def _really(self, before: Policy, after: Policy, start: Start, env: MetaWorldConfig, policy: Path) -> int:
         """Real success, before and after: from this scene where it can be laid out, and of all tasks."""
         result = self.out / "policy.safetensors"
-        if start.layout is not None:
-            real = real_env(env, before.config.chunk, 2, every=before.config.chunk)
+        robot, scene = environment(env), start.scene
+        if scene is not None:
+            real = robot.vector(2, before.chunk, horizon=env.horizon, keyframes_only=True)
             try:
                 rates = [
                     Rate.of(
                         r.verdict.succeeded
                         for r in score_real(
-                            each, real, [start] * self.config.trials, temperature=self.config.rl.temperature, seed=0
+                            each, real, [scene] * self.config.trials, temperature=self.config.rl.temperature, seed=0
                         )
                     )
                     for each in (before, after)
@@ -179,9 +180,9 @@ class Adapt(Computing, Watching):
                 real.close()
             print(f"This scene, real, sampled: before {rates[0]}, after {rates[1]}.")
         if self.real:
-            recipe = replace(Recipe(), env=env, seeds=(0,), score=ScoreConfig(per_task=self.real))
-            policies = {"before": policy, "after": result}
-            conclude(self.out, evaluate(self.out / "evaluation.json", policies, recipe, self.device))
+            policies = {"before": Contender(policy), "after": Contender(result)}
+            score = ScoreConfig(per_task=self.real)
+            conclude(self.out, evaluate(self.out / "evaluation.json", policies, robot, score, self.device))
         else:
             write(self.out / REPORT, collect(self.out))
             print(f"Report: {self.out / REPORT}")

@@ -19,7 +19,7 @@ from worldgymnast.envs.simulator import SimulatorConfig
 from worldgymnast.errors import InputError
 from worldgymnast.evaluation.closed_loop import of_agreement
 from worldgymnast.measure.agreement import AgreeConfig, Outcomes, agreements, outcomes, twins
-from worldgymnast.registry import load_judge, load_policy, load_world, to_dict
+from worldgymnast.registry import environment, load_judge, load_policy, load_world, to_dict
 from worldgymnast.report import tables
 from worldgymnast.report.agree import scatter, seen, sheets
 from worldgymnast.report.diagnosis import closed_loop_sheet, plain_loops
@@ -42,6 +42,7 @@ class Agree(Computing):
         trainings: a word for each policy, in the same order: those with the same word come from one training, such as
             its checkpoints, and count once; left out, each is a training of its own.
         config: on how much, and by which horizons.
+        env: the real environment.
         world: the world model's file; the starter's if left out.
         judge: the judge's file; the starter's if left out.
         beside: also a software simulator, which is wrong.
@@ -55,6 +56,7 @@ class Agree(Computing):
         Positional[tuple[Path, ...]], tyro.conf.arg(metavar="POLICY...", help_behavior_hint="(required)")
     ]
     config: Annotated[AgreeConfig, LENT] = AgreeConfig()
+    env: MetaWorldConfig = MetaWorldConfig()
     trainings: Annotated[tuple[str, ...], tyro.conf.arg(metavar="WORD...")] = ()
     world: Weights = None
     judge: Weights = None
@@ -77,7 +79,7 @@ class Agree(Computing):
     def __call__(self) -> int:
         """Rolls all out, prints the tables, and writes them and the picture."""
         self.prepare()
-        env = replace(self.config.env, horizon=max(self.config.lengths))
+        env = replace(self.env, horizon=max(self.config.lengths))
         given = {"world": self.world, "judge": self.judge}
         for path in self.policies:
             if (spec := spec_in(path)) is not None:
@@ -96,16 +98,16 @@ class Agree(Computing):
             drives(Path(path), policy, env)
         same_cameras(*files.values(), *self.policies)
         first = next(iter(loaded.values()))
-        if odd := [path for path, policy in loaded.items() if policy.config.chunk != first.config.chunk]:
+        if odd := [path for path, policy in loaded.items() if policy.chunk != first.chunk]:
             raise InputError(f"{odd[0]}: found another chunk than in {self.policies[0]}, expected one for all")
         surrogates: dict[str, Surrogate] = {"world": Imagination.of(first, world, judge, env.horizon)}
         if self.beside:
             simulator = replace(self.simulator, env=env)
-            surrogates["simulator"] = Simulation(simulator, first.config.chunk, self.config.workers)
+            surrogates["simulator"] = Simulation(simulator, first.chunk, self.config.workers)
         inputs = {name: surrogate.inputs() for name, surrogate in surrogates.items()}
         inputs |= {"policies": {path: identity(policy) for path, policy in loaded.items()}}
-        with Run(self.out, to_dict(self.config) | {"inputs": inputs}) as run:
-            found = outcomes(loaded, surrogates, self.out / "outcomes.json", self.config)
+        with Run(self.out, to_dict(self.config) | {"env": to_dict(self.env), "inputs": inputs}) as run:
+            found = outcomes(loaded, surrogates, environment(env), self.out / "outcomes.json", self.config)
             run.finish({})
         trainings = (
             dict(zip(loaded, self.trainings, strict=True)) if self.trainings else {name: name for name in loaded}
@@ -139,4 +141,5 @@ def compared(
     each = {name: seen(rows) for name, rows in everybody.items()}
     drawn = scatter(by_policies[last], each, shown)
     loops = [closed_loop_sheet(place, plain_loops(own)) for place, own in of_agreement(everybody).items()]
-    return [*sheets(by_policies, each, len(config.env.tasks)), *loops], drawn
+    tasks = {row["task"] for places in everybody.values() for rows in places.values() for row in rows}
+    return [*sheets(by_policies, each, len(tasks)), *loops], drawn

@@ -26,15 +26,17 @@ from worldgymnast.cli.starters import is_metaworld, parts, refuse_starters, refu
 from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks
 from worldgymnast.envs.simulator import SimulatorConfig
 from worldgymnast.errors import in_range
-from worldgymnast.measure.real import from_photographs, layouts, photographs
-from worldgymnast.recipes.finetune import FinetuneConfig, finetune, from_episodes
+from worldgymnast.measure.real import Scorer, ScoringConfig
+from worldgymnast.protocols import StartSampler
+from worldgymnast.recipes.finetune import FinetuneConfig, finetune
 from worldgymnast.recipes.iterated_sft import IterSftConfig, iter_sft
 from worldgymnast.recipes.quickstart import QuickstartConfig
 from worldgymnast.recipes.reproduce import Recipe
-from worldgymnast.registry import load_policy
+from worldgymnast.registry import environment, load_policy
 from worldgymnast.report.collect import collect
 from worldgymnast.report.report import write
 from worldgymnast.rl.reinforce import ReinforceConfig
+from worldgymnast.rl.starts import EpisodeStarts, FixedStarts, ParaphrasedStarts, PhotographedStarts
 from worldgymnast.surrogates.imagination import Imagination
 from worldgymnast.surrogates.simulation import Simulation
 from worldgymnast.training.policy import PolicyTraining, demonstrations
@@ -52,6 +54,9 @@ class IterSft(Computing, Watching):
         data: data sets with the demonstrations.
         demonstrations: expert episodes per task that are imitated, the first ones.
         photographs: starts are photographs of that many new layouts a task; of another robot's data the first frames.
+        env: the real environment of the photographs and the scorings.
+        scoring: the scorings before the first round and after each.
+        unscored: train without a real environment: nothing is scored for real, and the first round is kept.
         out: the run folder.
     """
 
@@ -64,6 +69,9 @@ class IterSft(Computing, Watching):
     data: tuple[Path, ...]
     demonstrations: int = 5
     photographs: int = 30
+    env: MetaWorldConfig = MetaWorldConfig()
+    scoring: ScoringConfig = ScoringConfig(per_task=8)
+    unscored: bool = False
     out: Path
 
     def __post_init__(self) -> None:
@@ -74,8 +82,8 @@ class IterSft(Computing, Watching):
         """Trains and writes the report."""
         self.prepare()
         given = {"policy": self.policy, "world": self.world, "judge": self.judge}
-        files, config, env = parts(**given), self.config, self.config.env
-        real = bool(config.evaluate_starts) or is_metaworld(load_policy(files["policy"]).action_spec)
+        files, config, env = parts(**given), self.config, self.env
+        real = not self.unscored or is_metaworld(load_policy(files["policy"]).action_spec)
         found = components(files, self.device, ledger(self.out), env if real else None)
         same_cameras(*files.values(), asked=self.image_key)
         if real:
@@ -85,12 +93,14 @@ class IterSft(Computing, Watching):
         episodes, wanted = imitated(episodes, PolicyTraining(demonstrations=self.demonstrations))
         demos = demonstrations(episodes, wanted.demonstrations)
         if real:
-            starts = from_photographs(photographs(env, self.photographs, QuickstartConfig().photograph_layout))
+            first = QuickstartConfig().photograph_layout
+            starts: StartSampler = PhotographedStarts(environment(env), self.photographs, first)
         else:
-            starts = from_episodes(demos, sorted(set(demos.task)), 0.0)
+            starts = EpisodeStarts(demos, sorted(set(demos.task)), 0.0)
             config = replace(config, horizon=horizon_of(config.horizon, "--horizon", found, self.given, demos))
         imagine = Imagination.of(found.policy, found.world, found.judge, config.horizon)
-        iter_sft(found.policy, imagine, starts, demos, self.out, config, self.device)
+        scorer = None if self.unscored else Scorer(environment(env), self.scoring)
+        iter_sft(found.policy, imagine, starts, demos, self.out, config, scorer, self.device)
         write(self.out / REPORT, collect(self.out))
         print(f"Report: {self.out / REPORT}")
         return wrote(self.out / "policy.safetensors")
@@ -102,6 +112,7 @@ class RlSimulator(Computing):
 
     Attributes:
         config: the training.
+        env: the real environment, and what is simulated.
         simulator: which simulator, and how wrong.
         dense: whether a group without a success is rewarded by how far it came.
         policy: the policy's file; the starter's if left out.
@@ -119,6 +130,7 @@ class RlSimulator(Computing):
         "a simulator is not doubted and begins at new layouts; use --rl.horizon, and --env for what it simulates"
     )
     config: Annotated[FinetuneConfig, LENT]
+    env: MetaWorldConfig = MetaWorldConfig()
     simulator: SimulatorConfig = SimulatorConfig()
     dense: bool = True
     policy: Weights = None
@@ -132,20 +144,21 @@ class RlSimulator(Computing):
     @classmethod
     def start(cls, recipe: Recipe, name: str) -> Command:
         """See `Command.start`."""
-        return cls(config=recipe.finetune, out=Path("runs") / f"rl-simulator-{name}")
+        return cls(config=recipe.finetune, env=recipe.env, out=Path("runs") / f"rl-simulator-{name}")
 
     def __call__(self) -> int:
         """Trains and writes the report."""
         self.prepare()
-        env = replace(self.config.env, horizon=self.config.rl.horizon)
+        env = replace(self.env, horizon=self.config.rl.horizon)
         files = parts(policy=self.policy)
         policy = load_policy(files["policy"], self.device)
         drives(files["policy"], policy, env)
         check_tasks(env.tasks)
-        starts = from_photographs(layouts(env, self.layouts, QuickstartConfig().photograph_layout))
-        simulator = replace(self.simulator, env=env)
-        simulation = Simulation(simulator, policy.config.chunk, self.config.workers, self.dense)
-        finetune(policy, simulation, starts, self.out, self.config, self.device, f"{self.layouts} layouts")
+        robot, scoring = environment(env), self.config.scoring
+        layouts = FixedStarts(robot.layouts(self.layouts, QuickstartConfig().photograph_layout))
+        starts = ParaphrasedStarts(layouts, robot.instructions)
+        simulation = Simulation(replace(self.simulator, env=env), policy.chunk, scoring.workers, self.dense)
+        finetune(policy, simulation, starts, self.out, self.config.rl, Scorer(robot, scoring))
         write(self.out / REPORT, collect(self.out))
         print(f"Report: {self.out / REPORT}")
         return wrote(self.out / "policy.safetensors")

@@ -15,7 +15,7 @@ from worldgymnast.cli.starters import parts, refuse_tasks
 from worldgymnast.envs.metaworld import MetaWorldConfig
 from worldgymnast.measure.planning import deploy
 from worldgymnast.measure.real import ScoreConfig
-from worldgymnast.registry import to_dict
+from worldgymnast.registry import environment, to_dict
 from worldgymnast.rl.best_of import BestOf, BestOfConfig
 from worldgymnast.run import Run
 from worldgymnast.weights import identity
@@ -57,7 +57,7 @@ class BestOfN(Computing):
             planned = BestOf(policy, world, judge, self.config)
             name = f"best of {self.config.candidates}"
             both = {"as it is": policy, name: planned}
-            rows, seconds = deploy(both, policy.config.chunk, self.env, self.score, self.out)
+            rows, seconds = deploy(both, environment(self.env), self.score, self.out)
             run.finish({})
         conclude(self.out, rows)
         alone, more = seconds["as it is"], seconds[name]

@@ -16,7 +16,7 @@ from worldgymnast.episodes.check import check
 from worldgymnast.errors import InputError, in_range
 from worldgymnast.recipes.record import PolicyRecordConfig, RecordConfig, record_policy_to, record_to
 from worldgymnast.recipes.reproduce import Recipe
-from worldgymnast.registry import load_policy
+from worldgymnast.registry import environment, load_policy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,7 @@ class Record(Command):
 
     Attributes:
         config: how many of each kind.
+        env: the real environment.
         out: the data set's folder, a new one; data/PRESET if left out.
     """
 
@@ -32,18 +33,19 @@ class Record(Command):
     hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {MetaWorldConfig: ("horizon",)}
     instead: ClassVar[str] = "use --length"
     config: Annotated[RecordConfig, LENT]
+    env: MetaWorldConfig = MetaWorldConfig()
     out: Path
 
     @classmethod
     def start(cls, recipe: Recipe, name: str) -> Command:
         """See `Command.start`."""
-        return cls(config=recipe.record, out=Path("data") / name)
+        return cls(config=recipe.record, env=recipe.env, out=Path("data") / name)
 
     def __call__(self) -> int:
         """Records."""
         new(self.out)
-        check_tasks(self.config.env.tasks)
-        summary(self.out, record_to(self.out, self.config))
+        check_tasks(self.env.tasks)
+        summary(self.out, record_to(self.out, environment(self.env), self.config))
         return 0
 
 
@@ -71,11 +73,11 @@ class RecordPolicy(Computing):
         new(self.out)
         policy = load_policy(self.policy, self.device)
         drives(self.policy, policy, self.env)
-        length, chunk = self.config.length, policy.config.chunk
+        length, chunk = self.config.length, policy.chunk
         if length % chunk:
             raise InputError(f"--length: found {length}, expected a multiple of the policy's chunk ({chunk})")
         check_tasks(self.env.tasks)
-        summary(self.out, record_policy_to(self.out, policy, self.env, self.config))
+        summary(self.out, record_policy_to(self.out, policy, environment(self.env), self.config))
         return 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,11 +35,11 @@ from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import InputError, each_once, in_range
 from worldgymnast.evaluation.perceptual import lpips_distance
 from worldgymnast.evaluation.uncertainty import JitterConfig
+from worldgymnast.measure.evaluate import Contender, evaluate
 from worldgymnast.measure.real import ScoreConfig
 from worldgymnast.measure.world import SIGNAL, above, drift, outcomes, plain, replay_fidelity
-from worldgymnast.protocols import Judge
-from worldgymnast.recipes.reproduce import Recipe, evaluate
-from worldgymnast.registry import load_judge, load_policy, load_world, to_dict
+from worldgymnast.protocols import Judge, WorldModel
+from worldgymnast.registry import environment, load_judge, load_policy, load_world, to_dict
 from worldgymnast.report import tables
 from worldgymnast.report.collect import collect
 from worldgymnast.report.markdown import markdown
@@ -49,7 +49,6 @@ from worldgymnast.report.world import sheets
 from worldgymnast.run import Run
 from worldgymnast.video import contact_sheet, png
 from worldgymnast.weights import identity, load_weights, to_json, weights_hash, write_bytes, write_text
-from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,18 +90,18 @@ class Evaluate(Evaluating):
             drives(path, load_policy(path), self.env)
         check_tasks(self.env.tasks)
         hashes = {name: weights_hash(load_weights(path)[0]) for name, path in policies.items()}
-        recipe = replace(Recipe(), env=self.env, score=self.score, seeds=self.seeds)
         config = {"policies": hashes, "env": to_dict(self.env), "score": to_dict(self.score), "seeds": self.seeds}
         world, judge = self._imagining()
         config |= {name: identity(part) for name, part in (("world", world), ("judge", judge)) if part is not None}
         with Run(self.out, config) as run:
             file = self.out / "evaluation.json"
-            found = evaluate(file, policies, recipe, self.device, world, judge, self.imagined)
+            both = {name: Contender(path, self.seeds) for name, path in policies.items()}
+            found = evaluate(file, both, environment(self.env), self.score, self.device, world, judge, self.imagined)
             run.finish({})
         conclude(self.out, found)
         return 0
 
-    def _imagining(self) -> tuple[LatentWorldModel | None, Judge | None]:
+    def _imagining(self) -> tuple[WorldModel | None, Judge | None]:
         """World and judge where something is to be imagined; they fit policies and environment."""
         if not (self.imagined or self.world or self.judge):
             return None, None

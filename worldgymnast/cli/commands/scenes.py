@@ -35,12 +35,11 @@ from worldgymnast.episodes.starts import folder_hash, frame_of, pictures, said_o
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import InputError, in_range
 from worldgymnast.ledger import FILE, Ledger
-from worldgymnast.measure.real import photographs
 from worldgymnast.progress import Progress
 from worldgymnast.protocols import Editor
 from worldgymnast.recipes.edit_episodes import distract_episodes
 from worldgymnast.recipes.quickstart import QuickstartConfig, starter_plate
-from worldgymnast.registry import load_editor, load_proposer, to_dict
+from worldgymnast.registry import environment, load_editor, load_proposer, to_dict
 from worldgymnast.run import Run
 from worldgymnast.scenes.edit import distracted
 from worldgymnast.scenes.language import written
@@ -84,7 +83,9 @@ class ScenesPhotograph(Command):
         check_tasks(self.env.tasks)
         asked = {"env": to_dict(self.env), "per_task": self.per_task, "first_layout": self.first_layout}
         with Run(self.target, asked) as run:
-            for start in [] if run.finished else photographs(self.env, self.per_task, self.first_layout):
+            robot = environment(self.env)
+            layouts = [] if run.finished else robot.layouts(self.per_task, self.first_layout)
+            for start in robot.photograph(layouts) if layouts else []:
                 name = f"{start.task}-{start.layout}"
                 write_start(self.target, name, start.frame, instructions(start.task), start.task)
             run.finish({})

@@ -38,20 +38,27 @@ from worldgymnast.cli.fitting import RATE, fit_judge, fit_policy, fit_world, hor
 from worldgymnast.cli.starters import parts, refuse_starters, refuse_strangers, refuse_tasks
 from worldgymnast.envs.metaworld import MetaWorldConfig, instructions
 from worldgymnast.episodes.shares import check_shares
-from worldgymnast.episodes.starts import read_starts, starts_hash
-from worldgymnast.episodes.windows import EpisodeSet, concatenate, data_hash, warn_outside
+from worldgymnast.episodes.starts import read_starts
+from worldgymnast.episodes.windows import EpisodeSet, concatenate, warn_outside
 from worldgymnast.errors import InputError, in_range
 from worldgymnast.judges.combined import check
-from worldgymnast.measure.real import from_photographs, photographs
-from worldgymnast.recipes.finetune import FinetuneConfig, finetune, from_episodes
+from worldgymnast.measure.real import Scorer
+from worldgymnast.protocols import StartSampler
+from worldgymnast.recipes.finetune import FinetuneConfig, finetune
 from worldgymnast.recipes.presets import WORLDS
 from worldgymnast.recipes.quickstart import QuickstartConfig, starter
 from worldgymnast.recipes.reproduce import Recipe
-from worldgymnast.registry import load_classifier, load_judge, load_policy, load_world
+from worldgymnast.registry import (
+    environment,
+    load_judge,
+    load_learned_judge,
+    load_policy,
+    load_trainable_world,
+    load_world,
+)
 from worldgymnast.report.collect import collect
 from worldgymnast.report.report import write
-from worldgymnast.rl.collect import Sample
-from worldgymnast.rl.starts import from_starts, mixed
+from worldgymnast.rl.starts import EpisodeStarts, FixedStarts, MixedStarts, PhotographedStarts
 from worldgymnast.run import finished
 from worldgymnast.surrogates.imagination import Imagination
 from worldgymnast.training.distillation import Distillation, distill
@@ -148,7 +155,7 @@ class TrainWorld(HoldingOut):
     def __call__(self) -> int:
         """Trains."""
         self.prepare()
-        start = load_world(self.begin_with, self.device) if self.begin_with else None
+        start = load_trainable_world(self.begin_with, self.device) if self.begin_with else None
         same_cameras(self.begin_with, asked=self.image_key)
         world = start.config if start else self.config.world
         check_parts(self.config)
@@ -181,7 +188,7 @@ def _codec(name: str | None, world: WorldModelConfig, device: str) -> Autoencode
         return None
     path = Path(name)
     ours = path.is_file() or path.suffix == ".safetensors"
-    found = load_world(path, device).autoencoder if ours else ImageVAE.pretrained(name).to(device)
+    found = load_trainable_world(path, device).autoencoder if ours else ImageVAE.pretrained(name).to(device)
     shapes = (found.channels, found.config.shrink), (world.transformer.channels, world.autoencoder.shrink)
     if shapes[0] != shapes[1]:
         raise InputError(
@@ -207,7 +214,7 @@ class Distill(HoldingOut):
         """Trains."""
         self.prepare()
         check_parts(self.config)
-        teacher = load_world(self.world, self.device)
+        teacher = load_trainable_world(self.world, self.device)
         same_cameras(self.world, asked=self.image_key)
         if teacher.config.steps <= self.config.sampling_steps and teacher.config.guidance == 1:
             raise InputError(
@@ -241,7 +248,7 @@ class TrainJudge(Learning):
         """Trains."""
         self.prepare()
         check_parts(self.config)
-        start = load_classifier(self.begin_with, self.device) if self.begin_with else None
+        start = load_learned_judge(self.begin_with, self.device) if self.begin_with else None
         world = load_world(self.world or starter("world"), self.device)
         same_cameras(self.world, self.begin_with, asked=self.image_key)
         episodes = read(self.data, self.size or world.frame_size[0], self.cameras, self.fps)
@@ -271,6 +278,8 @@ class Rl(Computing, Watching):
         crop: take the middle square of pictures that are not square.
         anyway: go on with pictures or sentences unlike all that is known.
         photographs: new layouts a task that are photographed to start from.
+        env: the real environment of the photographs and the scorings.
+        unscored: train without a real environment: nothing is scored for real, and the last step is kept.
         out: the run folder; runs/rl-PRESET if left out.
     """
 
@@ -278,6 +287,8 @@ class Rl(Computing, Watching):
     hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {MetaWorldConfig: ("horizon",)}
     instead: ClassVar[str] = "use --rl.horizon"
     config: Annotated[FinetuneConfig, LENT]
+    env: MetaWorldConfig = MetaWorldConfig()
+    unscored: bool = False
     policy: Weights = None
     world: Weights = None
     judge: Weights = None
@@ -296,21 +307,21 @@ class Rl(Computing, Watching):
     @classmethod
     def start(cls, recipe: Recipe, name: str) -> Command:
         """See `Command.start`."""
-        return cls(config=recipe.finetune, out=Path("runs") / f"rl-{name}")
+        return cls(config=recipe.finetune, env=recipe.env, out=Path("runs") / f"rl-{name}")
 
     def __call__(self) -> int:
         """Trains and writes the report."""
         self.prepare()
         given = {"policy": self.policy, "world": self.world, "judge": self.judge}
         files, kept = parts(**given), ledger(self.out)
-        config, env = self.config, self.config.env
+        rl, env = self.config.rl, self.env
         ours = is_metaworld(load_policy(files["policy"]).action_spec)
         if not (ours or self.data or self.starts):
             raise InputError(
                 f"--data, --starts: found neither, and without them training starts at photographs of Meta-World, "
                 f"which {files['policy']} does not act in. Add --data, or --starts with pictures"
             )
-        found = components(files, self.device, kept, env if ours or config.rl.evaluate_starts else None)
+        found = components(files, self.device, kept, env if ours or not self.unscored else None)
         audit = load_judge(self.audit, self.device, kept) if self.audit else None
         same_cameras(*files.values(), self.audit, asked=self.image_key)
         if ours:
@@ -322,16 +333,16 @@ class Rl(Computing, Watching):
             refuse_starters(given, self.data[0], episodes.spec)
             refuse_strangers(files["policy"], found.policy.action_spec, self.data[0], episodes.spec)
         if not ours:
-            horizon = horizon_of(config.rl.horizon, "--rl.horizon", found, self.given, episodes)
-            config = replace(config, env=env, rl=replace(config.rl, horizon=horizon))
+            rl = replace(rl, horizon=horizon_of(rl.horizon, "--rl.horizon", found, self.given, episodes))
         sentences = [(task, words) for task in env.tasks for words in instructions(task)] if ours else []
         if episodes is not None and not ours:
             sentences = list(zip(episodes.task, episodes.instruction, strict=True))
         for asked in filter(None, () if finished(self.out) else (found.judge, audit)):
             check(asked, sentences)
-        starts, data = self._starts(env, found, episodes, ours)
-        imagine = Imagination.of(found.policy, found.world, found.judge, config.rl.horizon)
-        finetune(found.policy, imagine, starts, self.out, config, self.device, data, audit)
+        starts = self._starts(env, found, episodes, ours)
+        imagine = Imagination.of(found.policy, found.world, found.judge, rl.horizon)
+        scorer = None if self.unscored else Scorer(environment(env), self.config.scoring)
+        finetune(found.policy, imagine, starts, self.out, rl, scorer, audit)
         write(self.out / REPORT, collect(self.out))
         print(f"Report: {self.out / REPORT}")
         return wrote(self.out / "policy.safetensors")
@@ -341,19 +352,17 @@ class Rl(Computing, Watching):
         """Starts like those that world, policy and judge were trained on, as far as there are any."""
         if ours:
             plain = MetaWorldConfig(size=env.size, hold=env.hold)
-            return photographs(plain, _KNOWN, QuickstartConfig().photograph_layout)
+            return PhotographedStarts(environment(plain), _KNOWN, QuickstartConfig().photograph_layout).photographs
         if episodes is None:
             print("--starts: not compared with what world, policy and judge know; add --data for that")
         return _first_frames(episodes)
 
-    def _starts(
-        self, env: MetaWorldConfig, found: Components, episodes: EpisodeSet | None, ours: bool
-    ) -> tuple[Sample, str]:
-        """Draws what the flags say, and what tells these starts from others."""
-        drawn: list[tuple[Sample, str]] = []
+    def _starts(self, env: MetaWorldConfig, found: Components, episodes: EpisodeSet | None, ours: bool) -> StartSampler:
+        """Draws what the flags say."""
+        drawn: list[StartSampler] = []
         if episodes is not None:
             tasks = env.tasks if ours else sorted(set(episodes.task))
-            drawn.append((from_episodes(episodes, tasks, self.config.rl.middle), data_hash(episodes)))
+            drawn.append(EpisodeStarts(episodes, tasks, self.config.rl.middle))
         if self.starts:
             given = [start for folder in self.starts for start in read_starts(folder, env.size, self.crop)]
             if not finished(self.out):
@@ -364,14 +373,10 @@ class Rl(Computing, Watching):
                 pass
             elif strangers := sorted({start.task for start in given} - set(env.tasks)):
                 print(f"--starts: {', '.join(strangers)} is trained on, and not scored: --env.tasks does not name it")
-            drawn.append((from_starts(given), starts_hash(given)))
+            drawn.append(FixedStarts(given))
         if not drawn:
-            first = QuickstartConfig().photograph_layout
-            return from_photographs(photographs(env, self.photographs, first)), ""
-        if len(drawn) == 1:
-            return drawn[0]
-        (first, one), (second, other) = drawn
-        return mixed(first, second), f"{one} {other}"
+            return PhotographedStarts(environment(env), self.photographs, QuickstartConfig().photograph_layout)
+        return drawn[0] if len(drawn) == 1 else MixedStarts(*drawn)
 
 
 def _first_frames(episodes: EpisodeSet | None) -> list[Start]:

@@ -26,13 +26,10 @@ from worldgymnast.cli.conclude import conclude
 from worldgymnast.cli.fitting import same_cameras
 from worldgymnast.cli.starters import parts, refuse_starters, refuse_tasks
 from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks
-from worldgymnast.recipes import presets
 from worldgymnast.recipes.dyna import DynaConfig, dyna
-from worldgymnast.recipes.finetune import FinetuneConfig
 from worldgymnast.recipes.quickstart import QuickstartConfig, quickstart
-from worldgymnast.recipes.record import RecordConfig
 from worldgymnast.recipes.reproduce import Recipe, reproduce
-from worldgymnast.registry import load_classifier, load_policy, load_world, to_dict
+from worldgymnast.registry import load_learned_judge, load_policy, load_world, to_dict
 from worldgymnast.run import Run, check_folder
 from worldgymnast.training.judge import JudgeTraining
 from worldgymnast.training.world import WorldTraining
@@ -73,13 +70,13 @@ class Quickstart(Evaluating):
         check_folder(self.out)
         given = {"policy": self.policy, "world": self.world, "judge": self.judge}
         files = {name: path for name, path in given.items() if path is not None}
-        env = self.config.finetune.env
+        env = self.config.env
         paths = parts(**given)
         policy, world = load_policy(paths["policy"]), load_world(paths["world"])
         agree(paths["policy"], policy.action_spec, paths["world"], world.action_spec)
         same_cameras(*paths.values())
-        drives(paths["policy"], policy, env, "--finetune.env.hold")
-        sees(world, (env.size, env.size), "--finetune.env.size")
+        drives(paths["policy"], policy, env, "--env.hold")
+        sees(world, (env.size, env.size), "--env.size")
         check_tasks(env.tasks)
         refuse_tasks(self.judge, env.tasks)
         found = quickstart(self.out, self.config, files, self.device, self.imagined)
@@ -114,15 +111,15 @@ class Dyna(Evaluating, Watching):
     def __call__(self) -> int:
         """Runs every stage that is not finished, prints the table and writes the report."""
         self.prepare()
-        env = self.config.finetune.env
+        env = self.config.env
         given = {"policy": self.policy, "world": self.world, "judge": self.judge}
         paths = parts(**given)
         policy, world = load_policy(paths["policy"], self.device), load_world(paths["world"], self.device)
-        judge = load_classifier(paths["judge"], self.device)
+        judge = load_learned_judge(paths["judge"], self.device)
         same_cameras(*paths.values(), asked=self.image_key)
         agree(paths["policy"], policy.action_spec, paths["world"], world.action_spec)
-        drives(paths["policy"], policy, env, "--finetune.env.hold")
-        sees(world, (env.size, env.size), "--finetune.env.size")
+        drives(paths["policy"], policy, env, "--env.hold")
+        sees(world, (env.size, env.size), "--env.size")
         check_tasks(env.tasks)
         old = read(self.data, env.size, self.cameras, self.fps)
         refuse_starters(given, self.data[0], old.spec)
@@ -145,8 +142,6 @@ class Reproduce(Evaluating):
     """
 
     takes_preset: ClassVar[bool] = True
-    hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {RecordConfig: ("env",), FinetuneConfig: ("env",)}
-    instead: ClassVar[str] = "every stage has the same environment: use --env flags"
     config: Annotated[Recipe, LENT]
     preset: tyro.conf.Suppress[str] = ""
     out: Path
@@ -159,7 +154,7 @@ class Reproduce(Evaluating):
     def __call__(self) -> int:
         """Runs every stage that is not finished, prints the table and writes the report."""
         self.prepare()
-        recipe = presets.override(presets.preset(self.preset), self.config)
+        recipe = self.config
         check_tasks(recipe.env.tasks)
         with Run(self.out, to_dict(recipe)) as run:
             found = reproduce(self.out, recipe, self.device, self.imagined)
