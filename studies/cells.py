@@ -24,22 +24,23 @@ from worldgymnast.episodes.lerobot import read
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.errors import InputError, each_once, in_range
 from worldgymnast.measure.agreement import AgreeConfig, Outcomes, outcomes, twins
-from worldgymnast.measure.real import ScoreConfig, from_photographs, layouts, photographs
-from worldgymnast.policies.small_vla import SmallVLA
+from worldgymnast.measure.evaluate import Contender, evaluate
+from worldgymnast.measure.real import ScoreConfig, Scorer
+from worldgymnast.protocols import Policy
 from worldgymnast.recipes.dyna import DynaConfig, dyna, recorded_in
 from worldgymnast.recipes.finetune import FinetuneConfig, finetune
 from worldgymnast.recipes.iterated_sft import IterSftConfig, iter_sft
 from worldgymnast.recipes.quickstart import QuickstartConfig, starter, starter_explorers
 from worldgymnast.recipes.record import PolicyRecordConfig, RecordConfig, record_explorers, record_policy_to, record_to
 from worldgymnast.recipes.relearn import reseeded
-from worldgymnast.recipes.reproduce import Recipe, evaluate, seeded
-from worldgymnast.registry import load_classifier, load_judge, load_policy, load_world, to_dict
-from worldgymnast.run import Run, finished, stage
+from worldgymnast.recipes.reproduce import Recipe
+from worldgymnast.registry import environment, load_judge, load_learned_judge, load_policy, load_world, to_dict
+from worldgymnast.rl.starts import FixedStarts, ParaphrasedStarts, PhotographedStarts
+from worldgymnast.run import Run, stage
 from worldgymnast.surrogates.imagination import Imagination
 from worldgymnast.surrogates.simulation import Simulation
 from worldgymnast.training.fit import FitConfig
 from worldgymnast.training.policy import PolicyTraining, demonstrations, train_policy
-from worldgymnast.types import Start
 
 Table = Literal["methods", "diverse", "scenes", "dyna", "agreement"]
 TABLES: tuple[Table, ...] = get_args(Table)
@@ -104,7 +105,8 @@ class TablesConfig:
 
     def quick(self) -> TablesConfig:
         """The same tables from short trainings and few episodes: every number is there, and none is to be relied on."""
-        rl = replace(self.finetune.rl, steps=4, evaluate_every=2, evaluate_starts=4)
+        rl = replace(self.finetune.rl, steps=4, evaluate_every=2)
+        short = FinetuneConfig(rl, replace(self.finetune.scoring, per_task=4))
         diverse, scenes, dyna = self.diverse, self.scenes, self.dyna
         return replace(
             self,
@@ -112,9 +114,9 @@ class TablesConfig:
             record=replace(self.record, noisy=10, play=6),
             rollouts=replace(self.rollouts, per_temperature=6),
             explored=replace(self.explored, per_temperature=2),
-            finetune=replace(self.finetune, rl=rl),
+            finetune=short,
             everything=replace(self.everything, fit=replace(self.everything.fit, steps=1000)),
-            iter_sft=replace(self.iter_sft, rounds=1, starts=48, evaluate_starts=4),
+            iter_sft=replace(self.iter_sft, rounds=1, starts=48),
             mismatches=self.mismatches[:1],
             score=replace(self.score, per_task=10),
             imitators=(),
@@ -145,7 +147,7 @@ class TablesConfig:
                 pairs=4,
                 world=replace(dyna.world, fit=replace(dyna.world.fit, steps=100)),
                 judge=replace(dyna.judge, fit=replace(dyna.judge.fit, steps=200), late=0),
-                finetune=replace(dyna.finetune, rl=rl),
+                finetune=short,
             ),
         )
 
@@ -181,12 +183,12 @@ def tables(out: Path, config: TablesConfig, device: str = "cpu") -> None:
         (places(out, config), config.diverse),
     ):
         Run(folder, {"env": to_dict(config.env), "measure": to_dict(measure)}).close()  # refuses other measurements
-    policy = load_policy(starter("policy"), device)
+    policy, env = load_policy(starter("policy"), device), environment(config.env)
     with stage(out, "record"):
-        logged = record_to(out / "data" / "logged", config.record)
-        own = record_policy_to(out / "data" / "policy", policy, config.env, config.rollouts)
+        logged = record_to(out / "data" / "logged", env, config.record)
+        own = record_policy_to(out / "data" / "policy", policy, env, config.rollouts)
         explorers = [load_policy(path, device) for path in starter_explorers()]
-        explored = record_explorers(out / "data", explorers, [config.env], config.explored)
+        explored = record_explorers(out / "data", explorers, [env], config.explored)
     old = concatenate([logged, own, *explored])
     fill: dict[Table, Callable[[], None]] = {
         "methods": functools.partial(_methods, out, policy, old, config, device),
@@ -200,7 +202,7 @@ def tables(out: Path, config: TablesConfig, device: str = "cpu") -> None:
             fill[name]()
 
 
-def _methods(out: Path, policy: SmallVLA, old: EpisodeSet, config: TablesConfig, device: str) -> None:
+def _methods(out: Path, policy: Policy, old: EpisodeSet, config: TablesConfig, device: str) -> None:
     """Table 1: the methods, and the simulator by its mismatch."""
     for name, seed, make in _cells(out, policy, old, config, device):
         with stage(out, name):
@@ -211,24 +213,33 @@ def _methods(out: Path, policy: SmallVLA, old: EpisodeSet, config: TablesConfig,
             _evaluate(out, f"{SFT}-{seed}", starter("policy"), seed, config, device)
 
 
-def _diverse(out: Path, policy: SmallVLA, old: EpisodeSet, config: TablesConfig, device: str) -> None:
+def _diverse(out: Path, policy: Policy, old: EpisodeSet, config: TablesConfig, device: str) -> None:
     """Table 2: diverse training, tested where it matters."""
     wide, diverse = out / "wide", config.diverse
     with stage(out, "wide world"):
         widen(wide, policy, old, config.env, diverse, device)
     for seed in config.seeds:
         _imagined(out, policy, seed, config, device)
-        practice = seeded(config.finetune, seed)
+        practice = replace(config.finetune.rl, seed=seed), config.finetune.scoring
         for name in VARIANTS:
             with stage(out, f"{name}-{seed}"):
-                variant(name, policy, wide, _cell(out, f"{name}-{seed}"), practice, diverse, device)
+                variant(
+                    name,
+                    policy,
+                    wide,
+                    _cell(out, f"{name}-{seed}"),
+                    practice,
+                    config.env,
+                    diverse,
+                    device,
+                )
         tested = {SFT: starter("policy")} | {name: _result(out, f"{name}-{seed}") for name in (IMAGINED, *VARIANTS)}
         with stage(out, f"diverse-{seed} tested"):
             files = {places(out, config) / f"{name}-{seed}.json": file for name, file in tested.items()}
             try_out(files, config.env, diverse, seed, device)
 
 
-def _scenes(out: Path, policy: SmallVLA, config: TablesConfig, device: str) -> None:
+def _scenes(out: Path, policy: Policy, config: TablesConfig, device: str) -> None:
     """Table 3: test-time training of a policy that was finetuned in the starter world."""
     _imagined(out, policy, config.seeds[0], config, device)
     with stage(out, "new scenes"):
@@ -236,7 +247,7 @@ def _scenes(out: Path, policy: SmallVLA, config: TablesConfig, device: str) -> N
         new_scenes(begun, scenes_file(out, config).parent, config.env, config.scenes, device)
 
 
-def _dyna(out: Path, policy: SmallVLA, old: EpisodeSet, config: TablesConfig, device: str) -> None:
+def _dyna(out: Path, policy: Policy, old: EpisodeSet, config: TablesConfig, device: str) -> None:
     """Table 4: Dyna by round; beside it, imitation of the successes among the same real episodes."""
     demos = demonstrations(old, config.beside.demonstrations)
     for seed in config.seeds:
@@ -244,7 +255,7 @@ def _dyna(out: Path, policy: SmallVLA, old: EpisodeSet, config: TablesConfig, de
         begun, place = _result(out, f"{IMAGINED}-{seed}"), out / "dyna" / str(seed)
         acting = load_policy(begun, device)
         with stage(out, f"dyna-{seed}"):
-            world, judge = load_world(starter("world"), device), load_classifier(starter("judge"), device)
+            world, judge = load_world(starter("world"), device), load_learned_judge(starter("judge"), device)
             rounds = replace(config.dyna, seed=seed, score=config.score)
             dyna(begun, (acting, world, judge), old, place, rounds, device)
         with stage(out, f"imitation beside dyna-{seed}"):
@@ -257,7 +268,7 @@ def _dyna(out: Path, policy: SmallVLA, old: EpisodeSet, config: TablesConfig, de
                 _evaluate(out, name, _result(out, name), seed, config, device)
 
 
-def _agreement(out: Path, policy: SmallVLA, old: EpisodeSet, config: TablesConfig, device: str) -> None:
+def _agreement(out: Path, policy: Policy, old: EpisodeSet, config: TablesConfig, device: str) -> None:
     """Table 5: do world and simulator order policies of every method and of every quality as reality does?"""
     for count in config.imitators:
         name = f"{SFT}-from-{count}"
@@ -280,7 +291,7 @@ def _agreement(out: Path, policy: SmallVLA, old: EpisodeSet, config: TablesConfi
         for name, other in same.items():
             print(f"agreement: {name} has kept the policy of {other}, which counts once", file=sys.stderr)
         loaded = {name: policy for name, policy in loaded.items() if name not in same}
-        outcomes(loaded, stand_ins, agreement(out, config) / "outcomes.json", config.agree)
+        outcomes(loaded, stand_ins, environment(config.env), agreement(out, config) / "outcomes.json", config.agree)
 
 
 def compared_groups(found: Outcomes) -> dict[str, Outcomes]:
@@ -309,43 +320,48 @@ def _result(out: Path, name: str) -> Path:
     return _cell(out, name) / "policy.safetensors"
 
 
-def _imagination(policy: SmallVLA, horizon: int, device: str) -> Imagination:
+def _imagination(policy: Policy, horizon: int, device: str) -> Imagination:
     """The starter's world and judge."""
     world, judge = load_world(starter("world"), device), load_judge(starter("judge"), device)
     return Imagination.of(policy, world, judge, horizon)
 
 
-def _imagined(out: Path, policy: SmallVLA, seed: int, config: TablesConfig, device: str) -> SmallVLA:
+def _imagined(out: Path, policy: Policy, seed: int, config: TablesConfig, device: str) -> Policy:
     """RL in the starter world, which most tables begin with."""
-    place, practice = _cell(out, f"{IMAGINED}-{seed}"), seeded(config.finetune, seed)
-    imagine = _imagination(policy, practice.rl.horizon, device)
-    return finetune(policy, imagine, from_photographs(_photos(place, config)), place, practice, device)
+    rl = replace(config.finetune.rl, seed=seed)
+    imagine, scorer = _imagination(policy, rl.horizon, device), _scorer(config)
+    return finetune(policy, imagine, _photographs(config), _cell(out, f"{IMAGINED}-{seed}"), rl, scorer).policy
 
 
-def _photos(place: Path, config: TablesConfig) -> list[Start]:
-    """What RL or Iter-SFT in `place` starts from; nothing where it is done."""
-    if finished(place):
-        return []
-    return photographs(config.env, config.photographs, QuickstartConfig().photograph_layout)
+def _photographs(config: TablesConfig) -> PhotographedStarts:
+    """What RL or Iter-SFT starts from."""
+    return PhotographedStarts(environment(config.env), config.photographs, QuickstartConfig().photograph_layout)
+
+
+def _scorer(config: TablesConfig) -> Scorer:
+    """The scorings of every method."""
+    return Scorer(environment(config.env), config.finetune.scoring)
 
 
 def _cells(
-    out: Path, policy: SmallVLA, old: EpisodeSet, config: TablesConfig, device: str
+    out: Path, policy: Policy, old: EpisodeSet, config: TablesConfig, device: str
 ) -> Iterator[tuple[str, int, Callable[[], Any]]]:
     """Name, seed and training of every cell of the first table."""
-    scenes = from_photographs(layouts(config.env, 1000, QuickstartConfig().photograph_layout))
+    env = environment(config.env)
+    layouts = FixedStarts(env.layouts(1000, QuickstartConfig().photograph_layout))
+    scenes = ParaphrasedStarts(layouts, env.instructions)
     demos = demonstrations(old, config.everything.demonstrations)
     horizon = config.finetune.rl.horizon
 
     def simulate(name: str, seed: int, mismatch: float) -> Callable[[], Any]:
         place = _simulation(policy, config, mismatch, horizon)
-        practice = seeded(config.finetune, seed)
-        return lambda: finetune(policy, place, scenes, _cell(out, name), practice, device, "1000 layouts")
+        rl = replace(config.finetune.rl, seed=seed)
+        return lambda: finetune(policy, place, scenes, _cell(out, name), rl, _scorer(config))
 
-    def iterate(name: str, seed: int) -> SmallVLA:
+    def iterate(name: str, seed: int) -> Policy:
         place, imagine = _cell(out, name), _imagination(policy, config.iter_sft.horizon, device)
-        learning, starts = replace(config.iter_sft, seed=seed), from_photographs(_photos(place, config))
-        return iter_sft(policy, imagine, starts, demos, place, learning, device)
+        learning, starts = replace(config.iter_sft, seed=seed), _photographs(config)
+        return iter_sft(policy, imagine, starts, demos, place, learning, _scorer(config), device)
 
     for seed in config.seeds:
         yield f"{IMAGINED}-{seed}", seed, functools.partial(_imagined, out, policy, seed, config, device)
@@ -361,16 +377,16 @@ def _cells(
         yield name, config.seeds[0], simulate(name, config.seeds[0], mismatch)
 
 
-def _simulation(policy: SmallVLA, config: TablesConfig, mismatch: float, horizon: int) -> Simulation:
+def _simulation(policy: Policy, config: TablesConfig, mismatch: float, horizon: int) -> Simulation:
     """The simulator of that mismatch; one that is right has no reason to randomise.
 
     More processes than a scoring has: the policy acts for all of them at once, and that is half of the time.
     """
     width = config.randomisation if mismatch else 0.0
     simulator = SimulatorConfig(replace(config.env, horizon=horizon), mismatch, width)
-    return Simulation(simulator, policy.config.chunk, 2 * config.finetune.workers)
+    return Simulation(simulator, policy.chunk, 2 * config.finetune.scoring.workers)
 
 
 def _evaluate(out: Path, name: str, policy: Path, seed: int, config: TablesConfig, device: str) -> None:
-    recipe = replace(Recipe(), env=config.env, seeds=(seed,), score=config.score)
-    evaluate(evaluations(out, config) / f"{name}.json", {"policy": policy}, recipe, device)
+    file, contender = evaluations(out, config) / f"{name}.json", Contender(policy, (seed,))
+    evaluate(file, {"policy": contender}, environment(config.env), config.score, device)

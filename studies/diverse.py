@@ -21,21 +21,19 @@ from worldgymnast.envs.metaworld import MORE, MetaWorldConfig
 from worldgymnast.episodes.shares import check_shares
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, data_hash, from_episodes
 from worldgymnast.errors import InputError, in_range
-from worldgymnast.judges.classifier import SuccessClassifier
-from worldgymnast.measure.real import from_photographs, layouts, photographs, real_env, row, trials
-from worldgymnast.policies.small_vla import SmallVLA
+from worldgymnast.measure.real import Scorer, ScoringConfig, row, trials
+from worldgymnast.protocols import Judge, Policy, RealEnvironment, StartSampler, WorldModel
 from worldgymnast.recipes.edit_episodes import with_distractors
-from worldgymnast.recipes.finetune import FinetuneConfig, finetune
-from worldgymnast.recipes.finetune import from_episodes as from_logged
+from worldgymnast.recipes.finetune import finetune
 from worldgymnast.recipes.quickstart import QuickstartConfig, starter, starter_plate
 from worldgymnast.recipes.record import PolicyRecordConfig, RecordConfig, record_to
 from worldgymnast.recipes.relearn import Relearning
-from worldgymnast.recipes.reproduce import Exploring, explore, round_folder, seeded
+from worldgymnast.recipes.reproduce import Exploring, explore, round_folder
 from worldgymnast.records import read_outcomes
-from worldgymnast.registry import load_classifier, load_editor, load_policy, load_world, to_dict
-from worldgymnast.rl.collect import Sample
-from worldgymnast.rl.starts import from_starts, mixed
-from worldgymnast.run import Run, finished
+from worldgymnast.registry import environment, load_editor, load_learned_judge, load_policy, load_world, to_dict
+from worldgymnast.rl.reinforce import ReinforceConfig
+from worldgymnast.rl.starts import EpisodeStarts, FixedStarts, MixedStarts, ParaphrasedStarts, PhotographedStarts
+from worldgymnast.run import Run
 from worldgymnast.scenes.edit import distracted
 from worldgymnast.scenes.language import AFFORDANCES, written
 from worldgymnast.scenes.plate import load_plate
@@ -43,9 +41,8 @@ from worldgymnast.surrogates.imagination import Imagination
 from worldgymnast.training.fit import FitConfig
 from worldgymnast.training.judge import JudgeTraining, train_judge
 from worldgymnast.training.world import WorldTraining, train_world
-from worldgymnast.types import Start
+from worldgymnast.types import Layout
 from worldgymnast.weights import identity, write_text
-from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 VARIANTS = ("wide", "distractors", "language", "tasks")
 """What RL starts from in the wide world: plain photographs, or those and more."""
@@ -115,10 +112,10 @@ class DiverseConfig(Exploring):
         in_range(self, 0, "first_layout")
         check_shares(self.shares, 4)
 
-    def recording(self, env: MetaWorldConfig) -> RecordConfig:
+    def recording(self, env: MetaWorldConfig) -> tuple[RealEnvironment, RecordConfig]:
         """Play in the further tasks, where everything else is as in `env`."""
-        scenes = replace(env, tasks=self.tasks)
-        return RecordConfig(scenes, expert=0, noisy=0, play=self.play, length=self.length, workers=self.workers)
+        scenes = environment(replace(env, tasks=self.tasks))
+        return scenes, RecordConfig(expert=0, noisy=0, play=self.play, length=self.length, workers=self.workers)
 
 
 def check_diverse(env: MetaWorldConfig, config: DiverseConfig) -> None:
@@ -135,7 +132,7 @@ def check_diverse(env: MetaWorldConfig, config: DiverseConfig) -> None:
 
 
 def widen(
-    out: Path, policy: SmallVLA, old: EpisodeSet, env: MetaWorldConfig, config: DiverseConfig, device: str = "cpu"
+    out: Path, policy: Policy, old: EpisodeSet, env: MetaWorldConfig, config: DiverseConfig, device: str = "cpu"
 ) -> None:
     """OUT/data/play, OUT/world and OUT/judge: the starter's, after learning from more, and after rounds of exploring.
 
@@ -147,10 +144,10 @@ def widen(
         config: how.
         device: where to train.
     """
-    begun, judge = load_world(starter("world"), device), load_classifier(starter("judge"), device)
-    record = config.recording(env)
+    begun, judge = load_world(starter("world"), device), load_learned_judge(starter("judge"), device)
+    scenes, record = config.recording(env)
     asked: dict[str, Any] = {name: to_dict(getattr(config, name)) for name in ("world", "judge")}
-    asked |= {"record": to_dict(record), "shares": config.shares, "rounds": config.rounds}
+    asked |= {"record": to_dict(record), "env": to_dict(env), "shares": config.shares, "rounds": config.rounds}
     if config.rounds:
         asked |= {name: to_dict(getattr(config, name)) for name in ("explore", "explored", "again")}
         asked |= {"explorers": config.explorers, "policy": identity(policy)}
@@ -158,7 +155,7 @@ def widen(
     with Run(out, asked | {"inputs": inputs}) as run:
         if run.finished is not None:
             return
-        play = record_to(out / "data" / "play", record)
+        play = record_to(out / "data" / "play", scenes, record)
         editor = load_editor(None, load_plate(starter_plate()))
         among = [from_episodes(list(with_distractors(editor, part, i + 1))) for i, part in enumerate((old, play))]
         sets, first = [old, among[0], play, among[1]], round_folder(out, 1, config)
@@ -166,13 +163,13 @@ def widen(
         known = concatenate([old, play, *(part.select(np.arange(0, len(part), 2)) for part in among)])
         judge = train_judge(known, world, first / "judge", config.judge, device, start=judge)
 
-        def practise(number: int, seed: int, world: LatentWorldModel, judge: SuccessClassifier) -> SmallVLA:
+        def practise(number: int, seed: int, world: WorldModel, judge: Judge) -> Policy:
             name, place = EXPLORERS[seed % 10 % len(EXPLORERS)], round_folder(out, number, config) / f"rl-{seed}"
-            practice = seeded(replace(config.explore, env=env), seed)
-            return _practised(name, policy, (world, judge), out, place, practice, config, device)
+            practice = (replace(config.explore, seed=seed), None)
+            return _practised(name, policy, (world, judge), out, place, practice, env, config)
 
-        scenes = [_scene(name, env, config) for name in EXPLORERS]
-        explore(out, world, judge, known, practise, scenes, config, device)
+        places = [environment(_scene(name, env, config)) for name in EXPLORERS]
+        explore(out, world, judge, known, practise, places, config, device)
         run.finish({})
 
 
@@ -185,47 +182,48 @@ def _scene(name: str, env: MetaWorldConfig, config: DiverseConfig) -> MetaWorldC
 
 def variant(
     name: str,
-    policy: SmallVLA,
+    policy: Policy,
     wide: Path,
     out: Path,
-    practice: FinetuneConfig,
+    practice: tuple[ReinforceConfig, ScoringConfig | None],
+    env: MetaWorldConfig,
     config: DiverseConfig,
     device: str = "cpu",
-) -> SmallVLA:
+) -> Policy:
     """RL of `policy` in the wide world from the starts of that variant; OUT/policy.safetensors."""
     world = load_world(wide / "world" / "world.safetensors", device)
-    judge = load_classifier(wide / "judge" / "judge.safetensors", device)
-    return _practised(name, policy, (world, judge), wide, out, practice, config, device)
+    judge = load_learned_judge(wide / "judge" / "judge.safetensors", device)
+    return _practised(name, policy, (world, judge), wide, out, practice, env, config)
 
 
 def _practised(
     name: str,
-    policy: SmallVLA,
-    parts: tuple[LatentWorldModel, SuccessClassifier],
+    policy: Policy,
+    parts: tuple[WorldModel, Judge],
     wide: Path,
     out: Path,
-    practice: FinetuneConfig,
+    practice: tuple[ReinforceConfig, ScoringConfig | None],
+    env: MetaWorldConfig,
     config: DiverseConfig,
-    device: str,
-) -> SmallVLA:
+) -> Policy:
     """RL of `policy` in that world and before that judge, from the starts of a variant; OUT/policy.safetensors."""
-    imagine = Imagination.of(policy, *parts, practice.rl.horizon)
-    env = practice.env
+    rl, scoring = practice
     if name == "tasks":
-        env = replace(env, tasks=(*env.tasks, *config.tasks))
-        practice = replace(practice, env=env, rl=replace(practice.rl, curriculum=True))
-    starts = from_starts([]) if finished(out) else _starts(name, env, wide, config)
-    return finetune(policy, imagine, starts, out, practice, device, name)
+        env, rl = replace(env, tasks=(*env.tasks, *config.tasks)), replace(rl, curriculum=True)
+    imagine = Imagination.of(policy, *parts, rl.horizon)
+    scorer = None if scoring is None else Scorer(environment(env), scoring)
+    return finetune(policy, imagine, _starts(name, env, wide, config), out, rl, scorer).policy
 
 
-def _starts(name: str, env: MetaWorldConfig, wide: Path, config: DiverseConfig) -> Sample:
+def _starts(name: str, env: MetaWorldConfig, wide: Path, config: DiverseConfig) -> StartSampler:
     """What RL starts from in a variant.
 
     Plain photographs; the same and edited ones, half of each; the same with many sentences; photographs of all tasks,
     and frames from play in the further ones.
     """
-    photos = photographs(env, config.photographs, QuickstartConfig().photograph_layout)
-    plain = from_photographs(photos)
+    robot = environment(env)
+    plain = PhotographedStarts(robot, config.photographs, QuickstartConfig().photograph_layout)
+    photos = plain.photographs if name in ("distractors", "language") else []
     if name == "distractors":
         editor = load_editor(None, load_plate(starter_plate()))
         edited = [
@@ -233,17 +231,18 @@ def _starts(name: str, env: MetaWorldConfig, wide: Path, config: DiverseConfig) 
             for i, start in enumerate(photos)
             for copy in range(config.copies)
         ]
-        return mixed(plain, from_photographs([start for start in edited if start is not None]))
+        among = FixedStarts([start for start in edited if start is not None])
+        return MixedStarts(plain, ParaphrasedStarts(among, robot.instructions))
     if name == "language":
         told = [
             replace(start, instruction=sentence)
             for i, start in enumerate(photos)
             for sentence in written(start.task, config.sentences, np.random.default_rng(i))
         ]
-        return from_starts(told)
+        return FixedStarts(told)
     if name == "tasks":
-        play = record_to(wide / "data" / "play", config.recording(env))
-        return mixed(plain, from_logged(play, config.tasks, 0.75))
+        play = record_to(wide / "data" / "play", *config.recording(env))
+        return MixedStarts(plain, EpisodeStarts(play, config.tasks, 0.75))
     return plain
 
 
@@ -265,8 +264,8 @@ def try_out(
             continue
         loaded = {file: load_policy(policy, device) for file, policy in missing.items()}
         scene, starts = _place(place, env, config, seed)
-        chunk = next(iter(loaded.values())).config.chunk
-        real = real_env(scene, chunk, config.workers, every=chunk)
+        chunk = next(iter(loaded.values())).chunk
+        real = environment(scene).vector(config.workers, chunk, horizon=scene.horizon, keyframes_only=True)
         try:
             for file, policy in loaded.items():
                 tried = trials(policy, real, starts, temperature=0.0, seed=seed, what=f"testing {file.stem}: {place}")
@@ -279,13 +278,13 @@ def _kept(file: Path) -> dict[str, list[dict[str, Any]]]:
     return read_outcomes(file)
 
 
-def _place(place: str, env: MetaWorldConfig, config: DiverseConfig, seed: int) -> tuple[MetaWorldConfig, list[Start]]:
+def _place(place: str, env: MetaWorldConfig, config: DiverseConfig, seed: int) -> tuple[MetaWorldConfig, list[Layout]]:
     """The environment of a place, and what is tried there."""
     scene = {
         "distractors": replace(env, distractors=config.distractors),
         "tasks": replace(env, tasks=config.tasks),
     }.get(place, env)
-    starts = layouts(scene, config.per_task, config.first_layout + seed * 1000)
+    starts = environment(scene).layouts(config.per_task, config.first_layout + seed * 1000)
     if place == "paraphrases":
         starts = [replace(s, instruction=UNHEARD[s.task][i % len(UNHEARD[s.task])]) for i, s in enumerate(starts)]
     return scene, starts

@@ -20,12 +20,12 @@ from worldgymnast.actions import ActionSpec
 from worldgymnast.episodes import lerobot
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, from_episodes
 from worldgymnast.errors import InputError
-from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.progress import Progress
+from worldgymnast.protocols import Demonstrates, Policy
 from worldgymnast.recipes.quickstart import starter, starter_explorers
 from worldgymnast.recipes.record import PolicyRecordConfig, of_explorer, policy_episodes, record
 from worldgymnast.recipes.reproduce import Recipe
-from worldgymnast.registry import load_policy
+from worldgymnast.registry import environment, load_policy
 from worldgymnast.types import Episode
 from worldgymnast.weights import atomic
 
@@ -43,9 +43,9 @@ def scaled(count: int, share: float) -> int:
     return max(1, round(count * share))
 
 
-def rollouts_of(policy: Callable[[], SmallVLA], config: PolicyRecordConfig) -> Source:
+def rollouts_of(policy: Callable[[], Policy], config: PolicyRecordConfig) -> Source:
     """The labelled real rollouts of a policy, which is made when they are recorded."""
-    env = Recipe().env
+    env = environment(Recipe().env)
     count = len(config.temperatures) * len(env.tasks) * config.per_temperature
     return count, lambda: policy_episodes(policy(), env, config)
 
@@ -55,7 +55,8 @@ def sources(share: float = 1.0, workers: int = 2) -> dict[str, Source]:
     recipe = Recipe()
     tasks, r = len(recipe.env.tasks), recipe.record
     kinds = {kind: scaled(getattr(r, kind), share) for kind in ("expert", "noisy", "play")}
-    logged = replace(r, **kinds, workers=workers)
+    logged, demonstrated = replace(r, **kinds, workers=workers), environment(recipe.env)
+    assert isinstance(demonstrated, Demonstrates)
     found: dict[str, Source] = {}
 
     def of_policy(name: str, path: Path, config: PolicyRecordConfig) -> None:
@@ -63,7 +64,7 @@ def sources(share: float = 1.0, workers: int = 2) -> dict[str, Source]:
         found[name] = rollouts_of(lambda: load_policy(path), config)
 
     of_policy(HELD_OUT, starter("policy"), recipe.held_out)
-    found["logged"] = tasks * sum(kinds.values()), lambda: record(logged)
+    found["logged"] = tasks * sum(kinds.values()), lambda: record(demonstrated, logged)
     of_policy("policy", starter("policy"), recipe.rollouts)
     for i, path in enumerate(starter_explorers()):
         of_policy(f"{EXPLORED}{i}", path, of_explorer(recipe.explored, i))

@@ -16,12 +16,12 @@ from command import Out, run
 from episodes import EXPLORED, find, keep, rollouts_of
 from tyro.conf import Positional
 
-from worldgymnast.measure.real import from_photographs, photographs
 from worldgymnast.recipes.finetune import finetune
 from worldgymnast.recipes.quickstart import QuickstartConfig, starter
 from worldgymnast.recipes.record import of_explorer
-from worldgymnast.recipes.reproduce import Recipe, seeded
-from worldgymnast.registry import Manifest, load_classifier, load_policy, load_world, save_component
+from worldgymnast.recipes.reproduce import Recipe
+from worldgymnast.registry import Manifest, environment, load_learned_judge, load_policy, load_world, save_component
+from worldgymnast.rl.starts import PhotographedStarts
 from worldgymnast.surrogates.imagination import Imagination
 
 HALVED = "explorer-16.safetensors"
@@ -53,20 +53,19 @@ class Explorer:
         recipe, photos = Recipe(), QuickstartConfig()
         world, judge = (self.out / part / f"{part}.safetensors" for part in ("world", "judge"))
         world = load_world(world if world.exists() else starter("world"), self.device)
-        judge = load_classifier(judge if judge.exists() else starter("judge"), self.device)
+        judge = load_learned_judge(judge if judge.exists() else starter("judge"), self.device)
         policy = load_policy(starter("policy"), self.device)
-        rl = replace(recipe.explore.rl, steps=self.steps)
-        config = seeded(replace(recipe.explore, rl=rl), self.number)
-        seen = photographs(recipe.env, photos.photographs, photos.photograph_layout + 1000 * self.number)
-        explorer = finetune(
-            policy, Imagination.of(policy, world, judge, rl.horizon), from_photographs(seen),
-            self.out / f"explorer-{self.number}", config, self.device,
-        )  # fmt: skip
+        rl = replace(recipe.explore, steps=self.steps, seed=self.number)
+        first = photos.photograph_layout + 1000 * self.number
+        starts = PhotographedStarts(environment(recipe.env), photos.photographs, first)
+        imagine = Imagination.of(policy, world, judge, rl.horizon)
+        explorer = finetune(policy, imagine, starts, self.out / f"explorer-{self.number}", rl).policy
         made = Manifest(f"studies/explorers.py {self.out.name}", self.number)
-        save_component(self.out / f"explorer-{self.number}" / HALVED, explorer, made, half=True)
+        halved = self.out / f"explorer-{self.number}" / HALVED
+        save_component(halved, explorer, made, half=True)
         name, recorded = f"{EXPLORED}{self.number}", replace(recipe.explored, workers=self.workers)
         if not find(self.data, name):
-            count, make = rollouts_of(explorer.cpu, of_explorer(recorded, self.number))
+            count, make = rollouts_of(lambda: load_policy(halved), of_explorer(recorded, self.number))
             keep(self.data, name, count, make())
 
 

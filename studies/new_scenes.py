@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from worldgymnast.envs.metaworld import MetaWorldConfig
-from worldgymnast.episodes.starts import starts_hash
 from worldgymnast.errors import InputError, in_range
-from worldgymnast.measure.real import from_photographs, layouts, photographs, real_env, score_real
-from worldgymnast.policies.small_vla import SmallVLA
+from worldgymnast.measure.real import score_real
+from worldgymnast.protocols import Policy
 from worldgymnast.recipes.adapt import AdaptConfig, adapt
 from worldgymnast.recipes.quickstart import QuickstartConfig, starter
 from worldgymnast.records import is_scene, read_rows
-from worldgymnast.registry import load_judge, load_policy, load_world, to_dict
+from worldgymnast.registry import environment, load_judge, load_policy, load_world, to_dict
+from worldgymnast.rl.starts import PhotographedStarts
 from worldgymnast.run import Run
 from worldgymnast.surrogates.imagination import Imagination
-from worldgymnast.types import Start
+from worldgymnast.types import Layout, Start
 from worldgymnast.weights import identity, write_text
 
 REMEDIES = ("none", "replay", "anchor", "both")
@@ -95,21 +95,20 @@ def new_scenes(
         return found
     world, judge = load_world(starter("world"), device), load_judge(starter("judge"), device)
     first = QuickstartConfig()
-    known = photographs(env, first.photographs, first.photograph_layout)
-    scenes = photographs(env, config.scenes, config.first_layout)
-    env = replace(env, horizon=config.adapt.rl.horizon)
-    imagine = Imagination.of(before, world, judge, env.horizon)
-    real = real_env(env, before.config.chunk, config.workers, every=before.config.chunk)
+    robot, horizon = environment(env), config.adapt.rl.horizon
+    known = PhotographedStarts(robot, first.photographs, first.photograph_layout)
+    scenes = robot.photograph(robot.layouts(config.scenes, config.first_layout))
+    imagine = Imagination.of(before, world, judge, horizon)
+    real = robot.vector(config.workers, before.chunk, horizon=horizon, keyframes_only=True)
     try:
         for scene in scenes:
-            others = [s for s in layouts(env, config.others, config.others_layout) if s.task != scene.task]
-            source = starts_hash([scene, *known])
+            others = [s for s in robot.layouts(config.others, config.others_layout) if s.task != scene.task]
             was: tuple[list[bool], list[bool]] | None = None
             for remedy in config.remedies:
                 if (remedy, scene.task, scene.layout) in done:
                     continue
                 training, place = config.remedied(remedy), out / f"{remedy}-{scene.task}-{scene.layout}"
-                after = adapt(before, imagine, scene, from_photographs(known), place, training, device, source)
+                after = adapt(before, imagine, scene, known, place, training)
                 was = was or _outcomes(before, real, scene, others, config)
                 now = _outcomes(after, real, scene, others, config)
                 found.append(
@@ -123,10 +122,12 @@ def new_scenes(
 
 
 def _outcomes(
-    policy: SmallVLA, real: Any, scene: Start, others: Sequence[Start], config: NewScenesConfig
+    policy: Policy, real: Any, scene: Start, others: Sequence[Layout], config: NewScenesConfig
 ) -> tuple[list[bool], list[bool]]:
     """Real outcomes in the scene, sampled, and from the others, greedy."""
     temperature = config.adapt.rl.temperature
-    own = score_real(policy, real, [scene] * config.trials, temperature=temperature, seed=0)
+    layout = scene.scene
+    assert layout is not None
+    own = score_real(policy, real, [layout] * config.trials, temperature=temperature, seed=0)
     rest = score_real(policy, real, others, temperature=0.0, seed=0)
     return [bool(r.verdict.succeeded) for r in own], [bool(r.verdict.succeeded) for r in rest]

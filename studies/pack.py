@@ -16,12 +16,12 @@ from worldgymnast.episodes.lerobot import read
 from worldgymnast.episodes.windows import concatenate
 from worldgymnast.errors import InputError
 from worldgymnast.recipes.quickstart import PLATE
-from worldgymnast.registry import Manifest, load_classifier, load_policy, load_world, manifest_of, save_component
+from worldgymnast.registry import Manifest, load_learned_judge, load_policy, load_world, manifest_of, save_component
 from worldgymnast.report.collect import recorded
 from worldgymnast.scenes.plate import plate_of
 from worldgymnast.weights import load_weights, to_json, weights_hash, write_text
 
-PARTS = {"policy": ("sft", load_policy), "world": ("world", load_world), "judge": ("judge", load_classifier)}
+PARTS = {"policy": ("sft", load_policy), "world": ("world", load_world), "judge": ("judge", load_learned_judge)}
 """Where each part lies in a run, and what reads it."""
 TOLD = (
     "env", "record", "policy", "rollouts", "world", "judge", "rounds", "explorers", "explore", "explored", "again"

@@ -22,11 +22,7 @@ from worldgymnast.cli.command import (
 from worldgymnast.cli.commands.agree import compared
 from worldgymnast.cli.main import main
 from worldgymnast.envs.metaworld import check_tasks
-from worldgymnast.measure.agreement import AgreeConfig
 from worldgymnast.recipes.dyna import DynaConfig
-from worldgymnast.recipes.finetune import FinetuneConfig
-from worldgymnast.recipes.iterated_sft import IterSftConfig
-from worldgymnast.recipes.record import RecordConfig
 from worldgymnast.report import tables as terminal
 from worldgymnast.report.world import page
 from worldgymnast.weights import write_bytes, write_text
@@ -43,10 +39,7 @@ class Tables(Computing):
         markdown: also write the tables to this .md file.
     """
 
-    hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {
-        RecordConfig: ("env",), FinetuneConfig: ("env",), IterSftConfig: ("env",), AgreeConfig: ("env",),
-        DynaConfig: ("score",),
-    }  # fmt: skip
+    hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {DynaConfig: ("score", "env")}
     instead: ClassVar[str] = "every cell has the same environment: use --env flags"
     config: Annotated[TablesConfig, LENT] = TablesConfig()
     quick: bool = False
@@ -58,16 +51,8 @@ class Tables(Computing):
         self.prepare()
         out = self.out or Path("runs/tables-quick" if self.quick else "runs/tables")
         config = self.config.quick() if self.quick else self.config
-        env = config.env
-        config = replace(
-            config,
-            record=replace(config.record, env=env),
-            finetune=replace(config.finetune, env=env),
-            iter_sft=replace(config.iter_sft, env=env),
-            agree=replace(config.agree, env=env),
-            dyna=replace(config.dyna, finetune=replace(config.dyna.finetune, env=env)),
-        )
-        check_tasks((*env.tasks, *config.diverse.tasks))
+        config = replace(config, dyna=replace(config.dyna, env=config.env))
+        check_tasks((*config.env.tasks, *config.diverse.tasks))
         cells.tables(out, config, self.device)
         evaluations = cells.evaluations(out, config)
         shown = [

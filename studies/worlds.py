@@ -35,8 +35,9 @@ from worldgymnast.episodes.windows import EpisodeSet, concatenate, data_hash
 from worldgymnast.errors import InputError
 from worldgymnast.judges.classifier import SuccessClassifier
 from worldgymnast.measure.diagnosis import diagnose
+from worldgymnast.protocols import TrainableJudge, TrainableWorld
 from worldgymnast.recipes.quickstart import starter
-from worldgymnast.registry import Manifest, load_classifier, load_world, save_component, to_dict
+from worldgymnast.registry import Manifest, load_learned_judge, load_trainable_world, save_component, to_dict
 from worldgymnast.run import Run
 from worldgymnast.text import save_sentences
 from worldgymnast.training.batches import encode_all, frame_batches, latent_batches, success_batches
@@ -226,7 +227,7 @@ class Judge:
         """Trains."""
         deadline = time.monotonic() + 60 * self.minutes
         world = trained_world(self.out, self.device)
-        begun = load_classifier(starter("judge"), self.device) if self.start == "starter" else None
+        begun = load_learned_judge(starter("judge"), self.device) if self.start == "starter" else None
         data = load_training(self.data)
         data = data.select(data.labelled)
         file = self.out / "judge.json"
@@ -238,7 +239,7 @@ class Judge:
         train_judge(some(data, plan["episodes"]), world, self.out / "judge", config, self.device, start=begun)
 
     def _plan(
-        self, world: LatentWorldModel, begun: SuccessClassifier | None, data: EpisodeSet, deadline: float
+        self, world: LatentWorldModel, begun: TrainableJudge | None, data: EpisodeSet, deadline: float
     ) -> dict[str, Any]:
         config = JudgeTraining()
         trial = apart(some(data, 64))
@@ -275,7 +276,7 @@ class Evaluate:
         """Measures."""
         world = trained_world(self.out, self.device)
         own = self.out / "judge" / "judge.safetensors"
-        judge = load_classifier(own if own.exists() else starter("judge"), self.device)
+        judge = load_learned_judge(own if own.exists() else starter("judge"), self.device)
         trained = load_training(self.data)
         trained = trained.select(trained.where(source_prefix="policy"))
         held = load(self.data, HELD_OUT)
@@ -316,7 +317,7 @@ def begin(
     """
     given = None
     if start != "nothing":
-        given = load_world(starter("world") if start == "starter" else Path(start), device)
+        given = load_trainable_world(starter("world") if start == "starter" else Path(start), device)
     torch.manual_seed(config.fit.seed)
     world = LatentWorldModel(config.world, data.spec, data.fps).to(device)
     if given is None or given.config.autoencoder != config.world.autoencoder:
@@ -334,8 +335,8 @@ def begin(
 
 
 def cached_autoencoder(
-    world: LatentWorldModel, config: WorldTraining, data: EpisodeSet, folder: Path, minutes: float
-) -> LatentWorldModel:
+    world: TrainableWorld, config: WorldTraining, data: EpisodeSet, folder: Path, minutes: float
+) -> TrainableWorld:
     """A world model whose autoencoder is trained; in FOLDER by its config and the data, for every variant with it."""
     deadline = time.monotonic() + 60 * minutes
     key = json.dumps([to_dict(config.world.autoencoder), config.frames, data_hash(data)])
@@ -353,7 +354,7 @@ def cached_autoencoder(
         config = replace(config, autoencoder=replace(config.autoencoder, steps=steps, save_every=200))
         train_autoencoder(world, data, own / "run", config)
         save_component(result, world, Manifest("studies/worlds.py", data=data_hash(data)))
-    return load_world(result, device)
+    return load_trainable_world(result, device)
 
 
 def step_seconds(module: torch.nn.Module, batches: Batches, config: FitConfig, steps: int = 8) -> float:
@@ -365,12 +366,12 @@ def step_seconds(module: torch.nn.Module, batches: Batches, config: FitConfig, s
     return (ended[-1] - ended[1]) / (len(ended) - 2)
 
 
-def trained_world(out: Path, device: str) -> LatentWorldModel:
+def trained_world(out: Path, device: str) -> TrainableWorld:
     """OUT's world; raises InputError where it is not trained."""
     path = out / "world" / "world.safetensors"
     if not path.exists():
         raise InputError(f"{path}: found no world, expected a trained one; python studies/worlds.py train ... {out}")
-    return load_world(path, device)
+    return load_trainable_world(path, device)
 
 
 def imagined_per_second(world: LatentWorldModel, episodes: EpisodeSet, rows: int = 96) -> float:

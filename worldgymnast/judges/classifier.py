@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -65,7 +65,7 @@ _EDGE = 1e-4
 class SuccessClassifier(nn.Module):
     """A `Judge` that learned from labels."""
 
-    config_type = ClassifierConfig
+    config_type: ClassVar[type] = ClassifierConfig
     threshold: Tensor
 
     def __init__(self, config: ClassifierConfig, text: SentenceEncoder | None = None):

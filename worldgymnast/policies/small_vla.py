@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -81,7 +81,7 @@ class _Block(nn.Module):
 class SmallVLA(nn.Module):
     """A `Policy` of about a million parameters (the frozen sentence encoder not counted)."""
 
-    config_type = SmallVLAConfig
+    config_type: ClassVar[type] = SmallVLAConfig
     needs = frozenset({IMAGE})
     cameras = (IMAGE,)
     centres: Tensor

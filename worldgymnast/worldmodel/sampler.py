@@ -24,7 +24,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -112,7 +112,7 @@ class WorldModelConfig:
 class LatentWorldModel(nn.Module):
     """A `WorldModel` over the latents of a frozen autoencoder."""
 
-    config_type = WorldModelConfig
+    config_type: ClassVar[type] = WorldModelConfig
 
     def __init__(self, config: WorldModelConfig, action_spec: ActionSpec, fps: float):
         super().__init__()
