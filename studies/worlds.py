@@ -239,7 +239,7 @@ class Judge:
         train_judge(some(data, plan["episodes"]), world, self.out / "judge", config, self.device, start=begun)
 
     def _plan(
-        self, world: LatentWorldModel, begun: TrainableJudge | None, data: EpisodeSet, deadline: float
+        self, world: Any, begun: TrainableJudge | None, data: EpisodeSet, deadline: float
     ) -> dict[str, Any]:
         config = JudgeTraining()
         trial = apart(some(data, 64))
@@ -357,7 +357,7 @@ def cached_autoencoder(
     return load_trainable_world(result, device)
 
 
-def step_seconds(module: torch.nn.Module, batches: Batches, config: FitConfig, steps: int = 8) -> float:
+def step_seconds(module: Any, batches: Batches, config: FitConfig, steps: int = 8) -> float:
     """Mean seconds of a step after the first two, on a copy of the module; half of them are late in training."""
     trial = replace(config, steps=steps, log_every=1, save_every=steps)
     with tempfile.TemporaryDirectory() as folder, Run(Path(folder) / "run", {}) as run:
@@ -374,7 +374,7 @@ def trained_world(out: Path, device: str) -> TrainableWorld:
     return load_trainable_world(path, device)
 
 
-def imagined_per_second(world: LatentWorldModel, episodes: EpisodeSet, rows: int = 96) -> float:
+def imagined_per_second(world: Any, episodes: EpisodeSet, rows: int = 96) -> float:
     """Frames that are imagined and decoded a second, `rows` rollouts side by side; the better of two times."""
     part = episodes.select(np.arange(rows) % len(episodes))
     frames = torch.from_numpy(np.asarray(part.frames[part.first]))

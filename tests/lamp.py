@@ -26,6 +26,10 @@ class Lamp:
     fps = 10.0
     frame_size = (SIZE, SIZE)
 
+    @property
+    def identity(self) -> str:
+        return f"lamp {self.fades} {self.action_spec}"
+
     def __init__(self, fades: float = 0.0, spec: ActionSpec = SPEC):
         self.fades, self.action_spec = fades, spec
 
@@ -46,7 +50,7 @@ class Lamp:
 class BrightJudge:
     """Success is a last frame brighter than 128; it is as sure as it is far from there."""
 
-    name = "bright-v1"
+    name = identity = "bright-v1"
     waits = False
 
     def score(self, clips: Sequence[Clip]) -> list[Verdict]:

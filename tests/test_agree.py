@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from worldgymnast.cli.main import main
-from worldgymnast.envs.metaworld import MetaWorldConfig
+from worldgymnast.envs.metaworld import MetaWorld, MetaWorldConfig
 from worldgymnast.errors import InputError
 from worldgymnast.evaluation.agreement import agreement, permutation_p, without_one
 from worldgymnast.evaluation.success import Rate
@@ -102,11 +102,11 @@ def test_outcomes_by_length_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
     env = MetaWorldConfig(tasks=("drawer-close", "door-close"), horizon=6)
     policies = {name: SmallVLA(SmallVLAConfig(width=16, blocks=1, hidden=32), env.action_spec) for name in ("a", "b")}
     world = LatentWorldModel(debug().world.world, env.action_spec, 80 / 6).eval()
-    config = AgreeConfig(env, per_task=1, lengths=(2, 4, 6), workers=1)
+    config, robot = AgreeConfig(per_task=1, lengths=(2, 4, 6), workers=1), MetaWorld(env)
     places: dict[str, Surrogate] = {"world": Imagination.of(policies["a"], world, Late(), 6)}
     file = tmp_path / "outcomes.json"
-    only = outcomes({"a": policies["a"]}, places, file, config)
-    found = outcomes(policies, places, file, config)
+    only = outcomes({"a": policies["a"]}, places, robot, file, config)
+    found = outcomes(policies, places, robot, file, config)
     assert found["a"] == only["a"]
     assert [row["success"] for row in found["a"]["world"]] == [[None, False, True]] * 2
     assert np.isnan(rates(found, "world", 0)).all()
@@ -115,10 +115,10 @@ def test_outcomes_by_length_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
         for row in rows[REAL]:
             assert row["success"] == sorted(row["success"]), "what has succeeded by 2 actions has by 4"
     written = file.stat().st_mtime_ns
-    assert outcomes(policies, places, file, config) == found
+    assert outcomes(policies, places, robot, file, config) == found
     assert file.stat().st_mtime_ns == written
     with pytest.raises(InputError, match="multiples of the policies' chunk"):
-        outcomes(policies, places, file, AgreeConfig(env, lengths=(3,)))
+        outcomes(policies, places, robot, file, AgreeConfig(lengths=(3,)))
     seen = {name: Seen(Rate(1, 2), {"world": Rate(2, 2)}) for name in found}
     by_place = agreements(found, config)
     assert [sheet.title for sheet in sheets({"all 2": by_place}, seen, 2)] == ["Agreement with reality", "Success"]

@@ -11,7 +11,7 @@ from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
 from worldgymnast.protocols import Policy
 from worldgymnast.recipes.presets import debug
 from worldgymnast.rl.best_of import BestOf, BestOfConfig
-from worldgymnast.types import Clip, Observation, Verdict
+from worldgymnast.types import IMAGE, Clip, Observation, Verdict
 from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 SPEC = metaworld_spec(6)
@@ -45,11 +45,11 @@ def parts() -> tuple[SmallVLA, LatentWorldModel]:
 
 def obs() -> Observation:
     image = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    return Observation(image, ["open the drawer", "close the door"], first=image.flip(0))
+    return Observation({IMAGE: image}, ["open the drawer", "close the door"], first={IMAGE: image.flip(0)})
 
 
 def chunk_of(policy: Policy, seed: int = 0) -> torch.Tensor:
-    return policy.act(obs(), temperature=0.0, generator=torch.Generator().manual_seed(seed)).tokens
+    return policy.act(obs(), temperature=0.0, generator=torch.Generator().manual_seed(seed)).sample
 
 
 def test_it_takes_what_the_judge_believes_in(parts: tuple[SmallVLA, LatentWorldModel]) -> None:
@@ -64,10 +64,10 @@ def test_it_takes_what_the_judge_believes_in(parts: tuple[SmallVLA, LatentWorldM
         assert (clip.frames[1] == obs().image[0].numpy()).all()
     beliefs = torch.tensor([v.probability for v in Bright().score(judge.clips)]).unflatten(0, (6, 2))
     assert (beliefs.argmax(0) > 0).any(), "here the likeliest chunk is not the best one for every row"
-    assert not torch.equal(chosen.tokens, chunk_of(policy))
+    assert not torch.equal(chosen.sample, chunk_of(policy))
     again = BestOf(policy, world, Bright(), BestOfConfig(candidates=6, looks=2))
     repeated = again.act(obs(), temperature=0.0, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(repeated.tokens, chosen.tokens)
+    assert torch.equal(repeated.sample, chosen.sample)
     assert policy.logprobs(obs(), chosen).shape == chosen.logprobs.shape
 
 

@@ -20,7 +20,7 @@ from worldgymnast.episodes import lerobot
 from worldgymnast.errors import InputError
 from worldgymnast.judges.classifier import SuccessClassifier
 from worldgymnast.policies.small_vla import SmallVLA
-from worldgymnast.recipes.presets import PRESETS, debug, override, preset
+from worldgymnast.recipes.presets import PRESETS, debug, preset
 from worldgymnast.registry import Manifest, save_component
 from worldgymnast.weights import load_weights, save_weights
 from worldgymnast.worldmodel.sampler import LatentWorldModel
@@ -128,7 +128,7 @@ def test_every_flag_has_a_help_text(capsys: pytest.CaptureFixture[str]) -> None:
 def test_presets_are_whole_and_agree_on_the_environment() -> None:
     for name in PRESETS:
         recipe = preset(name)
-        assert override(recipe, recipe).record.env == override(recipe, recipe).finetune.env == recipe.env
+        assert recipe.seeds
     with pytest.raises(InputError, match="did you mean 'debug'"):
         preset("debgu")
 
@@ -185,7 +185,7 @@ def test_missing_and_malformed_flags(refuses: Refuses, tmp_path: Path) -> None:
         ("record debug --expert -1", "--expert"),
         ("record debug --workers -3", "--workers"),
         ("record debug --env.tasks drawer-opne", "--env.tasks"),
-        ("quickstart --finetune.env.tasks drawer-opne", "--finetune.env.tasks"),
+        ("quickstart --env.tasks drawer-opne", "--env.tasks"),
         ("reproduce debug --held-out.length 0", "--held-out.length"),
         ("rl debug --rl.group-size 1", "--rl.group-size"),
         ("rl debug --photographs 0", "--photographs"),
@@ -209,8 +209,10 @@ def test_the_numbers_of_eval_world(refuses: Refuses, tmp_path: Path) -> None:
 def test_flags_without_effect_are_refused(refuses: Refuses, tmp_path: Path) -> None:
     out = ("--out", tmp_path / "x")
     for flag in ("--record.env.hold", "--finetune.env.hold"):
-        assert f"{flag} has no effect here" in refuses("reproduce", "debug", flag, 3, *out)
-    for flag in ("--rl.middle", "--rl.evaluate-starts"):
+        assert f"{flag} is called --env.hold now" in refuses("reproduce", "debug", flag, 3, *out)
+    line = refuses("rl", "debug", "--rl.evaluate-starts", 3, *out)
+    assert "--rl.evaluate-starts is called --scoring.per-task (and 0 is --unscored) now" in line
+    for flag in ("--rl.middle", "--rl.evaluate-every"):
         line = refuses("adapt", "--frame", tmp_path, "--instruction", "x", flag, 1, *out)
         assert f"{flag} has no effect here; one picture has no middle" in line
     assert "use --length" in refuses("record", "debug", "--env.horizon", 3, *out)
@@ -273,8 +275,8 @@ def test_units_that_differ(refuses: Refuses, tmp_path: Path, parts: Path) -> Non
     assert line.endswith("add --env.hold 4")
     assert refuses(*rl(parts, tmp_path / "x"), "--env.size", 32).endswith("resize with --env.size 64")
     files = [word for name in ("policy", "world", "judge") for word in (f"--{name}", parts / f"{name}.safetensors")]
-    line = refuses("quickstart", *files, "--finetune.env.hold", 4, "--out", tmp_path / "x")
-    assert line.endswith("add --finetune.env.hold 6")
+    line = refuses("quickstart", *files, "--env.hold", 4, "--out", tmp_path / "x")
+    assert line.endswith("add --env.hold 6")
 
 
 def test_policy_and_world_in_other_units(refuses: Refuses, tmp_path: Path, parts: Path) -> None:

@@ -9,11 +9,10 @@ import torch
 from worldgymnast.actions import metaworld_spec
 from worldgymnast.episodes import windows
 from worldgymnast.errors import InputError
-from worldgymnast.recipes.finetune import from_episodes
 from worldgymnast.rl.collect import GatherConfig, Gathered
-from worldgymnast.rl.curriculum import by_learnability, weights
-from worldgymnast.rl.starts import from_starts, mixed
-from worldgymnast.types import ActionChunk, Episode, Rollout, RolloutGroup, Start, Verdict
+from worldgymnast.rl.curriculum import LearnableStarts, weights
+from worldgymnast.rl.starts import EpisodeStarts, FixedStarts, MixedStarts
+from worldgymnast.types import IMAGE, ActionChunk, Episode, Rollout, RolloutGroup, Start, Verdict
 
 FRAME = np.zeros((4, 4, 3), np.uint8)
 
@@ -38,7 +37,7 @@ def test_the_newest_rates_count() -> None:
 
 def test_draws_follow_the_weights_and_nothing_else() -> None:
     log: list[dict[str, float]] = []
-    sample = by_learnability(from_starts(starts("a", "b", "c")), lambda: log)
+    sample = LearnableStarts(FixedStarts(starts("a", "b", "c")), lambda: log)
     even = [s.task for s in sample(np.random.default_rng(0), 300)]
     assert min(even.count(task) for task in "abc") > 70
     log.append({"success/a": 0.5, "success/b": 0.0, "success/c": 1.0})
@@ -49,7 +48,7 @@ def test_draws_follow_the_weights_and_nothing_else() -> None:
 
 
 def test_two_sources_give_half_each() -> None:
-    sample = mixed(from_starts(starts("a")), from_starts(starts("b")))
+    sample = MixedStarts(FixedStarts(starts("a")), FixedStarts(starts("b")))
     rng = np.random.default_rng(0)
     counts = [[s.task for s in sample(rng, 5)].count("a") for _ in range(40)]
     assert set(counts) == {2, 3}
@@ -60,7 +59,7 @@ def test_successes_are_logged_by_task() -> None:
     def group(task: str, scores: Sequence[float | None]) -> RolloutGroup:
         (start,) = starts(task)
         chunk = ActionChunk(torch.zeros(1, 2, 4), torch.zeros(1, 2, 4, dtype=torch.int64), torch.zeros(1, 2, 4), 1.0)
-        one = Rollout(start, FRAME[None], chunk, FRAME[None], Verdict(None), 1)
+        one = Rollout(start, {IMAGE: FRAME[None]}, chunk, FRAME[None], Verdict(None), 1)
         return RolloutGroup(start, [one.judged(Verdict(score), 1) for score in scores])
 
     groups = [group("a", [1.0, 0.5]), group("b", [None, 1.0]), group("a", [1.0, 1.0]), group("c", [None])]
@@ -86,11 +85,11 @@ def test_the_middle_is_shortly_before_a_success() -> None:
     episodes = windows.from_episodes(
         [logged("a", 15, 1), logged("a", None, 2), logged("b", 4, 3), logged("c", None, 4)]
     )
-    drawn = from_episodes(episodes, ("a", "b", "c"), 1.0)(np.random.default_rng(0), 600)
+    drawn = EpisodeStarts(episodes, ("a", "b", "c"), 1.0)(np.random.default_rng(0), 600)
     seen = {task: {tuple(s.frame[0, 0, :2].tolist()) for s in drawn if s.task == task} for task in "abc"}
     assert seen["a"] == {(index, 1) for index in range(3, 14)}, "2 to 12 actions are left, in the one that succeeds"
     assert seen["b"] == {(index, 3) for index in range(3)}
     assert seen["c"] == {(index, 4) for index in range(10)}, "of what never succeeds, the first half"
-    begun = from_episodes(episodes, ("a", "b"), 0.0)(np.random.default_rng(0), 60)
+    begun = EpisodeStarts(episodes, ("a", "b"), 0.0)(np.random.default_rng(0), 60)
     assert {int(s.frame[0, 0, 0]) for s in begun} == {0}
     assert {int(s.frame[0, 0, 1]) for s in begun} == {1, 2, 3}

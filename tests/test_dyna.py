@@ -9,6 +9,7 @@ import pytest
 
 from worldgymnast.actions import metaworld_spec
 from worldgymnast.cli.main import main
+from worldgymnast.envs.metaworld import MetaWorld
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.windows import from_episodes
 from worldgymnast.errors import InputError
@@ -16,7 +17,7 @@ from worldgymnast.evaluation.sequential import PairedEvidence
 from worldgymnast.recipes.dyna import DynaConfig, decide, dyna
 from worldgymnast.recipes.presets import debug
 from worldgymnast.recipes.record import record_policy_to, record_to
-from worldgymnast.registry import load_classifier, load_policy, load_world
+from worldgymnast.registry import load_learned_judge, load_policy, load_world
 from worldgymnast.report.collect import collect
 from worldgymnast.rl.reinforce import ReinforceConfig, scorings
 from worldgymnast.training.judge import train_judge
@@ -77,9 +78,10 @@ def test_a_round_that_loses_a_task_is_not_kept() -> None:
 @pytest.mark.usefixtures("gl")
 def test_rounds_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe, data = debug(), tmp_path / "data"
-    logged = record_to(data / "logged", recipe.record)
+    env = MetaWorld(recipe.env)
+    logged = record_to(data / "logged", env, recipe.record)
     policy = train_policy(logged, tmp_path / "sft", recipe.policy)
-    own = record_policy_to(data / "policy", policy, recipe.env, recipe.rollouts)
+    own = record_policy_to(data / "policy", policy, env, recipe.rollouts)
     world = train_world([logged, own], tmp_path / "world", recipe.world)
     judge = train_judge(own, world, tmp_path / "judge", recipe.judge)
     old = formats.read(data / "policy")
@@ -92,6 +94,7 @@ def test_rounds_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         length=8,
         world=replace(recipe.world, fit=brief),
         judge=replace(recipe.judge, fit=brief),
+        env=recipe.env,
         finetune=recipe.finetune,
         photographs=1,
         score=recipe.score,
@@ -103,7 +106,7 @@ def test_rounds_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         assert len(formats.read(out / "data" / f"round-{number}")) == 2 * config.per_temperature
         assert len(formats.read(out / "data" / f"test-{number}")) == 2 * config.pairs
         load_world(out / f"world-{number}" / "world.safetensors")
-        load_classifier(out / f"judge-{number}" / "judge.safetensors")
+        load_learned_judge(out / f"judge-{number}" / "judge.safetensors")
         load_policy(out / f"rl-{number}" / "policy.safetensors")
     page = collect(out)
     assert page.budget["labelled policy rollouts"] == 2 * 2 * config.per_temperature + config.tested

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from worldgymnast.envs.metaworld import MetaWorld
+from worldgymnast.measure.real import ScoringConfig
 from worldgymnast.recipes.estimate import Pace, pace, said
-from worldgymnast.recipes.finetune import FinetuneConfig
 from worldgymnast.recipes.quickstart import starter
 from worldgymnast.registry import load_judge, load_policy, load_world
 from worldgymnast.rl.reinforce import ReinforceConfig
@@ -19,20 +20,20 @@ PACE = Pace(imagined=0.001, learned=0.01, acted=0.01, laid_out=0.1)
 
 
 def test_more_of_anything_takes_longer() -> None:
-    base = ReinforceConfig(steps=10, evaluate_starts=0)
-    seconds = PACE.finetuning(base, 2, 6, 2)
-    assert PACE.finetuning(replace(base, steps=20), 2, 6, 2) == pytest.approx(2 * seconds)
-    scored = replace(base, evaluate_starts=8)
-    longer = PACE.finetuning(scored, 2, 6, 2) - seconds
+    base, few, more = ReinforceConfig(steps=10), ScoringConfig(per_task=1), ScoringConfig(per_task=9)
+    seconds = PACE.finetuning(base, few, 2, 6)
+    steps = PACE.finetuning(replace(base, steps=16), few, 2, 6) - seconds
+    assert steps == pytest.approx(0.6 * (seconds - PACE.evaluation(3 * 6, base.horizon, 2))), "scored thrice in both"
+    longer = PACE.finetuning(base, more, 2, 6) - seconds
     assert longer == pytest.approx(PACE.evaluation(3 * 8 * 6, base.horizon, 2)), "scored at steps 0, 8 and 10"
-    assert PACE.finetuning(scored, 2, 6, 4) < PACE.finetuning(scored, 2, 6, 2)
+    assert PACE.finetuning(base, replace(more, workers=4), 2, 6) < PACE.finetuning(base, more, 2, 6)
 
 
 def test_a_machines_pace_is_measured_and_the_policy_left_alone() -> None:
     policy, world, judge = load_policy(starter("policy")), load_world(starter("world")), load_judge(starter("judge"))
     before, state = identity(policy), torch.random.get_rng_state()
     rl = ReinforceConfig(starts=1, group_size=4)
-    found = pace(policy, Imagination.of(policy, world, judge, rl.horizon), FinetuneConfig().env, rl)
+    found = pace(policy, Imagination.of(policy, world, judge, rl.horizon), MetaWorld(), rl)
     assert all(0 < seconds < 5 for seconds in (found.imagined, found.learned, found.acted, found.laid_out))
     assert identity(policy) == before
     assert torch.equal(torch.random.get_rng_state(), state), "what is timed changes no draw"

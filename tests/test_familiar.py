@@ -5,9 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from worldgymnast.envs.metaworld import MORE, SUITE, MetaWorldConfig, instructions
+from worldgymnast.envs.metaworld import MORE, SUITE, MetaWorld, instructions
 from worldgymnast.measure.novelty import misspelt, strange_frames, strange_sentences
-from worldgymnast.measure.real import photographs
 from worldgymnast.recipes.quickstart import starter
 from worldgymnast.registry import load_world
 from worldgymnast.types import Start
@@ -22,8 +21,8 @@ def told(*words: str) -> str:
 @pytest.mark.usefixtures("gl")
 def test_a_frame_unlike_all_that_is_known_is_told() -> None:
     world = load_world(starter("world"))
-    known = photographs(MetaWorldConfig(), 2, 6_000_000)
-    familiar = photographs(MetaWorldConfig(), 1, 6_500_000)
+    known = MetaWorld().photograph(MetaWorld().layouts(2, 6_000_000))
+    familiar = MetaWorld().photograph(MetaWorld().layouts(1, 6_500_000))
     assert strange_frames(world, familiar, known) == ""
     assert strange_frames(world, familiar, []) == "", "nothing is known, so nothing is strange"
     first = known[0].frame

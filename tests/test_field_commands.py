@@ -155,7 +155,7 @@ def test_a_starter_part_is_not_taken_for_the_positional_policy(
 def test_a_starter_part_is_not_taken_for_anothers_data(mine: Path, says: Said, tmp_path: Path) -> None:
     for words, missing in (
         (["train-judge", mine], "--world"),
-        (["rl", "debug", "--data", mine, "--rl.evaluate-starts", 0], "--policy --world --judge"),
+        (["rl", "debug", "--data", mine, "--unscored"], "--policy --world --judge"),
         (["iter-sft", "--data", mine], "--policy --world --judge"),
     ):
         assert f"{missing}: left out" in says(*words, "--out", tmp_path / "x", code=2)
@@ -187,8 +187,8 @@ def test_nothing_real_is_said_of_another_robot(others: dict[str, Path], says: Sa
     for words in (["rl", "debug", "--data", tmp_path, *every], ["evaluate", policy, policy], ["quickstart", *every]):
         line = says(*words, *out, code=2)
         assert "the one real environment so far is Meta-World" in line
-        assert "rl PRESET --rl.evaluate-starts 0 --data DATA" in line
-    line = says("rl", "debug", *every, "--rl.evaluate-starts", 0, *out, code=2)
+        assert "rl PRESET --unscored --data DATA" in line
+    line = says("rl", "debug", *every, "--unscored", *out, code=2)
     assert "--data, --starts: found neither" in line
 
 
@@ -444,9 +444,9 @@ def test_every_command_that_reads_frames_compares_cameras(
     every, out = flags(files, "policy", "world", "judge"), ["--out", tmp_path / "x.json"]
     world = ["--world", others["world"]]
     for words in (
-        ["rl", "debug", *every, *data, "--rl.evaluate-starts", 0, *out],
-        ["rl", "debug", *flags(others, "policy", "world", "judge"), "--audit", judge, *data, "--rl.evaluate-starts", 0],
-        ["iter-sft", *every, *data, "--evaluate-starts", 0, *out],
+        ["rl", "debug", *every, *data, "--unscored", *out],
+        ["rl", "debug", *flags(others, "policy", "world", "judge"), "--audit", judge, *data, "--unscored"],
+        ["iter-sft", *every, *data, "--unscored", *out],
         ["adapt", "--frame", "x.png", "--instruction", "go", *every, *data, *out],
         ["eval-world", others["world"], "--judge", judge, *data],
         ["judge", "calibrate", judge, *data],
@@ -514,7 +514,7 @@ def test_a_robots_owner_walks_from_data_to_a_finetuned_policy(mine: Path, says: 
     words = ["--data", mine, "--world", files["world"], "--threads", 1, "--out", tmp_path / "judged.json"]
     says("judge", "calibrate", files["judge"], *words, code=1)  # untrained, and each episode is judged to its end
     assert "real" in json.loads((tmp_path / "judged.json").read_text())
-    few = ["--rl.steps", 1, "--rl.starts", 2, "--rl.group-size", 2, "--rl.evaluate-starts", 0, "--threads", 1]
+    few = ["--rl.steps", 1, "--rl.starts", 2, "--rl.group-size", 2, "--unscored", "--threads", 1]
     said = says("rl", "debug", *every, "--data", mine, "--out", tmp_path / "rl", *few)
     assert "--rl.horizon 12 (0.4 s), as long as your episodes (median)" in said
     assert json.loads((tmp_path / "rl/config.json").read_text())["rl"]["horizon"] == 12

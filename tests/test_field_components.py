@@ -21,7 +21,7 @@ from worldgymnast.errors import InputError
 from worldgymnast.judges.classifier import ClassifierConfig, SuccessClassifier
 from worldgymnast.policies.small_vla import SmallVLAConfig
 from worldgymnast.recipes.presets import debug
-from worldgymnast.registry import Manifest, load_classifier, load_policy, load_world, manifest_of, save_component
+from worldgymnast.registry import Manifest, load_learned_judge, load_policy, load_world, manifest_of, save_component
 from worldgymnast.weights import load_weights, weights_hash
 from worldgymnast.worldmodel.autoencoder import AutoencoderConfig
 from worldgymnast.worldmodel.sampler import LatentWorldModel
@@ -266,7 +266,7 @@ def test_another_kind_of_component_is_named(policy: Path, tmp_path: Path) -> Non
     judge = tmp_path / "judge.safetensors"
     save_component(judge, SuccessClassifier(ClassifierConfig(widths=(4, 4))), Manifest())
     assert "found a judge (SuccessClassifier), expected a policy" in refusal(load_policy, judge)
-    assert "expected a judge" in refusal(load_classifier, policy)
+    assert "expected a judge" in refusal(load_learned_judge, policy)
     long = unsealed(policy, tmp_path / "p.safetensors", lambda _, meta: meta.update(kind="x" * 10_000))
     assert "expected a policy" in refusal(load_policy, long)
 

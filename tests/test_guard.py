@@ -31,7 +31,7 @@ from worldgymnast.rl.trainer import TrainerConfig
 from worldgymnast.run import Run
 from worldgymnast.surrogates.pool import LocalPool
 from worldgymnast.text import SentenceEncoder
-from worldgymnast.types import ActionChunk, Clip, Rollout, Start, Verdict, WorldState
+from worldgymnast.types import IMAGE, ActionChunk, Clip, Rollout, Start, Verdict, WorldState
 
 SIZE = 16
 SPEC = metaworld_spec(6)
@@ -86,7 +86,7 @@ def test_a_guard_that_has_gone_blind_says_so(tmp_path: Path, capsys: pytest.Capt
     frames = np.zeros((3, 4, 4, 3), np.uint8)
     chunks = ActionChunk(torch.zeros(2, 1, 4), torch.zeros(2, 1, 4, dtype=torch.int64), torch.zeros(2, 1, 4), 1.0)
     start = Start(frames[0], "open the drawer")
-    claimed = [Rollout(start, frames[:2], chunks, frames, Verdict(1.0), 2)] * 5
+    claimed = [Rollout(start, {IMAGE: frames[:2]}, chunks, frames, Verdict(1.0), 2)] * 5
     with Run(tmp_path / "run", {}) as run:
         guard = Guard(GuardConfig(), Out(), run, 0)
         metrics = guard.audit(0, claimed)
@@ -154,7 +154,7 @@ def learn(judge: Judge, out: Path, guard: GuardConfig = GUARD, steps: int = 22) 
     )  # fmt: skip
 
     def imagine(rows: int, generator: torch.Generator) -> ImaginedVectorEnv:
-        return ImaginedVectorEnv(Lamps(), None, rows=rows, chunk=2, horizon=4, size=SIZE, generator=generator)
+        return ImaginedVectorEnv(Lamps(), None, rows=rows, chunk=2, horizon=4, generator=generator)
 
     def starts(rng: np.random.Generator, count: int) -> list[Start]:
         return [Start(np.full((SIZE, SIZE, 3), rng.integers(90, 130), np.uint8), "light it", "t") for _ in range(count)]

@@ -9,28 +9,29 @@ import pytest
 import torch
 
 from worldgymnast.cli.main import main
-from worldgymnast.envs.metaworld import MetaWorldConfig
+from worldgymnast.envs.metaworld import MetaWorld, MetaWorldConfig
 from worldgymnast.episodes.windows import EpisodeSet, from_episodes
 from worldgymnast.errors import InputError
+from worldgymnast.measure.real import Scorer, ScoringConfig
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
 from worldgymnast.recipes import iterated_sft as module
 from worldgymnast.recipes.iterated_sft import IterSftConfig, iter_sft, successes, together
 from worldgymnast.recipes.presets import debug
 from worldgymnast.recipes.record import RecordConfig, record_to
 from worldgymnast.report.collect import collect
+from worldgymnast.rl.starts import FixedStarts
 from worldgymnast.surrogates.imagination import Imagination
 from worldgymnast.training.batches import imitation_batches
 from worldgymnast.training.fit import FitConfig
 from worldgymnast.training.policy import PolicyTraining, imitated
-from worldgymnast.types import ActionChunk, Clip, Episode, Rollout, Start, Verdict
+from worldgymnast.types import IMAGE, ActionChunk, Clip, Episode, Rollout, Start, Verdict
 from worldgymnast.weights import identity
 from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 ENV = MetaWorldConfig(tasks=("drawer-open", "door-close"), horizon=4)
 CONFIG = IterSftConfig(
-    env=ENV, rounds=2, starts=2, group_size=2, rows=4, horizon=4, batch=4, evaluate_starts=0, workers=1,
-    fit=FitConfig(steps=4, save_every=2),
-)  # fmt: skip
+    rounds=2, starts=2, group_size=2, rows=4, horizon=4, batch=4, fit=FitConfig(steps=4, save_every=2)
+)
 
 
 class Every:
@@ -76,8 +77,9 @@ def imagine(policy: SmallVLA, judge: Every) -> Imagination:
     return Imagination.of(policy, LatentWorldModel(debug().world.world, ENV.action_spec, 80 / 6).eval(), judge, 4)
 
 
-def starts(rng: np.random.Generator, count: int) -> list[Start]:
-    return [Start(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8), "open the drawer", "drawer-open")] * count
+STARTS = FixedStarts(
+    [Start(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8), "open the drawer", "drawer-open")]
+)
 
 
 def test_only_judged_successes_are_kept_and_labelled_from_where_they_were_seen() -> None:
@@ -85,7 +87,7 @@ def test_only_judged_successes_are_kept_and_labelled_from_where_they_were_seen()
     chunks = ActionChunk(torch.zeros(2, 2, 4), torch.zeros(2, 2, 4, dtype=torch.int64), torch.zeros(2, 2, 4), 1.0)
     start = Start(frames[0], "open the drawer", "drawer-open")
     verdicts = [Verdict(1.0, success_frame=2), Verdict(0.0), Verdict(None, error="out"), Verdict(1.0), Verdict(0.5)]
-    kept = list(successes(Rollout(start, frames[:2], chunks, frames, v, 2) for v in verdicts))
+    kept = list(successes(Rollout(start, {IMAGE: frames[:2]}, chunks, frames, v, 2) for v in verdicts))
     assert [r.success.tolist() for r in kept if r.success is not None] == [
         [False, False, True, True, True],
         [False, False, False, False, True],
@@ -97,7 +99,7 @@ def test_a_run_killed_in_a_round_comes_to_the_same_policy(
     policy: SmallVLA, demos: EpisodeSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = identity(policy)
-    whole = identity(iter_sft(policy, imagine(policy, Every()), starts, demos, tmp_path / "whole", CONFIG))
+    whole = identity(iter_sft(policy, imagine(policy, Every()), STARTS, demos, tmp_path / "whole", CONFIG))
     assert whole != begun == identity(policy)
     fit = module.fit
 
@@ -108,24 +110,24 @@ def test_a_run_killed_in_a_round_comes_to_the_same_policy(
 
     monkeypatch.setattr(module, "fit", dies)
     with pytest.raises(KeyboardInterrupt):
-        iter_sft(policy, imagine(policy, Every()), starts, demos, tmp_path / "killed", CONFIG)
+        iter_sft(policy, imagine(policy, Every()), STARTS, demos, tmp_path / "killed", CONFIG)
     monkeypatch.setattr(module, "fit", fit)
     first = (tmp_path / "killed" / "round-1" / "policy.safetensors").stat().st_mtime_ns
-    assert identity(iter_sft(policy, imagine(policy, Every()), starts, demos, tmp_path / "killed", CONFIG)) == whole
+    assert identity(iter_sft(policy, imagine(policy, Every()), STARTS, demos, tmp_path / "killed", CONFIG)) == whole
     assert (tmp_path / "killed" / "round-1" / "policy.safetensors").stat().st_mtime_ns == first
 
 
 @pytest.mark.usefixtures("gl")
 def test_a_round_without_a_success_is_refused(policy: SmallVLA, demos: EpisodeSet, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="found no success among 4 imagined rollouts"):
-        iter_sft(policy, imagine(policy, Every(never=True)), starts, demos, tmp_path / "run", CONFIG)
+        iter_sft(policy, imagine(policy, Every(never=True)), STARTS, demos, tmp_path / "run", CONFIG)
 
 
 @pytest.mark.usefixtures("gl")
 def test_the_round_that_is_best_for_real_is_kept(policy: SmallVLA, demos: EpisodeSet, tmp_path: Path) -> None:
     """An untrained policy fails for real in every round: a tie, which goes to the last one."""
-    config = replace(CONFIG, evaluate_starts=1)
-    kept = iter_sft(policy, imagine(policy, Every()), starts, demos, tmp_path / "run", config)
+    scorer = Scorer(MetaWorld(ENV), ScoringConfig(per_task=1, workers=1))
+    kept = iter_sft(policy, imagine(policy, Every()), STARTS, demos, tmp_path / "run", CONFIG, scorer)
     assert identity(kept) != identity(policy)
     assert (tmp_path / "run" / "gallery.json").exists()
 
@@ -151,18 +153,18 @@ def test_sft_on_everything_imitates_all_other_successes() -> None:
 @pytest.mark.usefixtures("gl")
 def test_the_commands_of_the_baselines_end_with_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tasks = ("drawer-close", "door-close")
-    recorded = RecordConfig(env=MetaWorldConfig(tasks=tasks), expert=1, noisy=0, play=0, length=24, workers=1)
-    record_to(tmp_path / "data", recorded)
+    recorded = RecordConfig(expert=1, noisy=0, play=0, length=24, workers=1)
+    record_to(tmp_path / "data", MetaWorld(MetaWorldConfig(tasks=tasks)), recorded)
     out, few = tmp_path / "iter-sft", ["--env.tasks", *tasks, "--threads", "1"]
     words = ["--data", str(tmp_path / "data"), "--demonstrations", "1", "--rounds", "1", "--starts", "8"]
-    more = ["--group-size", "4", "--fit.steps", "2", "--evaluate-starts", "1", "--photographs", "1"]
+    more = ["--group-size", "4", "--fit.steps", "2", "--scoring.per-task", "1", "--photographs", "1"]
     assert main(["iter-sft", *words, *more, *few, "--out", str(out)]) == 0
     assert "Success on the same starts" in (out / "report.html").read_text()
     page = collect(out)
     assert [row.real.count for row in page.gap] == [2, 2]
     assert page.budget["scoring episodes during RL (choose the step that is kept)"] == 4
     out = tmp_path / "rl-simulator"
-    brief = ["--rl.steps", "1", "--rl.starts", "2", "--rl.group-size", "2", "--rl.evaluate-starts", "1"]
+    brief = ["--rl.steps", "1", "--rl.starts", "2", "--rl.group-size", "2", "--scoring.per-task", "1"]
     assert main(["rl-simulator", "quickstart", *brief, *few, "--layouts", "2", "--out", str(out)]) == 0
     assert "practised in a simulator of mismatch 1" in (out / "report.html").read_text()
     said = capsys.readouterr().out

@@ -32,7 +32,7 @@ from worldgymnast.measure.judge import ask, first_actions, unknowns
 from worldgymnast.measure.world import outcomes
 from worldgymnast.protocols import Judge
 from worldgymnast.recipes.presets import debug
-from worldgymnast.registry import Manifest, load_classifier, save_component
+from worldgymnast.registry import Manifest, load_learned_judge, save_component
 from worldgymnast.report.judge import Found, diagram, sheets
 from worldgymnast.training.replay import clip_probabilities, replay
 from worldgymnast.types import Clip, Episode, Verdict
@@ -403,7 +403,7 @@ def test_a_saved_judge_is_one_that_can_be_compared(folder: Path, tmp_path: Path)
     found = json.loads(saved.read_text())
     assert run(folder, "compare", judge, saved, "--out", tmp_path / "found.json") == 0
     lamps = lerobot.read(folder / "labelled")
-    beliefs, tasks = clip_probabilities(load_classifier(judge), lamps, 2), lamps.task
+    beliefs, tasks = clip_probabilities(load_learned_judge(judge), lamps, 2), lamps.task
     limits = [found["by_task"].get(task, found["threshold"]) for task in tasks]
     known = (beliefs >= limits)[lamps.succeeded].mean()
     compared = json.loads((tmp_path / "found.json").read_text())["real"]["all"]["second"]

@@ -27,7 +27,7 @@ def policy(text: SentenceEncoder) -> SmallVLA:
 
 def look(b: int, seed: int = 0) -> Observation:
     image = torch.randint(0, 256, (b, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
-    return Observation(image, ["open the drawer", "shut the door"] * (b // 2))
+    return Observation.of(image, ["open the drawer", "shut the door"] * (b // 2))
 
 
 def test_it_is_a_policy(policy: SmallVLA) -> None:
@@ -46,8 +46,8 @@ def test_log_probabilities_recomputed_equal_those_recorded_at_act(policy: SmallV
 def test_log_probabilities_do_not_depend_on_the_company(policy: SmallVLA) -> None:
     obs = look(6)
     chunk = policy.act(obs, temperature=1.0, generator=torch.Generator().manual_seed(1))
-    alone = Observation(obs.image[2:3], [obs.instruction[2]])
-    one = ActionChunk(chunk.actions[2:3], chunk.tokens[2:3], chunk.logprobs[2:3], 1.0)
+    alone = Observation.of(obs.image[2:3], [obs.instruction[2]])
+    one = ActionChunk(chunk.actions[2:3], chunk.sample[2:3], chunk.logprobs[2:3], 1.0)
     assert torch.allclose(policy.logprobs(alone, one), chunk.logprobs[2:3], atol=2e-5)
 
 
@@ -59,17 +59,17 @@ def test_tokens_and_actions_are_inverse(policy: SmallVLA) -> None:
 
 
 def test_sampling_follows_the_distribution(policy: SmallVLA) -> None:
-    obs = Observation(look(2).image[:1].expand(4000, -1, -1, -1), ["open the drawer"] * 4000)
-    expected = policy.distribution(Observation(obs.image[:1], ["open the drawer"]), 1.0)[0, 0, 0].exp()
+    obs = Observation.of(look(2).image[:1].expand(4000, -1, -1, -1), ["open the drawer"] * 4000)
+    expected = policy.distribution(Observation.of(obs.image[:1], ["open the drawer"]), 1.0)[0, 0, 0].exp()
     chunk = policy.act(obs, temperature=1.0, generator=torch.Generator().manual_seed(0))
-    found = torch.bincount(chunk.tokens[:, 0, 0], minlength=SMALL.bins) / 4000
+    found = torch.bincount(chunk.sample[:, 0, 0], minlength=SMALL.bins) / 4000
     assert (found - expected).abs().max() < 0.03
 
 
 def test_greedy_takes_the_likeliest_token(policy: SmallVLA) -> None:
     obs = look(4)
     chunk = policy.act(obs, temperature=0.0, generator=None)
-    assert torch.equal(chunk.tokens, policy.distribution(obs, 1.0).argmax(-1))
+    assert torch.equal(chunk.sample, policy.distribution(obs, 1.0).argmax(-1))
 
 
 def test_image_and_sentence_both_matter(policy: SmallVLA) -> None:
@@ -79,8 +79,8 @@ def test_image_and_sentence_both_matter(policy: SmallVLA) -> None:
                 p.add_(torch.randn_like(p) * 0.1)
     obs = look(2)
     base = policy.distribution(obs, 1.0)
-    assert not torch.allclose(base, policy.distribution(Observation(look(2, 5).image, obs.instruction), 1.0))
-    assert not torch.allclose(base, policy.distribution(Observation(obs.image, obs.instruction[::-1]), 1.0))
+    assert not torch.allclose(base, policy.distribution(Observation.of(look(2, 5).image, obs.instruction), 1.0))
+    assert not torch.allclose(base, policy.distribution(Observation.of(obs.image, obs.instruction[::-1]), 1.0))
 
 
 def test_imitation_learns_one_batch(policy: SmallVLA) -> None:

@@ -87,7 +87,7 @@ def imagine(world: LatentWorldModel) -> MakeEnv:
     """Imagined environments that leave judging to the pool."""
 
     def env(rows: int, generator: torch.Generator) -> ImaginedVectorEnv:
-        return ImaginedVectorEnv(world, None, rows=rows, chunk=2, horizon=4, size=64, generator=generator)
+        return ImaginedVectorEnv(world, None, rows=rows, chunk=2, horizon=4, generator=generator)
 
     return env
 
@@ -155,7 +155,7 @@ def test_fit_killed_and_resumed_equals_the_run_never_killed(tmp_path: Path) -> N
 
 def groups_of(policy: SmallVLA, world: LatentWorldModel, fail: bool) -> list[RolloutGroup]:
     env = ImaginedVectorEnv(
-        world, BrightnessJudge(fail), rows=24, chunk=2, horizon=4, size=64, generator=torch.Generator().manual_seed(0)
+        world, BrightnessJudge(fail), rows=24, chunk=2, horizon=4, generator=torch.Generator().manual_seed(0)
     )
     wanted = [s for s in starts(np.random.default_rng(0), 4) for _ in range(6)]
     return group(roll_out(env, policy, wanted, temperature=1.0, generator=torch.Generator().manual_seed(0)), 6)
@@ -232,7 +232,7 @@ def test_an_update_makes_the_successful_rollouts_likelier(policy: SmallVLA, worl
 
 def test_imagined_environment_refuses_a_horizon_that_is_no_multiple_of_the_chunk(world: LatentWorldModel) -> None:
     with pytest.raises(InputError, match="multiple"):
-        ImaginedVectorEnv(world, BrightnessJudge(), rows=1, chunk=2, horizon=5, size=64, generator=torch.Generator())
+        ImaginedVectorEnv(world, BrightnessJudge(), rows=1, chunk=2, horizon=5, generator=torch.Generator())
 
 
 # ---------------------------------------------------------------- judges that are slow, or out

@@ -194,7 +194,7 @@ class TinyPolicy(nn.Module):
     def logprobs(self, obs: Observation, chunk: ActionChunk) -> Tensor:
         colour = obs.image.float().mean((1, 2)) / 255
         logits = self.head(colour).unflatten(1, (CHUNK, AXES, 5)).log_softmax(-1)
-        return logits.gather(-1, chunk.tokens[..., None])[..., 0]
+        return logits.gather(-1, chunk.sample[..., None])[..., 0]
 
     def loss(self, batch: object) -> tuple[Tensor, Metrics]:
         raise NotImplementedError

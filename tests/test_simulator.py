@@ -10,17 +10,17 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 
-from worldgymnast.envs.metaworld import SUITE, MetaWorldConfig, MetaWorldEnv
+from worldgymnast.envs.metaworld import SUITE, MetaWorld, MetaWorldConfig, MetaWorldEnv
 from worldgymnast.envs.simulator import SPREAD, SimulatorConfig, SimulatorEnv
 from worldgymnast.envs.wrappers import vectorize
 from worldgymnast.errors import InputError
-from worldgymnast.measure.real import layouts, score_real
+from worldgymnast.measure.real import score_real
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
 from worldgymnast.rl.objective import ObjectiveConfig, has_signal
 from worldgymnast.rl.rollout import densified
 from worldgymnast.surrogates.imagination import score_in
 from worldgymnast.surrogates.simulation import Simulation
-from worldgymnast.types import ActionChunk, Rollout, RolloutGroup, Start, Verdict
+from worldgymnast.types import IMAGE, ActionChunk, Rollout, RolloutGroup, Start, Verdict
 
 FAITHFUL = SimulatorConfig(mismatch=0, randomisation=0)
 ACTION = np.array([0.5, -0.5, -1.0, 1.0], np.float32)
@@ -118,13 +118,13 @@ def test_a_policy_does_the_same_in_a_faithful_simulation_as_for_real() -> None:
     torch.manual_seed(0)
     env = MetaWorldConfig(tasks=("drawer-close", "door-close"), horizon=4)
     policy = SmallVLA(SmallVLAConfig(width=16, blocks=1, hidden=32), env.action_spec)
-    starts = layouts(env, 2, 11)
+    starts = MetaWorld(env).layouts(2, 11)
     real = vectorize(functools.partial(MetaWorldEnv, env), 1, 2)
     simulation = Simulation(replace(FAITHFUL, env=env), 2, workers=1)
     hasty = simulation.hasty()
     try:
         truly = score_real(policy, real, starts, temperature=0.0, seed=0)
-        simulated = score_in(simulation, policy, starts, rows=8, temperature=0.0, seed=0)
+        simulated = score_in(simulation, policy, [r.start for r in truly], rows=8, temperature=0.0, seed=0)
         hurried = score_in(hasty, policy, starts, rows=8, temperature=0.0, seed=0)
     finally:
         real.close()
@@ -155,7 +155,7 @@ def group(*verdicts: Verdict) -> RolloutGroup:
     chunks = ActionChunk(
         torch.zeros(2, 1, 4), torch.zeros(2, 1, 4, dtype=torch.int64), torch.zeros(2, 1, 4), temperature=1.0
     )
-    return RolloutGroup(start, tuple(Rollout(start, frames[:2], chunks, frames, v, 2) for v in verdicts))
+    return RolloutGroup(start, tuple(Rollout(start, {IMAGE: frames[:2]}, chunks, frames, v, 2) for v in verdicts))
 
 
 def test_only_a_group_without_a_success_is_rewarded_by_progress() -> None:

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from worldgymnast.cli.main import main
-from worldgymnast.episodes.starts import read_starts, starts_hash
+from worldgymnast.episodes.starts import read_starts
 from worldgymnast.errors import InputError
-from worldgymnast.rl.starts import from_starts
+from worldgymnast.rl.starts import FixedStarts, starts_hash
 from worldgymnast.video import encode
 
 
@@ -41,7 +41,7 @@ def test_pictures_and_videos_become_starts(tmp_path: Path) -> None:
     ]
     assert all(s.frame.shape == (64, 64, 3) and s.layout is None for s in starts)
     assert [int(s.frame.mean()) for s in starts] == [30, 100, 100], "of a video the first frame counts"
-    drawn = from_starts(starts)(np.random.default_rng(0), 40)
+    drawn = FixedStarts(starts)(np.random.default_rng(0), 40)
     assert sum(s.task == "drawer" for s in drawn) == 20, "tasks in equal parts, however many pictures each has"
     assert {s.instruction for s in drawn} == {s.instruction for s in starts}
     assert starts_hash(starts) == starts_hash(read_starts(folder, 64)) != starts_hash(starts[:2])
@@ -89,7 +89,7 @@ def test_what_is_no_folder_of_pictures_is_refused(tmp_path: Path) -> None:
 def test_rl_starts_from_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     put(tmp_path / "scenes", "a.png", {"instruction": "open the drawer", "task": "drawer-open"})
     brief = ["--rl.steps", "1", "--rl.starts", "2", "--rl.group-size", "2", "--rl.horizon", "4", "--threads", "1"]
-    words = ["rl", "quickstart", "--starts", str(tmp_path / "scenes"), *brief, "--rl.evaluate-starts", "0"]
+    words = ["rl", "quickstart", "--starts", str(tmp_path / "scenes"), *brief, "--unscored"]
     assert main([*words, "--out", str(tmp_path / "run")]) == 2, "a grey picture is no scene that the world knows"
     assert "--starts: found a frame unlike those that the world model knows" in capsys.readouterr().err
     words.append("--anyway")

@@ -160,7 +160,7 @@ class Still:
 @pytest.mark.parametrize("world", [Lamp(), Seer()])
 def test_what_a_world_foresees_goes_with_its_rollouts(world: WorldModel) -> None:
     knows = isinstance(world, Foreseeing)
-    env = ImaginedVectorEnv(world, BrightJudge(), rows=2, chunk=2, horizon=6, size=SIZE, generator=torch.Generator())
+    env = ImaginedVectorEnv(world, BrightJudge(), rows=2, chunk=2, horizon=6, generator=torch.Generator())
     start = Start(np.full((SIZE, SIZE, 3), 100, np.uint8), "brighter")
     policy: Any = Still(world.action_spec)
     for rollout in roll_out(env, policy, [start, start], temperature=0.0, generator=torch.Generator()):

@@ -18,7 +18,7 @@ from worldgymnast.cli.main import main
 from worldgymnast.envs.metaworld import MetaWorldConfig
 from worldgymnast.errors import InputError
 from worldgymnast.measure.agreement import AgreeConfig, twins
-from worldgymnast.measure.real import ScoreConfig
+from worldgymnast.measure.real import ScoreConfig, ScoringConfig
 from worldgymnast.recipes.adapt import AdaptConfig
 from worldgymnast.recipes.dyna import DynaConfig
 from worldgymnast.recipes.finetune import FinetuneConfig
@@ -83,21 +83,21 @@ def test_methods_are_compared_on_the_same_layouts(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("gl")
 def test_every_cell_is_filled_once(tmp_path: Path) -> None:
-    rl = ReinforceConfig(steps=1, starts=2, group_size=4, horizon=8, evaluate_every=1, evaluate_starts=0, resample=0)
+    rl = ReinforceConfig(steps=1, starts=2, group_size=4, horizon=8, evaluate_every=1, resample=0)
     brief = FitConfig(steps=2)
     config = TablesConfig(
         env=ENV,
         seeds=(0,),
-        record=RecordConfig(env=ENV, expert=1, noisy=1, play=0, length=8, workers=1),
+        record=RecordConfig(expert=1, noisy=1, play=0, length=8, workers=1),
         rollouts=PolicyRecordConfig((1.0,), 1, length=8, workers=1),
         explored=PolicyRecordConfig((1.0,), 1, length=8, seed=2_050_000, workers=1),
-        finetune=FinetuneConfig(env=ENV, rl=rl, workers=1),
+        finetune=FinetuneConfig(rl, ScoringConfig(per_task=1, workers=1)),
         everything=PolicyTraining(successes=True, demonstrations=1, fit=brief),
-        iter_sft=IterSftConfig(env=ENV, rounds=1, starts=8, group_size=4, fit=brief, evaluate_starts=0, workers=1),
+        iter_sft=IterSftConfig(rounds=1, starts=8, group_size=4, fit=brief),
         mismatches=(0.5,),
         score=ScoreConfig(per_task=2, workers=1),
         imitators=(1,),
-        agree=AgreeConfig(env=ENV, per_task=1, lengths=(4, 8), workers=1),
+        agree=AgreeConfig(per_task=1, lengths=(4, 8), workers=1),
         photographs=8,
         which=("methods", "agreement"),
     )
@@ -188,23 +188,21 @@ def test_dyna_is_compared_with_imitation_of_its_episodes(tmp_path: Path) -> None
 
 @pytest.mark.usefixtures("gl")
 def test_the_other_tables_are_filled_once(tmp_path: Path) -> None:
-    rl = ReinforceConfig(
-        steps=1, starts=2, group_size=4, horizon=8, evaluate_every=1, evaluate_starts=0, resample=0, middle=0.0
-    )
-    brief, practice = FitConfig(steps=2), FinetuneConfig(env=ENV, rl=rl, workers=1)
+    rl = ReinforceConfig(steps=1, starts=2, group_size=4, horizon=8, evaluate_every=1, resample=0, middle=0.0)
+    brief, practice = FitConfig(steps=2), FinetuneConfig(rl, ScoringConfig(per_task=1, workers=1))
     world, judge = WorldTraining(autoencoder=brief, fit=brief), JudgeTraining(fit=brief, calibration=1, late=0)
     more = ("handle-press",)
     config = TablesConfig(
         env=ENV,
         seeds=(0,),
-        record=RecordConfig(env=ENV, expert=1, noisy=2, play=0, length=8, workers=1),
+        record=RecordConfig(expert=1, noisy=2, play=0, length=8, workers=1),
         rollouts=PolicyRecordConfig((1.0,), 2, length=8, workers=1),
         explored=PolicyRecordConfig((1.0,), 1, length=8, seed=2_050_000, workers=1),
         finetune=practice,
         score=ScoreConfig(per_task=1, workers=1),
         diverse=DiverseConfig(
             rounds=1,
-            explore=practice,
+            explore=replace(rl, keep_best=False),
             explored=PolicyRecordConfig((1.0,), 1, length=8, seed=2_055_000, workers=1),
             again=Relearning(0.5, world, replace(judge, calibration=0)),
             tasks=more,
@@ -221,7 +219,8 @@ def test_the_other_tables_are_filled_once(tmp_path: Path) -> None:
         ),
         dyna=DynaConfig(
             rounds=1,
-            budget=8,
+            env=ENV,
+            budget=12,
             pairs=1,
             temperatures=(1.0,),
             length=8,

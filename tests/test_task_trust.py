@@ -212,7 +212,7 @@ def starts(rng: np.random.Generator, count: int, tasks: Sequence[str] = ("right"
 
 
 def env(rows: int, generator: torch.Generator, judge: Lit | None = None) -> ImaginedVectorEnv:
-    return ImaginedVectorEnv(Lamp(spec=SPEC), judge, rows=rows, chunk=2, horizon=4, size=SIZE, generator=generator)
+    return ImaginedVectorEnv(Lamp(spec=SPEC), judge, rows=rows, chunk=2, horizon=4, generator=generator)
 
 
 def rollouts(policy: SmallVLA, wanted: Sequence[Start], judge: Lit, seed: int = 0) -> list[Rollout]:
@@ -261,7 +261,7 @@ def test_a_held_task_is_pulled_back_to_its_anchor_while_another_is_trained(polic
 def test_a_policy_that_is_its_anchor_is_not_moved_by_it(policy: SmallVLA) -> None:
     trained = copy.deepcopy(policy)
     trainer = Trainer(trained, TrainerConfig(lr=2e-3, warmup=0))
-    metrics = update(trainer, 1, {"right": policy, "wrong": trainer.reference})
+    metrics = update(trainer, 1, {"right": policy, "wrong": trainer.start})
     assert (metrics["kl_to_anchor"], metrics["last_kl_to_anchor"]) == (0, 0)
     assert weights_hash(trained.state_dict()) == weights_hash(policy.state_dict())
 

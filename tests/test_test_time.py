@@ -10,9 +10,8 @@ from PIL import Image
 
 from studies.new_scenes import REMEDIES, NewScenesConfig
 from worldgymnast.cli.main import main
-from worldgymnast.envs.metaworld import MetaWorldConfig
+from worldgymnast.envs.metaworld import MetaWorld, MetaWorldConfig
 from worldgymnast.errors import InputError
-from worldgymnast.measure.real import photographs
 from worldgymnast.recipes.adapt import AdaptConfig, beside
 from worldgymnast.recipes.quickstart import starter
 from worldgymnast.registry import load_policy
@@ -56,14 +55,14 @@ def test_the_estimate_of_the_divergence_is_unbiased_and_never_negative() -> None
 def test_an_anchored_policy_stays_nearer_to_where_it_began() -> None:
     policy = load_policy(starter("policy"))
     image = torch.from_numpy(np.stack([np.full((64, 64, 3), v, np.uint8) for v in (60, 120)]))
-    obs = Observation(image, ["open the drawer"] * 2)
+    obs = Observation.of(image, ["open the drawer"] * 2)
 
     def group(seed: int) -> RolloutGroup:
         rollouts = []
         for i in range(4):
             with torch.no_grad():
                 chunk = policy.act(obs, temperature=1.0, generator=torch.Generator().manual_seed(seed * 10 + i))
-            looks = ActionChunk(chunk.actions, chunk.tokens, chunk.logprobs, 1.0)
+            looks = ActionChunk(chunk.actions, chunk.sample, chunk.logprobs, 1.0)
             rollouts.append(Rollout(start(), image.numpy(), looks, image.numpy(), Verdict(float(i % 2)), 2))
         return RolloutGroup(start(), tuple(rollouts))
 
@@ -127,7 +126,8 @@ def test_a_scene_is_adapted_to_and_what_was_forgotten_is_said(
     monkeypatch.chdir(tmp_path)
     brief = ["--rl.steps", "1", "--rl.starts", "2", "--rl.group-size", "2", "--rl.horizon", "4", "--trials", "2"]
     few = ["--photographs", "1", "--others", "1", "--threads", "1", "--out", "run"]
-    photo = photographs(MetaWorldConfig(tasks=("door-close",)), 1, 9_100_000)[0]
+    robot = MetaWorld(MetaWorldConfig(tasks=("door-close",)))
+    photo = robot.photograph(robot.layouts(1, 9_100_000))[0]
     Image.fromarray(photo.frame.repeat(3, 0).repeat(3, 1)).save("scene.png")
     words = ["adapt", "--frame", "scene.png", "--instruction", "close the door", *brief, *few]
     assert main(["adapt", "--frame", "scene.png", "--instruction", "schließe die Tür", *brief, *few]) == 2

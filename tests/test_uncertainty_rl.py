@@ -102,9 +102,7 @@ def policy() -> SmallVLA:
 
 
 def env(rows: int, generator: torch.Generator) -> ImaginedVectorEnv:
-    return ImaginedVectorEnv(
-        HalfWrongWorld(), BrighterJudge(), rows=rows, chunk=2, horizon=4, size=SIZE, generator=generator
-    )
+    return ImaginedVectorEnv(HalfWrongWorld(), BrighterJudge(), rows=rows, chunk=2, horizon=4, generator=generator)
 
 
 def doubt(rows: int = 16):

@@ -18,7 +18,7 @@ from worldgymnast.report.collect import collect
 from worldgymnast.report.markdown import markdown
 from worldgymnast.report.powered import sheet
 from worldgymnast.report.report import Report, render
-from worldgymnast.types import ActionChunk, Rollout, Start, Verdict
+from worldgymnast.types import IMAGE, ActionChunk, Rollout, Start, Verdict
 
 
 def rollout(start: Start) -> Rollout:
@@ -27,7 +27,7 @@ def rollout(start: Start) -> Rollout:
     verdict = Verdict(None, error="blind") if start.layout % 3 == 0 else Verdict(float(start.layout % 2 == 0))
     frames = np.zeros((3, 8, 8, 3), np.uint8)
     chunk = ActionChunk(torch.zeros(1, 2, 4), torch.zeros(1, 2, 4, dtype=torch.long), torch.zeros(1, 2, 4), 0.0)
-    return Rollout(start, frames[:1], chunk, frames, verdict, 1)
+    return Rollout(start, {IMAGE: frames[:1]}, chunk, frames, verdict, 1)
 
 
 def test_what_is_there_is_not_imagined_again(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -104,10 +104,9 @@ class Scorer:
     config: ScoringConfig = ScoringConfig()
     _open: tuple[tuple[int, int], VectorEnv[Any, Any, Any]] | None = field(default=None, init=False, repr=False)
 
-    @property
-    def identity(self) -> str:
-        """What tells it from another beside its config."""
-        return identity(self.env)
+    def description(self) -> dict[str, Any]:
+        """What tells it from another, JSON: tasks, layouts, and the environment."""
+        return {"tasks": list(self.env.tasks), **asdict(self.config), "environment": identity(self.env)}
 
     def __call__(self, policy: Actor, surrogate: Surrogate, step: int, *, horizon: int, rows: int) -> Scored:
         """Greedy rollouts from the same layouts, imagined and real.

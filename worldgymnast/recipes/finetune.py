@@ -83,7 +83,7 @@ def finetune(
     result = out / "policy.safetensors"
     inputs = {"policy": identity(policy), **surrogate.inputs(), "starts": starts.identity}
     inputs |= {} if audit is None else {"audit": identity(audit)}
-    scoring = None if scorer is None else {"layouts": to_dict(scorer.config), "environment": scorer.identity}
+    scoring = None if scorer is None else scorer.description()
     with Run(out, {"rl": to_dict(config), "scoring": scoring, "inputs": inputs}) as run:
         trained = copy.deepcopy(policy)
         if run.finished is None:
@@ -135,7 +135,7 @@ def _learn(
 
     try:
         chosen = LearnableStarts(starts, run.metrics) if config.curriculum else starts
-        metrics, scored = reinforce(policy, start, pool, chosen, score, config, run, doubt, audit, verify)
+        metrics, scored = reinforce(policy, pool, chosen, score, config, run, doubt, audit, verify, start)
         if scored is not None:
             save_gallery(run, scored, policy.action_spec.rate or FPS)
         return metrics

@@ -106,7 +106,7 @@ def iter_sft(
         "starts": starts.identity,
         "data": data_hash(demonstrations),
     }
-    scoring = None if scorer is None else {"layouts": to_dict(scorer.config), "environment": scorer.identity}
+    scoring = None if scorer is None else scorer.description()
     with Run(out, to_dict(config) | {"scoring": scoring, "inputs": inputs}) as run:
         if run.finished is None:
             kept, metrics = _rounds(policy, surrogate, starts, demonstrations, run, config, scorer, device)

@@ -210,8 +210,9 @@ def _scorings(rows: Rows) -> list[Mapping[str, float]]:
 
 def _starts(config: Mapping[str, Any]) -> int:
     """Starts of one scoring, of RL or of the rounds of Iter-SFT."""
-    starts = (inside(config, "rl") or config).get("evaluate_starts", 0)
-    tasks = inside(config, "env").get("tasks", ())
+    scoring = inside(config, "scoring")  # of a run of an earlier version these are elsewhere
+    starts = scoring.get("per_task") or (inside(config, "rl") or config).get("evaluate_starts", 0)
+    tasks = scoring.get("tasks") or inside(config, "env").get("tasks", ())
     return starts * len(tasks) if is_whole(starts) and isinstance(tasks, list | tuple) else 0
 
 

@@ -125,7 +125,6 @@ def scorings(config: ReinforceConfig) -> list[int]:
 
 def reinforce(
     policy: Policy,
-    start: Policy,
     pool: RolloutPool,
     starts: StartSampler,
     score: Score,
@@ -134,12 +133,12 @@ def reinforce(
     doubt: Doubt | None = None,
     audit: Judge | None = None,
     verify: Verify | None = None,
+    start: Policy | None = None,
 ) -> tuple[Metrics, Scored | None]:
     """Trains `policy` in place; returns the metrics of the scoring of the weights it ends with, and the last scoring.
 
     Args:
         policy: the policy that is trained.
-        start: the same policy as it was before, which is never changed.
         pool: imagines with it or with a copy of it, and judges.
         starts: draws that many starts with that generator.
         score: scores the policy on the same starts, imagined and real.
@@ -147,12 +146,14 @@ def reinforce(
         run: where metrics and checkpoints go; a killed run goes on from its newest checkpoint.
         doubt: which rollouts not to believe; needed unless `config.uncertainty` is off.
         audit: another judge, which looks at a sample of what the pool's judge calls a success and gives no reward.
+        verify: imagines successes again; needed where `config.verify` wants that.
+        start: the policy as it is now, in an object that is never changed; a copy is made where it is left out.
 
     Raises:
         Paused: the judge fails, or the world is in doubt, on more rollouts than the config allows, or its budget is
             spent; a checkpoint is kept.
     """
-    trainer = Trainer(policy, start, config.trainer)
+    trainer = Trainer(policy, config.trainer, start)
     gathering = Gathering(pool, starts, config, config.trainer.objective, doubt, verify)
     first, saved = trainer.resume(run)
     last, scored = Metrics(), None

@@ -76,9 +76,9 @@ class Trainer:
 
     Args:
         policy: is trained in place.
-        start: the policy as it was before, which is never changed: what the divergence is measured from, and what a
-            task that lost its trust is held to.
         config: the update.
+        start: the policy as it was before, which is never changed: what the divergence is measured from, and what a
+            task that lost its trust is held to. Left out, it is a copy of `policy` as it is now.
 
     Attributes:
         acting: weights of an earlier policy whose rollouts are still to be learned from, where imagination runs ahead.
@@ -87,8 +87,8 @@ class Trainer:
         InputError: the policy has nothing to train.
     """
 
-    def __init__(self, policy: Policy, start: Policy, config: TrainerConfig):
-        self.policy, self.start, self.config = policy, start, config
+    def __init__(self, policy: Policy, config: TrainerConfig, start: Policy | None = None):
+        self.policy, self.config, self.start = policy, config, start or copy.deepcopy(policy)
         self.kept: Kept | None = None
         self.acting: dict[str, Tensor] | None = None
         self.parameters = [weight for weight in policy.parameters() if weight.requires_grad]
