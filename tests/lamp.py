@@ -50,7 +50,7 @@ class Lamp:
 class BrightJudge:
     """Success is a last frame brighter than 128; it is as sure as it is far from there."""
 
-    name = identity = "bright-v1"
+    name = identity = identity = "bright-v1"
     waits = False
 
     def score(self, clips: Sequence[Clip]) -> list[Verdict]:

@@ -76,7 +76,7 @@ def test_a_judge_that_fails_denies_nothing() -> None:
 class Out:
     """An audit judge that fails on all but one clip."""
 
-    name, waits = "out", False
+    name, waits, identity = "out", False, "out"
 
     def score(self, clips: Sequence[Clip]) -> list[Verdict]:
         return [Verdict(None, error="401") for _ in clips[1:]] + [Verdict(1.0)]
@@ -106,7 +106,7 @@ def test_a_guard_that_has_gone_blind_says_so(tmp_path: Path, capsys: pytest.Capt
 class Lamps:
     """Action axis 0 makes the left half of the picture brighter, and chance does more; axis 1 the right half."""
 
-    fps, frame_size, action_spec = 10.0, (SIZE, SIZE), SPEC
+    fps, frame_size, action_spec, identity = 10.0, (SIZE, SIZE), SPEC, "lamps"
 
     def start(self, frames: Tensor) -> WorldState:
         return WorldState(frames.float(), 0)
@@ -131,7 +131,8 @@ class Lit:
     waits = False
 
     def __init__(self, left: float, right: float = math.inf):
-        self.name, self.gains = f"lit by {left} or {right}", (left, right)
+        self.name = self.identity = f"lit by {left} or {right}"
+        self.gains = left, right
 
     def score(self, clips: Sequence[Clip]) -> list[Verdict]:
         return [Verdict(float(self._lit(clip))) for clip in clips]

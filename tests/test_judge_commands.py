@@ -45,7 +45,7 @@ TASKS = ("dim", "dusk")
 class Spy:
     """`BrightJudge` that remembers what it was shown, is paid, and fails on every `fails`-th clip."""
 
-    name = "spy-v1"
+    name = identity = "spy-v1"
     waits = True
 
     def __init__(self, fails: int = 0):

@@ -44,7 +44,7 @@ TINY = WorldModelConfig(
 class BrightnessJudge:
     """A real, if silly, reward: whether the last frame is redder than the first."""
 
-    name = "redder-v1"
+    name = identity = "redder-v1"
     waits = False
 
     def __init__(self, fail: bool = False):
@@ -241,7 +241,7 @@ def test_imagined_environment_refuses_a_horizon_that_is_no_multiple_of_the_chunk
 class Slow:
     """Another judge, each call of which takes its own time in a thread, so that answers overtake one another."""
 
-    name, waits = "slow", True
+    name, waits, identity = "slow", True, "slow"
 
     def __init__(self, judge: Judge):
         self.judge, self.calls = judge, 0

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from trainable import Trainable
 
 from worldgymnast.actions import ActionSpec, metaworld_spec
 from worldgymnast.rl.objective import ObjectiveConfig, advantages, has_signal, policy_loss, token_mask
 from worldgymnast.rl.trainer import Trainer, TrainerConfig
-from worldgymnast.types import ActionChunk, Metrics, Observation, Rollout, RolloutGroup, Start, Verdict
+from worldgymnast.types import IMAGE, ActionChunk, Metrics, Observation, Rollout, RolloutGroup, Start, Verdict
 
 CONFIG = ObjectiveConfig(clip_low=0.2, clip_high=0.28)
 LOOKS, CHUNK, AXES, SIZE = 3, 2, 4, 4
@@ -40,7 +41,7 @@ def rollout(score: float | None, seed: int = 0, looks: int = LOOKS) -> Rollout:
     error = "timed out" if score is None else None
     return Rollout(
         start=START,
-        images=images,
+        images={IMAGE: images},
         chunks=ActionChunk(torch.zeros(tokens.shape), tokens, logprobs, 1.0),
         frames=np.concatenate([images, images[-1:]]),
         verdict=Verdict(score, error=error),
@@ -177,11 +178,10 @@ def test_micro_batches_add_up_to_the_whole() -> None:
 # ---------------------------------------------------------------- an outage in the middle of training
 
 
-class TinyPolicy(nn.Module):
+class TinyPolicy(Trainable):
     """Five tokens an axis, from the mean colour of the image."""
 
     action_spec: ActionSpec = metaworld_spec(6)
-    needs = frozenset({"image"})
 
     def __init__(self) -> None:
         super().__init__()

@@ -13,6 +13,7 @@ import torch
 from episode_builders import episode
 from lamp import SIZE, BrightJudge, Lamp, lamp_episode
 from test_worldmodel import SMALL, SPEC, randomised
+from trainable import Trainable
 
 from worldgymnast.cli.main import main
 from worldgymnast.envs.imagined import ImaginedVectorEnv
@@ -136,12 +137,11 @@ class Seer(Lamp):
         return state.latent.mean((1, 2, 3)) / 255
 
 
-class Still:
+class Still(Trainable):
     """A policy that makes it brighter by a tenth a look."""
 
-    needs = frozenset({"image"})
-
     def __init__(self, spec: Any):
+        super().__init__()
         self.action_spec = spec
 
     def act(self, obs: Any, *, temperature: float, generator: Any) -> ActionChunk:

@@ -194,6 +194,7 @@ class Lit:
     opposite: tuple[str, ...] = ()
     name: str = "lit"
     waits: bool = False
+    identity: str = "lit"
 
     def score(self, clips: Sequence[Clip]) -> list[Verdict]:
         return [Verdict(float(self._won(clip))) for clip in clips]

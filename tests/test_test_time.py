@@ -17,7 +17,7 @@ from worldgymnast.recipes.quickstart import starter
 from worldgymnast.registry import load_policy
 from worldgymnast.rl.objective import ObjectiveConfig, divergence
 from worldgymnast.rl.trainer import Trainer, TrainerConfig
-from worldgymnast.types import ActionChunk, Observation, Rollout, RolloutGroup, Start, Verdict
+from worldgymnast.types import IMAGE, ActionChunk, Observation, Rollout, RolloutGroup, Start, Verdict
 
 DATA = Path(__file__).resolve().parent.parent
 
@@ -63,7 +63,7 @@ def test_an_anchored_policy_stays_nearer_to_where_it_began() -> None:
             with torch.no_grad():
                 chunk = policy.act(obs, temperature=1.0, generator=torch.Generator().manual_seed(seed * 10 + i))
             looks = ActionChunk(chunk.actions, chunk.sample, chunk.logprobs, 1.0)
-            rollouts.append(Rollout(start(), image.numpy(), looks, image.numpy(), Verdict(float(i % 2)), 2))
+            rollouts.append(Rollout(start(), {IMAGE: image.numpy()}, looks, image.numpy(), Verdict(float(i % 2)), 2))
         return RolloutGroup(start(), tuple(rollouts))
 
     groups, moved = [group(seed) for seed in range(3)], {}

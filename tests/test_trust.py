@@ -241,7 +241,7 @@ def test_futures_are_disturbed_as_asked_and_the_same_again(lamps: EpisodeSet) ->
 
 def test_a_judge_without_probability_is_taken_at_its_score() -> None:
     class Blunt:
-        name = "blunt"
+        name = identity = "blunt"
         waits = False
 
         def score(self, clips: Sequence[Clip]) -> list[Verdict]:

@@ -38,7 +38,7 @@ class HalfWrongWorld:
     frames are bright or dark by the parity of the start's pixels, which no action changes and any jitter does.
     """
 
-    action_spec, fps, frame_size = SPEC, 10.0, (SIZE, SIZE)
+    action_spec, fps, frame_size, identity = SPEC, 10.0, (SIZE, SIZE), "half wrong"
 
     def start(self, frames: Tensor) -> WorldState:
         odd = (frames.long().sum((1, 2, 3)) % 2).float()
@@ -60,7 +60,7 @@ class HalfWrongWorld:
 class BrighterJudge:
     """Success is a last frame brighter than the first by more than one level."""
 
-    name = "brighter-v1"
+    name = identity = "brighter-v1"
     waits = False
 
     def score(self, clips: Sequence[Clip]) -> list[Verdict]:

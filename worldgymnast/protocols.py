@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -85,7 +85,7 @@ class Storable(Component, Protocol):
     config: Any
 
     @classmethod
-    def from_stored(cls, config: Any, stored: Stored) -> Self:
+    def from_stored(cls, config: Any, stored: Stored) -> Any:
         """The component with fresh weights; the file's are loaded into it afterwards."""
         ...
 
@@ -344,6 +344,7 @@ class Demonstrates(RealEnvironment, Protocol):
         ...
 
 
+@runtime_checkable
 class ScriptedEnv(Protocol):
     """One row of a real environment, and what an expert would do in it.
 
@@ -368,6 +369,7 @@ class ScriptedEnv(Protocol):
         ...
 
 
+@runtime_checkable
 class StartSampler(Protocol):
     """Draws what a step of reinforcement learning starts from."""
 

@@ -38,6 +38,7 @@ from worldgymnast.judges.foreseen import ForeseenConfig, ForeseenJudge
 from worldgymnast.judges.local import LocalVLM, LocalVLMConfig
 from worldgymnast.judges.vlm import VLMConfig, VLMJudge
 from worldgymnast.ledger import Ledger
+from worldgymnast.policies.flow_vla import FlowVLAConfig
 from worldgymnast.policies.small_vla import SmallVLAConfig
 from worldgymnast.processes import by_first
 from worldgymnast.protocols import (
@@ -45,7 +46,6 @@ from worldgymnast.protocols import (
     Judge,
     Policy,
     RealEnvironment,
-    Storable,
     Stored,
     TrainableJudge,
     TrainableWorld,
@@ -83,7 +83,10 @@ _KIND = "kind"
 """The key that tells, where a config may be one of several, which one it is."""
 
 
-_NAMED = {kind.__name__: kind for kind in (AutoencoderConfig, VAEConfig, FlowConfig, DiffusionConfig)}
+_NAMED = {
+    kind.__name__: kind
+    for kind in (AutoencoderConfig, VAEConfig, FlowConfig, DiffusionConfig, SmallVLAConfig, FlowVLAConfig)
+}
 
 
 _LONGEST = 200
@@ -95,6 +98,7 @@ def _converter() -> cattrs.Converter:
     converter = strict_converter()
     tell_apart(converter, AutoencoderConfig | VAEConfig, _KIND, AutoencoderConfig)
     tell_apart(converter, FlowConfig | DiffusionConfig, _KIND, FlowConfig)
+    tell_apart(converter, SmallVLAConfig | FlowVLAConfig, _KIND, SmallVLAConfig)
     return converter
 
 
@@ -152,8 +156,10 @@ class Manifest:
     origin: Mapping[str, Any] | None = None
 
 
-PolicyConfig = SmallVLAConfig
-"""Configs of the policies that `sft` makes; the first is the default."""
+PolicyConfig = SmallVLAConfig | FlowVLAConfig
+"""Configs of the policies that `training.policy` makes."""
+DEFAULT_POLICY = SmallVLAConfig()
+"""The one that `sft` makes unless it is told another."""
 WorldConfig = WorldModelConfig
 """Configs of the world models that `train-world` makes."""
 JudgeConfig = ClassifierConfig
@@ -163,7 +169,10 @@ EnvironmentConfig = MetaWorldConfig
 GROUPS = ("policies", "worlds", "judges", "environments")
 """Groups of kinds; a package adds kinds of its own by an entry point in `worldgymnast.GROUP`."""
 _BUILT_IN: Mapping[str, Mapping[str, str]] = {
-    "policies": {"SmallVLA": "worldgymnast.policies.small_vla:SmallVLA"},
+    "policies": {
+        "SmallVLA": "worldgymnast.policies.small_vla:SmallVLA",
+        "FlowVLA": "worldgymnast.policies.flow_vla:FlowVLA",
+    },
     "worlds": {"LatentWorldModel": "worldgymnast.worldmodel.sampler:LatentWorldModel"},
     "judges": {"SuccessClassifier": "worldgymnast.judges.classifier:SuccessClassifier"},
     "environments": {"MetaWorld": "worldgymnast.envs.metaworld:MetaWorld"},
@@ -172,7 +181,7 @@ _ONE = {"policies": "a policy", "worlds": "a world model", "judges": "a judge", 
 _REGISTERED: dict[str, dict[str, type[Any]]] = {group: {} for group in GROUPS}
 
 
-def register(group: Group, component: type[Storable]) -> type[Storable]:
+def register(group: Group, component: type[Any]) -> type[Any]:
     """Make a class of one's own known in this process, by its name; returns the class.
 
     A package does the same for every process by an entry point, whose name is the class's:
@@ -187,7 +196,7 @@ def kinds(group: Group) -> list[str]:
     return sorted({*_BUILT_IN[group], *_entry_points(group), *_REGISTERED[group]})
 
 
-def class_of(group: Group, kind: str) -> type[Storable] | None:
+def class_of(group: Group, kind: str) -> type[Any] | None:
     """The class of that name, which is imported now; None where there is none.
 
     Raises:

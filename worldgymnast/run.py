@@ -29,7 +29,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +102,10 @@ _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 _ROOM_TO_LOG = 2**20  # bytes: TensorBoard writes from a thread of its own, whose failure would be a page of traceback
 
 
+OnLog = Callable[[int, Mapping[str, float]], None]
+"""Is told every step and what was logged there."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """What `Run.save` was given: the step, the tensors (on the CPU) and the JSON state."""
@@ -123,10 +127,13 @@ class Run:
         InputError: the folder holds something else, or a run with another config, or cannot be used.
     """
 
-    def __init__(self, path: Path, config: Mapping[str, Any], *, command: str | None = None) -> None:
+    def __init__(
+        self, path: Path, config: Mapping[str, Any], *, command: str | None = None, on_log: OnLog | None = None
+    ) -> None:
         self.path = Path(path)
         self.config: dict[str, Any] = json.loads(json.dumps(config))
         self.command = command or command_line()
+        self.on_log = on_log
         self._writer: Any = None
         self._purge_from: int | None = None
         self._new = False
@@ -249,6 +256,8 @@ class Run:
                 self._writer = SummaryWriter(str(self.path / "tensorboard"), purge_step=self._purge_from)
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
+        if self.on_log is not None:
+            self.on_log(step, values)
 
     def metrics(self) -> list[dict[str, Any]]:
         """Every row of metrics.jsonl, in order; a line cut off by a kill is left out, null is NaN."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from gymnasium.vector import VectorEnv
 
+from worldgymnast.actions import require_same
 from worldgymnast.measure.real import ScoreConfig, row, trials
 from worldgymnast.measure.unplayed import FIRST, imagine_unplayed
 from worldgymnast.protocols import Actor, Judge, Policy, RealEnvironment, WorldModel
@@ -28,11 +29,11 @@ class Contender:
     """A policy to evaluate.
 
     Attributes:
-        file: its file.
+        policy: the policy, or its file.
         seeds: whose layouts it is evaluated on; two policies are paired on the seeds that they share.
     """
 
-    file: Path
+    policy: Policy | Path
     seeds: Sequence[int] = (0,)
 
 
@@ -50,7 +51,7 @@ def evaluate(
 
     Args:
         file: where they are kept; what is there is not played again.
-        contenders: by name; a policy file that comes again with the same seeds is evaluated once.
+        contenders: by name; a policy that comes again with the same seeds is evaluated once.
         env: the real environment.
         config: how many layouts a task and seed, and which.
         device: where policies and world compute.
@@ -65,7 +66,12 @@ def evaluate(
     missing = {name: one for name, one in contenders.items() if name not in found}
     if not missing and not imagined:
         return found
-    loaded = {name: load_policy(one.file, device) for name, one in (contenders if imagined else missing).items()}
+    loaded = {
+        name: load_policy(one.policy, device) if isinstance(one.policy, Path) else one.policy
+        for name, one in (contenders if imagined else missing).items()
+    }
+    for name, policy in loaded.items():
+        require_same(policy.action_spec, env.action_spec, f"policy '{name}' and real environment")
     imagine = None
     if world is not None and judge is not None:
         imagine = Imagination.of(next(iter(loaded.values())), world, judge, env.horizon)

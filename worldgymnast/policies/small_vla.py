@@ -1,9 +1,7 @@
 """A small vision-language-action policy: image and sentence in, a chunk of action tokens out.
 
-A residual convolutional network whose every block is modulated by the sentence (FiLM, Perez et al. 2018) finds
-keypoints (spatial softmax, Levine et al. 2016), and one linear head answers all `k a` action tokens at once, each a
-softmax over `bins` equally spaced values (the action tokens of RT-1 and OpenVLA, decoded in parallel as in
-OpenVLA-OFT, Kim et al. 2025). Left out: proprioception, history.
+On the features of `policies.trunk` one head answers all `k a` action tokens at once, each a softmax over `bins` equally
+spaced values (the action tokens of RT-1 and OpenVLA, decoded in parallel as in OpenVLA-OFT, Kim et al. 2025).
 """
 
 from __future__ import annotations
@@ -19,10 +17,10 @@ from torch import Tensor, nn
 
 from worldgymnast.actions import ActionSpec
 from worldgymnast.errors import MOST_LAYERS, MOST_WIDE, InputError, in_range
+from worldgymnast.policies.trunk import Trunk, augmented
 from worldgymnast.protocols import Stored
 from worldgymnast.text import SENTENCE_WIDTH, SentenceEncoder
-from worldgymnast.types import IMAGE, ActionChunk, Metrics, Observation
-from worldgymnast.weights import module_identity
+from worldgymnast.types import ActionChunk, Metrics, Observation
 
 
 @dataclass(frozen=True)
@@ -62,41 +60,16 @@ class SmallVLAConfig:
             raise InputError(f"field 'width' of SmallVLAConfig: found {self.width}, expected a multiple of 8")
 
 
-class _Block(nn.Module):
-    def __init__(self, width: int, condition: int):
-        super().__init__()
-        self.norm = nn.GroupNorm(8, width)
-        self.first = nn.Conv2d(width, width, 3, padding=1)
-        self.second = nn.Conv2d(width, width, 3, padding=1)
-        self.film = nn.Linear(condition, 2 * width)
-        nn.init.zeros_(self.film.weight)
-        nn.init.zeros_(self.film.bias)
-
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        scale, shift = self.film(condition)[:, :, None, None].chunk(2, dim=1)
-        y = F.relu(self.first(F.relu(self.norm(x))))
-        return x + self.second(F.relu(y * (1 + scale) + shift))
-
-
-class SmallVLA(nn.Module):
+class SmallVLA(Trunk):
     """A `Policy` of about a million parameters (the frozen sentence encoder not counted)."""
 
     config_type: ClassVar[type] = SmallVLAConfig
-    needs = frozenset({IMAGE})
-    cameras = (IMAGE,)
     centres: Tensor
 
     def __init__(self, config: SmallVLAConfig, action_spec: ActionSpec, text: SentenceEncoder | None = None):
-        super().__init__()
+        super().__init__(config.width, config.blocks, text)
         self.config, self.action_spec = config, action_spec
-        self.text = text or SentenceEncoder()
         c = config
-        self.sentence = nn.Linear(SENTENCE_WIDTH, 128)
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, 32, 4, stride=2, padding=1), nn.ReLU(), nn.Conv2d(32, c.width, 4, stride=2, padding=1)
-        )
-        self.blocks = nn.ModuleList([_Block(c.width, 128) for _ in range(c.blocks)])
-        self.keypoints = nn.Conv2d(c.width, c.width, 1)
         self.head = nn.Sequential(
             nn.Linear(4 * c.width + 128, c.hidden),
             nn.ReLU(),
@@ -119,47 +92,14 @@ class SmallVLA(nn.Module):
         """See `Actor`."""
         return self.config.chunk
 
-    @property
-    def identity(self) -> str:
-        """See `Component`."""
-        return module_identity(self)
-
-    def trainable_state(self) -> dict[str, Tensor]:
-        """See `Policy`: all weights; the frozen sentence encoder is not among them."""
-        return dict(self.state_dict())
-
-    def load_trainable(self, state: Mapping[str, Tensor]) -> None:
-        """See `Policy`."""
-        self.load_state_dict(dict(state))
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.sentence.weight.device
-
     def logits(self, image: Float[Tensor, "b 3 h w"], sentence: Float[Tensor, "b s"]) -> Float[Tensor, "b k a v"]:
         """Scores of every vocabulary entry of every token; `image` in -1..1."""
-        condition = F.relu(self.sentence(sentence))
-        x = self.stem(image.contiguous(memory_format=torch.channels_last))
-        for block in self.blocks:
-            x = block(x, condition)
-        x = F.relu(x)
-        b, _, h, w = x.shape
-        where = self.keypoints(x).flatten(2).softmax(-1).unflatten(-1, (h, w))
-        rows = torch.linspace(-1, 1, h, device=x.device)
-        columns = torch.linspace(-1, 1, w, device=x.device)
-        y_mean, x_mean = (where.sum(3) * rows).sum(-1), (where.sum(2) * columns).sum(-1)
-        found = (x * where).flatten(2).sum(-1)
-        features = torch.cat([y_mean, x_mean, found, x.mean((2, 3)), condition], -1)
-        return self.head(features).view(b, self.config.chunk, self.action_spec.dim, self.config.bins)
-
-    def _see(self, obs: Observation) -> tuple[Tensor, Tensor]:
-        image = obs.images[IMAGE].to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
-        return image, self.text(obs.instruction, self.device)
+        found = self.head(self.features(image, sentence))
+        return found.view(len(image), self.config.chunk, self.action_spec.dim, self.config.bins)
 
     def distribution(self, obs: Observation, temperature: float) -> Float[Tensor, "b k a v"]:
         """Log-probabilities of the whole vocabulary; temperature 0 gives those at 1."""
-        return F.log_softmax(self.logits(*self._see(obs)) / (temperature or 1.0), dim=-1)
+        return F.log_softmax(self.logits(*self.see(obs)) / (temperature or 1.0), dim=-1)
 
     def detokenise(self, tokens: Int[Tensor, "b k a"]) -> Float[Tensor, "b k a"]:
         """The action values of tokens."""
@@ -194,20 +134,6 @@ class SmallVLA(nn.Module):
         assert isinstance(chunk.sample, Tensor)
         return chunk.sample
 
-    def augment(self, image: Tensor, generator: torch.Generator) -> Tensor:
-        """Random shift and colour of [b 3 h w] in -1..1."""
-        b, _, h, w = image.shape
-        if self.config.shift:
-            pad = self.config.shift
-            padded = F.pad(image, (pad,) * 4, mode="replicate")
-            dy, dx = torch.randint(0, 2 * pad + 1, (2, b), generator=generator).to(image.device)
-            rows = (dy[:, None] + torch.arange(h, device=image.device))[:, None, :, None]
-            columns = (dx[:, None] + torch.arange(w, device=image.device))[:, None, None, :]
-            batch = torch.arange(b, device=image.device)[:, None, None, None]
-            image = padded[batch, torch.arange(3, device=image.device)[None, :, None, None], rows, columns]
-        noise = torch.randn(b, 4, 1, 1, generator=generator).to(image.device) * self.config.jitter
-        return (image * (1 + noise[:, :1]) + noise[:, 1:] * 0.5).clamp(-1.2, 1.2)
-
     def loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, Metrics]:
         """Imitation: cross-entropy to the demonstrated tokens, softened over neighbouring bins.
 
@@ -215,10 +141,12 @@ class SmallVLA(nn.Module):
             batch: "obs" (`Observation`), "actions" float32 [b k a], "mask" bool [b k] and "generator".
         """
         obs, actions, generator = batch["obs"], batch["actions"], batch["generator"]
-        image, sentence = self._see(obs)
+        image, sentence = self.see(obs)
         scale = self.config.text_noise / SENTENCE_WIDTH**0.5
         sentence = sentence + torch.randn(sentence.shape, generator=generator).to(self.device) * scale
-        logprobs = F.log_softmax(self.logits(self.augment(image, generator), sentence), dim=-1)
+        logprobs = F.log_softmax(
+            self.logits(augmented(image, self.config.shift, self.config.jitter, generator), sentence), dim=-1
+        )
         tokens = self.tokenise(actions.to(self.device))
         distance = torch.arange(self.config.bins, device=self.device) - tokens[..., None]
         target = F.softmax(-(distance**2) / (2 * max(self.config.smoothing, 1e-3) ** 2), dim=-1)

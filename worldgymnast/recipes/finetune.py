@@ -6,6 +6,7 @@ import copy
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from worldgymnast import video
 from worldgymnast.actions import require_same
@@ -13,10 +14,11 @@ from worldgymnast.errors import InputError
 from worldgymnast.measure.real import Scorer, ScoringConfig
 from worldgymnast.measure.world import rollout_doubt
 from worldgymnast.protocols import Judge, Policy, StartSampler
+from worldgymnast.records import read_metrics
 from worldgymnast.registry import Manifest, save_component, to_dict, weights_into
 from worldgymnast.rl.curriculum import LearnableStarts
 from worldgymnast.rl.reinforce import ReinforceConfig, Scored, reinforce
-from worldgymnast.run import Run
+from worldgymnast.run import OnLog, Run
 from worldgymnast.surrogates.imagination import Imagination, Surrogate
 from worldgymnast.surrogates.pool import LocalPool
 from worldgymnast.surrogates.verify import rollout_flips
@@ -54,6 +56,10 @@ class Finetuned:
     metrics: Metrics
     path: Path
 
+    def rows(self) -> list[dict[str, Any]]:
+        """What was logged at every step."""
+        return read_metrics(self.path / "metrics.jsonl")
+
 
 def finetune(
     policy: Policy,
@@ -63,6 +69,7 @@ def finetune(
     config: ReinforceConfig,
     scorer: Scorer | None = None,
     audit: Judge | None = None,
+    on_metrics: OnLog | None = None,
 ) -> Finetuned:
     """RL of a copy of `policy`; OUT/policy.safetensors, and OUT/gallery.json with videos of the last scoring.
 
@@ -74,6 +81,7 @@ def finetune(
         config: the training.
         scorer: scores it for real as it goes, and so chooses the step that is kept; without one the last is kept.
         audit: another judge, which gives no reward and looks at what the surrogate's calls a success.
+        on_metrics: called with every step and what was logged there.
 
     Raises:
         InputError: parts do not fit one another, or the run folder is of another run.
@@ -84,7 +92,7 @@ def finetune(
     inputs = {"policy": identity(policy), **surrogate.inputs(), "starts": starts.identity}
     inputs |= {} if audit is None else {"audit": identity(audit)}
     scoring = None if scorer is None else scorer.description()
-    with Run(out, {"rl": to_dict(config), "scoring": scoring, "inputs": inputs}) as run:
+    with Run(out, {"rl": to_dict(config), "scoring": scoring, "inputs": inputs}, on_log=on_metrics) as run:
         trained = copy.deepcopy(policy)
         if run.finished is None:
             metrics = _learn(trained, policy, surrogate, starts, config, run, scorer, audit)

@@ -335,6 +335,11 @@ def _notes(
         notes.append(f"The policy after is {len(after)} policies, one a seed, each on layouts of its own.")
     elif len(evaluation) > 2:
         notes.append(f"The policy after is that of '{after[0]}'; the others were tried on the same layouts.")
+    if learners and all("scoring" in (own := config_of(path)) and own["scoring"] is None for path in learners):
+        notes.append(
+            "It was not scored for real: there was no real environment, so the last step is kept, and what is called "
+            "success here is imagined."
+        )
     for path in learners:
         mismatch = inside(config_of(path), "inputs", "simulator").get("mismatch")
         if is_number(mismatch):

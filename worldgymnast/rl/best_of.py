@@ -86,8 +86,8 @@ class BestOf:
         wide += [self.policy.act(obs, temperature=self.config.temperature, generator=draws) for _ in range(sampled)]
         chosen = torch.from_numpy(self._beliefs(obs, wide, draws).argmax(0))
 
-        best = [wide[int(n)].map(lambda tensor, row=row: tensor[row]) for row, n in enumerate(chosen)]
-        return replace(ActionChunk.join(best, torch.stack), temperature=temperature)
+        best = [wide[int(n)].map(lambda tensor, row=row: tensor[row : row + 1]) for row, n in enumerate(chosen)]
+        return replace(ActionChunk.join(best, torch.cat), temperature=temperature)
 
     def _beliefs(self, obs: Observation, wide: Sequence[ActionChunk], generator: torch.Generator) -> np.ndarray:
         """How much the judge believes in what follows each of n chunks, float [n b]; -1 where it failed.

@@ -19,11 +19,13 @@ from torch import Tensor
 
 from worldgymnast.errors import InputError, Paused, in_range
 from worldgymnast.evaluation.uncertainty import JitterConfig
-from worldgymnast.protocols import RolloutPool, StartSampler
+from worldgymnast.protocols import RolloutPool
 from worldgymnast.rl.objective import ObjectiveConfig, has_signal
 from worldgymnast.rl.rollout import without_uncertain
 from worldgymnast.types import Begin, Metrics, Rollout, RolloutGroup
 
+Draw = Callable[[np.random.Generator, int], Sequence[Begin]]
+"""Draws that many starts with that generator; a `StartSampler` is one."""
 Doubt = Callable[[Sequence[Rollout], int], np.ndarray]
 """How little each imagined rollout is to be believed, float [r]; the number is the seed of its draws."""
 Verify = Callable[[Sequence[Rollout], int], np.ndarray]
@@ -174,7 +176,7 @@ class Gathering:
     def __init__(
         self,
         pool: RolloutPool,
-        sample: StartSampler,
+        sample: Draw,
         config: GatherConfig,
         objective: ObjectiveConfig,
         doubt: Doubt | None = None,

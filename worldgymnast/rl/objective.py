@@ -77,8 +77,8 @@ def divergence(logprobs: Float[Tensor, "*t"], reference: Float[Tensor, "*t"]) ->
 
 
 def policy_loss(
-    logprobs: Float[Tensor, "r n t"],
-    old: Float[Tensor, "r n t"],
+    logprobs: Float[Tensor, "r n ..."],
+    old: Float[Tensor, "r n ..."],
     advantage: Float[Tensor, " r"],
     mask: Bool[Tensor, "r n"],
     total: float,
@@ -87,15 +87,15 @@ def policy_loss(
     """Clipped surrogate of one micro-batch, every rollout weighing the same whatever its length.
 
     Args:
-        logprobs: of what was sampled at each look under the policy being trained; t is the number of tokens of a
-            chunk, or 1 where a policy gives one number for the whole chunk.
+        logprobs: of what was sampled at each look under the policy being trained: one for every token, or one for the
+            whole chunk.
         old: of the same samples when they were drawn.
         advantage: of each rollout.
         mask: looks that get gradient.
         total: number of rollouts of the whole step, over all micro-batches.
         config: clip ranges.
     """
-    ratio = (logprobs - old).exp()
+    ratio = (logprobs - old).reshape(*mask.shape, -1).exp()
     gain = advantage[:, None, None]
     surrogate = torch.minimum(ratio * gain, ratio.clamp(1 - config.clip_low, 1 + config.clip_high) * gain)
     weight = mask[:, :, None].float().expand_as(ratio)

@@ -24,9 +24,9 @@ from worldgymnast.evaluation.keeping import EVIDENCE
 from worldgymnast.evaluation.success import Difference
 from worldgymnast.evaluation.task_trust import Scoring, TrustConfig
 from worldgymnast.progress import Progress
-from worldgymnast.protocols import Judge, Policy, RolloutPool, StartSampler
+from worldgymnast.protocols import Judge, Policy, RolloutPool
 from worldgymnast.rl.audit import Guard
-from worldgymnast.rl.collect import Doubt, GatherConfig, Gathering, Verify
+from worldgymnast.rl.collect import Doubt, Draw, GatherConfig, Gathering, Verify
 from worldgymnast.rl.hold import Trust
 from worldgymnast.rl.trainer import Trainer, TrainerConfig
 from worldgymnast.run import Run
@@ -126,7 +126,7 @@ def scorings(config: ReinforceConfig) -> list[int]:
 def reinforce(
     policy: Policy,
     pool: RolloutPool,
-    starts: StartSampler,
+    starts: Draw,
     score: Score,
     config: ReinforceConfig,
     run: Run,

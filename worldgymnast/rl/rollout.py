@@ -112,8 +112,8 @@ def _look(
 
 def _row(chunks: list[ActionChunk], row: int) -> ActionChunk:
     """The looks of one row as an `ActionChunk` of [n ...]."""
-    one = [chunk.map(lambda tensor: tensor[row].detach()) for chunk in chunks]
-    return ActionChunk.join(one, torch.stack).cpu()
+    one = [chunk.map(lambda tensor: tensor[row : row + 1].detach()) for chunk in chunks]
+    return ActionChunk.join(one, torch.cat).cpu()
 
 
 def _state(looks: Sequence[Observation], row: int) -> np.ndarray | None:

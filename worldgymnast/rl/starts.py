@@ -170,7 +170,7 @@ class EpisodeStarts:
     def __call__(self, rng: np.random.Generator, count: int) -> list[Start]:
         """See `StartSampler`."""
         order = rng.permutation(len(self._by_task))
-        return [self._draw(rng, order[i % len(order)]) for i in range(count)]
+        return [self._draw(rng, int(order[i % len(order)])) for i in range(count)]
 
     def _draw(self, rng: np.random.Generator, task: int) -> Start:
         episodes, succeeded = self.episodes, self._succeeded[task]

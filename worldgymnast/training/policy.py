@@ -13,7 +13,7 @@ from worldgymnast.episodes.windows import EpisodeSet, concatenate, data_hash, wa
 from worldgymnast.errors import InputError, in_range
 from worldgymnast.phrases import INSTRUCTIONS
 from worldgymnast.protocols import Policy, Stored, TrainablePolicy
-from worldgymnast.registry import Manifest, PolicyConfig, load_policy, make, save_component, to_dict
+from worldgymnast.registry import DEFAULT_POLICY, Manifest, PolicyConfig, load_policy, make, save_component, to_dict
 from worldgymnast.run import Run
 from worldgymnast.training.batches import imitation_batches
 from worldgymnast.training.fit import FitConfig, fit
@@ -26,14 +26,14 @@ class PolicyTraining:
     """Imitation of demonstrations.
 
     Attributes:
-        policy: sizes.
+        policy: kind and sizes.
         demonstrations: expert episodes per task that are imitated; the first ones logged.
         successes: whether every other episode that succeeded is imitated too, whoever acted (SFT on everything).
         batch: looks a step.
         fit: the optimiser.
     """
 
-    policy: PolicyConfig = PolicyConfig()
+    policy: PolicyConfig = DEFAULT_POLICY
     demonstrations: int = 5
     successes: bool = False
     batch: int = 64

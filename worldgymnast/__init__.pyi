@@ -1,0 +1,35 @@
+from worldgymnast import testing as testing
+from worldgymnast.actions import ActionSpec as ActionSpec
+from worldgymnast.api import Evaluation as Evaluation
+from worldgymnast.api import Result as Result
+from worldgymnast.api import evaluate as evaluate
+from worldgymnast.api import finetune as finetune
+from worldgymnast.api import imagine as imagine
+from worldgymnast.api import load_judge as load_judge
+from worldgymnast.api import load_policy as load_policy
+from worldgymnast.api import load_world as load_world
+from worldgymnast.api import metaworld as metaworld
+from worldgymnast.api import read as read
+from worldgymnast.api import register as register
+from worldgymnast.api import save as save
+from worldgymnast.api import scorer as scorer
+from worldgymnast.api import starter as starter
+from worldgymnast.api import starts as starts
+from worldgymnast.api import train_judge as train_judge
+from worldgymnast.api import train_policy as train_policy
+from worldgymnast.api import train_world as train_world
+from worldgymnast.episodes.windows import EpisodeSet as EpisodeSet
+from worldgymnast.errors import InputError as InputError
+from worldgymnast.errors import Paused as Paused
+from worldgymnast.protocols import Judge as Judge
+from worldgymnast.protocols import Policy as Policy
+from worldgymnast.protocols import RealEnvironment as RealEnvironment
+from worldgymnast.protocols import WorldModel as WorldModel
+from worldgymnast.rl.reinforce import ReinforceConfig as ReinforceConfig
+from worldgymnast.types import Episode as Episode
+from worldgymnast.types import Layout as Layout
+from worldgymnast.types import Rollout as Rollout
+from worldgymnast.types import Start as Start
+from worldgymnast.types import Verdict as Verdict
+
+__version__: str

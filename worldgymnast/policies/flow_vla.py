@@ -1,0 +1,181 @@
+"""A small policy with a continuous head: actions by flow matching, trained by RL through a stochastic sampler.
+
+A velocity field carries noise to a chunk of actions in `steps` Euler steps (flow matching, Lipman et al. 2023, arXiv
+2210.02747; as pi0, Black et al. 2024, arXiv 2410.24164). Imitation regresses the velocity. For reinforcement learning
+the ordinary differential equation becomes a stochastic one with the same marginals (Flow-GRPO, Liu et al. 2025, arXiv
+2505.05470, eq. 9; Flow-SDE of pi-RL, arXiv 2510.25889): each step draws from a Gaussian whose mean the policy gives, so
+the log-probability of the whole path is known. The path is the sample that `logprobs` scores again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from worldgymnast.actions import ActionSpec
+from worldgymnast.errors import MOST_LAYERS, MOST_WIDE, InputError, in_range
+from worldgymnast.policies.trunk import Trunk, augmented
+from worldgymnast.protocols import Stored
+from worldgymnast.text import SENTENCE_WIDTH, SentenceEncoder
+from worldgymnast.types import ActionChunk, Metrics, Observation
+
+_TIMES = 16
+"""Numbers that stand for the time of the flow."""
+
+
+@dataclass(frozen=True)
+class FlowVLAConfig:
+    """Sizes of a `FlowVLA`, and its sampler.
+
+    Attributes:
+        chunk: actions per look, k.
+        steps: Euler steps from noise to actions.
+        noise: strength of the stochastic sampler at temperature 1; 0 at temperature 0.
+        width: channels of the trunk.
+        blocks: residual blocks.
+        hidden: width of the velocity field.
+        shift: largest random shift of an image while imitating, in pixels.
+        jitter: strength of random brightness, contrast and color while imitating.
+        text_noise: standard deviation of noise on the sentence vector while imitating, relative to its length.
+    """
+
+    chunk: int = 2
+    steps: int = 4
+    noise: float = 0.5
+    width: int = 64
+    blocks: int = 3
+    hidden: int = 256
+    shift: int = 3
+    jitter: float = 0.2
+    text_noise: float = 0.1
+
+    def __post_init__(self) -> None:
+        in_range(self, 1, "chunk", "hidden", high=MOST_WIDE)
+        in_range(self, 1, "steps", "blocks", high=MOST_LAYERS)
+        in_range(self, 8, "width", high=MOST_WIDE)
+        in_range(self, 0, "shift", high=4096)
+        in_range(self, 1e-3, "noise", high=10)
+        in_range(self, 0, "jitter", "text_noise")
+        if self.width % 8:
+            raise InputError(f"field 'width' of FlowVLAConfig: found {self.width}, expected a multiple of 8")
+
+
+class FlowVLA(Trunk):
+    """A `Policy` whose sample is the path from noise to actions, [b steps+1 k a]."""
+
+    config_type: ClassVar[type] = FlowVLAConfig
+    center: Tensor
+    half_range: Tensor
+
+    def __init__(self, config: FlowVLAConfig, action_spec: ActionSpec, text: SentenceEncoder | None = None):
+        super().__init__(config.width, config.blocks, text)
+        self.config, self.action_spec = config, action_spec
+        numbers = config.chunk * action_spec.dim
+        self.field = nn.Sequential(
+            nn.Linear(4 * config.width + 128 + numbers + _TIMES, config.hidden),
+            nn.SiLU(),
+            nn.Linear(config.hidden, config.hidden),
+            nn.SiLU(),
+            nn.Linear(config.hidden, numbers),
+        )
+        low, high = (torch.tensor(ends, device="cpu") for ends in (action_spec.low, action_spec.high))
+        self.register_buffer("center", (high + low) / 2)
+        self.register_buffer("half_range", ((high - low) / 2).clamp(min=1e-6))
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - in torch, not in its stubs
+
+    @classmethod
+    def from_stored(cls, config: FlowVLAConfig, stored: Stored) -> FlowVLA:
+        """See `Storable`."""
+        return cls(config, stored.spec)
+
+    @property
+    def chunk(self) -> int:
+        """See `Actor`."""
+        return self.config.chunk
+
+    def velocity(
+        self, features: Float[Tensor, "b f"], x: Float[Tensor, "b k a"], time: Float[Tensor, " b"]
+    ) -> Float[Tensor, "b k a"]:
+        """Where `x` moves at `time` in 0 (noise) to 1 (actions); actions are in -1..1."""
+        octaves = 2.0 ** torch.arange(_TIMES // 2, device=x.device)
+        angles = math.pi * time[:, None] * octaves
+        inputs = torch.cat([features, x.flatten(1), angles.sin(), angles.cos()], -1)
+        return self.field(inputs).view_as(x)
+
+    def _step(
+        self, features: Tensor, x: Tensor, index: int, temperature: float
+    ) -> tuple[Float[Tensor, "b k a"], float]:
+        """Mean and standard deviation of the point after step `index` (Flow-GRPO, eq. 9, with time reversed).
+
+        With s^2 = noise^2 (1 - t) / t the drift is v + s^2 / (2 (1 - t)) (t v - x); t is at least half a step.
+        """
+        dt = 1 / self.config.steps
+        time = max(index * dt, dt / 2)
+        v = self.velocity(features, x, torch.full((len(x),), index * dt, device=x.device))
+        strength = (self.config.noise * temperature) ** 2
+        drift = v + strength / (2 * time) * (time * v - x)
+        return x + drift * dt, math.sqrt(strength * (1 - index * dt) / time * dt)
+
+    def _actions(self, x: Float[Tensor, "b k a"]) -> Float[Tensor, "b k a"]:
+        return self.center + self.half_range * x.clamp(-1, 1)
+
+    def _path_logprobs(
+        self, features: Tensor, path: Float[Tensor, "b s1 k a"], temperature: float
+    ) -> Float[Tensor, "b s k a"]:
+        """Log-density of every number that each step of the path drew."""
+        found = []
+        for index in range(self.config.steps):
+            mean, deviation = self._step(features, path[:, index], index, temperature or 1.0)
+            away = (path[:, index + 1] - mean) / deviation
+            found.append(-0.5 * away**2 - math.log(deviation * math.sqrt(2 * math.pi)))
+        return torch.stack(found, 1)
+
+    @torch.no_grad()
+    def act(self, obs: Observation, *, temperature: float, generator: torch.Generator | None) -> ActionChunk:
+        """See `Actor.act`; at temperature 0 the path begins at zero and follows the velocity alone."""
+        features = self.features(*self.see(obs))
+        shape = (len(features), self.config.chunk, self.action_spec.dim)
+
+        def draw() -> Tensor:
+            if not temperature:
+                return torch.zeros(shape, device=self.device)
+            return torch.randn(shape, generator=generator).to(self.device)
+
+        path = [draw()]
+        for index in range(self.config.steps):
+            mean, deviation = self._step(features, path[-1], index, temperature)
+            path.append(mean + deviation * draw())
+        walked = torch.stack(path, 1)
+        logprobs = self._path_logprobs(features, walked, temperature)
+        return ActionChunk(self._actions(path[-1]), walked, logprobs, temperature)
+
+    def logprobs(self, obs: Observation, chunk: ActionChunk) -> Float[Tensor, "b s k a"]:
+        """See `Policy.logprobs`."""
+        assert isinstance(chunk.sample, Tensor)
+        return self._path_logprobs(self.features(*self.see(obs)), chunk.sample.to(self.device), chunk.temperature)
+
+    def loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, Metrics]:
+        """Imitation: squared error of the velocity (conditional flow matching).
+
+        Args:
+            batch: "obs" (`Observation`), "actions" float32 [b k a], "mask" bool [b k] and "generator".
+        """
+        obs, generator = batch["obs"], batch["generator"]
+        image, sentence = self.see(obs)
+        scale = self.config.text_noise / SENTENCE_WIDTH**0.5
+        sentence = sentence + torch.randn(sentence.shape, generator=generator).to(self.device) * scale
+        features = self.features(augmented(image, self.config.shift, self.config.jitter, generator), sentence)
+        wanted = ((batch["actions"].to(self.device) - self.center) / self.half_range).clamp(-1, 1)
+        noise = torch.randn(wanted.shape, generator=generator).to(self.device)
+        time = torch.rand(len(wanted), generator=generator).to(self.device)
+        mixed = torch.lerp(noise, wanted, time[:, None, None])
+        error = (self.velocity(features, mixed, time) - (wanted - noise)) ** 2
+        weight = batch["mask"].to(self.device)[..., None].float().expand(error.shape)
+        loss = (error * weight).sum() / weight.sum()
+        return loss, {"loss": float(loss.detach())}
