@@ -38,7 +38,7 @@ from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.evaluation.agreement import psnr
 from worldgymnast.precision import autocast, computes_in
 from worldgymnast.recipes.presets import WORLDS
-from worldgymnast.registry import load_world
+from worldgymnast.registry import load_trainable_world
 from worldgymnast.types import WorldState
 from worldgymnast.worldmodel.sampler import LatentWorldModel
 
@@ -303,10 +303,10 @@ def main() -> None:
     torch.manual_seed(0)
     preset = WORLDS[args.size or "bridge-25m-diffusion"]()
     if args.world:
-        world = load_world(args.world, args.device)
+        world = load_trainable_world(args.world, args.device)
     else:
         world = LatentWorldModel(preset.world, WORLDGYM, 5.0).to(args.device).eval()
-    found = ways(world, load_world(args.student, args.device) if args.student else None)
+    found = ways(world, load_trainable_world(args.student, args.device) if args.student else None)
     found = {letter: way for letter, way in found.items() if letter in args.ways}
     size = sum(p.numel() for p in world.transformer.parameters()) / 1e6
     names = {letter: f"({letter}) {WAYS[letter]}, {w.config.steps} steps" for letter, w in found.items()}

@@ -26,14 +26,15 @@ import torch
 from worldgymnast.endpoint import EndpointConfig
 from worldgymnast.judges.prompt import question
 from worldgymnast.judges.vlm import VLMConfig, VLMJudge
-from worldgymnast.measure.real import from_photographs, photographs
+from worldgymnast.protocols import StartSampler
 from worldgymnast.recipes.quickstart import QuickstartConfig, starter
-from worldgymnast.registry import load_policy, load_world
+from worldgymnast.registry import environment, load_policy, load_world
 from worldgymnast.rl.collect import Gathering
+from worldgymnast.rl.starts import PhotographedStarts
 from worldgymnast.rl.trainer import Trainer
 from worldgymnast.surrogates.imagination import Imagination
 from worldgymnast.surrogates.pool import LocalPool
-from worldgymnast.types import Clip, Start
+from worldgymnast.types import Clip
 
 ANSWER = (
     b'{"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [{"index": 0, "finish_reason": '
@@ -83,14 +84,14 @@ class Slow:
         self.process.terminate()
 
 
-def steps(photos: Sequence[Start], judge: VLMJudge, rows: int, ahead: int, count: int) -> tuple[float, float, float]:
+def steps(photos: StartSampler, judge: VLMJudge, rows: int, ahead: int, count: int) -> tuple[float, float, float]:
     """Seconds that a step takes in all, imagines, and updates; means over `count` steps after one to warm up."""
     config = QuickstartConfig()
     rl = replace(config.finetune.rl, ahead=ahead, rows=rows, resample=0)
     policy, world = load_policy(starter("policy")), load_world(starter("world"))
     imagine = Imagination.of(policy, world, judge, rl.horizon).hasty()
     pool = LocalPool(load_policy(starter("policy")), imagine, imagine.judging, rows=rows, temperature=1.0, seed=0)
-    gathering = Gathering(pool, from_photographs(photos), rl, rl.trainer.objective)
+    gathering = Gathering(pool, photos, rl, rl.trainer.objective)
     trainer = Trainer(policy, rl.trainer)
     times: list[tuple[float, float, float]] = []
     for step in range(count + 1):
@@ -127,7 +128,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=3)
     count, start = parser.parse_args().steps, QuickstartConfig()
-    photos = photographs(start.finetune.env, 2, start.photograph_layout)
+    photos = PhotographedStarts(environment(start.env), 2, start.photograph_layout)
+    photos(np.random.default_rng(0), 1)
     rows = [["clips a second and core, 8 frames each", ""]]
     for side, pixels in ((64, 0), (256, 0), (64, 224)):
         shown = f"{side}x{side}" + (f", enlarged to {pixels} or more" if pixels else "")

@@ -17,12 +17,12 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from worldgymnast.envs.metaworld import MORE, SUITE, MetaWorldConfig, MetaWorldEnv
-from worldgymnast.measure.real import photographs
+from worldgymnast.envs.metaworld import MORE, SUITE, MetaWorld, MetaWorldConfig, MetaWorldEnv
 from worldgymnast.recipes.quickstart import starter_plate
 from worldgymnast.registry import load_editor
 from worldgymnast.scenes.language import written
 from worldgymnast.scenes.plate import load_plate
+from worldgymnast.types import Start
 
 LAYOUT = 6_000_000
 _TASKS = ("drawer-open", "button-press", "plate-slide", "window-open", "door-close")
@@ -39,12 +39,18 @@ def expert_frames(task: str, layout: int) -> np.ndarray:
     return np.stack(frames)
 
 
+def photographed(config: MetaWorldConfig) -> list[Start]:
+    """A photograph of one layout of each task."""
+    env = MetaWorld(config)
+    return env.photograph(env.layouts(1, LAYOUT))
+
+
 def distractors() -> plt.Figure:
     editor = load_editor(None, load_plate(starter_plate()))
     env = MetaWorldConfig(tasks=_TASKS)
-    plain = [start.frame for start in photographs(env, 1, LAYOUT)]
+    plain = [start.frame for start in photographed(env)]
     pasted = [editor.edit(frame[None], "", np.random.default_rng(i + 3))[0] for i, frame in enumerate(plain)]
-    real = [start.frame for start in photographs(replace(env, distractors=3), 1, LAYOUT)]
+    real = [start.frame for start in photographed(replace(env, distractors=3))]
     clip = editor.edit(expert_frames("drawer-open", LAYOUT), "", np.random.default_rng(4))
     rows = {
         "photographs": plain,
@@ -63,7 +69,7 @@ def distractors() -> plt.Figure:
 
 def instructions() -> plt.Figure:
     tasks = ("drawer-open", *MORE)
-    starts = photographs(MetaWorldConfig(tasks=tasks), 1, LAYOUT)
+    starts = photographed(MetaWorldConfig(tasks=tasks))
     figure, axes = plt.subplots(1, len(tasks), figsize=(12, 3.4), layout="constrained")
     for axis, start in zip(axes, starts, strict=True):
         axis.imshow(start.frame)

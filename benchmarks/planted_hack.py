@@ -22,11 +22,12 @@ import numpy as np
 
 from worldgymnast.evaluation.guard import alarm, history_of
 from worldgymnast.evaluation.success import Rate
-from worldgymnast.measure.real import from_photographs, photographs
+from worldgymnast.measure.real import Scorer
 from worldgymnast.protocols import Judge
 from worldgymnast.recipes.finetune import FinetuneConfig, finetune
 from worldgymnast.recipes.quickstart import QuickstartConfig, starter
-from worldgymnast.registry import load_judge, load_policy, load_world
+from worldgymnast.registry import environment, load_judge, load_policy, load_world
+from worldgymnast.rl.starts import PhotographedStarts
 from worldgymnast.surrogates.imagination import Imagination
 from worldgymnast.types import Clip, Verdict
 from worldgymnast.weights import fingerprint
@@ -61,10 +62,11 @@ def _redness(frame: np.ndarray) -> float:
 def learn(judge: Judge, audit: Judge, out: Path, config: FinetuneConfig) -> list[dict[str, float]]:
     """The log of one run."""
     start = QuickstartConfig()
-    photos = photographs(config.env, start.photographs, start.photograph_layout)
+    robot = environment(start.env)
+    photos = PhotographedStarts(robot, start.photographs, start.photograph_layout)
     policy, world = load_policy(starter("policy")), load_world(starter("world"))
     imagine = Imagination.of(policy, world, judge, config.rl.horizon)
-    finetune(policy, imagine, from_photographs(photos), out, config, audit=audit)
+    finetune(policy, imagine, photos, out, config.rl, Scorer(robot, config.scoring), audit)
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [{k: math.nan if v is None else v for k, v in row.items()} for row in rows]
 

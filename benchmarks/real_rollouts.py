@@ -10,8 +10,8 @@ from __future__ import annotations
 import argparse
 import time
 
-from worldgymnast.envs.metaworld import MetaWorldConfig
-from worldgymnast.measure.real import layouts, real_env, score_real
+from worldgymnast.envs.metaworld import MetaWorld
+from worldgymnast.measure.real import score_real
 from worldgymnast.recipes.quickstart import starter
 from worldgymnast.registry import load_policy
 
@@ -21,13 +21,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--per-task", type=int, default=8)
     args = parser.parse_args()
-    policy, config = load_policy(starter("policy")), MetaWorldConfig()
-    chunk, starts = policy.config.chunk, layouts(config, args.per_task, 1_000_000)
+    policy, robot = load_policy(starter("policy")), MetaWorld()
+    chunk, starts = policy.chunk, robot.layouts(args.per_task, 1_000_000)
     outcomes, first = [], 0.0
     print("| processes | frames rendered | seconds an episode | speed |\n|---|---|---|---|")
     for workers in (2, 4):
         for every in (1, chunk):
-            env = real_env(config, chunk, workers, every)
+            env = robot.vector(workers, chunk, horizon=robot.horizon, keyframes_only=every > 1)
             try:
                 score_real(policy, env, starts[:: args.per_task] * workers, temperature=0.0, seed=0)  # loads each scene
                 began = time.perf_counter()

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from worldgymnast.measure.real import from_photographs, photographs
 from worldgymnast.recipes.quickstart import QuickstartConfig, starter
-from worldgymnast.registry import load_judge, load_policy, load_world
+from worldgymnast.registry import environment, load_judge, load_policy, load_world
+from worldgymnast.rl.starts import PhotographedStarts
 from worldgymnast.rl.trainer import Trainer
 from worldgymnast.surrogates.imagination import Imagination
 from worldgymnast.surrogates.pool import LocalPool
@@ -33,13 +33,14 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path, default=starter(name))
     args = parser.parse_args()
     config = QuickstartConfig()
-    rl, env = config.finetune.rl, config.finetune.env
+    rl, env = config.finetune.rl, environment(config.env)
     policy, world, judge = load_policy(args.policy), load_world(args.world), load_judge(args.judge)
 
     imagine = Imagination.of(policy, world, judge, rl.horizon)
     pool = LocalPool(policy, imagine, imagine.judging, rows=rl.rows, temperature=rl.temperature, seed=0)
     trainer = Trainer(policy, rl.trainer)
-    sample = from_photographs(photographs(env, 2, config.photograph_layout))
+    sample = PhotographedStarts(env, 2, config.photograph_layout)
+    sample(np.random.default_rng(0), 1)
 
     def step(index: int) -> tuple[float, float, int]:
         starts = sample(np.random.default_rng(index), rl.starts)

@@ -11,18 +11,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from worldgymnast.envs.metaworld import MORE, MetaWorldConfig
+from worldgymnast.envs.metaworld import MORE, MetaWorld, MetaWorldConfig
 from worldgymnast.episodes.lerobot import read
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.evaluation.agreement import psnr
 from worldgymnast.measure.gate import cut
-from worldgymnast.measure.real import layouts, real_env, score_real
-from worldgymnast.policies.small_vla import SmallVLA
+from worldgymnast.measure.real import score_real
+from worldgymnast.protocols import Policy
 from worldgymnast.recipes.quickstart import starter
-from worldgymnast.registry import load_classifier, load_policy, load_world
+from worldgymnast.registry import load_learned_judge, load_policy, load_world
 from worldgymnast.surrogates.imagination import Imagination, score_in
 from worldgymnast.training.replay import replay
-from worldgymnast.types import Rollout, Start
+from worldgymnast.types import Layout, Rollout, Start
 from worldgymnast.video import contact_sheet, enlarge, png
 
 HERE = Path(__file__).parent
@@ -35,18 +35,18 @@ def draw(name: str, rows: Sequence[np.ndarray]) -> None:
     (HERE / name).write_bytes(png(enlarge(contact_sheet([row[::EVERY] for row in rows], 2), 2)))
 
 
-def truly(policy: SmallVLA, starts: Sequence[Start], env: MetaWorldConfig = ENV) -> list[Rollout]:
+def truly(policy: Policy, starts: Sequence[Layout], env: MetaWorldConfig = ENV) -> list[Rollout]:
     """Real rollouts, greedy."""
-    real = real_env(env, policy.config.chunk, 1)
+    real = MetaWorld(env).vector(1, policy.chunk, horizon=env.horizon)
     try:
         return score_real(policy, real, starts, temperature=0.0, seed=0)
     finally:
         real.close()
 
 
-def imagined(policy: SmallVLA, starts: Sequence[Start]) -> list[Rollout]:
+def imagined(policy: Policy, starts: Sequence[Start]) -> list[Rollout]:
     """The same in the starter world."""
-    world, judge = load_world(starter("world")), load_classifier(starter("judge"))
+    world, judge = load_world(starter("world")), load_learned_judge(starter("judge"))
     surrogate = Imagination.of(policy, world, judge, ENV.horizon)
     return score_in(surrogate, policy, starts, rows=len(starts), temperature=0.0, seed=0)
 
@@ -60,7 +60,7 @@ def adapted(tables: Path, task: str = "drawer-open", layout: int = 9_000_000) ->
     """Test-time training: before and after, real and imagined, from the one frame that was trained on."""
     (folder,) = tables.glob("scenes-*")
     after = folder / f"anchor-{task}-{layout}" / "policy.safetensors"
-    scenes = layouts(replace(ENV, tasks=(task,)), 1, layout)
+    scenes = MetaWorld(replace(ENV, tasks=(task,))).layouts(1, layout)
     rows = []
     for file in (tables / "cells" / "rl-world-0" / "policy.safetensors", after):
         policy = load_policy(file)
@@ -87,8 +87,8 @@ def rounds(tables: Path) -> None:
 def candidates(tables: Path, task: str = "button-press", layout: int = 1_000_000, count: int = 4) -> None:
     """Best of N: what the world imagines of some sampled first chunks, and what the judge believes of each."""
     policy = load_policy(tables / "cells" / "rl-world-0" / "policy.safetensors")
-    (real,) = truly(policy, layouts(replace(ENV, tasks=(task,)), 1, layout))
-    world, judge = load_world(starter("world")), load_classifier(starter("judge"))
+    (real,) = truly(policy, MetaWorld(replace(ENV, tasks=(task,))).layouts(1, layout))
+    world, judge = load_world(starter("world")), load_learned_judge(starter("judge"))
     surrogate = Imagination.of(policy, world, judge, 12)
     found = score_in(surrogate, policy, [real.start] * 8, rows=8, temperature=1.0, seed=0)
     found.sort(key=lambda rollout: -(rollout.verdict.probability or 0.0))
@@ -102,7 +102,7 @@ def further(tables: Path) -> None:
     env, rows = replace(ENV, tasks=MORE), []
     before, after = (load_policy(file) for file in (starter("policy"), tables / "cells/tasks-1/policy.safetensors"))
     for task in MORE:
-        starts = layouts(replace(ENV, tasks=(task,)), 8, 1_000_000)
+        starts = MetaWorld(replace(ENV, tasks=(task,))).layouts(8, 1_000_000)
         own, other = truly(before, starts, env), truly(after, starts, env)
         won = [i for i, (a, b) in enumerate(zip(own, other, strict=True)) if b.verdict.succeeded > a.verdict.succeeded]
         print(task, sum(r.verdict.succeeded or 0 for r in own), sum(r.verdict.succeeded or 0 for r in other))
