@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from worldgymnast.training.train import calibrate, split_for_calibration, unsolved_at
+from worldgymnast.training.thresholds import calibrate, split_for_calibration, unsolved_at
 
 from worldgymnast.actions import metaworld_spec
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, from_episodes
