@@ -370,3 +370,14 @@ def test_no_gl_is_one_line(tmp_path: Path, backend: str) -> None:
     assert f"MUJOCO_GL: found '{backend}'" in done.stderr.splitlines()[-1]
     assert "unset it" in done.stderr.splitlines()[-1]
     assert not (tmp_path / "x").exists()
+
+
+def test_what_a_terminal_would_obey_is_shown_where_it_is_a_word(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["\x1b[31m\n\x07"]) == 2
+    assert capsys.readouterr().err.removesuffix("\n").isprintable()
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800"])
+def test_a_word_that_no_file_can_have_as_its_name(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", name]) == 2
+    assert capsys.readouterr().err.startswith("worldgymnast: error: RUN: found ")

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_worlds import SMALL, frames
 
-from tests.test_worldmodel import SMALL, frames
 from worldgymnast.actions import WORLDGYM
 from worldgymnast.cli.main import main
 from worldgymnast.episodes import worldgym

@@ -1,4 +1,4 @@
-"""Every parser for a second of damaged inputs, the same ones each time; minutes of it: python tests/fuzzing.py."""
+"""Every parser on damaged inputs for a second, the same ones each time; python tests/support/fuzzing.py for longer."""
 
 import random
 from pathlib import Path

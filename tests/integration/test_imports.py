@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 HEAVY = {"mujoco", "metaworld", "transformers", "diffusers", "lerobot", "ray", "openai", "tensorflow", "torchvision"}
 
 MEASURE = """

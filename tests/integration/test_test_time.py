@@ -20,8 +20,6 @@ from worldgymnast.rl.objective import ObjectiveConfig, divergence
 from worldgymnast.rl.trainer import Trainer, TrainerConfig
 from worldgymnast.types import ActionChunk, Observation, Rollout, RolloutGroup, Start, Verdict
 
-DATA = Path(__file__).resolve().parent.parent
-
 
 def start(instruction: str = "open the drawer", value: int = 90) -> Start:
     return Start(np.full((64, 64, 3), value, np.uint8), instruction, "drawer-open")

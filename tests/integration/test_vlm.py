@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,6 @@ from worldgymnast.protocols import Judge
 from worldgymnast.registry import load_judge, save_judge
 from worldgymnast.types import Verdict
 
-NAMES = {
-    "right": "answered", "429 retry-after": "429", "429 retry-after-ms": "429", "reset": "connection",
-    "cut body": "connection", "hang": "timed out", "html": "no chat completion", "prose": "no score",
-}  # fmt: skip
-"""What the client calls what the server did, where it has another name for it."""
-
 
 @pytest.fixture(scope="module")
 def server():
@@ -44,30 +37,6 @@ def judge(server: Faulty, model: str = "m", ledger: Ledger | None = None, **sett
 
 def scores(verdicts: list[Verdict]) -> list[float | None]:
     return [v.score for v in verdicts]
-
-
-def test_in_ten_thousand_judgements_no_fault_changes_a_reward_and_the_counts_add_up() -> None:
-    clips, truth = brightening(10_000, doomed=1000)
-    with faulty(0.3, seed=1) as bad_days:
-        asked = judge(bad_days, endpoint={"concurrency": 64, "timeout": 10.0, "attempts": 8})
-        verdicts = asked.score(clips)
-        sent = bad_days.counts()
-    for i, (verdict, true) in enumerate(zip(verdicts, truth, strict=True)):
-        if "doomed" in clips[i].instruction:
-            assert verdict.score is None
-            assert verdict.error
-        else:
-            assert verdict.score == true, verdict.error
-    print(sent)  # the table of docs/judges.md
-    requests, early = sent.pop("requests"), sent.pop("came too early", 0)
-    expected: Counter[str] = Counter()
-    for name, count in sent.items():
-        expected[NAMES.get(name, name)] += count
-    assert asked.endpoint.counts == expected
-    assert asked.endpoint.counts.total() == requests == asked.ledger.spent().requests
-    assert asked.endpoint.counts["answered"] == 9_990
-    assert early == 0
-    assert requests > 14_000
 
 
 def test_it_is_a_judge_whose_verdicts_cost_something(server: Faulty) -> None:

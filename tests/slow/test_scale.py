@@ -5,23 +5,19 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import numpy as np
-import pytest
 from episode_builders import episodes
+from places import ROOT
 from scale_worker import CONFIG, SHARDED, learn
 
-from worldgymnast import processes
 from worldgymnast.cli.main import main
 from worldgymnast.episodes import lerobot
-from worldgymnast.errors import InputError
-from worldgymnast.training.fit import Ahead
 from worldgymnast.weights import load_weights
 
-WORKER = Path(__file__).with_name("scale_worker.py")
+WORKER = ROOT / "tests/support/scale_worker.py"
 TINY = [
     *["--world.autoencoder.channels", "4", "--world.autoencoder.widths", "8", "8", "8"],
     *["--world.autoencoder.blocks", "1", "1", "1", "--world.transformer.channels", "4"],
@@ -106,40 +102,3 @@ def test_the_command_learns_the_same_in_two_processes_and_refuses_a_part_for_onl
         "another number of them"
     ]
     assert {p.name for p in tmp_path.iterdir()} == {"data", "one", "two"}
-
-
-def test_a_command_for_one_process_refuses_two(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    monkeypatch.setenv("LOCAL_RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert main(["quickstart"]) == 2
-    assert "processes: found 2, expected 1" in capsys.readouterr().err
-
-
-def test_a_launcher_that_shards_is_told_of_the_flag(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"LOCAL_RANK": "0", "WORLD_SIZE": "2", "ACCELERATE_USE_FSDP": "true"}.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(InputError, match=r"found --use_fsdp, .*--fit\.shard"):
-        processes.join("cpu")
-
-
-def test_batches_are_made_ahead_in_order_and_waiting_is_counted() -> None:
-    made: list[int] = []
-
-    def batches(number: int) -> dict[str, int]:
-        made.append(number)
-        time.sleep(0.01)
-        if number == 3:
-            raise KeyboardInterrupt
-        return {"number": number, "thread": threading.get_ident()}
-
-    with Ahead(batches, iter(range(9))) as ahead:
-        assert [ahead.take()["number"] for _ in range(3)] == [0, 1, 2]
-        assert 0.5 < ahead.wait() <= 1
-        with pytest.raises(KeyboardInterrupt):
-            ahead.take()
-    assert made == [0, 1, 2, 3]
-    with Ahead(batches, iter(range(2))) as ahead:
-        assert ahead.take()["thread"] != threading.get_ident()
-        time.sleep(0.1)
-        ahead.take()
-        assert ahead.wait() < 0.3

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from places import DATA
 
 from worldgymnast.actions import ActionSpec, metaworld_spec
 from worldgymnast.types import Episode
 
 SPEC = metaworld_spec(3)
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def shared(name: str) -> Path:

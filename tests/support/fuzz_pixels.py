@@ -1,6 +1,6 @@
 """Damaged pictures, videos, starts and cache entries: whatever is in them ends in `InputError` or in frames.
 
-    python -m tests.fuzz_pixels --minutes 5 --seed 1
+    python tests/support/fuzz_pixels.py --minutes 5 --seed 1
 
 prints how many inputs were tried and how they ended, and stops at the first other exception. `test_field_starts.py`
 runs a few hundred of them.
@@ -20,9 +20,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from foreign_data import episode, mp4
 from PIL import Image
 
-from tests.foreign_data import episode, mp4
 from worldgymnast.episodes.cache import cached_frames
 from worldgymnast.episodes.starts import read_starts
 from worldgymnast.errors import InputError

@@ -2,8 +2,8 @@
 
 A target writes a small valid input; then one of its files is damaged again and again, and read as a user would.
 
-    python tests/fuzzing.py --seconds 60              # every target for a minute
-    python tests/fuzzing.py --only rlds --seed 7      # one of them, from another seed
+    python tests/support/fuzzing.py --seconds 60              # every target for a minute
+    python tests/support/fuzzing.py --only rlds --seed 7      # one of them, from another seed
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from places import ROOT
 
 
 def _free_port() -> int:
@@ -54,7 +54,7 @@ def serve(folder: Path, log: Path, seconds: float = 120) -> Iterator[str]:
     home = log.parent / "hub_home"
     (home / "hub").mkdir(parents=True, exist_ok=True)  # without it the list of models is an error 500
     port = _free_port()
-    command = [sys.executable, str(ROOT / "tests" / "serve_vlm.py"), str(folder)]
+    command = [sys.executable, str(ROOT / "tests/support/serve_vlm.py"), str(folder)]
     options = ["--device", "cpu", "--host", "127.0.0.1", "--port", str(port)]
     surroundings = os.environ | {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1",
                                  "PYTHONPATH": str(ROOT)}  # fmt: skip

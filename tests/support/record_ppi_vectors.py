@@ -1,7 +1,7 @@
 """Record what ppi_py answers on seeded outcomes, for `test_prediction_powered.py`.
 
     python -m venv /tmp/ppi && /tmp/ppi/bin/pip install ppi-python==0.2.3
-    /tmp/ppi/bin/python tests/record_ppi_vectors.py
+    /tmp/ppi/bin/python tests/support/record_ppi_vectors.py
 
 ppi_py (MIT) brings 600 MB of dependencies, so its answers are kept in ppi_vectors.json instead.
 """

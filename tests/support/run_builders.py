@@ -2,11 +2,13 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from worldgymnast.actions import metaworld_spec
@@ -100,6 +102,21 @@ def seed_component(root: Path) -> Path:
     path = root / "policy.safetensors"
     save_component(path, policy, Manifest("worldgymnast sft", 0, "data", {"loss": 1.0}))
     return path
+
+
+def parts(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata as they are in the file, the hash included."""
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata())  # noqa: SIM118
+
+
+def unsealed(source: Path, target: Path, change: Callable[[dict[str, Tensor], dict[str, str]], None]) -> Path:
+    """The file with something changed and without its hash, as somebody else could write it."""
+    tensors, meta = parts(source)
+    del meta["sha256"]
+    change(tensors, meta)
+    save_file(tensors, target, meta)
+    return target
 
 
 if __name__ == "__main__":

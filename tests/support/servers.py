@@ -14,12 +14,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from worldgymnast.endpoint import EndpointConfig
 from worldgymnast.types import Clip
+
+
+def choice_of(content: Any = "Final Score: 1", finish_reason: Any = "stop", **message: Any) -> dict[str, Any]:
+    """One choice of a reply, as a server sends it."""
+    return {"index": 0, "finish_reason": finish_reason, "message": {"role": "assistant", "content": content, **message}}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 import json
 import os
 import shutil
-import signal
 
 import numpy as np
 import pyarrow as pa
@@ -227,21 +226,6 @@ def test_writer_refuses_what_does_not_fit(tmp_path, written):
     with pytest.raises(InputError, match="found 0 episodes"):
         lerobot.write(path, [])
     assert os.listdir(tmp_path) == []
-
-
-def test_killed_writer_leaves_only_hidden_files_which_the_next_clears(tmp_path):
-    path = tmp_path / "set"
-    child = os.fork()
-    if child == 0:
-        writer = lerobot.LeRobotWriter(path, SPEC, 80 / 3, 32)
-        writer.add(episode(1))
-        os.kill(os.getpid(), signal.SIGKILL)
-    os.waitpid(child, 0)
-    assert os.listdir(tmp_path)
-    assert all(name.startswith(".set.worldgymnast") for name in os.listdir(tmp_path))
-    lerobot.write(path, episodes(2))
-    assert os.listdir(tmp_path) == ["set"]
-    assert_identical(lerobot.read(path).episode(1), episodes(2)[1])
 
 
 def test_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):

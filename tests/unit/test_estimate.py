@@ -5,15 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-import torch
 
-from worldgymnast.recipes.estimate import Pace, pace, said
-from worldgymnast.recipes.finetune import FinetuneConfig
-from worldgymnast.recipes.quickstart import starter
-from worldgymnast.registry import load_judge, load_policy, load_world
+from worldgymnast.recipes.estimate import Pace, said
 from worldgymnast.rl.reinforce import ReinforceConfig
-from worldgymnast.surrogates.imagination import Imagination
-from worldgymnast.weights import identity
 
 PACE = Pace(imagined=0.001, learned=0.01, acted=0.01, laid_out=0.1)
 
@@ -26,16 +20,6 @@ def test_more_of_anything_takes_longer() -> None:
     longer = PACE.finetuning(scored, 2, 6, 2) - seconds
     assert longer == pytest.approx(PACE.evaluation(3 * 8 * 6, base.horizon, 2)), "scored at steps 0, 8 and 10"
     assert PACE.finetuning(scored, 2, 6, 4) < PACE.finetuning(scored, 2, 6, 2)
-
-
-def test_a_machines_pace_is_measured_and_the_policy_left_alone() -> None:
-    policy, world, judge = load_policy(starter("policy")), load_world(starter("world")), load_judge(starter("judge"))
-    before, state = identity(policy), torch.random.get_rng_state()
-    rl = ReinforceConfig(starts=1, group_size=4)
-    found = pace(policy, Imagination.of(policy, world, judge, rl.horizon), FinetuneConfig().env, rl)
-    assert all(0 < seconds < 5 for seconds in (found.imagined, found.learned, found.acted, found.laid_out))
-    assert identity(policy) == before
-    assert torch.equal(torch.random.get_rng_state(), state), "what is timed changes no draw"
 
 
 def test_a_duration_is_said_in_words() -> None:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from foreign_data import FD, IMG, TXT, T, acts, features, frame, png, rlds
-from test_field_rlds import SHARD, seed_rlds
+from rlds_builders import SHARD, seed_rlds
 
 from worldgymnast.episodes import cache, formats
 from worldgymnast.episodes.cache import cache_folder, cache_usage, cached_frames, fingerprint

@@ -3,10 +3,10 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from foreign_data import episode, frame, ident, mp4, v3, v21
 from PIL import Image
+from test_field_pixels import TURNS, png_16, remux, saved
 
-from tests.foreign_data import episode, frame, ident, mp4, v3, v21
-from tests.test_field_pixels import TURNS, png_16, remux, saved
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.check import check
 from worldgymnast.errors import InputError

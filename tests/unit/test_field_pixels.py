@@ -12,11 +12,11 @@ import av
 import numpy as np
 import pytest
 from av.stream import Disposition
+from foreign_data import episode, ident, mp4, png
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.foreign_data import episode, ident, mp4, png
 from worldgymnast import video, video_reader
 from worldgymnast.episodes.starts import read_starts
 from worldgymnast.errors import InputError

@@ -3,15 +3,12 @@
 import numpy as np
 import pytest
 from foreign_data import episode, mp4, rlds, v3
-from test_field_rlds import SHARD, record, seed_rlds, step
+from rlds_builders import SHARD, record, seed_rlds, step
 
-from worldgymnast.cli.command import Watching, read
-from worldgymnast.cli.commands import KINDS
-from worldgymnast.cli.main import main
+from worldgymnast.cli.command import read
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.check import check
 from worldgymnast.errors import InputError
-from worldgymnast.registry import manifest_of
 
 
 def bridge(root):
@@ -32,25 +29,6 @@ def lerobot(root):
 
 
 SETS = {"lerobot": (lerobot, 10), "bridge": (bridge, 5), "worldgym": (gym, 5)}
-
-
-def test_rlds_is_trained_on_with_the_rate_that_is_given(tmp_path, capsys):
-    """The message of the first try names a flag that the second takes; the component remembers it."""
-    data, out = seed_rlds(tmp_path / "set"), tmp_path / "out"
-    small = ["--fit.steps", "1", "--policy.chunk", "1"]
-    assert main(["sft", str(data), "--out", str(out), *small]) == 2
-    assert "--fps" in capsys.readouterr().err
-    assert main(["sft", str(data), "--out", str(tmp_path / "second"), *small, "--fps", "12"]) == 0
-    assert manifest_of(tmp_path / "second" / "policy.safetensors")["origin"]["fps"] == 12
-
-
-def test_every_command_that_takes_cameras_takes_the_rate(capsys):
-    names = [name for name, command in KINDS.items() if issubclass(command, Watching)]
-    assert len(names) > 10
-    for name in names:
-        with pytest.raises(SystemExit):
-            main([*name.split(), "--help"])
-        assert "--fps" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", SETS)

@@ -12,34 +12,12 @@ import pytest
 from foreign_data import FD, IMG, TXT, T, acts, example, frame, ident, png, rlds
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rlds_builders import SENTENCE, SHARD, record, seed_rlds, step
 
 from worldgymnast.episodes import formats, tfrecord
 from worldgymnast.episodes import rlds as reader
 from worldgymnast.episodes.check import check
 from worldgymnast.errors import InputError
-
-SENTENCE = "steps/language_instruction"
-SHARD = "my_set-train.tfrecord-00000-of-00001"
-
-
-def record(index, steps=4, sentences=None, **others):
-    """One episode; frame i of it carries (index, i)."""
-    said = [f"do thing {index}".encode()] * steps if sentences is None else sentences
-    return {
-        "steps/action": acts(index, steps).ravel(),
-        SENTENCE: said,
-        "steps/observation/image_0": [png(frame(index, i)) for i in range(steps)],
-    } | others
-
-
-def step(**observation):
-    return {"action": T([7]), "language_instruction": TXT, "observation": FD({"image_0": IMG(), **observation})}
-
-
-def seed_rlds(root):
-    """A valid data set of two short episodes."""
-    rlds(root, [record(0), record(1, 3)], step())
-    return root
 
 
 def outcome(root, **options):

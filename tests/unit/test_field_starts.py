@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from foreign_data import episode, ident, mp4, png
+from fuzz_pixels import run
 from PIL import Image
+from test_field_pixels import png_16, remux
 
-from tests.foreign_data import episode, ident, mp4, png
-from tests.fuzz_pixels import run
-from tests.test_field_pixels import png_16, remux
 from worldgymnast.episodes.starts import folder_hash, frame_of, pictures, read_starts
 from worldgymnast.errors import InputError
 from worldgymnast.scenes.cutouts import cutouts_in

@@ -1,7 +1,6 @@
 """What is written stays whole: several writers, other people's files, full disks, and what comes back when read."""
 
 import os
-import signal
 import threading
 
 import pytest
@@ -58,23 +57,6 @@ def test_files_of_the_user_beside_the_target_are_left_alone(write, tmp_path):
     for name in ("set.partial", ".set.partial", ".set.worldgymnast-mine"):
         assert (tmp_path / name / "thesis.txt").read_text() == "years"
     assert (tmp_path / ".set.worldgymnast.lock").read_text() == "not ours"
-
-
-def test_a_dead_writer_s_leftovers_go_and_those_of_a_live_one_or_another_target_stay(tmp_path):
-    child = os.fork()
-    if child == 0:
-        for name in ("set", "set-2"):
-            (StagedFolder(tmp_path / name).path / "gigabytes").write_bytes(b"x" * 1000)
-        os.kill(os.getpid(), signal.SIGKILL)
-    os.waitpid(child, 0)
-    living = StagedFolder(tmp_path / "live")
-    assert len([name for name in os.listdir(tmp_path) if ".worldgymnast-" in name]) == 3
-    StagedFolder(tmp_path / "set").publish()
-    left = [name for name in os.listdir(tmp_path) if ".worldgymnast-" in name]
-    assert sorted(name.rsplit("-", 1)[0] for name in left) == [".live.worldgymnast", ".set-2.worldgymnast"]
-    living.discard()
-    StagedFolder(tmp_path / "set-2").publish()
-    assert sorted(os.listdir(tmp_path)) == ["set", "set-2"]
 
 
 def test_a_target_that_appears_meanwhile_wins_and_keeps_its_content(tmp_path):

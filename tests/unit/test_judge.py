@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from worldgymnast.training.thresholds import calibrate, split_for_calibration, unsolved_at
 
 from worldgymnast.actions import metaworld_spec
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, from_episodes
@@ -22,6 +21,7 @@ from worldgymnast.training.batches import success_batches
 from worldgymnast.training.fit import FitConfig
 from worldgymnast.training.judge import JudgeTraining, train_judge
 from worldgymnast.training.replay import clip_probabilities
+from worldgymnast.training.thresholds import calibrate, split_for_calibration, unsolved_at
 from worldgymnast.types import Clip, Episode
 from worldgymnast.weights import identity
 from worldgymnast.worldmodel.sampler import LatentWorldModel

@@ -1,31 +1,15 @@
 """Starts from a folder of pictures with sentences, and what is wrong with one."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from scene_builders import put
 
-from worldgymnast.cli.main import main
 from worldgymnast.episodes.starts import read_starts, starts_hash
 from worldgymnast.errors import InputError
 from worldgymnast.rl.starts import from_starts
-from worldgymnast.video import encode
-
-
-def put(folder: Path, name: str, said: Any = None, shape: tuple[int, int] = (64, 64), value: int = 100) -> Path:
-    folder.mkdir(exist_ok=True)
-    path = folder / name
-    frame = np.full((*shape, 3), value, np.uint8)
-    if path.suffix == ".mp4":
-        encode(path, np.stack([frame, 255 - frame]), 5.0)
-    else:
-        Image.fromarray(frame).save(path)
-    if said is not None:
-        path.with_suffix(".json").write_text(said if isinstance(said, str) else json.dumps(said))
-    return path
 
 
 def test_pictures_and_videos_become_starts(tmp_path: Path) -> None:
@@ -83,18 +67,3 @@ def test_what_is_no_folder_of_pictures_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty" / "a.json").write_text('{"instruction": "open it"}')
     with pytest.raises(InputError, match="found no picture that can be read"):
         read_starts(tmp_path / "empty", 64)
-
-
-@pytest.mark.usefixtures("gl")
-def test_rl_starts_from_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    put(tmp_path / "scenes", "a.png", {"instruction": "open the drawer", "task": "drawer-open"})
-    brief = ["--rl.steps", "1", "--rl.starts", "2", "--rl.group-size", "2", "--rl.horizon", "4", "--threads", "1"]
-    words = ["rl", "quickstart", "--starts", str(tmp_path / "scenes"), *brief, "--rl.evaluate-starts", "0"]
-    assert main([*words, "--out", str(tmp_path / "run")]) == 2, "a grey picture is no scene that the world knows"
-    assert "--starts: found a frame unlike those that the world model knows" in capsys.readouterr().err
-    words.append("--anyway")
-    assert main([*words, "--out", str(tmp_path / "run")]) == 0
-    put(tmp_path / "scenes", "b.png", {"instruction": "close the drawer", "task": "drawer-close"})
-    capsys.readouterr()
-    assert main([*words, "--out", str(tmp_path / "run")]) == 2, "other starts are another run"
-    assert "inputs.starts" in capsys.readouterr().err

@@ -4,45 +4,20 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from small_worlds import SMALL, SPEC, frames, randomised
 
-from worldgymnast.actions import WORLDGYM, ActionSpecMismatch, metaworld_spec
-from worldgymnast.cli.main import main
-from worldgymnast.episodes import worldgym
+from worldgymnast.actions import WORLDGYM, ActionSpecMismatch
 from worldgymnast.errors import InputError
 from worldgymnast.precision import autocast
 from worldgymnast.recipes.presets import WORLDS
 from worldgymnast.registry import from_dict, to_dict
-from worldgymnast.types import Episode
-from worldgymnast.worldmodel.autoencoder import Autoencoder, AutoencoderConfig
+from worldgymnast.worldmodel.autoencoder import Autoencoder
 from worldgymnast.worldmodel.objective import Diffusion, DiffusionConfig, Flow, FlowConfig, motion_weights, toward
 from worldgymnast.worldmodel.sampler import LatentWorldModel, WorldModelConfig
-from worldgymnast.worldmodel.transformer import TransformerConfig, VideoTransformer
-
-SPEC = metaworld_spec(6)
-SMALL = WorldModelConfig(
-    autoencoder=AutoencoderConfig(channels=4, widths=(8, 8, 16), blocks=(0, 0, 1)),
-    transformer=TransformerConfig(channels=4, grid=(8, 8), patch=2, width=32, layers=2, heads=2, window=5),
-)
-
-
-def randomised(config: WorldModelConfig = SMALL, seed: int = 0) -> LatentWorldModel:
-    """A world whose zero-initialised weights are random too, so that every path matters."""
-    torch.manual_seed(seed)
-    world = LatentWorldModel(config, SPEC, 10.0).eval()
-    with torch.no_grad():
-        for p in world.transformer.parameters():
-            p.add_(torch.randn_like(p) * 0.05)
-    return world
-
-
-def frames(b: int) -> torch.Tensor:
-    return torch.randint(0, 256, (b, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-
+from worldgymnast.worldmodel.transformer import VideoTransformer
 
 DIFFUSION = replace(SMALL, objective=DiffusionConfig(drop_action=0.0))
 
@@ -248,27 +223,3 @@ def test_frames_between_looks_are_imagined_but_not_decoded() -> None:
     start, seed = world.start(frames(2)), torch.Generator
     every, third = (world.step(start, actions, generator=seed().manual_seed(0), every=n)[1] for n in (1, 3))
     assert torch.equal(every[:, 2::3], third)
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["bridge-26m", "data"], "expected a size or a data set's folder; did you mean 'bridge-25m'?"),
-        (["bridge-25m"], "data: found no path"),
-        (["bridge-25m", "DATA", "--autoencoder-of", "no.safetensors"], "no.safetensors: found no file"),
-        (["bridge-600m", "DATA"], "--autoencoder-of: found none"),
-        (["bridge-25m", "DATA", "--held-out", "1"], "expected more than the 1 to hold out"),
-    ],
-)
-def test_what_train_world_refuses_it_refuses_before_anything_is_written(
-    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    still = Episode(np.zeros((4, 256, 256, 3), np.uint8), np.zeros((3, 10), np.float32), "", "", 5.0, WORLDGYM)
-    still.actions[:, 6] = -1
-    worldgym.write(tmp_path / "data", [still])
-    words = [str(tmp_path / "data") if word == "DATA" else word for word in words]
-    assert main(["train-world", *words, "--out", str(tmp_path / "run")]) == 2
-    line = capsys.readouterr().err
-    assert said in line
-    assert len(line.splitlines()) == 1
-    assert not (tmp_path / "run").exists()
