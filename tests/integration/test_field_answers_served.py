@@ -25,6 +25,8 @@ from worldgymnast.scenes import proposals
 from worldgymnast.scenes.remote import RemoteEditor, RemoteEditorConfig
 from worldgymnast.types import Verdict
 
+pytestmark = pytest.mark.server
+
 # ---------------------------------------------------------------- replies
 
 

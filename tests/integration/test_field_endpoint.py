@@ -124,6 +124,7 @@ BROKEN: dict[str, tuple[Answer, str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("kind", BROKEN)
 def test_a_broken_reply_is_a_failed_judgement_with_a_reason(kind: str) -> None:
     answer, reason = BROKEN[kind]
@@ -141,6 +142,7 @@ def test_a_broken_reply_is_a_failed_judgement_with_a_reason(kind: str) -> None:
     assert math.isfinite(asked.ledger.spent().money)
 
 
+@pytest.mark.server
 def test_tls_at_a_plain_server_is_no_connection() -> None:
     with servers.saying(json.dumps(chat())) as url:
         (verdict,) = judge(url.replace("http:", "https:")).score(CLIP)
@@ -151,6 +153,7 @@ def test_tls_at_a_plain_server_is_no_connection() -> None:
 WHOLE = json.dumps(chat()).encode()
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(
     "answer",
     [
@@ -167,6 +170,7 @@ def test_odd_but_whole_replies_are_read(answer: Answer) -> None:
     assert verdict.score == 1, verdict.error
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("told", [None, {}, {"content": None}, {"content": []}, {"content": [{"token": "1"}]}, 3])
 def test_log_probabilities_that_are_missing_leave_the_written_score(told: Any) -> None:
     verdict, *_ = judged(saying(chat(logprobs=told)), logprobs=True)
@@ -183,6 +187,7 @@ def test_a_log_probability_that_is_none_is_not_read(odd: Any) -> None:
 # ---------------------------------------------------------------- what is paid
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(
     "usage",
     [None, "many", [], {}, *({"prompt_tokens": odd, "completion_tokens": odd} for odd in
@@ -198,6 +203,7 @@ def test_tokens_that_are_no_count_are_counted_at_what_they_may_have_been(usage: 
     assert verdict.cost == pytest.approx(spent.money)
 
 
+@pytest.mark.server
 def test_tokens_that_are_told_are_counted_exactly() -> None:
     for usage, tokens in (
         ({"prompt_tokens": 100, "completion_tokens": 1, "total_tokens": 50}, 101),
@@ -210,12 +216,14 @@ def test_tokens_that_are_told_are_counted_exactly() -> None:
         assert judged(saying(chat(usage=usage)))[1].ledger.spent().tokens == tokens
 
 
+@pytest.mark.server
 def test_thoughts_beside_the_answer_cost_what_is_written() -> None:
     usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 1110}
     _, asked, _ = judged(saying(chat(usage=usage)), endpoint={"price": Price(1.0, 10.0)})
     assert asked.ledger.spent().money == pytest.approx((100 + 1010 * 10) / 1e6)
 
 
+@pytest.mark.server
 def test_a_text_has_tokens() -> None:
     assert judged(saying(chat(usage={"prompt_tokens": 100, "completion_tokens": 0})))[1].ledger.spent().tokens == 400
 
@@ -226,6 +234,7 @@ def without_end(connection: socket.socket, head: bytes, body: bytes) -> None:
     connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % (len(content) + 5) + content)
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("answer", [without_end, slowly, endless, saying(gzip.compress(b"{}")[:-4], "200 OK",
                          "content-encoding: gzip"), lambda *_: None])  # fmt: skip
 def test_a_reply_that_is_lost_is_paid(answer: Answer) -> None:
@@ -242,6 +251,7 @@ def test_a_server_that_is_not_there_is_not_paid() -> None:
     assert asked.ledger.spent() == Spent(1, 0, 0.0)
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("name", ["Z\u00fcrich".encode("latin-1"), "Z\u00fcrich".encode(), b"\xff\xfe"])
 def test_a_header_of_any_bytes_is_no_fault(name: bytes) -> None:
     def answer(connection: socket.socket, head: bytes, body: bytes) -> None:
@@ -264,6 +274,7 @@ def test_gzip_of_several_members_is_read_whole() -> None:
         Body("gzip", 2**10).add(gzip.compress(b" " * 1000) * 2)
 
 
+@pytest.mark.server
 def test_a_count_of_thousands_of_digits_is_no_count() -> None:
     text = json.dumps(chat()).replace("100", "9" * 5000)
     verdict, asked, _ = judged(saying(text))
@@ -271,6 +282,7 @@ def test_a_count_of_thousands_of_digits_is_no_count() -> None:
     assert ESTIMATE < asked.ledger.spent().tokens < ESTIMATE + 2000
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("usage", [{"prompt_tokens": -(10**9), "completion_tokens": -1},
                          {"prompt_tokens": 0, "completion_tokens": 0}, {}])  # fmt: skip
 def test_a_budget_cannot_be_talked_down(usage: Any) -> None:
@@ -282,6 +294,7 @@ def test_a_budget_cannot_be_talked_down(usage: Any) -> None:
     assert asked.ledger.spent().tokens >= 3 * ESTIMATE
 
 
+@pytest.mark.server
 def test_no_request_goes_beyond_the_budget_of_several_threads_and_ledgers(tmp_path: Path) -> None:
     """Two clients of one file, 16 requests at a time each."""
     clips = brightening(40)[0]
@@ -322,6 +335,7 @@ def test_the_time_that_a_server_names_is_a_time_or_nothing(text: str, seconds: f
     assert retry_after({"retry-after": text}, now=1000.0) == seconds
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(
     "after", ["Fri, 31 Dec 99999 23:59:59 GMT", "-1", "nan", "soon", "Thu, 01 Jan 1970 00:00:00 GMT"]
 )
@@ -331,6 +345,7 @@ def test_a_time_that_is_none_is_not_waited_for(after: str) -> None:
     assert asked.endpoint.counts == {"429": 2}
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(
     ("status", "body", "requests"),
     [
@@ -354,6 +369,7 @@ def test_what_waiting_does_not_help_is_asked_once_and_told(status: str, body: An
     assert verdict.error == (said or f"status {status[:3]} without a word")
 
 
+@pytest.mark.server
 def test_the_body_of_an_error_is_one_short_line_without_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret/1+1")
     body = "\x1b[2Jkey sk-secret/1+1 or sk-secret%2F1%2B1\r\n\tis bad " + "x" * 500 + " sk-secret/1+1"
@@ -365,6 +381,7 @@ def test_the_body_of_an_error_is_one_short_line_without_the_key(monkeypatch: pyt
     assert verdict.error.isprintable()
 
 
+@pytest.mark.server
 def test_an_unreadable_answer_at_temperature_zero_is_asked_for_again_warm() -> None:
     """The same question at temperature 0 gets the same answer, run after run."""
 
@@ -402,6 +419,7 @@ def refusing(
     return answer
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(
     ("names", "settings", "how"),
     [
@@ -434,6 +452,7 @@ def test_a_field_that_a_server_refuses_is_left_out_and_said_once(
         assert later["max_completion_tokens"] == 300
 
 
+@pytest.mark.server
 def test_a_field_is_left_out_for_good_only_where_that_helps() -> None:
     with raw(saying({"error": {"message": "temperature: n must be 1"}}, "400 X")) as server:
         asked = judge(server.url, votes=2, temperature=1.0)
@@ -473,6 +492,7 @@ def test_a_reply_is_unpacked_no_further_than_its_bound() -> None:
         name.add(b"n" * 60_000)
 
 
+@pytest.mark.server
 def test_a_picture_may_be_larger_than_words() -> None:
     data = {"data": [{"b64_json": "A" * (12 * 2**20)}]}
     with raw(saying(data)) as server:

@@ -102,6 +102,7 @@ def test_an_address_that_could_be_read_differently_is_none(url: str) -> None:
     assert str(error.value).isprintable()
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("kind", ["VLMConfig", "ProposerConfig", "RemoteEditorConfig"])
 def test_no_description_sends_a_variable_that_was_not_named(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -124,6 +125,7 @@ def test_no_description_sends_a_variable_that_was_not_named(
         assert server.heads == []
 
 
+@pytest.mark.server
 def test_a_named_key_is_sent_and_the_run_says_where(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -136,6 +138,7 @@ def test_a_named_key_is_sent_and_the_run_says_where(
     assert said == f"MY_KEY goes to {server.url.removesuffix('/v1')}\n"
 
 
+@pytest.mark.server
 def test_a_key_that_does_not_belong_to_a_server_stays_here_and_the_run_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -149,6 +152,7 @@ def test_a_key_that_does_not_belong_to_a_server_stays_here_and_the_run_goes_on(
     assert "OPENAI_API_KEY is not sent to http://0.0.0.0" in capsys.readouterr().out
 
 
+@pytest.mark.server
 def test_nothing_else_of_the_environment_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_ADMIN_KEY", "OPENAI_WEBHOOK_SECRET"):
         monkeypatch.setenv(name, SECRET)
@@ -161,6 +165,7 @@ def test_nothing_else_of_the_environment_is_sent(tmp_path: Path, monkeypatch: py
         assert b"stainless" not in server.heads[0].lower()
 
 
+@pytest.mark.server
 def test_a_redirect_is_not_followed_with_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     for status in ("301 Moved", "307 Temporary Redirect", "308 Permanent Redirect"):
@@ -197,6 +202,7 @@ def test_a_permission_that_names_no_variable_is_refused_and_not_repeated(word: s
     assert SECRET not in str(error.value)
 
 
+@pytest.mark.server
 def test_a_server_that_is_named_on_the_command_line_gets_its_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

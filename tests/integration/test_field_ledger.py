@@ -25,6 +25,7 @@ from worldgymnast.ledger import Budget, Ledger, Spent
 ANSWERING = sending(http(json.dumps(chat())))
 
 
+@pytest.mark.server
 def test_two_runs_with_one_ledger_ask_every_question_once(tmp_path: Path) -> None:
     clips = brightening(30)[0] * 2  # and every clip comes twice in each run
 
@@ -97,6 +98,7 @@ def broken(path: Path, *statements: str) -> Path:
     return path
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(
     "statements",
     [
@@ -119,6 +121,7 @@ def _judges_and_sums(judge: VLMJudge) -> None:
     judge.ledger.spent()
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(
     "text",
     ["", "{", "[[1.0", "null", "[[1.0, 7.0]]", "[[0.5, 1.0]]", "[[1.0, NaN]]", "[1]", "\x00", "[" * 5000, "x" * 99],

@@ -299,6 +299,7 @@ def test_a_run_that_an_outage_stopped_goes_on_as_if_there_had_been_none(
     assert learn(policy, world, tmp_path / "out", config=config) == whole
 
 
+@pytest.mark.server
 def test_an_outage_behind_a_real_server_leaves_the_other_groups_their_update(
     policy: SmallVLA, world: LatentWorldModel
 ) -> None:

@@ -39,6 +39,7 @@ def remote(url: str, **more: object) -> RemoteEditor:
     return RemoteEditor(RemoteEditorConfig(endpoint, pixels=96))
 
 
+@pytest.mark.server
 def test_a_server_edits() -> None:
     with editing("square") as server:
         edited = remote(server.url).edit(scene()[None], "open the drawer", np.random.default_rng(0))
@@ -49,6 +50,7 @@ def test_a_server_edits() -> None:
     assert "96x96" in server.body
 
 
+@pytest.mark.server
 def test_a_server_that_is_out_for_a_while_is_asked_again() -> None:
     with editing("late") as server:
         editor = remote(server.url)
@@ -56,6 +58,7 @@ def test_a_server_that_is_out_for_a_while_is_asked_again() -> None:
         assert editor.endpoint.counts == {"500": 2, "answered": 1}
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(
     ("mode", "said"),
     [
@@ -75,6 +78,7 @@ def reply(text: str) -> str:
     return json.dumps({"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]})
 
 
+@pytest.mark.server
 def test_a_model_proposes_and_one_that_does_not_is_told(tmp_path: Path) -> None:
     with saying(reply('["open the drawer", "wipe the table"]')) as url:
         file = tmp_path / "proposer.json"
@@ -124,6 +128,7 @@ def test_pictures_are_distracted_and_kept(folder: Path, tmp_path: Path, capsys: 
     assert "field 'seed'" in capsys.readouterr().err
 
 
+@pytest.mark.server
 def test_what_an_editor_left_as_it_was_is_not_asked_for_again(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -156,6 +161,7 @@ def test_another_camera_needs_a_plate_of_its_own(
     assert main(["scenes", "distract", str(folder), str(tmp_path / "among"), "--plate", str(mine)]) == 0
 
 
+@pytest.mark.server
 def test_sentences_are_proposed(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["scenes", "propose", str(folder), str(tmp_path / "told"), "--count", "5"]) == 0
     assert len(read_starts(tmp_path / "told", None)) == 10
@@ -185,6 +191,7 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
+@pytest.mark.server
 def test_whole_episodes_are_distracted(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plate, target = tmp_path / "plate.png", tmp_path / "among"
     assert main(["scenes", "plate", str(data), "--out", str(plate)]) == 0

@@ -39,6 +39,7 @@ def scores(verdicts: list[Verdict]) -> list[float | None]:
     return [v.score for v in verdicts]
 
 
+@pytest.mark.server
 def test_it_is_a_judge_whose_verdicts_cost_something(server: Faulty) -> None:
     asked = judge(server, endpoint={"price": Price(read=2.0, written=10.0)})
     assert isinstance(asked, Judge)
@@ -53,6 +54,7 @@ def test_it_is_a_judge_whose_verdicts_cost_something(server: Faulty) -> None:
     assert spent.money == pytest.approx(4 * 5e-4)
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(("model", "requests"), [("m", 5), ("several", 1)])
 def test_votes_come_in_one_request_or_in_several_where_the_server_ignores_n(
     server: Faulty, model: str, requests: int
@@ -76,6 +78,7 @@ def spelled(*tokens: str, at: int, likely: dict[str, float]) -> Any:
     return Choice.model_validate(made)
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(
     "tokens",
     [
@@ -94,6 +97,7 @@ def test_the_probability_is_that_of_the_token_that_is_the_score(server: Faulty, 
     assert judge(server)._read(choice) == {1.0: 1.0}, "only where it is asked for"
 
 
+@pytest.mark.server
 def test_a_server_that_says_the_same_nothing_twice_is_not_asked_a_third_time(server: Faulty) -> None:
     asked = judge(server, "stubborn")
     (verdict,) = asked.score(brightening(1)[0])
@@ -104,6 +108,7 @@ def test_a_server_that_says_the_same_nothing_twice_is_not_asked_a_third_time(ser
 # ---------------------------------------------------------------- what is paid
 
 
+@pytest.mark.server
 def test_what_was_answered_is_never_asked_again_not_even_after_a_kill(server: Faulty, tmp_path: Path) -> None:
     clips, truth = brightening(6)
     first = judge(server, ledger=Ledger(tmp_path / "ledger.sqlite"), votes=3, temperature=1.0)
@@ -128,6 +133,7 @@ def test_what_was_answered_is_never_asked_again_not_even_after_a_kill(server: Fa
         assert sum(asked.endpoint.counts.values()) > 0, "another prompt, model or temperature is another question"
 
 
+@pytest.mark.server
 def test_a_budget_stops_the_run_and_a_larger_one_goes_on(server: Faulty, tmp_path: Path) -> None:
     clips, truth = brightening(20)
     kept = tmp_path / "ledger.sqlite"
@@ -143,6 +149,7 @@ def test_a_budget_stops_the_run_and_a_larger_one_goes_on(server: Faulty, tmp_pat
     assert asked.ledger.spent().requests == 20
 
 
+@pytest.mark.server
 def test_a_ledger_that_is_no_ledger_is_one_line(server: Faulty, tmp_path: Path) -> None:
     (tmp_path / "ledger.sqlite").write_text("something else, and long enough to be no header of a database")
     with pytest.raises(InputError, match=r"ledger.sqlite: found a ledger of answers that cannot be used"):
@@ -152,6 +159,7 @@ def test_a_ledger_that_is_no_ledger_is_one_line(server: Faulty, tmp_path: Path) 
 # ---------------------------------------------------------------- keys
 
 
+@pytest.mark.server
 def test_a_key_reaches_the_server_and_nothing_else(
     server: Faulty, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -178,6 +186,7 @@ def test_openai_itself_wants_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not (tmp_path / "judge.json").exists()
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("around", ["{}\n", "{}\r\n", " {} "])
 def test_white_space_around_a_key_is_no_part_of_it(
     around: str, server: Faulty, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
@@ -189,6 +198,7 @@ def test_white_space_around_a_key_is_no_part_of_it(
     assert "secret" not in said
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("key", ["sk-schlüssel", "sk-two\nlines"])
 def test_a_key_that_cannot_be_sent_is_told_and_not_shown(
     key: str, server: Faulty, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
@@ -205,6 +215,7 @@ def test_a_key_that_cannot_be_sent_is_told_and_not_shown(
 # ---------------------------------------------------------------- bad input
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(
     "body",
     [
@@ -230,6 +241,7 @@ def test_a_server_that_says_something_else_is_no_chat_server(
     assert not (tmp_path / "judge.json").exists()
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(
     "message", [{"content": [{"type": "image_url", "text": None}]}, {"content": None}, {"content": 3}]
 )
@@ -250,6 +262,7 @@ BAD = {
 }
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("model", BAD)
 def test_a_server_that_cannot_judge_is_one_line_before_anything_is_spent(
     model: str, server: Faulty, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -262,11 +275,13 @@ def test_a_server_that_cannot_judge_is_one_line_before_anything_is_spent(
     assert not out.exists()
 
 
+@pytest.mark.server
 def test_a_server_that_takes_one_picture_takes_a_sheet(server: Faulty, tmp_path: Path) -> None:
     words = ["judge", "vlm", "one-picture", "--endpoint.url", server.url, "--out", str(tmp_path / "judge.json")]
     assert main([*words, "--sheet"]) == 0
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(
     ("flags", "said"),
     [

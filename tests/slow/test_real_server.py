@@ -79,6 +79,7 @@ def test_a_picture_that_cannot_be_read_and_a_wrong_path(vlm_server: Served) -> N
     assert _ask(vlm_server, PICTURE).choices, "it goes on"
 
 
+@pytest.mark.server
 def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
     why = r"exit code 1[\s\S]*found no config.json"
     with pytest.raises(RuntimeError, match=why), serve(tmp_path, tmp_path / "log"):
