@@ -136,7 +136,7 @@ def test_a_broken_reply_is_a_failed_judgement_with_a_reason(kind: str) -> None:
     assert reason in verdict.error
     assert len(verdict.error) < 350
     assert "\n" not in verdict.error
-    assert time.monotonic() - began < 10, "two attempts of a second each where there is no end, and what they take"
+    assert time.monotonic() - began < 30, "two attempts: of a second each where there is no end, else at once; never 20"
     assert asked.endpoint.counts.total() == len(server.heads) == asked.ledger.spent().requests
     assert "answered" not in asked.endpoint.counts
     assert math.isfinite(asked.ledger.spent().money)

@@ -240,10 +240,10 @@ def tree(folder: Path, levels: int, members: int) -> Path:
     [(12, 3, "expected at most 8 levels"), (6, 3, "more than 64 judges within it"), (1500, 1, "at most 8 levels")],
 )
 def test_a_tree_of_judges_has_an_end(levels: int, members: int, said: str, tmp_path: Path) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(InputError, match=said):
         load_judge(tree(tmp_path, levels, members))
-    assert time.monotonic() - began < 20
+    assert time.process_time() - began < 20
     (tmp_path / "small").mkdir()
     assert len(load_judge(tree(tmp_path / "small", 3, 3)).members) == 3  # type: ignore[attr-defined]
 

@@ -475,11 +475,11 @@ def test_of_any_text_comes_a_legal_score_or_none(pieces: list[str], rubric) -> N
     ids=lambda text: text[:12],
 )
 def test_a_long_answer_takes_time_in_proportion_to_its_length(text: str) -> None:
-    """Seconds even on a busy machine; a square of a million would be days."""
+    """A second of the processor; a square of a million would be days."""
     began = time.process_time()
     with pytest.raises(NoScore) as error:
         parse(text, BINARY)
-    assert time.process_time() - began < 10
+    assert time.process_time() - began < 60
     assert len(str(error.value)) < 200
 
 
