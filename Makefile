@@ -9,7 +9,10 @@ GL_PACKAGES := libegl1 libgl1-mesa-dri
 export PATH := $(or $(PATH),/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin)
 
 .DEFAULT_GOAL := help
-.PHONY: help install gl quickstart test lint clean
+.PHONY: help install gl quickstart test test-fast lint clean
+
+# Two processes; more skipped tests than pyproject.toml allows are a failure (tests/support/skip_limit.py).
+PYTEST := WORLDGYMNAST_COUNT_SKIPS=1 OMP_NUM_THREADS=1 MUJOCO_GL=egl $(VENV)/bin/python -m pytest -n 2 -m "not gpu"
 
 define GL_CHECK
 import mujoco
@@ -23,7 +26,7 @@ endef
 export GL_CHECK
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1 \t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1 \t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
 
 install: $(STAMP) ## everything into .venv, at the pinned versions; redone when pyproject.toml or constraints.txt change
 
@@ -55,8 +58,11 @@ gl: install ## a software GL to render with: checked, installed where that is po
 quickstart: install gl ## the main job: RL of the starter policy in the starter world, real evaluation, report
 	$(VENV)/bin/worldgymnast quickstart
 
-test: install gl ## every test, two processes
-	OMP_NUM_THREADS=1 MUJOCO_GL=egl $(VENV)/bin/python -m pytest -n 2
+test: install gl ## every test that needs no GPU, two processes
+	$(PYTEST)
+
+test-fast: install gl ## unit tests, contracts and the examples in docstrings; about a minute
+	$(PYTEST) tests/unit tests/contracts worldgymnast
 
 lint: install ## ruff, pyright, the import rules
 	$(VENV)/bin/ruff check

@@ -238,9 +238,7 @@ class Judge:
         config = JudgeTraining(fit=learning, calibration=0)
         train_judge(some(data, plan["episodes"]), world, self.out / "judge", config, self.device, start=begun)
 
-    def _plan(
-        self, world: Any, begun: TrainableJudge | None, data: EpisodeSet, deadline: float
-    ) -> dict[str, Any]:
+    def _plan(self, world: Any, begun: TrainableJudge | None, data: EpisodeSet, deadline: float) -> dict[str, Any]:
         config = JudgeTraining()
         trial = apart(some(data, 64))
         replay(world, some(data, 64, seed=1), seed=0)  # warms up

@@ -9,8 +9,11 @@ import pytest
 import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
+from places import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
+pytest_plugins = ("skip_limit",)
+MARKED_BY_FIXTURE = {"gl": pytest.mark.gl, "vlm_server": pytest.mark.server}
+"""A test that asks for such a fixture, itself or through another fixture, has the marker."""
 
 os.environ.setdefault("MUJOCO_GL", "egl")
 os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(ROOT / ".pytest_cache" / "hypothesis"))
@@ -22,11 +25,17 @@ torch.set_num_threads(1)
 install_import_hook("worldgymnast", "typecheck.check")
 
 
-def _gl_error() -> str | None:
-    import mujoco
+def pytest_itemcollected(item: pytest.Item) -> None:
+    for fixture in getattr(item, "fixturenames", ()):
+        if fixture in MARKED_BY_FIXTURE:
+            item.add_marker(MARKED_BY_FIXTURE[fixture])
 
-    model = mujoco.MjModel.from_xml_string("<mujoco><worldbody><geom size='1'/></worldbody></mujoco>")
+
+def _gl_error() -> str | None:
     try:
+        import mujoco
+
+        model = mujoco.MjModel.from_xml_string("<mujoco><worldbody><geom size='1'/></worldbody></mujoco>")
         mujoco.Renderer(model, 32, 32).close()
     except Exception as error:  # noqa: BLE001 - MuJoCo raises many kinds where there is no GL
         return f"{type(error).__name__}: {error}"
@@ -35,9 +44,14 @@ def _gl_error() -> str | None:
 
 @pytest.fixture(scope="session")
 def gl() -> None:
-    """Skips the test where nothing can be rendered."""
+    """Skip the test where nothing can be rendered; a failure where skips are counted."""
     if error := _gl_error():
-        pytest.skip(f"no GL to render with (MUJOCO_GL={os.environ['MUJOCO_GL']}): {error}; run: make gl")
+        from skip_limit import COUNT_SKIPS, is_counting
+
+        reason = f"no GL to render with (MUJOCO_GL={os.environ['MUJOCO_GL']}): {error}; run: make gl"
+        if is_counting():
+            pytest.fail(f"{reason} ({COUNT_SKIPS} is set, so tests that render must run)", pytrace=False)
+        pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")

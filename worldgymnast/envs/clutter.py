@@ -1,7 +1,7 @@
 """Objects on the table that have nothing to do with the task: real distractors, to test policies among.
 
 They are bodies of their own in the physics, and can be pushed. Nothing else in the scene changes: without any, the
-environment is the same to the bit (tests/test_metaworld.py).
+environment is the same to the bit (tests/integration/test_metaworld.py).
 """
 
 from __future__ import annotations

@@ -1,0 +1,83 @@
+"""`agree` as it is run: outcomes by length are kept, and what it refuses."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from worldgymnast.cli.main import main
+from worldgymnast.envs.metaworld import MetaWorld, MetaWorldConfig
+from worldgymnast.errors import InputError
+from worldgymnast.evaluation.success import Rate
+from worldgymnast.measure.agreement import REAL, AgreeConfig, agreements, outcomes, rates, twins
+from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
+from worldgymnast.recipes.presets import debug
+from worldgymnast.recipes.quickstart import starter, starter_explorers
+from worldgymnast.registry import load_policy
+from worldgymnast.report.agree import Seen, scatter, sheets
+from worldgymnast.surrogates.imagination import Imagination, Surrogate
+from worldgymnast.types import Clip, Verdict
+from worldgymnast.worldmodel.sampler import LatentWorldModel
+
+
+class Late:
+    """A judge that calls every clip of more than two looks a success, and fails on those of one."""
+
+    name, waits, identity = "late", False, "late"
+
+    def score(self, clips: Sequence[Clip]) -> list[Verdict]:
+        return [Verdict(None, error="blind") if len(c.frames) < 3 else Verdict(float(len(c.frames) > 3)) for c in clips]
+
+
+@pytest.mark.usefixtures("gl")
+def test_outcomes_by_length_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    env = MetaWorldConfig(tasks=("drawer-close", "door-close"), horizon=6)
+    policies = {name: SmallVLA(SmallVLAConfig(width=16, blocks=1, hidden=32), env.action_spec) for name in ("a", "b")}
+    world = LatentWorldModel(debug().world.world, env.action_spec, 80 / 6).eval()
+    config, robot = AgreeConfig(per_task=1, lengths=(2, 4, 6), workers=1), MetaWorld(env)
+    places: dict[str, Surrogate] = {"world": Imagination.of(policies["a"], world, Late(), 6)}
+    file = tmp_path / "outcomes.json"
+    only = outcomes({"a": policies["a"]}, places, robot, file, config)
+    found = outcomes(policies, places, robot, file, config)
+    assert found["a"] == only["a"]
+    assert [row["success"] for row in found["a"]["world"]] == [[None, False, True]] * 2
+    assert np.isnan(rates(found, "world", 0)).all()
+    np.testing.assert_array_equal(rates(found, "world", 2), np.ones((2, 2)))
+    for rows in found.values():
+        for row in rows[REAL]:
+            assert row["success"] == sorted(row["success"]), "what has succeeded by 2 actions has by 4"
+    written = file.stat().st_mtime_ns
+    assert outcomes(policies, places, robot, file, config) == found
+    assert file.stat().st_mtime_ns == written
+    with pytest.raises(InputError, match="multiples of the policies' chunk"):
+        outcomes(policies, places, robot, file, AgreeConfig(lengths=(3,)))
+    seen = {name: Seen(Rate(1, 2), {"world": Rate(2, 2)}) for name in found}
+    by_place = agreements(found, config)
+    assert [sheet.title for sheet in sheets({"all 2": by_place}, seen, 2)] == ["Agreement with reality", "Success"]
+    assert scatter(by_place, seen, seen).startswith(b"\x89PNG")
+
+
+def test_the_same_weights_under_two_names_are_one_policy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    policy = load_policy(starter("policy"))
+    explorer, *_ = starter_explorers()
+    assert twins({"a": policy, "b": load_policy(explorer), "c": policy, "d": policy}) == {"c": "a", "d": "a"}
+    copy = tmp_path / "copy.safetensors"
+    shutil.copy(starter("policy"), copy)
+    files = [str(starter("policy")), str(explorer), str(copy)]
+    assert main(["agree", *files, "--out", str(tmp_path / "run")]) == 2
+    assert f"{copy}: found the weights of {starter('policy')}, expected every policy once" in capsys.readouterr().err
+
+
+def test_one_policy_is_too_few(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["agree", "a.safetensors", "--out", str(tmp_path / "run")]) == 2
+    assert "policies: found 1, expected at least 2, better 12 or more" in capsys.readouterr().err
+    assert main(["agree", "a.safetensors", "a.safetensors", "--out", str(tmp_path / "run")]) == 2
+    assert "found one twice" in capsys.readouterr().err
+    words = ["--trainings", "one"]
+    assert main(["agree", "a.safetensors", "b.safetensors", *words, "--out", str(tmp_path / "run")]) == 2
+    assert "--trainings: found 1 words for 2 policies, expected one for each" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,20 @@
+"""Python of README.md that runs the whole method, with everything tiny."""
+
+from pathlib import Path
+
+import pytest
+from documents import Block, all_blocks, is_whole_method, run
+
+WHOLE = [block for block in all_blocks(python=True) if is_whole_method(block)]
+
+
+@pytest.mark.usefixtures("gl")
+@pytest.mark.parametrize("block", WHOLE, ids=str)
+def test_the_whole_method_runs_from_python(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run(block)
+    assert (tmp_path / "runs/debug/rl-0/policy.safetensors").exists()
+
+
+def test_the_documents_show_it() -> None:
+    assert [block.place.partition(":")[0] for block in WHOLE] == ["README.md"]

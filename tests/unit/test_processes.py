@@ -1,0 +1,40 @@
+"""Several processes, as far as one can see them: a launcher that shards, and batches made ahead."""
+
+import threading
+import time
+
+import pytest
+
+from worldgymnast import processes
+from worldgymnast.errors import InputError
+from worldgymnast.training.fit import Ahead
+
+
+def test_a_launcher_that_shards_is_told_of_the_flag(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"LOCAL_RANK": "0", "WORLD_SIZE": "2", "ACCELERATE_USE_FSDP": "true"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=r"found --use_fsdp, .*--fit\.shard"):
+        processes.join("cpu")
+
+
+def test_batches_are_made_ahead_in_order_and_waiting_is_counted() -> None:
+    made: list[int] = []
+
+    def batches(number: int) -> dict[str, int]:
+        made.append(number)
+        time.sleep(0.01)
+        if number == 3:
+            raise KeyboardInterrupt
+        return {"number": number, "thread": threading.get_ident()}
+
+    with Ahead(batches, iter(range(9))) as ahead:
+        assert [ahead.take()["number"] for _ in range(3)] == [0, 1, 2]
+        assert 0.5 < ahead.wait() <= 1
+        with pytest.raises(KeyboardInterrupt):
+            ahead.take()
+    assert made == [0, 1, 2, 3]
+    with Ahead(batches, iter(range(2))) as ahead:
+        assert ahead.take()["thread"] != threading.get_ident()
+        time.sleep(0.1)
+        ahead.take()
+        assert ahead.wait() < 0.3
