@@ -32,6 +32,7 @@ def test_a_share_of_every_step_begins_elsewhere() -> None:
         draws.append(count)
         return [other] * count
 
+    others.identity = "others"  # pyright: ignore[reportFunctionMemberAccess] - a sampler has one
     drawn = ReplayStarts(own, others, 0.25)(np.random.default_rng(0), 8)
     assert drawn == [own] * 6 + [other] * 2
     assert ReplayStarts(own, others, 0.0)(np.random.default_rng(0), 8) == [own] * 8
