@@ -1,4 +1,4 @@
-"""A class that stands for a Protocol has its methods, which take its parameters in its order and perhaps others after."""
+"""A class that stands for a Protocol has its methods, with its parameters in its order; others may follow."""
 
 from __future__ import annotations
 
