@@ -81,7 +81,7 @@ def test_a_world_begins_with_what_fits_of_the_start(tmp_path: Path) -> None:
     kept = {}
     for name in ("head", "wide"):
         world, kept[name] = worlds.begin("starter", variants.training(name), data, tmp_path, 1.0, "cpu")
-        start = worlds.load_world(worlds.starter("world"))
+        start = worlds.load_trainable_world(worlds.starter("world"))
         assert torch.equal(world.autoencoder.latent_mean, start.autoencoder.latent_mean)
         same = {
             k: torch.equal(v, world.state_dict()[k])
