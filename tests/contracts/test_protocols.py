@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""A class that stands for a Protocol has its methods, with the same parameters and perhaps optional ones after them."""
-=======
 """A class that stands for a Protocol has its methods, with its parameters in its order; others may follow."""
->>>>>>> tiers
 
 from __future__ import annotations
 
