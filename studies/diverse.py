@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
+from worldgymnast.configs import Between, Count, Positive, checked
 from worldgymnast.envs.metaworld import MORE, MetaWorldConfig
 from worldgymnast.episodes.shares import check_shares
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, data_hash, from_episodes
-from worldgymnast.errors import InputError, in_range
+from worldgymnast.errors import InputError
 from worldgymnast.judges.classifier import SuccessClassifier
 from worldgymnast.measure.real import from_photographs, layouts, photographs, real_env, row, trials
 from worldgymnast.policies.small_vla import SmallVLA
@@ -68,7 +69,7 @@ EXPLORERS = ("wide", "distractors", "tasks")
 """The variants that explorers of the wide world practise in turn, each recorded where its variant is tested."""
 
 
-@dataclass(frozen=True)
+@checked
 class DiverseConfig(Exploring):
     """The wide world, how it is explored, and how much is trained and tested in it.
 
@@ -100,19 +101,15 @@ class DiverseConfig(Exploring):
     )
     shares: tuple[float, float, float, float] = (0.35, 0.3, 0.18, 0.17)
     judge: JudgeTraining = JudgeTraining(fit=FitConfig(steps=2000, lr=7e-4), language=True)
-    photographs: int = QuickstartConfig().photographs
-    copies: int = 2
-    sentences: int = 24
-    distractors: int = 3
-    per_task: int = 20
-    first_layout: int = 1_000_000
-    workers: int = 2
+    photographs: Positive = QuickstartConfig().photographs
+    copies: Positive = 2
+    sentences: Positive = 24
+    distractors: Positive = 3
+    per_task: Annotated[int, Between(1, 160)] = 20
+    first_layout: Count = 1_000_000
+    workers: Positive = 2
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        in_range(self, 1, "photographs", "copies", "sentences", "distractors", "workers")
-        in_range(self, 1, "per_task", high=160)
-        in_range(self, 0, "first_layout")
         check_shares(self.shares, 4)
 
     def recording(self, env: MetaWorldConfig) -> RecordConfig:

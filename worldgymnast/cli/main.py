@@ -15,13 +15,14 @@ import re
 import shlex
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from worldgymnast import streams
 
 if TYPE_CHECKING:
     from worldgymnast.cli.commands import Command
+    from worldgymnast.errors import FieldError
 
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "Start here": {
@@ -135,10 +136,10 @@ def _run(words: list[str], study: Mapping[str, type[Command]]) -> int:
         name, rest = (next(iter(study)), words) if study else _name(words)
         command = _parse(name, rest, study)
         flags += _flags(command, command.hidden)
-        from worldgymnast.cli.command import check_values
+        from worldgymnast.cli.command import check_names
         from worldgymnast.keys import granted
 
-        check_values(command)
+        check_names(command)
         with granted(keys):
             return command()
     except KeyboardInterrupt:
@@ -149,11 +150,11 @@ def _run(words: list[str], study: Mapping[str, type[Command]]) -> int:
     except BrokenPipeError:
         raise
     except Exception as error:
-        message = _message(error)
+        message = _message(error, flags)
         if traceback or message is None:
             raise
         alone = isinstance(error, OSError | MemoryError | RuntimeError)  # may have befallen this process only
-        return _say(f"error: {_with_flag(message, flags)}", 2, alone)
+        return _say(f"error: {message}", 2, alone)
 
 
 def _about(words: Sequence[str]) -> str:
@@ -200,15 +201,17 @@ def _say(message: str, code: int, alone: bool = False) -> int:
     return code
 
 
-def _message(error: Exception) -> str | None:
+def _message(error: Exception, flags: Collection[str]) -> str | None:
     """One line for what the user can mend; None for a fault of the program, which keeps its traceback."""
     if isinstance(error, UsageError):
         return str(error)
     import torch
 
     from worldgymnast.actions import ActionSpecMismatch
-    from worldgymnast.errors import InputError
+    from worldgymnast.errors import FieldError, InputError
 
+    if isinstance(error, FieldError):
+        return _with_flags(error, flags)
     if isinstance(error, InputError | ActionSpecMismatch | FloatingPointError):
         return str(error)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
@@ -324,13 +327,19 @@ def _parse(name: str, rest: Sequence[str], study: Mapping[str, type[Command]]) -
     default: dict[str, Any] = {} if start is None else {"default": start}
     shown = sorted(_flags(made, kind.hidden))
     names = (tyro.conf.PositionalMetavarFromFieldName, tyro.conf.AvoidSubcommands)
-    with _one_line(name, shown), _hiding(kind.hidden):
-        command, unknown = tyro.cli(kind, prog=prog, args=rest, config=names, return_unknown_args=True, **default)
+    with _one_line(name), _drafting(kind.hidden):
+        draft, unknown = tyro.cli(kind, prog=prog, args=rest, config=names, return_unknown_args=True, **default)
     if unknown:
         given = [word.partition("=")[0].replace("_", "-") for word in unknown]
         if idle := sorted(set(given) & set(_flags(made)) - set(shown)):
             raise UsageError(f"{name}: {idle[0]} has no effect here; {kind.instead}")
         raise UsageError(_unknown(name, unknown, shown))
+    from worldgymnast.errors import FieldError, InputError
+
+    try:
+        command = _built(draft)
+    except FieldError as error:
+        raise InputError(_with_flags(error, shown)) from error
     flags = (word.partition("=")[0].replace("_", "-") for word in rest if word.startswith("--"))
     object.__setattr__(command, "given", frozenset(flags))
     return command
@@ -346,25 +355,56 @@ def _no_preset(name: str, rest: Sequence[str]) -> str:
     return f"{name}: found no preset, expected one of {', '.join(PRESETS)} first, as in: worldgymnast {name} debug"
 
 
+@dataclass(frozen=True)
+class _Draft:
+    """A command or a config before it is built: its class, and what tyro read for its fields."""
+
+    kind: type[Any]
+    values: Mapping[str, Any]
+
+
 @contextlib.contextmanager
-def _hiding(hidden: Mapping[type, Collection[str]]) -> Iterator[None]:
-    """Keeps tyro from offering these fields of each of these configs."""
+def _drafting(hidden: Mapping[type, Collection[str]]) -> Iterator[None]:
+    """Has tyro return drafts of dataclasses, and keeps it from offering these fields of each of these configs."""
     import tyro
 
-    registry, left = tyro.constructors.ConstructorRegistry(), dict(hidden)
+    registry, asked = tyro.constructors.ConstructorRegistry(), set[type]()
 
     @registry.struct_rule
     def rule(info: tyro.constructors.StructTypeInfo) -> Any:
-        if info.type not in left:
+        if not is_dataclass(info.type) or info.type in asked:
             return None
-        names = left.pop(info.type)  # so that the rule below this one answers
+        asked.add(info.type)  # so that the rule below this one answers
         spec: Any = registry.get_struct_spec(info)
-        left[info.type] = names
+        asked.remove(info.type)
+        names = hidden.get(info.type, ())
         shown = [replace(f, type=tyro.conf.Suppress[f.type]) if f.name in names else f for f in spec.fields]
-        return replace(spec, fields=tuple(shown))
+
+        def draft(**values: Any) -> _Draft:
+            return _Draft(info.type, values)
+
+        draft.__doc__ = info.type.__doc__  # which help shows
+        return replace(spec, instantiate=draft, fields=tuple(shown))
 
     with registry:
         yield
+
+
+def _built(draft: Any, path: str = "") -> Any:
+    """What a draft is of; a `FieldError` has the path of the field in the whole command."""
+    if not isinstance(draft, _Draft):
+        return draft
+    from worldgymnast.errors import FieldError
+
+    values = dict[str, Any]()
+    for field in fields(draft.kind):
+        if field.init and field.name in draft.values:
+            inner = path if field.name == "config" else f"{path}.{field.name}".removeprefix(".")
+            values[field.name] = _built(draft.values[field.name], inner)
+    try:
+        return draft.kind(**values)
+    except FieldError as error:
+        raise error.within(path) from error
 
 
 def _name(words: Sequence[str]) -> tuple[str, list[str]]:
@@ -419,48 +459,30 @@ def _flags(config: Any, hidden: Mapping[type, Collection[str]] | None = None, pr
             yield field.name.upper() if "Positional[" in str(field.type) else flag
 
 
-def _with_flag(message: str, flags: Collection[str], prefix: str = "") -> str:
-    """The message with the flag in the place of the config's field; `prefix` is where tyro found the config."""
-    if (match := re.match(r"field '([\w.]+)'(?: of \w+)?: ", message)) is None:
-        return f"--{prefix.rstrip('.')}: {message}" if prefix else message
-    word = match[1].replace("_", "-")
-    named = (f"--{prefix}{word}", word.upper())
-    known = [flag for flag in flags if flag in named] or [flag for flag in flags if flag.endswith(f".{word}")]
-    return f"{known[0]}: {message[match.end() :]}" if len(known) == 1 else message
+def _with_flags(error: FieldError, flags: Collection[str]) -> str:
+    """The error's line with flags in the place of the config's fields."""
+    named = [_flag_of(field, flags) for field in error.fields]
+    return f"{', '.join(named)}: {error.problem}" if all(named) else str(error)
 
 
-def _refused(error: BaseException | None) -> tuple[ValueError, str] | None:
-    """What a config said of a number, and the prefix of the config's flags, from what tyro made of it."""
-    from worldgymnast.errors import InputError
-
-    prefix = ""
-    while error is not None:
-        if isinstance(error, InputError):
-            return error, prefix
-        where = getattr(error, "arg", None)  # of tyro's InstantiationError, such as "config.rl"
-        if isinstance(where, str):
-            prefix = re.sub(r"^config\.?", "", where).replace("_", "-")
-        error = error.__context__
-    return None
+def _flag_of(field: str, flags: Collection[str]) -> str:
+    """The flag that sets a field, by its path in the command or the end of it; "" where that is none, or several."""
+    word = re.sub(r"\[\d+\]", "", field).replace("_", "-")
+    known = [flag for flag in flags if flag in (f"--{word}", word.upper())]
+    known = known or [flag for flag in flags if flag.endswith(f".{word}")]
+    return known[0] if len(known) == 1 else ""
 
 
 @contextlib.contextmanager
-def _one_line(name: str, flags: Collection[str]) -> Iterator[None]:
-    """Turns the box that tyro draws about wrong arguments into one line, and a config's field into its flag."""
-    from worldgymnast.errors import InputError
-
+def _one_line(name: str) -> Iterator[None]:
+    """Turns the box that tyro draws about wrong arguments into one line."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
             yield
-    except InputError as error:
-        raise InputError(_with_flag(str(error), flags)) from error
     except SystemExit as stop:
         if not stop.code:
             raise
-        if found := _refused(stop):
-            error, prefix = found
-            raise InputError(_with_flag(str(error), flags, prefix and f"{prefix}.")) from error
         lines = [line.strip("│╭╮╰╯─| \n") for line in said.getvalue().splitlines()]
         lines = [line for line in lines[1:] if line.strip("-+")]  # where the box is drawn in ASCII
         words = " ".join(lines)

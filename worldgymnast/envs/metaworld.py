@@ -12,15 +12,15 @@ import contextlib
 import difflib
 import importlib
 import os
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import gymnasium as gym
 import numpy as np
 
 from worldgymnast.actions import ActionSpec, metaworld_spec
+from worldgymnast.configs import Between, NonEmpty, Once, Positive, checked
 from worldgymnast.envs.clutter import Clutter
-from worldgymnast.errors import InputError, in_range
+from worldgymnast.errors import FieldError, InputError
 
 INSTRUCTIONS: dict[str, tuple[str, ...]] = {
     "drawer-open": (
@@ -100,7 +100,7 @@ CAMERA = "corner2"
 _SUPERSAMPLING = 2
 
 
-@dataclass(frozen=True)
+@checked
 class MetaWorldConfig:
     """The embedded real environment.
 
@@ -113,18 +113,11 @@ class MetaWorldConfig:
             layout; they can be pushed.
     """
 
-    tasks: tuple[str, ...] = SUITE
-    size: int = 64
-    hold: int = 6
-    horizon: int = 24
-    distractors: int = 0
-
-    def __post_init__(self) -> None:
-        in_range(self, 1, "hold", "horizon")
-        in_range(self, 0, "distractors", high=5)
-        in_range(self, 16, "size", high=2048)
-        if not self.tasks or len(set(self.tasks)) < len(self.tasks):
-            raise InputError(f"field 'tasks': found {list(self.tasks)}, expected at least one task, each once")
+    tasks: Annotated[tuple[str, ...], NonEmpty, Once] = SUITE
+    size: Annotated[int, Between(16, 2048)] = 64
+    hold: Positive = 6
+    horizon: Positive = 24
+    distractors: Annotated[int, Between(0, 5)] = 0
 
     @property
     def action_spec(self) -> ActionSpec:
@@ -151,7 +144,7 @@ def check_tasks(tasks: tuple[str, ...]) -> None:
     for task in tasks:
         if task not in known:
             near = difflib.get_close_matches(task, known, n=1, cutoff=0.0)
-            raise InputError(f"field 'tasks': found '{task}', expected a Meta-World task; did you mean '{near[0]}'?")
+            raise FieldError("tasks", f"found '{task}', expected a Meta-World task; did you mean '{near[0]}'?")
 
 
 def _before_gl() -> None:

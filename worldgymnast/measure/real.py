@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 
+from worldgymnast.configs import Between, Count, NonNegative, Positive, checked
 from worldgymnast.envs.metaworld import MetaWorldConfig, MetaWorldEnv, instructions
 from worldgymnast.envs.wrappers import vectorise
-from worldgymnast.errors import in_range
 from worldgymnast.progress import Progress
 from worldgymnast.protocols import Policy
 from worldgymnast.rl.collect import Sample
@@ -25,7 +25,7 @@ _SOME = 10
 """Real episodes between two lines of progress."""
 
 
-@dataclass(frozen=True)
+@checked
 class ScoreConfig:
     """Real evaluation.
 
@@ -36,15 +36,10 @@ class ScoreConfig:
         workers: processes that run the real environment.
     """
 
-    per_task: int = 50
-    temperature: float = 0.0
-    first_layout: int = 1_000_000
-    workers: int = 2
-
-    def __post_init__(self) -> None:
-        in_range(self, 1, "per_task", high=160)
-        in_range(self, 1, "workers")
-        in_range(self, 0, "temperature", "first_layout")
+    per_task: Annotated[int, Between(1, 160)] = 50
+    temperature: NonNegative = 0.0
+    first_layout: Count = 1_000_000
+    workers: Positive = 2
 
 
 def real_env(config: MetaWorldConfig, chunk: int, workers: int, every: int = 1) -> VectorEnv[Any, Any, Any]:

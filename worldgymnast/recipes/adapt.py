@@ -12,11 +12,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
+from worldgymnast.configs import Between, Positive, checked
 from worldgymnast.envs.metaworld import MetaWorldConfig
-from worldgymnast.errors import InputError, in_range
+from worldgymnast.errors import InputError
 from worldgymnast.evaluation.success import EpisodeResult, Rate, SuccessTable, success_table
 from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.recipes.finetune import FinetuneConfig, finetune
@@ -28,7 +30,7 @@ from worldgymnast.surrogates.imagination import Surrogate, score_in
 from worldgymnast.types import Start
 
 
-@dataclass(frozen=True)
+@checked
 class AdaptConfig:
     """Training on one start.
 
@@ -46,12 +48,10 @@ class AdaptConfig:
         evaluate_starts=0,
         trainer=TrainerConfig(objective=ObjectiveConfig(kl=0.2)),
     )
-    replay: float = 0.0
-    trials: int = 32
+    replay: Annotated[float, Between(0, 0.9)] = 0.0
+    trials: Positive = 32
 
     def __post_init__(self) -> None:
-        in_range(self, 0, "replay", high=0.9)
-        in_range(self, 1, "trials")
         for name, why in (
             ("evaluate_starts", "nothing is scored for real"),
             ("middle", "a picture has no middle"),

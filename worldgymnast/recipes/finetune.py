@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from gymnasium.vector import VectorEnv
 
 from worldgymnast import video
 from worldgymnast.actions import require_same
+from worldgymnast.configs import Count, Positive, checked
 from worldgymnast.envs.metaworld import MetaWorldConfig
 from worldgymnast.episodes.windows import EpisodeSet
-from worldgymnast.errors import InputError, in_range
+from worldgymnast.errors import InputError
 from worldgymnast.measure.real import layouts, real_env, score_real
 from worldgymnast.measure.world import rollout_doubt
 from worldgymnast.policies.small_vla import SmallVLA
@@ -38,7 +39,7 @@ _LEAST_LEFT, _MOST_LEFT = 2, 12
 """Actions before its success from which on an episode is begun in the middle."""
 
 
-@dataclass(frozen=True)
+@checked
 class FinetuneConfig:
     """Reinforcement learning in imagination, scored against the real environment as it goes.
 
@@ -51,12 +52,8 @@ class FinetuneConfig:
 
     env: MetaWorldConfig = MetaWorldConfig()
     rl: ReinforceConfig = ReinforceConfig()
-    score_layout: int = 5_000_000
-    workers: int = 2
-
-    def __post_init__(self) -> None:
-        in_range(self, 0, "score_layout")
-        in_range(self, 1, "workers")
+    score_layout: Count = 5_000_000
+    workers: Positive = 2
 
 
 def finetune(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from worldgymnast.envs.metaworld import MetaWorldConfig
-from worldgymnast.errors import InputError
+from worldgymnast.errors import FieldError, InputError
 from worldgymnast.judges.classifier import ClassifierConfig
 from worldgymnast.measure.real import ScoreConfig
 from worldgymnast.policies.small_vla import SmallVLAConfig
@@ -186,5 +186,5 @@ def override(base: Recipe, changed: Recipe) -> Recipe:
         ("finetune.env", base.finetune.env, changed.finetune.env),
     ):
         if before != after:
-            raise InputError(f"field '{name}': differs from 'env', expected one for all stages; use --env flags")
+            raise FieldError(name, "differs from 'env', expected one for all stages; use --env flags")
     return aligned(changed)

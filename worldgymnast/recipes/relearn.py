@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
+from worldgymnast.configs import Between, checked
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
-from worldgymnast.errors import in_range
 from worldgymnast.judges.classifier import SuccessClassifier
 from worldgymnast.protocols import WorldModel
 from worldgymnast.training.fit import FitConfig
@@ -18,7 +18,7 @@ from worldgymnast.training.world import WorldTraining, train_world
 from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 
-@dataclass(frozen=True)
+@checked
 class Relearning:
     """How world and judge go on learning when there are new episodes.
 
@@ -28,12 +28,9 @@ class Relearning:
         judge: the same for the judge.
     """
 
-    new: float = 0.5
+    new: Annotated[float, Between(0.01, 0.99)] = 0.5
     world: WorldTraining = WorldTraining(fit=FitConfig(steps=300, lr=5e-4, ema=0.995))
     judge: JudgeTraining = JudgeTraining(fit=FitConfig(steps=1000, lr=5e-4))
-
-    def __post_init__(self) -> None:
-        in_range(self, 0.01, "new", high=0.99)
 
 
 Training = TypeVar("Training", PolicyTraining, WorldTraining, JudgeTraining)
