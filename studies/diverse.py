@@ -92,8 +92,8 @@ class DiverseConfig(Exploring):
     explored: PolicyRecordConfig = PolicyRecordConfig((0.5, 1.0), 16, seed=2_055_000)
     again: Relearning = replace(Exploring.again, judge=replace(Exploring.again.judge, language=True))
     tasks: tuple[str, ...] = MORE
-    play: int = 160
-    length: int = RecordConfig.length
+    play: Count = 160
+    length: Positive = RecordConfig.length
     world: WorldTraining = WorldTraining(
         autoencoder=FitConfig(steps=900, lr=1e-3, weight_decay=0.0, ema=0.99),
         fit=FitConfig(steps=800, lr=7e-4, ema=0.995, save_every=100),

@@ -12,7 +12,7 @@ from tyro.conf import Positional
 
 from worldgymnast import keys
 from worldgymnast.cli.command import LENT, Command, ending, new, writable, wrote
-from worldgymnast.configs import checked
+from worldgymnast.configs import Fraction, checked
 from worldgymnast.endpoint import EndpointConfig
 from worldgymnast.errors import InputError
 from worldgymnast.judges.combined import CascadeConfig, EnsembleConfig
@@ -172,8 +172,8 @@ class JudgeCascade(Describing):
 
     first: Positional[Path]
     then: Positional[Path]
-    low: float = CascadeConfig.low
-    high: float = CascadeConfig.high
+    low: Fraction = CascadeConfig.low
+    high: Fraction = CascadeConfig.high
 
     def __call__(self) -> int:
         """Writes."""
@@ -192,7 +192,7 @@ class JudgeEnsemble(Describing):
 
     judges: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="JUDGE...", help_behavior_hint="(required)")]
     rule: Literal["mean", "all"] = "mean"
-    threshold: float = EnsembleConfig.threshold
+    threshold: Fraction = EnsembleConfig.threshold
 
     def __call__(self) -> int:
         """Writes."""
