@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
+from pydantic import Field
 
 import worldgymnast
 from worldgymnast.configs import Between, ByKind, Fraction, Once, Positive, Seed, checked, from_dict, to_dict
@@ -58,6 +59,7 @@ class Whole:
     pair: tuple[int, int] = (1, 2)
     tie: Literal["failure", "success"] = "failure"
     is_wide: bool = False
+    names: Annotated[tuple[str, ...], Field(min_length=1, max_length=16)] = ("a",)
     folder: Path | None = None
     inner: Inner = Inner()
 
@@ -73,6 +75,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "twice": ({"seeds": (3, 4, 3)}, "field 'seeds' of Whole: found 3 twice, expected each once"),
     "word": ({"tie": "x"}, 'field \'tie\' of Whole: found "x", expected "failure" or "success"'),
     "no bool": ({"is_wide": 1}, "field 'is_wide' of Whole: found 1, expected a valid boolean"),
+    "none": ({"names": ()}, "field 'names' of Whole: found none, expected at least 1"),
+    "too many": ({"names": ("a",) * 17}, "field 'names' of Whole: found 17, expected at most 16"),
     "one of two": ({"pair": (1,)}, "field 'pair[1]' of Whole: found none, expected a value"),
     "unknown": ({"stepz": 1}, "field 'stepz' of Whole: unknown, expected a field of Whole; did you mean 'steps'?"),
 }
@@ -102,7 +106,7 @@ NESTED: dict[str, tuple[Any, str]] = {
     ),
     "NaN": (
         {"part": {"noise": float("nan")}},
-        "'inner.part.noise' of Whole: found nan, expected a finite number, 0 to 1",
+        "'inner.part.noise' of Whole: found nan, expected 0 to 1",
     ),
     "infinite": (
         {"part": {"kind": "Moving", "speed": float("inf")}},

@@ -45,7 +45,7 @@ _LONGEST = 200
 """Characters of a name in a message."""
 _KIND = "kind"
 """The key that tells, where a config may be one of several, which one it is."""
-_FINITE = "a finite number"
+_WHOLE, _NUMBER, _FINITE = "an integer", "a number", "a finite number"
 _UNKNOWN = "unexpected_keyword_argument"
 
 # ---------------------------------------------------------------- what fields take
@@ -66,7 +66,8 @@ class Between:
         whole = schema["type"] == "int"
         schema |= {"ge": self.low, "le": min(self.high, _LARGEST) if whole else self.high}
         expected = f"{self.low:g} or more" if math.isinf(self.high) else f"{self.low:g} to {self.high:.10g}"
-        context = {"noun": "an integer" if whole else _FINITE, "expected": expected}
+        number = _FINITE if math.isinf(self.high) else _NUMBER
+        context = {"noun": _WHOLE if whole else number, "expected": expected}
         return core_schema.custom_error_schema(
             schema,
             custom_error_type="between",
@@ -206,17 +207,20 @@ def _problem(wrong: ErrorDetails) -> str:
     value, context = wrong["input"], wrong.get("ctx", {})
     match wrong["type"]:
         case "between":
-            is_right = type(value) is int or (
-                context["noun"] == _FINITE and type(value) is float and math.isfinite(value)
-            )
-            expected = context["expected"] if is_right else f"{context['noun']}, {context['expected']}"
+            noun, expected = context["noun"], context["expected"]
+            is_right = type(value) is int or (type(value) is float and noun != _WHOLE)
+            if not is_right or (noun == _FINITE and abs(value) == math.inf):
+                expected = f"{noun}, {expected}"
         case "dataclass_type" | "dataclass_exact_type":
             expected = f"an object with fields of {context['class_name']}"
         case "missing":
             return "found none, expected a value"
-        case "too_short" | "too_long":
-            bound = "at least {min_length}" if wrong["type"] == "too_short" else "at most {max_length}"
-            return f"found {context['actual_length'] or 'none'}, expected {bound.format(**context)}"
+        case "json_invalid":
+            return f"cannot be read as JSON ({context['error']})"
+        case "too_short":
+            return f"found {len(value) or 'none'}, expected at least {context['min_length']}"
+        case "too_long":
+            return f"found {len(value)}, expected at most {context['max_length']}"
         case _:
             expected = wrong["msg"].removeprefix("Input should be ").replace("'", '"')
     return f"found {_shown(value)}, expected {expected}"
