@@ -15,14 +15,12 @@ import re
 import shlex
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from worldgymnast import streams
 
 if TYPE_CHECKING:
     from worldgymnast.cli.commands import Command
-    from worldgymnast.errors import FieldError
 
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "Start here": {
@@ -135,10 +133,11 @@ def _run(words: list[str], study: Mapping[str, type[Command]]) -> int:
     try:
         name, rest = (next(iter(study)), words) if study else _name(words)
         command = _parse(name, rest, study)
-        flags += _flags(command, command.hidden)
         from worldgymnast.cli.command import check_names
+        from worldgymnast.cli.drafts import flags_of
         from worldgymnast.keys import granted
 
+        flags += flags_of(command, command.hidden)
         check_names(command)
         with granted(keys):
             return command()
@@ -211,7 +210,9 @@ def _message(error: Exception, flags: Collection[str]) -> str | None:
     from worldgymnast.errors import FieldError, InputError
 
     if isinstance(error, FieldError):
-        return _with_flags(error, flags)
+        from worldgymnast.cli.drafts import with_flags
+
+        return with_flags(error, flags)
     if isinstance(error, InputError | ActionSpecMismatch | FloatingPointError):
         return str(error)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
@@ -300,6 +301,8 @@ def _parse(name: str, rest: Sequence[str], study: Mapping[str, type[Command]]) -
     import tyro
 
     from worldgymnast.cli.commands import KINDS
+    from worldgymnast.cli.drafts import built, drafting, flags_of, with_flags
+    from worldgymnast.errors import FieldError, InputError
 
     kind, prog = (study or KINDS)[name], _program(name)
     help_wanted = bool({"-h", "--help"} & set(rest))
@@ -325,21 +328,19 @@ def _parse(name: str, rest: Sequence[str], study: Mapping[str, type[Command]]) -
             print(_sizes(name, kind.sizes))
     made = kind if start is None else start
     default: dict[str, Any] = {} if start is None else {"default": start}
-    shown = sorted(_flags(made, kind.hidden))
+    shown = sorted(flags_of(made, kind.hidden))
     names = (tyro.conf.PositionalMetavarFromFieldName, tyro.conf.AvoidSubcommands)
-    with _one_line(name), _drafting(kind.hidden):
+    with _one_line(name), drafting(kind.hidden):
         draft, unknown = tyro.cli(kind, prog=prog, args=rest, config=names, return_unknown_args=True, **default)
     if unknown:
         given = [word.partition("=")[0].replace("_", "-") for word in unknown]
-        if idle := sorted(set(given) & set(_flags(made)) - set(shown)):
+        if idle := sorted(set(given) & set(flags_of(made)) - set(shown)):
             raise UsageError(f"{name}: {idle[0]} has no effect here; {kind.instead}")
         raise UsageError(_unknown(name, unknown, shown))
-    from worldgymnast.errors import FieldError, InputError
-
     try:
-        command = _built(draft)
+        command = built(draft)
     except FieldError as error:
-        raise InputError(_with_flags(error, shown)) from error
+        raise InputError(with_flags(error, shown)) from error
     flags = (word.partition("=")[0].replace("_", "-") for word in rest if word.startswith("--"))
     object.__setattr__(command, "given", frozenset(flags))
     return command
@@ -353,58 +354,6 @@ def _no_preset(name: str, rest: Sequence[str]) -> str:
             mended = shlex.join([word, *rest[:i], *rest[i + 1 :]])
             return f"{name}: found the preset behind a flag, expected it first; run: worldgymnast {name} {mended}"
     return f"{name}: found no preset, expected one of {', '.join(PRESETS)} first, as in: worldgymnast {name} debug"
-
-
-@dataclass(frozen=True)
-class _Draft:
-    """A command or a config before it is built: its class, and what tyro read for its fields."""
-
-    kind: type[Any]
-    values: Mapping[str, Any]
-
-
-@contextlib.contextmanager
-def _drafting(hidden: Mapping[type, Collection[str]]) -> Iterator[None]:
-    """Has tyro return drafts of dataclasses, and keeps it from offering these fields of each of these configs."""
-    import tyro
-
-    registry, asked = tyro.constructors.ConstructorRegistry(), set[type]()
-
-    @registry.struct_rule
-    def rule(info: tyro.constructors.StructTypeInfo) -> Any:
-        if not is_dataclass(info.type) or info.type in asked:
-            return None
-        asked.add(info.type)  # so that the rule below this one answers
-        spec: Any = registry.get_struct_spec(info)
-        asked.remove(info.type)
-        names = hidden.get(info.type, ())
-        shown = [replace(f, type=tyro.conf.Suppress[f.type]) if f.name in names else f for f in spec.fields]
-
-        def draft(**values: Any) -> _Draft:
-            return _Draft(info.type, values)
-
-        draft.__doc__ = info.type.__doc__  # which help shows
-        return replace(spec, instantiate=draft, fields=tuple(shown))
-
-    with registry:
-        yield
-
-
-def _built(draft: Any, path: str = "") -> Any:
-    """What a draft is of; a `FieldError` has the path of the field in the whole command."""
-    if not isinstance(draft, _Draft):
-        return draft
-    from worldgymnast.errors import FieldError
-
-    values = dict[str, Any]()
-    for field in fields(draft.kind):
-        if field.init and field.name in draft.values:
-            inner = path if field.name == "config" else f"{path}.{field.name}".removeprefix(".")
-            values[field.name] = _built(draft.values[field.name], inner)
-    try:
-        return draft.kind(**values)
-    except FieldError as error:
-        raise error.within(path) from error
 
 
 def _name(words: Sequence[str]) -> tuple[str, list[str]]:
@@ -442,35 +391,6 @@ def _unknown(name: str, unknown: Sequence[str], flags: Sequence[str]) -> str:
     within = min(fitting, key=len, default="")
     meant = f"did you mean '{within}'? " if within else _near(word, flags)
     return f"{name}: unknown flag '{flag}'; {meant}{_program(name)} --help lists all"
-
-
-def _flags(config: Any, hidden: Mapping[type, Collection[str]] | None = None, prefix: str = "--") -> Iterator[str]:
-    """Every flag of a command, of its type or of an instance with its configs, without `hidden` fields of configs."""
-    for field in fields(config):
-        if not field.init:
-            continue
-        if hidden and field.name in hidden.get(type(config), ()):
-            continue
-        value = field.default if isinstance(config, type) else getattr(config, field.name)
-        flag = prefix + field.name.replace("_", "-")
-        if is_dataclass(value):
-            yield from _flags(value, hidden, prefix if field.name == "config" else f"{flag}.")
-        else:
-            yield field.name.upper() if "Positional[" in str(field.type) else flag
-
-
-def _with_flags(error: FieldError, flags: Collection[str]) -> str:
-    """The error's line with flags in the place of the config's fields."""
-    named = [_flag_of(field, flags) for field in error.fields]
-    return f"{', '.join(named)}: {error.problem}" if all(named) else str(error)
-
-
-def _flag_of(field: str, flags: Collection[str]) -> str:
-    """The flag that sets a field, by its path in the command or the end of it; "" where that is none, or several."""
-    word = re.sub(r"\[\d+\]", "", field).replace("_", "-")
-    known = [flag for flag in flags if flag in (f"--{word}", word.upper())]
-    known = known or [flag for flag in flags if flag.endswith(f".{word}")]
-    return known[0] if len(known) == 1 else ""
 
 
 @contextlib.contextmanager
