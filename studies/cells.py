@@ -12,17 +12,17 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from studies.diverse import VARIANTS, DiverseConfig, check_diverse, try_out, variant, widen
 from studies.new_scenes import ROWS, NewScenesConfig, new_scenes
+from worldgymnast.configs import NonEmpty, NonNegative, Once, Positive, Seeds, checked
 from worldgymnast.envs.metaworld import MetaWorldConfig
 from worldgymnast.envs.simulator import SimulatorConfig
 from worldgymnast.episodes.lerobot import read
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
-from worldgymnast.errors import InputError, each_once, in_range
 from worldgymnast.measure.agreement import AgreeConfig, Outcomes, outcomes, twins
 from worldgymnast.measure.evaluate import Contender, evaluate
 from worldgymnast.measure.real import ScoreConfig, Scorer
@@ -48,7 +48,7 @@ SFT, EVERYTHING, ITERATED, SIMULATED, IMAGINED = "sft", "sft-everything", "iter-
 """The methods, by the first word of their cells' names."""
 
 
-@dataclass(frozen=True)
+@checked
 class TablesConfig:
     """How many cells, and how much each.
 
@@ -76,32 +76,25 @@ class TablesConfig:
     """
 
     env: MetaWorldConfig = MetaWorldConfig()
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: Seeds = (0, 1, 2)
     record: RecordConfig = RecordConfig()
     rollouts: PolicyRecordConfig = PolicyRecordConfig()
     explored: PolicyRecordConfig = Recipe().explored
-    photographs: int = QuickstartConfig().photographs
+    photographs: Positive = QuickstartConfig().photographs
     finetune: FinetuneConfig = QuickstartConfig().finetune
     everything: PolicyTraining = PolicyTraining(successes=True, fit=FitConfig(steps=3000))
     iter_sft: IterSftConfig = IterSftConfig()
-    mismatch: float = 1.0
-    mismatches: tuple[float, ...] = (0.0, 2.0)
-    randomisation: float = 1.0
+    mismatch: NonNegative = 1.0
+    mismatches: Annotated[tuple[NonNegative, ...], Once] = (0.0, 2.0)
+    randomisation: NonNegative = 1.0
     score: ScoreConfig = ScoreConfig(per_task=50)
-    imitators: tuple[int, ...] = (1, 2, 10, 20)
+    imitators: Annotated[tuple[Positive, ...], Once] = (1, 2, 10, 20)
     agree: AgreeConfig = AgreeConfig(per_task=30)
     diverse: DiverseConfig = DiverseConfig()
     scenes: NewScenesConfig = NewScenesConfig()
     dyna: DynaConfig = DynaConfig()
     beside: PolicyTraining = PolicyTraining(successes=True, fit=FitConfig(steps=600, lr=5e-4))
-    which: tuple[Table, ...] = TABLES
-
-    def __post_init__(self) -> None:
-        in_range(self, 0, "seeds", "mismatch", "mismatches", "randomisation")
-        in_range(self, 1, "photographs", "imitators")
-        each_once(self, "seeds", "mismatches", "imitators")
-        if empty := [name for name in ("seeds", "which") if not getattr(self, name)]:
-            raise InputError(f"field '{empty[0]}': found none, expected at least one")
+    which: Annotated[tuple[Table, ...], NonEmpty] = TABLES
 
     def quick(self) -> TablesConfig:
         """The same tables from short trainings and few episodes: every number is there, and none is to be relied on."""

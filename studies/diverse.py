@@ -11,17 +11,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
+from worldgymnast.configs import Between, Count, Positive, checked
 from worldgymnast.envs.metaworld import MORE, MetaWorldConfig
 from worldgymnast.episodes.shares import check_shares
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, data_hash, from_episodes
-from worldgymnast.errors import InputError, in_range
-from worldgymnast.measure.real import Scorer, ScoringConfig, row, trials
+from worldgymnast.errors import InputError
+from worldgymnast.measure.real import (
+    Scorer,
+    ScoringConfig,
+    row,
+    trials,
+)
 from worldgymnast.protocols import Judge, Policy, RealEnvironment, StartSampler, WorldModel
 from worldgymnast.recipes.edit_episodes import with_distractors
 from worldgymnast.recipes.finetune import finetune
@@ -65,7 +71,7 @@ EXPLORERS = ("wide", "distractors", "tasks")
 """The variants that explorers of the wide world practise in turn, each recorded where its variant is tested."""
 
 
-@dataclass(frozen=True)
+@checked
 class DiverseConfig(Exploring):
     """The wide world, how it is explored, and how much is trained and tested in it.
 
@@ -88,8 +94,8 @@ class DiverseConfig(Exploring):
     explored: PolicyRecordConfig = PolicyRecordConfig((0.5, 1.0), 16, seed=2_055_000)
     again: Relearning = replace(Exploring.again, judge=replace(Exploring.again.judge, language=True))
     tasks: tuple[str, ...] = MORE
-    play: int = 160
-    length: int = RecordConfig.length
+    play: Count = 160
+    length: Positive = RecordConfig.length
     world: WorldTraining = WorldTraining(
         autoencoder=FitConfig(steps=900, lr=1e-3, weight_decay=0.0, ema=0.99),
         fit=FitConfig(steps=800, lr=7e-4, ema=0.995, save_every=100),
@@ -97,19 +103,15 @@ class DiverseConfig(Exploring):
     )
     shares: tuple[float, float, float, float] = (0.35, 0.3, 0.18, 0.17)
     judge: JudgeTraining = JudgeTraining(fit=FitConfig(steps=2000, lr=7e-4), language=True)
-    photographs: int = QuickstartConfig().photographs
-    copies: int = 2
-    sentences: int = 24
-    distractors: int = 3
-    per_task: int = 20
-    first_layout: int = 1_000_000
-    workers: int = 2
+    photographs: Positive = QuickstartConfig().photographs
+    copies: Positive = 2
+    sentences: Positive = 24
+    distractors: Positive = 3
+    per_task: Annotated[int, Between(1, 160)] = 20
+    first_layout: Count = 1_000_000
+    workers: Positive = 2
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        in_range(self, 1, "photographs", "copies", "sentences", "distractors", "workers")
-        in_range(self, 1, "per_task", high=160)
-        in_range(self, 0, "first_layout")
         check_shares(self.shares, 4)
 
     def recording(self, env: MetaWorldConfig) -> tuple[RealEnvironment, RecordConfig]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from worldgymnast.configs import Between, Count, checked
 from worldgymnast.envs.metaworld import MetaWorldConfig
-from worldgymnast.errors import InputError, in_range
+from worldgymnast.errors import FieldError
 from worldgymnast.measure.real import score_real
 from worldgymnast.protocols import Policy
 from worldgymnast.recipes.adapt import AdaptConfig, adapt
@@ -30,7 +31,7 @@ REMEDIES = ("none", "replay", "anchor", "both")
 ROWS = "scenes.json"
 
 
-@dataclass(frozen=True)
+@checked
 class NewScenesConfig:
     """Scenes, remedies, and how each is tried.
 
@@ -48,18 +49,16 @@ class NewScenesConfig:
 
     adapt: AdaptConfig = AdaptConfig(replay=0.5)
     remedies: tuple[str, ...] = REMEDIES
-    scenes: int = 1
-    first_layout: int = 9_000_000
-    trials: int = 20
-    others: int = 6
-    others_layout: int = 9_500_000
-    workers: int = 2
+    scenes: Annotated[int, Between(1, 1000)] = 1
+    first_layout: Count = 9_000_000
+    trials: Annotated[int, Between(1, 1000)] = 20
+    others: Annotated[int, Between(1, 1000)] = 6
+    others_layout: Count = 9_500_000
+    workers: Annotated[int, Between(1, 1000)] = 2
 
     def __post_init__(self) -> None:
-        in_range(self, 1, "scenes", "trials", "others", "workers", high=1000)
-        in_range(self, 0, "first_layout", "others_layout")
         if odd := [name for name in self.remedies if name not in REMEDIES]:
-            raise InputError(f"field 'remedies': found '{odd[0]}', expected some of {', '.join(REMEDIES)}")
+            raise FieldError("remedies", f"found '{odd[0]}', expected some of {', '.join(REMEDIES)}")
 
     def remedied(self, remedy: str) -> AdaptConfig:
         """The training with a remedy."""

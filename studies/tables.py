@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -21,6 +21,7 @@ from worldgymnast.cli.command import (
 )
 from worldgymnast.cli.commands.agree import compared
 from worldgymnast.cli.main import main
+from worldgymnast.configs import checked
 from worldgymnast.envs.metaworld import check_tasks
 from worldgymnast.recipes.dyna import DynaConfig
 from worldgymnast.report import tables as terminal
@@ -28,7 +29,7 @@ from worldgymnast.report.world import page
 from worldgymnast.weights import write_bytes, write_text
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(kw_only=True)
 class Tables(Computing):
     """What docs/results.md compares: methods, diverse training, new scenes, Dyna by round, agreement; cell by cell.
 

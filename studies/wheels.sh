@@ -10,7 +10,8 @@ set -euo pipefail
 dir=${1:?usage: studies/wheels.sh DIR}
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 python=${PYTHON:-python3}
-names=(tyro docstring_parser typeguard cattrs gymnasium Farama-Notifications mujoco glfw PyOpenGL metaworld diffusers
+names=(tyro docstring_parser typeguard pydantic pydantic_core annotated-types typing-inspection typing_extensions
+  gymnasium Farama-Notifications mujoco glfw PyOpenGL metaworld diffusers
   importlib_metadata)
 
 mkdir -p "$dir"

@@ -17,7 +17,7 @@ import urllib.parse
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
 from worldgymnast import keys
 from worldgymnast.completions import (
@@ -33,7 +33,8 @@ from worldgymnast.completions import (
     refusal,
     retry_after,
 )
-from worldgymnast.errors import InputError, Paused, in_range
+from worldgymnast.configs import Between, checked
+from worldgymnast.errors import FieldError, InputError, Paused
 from worldgymnast.ledger import Budget, Ledger, Price, Spent
 from worldgymnast.parameters import TOKENS_A_PICTURE, TOKENS_UNSEEN, check_extra, culprit, estimate, without
 from worldgymnast.transport import Lost, Received, Refused, Transport
@@ -56,7 +57,7 @@ _WARM = 0.7
 _SHOWN = 200
 
 
-@dataclass(frozen=True)
+@checked
 class EndpointConfig:
     """Where to ask, and how patiently.
 
@@ -77,29 +78,25 @@ class EndpointConfig:
     model: str
     url: str = OPENAI
     key_variable: str = "OPENAI_API_KEY"
-    concurrency: int = 16
-    timeout: float = 60.0
-    attempts: int = 8
-    pause: float = 0.5
-    longest_pause: float = 60.0
+    concurrency: Annotated[int, Between(1, 1000)] = 16
+    timeout: Annotated[float, Between(1e-3, 86400)] = 60.0
+    attempts: Annotated[int, Between(1, 1000)] = 8
+    pause: Annotated[float, Between(0, 86400)] = 0.5
+    longest_pause: Annotated[float, Between(0, 86400)] = 60.0
     budget: Budget = Budget()
     price: Price = Price()
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        in_range(self, 1, "concurrency", "attempts")
-        in_range(self, 1, "concurrency", "attempts", high=1000)
-        in_range(self, 1e-3, "timeout", high=86400)
-        in_range(self, 0, "pause", "longest_pause", high=86400)
         keys.check_variable(self.key_variable)
         keys.address(self.url)
         if not self.model:
-            raise InputError("field 'model': found none, expected the model's name at the server")
+            raise FieldError("model", "found none, expected the model's name at the server")
         if not self.model.isprintable():
-            raise InputError("field 'model': found a name with characters that cannot be shown, expected the model's "
+            raise FieldError("model", "found a name with characters that cannot be shown, expected the model's "
                              "name at the server")  # fmt: skip
         if self.budget.money is not None and not self.price.read + self.price.written:
-            raise InputError("field 'budget.money': found a limit and no price, so that nothing would ever count; "
+            raise FieldError("budget.money", "found a limit and no price, so that nothing would ever count; "
                              "expected price.read and price.written, for a million tokens")  # fmt: skip
         check_extra(self.extra)
 

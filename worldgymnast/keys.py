@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from worldgymnast.errors import InputError
+from worldgymnast.errors import FieldError, InputError
 
 FLAG = "--allow-key"
 PROVIDERS: dict[str, tuple[str, ...]] = {
@@ -88,14 +88,14 @@ def address(url: str) -> Address:
     'http://127.0.0.1:8000'
     """
     if "@" in url or "?" in url:  # may hold a secret, so it is not repeated
-        raise InputError("field 'url': found a user, password or query in it, expected none; put the key into the "
+        raise FieldError("url", "found a user, password or query in it, expected none; put the key into the "
                          "environment variable that 'key_variable' names")  # fmt: skip
     found = _URL.fullmatch(url)
     host = found[2].lower().strip("[]") if found else ""
     port = int(found[3]) if found and found[3] else None
     if found is None or not _is_host(host, bracketed=found[2].startswith("[")) or port == 0 or (port or 0) > 65535:
         shown = "".join(c if c.isprintable() else "?" for c in url[:100])
-        raise InputError(f"field 'url': found '{shown}', expected an address such as http://127.0.0.1:8000/v1")
+        raise FieldError("url", f"found '{shown}', expected an address such as http://127.0.0.1:8000/v1")
     return Address(found[1], host, port)
 
 
@@ -142,7 +142,7 @@ def _grant(word: str) -> str:
 def check_variable(variable: str) -> None:
     """Raise InputError where it is no variable's name; it may be the key itself, so it is not repeated."""
     if not _VARIABLE.fullmatch(variable):
-        raise InputError("field 'key_variable': found what is no variable's name, expected that of the environment "
+        raise FieldError("key_variable", "found what is no variable's name, expected that of the environment "
                          "variable that holds the key, such as OPENAI_API_KEY")  # fmt: skip
 
 
@@ -160,7 +160,7 @@ def withheld(variable: str, url: str) -> str | None:
     named = f"{variable}@{to.host}" in _granted
     is_known = variable in PROVIDERS
     if not is_known and not named and variable not in _granted:
-        raise InputError(f"field 'key_variable': found {variable}, which would be sent to {to.origin}, expected the "
+        raise FieldError("key_variable", f"found {variable}, which would be sent to {to.origin}, expected the "
                          f"variable of a well-known provider; add {FLAG} {variable} if you trust that server with "
                          "it")  # fmt: skip
     if to.is_loopback or (to.scheme == "https" and (named or not is_known or to.host in PROVIDERS[variable])):

@@ -20,9 +20,10 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from worldgymnast.errors import InputError, in_range
+from worldgymnast.configs import Between, checked
+from worldgymnast.errors import InputError
 
 FILE = "ledger.sqlite"
 """Its name in a run folder."""
@@ -52,7 +53,7 @@ class Spent:
         return Spent(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
-@dataclass(frozen=True)
+@checked
 class Budget:
     """What may be spent at most, over all runs that share a ledger; None is no limit.
 
@@ -64,14 +65,9 @@ class Budget:
         money: in the currency of the prices.
     """
 
-    requests: int | None = None
-    tokens: int | None = None
-    money: float | None = None
-
-    def __post_init__(self) -> None:
-        for name, least in (("requests", 1), ("tokens", 1), ("money", 1e-6)):
-            if getattr(self, name) is not None:
-                in_range(self, least, name, high=_MOST)
+    requests: Annotated[int, Between(1, _MOST)] | None = None
+    tokens: Annotated[int, Between(1, _MOST)] | None = None
+    money: Annotated[float, Between(1e-6, _MOST)] | None = None
 
     def passed(self, spent: Spent) -> str | None:
         """What has run out, in words, or None."""
@@ -82,7 +78,7 @@ class Budget:
         return None
 
 
-@dataclass(frozen=True)
+@checked
 class Price:
     """Money for a million tokens.
 
@@ -91,11 +87,8 @@ class Price:
         written: of the answer.
     """
 
-    read: float = 0.0
-    written: float = 0.0
-
-    def __post_init__(self) -> None:
-        in_range(self, 0, "read", "written", high=1e9)
+    read: Annotated[float, Between(0, 1e9)] = 0.0
+    written: Annotated[float, Between(0, 1e9)] = 0.0
 
 
 class Ledger:

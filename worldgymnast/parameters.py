@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from worldgymnast.completions import Usage, refusal
-from worldgymnast.errors import InputError
+from worldgymnast.errors import FieldError, InputError
 from worldgymnast.files import parse_json
 
 TOKENS_A_PICTURE = 2000
@@ -27,11 +27,11 @@ _REFUSING = ("400", "404", "415", "422", "501")
 def check_extra(extra: Mapping[str, Any]) -> None:
     """Raises where further fields of a request are not such."""
     if taken := [name for name in extra if name in _TAKEN]:
-        raise InputError(f"field 'extra': found '{taken[0]}', which the request itself fills in; leave it out")
+        raise FieldError("extra", f"found '{taken[0]}', which the request itself fills in; leave it out")
     try:
         json.dumps(dict(extra), allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"field 'extra': found what cannot be sent as JSON ({error}), expected fields of a request, "
+        raise FieldError("extra", f"found what cannot be sent as JSON ({error}), expected fields of a request, "
                          'such as {"reasoning_effort": "low"}') from error  # fmt: skip
 
 

@@ -1,7 +1,7 @@
-"""Configs to plain JSON and back, and components to one file each and back.
+"""Components to one file each and back.
 
-Only this module turns configs into objects. A component file is a safetensors file whose metadata holds its kind, its
-config, its action spec and a manifest, so that one path is enough to rebuild it anywhere.
+Only this module turns configs into components. A component file is a safetensors file whose metadata holds its kind,
+its config, its action spec and a manifest, so that one path is enough to rebuild it anywhere.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import importlib.metadata
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar
 
-import cattrs
 import torch
 from torch import nn
 
 from worldgymnast.actions import ActionSpec
+from worldgymnast.configs import ByKind, Config, from_dict, to_dict
 from worldgymnast.envs.metaworld import MetaWorldConfig
 from worldgymnast.errors import InputError
 from worldgymnast.files import json_object, parse_json, short
@@ -56,7 +56,6 @@ from worldgymnast.scenes.inpainting import Inpainting, InpaintingConfig
 from worldgymnast.scenes.plate import Plate, load_plate
 from worldgymnast.scenes.proposals import Proposer, ProposerConfig
 from worldgymnast.scenes.remote import RemoteEditor, RemoteEditorConfig
-from worldgymnast.strict import misfit, refused, strict_converter, tell_apart
 from worldgymnast.weights import (
     Header,
     as_floats,
@@ -68,73 +67,17 @@ from worldgymnast.weights import (
     to_json,
     write_text,
 )
-from worldgymnast.worldmodel.autoencoder import AutoencoderConfig
-from worldgymnast.worldmodel.objective import DiffusionConfig, FlowConfig
 from worldgymnast.worldmodel.sampler import WorldModelConfig
-from worldgymnast.worldmodel.vae import VAEConfig
 
-Config = TypeVar("Config")
 Described = TypeVar("Described", LocalVLMConfig, InpaintingConfig)
 Asks = TypeVar("Asks", VLMJudge, RemoteEditor, Proposer)
 Group = Literal["policies", "worlds", "judges", "environments"]
 
 
 _KIND = "kind"
-"""The key that tells, where a config may be one of several, which one it is."""
-
-
-_NAMED = {
-    kind.__name__: kind
-    for kind in (AutoencoderConfig, VAEConfig, FlowConfig, DiffusionConfig, SmallVLAConfig, FlowVLAConfig)
-}
-
-
+"""The key that tells which component or judge a file describes."""
 _LONGEST = 200
 """Characters of a name in a message."""
-
-
-@functools.cache
-def _converter() -> cattrs.Converter:
-    converter = strict_converter()
-    tell_apart(converter, AutoencoderConfig | VAEConfig, _KIND, AutoencoderConfig)
-    tell_apart(converter, FlowConfig | DiffusionConfig, _KIND, FlowConfig)
-    tell_apart(converter, SmallVLAConfig | FlowVLAConfig, _KIND, SmallVLAConfig)
-    return converter
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """A config dataclass as JSON-ready nested dictionaries."""
-    return json.loads(json.dumps(_converter().unstructure(config)))
-
-
-def from_dict(kind: type[Config], data: Mapping[str, Any], where: str) -> Config:
-    """The inverse of `to_dict`; `where` names the file in messages.
-
-    Raises:
-        InputError: an unknown key (with the nearest known one) or a value of the wrong type.
-    """
-    _refuse_unknown(kind, json_object(data, where), where, "")
-    try:
-        return _converter().structure(dict(data), kind)
-    except Exception as error:
-        if (own := refused(error)) is not None:
-            raise InputError(f"{where}: {own}") from error
-        raise InputError(f"{where}: config does not fit {kind.__name__}: {misfit(error)}") from error
-
-
-def _refuse_unknown(kind: type[Any], data: Mapping[str, Any], where: str, prefix: str) -> None:
-    known, hints = {f.name: f for f in fields(kind)}, get_type_hints(kind)
-    data = {key: value for key, value in data.items() if key != _KIND}
-    for key, value in data.items():
-        if key not in known:
-            near = difflib.get_close_matches(key[:_LONGEST], known, n=1, cutoff=0.0)
-            raise InputError(f"{where}: field '{prefix}{key[:_LONGEST]}': unknown, expected a field of "
-                             f"{kind.__name__}; did you mean '{near[0]}'?")  # fmt: skip
-        default, hint = known[key].default, hints[key]
-        inner = type(default) if is_dataclass(default) else hint if isinstance(hint, type) else None
-        if is_dataclass(inner) and isinstance(value, Mapping):
-            named = _NAMED.get(str(value.get(_KIND)), inner)
-            _refuse_unknown(named, value, where, f"{prefix}{key}.")
 
 
 @dataclass(frozen=True)
@@ -156,7 +99,7 @@ class Manifest:
     origin: Mapping[str, Any] | None = None
 
 
-PolicyConfig = SmallVLAConfig | FlowVLAConfig
+PolicyConfig = Annotated[SmallVLAConfig | FlowVLAConfig, ByKind()]
 """Configs of the policies that `training.policy` makes."""
 DEFAULT_POLICY = SmallVLAConfig()
 """The one that `sft` makes unless it is told another."""
@@ -246,7 +189,7 @@ def save_component(path: Path, component: Any, manifest: Manifest, *, half: bool
     config = getattr(component, "config", None)
     meta = {
         "kind": type(component).__name__,
-        "config": json.dumps(to_dict(config) if is_dataclass(config) else {}),
+        "config": json.dumps(to_dict(config) if config is not None else {}),
         "manifest": json.dumps(to_dict(manifest)),
     }
     if isinstance(spec := getattr(component, "action_spec", None), ActionSpec):

@@ -97,7 +97,7 @@ def test_where_a_key_may_go(variable: str, url: str, granted: list[str], goes: b
     ],
 )  # fmt: skip
 def test_an_address_that_could_be_read_differently_is_none(url: str) -> None:
-    with pytest.raises(InputError, match="field 'url': found") as error:
+    with pytest.raises(InputError, match="field 'url' of EndpointConfig: found") as error:
         EndpointConfig("m", url)
     assert str(error.value).isprintable()
 
@@ -268,14 +268,14 @@ WRONG = {
     "a flag in words": ({"kind": "VLMConfig", "endpoint": URL, "sheet": "no"}, "judge.json"),
     "a number in words": ({"kind": "VLMConfig", "endpoint": URL | {"timeout": "60"}}, "judge.json"),
     "a broken number": ({"kind": "VLMConfig", "endpoint": URL | {"attempts": 2.7}}, "judge.json"),
-    "url in other letters": (ODD_URL % "h\u00f6st", "field 'url'"),
-    "url with a null byte": (ODD_URL % "\\u0000", "field 'url'"),
-    "timeout NaN": ('{"kind": "VLMConfig", "endpoint": {"model": "m", "timeout": NaN}}', "field 'timeout'"),
-    "timeout inf": ('{"kind": "VLMConfig", "endpoint": {"model": "m", "timeout": Infinity}}', "field 'timeout'"),
+    "url in other letters": (ODD_URL % "h\u00f6st", "field 'endpoint.url' of VLMConfig"),
+    "url with a null byte": (ODD_URL % "\\u0000", "field 'endpoint.url' of VLMConfig"),
+    "timeout NaN": ('{"kind": "VLMConfig", "endpoint": {"model": "m", "timeout": NaN}}', "'endpoint.timeout'"),
+    "timeout inf": ('{"kind": "VLMConfig", "endpoint": {"model": "m", "timeout": Infinity}}', "'endpoint.timeout'"),
     "extra a list": ({"kind": "VLMConfig", "endpoint": URL | {"extra": [1]}}, "judge.json"),
-    "extra streams": ({"kind": "VLMConfig", "endpoint": URL | {"extra": {"stream": True}}}, "field 'extra'"),
+    "extra streams": ({"kind": "VLMConfig", "endpoint": URL | {"extra": {"stream": True}}}, "field 'endpoint.extra'"),
     "threshold NaN": ('{"kind": "CalibratedConfig", "judge": "a.json", "threshold": NaN}', "field 'threshold'"),
-    "NaN for a task": ('{"kind": "CalibratedConfig", "judge": "a.json", "by_task": {"t": NaN}}', "field 'by_task'"),
+    "NaN for a task": ('{"kind": "CalibratedConfig", "judge": "a.json", "by_task": {"t": NaN}}', "field 'by_task.t'"),
     "low above high": ({"kind": "CascadeConfig", "first": "a", "then": "b", "low": 0.9, "high": 0.1}, "field 'low'"),
     "a rule": ({"kind": "EnsembleConfig", "judges": ["a", "b"], "rule": "some"}, "judge.json"),
     "judges in words": ({"kind": "EnsembleConfig", "judges": "ab"}, "judge.json"),

@@ -20,9 +20,9 @@ from run_builders import CONFIG, Stopped, outcome, seed_run, train
 
 import worldgymnast.run as run_module
 from worldgymnast import processes, records, streams
-from worldgymnast.cli.command import check_values
 from worldgymnast.cli.main import main
-from worldgymnast.errors import LARGEST_SEED, InputError
+from worldgymnast.configs import LARGEST_SEED
+from worldgymnast.errors import InputError
 from worldgymnast.evaluation.success import EpisodeResult, success_table
 from worldgymnast.report.collect import collect
 from worldgymnast.report.markdown import markdown
@@ -398,7 +398,7 @@ FLAGS = {
     "--fit.seed=99999999999999999999999": "--fit.seed: found a number beyond 64 bits",
     "--fit.seed=4294967296": "--fit.seed: found 4294967296, expected 0 to 4294967295",
     "--fit.lr=nan": "--fit.lr: found nan",
-    "--fit.weight-decay=inf": "--fit.weight-decay: found inf, expected at least 0 and finite",
+    "--fit.weight-decay=inf": "--fit.weight-decay: found inf, expected a finite number, 0 or more",
     "--fit.steps=-3": "--fit.steps: found -3",
     "--policy.blocks=10000000": "--policy.blocks: found 10000000, expected 1 to 1024",
     "--out=a\0b": "--out: found a null byte",
@@ -421,7 +421,6 @@ def test_numbers_and_paths_that_nothing_could_use(
 def test_the_largest_seed_works() -> None:
     seed = FitConfig(seed=LARGEST_SEED).seed
     torch.Generator().manual_seed((seed * 1_000_003 + 10**6) * 1_000)
-    check_values(FitConfig(seed=seed))
 
 
 def test_a_launcher_s_variables_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:

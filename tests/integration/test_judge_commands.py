@@ -354,7 +354,7 @@ def test_what_is_wrong_is_said_before_any_judging(
         (("--plot", "x.jpg"), "labelled", "--plot: found x.jpg, expected a file that ends in .png"),
         (("--save", "x.md"), "labelled", "--save: found x.md, expected a file that ends in .json"),
         (("--usable", 1.5), "labelled", "--usable: found 1.5, expected 0 to 1"),
-        (("--stride", 0), "labelled", "--stride: found 0, expected at least 1"),
+        (("--stride", 0), "labelled", "--stride: found 0, expected 1 or more"),
         ((), "plain", f"{folder / 'plain'}: field 'success': found no labels, expected a boolean feature"),
         ((), "nothing", str(folder / "nothing")),
         (world, "labelled", f"frames: found {SIZE}x{SIZE} pixels, expected 64x64 as the world model has"),

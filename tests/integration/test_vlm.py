@@ -298,7 +298,7 @@ def test_a_server_that_takes_one_picture_takes_a_sheet(server: Faulty, tmp_path:
         (["--endpoint.budget.money", "1"], "--endpoint.budget.money: found a limit and no price"),
         (["--votes", "5"], "--temperature: found 0 for 5 votes"),
         (["--votes", "0"], "--votes: found 0, expected 1 to 1000"),
-        (["--endpoint.concurrency", "0"], "--endpoint.concurrency: found 0, expected at least 1"),
+        (["--endpoint.concurrency", "0"], "--endpoint.concurrency: found 0, expected 1 to 1000"),
         (["--endpoint.budget.money", "-1"], "--endpoint.budget.money: found -1"),
         (["--logprobs", "--endpoint.url", "URL"], "--logprobs: found that the server does not tell"),
         (["--structured", "--endpoint.url", "URL"], "--structured: found that the server does not keep to a JSON form"),
@@ -324,12 +324,15 @@ def test_bad_input_is_one_line(
         ("{", "found no JSON"),
         ("[]", "field 'kind': found none, expected one of VLMConfig"),
         ('{"kind": "Oracle"}', "field 'kind': found Oracle, expected one of VLMConfig"),
-        ('{"kind": "VLMConfig", "endpoint": {"model": "m", "ulr": "x"}}', "field 'endpoint.ulr': unknown"),
-        ('{"kind": "VLMConfig", "endpoint": {"model": "m"}, "rubric": "x"}', "field 'rubric': found 'x'"),
+        ('{"kind": "VLMConfig", "endpoint": {"model": "m", "ulr": "x"}}', "field 'endpoint.ulr' of VLMConfig: unknown"),
+        ('{"kind": "VLMConfig", "endpoint": {"model": "m"}, "rubric": "x"}', "field 'rubric' of VLMConfig: found 'x'"),
         ('{"kind": "VLMConfig"}', "endpoint"),
         ('{"kind": "CascadeConfig", "first": "judge.json", "then": "judge.json"}', "made of itself"),
         ('{"kind": "CascadeConfig", "first": "none.safetensors", "then": "b.json"}', "found no file"),
-        ('{"kind": "EnsembleConfig", "judges": ["a.json"]}', "field 'judges': found 1, expected at least 2"),
+        (
+            '{"kind": "EnsembleConfig", "judges": ["a.json"]}',
+            "'judges' of EnsembleConfig: found 1, expected at least",
+        ),
     ],
 )
 def test_a_wrong_description_names_the_file_and_the_field(text: str, said: str, tmp_path: Path) -> None:

@@ -112,13 +112,13 @@ CONFIGS: dict[str, tuple[Any, str]] = {
     "blocks 1e7": ({"blocks": 10**7}, "field 'blocks' of SmallVLAConfig: found 10000000"),
     "more blocks than tensors": ({"blocks": 900}, "found 900 in a file of 23 tensors"),
     "wider than the file": ({"hidden": 65536}, "misshapen: head.0.weight [8, 160] (expected [65536, 160]) and 4 more"),
-    "width as text": ({"width": "8"}, "field 'width': found \"8\", expected int"),
-    "width as a fraction": ({"width": 8.5}, "field 'width': found 8.5, expected int"),
-    "width true": ({"width": True}, "field 'width': found true, expected int"),
+    "width as text": ({"width": "8"}, "field 'width' of SmallVLAConfig: found \"8\", expected an integer, 8 to 65536"),
+    "width as a fraction": ({"width": 8.5}, "'width' of SmallVLAConfig: found 8.5, expected an integer, 8 to 65536"),
+    "width true": ({"width": True}, "field 'width' of SmallVLAConfig: found true, expected an integer, 8 to 65536"),
     "width negative": ({"width": -8}, "field 'width' of SmallVLAConfig: found -8"),
     "beyond 64 bits": ({"width": 10**30}, "found a number beyond 64 bits"),
     "jitter NaN": ({"jitter": float("nan")}, "field 'jitter' of SmallVLAConfig: found nan"),
-    "jitter infinite": ({"jitter": float("inf")}, "found inf, expected at least 0 and finite"),
+    "jitter infinite": ({"jitter": float("inf")}, "found inf, expected a finite number, 0 or more"),
     "unknown field": ({"widht": 8}, "did you mean 'width'?"),
 }
 
@@ -161,14 +161,14 @@ def test_an_action_spec_that_is_none(kind: str, policy: Path, tmp_path: Path) ->
 
 
 WORLDS: dict[str, tuple[str, Any, str]] = {
-    "layers 1e7": ("transformer", {"layers": 10**7}, "field 'layers' of TransformerConfig: found 10000000"),
+    "layers 1e7": ("transformer", {"layers": 10**7}, "field 'transformer.layers' of WorldModelConfig: found 10000000"),
     "layers beyond the file": ("transformer", {"layers": 1000}, "found 1000 in a file of"),
-    "channels 1e7": ("transformer", {"channels": 10**7}, "field 'channels' of TransformerConfig: found 10000000"),
+    "channels 1e7": ("transformer", {"channels": 10**7}, "field 'transformer.channels' of WorldModelConfig: found"),
     "channels beyond the file": ("transformer", {"channels": 60_000}, "misshapen: transformer.x_proj.weight"),
-    "grid 1e9": ("transformer", {"grid": [10**9, 10**9]}, "field 'grid' of TransformerConfig"),
+    "grid 1e9": ("transformer", {"grid": [10**9, 10**9]}, "field 'transformer.grid[0]' of WorldModelConfig"),
     "autoencoder blocks": ("autoencoder", {"blocks": [1000] * 3}, "found [1000, 1000, 1000] in a file of 90 tensors"),
     "autoencoder without widths": ("autoencoder", {"widths": [], "blocks": []}, "expected as many of each, 1 to 16"),
-    "transformer a number": ("transformer", 3, "does not fit WorldModelConfig"),
+    "transformer a number": ("transformer", 3, "found 3, expected an object with fields of TransformerConfig"),
 }
 
 

@@ -34,18 +34,18 @@ def refused(path: Path) -> str:
 @pytest.mark.parametrize("value", NO_OBJECT, ids=repr)
 def test_a_budget_or_a_price_is_an_object(field: str, value: Any, tmp_path: Path) -> None:
     said = refused(described(tmp_path / "v.json", endpoint=ENDPOINT | {field: value}))
-    assert f"field 'endpoint.{field}': found {json.dumps(value)}, expected an object" in said
+    assert f"field 'endpoint.{field}' of VLMConfig: found {json.dumps(value)}, expected an object" in said
 
 
 @pytest.mark.parametrize("value", NO_OBJECT, ids=repr)
 def test_an_endpoint_is_an_object(value: Any, tmp_path: Path) -> None:
-    assert "field 'endpoint': found" in refused(described(tmp_path / "v.json", endpoint=value))
+    assert "field 'endpoint' of VLMConfig: found" in refused(described(tmp_path / "v.json", endpoint=value))
 
 
 @pytest.mark.parametrize("field", ["objective", "autoencoder", "transformer"])
 @pytest.mark.parametrize("value", NO_OBJECT, ids=repr)
 def test_a_part_of_a_world_is_an_object(field: str, value: Any) -> None:
-    with pytest.raises(InputError, match=f"field '{field}': found"):
+    with pytest.raises(InputError, match=f"field '{field}' of WorldModelConfig: found"):
         from_dict(WorldModelConfig, {field: value}, "world")
 
 
@@ -70,10 +70,10 @@ def test_a_field_stands_once(text: str, name: str, tmp_path: Path) -> None:
 
 def test_a_field_of_few_words_names_them(tmp_path: Path) -> None:
     said = refused(described(tmp_path / "v.json", tie="x"))
-    assert """field 'tie': found "x", expected "failure" or "success\"""" in said
-    (tmp_path / "e.json").write_text('{"kind": "EnsembleConfig", "judges": ["a"], "rule": "median"}')
+    assert """field 'tie' of VLMConfig: found "x", expected "failure" or "success\"""" in said
+    (tmp_path / "e.json").write_text('{"kind": "EnsembleConfig", "judges": ["a", "b"], "rule": "median"}')
     said = refused(tmp_path / "e.json")
-    assert """field 'rule': found "median", expected \"""" in said
+    assert """field 'rule' of EnsembleConfig: found "median", expected \"""" in said
     assert "typing" not in said
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import tempfile
@@ -13,15 +12,17 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import tyro
+from pydantic import AfterValidator
 from tyro.conf import Positional
 
 from worldgymnast import processes
 from worldgymnast.actions import ActionSpec, ActionSpecMismatch, metaworld_spec, require_same
 from worldgymnast.cli.starters import is_metaworld
+from worldgymnast.configs import Between, Positive, checked
 from worldgymnast.envs.metaworld import MORE, SUITE, MetaWorldConfig, check_tasks, instructions
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
-from worldgymnast.errors import LARGEST_SEED, InputError, in_range
+from worldgymnast.errors import FieldError, InputError
 from worldgymnast.ledger import FILE, Ledger
 from worldgymnast.measure.novelty import misspelt, strange_frames, strange_sentences
 from worldgymnast.measure.unplayed import MOST
@@ -42,11 +43,12 @@ SPLIT = 0
 """The seed of what `--held-out` keeps out."""
 LENT: Any = tyro.conf.arg(name="")
 Weights = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
-Size = Annotated[int | None, tyro.conf.arg(metavar="N")]
+Number = Annotated[Positive | None, tyro.conf.arg(metavar="N")]
+Size = Annotated[Annotated[int, Between(1, 4096)] | None, tyro.conf.arg(metavar="N")]
 DataSets = Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="DATA...", help_behavior_hint="(required)")]
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(kw_only=True)
 class Command:
     """Something that `worldgymnast` does; called, it returns the exit code."""
 
@@ -75,7 +77,7 @@ class Command:
         raise NotImplementedError
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(kw_only=True)
 class Computing(Command):
     """A command that trains or imagines.
 
@@ -87,10 +89,7 @@ class Computing(Command):
     together: ClassVar[bool] = False
     """Whether several processes may do it together."""
     device: Literal["cpu", "cuda"] = "cpu"
-    threads: int = 0
-
-    def __post_init__(self) -> None:
-        in_range(self, 0, "threads", high=max(_MOST_THREADS, 4 * (os.cpu_count() or 1)))
+    threads: Annotated[int, Between(0, max(_MOST_THREADS, 4 * (os.cpu_count() or 1)))] = 0
 
     def prepare(self) -> None:
         """Takes the device and the threads and meets the other processes, or says why not."""
@@ -107,7 +106,7 @@ class Computing(Command):
         processes.join(self.device)
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(kw_only=True)
 class Evaluating(Computing):
     """A command that ends in a real evaluation, and may imagine more layouts than it plays.
 
@@ -116,14 +115,10 @@ class Evaluating(Computing):
             real success where the world knows the outcomes; may be raised later.
     """
 
-    imagined: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        in_range(self, 0, "imagined", high=MOST)
+    imagined: Annotated[int, Between(0, MOST)] = 0
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(kw_only=True)
 class Watching(Command):
     """A command that reads frames of data sets.
 
@@ -141,7 +136,7 @@ class Watching(Command):
         return self.image_key if len(self.image_key) > 1 else next(iter(self.image_key), None)
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(kw_only=True)
 class Learning(Computing, Watching):
     """A command that trains on data sets.
 
@@ -156,36 +151,33 @@ class Learning(Computing, Watching):
     size: Size = None
     out: Path
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_size(self)
+
+def ending(*suffixes: str) -> AfterValidator:
+    """Annotates the path of a file that ends in one of `suffixes`."""
+
+    def check(path: Path | None) -> Path | None:
+        if path is not None and path.suffix not in suffixes:
+            raise FieldError("", f"found {path}, expected a file that ends in {' or '.join(suffixes)}")
+        return path
+
+    return AfterValidator(check)
 
 
-def check_values(config: Any, prefix: str = "") -> None:
-    """Raises `InputError` for a number or a path in a command, or in a config of it, that nothing could use.
-
-    Numbers are finite, integers fit 64 bits, seeds `LARGEST_SEED`; paths hold no null byte and no name that is too
-    long.
-    """
+def check_names(config: Any, prefix: str = "") -> None:
+    """Raises `FieldError` for a path in a command, or in a config of it, that no file system holds."""
     for entry in fields(config):
         value = getattr(config, entry.name)
         name = f"{prefix}{entry.name}"
         if is_dataclass(value):
-            check_values(value, "" if entry.name == "config" else f"{name}.")
+            check_names(value, "" if entry.name == "config" else f"{name}.")
             continue
         for one in value if isinstance(value, tuple | list) else (value,):
-            if wrong := _wrong(entry.name, one):
-                raise InputError(f"field '{name}': {wrong}")
+            if wrong := _wrong(one):
+                raise FieldError(name, wrong)
 
 
-def _wrong(name: str, value: Any) -> str:
-    """What is wrong with a number or a path, or nothing."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return f"found {value}, expected a finite number"
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        return "found a number beyond 64 bits, expected a smaller one"
-    if isinstance(value, int) and name in ("seed", "seeds") and value > LARGEST_SEED:
-        return f"found {value}, expected 0 to {LARGEST_SEED}"
+def _wrong(value: Any) -> str:
+    """What is wrong with a path, or nothing."""
     if isinstance(value, str | Path) and "\0" in str(value):
         return "found a null byte, expected none; give another path"
     if isinstance(value, Path) and _HALVES.search(str(value)):
@@ -193,12 +185,6 @@ def _wrong(name: str, value: Any) -> str:
     if isinstance(value, Path) and any(len(os.fsencode(part)) > _LONGEST_NAME for part in value.parts):
         return f"found a name of more than {_LONGEST_NAME} bytes, expected a shorter one; give another path"
     return ""
-
-
-def check_size(command: Any) -> None:
-    """Raises where the `size` to resize to is no size."""
-    if command.size is not None:
-        in_range(command, 1, "size", high=4096)
 
 
 def ledger(out: Path) -> Ledger:

@@ -15,7 +15,6 @@ import re
 import shlex
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from worldgymnast import streams
@@ -134,11 +133,12 @@ def _run(words: list[str], study: Mapping[str, type[Command]]) -> int:
     try:
         name, rest = (next(iter(study)), words) if study else _name(words)
         command = _parse(name, rest, study)
-        flags += _flags(command, command.hidden)
-        from worldgymnast.cli.command import check_values
+        from worldgymnast.cli.command import check_names
+        from worldgymnast.cli.drafts import flags_of
         from worldgymnast.keys import granted
 
-        check_values(command)
+        flags += flags_of(command, command.hidden)
+        check_names(command)
         with granted(keys):
             return command()
     except KeyboardInterrupt:
@@ -149,11 +149,11 @@ def _run(words: list[str], study: Mapping[str, type[Command]]) -> int:
     except BrokenPipeError:
         raise
     except Exception as error:
-        message = _message(error)
+        message = _message(error, flags)
         if traceback or message is None:
             raise
         alone = isinstance(error, OSError | MemoryError | RuntimeError)  # may have befallen this process only
-        return _say(f"error: {_with_flag(message, flags)}", 2, alone)
+        return _say(f"error: {message}", 2, alone)
 
 
 def _about(words: Sequence[str]) -> str:
@@ -200,15 +200,19 @@ def _say(message: str, code: int, alone: bool = False) -> int:
     return code
 
 
-def _message(error: Exception) -> str | None:
+def _message(error: Exception, flags: Collection[str]) -> str | None:
     """One line for what the user can mend; None for a fault of the program, which keeps its traceback."""
     if isinstance(error, UsageError):
         return str(error)
     import torch
 
     from worldgymnast.actions import ActionSpecMismatch
-    from worldgymnast.errors import InputError
+    from worldgymnast.errors import FieldError, InputError
 
+    if isinstance(error, FieldError):
+        from worldgymnast.cli.drafts import with_flags
+
+        return with_flags(error, flags)
     if isinstance(error, InputError | ActionSpecMismatch | FloatingPointError):
         return str(error)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
@@ -297,6 +301,8 @@ def _parse(name: str, rest: Sequence[str], study: Mapping[str, type[Command]]) -
     import tyro
 
     from worldgymnast.cli.commands import KINDS
+    from worldgymnast.cli.drafts import built, drafting, flags_of, with_flags
+    from worldgymnast.errors import FieldError, InputError
 
     kind, prog = (study or KINDS)[name], _program(name)
     help_wanted = bool({"-h", "--help"} & set(rest))
@@ -322,15 +328,19 @@ def _parse(name: str, rest: Sequence[str], study: Mapping[str, type[Command]]) -
             print(_sizes(name, kind.sizes))
     made = kind if start is None else start
     default: dict[str, Any] = {} if start is None else {"default": start}
-    shown = sorted(_flags(made, kind.hidden))
+    shown = sorted(flags_of(made, kind.hidden))
     names = (tyro.conf.PositionalMetavarFromFieldName, tyro.conf.AvoidSubcommands)
-    with _one_line(name, shown), _hiding(kind.hidden):
-        command, unknown = tyro.cli(kind, prog=prog, args=rest, config=names, return_unknown_args=True, **default)
+    with _one_line(name), drafting(kind.hidden):
+        draft, unknown = tyro.cli(kind, prog=prog, args=rest, config=names, return_unknown_args=True, **default)
     if unknown:
         given = [word.partition("=")[0].replace("_", "-") for word in unknown]
-        if idle := sorted(set(given) & set(_flags(made)) - set(shown)):
+        if idle := sorted(set(given) & set(flags_of(made)) - set(shown)):
             raise UsageError(f"{name}: {idle[0]} has no effect here; {kind.instead}")
         raise UsageError(_unknown(name, unknown, shown))
+    try:
+        command = built(draft)
+    except FieldError as error:
+        raise InputError(with_flags(error, shown)) from error
     flags = (word.partition("=")[0].replace("_", "-") for word in rest if word.startswith("--"))
     object.__setattr__(command, "given", frozenset(flags))
     return command
@@ -344,27 +354,6 @@ def _no_preset(name: str, rest: Sequence[str]) -> str:
             mended = shlex.join([word, *rest[:i], *rest[i + 1 :]])
             return f"{name}: found the preset behind a flag, expected it first; run: worldgymnast {name} {mended}"
     return f"{name}: found no preset, expected one of {', '.join(PRESETS)} first, as in: worldgymnast {name} debug"
-
-
-@contextlib.contextmanager
-def _hiding(hidden: Mapping[type, Collection[str]]) -> Iterator[None]:
-    """Keeps tyro from offering these fields of each of these configs."""
-    import tyro
-
-    registry, left = tyro.constructors.ConstructorRegistry(), dict(hidden)
-
-    @registry.struct_rule
-    def rule(info: tyro.constructors.StructTypeInfo) -> Any:
-        if info.type not in left:
-            return None
-        names = left.pop(info.type)  # so that the rule below this one answers
-        spec: Any = registry.get_struct_spec(info)
-        left[info.type] = names
-        shown = [replace(f, type=tyro.conf.Suppress[f.type]) if f.name in names else f for f in spec.fields]
-        return replace(spec, fields=tuple(shown))
-
-    with registry:
-        yield
 
 
 def _name(words: Sequence[str]) -> tuple[str, list[str]]:
@@ -425,63 +414,16 @@ def _unknown(name: str, unknown: Sequence[str], flags: Sequence[str]) -> str:
     return f"{name}: unknown flag '{flag}'; {meant}{_program(name)} --help lists all"
 
 
-def _flags(config: Any, hidden: Mapping[type, Collection[str]] | None = None, prefix: str = "--") -> Iterator[str]:
-    """Every flag of a command, of its type or of an instance with its configs, without `hidden` fields of configs."""
-    for field in fields(config):
-        if not field.init:
-            continue
-        if hidden and field.name in hidden.get(type(config), ()):
-            continue
-        value = field.default if isinstance(config, type) else getattr(config, field.name)
-        flag = prefix + field.name.replace("_", "-")
-        if is_dataclass(value):
-            yield from _flags(value, hidden, prefix if field.name == "config" else f"{flag}.")
-        else:
-            yield field.name.upper() if "Positional[" in str(field.type) else flag
-
-
-def _with_flag(message: str, flags: Collection[str], prefix: str = "") -> str:
-    """The message with the flag in the place of the config's field; `prefix` is where tyro found the config."""
-    if (match := re.match(r"field '([\w.]+)'(?: of \w+)?: ", message)) is None:
-        return f"--{prefix.rstrip('.')}: {message}" if prefix else message
-    word = match[1].replace("_", "-")
-    named = (f"--{prefix}{word}", word.upper())
-    known = [flag for flag in flags if flag in named] or [flag for flag in flags if flag.endswith(f".{word}")]
-    return f"{known[0]}: {message[match.end() :]}" if len(known) == 1 else message
-
-
-def _refused(error: BaseException | None) -> tuple[ValueError, str] | None:
-    """What a config said of a number, and the prefix of the config's flags, from what tyro made of it."""
-    from worldgymnast.errors import InputError
-
-    prefix = ""
-    while error is not None:
-        if isinstance(error, InputError):
-            return error, prefix
-        where = getattr(error, "arg", None)  # of tyro's InstantiationError, such as "config.rl"
-        if isinstance(where, str):
-            prefix = re.sub(r"^config\.?", "", where).replace("_", "-")
-        error = error.__context__
-    return None
-
-
 @contextlib.contextmanager
-def _one_line(name: str, flags: Collection[str]) -> Iterator[None]:
-    """Turns the box that tyro draws about wrong arguments into one line, and a config's field into its flag."""
-    from worldgymnast.errors import InputError
-
+def _one_line(name: str) -> Iterator[None]:
+    """Turns the box that tyro draws about wrong arguments into one line."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
             yield
-    except InputError as error:
-        raise InputError(_with_flag(str(error), flags)) from error
     except SystemExit as stop:
         if not stop.code:
             raise
-        if found := _refused(stop):
-            error, prefix = found
-            raise InputError(_with_flag(str(error), flags, prefix and f"{prefix}.")) from error
         lines = [line.strip("│╭╮╰╯─| \n") for line in said.getvalue().splitlines()]
         lines = [line for line in lines[1:] if line.strip("-+")]  # where the box is drawn in ASCII
         words = " ".join(lines)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from worldgymnast.errors import InputError
+from worldgymnast.errors import FieldError, InputError
 from worldgymnast.protocols import Foreseeing, Judge, WorldModel
 from worldgymnast.types import IMAGE, Clip, Start, Verdict, WorldState
 
@@ -46,7 +46,7 @@ class ImaginedVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]
         every: int = 1,
     ):
         if horizon % chunk:
-            raise InputError(f"field 'horizon': found {horizon}, expected a multiple of the policy's chunk ({chunk})")
+            raise FieldError("horizon", f"found {horizon}, expected a multiple of the policy's chunk ({chunk})")
         self.world, self.judge, self.generator = world, judge, generator
         self.num_envs, self.chunk, self.horizon, self.every = rows, chunk, horizon, every
         spec = world.action_spec

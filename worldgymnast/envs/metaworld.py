@@ -15,16 +15,17 @@ import importlib
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import VectorEnv
 
 from worldgymnast.actions import ActionSpec, metaworld_spec
+from worldgymnast.configs import Between, NonEmpty, Once, Positive, checked
 from worldgymnast.envs.clutter import Clutter
 from worldgymnast.envs.wrappers import vectorize
-from worldgymnast.errors import InputError, in_range
+from worldgymnast.errors import FieldError, InputError
 from worldgymnast.phrases import INSTRUCTIONS
 from worldgymnast.progress import Progress
 from worldgymnast.protocols import Stored
@@ -45,7 +46,7 @@ CAMERA = "corner2"
 _SUPERSAMPLING = 2
 
 
-@dataclass(frozen=True)
+@checked
 class MetaWorldConfig:
     """The embedded real environment.
 
@@ -58,18 +59,11 @@ class MetaWorldConfig:
             layout; they can be pushed.
     """
 
-    tasks: tuple[str, ...] = SUITE
-    size: int = 64
-    hold: int = 6
-    horizon: int = 24
-    distractors: int = 0
-
-    def __post_init__(self) -> None:
-        in_range(self, 1, "hold", "horizon")
-        in_range(self, 0, "distractors", high=5)
-        in_range(self, 16, "size", high=2048)
-        if not self.tasks or len(set(self.tasks)) < len(self.tasks):
-            raise InputError(f"field 'tasks': found {list(self.tasks)}, expected at least one task, each once")
+    tasks: Annotated[tuple[str, ...], NonEmpty, Once] = SUITE
+    size: Annotated[int, Between(16, 2048)] = 64
+    hold: Positive = 6
+    horizon: Positive = 24
+    distractors: Annotated[int, Between(0, 5)] = 0
 
     @property
     def action_spec(self) -> ActionSpec:
@@ -96,7 +90,7 @@ def check_tasks(tasks: tuple[str, ...]) -> None:
     for task in tasks:
         if task not in known:
             near = difflib.get_close_matches(task, known, n=1, cutoff=0.0)
-            raise InputError(f"field 'tasks': found '{task}', expected a Meta-World task; did you mean '{near[0]}'?")
+            raise FieldError("tasks", f"found '{task}', expected a Meta-World task; did you mean '{near[0]}'?")
 
 
 def _before_gl() -> None:

@@ -14,13 +14,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
+from worldgymnast.configs import Between, Seed, checked
 from worldgymnast.envs.metaworld import CAMERA, MetaWorldConfig, MetaWorldEnv
-from worldgymnast.errors import in_range
 
 SPREAD: Mapping[str, tuple[float, int]] = {
     "mass": (0.4, 1),
@@ -48,7 +47,7 @@ _MATERIALS = 64
 Deviation = Mapping[str, np.ndarray]
 
 
-@dataclass(frozen=True)
+@checked
 class SimulatorConfig:
     """A simulator of the tasks in `env`.
 
@@ -60,13 +59,9 @@ class SimulatorConfig:
     """
 
     env: MetaWorldConfig = MetaWorldConfig()
-    mismatch: float = 1.0
-    randomisation: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        in_range(self, 0, "mismatch", "randomisation", high=10)
-        in_range(self, 0, "seed")
+    mismatch: Annotated[float, Between(0, 10)] = 1.0
+    randomisation: Annotated[float, Between(0, 10)] = 1.0
+    seed: Seed = 0
 
     def deviation(self, layout: int) -> Deviation:
         """What is off in the scene of `layout`, in the units of `SPREAD`."""

@@ -19,7 +19,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
-from worldgymnast.errors import InputError
+from worldgymnast.errors import FieldError, InputError
 from worldgymnast.types import Layout
 
 Observed = dict[str, Any]
@@ -41,10 +41,10 @@ class ChunkedEnv(gym.Env[Observed, np.ndarray]):
         self.env = make()
         self.chunk, self.row, self.every = chunk, row, getattr(self.env, "every", 1)
         if chunk % self.every:
-            raise InputError(f"field 'every': found {self.every}, expected a divisor of the policy's chunk ({chunk})")
+            raise FieldError("every", f"found {self.every}, expected a divisor of the policy's chunk ({chunk})")
         horizon = getattr(getattr(self.env, "config", None), "horizon", chunk)
         if horizon % chunk:
-            raise InputError(f"field 'horizon': found {horizon}, expected a multiple of the policy's chunk ({chunk})")
+            raise FieldError("horizon", f"found {horizon}, expected a multiple of the policy's chunk ({chunk})")
         single = self.env.action_space
         assert isinstance(single, gym.spaces.Box)
         self.action_space = gym.spaces.Box(

@@ -15,7 +15,7 @@ from worldgymnast.episodes.rates import check_given
 from worldgymnast.episodes.rlds_episodes import read_whole
 from worldgymnast.episodes.subsample import subsample, subsampled_spec, whole_ratio
 from worldgymnast.episodes.windows import EpisodeSet
-from worldgymnast.errors import InputError
+from worldgymnast.errors import FieldError, InputError
 from worldgymnast.files import read_json_object, visible
 from worldgymnast.progress import Progress
 from worldgymnast.staging import StagedFolder
@@ -117,7 +117,7 @@ def with_commas(image_key: ImageKey) -> str | None:
 def _positive(size: int | tuple[int, int] | None, fps: float | None) -> None:
     for side in size if isinstance(size, tuple) else (size,):
         if side is not None and side < 1:
-            raise InputError(f"field 'size': found {side}, expected at least 1")
+            raise FieldError("size", f"found {side}, expected at least 1")
     check_given(fps)
 
 

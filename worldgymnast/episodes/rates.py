@@ -6,7 +6,7 @@ import math
 import sys
 from pathlib import Path
 
-from worldgymnast.errors import InputError
+from worldgymnast.errors import FieldError, InputError
 
 SLOWEST, FASTEST = 1e-3, 1e4
 _TOLERANCE = 0.01
@@ -16,7 +16,7 @@ def check_given(fps: float | None) -> None:
     """Raise InputError for a rate that no robot has."""
     if fps is not None and not SLOWEST <= fps <= FASTEST:
         what = "more than 0" if not fps >= SLOWEST else f"at most {FASTEST:g}"
-        raise InputError(f"field 'fps': found {fps:g}, expected {what}")
+        raise FieldError("fps", f"found {fps:g}, expected {what}")
 
 
 def agreed_rate(

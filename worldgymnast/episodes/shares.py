@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from worldgymnast.episodes.windows import EpisodeSet
-from worldgymnast.errors import InputError
+from worldgymnast.errors import FieldError
 
 
 def check_shares(shares: Sequence[float], sets: int) -> None:
     """Raises `InputError` unless there is one positive number per set, or none at all."""
     if shares and (len(shares) != sets or not all(0 < share < np.inf for share in shares)):
         found = " ".join(f"{share:g}" for share in shares)
-        raise InputError(
-            f"field 'shares': found {found} for {sets} data sets, expected one positive number for each; correct them"
+        raise FieldError(
+            "shares", f"found {found} for {sets} data sets, expected one positive number for each; correct them"
         )
 
 

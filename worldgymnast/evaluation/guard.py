@@ -16,12 +16,12 @@ from typing import Any
 
 from scipy import stats
 
-from worldgymnast.errors import in_range
+from worldgymnast.configs import Fraction, Positive, checked
 from worldgymnast.evaluation.success import Rate
 from worldgymnast.types import Verdict
 
 
-@dataclass(frozen=True)
+@checked
 class GuardConfig:
     """When a guard speaks.
 
@@ -35,17 +35,13 @@ class GuardConfig:
         stop: whether an alarm ends the training; otherwise it is told once, and logged.
     """
 
-    every: int = 1
-    sample: int = 16
-    pool: int = 16
-    growth: float = 0.15
-    level: float = 0.005
-    most: float = 0.5
+    every: Positive = 1
+    sample: Positive = 16
+    pool: Positive = 16
+    growth: Fraction = 0.15
+    level: Fraction = 0.005
+    most: Fraction = 0.5
     stop: bool = False
-
-    def __post_init__(self) -> None:
-        in_range(self, 1, "every", "sample", "pool")
-        in_range(self, 0, "growth", "level", "most", high=1)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from scipy import special
 
-from worldgymnast.errors import in_range
+from worldgymnast.configs import Fraction, checked
 from worldgymnast.evaluation.sequential import PairedEvidence
 from worldgymnast.evaluation.success import Outcome
 from worldgymnast.types import Metrics, Rollout
@@ -32,7 +32,7 @@ Reason = Literal["claims", "loss"]
 """Why a task is held: its claims fail, or its real success is lost."""
 
 
-@dataclass(frozen=True)
+@checked
 class TrustConfig:
     """When a task loses its reward, and when it gets it back.
 
@@ -45,13 +45,10 @@ class TrustConfig:
     """
 
     enabled: bool = True
-    real_share: float = 0.5
-    certainty: float = 0.95
-    redeemed: float = 0.75
-    memory: float = 0.5
-
-    def __post_init__(self) -> None:
-        in_range(self, 0, "real_share", "certainty", "redeemed", "memory", high=1)
+    real_share: Fraction = 0.5
+    certainty: Fraction = 0.95
+    redeemed: Fraction = 0.75
+    memory: Fraction = 0.5
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 
 from worldgymnast.actions import ActionSpec, jittered
-from worldgymnast.errors import in_range
+from worldgymnast.configs import Between, Count, Fraction, checked
 from worldgymnast.evaluation.agreement import auroc
 from worldgymnast.evaluation.success import RESAMPLES, Estimate
 from worldgymnast.protocols import Judge, WorldModel
@@ -33,7 +34,7 @@ _PIECE = 8
 """Actions imagined in one call, so that no more frames than these are decoded at a time."""
 
 
-@dataclass(frozen=True)
+@checked
 class JitterConfig:
     """How futures of one start are disturbed.
 
@@ -43,14 +44,9 @@ class JitterConfig:
         actions: standard deviation of what is added to the actions, in half ranges of each motion axis.
     """
 
-    futures: int = 2
-    pixels: float = 4.0
-    actions: float = 0.1
-
-    def __post_init__(self) -> None:
-        in_range(self, 0, "futures")
-        in_range(self, 0, "pixels", high=255)
-        in_range(self, 0, "actions", high=1)
+    futures: Count = 2
+    pixels: Annotated[float, Between(0, 255)] = 4.0
+    actions: Fraction = 0.1
 
 
 def unroll(

@@ -9,16 +9,17 @@ not trained on (`calibrate`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import field
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
+from pydantic import Field
 from torch import Tensor, nn
 
-from worldgymnast.errors import MOST_WIDE, InputError, in_range
+from worldgymnast.configs import Between, NonNegative, Width, checked
 from worldgymnast.judges.sustained import sustained
 from worldgymnast.protocols import Stored
 from worldgymnast.text import SENTENCE_WIDTH, SentenceEncoder
@@ -26,7 +27,7 @@ from worldgymnast.types import Clip, Metrics, Verdict
 from worldgymnast.weights import module_identity
 
 
-@dataclass(frozen=True)
+@checked
 class ClassifierConfig:
     """Sizes of a `SuccessClassifier`.
 
@@ -42,20 +43,12 @@ class ClassifierConfig:
             Without, the judge's belief stays as it is.
     """
 
-    widths: tuple[int, ...] = (24, 48, 96)
-    jitter: float = 0.1
-    shift: int = 2
-    sustain: int = 4
-    batch: int = 256
+    widths: Annotated[tuple[Width, ...], Field(min_length=1, max_length=16)] = (24, 48, 96)
+    jitter: NonNegative = 0.1
+    shift: Annotated[int, Between(0, 4096)] = 2
+    sustain: Annotated[int, Between(1, 2**20)] = 4
+    batch: Annotated[int, Between(1, 2**20)] = 256
     scales: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        in_range(self, 1, "sustain", "batch", high=2**20)
-        in_range(self, 1, "widths", high=MOST_WIDE)
-        in_range(self, 0, "jitter")
-        in_range(self, 0, "shift", high=4096)
-        if not 1 <= len(self.widths) <= 16:
-            raise InputError(f"field 'widths' of ClassifierConfig: found {len(self.widths)}, expected 1 to 16 of them")
 
 
 _EDGE = 1e-4

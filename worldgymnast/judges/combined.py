@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import field, replace
+from typing import Annotated, Any, Literal
 
-from worldgymnast.errors import InputError, in_range
+from pydantic import Field
+
+from worldgymnast.configs import Fraction, checked
+from worldgymnast.errors import FieldError
 from worldgymnast.judges.classifier import SuccessClassifier
 from worldgymnast.protocols import Cancelable, ChecksTasks, Judge
 from worldgymnast.types import Clip, Verdict
@@ -68,7 +71,7 @@ class _Combined:
                 member.cancel()
 
 
-@dataclass(frozen=True)
+@checked
 class CalibratedConfig:
     """A judge with other thresholds than its own, as `judge calibrate --save` writes it.
 
@@ -79,14 +82,8 @@ class CalibratedConfig:
     """
 
     judge: str
-    threshold: float = 0.5
-    by_task: Mapping[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        in_range(self, 0, "threshold", high=1)
-        for task, value in self.by_task.items():
-            if not 0 <= value <= 1:
-                raise InputError(f"field 'by_task': found {value} for '{task}', expected 0 to 1")
+    threshold: Fraction = 0.5
+    by_task: Mapping[str, Fraction] = field(default_factory=dict)
 
 
 class Calibrated(_Combined):
@@ -114,7 +111,7 @@ def _held_against(found: Verdict, threshold: float) -> Verdict:
     return replace(found, score=0.0 if found.score >= 1 else found.score, success_frame=None)
 
 
-@dataclass(frozen=True)
+@checked
 class CascadeConfig:
     """A cheap judge, and a better one for what it is unsure of.
 
@@ -127,13 +124,12 @@ class CascadeConfig:
 
     first: str
     then: str
-    low: float = 0.1
-    high: float = 0.9
+    low: Fraction = 0.1
+    high: Fraction = 0.9
 
     def __post_init__(self) -> None:
-        in_range(self, 0, "low", "high", high=1)
         if self.low > self.high:
-            raise InputError(f"field 'low': found {self.low}, expected at most the {self.high} of field 'high'")
+            raise FieldError("low", f"found {self.low}, expected at most the {self.high} of field 'high'")
 
 
 class Cascade(_Combined):
@@ -167,7 +163,7 @@ class Cascade(_Combined):
         return verdict.probability is None or self.config.low <= verdict.probability < self.config.high
 
 
-@dataclass(frozen=True)
+@checked
 class EnsembleConfig:
     """Several judges that decide together.
 
@@ -178,14 +174,9 @@ class EnsembleConfig:
         threshold: of the mean.
     """
 
-    judges: tuple[str, ...]
+    judges: Annotated[tuple[str, ...], Field(min_length=2)]
     rule: Literal["mean", "all"] = "mean"
-    threshold: float = 0.5
-
-    def __post_init__(self) -> None:
-        in_range(self, 0, "threshold", high=1)
-        if len(self.judges) < 2:
-            raise InputError(f"field 'judges': found {len(self.judges)}, expected at least 2")
+    threshold: Fraction = 0.5
 
 
 class Ensemble(_Combined):

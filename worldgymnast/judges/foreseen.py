@@ -7,16 +7,16 @@ judge that looks at the frames ("judge ensemble --rule all") a reward needs both
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
-from worldgymnast.errors import in_range
+from worldgymnast.configs import Between, Fraction, checked
 from worldgymnast.judges.sustained import sustained
 from worldgymnast.types import Clip, Verdict
 
 
-@dataclass(frozen=True)
+@checked
 class ForeseenConfig:
     """A `ForeseenJudge`.
 
@@ -25,12 +25,8 @@ class ForeseenConfig:
         sustain: looks over which it must last.
     """
 
-    threshold: float = 0.5
-    sustain: int = 2
-
-    def __post_init__(self) -> None:
-        in_range(self, 0, "threshold", high=1)
-        in_range(self, 1, "sustain", high=2**20)
+    threshold: Fraction = 0.5
+    sustain: Annotated[int, Between(1, 2**20)] = 2
 
 
 class ForeseenJudge:

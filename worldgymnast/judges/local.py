@@ -13,17 +13,18 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from worldgymnast.errors import InputError, in_range
+from worldgymnast.configs import Between, checked
+from worldgymnast.errors import FieldError, InputError
 from worldgymnast.judges.pretrained import load
 from worldgymnast.judges.prompt import (
     ANSWER_PREFIX,
@@ -45,7 +46,7 @@ from worldgymnast.video import enlarged
 Tokens = tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@checked
 class LocalVLMConfig(Asking):
     """Which model judges here, and how it is asked.
 
@@ -60,24 +61,23 @@ class LocalVLMConfig(Asking):
 
     model: str
     scoring: Literal["logprobs", "generate"] = "logprobs"
-    temperature: float = 0.0
-    max_tokens: int = 128
-    batch: int = 8
+    temperature: Annotated[float, Between(0, 100)] = 0.0
+    max_tokens: Annotated[int, Between(1, 2**16)] = 128
+    batch: Annotated[int, Between(1, 2**16)] = 8
 
     def __post_init__(self) -> None:
         if not self.model:
-            raise InputError("field 'model' of LocalVLMConfig: found none, expected a folder or a name on the hub")
+            raise FieldError("model", "found none, expected a folder or a name on the hub")
         super().__post_init__()
-        in_range(self, 1, "max_tokens", "batch", high=2**16)
-        in_range(self, 0, "temperature", high=100)
         sampled = self.scoring == "generate" and self.temperature > 0
         if self.votes > 1 and not sampled:
-            raise InputError(
-                f"field 'votes' of LocalVLMConfig: found {self.votes} answers that would all be the same; set "
-                "scoring='generate' and a temperature above 0, or votes=1"
+            raise FieldError(
+                "votes",
+                f"found {self.votes} answers that would all be the same; set scoring='generate' and a temperature "
+                "above 0, or votes=1",
             )
         if self.temperature > 0 and not sampled:
-            raise InputError("field 'temperature' of LocalVLMConfig: nothing is written; set scoring='generate', or 0")
+            raise FieldError("temperature", "nothing is written; set scoring='generate', or 0")
 
 
 class LocalVLM:

@@ -14,12 +14,13 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from jaxtyping import UInt8
 
-from worldgymnast.errors import InputError, in_range
+from worldgymnast.configs import Between, Fraction, checked
+from worldgymnast.errors import FieldError
 from worldgymnast.judges.answer import NoScore as NoScore
 from worldgymnast.judges.answer import read_score
 from worldgymnast.types import Clip, Verdict
@@ -109,12 +110,12 @@ def rubric(version: str) -> Rubric:
     """
     if version not in RUBRICS:
         near = difflib.get_close_matches(version, RUBRICS, n=1, cutoff=0.0)[0]
-        raise InputError(f"field 'rubric': found '{version}', expected one of {', '.join(RUBRICS)}; "
+        raise FieldError("rubric", f"found '{version}', expected one of {', '.join(RUBRICS)}; "
                          f"did you mean '{near}'?")  # fmt: skip
     return RUBRICS[version]
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(kw_only=True)
 class Asking:
     """How a vision-language model is asked, wherever it runs.
 
@@ -130,20 +131,16 @@ class Asking:
     """
 
     rubric: str = "binary-v1"
-    frames: int = 8
+    frames: Annotated[int, Between(2, 1024)] = 8
     sheet: bool = False
-    pixels: int = 224
-    votes: int = 1
+    pixels: Annotated[int, Between(0, 2048)] = 224
+    votes: Annotated[int, Between(1, 1000)] = 1
     tie: Tie = "failure"
-    threshold: float = 0.5
+    threshold: Fraction = 0.5
     criteria: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         rubric(self.rubric)
-        in_range(self, 2, "frames", high=1024)
-        in_range(self, 1, "votes", high=1000)
-        in_range(self, 0, "pixels", high=2048)
-        in_range(self, 0, "threshold", high=1)
 
 
 def criterion_of(clip: Clip, criteria: Mapping[str, str]) -> str:
@@ -162,9 +159,10 @@ def check_criteria(rubric: Rubric, criteria: Mapping[str, str], asked: Iterable[
     lacking = sorted({task or words for task, words in asked if not (criteria.get(task) or criteria.get(words))})
     if rubric.wants_criterion and lacking:
         more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
-        raise InputError(
-            f"field 'criteria': found none for '{lacking[0]}'{more}, expected what counts as partial success, which "
-            f"{rubric.version} asks about; add it, or take the rubric binary-v1"
+        raise FieldError(
+            "criteria",
+            f"found none for '{lacking[0]}'{more}, expected what counts as partial success, which "
+            f"{rubric.version} asks about; add it, or take the rubric binary-v1",
         )
 
 

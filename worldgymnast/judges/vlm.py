@@ -12,13 +12,14 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Annotated, Any
 
 import numpy as np
 
+from worldgymnast.configs import Between, checked
 from worldgymnast.endpoint import Endpoint, EndpointConfig
-from worldgymnast.errors import InputError, in_range
+from worldgymnast.errors import FieldError, InputError
 from worldgymnast.files import parse_json
 from worldgymnast.judges.prompt import (
     Answer,
@@ -53,7 +54,7 @@ _TRIED = 8
 """Tokens at most that are tried as the score's, the last ones."""
 
 
-@dataclass(frozen=True)
+@checked
 class VLMConfig(Asking):
     """What is asked, and where.
 
@@ -67,19 +68,20 @@ class VLMConfig(Asking):
     """
 
     endpoint: EndpointConfig
-    temperature: float | None = 0.0
-    max_tokens: int | None = 300
+    temperature: Annotated[float, Between(0, 100)] | None = 0.0
+    max_tokens: Annotated[int, Between(1, 2**20)] | None = 300
     structured: bool = False
     logprobs: bool = False
     sees: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        in_range(self, 1, *(["max_tokens"] if self.max_tokens is not None else []), high=2**20)
-        in_range(self, 0, *(["temperature"] if self.temperature is not None else []), high=100)
         if self.votes > 1 and self.temperature == 0:
-            raise InputError(f"field 'temperature': found 0 for {self.votes} votes, which would all be the same; "
-                             "expected more than 0, such as 0.7, or one vote")  # fmt: skip
+            raise FieldError(
+                "temperature",
+                f"found 0 for {self.votes} votes, which would all be the same; expected more than 0, such as 0.7, or "
+                "one vote",
+            )
 
 
 class VLMJudge:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
-from worldgymnast.errors import InputError, in_range
+from worldgymnast.configs import Count, NonEmpty, NonNegative, Positive, Seed, checked
+from worldgymnast.errors import FieldError
 from worldgymnast.evaluation.agreement import Agreement, agreement
 from worldgymnast.files import json_object
 from worldgymnast.measure.real import score_real
@@ -32,7 +32,7 @@ Outcomes = Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
 """By policy and place ("real" and those of the stand-ins), a row an episode: task, layout, success by each length."""
 
 
-@dataclass(frozen=True)
+@checked
 class AgreeConfig:
     """What is compared, and on how much.
 
@@ -46,19 +46,13 @@ class AgreeConfig:
         seed: of every random draw.
     """
 
-    per_task: int = 10
-    first_layout: int = 4_000_000
-    lengths: tuple[int, ...] = (8, 16, 24)
-    temperature: float = 0.0
-    rows: int = 96
-    workers: int = 2
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        in_range(self, 1, "per_task", "lengths", "rows", "workers")
-        in_range(self, 0, "first_layout", "temperature", "seed")
-        if not self.lengths:
-            raise InputError("field 'lengths': found none, expected at least one horizon")
+    per_task: Positive = 10
+    first_layout: Count = 4_000_000
+    lengths: Annotated[tuple[Positive, ...], NonEmpty] = (8, 16, 24)
+    temperature: NonNegative = 0.0
+    rows: Positive = 96
+    workers: Positive = 2
+    seed: Seed = 0
 
 
 def outcomes(
@@ -77,7 +71,7 @@ def outcomes(
     """
     chunk = next(iter(policies.values())).chunk
     if odd := [length for length in config.lengths if length % chunk]:
-        raise InputError(f"field 'lengths': found {odd[0]}, expected multiples of the policies' chunk ({chunk})")
+        raise FieldError("lengths", f"found {odd[0]}, expected multiples of the policies' chunk ({chunk})")
     found = _kept(file, (REAL, *surrogates), len(config.lengths))
     todo = {name: policy for name, policy in policies.items() if name not in found}
     if not todo:

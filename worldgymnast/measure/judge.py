@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from worldgymnast.episodes.windows import EpisodeSet
-from worldgymnast.errors import InputError
+from worldgymnast.errors import FieldError
 from worldgymnast.evaluation.success import Outcome
 from worldgymnast.evaluation.uncertainty import belief
 from worldgymnast.measure.gate import cut
@@ -84,9 +84,9 @@ def first_actions(episodes: EpisodeSet, horizon: int) -> EpisodeSet:
     """
     labelled = episodes.select(episodes.labelled)
     if horizon > (shortest := int(labelled.length.min())):
-        raise InputError(
-            f"field 'horizon': found {horizon}, expected at most {shortest}, the actions of the shortest labelled "
-            "episode; lower it"
+        raise FieldError(
+            "horizon",
+            f"found {horizon}, expected at most {shortest}, the actions of the shortest labelled episode; lower it",
         )
     return cut(labelled, horizon)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from gymnasium.vector import VectorEnv
 
 from worldgymnast.actions import require_same
-from worldgymnast.errors import in_range
+from worldgymnast.configs import Between, Count, NonNegative, Positive, checked
 from worldgymnast.progress import Progress
 from worldgymnast.protocols import Actor, RealEnvironment
 from worldgymnast.rl.reinforce import Scored
@@ -23,7 +23,7 @@ _SOME = 10
 """Real episodes between two lines of progress."""
 
 
-@dataclass(frozen=True)
+@checked
 class ScoreConfig:
     """Real evaluation.
 
@@ -34,18 +34,13 @@ class ScoreConfig:
         workers: processes that run the real environment.
     """
 
-    per_task: int = 50
-    temperature: float = 0.0
-    first_layout: int = 1_000_000
-    workers: int = 2
-
-    def __post_init__(self) -> None:
-        in_range(self, 1, "per_task", high=160)
-        in_range(self, 1, "workers")
-        in_range(self, 0, "temperature", "first_layout")
+    per_task: Annotated[int, Between(1, 160)] = 50
+    temperature: NonNegative = 0.0
+    first_layout: Count = 1_000_000
+    workers: Positive = 2
 
 
-@dataclass(frozen=True)
+@checked
 class ScoringConfig:
     """The scorings during training: the greedy policy on the same layouts, imagined and for real.
 
@@ -55,13 +50,9 @@ class ScoringConfig:
         workers: processes that run the real environment.
     """
 
-    per_task: int = 10
-    first_layout: int = 5_000_000
-    workers: int = 2
-
-    def __post_init__(self) -> None:
-        in_range(self, 1, "per_task", "workers")
-        in_range(self, 0, "first_layout")
+    per_task: Positive = 10
+    first_layout: Count = 5_000_000
+    workers: Positive = 2
 
 
 def score_real(

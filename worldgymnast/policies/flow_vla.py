@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from worldgymnast.actions import ActionSpec
-from worldgymnast.errors import MOST_LAYERS, MOST_WIDE, InputError, in_range
+from worldgymnast.configs import MOST_WIDE, Between, Layers, NonNegative, Width, checked
+from worldgymnast.errors import FieldError
 from worldgymnast.policies.trunk import Trunk, augmented
 from worldgymnast.protocols import Stored
 from worldgymnast.text import SENTENCE_WIDTH, SentenceEncoder
@@ -29,7 +29,7 @@ _TIMES = 16
 """Numbers that stand for the time of the flow."""
 
 
-@dataclass(frozen=True)
+@checked
 class FlowVLAConfig:
     """Sizes of a `FlowVLA`, and its sampler.
 
@@ -45,25 +45,19 @@ class FlowVLAConfig:
         text_noise: standard deviation of noise on the sentence vector while imitating, relative to its length.
     """
 
-    chunk: int = 2
-    steps: int = 4
-    noise: float = 0.5
-    width: int = 64
-    blocks: int = 3
-    hidden: int = 256
-    shift: int = 3
-    jitter: float = 0.2
-    text_noise: float = 0.1
+    chunk: Width = 2
+    steps: Layers = 4
+    noise: Annotated[float, Between(1e-3, 10)] = 0.5
+    width: Annotated[int, Between(8, MOST_WIDE)] = 64
+    blocks: Layers = 3
+    hidden: Width = 256
+    shift: Annotated[int, Between(0, 4096)] = 3
+    jitter: NonNegative = 0.2
+    text_noise: NonNegative = 0.1
 
     def __post_init__(self) -> None:
-        in_range(self, 1, "chunk", "hidden", high=MOST_WIDE)
-        in_range(self, 1, "steps", "blocks", high=MOST_LAYERS)
-        in_range(self, 8, "width", high=MOST_WIDE)
-        in_range(self, 0, "shift", high=4096)
-        in_range(self, 1e-3, "noise", high=10)
-        in_range(self, 0, "jitter", "text_noise")
         if self.width % 8:
-            raise InputError(f"field 'width' of FlowVLAConfig: found {self.width}, expected a multiple of 8")
+            raise FieldError("width", f"found {self.width}, expected a multiple of 8")
 
 
 class FlowVLA(Trunk):

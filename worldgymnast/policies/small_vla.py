@@ -7,8 +7,7 @@ spaced values (the action tokens of RT-1 and OpenVLA, decoded in parallel as in 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -16,14 +15,15 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from worldgymnast.actions import ActionSpec
-from worldgymnast.errors import MOST_LAYERS, MOST_WIDE, InputError, in_range
+from worldgymnast.configs import MOST_WIDE, Between, Layers, NonNegative, Width, checked
+from worldgymnast.errors import FieldError
 from worldgymnast.policies.trunk import Trunk, augmented
 from worldgymnast.protocols import Stored
 from worldgymnast.text import SENTENCE_WIDTH, SentenceEncoder
 from worldgymnast.types import ActionChunk, Metrics, Observation
 
 
-@dataclass(frozen=True)
+@checked
 class SmallVLAConfig:
     """Sizes of a `SmallVLA`.
 
@@ -39,25 +39,19 @@ class SmallVLAConfig:
         text_noise: standard deviation of noise on the sentence vector while imitating, relative to its length.
     """
 
-    chunk: int = 2
-    bins: int = 33
-    width: int = 64
-    blocks: int = 3
-    hidden: int = 256
-    shift: int = 3
-    jitter: float = 0.2
-    smoothing: float = 0.7
-    text_noise: float = 0.1
+    chunk: Width = 2
+    bins: Annotated[int, Between(2, MOST_WIDE)] = 33
+    width: Annotated[int, Between(8, MOST_WIDE)] = 64
+    blocks: Layers = 3
+    hidden: Width = 256
+    shift: Annotated[int, Between(0, 4096)] = 3
+    jitter: NonNegative = 0.2
+    smoothing: NonNegative = 0.7
+    text_noise: NonNegative = 0.1
 
     def __post_init__(self) -> None:
-        in_range(self, 1, "chunk", "hidden", high=MOST_WIDE)
-        in_range(self, 1, "blocks", high=MOST_LAYERS)
-        in_range(self, 2, "bins", high=MOST_WIDE)
-        in_range(self, 8, "width", high=MOST_WIDE)
-        in_range(self, 0, "shift", high=4096)
-        in_range(self, 0, "jitter", "smoothing", "text_noise")
         if self.width % 8:
-            raise InputError(f"field 'width' of SmallVLAConfig: found {self.width}, expected a multiple of 8")
+            raise FieldError("width", f"found {self.width}, expected a multiple of 8")
 
 
 class SmallVLA(Trunk):

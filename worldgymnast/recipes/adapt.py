@@ -12,10 +12,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
-from worldgymnast.errors import InputError, in_range
+from worldgymnast.configs import Between, Positive, checked
+from worldgymnast.errors import InputError
 from worldgymnast.evaluation.success import EpisodeResult, Rate, SuccessTable, success_table
 from worldgymnast.protocols import Policy, StartSampler
 from worldgymnast.recipes.finetune import finetune
@@ -28,7 +30,7 @@ from worldgymnast.types import Begin, Start
 from worldgymnast.weights import fingerprint
 
 
-@dataclass(frozen=True)
+@checked
 class AdaptConfig:
     """Training on one start.
 
@@ -45,12 +47,10 @@ class AdaptConfig:
         resample=0,
         trainer=TrainerConfig(objective=ObjectiveConfig(kl=0.2)),
     )
-    replay: float = 0.0
-    trials: int = 32
+    replay: Annotated[float, Between(0, 0.9)] = 0.0
+    trials: Positive = 32
 
     def __post_init__(self) -> None:
-        in_range(self, 0, "replay", high=0.9)
-        in_range(self, 1, "trials")
         for name, why in (
             ("middle", "a picture has no middle"),
             ("curriculum", "the share of replay would be lost"),

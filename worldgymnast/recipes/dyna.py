@@ -18,10 +18,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from worldgymnast.configs import Between, Count, NonEmpty, NonNegative, Positive, Seed, checked
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, data_hash
-from worldgymnast.errors import InputError, in_range
+from worldgymnast.errors import FieldError, InputError
 from worldgymnast.evaluation.sequential import ALPHA_REPLACE, PairedEvidence, worse_strata
 from worldgymnast.evaluation.success import Outcome
 from worldgymnast.measure.evaluate import Contender, evaluate
@@ -40,7 +41,7 @@ from worldgymnast.surrogates.imagination import Imagination
 from worldgymnast.weights import identity, write_text
 
 
-@dataclass(frozen=True)
+@checked
 class DynaConfig(Relearning):
     """Rounds, what a robot may do in them, and how world and judge learn from it.
 
@@ -61,33 +62,28 @@ class DynaConfig(Relearning):
         seed: of everything.
     """
 
-    rounds: int = 2
-    budget: int = 600
-    pairs: int = 16
-    alpha: float = ALPHA_REPLACE
-    temperatures: tuple[float, ...] = (0.5, 1.0)
-    length: int = 32
-    layout: int = 8_000_000
+    rounds: Positive = 2
+    budget: Count = 600
+    pairs: Positive = 16
+    alpha: Annotated[float, Between(1e-6, 1)] = ALPHA_REPLACE
+    temperatures: Annotated[tuple[NonNegative, ...], NonEmpty] = (0.5, 1.0)
+    length: Positive = 32
+    layout: Count = 8_000_000
     env: EnvironmentConfig = EnvironmentConfig()
     finetune: FinetuneConfig = FinetuneConfig(ReinforceConfig(steps=12, evaluate_every=6), ScoringConfig(per_task=4))
-    photographs: int = 30
-    photograph_layout: int = 6_000_000
+    photographs: Positive = 30
+    photograph_layout: Count = 6_000_000
     score: ScoreConfig = ScoreConfig(per_task=20, first_layout=7_000_000)
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        in_range(self, 1, "rounds", "photographs", "length", "pairs")
-        in_range(self, 1e-6, "alpha", high=1)
-        in_range(self, 0, "temperatures", "layout", "photograph_layout", "seed", "budget")
-        if not self.temperatures:
-            raise InputError("field 'temperatures': found none, expected at least one")
         if self.per_temperature < 1:
-            raise InputError(
-                f"field 'budget': found {self.budget} real episodes for {self.rounds} rounds, of which the scorings of "
+            raise FieldError(
+                "budget",
+                f"found {self.budget} real episodes for {self.rounds} rounds, of which the scorings of "
                 f"RL take {self.rounds * self.scored} and the tests {self.tested}; expected at least "
                 f"{self.rounds * (self.scored + self._least) + self.tested}, one more for every round, task and "
-                "temperature; raise it, or lower the rounds, their scorings or --pairs"
+                "temperature; raise it, or lower the rounds, their scorings or --pairs",
             )
 
     @property

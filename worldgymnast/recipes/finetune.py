@@ -10,6 +10,7 @@ from typing import Any
 
 from worldgymnast import video
 from worldgymnast.actions import require_same
+from worldgymnast.configs import checked
 from worldgymnast.errors import InputError
 from worldgymnast.measure.real import Scorer, ScoringConfig
 from worldgymnast.measure.world import rollout_doubt
@@ -29,7 +30,7 @@ FPS = 10.0
 """Of videos where the rate of the actions is not known."""
 
 
-@dataclass(frozen=True)
+@checked
 class FinetuneConfig:
     """Reinforcement learning in a surrogate, and its scorings against the real environment.
 

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 
 from worldgymnast.actions import require_same
+from worldgymnast.configs import Between, Positive, Seed, checked
 from worldgymnast.episodes.windows import EpisodeSet, data_hash, from_episodes
-from worldgymnast.errors import InputError, in_range
+from worldgymnast.errors import InputError
 from worldgymnast.measure.real import Scorer
 from worldgymnast.phrases import INSTRUCTIONS
 from worldgymnast.progress import Progress
@@ -36,7 +37,7 @@ from worldgymnast.types import Metrics, Observation, Rollout
 from worldgymnast.weights import identity
 
 
-@dataclass(frozen=True)
+@checked
 class IterSftConfig:
     """Rounds of imagination and imitation.
 
@@ -52,21 +53,15 @@ class IterSftConfig:
         seed: of every random draw.
     """
 
-    rounds: int = 5
-    starts: int = 64
-    group_size: int = 8
-    temperature: float = 1.0
-    rows: int = 96
-    horizon: int = 24
-    batch: int = 64
+    rounds: Positive = 5
+    starts: Positive = 64
+    group_size: Positive = 8
+    temperature: Annotated[float, Between(1e-3)] = 1.0
+    rows: Positive = 96
+    horizon: Positive = 24
+    batch: Annotated[int, Between(2)] = 64
     fit: FitConfig = FitConfig(steps=300, lr=5e-4)
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        in_range(self, 1, "rounds", "starts", "group_size", "rows", "horizon")
-        in_range(self, 2, "batch")
-        in_range(self, 1e-3, "temperature")
-        in_range(self, 0, "seed")
+    seed: Seed = 0
 
 
 def iter_sft(

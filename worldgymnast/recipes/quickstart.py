@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import importlib.resources
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from worldgymnast.errors import InputError, in_range
+from worldgymnast.configs import Count, Positive, checked
+from worldgymnast.errors import InputError
 from worldgymnast.files import json_object
 from worldgymnast.ledger import FILE, Ledger
 from worldgymnast.measure.evaluate import Contender, evaluate
@@ -31,7 +31,7 @@ PLATE = "plate.png"
 """The file of the starter camera's empty scene."""
 
 
-@dataclass(frozen=True)
+@checked
 class QuickstartConfig:
     """Finetuning from photographs, and the final evaluation.
 
@@ -45,13 +45,9 @@ class QuickstartConfig:
 
     env: EnvironmentConfig = EnvironmentConfig()
     finetune: FinetuneConfig = FinetuneConfig(scoring=ScoringConfig(per_task=8))
-    photographs: int = 30
-    photograph_layout: int = 6_000_000
+    photographs: Positive = 30
+    photograph_layout: Count = 6_000_000
     score: ScoreConfig = ScoreConfig(per_task=20, first_layout=7_000_000)
-
-    def __post_init__(self) -> None:
-        in_range(self, 1, "photographs")
-        in_range(self, 0, "photograph_layout")
 
 
 def starter(name: str) -> Path:

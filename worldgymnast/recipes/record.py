@@ -13,14 +13,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 
 from worldgymnast.actions import ActionSpec
+from worldgymnast.configs import Between, NonNegative, Positive, Seed, checked
 from worldgymnast.episodes.lerobot import LeRobotWriter, read
 from worldgymnast.episodes.windows import EpisodeSet
-from worldgymnast.errors import InputError, in_range
+from worldgymnast.errors import FieldError, InputError
 from worldgymnast.progress import Progress
 from worldgymnast.protocols import Actor, Demonstrates, RealEnvironment, ScriptedEnv
 from worldgymnast.rl.rollout import roll_out
@@ -29,7 +31,7 @@ from worldgymnast.types import IMAGE, Episode, Layout, Rollout
 KINDS = ("expert", "noisy", "play")
 
 
-@dataclass(frozen=True)
+@checked
 class RecordConfig:
     """How many real episodes of each kind are logged, and where their layouts begin.
 
@@ -42,20 +44,16 @@ class RecordConfig:
         workers: processes.
     """
 
-    expert: int = 20
-    noisy: int = 70
-    play: int = 40
-    length: int = 32
-    seed: int = 0
-    workers: int = 2
+    expert: Annotated[int, Between(0, 3000)] = 20
+    noisy: Annotated[int, Between(0, 3000)] = 70
+    play: Annotated[int, Between(0, 3000)] = 40
+    length: Annotated[int, Between(5)] = 32
+    seed: Annotated[int, Between(0, 900_000)] = 0
+    workers: Positive = 2
 
     def __post_init__(self) -> None:
-        in_range(self, 0, "expert", "noisy", "play", high=3000)
-        in_range(self, 0, "seed", high=900_000)
-        in_range(self, 5, "length")
-        in_range(self, 1, "workers")
         if self.expert + self.noisy + self.play == 0:
-            raise InputError("fields 'expert', 'noisy', 'play': found 0 in all, expected at least 1 episode a task")
+            raise FieldError("expert, noisy, play", "found 0 in all, expected at least 1 episode a task")
 
 
 @dataclass(frozen=True)
@@ -180,7 +178,7 @@ def episodes_of(rollouts: Iterable[Rollout], source: str, spec: ActionSpec, fps:
         )
 
 
-@dataclass(frozen=True)
+@checked
 class PolicyRecordConfig:
     """Labelled real rollouts of a policy.
 
@@ -192,16 +190,11 @@ class PolicyRecordConfig:
         workers: processes of the real environment.
     """
 
-    temperatures: tuple[float, ...] = (0.5, 1.0, 1.5)
-    per_temperature: int = 40
-    length: int = 32
-    seed: int = 2_000_000
-    workers: int = 2
-
-    def __post_init__(self) -> None:
-        in_range(self, 1, "per_temperature", high=1000)
-        in_range(self, 1, "length", "workers")
-        in_range(self, 0, "temperatures", "seed")
+    temperatures: tuple[NonNegative, ...] = (0.5, 1.0, 1.5)
+    per_temperature: Annotated[int, Between(1, 1000)] = 40
+    length: Positive = 32
+    seed: Seed = 2_000_000
+    workers: Positive = 2
 
 
 def record_to(path: Path, env: RealEnvironment, config: RecordConfig) -> EpisodeSet:

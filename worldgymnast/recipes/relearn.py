@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
+from worldgymnast.configs import Between, checked
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
-from worldgymnast.errors import in_range
 from worldgymnast.protocols import TrainableJudge, WorldModel
 from worldgymnast.training.fit import FitConfig
 from worldgymnast.training.judge import JudgeTraining, train_judge
@@ -16,7 +16,7 @@ from worldgymnast.training.policy import PolicyTraining
 from worldgymnast.training.world import WorldTraining, train_world
 
 
-@dataclass(frozen=True)
+@checked
 class Relearning:
     """How world and judge go on learning when there are new episodes.
 
@@ -26,12 +26,9 @@ class Relearning:
         judge: the same for the judge.
     """
 
-    new: float = 0.5
+    new: Annotated[float, Between(0.01, 0.99)] = 0.5
     world: WorldTraining = WorldTraining(fit=FitConfig(steps=300, lr=5e-4, ema=0.995))
     judge: JudgeTraining = JudgeTraining(fit=FitConfig(steps=1000, lr=5e-4))
-
-    def __post_init__(self) -> None:
-        in_range(self, 0.01, "new", high=0.99)
 
 
 Training = TypeVar("Training", PolicyTraining, WorldTraining, JudgeTraining)

@@ -13,12 +13,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from worldgymnast.configs import Between, Count, Seeds, checked
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
-from worldgymnast.errors import InputError, each_once, in_range
+from worldgymnast.errors import FieldError
 from worldgymnast.evaluation.agreement import GATE
 from worldgymnast.measure.evaluate import Contender, evaluate
 from worldgymnast.measure.gate import fidelity, gate
@@ -41,7 +42,7 @@ from worldgymnast.types import Metrics
 from worldgymnast.weights import write_text
 
 
-@dataclass(frozen=True)
+@checked
 class Exploring:
     """Rounds of exploring: reinforcement learning shows what a world has wrong, and the world learns from that.
 
@@ -53,20 +54,16 @@ class Exploring:
         again: how world and judge go on learning from them.
     """
 
-    rounds: int = 2
-    explorers: int = 3
+    rounds: Count = 2
+    explorers: Annotated[int, Between(1, 10)] = 3
     explore: ReinforceConfig = ReinforceConfig(steps=20, keep_best=False)
     explored: PolicyRecordConfig = PolicyRecordConfig((0.5, 1.0), 16, seed=2_050_000)
     again: Relearning = Relearning(
         0.4, WorldTraining(fit=FitConfig(steps=500, lr=7e-4, ema=0.995)), JudgeTraining(fit=FitConfig(1500, lr=5e-4))
     )
 
-    def __post_init__(self) -> None:
-        in_range(self, 0, "rounds")
-        in_range(self, 1, "explorers", high=10)
 
-
-@dataclass(frozen=True)
+@checked
 class Recipe(Exploring):
     """Everything `reproduce` does.
 
@@ -91,19 +88,15 @@ class Recipe(Exploring):
     world: WorldTraining = WorldTraining()
     judge: JudgeTraining = JudgeTraining()
     finetune: FinetuneConfig = FinetuneConfig()
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: Seeds = (0, 1, 2)
     score: ScoreConfig = ScoreConfig()
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        in_range(self, 0, "seeds")
-        each_once(self, "seeds")
-        if not self.seeds:
-            raise InputError("field 'seeds': found none, expected at least one")
         if self.record.expert < (wanted := self.policy.demonstrations):
-            raise InputError(
-                f"field 'record.expert': found {self.record.expert} demonstrations a task, expected at least the "
-                f"{wanted} of --policy.demonstrations"
+            raise FieldError(
+                "record.expert",
+                f"found {self.record.expert} demonstrations a task, expected at least the {wanted} of "
+                "--policy.demonstrations",
             )
 
 

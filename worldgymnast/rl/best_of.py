@@ -8,18 +8,19 @@ instead of a world model). It costs imagination at every look, and it shares the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Annotated
 
 import numpy as np
 import torch
 
 from worldgymnast.actions import ActionSpec
-from worldgymnast.errors import in_range
+from worldgymnast.configs import Between, Positive, checked
 from worldgymnast.protocols import Actor, Judge, WorldModel
 from worldgymnast.types import ActionChunk, Clip, Observation
 
 
-@dataclass(frozen=True)
+@checked
 class BestOfConfig:
     """How much is imagined at a look.
 
@@ -29,13 +30,9 @@ class BestOfConfig:
         temperature: of the sampled ones.
     """
 
-    candidates: int = 8
-    looks: int = 6
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        in_range(self, 1, "candidates", "looks")
-        in_range(self, 1e-3, "temperature")
+    candidates: Positive = 8
+    looks: Positive = 6
+    temperature: Annotated[float, Between(1e-3)] = 1.0
 
 
 class BestOf:

@@ -12,12 +12,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from torch import Tensor
 
-from worldgymnast.errors import InputError, Paused, in_range
+from worldgymnast.configs import Between, Count, Fraction, NonNegative, Positive, Seed, checked
+from worldgymnast.errors import FieldError, Paused
 from worldgymnast.evaluation.uncertainty import JitterConfig
 from worldgymnast.protocols import RolloutPool
 from worldgymnast.rl.objective import ObjectiveConfig, has_signal
@@ -35,7 +36,7 @@ _DRAWS = 8
 """How often starts are drawn to have enough of tasks that are not held."""
 
 
-@dataclass(frozen=True)
+@checked
 class GatherConfig:
     """How the groups of a step come together.
 
@@ -58,26 +59,22 @@ class GatherConfig:
         seed: of every random draw.
     """
 
-    starts: int = 12
-    group_size: int = 8
-    ahead: int = 0
+    starts: Positive = 12
+    group_size: Annotated[int, Between(2)] = 8
+    ahead: Annotated[int, Between(0, 1)] = 0
     curriculum: bool = False
-    resample: int = 1
-    judge_error_limit: float = 0.2
+    resample: Count = 1
+    judge_error_limit: Fraction = 0.2
     uncertainty: Literal["off", "drop"] = "off"
-    uncertainty_threshold: float = 0.8
-    uncertain_limit: float = 0.5
+    uncertainty_threshold: NonNegative = 0.8
+    uncertain_limit: Fraction = 0.5
     jitter: JitterConfig = JitterConfig(futures=0)
     verify: JitterConfig = JitterConfig(futures=0, pixels=0.0, actions=0.0)
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        in_range(self, 1, "starts")
-        in_range(self, 2, "group_size")
-        in_range(self, 0, "resample", "seed", "uncertainty_threshold")
-        in_range(self, 0, "judge_error_limit", "uncertain_limit", "ahead", high=1)
         if self.curriculum and self.ahead:
-            raise InputError("fields 'curriculum', 'ahead': found both, expected one: what there is to learn is known "
+            raise FieldError("curriculum, ahead", "found both, expected one: what there is to learn is known "
                              "after the step before")  # fmt: skip
 
 

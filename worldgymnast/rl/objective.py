@@ -8,18 +8,18 @@ same for every token until the judged success; what follows success gets no grad
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from worldgymnast.errors import in_range
+from worldgymnast.configs import Between, NonNegative, checked
 from worldgymnast.types import Metrics, RolloutGroup
 
 
-@dataclass(frozen=True)
+@checked
 class ObjectiveConfig:
     """The policy-gradient loss.
 
@@ -34,17 +34,13 @@ class ObjectiveConfig:
             that is trained on weighs 1.
     """
 
-    clip_low: float = 0.2
-    clip_high: float = 0.28
-    epsilon: float = 1e-6
-    mean_low: float = 0.1
-    mean_high: float = 0.9
-    kl: float = 0.0
-    hold: float = 1.0
-
-    def __post_init__(self) -> None:
-        in_range(self, 0, "clip_low", "epsilon", "mean_low", "mean_high", "kl", "hold")
-        in_range(self, 0, "clip_high", high=100)
+    clip_low: NonNegative = 0.2
+    clip_high: Annotated[float, Between(0, 100)] = 0.28
+    epsilon: NonNegative = 1e-6
+    mean_low: NonNegative = 0.1
+    mean_high: NonNegative = 0.9
+    kl: NonNegative = 0.0
+    hold: NonNegative = 1.0
 
 
 def has_signal(group: RolloutGroup, config: ObjectiveConfig) -> bool:

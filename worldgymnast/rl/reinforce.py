@@ -13,11 +13,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
 
-from worldgymnast.errors import Paused, in_range
+from worldgymnast.configs import Between, Fraction, Positive, checked
+from worldgymnast.errors import Paused
 from worldgymnast.evaluation.agreement import success_gap
 from worldgymnast.evaluation.guard import GuardConfig
 from worldgymnast.evaluation.keeping import EVIDENCE
@@ -76,7 +78,7 @@ def _rate(rollouts: Sequence[Rollout]) -> float:
     return float(np.mean(scores)) if scores else float("nan")
 
 
-@dataclass(frozen=True)
+@checked
 class ReinforceConfig(GatherConfig):
     """The loop.
 
@@ -97,25 +99,18 @@ class ReinforceConfig(GatherConfig):
         save_every: steps between two checkpoints.
     """
 
-    steps: int = 24
-    temperature: float = 1.0
-    middle: float = 0.25
-    rows: int = 96
-    horizon: int = 24
-    evaluate_every: int = 8
+    steps: Positive = 24
+    temperature: Annotated[float, Between(1e-3)] = 1.0
+    middle: Fraction = 0.25
+    rows: Positive = 96
+    horizon: Positive = 24
+    evaluate_every: Positive = 8
     keep_best: bool = True
-    keep_evidence: float = EVIDENCE
+    keep_evidence: Annotated[float, Between(1)] = EVIDENCE
     trust: TrustConfig = TrustConfig()
     trainer: TrainerConfig = TrainerConfig()
     guard: GuardConfig = GuardConfig()
-    save_every: int = 5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        in_range(self, 1, "steps", "rows", "horizon", "evaluate_every", "save_every")
-        in_range(self, 1e-3, "temperature")
-        in_range(self, 1, "keep_evidence")
-        in_range(self, 0, "middle", high=1)
+    save_every: Positive = 5
 
 
 def scorings(config: ReinforceConfig) -> list[int]:

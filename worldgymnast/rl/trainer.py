@@ -6,13 +6,14 @@ import copy
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from worldgymnast.errors import InputError, in_range
+from worldgymnast.configs import Between, Count, Positive, checked
+from worldgymnast.errors import InputError
 from worldgymnast.protocols import Policy
 from worldgymnast.rl.objective import ObjectiveConfig, advantages, divergence, has_signal, policy_loss, token_mask
 from worldgymnast.run import Run, load_optimizer_tensors, optimizer_tensors
@@ -24,7 +25,7 @@ _ROUNDING = 1e-4
 """Nats by which log-probabilities of one policy differ; Adam would make steps of full length of it."""
 
 
-@dataclass(frozen=True)
+@checked
 class TrainerConfig:
     """The optimizer and its loss.
 
@@ -38,17 +39,12 @@ class TrainerConfig:
         objective: the loss.
     """
 
-    lr: float = 2e-4
-    warmup: int = 10
-    clip_norm: float = 1.0
-    updates: int = 3
-    micro_batch: int = 16
+    lr: Annotated[float, Between(1e-12, 1e6)] = 2e-4
+    warmup: Count = 10
+    clip_norm: Annotated[float, Between(1e-12, 1e6)] = 1.0
+    updates: Positive = 3
+    micro_batch: Positive = 16
     objective: ObjectiveConfig = ObjectiveConfig()
-
-    def __post_init__(self) -> None:
-        in_range(self, 1e-12, "lr", "clip_norm", high=1e6)
-        in_range(self, 1, "updates", "micro_batch")
-        in_range(self, 0, "warmup")
 
 
 @dataclass(frozen=True)

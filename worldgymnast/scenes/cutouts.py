@@ -8,14 +8,15 @@ plate. Over an episode it stays where it is, so that world and judge can learn f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
-from worldgymnast.errors import InputError, in_range
+from worldgymnast.configs import Between, checked
+from worldgymnast.errors import FieldError, InputError
 from worldgymnast.files import visible
 from worldgymnast.pictures import open_picture
 from worldgymnast.scenes.plate import Plate
@@ -27,7 +28,7 @@ Cutout = np.ndarray
 """An object: colour and opacity, float32 [h w 4], each in [0, 1]."""
 
 
-@dataclass(frozen=True)
+@checked
 class CutoutsConfig:
     """What is pasted.
 
@@ -39,17 +40,15 @@ class CutoutsConfig:
         plate: the empty scene's file; the starter's if left out.
     """
 
-    objects: int = 3
-    smallest: float = 0.05
-    largest: float = 0.18
+    objects: Annotated[int, Between(1, 20)] = 3
+    smallest: Annotated[float, Between(0.01, 0.5)] = 0.05
+    largest: Annotated[float, Between(0.01, 0.5)] = 0.18
     folder: str = ""
     plate: str = ""
 
     def __post_init__(self) -> None:
-        in_range(self, 1, "objects", high=20)
-        in_range(self, 0.01, "smallest", "largest", high=0.5)
         if self.smallest > self.largest:
-            raise InputError(f"field 'smallest': found {self.smallest}, expected at most 'largest' ({self.largest})")
+            raise FieldError("smallest", f"found {self.smallest}, expected at most 'largest' ({self.largest})")
 
 
 class Cutouts:

@@ -6,15 +6,15 @@ plate is put back afterwards, so it hides the object as it should.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image
 
-from worldgymnast.errors import InputError, in_range
+from worldgymnast.configs import Between, NonEmpty, checked
+from worldgymnast.errors import FieldError, InputError
 from worldgymnast.hub import hub_reason
 from worldgymnast.scenes.plate import Plate
 from worldgymnast.video import resize
@@ -25,7 +25,7 @@ THINGS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@checked
 class InpaintingConfig:
     """What paints.
 
@@ -42,25 +42,18 @@ class InpaintingConfig:
     """
 
     model: str
-    objects: int = 2
-    things: tuple[str, ...] = THINGS
+    objects: Annotated[int, Between(1, 20)] = 2
+    things: Annotated[tuple[str, ...], NonEmpty] = THINGS
     prompt: str = "{thing} standing on a table, photograph"
-    share: float = 0.2
-    pixels: int = 512
-    steps: int = 30
-    guidance: float = 7.5
+    share: Annotated[float, Between(0.05, 0.5)] = 0.2
+    pixels: Annotated[int, Between(16, 4096)] = 512
+    steps: Annotated[int, Between(1, 1000)] = 30
+    guidance: Annotated[float, Between(0, 1000)] = 7.5
     plate: str = ""
 
     def __post_init__(self) -> None:
-        in_range(self, 1, "objects", high=20)
-        in_range(self, 0.05, "share", high=0.5)
-        in_range(self, 16, "pixels", high=4096)
         if self.pixels % 8:
-            raise InputError(f"field 'pixels': found {self.pixels}, expected a multiple of 8, such as 512")
-        in_range(self, 1, "steps", high=1000)
-        in_range(self, 0, "guidance", high=1000)
-        if not self.things:
-            raise InputError("field 'things': found none, expected something to paint")
+            raise FieldError("pixels", f"found {self.pixels}, expected a multiple of 8, such as 512")
 
 
 class Inpainting:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import functools
 import json
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import UInt8
 
+from worldgymnast.configs import Between, checked
 from worldgymnast.endpoint import Endpoint, EndpointConfig, Unusable
-from worldgymnast.errors import InputError, in_range
+from worldgymnast.errors import InputError
 from worldgymnast.ledger import Ledger
 from worldgymnast.replies import answer_of, without_thoughts
 from worldgymnast.video import jpeg_url
@@ -34,7 +34,7 @@ _TRIED = 20
 _DECODER = json.JSONDecoder(parse_int=float)
 
 
-@dataclass(frozen=True)
+@checked
 class ProposerConfig:
     """What is asked, and where.
 
@@ -48,14 +48,9 @@ class ProposerConfig:
 
     endpoint: EndpointConfig
     prompt: str = PROMPT
-    pixels: int = 448
-    temperature: float | None = 0.7
-    max_tokens: int | None = 400
-
-    def __post_init__(self) -> None:
-        in_range(self, 16, "pixels", high=4096)
-        in_range(self, 0, *(["temperature"] if self.temperature is not None else []), high=100)
-        in_range(self, 1, *(["max_tokens"] if self.max_tokens is not None else []), high=2**20)
+    pixels: Annotated[int, Between(16, 4096)] = 448
+    temperature: Annotated[float, Between(0, 100)] | None = 0.7
+    max_tokens: Annotated[int, Between(1, 2**20)] | None = 400
 
 
 class Proposer:

@@ -6,13 +6,14 @@ enlarged, and what comes back must have the size that was sent.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import UInt8
 
+from worldgymnast.configs import Between, checked
 from worldgymnast.endpoint import Endpoint, EndpointConfig, RequestFailed
-from worldgymnast.errors import InputError, in_range
+from worldgymnast.errors import InputError
 from worldgymnast.ledger import Ledger
 from worldgymnast.pictures import open_picture
 from worldgymnast.video import png, resize
@@ -24,7 +25,7 @@ PROMPT = (
 )
 
 
-@dataclass(frozen=True)
+@checked
 class RemoteEditorConfig:
     """What is asked, and where.
 
@@ -36,13 +37,9 @@ class RemoteEditorConfig:
     """
 
     endpoint: EndpointConfig
-    objects: int = 3
-    pixels: int = 1024
+    objects: Annotated[int, Between(1, 20)] = 3
+    pixels: Annotated[int, Between(64, 4096)] = 1024
     prompt: str = PROMPT
-
-    def __post_init__(self) -> None:
-        in_range(self, 1, "objects", high=20)
-        in_range(self, 64, "pixels", high=4096)
 
 
 class RemoteEditor:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from worldgymnast.configs import Fraction, NonNegative, Positive, checked
 from worldgymnast.episodes.windows import EpisodeSet, data_hash, warn_outside
-from worldgymnast.errors import InputError, in_range
+from worldgymnast.errors import InputError
 from worldgymnast.protocols import Stored, TrainableWorld, WorldModel
 from worldgymnast.registry import Manifest, load_world, make, save_component, to_dict
 from worldgymnast.run import Run
@@ -18,7 +19,7 @@ from worldgymnast.weights import identity
 from worldgymnast.worldmodel.consistency import Consistency
 
 
-@dataclass(frozen=True)
+@checked
 class Distillation:
     """A world model that needs fewer steps and no guidance, from one that needs them.
 
@@ -31,17 +32,12 @@ class Distillation:
         fit: the optimiser.
     """
 
-    sampling_steps: int = 1
-    truth: float = 0.5
-    corruption: float = 0.1
-    clips: int = 4
-    length: int = 12
+    sampling_steps: Positive = 1
+    truth: Fraction = 0.5
+    corruption: NonNegative = 0.1
+    clips: Positive = 4
+    length: Positive = 12
     fit: FitConfig = FitConfig(steps=500, lr=5e-5, ema=0.99, save_every=100)
-
-    def __post_init__(self) -> None:
-        in_range(self, 1, "sampling_steps", "clips", "length")
-        in_range(self, 0, "truth", high=1)
-        in_range(self, 0, "corruption")
 
 
 def distill(

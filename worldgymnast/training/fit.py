@@ -16,14 +16,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Protocol
+from dataclasses import fields, is_dataclass
+from typing import Annotated, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from worldgymnast import processes
-from worldgymnast.errors import InputError, in_range
+from worldgymnast.configs import Between, Fraction, NonNegative, Positive, Seed, checked
+from worldgymnast.errors import FieldError
 from worldgymnast.precision import Precision, autocast, computes_in
 from worldgymnast.progress import Progress
 from worldgymnast.run import Run, load_optimizer_tensors, optimizer_tensors
@@ -42,7 +43,7 @@ class Trainable(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@checked
 class FitConfig:
     """How long and how fast.
 
@@ -63,24 +64,18 @@ class FitConfig:
         save_every: steps between two checkpoints.
     """
 
-    steps: int = 1000
-    parts: int = 1
+    steps: Positive = 1000
+    parts: Positive = 1
     shard: bool = False
-    lr: float = 1e-3
-    warmup: float = 0.05
-    weight_decay: float = 0.01
-    clip_norm: float = 1.0
-    ema: float = 0.99
-    seed: int = 0
+    lr: Annotated[float, Between(1e-12, 1e6)] = 1e-3
+    warmup: Fraction = 0.05
+    weight_decay: NonNegative = 0.01
+    clip_norm: Annotated[float, Between(1e-12, 1e6)] = 1.0
+    ema: Fraction = 0.99
+    seed: Seed = 0
     precision: Precision = "auto"
-    log_every: int = 20
-    save_every: int = 500
-
-    def __post_init__(self) -> None:
-        in_range(self, 1, "steps", "parts", "log_every", "save_every")
-        in_range(self, 1e-12, "lr", "clip_norm", high=1e6)
-        in_range(self, 0, "warmup", "ema", high=1)
-        in_range(self, 0, "weight_decay", "seed")
+    log_every: Positive = 20
+    save_every: Positive = 500
 
 
 def learning_rate(config: FitConfig, step: int) -> float:
@@ -101,9 +96,10 @@ def check_parts(config: Any, name: str = "") -> None:
     """Raises `InputError` where the processes cannot share the parts of a `FitConfig`, or of one inside it, equally."""
     if isinstance(config, FitConfig):
         if config.parts % (count := processes.count()):
-            raise InputError(
-                f"field '{name}parts': found {config.parts}, expected a multiple of {count}, the number of processes; "
-                f"give {count} or start another number of them"
+            raise FieldError(
+                f"{name}parts",
+                f"found {config.parts}, expected a multiple of {count}, the number of processes; give {count} or start "
+                "another number of them",
             )
     elif is_dataclass(config):
         for field in fields(config):

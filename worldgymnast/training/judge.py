@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from worldgymnast.configs import Count, Positive, checked
 from worldgymnast.episodes.windows import EpisodeSet, data_hash
-from worldgymnast.errors import in_range
 from worldgymnast.phrases import INSTRUCTIONS
 from worldgymnast.protocols import TrainableJudge, WorldModel
-from worldgymnast.registry import JudgeConfig, Manifest, load_learned_judge, make, save_component, to_dict
+from worldgymnast.registry import (
+    JudgeConfig,
+    Manifest,
+    load_learned_judge,
+    make,
+    save_component,
+    to_dict,
+)
 from worldgymnast.run import Run
 from worldgymnast.scenes.language import AFFORDANCES
 from worldgymnast.training.batches import success_batches
@@ -23,7 +30,7 @@ from worldgymnast.training.world import Origin
 from worldgymnast.weights import identity
 
 
-@dataclass(frozen=True)
+@checked
 class JudgeTraining:
     """The classifier, on real episodes and on imagined replays of them.
 
@@ -38,16 +45,12 @@ class JudgeTraining:
     """
 
     judge: JudgeConfig = JudgeConfig()
-    batch: int = 64
+    batch: Positive = 64
     fit: FitConfig = FitConfig(steps=3000, lr=1e-3)
-    calibration: int = 20
-    stride: int = 2
-    late: int = 8
+    calibration: Count = 20
+    stride: Positive = 2
+    late: Count = 8
     language: bool = False
-
-    def __post_init__(self) -> None:
-        in_range(self, 1, "batch", "stride")
-        in_range(self, 0, "calibration", "late")
 
 
 def every_sentence() -> dict[str, tuple[str, ...]]:

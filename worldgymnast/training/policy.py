@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from worldgymnast.actions import require_same
+from worldgymnast.configs import Positive, checked
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, data_hash, warn_outside
-from worldgymnast.errors import InputError, in_range
+from worldgymnast.errors import FieldError, InputError
 from worldgymnast.phrases import INSTRUCTIONS
 from worldgymnast.protocols import Policy, Stored, TrainablePolicy
 from worldgymnast.registry import DEFAULT_POLICY, Manifest, PolicyConfig, load_policy, make, save_component, to_dict
@@ -21,7 +22,7 @@ from worldgymnast.training.world import Origin
 from worldgymnast.weights import identity
 
 
-@dataclass(frozen=True)
+@checked
 class PolicyTraining:
     """Imitation of demonstrations.
 
@@ -34,13 +35,10 @@ class PolicyTraining:
     """
 
     policy: PolicyConfig = DEFAULT_POLICY
-    demonstrations: int = 5
+    demonstrations: Positive = 5
     successes: bool = False
-    batch: int = 64
+    batch: Positive = 64
     fit: FitConfig = FitConfig(steps=800, lr=1e-3)
-
-    def __post_init__(self) -> None:
-        in_range(self, 1, "demonstrations", "batch")
 
 
 def demonstrations(episodes: EpisodeSet, per_task: int) -> EpisodeSet:
@@ -48,9 +46,10 @@ def demonstrations(episodes: EpisodeSet, per_task: int) -> EpisodeSet:
     chosen = [episodes.where(task=task, source_prefix="expert")[:per_task] for task in sorted(set(episodes.task))]
     short = [task for task, rows in zip(sorted(set(episodes.task)), chosen, strict=True) if len(rows) < per_task]
     if short:
-        raise InputError(
-            f"field 'demonstrations': found fewer than {per_task} expert episodes for {', '.join(short)}, expected "
-            "that many a task; record more, or lower --demonstrations"
+        raise FieldError(
+            "demonstrations",
+            f"found fewer than {per_task} expert episodes for {', '.join(short)}, expected "
+            "that many a task; record more, or lower --demonstrations",
         )
     return episodes.select(np.concatenate(chosen))
 

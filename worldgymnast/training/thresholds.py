@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from worldgymnast.episodes.windows import EpisodeSet
-from worldgymnast.errors import InputError
+from worldgymnast.errors import FieldError
 from worldgymnast.evaluation.scaling import fit_scaling
 from worldgymnast.judges.sustained import sustained
 from worldgymnast.protocols import TrainableJudge
@@ -43,9 +43,10 @@ def split_for_calibration(episodes: EpisodeSet, per_task: int, seed: int) -> tup
     drawn = episodes.select(policy) if len(policy) else episodes
     if per_task and (few := [task for task in sorted(set(drawn.task)) if len(drawn.where(task=task)) <= per_task]):
         count = len(drawn.where(task=few[0]))
-        raise InputError(
-            f"field 'calibration': found {per_task} to set aside, but only {count} labelled episodes of task "
-            f"'{few[0]}'; expected at most {count - 1}, or 0 for one in {SHARE_ASIDE}. Lower it, or label more"
+        raise FieldError(
+            "calibration",
+            f"found {per_task} to set aside, but only {count} labelled episodes of task "
+            f"'{few[0]}'; expected at most {count - 1}, or 0 for one in {SHARE_ASIDE}. Lower it, or label more",
         )
     aside = drawn.split(per_task, seed)[1] if per_task else few_of_each(drawn, seed)
     chosen = set(_takes(aside))
@@ -67,9 +68,10 @@ def few_of_each(episodes: EpisodeSet, seed: int) -> EpisodeSet:
         InputError: there is only one episode.
     """
     if len(episodes) < 2:
-        raise InputError(
-            f"field 'calibration': found {len(episodes)} labelled episode, of which 1 must be set aside for the "
-            "threshold; expected at least 2. Label more episodes"
+        raise FieldError(
+            "calibration",
+            f"found {len(episodes)} labelled episode, of which 1 must be set aside for the "
+            "threshold; expected at least 2. Label more episodes",
         )
     rng, chosen = np.random.default_rng(seed), []
     for task in sorted(set(episodes.task)):

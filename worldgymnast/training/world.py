@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 from worldgymnast.actions import union
+from worldgymnast.configs import Positive, checked
 from worldgymnast.episodes.shares import balanced, weigh
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, data_hash
-from worldgymnast.errors import InputError, in_range
+from worldgymnast.errors import FieldError, InputError
 from worldgymnast.protocols import Stored, TrainableWorld, WorldModel
 from worldgymnast.registry import Manifest, WorldConfig, load_world, make, save_component, to_dict
 from worldgymnast.run import Run
@@ -32,7 +33,7 @@ EMBEDDED = WorldConfig(
 """The embedded world: one step a frame, trained through its own imagination, with an opinion of its own on success."""
 
 
-@dataclass(frozen=True)
+@checked
 class WorldTraining:
     """The autoencoder first, then the transformer over its latents.
 
@@ -49,16 +50,13 @@ class WorldTraining:
     """
 
     world: WorldConfig = EMBEDDED
-    frames: int = 32
+    frames: Positive = 32
     autoencoder: FitConfig = FitConfig(steps=1800, lr=2e-3, weight_decay=0.0, ema=0.99)
-    clips: int = 24
-    length: int = 24
+    clips: Positive = 24
+    length: Positive = 24
     fit: FitConfig = FitConfig(steps=2000, lr=1.5e-3, ema=0.995)
     balanced: bool = True
     thaw: bool = False
-
-    def __post_init__(self) -> None:
-        in_range(self, 1, "frames", "clips", "length")
 
 
 Origin = Mapping[str, Any] | None
@@ -95,7 +93,7 @@ def train_world(
     if start is not None and not isinstance(start, TrainableWorld):
         raise InputError(f"{type(start).__name__} is not trained here. Train it by its own program, and give its file")
     if autoencoder is not None and config.thaw:
-        raise InputError("fields 'thaw', 'autoencoder': found both, expected one: it is taken as it is, or trained on")
+        raise FieldError("thaw, autoencoder", "found both, expected one: it is taken as it is, or trained on")
     result = out / "world.safetensors"
     sets = [episodes] if isinstance(episodes, EpisodeSet) else episodes
     data, weights = concatenate(sets), weigh(sets, shares)
@@ -152,9 +150,10 @@ def train_autoencoder(
     """
     autoencoder = world.autoencoder
     if not isinstance(autoencoder, Autoencoder):
-        raise InputError(
-            "field 'autoencoder': found an image VAE, whose weights are not trained here; name a world model, a folder "
-            "or a hub repository that has them"
+        raise FieldError(
+            "autoencoder",
+            "found an image VAE, whose weights are not trained here; name a world model, a folder "
+            "or a hub repository that has them",
         )
     autoencoder.requires_grad_(True)
     batches = frame_batches(episodes, config.frames, config.autoencoder.seed, weights)

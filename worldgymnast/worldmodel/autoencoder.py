@@ -9,19 +9,19 @@ so that the decoder forgives small errors. The latents are standardised by stati
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from worldgymnast.errors import MOST_LAYERS, MOST_WIDE, InputError, in_range
+from worldgymnast.configs import MOST_LAYERS, Between, NonNegative, Width, checked
+from worldgymnast.errors import FieldError
 from worldgymnast.types import Metrics
 
 
-@dataclass(frozen=True)
+@checked
 class AutoencoderConfig:
     """Sizes of an `Autoencoder`.
 
@@ -32,19 +32,16 @@ class AutoencoderConfig:
         noise: standard deviation of the noise on the latents while training, relative to theirs.
     """
 
-    channels: int = 32
-    widths: tuple[int, ...] = (32, 64, 128, 192)
-    blocks: tuple[int, ...] = (1, 1, 2, 2)
-    noise: float = 0.05
+    channels: Width = 32
+    widths: tuple[Width, ...] = (32, 64, 128, 192)
+    blocks: tuple[Annotated[int, Between(0, MOST_LAYERS)], ...] = (1, 1, 2, 2)
+    noise: NonNegative = 0.05
 
     def __post_init__(self) -> None:
-        in_range(self, 1, "channels", "widths", high=MOST_WIDE)
-        in_range(self, 0, "blocks", high=MOST_LAYERS)
-        in_range(self, 0, "noise")
         if not 1 <= len(self.widths) == len(self.blocks) <= 16:
-            raise InputError(
-                f"fields 'widths', 'blocks' of AutoencoderConfig: found {len(self.widths)} and {len(self.blocks)}, "
-                "expected as many of each, 1 to 16"
+            raise FieldError(
+                "widths, blocks",
+                f"found {len(self.widths)} and {len(self.blocks)}, expected as many of each, 1 to 16",
             )
 
     @property

@@ -9,20 +9,19 @@ straight mixture of `Flow` that is an Euler step).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from worldgymnast.errors import in_range
+from worldgymnast.configs import Between, ByKind, Fraction, NonNegative, checked
 
 LEVELS = 1000
 """The sinusoid that tells the network a level is made for 0..1000."""
 
 
-@dataclass(frozen=True)
+@checked
 class FlowConfig:
     """Flow matching (Lipman et al. 2023) of the change from the previous frame; most levels are pure noise.
 
@@ -44,23 +43,18 @@ class FlowConfig:
         success: weight of the success head's cross-entropy.
     """
 
-    pure_noise: float = 0.7
-    corruption: float = 0.1
-    motion: float = 3.0
-    self_rollout: float = 0.5
-    self_rollout_from: float = 0.5
-    drop_action: float = 0.0
-    unroll: float = 0.0
-    unroll_from: float = 0.0
-    success: float = 0.3
-
-    def __post_init__(self) -> None:
-        in_range(self, 0, "corruption", "motion", "success")
-        in_range(self, 0, "pure_noise", "self_rollout", "self_rollout_from", "drop_action", high=1)
-        in_range(self, 0, "unroll", "unroll_from", high=1)
+    pure_noise: Fraction = 0.7
+    corruption: NonNegative = 0.1
+    motion: NonNegative = 3.0
+    self_rollout: Fraction = 0.5
+    self_rollout_from: Fraction = 0.5
+    drop_action: Fraction = 0.0
+    unroll: Fraction = 0.0
+    unroll_from: Fraction = 0.0
+    success: NonNegative = 0.3
 
 
-@dataclass(frozen=True)
+@checked
 class DiffusionConfig:
     """v-prediction on a sigmoid schedule of 1000 levels, as published (WorldGym, arXiv 2506.00613).
 
@@ -69,15 +63,11 @@ class DiffusionConfig:
         drop_action: share of clips whose actions are the null action, for guidance.
     """
 
-    context_level: int = 14
-    drop_action: float = 0.1
-
-    def __post_init__(self) -> None:
-        in_range(self, 0, "context_level", high=LEVELS - 1)
-        in_range(self, 0, "drop_action", high=1)
+    context_level: Annotated[int, Between(0, LEVELS - 1)] = 14
+    drop_action: Fraction = 0.1
 
 
-ObjectiveConfig = FlowConfig | DiffusionConfig
+ObjectiveConfig = Annotated[FlowConfig | DiffusionConfig, ByKind()]
 
 
 @runtime_checkable

@@ -23,8 +23,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +32,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from worldgymnast.actions import ActionSpec
-from worldgymnast.errors import InputError, in_range
+from worldgymnast.configs import MOST_WIDE, Between, ByKind, NonNegative, Positive, checked
+from worldgymnast.errors import FieldError, InputError
 from worldgymnast.precision import Precision, autocast
 from worldgymnast.protocols import Stored
 from worldgymnast.text import SentenceEncoder
@@ -65,7 +66,7 @@ HIDDEN = "hidden"
 _ENTRY = ("noisy", "level", "action", "context")
 
 
-@dataclass(frozen=True)
+@checked
 class WorldModelConfig:
     """A `LatentWorldModel`.
 
@@ -84,23 +85,21 @@ class WorldModelConfig:
         success_head: width of the success head; 0 for none.
     """
 
-    autoencoder: AutoencoderConfig | VAEConfig = AutoencoderConfig()
+    autoencoder: Annotated[AutoencoderConfig | VAEConfig, ByKind()] = AutoencoderConfig()
     transformer: TransformerConfig = TransformerConfig()
     objective: ObjectiveConfig = FlowConfig()
-    steps: int = 1
-    guidance: float = 1.0
+    steps: Annotated[int, Between(1, LEVELS)] = 1
+    guidance: Annotated[float, Between(-100, 100)] = 1.0
     slide: Literal["band", "recompute"] = "band"
-    hop: int = 1
+    hop: Positive = 1
     cached: bool = True
-    detail: float = 0.0
+    detail: NonNegative = 0.0
     precision: Precision = "auto"
-    success_head: int = 0
+    success_head: Annotated[int, Between(0, MOST_WIDE)] = 0
 
     def __post_init__(self) -> None:
-        in_range(self, 1, "steps", high=LEVELS)
-        in_range(self, 1, "hop", high=max(1, self.transformer.window - 1))
-        in_range(self, 0, "detail")
-        in_range(self, -100, "guidance", high=100)
+        if self.hop > (most := max(1, self.transformer.window - 1)):
+            raise FieldError("hop", f"found {self.hop}, expected 1 to {most}, less than the window")
 
     @property
     def frame_size(self) -> tuple[int, int]:
@@ -117,12 +116,13 @@ class LatentWorldModel(nn.Module):
     def __init__(self, config: WorldModelConfig, action_spec: ActionSpec, fps: float):
         super().__init__()
         if (config.guidance != 1 or config.objective.drop_action) and not action_spec.axes[-1].startswith("pad"):
-            raise InputError(
-                f"field 'guidance': found {config.guidance:g} with 'drop_action' {config.objective.drop_action:g}, "
-                f"expected 1 and 0: the last axis of {action_spec} is no padding that could mark the null action"
+            raise FieldError(
+                "guidance",
+                f"found {config.guidance:g} with 'drop_action' {config.objective.drop_action:g}, "
+                f"expected 1 and 0: the last axis of {action_spec} is no padding that could mark the null action",
             )
         if not 0 < fps <= MOST_FPS:
-            raise InputError(f"field 'fps': found {fps:g}, expected a number above 0, at most {MOST_FPS:g}")
+            raise FieldError("fps", f"found {fps:g}, expected a number above 0, at most {MOST_FPS:g}")
         self.config, self.action_spec, self.fps = config, action_spec, fps
         a = config.autoencoder
         made = ImageVAE(a) if isinstance(a, VAEConfig) else Autoencoder(a)

@@ -12,21 +12,21 @@ noisy ones, and positions can be learned.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from worldgymnast.errors import MOST_LAYERS, MOST_WIDE, InputError, in_range
+from worldgymnast.configs import Between, Layers, Width, checked
+from worldgymnast.errors import FieldError
 
 Cache = tuple[Tensor, ...]
 """Rotated keys, then values, of every layer's last s frames: [b n m s d] each (n tokens, m heads of width d)."""
 
 
-@dataclass(frozen=True)
+@checked
 class TransformerConfig:
     """Sizes of a `VideoTransformer`.
 
@@ -46,26 +46,24 @@ class TransformerConfig:
             (-1..1 and frequencies rising from pi).
     """
 
-    channels: int = 32
-    grid: tuple[int, int] = (4, 4)
-    patch: int = 1
-    width: int = 192
-    layers: int = 5
-    heads: int = 4
-    window: int = 8
-    action_dim: int = 4
-    context: int = 2
+    channels: Width = 32
+    grid: tuple[Width, Width] = (4, 4)
+    patch: Width = 1
+    width: Width = 192
+    layers: Layers = 5
+    heads: Width = 4
+    window: Layers = 8
+    action_dim: Width = 4
+    context: Annotated[int, Between(0, 2)] = 2
     learned_positions: bool = True
     rotary: Literal["standard", "pixel"] = "standard"
 
     def __post_init__(self) -> None:
-        in_range(self, 1, "channels", "grid", "patch", "width", "heads", "action_dim", high=MOST_WIDE)
-        in_range(self, 1, "layers", "window", high=MOST_LAYERS)
-        in_range(self, 0, "context", high=2)
         if self.width % (4 * self.heads):
-            raise InputError(
-                f"field 'width' of TransformerConfig: found {self.width}, expected a multiple of 4 x heads "
-                f"({4 * self.heads}), as rotary positions on two axes need"
+            raise FieldError(
+                "width",
+                f"found {self.width}, expected a multiple of 4 x heads ({4 * self.heads}), as rotary positions on two "
+                "axes need",
             )
 
     @property

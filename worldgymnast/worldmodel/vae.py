@@ -8,16 +8,16 @@ diffusers' pipelines use, which are shifted, so the shift is put back before it 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
 from jaxtyping import Float, UInt8
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from worldgymnast.errors import MOST_WIDE, InputError, in_range
+from worldgymnast.configs import MOST_WIDE, Between, checked
+from worldgymnast.errors import InputError
 from worldgymnast.files import json_object, parse_json, short
 from worldgymnast.hub import hub_reason
 
@@ -38,7 +38,7 @@ SD3 = json.dumps(
 """The shape of Stable Diffusion 3's `AutoencoderKL`."""
 
 
-@dataclass(frozen=True)
+@checked
 class VAEConfig:
     """An `ImageVAE`.
 
@@ -50,10 +50,9 @@ class VAEConfig:
 
     encoder: str = "{}"
     decoder: str = ""
-    batch: int = 16
+    batch: Annotated[int, Between(1, 2**20)] = 16
 
     def __post_init__(self) -> None:
-        in_range(self, 1, "batch", high=2**20)
         for name, text in (("encoder", self.encoder), ("decoder", self.decoder or "{}")):
             where = f"field '{name}' of VAEConfig"
             _check_bounds(where, json_object(parse_json(text, where), where))

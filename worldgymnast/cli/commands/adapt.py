@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -27,9 +26,10 @@ from worldgymnast.cli.command import (
 from worldgymnast.cli.conclude import conclude
 from worldgymnast.cli.fitting import same_cameras
 from worldgymnast.cli.starters import parts, refuse_starters, refuse_strangers, refuse_tasks
+from worldgymnast.configs import Count, Positive, checked
 from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks, instructions
 from worldgymnast.episodes.starts import frame_of
-from worldgymnast.errors import InputError, in_range
+from worldgymnast.errors import InputError
 from worldgymnast.evaluation.success import Rate
 from worldgymnast.judges.combined import check
 from worldgymnast.measure.evaluate import Contender, evaluate
@@ -52,7 +52,7 @@ _SCORED = ("evaluate_every", "keep_best", "keep_evidence", "trust")
 """Fields that have no effect where nothing is scored for real."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(kw_only=True)
 class Adapt(Computing, Watching):
     """Test-time training: reinforcement learning from one frame and one sentence, in the world as it is.
 
@@ -82,24 +82,19 @@ class Adapt(Computing, Watching):
     frame: Annotated[Path | None, tyro.conf.arg(metavar="IMAGE")] = None
     instruction: Annotated[str, tyro.conf.arg(metavar="TEXT")] = ""
     task: Annotated[str, tyro.conf.arg(metavar="NAME")] = ""
-    layout: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    layout: Annotated[Count | None, tyro.conf.arg(metavar="N")] = None
     crop: bool = False
     anyway: bool = False
     policy: Weights = None
     world: Weights = None
     judge: Weights = None
     data: tuple[Path, ...] = ()
-    photographs: int = 30
-    others: int = 8
-    real: int = 0
+    photographs: Positive = 30
+    others: Count = 8
+    real: Count = 0
     out: Path
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        in_range(self, 1, "photographs")
-        in_range(self, 0, "others", "real")
-        if self.layout is not None:
-            in_range(self, 0, "layout")
         if (self.frame is None) == (self.layout is None):
             found = "neither" if self.frame is None else "both"
             raise InputError(f"--frame, --layout: found {found}, expected a picture or a layout of --task")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -14,6 +14,7 @@ from worldgymnast.cli.command import LENT, Computing, Weights, drives, ledger, s
 from worldgymnast.cli.command import agree as same_actions
 from worldgymnast.cli.fitting import same_cameras
 from worldgymnast.cli.starters import parts, refuse_starters, refuse_tasks, spec_in
+from worldgymnast.configs import Once, checked
 from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks
 from worldgymnast.envs.simulator import SimulatorConfig
 from worldgymnast.errors import InputError
@@ -33,7 +34,7 @@ ENOUGH = 12
 """Policies below which an agreement says little."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(kw_only=True)
 class Agree(Computing):
     """Many policies, real and imagined, from the same starts: correlation, rank violation, a picture.
 
@@ -53,7 +54,7 @@ class Agree(Computing):
     hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {MetaWorldConfig: ("horizon",), SimulatorConfig: ("env",)}
     instead: ClassVar[str] = "use --lengths, and --env for what the simulator simulates"
     policies: Annotated[
-        Positional[tuple[Path, ...]], tyro.conf.arg(metavar="POLICY...", help_behavior_hint="(required)")
+        Positional[tuple[Path, ...]], Once, tyro.conf.arg(metavar="POLICY...", help_behavior_hint="(required)")
     ]
     config: Annotated[AgreeConfig, LENT] = AgreeConfig()
     env: MetaWorldConfig = MetaWorldConfig()
@@ -65,11 +66,8 @@ class Agree(Computing):
     out: Path
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if len(self.policies) < 2:
             raise InputError(f"policies: found {len(self.policies)}, expected at least 2, better {ENOUGH} or more")
-        if len(set(self.policies)) < len(self.policies):
-            raise InputError("policies: found one twice, expected each once")
         if self.trainings and len(self.trainings) != len(self.policies):
             raise InputError(
                 f"--trainings: found {len(self.trainings)} words for {len(self.policies)} policies, expected one for "

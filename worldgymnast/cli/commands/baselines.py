@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -23,9 +23,9 @@ from worldgymnast.cli.command import (
 from worldgymnast.cli.commands.train import imitated
 from worldgymnast.cli.fitting import horizon_of, same_cameras
 from worldgymnast.cli.starters import is_metaworld, parts, refuse_starters, refuse_tasks
+from worldgymnast.configs import Between, Positive, checked
 from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks
 from worldgymnast.envs.simulator import SimulatorConfig
-from worldgymnast.errors import in_range
 from worldgymnast.measure.real import Scorer, ScoringConfig
 from worldgymnast.protocols import StartSampler
 from worldgymnast.recipes.finetune import FinetuneConfig, finetune
@@ -42,7 +42,7 @@ from worldgymnast.surrogates.simulation import Simulation
 from worldgymnast.training.policy import PolicyTraining, demonstrations
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(kw_only=True)
 class IterSft(Computing, Watching):
     """A baseline: imitation of the policy's own imagined successes beside its demonstrations, round by round.
 
@@ -67,16 +67,12 @@ class IterSft(Computing, Watching):
     world: Weights = None
     judge: Weights = None
     data: tuple[Path, ...]
-    demonstrations: int = 5
-    photographs: int = 30
+    demonstrations: Positive = 5
+    photographs: Positive = 30
     env: MetaWorldConfig = MetaWorldConfig()
     scoring: ScoringConfig = ScoringConfig(per_task=8)
     unscored: bool = False
     out: Path
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        in_range(self, 1, "photographs", "demonstrations")
 
     def __call__(self) -> int:
         """Trains and writes the report."""
@@ -106,7 +102,7 @@ class IterSft(Computing, Watching):
         return wrote(self.out / "policy.safetensors")
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(kw_only=True)
 class RlSimulator(Computing):
     """A baseline: the same reinforcement learning in a software simulator, which somebody had to build.
 
@@ -134,12 +130,8 @@ class RlSimulator(Computing):
     simulator: SimulatorConfig = SimulatorConfig()
     dense: bool = True
     policy: Weights = None
-    layouts: int = 1000
+    layouts: Annotated[int, Between(1, 100_000)] = 1000
     out: Path
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        in_range(self, 1, "layouts", high=100_000)
 
     @classmethod
     def start(cls, recipe: Recipe, name: str) -> Command:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +11,7 @@ from worldgymnast.cli.command import LENT, Computing, Weights, components, ledge
 from worldgymnast.cli.conclude import conclude
 from worldgymnast.cli.fitting import same_cameras
 from worldgymnast.cli.starters import parts, refuse_tasks
+from worldgymnast.configs import checked
 from worldgymnast.envs.metaworld import MetaWorldConfig
 from worldgymnast.measure.planning import deploy
 from worldgymnast.measure.real import ScoreConfig
@@ -21,7 +21,7 @@ from worldgymnast.run import Run
 from worldgymnast.weights import identity
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(kw_only=True)
 class BestOfN(Computing):
     """A policy as it is, and with the best of N proposed chunks at every look, on the same real layouts.
 

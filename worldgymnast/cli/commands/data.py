@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 from tyro.conf import Positional
 
-from worldgymnast.cli.command import LENT, Command, Computing, Size, Watching, check_size, drives, new, summary
+from worldgymnast.cli.command import LENT, Command, Computing, Size, Watching, drives, new, summary
+from worldgymnast.configs import Between, checked
 from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.check import check
-from worldgymnast.errors import InputError, in_range
+from worldgymnast.errors import InputError
 from worldgymnast.recipes.record import PolicyRecordConfig, RecordConfig, record_policy_to, record_to
 from worldgymnast.recipes.reproduce import Recipe
 from worldgymnast.registry import environment, load_policy
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(kw_only=True)
 class Record(Command):
     """Real episodes of scripted experts, experts with noise, and play, as a LeRobot v3.0 data set.
 
@@ -49,7 +49,7 @@ class Record(Command):
         return 0
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(kw_only=True)
 class RecordPolicy(Computing):
     """Real rollouts of a policy, labelled by the environment, as a LeRobot v3.0 data set.
 
@@ -81,7 +81,7 @@ class RecordPolicy(Computing):
         return 0
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(kw_only=True)
 class DataCheck(Watching):
     """What is wrong with a data set (LeRobot v3.0 or v2.1, RLDS, WorldGym), file by file.
 
@@ -101,7 +101,7 @@ class DataCheck(Watching):
         return int(errors > 0)
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(kw_only=True)
 class DataConvert(Watching):
     """A data set in any known format as LeRobot v3.0, with every camera, the state and the last action.
 
@@ -118,13 +118,8 @@ class DataConvert(Watching):
     source: Positional[Path]
     target: Positional[Path]
     size: Size = None
-    fps: float | None = None
+    fps: Annotated[float, Between(1e-3, 1e4)] | None = None
     lossless: bool = False
-
-    def __post_init__(self) -> None:
-        check_size(self)
-        if self.fps is not None:
-            in_range(self, 1e-3, "fps", high=1e4)
 
     def __call__(self) -> int:
         """Converts."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,7 +11,8 @@ import tyro
 from tyro.conf import Positional
 
 from worldgymnast import keys
-from worldgymnast.cli.command import LENT, Command, new, writable, wrote
+from worldgymnast.cli.command import LENT, Command, ending, new, writable, wrote
+from worldgymnast.configs import Fraction, checked
 from worldgymnast.endpoint import EndpointConfig
 from worldgymnast.errors import InputError
 from worldgymnast.judges.combined import CascadeConfig, EnsembleConfig
@@ -26,7 +27,7 @@ OPEN = "gpt-4o"
 """The model that fills its place until one is named."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(kw_only=True)
 class Describing(Command):
     """A command that writes a judge's description.
 
@@ -34,11 +35,7 @@ class Describing(Command):
         out: the file to write, a new one that ends in .json.
     """
 
-    out: Path
-
-    def __post_init__(self) -> None:
-        if self.out.suffix != ".json":
-            raise InputError(f"--out: found {self.out}, expected a file that ends in .json")
+    out: Annotated[Path, ending(".json")]
 
     def _write(self, config: Any) -> int:
         """Writes it, and reads it back as --judge will."""
@@ -56,7 +53,7 @@ class Describing(Command):
         return Path(os.path.relpath(path.resolve(), self.out.resolve().parent)).as_posix()
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(kw_only=True)
 class JudgeVLM(Describing):
     """A vision-language model behind an OpenAI-compatible server as a judge.
 
@@ -124,7 +121,7 @@ def _said(can: bool) -> str:
     return "has" if can else "has no"
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(kw_only=True)
 class JudgeLocal(Describing):
     """A vision-language model in this process as a judge; loads it once to see that it can be.
 
@@ -147,7 +144,7 @@ class JudgeLocal(Describing):
         return self._write(replace(self.config, model=name))
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(kw_only=True)
 class JudgeForeseen(Describing):
     """The world model's own opinion as a judge, where it has a success head: for an ensemble or a cascade.
 
@@ -162,7 +159,7 @@ class JudgeForeseen(Describing):
         return self._write(self.config)
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(kw_only=True)
 class JudgeCascade(Describing):
     """A cheap judge, and another one for what it is unsure of.
 
@@ -175,15 +172,15 @@ class JudgeCascade(Describing):
 
     first: Positional[Path]
     then: Positional[Path]
-    low: float = CascadeConfig.low
-    high: float = CascadeConfig.high
+    low: Fraction = CascadeConfig.low
+    high: Fraction = CascadeConfig.high
 
     def __call__(self) -> int:
         """Writes."""
         return self._write(CascadeConfig(self._beside(self.first), self._beside(self.then), self.low, self.high))
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(kw_only=True)
 class JudgeEnsemble(Describing):
     """Several judges that decide together.
 
@@ -195,7 +192,7 @@ class JudgeEnsemble(Describing):
 
     judges: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="JUDGE...", help_behavior_hint="(required)")]
     rule: Literal["mean", "all"] = "mean"
-    threshold: float = EnsembleConfig.threshold
+    threshold: Fraction = EnsembleConfig.threshold
 
     def __call__(self) -> int:
         """Writes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,12 +12,24 @@ import numpy as np
 import tyro
 from tyro.conf import Positional
 
-from worldgymnast.cli.command import REPORT, Computing, Watching, Weights, hold_out, labelled, read_each, sees, wrote
+from worldgymnast.cli.command import (
+    REPORT,
+    Computing,
+    Number,
+    Watching,
+    Weights,
+    hold_out,
+    labelled,
+    read_each,
+    sees,
+    wrote,
+)
 from worldgymnast.cli.commands.judge import judge_of
 from worldgymnast.cli.fitting import cameras_of, fps_of, frames_for, rate_of, same_cameras
 from worldgymnast.cli.starters import is_metaworld, parts, refuse_starters, refuse_tasks
+from worldgymnast.configs import Count, Positive, Seed, checked
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
-from worldgymnast.errors import InputError, in_range
+from worldgymnast.errors import InputError
 from worldgymnast.evaluation.closed_loop import Episode, read_episodes
 from worldgymnast.judges.combined import check
 from worldgymnast.measure.diagnosis import Strip, examine
@@ -34,7 +46,7 @@ PICTURES = "diagnosis"
 """Folder of the strips, in OUT."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(kw_only=True)
 class Diagnose(Computing, Watching):
     """Where imagined rollouts lose their right verdicts: at the judge, at the world's encoding, or at its dynamics.
 
@@ -64,19 +76,16 @@ class Diagnose(Computing, Watching):
     judge: Weights = None
     outcomes: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE...")] = ()
     by: Literal["auto", "source", "folder"] = "auto"
-    held_out: int = 0
+    held_out: Count = 0
     trained: bool = False
-    horizon: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    stride: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    rows: int = 32
-    strips: int = 4
-    seed: int = 0
+    horizon: Number = None
+    stride: Number = None
+    rows: Positive = 32
+    strips: Count = 4
+    seed: Seed = 0
     out: Weights = None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        in_range(self, 1, "rows", *(name for name in ("horizon", "stride") if getattr(self, name) is not None))
-        in_range(self, 0, "seed", "strips", "held_out")
         if not self.data and not self.outcomes:
             raise InputError(
                 "data: found no data set and no --outcomes, expected at least one; give labelled rollouts, or a file "

@@ -5,19 +5,18 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
 from tyro.conf import Positional
 
 from worldgymnast.actions import converter
-from worldgymnast.cli.command import Computing, Watching, Weights, labelled, read, sees, writable, wrote
+from worldgymnast.cli.command import Computing, Number, Watching, Weights, ending, labelled, read, sees, writable, wrote
 from worldgymnast.cli.fitting import cameras_of, fps_of, frames_for, rate_of, same_cameras, size_of
 from worldgymnast.cli.starters import is_metaworld
+from worldgymnast.configs import Fraction, Positive, Seed, checked
 from worldgymnast.episodes.windows import EpisodeSet
-from worldgymnast.errors import InputError, in_range
+from worldgymnast.errors import InputError
 from worldgymnast.evaluation.calibration import Measured, Worth, difference, enough, measure, rows_by_task, thresholds
 from worldgymnast.evaluation.success import numbers
 from worldgymnast.judges.combined import check
@@ -41,7 +40,7 @@ def judge_of(path: Path, device: str) -> Judge:
     return load_judge(path, device, Ledger(path.with_suffix(".sqlite")))
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(kw_only=True)
 class Judging(Computing, Watching):
     """A command that asks judges about labelled real rollouts and, with a world, about their imagined replays.
 
@@ -59,17 +58,11 @@ class Judging(Computing, Watching):
 
     data: tuple[Path, ...]
     world: Weights = None
-    horizon: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    stride: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    rows: int = 32
-    seed: int = 0
-    out: Weights = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        in_range(self, 1, "rows", *(name for name in ("horizon", "stride") if getattr(self, name) is not None))
-        in_range(self, 0, "seed")
-        _ends("out", self.out, ".md", ".json")
+    horizon: Number = None
+    stride: Number = None
+    rows: Positive = 32
+    seed: Seed = 0
+    out: Annotated[Weights, ending(".md", ".json")] = None
 
     def apart(self, **files: Path | None) -> None:
         """Raises where a file that is to be written is another of the command's, or cannot be written."""
@@ -125,7 +118,7 @@ class Judging(Computing, Watching):
         wrote(self.out)
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(kw_only=True)
 class JudgeCalibrate(Judging):
     """How far a judge can be trusted, against labels, and which thresholds on its belief it should have.
 
@@ -139,15 +132,9 @@ class JudgeCalibrate(Judging):
     """
 
     judge: Positional[Path]
-    usable: float = 0.8
-    plot: Weights = None
-    save: Weights = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        in_range(self, 0, "usable", high=1)
-        _ends("plot", self.plot, ".png")
-        _ends("save", self.save, ".json")
+    usable: Fraction = 0.8
+    plot: Annotated[Weights, ending(".png")] = None
+    save: Annotated[Weights, ending(".json")] = None
 
     def __call__(self) -> int:
         """Prints the tables and the conclusion; 1 if the judge is not usable."""
@@ -187,7 +174,7 @@ class JudgeCalibrate(Judging):
         return {"kind": "CalibratedConfig", "judge": path, "threshold": found.overall, "by_task": dict(found.by_task)}
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(kw_only=True)
 class JudgeCompare(Judging):
     """Two judges on the same clips: balanced accuracy of each, and the paired difference, by task.
 

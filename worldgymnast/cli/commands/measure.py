@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,11 +14,13 @@ from worldgymnast.cli.command import (
     Command,
     Computing,
     Evaluating,
+    Number,
     Watching,
     Weights,
     agree,
     components,
     drives,
+    ending,
     hold_out,
     ledger,
     read,
@@ -30,9 +31,10 @@ from worldgymnast.cli.command import (
 from worldgymnast.cli.conclude import conclude
 from worldgymnast.cli.fitting import cameras_of, fps_of, frames_for, rate_of, same_cameras
 from worldgymnast.cli.starters import is_metaworld, parts, refuse_tasks
+from worldgymnast.configs import Count, Positive, Seed, Seeds, checked
 from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks
 from worldgymnast.episodes.windows import EpisodeSet
-from worldgymnast.errors import InputError, each_once, in_range
+from worldgymnast.errors import InputError
 from worldgymnast.evaluation.perceptual import lpips_distance
 from worldgymnast.evaluation.uncertainty import JitterConfig
 from worldgymnast.measure.evaluate import Contender, evaluate
@@ -51,7 +53,7 @@ from worldgymnast.video import contact_sheet, png
 from worldgymnast.weights import identity, load_weights, to_json, weights_hash, write_bytes, write_text
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(kw_only=True)
 class Evaluate(Evaluating):
     """Two policies on the same real layouts: success per task with intervals, and the paired difference.
 
@@ -70,17 +72,10 @@ class Evaluate(Evaluating):
     after: Positional[Path]
     env: MetaWorldConfig = MetaWorldConfig()
     score: ScoreConfig = ScoreConfig()
-    seeds: tuple[int, ...] = (0,)
+    seeds: Seeds = (0,)
     world: Weights = None
     judge: Weights = None
     out: Path
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        in_range(self, 0, "seeds")
-        each_once(self, "seeds")
-        if not self.seeds:
-            raise InputError("--seeds: found none, expected at least one")
 
     def __call__(self) -> int:
         """Evaluates, prints the table and writes the report."""
@@ -113,7 +108,7 @@ class Evaluate(Evaluating):
         return found.world, found.judge
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(kw_only=True)
 class EvalWorld(Computing, Watching):
     """How far a world model can be trusted: its frames, whether it listens, how it ends; with a judge, what it knows.
 
@@ -141,31 +136,23 @@ class EvalWorld(Computing, Watching):
     world: Positional[Path]
     judge: Weights = None
     data: tuple[Path, ...]
-    held_out: int = 0
+    held_out: Count = 0
     trained: bool = False
-    starts: int = 1
-    length: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    drift: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    starts: Positive = 1
+    length: Number = None
+    drift: Annotated[Count | None, tyro.conf.arg(metavar="N")] = None
     perceptual: bool = False
-    horizon: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    stride: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    horizon: Number = None
+    stride: Number = None
     jitter: JitterConfig = JitterConfig()
-    rows: int = 32
-    seed: int = 0
-    sheet: Weights = None
-    out: Weights = None
+    rows: Positive = 32
+    seed: Seed = 0
+    sheet: Annotated[Weights, ending(".png")] = None
+    out: Annotated[Weights, ending(".md", ".json")] = None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        said = [name for name in ("length", "horizon", "stride") if getattr(self, name) is not None]
-        in_range(self, 1, "starts", "rows", *said)
-        in_range(self, 0, "seed", "held_out", *(["drift"] if self.drift is not None else []))
         if self.trained and not self.held_out:
             raise InputError("--trained: found no --held-out, expected the number that the training was given")
-        if self.sheet is not None and self.sheet.suffix != ".png":
-            raise InputError(f"--sheet: found {self.sheet}, expected a file that ends in .png")
-        if self.out is not None and self.out.suffix not in (".md", ".json"):
-            raise InputError(f"--out: found {self.out}, expected a file that ends in .md or .json")
 
     def __call__(self) -> int:
         """Prints the tables one after the other as they are found."""
@@ -242,7 +229,7 @@ def long_enough(episodes: EpisodeSet, length: int) -> tuple[EpisodeSet, int]:
     return episodes.select(keep), length
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(kw_only=True)
 class Report(Command):
     """One self-contained HTML page about a run: RUN/report.html, or another file.
 

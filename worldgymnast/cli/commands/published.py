@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,8 +11,9 @@ import tyro
 from tyro.conf import Positional
 
 from worldgymnast.actions import WORLDGYM
-from worldgymnast.cli.command import Command, new, wrote
-from worldgymnast.errors import InputError, in_range
+from worldgymnast.cli.command import Command, Number, new, wrote
+from worldgymnast.configs import Between, Positive, checked
+from worldgymnast.errors import InputError
 from worldgymnast.registry import Manifest, save_component
 from worldgymnast.run import command_line
 from worldgymnast.worldmodel.objective import DiffusionConfig
@@ -28,7 +28,7 @@ ACTION_DROPOUT = "actiondropout"
 """In the names of published checkpoints that were trained with action dropout, which guidance needs."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(kw_only=True)
 class ImportWorld(Command):
     """A published WorldGym checkpoint (.pt) as a world model of ours: one safetensors file, image VAE included.
 
@@ -55,20 +55,16 @@ class ImportWorld(Command):
     vae: str = "stabilityai/stable-diffusion-3-medium-diffusers"
     tiny: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     rotary: Annotated[Literal["standard", "pixel"] | None, tyro.conf.arg(metavar="standard|pixel")] = None
-    size: tuple[int, int] = (256, 256)
-    window: int = 20
-    heads: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    steps: int = 10
+    size: tuple[Positive, Positive] = (256, 256)
+    window: Positive = 20
+    heads: Number = None
+    steps: Positive = 10
     guidance: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
     slide: Literal["recompute", "band"] = "recompute"
-    hop: int = 1
-    fps: float = 5.0
+    hop: Positive = 1
+    fps: Annotated[float, Between(1e-3)] = 5.0
     half: bool = False
     out: Path
-
-    def __post_init__(self) -> None:
-        in_range(self, 1, "size", "window", "steps", "hop", *(["heads"] if self.heads is not None else []))
-        in_range(self, 1e-3, "fps")
 
     def __call__(self) -> int:
         """Reads, checks, writes."""

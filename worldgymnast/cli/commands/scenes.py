@@ -7,7 +7,6 @@ anything is spent on it, and given to `rl --starts` or to the next command.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -22,18 +21,19 @@ from worldgymnast.cli.command import (
     Size,
     Watching,
     Weights,
-    check_size,
+    ending,
     new,
     read,
     writable,
     wrote,
 )
 from worldgymnast.cli.starters import is_metaworld
+from worldgymnast.configs import Between, Count, Seed, checked
 from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks, instructions
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.starts import folder_hash, frame_of, pictures, said_of, write_start
 from worldgymnast.episodes.windows import EpisodeSet
-from worldgymnast.errors import InputError, in_range
+from worldgymnast.errors import InputError
 from worldgymnast.ledger import FILE, Ledger
 from worldgymnast.progress import Progress
 from worldgymnast.protocols import Editor
@@ -56,7 +56,7 @@ Source = Annotated[Positional[Path], tyro.conf.arg(metavar="SOURCE")]
 Target = Annotated[Positional[Path], tyro.conf.arg(metavar="TARGET")]
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(kw_only=True)
 class ScenesPhotograph(Command):
     """Photographs of new layouts of the real environment, each with a sentence; no action is taken.
 
@@ -71,12 +71,8 @@ class ScenesPhotograph(Command):
     instead: ClassVar[str] = "a photograph has none"
     target: Target
     env: MetaWorldConfig = MetaWorldConfig()
-    per_task: int = 30
-    first_layout: int = QuickstartConfig().photograph_layout
-
-    def __post_init__(self) -> None:
-        in_range(self, 1, "per_task", high=100_000)
-        in_range(self, 0, "first_layout")
+    per_task: Annotated[int, Between(1, 100_000)] = 30
+    first_layout: Count = QuickstartConfig().photograph_layout
 
     def __call__(self) -> int:
         """Photographs."""
@@ -92,7 +88,7 @@ class ScenesPhotograph(Command):
         return wrote(self.target)
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(kw_only=True)
 class ScenesDistract(Computing, Watching):
     """The same scenes with objects on the table that have nothing to do with the task.
 
@@ -114,16 +110,12 @@ class ScenesDistract(Computing, Watching):
     target: Target
     editor: Weights = None
     plate: Weights = None
-    copies: int = 1
+    copies: Annotated[int, Between(1, 1000)] = 1
     size: Size = None
     crop: bool = False
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        in_range(self, 1, "copies", high=1000)
-        in_range(self, 0, "seed")
-        check_size(self)
         apart(self.source, self.target)
 
     def __call__(self) -> int:
@@ -185,7 +177,7 @@ class ScenesDistract(Computing, Watching):
         return refused
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(kw_only=True)
 class ScenesPropose(Command):
     """The same scenes with new instructions.
 
@@ -200,13 +192,11 @@ class ScenesPropose(Command):
 
     source: Source
     target: Target
-    count: int = 8
+    count: Annotated[int, Between(1, 100)] = 8
     proposer: Weights = None
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        in_range(self, 1, "count", high=100)
-        in_range(self, 0, "seed")
         apart(self.source, self.target)
 
     def __call__(self) -> int:
@@ -240,7 +230,7 @@ class ScenesPropose(Command):
         write_start(self.target, path.stem, frame, sentences, task)
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(kw_only=True)
 class ScenesPlate(Watching):
     """What a camera sees when nothing is on the table, from frames in which robot and objects come and go.
 
@@ -253,17 +243,10 @@ class ScenesPlate(Watching):
     """
 
     data: DataSets
-    out: Path
-    frames: int = PLATE_FRAMES
+    out: Annotated[Path, ending(".png")]
+    frames: Annotated[int, Between(10, 20_000)] = PLATE_FRAMES
     size: Size = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        in_range(self, 10, "frames", high=20_000)
-        in_range(self, 0, "seed")
-        check_size(self)
-        if self.out.suffix != ".png":
-            raise InputError(f"--out: found {self.out}, expected a file that ends in .png")
+    seed: Seed = 0
 
     def __call__(self) -> int:
         """Looks."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -36,11 +36,12 @@ from worldgymnast.cli.command import (
 )
 from worldgymnast.cli.fitting import RATE, fit_judge, fit_policy, fit_world, horizon_of, origin, same_cameras, size_for
 from worldgymnast.cli.starters import parts, refuse_starters, refuse_strangers, refuse_tasks
+from worldgymnast.configs import Count, Positive, checked
 from worldgymnast.envs.metaworld import MetaWorldConfig, instructions
 from worldgymnast.episodes.shares import check_shares
 from worldgymnast.episodes.starts import read_starts
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, warn_outside
-from worldgymnast.errors import InputError, in_range
+from worldgymnast.errors import InputError
 from worldgymnast.judges.combined import check
 from worldgymnast.measure.real import Scorer
 from worldgymnast.protocols import StartSampler
@@ -79,7 +80,7 @@ _BOTH = ("--starts", "--starts")
 _SPECS = {"bridge": BRIDGE, "worldgym": WORLDGYM}
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(kw_only=True)
 class Sft(Learning):
     """A policy by imitating demonstrations: the first expert episodes of each task.
 
@@ -112,7 +113,7 @@ class Sft(Learning):
         return wrote(self.out / "policy.safetensors")
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(kw_only=True)
 class HoldingOut(Learning):
     """A command that leaves some episodes to be measured on.
 
@@ -120,14 +121,10 @@ class HoldingOut(Learning):
         held_out: episodes of each task that are kept out; `eval-world --held-out` takes the same ones.
     """
 
-    held_out: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        in_range(self, 0, "held_out")
+    held_out: Count = 0
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(kw_only=True)
 class TrainWorld(HoldingOut):
     """A world model (autoencoder and transformer) from everything logged, failures included.
 
@@ -198,7 +195,7 @@ def _codec(name: str | None, world: WorldModelConfig, device: str) -> Autoencode
     return found
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(kw_only=True)
 class Distill(HoldingOut):
     """A world model that imagines a frame in one step, or few, from one that walks many with guidance.
 
@@ -230,7 +227,7 @@ class Distill(HoldingOut):
         return wrote(self.out / "world.safetensors")
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(kw_only=True)
 class TrainJudge(Learning):
     """A judge of success from labelled episodes and their imagined replays.
 
@@ -262,7 +259,7 @@ class TrainJudge(Learning):
         return wrote(self.out / "judge.safetensors")
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(kw_only=True)
 class Rl(Computing, Watching):
     """Finetune a policy by reinforcement learning inside a world model, scored for real as it goes.
 
@@ -297,12 +294,8 @@ class Rl(Computing, Watching):
     starts: tuple[Path, ...] = ()
     crop: bool = False
     anyway: bool = False
-    photographs: int = 30
+    photographs: Positive = 30
     out: Path
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        in_range(self, 1, "photographs")
 
     @classmethod
     def start(cls, recipe: Recipe, name: str) -> Command:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -25,6 +24,7 @@ from worldgymnast.cli.command import (
 from worldgymnast.cli.conclude import conclude
 from worldgymnast.cli.fitting import same_cameras
 from worldgymnast.cli.starters import parts, refuse_starters, refuse_tasks
+from worldgymnast.configs import checked
 from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks
 from worldgymnast.recipes.dyna import DynaConfig, dyna
 from worldgymnast.recipes.quickstart import QuickstartConfig, quickstart
@@ -35,7 +35,7 @@ from worldgymnast.training.judge import JudgeTraining
 from worldgymnast.training.world import WorldTraining
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(kw_only=True)
 class Doctor(Command):
     """What this machine can run, what is missing, and what to do about it."""
 
@@ -46,7 +46,7 @@ class Doctor(Command):
         return doctor.exit_code(checks)
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(kw_only=True)
 class Quickstart(Evaluating):
     """Finetune the starter policy in the starter world, measure both for real, and write the report.
 
@@ -84,7 +84,7 @@ class Quickstart(Evaluating):
         return 0
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(kw_only=True)
 class Dyna(Evaluating, Watching):
     """Rounds of real rollouts of the newest policy, more training of world and judge on them, and RL again.
 
@@ -131,7 +131,7 @@ class Dyna(Evaluating, Watching):
         return 0
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(kw_only=True)
 class Reproduce(Evaluating):
     """The whole method from nothing: record, imitate, world, judge, explore, gate, RL, evaluate, report.
 
