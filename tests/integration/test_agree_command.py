@@ -76,7 +76,7 @@ def test_one_policy_is_too_few(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     assert main(["agree", "a.safetensors", "--out", str(tmp_path / "run")]) == 2
     assert "policies: found 1, expected at least 2, better 12 or more" in capsys.readouterr().err
     assert main(["agree", "a.safetensors", "a.safetensors", "--out", str(tmp_path / "run")]) == 2
-    assert "found one twice" in capsys.readouterr().err
+    assert 'found "a.safetensors" twice' in capsys.readouterr().err
     words = ["--trainings", "one"]
     assert main(["agree", "a.safetensors", "b.safetensors", *words, "--out", str(tmp_path / "run")]) == 2
     assert "--trainings: found 1 words for 2 policies, expected one for each" in capsys.readouterr().err

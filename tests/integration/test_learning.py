@@ -114,6 +114,7 @@ class Comfortable:
 
     name: str = "comfortable"
     waits: bool = False
+    identity: str = "comfortable"
 
     def score(self, clips: Sequence[Clip]) -> list[Verdict]:
         return [Verdict(float(128 < clip.frames[-1].mean() < 155)) for clip in clips]

@@ -76,7 +76,7 @@ def test_eval_world_refuses(held_out: Path, capsys: pytest.CaptureFixture[str]) 
     for words, expected in (
         (("--out", "x.html"), "--out: found x.html, expected a file that ends in .md or .json"),
         (("--starts", 9), "--starts: found 9 starts of 4 actions in an episode of 6, expected at most 3"),
-        (("--starts", 0), "--starts: found 0, expected at least 1"),
+        (("--starts", 0), "--starts: found 0, expected 1 or more"),
     ):
         assert run(held_out, *data, *words) == 2
         assert expected in capsys.readouterr().err
