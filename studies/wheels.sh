@@ -11,7 +11,7 @@ dir=${1:?usage: studies/wheels.sh DIR}
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 python=${PYTHON:-python3}
 names=(tyro docstring_parser typeguard cattrs gymnasium Farama-Notifications mujoco glfw PyOpenGL metaworld diffusers
-  importlib_metadata)
+  google-crc32c importlib_metadata)
 
 mkdir -p "$dir"
 platforms=(--platform manylinux1_x86_64 --platform manylinux2014_x86_64)

@@ -10,10 +10,10 @@ import io
 import os
 import struct
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from google_crc32c import value as crc32c
 
 from worldgymnast.errors import InputError
 from worldgymnast.files import mistaken
@@ -23,52 +23,6 @@ MAX_RECORD = 2**31
 """Bytes of one record: a protocol buffer cannot be larger."""
 
 _HEADER = struct.Struct("<QI")
-
-
-def _crc_table() -> np.ndarray:
-    table = np.arange(256, dtype=np.uint32)
-    for _ in range(8):
-        table = np.where(table & 1, (table >> 1) ^ np.uint32(0x82F63B78), table >> 1)
-    return table.astype(np.uint32)
-
-
-_TABLE = _crc_table()
-_TABLE_LIST = [int(entry) for entry in _TABLE]
-
-
-def _advance(state: np.ndarray, data: np.ndarray) -> np.ndarray:
-    """The registers uint32 [n] after the bytes uint8 [n length] of each lane."""
-    for column in data.T:
-        state = _TABLE[(state ^ column) & 0xFF] ^ (state >> 8)
-    return state
-
-
-@lru_cache(maxsize=32)
-def _shift(length: int) -> tuple[int, ...]:
-    """What `length` zero bytes make of each of the 32 bits of a register (the register is linear over GF(2))."""
-    bits = np.uint32(1) << np.arange(32, dtype=np.uint32)
-    return tuple(int(word) for word in _advance(bits, np.zeros((32, length), np.uint8)))
-
-
-def crc32c(data: bytes) -> int:
-    """CRC-32C of bytes; long ones are cut into lanes that run side by side and are then joined."""
-    state = 0xFFFFFFFF
-    length = 1 << max(4, (len(data).bit_length() + 1) // 2)
-    lanes = len(data) // length
-    head = len(data) - lanes * length
-    for byte in data[:head]:
-        state = _TABLE_LIST[(state ^ byte) & 0xFF] ^ (state >> 8)
-    if lanes:
-        tail = np.frombuffer(data, np.uint8, offset=head).reshape(lanes, length)
-        registers = _advance(np.zeros(lanes, np.uint32), tail)
-        rows = _shift(length)
-        for register in registers:
-            moved = 0
-            for bit in range(32):
-                if state >> bit & 1:
-                    moved ^= rows[bit]
-            state = moved ^ int(register)
-    return state ^ 0xFFFFFFFF
 
 
 def masked_crc(data: bytes) -> int:
