@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import math
 import socket
@@ -329,6 +330,20 @@ def test_a_time_that_is_none_is_not_waited_for(after: str) -> None:
     verdict, asked, _ = judged(saying('{"error": "busy"}', "429 X", f"retry-after: {after}"))
     assert (verdict.score, verdict.error) == (None, "busy")
     assert asked.endpoint.counts == {"429": 2}
+
+
+def test_pauses_double_up_to_the_longest_and_lose_at_most_a_quarter_to_chance() -> None:
+    times: list[float] = []
+
+    def busy(connection: socket.socket, head: bytes, body: bytes) -> None:
+        times.append(time.monotonic())
+        connection.sendall(http("", "503 X"))
+
+    judged(busy, endpoint={"attempts": 5, "pause": 0.1, "longest_pause": 0.3})
+    gaps = [after - before for before, after in itertools.pairwise(times)]
+    assert len(gaps) == 4
+    for gap, least in zip(gaps, (0.1, 0.2, 0.3, 0.3), strict=True):
+        assert 0.75 * least <= gap < least + 5
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,14 @@ import json
 import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, TypeVar
 
 from worldgymnast.errors import InputError
 from worldgymnast.files import parse_json
 
+Read = TypeVar("Read")
 NO_CHAT = "no chat completion"
 """What a reply is counted under that is none: a web page, say, where the URL is wrong."""
 _MOST_TOKENS = 10**8
@@ -256,6 +257,44 @@ def _scrubbed(value: Any, depth: int = 0) -> Any:
     if isinstance(value, dict):
         return {_scrubbed(name): _scrubbed(one, depth + 1) for name, one in value.items()}
     return value
+
+
+def _choices(reply: Reply) -> Sequence[Choice]:
+    """The choices of a reply that have a message.
+
+    Raises:
+        Unusable: it is no chat completion.
+    """
+    if not reply.is_chat:
+        raise Unusable(NO_CHAT, f"a reply that is no chat completion: {reply.error or 'is the URL right?'}")
+    return reply.choices
+
+
+def whole(reply: Reply) -> Reply:
+    """A reply that has a choice; raises `Unusable` for any other."""
+    if not _choices(reply):
+        raise Unusable(NO_CHAT, "a reply that is no chat completion: it has no choices", final=True)
+    return reply
+
+
+def readable(reply: Reply, read: Callable[[Any], Read], heard: set[str]) -> list[Read]:
+    """What the choices of a reply say; those that say nothing are passed over where another says something.
+
+    Raises:
+        Unusable: none says anything; for good where it is word for word what was `heard` before.
+    """
+    found: list[Read] = []
+    last = Unusable("no choices", "a reply without choices")
+    for choice in _choices(reply):
+        try:
+            found.append(read(choice))
+        except Unusable as error:
+            text = str(choice.message.content)
+            last = Unusable(error.kind, str(error), final=bool(text) and text in heard)
+            heard.add(text)
+    if not found:
+        raise last
+    return found
 
 
 def picture_in(reply: Reply) -> bytes:

@@ -4,7 +4,8 @@ Any server is talked to (OpenAI, vLLM, SGLang, Ollama, llama.cpp, `transformers 
 again, with growing pauses or after the time that the server names: status 408, 409, 429 and 5xx, broken connections,
 time-outs, replies that are cut off, answers that say nothing. What is not (a wrong key, model or request, no money
 left) fails at once. A field that a server refuses is left out from then on. Every attempt is counted under what became
-of it, and no reply, whatever is in it, ends in another exception than `RequestFailed`.
+of it, and no reply, whatever is in it, ends in another exception than `RequestFailed`. The loop of
+attempts is tenacity's; `transport` says why it is not the client's own.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import random
 import threading
 import urllib.parse
 from collections import Counter
@@ -22,7 +24,6 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from worldgymnast import keys
 from worldgymnast.completions import (
     NO_CHAT,
-    Choice,
     Reply,
     Unusable,
     Usage,
@@ -30,8 +31,10 @@ from worldgymnast.completions import (
     is_out_of_quota,
     picture_in,
     read_reply,
+    readable,
     refusal,
     retry_after,
+    whole,
 )
 from worldgymnast.errors import InputError, Paused, in_range
 from worldgymnast.ledger import Budget, Ledger, Price, Spent
@@ -53,6 +56,8 @@ _AT_ONCE = 1e-3
 """Seconds to wait where nothing is overloaded."""
 _WARM = 0.7
 """Temperature of the next try after an answer at temperature 0 that says nothing, which would only be repeated."""
+_JITTER = 0.25
+"""Share of a pause that chance may take away, so that requests refused together do not return together."""
 _SHOWN = 200
 
 
@@ -67,7 +72,7 @@ class EndpointConfig:
         concurrency: requests under way at a time.
         timeout: seconds until a request counts as lost, its whole reply included.
         attempts: how often one request is sent at most.
-        pause: seconds before the second attempt; doubled before every other.
+        pause: seconds before the second attempt; doubled before every other, and up to a quarter shorter by chance.
         longest_pause: seconds at most; a server that asks for more is not waited for.
         budget: what may be spent.
         price: of the tokens.
@@ -163,6 +168,7 @@ class Endpoint:
         self._busy = threading.Semaphore(config.concurrency)
         self._client: Transport | None = None
         self._left_out: set[str] = set()
+        self._chance = random.Random()
 
     def stop(self) -> None:
         """Sends nothing more, and waits for nothing more."""
@@ -187,7 +193,7 @@ class Endpoint:
         while (missing := wanted - len(answers)) > 0:
             many = {"n": missing} if missing > 1 and "n" not in self._left_out else {}
             heard: set[str] = set()
-            read_new = functools.partial(_readable, read=read, heard=heard)
+            read_new = functools.partial(readable, read=read, heard=heard)
             try:
                 reply = self._chat(messages, {**fields, **many}, read_new, bills, heard)
             except RequestFailed as failed:
@@ -202,7 +208,7 @@ class Endpoint:
             RequestFailed: there is none to be had.
             BudgetSpent: nothing more may be sent.
         """
-        return self._chat(messages, fields, _whole, [], set(), _FEW)
+        return self._chat(messages, fields, whole, [], set(), _FEW)
 
     def edited(self, picture: bytes, prompt: str, **fields: Any) -> bytes:
         """A picture (the content of a PNG file) changed as `prompt` says; the content of a picture's file.
@@ -278,10 +284,13 @@ class Endpoint:
 
     def _pause(self, state: RetryCallState) -> float:
         """Seconds until the next attempt: what the server asks for, or twice as long each time."""
+        from tenacity import wait_exponential
+
         error = state.outcome.exception() if state.outcome else None
-        named = error.pause if isinstance(error, RequestFailed) and error.pause else 0.0
-        doubled = self.config.pause * 2 ** min(state.attempt_number - 1, 60)
-        return named or min(doubled, self.config.longest_pause)
+        if isinstance(error, RequestFailed) and error.pause:
+            return error.pause
+        doubled = wait_exponential(multiplier=self.config.pause, max=self.config.longest_pause)(state)
+        return doubled * (1 - _JITTER * self._chance.random())
 
     def _send(self, send: Callable[[], Received], most: Usage, bills: list[float], read: Callable[[Reply], Any]) -> Any:
         """One request: what `read` makes of the reply; what it costs is added to `bills`."""
@@ -410,41 +419,3 @@ class Endpoint:
         except (Refused, Lost, Unusable):
             return []
         return sorted(self.clean(one["id"]) for one in reply.data if isinstance(one.get("id"), str))
-
-
-def _choices(reply: Reply) -> Sequence[Choice]:
-    """The choices of a reply that have a message.
-
-    Raises:
-        Unusable: it is no chat completion.
-    """
-    if not reply.is_chat:
-        raise Unusable(NO_CHAT, f"a reply that is no chat completion: {reply.error or 'is the URL right?'}")
-    return reply.choices
-
-
-def _whole(reply: Reply) -> Reply:
-    """A reply that has a choice; raises `Unusable` for any other."""
-    if not _choices(reply):
-        raise Unusable(NO_CHAT, "a reply that is no chat completion: it has no choices", final=True)
-    return reply
-
-
-def _readable(reply: Reply, read: Callable[[Any], Read], heard: set[str]) -> list[Read]:
-    """What the choices of a reply say; those that say nothing are passed over where another says something.
-
-    Raises:
-        Unusable: none says anything; for good where it is word for word what was `heard` before.
-    """
-    found: list[Read] = []
-    last = Unusable("no choices", "a reply without choices")
-    for choice in _choices(reply):
-        try:
-            found.append(read(choice))
-        except Unusable as error:
-            text = str(choice.message.content)
-            last = Unusable(error.kind, str(error), final=bool(text) and text in heard)
-            heard.add(text)
-    if not found:
-        raise last
-    return found

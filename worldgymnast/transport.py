@@ -2,6 +2,19 @@
 
 Requests are made by the official client. Its replies are read here, in pieces, so that a server that sends a byte every
 half second, or a kilobyte that unpacks to a gigabyte, costs no more than its time-out and a few megabytes.
+
+An exchange is one attempt: the client's own retries are off (`max_retries=0`), and `endpoint` repeats. Handing them
+over to the client (openai 3.54, tried with event hooks that count) would lose:
+
+- `pause` and `longest_pause`, which judges' files hold. The client waits 0.5 to 8 seconds, constants of a private
+  module, and follows a Retry-After of up to 120 seconds whatever the run allows.
+- One limit on attempts. The client repeats connections and statuses; half a JSON, a web page or prose with status 200
+  needs a second loop around it, and the two multiply.
+- Exact counts from hooks. A reply that breaks off is heard as "200", a connection that fails not at all.
+- Refusals that last: status 501 and "insufficient_quota" are sent again until the retries are used up.
+- The stop, which ends a pause at once but not a request under way, since that is paid; a cancelled call ends both.
+
+Only the check of the budget before each attempt would be as good in a hook. The client's jitter is in `endpoint`, too.
 """
 
 from __future__ import annotations
