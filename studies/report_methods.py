@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import io
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from worldgymnast.evaluation.success import EpisodeResult, Estimate, SuccessTable, success_table
 from worldgymnast.records import read_outcomes
-from worldgymnast.report.charts import PRINTED, printed
+from worldgymnast.report import charts
+from worldgymnast.report.charts import LIGHT
 from worldgymnast.report.world import Sheet
 
 METHODS = {
@@ -88,30 +89,24 @@ def picture(evaluations: Path, mismatch: float) -> bytes | None:
     mismatched = _mismatches(evaluations, mismatch)
     if METHODS[OURS] not in rows:
         return None
-    import matplotlib
-    from matplotlib.figure import Figure
+    return charts.picture(10, 3.9, _PICTURED, functools.partial(_draw, rows=rows, mismatched=mismatched))
 
-    with matplotlib.rc_context(printed()):
-        figure = Figure(figsize=(10, 3.9), dpi=160, facecolor=PRINTED["paper"])
-        figure.set_layout_engine("constrained", h_pad=0.08, w_pad=0.16)
-        figure.supxlabel(_PICTURED, x=0.02, ha="left", fontsize=9.5, color=PRINTED["faint"])
-        left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-        _draw_methods(left, rows)
-        _draw_mismatches(right, mismatched, rows[METHODS[OURS]])
-        for axes in (left, right):
-            axes.set_facecolor(PRINTED["paper"])
-            axes.grid(axis="x" if axes is left else "y")
-            axes.set_axisbelow(True)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+
+def _draw(
+    figure: Any, rows: dict[str, list[EpisodeResult]], mismatched: Sequence[tuple[float, list[EpisodeResult]]]
+) -> None:
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    _draw_methods(left, rows)
+    _draw_mismatches(right, mismatched, rows[METHODS[OURS]])
+    left.grid(axis="x")
+    right.grid(axis="y")
 
 
 def _draw_methods(axes: Any, rows: dict[str, list[EpisodeResult]]) -> None:
     """A row a method: the mean and its interval; hollow, every seed alone."""
     ours = METHODS[OURS]
     for y, (name, found) in enumerate(rows.items()):
-        color = PRINTED["series-0" if name == ours else "series-1"]
+        color = LIGHT["series-0" if name == ours else "series-1"]
         whole = _success(found)
         axes.plot([100 * whole.low, 100 * whole.high], [y, y], color=color, linewidth=2.5)
         axes.plot([100 * whole.value], [y], "o", color=color, markersize=8)
@@ -119,7 +114,7 @@ def _draw_methods(axes: Any, rows: dict[str, list[EpisodeResult]]) -> None:
         axes.plot(seeds, [y + 0.22] * len(seeds), "o", color=color, markersize=4.5, markerfacecolor="none")
     axes.set(xlim=(0, 100), ylim=(len(rows) - 0.5, -0.5), xlabel="real success, %")
     axes.set_yticks(range(len(rows)), list(rows))
-    axes.tick_params(axis="y", labelcolor=PRINTED["ink"])
+    axes.tick_params(axis="y", labelcolor=LIGHT["ink"])
 
 
 def _draw_mismatches(
@@ -130,14 +125,14 @@ def _draw_mismatches(
         axes.set_axis_off()
         return
     shown, level = [_success(found) for _, found in mismatched], _success(same(ours, mismatched[0][1]))
-    axes.axhspan(100 * level.low, 100 * level.high, color=PRINTED["series-0"], alpha=0.16, linewidth=0)
-    axes.axhline(100 * level.value, color=PRINTED["series-0"], label=METHODS[OURS])
+    axes.axhspan(100 * level.low, 100 * level.high, color=LIGHT["series-0"], alpha=0.16, linewidth=0)
+    axes.axhline(100 * level.value, color=LIGHT["series-0"], label=METHODS[OURS])
     x = [x for x, _ in mismatched]
     for at, one in zip(x, shown, strict=True):
-        axes.plot([at, at], [100 * one.low, 100 * one.high], color=PRINTED["series-1"], linewidth=2.5)
-    axes.plot(x, [100 * one.value for one in shown], "o-", color=PRINTED["series-1"], label=METHODS[_SIMULATED])
+        axes.plot([at, at], [100 * one.low, 100 * one.high], color=LIGHT["series-1"], linewidth=2.5)
+    axes.plot(x, [100 * one.value for one in shown], "o-", color=LIGHT["series-1"], label=METHODS[_SIMULATED])
     axes.set(ylim=(0, 100), xlabel="mismatch of the simulator", ylabel="real success, %")
-    axes.legend(frameon=False, fontsize=10, loc="lower left")
+    axes.legend(loc="lower left")
 
 
 def _success(rows: Sequence[EpisodeResult]) -> Estimate:

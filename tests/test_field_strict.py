@@ -106,7 +106,7 @@ def test_a_count_has_an_upper_bound(field: dict[str, Any], tmp_path: Path) -> No
 
 def test_numbers_that_no_axis_holds_are_not_drawn() -> None:
     series = Series("psnr", [0.0, 1.0, 2.0], [1e308, 5.0, -1e308], [-1e308, 4.0, 0.0], [1e308, 6.0, 1e308])
-    assert curve(Curve("Fidelity", [series], percent=False)).startswith("<svg")
+    assert curve(Curve("Fidelity", [series], percent=False)).light.rstrip().endswith("</svg>")
 
 
 def test_a_line_that_is_passed_over_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

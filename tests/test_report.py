@@ -6,14 +6,18 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
 
 import av
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from worldgymnast.evaluation.agreement import success_gap
 from worldgymnast.evaluation.success import EpisodeResult, Rate, success_table
 from worldgymnast.report import tables
+from worldgymnast.report.charts import DARK, LIGHT, Bars, bars, curve, dot_plot
 from worldgymnast.report.markdown import markdown
 from worldgymnast.report.report import Curve, GapRow, Pair, Report, Series, render, write
 from worldgymnast.report.world import Sheet
@@ -62,12 +66,12 @@ def page() -> str:
 
 def words(page: str) -> str:
     """The text that a reader sees, charts and code left out, spaces collapsed."""
-    body = re.sub(r"<(style|script|svg).*?</\1>", " ", page, flags=re.DOTALL)
+    body = re.sub(r"<(style|script).*?</\1>", " ", page, flags=re.DOTALL)
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", body))
 
 
 class _Balance(HTMLParser):
-    empty = frozenset({"meta", "br", "path", "use", "rect", "img"})
+    empty = frozenset({"meta", "br", "source", "img"})
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,6 +104,16 @@ def test_the_numbers_as_markdown() -> None:
     assert "nan" not in page
 
 
+def charts(page: str) -> list[tuple[str, str, str]]:
+    """Of every chart what a reader hears, and the SVG files for a light and a dark page."""
+    found = re.findall(
+        r'<picture><source media="\(prefers-color-scheme: dark\)" srcset="data:image/svg\+xml;base64,([^"]*)">'
+        r'<img class="chart" alt="([^"]*)" width="\d+" height="\d+" src="data:image/svg\+xml;base64,([^"]*)">',
+        page,
+    )
+    return [(name, *(base64.b64decode(svg).decode() for svg in (light, dark))) for dark, name, light in found]
+
+
 def test_every_element_is_closed(page: str) -> None:
     parser = _Balance()
     parser.feed(page)
@@ -107,9 +121,12 @@ def test_every_element_is_closed(page: str) -> None:
 
 
 def test_nothing_comes_from_outside(page: str) -> None:
-    addresses = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)""", page) + re.findall(r"url\(([^)]*)\)", page)
-    assert all(a.startswith(("data:video/mp4;base64,", "#")) for a in addresses)
-    assert "@import" not in page
+    for text in (page, *(svg for _, *svgs in charts(page) for svg in svgs)):
+        addresses = re.findall(r"""(?:src|srcset|href)\s*=\s*["']([^"']*)""", text)
+        addresses += re.findall(r"url\(([^)]*)\)", text)
+        assert all(a.startswith(("data:video/mp4;base64,", "data:image/svg+xml;base64,", "#")) for a in addresses)
+        assert "@import" not in text
+        assert text is page or "<script" not in text
     assert page.count("data:video/mp4") == 3
 
 
@@ -157,21 +174,71 @@ def test_text_is_escaped_and_times_and_sums_are_readable(page: str) -> None:
     assert "worldgymnast rl metaworld --rl.group-size 4" in text
 
 
-def test_charts_take_their_colours_and_font_from_the_page(page: str) -> None:
-    charts = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
-    assert len(charts) == 4
-    for chart in charts:
-        assert "var(--series-0)" in chart
-        assert "#0102" not in chart
-        assert "DejaVu" not in chart
-        assert "<text" in chart
+def test_charts_have_the_pages_colors_by_day_and_by_night_and_a_name(page: str) -> None:
+    found = charts(page)
+    assert [name for name, *_ in found] == [*["Success before and after, by task"] * 2, "Reward", "Loss with a gap"]
+    assert page.count("<picture>") == len(found)
+    for name, light, dark in found:
+        for svg, own, other in ((light, LIGHT, DARK), (dark, DARK, LIGHT)):
+            assert own["series-0"] in svg
+            assert not any(color in svg for color in other.values())
+            assert f"<title>{name}</title>" in svg
+            assert "<text" in svg
+    for theme in (LIGHT, DARK):
+        assert all(f"--{name}: {color};" in page for name, color in theme.items())
     assert render(full_report()) == page  # the same data, the same bytes
+
+
+NAMES = [
+    "open",
+    "抽屉を開ける",
+    "افتح الدرج",
+    "открой ящик",
+    "ड्रॉअर खोलें",
+    "서랍 열기",
+    "🤖 go",
+    r"$\frac{$ & <b>",
+    "a\x00b\nc",
+]
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_in_any_script_are_text_in_a_chart() -> None:
+    """A reader's font has glyphs that matplotlib's lacks, which would draw boxes."""
+    found = [result for name in NAMES for result in results(name, 4)]
+    drawn = [
+        dot_plot(success_table(found, found), 860),
+        bars(Bars("Lost", ("a",), dict.fromkeys(NAMES, (1,)), "x"), 860),
+    ]
+    for chart in drawn:
+        for svg in (chart.light, chart.dark):
+            tree = ElementTree.fromstring(svg)
+            shown = {"".join(text.itertext()) for text in tree.iter("{http://www.w3.org/2000/svg}text")}
+            assert {*NAMES[:-1], "ab c"} <= shown
+
+
+@pytest.mark.parametrize("values", [[3e-5, 1e-6], [-2.4e-3, 0.0], [1e9, 5e9], [-9999.0, 1234.5], [1e-300, 1e99]])
+@pytest.mark.parametrize("steps", [[0, 100_000], [0, 1], [999_999, 1_000_000]])
+def test_no_number_of_a_curve_is_cut_off(values: list[float], steps: list[int], monkeypatch) -> None:
+    boxes = []
+
+    def measured(figure: Figure, *args: Any, **more: Any) -> Any:
+        boxes.append(figure.get_tightbbox())
+        return save(figure, *args, **more)
+
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", measured)
+    chart = curve(Curve("Loss", [Series("a", steps, values)]))
+    for box in boxes:
+        assert min(box.x0, box.y0) >= 0
+        assert box.x1 <= chart.width / 72
+        assert box.y1 <= chart.height / 72
 
 
 def test_an_empty_report_has_only_its_command() -> None:
     page = render(Report("Nothing yet", "worldgymnast sft metaworld"))
     assert re.findall(r"<h2>(.*?)</h2>", page) == ["To run this again"]
-    assert "<svg" not in page
+    assert "<picture" not in page
 
 
 def test_too_many_lines_in_a_chart_are_refused() -> None:

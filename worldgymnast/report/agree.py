@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import functools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +11,10 @@ import numpy as np
 
 from worldgymnast.evaluation.agreement import MMRV_CONVENTION, Agreement
 from worldgymnast.evaluation.success import Estimate, Rate
-from worldgymnast.report.charts import PRINTED, printed
+from worldgymnast.report.charts import LIGHT, picture
 from worldgymnast.report.world import Sheet
 
-_COLORS = [PRINTED[f"series-{index}"] for index in (0, 2, 3)]
+_COLORS = [LIGHT[f"series-{index}"] for index in (0, 2, 3)]
 _LEGEND = "A dot is a policy: mean success over the tasks by the longest horizon, with 95 % intervals over its starts."
 _HOLLOW = " Hollow: the world has learned from rollouts of it; r is over the others."
 
@@ -93,50 +93,42 @@ def scatter(
         policies: each one's success.
         solid: the policies that `found` is about; others are drawn hollow.
     """
-    import matplotlib
-    from matplotlib.figure import Figure
+    legend = _LEGEND + (_HOLLOW if len(solid) < len(policies) else "")
+    draw = functools.partial(_draw, found=found, policies=policies, solid=solid)
+    return picture(4.4 * (len(found) + 1), 4.9, legend, draw)
 
-    with matplotlib.rc_context(printed()):
-        figure = Figure(figsize=(4.4 * (len(found) + 1), 4.9), dpi=160, facecolor=PRINTED["paper"])
-        figure.set_layout_engine("constrained", h_pad=0.08, w_pad=0.16)
-        legend = _LEGEND + (_HOLLOW if len(solid) < len(policies) else "")
-        figure.supxlabel(legend, x=0.02, ha="left", fontsize=9.5, color=PRINTED["faint"])
-        panels = figure.subplots(1, len(found) + 1, squeeze=False)[0]
-        for axes, (index, place) in zip(panels, enumerate(found), strict=False):
-            longest = found[place][max(found[place])]
-            points = {name: (one.others[place], one.real) for name, one in policies.items()}
-            _points(axes, points, solid, _COLORS[index])
-            said = f"{place}: r = {_number(longest.pearson)}, n = {longest.count}"
-            axes.set_title(said, loc="left", fontsize=12, color=PRINTED["ink"])
-            axes.set(xlabel=f"success in {place}", ylabel="real success" if index == 0 else "")
-        _lengths(panels[-1], found)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+
+def _draw(
+    figure: Any, found: Mapping[str, Mapping[int, Agreement]], policies: Mapping[str, Seen], solid: Collection[str]
+) -> None:
+    panels = figure.subplots(1, len(found) + 1, squeeze=False)[0]
+    for axes, (index, place) in zip(panels, enumerate(found), strict=False):
+        longest = found[place][max(found[place])]
+        points = {name: (one.others[place], one.real) for name, one in policies.items()}
+        _points(axes, points, solid, _COLORS[index])
+        axes.set_title(f"{place}: r = {_number(longest.pearson)}, n = {longest.count}")
+        axes.set(xlabel=f"success in {place}", ylabel="real success" if index == 0 else "")
+    _lengths(panels[-1], found)
 
 
 def _points(axes: Any, points: Mapping[str, tuple[Rate, Rate]], solid: Collection[str], color: str) -> None:
-    axes.set_facecolor(PRINTED["paper"])
-    axes.plot([0, 1], [0, 1], color=PRINTED["series-1"], linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    axes.plot([0, 1], [0, 1], color=LIGHT["series-1"], linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     for name, (x, y) in points.items():
         axes.plot(x.interval, [y.value] * 2, color=color, linewidth=1, alpha=0.4)
         axes.plot([x.value] * 2, y.interval, color=color, linewidth=1, alpha=0.4)
-        inside = color if name in solid else PRINTED["paper"]
+        inside = color if name in solid else LIGHT["paper"]
         axes.scatter(x.value, y.value, 36, color=inside, edgecolors=color, linewidths=1.5, zorder=3)
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     axes.grid()
-    axes.set_axisbelow(True)
 
 
 def _lengths(axes: Any, found: Mapping[str, Mapping[int, Agreement]]) -> None:
-    axes.set_facecolor(PRINTED["paper"])
     for index, (place, lengths) in enumerate(found.items()):
         color, x = _COLORS[index], list(lengths)
         shown = [one.pearson for one in lengths.values()]
         axes.plot(x, [one.value for one in shown], "o-", color=color, label=place)
         axes.fill_between(x, [one.low for one in shown], [one.high for one in shown], color=color, alpha=0.15)
     axes.set(ylim=(min(0.0, axes.get_ylim()[0]), 1.02), xlabel="actions in a rollout")
-    axes.set_title("Pearson's r by length", loc="left", fontsize=12, color=PRINTED["ink"])
-    axes.legend(frameon=False, fontsize=10, loc="lower right")
+    axes.set_title("Pearson's r by length")
+    axes.legend(loc="lower right")
     axes.grid()
-    axes.set_axisbelow(True)

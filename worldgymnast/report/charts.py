@@ -1,18 +1,17 @@
-"""The report's charts: matplotlib draws, and the colours and fonts stay the page's own.
+"""The report's charts: matplotlib draws each twice, in the page's colors by day and by night.
 
-Every colour is drawn as a stand-in and replaced by a CSS variable, so that one SVG serves the light and the dark page;
-text stays text. What is left out: anything interactive.
+The page shows the one that suits its reader. Text stays text, so that the reader's fonts draw every script. Left out:
+anything interactive.
 """
 
 from __future__ import annotations
 
-import contextlib
-import html
+import base64
+import functools
 import io
 import math
-import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,21 +19,23 @@ import numpy as np
 
 from worldgymnast.evaluation.success import SuccessTable
 
-# Stand-ins: colours that nothing else uses, and the variable of the page that each becomes.
-_INK, _FAINT, _RULE, _PAPER = "#010203", "#010204", "#010205", "#010206"
-_SERIES = ("#010211", "#010212", "#010213", "#010214")
-_VARIABLES = {_INK: "ink", _FAINT: "faint", _RULE: "rule", _PAPER: "paper"} | {
-    color: f"series-{index}" for index, color in enumerate(_SERIES)
-}
-_LONGEST = 60
-"""Characters of a name in a chart."""
-SERIES_COLORS = len(_SERIES)
-_BEFORE, _AFTER = _SERIES[1], _SERIES[0]
-PRINTED = {
+Colors = Mapping[str, str]
+LIGHT: Colors = {
     "paper": "#fcfcfa", "ink": "#1c1e21", "faint": "#64686e", "rule": "#dcdcd6",
     "series-0": "#0b6e80", "series-1": "#8b8f96", "series-2": "#b4701a", "series-3": "#7a4fa3",
 }  # fmt: skip
-"""The page's colours by day, for a picture outside the page."""
+"""By day; pictures outside the page have them, too."""
+DARK: Colors = {
+    "paper": "#15171a", "ink": "#e6e6e3", "faint": "#9a9ea5", "rule": "#34383e",
+    "series-0": "#4fb6c8", "series-1": "#868b93", "series-2": "#dba24c", "series-3": "#b695d8",
+}  # fmt: skip
+_SERIES = ("series-0", "series-1", "series-2", "series-3")
+SERIES_COLORS = len(_SERIES)
+_BEFORE, _AFTER = "series-1", "series-0"
+_LONGEST = 60
+"""Characters of a name in a chart."""
+_LARGEST = 1e100
+"""Of numbers that are drawn: the ticks of an axis lie further apart than its numbers."""
 
 
 @dataclass(frozen=True)
@@ -90,142 +91,194 @@ class Bars:
     x: str
 
 
-_LARGEST = 1e100
-"""Of numbers that are drawn: the ticks of an axis lie further apart than its numbers."""
-_STYLE: Any = {
-    "svg.fonttype": "none",
-    "text.parse_math": False,
-    "font.family": ["sans-serif"],
-    "font.size": 12,
-    "text.color": _INK,
-    "axes.edgecolor": _RULE,
-    "axes.labelcolor": _FAINT,
-    "axes.labelsize": 11,
-    "axes.linewidth": 1,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.unicode_minus": True,
-    "grid.color": _RULE,
-    "grid.linewidth": 0.75,
-    "xtick.color": _RULE,
-    "xtick.labelcolor": _FAINT,
-    "xtick.labelsize": 11,
-    "ytick.color": _RULE,
-    "ytick.labelcolor": _FAINT,
-    "ytick.labelsize": 11,
-    "ytick.major.size": 0,
-    "xtick.major.size": 3,
-    "lines.linewidth": 1.8,
-    "lines.solid_capstyle": "round",
-}
+@dataclass(frozen=True)
+class Chart:
+    """A drawn chart.
+
+    Attributes:
+        name: what it shows, in words.
+        width: in CSS pixels.
+        height: in CSS pixels.
+        light: an SVG file's content, for a light page.
+        dark: the same for a dark one.
+    """
+
+    name: str
+    width: int
+    height: int
+    light: str
+    dark: str
+
+    @property
+    def urls(self) -> tuple[str, str]:
+        """`data:` addresses of the light and the dark one."""
+        light, dark = (base64.b64encode(svg.encode()).decode() for svg in (self.light, self.dark))
+        return f"data:image/svg+xml;base64,{light}", f"data:image/svg+xml;base64,{dark}"
 
 
-def printed() -> Any:
-    """The same style in `PRINTED` colours."""
-    return {key: PRINTED.get(_VARIABLES.get(str(value), ""), value) for key, value in _STYLE.items()}
+# ---------------------------------------------------------------- style and figures
 
 
-def _svg(figure: Any, name: str) -> str:
-    """The figure as an SVG element that takes its colours and its font from the page."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'<g id="[^"]*"', "<g", text)
-    text = re.sub(r"font-family: [^;\"]*(?:; )?", "", text)
-    text = re.sub(r"font: (?:\w+ )?([\d.]+)px [^;\"]*", r"font-size: \1px", text)  # how older versions write it
-    width, height = (float(x) for x in re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)[0])
-    head = (
-        f'<svg class="chart" role="img" aria-label="{html.escape(name)}" viewBox="0 0 {width:g} {height:g}" '
-        f'style="max-width: {width:g}px" xmlns="http://www.w3.org/2000/svg" '
-        'xmlns:xlink="http://www.w3.org/1999/xlink">'
-    )
-    text = re.sub(r"<svg[^>]*>", lambda _: head, text, count=1)
-    for color, variable in _VARIABLES.items():
-        text = text.replace(color, f"var(--{variable})")
-    return text.strip()
+def style(colors: Colors = LIGHT) -> Any:
+    """Matplotlib's settings for a chart in these colors."""
+    ink, faint, rule, paper = (colors[name] for name in ("ink", "faint", "rule", "paper"))
+    return {
+        "svg.fonttype": "none",
+        "text.parse_math": False,
+        "font.family": ["sans-serif"],
+        "font.sans-serif": ["Segoe UI", "Helvetica Neue", "Arial", "Liberation Sans", "DejaVu Sans", "sans-serif"],
+        "font.size": 12,
+        "text.color": ink,
+        "figure.facecolor": paper,
+        "axes.facecolor": paper,
+        "axes.axisbelow": True,
+        "axes.edgecolor": rule,
+        "axes.labelcolor": faint,
+        "axes.labelsize": 11,
+        "axes.linewidth": 1,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.spines.left": False,
+        "axes.titlelocation": "left",
+        "axes.titlesize": 12,
+        "grid.color": rule,
+        "grid.linewidth": 0.75,
+        "legend.frameon": False,
+        "legend.fontsize": 10,
+        "xtick.color": rule,
+        "xtick.labelcolor": faint,
+        "xtick.labelsize": 11,
+        "ytick.color": rule,
+        "ytick.labelcolor": faint,
+        "ytick.labelsize": 11,
+        "ytick.major.size": 0,
+        "xtick.major.size": 3,
+        "lines.linewidth": 1.8,
+        "lines.solid_capstyle": "round",
+    }
 
 
-def _drawn(name: str) -> str:
-    """A name as it can be drawn: one line of printable characters, not longer than a chart is wide.
+def picture(width: float, height: float, legend: str, draw: Callable[[Any], None]) -> bytes:
+    """A PNG file's content: a figure that `draw` fills, with a line under it.
+
+    Args:
+        width: in inches.
+        height: in inches.
+        legend: the line.
+        draw: given the figure.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(style()):
+        figure = Figure(figsize=(width, height), dpi=160)
+        figure.set_layout_engine("constrained", h_pad=0.08, w_pad=0.16)
+        figure.supxlabel(legend, x=0.02, ha="left", fontsize=9.5, color=LIGHT["faint"])
+        draw(figure)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _chart(name: str, width: int, height: int, draw: Callable[[Any, Colors], None]) -> Chart:
+    """A chart of so many CSS pixels; `draw` is given the figure and the colors."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    made = []
+    for colors in (LIGHT, DARK):
+        with matplotlib.rc_context(style(colors) | {"svg.hashsalt": name}), warnings.catch_warnings():
+            # Text is measured in a font that is here, which may lack some; the reader's draw it.
+            warnings.filterwarnings("ignore", message="Glyph .* missing")
+            figure = Figure(figsize=(width / 72, height / 72), dpi=72)
+            draw(figure, colors)
+            svg = io.StringIO()
+            figure.savefig(svg, format="svg", transparent=True, metadata={"Title": name, "Date": None, "Creator": None})
+            made.append(svg.getvalue())
+    return Chart(name, width, height, *made)
+
+
+def _drawn(name: str, most: int = _LONGEST) -> str:
+    """A name as it can be drawn: one line of printable characters, not longer than its place.
 
     >>> _drawn("open\\nthe\\x00 drawer")
     'open the drawer'
     """
     text = " ".join("".join(c if c.isprintable() or c.isspace() else "" for c in name).split())
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}\N{HORIZONTAL ELLIPSIS}"
+    return text if len(text) <= most else f"{text[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
-@contextlib.contextmanager
-def _without_glyphs() -> Iterator[None]:
-    """Matplotlib measures text in its own font, which lacks some; the page's font draws it."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")
-        yield
+# ---------------------------------------------------------------- charts
 
 
-def _figure(width: float, height: float) -> Any:
-    """A figure of CSS pixels."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width / 72, height / 72), dpi=72)
-
-
-def _interval(axes: Any, y: float, value: float, low: float, high: float, color: str, hollow: bool) -> None:
-    if math.isnan(value):
-        return
-    axes.plot([100 * low, 100 * high], [y, y], color=color, linewidth=2, zorder=2)
-    axes.plot(
-        [100 * value],
-        [y],
-        "o",
-        markersize=8,
-        markerfacecolor=_PAPER if hollow else color,
-        markeredgecolor=color,
-        markeredgewidth=2,
-        zorder=3,
-    )
-
-
-def dot_plot(table: SuccessTable, width: int) -> str:
+def dot_plot(table: SuccessTable, width: int) -> Chart:
     """Success before (hollow) and after (filled) with 95 % intervals: a row a task, and the mean below a rule.
 
     Args:
         table: what is shown.
         width: in CSS pixels.
     """
-    import matplotlib
-
-    rows: list[tuple[str, tuple[float, float, float], tuple[float, float, float]]] = [
-        (_drawn(r.task), (r.before.value, *r.before.interval), (r.after.value, *r.after.interval)) for r in table.rows
-    ]
-    mean = table.before, table.after
-    rows.append(("mean", *((e.value, e.low, e.high) for e in mean)))  # type: ignore[arg-type]
-    height = 44 * len(rows) + 48
-    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": f"dots{width}"}), _without_glyphs():
-        figure = _figure(width, height)
-        longest = max(len(name) for name, *_ in rows)
-        left = min(0.4, (20 + 7 * longest) / width)
-        axes = figure.add_axes((left, 40 / height, 0.97 - left, 1 - 44 / height))
-        for index, (_, before, after) in enumerate(rows):
-            _interval(axes, index - 0.16, *before, _BEFORE, True)
-            _interval(axes, index + 0.16, *after, _AFTER, False)
-        axes.axhline(len(rows) - 1.5, color=_RULE, linewidth=1)
-        axes.set(xlim=(-2, 102), ylim=(len(rows) - 0.5, -0.5), xlabel="real success, %")
-        axes.set_xticks(range(0, 101, 20 if width < 500 else 10))
-        axes.set_yticks(range(len(rows)), [name for name, *_ in rows], ha="left")
-        axes.tick_params(axis="y", labelcolor=_INK, labelsize=13, pad=left * width)
-        axes.grid(axis="x")
-        axes.set_axisbelow(True)
-        return _svg(figure, "Success before and after, by task")
+    names = [_drawn(row.task, max(12, int(0.4 * width - 20) // 7)) for row in table.rows]
+    rates = [[(rate.value, *rate.interval) for rate in (row.before, row.after)] for row in table.rows]
+    means = [(mean.value, mean.low, mean.high) for mean in (table.before, table.after)]
+    draw = functools.partial(_draw_dots, names=[*names, "mean"], rates=[*rates, means], width=width)
+    return _chart("Success before and after, by task", width, 44 * len(names) + 92, draw)
 
 
-def _drawable(values: Sequence[float]) -> Any:
-    """The values, NaN in the place of those that no axis can hold."""
-    numbers = np.asarray(values, dtype=float)
-    return np.where(np.abs(numbers) <= _LARGEST, numbers, np.nan)
+def _draw_dots(
+    figure: Any, colors: Colors, names: Sequence[str], rates: Sequence[Sequence[tuple[float, ...]]], width: int
+) -> None:
+    height = 44 * len(names) + 48
+    left = min(0.4, (20 + 7 * max(map(len, names))) / width)
+    axes = figure.add_axes((left, 40 / height, 0.97 - left, 1 - 44 / height))
+    for index, (before, after) in enumerate(rates):
+        _interval(axes, index - 0.16, before, colors[_BEFORE], colors["paper"])
+        _interval(axes, index + 0.16, after, colors[_AFTER], colors[_AFTER])
+    axes.axhline(len(names) - 1.5, color=colors["rule"], linewidth=1)
+    axes.set(xlim=(-2, 102), ylim=(len(names) - 0.5, -0.5), xlabel="real success, %")
+    axes.set_xticks(range(0, 101, 20 if width < 500 else 10))
+    axes.set_yticks(range(len(names)), names, ha="left")
+    axes.tick_params(axis="y", labelcolor=colors["ink"], labelsize=13, pad=left * width)
+    axes.grid(axis="x")
+
+
+def _interval(axes: Any, y: float, rate: tuple[float, ...], color: str, inside: str) -> None:
+    value, low, high = (100 * number for number in rate)
+    if math.isnan(value):
+        return
+    axes.plot([low, high], [y, y], color=color, linewidth=2, zorder=2)
+    axes.plot(
+        [value], [y], "o", markersize=8, markerfacecolor=inside, markeredgecolor=color, markeredgewidth=2, zorder=3
+    )
+
+
+def curve(shown: Curve, width: int = 290, height: int = 190) -> Chart:
+    """A small chart of one to four series; the legend is the page's.
+
+    Raises:
+        ValueError: more than four series.
+    """
+    if len(shown.series) > SERIES_COLORS:
+        raise ValueError(f"curve '{shown.title}': found {len(shown.series)} series, expected at most {SERIES_COLORS}")
+    return _chart(_drawn(shown.title), width, height, functools.partial(_draw_curve, shown=shown))
+
+
+def _draw_curve(figure: Any, colors: Colors, shown: Curve) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    width, height = 72 * figure.get_size_inches()
+    axes = figure.add_axes((42 / width, 38 / height, 1 - 62 / width, 1 - 56 / height))
+    for series, color in zip(shown.series, _SERIES, strict=False):
+        _draw_series(axes, series, colors[color], 100 if shown.percent else 1)
+    if shown.percent:
+        axes.set_ylim(-2, 102)
+        axes.set_yticks(range(0, 101, 25))
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.ticklabel_format(axis="y", scilimits=(-3, 4))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.set_xlabel(_drawn(shown.x))
+    axes.grid(axis="y")
 
 
 def _draw_series(axes: Any, series: Series, color: str, scale: float) -> None:
@@ -238,60 +291,37 @@ def _draw_series(axes: Any, series: Series, color: str, scale: float) -> None:
     axes.plot(x[known], y[known], color=color, marker="o" if few else "", markersize=4)
 
 
-def curve(shown: Curve, width: int = 290, height: int = 190) -> str:
-    """A small chart of one to four series; the legend is the page's.
-
-    Raises:
-        ValueError: more than four series.
-    """
-    import matplotlib
-    from matplotlib.ticker import MaxNLocator
-
-    if len(shown.series) > SERIES_COLORS:
-        raise ValueError(f"curve '{shown.title}': found {len(shown.series)} series, expected at most {SERIES_COLORS}")
-    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": _drawn(shown.title)}), _without_glyphs():
-        figure = _figure(width, height)
-        axes = figure.add_axes((42 / width, 38 / height, 1 - 54 / width, 1 - 46 / height))
-        for series, color in zip(shown.series, _SERIES, strict=False):
-            _draw_series(axes, series, color, 100 if shown.percent else 1)
-        if shown.percent:
-            axes.set_ylim(-2, 102)
-            axes.set_yticks(range(0, 101, 25))
-        else:
-            axes.yaxis.set_major_locator(MaxNLocator(4))
-            axes.ticklabel_format(axis="y", scilimits=(-3, 4))
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.set_xlabel(_drawn(shown.x))
-        axes.grid(axis="y")
-        axes.set_axisbelow(True)
-        return _svg(figure, _drawn(shown.title))
+def _drawable(values: Sequence[float]) -> Any:
+    """The values, NaN in the place of those that no axis can hold."""
+    numbers = np.asarray(values, dtype=float)
+    return np.where(np.abs(numbers) <= _LARGEST, numbers, np.nan)
 
 
-def bars(shown: Bars, width: int = 290) -> str:
+def bars(shown: Bars, width: int = 290) -> Chart:
     """Bars of one to four parts under one another; the legend is the page's.
 
     Raises:
         ValueError: more than four parts.
     """
-    import matplotlib
-    from matplotlib.ticker import MaxNLocator
-
     if len(shown.parts) > SERIES_COLORS:
         raise ValueError(f"bars '{shown.title}': found {len(shown.parts)} parts, expected at most {SERIES_COLORS}")
     height = 26 * max(1, len(shown.rows)) + 48
-    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": _drawn(shown.title)}), _without_glyphs():
-        figure = _figure(width, height)
-        names = [_drawn(name) for name in shown.rows]
-        left = min(0.5, (14 + 6.5 * max(map(len, names), default=0)) / width)
-        axes = figure.add_axes((left, 38 / height, 0.96 - left, 1 - 44 / height))
-        counts = np.array([list(row) for row in shown.rows.values()], float).reshape(len(names), len(shown.parts))
-        begun = np.cumsum(counts, 1) - counts
-        for part, color in zip(range(len(shown.parts)), _SERIES, strict=False):
-            axes.barh(range(len(names)), counts[:, part], 0.62, begun[:, part], color=color)
-        axes.set(ylim=(len(names) - 0.4, -0.6), xlabel=_drawn(shown.x))
-        axes.set_yticks(range(len(names)), names, ha="left")
-        axes.tick_params(axis="y", labelcolor=_INK, pad=left * width - 4)
-        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        axes.grid(axis="x")
-        axes.set_axisbelow(True)
-        return _svg(figure, _drawn(shown.title))
+    return _chart(_drawn(shown.title), width, height, functools.partial(_draw_bars, shown=shown))
+
+
+def _draw_bars(figure: Any, colors: Colors, shown: Bars) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    width, height = 72 * figure.get_size_inches()
+    names = [_drawn(name, int((0.5 * width - 14) / 6.5)) for name in shown.rows]
+    left = min(0.5, (14 + 6.5 * max(map(len, names), default=0)) / width)
+    axes = figure.add_axes((left, 38 / height, 0.96 - left, 1 - 44 / height))
+    counts = np.array([list(row) for row in shown.rows.values()], float).reshape(len(names), len(shown.parts))
+    begun = np.cumsum(counts, 1) - counts
+    for part, color in zip(range(len(shown.parts)), _SERIES, strict=False):
+        axes.barh(range(len(names)), counts[:, part], 0.62, begun[:, part], color=colors[color])
+    axes.set(ylim=(len(names) - 0.4, -0.6), xlabel=_drawn(shown.x))
+    axes.set_yticks(range(len(names)), names, ha="left")
+    axes.tick_params(axis="y", labelcolor=colors["ink"], pad=left * width - 4)
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.grid(axis="x")

@@ -5,7 +5,7 @@ Kinds of clips are "real" (the frames of the robot) and "imagined" (replays of t
 
 from __future__ import annotations
 
-import io
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ import numpy as np
 
 from worldgymnast.evaluation.calibration import ENOUGH, SAFE, Bin, Calibration, Measured, Worth
 from worldgymnast.evaluation.success import Difference, Estimate, Rate
-from worldgymnast.report.charts import PRINTED, printed
+from worldgymnast.report.charts import LIGHT, picture
 from worldgymnast.report.world import Sheet
 
 KINDS = {"real": "real frames", "imagined": "imagined replays"}
@@ -170,63 +170,53 @@ def _effort(found: Mapping[str, Found]) -> Sheet:
 
 def diagram(found: Mapping[str, Found], title: str) -> bytes:
     """The reliability diagram as a PNG file's content: share of true successes against belief, clips below."""
-    import matplotlib
-    from matplotlib.figure import Figure
+    legend = _LEGEND.replace(". ", ".\n", len(found) == 1)
+    return picture(0.9 + 4.5 * len(found), 6.9, legend, functools.partial(_draw, found=found, title=title))
 
-    with matplotlib.rc_context(printed()):
-        figure = Figure(figsize=(0.9 + 4.5 * len(found), 6.9), dpi=160, facecolor=PRINTED["paper"])
-        figure.set_layout_engine("constrained", h_pad=0.08, w_pad=0.16)
-        figure.suptitle(title, x=0.02, ha="left", fontsize=14, fontweight="bold")
-        legend = _LEGEND.replace(". ", ".\n", len(found) == 1)
-        figure.supxlabel(legend, x=0.02, ha="left", fontsize=9.5, color=PRINTED["faint"])
-        panels = figure.subplots(2, len(found), squeeze=False, sharex=True, sharey="row", height_ratios=(4, 1.2))
-        for axes in panels.flat:
-            axes.set_facecolor(PRINTED["paper"])
-        for column, (kind, one) in enumerate(found.items()):
-            upper, lower = panels[0][column], panels[1][column]
-            _points(upper, one.measured.overall, KINDS[kind])
-            _counts(lower, one.measured.overall.bins)
-            if column == 0:
-                upper.set_ylabel("share of true successes")
-                lower.set_ylabel("clips")
-                lower.legend(loc="upper center", frameon=False, fontsize=10, ncols=2, handlelength=0.9)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+
+def _draw(figure: Any, found: Mapping[str, Found], title: str) -> None:
+    figure.suptitle(title, x=0.02, ha="left", fontsize=14, fontweight="bold")
+    panels = figure.subplots(2, len(found), squeeze=False, sharex=True, sharey="row", height_ratios=(4, 1.2))
+    for column, (kind, one) in enumerate(found.items()):
+        upper, lower = panels[0][column], panels[1][column]
+        _points(upper, one.measured.overall, KINDS[kind])
+        _counts(lower, one.measured.overall.bins)
+        if column == 0:
+            upper.set_ylabel("share of true successes")
+            lower.set_ylabel("clips")
+            lower.legend(loc="upper center", ncols=2, handlelength=0.9)
 
 
 def _points(axes: Any, found: Calibration, name: str) -> None:
-    color = PRINTED["series-0"]
+    color = LIGHT["series-0"]
     shown = [one for one in found.bins if one.successes.count]
     x, y = [one.belief for one in shown], [one.successes.value for one in shown]
     # As large as the bin is full: a bin of three clips must not look like one of a hundred.
     area = [24 + 180 * one.successes.count / found.count for one in shown]
-    axes.plot([0, 1], [0, 1], color=PRINTED["series-1"], linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    axes.plot([0, 1], [0, 1], color=LIGHT["series-1"], linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     ends = [one.successes.interval for one in shown]
     axes.vlines(x, [low for low, _ in ends], [high for _, high in ends], color=color, linewidth=1.5, alpha=0.5)
     axes.plot(x, y, color=color, linewidth=1, alpha=0.5, zorder=2)
-    axes.scatter(x, y, area, color=color, edgecolor=PRINTED["paper"], zorder=3)
+    axes.scatter(x, y, area, color=color, edgecolor=LIGHT["paper"], zorder=3)
     said = f"AUROC {_number(found.auroc)}, calibration error {_number(found.calibration_error)}"
-    under = axes.text(0, 1.02, said, transform=axes.transAxes, va="bottom", fontsize=10, color=PRINTED["faint"])
+    under = axes.text(0, 1.02, said, transform=axes.transAxes, va="bottom", fontsize=10, color=LIGHT["faint"])
     under.set_in_layout(False)
-    axes.set_title(name, loc="left", fontsize=12.5, color=PRINTED["ink"], pad=24)
+    axes.set_title(name, fontsize=12.5, pad=24)
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axes.set_yticks(np.linspace(0, 1, 6))
     axes.grid()
-    axes.set_axisbelow(True)
 
 
 def _counts(axes: Any, bins: Sequence[Bin]) -> None:
     left, width = [one.low for one in bins], [one.high - one.low for one in bins]
     won = [one.successes.successes for one in bins]
     lost = [one.successes.count - one.successes.successes for one in bins]
-    style = {"align": "edge", "edgecolor": PRINTED["paper"], "linewidth": 1}
-    axes.bar(left, won, width, color=PRINTED["series-0"], label="succeeded", **style)
-    axes.bar(left, lost, width, bottom=won, color=PRINTED["series-2"], label="failed", **style)
+    style = {"align": "edge", "edgecolor": LIGHT["paper"], "linewidth": 1}
+    axes.bar(left, won, width, color=LIGHT["series-0"], label="succeeded", **style)
+    axes.bar(left, lost, width, bottom=won, color=LIGHT["series-2"], label="failed", **style)
     for x, w, total in zip(left, width, np.add(won, lost).tolist(), strict=True):
         if total:
-            axes.text(x + w / 2, total, f"{total:.0f}", ha="center", va="bottom", fontsize=9, color=PRINTED["faint"])
+            axes.text(x + w / 2, total, f"{total:.0f}", ha="center", va="bottom", fontsize=9, color=LIGHT["faint"])
     axes.set(xlabel="judge's belief in success", xticks=np.linspace(0, 1, 6))
     axes.margins(y=0.25)
     axes.grid(axis="y")
-    axes.set_axisbelow(True)

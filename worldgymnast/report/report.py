@@ -1,7 +1,7 @@
 """One self-contained HTML page about a run: what changed for real, whether imagination can be trusted, what it cost.
 
 A `Report` is plain data, filled in by whoever has read the run folder; nothing here reads one. The page holds its
-charts (inline SVG) and videos (data URLs), needs no network, and follows the reader's light or dark setting.
+charts (SVG) and videos in data URLs, needs no network, and follows the reader's light or dark setting.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 from worldgymnast.evaluation.success import Difference, Estimate, Rate, SuccessTable
 from worldgymnast.report.by_task import TaskHistory, TaskScore
-from worldgymnast.report.charts import Curve, Series, bars, curve, dot_plot
+from worldgymnast.report.charts import DARK, LIGHT, Curve, Series, bars, curve, dot_plot
 from worldgymnast.report.diagnosis import DiagnosisView
 from worldgymnast.report.world import Sheet
 from worldgymnast.video import data_url
@@ -173,6 +173,8 @@ def render(report: Report) -> str:
     )
     page = environment.get_template("report.html").render(
         report=report,
+        light=LIGHT,
+        dark=DARK,
         table=report.table,
         dots=[dot_plot(report.table, width) for width in (860, 360)] if report.table else [],
         curves=[(shown, curve(shown)) for shown in report.curves],
