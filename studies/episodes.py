@@ -26,8 +26,8 @@ from worldgymnast.recipes.quickstart import starter, starter_explorers
 from worldgymnast.recipes.record import PolicyRecordConfig, of_explorer, policy_episodes, record
 from worldgymnast.recipes.reproduce import Recipe
 from worldgymnast.registry import environment, load_policy
+from worldgymnast.staging import atomic_path
 from worldgymnast.types import Episode
-from worldgymnast.weights import atomic
 
 HELD_OUT = "held_out"
 """The set that nothing is trained on."""
@@ -155,7 +155,7 @@ def save(path: Path, episodes: EpisodeSet) -> None:
     words = {name: list(getattr(episodes, name)) for name in ("instruction", "task", "source")}
     meta = words | {"spec": episodes.spec.to_dict(), "fps": episodes.fps}
     arrays = {name: np.ascontiguousarray(getattr(episodes, name)) for name in _ARRAYS}
-    with atomic(path, arrays["frames"].nbytes) as temporary:
+    with atomic_path(path, arrays["frames"].nbytes) as temporary:
         save_file(arrays, temporary, {"episodes": json.dumps(meta)})
 
 

@@ -12,7 +12,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 python=${PYTHON:-python3}
 names=(tyro docstring_parser typeguard pydantic pydantic_core annotated-types typing-inspection typing_extensions
   gymnasium Farama-Notifications mujoco glfw PyOpenGL metaworld diffusers
-  importlib_metadata)
+  google-crc32c importlib_metadata)
 
 mkdir -p "$dir"
 platforms=(--platform manylinux1_x86_64 --platform manylinux2014_x86_64)

@@ -57,9 +57,8 @@ from worldgymnast.run_folder import (
     step_of,
     versions,
 )
+from worldgymnast.staging import TEMPORARY, atomic_path, space_for, sync
 from worldgymnast.weights import (
-    TEMPORARY,
-    atomic,
     content_hash,
     generator_state,
     load_into,
@@ -71,8 +70,6 @@ from worldgymnast.weights import (
     save_weights,
     set_generator_state,
     size_of,
-    space_for,
-    sync,
     to_json,
     weights_hash,
     write_bytes,
@@ -392,7 +389,7 @@ class Run:
         from worldgymnast.video import encode
 
         path = self.path / "videos" / f"{name}.mp4"
-        with atomic(path, frames.nbytes // 20) as temporary:
+        with atomic_path(path, frames.nbytes // 20) as temporary:
             encode(temporary, frames, fps, lossless=False)
         return path
 

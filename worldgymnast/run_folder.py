@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import platform
 import re
@@ -21,7 +20,8 @@ from worldgymnast import __version__
 from worldgymnast.errors import InputError
 from worldgymnast.files import short
 from worldgymnast.ledger import FILE
-from worldgymnast.weights import TEMPORARY, some_of
+from worldgymnast.staging import TEMPORARY, is_full
+from worldgymnast.weights import some_of
 
 LOCK = ".lock"
 
@@ -47,7 +47,7 @@ def readable(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if is_full(error):
             raise
         where = error.filename or path
         raise InputError(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import importlib.util
 import io
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -20,7 +19,7 @@ from PIL import Image
 
 from worldgymnast.errors import InputError
 from worldgymnast.pictures import open_picture
-from worldgymnast.staging import disk_error
+from worldgymnast.staging import atomic_path
 from worldgymnast.video_reader import address
 from worldgymnast.video_reader import iterate_timed as iterate_timed
 from worldgymnast.video_reader import rate as rate
@@ -125,20 +124,19 @@ def encode(path: str | Path, frames: np.ndarray, fps: float, lossless: bool = Tr
 
     Lossless files are H.264 in RGB, bit-identical when read back; the others are yuv420p (a missing last row or column
     of an odd size is repeated) and play in every browser.
+
+    Raises:
+        InputError: there are no frames, or the disk is full.
     """
     address(path)
     path = Path(path)
     if not len(frames):
         raise InputError(f"{path}: found 0 frames, expected at least 1; nothing to encode")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with VideoWriter(temporary, (frames.shape[1], frames.shape[2]), fps, lossless) as writer:
-            writer.add(frames)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise disk_error(error, path) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        atomic_path(path, durable=False) as temporary,
+        VideoWriter(temporary, (frames.shape[1], frames.shape[2]), fps, lossless) as writer,
+    ):
+        writer.add(frames)
 
 
 def iterate(path: str | Path) -> Iterator[np.ndarray]:

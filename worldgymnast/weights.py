@@ -1,19 +1,14 @@
-"""Weights, optimizer state and generator state as safetensors files, and files that are whole or absent.
+"""Weights, optimizer state and generator state as safetensors files, whole or absent (see `staging.atomic_path`).
 
-A file is written beside its place, synced and renamed, so a kill at any moment leaves either the old or the new, and
-a full disk is one line that says how much to free. A weights file carries a SHA-256 of its content, which is checked
-when it is read. Left out: sharded files, and moving optimizer state between devices.
+A weights file carries a SHA-256 of its content, which is checked when it is read. Left out: sharded files, and moving
+optimizer state between devices.
 """
 
 from __future__ import annotations
 
-import errno
-import glob
 import hashlib
 import json
 import math
-import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,96 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from worldgymnast.errors import InputError
 from worldgymnast.files import mistaken_file
+from worldgymnast.staging import atomic_path
 
-TEMPORARY = ".tmp-"
 _HASH = "sha256"
 """Where a weights file's metadata holds the hash of its content; files of version 0.1 hold none."""
 _LONGEST_NAME = 60
 
 
 # ---------------------------------------------------------------- files that are whole or absent
-
-
-def _out_of_space(error: BaseException) -> bool:
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOSPC
-    return "os error 28" in str(error) or "No space left" in str(error)
-
-
-def _full(path: Path, size: int, free: int) -> InputError:
-    return InputError(
-        f"{path}: no space left on the disk: found {free // 2**20} MB free, expected {math.ceil(size / 2**20)} MB; "
-        f"free {max(1, math.ceil((size - free) / 2**20))} MB and run the same command again to go on"
-    )
-
-
-@contextmanager
-def space_for(path: Path, size: int) -> Iterator[None]:
-    """Turns a disk with no room for the `size` bytes of `path`, now or on the way, into a one-line InputError."""
-    place = next(p for p in path.absolute().parents if p.exists())
-    free = shutil.disk_usage(place).free
-    if free < size:
-        raise _full(path, size, free)
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        if not _out_of_space(error):
-            raise
-        raise _full(path, size, shutil.disk_usage(place).free) from error
-
-
-def sync(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def atomic(path: Path, size: int) -> Iterator[Path]:
-    """Gives a temporary path beside `path`; renames it into place at the end, removes it if anything went wrong.
-
-    Temporary files of the same name that killed processes left behind are removed.
-    """
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
-    if path.is_char_device() or path.is_fifo() or path.is_socket():  # which a rename would replace
-        raise InputError(f"{path}: found a device or a pipe, expected a file's name; name a file")
-    with space_for(path, size):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _remove_left_behind(path)
-            yield temporary
-            sync(temporary)
-            os.replace(temporary, path)
-            sync(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def _remove_left_behind(path: Path) -> None:
-    """Removes the temporary files for `path` of processes that are gone."""
-    for left in path.parent.glob(f"{TEMPORARY}*-{glob.escape(path.name)}"):
-        owner = left.name.removeprefix(TEMPORARY).partition("-")[0]
-        if owner.isdecimal() and left.name == f"{TEMPORARY}{owner}-{path.name}" and not _is_running(int(owner)):
-            left.unlink(missing_ok=True)
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # somebody else's
-        return True
-    return True
 
 
 def write_text(path: Path, text: str) -> None:
@@ -120,7 +39,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Writes a file, whole or not at all."""
-    with atomic(path, len(data)) as temporary:
+    with atomic_path(path, len(data)) as temporary:
         temporary.write_bytes(data)
 
 
@@ -156,7 +75,7 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         InputError: the disk is full; nothing half-written remains.
     """
     plain, meta = savable(tensors), dict(metadata or {})
-    with atomic(path, size_of(tensors)) as temporary:
+    with atomic_path(path, size_of(tensors)) as temporary:
         save_file(plain, temporary, metadata=meta | {_HASH: content_hash(plain, meta)})
         temporary.chmod(0o644)  # safetensors writes a file that only its owner can read
 

@@ -28,8 +28,9 @@ from worldgymnast.report.collect import collect
 from worldgymnast.report.markdown import markdown
 from worldgymnast.report.report import Curve, Report, Series, render
 from worldgymnast.run import Run, load_weights, save_weights
+from worldgymnast.staging import TEMPORARY
 from worldgymnast.training.fit import FitConfig
-from worldgymnast.weights import TEMPORARY, write_text
+from worldgymnast.weights import write_text
 
 
 def refusal(act: Callable[[], object]) -> str:

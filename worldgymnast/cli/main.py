@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import errno
 import io
 import os
 import re
@@ -112,7 +111,9 @@ def main(argv: Sequence[str] | None = None, study: Mapping[str, type[Command]] |
         streams.discard(sys.stdout, sys.stderr)
         return 0
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        from worldgymnast.staging import is_full
+
+        if not is_full(error):
             raise
         streams.discard(sys.stdout)
         return _say("error: standard output: no space left; free some or write elsewhere", 2, True)
@@ -208,6 +209,7 @@ def _message(error: Exception, flags: Collection[str]) -> str | None:
 
     from worldgymnast.actions import ActionSpecMismatch
     from worldgymnast.errors import FieldError, InputError
+    from worldgymnast.staging import is_full
 
     if isinstance(error, FieldError):
         from worldgymnast.cli.drafts import with_flags
@@ -215,7 +217,7 @@ def _message(error: Exception, flags: Collection[str]) -> str | None:
         return with_flags(error, flags)
     if isinstance(error, InputError | ActionSpecMismatch | FloatingPointError):
         return str(error)
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if isinstance(error, OSError) and is_full(error):
         return f"{error.filename or 'disk'}: no space left; free some and run the same command again"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}; check the path and its permissions"

@@ -13,7 +13,6 @@ import fcntl
 import hashlib
 import math
 import os
-import secrets
 import stat
 import sys
 import time
@@ -26,6 +25,7 @@ from typing import IO, Any
 import numpy as np
 
 from worldgymnast.errors import InputError
+from worldgymnast.staging import TEMPORARY, DiskFull, atomic_path, space_for
 
 UNUSED_DAYS = 30
 """An entry that was not used for so long is removed when another is written."""
@@ -116,7 +116,7 @@ def cached_frames(root: Path, name: str, key: str, count: int, decode: Decode) -
     file = f"{prefix}-{hashlib.sha256(repr((_VERSION, _DECODERS, key, count)).encode()).hexdigest()[:20]}.npy"
     folder = cache_folder()
     try:
-        with _opened(folder) as handle:
+        with space_for(file), _opened(folder) as handle:
             found = _mapped(handle, file, count)
             if found is not None:
                 return found
@@ -129,9 +129,10 @@ def cached_frames(root: Path, name: str, key: str, count: int, decode: Decode) -
             if found is not None:
                 return found
             why = f"{folder} changed meanwhile"
+    except DiskFull:
+        why = "no space left on the disk"
     except OSError as error:
-        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        why = "no space left on the disk" if is_full else f"no cache in {folder} ({error.strerror or error})"
+        why = f"no cache in {folder} ({error.strerror or error})"
     return _in_memory(root, why, count, decode)
 
 
@@ -177,14 +178,13 @@ def _locked(handle: int, name: str) -> Iterator[None]:
 
 def _tidy(handle: int, prefix: str, kept: str) -> None:
     """Remove earlier entries of the same data set, those long unused, and what killed processes left."""
-    oldest = {".npy": time.time() - UNUSED_DAYS * 86400, ".partial": time.time() - 86400}
     for name in os.listdir(handle):
-        suffix = Path(name).suffix
-        if name == kept or suffix not in oldest:
+        is_half = name.startswith(TEMPORARY) or name.endswith(".partial")  # as earlier versions called them
+        if name == kept or not (is_half or name.endswith(".npy")):
             continue
         with suppress(OSError):
-            is_old = os.stat(name, dir_fd=handle, follow_symlinks=False).st_mtime < oldest[suffix]
-            if is_old or (suffix == ".npy" and name.startswith(prefix)):
+            unused = time.time() - os.stat(name, dir_fd=handle, follow_symlinks=False).st_mtime
+            if unused > 86400 * (1 if is_half else UNUSED_DAYS) or name.startswith(prefix):
                 os.unlink(name, dir_fd=handle)
 
 
@@ -223,16 +223,12 @@ def _mapped(handle: int, name: str, count: int) -> np.ndarray | None:
 
 
 def _save(handle: int, name: str, frames: Iterator[np.ndarray], count: int) -> None:
-    """Write the file, whole or not at all; OSError where it cannot be written."""
-    temporary = f".{name}.{os.getpid()}-{secrets.token_hex(4)}.partial"
-    try:
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_EXCL | _CREATE, 0o600, dir_fd=handle), "wb") as opened:
-            _write(opened, frames, count)
-            opened.flush()
-            os.fsync(opened.fileno())
-        os.replace(temporary, name, src_dir_fd=handle, dst_dir_fd=handle)
-    finally:
-        _remove(handle, temporary)
+    """Write the file, whole or not at all; OSError or DiskFull where it cannot be written."""
+    with (
+        atomic_path(Path(name), dir_fd=handle) as temporary,
+        os.fdopen(os.open(temporary, os.O_WRONLY | os.O_EXCL | _CREATE, 0o600, dir_fd=handle), "wb") as opened,
+    ):
+        _write(opened, frames, count)
 
 
 def _write(file: IO[bytes], frames: Iterator[np.ndarray], count: int) -> None:

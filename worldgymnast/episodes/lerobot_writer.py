@@ -33,7 +33,7 @@ from worldgymnast.episodes.lerobot_tables import (
 )
 from worldgymnast.episodes.stats import Stats, aggregate, describe, describe_images
 from worldgymnast.errors import InputError
-from worldgymnast.staging import StagedFolder, disk_error
+from worldgymnast.staging import StagedFolder, disk_full, is_full, space_for
 from worldgymnast.types import Episode
 from worldgymnast.video import VideoWriter
 
@@ -215,17 +215,16 @@ class LeRobotWriter:
             InputError: no episode was added, the path has come into being meanwhile, or the disk is full.
         """
         try:
-            if not self.episodes:
-                raise InputError(f"{self.path}: found 0 episodes to write, expected at least 1")
-            self._close_part()
-            if not any(row[f"{layout.OWN}/labelled"] for row in self._rows):
-                self._drop_labels()
-            self._write_meta()
-            self._folder.publish()
-        except BaseException as error:
+            with space_for(self.path):
+                if not self.episodes:
+                    raise InputError(f"{self.path}: found 0 episodes to write, expected at least 1")
+                self._close_part()
+                if not any(row[f"{layout.OWN}/labelled"] for row in self._rows):
+                    self._drop_labels()
+                self._write_meta()
+                self._folder.publish()
+        except BaseException:
             self.abort()
-            if isinstance(error, OSError):
-                raise disk_error(error, self.path) from error
             raise
 
     def abort(self) -> None:
@@ -285,10 +284,8 @@ class LeRobotWriter:
             self.close()
             return
         self.abort()
-        if isinstance(error, OSError):
-            replaced = disk_error(error, self.path)
-            if replaced is not error:
-                raise replaced from error
+        if is_full(error):
+            raise disk_full(self.path) from error
 
 
 def _all_actions(episode: Episode) -> np.ndarray:

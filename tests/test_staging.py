@@ -1,0 +1,110 @@
+"""A new file is whole or absent, whatever happens while it is written; a full disk is one line."""
+
+import errno
+import os
+import signal
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors import SafetensorError
+
+from worldgymnast import video
+from worldgymnast.errors import InputError
+from worldgymnast.staging import TEMPORARY, DiskFull, atomic_path, is_full, space_for
+from worldgymnast.weights import write_text
+
+FULL = [
+    OSError(errno.ENOSPC, "No space left on device"),
+    OSError(errno.EDQUOT, "Disk quota exceeded"),
+    SafetensorError("I/O error: No space left (os error 28)"),
+]
+
+
+def fails(path: Path, error: BaseException) -> None:
+    with atomic_path(path, 3) as temporary:
+        temporary.write_text("half")
+        raise error
+
+
+@pytest.mark.parametrize("error", [*FULL, OSError(errno.EIO, "bad"), ValueError("bad"), KeyboardInterrupt()], ids=str)
+def test_what_fails_leaves_the_old_file_and_nothing_else(error: BaseException, tmp_path: Path) -> None:
+    path = tmp_path / "page"
+    path.write_text("old")
+    with pytest.raises(DiskFull if error in FULL else type(error)) as raised:
+        fails(path, error)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["page"]
+    if error in FULL:
+        assert str(raised.value).startswith(f"{path}: no space left on the disk: found ")
+        assert "\n" not in str(raised.value)
+    assert is_full(error) == (error in FULL)
+
+
+def test_a_file_larger_than_the_disk_is_refused_before_it_is_begun(tmp_path: Path) -> None:
+    with pytest.raises(DiskFull, match="no space left on the disk: found"), atomic_path(tmp_path / "a" / "b", 2**62):
+        pytest.fail("it was begun")
+    assert not os.listdir(tmp_path)
+
+
+def test_a_disk_of_unknown_need_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(DiskFull, match=r"free some or write elsewhere \(nothing half-written"), space_for(tmp_path):
+        raise FULL[1]
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_file_of_an_open_folder_is_written_there_wherever_that_has_moved(durable: bool, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    handle = os.open(tmp_path / "a", os.O_RDONLY)
+    try:
+        (tmp_path / "a").rename(tmp_path / "b")
+        with atomic_path(Path("page"), durable=durable, dir_fd=handle) as temporary:
+            with os.fdopen(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, dir_fd=handle), "w") as file:
+                file.write("new")
+            assert os.listdir(tmp_path / "b") == [temporary.name]
+    finally:
+        os.close(handle)
+    assert os.listdir(tmp_path / "b") == ["page"]
+    assert (tmp_path / "b" / "page").read_text() == "new"
+
+
+def test_of_many_writers_of_one_file_each_writes_it_whole(tmp_path: Path) -> None:
+    gate = threading.Barrier(8)
+
+    def one(letter: str) -> None:
+        gate.wait()
+        for _ in range(20):
+            write_text(tmp_path / "page", letter * 10_000)
+
+    threads = [threading.Thread(target=one, args=(letter,)) for letter in "abcdefgh"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert os.listdir(tmp_path) == ["page"]
+    text = (tmp_path / "page").read_text()
+    assert text == text[0] * 10_000
+
+
+def test_a_killed_writer_leaves_the_old_file_and_the_next_clears_up(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    child = os.fork()
+    if child == 0:
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert path.read_text() == "old"
+    assert len(list(tmp_path.glob(f"{TEMPORARY}*"))) == 1
+    write_text(path, "new")
+    assert os.listdir(tmp_path) == ["file"]
+    assert path.read_text() == "new"
+
+
+def test_no_frames_leave_the_old_video(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_text("old")
+    with pytest.raises(InputError, match="found 0 frames"):
+        video.encode(tmp_path / "a.mp4", np.zeros((0, 16, 16, 3), np.uint8), 10)
+    assert (tmp_path / "a.mp4").read_text() == "old"
