@@ -1,7 +1,7 @@
 """The forest plot of README.md: `python studies/forest.py docs/results/seeds.json docs/pictures/forest.png`.
 
-The file has rows of "name", "seeds" (real success of each training, percent) and "note". A dot is a seed; the bar is the
-95 % t interval over seeds.
+The file has rows of "name", "seeds" (real success of each training, percent) and "note". A dot is a seed; the bar is
+the 95 % t interval over seeds.
 """
 
 from __future__ import annotations
