@@ -9,18 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from worldgymnast.endpoint import NO_CHAT, Endpoint, RequestFailed, Unusable, counted
 from worldgymnast.errors import InputError
-from worldgymnast.judges.prompt import Part, question, schema
+from worldgymnast.judges.prompt import Part, Rubric, question, schema
 from worldgymnast.replies import answer_of, without_thoughts
 from worldgymnast.types import Clip
-
-if TYPE_CHECKING:
-    from worldgymnast.judges.vlm import VLMJudge
 
 _SIDE = 64
 _SHEET = 'add --sheet ("sheet": true in the judge\'s file), which shows all frames as one picture'
@@ -30,7 +27,27 @@ _TRUST = 'If you know that it sees them and only leaves them out of its count, s
 _URL = '--endpoint.url ("url" in the judge\'s file), up to and with /v1'
 
 
-def probe(judge: VLMJudge) -> None:
+class Askable(Protocol):
+    """What of a judge behind a server is probed."""
+
+    config: Any
+    endpoint: Endpoint
+
+    @property
+    def rubric(self) -> Rubric:
+        """What it asks."""
+        ...
+
+    def messages(self, parts: Sequence[Part]) -> list[dict[str, Any]]:
+        """A question in OpenAI's form."""
+        ...
+
+    def fields(self) -> dict[str, Any]:
+        """Fields of every request, beside the question."""
+        ...
+
+
+def probe(judge: Askable) -> None:
     """Raises `InputError` with one line about what is wrong; see `VLMJudge.check`."""
     config, endpoint = judge.config, judge.endpoint
     shades = np.linspace(30, 220, max(2, config.frames)).astype(np.uint8)
@@ -60,7 +77,7 @@ def probe(judge: VLMJudge) -> None:
         raise InputError(f"{blind} all pictures but one, expected it to see {len(pictures)}; {_SHEET}. {_TRUST}")
 
 
-def _tells_apart(judge: VLMJudge, count: int) -> bool:
+def _tells_apart(judge: Askable, count: int) -> bool:
     """Whether the server says of the first and of the last of `count` pictures which of them is black."""
     shades = {"black": 0, "white": 255}
     for first, last in (("black", "white"), ("white", "black")):
@@ -75,7 +92,7 @@ def _flat(shade: int) -> np.ndarray:
     return np.full((_SIDE, _SIDE, 3), shade, np.uint8)
 
 
-def _color(judge: VLMJudge, parts: Sequence[Part]) -> str:
+def _color(judge: Askable, parts: Sequence[Part]) -> str:
     """Which of black and white the server answers; "" for neither or both."""
     fields = {k: v for k, v in judge.fields().items() if k in ("temperature", "max_tokens")}
     try:
@@ -141,7 +158,7 @@ class Abilities:
     counts: bool
 
 
-def abilities(judge: VLMJudge) -> Abilities:
+def abilities(judge: Askable) -> Abilities:
     """Tries what not every server can; a refusal is an answer too."""
     parts: Sequence[Part] = ['Answer with the JSON object {"observation": "none", "score": 0} and nothing else.']
     form = {"type": "json_schema", "json_schema": {"name": "verdict", "strict": True, "schema": schema(judge.rubric)}}

@@ -21,6 +21,7 @@ from worldgymnast.configs import Between, checked
 from worldgymnast.endpoint import Endpoint, EndpointConfig
 from worldgymnast.errors import FieldError, InputError
 from worldgymnast.files import parse_json
+from worldgymnast.judges.probe import probe
 from worldgymnast.judges.prompt import (
     Answer,
     Asking,
@@ -209,8 +210,6 @@ class VLMJudge:
         Raises:
             InputError: no key, no server, no such model, no or too few images taken, a criterion missing.
         """
-        from worldgymnast.judges.probe import probe
-
         check_criteria(self.rubric, self.config.criteria, asked)
         probe(self)
 

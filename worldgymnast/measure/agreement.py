@@ -23,7 +23,7 @@ from worldgymnast.progress import Progress
 from worldgymnast.protocols import Policy, RealEnvironment
 from worldgymnast.records import check_rows, is_verdict, is_whole, read_object
 from worldgymnast.rl.judging import seen
-from worldgymnast.surrogates.imagination import Imagination, Surrogate, score_in
+from worldgymnast.surrogates.imagination import Imagines, Surrogate, score_in
 from worldgymnast.types import Rollout
 from worldgymnast.weights import identity, write_text
 
@@ -91,7 +91,7 @@ def outcomes(
                     )  # fmt: skip
                     rows[place] = (
                         _judged(surrogate, rollouts, config.lengths)
-                        if isinstance(surrogate, Imagination)
+                        if isinstance(surrogate, Imagines)
                         else [_reported(rollout, config.lengths, chunk) for rollout in rollouts]
                     )
                 found[name] = rows
@@ -138,7 +138,7 @@ def _reported(rollout: Rollout, lengths: Sequence[int], chunk: int) -> dict[str,
     return _row(rollout, [bool(rollout.success[: length // chunk + 1].any()) for length in lengths])
 
 
-def _judged(surrogate: Imagination, rollouts: Sequence[Rollout], lengths: Sequence[int]) -> list[dict[str, Any]]:
+def _judged(surrogate: Imagines, rollouts: Sequence[Rollout], lengths: Sequence[int]) -> list[dict[str, Any]]:
     """Of a judge that is shown the frames up to each length."""
     by: list[list[bool | None]] = [[] for _ in rollouts]
     for length in lengths:

@@ -20,7 +20,7 @@ from worldgymnast.registry import Manifest, save_component, to_dict, weights_int
 from worldgymnast.rl.curriculum import LearnableStarts
 from worldgymnast.rl.reinforce import ReinforceConfig, Scored, reinforce
 from worldgymnast.run import OnLog, Run
-from worldgymnast.surrogates.imagination import Imagination, Surrogate
+from worldgymnast.surrogates.imagination import Imagines, Surrogate
 from worldgymnast.surrogates.pool import LocalPool
 from worldgymnast.surrogates.verify import rollout_flips
 from worldgymnast.types import Metrics, Rollout
@@ -117,14 +117,14 @@ def _learn(
 ) -> Metrics:
     doubt, verify, sparse = None, None, surrogate.hasty()  # nobody sees the frames between two looks
     if config.uncertainty != "off":
-        if not isinstance(surrogate, Imagination):
+        if not isinstance(surrogate, Imagines):
             raise InputError(
                 f"--rl.uncertainty: found '{config.uncertainty}' and no world model to doubt, expected off"
             )
         doubt = rollout_doubt(surrogate.world, surrogate.judge, policy.chunk, config.jitter, config.rows)
         sparse = surrogate
     if config.verify.futures:
-        if not isinstance(surrogate, Imagination):
+        if not isinstance(surrogate, Imagines):
             raise InputError(f"--rl.verify.futures: found {config.verify.futures} and no world model, expected 0")
         verify = rollout_flips(surrogate.hasty(), config.verify, config.rows)
     pool = LocalPool(

@@ -64,6 +64,26 @@ class Surrogate(Protocol):
         ...
 
 
+@runtime_checkable
+class Imagines(Surrogate, Protocol):
+    """A surrogate that is a world model before a judge."""
+
+    @property
+    def world(self) -> WorldModel:
+        """The world model."""
+        ...
+
+    @property
+    def judge(self) -> Judge:
+        """Says what happened in it."""
+        ...
+
+    @property
+    def chunk(self) -> int:
+        """Actions a look."""
+        ...
+
+
 @dataclass(frozen=True)
 class Imagination:
     """Imagined environments in one world, and the judge of what happens in them.
