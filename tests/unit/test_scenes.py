@@ -13,17 +13,14 @@ from studies.diverse import UNHEARD
 from worldgymnast.endpoint import Unusable
 from worldgymnast.envs.metaworld import INSTRUCTIONS, MORE, SUITE
 from worldgymnast.errors import InputError
-from worldgymnast.measure.novelty import SENTENCE_LIKENESS
 from worldgymnast.protocols import Editor
 from worldgymnast.recipes.quickstart import starter_plate
 from worldgymnast.registry import load_editor
 from worldgymnast.scenes.cutouts import Cutouts, CutoutsConfig, cutouts_in, drawn
 from worldgymnast.scenes.edit import LEAST, MOST, changed, distracted
-from worldgymnast.scenes.inpainting import InpaintingConfig
 from worldgymnast.scenes.language import AFFORDANCES, written
 from worldgymnast.scenes.plate import Plate, load_plate, plate_of
 from worldgymnast.scenes.proposals import parse
-from worldgymnast.text import SentenceEncoder
 from worldgymnast.types import Start
 
 
@@ -186,40 +183,6 @@ def test_an_edited_start_has_no_layout(plate: Plate) -> None:
     assert LEAST <= changed(start.frame, made.frame) <= MOST
 
 
-# ---------------------------------------------------------------- an inpainting model
-
-
-def test_an_inpainting_model_paints_behind_the_robot(tmp_path: Path, plate: Plate) -> None:
-    pytest.importorskip("diffusers")
-    from tiny_painter import save
-
-    save(tmp_path / "painter")
-    (tmp_path / "editor.json").write_text(
-        json.dumps({"kind": "InpaintingConfig", "model": "painter", "pixels": 32, "steps": 2, "objects": 1})
-    )
-    editor = load_editor(tmp_path / "editor.json", plate)
-    frame = scene(20)
-    edited = editor.edit(frame[None], "", np.random.default_rng(0))[0]
-    there = (edited != frame).any(-1)
-    assert 10 < there.sum() <= 100, "a rectangle of a fifth of the frame is painted anew"
-    assert not there[(frame == ROBOT).all(-1)].any()
-    again = editor.edit(frame[None], "", np.random.default_rng(0))[0]
-    assert (again == edited).all()
-
-
-def test_a_painter_paints_multiples_of_eight() -> None:
-    with pytest.raises(InputError, match="'pixels': found 500, expected a multiple of 8"):
-        InpaintingConfig("painter", pixels=500)
-
-
-def test_what_is_no_painter_is_said(tmp_path: Path, plate: Plate) -> None:
-    pytest.importorskip("diffusers")
-    (tmp_path / "painter").mkdir()
-    (tmp_path / "editor.json").write_text(json.dumps({"kind": "InpaintingConfig", "model": "painter"}))
-    with pytest.raises(InputError, match="found no pipeline for inpainting"):
-        load_editor(tmp_path / "editor.json", plate)
-
-
 # ---------------------------------------------------------------- language
 
 
@@ -229,14 +192,6 @@ def test_sentences_are_written_from_the_objects() -> None:
     assert all("drawer" in sentence for sentence in written("drawer-open", 100, rng))
     assert written("unheard-of", 5, rng) == []
     assert set(AFFORDANCES) == {*SUITE, *MORE}
-
-
-def test_what_is_written_is_near_to_what_is_known() -> None:
-    encode = SentenceEncoder()
-    for task in SUITE:
-        said = encode(AFFORDANCES[task].sentences())
-        likeness = (said @ encode(INSTRUCTIONS[task]).T).max(1).values
-        assert float(likeness.min()) > SENTENCE_LIKENESS, AFFORDANCES[task].sentences()[int(likeness.argmin())]
 
 
 def test_the_sentences_of_the_tests_are_heard_nowhere_else() -> None:
