@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -27,6 +27,7 @@ _TRUST = 'If you know that it sees them and only leaves them out of its count, s
 _URL = '--endpoint.url ("url" in the judge\'s file), up to and with /v1'
 
 
+@runtime_checkable
 class Askable(Protocol):
     """What of a judge behind a server is probed."""
 
