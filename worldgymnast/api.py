@@ -275,7 +275,8 @@ def finetune(
     >>> scene = wg.Start(np.zeros((64, 64, 3), np.uint8), "close the door", "door-close")
     >>> files = [wg.starter(name) for name in ("policy", "world", "judge")]
     >>> brief = wg.ReinforceConfig(starts=2, group_size=2, rows=4, resample=0)
-    >>> result = wg.finetune(*files, starts=wg.starts([scene]), steps=1, horizon=2, config=brief)
+    >>> result = wg.finetune(*files, starts=wg.starts([scene]), steps=1, horizon=2, config=brief)  # doctest: +ELLIPSIS
+    no group had both successes and failures in the one step...
     >>> len(result.metrics), result.policy.chunk
     (2, 2)
     """

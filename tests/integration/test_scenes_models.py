@@ -44,7 +44,7 @@ def test_an_inpainting_model_paints_behind_the_robot(tmp_path: Path, plate: Plat
 
 
 def test_a_painter_paints_multiples_of_eight() -> None:
-    with pytest.raises(InputError, match="'pixels': found 500, expected a multiple of 8"):
+    with pytest.raises(InputError, match="'pixels' of InpaintingConfig: found 500, expected a multiple of 8"):
         InpaintingConfig("painter", pixels=500)
 
 

@@ -1,4 +1,4 @@
-"""Python of README.md that runs the whole method, with everything tiny."""
+"""Python of the documents that trains, with everything tiny."""
 
 from pathlib import Path
 
@@ -13,8 +13,8 @@ WHOLE = [block for block in all_blocks(python=True) if is_whole_method(block)]
 def test_the_whole_method_runs_from_python(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run(block)
-    assert (tmp_path / "runs/debug/rl-0/policy.safetensors").exists()
+    assert list((tmp_path / "runs").rglob("*.safetensors"))
 
 
 def test_the_documents_show_it() -> None:
-    assert [block.place.partition(":")[0] for block in WHOLE] == ["README.md"]
+    assert [block.place.partition(":")[0] for block in WHOLE] == ["README.md", "docs/architecture.md"]

@@ -163,7 +163,7 @@ def test_quick_fills_every_table_from_less(tmp_path: Path, capsys: pytest.Captur
     with pytest.raises(SystemExit, match="0"):
         main(["reproduce", "--help"])
     assert "PRESET" in capsys.readouterr().out
-    assert main(["reproduce", "tables", "--mismatch", "-1", "--out", str(tmp_path / "run")]) == 2
+    assert main(["--mismatch", "-1", "--out", str(tmp_path / "run")], {"studies.tables": Tables}) == 2
     assert "--mismatch: found -1" in capsys.readouterr().err
 
 
