@@ -159,10 +159,12 @@ def reinforce(
         for step in range(first, config.steps + 1):
             metrics: Metrics = {}
             try:
-                if (step % config.evaluate_every == 0 or step == end) and (scored := score(step)):
-                    last = scored.metrics()
-                    metrics |= last | guard.scored(step, scored.imagined, scored.real)
-                    metrics |= trust.scored(step, scored.imagined, scored.real)
+                if step % config.evaluate_every == 0 or step == end:
+                    with trainer.averaged():
+                        if scored := score(step):
+                            last = scored.metrics()
+                            metrics |= last | guard.scored(step, scored.imagined, scored.real)
+                            metrics |= trust.scored(step, scored.imagined, scored.real)
                 if step < end:
                     metrics |= _train(trainer, gathering, guard, trust, config, step)
                     progress.advance(note=f"reward {metrics['reward']:.2f}")
@@ -177,9 +179,9 @@ def reinforce(
             end = step + 1 if guard.ends(step) else end
     _say_if_nothing_was_learned(run)
     choice = trust.choice() if config.keep_best else None
+    trainer.finish(kept=choice is not None)
     if choice is None:
         return last, scored
-    trainer.restore_kept()
     print(f"{run.path}: {choice}", flush=True)
     kept = next((row for row in reversed(run.metrics()) if row["step"] == choice.step and "real_success" in row), last)
     return {k: kept[k] for k in last} | {"best_step": float(choice.step)}, scored

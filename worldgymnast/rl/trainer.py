@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -34,6 +35,8 @@ class TrainerConfig:
         warmup: optimizer steps in which it rises in equal parts. Adam's first steps are as long as its rate, however
             uncertain the gradient, and would throw a policy about that is already good.
         clip_norm: largest gradient norm.
+        average: share of the averaged weights that each step keeps; the average is scored and handed out. 0 scores the
+            newest weights.
         updates: optimizer steps a batch of groups is used for; above 1 the ratio leaves 1 and the clip acts.
         micro_batch: rollouts per forward pass.
         objective: the loss.
@@ -42,6 +45,7 @@ class TrainerConfig:
     lr: Annotated[float, Between(1e-12, 1e6)] = 2e-4
     warmup: Count = 10
     clip_norm: Annotated[float, Between(1e-12, 1e6)] = 1.0
+    average: Annotated[float, Between(0, 0.999)] = 0.0
     updates: Positive = 3
     micro_batch: Positive = 16
     objective: ObjectiveConfig = ObjectiveConfig()
@@ -77,6 +81,7 @@ class Trainer:
             task that lost its trust is held to. Left out, it is a copy of `policy` as it is now.
 
     Attributes:
+        average: exponential moving average of the weights over steps, where the config asks for one.
         acting: weights of an earlier policy whose rollouts are still to be learned from, where imagination runs ahead.
 
     Raises:
@@ -86,6 +91,7 @@ class Trainer:
     def __init__(self, policy: Policy, config: TrainerConfig, start: Policy | None = None):
         self.policy, self.config, self.start = policy, config, start or copy.deepcopy(policy)
         self.kept: Kept | None = None
+        self.average = self.weights() if config.average else None
         self.acting: dict[str, Tensor] | None = None
         self.parameters = [weight for weight in policy.parameters() if weight.requires_grad]
         if not self.parameters:
@@ -121,7 +127,31 @@ class Trainer:
         for update in range(self.config.updates if samples or holding else 0):
             step = self._optimize(samples, holding, generator, compare=update == 0)
             metrics |= step if update == 0 else {f"last_{k}": v for k, v in step.items()}
+        self._update_average()
         return metrics
+
+    def _update_average(self) -> None:
+        """Move the average towards the newest weights."""
+        if self.average is None:
+            return
+        for name, weight in self.weights(copy=False).items():
+            if weight.is_floating_point():
+                self.average[name].lerp_(weight, 1 - self.config.average)
+            else:
+                self.average[name].copy_(weight)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Give the policy its averaged weights for a while: to score and to keep them."""
+        if self.average is None:
+            yield
+            return
+        newest = self.weights()
+        self.policy.load_trainable(self.average)
+        try:
+            yield
+        finally:
+            self.policy.load_trainable(newest)
 
     def weights(self, copy: bool = True) -> dict[str, Tensor]:
         """What training changes of the policy; a copy stays as it is while the policy learns."""
@@ -131,12 +161,12 @@ class Trainer:
         """Remembers the weights of now as those to hand out."""
         self.kept = Kept(step, self.weights())
 
-    def restore_kept(self) -> int | None:
-        """Puts the weights that are kept back into the policy and returns their step; None where none are."""
-        if self.kept is None:
-            return None
-        self.policy.load_trainable(self.kept.weights)
-        return self.kept.step
+    def finish(self, *, kept: bool) -> None:
+        """Give the policy the weights to hand out: those that are kept, or else the average where there is one."""
+        if kept and self.kept is not None:
+            self.policy.load_trainable(self.kept.weights)
+        elif self.average is not None:
+            self.policy.load_trainable(self.average)
 
     def kept_policy(self) -> Policy:
         """A frozen policy with the weights that are kept; the start policy where none are."""
@@ -151,6 +181,7 @@ class Trainer:
         tensors, state = optimizer_tensors(self.optimizer)
         models = {f"policy.{k}": v for k, v in self.weights(copy=False).items()}
         models |= {f"kept.{k}": v for k, v in (self.kept.weights if self.kept else {}).items()}
+        models |= {f"average.{k}": v for k, v in (self.average or {}).items()}
         models |= {f"acting.{k}": v for k, v in (self.acting or {}).items()}
         kept = None if self.kept is None else self.kept.step
         run.save(step, models | tensors, {"optimizer": state, "kept": kept, "beside": dict(beside or {})})
@@ -166,6 +197,7 @@ class Trainer:
             self.policy.load_trainable(saved)
             if (kept := checkpoint.state["kept"]) is not None:
                 self.kept = Kept(kept, _under(checkpoint.tensors, "kept."))
+            self.average = _under(checkpoint.tensors, "average.") or None
             self.acting = _under(checkpoint.tensors, "acting.") or None
             load_optimizer_tensors(self.optimizer, checkpoint.tensors, checkpoint.state["optimizer"])
             return checkpoint.step, dict(checkpoint.state["beside"])
