@@ -116,14 +116,36 @@ def learn(
     return weights_hash(trained.state_dict())
 
 
+@pytest.mark.parametrize("average", [0.0, 0.7])
 def test_rl_killed_and_resumed_equals_the_run_never_killed(
-    policy: SmallVLA, world: LatentWorldModel, tmp_path: Path
+    policy: SmallVLA, world: LatentWorldModel, tmp_path: Path, average: float
 ) -> None:
-    whole = learn(policy, world, tmp_path / "whole")
+    config = replace(CONFIG, trainer=replace(CONFIG.trainer, average=average))
+    whole = learn(policy, world, tmp_path / "whole", config=config)
     with pytest.raises(KeyboardInterrupt):
-        learn(policy, world, tmp_path / "killed", stop_after=1)
-    assert learn(policy, world, tmp_path / "killed") == whole
+        learn(policy, world, tmp_path / "killed", stop_after=1, config=config)
+    assert learn(policy, world, tmp_path / "killed", config=config) == whole
     assert whole != weights_hash(policy.state_dict())
+
+
+def test_averaged_weights_are_scored_and_handed_out_while_the_newest_go_on_learning(
+    policy: SmallVLA, world: LatentWorldModel
+) -> None:
+    groups = groups_of(policy, world, fail=False)
+    trainer = Trainer(policy, TrainerConfig(lr=1e-2, warmup=0, average=0.75))
+    newest = [trainer.weights()]
+    for step in range(2):
+        trainer.update(groups, torch.Generator().manual_seed(step))
+        newest.append(trainer.weights())
+    expected = {k: 0.75**2 * newest[0][k] + 0.25 * 0.75 * newest[1][k] + 0.25 * newest[2][k] for k in newest[0]}
+    with trainer.averaged():
+        trainer.keep(2)
+        torch.testing.assert_close(trainer.weights(), expected)
+    torch.testing.assert_close(trainer.weights(), newest[2], rtol=0, atol=0)
+    assert trainer.kept is not None
+    torch.testing.assert_close(trainer.kept.weights, expected)
+    trainer.finish(kept=False)
+    torch.testing.assert_close(trainer.weights(), expected)
 
 
 def test_fit_killed_and_resumed_equals_the_run_never_killed(tmp_path: Path) -> None:
