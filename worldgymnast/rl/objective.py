@@ -8,7 +8,7 @@ same for every token until the judged success; what follows success gets no grad
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ class ObjectiveConfig:
     Attributes:
         clip_low: the ratio is clipped below 1 - clip_low.
         clip_high: and above 1 + clip_high.
+        reward: of a rollout that is judged a success: "verdict" gives 1, "belief" the judge's probability of success. A
+            smeared future, half of which looks done, then earns less than a clear one. Failures earn 0 either way.
         epsilon: added to a group's standard deviation.
         mean_low: groups whose mean reward lies below carry no signal and are dropped.
         mean_high: and those above.
@@ -36,6 +38,7 @@ class ObjectiveConfig:
 
     clip_low: NonNegative = 0.2
     clip_high: Annotated[float, Between(0, 100)] = 0.28
+    reward: Literal["verdict", "belief"] = "verdict"
     epsilon: NonNegative = 1e-6
     mean_low: NonNegative = 0.1
     mean_high: NonNegative = 0.9
@@ -43,17 +46,30 @@ class ObjectiveConfig:
     hold: NonNegative = 1.0
 
 
-def has_signal(group: RolloutGroup, config: ObjectiveConfig) -> bool:
-    """Whether a group tells better from worse: at least two verdicts, not all alike, mean within bounds."""
+def rewards(group: RolloutGroup, config: ObjectiveConfig) -> Float[np.ndarray, " n"]:
+    """Rewards of the n judged rollouts of a group, see `ObjectiveConfig.reward`.
+
+    A judge that reports no probability gives its verdicts.
+    """
     scores = group.scores
-    if len(scores) < 2 or np.ptp(scores) == 0:
+    if config.reward == "verdict":
+        return scores
+    verdicts = [r.verdict for r in group.rollouts if r.verdict.score is not None]
+    beliefs = np.array([1.0 if v.probability is None else v.probability for v in verdicts])
+    return np.where(scores >= 1, beliefs, scores)
+
+
+def has_signal(group: RolloutGroup, config: ObjectiveConfig) -> bool:
+    """Whether a group tells better from worse: at least two verdicts, not all alike, mean reward within bounds."""
+    scores, earned = group.scores, rewards(group, config)
+    if len(scores) < 2 or np.ptp(earned) == 0:
         return False
-    return config.mean_low <= float(scores.mean()) <= config.mean_high
+    return config.mean_low <= float(scores.mean()) and float(earned.mean()) <= config.mean_high
 
 
-def advantages(scores: Float[np.ndarray, " n"], epsilon: float) -> Float[np.ndarray, " n"]:
-    """(score - mean) / (std + epsilon) within a group (GRPO, eq. 3)."""
-    return (scores - scores.mean()) / (scores.std() + epsilon)
+def advantages(rewards: Float[np.ndarray, " n"], epsilon: float) -> Float[np.ndarray, " n"]:
+    """(reward - mean) / (std + epsilon) within a group (GRPO, eq. 3)."""
+    return (rewards - rewards.mean()) / (rewards.std() + epsilon)
 
 
 def token_mask(looks: Sequence[int], n: int) -> Bool[Tensor, "r n"]:

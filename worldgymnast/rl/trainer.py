@@ -16,7 +16,15 @@ from torch import Tensor, nn
 from worldgymnast.configs import Between, Count, Positive, checked
 from worldgymnast.errors import InputError
 from worldgymnast.protocols import Policy
-from worldgymnast.rl.objective import ObjectiveConfig, advantages, divergence, has_signal, policy_loss, token_mask
+from worldgymnast.rl.objective import (
+    ObjectiveConfig,
+    advantages,
+    divergence,
+    has_signal,
+    policy_loss,
+    rewards,
+    token_mask,
+)
 from worldgymnast.run import Run, load_optimizer_tensors, optimizer_tensors
 from worldgymnast.run_folder import resuming
 from worldgymnast.types import ActionChunk, Metrics, Observation, Rollout, RolloutGroup
@@ -204,7 +212,7 @@ class Trainer:
 
     def _samples(self, group: RolloutGroup) -> list[_Sample]:
         judged = [r for r in group.rollouts if r.verdict.score is not None]
-        gains = advantages(group.scores, self.config.objective.epsilon)
+        gains = advantages(rewards(group, self.config.objective), self.config.objective.epsilon)
         return [_Sample(r, float(a)) for r, a in zip(judged, gains, strict=True)]
 
     def _held(self, group: RolloutGroup, anchors: Mapping[str, Policy], generator: torch.Generator) -> list[_Sample]:
