@@ -29,7 +29,7 @@ from worldgymnast.judges.vlm import VLMConfig, VLMJudge
 from worldgymnast.protocols import StartSampler
 from worldgymnast.recipes.quickstart import QuickstartConfig, starter
 from worldgymnast.registry import environment, load_policy, load_world
-from worldgymnast.rl.collect import Gathering
+from worldgymnast.rl.collect import Collector
 from worldgymnast.rl.starts import PhotographedStarts
 from worldgymnast.rl.trainer import Trainer
 from worldgymnast.surrogates.imagination import Imagination
@@ -89,18 +89,19 @@ def steps(photos: StartSampler, judge: VLMJudge, rows: int, ahead: int, count: i
     config = QuickstartConfig()
     rl = replace(config.finetune.rl, ahead=ahead, rows=rows, resample=0)
     policy, world = load_policy(starter("policy")), load_world(starter("world"))
-    imagine = Imagination.of(policy, world, judge, rl.horizon).hasty()
-    pool = LocalPool(load_policy(starter("policy")), imagine, imagine.judging, rows=rows, temperature=1.0, seed=0)
-    gathering = Gathering(pool, photos, rl, rl.trainer.objective)
+    imagine = Imagination.of(policy, world, judge, rl.horizon).keyframes_only()
+    acting = load_policy(starter("policy"))
+    pool = LocalPool(acting, imagine, imagine.verdict_source, rows=rows, temperature=1.0, seed=0)
+    collector = Collector(pool, photos, rl, rl.trainer.objective)
     trainer = Trainer(policy, rl.trainer)
     times: list[tuple[float, float, float]] = []
     for step in range(count + 1):
         began, weights = time.perf_counter(), trainer.weights()
         for begun in range(step, step + ahead + 1):
-            gathering.begin(begun, weights)
-        found, update = gathering.finish(step, weights), time.perf_counter()
-        trainer.update(found.groups, torch.Generator().manual_seed(step))
-        times.append((time.perf_counter() - began, found.imagining, time.perf_counter() - update))
+            collector.begin(begun, weights)
+        groups, update = collector.finish(step, weights), time.perf_counter()
+        trainer.update(groups.groups, torch.Generator().manual_seed(step))
+        times.append((time.perf_counter() - began, groups.seconds_imagine, time.perf_counter() - update))
     whole, imagining, updating = np.mean(times[1:], 0)
     return float(whole), float(imagining), float(updating)
 

@@ -37,7 +37,7 @@ def main() -> None:
     policy, world, judge = load_policy(args.policy), load_world(args.world), load_judge(args.judge)
 
     imagine = Imagination.of(policy, world, judge, rl.horizon)
-    pool = LocalPool(policy, imagine, imagine.judging, rows=rl.rows, temperature=rl.temperature, seed=0)
+    pool = LocalPool(policy, imagine, imagine.verdict_source, rows=rl.rows, temperature=rl.temperature, seed=0)
     trainer = Trainer(policy, rl.trainer)
     sample = PhotographedStarts(env, 2, config.photograph_layout)
     sample(np.random.default_rng(0), 1)

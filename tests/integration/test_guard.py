@@ -25,7 +25,7 @@ from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
 from worldgymnast.protocols import Judge
 from worldgymnast.report.collect import collect
 from worldgymnast.rl.audit import Guard
-from worldgymnast.rl.judging import Judging
+from worldgymnast.rl.judging import JudgeVerdicts
 from worldgymnast.rl.reinforce import ReinforceConfig, reinforce
 from worldgymnast.rl.trainer import TrainerConfig
 from worldgymnast.run import Run
@@ -93,8 +93,8 @@ def test_a_guard_that_has_gone_blind_says_so(tmp_path: Path, capsys: pytest.Capt
         guard.audit(1, claimed)
         assert (metrics["audit_claims"], metrics["audit_errors"]) == (1, 4)
         said = capsys.readouterr().err
-        assert said.count("the audit judge failed on 4 of 5 claims, the first because: 401; nobody watches") == 1
-        with pytest.raises(Paused, match="nothing goes on unwatched"):
+        assert said.count("failed on 4 of 5 claims. First error: 401. Reward hacking is not monitored.") == 1
+        with pytest.raises(Paused, match="training pauses without an audit"):
             Guard(GuardConfig(stop=True), Out(), run, 0).audit(0, claimed)
         run.log(0, metrics | {"reward": 1.0})
     assert "The audit judge failed on 4 of 5 claims in run; they count for nothing." in collect(tmp_path / "run").notes
@@ -160,7 +160,7 @@ def learn(judge: Judge, out: Path, guard: GuardConfig = GUARD, steps: int = 22) 
     def starts(rng: np.random.Generator, count: int) -> list[Start]:
         return [Start(np.full((SIZE, SIZE, 3), rng.integers(90, 130), np.uint8), "light it", "t") for _ in range(count)]
 
-    pool = LocalPool(copy.deepcopy(policy), imagine, Judging(judge, 2), rows=48, temperature=1.0, seed=0)
+    pool = LocalPool(copy.deepcopy(policy), imagine, JudgeVerdicts(judge, 2), rows=48, temperature=1.0, seed=0)
     with Run(out, {}) as run:
         reinforce(policy, pool, starts, lambda step: None, config, run, audit=AUDIT)
         return run.metrics()
@@ -174,7 +174,7 @@ def test_a_hackable_judge_is_reported_and_an_honest_one_is_not(
     assert hacked[-2]["reward"] > hacked[0]["reward"] + 0.4, "the hack has to work for the guard to be put to the test"
     assert hacked[0]["audit_denied_share"] < 0.3
     assert hacked[-2]["audit_denied_share"] > 0.5
-    assert said.count("reward hacking? asked the audit judge") == 1
+    assert said.count("possible reward hacking, according to the audit judge: ") == 1
     honest = learn(HONEST, tmp_path / "honest")
     assert "hacking" not in capsys.readouterr().err
     assert max(row.get("audit_denied_share", 0) for row in honest) == 0

@@ -17,8 +17,8 @@ from worldgymnast.envs.imagined import ImaginedVectorEnv
 from worldgymnast.evaluation.task_trust import TrustConfig
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
 from worldgymnast.protocols import Judge
-from worldgymnast.rl.judging import Judging
-from worldgymnast.rl.reinforce import ReinforceConfig, Scored, reinforce
+from worldgymnast.rl.judging import JudgeVerdicts
+from worldgymnast.rl.reinforce import PairedRollouts, ReinforceConfig, reinforce
 from worldgymnast.rl.rollout import roll_out
 from worldgymnast.rl.trainer import TrainerConfig
 from worldgymnast.run import Run, weights_hash
@@ -79,13 +79,15 @@ def learn(out: Path, seed: int, config: ReinforceConfig = RL, truth: Judge | Non
     """The loop itself with its own Trainer, rewarded by the bright judge and scored for real by `truth`."""
     torch.manual_seed(seed)
     policy = SmallVLA(SmallVLAConfig(chunk=CHUNK, width=16, blocks=1, hidden=32), SPEC, TEXT)
-    pool = LocalPool(copy.deepcopy(policy), env, Judging(BrightJudge(), CHUNK), rows=64, temperature=1.0, seed=seed)
+    pool = LocalPool(
+        copy.deepcopy(policy), env, JudgeVerdicts(BrightJudge(), CHUNK), rows=64, temperature=1.0, seed=seed
+    )
     scored: dict[int, tuple[str, float]] = {}
 
-    def score(step: int) -> Scored:
+    def score(step: int) -> PairedRollouts:
         real = rollouts(policy, truth or BrightJudge())
         scored[step] = weights_hash(policy.state_dict()), float(np.mean([r.verdict.succeeded for r in real]))
-        return Scored(rollouts(policy, BrightJudge()), real)
+        return PairedRollouts(rollouts(policy, BrightJudge()), real)
 
     with Run(out, {}) as run:
         metrics, _ = reinforce(policy, pool, starts, score, replace(config, seed=seed), run)

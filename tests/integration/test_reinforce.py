@@ -19,8 +19,8 @@ from worldgymnast.errors import InputError, Paused
 from worldgymnast.judges.vlm import VLMConfig, VLMJudge
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
 from worldgymnast.protocols import Judge
-from worldgymnast.rl.judging import Judging
-from worldgymnast.rl.reinforce import ReinforceConfig, Scored, reinforce
+from worldgymnast.rl.judging import JudgeVerdicts
+from worldgymnast.rl.reinforce import PairedRollouts, ReinforceConfig, reinforce
 from worldgymnast.rl.rollout import group, roll_out
 from worldgymnast.rl.trainer import Trainer, TrainerConfig, stack
 from worldgymnast.run import Run, weights_hash
@@ -109,7 +109,7 @@ def learn(
                 raise KeyboardInterrupt
             return super().begin(starts, group_size)
 
-    judging = Judging(judge or BrightnessJudge(), 2)
+    judging = JudgeVerdicts(judge or BrightnessJudge(), 2)
     pool = Pool(copy.deepcopy(policy), imagine(world), judging, rows=8, temperature=1.0, seed=0)
     with Run(out, {"steps": 4}) as run:
         reinforce(trained, pool, starts, lambda step: None, config, run)
@@ -202,7 +202,7 @@ def test_a_judge_outage_in_the_middle_of_training_changes_no_reward(policy: Smal
 
 def test_an_outage_is_no_failure_in_the_scoring(policy: SmallVLA, world: LatentWorldModel) -> None:
     sound, broken = ([r for g in groups_of(policy, world, fail) for r in g.rollouts] for fail in (False, True))
-    metrics = Scored(broken, sound).metrics()
+    metrics = PairedRollouts(broken, sound).metrics()
     judged = [r.verdict.score for r in broken if r.verdict.score is not None]
     assert metrics["imagined_success"] == pytest.approx(np.mean(judged))
     assert metrics["agreement"] == 1
@@ -221,12 +221,12 @@ def test_a_run_without_any_signal_says_so(
     found = learn(policy, world, tmp_path, judge=Never() if same else None)
     said = capsys.readouterr().out
     assert (found == weights_hash(policy.state_dict())) == same
-    line = f"no group had both successes and failures in any of {CONFIG.steps} steps: the policy is unchanged; look at"
+    line = f"No group had both successes and failures in any of {CONFIG.steps} steps. The policy is unchanged."
     assert (line in said) == same
 
 
 def test_too_many_judge_errors_stop_the_run(policy: SmallVLA, world: LatentWorldModel, tmp_path: Path) -> None:
-    judging = Judging(BrightnessJudge(fail=True), 2)
+    judging = JudgeVerdicts(BrightnessJudge(fail=True), 2)
     pool = LocalPool(copy.deepcopy(policy), imagine(world), judging, rows=8, temperature=1.0, seed=0)
     with Run(tmp_path / "run", {}) as run, pytest.raises(InputError, match="judge failed on"):
         reinforce(policy, pool, starts, lambda step: None, CONFIG, run)
@@ -338,7 +338,7 @@ def test_an_outage_behind_a_real_server_leaves_the_other_groups_their_update(
             for r, fate in zip(acted, fates, strict=True)
         ]
         judge = VLMJudge(VLMConfig(server.endpoint(timeout=1.0), pixels=8, frames=3))
-        return group(Judging(judge, 2).begin(asked)(), 6)
+        return group(JudgeVerdicts(judge, 2).begin(asked)(), 6)
 
     with faulty(0.3) as server:
         sound, broken = judged([], server), judged([1, 2], server)

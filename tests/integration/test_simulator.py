@@ -17,7 +17,7 @@ from worldgymnast.errors import InputError
 from worldgymnast.measure.real import score_real
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
 from worldgymnast.rl.objective import ObjectiveConfig, has_signal
-from worldgymnast.rl.rollout import densified
+from worldgymnast.rl.rollout import densify_rewards
 from worldgymnast.surrogates.imagination import score_in
 from worldgymnast.surrogates.simulation import Simulation
 from worldgymnast.types import IMAGE, ActionChunk, Rollout, RolloutGroup, Start, Verdict
@@ -121,15 +121,15 @@ def test_a_policy_does_the_same_in_a_faithful_simulation_as_for_real() -> None:
     starts = MetaWorld(env).layouts(2, 11)
     real = vectorize(functools.partial(MetaWorldEnv, env), 1, 2)
     simulation = Simulation(replace(FAITHFUL, env=env), 2, workers=1)
-    hasty = simulation.hasty()
+    keyframes = simulation.keyframes_only()
     try:
         truly = score_real(policy, real, starts, temperature=0.0, seed=0)
         simulated = score_in(simulation, policy, [r.start for r in truly], rows=8, temperature=0.0, seed=0)
-        hurried = score_in(hasty, policy, starts, rows=8, temperature=0.0, seed=0)
+        hurried = score_in(keyframes, policy, starts, rows=8, temperature=0.0, seed=0)
     finally:
         real.close()
         simulation.close()
-        hasty.close()
+        keyframes.close()
     for a, b, c in zip(truly, simulated, hurried, strict=True):
         np.testing.assert_array_equal(a.frames, b.frames)
         np.testing.assert_array_equal(a.frames[::2], c.frames)
@@ -160,10 +160,10 @@ def group(*verdicts: Verdict) -> RolloutGroup:
 
 def test_only_a_group_without_a_success_is_rewarded_by_progress() -> None:
     won = group(Verdict(1.0, 1.0), Verdict(0.0, 0.9))
-    assert densified(won) is won
-    lost = densified(group(Verdict(0.0, 0.2), Verdict(0.0, 0.8), Verdict(None, error="crashed")))
+    assert densify_rewards(won) is won
+    lost = densify_rewards(group(Verdict(0.0, 0.2), Verdict(0.0, 0.8), Verdict(None, error="crashed")))
     assert [r.verdict.score for r in lost.rollouts] == [pytest.approx(0.26), pytest.approx(0.44), None]
     assert has_signal(lost, ObjectiveConfig())
     assert not any(r.verdict.succeeded for r in lost.rollouts)
-    nearly = densified(group(Verdict(0.0, 1.0), Verdict(0.0, 0.0)))
+    nearly = densify_rewards(group(Verdict(0.0, 1.0), Verdict(0.0, 0.0)))
     assert [r.verdict.succeeded for r in nearly.rollouts] == [False, False]

@@ -15,7 +15,7 @@ from trainable import Trainable
 from worldgymnast.envs.imagined import ImaginedVectorEnv
 from worldgymnast.episodes.windows import concatenate, from_episodes
 from worldgymnast.protocols import Foreseeing, WorldModel
-from worldgymnast.rl.judging import seen
+from worldgymnast.rl.judging import judge_clip
 from worldgymnast.rl.rollout import roll_out
 from worldgymnast.training.replay import clips, replay
 from worldgymnast.types import ActionChunk, Start
@@ -146,12 +146,12 @@ def test_what_a_world_foresees_goes_with_its_rollouts(world: WorldModel) -> None
     start = Start(np.full((SIZE, SIZE, 3), 100, np.uint8), "brighter")
     policy: Any = Still(world.action_spec)
     for rollout in roll_out(env, policy, [start, start], temperature=0.0, generator=torch.Generator()):
-        assert (rollout.foreseen is not None) == knows == (seen(rollout).foreseen is not None)
-        assert seen(rollout).imagined
+        assert (rollout.foreseen is not None) == knows == (judge_clip(rollout).foreseen is not None)
+        assert judge_clip(rollout).imagined
         if rollout.foreseen is not None:
             assert rollout.foreseen[0] == 0, "at the start nothing is done"
             assert rollout.foreseen[1:] * 255 == pytest.approx([102, 104, 106], abs=1e-3)
-            assert seen(rollout).until(2).foreseen == pytest.approx([0, 102 / 255])
+            assert judge_clip(rollout).until(2).foreseen == pytest.approx([0, 102 / 255])
 
 
 def test_replays_hold_what_was_foreseen_frame_by_frame_and_clips_the_frames_that_are_seen() -> None:

@@ -22,9 +22,9 @@ from worldgymnast.evaluation.uncertainty import JitterConfig
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
 from worldgymnast.report.collect import collect
 from worldgymnast.report.markdown import markdown
-from worldgymnast.rl.judging import Judging
+from worldgymnast.rl.judging import JudgeVerdicts
 from worldgymnast.rl.objective import divergence
-from worldgymnast.rl.reinforce import ReinforceConfig, Scored, reinforce
+from worldgymnast.rl.reinforce import PairedRollouts, ReinforceConfig, reinforce
 from worldgymnast.rl.rollout import group, roll_out
 from worldgymnast.rl.trainer import Trainer, TrainerConfig, stack
 from worldgymnast.run import Run, weights_hash
@@ -147,11 +147,11 @@ def learn(
                 raise KeyboardInterrupt
             return super().begin(starts, group_size)
 
-    def score(step: int) -> Scored:
+    def score(step: int) -> PairedRollouts:
         wanted = [start for start in SCORED_ON if start.task in tasks]
-        return Scored(rollouts(trained, wanted, Lit()), rollouts(trained, wanted, truth))
+        return PairedRollouts(rollouts(trained, wanted, Lit()), rollouts(trained, wanted, truth))
 
-    pool = Pool(copy.deepcopy(policy), env, Judging(Lit(), 2), rows=64, temperature=1.0, seed=0)
+    pool = Pool(copy.deepcopy(policy), env, JudgeVerdicts(Lit(), 2), rows=64, temperature=1.0, seed=0)
     sample = functools.partial(starts, tasks=tasks)
     with Run(out, {"rl": {"evaluate_starts": 16}, "env": {"tasks": list(tasks)}}) as run:
         metrics, _ = reinforce(trained, pool, sample, score, config, run)
@@ -173,7 +173,7 @@ def test_a_task_that_never_succeeds_for_real_loses_its_reward_and_another_goes_o
     assert {row["held/right"] for row in scored} == {0}
     assert scored[-1]["imagined_success/right"] == scored[-1]["real_success/right"] > scored[0]["real_success/right"]
     assert scored[1]["trust/wrong"] < 0.05 < scored[1]["trust/right"]
-    assert "step 2: task 'wrong' gives no reward until a scoring redeems it: 0 of " in said
+    assert "step 2: task 'wrong' is held: 0 of " in said
     assert away(held, policy, "wrong") < away(trusting, policy, "wrong") / 4
     assert away(held, policy, "right") > 2 * away(held, policy, "wrong")
     page = collect(tmp_path / "held")
@@ -224,8 +224,8 @@ def test_one_task_without_a_name_is_held_and_said_to_be_all(
     _, rows = learn(policy, tmp_path / "run", Lit(never=("",)), replace(RL, steps=4), tasks=("",))
     assert [row["held"] for row in rows if "held" in row] == [0, 1, 1]
     said = capsys.readouterr().err
-    assert "step 2: the task gives no reward until" in said
-    assert "every task is held, so nothing is learned now" in said
+    assert "step 2: the task is held: " in said
+    assert "every task is held, so nothing is learned." in said
     assert collect(tmp_path / "run").tasks == []
 
 
@@ -264,12 +264,12 @@ def test_successes_that_flip_when_imagined_again_are_found(policy: SmallVLA) -> 
 def test_flipped_successes_leave_their_groups_and_are_logged(policy: SmallVLA, tmp_path: Path) -> None:
     config = replace(RL, steps=1, resample=0, verify=JitterConfig(futures=1, pixels=0.0, actions=0.0))
     trained = copy.deepcopy(policy)
-    pool = LocalPool(copy.deepcopy(policy), env, Judging(Lit(), 2), rows=64, temperature=1.0, seed=0)
+    pool = LocalPool(copy.deepcopy(policy), env, JudgeVerdicts(Lit(), 2), rows=64, temperature=1.0, seed=0)
     flips = rollout_flips(within(Chance(spec=SPEC)), config.verify, 64)
     with Run(tmp_path / "run", {}) as run:
         reinforce(trained, pool, starts, lambda step: None, config, run, verify=flips)
         row = run.metrics()[0]
-        with pytest.raises(ValueError, match="nothing that imagines them"):
+        with pytest.raises(ValueError, match="no `verify` was given"):
             reinforce(trained, pool, starts, lambda step: None, config, run)
     assert 0 < row["flipped"] < row["verified"] < 64
     assert row["flipped_rate"] == row["flipped"] / row["verified"]

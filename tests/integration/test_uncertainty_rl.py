@@ -16,11 +16,11 @@ from worldgymnast.actions import metaworld_spec
 from worldgymnast.envs.imagined import ImaginedVectorEnv
 from worldgymnast.errors import InputError
 from worldgymnast.evaluation.uncertainty import JitterConfig
-from worldgymnast.measure.world import rollout_doubt
+from worldgymnast.measure.world import rollout_uncertainty
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
-from worldgymnast.rl.judging import Judging
+from worldgymnast.rl.judging import JudgeVerdicts
 from worldgymnast.rl.reinforce import ReinforceConfig, reinforce
-from worldgymnast.rl.rollout import group, roll_out, without_uncertain
+from worldgymnast.rl.rollout import drop_uncertain, group, roll_out
 from worldgymnast.rl.trainer import Trainer
 from worldgymnast.run import Run, weights_hash
 from worldgymnast.surrogates.pool import LocalPool
@@ -106,12 +106,12 @@ def env(rows: int, generator: torch.Generator) -> ImaginedVectorEnv:
 
 
 def doubt(rows: int = 16):
-    return rollout_doubt(HalfWrongWorld(), BrighterJudge(), 2, JITTER, rows)
+    return rollout_uncertainty(HalfWrongWorld(), BrighterJudge(), 2, JITTER, rows)
 
 
 def learn(policy: SmallVLA, out: Path, config: ReinforceConfig) -> tuple[str, list[Metrics], Watched]:
     trained = copy.deepcopy(policy)
-    pool = Watched(copy.deepcopy(policy), env, Judging(BrighterJudge(), 2), rows=16, temperature=1.0, seed=0)
+    pool = Watched(copy.deepcopy(policy), env, JudgeVerdicts(BrighterJudge(), 2), rows=16, temperature=1.0, seed=0)
     told = None if config.uncertainty == "off" else doubt()
     with Run(out, {}) as run:
         reinforce(trained, pool, starts, lambda step: None, config, run, told)
@@ -135,14 +135,14 @@ def test_what_is_uncertain_leaves_its_group_and_is_counted_once(policy: SmallVLA
     generator = torch.Generator().manual_seed(0)
     groups = group(roll_out(env(12, generator), policy, wanted, temperature=1.0, generator=generator), 4)
     values = np.array([0, 1, 0, 0.5] + [np.nan] * 4 + [1] * 4)
-    kept, count = without_uncertain(groups, values, 0.5)
+    kept, count = drop_uncertain(groups, values, 0.5)
     assert count == 5
     assert [len(g.rollouts) for g in kept] == [3, 4, 0]
     assert kept[0].rollouts == (groups[0].rollouts[0], *groups[0].rollouts[2:])
     assert kept[2].start is groups[2].start
     assert len(groups[2].rollouts) == 4
     with pytest.raises(ValueError, match="found 3 numbers, expected one for each of 12"):
-        without_uncertain(groups, values[:3], 0.5)
+        drop_uncertain(groups, values[:3], 0.5)
 
 
 def test_dropped_rollouts_train_nobody_and_the_counts_add_up(policy: SmallVLA, tmp_path: Path) -> None:
@@ -180,10 +180,10 @@ def test_too_much_doubt_stops_the_run_with_a_checkpoint(policy: SmallVLA, tmp_pa
         return starts(rng, count, bright=0.0 if not pool.version else 1.0)
 
     trained = copy.deepcopy(policy)
-    pool = Watched(copy.deepcopy(policy), env, Judging(BrighterJudge(), 2), rows=16, temperature=1.0, seed=0)
+    pool = Watched(copy.deepcopy(policy), env, JudgeVerdicts(BrighterJudge(), 2), rows=16, temperature=1.0, seed=0)
     config = replace(CONFIG, uncertain_limit=0.5, save_every=100)
     with Run(tmp_path / "run", {}) as run:
-        with pytest.raises(InputError, match=r"step 1: --rl.uncertain-limit: found 100% of \d+ .* at most 50%"):
+        with pytest.raises(InputError, match=r"step 1: 100% of \d+ imagined .*\(limit 50%, --rl.uncertain-limit\)"):
             reinforce(trained, pool, darkening, lambda step: None, config, run, doubt())
         checkpoint = run.load()
         assert checkpoint is not None
@@ -193,8 +193,8 @@ def test_too_much_doubt_stops_the_run_with_a_checkpoint(policy: SmallVLA, tmp_pa
 
 
 def test_dropping_without_a_measure_of_doubt_is_refused(policy: SmallVLA, tmp_path: Path) -> None:
-    pool = LocalPool(copy.deepcopy(policy), env, Judging(BrighterJudge(), 2), rows=16, temperature=1.0, seed=0)
-    with Run(tmp_path / "run", {}) as run, pytest.raises(ValueError, match="no doubt to measure it by"):
+    pool = LocalPool(copy.deepcopy(policy), env, JudgeVerdicts(BrighterJudge(), 2), rows=16, temperature=1.0, seed=0)
+    with Run(tmp_path / "run", {}) as run, pytest.raises(ValueError, match="no `uncertainty` was given"):
         reinforce(copy.deepcopy(policy), pool, starts, lambda step: None, CONFIG, run)
     with pytest.raises(InputError, match="uncertain_limit"):
         replace(CONFIG, uncertain_limit=1.5)

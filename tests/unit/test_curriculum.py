@@ -9,8 +9,8 @@ import torch
 from worldgymnast.actions import metaworld_spec
 from worldgymnast.episodes import windows
 from worldgymnast.errors import InputError
-from worldgymnast.rl.collect import GatherConfig, Gathered
-from worldgymnast.rl.curriculum import LearnableStarts, weights
+from worldgymnast.rl.collect import CollectConfig, StepGroups
+from worldgymnast.rl.curriculum import LearnableStarts, task_probabilities
 from worldgymnast.rl.starts import EpisodeStarts, FixedStarts, MixedStarts
 from worldgymnast.types import IMAGE, ActionChunk, Episode, Rollout, RolloutGroup, Start, Verdict
 
@@ -23,7 +23,7 @@ def starts(*tasks: str) -> list[Start]:
 
 def test_half_done_tasks_weigh_most_and_none_is_given_up() -> None:
     rows = [{"success/never": 0.0, "success/half": 0.5, "success/always": 1.0}] * 3
-    never, half, always, new = weights(rows, ["never", "half", "always", "new"])
+    never, half, always, new = task_probabilities(rows, ["never", "half", "always", "new"])
     assert half == new
     assert never == always > 0
     assert half == pytest.approx(never / 0.15)
@@ -31,8 +31,8 @@ def test_half_done_tasks_weigh_most_and_none_is_given_up() -> None:
 
 def test_the_newest_rates_count() -> None:
     rows = [{"success/a": 1.0}] * 5 + [{"success/a": 0.5}, {"other": 1.0}, {"success/a": 0.4}, {"success/a": 0.6}]
-    assert weights(rows, ["a", "b"]) == pytest.approx([0.5, 0.5])
-    assert weights([{"success/a": float("nan")}], ["a", "b"]) == pytest.approx([0.5, 0.5])
+    assert task_probabilities(rows, ["a", "b"]) == pytest.approx([0.5, 0.5])
+    assert task_probabilities([{"success/a": float("nan")}], ["a", "b"]) == pytest.approx([0.5, 0.5])
 
 
 def test_draws_follow_the_weights_and_nothing_else() -> None:
@@ -63,14 +63,14 @@ def test_successes_are_logged_by_task() -> None:
         return RolloutGroup(start, [one.judged(Verdict(score), 1) for score in scores])
 
     groups = [group("a", [1.0, 0.5]), group("b", [None, 1.0]), group("a", [1.0, 1.0]), group("c", [None])]
-    found = Gathered(groups, imagining=1.0)
+    found = StepGroups(groups, seconds_imagine=1.0)
     rewards = {k: v for k, v in found.metrics().items() if k.startswith("success/")}
     assert rewards == {"success/a": 0.75, "success/b": 1.0}
 
 
 def test_it_waits_for_the_step_before() -> None:
     with pytest.raises(InputError, match="'curriculum', 'ahead'"):
-        GatherConfig(curriculum=True, ahead=1)
+        CollectConfig(curriculum=True, ahead=1)
 
 
 def logged(task: str, first_success: int | None, number: int = 0) -> Episode:

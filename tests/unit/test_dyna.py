@@ -10,14 +10,14 @@ from worldgymnast.episodes.windows import from_episodes
 from worldgymnast.errors import InputError
 from worldgymnast.evaluation.sequential import PairedEvidence
 from worldgymnast.recipes.dyna import DynaConfig, decide
-from worldgymnast.rl.reinforce import ReinforceConfig, scorings
+from worldgymnast.rl.reinforce import ReinforceConfig, evaluation_steps
 from worldgymnast.types import Episode
 
 
 def test_the_budget_holds_scorings_and_recordings() -> None:
     config = DynaConfig()
-    assert scorings(config.finetune.rl) == [0, 6, 12]
-    assert scorings(ReinforceConfig(steps=5, evaluate_every=2)) == [0, 2, 4, 5]
+    assert evaluation_steps(config.finetune.rl) == [0, 6, 12]
+    assert evaluation_steps(ReinforceConfig(steps=5, evaluate_every=2)) == [0, 2, 4, 5]
     assert config.scored == 3 * 4 * 6
     assert config.tested == 3 * 96
     assert config.per_temperature == (300 - 144 - 72) // 12

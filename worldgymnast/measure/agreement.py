@@ -22,8 +22,8 @@ from worldgymnast.measure.real import score_real
 from worldgymnast.progress import Progress
 from worldgymnast.protocols import Policy, RealEnvironment
 from worldgymnast.records import check_rows, is_verdict, is_whole, read_object
-from worldgymnast.rl.judging import seen
-from worldgymnast.surrogates.imagination import Imagines, Surrogate, score_in
+from worldgymnast.rl.judging import judge_clip
+from worldgymnast.surrogates.imagination import ImaginedSurrogate, Surrogate, score_in
 from worldgymnast.types import Rollout
 from worldgymnast.weights import identity, write_text
 
@@ -76,7 +76,7 @@ def outcomes(
     todo = {name: policy for name, policy in policies.items() if name not in found}
     if not todo:
         return {name: found[name] for name in policies}
-    surrogates = {place: each.hasty() for place, each in surrogates.items()}
+    surrogates = {place: each.keyframes_only() for place, each in surrogates.items()}
     starts = env.layouts(config.per_task, config.first_layout)
     real = env.vector(config.workers, chunk, horizon=max(config.lengths), keyframes_only=True)
     try:
@@ -91,7 +91,7 @@ def outcomes(
                     )  # fmt: skip
                     rows[place] = (
                         _judged(surrogate, rollouts, config.lengths)
-                        if isinstance(surrogate, Imagines)
+                        if isinstance(surrogate, ImaginedSurrogate)
                         else [_reported(rollout, config.lengths, chunk) for rollout in rollouts]
                     )
                 found[name] = rows
@@ -138,12 +138,12 @@ def _reported(rollout: Rollout, lengths: Sequence[int], chunk: int) -> dict[str,
     return _row(rollout, [bool(rollout.success[: length // chunk + 1].any()) for length in lengths])
 
 
-def _judged(surrogate: Imagines, rollouts: Sequence[Rollout], lengths: Sequence[int]) -> list[dict[str, Any]]:
+def _judged(surrogate: ImaginedSurrogate, rollouts: Sequence[Rollout], lengths: Sequence[int]) -> list[dict[str, Any]]:
     """Of a judge that is shown the frames up to each length."""
     by: list[list[bool | None]] = [[] for _ in rollouts]
     for length in lengths:
         looks = length // surrogate.chunk + 1
-        clips = [seen(rollout) for rollout in rollouts]
+        clips = [judge_clip(rollout) for rollout in rollouts]
         verdicts = surrogate.judge.score([clip.until(looks) for clip in clips])
         for row, verdict in zip(by, verdicts, strict=True):
             row.append(verdict.succeeded)

@@ -132,7 +132,7 @@ def _outcomes(
         rows=_ROWS,
         temperature=config.temperature,
         seed=seed,
-        said=f"imagining {name} on the same layouts",
+        label=f"imagining {name} on the same layouts",
     )
     return [own | {"imagined": r.verdict.succeeded} for own, r in zip(rows, dreamt, strict=True)]
 
@@ -157,6 +157,6 @@ def _imagine_more(
         return env.photograph(env.layouts(count, config.first_layout + seed * 1000 + FIRST))
 
     def imagine(policy: Actor, chosen: Sequence[Start], seed: int, said: str) -> list[Rollout]:
-        return score_in(surrogate, policy, chosen, rows=_ROWS, temperature=config.temperature, seed=seed, said=said)
+        return score_in(surrogate, policy, chosen, rows=_ROWS, temperature=config.temperature, seed=seed, label=said)
 
     imagine_unplayed(file, {name: (one, contenders[name].seeds) for name, one in policies.items()}, starts, imagine)

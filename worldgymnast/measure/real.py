@@ -13,7 +13,7 @@ from worldgymnast.actions import require_same
 from worldgymnast.configs import Between, Count, NonNegative, Positive, checked
 from worldgymnast.progress import Progress
 from worldgymnast.protocols import Actor, RealEnvironment
-from worldgymnast.rl.reinforce import Scored
+from worldgymnast.rl.reinforce import PairedRollouts
 from worldgymnast.rl.rollout import roll_out
 from worldgymnast.surrogates.imagination import Surrogate, score_in
 from worldgymnast.types import Layout, Rollout
@@ -99,7 +99,7 @@ class Scorer:
         """What tells it from another, JSON: tasks, layouts, and the environment."""
         return {"tasks": list(self.env.tasks), **asdict(self.config), "environment": identity(self.env)}
 
-    def __call__(self, policy: Actor, surrogate: Surrogate, step: int, *, horizon: int, rows: int) -> Scored:
+    def __call__(self, policy: Actor, surrogate: Surrogate, step: int, *, horizon: int, rows: int) -> PairedRollouts:
         """Greedy rollouts from the same layouts, imagined and real.
 
         Args:
@@ -113,7 +113,7 @@ class Scorer:
         layouts = self.env.layouts(self.config.per_task, self.config.first_layout)
         real = score_real(policy, env, layouts, temperature=0.0, seed=step)
         imagined = score_in(surrogate, policy, [r.start for r in real], rows=rows, temperature=0.0, seed=step)
-        return Scored(imagined, real)
+        return PairedRollouts(imagined, real)
 
     def _vector(self, policy: Actor, horizon: int) -> VectorEnv[Any, Any, Any]:
         require_same(policy.action_spec, self.env.action_spec, "policy and real environment")

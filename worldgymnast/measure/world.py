@@ -377,7 +377,7 @@ def doubts(
     }
 
 
-def rollout_doubt(
+def rollout_uncertainty(
     world: WorldModel, judge: Judge, stride: int, jitter: JitterConfig, rows: int
 ) -> Callable[[Sequence[Rollout], int], np.ndarray]:
     """The kept signal for reinforcement learning: of imagined rollouts of one length and a seed, float [r].

@@ -133,7 +133,7 @@ def forgetting(
             rows=rows,
             temperature=rl.temperature,
             seed=rl.seed,
-            said="imagining this scene",
+            label="imagining this scene",
         )
         for p in policies
     ]
@@ -145,7 +145,7 @@ def forgetting(
             EpisodeResult(r.start.task, i, rl.seed, r.verdict.succeeded, len(r.frames))
             for i, r in enumerate(
                 score_in(
-                    surrogate, p, others, rows=rows, temperature=0.0, seed=rl.seed, said="imagining the other scenes"
+                    surrogate, p, others, rows=rows, temperature=0.0, seed=rl.seed, label="imagining the other scenes"
                 )
             )
         ]

@@ -34,7 +34,7 @@ from worldgymnast.recipes.record import PolicyRecordConfig, record_policy_to
 from worldgymnast.recipes.relearn import Relearning, relearn_judge, relearn_world
 from worldgymnast.records import DECISIONS
 from worldgymnast.registry import EnvironmentConfig, environment, to_dict
-from worldgymnast.rl.reinforce import ReinforceConfig, scorings
+from worldgymnast.rl.reinforce import ReinforceConfig, evaluation_steps
 from worldgymnast.rl.starts import PhotographedStarts
 from worldgymnast.run import Run, stage
 from worldgymnast.surrogates.imagination import Imagination
@@ -93,7 +93,7 @@ class DynaConfig(Relearning):
     @property
     def scored(self) -> int:
         """Real episodes that the scorings of one round take."""
-        return len(scorings(self.finetune.rl)) * self.finetune.scoring.per_task * len(self.env.tasks)
+        return len(evaluation_steps(self.finetune.rl)) * self.finetune.scoring.per_task * len(self.env.tasks)
 
     @property
     def per_temperature(self) -> int:

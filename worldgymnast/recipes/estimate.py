@@ -12,7 +12,7 @@ import torch
 
 from worldgymnast.measure.real import ScoringConfig
 from worldgymnast.protocols import Policy, RealEnvironment
-from worldgymnast.rl.reinforce import ReinforceConfig, scorings
+from worldgymnast.rl.reinforce import ReinforceConfig, evaluation_steps
 from worldgymnast.rl.rollout import group
 from worldgymnast.rl.trainer import Trainer
 from worldgymnast.surrogates.imagination import Imagination, score_in
@@ -45,7 +45,7 @@ class Pace:
         rollouts = rl.starts * rl.group_size
         step = _AGAIN * rollouts * rl.horizon * self.imagined
         step += rl.trainer.updates * rollouts * (rl.horizon / chunk) * self.learned
-        scored = len(scorings(rl)) * scoring.per_task * tasks
+        scored = len(evaluation_steps(rl)) * scoring.per_task * tasks
         return rl.steps * step + self.evaluation(scored, rl.horizon, scoring.workers)
 
     def evaluation(self, episodes: int, horizon: int, workers: int) -> float:
@@ -57,7 +57,7 @@ def pace(policy: Policy, imagine: Imagination, env: RealEnvironment, rl: Reinfor
     """Takes a few seconds of each part; changes nothing."""
     acted, laid_out, seen = _real(env, policy.chunk)
     rows = min(rl.rows, rl.starts * rl.group_size)
-    short = Imagination.of(policy, imagine.world, imagine.judge, _LOOKS * policy.chunk).hasty()
+    short = Imagination.of(policy, imagine.world, imagine.judge, _LOOKS * policy.chunk).keyframes_only()
     seconds, rollouts = _timed(
         lambda: score_in(short, policy, [seen] * rows, rows=rows, temperature=rl.temperature, seed=0)
     )

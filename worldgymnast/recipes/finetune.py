@@ -1,4 +1,4 @@
-"""Finetuning a policy in a world model or a simulator: starts in, a better policy out."""
+"""Finetunes a policy by RL in a world model or a simulator."""
 
 from __future__ import annotations
 
@@ -13,30 +13,31 @@ from worldgymnast.actions import require_same
 from worldgymnast.configs import checked
 from worldgymnast.errors import InputError
 from worldgymnast.measure.real import Scorer, ScoringConfig
-from worldgymnast.measure.world import rollout_doubt
+from worldgymnast.measure.world import rollout_uncertainty
 from worldgymnast.protocols import Judge, Policy, StartSampler
 from worldgymnast.records import read_metrics
 from worldgymnast.registry import Manifest, save_component, to_dict, weights_into
+from worldgymnast.rl.collect import Uncertainty, Verify
 from worldgymnast.rl.curriculum import LearnableStarts
-from worldgymnast.rl.reinforce import ReinforceConfig, Scored, reinforce
+from worldgymnast.rl.reinforce import PairedRollouts, ReinforceConfig, reinforce
 from worldgymnast.run import OnLog, Run
-from worldgymnast.surrogates.imagination import Imagines, Surrogate
+from worldgymnast.surrogates.imagination import ImaginedSurrogate, Surrogate
 from worldgymnast.surrogates.pool import LocalPool
 from worldgymnast.surrogates.verify import rollout_flips
 from worldgymnast.types import Metrics, Rollout
 from worldgymnast.weights import identity, to_json, write_text
 
 FPS = 10.0
-"""Of videos where the rate of the actions is not known."""
+"""Frame rate of videos if the rate of the actions is unknown."""
 
 
 @checked
 class FinetuneConfig:
-    """Reinforcement learning in a surrogate, and its scorings against the real environment.
+    """RL in a surrogate, with evaluations in the real environment.
 
     Attributes:
-        rl: the loop.
-        scoring: the layouts of the scorings, where there is a real environment.
+        rl: the RL loop.
+        scoring: the layouts of the evaluations, if there is a real environment.
     """
 
     rl: ReinforceConfig = ReinforceConfig()
@@ -44,13 +45,13 @@ class FinetuneConfig:
 
 
 @dataclass(frozen=True)
-class Finetuned:
-    """A finished training.
+class FinetuneResult:
+    """Result of a finished training.
 
     Attributes:
-        policy: the object that was trained.
-        metrics: those of its last scoring; empty where there was none.
-        path: the run folder; policy.safetensors is in it.
+        policy: the trained policy.
+        metrics: those of its last evaluation; empty without one.
+        path: the run folder, which contains policy.safetensors.
     """
 
     policy: Policy
@@ -58,7 +59,7 @@ class Finetuned:
     path: Path
 
     def rows(self) -> list[dict[str, Any]]:
-        """What was logged at every step."""
+        """Return the logged metrics of every step."""
         return read_metrics(self.path / "metrics.jsonl")
 
 
@@ -71,22 +72,25 @@ def finetune(
     scorer: Scorer | None = None,
     audit: Judge | None = None,
     on_metrics: OnLog | None = None,
-) -> Finetuned:
-    """RL of a copy of `policy`; OUT/policy.safetensors, and OUT/gallery.json with videos of the last scoring.
+) -> FinetuneResult:
+    """Finetune a copy of `policy` by RL in a surrogate.
+
+    Writes OUT/policy.safetensors, and OUT/gallery.json with videos of the last evaluation.
 
     Args:
-        policy: where it begins; it is not changed, and the copy is trained on the same device.
-        surrogate: where it practises, to the horizon of `config`.
-        starts: what each step starts from.
-        out: the run folder; the same call goes on where a killed one stopped.
+        policy: the initial policy. It is not changed; the copy is trained on the same device.
+        surrogate: where it trains, up to the horizon of `config`.
+        starts: samples the starts of each step.
+        out: the run folder; the same call resumes a killed run.
         config: the training.
-        scorer: scores it for real as it goes, and so chooses the step that is kept; without one the last is kept.
-        audit: another judge, which gives no reward and looks at what the surrogate's calls a success.
-        on_metrics: called with every step and what was logged there.
+        scorer: evaluates the policy for real during training, which chooses the step to keep; without it, the last
+            step is kept.
+        audit: independent judge that re-checks judged successes; gives no reward.
+        on_metrics: called with every step and its metrics.
 
     Raises:
-        InputError: parts do not fit one another, or the run folder is of another run.
-        Paused: see `reinforce`; the same call goes on.
+        InputError: components do not fit together, or the run folder belongs to another run.
+        Paused: see `reinforce`; the same call resumes.
     """
     require_same(policy.action_spec, surrogate.action_spec, "policy and world model")
     result = out / "policy.safetensors"
@@ -96,16 +100,16 @@ def finetune(
     with Run(out, {"rl": to_dict(config), "scoring": scoring, "inputs": inputs}, on_log=on_metrics) as run:
         trained = copy.deepcopy(policy)
         if run.finished is None:
-            metrics = _learn(trained, policy, surrogate, starts, config, run, scorer, audit)
+            metrics = _train(trained, policy, surrogate, starts, config, run, scorer, audit)
             save_component(result, trained, Manifest(run.command, config.seed, inputs["policy"], metrics))
             run.finish(metrics)
         else:
             metrics = run.finished
             weights_into(trained, result)
-    return Finetuned(trained, metrics, out)
+    return FinetuneResult(trained, metrics, out)
 
 
-def _learn(
+def _train(
     policy: Policy,
     start: Policy,
     surrogate: Surrogate,
@@ -115,76 +119,94 @@ def _learn(
     scorer: Scorer | None,
     audit: Judge | None,
 ) -> Metrics:
-    doubt, verify, sparse = None, None, surrogate.hasty()  # nobody sees the frames between two looks
-    if config.uncertainty != "off":
-        if not isinstance(surrogate, Imagines):
-            raise InputError(
-                f"--rl.uncertainty: found '{config.uncertainty}' and no world model to doubt, expected off"
-            )
-        doubt = rollout_doubt(surrogate.world, surrogate.judge, policy.chunk, config.jitter, config.rows)
-        sparse = surrogate
-    if config.verify.futures:
-        if not isinstance(surrogate, Imagines):
-            raise InputError(f"--rl.verify.futures: found {config.verify.futures} and no world model, expected 0")
-        verify = rollout_flips(surrogate.hasty(), config.verify, config.rows)
+    """Train `policy` in place, save videos of the last evaluation, and return its metrics."""
+    uncertainty = _uncertainty(policy, surrogate, config)
+    verify = _verify(surrogate, config)
+    # Only the measurement of uncertainty needs the frames between two looks.
+    rendered = surrogate.keyframes_only() if uncertainty is None else surrogate
     pool = LocalPool(
         copy.deepcopy(policy) if config.ahead else policy,
-        sparse,
-        surrogate.judging,
+        rendered,
+        surrogate.verdict_source,
         rows=config.rows,
         temperature=config.temperature,
         seed=config.seed,
-        rewarded=surrogate.rewarded,
+        assign_rewards=surrogate.assign_rewards,
     )
 
-    def score(step: int) -> Scored | None:
+    def evaluate(step: int) -> PairedRollouts | None:
         if scorer is None:
             return None
         return scorer(policy, surrogate, step, horizon=config.horizon, rows=config.rows)
 
     try:
-        chosen = LearnableStarts(starts, run.metrics) if config.curriculum else starts
-        metrics, scored = reinforce(policy, pool, chosen, score, config, run, doubt, audit, verify, start)
-        if scored is not None:
-            save_gallery(run, scored, policy.action_spec.rate or FPS)
+        sampler = LearnableStarts(starts, run.metrics) if config.curriculum else starts
+        metrics, pairs = reinforce(policy, pool, sampler, evaluate, config, run, uncertainty, audit, verify, start)
+        if pairs is not None:
+            save_gallery(run, pairs, policy.action_spec.rate or FPS)
         return metrics
     except BaseException:
-        surrogate.abandon()
+        surrogate.cancel()
         raise
     finally:
         if scorer is not None:
             scorer.close()
-        sparse.close()
+        rendered.close()
         surrogate.close()
 
 
-def save_gallery(run: Run, scored: Scored, fps: float) -> None:
-    """Videos of the same starts imagined and real, and RUN/gallery.json about them.
+def _uncertainty(policy: Policy, surrogate: Surrogate, config: ReinforceConfig) -> Uncertainty | None:
+    """Make the uncertainty measure that the config asks for."""
+    if config.uncertainty == "off":
+        return None
+    if not isinstance(surrogate, ImaginedSurrogate):
+        raise InputError(
+            f"--rl.uncertainty is '{config.uncertainty}', but the surrogate has no world model to measure. Use off"
+        )
+    return rollout_uncertainty(surrogate.world, surrogate.judge, policy.chunk, config.jitter, config.rows)
 
-    Of every task the first start whose verdict is right and the first whose verdict is wrong, where there are both.
-    Without PyAV there are none.
+
+def _verify(surrogate: Surrogate, config: ReinforceConfig) -> Verify | None:
+    """Make the verification of successes that the config asks for."""
+    if not config.verify.futures:
+        return None
+    if not isinstance(surrogate, ImaginedSurrogate):
+        raise InputError(
+            f"--rl.verify.futures is {config.verify.futures}, but the surrogate has no world model to imagine with. "
+            "Use 0"
+        )
+    return rollout_flips(surrogate.keyframes_only(), config.verify, config.rows)
+
+
+def save_gallery(run: Run, pairs: PairedRollouts, fps: float) -> None:
+    """Save videos of the same starts imagined and real, and list them in RUN/gallery.json.
+
+    For every task: the first start whose verdict is right, and the first whose verdict is wrong, if they exist. Without
+    PyAV, only a warning is printed.
     """
     if not video.available():
-        print(f"{run.path}: no videos of the last scoring: PyAV is not installed; pip install av", file=sys.stderr)
+        print(
+            f"{run.path}: no videos of the last evaluation, because PyAV is missing. Run: pip install av",
+            file=sys.stderr,
+        )
         return
     chosen: dict[str, tuple[Rollout, Rollout]] = {}
-    for dreamt, real in zip(scored.imagined, scored.real, strict=True):
-        kind = "right" if dreamt.verdict.succeeded == real.verdict.succeeded else "wrong"
-        chosen.setdefault(f"{real.start.task}-{kind}", (dreamt, real))
+    for imagined, real in zip(pairs.imagined, pairs.real, strict=True):
+        kind = "right" if imagined.verdict.succeeded == real.verdict.succeeded else "wrong"
+        chosen.setdefault(f"{real.start.task}-{kind}", (imagined, real))
     rows = []
-    for name, (dreamt, real) in sorted(chosen.items()):
-        task = real.start.task
-        run.video(f"{name}-imagined", dreamt.frames, fps)
+    for name, (imagined, real) in sorted(chosen.items()):
+        run.video(f"{name}-imagined", imagined.frames, fps)
         run.video(f"{name}-real", real.frames, fps)
         rows.append(
             {
                 "name": name,
-                "task": task,
+                "task": real.start.task,
                 "instruction": real.start.instruction,
                 "layout": real.start.layout,
                 "fps": fps,
-                "verdict": dreamt.verdict.score,
-                "probability": dreamt.verdict.probability,
+                "verdict": imagined.verdict.score,
+                "probability": imagined.verdict.probability,
                 "real_success": real.verdict.score == 1.0,
             }
         )

@@ -135,14 +135,14 @@ def _rounds(
             scored = None
             if scorer is not None:
                 scored = scorer(policy, surrogate, number, horizon=config.horizon, rows=config.rows)
-            run.log(number, learned | (scored.metrics() | scored.by_task(number) if scored else {}))
+            run.log(number, learned | (scored.metrics() | scored.task_metrics(number) if scored else {}))
             rates = {int(row["step"]): row.get("real_success", 0.0) for row in run.metrics()}
             best = max(rates, key=lambda i: (rates[i], i))
             if scored is not None:
                 save_gallery(run, scored, policy.action_spec.rate or FPS)
             run.save(number + 1, {}, {"best": best})
     except BaseException:
-        surrogate.abandon()
+        surrogate.cancel()
         raise
     finally:
         if scorer is not None:

@@ -1,4 +1,4 @@
-"""The guard at work during reinforcement learning: asks an audit judge, hears of real scorings, remembers, warns."""
+"""Reward-hacking guard during RL: audits judged successes, keeps a history, warns or stops."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from worldgymnast.errors import Paused
 from worldgymnast.evaluation.guard import Claims, GuardConfig, alarm, confirmations, history_of, metrics_of
 from worldgymnast.protocols import Judge
-from worldgymnast.rl.judging import seen
+from worldgymnast.rl.judging import judge_clip
 from worldgymnast.run import Run
 from worldgymnast.types import Metrics, Rollout
 
@@ -18,74 +18,76 @@ _SOURCES = {"audit": "the audit judge", "real": "the real environment"}
 
 
 class Guard:
-    """Whether what the judge calls a success holds up before somebody who gives no reward.
+    """Tracks whether judged successes are confirmed by a source that gives no reward.
 
     Args:
-        config: when it speaks.
-        judge: the audit judge, or None where there are only real scorings.
-        run: whose log it reads and goes on with.
-        seed: of the samples.
+        config: when it warns or stops the run.
+        judge: the audit judge, or None to use real evaluations only.
+        run: the log to continue.
+        seed: of the audit samples.
     """
 
     def __init__(self, config: GuardConfig, judge: Judge | None, run: Run, seed: int):
         self.config, self.judge, self.seed, self.path = config, judge, seed, run.path
         rows = run.metrics()
         self.history = {source: history_of(source, rows) for source in _SOURCES}
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def audit(self, step: int, rollouts: Sequence[Rollout]) -> Metrics:
-        """Shows the audit judge a sample of the claimed successes.
+        """Have the audit judge re-check a sample of the judged successes.
 
         Raises:
-            Paused: its budget is spent, or it fails on most of them and `config.stop` counts on it.
+            Paused: the audit judge's budget is spent, or it failed on most of the sample while `config.stop` is set.
         """
         claimed = [rollout for rollout in rollouts if rollout.verdict.succeeded]
         if self.judge is None or step % self.config.every or not claimed:
             return {}
         rng = np.random.default_rng([self.seed, step, len(claimed)])
         chosen = sorted(rng.permutation(len(claimed))[: self.config.sample])
-        verdicts = self.judge.score([seen(claimed[i]) for i in chosen])
-        self._sees(step, [verdict.error for verdict in verdicts if verdict.score is None], len(verdicts))
-        return self._remember("audit", step, [verdict.succeeded for verdict in verdicts])
+        verdicts = self.judge.score([judge_clip(claimed[i]) for i in chosen])
+        self._check_audit_errors(step, [verdict.error for verdict in verdicts if verdict.score is None], len(verdicts))
+        return self._record("audit", step, [verdict.succeeded for verdict in verdicts])
 
-    def _sees(self, step: int, errors: Sequence[str | None], count: int) -> None:
-        """Says that the audit judge fails on most of what it is shown; a guard that may stop the run must not be blind.
+    def _check_audit_errors(self, step: int, errors: Sequence[str | None], count: int) -> None:
+        """Report an audit judge that fails on most claims.
 
         Raises:
-            Paused: it fails, and the run counts on it.
+            Paused: `config.stop` is set, so the run relies on the audit.
         """
         if len(errors) <= count / 2:
             return
-        said = f"step {step}: the audit judge failed on {len(errors)} of {count} claims, the first because: {errors[0]}"
+        message = f"step {step}: the audit judge failed on {len(errors)} of {count} claims. First error: {errors[0]}."
         if self.config.stop:
             raise Paused(
-                f"{said}; with --rl.guard.stop nothing goes on unwatched: a checkpoint is kept, mend the judge and run "
-                "the same command again to go on"
+                f"{message} With --rl.guard.stop, training pauses without an audit. Checkpoint saved. Fix the audit "
+                "judge, then rerun the same command to resume."
             )
-        if "blind" not in self._told:
-            self._told.add("blind")
-            print(f"{self.path}: {said}; nobody watches for reward hacking", file=sys.stderr, flush=True)
+        if "errors" not in self._reported:
+            self._reported.add("errors")
+            print(f"{self.path}: {message} Reward hacking is not monitored.", file=sys.stderr, flush=True)
 
-    def scored(self, step: int, imagined: Sequence[Rollout], real: Sequence[Rollout]) -> Metrics:
-        """Hears of a scoring: whether the imagined successes are successes for real, from the same starts."""
+    def record(self, step: int, imagined: Sequence[Rollout], real: Sequence[Rollout]) -> Metrics:
+        """Record an evaluation: whether imagined successes are real successes from the same starts."""
         outcomes = confirmations([r.verdict for r in imagined], [r.verdict for r in real])
-        return self._remember("real", step, outcomes)
+        return self._record("real", step, outcomes)
 
-    def _remember(self, source: str, step: int, outcomes: Sequence[bool | None]) -> Metrics:
+    def _record(self, source: str, step: int, outcomes: Sequence[bool | None]) -> Metrics:
         claims = Claims.of(step, outcomes)
         self.history[source].append(claims)
         return metrics_of(source, claims)
 
-    def ends(self, step: int) -> bool:
-        """Says what there is to say after `step`; whether the training should end."""
-        found = {source: alarm(history, self.config) for source, history in self.history.items()}
-        for source, heard in found.items():
-            if heard is not None and source not in self._told:
-                self._told.add(source)
-                then = "the training ends here" if self.config.stop else "look at the videos before you trust it"
-                print(
-                    f"{self.path}: step {step}: reward hacking? asked {_SOURCES[source]}: {heard}; {then}",
-                    file=sys.stderr,
-                    flush=True,
-                )
-        return self.config.stop and any(found.values())
+    def should_stop(self, step: int) -> bool:
+        """Print new alarms, and return whether training should stop after `step`."""
+        alarms = {source: alarm(history, self.config) for source, history in self.history.items()}
+        action = "Training stops here." if self.config.stop else "Check the videos before you trust this policy."
+        for source, found in alarms.items():
+            if found is None or source in self._reported:
+                continue
+            self._reported.add(source)
+            print(
+                f"{self.path}: step {step}: possible reward hacking, according to {_SOURCES[source]}: {found}. "
+                f"{action}",
+                file=sys.stderr,
+                flush=True,
+            )
+        return self.config.stop and any(alarms.values())

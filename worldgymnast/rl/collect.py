@@ -1,9 +1,9 @@
-"""The groups that each step of reinforcement learning is trained on: imagined, judged, and sifted.
+"""Collects the rollout groups of each RL step: imagine, judge, filter.
 
-Where the judge is slow, imagination can run one step ahead: while the rollouts of a step are judged, those of the next
-are imagined, by the policy as it was before the update in between. Their log-probabilities are those of the policy that
-acted, so the clipped ratio of the loss accounts for the difference (as in asynchronous RL for language models, e.g.
-AReaL, arXiv 2505.24298, with a staleness of one).
+With a slow judge, imagination can run one step ahead (prefetch): while the rollouts of a step are judged, those of the
+next step are imagined with the weights before the update in between. Recorded log-probabilities are those of the
+weights that acted, so the clipped ratio of the loss accounts for the difference (asynchronous RL with a staleness of
+one, as in AReaL, arXiv 2505.24298).
 """
 
 from __future__ import annotations
@@ -22,40 +22,41 @@ from worldgymnast.errors import FieldError, Paused
 from worldgymnast.evaluation.uncertainty import JitterConfig
 from worldgymnast.protocols import RolloutPool
 from worldgymnast.rl.objective import ObjectiveConfig, has_signal
-from worldgymnast.rl.rollout import without_uncertain
+from worldgymnast.rl.rollout import drop_uncertain
 from worldgymnast.types import Begin, Metrics, Rollout, RolloutGroup
 
-Draw = Callable[[np.random.Generator, int], Sequence[Begin]]
-"""Draws that many starts with that generator; a `StartSampler` is one."""
-Doubt = Callable[[Sequence[Rollout], int], np.ndarray]
-"""How little each imagined rollout is to be believed, float [r]; the number is the seed of its draws."""
+DrawStarts = Callable[[np.random.Generator, int], Sequence[Begin]]
+"""Draws that many starts with that generator; every `StartSampler` is one."""
+Uncertainty = Callable[[Sequence[Rollout], int], np.ndarray]
+"""Uncertainty of imagined rollouts, float [r]; higher is less reliable. The number seeds its draws."""
 Verify = Callable[[Sequence[Rollout], int], np.ndarray]
-"""Which imagined successes are none when they are imagined again, bool [r]; the number is the seed of its draws."""
+"""Marks judged successes that fail when imagined again, bool [r]. The number seeds its draws."""
 
-_DRAWS = 8
-"""How often starts are drawn to have enough of tasks that are not held."""
+_MAX_DRAWS = 8
+"""Most attempts to draw enough starts of tasks that are not held."""
 
 
 @checked
-class GatherConfig:
-    """How the groups of a step come together.
+class CollectConfig:
+    """How the groups of a step are collected.
 
     Attributes:
-        starts: starts a step.
+        starts: starts per step.
         group_size: rollouts per start, K.
-        ahead: steps that imagination is ahead of the update, 0 or 1. With 1 a slow judge costs no time of its own, and
-            the policy that acts is one update older than the one that learns.
-        resample: how often starts whose group carried no signal are replaced within a step (dynamic sampling).
-        judge_error_limit: share of failed judgements above which the run stops.
-        uncertainty: whether rollouts that the world is not to be believed in are dropped from their groups.
-        uncertainty_threshold: doubt above which a rollout is dropped; `eval-world` shows what a threshold costs.
-        uncertain_limit: share of such rollouts above which the run stops: the policy has left what the world knows.
-        jitter: the disturbed futures that tell; each costs as much imagination as the rollout itself. None by default:
-            of the starter world's lies the judge's own doubt alone finds as many.
-        verify: how each judged success is imagined again; it is dropped from its group where any of these futures is
-            judged another way. Off with 0 futures. Other noise alone is enough for a world that draws its futures; one
-            that does not needs disturbed pixels or actions.
-        curriculum: draws tasks by how much there is to learn from them, rather than in equal parts.
+        ahead: steps that imagination runs ahead of the update (prefetch), 0 or 1. 1 hides the time of a slow judge,
+            and rollouts are then one update stale.
+        resample: most rounds of replacing starts whose group carries no signal (dynamic sampling).
+        judge_error_limit: largest share of failed judgments; above it, the run pauses.
+        uncertainty: "drop" removes uncertain rollouts from their groups.
+        uncertainty_threshold: uncertainty above which a rollout is dropped; `eval-world` shows the cost of a threshold.
+        uncertain_limit: largest share of uncertain rollouts; above it, the run pauses, because the policy has left the
+            training distribution of the world model.
+        jitter: disturbed futures that measure uncertainty; each costs as much imagination as the rollout itself. None
+            by default: for the starter world model, the judge's own uncertainty detects as many errors.
+        verify: futures in which each judged success is imagined again; it is dropped if any of them is judged
+            differently. 0 futures disables this. Fresh noise is enough for a stochastic world model; a deterministic
+            one needs disturbed pixels or actions.
+        curriculum: draw tasks by learnability instead of uniformly.
         seed: of every random draw.
     """
 
@@ -74,47 +75,49 @@ class GatherConfig:
 
     def __post_init__(self) -> None:
         if self.curriculum and self.ahead:
-            raise FieldError("curriculum, ahead", "found both, expected one: what there is to learn is known "
-                             "after the step before")  # fmt: skip
+            raise FieldError(
+                "curriculum, ahead",
+                "found both, expected one: the curriculum needs the results of the step before. Turn one of them off",
+            )
 
 
 @dataclass
-class Gathered:
-    """The groups of one step, and what it took to have them.
+class StepGroups:
+    """The groups of one step, with counts and times.
 
     Attributes:
-        groups: what is trained on; those without signal are kept for the statistics.
-        rollouts: how many were imagined.
-        frames: and how many frames in them.
-        uncertain: how many were dropped since the world was in doubt.
-        dropping: whether uncertain ones are dropped.
-        verifying: whether successes are imagined again.
-        claimed: how many were judged successes and imagined again.
-        flipped: how many of these were dropped, since another verdict followed.
-        errors: why judgements failed, and how often.
-        imagining: seconds spent imagining.
-        waiting: seconds spent waiting for verdicts.
+        groups: groups to train on; those without signal are kept for statistics.
+        rollouts: imagined rollouts.
+        frames: imagined frames.
+        is_dropping: whether uncertain rollouts are dropped.
+        uncertain: rollouts dropped because they were uncertain.
+        is_verifying: whether judged successes are imagined again.
+        claimed: judged successes that were imagined again.
+        flipped: those of them that were dropped because another future was judged a failure.
+        errors: count of failed judgments by reason.
+        seconds_imagine: time spent on imagination.
+        seconds_judge: time spent on waiting for verdicts.
     """
 
     groups: list[RolloutGroup] = field(default_factory=list)
     rollouts: int = 0
     frames: int = 0
+    is_dropping: bool = False
     uncertain: int = 0
-    dropping: bool = False
-    verifying: bool = False
+    is_verifying: bool = False
     claimed: int = 0
     flipped: int = 0
     errors: Counter[str] = field(default_factory=Counter)
-    imagining: float = 0.0
-    waiting: float = 0.0
+    seconds_imagine: float = 0.0
+    seconds_judge: float = 0.0
 
     @property
     def error_rate(self) -> float:
-        """Share of the imagined rollouts whose judgement failed."""
+        """Share of imagined rollouts whose judgment failed."""
         return sum(self.errors.values()) / max(self.rollouts, 1)
 
     def metrics(self) -> Metrics:
-        """What is logged."""
+        """Return the metrics to log."""
         dropped = {
             "rollouts": float(self.rollouts),
             "uncertain": float(self.uncertain),
@@ -125,151 +128,158 @@ class Gathered:
             "flipped": float(self.flipped),
             "flipped_rate": self.flipped / max(self.claimed, 1),
         }
+        seconds = self.seconds_imagine + self.seconds_judge
         return {
-            **(dropped if self.dropping else {}),
-            **(verified if self.verifying else {}),
-            **self._by_task(),
+            **(dropped if self.is_dropping else {}),
+            **(verified if self.is_verifying else {}),
+            **self._task_success(),
             "judge_error_rate": self.error_rate,
             "groups_without_verdicts": float(sum(len(group.scores) < 2 for group in self.groups)),
-            "imagined_frames_per_second": self.frames / (self.imagining + self.waiting),
-            "seconds_imagine": self.imagining,
-            "seconds_judge": self.waiting,
-            "seconds_collect": self.imagining + self.waiting,
+            "imagined_frames_per_second": self.frames / seconds,
+            "seconds_imagine": self.seconds_imagine,
+            "seconds_judge": self.seconds_judge,
+            "seconds_collect": seconds,
         }
 
-    def _by_task(self) -> Metrics:
-        """Success rate of every task, where there are several."""
-        won: dict[str, list[bool]] = {}
+    def _task_success(self) -> Metrics:
+        """Return the success rate of every task; empty with a single task."""
+        outcomes: dict[str, list[bool]] = {}
         for group in self.groups:
-            won.setdefault(group.start.task, []).extend(group.scores >= 1)
-        found = {f"success/{task}": float(np.mean(each)) for task, each in sorted(won.items()) if each}
-        return found if len(won) > 1 else {}
+            outcomes.setdefault(group.start.task, []).extend(group.scores >= 1)
+        if len(outcomes) < 2:
+            return {}
+        return {f"success/{task}": float(np.mean(each)) for task, each in sorted(outcomes.items()) if each}
 
 
 @dataclass
-class _Begun:
-    """Rollouts that are imagined and not all judged yet."""
+class _Pending:
+    """Imagined rollouts whose verdicts are not collected yet."""
 
     rng: np.random.Generator
     groups: Callable[[], list[RolloutGroup]]
     seconds: float
 
 
-class Gathering:
-    """Imagines the rollouts of steps in their order, and gives the groups of each when they are judged.
+class Collector:
+    """Imagines the rollouts of each step, and returns their groups once judged.
 
     Args:
         pool: imagines and judges.
         sample: draws starts.
-        config: how many.
-        objective: what a group with signal is.
-        doubt: which rollouts not to believe, where the config wants some dropped.
-        verify: imagines successes again, where the config wants that.
+        config: how many starts and rollouts, and which of them to drop.
+        objective: decides which groups carry signal.
+        uncertainty: uncertainty of rollouts; required unless `config.uncertainty` is "off".
+        verify: imagines judged successes again; required if `config.verify.futures` is above 0.
 
     Raises:
-        ValueError: rollouts are to be dropped and there is no `doubt`, or no `verify`.
+        ValueError: `uncertainty` or `verify` is required and missing.
     """
 
     def __init__(
         self,
         pool: RolloutPool,
-        sample: Draw,
-        config: GatherConfig,
+        sample: DrawStarts,
+        config: CollectConfig,
         objective: ObjectiveConfig,
-        doubt: Doubt | None = None,
+        uncertainty: Uncertainty | None = None,
         verify: Verify | None = None,
     ):
         if config.verify.futures and verify is None:
-            raise ValueError(f"verify: found {config.verify.futures} futures and nothing that imagines them")
-        if config.uncertainty != "off" and doubt is None:
-            raise ValueError(f"uncertainty: found '{config.uncertainty}' and no doubt to measure it by, expected one")
+            raise ValueError(f"config.verify.futures is {config.verify.futures}, but no `verify` was given")
+        if config.uncertainty != "off" and uncertainty is None:
+            raise ValueError(f"config.uncertainty is '{config.uncertainty}', but no `uncertainty` was given")
         self.pool, self.sample, self.config, self.objective = pool, sample, config, objective
-        self.doubt = None if config.uncertainty == "off" else doubt
+        self.uncertainty = None if config.uncertainty == "off" else uncertainty
         self.verify = verify if config.verify.futures else None
-        self._begun: dict[int, _Begun] = {}
+        self._pending: dict[int, _Pending] = {}
 
     def begin(self, step: int, weights: Mapping[str, Tensor]) -> None:
-        """Imagines the rollouts of `step` with `weights`, unless that is done."""
-        if step in self._begun:
+        """Imagine the rollouts of `step` with `weights`, unless already done."""
+        if step in self._pending:
             return
         self.pool.sync(weights, step)
         rng = np.random.default_rng([self.config.seed, step])
         began = time.perf_counter()
         groups = self.pool.begin(self.sample(rng, self.config.starts), self.config.group_size)
-        self._begun[step] = _Begun(rng, groups, time.perf_counter() - began)
+        self._pending[step] = _Pending(rng, groups, time.perf_counter() - began)
 
-    def finish(self, step: int, weights: Mapping[str, Tensor], held: Collection[str] = ()) -> Gathered:
-        """The groups of `step`; those without signal are replaced while that is worth it (dynamic sampling).
+    def finish(self, step: int, weights: Mapping[str, Tensor], held: Collection[str] = ()) -> StepGroups:
+        """Return the groups of `step`, after replacing groups without signal (dynamic sampling).
+
+        Groups are replaced while more than a third of the newest carry no signal, at most `config.resample` times.
 
         Args:
-            step: one that was begun.
-            weights: those of the newest policy, which rolls the replacements out where imagination is ahead.
-            held: tasks that give no reward; their groups need no signal, and are not replaced.
+            step: a step that was begun.
+            weights: the newest weights; they act in the replacements.
+            held: tasks that give no reward. Their groups need no signal, and are not replaced.
 
         Raises:
-            Paused: the judge failed, or the world is in doubt, on more rollouts than the config allows.
+            Paused: the judge failed on, or the world model was uncertain about, more rollouts than the config allows.
         """
-        config, begun = self.config, self._begun.pop(step)
-        found = Gathered(dropping=self.doubt is not None, verifying=self.verify is not None)
-        self._add(found, begun, step, 0)
+        config, pending = self.config, self._pending.pop(step)
+        collected = StepGroups(is_dropping=self.uncertainty is not None, is_verifying=self.verify is not None)
+        self._add(collected, pending, step, 0)
         for turn in range(config.resample):
-            newest = [g for g in found.groups[-config.starts :] if g.start.task not in held]
-            wanting = sum(not has_signal(g, self.objective) for g in newest)
-            if wanting <= config.starts // 3 or found.error_rate > config.judge_error_limit:
+            newest = [g for g in collected.groups[-config.starts :] if g.start.task not in held]
+            without_signal = sum(not has_signal(g, self.objective) for g in newest)
+            if without_signal <= config.starts // 3 or collected.error_rate > config.judge_error_limit:
                 break
             began = time.perf_counter()
-            if config.ahead:  # the pool has imagined another step since
+            if config.ahead:  # the pool has imagined the next step since
                 self.pool.sync(weights, step)
-            if not (others := self._others(begun.rng, wanting, held)):
+            if not (starts := self._draw_replacements(pending.rng, without_signal, held)):
                 break
-            groups = self.pool.begin(others, config.group_size)
-            self._add(found, _Begun(begun.rng, groups, time.perf_counter() - began), step, turn + 1)
-        self._require_verdicts(found, step)
-        return found
+            groups = self.pool.begin(starts, config.group_size)
+            self._add(collected, _Pending(pending.rng, groups, time.perf_counter() - began), step, turn + 1)
+        self._check_limits(collected, step)
+        return collected
 
-    def _others(self, rng: np.random.Generator, count: int, held: Collection[str]) -> list[Begin]:
-        """Starts of tasks that are not held, that many where a few draws give as many."""
-        found: list[Begin] = []
-        for _ in range(_DRAWS):
-            found += [start for start in self.sample(rng, count) if start.task not in held]
-            if len(found) >= count:
+    def _draw_replacements(self, rng: np.random.Generator, count: int, held: Collection[str]) -> list[Begin]:
+        """Draw at most `count` starts of tasks that are not held."""
+        starts: list[Begin] = []
+        for _ in range(_MAX_DRAWS):
+            starts += [start for start in self.sample(rng, count) if start.task not in held]
+            if len(starts) >= count:
                 break
-        return found[:count]
+        return starts[:count]
 
-    def _add(self, found: Gathered, begun: _Begun, step: int, turn: int) -> None:
-        """Waits for verdicts and adds the groups to `found`."""
+    def _add(self, collected: StepGroups, pending: _Pending, step: int, turn: int) -> None:
+        """Wait for verdicts, filter the groups, and add them to `collected`."""
         began = time.perf_counter()
-        groups = begun.groups()
-        found.waiting += time.perf_counter() - began
-        found.imagining += begun.seconds
+        groups = pending.groups()
+        collected.seconds_judge += time.perf_counter() - began
+        collected.seconds_imagine += pending.seconds
         rollouts = [r for g in groups for r in g.rollouts]
-        found.rollouts += len(rollouts)
-        found.frames += sum(r.chunks.actions.shape[0] * r.chunks.actions.shape[1] for r in rollouts)
-        found.errors.update(r.verdict.error or "no reason given" for r in rollouts if r.verdict.score is None)
+        collected.rollouts += len(rollouts)
+        collected.frames += sum(r.chunks.actions.shape[0] * r.chunks.actions.shape[1] for r in rollouts)
+        collected.errors.update(r.verdict.error or "no reason given" for r in rollouts if r.verdict.score is None)
         seed = self.config.seed * 1_000_003 + step * (self.config.resample + 1) + turn
-        if self.doubt is not None:
-            groups, dropped = without_uncertain(groups, self.doubt(rollouts, seed), self.config.uncertainty_threshold)
-            found.uncertain += dropped
+        if self.uncertainty is not None:
+            uncertainty = self.uncertainty(rollouts, seed)
+            groups, dropped = drop_uncertain(groups, uncertainty, self.config.uncertainty_threshold)
+            collected.uncertain += dropped
         if self.verify is not None:
             left = [r for g in groups for r in g.rollouts]
-            found.claimed += sum(bool(r.verdict.succeeded) for r in left)
-            groups, flipped = without_uncertain(groups, self.verify(left, seed).astype(float), 0.5)
-            found.flipped += flipped
-        found.groups += groups
+            collected.claimed += sum(bool(r.verdict.succeeded) for r in left)
+            groups, flipped = drop_uncertain(groups, self.verify(left, seed).astype(float), 0.5)
+            collected.flipped += flipped
+        collected.groups += groups
 
-    def _require_verdicts(self, found: Gathered, step: int) -> None:
-        config = self.config
-        if found.error_rate > config.judge_error_limit:
-            reason, count = found.errors.most_common(1)[0]
+    def _check_limits(self, collected: StepGroups, step: int) -> None:
+        """Raise Paused if too many judgments failed or too many rollouts are uncertain."""
+        config, rollouts = self.config, collected.rollouts
+        if collected.error_rate > config.judge_error_limit:
+            reason, count = collected.errors.most_common(1)[0]
             raise Paused(
-                f"step {step}: --rl.judge-error-limit: the judge failed on {found.error_rate:.0%} of {found.rollouts} "
-                f"rollouts, expected at most {config.judge_error_limit:.0%}; {count} times: {reason}; no reward was "
-                "changed and a checkpoint is kept: mend the judge and run the same command again to go on"
+                f"step {step}: the judge failed on {collected.error_rate:.0%} of {rollouts} rollouts (limit "
+                f"{config.judge_error_limit:.0%}, --rl.judge-error-limit). Most common error ({count}x): {reason}. "
+                "Checkpoint saved; this step changed nothing. Fix the judge, then rerun the same command to resume."
             )
-        if found.uncertain > config.uncertain_limit * found.rollouts:
+        if collected.uncertain > config.uncertain_limit * rollouts:
             raise Paused(
-                f"step {step}: --rl.uncertain-limit: found {found.uncertain / found.rollouts:.0%} of {found.rollouts} "
-                f"imagined rollouts above the threshold of doubt ({config.uncertainty_threshold:g}), expected at most "
-                f"{config.uncertain_limit:.0%}; a checkpoint keeps the policy of this step: record real rollouts, "
-                "train the world model on them too, and begin a new run, or raise the threshold in one"
+                f"step {step}: {collected.uncertain / rollouts:.0%} of {rollouts} imagined rollouts exceed the "
+                f"uncertainty threshold {config.uncertainty_threshold:g} (limit {config.uncertain_limit:.0%}, "
+                "--rl.uncertain-limit). The policy has left the world model's training distribution. Checkpoint saved. "
+                "Record real rollouts, train the world model on them too, and start a new run; or raise the threshold "
+                "in a new run."
             )

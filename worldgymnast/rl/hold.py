@@ -1,4 +1,4 @@
-"""Trust at work during reinforcement learning: remembers scorings, holds tasks, chooses what is kept, says so."""
+"""Trust per task during RL: record evaluations, hold tasks, choose the weights to keep."""
 
 from __future__ import annotations
 
@@ -16,60 +16,61 @@ from worldgymnast.run import Run
 from worldgymnast.types import Metrics, Rollout
 
 
-class Trust:
-    """Which tasks give reward, and which step is kept, by the scorings so far.
+class TrustTracker:
+    """Decides from the evaluations so far which tasks give reward, and which step is kept.
 
     Attributes:
-        anchors: by task that is held, the policy that it is held to.
+        anchors: anchor policy of each held task.
 
     Args:
         config: when a task is held.
-        evidence: that it takes to replace the start policy, see `keeping.choose`.
+        evidence: evidence needed to replace the start policy, see `keeping.choose`.
         trainer: keeps weights; its start policy and its kept policy are the anchors.
-        run: whose folder is named in what is said.
-        saved: `state()` of the run that goes on.
+        run: its folder is named in messages.
+        saved: `state()` of the run to resume.
     """
 
     def __init__(self, config: TrustConfig, evidence: float, trainer: Trainer, run: Run, saved: Mapping[str, Any]):
         self.config, self.evidence, self.trainer, self.path = config, evidence, trainer, run.path
         self.history = [Scoring.from_json(each) for each in saved.get("scorings", ())]
-        self.anchors: dict[str, Policy] = self._anchors(self._now())
+        self.anchors: dict[str, Policy] = self._choose_anchors(self._standings())
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint: the scorings, from which everything follows."""
+        """Return the evaluations for a checkpoint; everything else follows from them."""
         return {"scorings": [scoring.to_json() for scoring in self.history]}
 
-    def scored(self, step: int, imagined: Sequence[Rollout], real: Sequence[Rollout]) -> Metrics:
-        """Hears of a scoring: keeps the weights of now if they are the choice, and holds tasks or lets them go.
+    def record(self, step: int, imagined: Sequence[Rollout], real: Sequence[Rollout]) -> Metrics:
+        """Record an evaluation: keep the current weights if they are the choice, and hold or release tasks.
 
-        A run that was paused at a scored step scores it again; the first outcomes count, by which weights were kept.
+        A run that paused at an evaluated step evaluates it again. The first outcomes count, because they decided which
+        weights were kept.
         """
         known = next((each for each in self.history if each.step == step), None)
         scoring = known or Scoring.of(step, imagined, real)
         if not np.isfinite(scoring.mean_real()):
             return scoring.metrics()
         self.history = [each for each in self.history if each is not known]
-        before = self._now()
+        before = self._standings()
         self.history.append(scoring)
-        choice, now = self.choice(), self._now()
+        choice, now = self.choice(), self._standings()
         if choice is not None and choice.step == step:
             self.trainer.keep(step)
-        self.anchors = self._anchors(now)
+        self.anchors = self._choose_anchors(now)
         if self.config.enabled:
-            self._say(step, before, now)
+            self._report(step, before, now)
         kept = {} if choice is None else {"kept_step": float(choice.step)}
         return scoring.metrics() | kept | (trust_metrics(now) if self.config.enabled else {})
 
     def choice(self) -> Choice | None:
-        """What is kept after the scorings so far; None before the first."""
+        """Return the step to keep after the evaluations so far; None before the first."""
         return choose(self.history, self.config, self.evidence) if self.history else None
 
-    def _now(self) -> dict[str, Standing]:
-        """Where every task stands after the scorings so far."""
+    def _standings(self) -> dict[str, Standing]:
+        """Return the standing of every task after the newest evaluation."""
         return standings(self.history, self.config)[-1] if self.history else {}
 
-    def _anchors(self, now: Mapping[str, Standing]) -> dict[str, Policy]:
-        """For each held task the start policy, or the kept one where that has more real successes in the task."""
+    def _choose_anchors(self, now: Mapping[str, Standing]) -> dict[str, Policy]:
+        """Choose for each held task the start policy, or the kept policy if it has more real successes there."""
         held = [task for task, standing in now.items() if standing.held is not None]
         choice = self.choice()
         if not (held and self.config.enabled and choice is not None):
@@ -80,19 +81,26 @@ class Trust:
         policy = self.trainer.kept_policy() if better else self.trainer.start
         return {task: policy if task in better else self.trainer.start for task in held}
 
-    def _say(self, step: int, before: Mapping[str, Standing], now: Mapping[str, Standing]) -> None:
-        """Tells which tasks were held, and which are trusted again."""
+    def _report(self, step: int, before: Mapping[str, Standing], now: Mapping[str, Standing]) -> None:
+        """Print which tasks were held and which were released."""
         for task, standing in now.items():
-            was = before[task].held if task in before else None
+            was_held = before[task].held if task in before else None
             name = f"task '{task}'" if task else "the task"
-            if was == standing.held:
+            if was_held == standing.held:
                 continue
             if standing.held is None:
-                said = f"{name} is trusted again: {standing}"
+                message = f"{name} is trusted again: {standing}."
             else:
                 anchor = "start policy" if self.anchors[task] is self.trainer.start else "kept policy"
-                said = f"{name} gives no reward until a scoring redeems it: {standing}; held to the {anchor}"
-            print(f"{self.path}: step {step}: {said}", file=sys.stderr, flush=True)
+                message = (
+                    f"{name} is held: {standing}. It gives no reward until an evaluation clears it, and is pulled "
+                    f"toward the {anchor}."
+                )
+            print(f"{self.path}: step {step}: {message}", file=sys.stderr, flush=True)
         if now and len(self.anchors) == len(now):
-            said = "every task is held, so nothing is learned now; train world and judge on new real rollouts"
-            print(f"{self.path}: step {step}: {said}, then begin a new run", file=sys.stderr, flush=True)
+            print(
+                f"{self.path}: step {step}: every task is held, so nothing is learned. Train the world model and the "
+                "judge on new real rollouts, then start a new run.",
+                file=sys.stderr,
+                flush=True,
+            )

@@ -1,7 +1,7 @@
-"""Judging rollouts, beside the imagination where the judge waits for somebody else.
+"""Judges rollouts, in the background where the judge is remote.
 
-A judge that computes is asked at once; one that waits is asked in a thread, and its verdicts are put in their places
-when they are wanted. So they may arrive in any order, and the outcome is the same.
+A local judge is called at once. A remote one is called in a thread, and its verdicts are collected later. They may
+arrive in any order; the result is the same.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from worldgymnast.rl.rollout import looks_until
 from worldgymnast.types import Clip, Rollout, Verdict
 
 
-class Judging:
-    """A judge at work on imagined rollouts.
+class JudgeVerdicts:
+    """Takes the verdicts on imagined rollouts from a judge.
 
     Args:
         judge: sees the frame of every look, and the last one.
-        chunk: actions a look, k.
-        workers: batches that a judge that waits is asked about at a time.
+        chunk: actions per look, k.
+        workers: batches judged concurrently by a remote judge.
     """
 
     def __init__(self, judge: Judge, chunk: int, workers: int = 4):
@@ -29,39 +29,41 @@ class Judging:
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="judge") if judge.waits else None
 
     def begin(self, rollouts: Sequence[Rollout]) -> Callable[[], list[Rollout]]:
-        """Has rollouts judged; what it returns gives them with their verdicts, waiting where it must."""
-        clips = [seen(rollout) for rollout in rollouts]
+        """Start judging; the returned function waits for the verdicts and returns the judged rollouts."""
+        clips = [judge_clip(rollout) for rollout in rollouts]
         if self._threads is None:
             verdicts = self.judge.score(clips)
-            return lambda: self._judged(rollouts, verdicts)
-        asked: Future[list[Verdict]] = self._threads.submit(self.judge.score, clips)
-        return lambda: self._judged(rollouts, asked.result())
+            return lambda: self._with_verdicts(rollouts, verdicts)
+        pending: Future[list[Verdict]] = self._threads.submit(self.judge.score, clips)
+        return lambda: self._with_verdicts(rollouts, pending.result())
 
-    def _judged(self, rollouts: Sequence[Rollout], verdicts: Sequence[Verdict]) -> list[Rollout]:
-        found = []
+    def _with_verdicts(self, rollouts: Sequence[Rollout], verdicts: Sequence[Verdict]) -> list[Rollout]:
+        """Attach verdicts, with success frames counted in actions instead of looks."""
+        judged = []
         for rollout, verdict in zip(rollouts, verdicts, strict=True):
             look = verdict.success_frame
-            dated = replace(verdict, success_frame=None if look is None else look * self.chunk)
-            found.append(rollout.judged(dated, looks_until(look, rollout.looks)))
-        return found
+            frame = None if look is None else look * self.chunk
+            dated = replace(verdict, success_frame=frame)
+            judged.append(rollout.judged(dated, looks_until(look, rollout.looks)))
+        return judged
 
-    def abandon(self) -> None:
-        """Asks nothing more, for good; what is under way is not waited for."""
+    def cancel(self) -> None:
+        """Cancel pending requests for good, without waiting for those in flight."""
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
             if isinstance(self.judge, Cancelable):
                 self.judge.cancel()
 
 
-class Reported:
-    """Takes the verdicts that the environment gave itself, as a simulator does."""
+class EnvironmentVerdicts:
+    """Takes the verdicts that the environment itself reported, as a simulator does."""
 
     def begin(self, rollouts: Sequence[Rollout]) -> Callable[[], list[Rollout]]:
-        """Gives the rollouts as they are."""
+        """Return a function that returns the rollouts unchanged."""
         return lambda: list(rollouts)
 
 
-def seen(rollout: Rollout) -> Clip:
-    """What the judge sees of a rollout: the frame of every look, and the last one."""
+def judge_clip(rollout: Rollout) -> Clip:
+    """Return what the judge sees of a rollout: the frame of every look, and the last one."""
     start = rollout.start
     return Clip(rollout.frames_at_looks, start.instruction, start.task, True, rollout.foreseen)

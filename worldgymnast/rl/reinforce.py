@@ -1,18 +1,19 @@
-"""Reinforcement learning in imagination: the loop of the method.
+"""RL loop: imagine, judge, update.
 
-Each step samples starts, rolls a group out from each inside the world model, has the judge score them, and updates the
-policy. Every `evaluate_every` steps the greedy policy is scored on the same starts imagined and real, and the gap is
-logged: imagined success that climbs alone is the failure to look for. A task whose imagined successes are not real, or
-whose real success is lost, gives no reward until a scoring redeems it (`Trust`). The scorings also choose the step that
-is kept (`evaluation.keeping.choose`). A guard has others look at what the judge calls a success, and can end the
-training when ever less of it holds up.
+Each step samples starts, rolls out a group from each inside the world model, has the judge score the rollouts, and
+updates the policy. Every `evaluate_every` steps the greedy policy is evaluated from the same starts, imagined and real.
+The gap is logged: imagined success that rises alone means that the policy exploits the world model or the judge.
+
+A task whose imagined successes are not real, or whose real success drops, gives no reward until a later evaluation
+clears it (`TrustTracker`). The evaluations also choose which step is kept (`evaluation.keeping.choose`). A guard has an
+independent judge re-check judged successes, and can stop the training when its rejections increase (`Guard`).
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import numpy as np
@@ -28,25 +29,25 @@ from worldgymnast.evaluation.task_trust import Scoring, TrustConfig
 from worldgymnast.progress import Progress
 from worldgymnast.protocols import Judge, Policy, RolloutPool
 from worldgymnast.rl.audit import Guard
-from worldgymnast.rl.collect import Doubt, Draw, GatherConfig, Gathering, Verify
-from worldgymnast.rl.hold import Trust
+from worldgymnast.rl.collect import CollectConfig, Collector, DrawStarts, Uncertainty, Verify
+from worldgymnast.rl.hold import TrustTracker
 from worldgymnast.rl.trainer import Trainer, TrainerConfig
 from worldgymnast.run import Run
 from worldgymnast.types import Metrics, Rollout
 
-Score = Callable[[int], "Scored | None"]
-"""Scores the policy of a step on the same starts, imagined and real."""
+EvaluateStep = Callable[[int], "PairedRollouts | None"]
+"""Evaluates the policy after that many updates, imagined and real, or returns None without a real environment."""
 
 
 @dataclass(frozen=True)
-class Scored:
-    """Rollouts from the same starts, in the same order."""
+class PairedRollouts:
+    """Imagined and real rollouts from the same starts, in the same order."""
 
     imagined: Sequence[Rollout]
     real: Sequence[Rollout]
 
     def gap(self) -> Difference:
-        """Imagined minus real success, paired over starts: positive where the world is an optimist."""
+        """Return imagined minus real success, paired over starts; positive where the world is optimistic."""
         return success_gap(
             [r.verdict.succeeded for r in self.imagined],
             [r.verdict.succeeded for r in self.real],
@@ -54,48 +55,48 @@ class Scored:
         )
 
     def metrics(self) -> Metrics:
-        """Both success rates and their gap."""
+        """Return both success rates, their gap with its interval, and the agreement of outcomes."""
         gap = self.gap()
         pairs = [(a.verdict.succeeded, b.verdict.succeeded) for a, b in zip(self.imagined, self.real, strict=True)]
         agree = [a == b for a, b in pairs if a is not None and b is not None]
         return {
-            "imagined_success": _rate(self.imagined),
-            "real_success": _rate(self.real),
+            "imagined_success": _mean_score(self.imagined),
+            "real_success": _mean_score(self.real),
             "gap": gap.mean,
             "gap_low": gap.low,
             "gap_high": gap.high,
             "agreement": float(np.mean(agree)) if agree else float("nan"),
         }
 
-    def by_task(self, step: int) -> Metrics:
-        """Both success rates and their gap of every task, where there are several."""
+    def task_metrics(self, step: int) -> Metrics:
+        """Return both success rates and their gap for every task; empty with a single task."""
         return Scoring.of(step, self.imagined, self.real).metrics()
 
 
-def _rate(rollouts: Sequence[Rollout]) -> float:
-    """Mean score of the rollouts that have one; an outage is no failure."""
+def _mean_score(rollouts: Sequence[Rollout]) -> float:
+    """Return the mean score of the judged rollouts; a judge failure is not a policy failure."""
     scores = [r.verdict.score for r in rollouts if r.verdict.score is not None]
     return float(np.mean(scores)) if scores else float("nan")
 
 
 @checked
-class ReinforceConfig(GatherConfig):
-    """The loop.
+class ReinforceConfig(CollectConfig):
+    """The RL loop.
 
     Attributes:
         steps: policy updates.
-        temperature: of sampling, also of the probability ratio.
+        temperature: sampling temperature, also used in the probability ratio.
         middle: share of starts taken from logged episodes shortly before they succeed.
-        rows: most rollouts imagined side by side.
-        horizon: actions in an imagined rollout.
-        evaluate_every: steps between two scorings; the first and the last step are always scored.
-        keep_best: end with the weights that `evaluation.keeping.choose` takes, the untrained ones included, rather than
-            the last: where imagined success climbs alone, the policy that is handed out is then no worse.
-        keep_evidence: that it takes for a scored step to replace the start policy: with 1 the pairs favor it, with 5 a
-            step that is no better does so with a probability of at most 1/5.
-        trust: when a task loses its reward, and when it gets it back.
+        rows: most rollouts imagined in parallel.
+        horizon: actions per imagined rollout.
+        evaluate_every: steps between two evaluations; the first and the last step are always evaluated.
+        keep_best: end with the weights chosen by `evaluation.keeping.choose`, possibly the untrained ones, instead of
+            the last. Then the result is no worse where only imagined success rises.
+        keep_evidence: evidence needed for an evaluated step to replace the start policy. 1 means that more pairs favor
+            it than not. With 5, a step that is no better replaces it with probability at most 1/5.
+        trust: when a task loses its reward, and when it regains it.
         trainer: the update.
-        guard: whether claimed successes hold up before an audit judge and for real.
+        guard: whether judged successes are confirmed by an audit judge and for real.
         save_every: steps between two checkpoints.
     """
 
@@ -113,103 +114,151 @@ class ReinforceConfig(GatherConfig):
     save_every: Positive = 5
 
 
-def scorings(config: ReinforceConfig) -> list[int]:
-    """The steps at which the policy is scored, unless an alarm ends the training before."""
+def evaluation_steps(config: ReinforceConfig) -> list[int]:
+    """Return the steps at which the policy is evaluated, unless an alarm stops the training earlier.
+
+    >>> evaluation_steps(ReinforceConfig(steps=5, evaluate_every=2))
+    [0, 2, 4, 5]
+    """
     return [s for s in range(config.steps + 1) if s % config.evaluate_every == 0 or s == config.steps]
 
 
 def reinforce(
     policy: Policy,
     pool: RolloutPool,
-    starts: Draw,
-    score: Score,
+    starts: DrawStarts,
+    evaluate: EvaluateStep,
     config: ReinforceConfig,
     run: Run,
-    doubt: Doubt | None = None,
+    uncertainty: Uncertainty | None = None,
     audit: Judge | None = None,
     verify: Verify | None = None,
     start: Policy | None = None,
-) -> tuple[Metrics, Scored | None]:
-    """Trains `policy` in place; returns the metrics of the scoring of the weights it ends with, and the last scoring.
+) -> tuple[Metrics, PairedRollouts | None]:
+    """Train `policy` in place.
 
     Args:
-        policy: the policy that is trained.
-        pool: imagines with it or with a copy of it, and judges.
-        starts: draws that many starts with that generator.
-        score: scores the policy on the same starts, imagined and real.
+        policy: the policy to train.
+        pool: imagines rollouts of it, or of a copy, and judges them.
+        starts: draws starts.
+        evaluate: evaluates the policy from the same starts, imagined and real.
         config: the loop.
-        run: where metrics and checkpoints go; a killed run goes on from its newest checkpoint.
-        doubt: which rollouts not to believe; needed unless `config.uncertainty` is off.
-        audit: another judge, which looks at a sample of what the pool's judge calls a success and gives no reward.
-        verify: imagines successes again; needed where `config.verify` wants that.
-        start: the policy as it is now, in an object that is never changed; a copy is made where it is left out.
+        run: receives metrics and checkpoints; a killed run resumes from its newest checkpoint.
+        uncertainty: uncertainty of imagined rollouts; required unless `config.uncertainty` is "off".
+        audit: independent judge that re-checks a sample of judged successes; gives no reward.
+        verify: imagines judged successes again; required if `config.verify.futures` is above 0.
+        start: an unchanging copy of `policy` as it is now; made if omitted.
+
+    Returns:
+        Metrics of the evaluation of the final weights, and the rollouts of the last evaluation.
 
     Raises:
-        Paused: the judge fails, or the world is in doubt, on more rollouts than the config allows, or its budget is
-            spent; a checkpoint is kept.
+        Paused: the judge failed on, or the world model was uncertain about, more rollouts than `config` allows, or the
+            judge's budget is spent. A checkpoint is saved.
     """
     trainer = Trainer(policy, config.trainer, start)
-    gathering = Gathering(pool, starts, config, config.trainer.objective, doubt, verify)
     first, saved = trainer.resume(run)
-    last, scored = Metrics(), None
-    guard = Guard(config.guard, audit, run, config.seed)
-    trust = Trust(config.trust, config.keep_evidence, trainer, run, saved)
-    end = first if guard.ends(first) else config.steps
-    with Progress("reinforcement learning in imagination", config.steps, done=first) as progress:
-        for step in range(first, config.steps + 1):
-            metrics: Metrics = {}
-            try:
-                if step % config.evaluate_every == 0 or step == end:
-                    with trainer.averaged():
-                        if scored := score(step):
-                            last = scored.metrics()
-                            metrics |= last | guard.scored(step, scored.imagined, scored.real)
-                            metrics |= trust.scored(step, scored.imagined, scored.real)
-                if step < end:
-                    metrics |= _train(trainer, gathering, guard, trust, config, step)
-                    progress.advance(note=f"reward {metrics['reward']:.2f}")
-            except Paused:
-                trainer.save(run, step, trust.state())
-                raise
-            run.log(step, metrics)
-            if step == end:
-                break
-            if (step + 1) % config.save_every == 0:
-                trainer.save(run, step + 1, trust.state())
-            end = step + 1 if guard.ends(step) else end
-    _say_if_nothing_was_learned(run)
-    choice = trust.choice() if config.keep_best else None
-    trainer.finish(kept=choice is not None)
-    if choice is None:
-        return last, scored
-    print(f"{run.path}: {choice}", flush=True)
-    kept = next((row for row in reversed(run.metrics()) if row["step"] == choice.step and "real_success" in row), last)
-    return {k: kept[k] for k in last} | {"best_step": float(choice.step)}, scored
+    loop = _Loop(
+        trainer,
+        Collector(pool, starts, config, config.trainer.objective, uncertainty, verify),
+        Guard(config.guard, audit, run, config.seed),
+        TrustTracker(config.trust, config.keep_evidence, trainer, run, saved),
+        evaluate,
+        config,
+        run,
+    )
+    loop.run_from(first)
+    _warn_if_nothing_learned(run)
+    return loop.finish(), loop.pairs
 
 
-def _say_if_nothing_was_learned(run: Run) -> None:
-    """Prints that the policy is as it was where no step had a group to learn from."""
+@dataclass
+class _Loop:
+    """The parts of a training, and its last evaluation.
+
+    Attributes:
+        metrics: of the last evaluation.
+        pairs: rollouts of the last evaluation.
+    """
+
+    trainer: Trainer
+    collector: Collector
+    guard: Guard
+    trust: TrustTracker
+    evaluate: EvaluateStep
+    config: ReinforceConfig
+    run: Run
+    metrics: Metrics = field(default_factory=dict)
+    pairs: PairedRollouts | None = None
+
+    def run_from(self, first: int) -> None:
+        """Run the steps from `first` to the last; log each, and save checkpoints."""
+        config, end = self.config, self.config.steps
+        if self.guard.should_stop(first):
+            end = first
+        with Progress("reinforcement learning in imagination", config.steps, done=first) as progress:
+            for step in range(first, config.steps + 1):
+                try:
+                    is_evaluated = step % config.evaluate_every == 0 or step == end
+                    metrics = self._evaluate(step) if is_evaluated else {}
+                    if step < end:
+                        metrics |= self._train(step)
+                        progress.advance(note=f"reward {metrics['reward']:.2f}")
+                except Paused:
+                    self.trainer.save(self.run, step, self.trust.state())
+                    raise
+                self.run.log(step, metrics)
+                if step == end:
+                    break
+                if (step + 1) % config.save_every == 0:
+                    self.trainer.save(self.run, step + 1, self.trust.state())
+                if self.guard.should_stop(step):
+                    end = step + 1
+
+    def _evaluate(self, step: int) -> Metrics:
+        """Evaluate the policy, and report the outcomes to the guard and the trust tracker."""
+        with self.trainer.averaged():
+            self.pairs = self.evaluate(step)
+            if self.pairs is None:
+                return {}
+            self.metrics = self.pairs.metrics()
+            imagined, real = self.pairs.imagined, self.pairs.real
+            return self.metrics | self.guard.record(step, imagined, real) | self.trust.record(step, imagined, real)
+
+    def _train(self, step: int) -> Metrics:
+        """Imagine, judge, audit and update once; everything that may pause the run precedes the update."""
+        trainer, config, anchors = self.trainer, self.config, self.trust.anchors
+        weights = trainer.weights() if config.ahead else trainer.weights(copy=False)
+        self.collector.begin(step, trainer.acting or weights)
+        for later in range(step + 1, min(step + config.ahead, config.steps - 1) + 1):
+            self.collector.begin(later, weights)
+        collected = self.collector.finish(step, weights, anchors)
+        audited = self.guard.audit(step, [r for group in collected.groups for r in group.rollouts])
+        began = time.perf_counter()
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+        metrics = trainer.update(collected.groups, generator, anchors)
+        trainer.acting = weights if config.ahead else None
+        return metrics | collected.metrics() | {"seconds_update": time.perf_counter() - began} | audited
+
+    def finish(self) -> Metrics:
+        """Give the policy its final weights, and return the metrics of their evaluation."""
+        choice = self.trust.choice() if self.config.keep_best else None
+        self.trainer.finish(kept=choice is not None)
+        if choice is None:
+            return self.metrics
+        print(f"{self.run.path}: {choice}", flush=True)
+        rows = [row for row in self.run.metrics() if row["step"] == choice.step and "real_success" in row]
+        best = rows[-1] if rows else self.metrics
+        return {name: best[name] for name in self.metrics} | {"best_step": float(choice.step)}
+
+
+def _warn_if_nothing_learned(run: Run) -> None:
+    """Print a warning if no step had a group with signal, so the policy is unchanged."""
     shares = [row["zero_advantage_groups"] for row in run.metrics() if "zero_advantage_groups" in row]
-    if shares and min(shares) >= 1:
-        steps = "the one step" if len(shares) == 1 else f"any of {len(shares)} steps"
-        print(
-            f"no group had both successes and failures in {steps}: the policy is unchanged; look at the judge and at "
-            "--rl.horizon"
-        )
-
-
-def _train(
-    trainer: Trainer, gathering: Gathering, guard: Guard, trust: Trust, config: ReinforceConfig, step: int
-) -> Metrics:
-    """One step: imagine, judge, audit, update; whatever may pause the run comes before the update."""
-    weights = trainer.weights() if config.ahead else trainer.weights(copy=False)
-    gathering.begin(step, trainer.acting or weights)
-    for later in range(step + 1, min(step + config.ahead, config.steps - 1) + 1):
-        gathering.begin(later, weights)
-    found = gathering.finish(step, weights, trust.anchors)
-    audited = guard.audit(step, [r for group in found.groups for r in group.rollouts])
-    began = time.perf_counter()
-    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-    metrics = trainer.update(found.groups, generator, trust.anchors)
-    trainer.acting = weights if config.ahead else None
-    return metrics | found.metrics() | {"seconds_update": time.perf_counter() - began} | audited
+    if not shares or min(shares) < 1:
+        return
+    steps = "the only step" if len(shares) == 1 else f"any of {len(shares)} steps"
+    print(
+        f"No group had both successes and failures in {steps}. The policy is unchanged. Check the judge and "
+        "--rl.horizon."
+    )

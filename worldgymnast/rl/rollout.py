@@ -1,4 +1,4 @@
-"""Rolling a policy out from starts, in a real or an imagined vector environment alike."""
+"""Rolls out a policy from starts, in a real or an imagined vector environment."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from worldgymnast.protocols import Actor
 from worldgymnast.types import IMAGE, ActionChunk, Begin, Observation, Rollout, RolloutGroup, Start, Verdict
 
 STATE = "state"
-"""Name of proprioception among the parts of an observation."""
+"""Key of proprioception in an observation."""
 
 
 def roll_out(
@@ -30,9 +30,9 @@ def roll_out(
     generator: torch.Generator,
     version: int = 0,
 ) -> list[Rollout]:
-    """All of `batches` in one list."""
-    found = batches(env, policy, starts, temperature=temperature, generator=generator, version=version)
-    return [rollout for batch in found for rollout in batch]
+    """Roll out `policy` from every start; see `batches`."""
+    rolled = batches(env, policy, starts, temperature=temperature, generator=generator, version=version)
+    return [rollout for batch in rolled for rollout in batch]
 
 
 def batches(
@@ -44,15 +44,26 @@ def batches(
     generator: torch.Generator,
     version: int = 0,
 ) -> Iterator[list[Rollout]]:
-    """One rollout per start, `env.num_envs` at a time, in the order of `starts`; every batch is given when it is there.
+    """Yield one rollout per start, in the order of `starts`, `env.num_envs` at a time.
+
+    Args:
+        env: a vector environment of `envs.wrappers` or `envs.imagined`.
+        policy: acts.
+        starts: where the rollouts begin.
+        temperature: of sampling; 0 is greedy.
+        generator: of sampling.
+        version: version of the weights, recorded in the rollouts.
 
     Raises:
-        InputError: the policy needs an input that the environment does not give.
+        InputError: the policy needs an input that the environment does not provide.
     """
     space = env.single_observation_space
-    given = set(space.spaces) if isinstance(space, gym.spaces.Dict) else set()
-    if missing := (policy.needs | set(policy.cameras)) - given:
-        raise InputError(f"policy needs {', '.join(sorted(missing))}; the environment gives {', '.join(sorted(given))}")
+    provided = set(space.spaces) if isinstance(space, gym.spaces.Dict) else set()
+    if missing := (policy.needs | set(policy.cameras)) - provided:
+        raise InputError(
+            f"policy needs {', '.join(sorted(missing))}, but the environment only provides "
+            f"{', '.join(sorted(provided))}. Choose another policy or environment"
+        )
     for first in range(0, len(starts), env.num_envs):
         batch = list(starts[first : first + env.num_envs])
         yield _run_batch(env, policy, batch, temperature, generator, version)
@@ -66,6 +77,7 @@ def _run_batch(
     generator: torch.Generator,
     version: int,
 ) -> list[Rollout]:
+    """Roll out one batch; missing rows are filled with copies of the last start."""
     padded = starts + [starts[-1]] * (env.num_envs - len(starts))
     sentences = [start.instruction for start in padded]
     observed, _ = env.reset(options={"starts": padded})
@@ -73,7 +85,7 @@ def _run_batch(
     info: dict[str, Any] = {}
     done = False
     while not done:
-        obs = _look(policy, observed, sentences, looks[0].images if looks else None)
+        obs = _observe(policy, observed, sentences, looks[0].images if looks else None)
         chunk = policy.act(obs, temperature=temperature, generator=generator)
         looks.append(obs)
         chunks.append(chunk)
@@ -91,7 +103,7 @@ def _run_batch(
             chunks=_row(chunks, row),
             frames=seen[row],
             verdict=_verdict(info, row),
-            looks_until_success=_looks(info, row, k, len(chunks)),
+            looks_until_success=_looks_until_success(info, row, k, len(chunks)),
             policy_version=version,
             success=labels[row] if labels.shape == seen.shape[:2] else None,
             foreseen=info["foreseen"][row] if "foreseen" in info else None,
@@ -101,29 +113,29 @@ def _run_batch(
     ]
 
 
-def _look(
+def _observe(
     policy: Actor, observed: Mapping[str, np.ndarray], sentences: Sequence[str], first: Mapping[str, Tensor] | None
 ) -> Observation:
-    """What the policy sees: the cameras that it names, and its state where it needs that."""
+    """Return what the policy sees: its cameras, and the state if needed."""
     images = {name: torch.from_numpy(np.ascontiguousarray(observed[name])) for name in policy.cameras}
     state = torch.from_numpy(np.asarray(observed[STATE], np.float32)) if STATE in policy.needs else None
     return Observation(images, sentences, state, first or images)
 
 
 def _row(chunks: list[ActionChunk], row: int) -> ActionChunk:
-    """The looks of one row as an `ActionChunk` of [n ...]."""
+    """Return the looks of one row as one `ActionChunk`, [n ...]."""
     one = [chunk.map(lambda tensor: tensor[row : row + 1].detach()) for chunk in chunks]
     return ActionChunk.join(one, torch.cat).cpu()
 
 
 def _state(looks: Sequence[Observation], row: int) -> np.ndarray | None:
-    """Proprioception of one row at each look, [n s]."""
+    """Return the proprioception of one row at each look, [n s]."""
     states = [look.state for look in looks]
     return np.stack([state[row].numpy() for state in states if state is not None]) if states[0] is not None else None
 
 
 def _verdict(info: dict[str, Any], row: int) -> Verdict:
-    """The environment's verdict; none where it leaves judging to others."""
+    """Return the environment's own verdict; without a score if it reports none."""
     if "score" not in info:
         return Verdict(None, error="not judged yet")
     score, frame = float(info["score"][row]), int(info["success_frame"][row])
@@ -137,29 +149,32 @@ def _verdict(info: dict[str, Any], row: int) -> Verdict:
     )
 
 
-def _looks(info: dict[str, Any], row: int, chunk: int, looks: int) -> int:
-    """How many looks had acted when the environment's success came (frame f follows action f - 1)."""
+def _looks_until_success(info: dict[str, Any], row: int, chunk: int, looks: int) -> int:
+    """Return the number of looks before the reported success (frame f follows action f - 1)."""
     frame = int(info["success_frame"][row]) if "success_frame" in info else -1
     return looks_until(None if frame < 0 else -(-frame // chunk), looks)
 
 
 def looks_until(success_look: int | None, looks: int) -> int:
-    """How many of `looks` had acted when success was seen at the frame of that look; all of them where it never was."""
+    """Return the number of looks whose actions precede the success, `looks` without a success.
+
+    >>> looks_until(3, 8), looks_until(0, 8), looks_until(None, 8)
+    (3, 1, 8)
+    """
     return looks if success_look is None else min(looks, max(1, success_look))
 
 
 def group(rollouts: Sequence[Rollout], size: int) -> list[RolloutGroup]:
-    """Consecutive rollouts of the same start, `size` at a time, as groups."""
+    """Group consecutive rollouts of the same start, `size` at a time."""
     groups = [rollouts[i : i + size] for i in range(0, len(rollouts), size)]
     return [RolloutGroup(members[0].start, tuple(members)) for members in groups]
 
 
-def densified(group: RolloutGroup) -> RolloutGroup:
-    """A group without a success, rewarded by how far each rollout came; any other as it is.
+def densify_rewards(group: RolloutGroup) -> RolloutGroup:
+    """Reward a group without a success by progress; return any other group unchanged.
 
-    The dense reward is the verdict's probability (an environment that reports its progress in the place of a belief),
-    brought to 0.2 to 0.5: none of it counts as a success, no group is dropped for its mean, and advantages, which are
-    normalised, do not see the scale.
+    Progress is the verdict's probability, as reported by the environment. It is scaled to [0.2, 0.5]: no rollout counts
+    as a success, and no group is dropped because of its mean. Advantages are normalized, so the scale has no effect.
     """
     if np.any(group.scores > 0):
         return group
@@ -170,25 +185,26 @@ def densified(group: RolloutGroup) -> RolloutGroup:
     return RolloutGroup(group.start, tuple(r.judged(v, r.looks_until_success) for r, v in members))
 
 
-def without_uncertain(
-    groups: Sequence[RolloutGroup], doubt: Float[np.ndarray, " r"], threshold: float
+def drop_uncertain(
+    groups: Sequence[RolloutGroup], uncertainty: Float[np.ndarray, " r"], threshold: float
 ) -> tuple[list[RolloutGroup], int]:
-    """The groups without the rollouts whose doubt lies above `threshold`, and how many these were.
-
-    A group keeps its place even where nothing is left of it. A doubt of NaN is not above: there the judge failed, which
-    is counted elsewhere.
+    """Remove the rollouts whose uncertainty exceeds `threshold`.
 
     Args:
-        groups: any.
-        doubt: of each rollout, in the order of the groups.
-        threshold: the largest doubt that is kept.
+        groups: the groups; one that becomes empty stays in its place.
+        uncertainty: of each rollout, in the order of the groups. NaN keeps the rollout: its judge failed, and that is
+            counted elsewhere.
+        threshold: largest uncertainty to keep.
+
+    Returns:
+        The groups, and the number of removed rollouts.
 
     Raises:
-        ValueError: there are not as many doubts as rollouts.
+        ValueError: `uncertainty` does not have one entry per rollout.
     """
     count = sum(len(g.rollouts) for g in groups)
-    if len(doubt) != count:
-        raise ValueError(f"uncertainty: found {len(doubt)} numbers, expected one for each of {count} rollouts")
-    left = iter((doubt > threshold).tolist())
-    kept = [RolloutGroup(g.start, tuple(r for r in g.rollouts if not next(left))) for g in groups]
-    return kept, int((doubt > threshold).sum())
+    if len(uncertainty) != count:
+        raise ValueError(f"uncertainty has {len(uncertainty)} entries, expected one for each of {count} rollouts")
+    is_uncertain = iter((uncertainty > threshold).tolist())
+    kept = [RolloutGroup(g.start, tuple(r for r in g.rollouts if not next(is_uncertain))) for g in groups]
+    return kept, int((uncertainty > threshold).sum())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -31,21 +31,21 @@ from worldgymnast.types import ActionChunk, Metrics, Observation, Rollout, Rollo
 from worldgymnast.weights import check_shapes, shapes_of
 
 _ROUNDING = 1e-4
-"""Nats by which log-probabilities of one policy differ; Adam would make steps of full length of it."""
+"""Rounding error between two log-probabilities of one policy, in nats. Adam would take full-size steps on it."""
 
 
 @checked
 class TrainerConfig:
-    """The optimizer and its loss.
+    """Optimizer and loss.
 
     Attributes:
-        lr: learning rate, constant after the warm-up.
-        warmup: optimizer steps in which it rises in equal parts. Adam's first steps are as long as its rate, however
-            uncertain the gradient, and would throw a policy about that is already good.
+        lr: learning rate, constant after the warmup.
+        warmup: optimizer steps of linear warmup. Adam's first steps are as long as the learning rate, however noisy
+            the gradient, and would damage a policy that is already good.
         clip_norm: largest gradient norm.
-        average: share of the averaged weights that each step keeps; the average is scored and handed out. 0 scores the
-            newest weights.
-        updates: optimizer steps a batch of groups is used for; above 1 the ratio leaves 1 and the clip acts.
+        average: decay per step of the moving average of the weights that is evaluated and handed out. With 0 these are
+            the newest weights. Success of single tasks swings from step to step; the average swings less.
+        updates: optimizer steps per batch of groups; above 1 the ratio leaves 1 and clipping takes effect.
         micro_batch: rollouts per forward pass.
         objective: the loss.
     """
@@ -61,36 +61,40 @@ class TrainerConfig:
 
 @dataclass(frozen=True)
 class _Sample:
-    """A rollout that is trained on; one that is held has its anchor's chunks, and no advantage."""
+    """A rollout to train on. In a held task it has its anchor's chunks and no advantage."""
 
     rollout: Rollout
     advantage: float = 0.0
 
 
 @dataclass(frozen=True)
-class Kept:
-    """The weights that would be handed out now, and the step at which they were scored."""
+class KeptWeights:
+    """The best weights so far, and the step of their evaluation."""
 
     step: int
     weights: dict[str, Tensor]
 
 
-def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+_LossFn = Callable[[list[_Sample], int], tuple[Tensor, Metrics]]
+"""Loss and metrics of a micro-batch, given the total number of samples in the batch."""
+
+
+def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 class Trainer:
-    """Holds the policy being trained, the start policy, the weights that are kept, and the optimizer.
+    """Trained policy, start policy, best weights and optimizer.
 
     Args:
-        policy: is trained in place.
+        policy: trained in place.
         config: the update.
-        start: the policy as it was before, which is never changed: what the divergence is measured from, and what a
-            task that lost its trust is held to. Left out, it is a copy of `policy` as it is now.
+        start: the policy before training, never changed. The KL divergence is measured from it, and tasks that lost
+            their trust are held to it. Default: a copy of `policy`.
 
     Attributes:
-        average: exponential moving average of the weights over steps, where the config asks for one.
-        acting: weights of an earlier policy whose rollouts are still to be learned from, where imagination runs ahead.
+        average: exponential moving average of the trainable weights, if the config asks for one.
+        acting: weights of the previous policy, while rollouts of it remain to be trained on (prefetch); or None.
 
     Raises:
         InputError: the policy has nothing to train.
@@ -98,28 +102,29 @@ class Trainer:
 
     def __init__(self, policy: Policy, config: TrainerConfig, start: Policy | None = None):
         self.policy, self.config, self.start = policy, config, start or copy.deepcopy(policy)
-        self.kept: Kept | None = None
+        self.kept: KeptWeights | None = None
         self.average = self.weights() if config.average else None
         self.acting: dict[str, Tensor] | None = None
         self.parameters = [weight for weight in policy.parameters() if weight.requires_grad]
         if not self.parameters:
-            raise InputError("policy: none of its parameters requires a gradient, so there is nothing to train")
+            raise InputError(
+                "policy: no parameter requires a gradient, so there is nothing to train. Unfreeze at least one"
+            )
         self.optimizer = torch.optim.AdamW(self.parameters, lr=config.lr, weight_decay=0.0)
 
     def update(
-        self, groups: Sequence[RolloutGroup], generator: torch.Generator, held: Mapping[str, Policy] | None = None
+        self, groups: Sequence[RolloutGroup], generator: torch.Generator, anchors: Mapping[str, Policy] | None = None
     ) -> Metrics:
-        """Trains on every group that carries signal; the others are counted.
+        """Train on every group that carries signal, and count the others.
 
         Args:
             groups: judged rollouts.
-            generator: of the order of rollouts, and of what anchors sample.
-            held: the anchor of every task that is held: its rewards do not count, and the policy is held to the anchor
-                on what it saw there.
+            generator: draws the order of rollouts, and the samples of anchors.
+            anchors: anchor policy of each held task. Rewards of these tasks are ignored; instead the policy is pulled
+                toward the anchor on the observations of their rollouts.
         """
-        anchors = held or {}
+        anchors = anchors or {}
         informative = [g for g in groups if has_signal(g, self.config.objective)]
-        used = [g for g in informative if g.start.task not in anchors]
         scores = np.concatenate([g.scores for g in groups]) if groups else np.zeros(0)
         verdicts = sum(len(g.rollouts) for g in groups)
         metrics = {
@@ -129,17 +134,19 @@ class Trainer:
             "groups": float(len(groups)),
             "zero_advantage_groups": 1 - len(informative) / max(len(groups), 1),
         }
-        samples = [s for g in used for s in self._samples(g)]
-        holding = [s for g in groups if g.start.task in anchors for s in self._held(g, anchors, generator)]
-        metrics |= {"held_groups": float(sum(g.start.task in anchors for g in groups))} if anchors else {}
-        for update in range(self.config.updates if samples or holding else 0):
-            step = self._optimize(samples, holding, generator, compare=update == 0)
+        free = [g for g in informative if g.start.task not in anchors]
+        held = [g for g in groups if g.start.task in anchors]
+        samples = [s for g in free for s in self._samples(g)]
+        anchored = [s for g in held for s in self._anchor_samples(g, anchors[g.start.task], generator)]
+        metrics |= {"held_groups": float(len(held))} if anchors else {}
+        for update in range(self.config.updates if samples or anchored else 0):
+            step = self._optimize(samples, anchored, generator, compare=update == 0)
             metrics |= step if update == 0 else {f"last_{k}": v for k, v in step.items()}
         self._update_average()
         return metrics
 
     def _update_average(self) -> None:
-        """Move the average towards the newest weights."""
+        """Move the average toward the newest weights."""
         if self.average is None:
             return
         for name, weight in self.weights(copy=False).items():
@@ -150,7 +157,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """Give the policy its averaged weights for a while: to score and to keep them."""
+        """Give the policy its averaged weights within the context, to evaluate and to keep them."""
         if self.average is None:
             yield
             return
@@ -162,139 +169,152 @@ class Trainer:
             self.policy.load_trainable(newest)
 
     def weights(self, copy: bool = True) -> dict[str, Tensor]:
-        """What training changes of the policy; a copy stays as it is while the policy learns."""
+        """Return the trainable weights; a copy does not change while the policy learns."""
         return {k: v.detach().clone() if copy else v.detach() for k, v in self.policy.trainable_state().items()}
 
     def keep(self, step: int) -> None:
-        """Remembers the weights of now as those to hand out."""
-        self.kept = Kept(step, self.weights())
+        """Keep a copy of the current weights as the best so far."""
+        self.kept = KeptWeights(step, self.weights())
 
     def finish(self, *, kept: bool) -> None:
-        """Give the policy the weights to hand out: those that are kept, or else the average where there is one."""
+        """Give the policy its final weights: the kept ones, or without any the average if there is one."""
         if kept and self.kept is not None:
             self.policy.load_trainable(self.kept.weights)
         elif self.average is not None:
             self.policy.load_trainable(self.average)
 
     def kept_policy(self) -> Policy:
-        """A frozen policy with the weights that are kept; the start policy where none are."""
+        """Return a frozen policy with the kept weights, or the start policy without any."""
         if self.kept is None:
             return self.start
-        made = copy.deepcopy(self.start)
-        made.load_trainable(self.kept.weights)
-        return made
+        policy = copy.deepcopy(self.start)
+        policy.load_trainable(self.kept.weights)
+        return policy
 
-    def save(self, run: Run, step: int, beside: Mapping[str, Any] | None = None) -> None:
-        """Writes a checkpoint: what training changed, what is kept, what acts, the optimizer; `beside` is JSON."""
+    def save(self, run: Run, step: int, extra: Mapping[str, Any] | None = None) -> None:
+        """Write a checkpoint: trainable, kept and acting weights, optimizer, and `extra` as JSON."""
         tensors, state = optimizer_tensors(self.optimizer)
         models = {f"policy.{k}": v for k, v in self.weights(copy=False).items()}
         models |= {f"kept.{k}": v for k, v in (self.kept.weights if self.kept else {}).items()}
         models |= {f"average.{k}": v for k, v in (self.average or {}).items()}
         models |= {f"acting.{k}": v for k, v in (self.acting or {}).items()}
         kept = None if self.kept is None else self.kept.step
-        run.save(step, models | tensors, {"optimizer": state, "kept": kept, "beside": dict(beside or {})})
+        run.save(step, models | tensors, {"optimizer": state, "kept": kept, "beside": dict(extra or {})})
 
     def resume(self, run: Run) -> tuple[int, dict[str, Any]]:
-        """Goes on from the newest checkpoint; returns the number of finished steps, and what was saved beside."""
+        """Load the newest checkpoint; return the number of finished steps and the saved `extra`."""
         checkpoint = run.load()
         if checkpoint is None:
             return 0, {}
         with resuming(run.path):
-            saved, expected = _under(checkpoint.tensors, "policy."), self.policy.trainable_state()
+            saved, expected = _with_prefix(checkpoint.tensors, "policy."), self.policy.trainable_state()
             check_shapes(shapes_of(expected), shapes_of(saved), type(self.policy).__name__, run.path)
             self.policy.load_trainable(saved)
             if (kept := checkpoint.state["kept"]) is not None:
-                self.kept = Kept(kept, _under(checkpoint.tensors, "kept."))
-            self.average = _under(checkpoint.tensors, "average.") or None
-            self.acting = _under(checkpoint.tensors, "acting.") or None
+                self.kept = KeptWeights(kept, _with_prefix(checkpoint.tensors, "kept."))
+            self.average = _with_prefix(checkpoint.tensors, "average.") or None
+            self.acting = _with_prefix(checkpoint.tensors, "acting.") or None
             load_optimizer_tensors(self.optimizer, checkpoint.tensors, checkpoint.state["optimizer"])
             return checkpoint.step, dict(checkpoint.state["beside"])
 
     def _samples(self, group: RolloutGroup) -> list[_Sample]:
+        """Return the judged rollouts of a group with their advantages."""
         judged = [r for r in group.rollouts if r.verdict.score is not None]
         gains = advantages(rewards(group, self.config.objective), self.config.objective.epsilon)
         return [_Sample(r, float(a)) for r, a in zip(judged, gains, strict=True)]
 
-    def _held(self, group: RolloutGroup, anchors: Mapping[str, Policy], generator: torch.Generator) -> list[_Sample]:
-        """The rollouts of a held task, with what its anchor would do at each look in the place of what was done."""
-        anchor, found = anchors[group.start.task], []
+    @staticmethod
+    def _anchor_samples(group: RolloutGroup, anchor: Policy, generator: torch.Generator) -> list[_Sample]:
+        """Return the rollouts of a held task with chunks sampled from its anchor at each look."""
+        samples = []
         for rollout in group.rollouts:
             obs, chunk, _ = stack([rollout])
             with torch.no_grad():
-                wanted = anchor.act(obs, temperature=chunk.temperature, generator=generator)
-            found.append(_Sample(replace(rollout, chunks=wanted.cpu())))
-        return found
+                target = anchor.act(obs, temperature=chunk.temperature, generator=generator)
+            samples.append(_Sample(replace(rollout, chunks=target.cpu())))
+        return samples
 
     def _optimize(
-        self, samples: list[_Sample], holding: list[_Sample], generator: torch.Generator, *, compare: bool
+        self, samples: list[_Sample], anchored: list[_Sample], generator: torch.Generator, *, compare: bool
     ) -> Metrics:
+        """Take one optimizer step on all samples; `compare` also measures the KL divergence from the start policy."""
         self.optimizer.zero_grad()
-        total, found = len(samples) + len(holding), Metrics()
-        for each, loss_of in ((samples, functools.partial(self._loss, compare=compare)), (holding, self._hold)):
-            order = torch.randperm(len(each), generator=generator).tolist() if each else []
-            parts: list[tuple[int, Metrics]] = []
-            for first in range(0, len(order), self.config.micro_batch):
-                part = [each[i] for i in order[first : first + self.config.micro_batch]]
-                loss, metrics = loss_of(part, total)
-                loss.backward()
-                parts.append((len(part), metrics))
-            found |= merge(parts) if parts else {}
+        metrics, total = Metrics(), len(samples) + len(anchored)
+        metrics |= self._backward(samples, functools.partial(self._policy_loss, compare=compare), total, generator)
+        metrics |= self._backward(anchored, self._anchor_loss, total, generator)
         for group in self.optimizer.param_groups:
-            group["lr"] = self._rate()
+            group["lr"] = self._learning_rate()
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
         self.optimizer.step()
-        return found | {"gradient_norm": float(norm)}
+        return metrics | {"gradient_norm": float(norm)}
 
-    def _rate(self) -> float:
-        """The learning rate of the next optimizer step; how many there were stands in the optimizer's own state."""
+    def _backward(self, samples: list[_Sample], loss_fn: _LossFn, total: int, generator: torch.Generator) -> Metrics:
+        """Accumulate gradients of `loss_fn` over micro-batches in random order."""
+        if not samples:
+            return {}
+        order = torch.randperm(len(samples), generator=generator).tolist()
+        parts: list[tuple[int, Metrics]] = []
+        for first in range(0, len(order), self.config.micro_batch):
+            batch = [samples[i] for i in order[first : first + self.config.micro_batch]]
+            loss, metrics = loss_fn(batch, total)
+            loss.backward()
+            parts.append((len(batch), metrics))
+        return merge(parts)
+
+    def _learning_rate(self) -> float:
+        """Return the learning rate of the next optimizer step, from the step count in the optimizer's state."""
         done = max((int(state["step"]) for state in self.optimizer.state.values()), default=0)
         return self.config.lr * min(1.0, (done + 1) / max(self.config.warmup, 1))
 
-    def _loss(self, part: list[_Sample], total: int, *, compare: bool) -> tuple[Tensor, Metrics]:
-        """The loss of a micro-batch; only looks that get gradient pass through the policy."""
-        obs, chunk, looks = stack([s.rollout for s in part])
-        shape = (len(part), part[0].rollout.looks)
+    def _policy_loss(self, batch: list[_Sample], total: int, *, compare: bool) -> tuple[Tensor, Metrics]:
+        """Return the loss of a micro-batch; only looks with a gradient pass through the policy."""
+        obs, chunk, looks = stack([s.rollout for s in batch])
+        shape = (len(batch), batch[0].rollout.looks)
         mask = token_mask(looks, shape[1])
-        seen = mask.flatten().nonzero()[:, 0]
+        used = mask.flatten().nonzero()[:, 0]
         recorded = chunk.logprobs.flatten(1) if chunk.logprobs.ndim > 1 else chunk.logprobs[:, None]
-        obs, chunk = obs.rows(seen), chunk.rows(seen)
-        fresh = self._scored(self.policy, obs, chunk)
-        seen, recorded, mask = seen.to(fresh.device), recorded.to(fresh.device), mask.to(fresh.device)
-        new = recorded.index_copy(0, seen, fresh).unflatten(0, shape)
-        advantage = torch.tensor([s.advantage for s in part], device=fresh.device)
+        obs, chunk = obs.rows(used), chunk.rows(used)
+        fresh = _logprobs(self.policy, obs, chunk)
+        used, recorded, mask = used.to(fresh.device), recorded.to(fresh.device), mask.to(fresh.device)
+        new = recorded.index_copy(0, used, fresh).unflatten(0, shape)
+        advantage = torch.tensor([s.advantage for s in batch], device=fresh.device)
         loss, metrics = policy_loss(new, recorded.unflatten(0, shape), advantage, mask, total, self.config.objective)
         metrics["entropy"] = float(-fresh.detach().mean())
-        anchor = self.config.objective.kl
-        if compare or anchor:
+        weight = self.config.objective.kl
+        if compare or weight:
             with torch.no_grad():
-                reference = self._scored(self.start, obs, chunk)
-            away = divergence(fresh, reference).mean()
-            metrics["kl_to_start"] = float(away.detach())
-            loss = loss + anchor * away * len(part) / total if anchor else loss
+                reference = _logprobs(self.start, obs, chunk)
+            kl = divergence(fresh, reference).mean()
+            metrics["kl_to_start"] = float(kl.detach())
+            loss = loss + weight * kl * len(batch) / total if weight else loss
         return loss, metrics
 
-    @staticmethod
-    def _scored(policy: Policy, obs: Observation, chunk: ActionChunk) -> Tensor:
-        """Log-probabilities of what was sampled, [looks t]."""
-        found = policy.logprobs(obs, chunk)
-        return found.flatten(1) if found.ndim > 1 else found[:, None]
+    def _anchor_loss(self, batch: list[_Sample], total: int) -> tuple[Tensor, Metrics]:
+        """Return KL(anchor || policy), estimated from tokens that the anchors sampled.
 
-    def _hold(self, part: list[_Sample], total: int) -> tuple[Tensor, Metrics]:
-        """The divergence of the policy from anchors: KL(anchor || policy), from tokens that the anchors sampled.
-
-        So the pull is no larger however far the policy has gone, and it is zero, without noise, where the two are one.
+        The pull does not grow with the distance from the anchor, and is exactly zero where the two policies agree.
         """
-        obs, chunk, looks = stack([s.rollout for s in part])
-        seen = token_mask(looks, part[0].rollout.looks).flatten().nonzero()[:, 0]
-        obs, chunk = obs.rows(seen), chunk.rows(seen)
-        fresh = self._scored(self.policy, obs, chunk)
-        wanted = chunk.logprobs.to(fresh.device).reshape(fresh.shape)
-        away = torch.where((fresh - wanted).abs() > _ROUNDING, divergence(wanted, fresh), 0.0).mean()
-        return self.config.objective.hold * away * len(part) / total, {"kl_to_anchor": float(away.detach())}
+        obs, chunk, looks = stack([s.rollout for s in batch])
+        used = token_mask(looks, batch[0].rollout.looks).flatten().nonzero()[:, 0]
+        obs, chunk = obs.rows(used), chunk.rows(used)
+        fresh = _logprobs(self.policy, obs, chunk)
+        target = chunk.logprobs.to(fresh.device).reshape(fresh.shape)
+        kl = torch.where((fresh - target).abs() > _ROUNDING, divergence(target, fresh), 0.0).mean()
+        return self.config.objective.hold * kl * len(batch) / total, {"kl_to_anchor": float(kl.detach())}
+
+
+def _logprobs(policy: Policy, obs: Observation, chunk: ActionChunk) -> Tensor:
+    """Return log-probabilities of the sampled tokens, [looks t]."""
+    logprobs = policy.logprobs(obs, chunk)
+    return logprobs.flatten(1) if logprobs.ndim > 1 else logprobs[:, None]
 
 
 def stack(rollouts: Sequence[Rollout]) -> tuple[Observation, ActionChunk, list[int]]:
-    """All looks of `rollouts` as one batch of r*n, and the number of looks of each that count."""
+    """Stack all looks of r rollouts of n looks into one batch of r*n.
+
+    Returns:
+        Observations, action chunks, and the number of looks of each rollout that count.
+    """
     names = list(rollouts[0].images)
     images = {name: torch.from_numpy(np.concatenate([r.images[name] for r in rollouts])) for name in names}
     sentences = [r.start.instruction for r in rollouts for _ in range(r.looks)]
@@ -309,7 +329,11 @@ def stack(rollouts: Sequence[Rollout]) -> tuple[Observation, ActionChunk, list[i
 
 
 def merge(parts: Sequence[tuple[int, Metrics]]) -> Metrics:
-    """Metrics of micro-batches, weighted by their size; the largest value of `ratio_error`."""
+    """Average the metrics of micro-batches, weighted by size; take the maximum of `ratio_error`.
+
+    >>> merge([(1, {"loss": 1.0, "ratio_error": 0.5}), (3, {"loss": 2.0, "ratio_error": 0.1})])
+    {'loss': 1.75, 'ratio_error': 0.5}
+    """
     total = sum(n for n, _ in parts)
     merged = {k: sum(n * m[k] for n, m in parts) / total for k in parts[0][1]}
     return merged | {k: max(m[k] for _, m in parts) for k in merged if k == "ratio_error"}

@@ -1,6 +1,6 @@
-"""Where a policy practises in the place of the real robot: in a world model before a judge, or in a simulator.
+"""Surrogates of the real robot: a world model with a judge, or a simulator.
 
-Both are rolled out in the same way, from the same starts, and trained in by the same loop; so whatever is compared
+Both are rolled out in the same way, from the same starts, and the same loop trains in them. So a comparison of the two
 differs in nothing else.
 """
 
@@ -19,7 +19,7 @@ from worldgymnast.actions import ActionSpec
 from worldgymnast.envs.imagined import ImaginedVectorEnv
 from worldgymnast.progress import Progress
 from worldgymnast.protocols import Actor, Judge, WorldModel
-from worldgymnast.rl.judging import Judging, Reported
+from worldgymnast.rl.judging import EnvironmentVerdicts, JudgeVerdicts
 from worldgymnast.rl.rollout import batches
 from worldgymnast.types import Begin, Rollout, RolloutGroup
 from worldgymnast.weights import identity
@@ -27,46 +27,46 @@ from worldgymnast.weights import identity
 
 @runtime_checkable
 class Surrogate(Protocol):
-    """What stands in for the real robot."""
+    """Stands in for the real robot."""
 
     @property
     def action_spec(self) -> ActionSpec:
-        """What its actions mean."""
+        """Meaning of its actions."""
         ...
 
     @property
-    def judging(self) -> Judging | Reported:
-        """Gives the verdicts on what happens in it."""
+    def verdict_source(self) -> JudgeVerdicts | EnvironmentVerdicts:
+        """Source of the verdicts on its rollouts."""
         ...
 
     def inputs(self) -> dict[str, Any]:
-        """What tells it from another."""
+        """Return what identifies it in a run's config.json."""
         ...
 
     def __call__(self, rows: int, generator: torch.Generator) -> VectorEnv[Any, Any, Any]:
-        """An environment of that many rows at most, which draws from that generator and leaves judging to `judging`."""
+        """Make an environment of at most `rows` rows, drawing from `generator`, without verdicts of its own."""
         ...
 
-    def hasty(self) -> Surrogate:
-        """The same for a policy and a judge that see no frame between two looks."""
+    def keyframes_only(self) -> Surrogate:
+        """Return a copy that renders only the frames that the policy and the judge see, one per action chunk."""
         ...
 
-    def rewarded(self, group: RolloutGroup) -> RolloutGroup:
-        """The group with the rewards that are learned from, where these are not the verdicts."""
+    def assign_rewards(self, group: RolloutGroup) -> RolloutGroup:
+        """Return the group with the rewards to learn from, where these are not the verdicts."""
         ...
 
-    def abandon(self) -> None:
-        """Something failed: asks nothing more."""
+    def cancel(self) -> None:
+        """Cancel pending judge requests after a failure."""
         ...
 
     def close(self) -> None:
-        """Frees what it holds, for now."""
+        """Free resources; a later call acquires them again."""
         ...
 
 
 @runtime_checkable
-class Imagines(Surrogate, Protocol):
-    """A surrogate that is a world model before a judge."""
+class ImaginedSurrogate(Surrogate, Protocol):
+    """A surrogate that consists of a world model and a judge."""
 
     @property
     def world(self) -> WorldModel:
@@ -75,25 +75,25 @@ class Imagines(Surrogate, Protocol):
 
     @property
     def judge(self) -> Judge:
-        """Says what happened in it."""
+        """The judge of its rollouts."""
         ...
 
     @property
     def chunk(self) -> int:
-        """Actions a look."""
+        """Actions per look."""
         ...
 
 
 @dataclass(frozen=True)
 class Imagination:
-    """Imagined environments in one world, and the judge of what happens in them.
+    """Imagined environments of one world model, with the judge of their rollouts.
 
     Attributes:
         world: the world model.
         judge: the judge.
-        chunk: actions a look.
-        horizon: actions in a rollout.
-        every: frames decoded, see `ImaginedVectorEnv`.
+        chunk: actions per look.
+        horizon: actions per rollout.
+        every: decode only the last of each `every` frames, see `ImaginedVectorEnv`.
     """
 
     world: WorldModel
@@ -104,11 +104,11 @@ class Imagination:
 
     @classmethod
     def of(cls, policy: Actor, world: WorldModel, judge: Judge, horizon: int) -> Imagination:
-        """As `policy` acts."""
+        """Make an imagination with the action chunk of `policy`."""
         return cls(world, judge, policy.chunk, horizon)
 
     def __call__(self, rows: int, generator: torch.Generator) -> VectorEnv[Any, Any, Any]:
-        """See `Surrogate`."""
+        """Make an imagined environment of `rows` rows."""
         return ImaginedVectorEnv(
             self.world,
             None,
@@ -120,37 +120,37 @@ class Imagination:
         )
 
     @property
-    def judging(self) -> Judging:
-        """The judge at work."""
-        return self._judging
+    def verdict_source(self) -> JudgeVerdicts:
+        """Source of verdicts: the judge."""
+        return self._verdict_source
 
     @functools.cached_property
-    def _judging(self) -> Judging:
-        return Judging(self.judge, self.chunk)
+    def _verdict_source(self) -> JudgeVerdicts:
+        return JudgeVerdicts(self.judge, self.chunk)
 
     @property
     def action_spec(self) -> ActionSpec:
-        """See `Surrogate`."""
+        """Meaning of the world model's actions."""
         return self.world.action_spec
 
     def inputs(self) -> dict[str, Any]:
-        """See `Surrogate`."""
+        """Return the identities of the world model and the judge."""
         return {"world": identity(self.world), "judge": identity(self.judge)}
 
-    def hasty(self) -> Imagination:
-        """See `Surrogate`."""
+    def keyframes_only(self) -> Imagination:
+        """Return a copy that decodes one frame per action chunk."""
         return replace(self, every=self.chunk)
 
-    def rewarded(self, group: RolloutGroup) -> RolloutGroup:
-        """See `Surrogate`; here verdicts are the rewards."""
+    def assign_rewards(self, group: RolloutGroup) -> RolloutGroup:
+        """Return the group unchanged; verdicts are the rewards."""
         return group
 
-    def abandon(self) -> None:
-        """See `Surrogate`."""
-        self.judging.abandon()
+    def cancel(self) -> None:
+        """Cancel pending judge requests."""
+        self.verdict_source.cancel()
 
     def close(self) -> None:
-        """See `Surrogate`; nothing to free."""
+        """Do nothing; there is nothing to free."""
 
 
 def score_in(
@@ -161,16 +161,25 @@ def score_in(
     rows: int,
     temperature: float,
     seed: int,
-    said: str = "",
+    label: str = "",
 ) -> list[Rollout]:
-    """Judged rollouts of `policy` in a surrogate, `rows` side by side; `said` are the words of a progress bar."""
+    """Roll out `policy` in a surrogate, and judge the rollouts.
+
+    Args:
+        surrogate: where to roll out.
+        policy: acts.
+        starts: where the rollouts begin.
+        rows: most parallel rollouts.
+        temperature: of sampling; 0 is greedy.
+        seed: of every draw.
+        label: text of a progress bar; "" shows none.
+    """
     generator = torch.Generator().manual_seed(seed)
     env = surrogate(min(len(starts), rows), generator)
-    found = batches(env, policy, starts, temperature=temperature, generator=generator)
-    judged: list[Callable[[], list[Rollout]]] = []
-    with Progress(said, len(starts)) if said else nullcontext() as progress:
-        for batch in found:
-            judged.append(surrogate.judging.begin(batch))
+    pending: list[Callable[[], list[Rollout]]] = []
+    with Progress(label, len(starts)) if label else nullcontext() as progress:
+        for batch in batches(env, policy, starts, temperature=temperature, generator=generator):
+            pending.append(surrogate.verdict_source.begin(batch))
             if progress is not None:
                 progress.advance(len(batch))
-        return [rollout for batch in judged for rollout in batch()]
+        return [rollout for batch in pending for rollout in batch()]

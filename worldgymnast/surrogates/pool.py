@@ -1,4 +1,4 @@
-"""Collecting imagined rollouts in this process."""
+"""Collects imagined rollouts in this process."""
 
 from __future__ import annotations
 
@@ -10,64 +10,66 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from worldgymnast.protocols import Policy
-from worldgymnast.rl.judging import Judging, Reported
+from worldgymnast.rl.judging import EnvironmentVerdicts, JudgeVerdicts
 from worldgymnast.rl.rollout import batches, group
 from worldgymnast.types import Begin, RolloutGroup
 
 MakeEnv = Callable[[int, torch.Generator], VectorEnv[Any, Any, Any]]
-Reward = Callable[[RolloutGroup], RolloutGroup]
+"""Makes a vector environment of that many rows, which draws from that generator."""
+AssignRewards = Callable[[RolloutGroup], RolloutGroup]
+"""Replaces the verdicts of a judged group with the rewards to learn from."""
 
 
 class LocalPool:
     """A `RolloutPool` over one vector environment.
 
     Args:
-        policy: the policy that acts; `sync` writes into it. It may be the one that is trained, where nothing is
-            imagined ahead of an update; otherwise give a copy.
-        make_env: makes a vector environment of that many rows which draws from that generator.
-        judging: gives the verdicts.
-        rows: most rollouts side by side.
+        policy: acts; `sync` writes into it. With prefetch, pass a copy of the trained policy; otherwise the policy
+            itself is fine.
+        make_env: makes the vector environment.
+        verdict_source: provides the verdicts.
+        rows: most parallel rollouts.
         temperature: of sampling.
-        seed: of sampling; each version of the weights has a random stream of its own, so that a resumed run goes on
-            as the run that was never stopped.
-        rewarded: gives a judged group the rewards that are learned from, where these are not the verdicts.
+        seed: of sampling. Every version of the weights has its own random stream, so a resumed run continues exactly
+            as an uninterrupted one.
+        assign_rewards: sets the rewards of a judged group, if they are not the verdicts.
     """
 
     def __init__(
         self,
         policy: Policy,
         make_env: MakeEnv,
-        judging: Judging | Reported,
+        verdict_source: JudgeVerdicts | EnvironmentVerdicts,
         *,
         rows: int,
         temperature: float,
         seed: int,
-        rewarded: Reward | None = None,
+        assign_rewards: AssignRewards | None = None,
     ):
-        self.policy, self.make_env, self.judging, self.rows = policy, make_env, judging, rows
-        self.rewarded = rewarded
+        self.policy, self.make_env, self.verdict_source, self.rows = policy, make_env, verdict_source, rows
+        self.assign_rewards = assign_rewards
         self.temperature, self.seed, self.version = temperature, seed, 0
         self.generator = torch.Generator()
 
     def begin(self, starts: Sequence[Begin], group_size: int) -> Callable[[], list[RolloutGroup]]:
-        """See `RolloutPool.begin`; every batch of rows is given to the judge when it has been rolled out."""
-        wanted = [start for start in starts for _ in range(group_size)]
-        env = self.make_env(min(self.rows, len(wanted)), self.generator)
-        judged = [
-            self.judging.begin(batch)
+        """Roll out a group from each start, and start judging each batch of rows once it is complete."""
+        repeated = [start for start in starts for _ in range(group_size)]
+        env = self.make_env(min(self.rows, len(repeated)), self.generator)
+        pending = [
+            self.verdict_source.begin(batch)
             for batch in batches(
-                env, self.policy, wanted, temperature=self.temperature, generator=self.generator, version=self.version
+                env, self.policy, repeated, temperature=self.temperature, generator=self.generator, version=self.version
             )
         ]
 
         def finish() -> list[RolloutGroup]:
-            groups = group([rollout for batch in judged for rollout in batch()], group_size)
-            return groups if self.rewarded is None else [self.rewarded(each) for each in groups]
+            groups = group([rollout for batch in pending for rollout in batch()], group_size)
+            return groups if self.assign_rewards is None else [self.assign_rewards(each) for each in groups]
 
         return finish
 
     def sync(self, weights: Mapping[str, Tensor], version: int) -> None:
-        """See `RolloutPool.sync`."""
+        """Load `weights` into the acting policy, and reseed its random stream."""
         self.policy.load_trainable(weights)
         self.version = version
         self.generator.manual_seed(self.seed * 1_000_003 + version)

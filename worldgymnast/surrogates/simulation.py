@@ -1,4 +1,4 @@
-"""A software simulator as the place where a policy practises: the baseline of a world model."""
+"""A software simulator as a surrogate: the baseline for world models."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from worldgymnast.actions import ActionSpec
 from worldgymnast.envs.simulator import SimulatorConfig, SimulatorEnv
 from worldgymnast.envs.wrappers import vectorize
 from worldgymnast.registry import to_dict
-from worldgymnast.rl.judging import Reported
-from worldgymnast.rl.rollout import densified
+from worldgymnast.rl.judging import EnvironmentVerdicts
+from worldgymnast.rl.rollout import densify_rewards
 from worldgymnast.types import RolloutGroup
 
 
 @dataclass(frozen=True)
 class Simulation:
-    """A software simulator, which knows by itself what succeeded.
+    """A software simulator, which reports success itself.
 
     Attributes:
-        config: which one.
-        chunk: actions a look.
+        config: the simulator.
+        chunk: actions per look.
         workers: processes that run it.
-        dense: whether a group whose binary rewards are all alike is rewarded by how far it came (dense reward).
-        every: render only the last of each so many frames.
+        dense: reward a group without a success by progress (dense reward).
+        every: render only the last of each `every` frames.
     """
 
     config: SimulatorConfig
@@ -37,7 +37,7 @@ class Simulation:
     every: int = 1
 
     def __call__(self, rows: int, generator: torch.Generator) -> VectorEnv[Any, Any, Any]:
-        """See `Surrogate`; rows are processes, and nothing is drawn."""
+        """Return the vector environment; its rows are the worker processes, and nothing is drawn."""
         del rows, generator
         return self._env
 
@@ -46,32 +46,32 @@ class Simulation:
         return vectorize(functools.partial(SimulatorEnv, self.config, self.every), self.workers, self.chunk)
 
     @property
-    def judging(self) -> Reported:
-        """What the simulator says."""
-        return Reported()
+    def verdict_source(self) -> EnvironmentVerdicts:
+        """Source of verdicts: the simulator."""
+        return EnvironmentVerdicts()
 
     @property
     def action_spec(self) -> ActionSpec:
-        """See `Surrogate`."""
+        """Meaning of the simulator's actions."""
         return self.config.env.action_spec
 
     def inputs(self) -> dict[str, Any]:
-        """See `Surrogate`."""
+        """Return the simulator's config, and whether rewards are dense."""
         return {"simulator": to_dict(self.config) | {"dense": self.dense}}
 
-    def hasty(self) -> Simulation:
-        """See `Surrogate`; has processes of its own."""
+    def keyframes_only(self) -> Simulation:
+        """Return a copy, with its own processes, that renders one frame per action chunk."""
         return replace(self, every=self.chunk)
 
-    def rewarded(self, group: RolloutGroup) -> RolloutGroup:
-        """See `Surrogate`."""
-        return densified(group) if self.dense else group
+    def assign_rewards(self, group: RolloutGroup) -> RolloutGroup:
+        """Reward a group without a success by progress, if `dense` is set."""
+        return densify_rewards(group) if self.dense else group
 
-    def abandon(self) -> None:
-        """See `Surrogate`; a simulator asks nobody."""
+    def cancel(self) -> None:
+        """Do nothing; a simulator sends no requests."""
 
     def close(self) -> None:
-        """See `Surrogate`; its processes end."""
+        """Stop the worker processes; the next call starts new ones."""
         env = self.__dict__.pop("_env", None)
         if env is not None:
             env.close()
