@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from trainable import Trainable
 
 from worldgymnast.actions import ActionSpec, metaworld_spec
-from worldgymnast.rl.objective import ObjectiveConfig, advantages, has_signal, policy_loss, token_mask
+from worldgymnast.rl.objective import ObjectiveConfig, advantages, has_signal, policy_loss, rewards, token_mask
 from worldgymnast.rl.trainer import Trainer, TrainerConfig
 from worldgymnast.types import IMAGE, ActionChunk, Metrics, Observation, Rollout, RolloutGroup, Start, Verdict
 
@@ -33,7 +33,7 @@ def test_advantages_of_equal_scores_are_zero() -> None:
     np.testing.assert_array_equal(advantages(np.ones(4), 1e-6), np.zeros(4))
 
 
-def rollout(score: float | None, seed: int = 0, looks: int = LOOKS) -> Rollout:
+def rollout(score: float | None, seed: int = 0, looks: int = LOOKS, probability: float | None = None) -> Rollout:
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(0, 5, (LOOKS, CHUNK, AXES), generator=generator)
     logprobs = torch.log(torch.rand(tokens.shape, generator=generator) * 0.5 + 0.25)
@@ -44,7 +44,7 @@ def rollout(score: float | None, seed: int = 0, looks: int = LOOKS) -> Rollout:
         images={IMAGE: images},
         chunks=ActionChunk(torch.zeros(tokens.shape), tokens, logprobs, 1.0),
         frames=np.concatenate([images, images[-1:]]),
-        verdict=Verdict(score, error=error),
+        verdict=Verdict(score, probability, error=error),
         looks_until_success=looks,
     )
 
@@ -72,6 +72,34 @@ def group(*scores: float | None) -> RolloutGroup:
 )
 def test_which_groups_carry_signal(scores: list[float | None], expected: bool) -> None:
     assert has_signal(group(*scores), ObjectiveConfig(mean_low=0.1, mean_high=0.9)) is expected
+
+
+def test_a_success_earns_the_belief_in_it_and_a_failure_nothing() -> None:
+    said = [(1.0, 0.99), (1.0, 0.6), (0.0, 0.3), (None, None), (1.0, None)]
+    judged = RolloutGroup(START, [rollout(s, i, probability=p) for i, (s, p) in enumerate(said)])
+    np.testing.assert_array_equal(rewards(judged, ObjectiveConfig(reward="belief")), [0.99, 0.6, 0, 1])
+    np.testing.assert_array_equal(rewards(judged, ObjectiveConfig(reward="verdict")), [1, 1, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "expected"),
+    [
+        ([0.6, 0.8, 0.7], True),  # all judged done, none of them surely
+        ([0.99, 0.98, 0.97], False),  # all surely done: above the upper bound
+        ([0.7, 0.7, 0.7], False),
+    ],
+)
+def test_a_group_of_successes_carries_signal_while_the_judge_is_unsure(
+    probabilities: list[float], expected: bool
+) -> None:
+    judged = RolloutGroup(START, [rollout(1.0, i, probability=p) for i, p in enumerate(probabilities)])
+    assert has_signal(judged, ObjectiveConfig(reward="belief")) is expected
+    assert not has_signal(judged, ObjectiveConfig(reward="verdict"))
+
+
+def test_one_unsure_success_among_many_failures_still_counts() -> None:
+    judged = RolloutGroup(START, [rollout(1.0, 0, probability=0.5), *(rollout(0.0, i) for i in range(1, 8))])
+    assert has_signal(judged, ObjectiveConfig(mean_low=0.1))
 
 
 def test_a_failed_verdict_leaves_group_and_statistics() -> None:

@@ -44,7 +44,7 @@ class QuickstartConfig:
     """
 
     env: EnvironmentConfig = EnvironmentConfig()
-    finetune: FinetuneConfig = FinetuneConfig(scoring=ScoringConfig(per_task=8))
+    finetune: FinetuneConfig = FinetuneConfig(scoring=ScoringConfig(per_task=16))
     photographs: Positive = 30
     photograph_layout: Count = 6_000_000
     score: ScoreConfig = ScoreConfig(per_task=20, first_layout=7_000_000)

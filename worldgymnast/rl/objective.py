@@ -26,9 +26,9 @@ class ObjectiveConfig:
     Attributes:
         clip_low: the ratio is clipped below 1 - clip_low.
         clip_high: and above 1 + clip_high.
-        reward: of a rollout that is judged a success: "verdict" gives 1, "belief" the judge's probability of success. A
-            smeared future, half of which looks done, then earns less than a clear one. Failures earn 0 either way.
-        epsilon: added to a group's standard deviation.
+        reward: reward of a rollout that is judged a success: 1 ("verdict"), or the judge's probability of success
+            ("belief"), so that a blurred future earns less than a clear one. A failure earns 0 either way.
+        epsilon: added to a group's standard deviation, so that tiny differences of belief stay small.
         mean_low: groups whose mean reward lies below carry no signal and are dropped.
         mean_high: and those above.
         kl: weight of the divergence from the start policy, in nats a token; an anchor for what should not be forgotten.
@@ -38,8 +38,8 @@ class ObjectiveConfig:
 
     clip_low: NonNegative = 0.2
     clip_high: Annotated[float, Between(0, 100)] = 0.28
-    reward: Literal["verdict", "belief"] = "verdict"
-    epsilon: NonNegative = 1e-6
+    reward: Literal["verdict", "belief"] = "belief"
+    epsilon: NonNegative = 0.05
     mean_low: NonNegative = 0.1
     mean_high: NonNegative = 0.9
     kl: NonNegative = 0.0
@@ -47,9 +47,9 @@ class ObjectiveConfig:
 
 
 def rewards(group: RolloutGroup, config: ObjectiveConfig) -> Float[np.ndarray, " n"]:
-    """Rewards of the n judged rollouts of a group, see `ObjectiveConfig.reward`.
+    """Return the rewards of the n judged rollouts of a group; see `ObjectiveConfig.reward`.
 
-    A judge that reports no probability gives its verdicts.
+    A success without a probability earns 1.
     """
     scores = group.scores
     if config.reward == "verdict":

@@ -53,7 +53,7 @@ class TrainerConfig:
     lr: Annotated[float, Between(1e-12, 1e6)] = 2e-4
     warmup: Count = 10
     clip_norm: Annotated[float, Between(1e-12, 1e6)] = 1.0
-    average: Annotated[float, Between(0, 0.999)] = 0.0
+    average: Annotated[float, Between(0, 0.999)] = 0.7
     updates: Positive = 3
     micro_batch: Positive = 16
     objective: ObjectiveConfig = ObjectiveConfig()
