@@ -1,6 +1,7 @@
-"""Draws what docs/capabilities.md shows of policies at work, from the cells of `python -m studies.tables`.
+"""Draws the pictures of policies at work in docs/capabilities.md and docs/scenes.md.
 
-Run as `python docs/pictures/draw.py runs/tables`; the tables scenes, dyna and diverse have to be there for one seed.
+Run `python docs/pictures/draw.py runs/tables` after `python -m studies.tables`. One seed of the tables scenes, dyna and
+diverse must be there.
 """
 
 import sys

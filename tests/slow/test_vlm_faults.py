@@ -29,7 +29,7 @@ def test_in_ten_thousand_judgements_no_fault_changes_a_reward_and_the_counts_add
             assert verdict.error
         else:
             assert verdict.score == true, verdict.error
-    print(sent)  # the table of docs/judges.md
+    print(sent)  # the table of docs/vlm-servers.md
     requests, early = sent.pop("requests"), sent.pop("came too early", 0)
     expected: Counter[str] = Counter()
     for name, count in sent.items():
