@@ -109,16 +109,25 @@ def real(step: int, **won: str) -> Scoring:
 
 
 def test_the_best_step_is_kept_unless_it_loses_a_task() -> None:
-    start = real(0, door="ttttffff", plate="ffffffff")
-    lossy, safe = real(8, door="ffffffff", plate="tttttttt"), real(16, door="ttttffff", plate="ttttffff")
+    start = real(0, door="tttttfff", plate="ffffffff")
+    lossy, safe = real(8, door="ffffffff", plate="tttttttt"), real(16, door="tttttfff", plate="ttttffff")
     assert choose([start, safe, replace(safe, step=24)], CONFIG).step == 24, "a tie goes to the later step"
     found = choose([start, replace(safe, step=8), replace(lossy, step=16)], CONFIG)
-    assert (found.step, found.real, found.start) == (8, 0.5, 0.25)
+    assert (found.step, found.real, found.start) == (8, 9 / 16, 5 / 16)
     assert str(found) == (
-        "kept step 8: 50% real success, 25% before (4 starts won, 0 lost, evidence 6.2 to 1); step 16 was refused: it "
-        "loses door (0 won, 4 lost)"
+        "kept step 8: 56% real success, 31% before (4 starts won, 0 lost, evidence 6.2 to 1); step 16 was refused: it "
+        "loses door (0 won, 5 lost)"
     )
     assert choose([start, lossy, replace(lossy, step=16)], CONFIG).step == 0
+
+
+def test_a_loss_counts_at_its_own_step_and_is_corrected_for_the_number_of_tasks() -> None:
+    start = real(0, door="tttttfff", plate="ffffffff")
+    lossy, recovered = real(8, door="ffffffff", plate="tttttttt"), real(16, door="tttttfff", plate="ttttffff")
+    assert choose([start, lossy, recovered], CONFIG).step == 16
+    alone, together = real(8, door="tfffffff"), real(8, door="tfffffff", plate="tttttttt")
+    assert choose([real(0, door="tttttfff"), alone], CONFIG).step == 0, "four lost of one task"
+    assert choose([start, together], CONFIG).step == 8, "four lost of one of two tasks"
 
 
 def test_the_start_policy_is_replaced_only_on_evidence() -> None:

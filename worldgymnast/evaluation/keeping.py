@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from worldgymnast.evaluation.sequential import PairedEvidence
-from worldgymnast.evaluation.task_trust import Scoring, TrustConfig, pairs, standings
+from worldgymnast.evaluation.task_trust import Scoring, TrustConfig, pairs, probability_below
 
 EVIDENCE = 1.0
 """For a step, against the start policy: the pairs speak for it rather than against it. Training mostly helps, and more
@@ -46,7 +46,8 @@ def choose(history: Sequence[Scoring], config: TrustConfig, evidence: float = EV
     A step may replace it where both hold, on the starts that all scorings share:
 
     1. No task is lost: in none does the probability that real success is below the start policy's reach
-       `config.certainty` (`Standing.lost`: pairs of this and earlier scorings, the newest weigh most).
+       `config.certainty`, by the pairs of that step alone and corrected for the number of tasks (Bonferroni). Earlier
+       steps do not count: their scorings are of the same starts, and the policy may have recovered since.
     2. Over all tasks the anytime-valid paired test (`sequential.evidence`) gives it at least `evidence`. A step that is
        no better than the start policy passes with probability at most 1/`evidence`.
 
@@ -67,10 +68,11 @@ def choose(history: Sequence[Scoring], config: TrustConfig, evidence: float = EV
         raise ValueError("keeping: found no scoring, expected at least one")
     start = history[0]
     kept, best, change, refused = start, -math.inf, PairedEvidence(0, 0), []
-    for scoring, standing in list(zip(history, standings(history, config), strict=True))[1:]:
+    for scoring in history[1:]:
         by_task = pairs(start, scoring)
         whole = sum(by_task.values(), PairedEvidence(0, 0))
-        lost = [task for task in by_task if standing[task].lost >= config.certainty]
+        limit = 1 - (1 - config.certainty) / len(by_task)
+        lost = [task for task, each in by_task.items() if probability_below(0.5, each.wins, each.losses) >= limit]
         if why := _refusal(lost, by_task, whole, evidence):
             refused.append((scoring.step, why))
         elif scoring.mean_real() >= best:
