@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from worldgymnast.evaluation.sequential import PairedEvidence
-from worldgymnast.evaluation.task_trust import Scoring, TrustConfig, pairs, probability_below
+from worldgymnast.evaluation.task_trust import Scoring, pairs, probability_below
 
 EVIDENCE = 1.0
 """For a step, against the start policy: the pairs speak for it rather than against it. Training mostly helps, and more
 would be paid for with gain (docs/log.md); a loop that replaces a policy which is good already asks for 5."""
+
+CERTAINTY = 0.95
+"""Probability of a loss in any task from which on a step is not kept."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +43,13 @@ class Choice:
         return f"kept step {self.step}: {self.real:.0%} real success, {self.start:.0%} before ({found}){refused}"
 
 
-def choose(history: Sequence[Scoring], config: TrustConfig, evidence: float = EVIDENCE) -> Choice:
+def choose(history: Sequence[Scoring], evidence: float = EVIDENCE) -> Choice:
     """The scored step with the highest mean real success among those that may replace the start policy.
 
     A step may replace it where both hold, on the starts that all scorings share:
 
     1. No task is lost: in none does the probability that real success is below the start policy's reach
-       `config.certainty`, by the pairs of that step alone and corrected for the number of tasks (Bonferroni). Earlier
+       `CERTAINTY`, by the pairs of that step alone and corrected for the number of tasks (Bonferroni). Earlier
        steps do not count: their scorings are of the same starts, and the policy may have recovered since.
     2. Over all tasks the anytime-valid paired test (`sequential.evidence`) gives it at least `evidence`. A step that is
        no better than the start policy passes with probability at most 1/`evidence`.
@@ -58,7 +61,6 @@ def choose(history: Sequence[Scoring], config: TrustConfig, evidence: float = EV
 
     Args:
         history: the scorings in the order of their steps, at least one; the first is the start policy's.
-        config: see `TrustConfig`; `enabled` does not count here.
         evidence: at least 1; 5 where the start policy is good already.
 
     Raises:
@@ -71,7 +73,7 @@ def choose(history: Sequence[Scoring], config: TrustConfig, evidence: float = EV
     for scoring in history[1:]:
         by_task = pairs(start, scoring)
         whole = sum(by_task.values(), PairedEvidence(0, 0))
-        limit = 1 - (1 - config.certainty) / len(by_task)
+        limit = 1 - (1 - CERTAINTY) / len(by_task)
         lost = [task for task, each in by_task.items() if probability_below(0.5, each.wins, each.losses) >= limit]
         if why := _refusal(lost, by_task, whole, evidence):
             refused.append((scoring.step, why))

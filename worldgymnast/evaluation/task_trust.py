@@ -46,7 +46,7 @@ class TrustConfig:
 
     enabled: bool = True
     real_share: Fraction = 0.5
-    certainty: Fraction = 0.95
+    certainty: Fraction = 0.9
     redeemed: Fraction = 0.75
     memory: Fraction = 0.5
 

@@ -63,7 +63,7 @@ class TrustTracker:
 
     def choice(self) -> Choice | None:
         """Return the step to keep after the evaluations so far; None before the first."""
-        return choose(self.history, self.config, self.evidence) if self.history else None
+        return choose(self.history, self.evidence) if self.history else None
 
     def _standings(self) -> dict[str, Standing]:
         """Return the standing of every task after the newest evaluation."""

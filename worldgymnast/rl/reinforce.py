@@ -101,7 +101,7 @@ class ReinforceConfig(CollectConfig):
     """
 
     steps: Positive = 24
-    temperature: Annotated[float, Between(1e-3)] = 1.0
+    temperature: Annotated[float, Between(1e-3)] = 0.5
     middle: Fraction = 0.25
     rows: Positive = 96
     horizon: Positive = 24
