@@ -46,7 +46,7 @@ def test_a_task_whose_claims_fail_is_held_and_another_is_not() -> None:
     assert (now["door"].held, now["door"].since) == ("claims", 8)
     assert now["door"].claims_fail == pytest.approx(1 - 0.5**7)  # 4 + 4 / 2 denied, none confirmed
     assert now["plate"].held is None
-    assert latest([scoring(0, door=NOTHING), scoring(8, door="tf tf tf ff ff ff ff ff")])["door"].held is None
+    assert latest([scoring(0, door=NOTHING), scoring(8, door="tf tf ff ff ff ff ff ff")])["door"].held is None
 
 
 def test_a_held_task_is_redeemed_by_later_scorings() -> None:
