@@ -14,7 +14,7 @@ from trainable import Trainable
 
 from worldgymnast.envs.imagined import ImaginedVectorEnv
 from worldgymnast.episodes.windows import concatenate, from_episodes
-from worldgymnast.protocols import Foreseeing, WorldModel
+from worldgymnast.protocols import PredictsSuccess, WorldModel
 from worldgymnast.rl.judging import seen
 from worldgymnast.rl.rollout import roll_out
 from worldgymnast.training.replay import clips, replay
@@ -116,7 +116,7 @@ def test_without_a_head_nothing_is_foreseen() -> None:
     world = randomised()
     state = world.start(torch.zeros(2, 64, 64, 3, dtype=torch.uint8))
     state, _ = world.step(state, torch.zeros(2, 1, 4), generator=torch.Generator())
-    assert world.foreseen(state, ["a", "b"]) is None
+    assert world.predict_success(state, ["a", "b"]) is None
 
 
 class Still(Trainable):
@@ -141,7 +141,7 @@ class Still(Trainable):
 
 @pytest.mark.parametrize("world", [Lamp(), Seer()])
 def test_what_a_world_foresees_goes_with_its_rollouts(world: WorldModel) -> None:
-    knows = isinstance(world, Foreseeing)
+    knows = isinstance(world, PredictsSuccess)
     env = ImaginedVectorEnv(world, BrightJudge(), rows=2, chunk=2, horizon=6, generator=torch.Generator())
     start = Start(np.full((SIZE, SIZE, 3), 100, np.uint8), "brighter")
     policy: Any = Still(world.action_spec)

@@ -23,9 +23,9 @@ from worldgymnast.evaluation.uncertainty import JitterConfig
 from worldgymnast.protocols import RolloutPool
 from worldgymnast.rl.objective import ObjectiveConfig, has_signal
 from worldgymnast.rl.rollout import without_uncertain
-from worldgymnast.types import Begin, Metrics, Rollout, RolloutGroup
+from worldgymnast.types import Metrics, Rollout, RolloutGroup, StartOrLayout
 
-Draw = Callable[[np.random.Generator, int], Sequence[Begin]]
+Draw = Callable[[np.random.Generator, int], Sequence[StartOrLayout]]
 """Draws that many starts with that generator; a `StartSampler` is one."""
 Doubt = Callable[[Sequence[Rollout], int], np.ndarray]
 """How little each imagined rollout is to be believed, float [r]; the number is the seed of its draws."""
@@ -227,9 +227,9 @@ class Gathering:
         self._require_verdicts(found, step)
         return found
 
-    def _others(self, rng: np.random.Generator, count: int, held: Collection[str]) -> list[Begin]:
+    def _others(self, rng: np.random.Generator, count: int, held: Collection[str]) -> list[StartOrLayout]:
         """Starts of tasks that are not held, that many where a few draws give as many."""
-        found: list[Begin] = []
+        found: list[StartOrLayout] = []
         for _ in range(_DRAWS):
             found += [start for start in self.sample(rng, count) if start.task not in held]
             if len(found) >= count:

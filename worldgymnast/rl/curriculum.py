@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from worldgymnast.protocols import StartSampler
-from worldgymnast.types import Begin
+from worldgymnast.types import StartOrLayout
 
 SUCCESS = "success/"
 """What a task's success rate in a step is logged under."""
@@ -53,9 +53,9 @@ class LearnableStarts:
         """See `StartSampler`."""
         return f"{self.starts.identity} by learnability"
 
-    def __call__(self, rng: np.random.Generator, count: int) -> list[Begin]:
+    def __call__(self, rng: np.random.Generator, count: int) -> list[StartOrLayout]:
         """See `StartSampler`."""
-        by_task: dict[str, list[Begin]] = {}
+        by_task: dict[str, list[StartOrLayout]] = {}
         for start in self.starts(rng, count * _MORE):
             by_task.setdefault(start.task, []).append(start)
         tasks = sorted(by_task)

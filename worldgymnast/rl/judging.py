@@ -26,7 +26,7 @@ class Judging:
 
     def __init__(self, judge: Judge, chunk: int, workers: int = 4):
         self.judge, self.chunk = judge, chunk
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="judge") if judge.waits else None
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="judge") if judge.is_remote else None
 
     def begin(self, rollouts: Sequence[Rollout]) -> Callable[[], list[Rollout]]:
         """Has rollouts judged; what it returns gives them with their verdicts, waiting where it must."""
@@ -42,7 +42,7 @@ class Judging:
         for rollout, verdict in zip(rollouts, verdicts, strict=True):
             look = verdict.success_frame
             dated = replace(verdict, success_frame=None if look is None else look * self.chunk)
-            found.append(rollout.judged(dated, looks_until(look, rollout.looks)))
+            found.append(rollout.with_verdict(dated, looks_until(look, rollout.looks)))
         return found
 
     def abandon(self) -> None:
@@ -64,4 +64,4 @@ class Reported:
 def seen(rollout: Rollout) -> Clip:
     """What the judge sees of a rollout: the frame of every look, and the last one."""
     start = rollout.start
-    return Clip(rollout.frames_at_looks, start.instruction, start.task, True, rollout.foreseen)
+    return Clip(rollout.keyframes, start.instruction, start.task, True, rollout.foreseen)

@@ -12,7 +12,7 @@ from torch import Tensor
 from worldgymnast.protocols import Policy
 from worldgymnast.rl.judging import Judging, Reported
 from worldgymnast.rl.rollout import batches, group
-from worldgymnast.types import Begin, RolloutGroup
+from worldgymnast.types import RolloutGroup, StartOrLayout
 
 MakeEnv = Callable[[int, torch.Generator], VectorEnv[Any, Any, Any]]
 Reward = Callable[[RolloutGroup], RolloutGroup]
@@ -49,7 +49,7 @@ class LocalPool:
         self.temperature, self.seed, self.version = temperature, seed, 0
         self.generator = torch.Generator()
 
-    def begin(self, starts: Sequence[Begin], group_size: int) -> Callable[[], list[RolloutGroup]]:
+    def begin(self, starts: Sequence[StartOrLayout], group_size: int) -> Callable[[], list[RolloutGroup]]:
         """See `RolloutPool.begin`; every batch of rows is given to the judge when it has been rolled out."""
         wanted = [start for start in starts for _ in range(group_size)]
         env = self.make_env(min(self.rows, len(wanted)), self.generator)
