@@ -246,7 +246,7 @@ class Result:
         rewards = [row["reward"] for row in self.metrics if np.isfinite(row.get("reward", np.nan))]
         imagined = f"imagined reward {rewards[0]:.2f} to {rewards[-1]:.2f}" if rewards else "no imagined rollouts"
         success = self.summary.get("real_success")
-        real = "no real scoring" if success is None else f"real success {success:.0%} at the selected step"
+        real = "not scored for real" if success is None else f"real success {success:.0%} at the selected step"
         return f"{imagined} in {len(rewards)} steps; {real}; {self.path}"
 
 

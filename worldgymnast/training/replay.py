@@ -105,9 +105,7 @@ def follow(
     """
     begun = torch.from_numpy(first)
     state, frames, known = world.start(begun), [begun[:, None]], [np.zeros(len(first))]
-    each = (
-        1 if isinstance(world, PredictsSuccess) else max(1, actions.shape[1])
-    )  # steps of one where it is asked at each
+    each = 1 if isinstance(world, PredictsSuccess) else max(1, actions.shape[1])  # success is predicted at every step
     for done in torch.from_numpy(actions).split(each, 1) if actions.shape[1] else ():
         state, shown = world.step(state, done, generator=generator)
         found = world.predict_success(state, instruction) if isinstance(world, PredictsSuccess) else None

@@ -251,9 +251,8 @@ class ScenesPlate(Watching):
     def __call__(self) -> int:
         """Looks."""
         writable("--out", self.out)
-        estimate_plate(some_frames(read(self.data, self.size, self.cameras, self.fps), self.frames, self.seed)).save(
-            self.out
-        )
+        frames = some_frames(read(self.data, self.size, self.cameras, self.fps), self.frames, self.seed)
+        estimate_plate(frames).save(self.out)
         return wrote(self.out)
 
 
