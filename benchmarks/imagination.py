@@ -36,7 +36,7 @@ from worldgymnast.actions import WORLDGYM
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.evaluation.agreement import psnr
-from worldgymnast.precision import autocast, computes_in
+from worldgymnast.precision import autocast, compute_dtype
 from worldgymnast.recipes.presets import WORLDS
 from worldgymnast.registry import load_trainable_world
 from worldgymnast.types import WorldState
@@ -56,8 +56,8 @@ Found = TypeVar("Found")
 class CachedWithinFrame(LatentWorldModel):
     """The same frames with a cache that is emptied before every frame, as WorldGym's sampler does it."""
 
-    def _slid(self, state: WorldState) -> WorldState:
-        return replace(super()._slid(state), cache=())
+    def _make_room(self, state: WorldState) -> WorldState:
+        return replace(super()._make_room(state), cache=())
 
 
 def clock(device: torch.device) -> float:
@@ -80,7 +80,7 @@ def seconds(work: Callable[[], object], device: torch.device, enough: float = 2.
 def peak(device: torch.device) -> float:
     """Multiplications and additions a second of the machine's matrix products, in the dtype that models compute in."""
     side = 8192 if device.type == "cuda" else 2048
-    a = torch.randn(side, side, device=device, dtype=computes_in("auto", device))
+    a = torch.randn(side, side, device=device, dtype=compute_dtype("auto", device))
     return 2 * side**3 / seconds(lambda: a @ a, device)
 
 
@@ -311,7 +311,7 @@ def main() -> None:
     size = sum(p.numel() for p in world.transformer.parameters()) / 1e6
     names = {letter: f"({letter}) {WAYS[letter]}, {w.config.steps} steps" for letter, w in found.items()}
     c = world.config.transformer
-    print(f"{args.device}, {torch.get_num_threads()} threads, {computes_in('auto', world.device)}")
+    print(f"{args.device}, {torch.get_num_threads()} threads, {compute_dtype('auto', world.device)}")
     print(f"{size:.0f}M parameters, {c.tokens} tokens a frame, frames {world.frame_size}, window {c.window}")
     print("; ".join(names.values()))
     if args.compile:

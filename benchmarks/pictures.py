@@ -1,8 +1,8 @@
 """The pictures of docs/scenes.md: `python benchmarks/pictures.py [docs/pictures]`.
 
 distractors.png: photographs, the same with cut-outs pasted in, and real distractors in the same layouts; below, one
-episode whose robot passes in front of what was pasted. instructions.png: scenes of further tasks and what is written of
-each.
+episode whose robot passes in front of what was pasted. instructions.png: scenes of further tasks and the instructions
+written for each.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from worldgymnast.envs.metaworld import MORE, SUITE, MetaWorld, MetaWorldConfig, MetaWorldEnv
+from worldgymnast.envs.metaworld import EXTRA_TASKS, SUITE, MetaWorld, MetaWorldConfig, MetaWorldEnv
 from worldgymnast.recipes.quickstart import starter_plate
 from worldgymnast.registry import load_editor
-from worldgymnast.scenes.language import written
+from worldgymnast.scenes.language import sample_instructions
 from worldgymnast.scenes.plate import load_plate
 from worldgymnast.types import Start
 
@@ -68,12 +68,12 @@ def distractors() -> plt.Figure:
 
 
 def instructions() -> plt.Figure:
-    tasks = ("drawer-open", *MORE)
+    tasks = ("drawer-open", *EXTRA_TASKS)
     starts = photographed(MetaWorldConfig(tasks=tasks))
     figure, axes = plt.subplots(1, len(tasks), figsize=(12, 3.4), layout="constrained")
     for axis, start in zip(axes, starts, strict=True):
         axis.imshow(start.frame)
-        said = "\n".join(written(start.task, 5, np.random.default_rng(0)))
+        said = "\n".join(sample_instructions(start.task, 5, np.random.default_rng(0)))
         axis.set(xticks=[], yticks=[], title=f"{start.task}{'' if start.task in SUITE else ' (play only)'}")
         axis.set_xlabel(said, fontsize=7)
         axis.title.set_fontsize(9)

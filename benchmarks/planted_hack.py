@@ -40,7 +40,7 @@ REDDER = 20.0
 class Planted:
     """The judge, and a hole in it."""
 
-    waits = False
+    is_remote = False
 
     def __init__(self, judge: Judge):
         self.judge, self.name = judge, f"{judge.name}, or red in the corner"

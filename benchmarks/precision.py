@@ -19,7 +19,7 @@ from imagination import variant
 from worldgymnast.episodes.formats import read
 from worldgymnast.evaluation.agreement import psnr
 from worldgymnast.measure.gate import cut
-from worldgymnast.precision import Precision, computes_in
+from worldgymnast.precision import Precision, compute_dtype
 from worldgymnast.recipes.quickstart import starter
 from worldgymnast.registry import load_judge, load_world
 from worldgymnast.training.replay import judged, replay
@@ -56,7 +56,7 @@ def main() -> None:
     right = {name: float((said == real.succeeded).mean()) for name, said in says.items()}
     ratios = [a / b for a, b in zip(*seconds.values(), strict=True)]
     print(f"threads {torch.get_num_threads()}, {len(real)} rollouts x {args.length} actions, {args.repeats} times; "
-          f"'auto' is {computes_in('auto', world.device)} here")  # fmt: skip
+          f"'auto' is {compute_dtype('auto', world.device)} here")  # fmt: skip
     print("| | 32 bits | 16 bits |\n|---|---|---|")
     print("| seconds, median | " + " | ".join(f"{np.median(seconds[name]):.1f}" for name in precisions) + " |")
     print(f"| speed | 1.00 | {np.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) |")

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from worldgymnast.configs import Between, Count, Positive, checked
-from worldgymnast.envs.metaworld import MORE, MetaWorldConfig
+from worldgymnast.envs.metaworld import EXTRA_TASKS, MetaWorldConfig
 from worldgymnast.episodes.shares import check_shares
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, data_hash, from_episodes
 from worldgymnast.errors import InputError
@@ -40,8 +40,8 @@ from worldgymnast.registry import environment, load_editor, load_learned_judge, 
 from worldgymnast.rl.reinforce import ReinforceConfig
 from worldgymnast.rl.starts import EpisodeStarts, FixedStarts, MixedStarts, ParaphrasedStarts, PhotographedStarts
 from worldgymnast.run import Run
-from worldgymnast.scenes.edit import distracted
-from worldgymnast.scenes.language import AFFORDANCES, written
+from worldgymnast.scenes.edit import add_distractors
+from worldgymnast.scenes.language import AFFORDANCES, sample_instructions
 from worldgymnast.scenes.plate import load_plate
 from worldgymnast.surrogates.imagination import Imagination
 from worldgymnast.training.fit import FitConfig
@@ -84,7 +84,7 @@ class DiverseConfig(Exploring):
         judge: how the starter's judge goes on learning.
         photographs: new layouts a task of which one frame each is what RL starts from.
         copies: edited pictures of each photograph.
-        sentences: written for each picture.
+        sentences: instructions for each picture.
         distractors: real ones in the tests.
         per_task: real episodes of a task, policy and place.
         first_layout: of the tests.
@@ -93,7 +93,7 @@ class DiverseConfig(Exploring):
 
     explored: PolicyRecordConfig = PolicyRecordConfig((0.5, 1.0), 16, seed=2_055_000)
     again: Relearning = replace(Exploring.again, judge=replace(Exploring.again.judge, language=True))
-    tasks: tuple[str, ...] = MORE
+    tasks: tuple[str, ...] = EXTRA_TASKS
     play: Count = 160
     length: Positive = RecordConfig.length
     world: WorldTraining = WorldTraining(
@@ -229,7 +229,7 @@ def _starts(name: str, env: MetaWorldConfig, wide: Path, config: DiverseConfig) 
     if name == "distractors":
         editor = load_editor(None, load_plate(starter_plate()))
         edited = [
-            distracted(editor, start, np.random.default_rng([i, copy]))
+            add_distractors(editor, start, np.random.default_rng([i, copy]))
             for i, start in enumerate(photos)
             for copy in range(config.copies)
         ]
@@ -239,7 +239,7 @@ def _starts(name: str, env: MetaWorldConfig, wide: Path, config: DiverseConfig) 
         told = [
             replace(start, instruction=sentence)
             for i, start in enumerate(photos)
-            for sentence in written(start.task, config.sentences, np.random.default_rng(i))
+            for sentence in sample_instructions(start.task, config.sentences, np.random.default_rng(i))
         ]
         return FixedStarts(told)
     if name == "tasks":

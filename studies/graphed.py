@@ -56,8 +56,8 @@ class Imagined(nn.Module):
         object.__setattr__(self, "world", world)
 
     def forward(self, first: Tensor, actions: Tensor, noise: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """See `LatentWorldModel._followed`."""
-        return LatentWorldModel._followed(self.world, first, actions, noise)
+        """Imagined latents and hidden states."""
+        return LatentWorldModel._unroll(self.world, first, actions, noise)
 
 
 def captured(world: LatentWorldModel, clips: int, length: int) -> Callable[..., Any]:
@@ -157,7 +157,7 @@ class Graphed:
         objective = world.config.objective
         assert isinstance(objective, FlowConfig)
         follow = captured(world, round(objective.unroll * self.clips), config.length)
-        object.__setattr__(world, "_followed", follow)
+        object.__setattr__(world, "_unroll", follow)
         batches = latent_batches(data, latents, config.length, self.clips, 0, world.device, balanced(data, weights))
         steps, metrics = descend(
             world, batches, deadline - time.monotonic(), self.lr,

@@ -18,7 +18,7 @@ from worldgymnast.errors import InputError
 from worldgymnast.recipes.quickstart import PLATE
 from worldgymnast.registry import Manifest, load_learned_judge, load_policy, load_world, manifest_of, save_component
 from worldgymnast.report.collect import recorded
-from worldgymnast.scenes.plate import plate_of
+from worldgymnast.scenes.plate import estimate_plate
 from worldgymnast.weights import load_weights, to_json, weights_hash, write_text
 
 PARTS = {"policy": ("sft", load_policy), "world": ("world", load_world), "judge": ("judge", load_learned_judge)}
@@ -46,7 +46,7 @@ def pack(run: Path, out: Path) -> dict[str, Any]:
     for i, source in enumerate(sorted(run.glob("round-*/rl-*/policy.safetensors"))):
         manifest["parts"][f"explorer-{i}"] = _packed(source, out / f"explorer-{i}.safetensors", load_policy)
     logged = concatenate([read(run / "data" / name) for name in ("logged", "policy")])
-    plate_of(some_frames(logged, PLATE_FRAMES, 0)).save(out / PLATE)
+    estimate_plate(some_frames(logged, PLATE_FRAMES, 0)).save(out / PLATE)
     write_text(out / "manifest.json", to_json(manifest))
     return manifest
 

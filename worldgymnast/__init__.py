@@ -1,6 +1,6 @@
-"""Finetune a vision-language-action policy by reinforcement learning inside a learned world model.
+"""Finetune vision-language-action policies by reinforcement learning inside a learned world model.
 
-`import worldgymnast as wg` loads nothing heavy: every name below is imported when it is first used.
+`import worldgymnast as wg` imports nothing heavy: every name below is loaded on first use.
 """
 
 from __future__ import annotations
@@ -12,8 +12,23 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "worldgymnast.api": (
-        "Evaluation", "Result", "evaluate", "finetune", "imagine", "load_judge", "load_policy", "load_world",
-        "metaworld", "read", "register", "save", "scorer", "starter", "starts", "train_judge", "train_policy",
+        "Evaluation",
+        "Result",
+        "evaluate",
+        "finetune",
+        "imagine",
+        "load_judge",
+        "load_policy",
+        "load_world",
+        "metaworld",
+        "read",
+        "register",
+        "save",
+        "scorer",
+        "starter",
+        "starts",
+        "train_judge",
+        "train_policy",
         "train_world",
     ),
     "worldgymnast.types": ("Episode", "Layout", "Rollout", "Start", "Verdict"),
@@ -22,20 +37,20 @@ _EXPORTS = {
     "worldgymnast.episodes.windows": ("EpisodeSet",),
     "worldgymnast.protocols": ("Judge", "Policy", "RealEnvironment", "WorldModel"),
     "worldgymnast.rl.reinforce": ("ReinforceConfig",),
-}  # fmt: skip
-_HOMES = {name: module for module, names in _EXPORTS.items() for name in names}
+}
+_MODULES = {name: module for module, names in _EXPORTS.items() for name in names}
 
-__all__ = ["__version__", "testing", *sorted(_HOMES)]
+__all__ = ["__version__", "testing", *sorted(_MODULES)]
 
 
 def __getattr__(name: str) -> Any:
     if name == "testing":
         return importlib.import_module("worldgymnast.testing")
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'worldgymnast' has no attribute '{name}'")
-    found = getattr(importlib.import_module(_HOMES[name]), name)
-    globals()[name] = found
-    return found
+    value = getattr(importlib.import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

@@ -1,21 +1,23 @@
-"""What the numbers of an action mean, and every conversion between two meanings.
+"""Meaning of action numbers, and all conversions between action conventions.
 
-Nothing outside this module multiplies an action by a constant or flips a gripper. A policy, a data set and a world
-model each carry an `ActionSpec`; where two meet they are converted by `converter`, or refused with both printed. Two
-specs are of one kind where their numbers mean the same; bounds do not count, they differ between two days of one robot.
-The WorldGym arithmetic (position +-0.05 m to +-1.75, rotation +-0.25 rad to +-1.4, gripper above 0.8 to -1) is the
-published one of arXiv 2506.00613.
+No code outside this module scales actions or flips a gripper. Policies, data sets and world models each have an
+`ActionSpec`. Two specs that meet are converted by `converter`, or refused with both printed. Specs are of one kind if
+their numbers mean the same; bounds may differ, as they do between recordings of one robot. The WorldGym arithmetic
+(position +-0.05 m to +-1.75, rotation +-0.25 rad to +-1.4, gripper above 0.8 to -1) is from arXiv 2506.00613.
 """
 
 from __future__ import annotations
 
+import functools
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor
 
 ArrayOrTensor = TypeVar("ArrayOrTensor", np.ndarray, Tensor)
@@ -36,7 +38,7 @@ _NO_OPENING = _VELOCITIES | {"x", "y", "z", "rx", "ry", "rz", "roll", "pitch", "
 
 
 class ActionSpecMismatch(ValueError):
-    """Two action specs that cannot be converted into each other."""
+    """Invalid or incompatible action specs."""
 
 
 @dataclass(frozen=True)
@@ -44,19 +46,27 @@ class ActionSpec:
     """Axes, units and ranges of an action.
 
     Attributes:
-        axes: names in order, such as ("x", "y", "z", "gripper"); names starting with "pad" carry
-            no motion (WorldGym marks "no action" in its last one).
-        unit: what 1.0 means on the motion axes, in words: "m", "m+rad", "effort*0.06m", "worldgym".
-        low: smallest legal value of each axis; in foreign data the smallest seen.
-        high: largest legal value of each axis; in foreign data the largest seen.
+        axes: names in order, such as ("x", "y", "z", "gripper"); names starting with "pad" are unused
+            (WorldGym marks "no action" in its last one).
+        unit: unit of 1.0 on the motion axes: "m", "m+rad", "effort*0.06m", "worldgym".
+        low: smallest allowed value of each axis; for external data the smallest observed.
+        high: largest allowed value of each axis; for external data the largest observed.
         frame: coordinate frame of the motion, "base" or "end_effector".
-        rotation: how rotations are written: "none" or "rpy".
-        gripper: what the gripper axis says. "effort": -1 opens, 1 closes, continuous; "open_1": 1 is open and 0 is
-            closed; "open_0": 0 is open and 1 closed; "open_-1": -1 is open and 1 is closed, only those two values.
-        rate: decisions per second of robot time (Hz), or None where unknown.
-        motion: "delta" where 0 asks for no motion, "absolute" where a number is the target itself.
-        space: what moves, the hand ("cartesian") or the joints ("joint").
+        rotation: representation of rotations: "none" or "rpy".
+        gripper: convention of the gripper axis. "effort": -1 opens, 1 closes, continuous; "open_1": 1 is open, 0 is
+            closed; "open_0": 0 is open, 1 is closed; "open_-1": -1 is open, 1 is closed, only these two values.
+        rate: decisions per second of robot time (Hz), or None if unknown.
+        motion: "delta" if 0 means no motion, "absolute" if a number is the target.
+        space: "cartesian" for motion of the hand, "joint" for motion of the joints.
+
+    Raises:
+        ActionSpecMismatch: the numbers of axes and bounds differ.
+
+    >>> print(metaworld_spec(8))
+    [x y z gripper] in 8cm, frame base, gripper effort, cartesian delta, 10 Hz
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
     axes: tuple[str, ...]
     unit: str
@@ -65,20 +75,20 @@ class ActionSpec:
     frame: str = "base"
     rotation: str = "none"
     gripper: Gripper = "none"
-    rate: float | None = None
+    rate: Annotated[float, Field(gt=0)] | None = None
     motion: Motion = "delta"
     space: Space = "cartesian"
 
     def __post_init__(self) -> None:
         if not len(self.axes) == len(self.low) == len(self.high):
             raise ActionSpecMismatch(
-                f"action spec: {len(self.axes)} axes, {len(self.low)} lower and {len(self.high)} upper bounds; "
-                "expected as many of each"
+                f"action spec: {len(self.axes)} axes, {len(self.low)} lower and {len(self.high)} upper bounds, "
+                "expected equal numbers"
             )
 
     @property
     def dim(self) -> int:
-        """Number of axes, `a`."""
+        """Number of axes, a."""
         return len(self.axes)
 
     def __str__(self) -> str:
@@ -90,63 +100,82 @@ class ActionSpec:
 
     @property
     def is_absolute(self) -> bool:
-        """Whether a number is a target rather than a change; where unknown, whether 0 lies outside some axis' range."""
+        """Whether numbers are targets.
+
+        If unknown, whether 0 is outside the range of an axis.
+        """
         if self.motion != UNKNOWN:
             return self.motion == "absolute"
         return any(self.low[axis] > 0 or self.high[axis] < 0 for axis in _targets(self))
 
     def differences(self, other: ActionSpec) -> list[str]:
-        """Names of the fields in which the numbers of `other` mean something else; empty for one kind.
+        """Names of the fields that give the numbers of `other` another meaning.
 
-        Bounds are no difference, an unknown motion, space or rate fits any, and rates may differ by 1 %. Where both
-        units are unknown the names of the axes decide, with whatever else both sides know.
+        Empty for specs of one kind.
+
+        Bounds are ignored, an unknown motion, space or rate matches any, and rates may differ by 1 %. If both units are
+        unknown, the names of the axes decide, with all other fields that both sides know.
 
         >>> metaworld_spec(6).differences(metaworld_spec(4))
         ['unit', 'rate']
         """
-        foreign = self.unit == other.unit == UNKNOWN
-        loose = {"motion", "space"} | ({"frame", "rotation"} if foreign else set())
-        strict = {"axes", "unit", "frame", "rotation", "gripper"} - loose - ({"gripper"} if foreign else set())
-        found = [
+        is_external = self.unit == other.unit == UNKNOWN
+        loose = {"motion", "space"} | ({"frame", "rotation"} if is_external else set())
+        strict = {"axes", "unit", "frame", "rotation", "gripper"} - loose - ({"gripper"} if is_external else set())
+        names = [
             field.name
             for field in fields(self)
             if (field.name in strict and getattr(self, field.name) != getattr(other, field.name))
             or (field.name in loose and _contradict(getattr(self, field.name), getattr(other, field.name)))
         ]
         if self.rate and other.rate and abs(self.rate / other.rate - 1) > _RATE_TOLERANCE:
-            found.append("rate")
-        return found
+            names.append("rate")
+        return names
 
     def is_same_kind(self, other: ActionSpec) -> bool:
-        """Whether the numbers of both mean the same; see `differences`."""
+        """Whether the numbers of both specs mean the same; see `differences`."""
         return not self.differences(other)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON."""
+        """All fields as JSON values."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, data: Any) -> ActionSpec:
-        """The inverse of `to_dict`; what was written before there was `motion` and `space` is read, too.
+        """Inverse of `to_dict`; also reads files from before `motion` and `space` existed.
 
         Raises:
-            ActionSpecMismatch: `data` is no object with the fields of a spec.
+            ActionSpecMismatch: a field is missing, unknown, or has an invalid value.
+
+        >>> ActionSpec.from_dict(metaworld_spec(6).to_dict()) == metaworld_spec(6)
+        True
         """
         if not isinstance(data, dict):
             raise ActionSpecMismatch(f"action spec: found {type(data).__name__}, expected a JSON object")
         if data.get("unit") == UNKNOWN:
             data = {"motion": UNKNOWN, "space": UNKNOWN} | data
-        _require_fields(data)
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
-        return cls(**values)
+        try:
+            return _adapter(cls).validate_json(json.dumps(data))
+        except ValidationError as error:
+            raise _invalid(data, error) from error
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ActionSpecMismatch(f"action spec: found values that are not JSON ({error})") from error
 
     def check(self, actions: ArrayOrTensor, where: str) -> ArrayOrTensor:
-        """Returns `actions`, or raises with `where` if the width is wrong or a number is not finite."""
+        """Return `actions` if their width is correct and all numbers are finite.
+
+        Args:
+            actions: the actions [... a].
+            where: their source, for messages.
+
+        Raises:
+            ActionSpecMismatch: they are not.
+        """
         if actions.shape[-1] != self.dim:
             raise ActionSpecMismatch(f"{where}: actions are {actions.shape[-1]} wide, expected {self.dim}: {self}")
         finite = torch.isfinite(actions).all() if isinstance(actions, Tensor) else np.isfinite(actions).all()
         if not bool(finite):
-            raise ActionSpecMismatch(f"{where}: actions hold NaN or infinity, expected finite numbers")
+            raise ActionSpecMismatch(f"{where}: actions contain NaN or infinity, expected finite numbers")
         return actions
 
 
@@ -154,41 +183,28 @@ def _contradict(one: str, other: str) -> bool:
     return UNKNOWN not in (one, other) and one != other
 
 
-def _require_fields(data: dict[str, Any]) -> None:
-    """Raise ActionSpecMismatch where a field of a spec from JSON is missing, left over, or of the wrong type."""
+_adapter = functools.cache(TypeAdapter)
 
-    def is_number(value: Any) -> bool:
-        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**1023
 
-    def is_list(value: Any, is_entry: Callable[[Any], bool]) -> bool:
-        return isinstance(value, list | tuple) and all(map(is_entry, value))
-
-    def is_text(value: Any) -> bool:
-        return isinstance(value, str)
-
-    words = {"gripper": get_args(Gripper), "motion": get_args(Motion), "space": get_args(Space)}
-    good: dict[str, Callable[[Any], bool]] = {
-        "axes": lambda value: is_list(value, is_text),
-        "low": lambda value: is_list(value, is_number),
-        "high": lambda value: is_list(value, is_number),
-        "rate": lambda value: value is None or (is_number(value) and value > 0),
-        **dict.fromkeys(("unit", "frame", "rotation"), is_text),
-        **{name: allowed.__contains__ for name, allowed in words.items()},
-    }
-    for name in ("axes", "unit", "low", "high"):
-        if name not in data:
-            raise ActionSpecMismatch(f"action spec: field '{name}' is missing")
-    for name, value in data.items():
-        if name not in good:
-            raise ActionSpecMismatch(f"action spec: field '{name}' is unknown")
-        if not good[name](value):
-            raise ActionSpecMismatch(f"action spec: field '{name}': found {str(value)[:60]}")
+def _invalid(data: dict[str, Any], error: ValidationError) -> ActionSpecMismatch:
+    """Describe the first invalid field of a spec from JSON."""
+    first = error.errors(include_url=False)[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, ActionSpecMismatch):
+        return cause
+    name = str(first["loc"][0])[:60]
+    if first["type"] == "missing":
+        return ActionSpecMismatch(f"action spec: field '{name}' is missing")
+    if first["type"] == "unexpected_keyword_argument":
+        return ActionSpecMismatch(f"action spec: field '{name}' is unknown")
+    expected = first["msg"].removeprefix("Input should be ")
+    return ActionSpecMismatch(f"action spec: field '{name}': found {str(data.get(name))[:60]}, expected {expected}")
 
 
 def foreign_spec(
     axes: Sequence[str], low: Sequence[float], high: Sequence[float], rate: float | None = None
 ) -> ActionSpec:
-    """The spec of actions of which only names and ranges are known."""
+    """Spec of external actions whose names and ranges alone are known."""
     motion, space = infer_motion(axes, low, high)
     return ActionSpec(
         tuple(axes),
@@ -204,10 +220,10 @@ def foreign_spec(
 
 
 def infer_motion(axes: Sequence[str], low: Sequence[float], high: Sequence[float]) -> tuple[Motion, Space]:
-    """Whether actions are deltas or absolute and what they move, as far as names and ranges make it certain.
+    """Infer motion and space of actions, as far as their names and ranges determine them.
 
     Names such as "elbow_flex.pos" are absolute joint targets (LeRobot's convention), "delta_x" is a delta. A range far
-    from 0, on any axis but a gripper's, cannot be one of deltas. What stays unknown fits any spec.
+    from 0, on any axis except a gripper, cannot be that of deltas. "unknown" matches any spec.
 
     >>> infer_motion(["elbow_flex.pos", "gripper.pos"], [-90, 0], [90, 100])
     ('absolute', 'joint')
@@ -227,15 +243,18 @@ def infer_motion(axes: Sequence[str], low: Sequence[float], high: Sequence[float
         return "delta", space
     if any(part & _JOINTS and part & _ABSOLUTE for part in words):
         return "absolute", space
-    away = (max(low[i], -high[i]) > 0.5 * (high[i] - low[i]) for i in moving)
-    return ("absolute" if any(away) else "unknown"), space
+    is_far_from_zero = any(max(low[i], -high[i]) > 0.5 * (high[i] - low[i]) for i in moving)
+    return ("absolute" if is_far_from_zero else "unknown"), space
 
 
 def union(specs: Sequence[ActionSpec]) -> ActionSpec:
-    """The first of specs of one kind with bounds wide enough for all, and what the others know and it does not.
+    """Merge specs of one kind: the widest bounds, and every field that one of them knows.
 
     Raises:
-        ActionSpecMismatch: they are not of one kind; two of them are printed.
+        ActionSpecMismatch: the specs are not of one kind; two of them are printed.
+
+    >>> union([metaworld_spec(6), metaworld_spec(6)]) == metaworld_spec(6)
+    True
     """
     head = specs[0]
     for other in specs[1:]:
@@ -250,7 +269,7 @@ def union(specs: Sequence[ActionSpec]) -> ActionSpec:
 
 
 def clipped_share(spec: ActionSpec, actions: np.ndarray) -> float:
-    """Share of actions [... a] with a number outside the bounds of `spec`, by more than 0.1 % of the axis' range.
+    """Share of actions [... a] outside the bounds of `spec` by more than 0.1 % of an axis' range.
 
     >>> clipped_share(metaworld_spec(6), np.array([[0, 0, 0, 2.0], [0, 0, 0, 1.0]]))
     0.5
@@ -262,7 +281,10 @@ def clipped_share(spec: ActionSpec, actions: np.ndarray) -> float:
 
 
 def metaworld_spec(hold: int) -> ActionSpec:
-    """Meta-World's action held for `hold` control steps of 1/80 s: 1.0 asks for 1 cm a control step."""
+    """Spec of Meta-World actions held for `hold` control steps of 1/80 s.
+
+    1.0 is 1 cm per control step.
+    """
     return ActionSpec(
         axes=("x", "y", "z", "gripper"),
         unit=f"{hold}cm",
@@ -285,7 +307,7 @@ BRIDGE = ActionSpec(
     gripper="open_1",
     rate=5.0,
 )
-"""BridgeData V2 as logged: metres and radians a step, gripper 1 open and 0 closed."""
+"""BridgeData V2 as logged: meters and radians per step, gripper 1 open and 0 closed."""
 
 WORLDGYM = ActionSpec(
     axes=("x", "y", "z", "roll", "pitch", "yaw", "gripper", "pad0", "pad1", "pad2"),
@@ -296,7 +318,7 @@ WORLDGYM = ActionSpec(
     gripper="open_-1",
     rate=5.0,
 )
-"""The published world model's input; the last padded entry marks "no action" for classifier-free guidance."""
+"""Input of the published world model; the last padding axis marks "no action" for classifier-free guidance."""
 
 
 def _bridge_to_worldgym(actions: np.ndarray) -> np.ndarray:
@@ -311,15 +333,14 @@ def _worldgym_to_bridge(actions: np.ndarray) -> np.ndarray:
 
 
 def motionless(spec: ActionSpec, actions: np.ndarray, before: np.ndarray | None = None) -> np.ndarray:
-    """Actions that ask for no motion, float32 [... t a] in the shape of `actions`.
+    """Replace actions by actions without motion, float32 [... t a].
 
-    A delta or a velocity becomes 0. An absolute target stays at the one before, and so does a gripper, whatever the
-    motion.
+    Deltas and velocities become 0. Absolute targets and grippers keep their previous value.
 
     Args:
-        spec: what the numbers mean.
-        actions: float32 [... t a], the actions replaced.
-        before: float32 [... a], the action before the first one; without it what the first one asks for is kept.
+        spec: meaning of the numbers.
+        actions: float32 [... t a], the actions to replace.
+        before: float32 [... a], the previous action; by default the first of `actions`.
     """
     spec.check(actions, "actions without motion")
     still = np.zeros_like(actions, dtype=np.float32)
@@ -330,23 +351,23 @@ def motionless(spec: ActionSpec, actions: np.ndarray, before: np.ndarray | None 
 
 
 def jittered(spec: ActionSpec, actions: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """Actions with `noise` added to each motion axis, within the legal range; the gripper is left alone.
+    """Add noise to the motion axes, clipped to the bounds; grippers stay.
 
     Args:
-        spec: what the numbers mean.
+        spec: meaning of the numbers.
         actions: float32 [... a].
-        noise: float32 [... a]; 1.0 is the largest step of the axis: half its range for deltas, and for absolute targets
-            the part of the range crossed at a decision by a robot that crosses it in a second.
+        noise: float32 [... a]; 1.0 is the largest step of an axis: half its range for deltas, and range / rate for
+            absolute targets (a robot that crosses its range in a second).
     """
     low, high = np.array(spec.low, np.float32), np.array(spec.high, np.float32)
     step = (high - low) / (max(spec.rate or _UNKNOWN_RATE, 1.0) if spec.is_absolute else 2)
     step[_pads(spec) + _grippers(spec)] = 0
-    moved = spec.check(actions, "action jitter") + noise * step
-    return np.where(step > 0, np.clip(moved, low, high), actions).astype(np.float32)
+    noisy = spec.check(actions, "action jitter") + noise * step
+    return np.where(step > 0, np.clip(noisy, low, high), actions).astype(np.float32)
 
 
 def is_gripper(axis: str) -> bool:
-    """Whether an axis of this name says how far a gripper opens.
+    """Whether an axis of this name is the opening of a gripper.
 
     >>> [name for name in ("gripper.pos", "left_gripper", "wrist_roll", "gripper_x") if is_gripper(name)]
     ['gripper.pos', 'left_gripper']
@@ -356,12 +377,12 @@ def is_gripper(axis: str) -> bool:
 
 
 def is_velocity(axis: str) -> bool:
-    """Whether an axis of this name is a speed, such as "x.vel"."""
+    """Whether an axis of this name is a velocity, such as "x.vel"."""
     return bool(_VELOCITIES & set(words_of(axis)))
 
 
 def words_of(axis: str) -> list[str]:
-    """The words of an axis' name.
+    """Words in the name of an axis.
 
     >>> words_of("leftGripper.pos")
     ['left', 'gripper', 'pos']
@@ -374,7 +395,7 @@ def _grippers(spec: ActionSpec) -> list[int]:
 
 
 def _targets(spec: ActionSpec) -> list[int]:
-    """The axes that are a pose to reach where the motion is absolute: no gripper, no padding, no velocity."""
+    """Indices of the axes of a target pose: no gripper, no padding, no velocity."""
     others = set(_grippers(spec) + _pads(spec))
     return [i for i, axis in enumerate(spec.axes) if i not in others and not is_velocity(axis)]
 
@@ -384,10 +405,13 @@ def _pads(spec: ActionSpec) -> list[int]:
 
 
 def converter(source: ActionSpec, target: ActionSpec) -> Callable[[np.ndarray], np.ndarray]:
-    """A function from float32 [... a] in `source` to float32 [... a'] in `target`.
+    """Function that converts float32 [... a] in `source` to float32 [... a'] in `target`.
 
     Raises:
-        ActionSpecMismatch: no conversion is known; the message prints both specs.
+        ActionSpecMismatch: no conversion is known; the message contains both specs.
+
+    >>> converter(BRIDGE, WORLDGYM)(np.zeros((1, 7), np.float32)).shape
+    (1, 10)
     """
     if source.is_same_kind(target):
         return lambda actions: source.check(actions, "action conversion")
@@ -395,15 +419,15 @@ def converter(source: ActionSpec, target: ActionSpec) -> Callable[[np.ndarray], 
         return lambda actions: _bridge_to_worldgym(source.check(actions, "action conversion"))
     if source.is_same_kind(WORLDGYM) and target.is_same_kind(BRIDGE):
         return lambda actions: _worldgym_to_bridge(source.check(actions, "action conversion"))
-    raise ActionSpecMismatch(f"no conversion between action specs: {_said(source, target)}")
+    raise ActionSpecMismatch(f"no conversion between action specs: {_describe(source, target)}")
 
 
 def require_same(found: ActionSpec, expected: ActionSpec, where: str) -> None:
-    """Raises `ActionSpecMismatch`, both specs printed, unless they are of one kind (see `ActionSpec.differences`)."""
+    """Raise ActionSpecMismatch, with both specs, unless they are of one kind (see `ActionSpec.differences`)."""
     if not found.is_same_kind(expected):
-        raise ActionSpecMismatch(f"{where}: action specs differ: {_said(found, expected)}")
+        raise ActionSpecMismatch(f"{where}: action specs differ: {_describe(found, expected)}")
 
 
-def _said(found: ActionSpec, expected: ActionSpec) -> str:
+def _describe(found: ActionSpec, expected: ActionSpec) -> str:
     names = ", ".join(f"'{name}'" for name in found.differences(expected))
     return f"found {found}; expected {expected} (they differ in {names})"

@@ -1,6 +1,6 @@
-"""The public API: what `import worldgymnast as wg` gives, loaded when it is first used.
+"""Public API of `import worldgymnast as wg`, loaded on first use.
 
-Paths may be text. Without an output folder a temporary one is taken, so everything works in a notebook.
+Paths can be strings. Functions without an output folder use a temporary one, so everything works in a notebook.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from worldgymnast.training import world as worlds
 from worldgymnast.training.judge import JudgeTraining
 from worldgymnast.training.policy import PolicyTraining
 from worldgymnast.training.world import WorldTraining
-from worldgymnast.types import Metrics, Start
+from worldgymnast.types import Metrics, Start, Verdict
 
 __all__ = [
     "Evaluation",
@@ -73,10 +73,14 @@ def _folder(out: AnyPath | None) -> Path:
 
 
 def load_policy(path: AnyPath, device: str = "cpu") -> Policy:
-    """A policy of any known kind from its file.
+    """Load a policy of any known kind.
+
+    Args:
+        path: the file.
+        device: device of the weights.
 
     Raises:
-        InputError: there is no such file, or it is not a policy's.
+        InputError: the file is missing, or is not a policy's.
 
     >>> import worldgymnast as wg
     >>> wg.load_policy(wg.starter("policy")).chunk
@@ -86,10 +90,14 @@ def load_policy(path: AnyPath, device: str = "cpu") -> Policy:
 
 
 def load_world(path: AnyPath, device: str = "cpu") -> WorldModel:
-    """A world model of any known kind from its file.
+    """Load a world model of any known kind.
+
+    Args:
+        path: the file.
+        device: device of the weights.
 
     Raises:
-        InputError: there is no such file, or it is not a world model's.
+        InputError: the file is missing, or is not a world model's.
 
     >>> import worldgymnast as wg
     >>> wg.load_world(wg.starter("world")).frame_size
@@ -99,20 +107,24 @@ def load_world(path: AnyPath, device: str = "cpu") -> WorldModel:
 
 
 def load_judge(path: AnyPath, device: str = "cpu") -> Judge:
-    """A judge from its file: the weights of a learned one, or the description (.json) of another.
+    """Load a judge from its weights, or from a description (.json).
+
+    Args:
+        path: the file.
+        device: device of the weights.
 
     Raises:
-        InputError: there is no such file, or it is not a judge's.
+        InputError: the file is missing, or is not a judge's.
 
     >>> import worldgymnast as wg
-    >>> wg.load_judge(wg.starter("judge")).waits
+    >>> wg.load_judge(wg.starter("judge")).is_remote
     False
     """
     return registry.load_judge(Path(path), device)
 
 
 def save(component: Any, path: AnyPath) -> Path:
-    """Write a policy, world model or learned judge as one file; returns its path.
+    """Save a policy, world model or learned judge as one file; returns its path.
 
     >>> import tempfile, worldgymnast as wg
     >>> policy = wg.load_policy(wg.starter("policy"))
@@ -126,15 +138,15 @@ def save(component: Any, path: AnyPath) -> Path:
 def read(
     path: AnyPath, size: int | tuple[int, int] | None = None, cameras: str | Sequence[str] | None = None
 ) -> EpisodeSet:
-    """The episodes of a folder: LeRobot v3.0 or v2.1, RLDS or WorldGym.
+    """Read the episodes of a folder: LeRobot v3.0 or v2.1, RLDS or WorldGym.
 
     Args:
         path: the folder.
-        size: height and width, or both, to resize the frames to; as they are where left out.
-        cameras: names of the cameras, where there are several; more than one are put side by side.
+        size: frame size, as (height, width) or one number for both; by default frames are not resized.
+        cameras: names of the cameras to use; several are tiled side by side.
 
     Raises:
-        InputError: the folder is in no known format, or damaged.
+        InputError: the folder has no known format, or is damaged.
     """
     names = tuple(cameras) if isinstance(cameras, list | tuple) else cameras
     return formats.read(path, size=size, image_key=names)  # pyright: ignore[reportArgumentType]
@@ -164,18 +176,18 @@ def starts(
     per_task: int = 30,
     first_layout: int = 6_000_000,
 ) -> StartSampler:
-    """What reinforcement learning begins from.
+    """Create a sampler of starts for reinforcement learning.
 
     Args:
-        source: logged episodes, whose first frames are drawn; pictures with sentences; or a real environment, whose
-            new layouts are photographed.
-        tasks: of the episodes; all where left out.
-        middle: share of starts shortly before a success in the episodes.
-        per_task: photographs of each task.
-        first_layout: seed of the first one.
+        source: logged episodes, whose first frames are sampled; a list of starts; or a real environment, whose layouts
+            are photographed.
+        tasks: tasks of the episodes; all by default.
+        middle: share of starts shortly before a success, for episodes.
+        per_task: photographs per task, for an environment.
+        first_layout: seed of the first photographed layout.
 
     Raises:
-        InputError: there is nothing to start from.
+        InputError: the source has no starts.
 
     >>> import numpy as np, worldgymnast as wg
     >>> scene = wg.Start(np.zeros((64, 64, 3), np.uint8), "close the door", "door-close")
@@ -190,13 +202,13 @@ def starts(
 
 
 def scorer(env: RealEnvironment, per_task: int = 8, first_layout: int = 5_000_000, workers: int = 2) -> Scorer:
-    """Scores a policy in the real environment while it is trained, and so chooses the step that is kept.
+    """Create a scorer that selects the best training step in the real environment.
 
     Args:
         env: the real environment.
-        per_task: layouts of each task.
-        first_layout: seed of the first; nothing else should use them.
-        workers: processes that run it.
+        per_task: layouts per task.
+        first_layout: seed of the first layout; use these layouts for nothing else.
+        workers: parallel processes.
 
     >>> import worldgymnast as wg
     >>> wg.scorer(wg.metaworld(), per_task=4).config.per_task
@@ -210,13 +222,13 @@ def scorer(env: RealEnvironment, per_task: int = 8, first_layout: int = 5_000_00
 
 @dataclass(frozen=True)
 class Result:
-    """A finished finetuning.
+    """Result of `finetune`.
 
     Attributes:
-        policy: the object that was trained.
-        metrics: a row for each step, as it was logged.
-        summary: metrics of the last scoring of the weights that are kept; empty without a scorer.
-        path: the run folder, with policy.safetensors, metrics.jsonl and checkpoints.
+        policy: the finetuned policy.
+        metrics: logged metrics, one row per step.
+        summary: metrics of the last scoring of the selected weights; empty without a scorer.
+        path: run folder with policy.safetensors, metrics.jsonl and checkpoints.
     """
 
     policy: Policy
@@ -232,10 +244,10 @@ class Result:
 
     def __str__(self) -> str:
         rewards = [row["reward"] for row in self.metrics if np.isfinite(row.get("reward", np.nan))]
-        practiced = f"imagined reward {rewards[0]:.2f} to {rewards[-1]:.2f}" if rewards else "nothing was imagined"
-        real = self.summary.get("real_success")
-        scored = "not scored for real" if real is None else f"real success {real:.0%} at the step that is kept"
-        return f"{practiced} in {len(rewards)} steps; {scored}; {self.path}"
+        imagined = f"imagined reward {rewards[0]:.2f} to {rewards[-1]:.2f}" if rewards else "no imagined rollouts"
+        success = self.summary.get("real_success")
+        real = "not scored for real" if success is None else f"real success {success:.0%} at the selected step"
+        return f"{imagined} in {len(rewards)} steps; {real}; {self.path}"
 
 
 def finetune(
@@ -255,21 +267,21 @@ def finetune(
     """Finetune a policy by reinforcement learning inside a world model.
 
     Args:
-        policy: a policy or its file; it is not changed, a copy is trained.
+        policy: a policy or its file; a copy is trained.
         world: a world model or its file.
         judge: a judge or its file.
-        starts: what each step begins from, see `starts`.
-        steps: updates.
+        starts: source of the starts of each step, see `starts`.
+        steps: number of updates.
         horizon: actions in a rollout; a multiple of the policy's chunk.
-        out: the run folder; the same call resumes a killed run there. A temporary folder where left out.
-        scorer: scores it for real and chooses the step that is kept; without one the last step is kept.
-        on_metrics: called with every step and what was logged there.
-        device: where files are loaded to.
-        config: everything else of the loop; `steps` and `horizon` come before its own.
+        out: run folder, in which the same call resumes a killed run; by default a temporary folder.
+        scorer: selects the best step by real success; by default the last step is kept.
+        on_metrics: called with the number and the metrics of every step.
+        device: device of components that are loaded from files.
+        config: all other settings; `steps` and `horizon` override its own.
 
     Raises:
-        InputError: parts do not fit one another, or `out` holds another run.
-        Paused: the judge failed too often; the same call resumes.
+        InputError: components do not match, or `out` contains another run.
+        Paused: the judge failed too often; the same call resumes the run.
 
     >>> import numpy as np, worldgymnast as wg
     >>> scene = wg.Start(np.zeros((64, 64, 3), np.uint8), "close the door", "door-close")
@@ -280,26 +292,26 @@ def finetune(
     >>> len(result.metrics), result.policy.chunk
     (2, 2)
     """
-    acting = load_policy(policy, device) if isinstance(policy, str | Path) else policy
-    imagines = load_world(world, device) if isinstance(world, str | Path) else world
-    judging = load_judge(judge, device) if isinstance(judge, str | Path) else judge
-    loop = replace(config or ReinforceConfig(), steps=steps, horizon=horizon)
-    imagination = Imagination.of(acting, imagines, judging, horizon)
-    done = recipe.finetune(acting, imagination, starts, _folder(out), loop, scorer, on_metrics=on_metrics)
+    policy = load_policy(policy, device) if isinstance(policy, str | Path) else policy
+    world = load_world(world, device) if isinstance(world, str | Path) else world
+    judge = load_judge(judge, device) if isinstance(judge, str | Path) else judge
+    settings = replace(config or ReinforceConfig(), steps=steps, horizon=horizon)
+    imagination = Imagination.of(policy, world, judge, horizon)
+    done = recipe.finetune(policy, imagination, starts, _folder(out), settings, scorer, on_metrics=on_metrics)
     return Result(done.policy, done.rows(), done.metrics, done.path)
 
 
 def imagine(
     policy: Policy, world: WorldModel, start: Start, horizon: int = 24, seed: int = 0
 ) -> UInt8[np.ndarray, "t h w 3"]:
-    """Frames of one imagined rollout, uint8 [horizon + 1, h, w, 3], the start's frame first.
+    """Imagine one rollout; returns frames uint8 [horizon + 1, h, w, 3], the start's frame first.
 
     Args:
-        policy: acts greedily.
-        world: imagines.
-        start: where it begins.
-        horizon: actions.
-        seed: of the world's draws.
+        policy: the policy, at temperature 0.
+        world: the world model.
+        start: the start.
+        horizon: actions in the rollout.
+        seed: random seed of the world model.
 
     >>> import numpy as np, worldgymnast as wg
     >>> scene = wg.Start(np.zeros((64, 64, 3), np.uint8), "close the door")
@@ -311,15 +323,13 @@ def imagine(
 
 
 class _Silent:
-    """A judge that says nothing."""
+    """Judge without verdicts."""
 
     name = identity = "silent"
-    waits = False
+    is_remote = False
 
     def score(self, clips: Sequence[Any]) -> list[Any]:
-        """No verdicts."""
-        from worldgymnast.types import Verdict
-
+        """One verdict without a score per clip."""
         return [Verdict(None, error="not judged") for _ in clips]
 
 
@@ -328,11 +338,11 @@ class _Silent:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Real outcomes of policies on the same layouts.
+    """Real success of several policies on the same layouts.
 
     Attributes:
-        rows: by policy, a row an episode: task, layout, seed, success.
-        table: success per task before and after with intervals, of the first policy and the last.
+        rows: one row per episode (task, layout, seed, success), by policy.
+        table: success per task of the first and the last policy, with intervals.
         path: the folder.
     """
 
@@ -355,18 +365,18 @@ def evaluate(
     out: AnyPath | None = None,
     config: ScoreConfig | None = None,
 ) -> Evaluation:
-    """Play policies in the real environment, all on the same layouts.
+    """Evaluate policies in the real environment, all on the same layouts.
 
     Args:
-        policies: by name; objects or files.
+        policies: policies or their files, by name.
         env: the real environment.
-        per_task: layouts of each task and seed.
-        seeds: of the layouts and the sampling.
-        out: where outcomes are kept policy by policy; a temporary folder where left out.
-        config: everything else; `per_task` comes before its own.
+        per_task: layouts per task and seed.
+        seeds: seeds of layouts and sampling.
+        out: folder of the outcomes; by default a temporary folder.
+        config: all other settings; `per_task` overrides its own.
 
     Raises:
-        InputError: a policy does not act as the environment does.
+        InputError: the actions of a policy do not match the environment.
     """
     folder, score = _folder(out), replace(config or ScoreConfig(), per_task=per_task)
     contenders = {
@@ -387,10 +397,10 @@ def train_policy(
     """Train a policy by imitation of demonstrations.
 
     Args:
-        episodes: with the demonstrations.
-        out: the run folder; the same call resumes. A temporary folder where left out.
-        config: the training.
-        device: where to train.
+        episodes: episodes with demonstrations.
+        out: run folder, in which the same call resumes; by default a temporary folder.
+        config: settings of the training.
+        device: device of the training.
 
     Raises:
         InputError: there are too few demonstrations.
@@ -401,13 +411,13 @@ def train_policy(
 def train_world(
     episodes: EpisodeSet, out: AnyPath | None = None, config: WorldTraining | None = None, device: str = "cpu"
 ) -> WorldModel:
-    """Train a world model on everything logged.
+    """Train a world model on logged episodes.
 
     Args:
-        episodes: demonstrations, failures and play.
-        out: the run folder; the same call resumes. A temporary folder where left out.
-        config: the training.
-        device: where to train.
+        episodes: demonstrations, failures and play data.
+        out: run folder, in which the same call resumes; by default a temporary folder.
+        config: settings of the training.
+        device: device of the training.
     """
     return worlds.train_world(episodes, _folder(out), config or WorldTraining(), device)
 
@@ -419,19 +429,19 @@ def train_judge(
     config: JudgeTraining | None = None,
     device: str = "cpu",
 ) -> TrainableJudge:
-    """Train a success classifier on labeled episodes and on their imagined replays.
+    """Train a success classifier on labeled episodes and their imagined replays.
 
     Args:
-        episodes: labeled ones, successes and failures of each task.
-        world: imagines the replays.
-        out: the run folder; the same call resumes. A temporary folder where left out.
-        config: the training.
-        device: where to train.
+        episodes: labeled successes and failures of every task.
+        world: world model of the replays.
+        out: run folder, in which the same call resumes; by default a temporary folder.
+        config: settings of the training.
+        device: device of the training.
 
     Raises:
-        InputError: labels are missing.
+        InputError: no episode is labeled.
     """
     if not episodes.labelled.any():
-        raise InputError("episodes: none says whether it succeeded, so no judge can be trained. Label some")
+        raise InputError("episodes: found no success labels. No judge can be trained. Label some episodes")
     with torch.random.fork_rng(devices=[]):
         return judges.train_judge(episodes, world, _folder(out), config or JudgeTraining(), device)

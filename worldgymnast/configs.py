@@ -1,14 +1,14 @@
-"""Configs: frozen dataclasses whose fields pydantic checks, and their JSON.
+"""Configs: frozen dataclasses with fields checked by pydantic, and their JSON.
 
-A field's annotation says what it takes, and the same rule holds in Python, in a file and on the command line:
+A field's annotation defines its valid values, in Python, in a file and on the command line:
 
     @checked
     class FitConfig:
         steps: Positive = 1000
         lr: Annotated[float, Between(1e-12, 1e6)] = 1e-3
 
-No value is read as another type (`True` is no number, "8" is no 8), unknown fields are refused, numbers are finite and
-integers fit 64 bits. A rule between fields raises `FieldError` in `__post_init__`, which runs when each field is right.
+Values are never converted (`True` is not a number, "8" is not 8), unknown fields are refused, numbers are finite, and
+integers fit 64 bits. A rule between fields raises `FieldError` in `__post_init__`, which runs last.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ from worldgymnast.files import json_object, short
 Config = TypeVar("Config")
 
 MOST_WIDE = 2**16
-"""Largest width of a layer: the sizes of a model are checked before it is made."""
+"""Largest width of a layer; checked before memory is allocated."""
 
 MOST_LAYERS = 1024
-"""Most layers of a model."""
+"""Largest number of layers of a model."""
 
 LARGEST_SEED = 2**32 - 1
-"""Seeds are multiplied and added to; from here the result still fits a generator's 64 bits."""
+"""Largest seed, so that derived seeds fit the 64 bits of a generator."""
 
 _LARGEST = 2**63 - 1
 _LONGEST = 200
 """Characters of a name in a message."""
 _KIND = "kind"
-"""The key that tells, where a config may be one of several, which one it is."""
-_WHOLE, _NUMBER, _FINITE = "an integer", "a number", "a finite number"
+"""Key of the config's class in a union of configs."""
+_INTEGER, _NUMBER, _FINITE = "an integer", "a number", "a finite number"
 _UNKNOWN = "unexpected_keyword_argument"
 
-# ---------------------------------------------------------------- what fields take
+# ---------------------------------------------------------------- types of fields
 
 
 @dataclasses.dataclass(frozen=True)
 class Between:
-    """Annotates a number with the smallest and the largest value that it takes.
+    """Annotation of a number with its smallest and largest valid value.
 
     >>> Layers = Annotated[int, Between(1, 1024)]
     """
@@ -63,11 +63,11 @@ class Between:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         schema: Any = handler(source)
-        whole = schema["type"] == "int"
-        schema |= {"ge": self.low, "le": min(self.high, _LARGEST) if whole else self.high}
+        is_integer = schema["type"] == "int"
+        schema |= {"ge": self.low, "le": min(self.high, _LARGEST) if is_integer else self.high}
         expected = f"{self.low:g} or more" if math.isinf(self.high) else f"{self.low:g} to {self.high:.10g}"
         number = _FINITE if math.isinf(self.high) else _NUMBER
-        context = {"noun": _WHOLE if whole else number, "expected": expected}
+        context = {"noun": _INTEGER if is_integer else number, "expected": expected}
         return core_schema.custom_error_schema(
             schema,
             custom_error_type="between",
@@ -86,22 +86,25 @@ NonNegative = Annotated[float, Between(0)]
 
 
 def _each_once(entries: tuple[Any, ...]) -> tuple[Any, ...]:
-    if twice := [entry for i, entry in enumerate(entries) if entry in entries[:i]]:
-        raise FieldError("", f"found {_shown(twice[0])} twice, expected each once")
+    if duplicates := [entry for i, entry in enumerate(entries) if entry in entries[:i]]:
+        raise FieldError("", f"found {_shown(duplicates[0])} twice, expected each once")
     return entries
 
 
 Once = AfterValidator(_each_once)
-"""Annotates a tuple that has no entry twice."""
+"""Annotation of a tuple without duplicates."""
 
 NonEmpty = Field(min_length=1)
-"""Annotates a tuple that has an entry."""
+"""Annotation of a tuple with at least one entry."""
 
 Seeds = Annotated[tuple[Seed, ...], NonEmpty, Once]
 
 
 class ByKind:
-    """Annotates a union of configs: in JSON the key "kind" tells which one it is, and without it is the first."""
+    """Annotation of a union of configs.
+
+    JSON selects one by the key "kind", by default the first.
+    """
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         kinds = {kind.__name__: kind for kind in get_args(source)}
@@ -118,10 +121,10 @@ class ByKind:
             rest = {key: inner for key, inner in value.items() if key != _KIND}
             return _adapter(kinds[name]).validate_json(json.dumps(rest))
 
-        def written(value: Any) -> dict[str, Any]:
+        def write(value: Any) -> dict[str, Any]:
             return to_dict(value) | {_KIND: type(value).__name__}
 
-        as_json = core_schema.plain_serializer_function_ser_schema(written)
+        as_json = core_schema.plain_serializer_function_ser_schema(write)
         return core_schema.no_info_plain_validator_function(read, serialization=as_json)
 
 
@@ -140,25 +143,35 @@ def checked(*, kw_only: bool = False) -> Callable[[type[Config]], type[Config]]:
 
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
 def checked(kind: Any = None, /, *, kw_only: bool = False) -> Any:
-    """Make a class a frozen dataclass that refuses, with `FieldError`, values that its annotations do not allow."""
+    """Make a class a frozen dataclass whose fields are validated.
+
+    The constructor raises `FieldError` for invalid values.
+
+    >>> @checked
+    ... class FitConfig:
+    ...     steps: Positive = 1000
+    >>> FitConfig(steps=0)
+    Traceback (most recent call last):
+    worldgymnast.errors.FieldError: field 'steps' of FitConfig: found 0, expected 1 or more
+    """
     if kind is None:
         return functools.partial(_checked, kw_only=kw_only)
     return _checked(kind, kw_only)
 
 
 def _checked(kind: type[Any], kw_only: bool) -> type[Any]:
-    made: Any = dataclass(frozen=True, kw_only=kw_only, config=_STRICT)(kind)
-    validate = made.__init__
+    result: Any = dataclass(frozen=True, kw_only=kw_only, config=_STRICT)(kind)
+    validate = result.__init__
 
     @functools.wraps(validate)
     def init(self: Any, *args: Any, **values: Any) -> None:
         try:
             validate(self, *args, **values)
         except ValidationError as error:
-            raise _refusal(error, made) from None
+            raise _refusal(error, result) from None
 
-    made.__init__ = init
-    return made
+    result.__init__ = init
+    return result
 
 
 # ---------------------------------------------------------------- JSON
@@ -167,49 +180,57 @@ _adapter = functools.cache(TypeAdapter)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A config as JSON-ready nested dictionaries."""
+    """Convert a config to nested dictionaries of JSON values."""
     return _adapter(type(config)).dump_python(config, mode="json", warnings=False)
 
 
 def from_dict(kind: type[Config], data: Mapping[str, Any], where: str) -> Config:
-    """The inverse of `to_dict`; `where` names the file in messages.
+    """Inverse of `to_dict`.
+
+    Args:
+        kind: class of the config.
+        data: its fields.
+        where: the file, for messages.
 
     Raises:
-        InputError: an unknown key (with the nearest known one), or a value that its field does not take.
+        InputError: a key is unknown (the message suggests the nearest), or a value is invalid.
     """
     try:
         return _adapter(kind).validate_json(json.dumps(json_object(data, where)))
     except ValidationError as error:
         raise InputError(f"{where}: {_refusal(error, kind)}") from error
     except RecursionError as error:
-        raise InputError(f"{where}: found values that are nested too deeply, expected a config") from error
+        raise InputError(f"{where}: values are nested too deeply, expected a config") from error
 
 
-# ---------------------------------------------------------------- refusals
+# ---------------------------------------------------------------- errors
 
 
 def _refusal(error: ValidationError, kind: type[Any]) -> InputError:
-    """What pydantic found, in one line: an unknown field before a wrong value, since its name may be the mistake."""
-    wrong = error.errors(include_url=False)
-    first = next((one for one in wrong if one["type"] == _UNKNOWN), wrong[0])
+    """Convert pydantic's errors to one line.
+
+    Unknown fields come first, since a typo can cause the others.
+    """
+    errors = error.errors(include_url=False)
+    first = next((one for one in errors if one["type"] == _UNKNOWN), errors[0])
     path = "".join(f"[{at}]" if isinstance(at, int) else f".{at[:_LONGEST]}" for at in first["loc"]).removeprefix(".")
-    own = first.get("ctx", {}).get("error")
-    if isinstance(own, FieldError):
-        return own.within(path, kind.__name__)
-    if isinstance(own, InputError):
-        return own
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, FieldError):
+        return cause.within(path, kind.__name__)
+    if isinstance(cause, InputError):
+        return cause
     problem = _unknown(kind, first["loc"]) if first["type"] == _UNKNOWN else _problem(first)
     return FieldError(path, problem, kind.__name__) if path else InputError(problem)
 
 
-def _problem(wrong: ErrorDetails) -> str:
-    """What was found where one value is wrong, and what its field takes."""
-    value, context = wrong["input"], wrong.get("ctx", {})
-    match wrong["type"]:
+def _problem(error: ErrorDetails) -> str:
+    """Describe an invalid value and the values that its field accepts."""
+    value, context = error["input"], error.get("ctx", {})
+    match error["type"]:
         case "between":
             noun, expected = context["noun"], context["expected"]
-            is_right = type(value) is int or (type(value) is float and noun != _WHOLE)
-            if not is_right or (noun == _FINITE and abs(value) == math.inf):
+            has_type = type(value) is int or (type(value) is float and noun != _INTEGER)
+            if not has_type or (noun == _FINITE and abs(value) == math.inf):
                 expected = f"{noun}, {expected}"
         case "dataclass_type" | "dataclass_exact_type":
             expected = f"an object with fields of {context['class_name']}"
@@ -222,7 +243,7 @@ def _problem(wrong: ErrorDetails) -> str:
         case "too_long":
             return f"found {len(value)}, expected at most {context['max_length']}"
         case _:
-            expected = wrong["msg"].removeprefix("Input should be ").replace("'", '"')
+            expected = error["msg"].removeprefix("Input should be ").replace("'", '"')
     return f"found {_shown(value)}, expected {expected}"
 
 
@@ -233,19 +254,19 @@ def _shown(value: Any) -> str:
 
 
 def _unknown(kind: type[Any], path: tuple[str | int, ...]) -> str:
-    """That a field of that path is unknown, and the nearest known one."""
+    """Describe an unknown field, with the nearest known one."""
     kinds: list[Any] = [kind]
     for name in path[:-1]:
         if isinstance(name, str):
             kinds = [inner for one in kinds for inner in _configs(get_type_hints(one).get(name))]
     known = [field.name for one in kinds for field in dataclasses.fields(one)]
     near = difflib.get_close_matches(str(path[-1])[:_LONGEST], known, n=1, cutoff=0.0)
-    meant = f"; did you mean '{near[0]}'?" if near else ""
-    return f"unknown, expected a field of {' or '.join(one.__name__ for one in kinds)}{meant}"
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    return f"unknown, expected a field of {' or '.join(one.__name__ for one in kinds)}{hint}"
 
 
 def _configs(hint: Any) -> Iterator[type[Any]]:
-    """The dataclasses that a field with this type hint may hold."""
+    """Dataclasses in a type hint."""
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         yield hint
     for inner in get_args(hint):

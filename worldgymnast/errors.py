@@ -1,4 +1,4 @@
-"""What a user can mend, said in one line."""
+"""Errors that a user can fix, with one-line messages."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from worldgymnast.streams import visibly
 
 
 class InputError(ValueError):
-    """The user's input is wrong. The message is one line: where, which field, found, expected, what to do.
+    """Invalid user input. The message is one line: what happened, the consequence, the fix.
 
-    The command line prints it without a traceback and exits with code 2. What is quoted in it from a file or a server
-    is shown with control characters escaped.
+    The command line prints it without a traceback and exits with code 2. Control characters in quoted text are escaped.
     """
 
     def __str__(self) -> str:
@@ -17,12 +16,12 @@ class InputError(ValueError):
 
 
 class FieldError(InputError):
-    """A config's field has a value that it cannot take.
+    """Invalid value of a config field.
 
     Args:
-        field: its path in the config, such as "fit.steps"; several are separated by ", ".
-        problem: what was found and what is expected.
-        kind: the config's class, where the path alone does not tell.
+        field: path of the field, such as "fit.steps"; several are separated by ", ".
+        problem: the value found and the values expected.
+        kind: class of the config, or "".
 
     >>> str(FieldError("fit.steps", "found 0, expected 1 or more", "PolicyTraining"))
     "field 'fit.steps' of PolicyTraining: found 0, expected 1 or more"
@@ -35,15 +34,19 @@ class FieldError(InputError):
         self.kind = kind
 
     def within(self, path: str, kind: str = "") -> FieldError:
-        """The same of the config that has this one at `path`."""
+        """Error of the outer config that contains this one at `path`."""
         inner = (".".join(filter(None, (path, name))) for name in self.fields)
         return FieldError(", ".join(inner), self.problem, kind or self.kind)
 
     def __str__(self) -> str:
         names = ", ".join(f"'{name}'" for name in self.fields)
-        of = f" of {self.kind}" if self.kind else ""
-        return visibly(f"field{'s' * (len(self.fields) > 1)} {names}{of}: {self.problem}")
+        noun = "field" if len(self.fields) == 1 else "fields"
+        of_kind = f" of {self.kind}" if self.kind else ""
+        return visibly(f"{noun} {names}{of_kind}: {self.problem}")
 
 
 class Paused(InputError):
-    """A run cannot go on now, and can later: what it has is kept, and the same command goes on from there."""
+    """A run had to stop.
+
+    Its state is saved, and the same command resumes it.
+    """

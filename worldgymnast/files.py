@@ -1,7 +1,7 @@
-"""Small files that other people wrote: JSON, JSON lines, and which files of a folder count.
+"""Readers of small external files: JSON and JSON lines, and filters for hidden files.
 
-Every reader of metadata goes through here, so that a byte order mark, a file of the wrong kind, an endless or deeply
-nested file, and the `._NAME` files that macOS leaves behind are handled once.
+All readers of metadata use this module. It handles byte order marks, wrong file types, endless or deeply nested files,
+and the `._NAME` files of macOS in one place.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from worldgymnast.errors import InputError
 
 MAX_JSON_BYTES = 256 * 2**20
 _SHOWN = 60
+"""Characters of a value in a message."""
 _DIGITS = 4000
-"""Of an integer; Python reads 4300."""
+"""Largest number of digits of an integer; Python's limit is 4300."""
 
 
 def parse_json(
@@ -28,32 +29,32 @@ def parse_json(
     unique: bool = False,
     endless: bool = False,
 ) -> Any:
-    """Parse JSON from a stranger.
+    """Parse JSON from an external source.
 
     Args:
         text: the JSON; bytes are UTF-8, with or without a byte order mark.
-        where: what the error message names, a file for example.
-        hint: what to do about it, the end of the error message.
-        unique: refuse an object that names a field twice, of which JSON keeps the last.
-        endless: read an integer of more digits than Python reads as infinity rather than refuse all of it.
+        where: source in error messages, such as a file.
+        hint: fix, at the end of error messages.
+        unique: refuse objects with duplicate fields.
+        endless: read integers with too many digits as infinity instead of refusing the text.
 
     Raises:
-        InputError: it is not JSON, not UTF-8, or nested too deeply.
+        InputError: the text is not JSON, not UTF-8, or nested too deeply.
 
     >>> parse_json(b'\\xef\\xbb\\xbf{"fps": 10}', "info.json")
     {'fps': 10}
     """
     try:
         pairs = _each_once if unique else None
-        whole = text.decode("utf-8-sig") if isinstance(text, bytes) else text
-        return json.loads(whole, object_pairs_hook=pairs, parse_int=_integer if endless else None)
-    except _Twice as error:
-        raise InputError(f"{where}: field {error}: found twice, expected once; remove one") from error
+        decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+        return json.loads(decoded, object_pairs_hook=pairs, parse_int=_integer if endless else None)
+    except _DuplicateField as error:
+        raise InputError(f"{where}: field {error}: found twice, expected once. Remove one") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{where}: is not UTF-8 text ({error}); {hint}") from error
     except json.JSONDecodeError as error:
         raise InputError(f"{where}: line {error.lineno} is not JSON ({error.msg}); {hint}") from error
-    except (RecursionError, ValueError) as error:  # nested too deeply, or a number of more digits than Python reads
+    except (RecursionError, ValueError) as error:  # nested too deeply, or a number with too many digits
         raise InputError(f"{where}: cannot be read as JSON ({error}); {hint}") from error
 
 
@@ -61,37 +62,37 @@ def _integer(digits: str) -> int | float:
     return int(digits) if len(digits) <= _DIGITS else math.copysign(math.inf, -1 if digits[0] == "-" else 1)
 
 
-class _Twice(Exception):
-    """A field that a JSON object has more than once."""
+class _DuplicateField(Exception):
+    """A duplicate field of a JSON object."""
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for name, value in pairs:
-        if name in found:
-            raise _Twice(short(name))
-        found[name] = value
-    return found
+        if name in fields:
+            raise _DuplicateField(short(name))
+        fields[name] = value
+    return fields
 
 
 def read_json(path: Path, hint: str = "copy the file again") -> Any:
     """Read a JSON file.
 
     Raises:
-        InputError: the file is missing, larger than 256 MiB, or not JSON; the message ends in `hint`.
+        InputError: the file is missing, larger than 256 MiB, or not JSON; the message ends with `hint`.
     """
     return parse_json(_content(path, hint), path, hint)
 
 
 def read_json_object(path: Path, hint: str = "copy the file again") -> dict[str, Any]:
-    """Read a JSON file that must hold an object; raises InputError otherwise."""
+    """Read a JSON file that contains an object; raises InputError otherwise."""
     return json_object(read_json(path, hint), path, hint=hint)
 
 
 def read_json_lines(path: Path, hint: str = "copy the file again") -> list[dict[str, Any]]:
-    """Read one JSON object a line.
+    """Read one JSON object per line.
 
-    Only a line feed ends a line: U+2028, U+2029 and U+0085 may stand unescaped inside a JSON string.
+    Only a line feed ends a line: U+2028, U+2029 and U+0085 are valid inside JSON strings.
 
     Raises:
         InputError: the file cannot be read, or a line is not a JSON object; the message names the line.
@@ -105,7 +106,10 @@ def read_json_lines(path: Path, hint: str = "copy the file again") -> list[dict[
 
 
 def json_object(value: Any, where: str | Path, name: str = "", hint: str = "copy the file again") -> dict[str, Any]:
-    """Return `value`, which must be a JSON object; raises InputError that names the field `name`."""
+    """Return `value` if it is a JSON object.
+
+    Otherwise raise InputError with the field `name`.
+    """
     if not isinstance(value, dict):
         field = f"{where}: field '{name}'" if name else str(where)
         raise InputError(f"{field}: found {short(value)}, expected a JSON object; {hint}")
@@ -113,7 +117,7 @@ def json_object(value: Any, where: str | Path, name: str = "", hint: str = "copy
 
 
 def short(value: Any) -> str:
-    """A JSON value as it appears in a message: one line of at most 60 characters that can be printed.
+    """Printable text of a JSON value for messages: one line of at most 60 characters.
 
     >>> short("half a pair: \\ud800")
     '"half a pair: \\\\ud800"'
@@ -128,7 +132,7 @@ def short(value: Any) -> str:
 
 
 def visible(paths: Iterable[Path]) -> list[Path]:
-    """The paths, sorted, without hidden files such as `._NAME` (macOS) and `.DS_Store`.
+    """Sort paths, without hidden files such as `._NAME` (macOS) and `.DS_Store`.
 
     >>> visible([Path("b.mp4"), Path("._a.mp4"), Path("a.mp4")])
     [PosixPath('a.mp4'), PosixPath('b.mp4')]
@@ -137,31 +141,36 @@ def visible(paths: Iterable[Path]) -> list[Path]:
 
 
 _SIGNATURES = (
-    (b"version https://git-lfs", "a Git LFS pointer stands in its place: run git lfs pull"),
+    (b"version https://git-lfs", "it is a Git LFS pointer: run git lfs pull"),
     (b"\x1f\x8b", "it is compressed with gzip: unpack it"),
     (b"\x28\xb5\x2f\xfd", "it is compressed with zstd: unpack it"),
     (b"PK\x03\x04", "it is a zip archive"),
-    (b"\x93NUMPY", "it is one array as numpy.save writes it"),
+    (b"\x93NUMPY", "it is an array written by numpy.save"),
     (b"<!doctype html", "it is a web page: download the file itself"),
     (b"<html", "it is a web page: download the file itself"),
     (b"<head", "it is a web page: download the file itself"),
-    (b"<?xml", "it is XML, often the error of a server: download the file itself"),
+    (b"<?xml", "it is XML, often a server's error page: download the file itself"),
 )
 _HEAD = 512
 
 
 def mistaken(head: bytes) -> str:
-    """Name what a file really is by its first bytes, and what to do; "" where that is not known.
+    """Actual type of a file, from its first bytes, and the fix.
+
+    "" if unknown.
 
     >>> mistaken(b"<!DOCTYPE html><html>")
     'it is a web page: download the file itself'
     """
     head = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    return next((said for magic, said in _SIGNATURES if head.startswith(magic.lower())), "")
+    return next((text for signature, text in _SIGNATURES if head.startswith(signature.lower())), "")
 
 
 def mistaken_file(path: str | Path) -> str:
-    """Name what the file at `path` really is, as `mistaken` does; an empty file counts, too."""
+    """Actual type of the file at `path`, as by `mistaken`.
+
+    Also recognizes empty files.
+    """
     try:
         with open(path, "rb") as file:
             head = file.read(_HEAD)
@@ -171,7 +180,10 @@ def mistaken_file(path: str | Path) -> str:
 
 
 def _content(path: Path, hint: str) -> bytes:
-    """The file's bytes; a special file (a pipe, a device) is refused, it may never end."""
+    """Bytes of a file.
+
+    Special files (pipes, devices) are refused because they may never end.
+    """
     try:
         if path.exists() and not path.is_file():
             raise InputError(f"{path}: is not a regular file; {hint}")
@@ -184,6 +196,6 @@ def _content(path: Path, hint: str) -> bytes:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: cannot be read ({error}); {hint}") from error
-    if said := mistaken(content[:64]):
-        raise InputError(f"{path}: is not JSON ({said})")
+    if actual := mistaken(content[:64]):
+        raise InputError(f"{path}: is not JSON ({actual})")
     return content

@@ -1,4 +1,4 @@
-"""Sentences for tasks that are known by name: what they are called, and paraphrases."""
+"""Instructions of known tasks, and their paraphrases."""
 
 from __future__ import annotations
 
@@ -64,4 +64,4 @@ INSTRUCTIONS: dict[str, tuple[str, ...]] = {
         "push down the button on top of the box",
     ),
 }
-"""The first sentence of a task is its instruction, the others are paraphrases."""
+"""Per task its instruction, then paraphrases."""

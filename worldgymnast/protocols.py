@@ -1,4 +1,4 @@
-"""What a policy, a world model, a judge, an editor and a rollout pool must be able to do."""
+"""Interfaces of policies, world models, judges, environments, editors and rollout pools."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from worldgymnast.actions import ActionSpec
 from worldgymnast.errors import InputError
 from worldgymnast.types import (
     ActionChunk,
-    Begin,
     Clip,
     Layout,
     Metrics,
     Observation,
     RolloutGroup,
     Start,
+    StartOrLayout,
     Verdict,
     WorldState,
 )
@@ -30,27 +30,27 @@ from worldgymnast.types import (
 
 @runtime_checkable
 class Component(Protocol):
-    """What every policy, world model, judge and environment has."""
+    """Common member of every policy, world model, judge and environment."""
 
     @property
     def identity(self) -> str:
-        """A short text that differs where the component would behave differently.
+        """Short text that differs between components with different behavior.
 
-        It goes into a run's config, so a resumed run notices an exchanged component. `weights.identity` makes one of a
-        module's weights.
+        It is part of a run's config, so a resumed run detects an exchanged component. `weights.module_identity` is the
+        identity of a module's weights.
         """
         ...
 
 
 @dataclass(frozen=True)
-class Stored:
-    """What a component's file says beside its config and weights.
+class ComponentInfo:
+    """Content of a component's file apart from config and weights.
 
     Attributes:
-        path: the file, for messages; "" where a component is made anew.
-        action_spec: what the numbers of its actions mean, where it has any.
-        fps: frames per second, of a world model.
-        metadata: every other word in the file's header.
+        path: the file, for messages; "" for a new component.
+        action_spec: meaning of the action numbers; None if the component has no actions.
+        fps: frames per second of a world model.
+        metadata: all entries of the file's header.
     """
 
     path: str = ""
@@ -60,53 +60,56 @@ class Stored:
 
     @property
     def spec(self) -> ActionSpec:
-        """The action spec.
+        """Action spec.
 
         Raises:
             InputError: the file has none.
         """
         if self.action_spec is None:
             raise InputError(
-                f"{self.path or 'component'}: it has no action spec, which this kind needs; train it again"
+                f"{self.path or 'component'}: found no action spec, which this kind needs. Train the component again"
             )
         return self.action_spec
 
 
 @runtime_checkable
 class Storable(Component, Protocol):
-    """A component that can be saved as one file and rebuilt from it.
+    """Component that can be saved as one file and rebuilt from it.
 
     Attributes:
-        config_type: the dataclass of its config; the file holds it as JSON.
-        config: its config.
+        config_type: dataclass of the config, which the file stores as JSON.
+        config: the config.
     """
 
     config_type: ClassVar[type]
     config: Any
 
     @classmethod
-    def from_stored(cls, config: Any, stored: Stored) -> Any:
-        """The component with fresh weights; the file's are loaded into it afterwards."""
+    def from_config(cls, config: Any, info: ComponentInfo) -> Any:
+        """Build the component with fresh weights.
+
+        Those of the file are loaded afterwards.
+        """
         ...
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Its weights."""
+        """All weights by name."""
         ...
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> Any:
-        """Copy weights into it."""
+        """Copy weights into the component."""
         ...
 
 
 @runtime_checkable
 class Actor(Protocol):
-    """Observations in, chunks of actions out: all that a rollout needs.
+    """Observations in, chunks of actions out: the interface that a rollout needs.
 
     Attributes:
-        action_spec: what its actions mean.
-        chunk: actions a look, k.
-        needs: parts of an observation beside the instruction that it reads: "image", or its cameras, and "state".
-        cameras: names of the images it reads.
+        action_spec: meaning of the action numbers.
+        chunk: actions per look, k.
+        needs: parts of an observation that it reads apart from the instruction: "image" or its cameras, and "state".
+        cameras: names of the images that it reads.
     """
 
     action_spec: ActionSpec
@@ -114,55 +117,58 @@ class Actor(Protocol):
 
     @property
     def chunk(self) -> int:
-        """Actions a look, k."""
+        """Actions per look, k."""
         ...
 
     @property
     def cameras(self) -> Sequence[str]:
-        """Names of the images that it reads."""
+        """Names of the images that the actor reads."""
         ...
 
     def act(self, obs: Observation, *, temperature: float, generator: torch.Generator | None) -> ActionChunk:
-        """Sample a chunk for every row of `obs`; temperature 0 is greedy. Log-probabilities are detached."""
+        """Sample a chunk per row of `obs`.
+
+        Temperature 0 is greedy. All tensors are detached.
+        """
         ...
 
 
 @runtime_checkable
 class Policy(Actor, Component, Protocol):
-    """An actor that reinforcement learning can train."""
+    """Actor that reinforcement learning can train."""
 
     def logprobs(self, obs: Observation, chunk: ActionChunk) -> Float[Tensor, "b ..."]:
-        """Log-probabilities of `chunk.sample` at `chunk.temperature`, by the same path as `act`, differentiable.
+        """Differentiable log-probabilities of `chunk.sample` at `chunk.temperature`.
 
-        With the weights that acted they equal `chunk.logprobs`: the ratio is 1 before the first update.
+        With the weights that sampled the chunk they equal `chunk.logprobs`: the ratio is 1 before the first update.
         """
         ...
 
     def parameters(self) -> Iterable[nn.Parameter]:
-        """What an optimizer changes: those that require a gradient."""
+        """All parameters; the optimizer updates those that require a gradient."""
         ...
 
     def trainable_state(self) -> dict[str, Tensor]:
-        """The tensors that training changes, not copied: all weights, or adapters alone."""
+        """Tensors that training changes, without copying: all weights, or only adapters."""
         ...
 
     def load_trainable(self, state: Mapping[str, Tensor]) -> None:
-        """Copy the tensors of a `trainable_state` into this policy."""
+        """Copy the tensors of a `trainable_state` into the policy."""
         ...
 
 
 @runtime_checkable
 class ImitablePolicy(Policy, Protocol):
-    """A policy that can be trained by imitation."""
+    """Policy that can be trained by imitation."""
 
     def loss(self, batch: Any) -> tuple[Tensor, Metrics]:
-        """The imitation loss of a batch."""
+        """Imitation loss and metrics of a batch."""
         ...
 
 
 @runtime_checkable
 class TrainablePolicy(ImitablePolicy, Storable, Protocol):
-    """A policy that `training.policy` makes and saves."""
+    """Policy that `training.policy` builds and saves."""
 
 
 @runtime_checkable
@@ -174,64 +180,70 @@ class WorldModel(Component, Protocol):
 
     @property
     def frame_size(self) -> tuple[int, int]:
-        """Height and width of its frames."""
+        """Height and width of the frames."""
         ...
 
     def start(self, frames: UInt8[Tensor, "b h w 3"]) -> WorldState:
-        """The state in which `frames` are what is seen now."""
+        """State whose current frames are `frames`."""
         ...
 
     def step(
         self, state: WorldState, actions: Float[Tensor, "b k a"], *, generator: torch.Generator, every: int = 1
     ) -> tuple[WorldState, UInt8[Tensor, "b n h w 3"]]:
-        """Imagines one frame per action; n = k / `every` of them are shown, the last of each `every`."""
+        """Imagine one frame per action.
+
+        Returns n = k / `every` of them, the last of each `every`.
+        """
         ...
 
 
 @runtime_checkable
 class TrainableWorld(WorldModel, Storable, Protocol):
-    """A world model over the latents of an autoencoder, which `training.world` makes and saves.
+    """World model in the latent space of an autoencoder, built and saved by `training.world`.
 
     Attributes:
-        autoencoder: codes frames; a module.
+        autoencoder: module that encodes and decodes frames.
     """
 
     autoencoder: Any
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         ...
 
     def loss(self, batch: Any) -> tuple[Tensor, Metrics]:
-        """The loss of a batch of clips."""
+        """Loss and metrics of a batch of clips."""
         ...
 
 
 @runtime_checkable
 class RoundTrip(Protocol):
-    """What a world model may also be able to do: show real frames as it would if its dynamics were perfect."""
+    """World model that can render real frames as with perfect dynamics."""
 
     def round_trip(self, frames: UInt8[Tensor, "b t h w 3"]) -> UInt8[Tensor, "b t h w 3"]:
-        """Encodes and decodes real clips, whose first frame is the start."""
+        """Encode and decode real clips whose first frame is the start."""
         ...
 
 
 @runtime_checkable
 class Encodes(Protocol):
-    """A world model that sees frames through an encoding of its own."""
+    """World model with a frame encoder and decoder."""
 
     def reconstruct(self, frames: UInt8[Tensor, "b h w 3"]) -> UInt8[Tensor, "b h w 3"]:
-        """What the encoding keeps of frames: encoded and decoded one by one."""
+        """Encode and decode frames one by one."""
         ...
 
 
 @runtime_checkable
-class Foreseeing(Protocol):
-    """What a world model may know beside the next frames."""
+class PredictsSuccess(Protocol):
+    """World model that also predicts success."""
 
-    def foreseen(self, state: WorldState, instruction: Sequence[str]) -> Float[Tensor, " b"] | None:
-        """How likely it is that what `instruction` asks for is done at the newest frame; None if it cannot say."""
+    def predict_success(self, state: WorldState, instruction: Sequence[str]) -> Float[Tensor, " b"] | None:
+        """Probability that the task of `instruction` is done at the newest frame.
+
+        None if unavailable.
+        """
         ...
 
 
@@ -241,69 +253,75 @@ class Judge(Component, Protocol):
 
     @property
     def name(self) -> str:
-        """The judge's model and the version of its prompt or input."""
+        """Name of the model and version of its prompt or input."""
         ...
 
     @property
-    def waits(self) -> bool:
-        """Whether it waits for an answer from elsewhere; then it is asked while the next rollouts are imagined."""
+    def is_remote(self) -> bool:
+        """Whether scoring waits for a server.
+
+        Then it overlaps with the next rollouts.
+        """
         ...
 
     def score(self, clips: Sequence[Clip]) -> list[Verdict]:
-        """One verdict per clip; `score` is None where the judge itself failed."""
+        """One verdict per clip, in order.
+
+        `score` is None if the judge failed.
+        """
         ...
 
 
 @runtime_checkable
 class Cancelable(Protocol):
-    """A judge whose questions under way can be given up."""
+    """Judge whose pending requests can be canceled."""
 
     def cancel(self) -> None:
-        """Ask nothing more; questions under way are not waited for."""
+        """Cancel pending requests without waiting for those in flight."""
         ...
 
 
 @runtime_checkable
 class TrainableJudge(Judge, Storable, Protocol):
-    """A judge that `training.judge` makes, calibrates and saves.
+    """Judge that `training.judge` builds, calibrates and saves.
 
     Attributes:
-        threshold: of its belief in success, a tensor without dimensions.
+        threshold: threshold of the success probability, a scalar tensor.
     """
 
     threshold: Tensor
 
     def loss(self, batch: Any) -> tuple[Tensor, Metrics]:
-        """The loss of a batch of labeled pairs of frames."""
+        """Loss and metrics of a batch of labeled frame pairs."""
         ...
 
 
 @runtime_checkable
 class ChecksTasks(Protocol):
-    """A judge that can say beforehand what it cannot judge."""
+    """Judge with a preflight check."""
 
-    def check(self, asked: Iterable[tuple[str, str]]) -> None:
-        """Raise InputError where it cannot judge one of these tasks and instructions."""
+    def check(self, tasks: Iterable[tuple[str, str]]) -> None:
+        """Raise InputError if one of these (task, instruction) pairs cannot be judged."""
         ...
 
 
 @runtime_checkable
 class RealEnvironment(Component, Protocol):
-    """The robot and its scenes, or what stands in for them."""
+    """The robot and its scenes, or a replacement of them."""
 
     @property
     def action_spec(self) -> ActionSpec:
-        """What the numbers of its actions mean; its `rate` is the frames per second."""
+        """Meaning of the action numbers; its `rate` is the frames per second."""
         ...
 
     @property
     def tasks(self) -> Sequence[str]:
-        """Names of its tasks."""
+        """Names of the tasks."""
         ...
 
     @property
     def cameras(self) -> Mapping[str, tuple[int, int]]:
-        """Height and width of the frames of each camera."""
+        """Height and width of the frames per camera."""
         ...
 
     @property
@@ -312,48 +330,48 @@ class RealEnvironment(Component, Protocol):
         ...
 
     def instructions(self, task: str) -> Sequence[str]:
-        """The sentences of a task; the first is its instruction, the others are paraphrases."""
+        """Sentences of a task: its instruction, then paraphrases."""
         ...
 
     def layouts(self, per_task: int, first: int) -> list[Layout]:
-        """Consecutive layouts of every task, the first with seed `first`, with the task's instruction."""
+        """`per_task` layouts of every task, with consecutive seeds from `first`."""
         ...
 
     def photograph(self, layouts: Sequence[Layout]) -> list[Start]:
-        """What is seen in each layout before any action."""
+        """Starts with the frame of each layout before any action."""
         ...
 
     def vector(self, rows: int, chunk: int, *, horizon: int, keyframes_only: bool = False) -> VectorEnv[Any, Any, Any]:
-        """That many rows of it side by side, as `envs.wrappers` describes them.
+        """Vector environment with the interface of `envs.wrappers`.
 
         Args:
-            rows: how many.
-            chunk: actions a look.
+            rows: number of parallel episodes.
+            chunk: actions per look.
             horizon: actions in an episode.
-            keyframes_only: render the frames at looks alone.
+            keyframes_only: render only the frames at looks.
         """
         ...
 
 
 @runtime_checkable
 class Demonstrates(RealEnvironment, Protocol):
-    """A real environment with scripted experts."""
+    """Real environment with scripted experts."""
 
     def open(self) -> ScriptedEnv:
-        """One row of it, action by action."""
+        """Single environment that executes actions one by one."""
         ...
 
 
 @runtime_checkable
 class ScriptedEnv(Protocol):
-    """One row of a real environment, and what an expert would do in it.
+    """Single environment with a scripted expert.
 
     `reset(seed=LAYOUT, options={"task": NAME})` and `step(action)` are Gymnasium's, with `observation["image"]` and
     `info["success"]`.
     """
 
     def reset(self, *, seed: int, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Build the scene."""
+        """Reset the scene to a layout."""
         ...
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], Any, bool, bool, dict[str, Any]]:
@@ -361,60 +379,64 @@ class ScriptedEnv(Protocol):
         ...
 
     def expert_action(self) -> np.ndarray:
-        """What an expert would do now, float [a]."""
+        """Action of the expert, float [a]."""
         ...
 
     def close(self) -> None:
-        """Free what it holds."""
+        """Free all resources."""
         ...
 
 
 @runtime_checkable
 class StartSampler(Protocol):
-    """Draws what a step of reinforcement learning starts from."""
+    """Source of the starts of each step of reinforcement learning."""
 
     @property
     def identity(self) -> str:
-        """A short text that differs where other starts would be drawn."""
+        """Short text that differs between samplers with different starts."""
         ...
 
-    def __call__(self, rng: np.random.Generator, count: int) -> Sequence[Begin]:
-        """Draw that many starts."""
+    def __call__(self, rng: np.random.Generator, count: int) -> Sequence[StartOrLayout]:
+        """Sample `count` starts."""
         ...
 
 
 @runtime_checkable
 class Editor(Protocol):
-    """Frames in, the same frames with distractors in them out: objects that have nothing to do with the task."""
+    """Frames in, the same frames with distractors out: objects unrelated to the task."""
 
     @property
     def name(self) -> str:
-        """What edits."""
+        """Name of the editor, for messages."""
         ...
 
     @property
     def clips(self) -> bool:
-        """Whether it can edit several frames of one episode alike; otherwise t is 1."""
+        """Whether it edits all frames of an episode consistently.
+
+        Otherwise t must be 1.
+        """
         ...
 
     def edit(
         self, frames: UInt8[np.ndarray, "t h w 3"], instruction: str, rng: np.random.Generator
     ) -> UInt8[np.ndarray, "t h w 3"]:
-        """The same frames of one scene, of the same size, with the same new objects in each."""
+        """Add the same objects to every frame of one scene; sizes stay."""
         ...
 
 
 @runtime_checkable
 class RolloutPool(Protocol):
-    """Whoever collects groups of rollouts, here or on other machines."""
+    """Collector of rollout groups, in this process or on other machines."""
 
-    def begin(self, starts: Sequence[Begin], group_size: int) -> Callable[[], list[RolloutGroup]]:
-        """Rolls every start out `group_size` times with the newest synced weights.
+    def begin(self, starts: Sequence[StartOrLayout], group_size: int) -> Callable[[], list[RolloutGroup]]:
+        """Roll out every start `group_size` times with the newest synced weights.
 
-        What it returns gives the groups, and waits for verdicts where it must; until then others can be begun.
+        Returns a function that waits for the verdicts and returns the groups. Other rollouts can begin before it is
+        called.
         """
         ...
 
     def sync(self, weights: Mapping[str, Tensor], version: int) -> None:
-        """Makes `weights` the policy that acts from now on."""
+        """Set the weights and version of the acting policy."""
         ...

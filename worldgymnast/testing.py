@@ -1,7 +1,7 @@
-"""Checks that a policy, world model, judge or environment of one's own keeps its contract.
+"""Contract checks for custom policies, world models, judges and environments.
 
-They verify behavior, not names, as `gymnasium.utils.env_checker` does for environments. Each takes seconds, raises
-`ContractError` with what happened, what follows from it and what to do, and returns nothing.
+They verify behavior, not names, like `gymnasium.utils.env_checker`. Each check takes seconds, and raises
+`ContractError` with the violation, its consequence and the fix.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from worldgymnast.types import ActionChunk, Clip, Observation, Verdict
 from worldgymnast.weights import identity
 
 _ROWS = 4
-"""Rows of a batch; more than one, so that a mixed-up axis is seen."""
+"""Batch size; above one to detect swapped axes."""
 _SENTENCES = ("open the drawer", "close the door")
 _ROUNDING = 1e-3
-"""Nats by which log-probabilities of the same chunk may differ."""
+"""Tolerance of log-probabilities of the same chunk, in nats."""
 
 
 class ContractError(AssertionError):
-    """A component does not keep its contract."""
+    """A component violates its contract."""
 
 
-def _require(holds: bool, happened: str, consequence: str, fix: str) -> None:
-    if not holds:
-        raise ContractError(f"{happened}. {consequence}. {fix}")
+def _require(is_met: bool, violation: str, consequence: str, fix: str) -> None:
+    if not is_met:
+        raise ContractError(f"{violation}. {consequence}. {fix}")
 
 
 def _has_members(component: object, protocol: type[Any]) -> None:
@@ -43,7 +43,7 @@ def _has_members(component: object, protocol: type[Any]) -> None:
     _require(
         not missing,
         f"{type(component).__name__} has no {', '.join(missing)}",
-        f"It is no {protocol.__name__}, so no recipe can use it",
+        f"It is not a {protocol.__name__}, so no recipe can use it",
         "Add these members, see worldgymnast.protocols",
     )
 
@@ -53,21 +53,25 @@ def _has_identity(component: object) -> None:
     _require(
         first == second != "",
         f"{type(component).__name__}.identity gives {first!r}, then {second!r}",
-        "A resumed run would be refused, or would not notice an exchanged component",
-        "Return a text that depends on the config and the weights alone",
+        "A resumed run would be refused, or would not detect an exchanged component",
+        "Return a text that depends only on the config and the weights",
     )
 
 
 def observation(
     actor: Actor, frame_size: tuple[int, int] = (64, 64), state_size: int = 0, seed: int = 0
 ) -> Observation:
-    """A random observation of 4 rows with the cameras that `actor` names.
+    """Random observation of 4 rows for an actor.
 
     Args:
-        actor: names its cameras.
+        actor: the actor, whose cameras are used.
         frame_size: height and width of the frames.
         state_size: numbers of proprioception; 0 for none.
-        seed: of the numbers.
+        seed: random seed.
+
+    >>> import worldgymnast as wg
+    >>> observation(wg.load_policy(wg.starter("policy"))).image.shape
+    torch.Size([4, 64, 64, 3])
     """
     generator = torch.Generator().manual_seed(seed)
     shape = (_ROWS, *frame_size, 3)
@@ -83,12 +87,12 @@ def check_policy(policy: Any, frame_size: tuple[int, int] = (64, 64), state_size
     """Check that a policy can be rolled out, trained by reinforcement learning, saved and resumed.
 
     Args:
-        policy: the policy; its weights are as before when this returns.
+        policy: the policy; its weights stay unchanged.
         frame_size: height and width of its frames.
         state_size: numbers of proprioception that it needs; 0 for none.
 
     Raises:
-        ContractError: it cannot.
+        ContractError: the policy violates its contract.
 
     >>> import worldgymnast as wg
     >>> wg.testing.check_policy(wg.load_policy(wg.starter("policy")))
@@ -105,23 +109,23 @@ def check_policy(policy: Any, frame_size: tuple[int, int] = (64, 64), state_size
 
 
 def _check_chunk(policy: Policy, chunk: ActionChunk) -> None:
-    name, wanted = type(policy).__name__, (_ROWS, policy.chunk, policy.action_spec.dim)
+    name, shape = type(policy).__name__, (_ROWS, policy.chunk, policy.action_spec.dim)
     _require(
-        tuple(chunk.actions.shape) == wanted and chunk.actions.dtype == torch.float32,
-        f"{name}.act gives {chunk.actions.dtype} actions {list(chunk.actions.shape)}, expected float32 {list(wanted)}",
-        "Environments execute [rows, chunk, action] numbers",
+        tuple(chunk.actions.shape) == shape and chunk.actions.dtype == torch.float32,
+        f"{name}.act gives {chunk.actions.dtype} actions {list(chunk.actions.shape)}, expected float32 {list(shape)}",
+        "Environments execute arrays [rows, chunk, action]",
         "Return actions [b k a], with k = chunk and a = action_spec.dim",
     )
     _require(
         not (chunk.logprobs.requires_grad or chunk.actions.requires_grad),
         f"{name}.act gives tensors with a gradient",
-        "Every rollout would keep its whole graph, and the second update would fail",
+        "Every rollout would keep its autograd graph, and the second update would fail",
         "Decorate act with torch.no_grad()",
     )
     _require(
         len(chunk.logprobs) == _ROWS and bool(torch.isfinite(chunk.logprobs).all()),
-        f"{name}.act gives log-probabilities {list(chunk.logprobs.shape)}, or some that are not finite",
-        "The probability ratio of the update could not be computed",
+        f"{name}.act gives log-probabilities {list(chunk.logprobs.shape)}, or non-finite ones",
+        "The update could not compute the probability ratio",
         "Return finite log-probabilities [b ...]",
     )
 
@@ -136,52 +140,50 @@ def _check_draws(policy: Policy, obs: Observation, chunk: ActionChunk) -> None:
     _require(
         _same(chunk, again),
         f"{name}.act with the same generator gives other actions",
-        "A resumed run would not continue as the run that was never stopped",
-        "Draw every random number from the generator that is given",
+        "A resumed run would differ from an uninterrupted one",
+        "Draw every random number from the given generator",
     )
     other = policy.act(obs, temperature=1.0, generator=torch.Generator().manual_seed(1))
     _require(
         not _same(chunk, other),
         f"{name}.act at temperature 1 gives the same actions from another generator",
-        "All rollouts of a group would be alike, so there would be nothing to learn from",
-        "Sample where the temperature is above 0",
+        "All rollouts of a group would be equal, so there would be no learning signal",
+        "Sample if the temperature is above 0",
     )
     greedy = [policy.act(obs, temperature=0.0, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
     _require(
         _same(*greedy),
         f"{name}.act at temperature 0 depends on the generator",
         "Evaluations would not be reproducible",
-        "Return the likeliest action where the temperature is 0",
+        "Return the most likely action if the temperature is 0",
     )
 
 
 def _check_logprobs(policy: Policy, obs: Observation, chunk: ActionChunk) -> None:
     name, fresh = type(policy).__name__, policy.logprobs(obs, chunk)
-    away = (
-        float((fresh.detach().cpu() - chunk.logprobs.cpu()).abs().max())
-        if fresh.shape == chunk.logprobs.shape
-        else np.inf
-    )
+    difference = np.inf
+    if fresh.shape == chunk.logprobs.shape:
+        difference = float((fresh.detach().cpu() - chunk.logprobs.cpu()).abs().max())
     _require(
-        away <= _ROUNDING,
-        f"{name}.logprobs differs from what act recorded by {away:.2g} nats",
+        difference <= _ROUNDING,
+        f"{name}.logprobs differs from the log-probabilities of act by {difference:.2g} nats",
         "The ratio would not be 1 before the first update, so the first gradient would be wrong",
         "Score chunk.sample by the same path as act, at chunk.temperature, with dropout off",
     )
     _require(
         fresh.requires_grad,
         f"{name}.logprobs has no gradient",
-        "Nothing would be learned",
+        "The policy would not learn",
         "Compute it without torch.no_grad(), from parameters that require a gradient",
     )
     rows = torch.tensor([2, 0])
     part = policy.logprobs(obs.rows(rows), chunk.rows(rows)).detach()
-    away = float((part - fresh.detach()[rows.to(fresh.device)]).abs().max())
+    difference = float((part - fresh.detach()[rows.to(fresh.device)]).abs().max())
     _require(
-        away <= _ROUNDING,
-        f"{name}.logprobs of two rows alone differs from those rows of a batch by {away:.2g} nats",
+        difference <= _ROUNDING,
+        f"{name}.logprobs of two rows differs from the same rows of a batch by {difference:.2g} nats",
         "Micro-batches would change the update",
-        "Keep rows apart (no batch normalization), and put the batch first in every tensor of chunk.sample",
+        "Keep rows independent (no batch normalization), with the batch first in every tensor of chunk.sample",
     )
 
 
@@ -190,43 +192,47 @@ def _check_training(policy: Policy, obs: Observation, chunk: ActionChunk) -> Non
     trained, state = copy.deepcopy(policy), {k: v.detach().clone() for k, v in policy.trainable_state().items()}
     parameters = [weight for weight in trained.parameters() if weight.requires_grad]
     _require(
-        bool(parameters), f"{name} has no parameter that requires a gradient", "Nothing can be trained", "Unfreeze some"
+        bool(parameters),
+        f"{name} has no parameter that requires a gradient",
+        "It cannot be trained",
+        "Unfreeze some parameters",
     )
     optimizer = torch.optim.SGD(parameters, lr=0.1)
     (-trained.logprobs(obs, chunk).mean()).backward()
     optimizer.step()
     _require(
         identity(trained) != identity(policy),
-        f"{name}.identity is the same after an update",
-        "A run could not tell the trained policy from the one it began with",
-        "Let it depend on the weights (worldgymnast.weights.module_identity)",
+        f"{name}.identity is unchanged after an update",
+        "A run could not distinguish the trained policy from the initial one",
+        "Compute it from the weights (worldgymnast.weights.module_identity)",
     )
     trained.load_trainable(state)
-    away = float((trained.logprobs(obs, chunk) - policy.logprobs(obs, chunk)).detach().abs().max())
+    difference = float((trained.logprobs(obs, chunk) - policy.logprobs(obs, chunk)).detach().abs().max())
     _require(
-        away <= _ROUNDING,
-        f"{name}.load_trainable(trainable_state()) does not bring an earlier policy back: {away:.2g} nats away",
-        "The step that is kept could not be handed out, and checkpoints would lose weights",
-        "Return every tensor that training changes, and copy all of them back",
+        difference <= _ROUNDING,
+        f"{name}.load_trainable(trainable_state()) does not restore the policy: {difference:.2g} nats off",
+        "The best step could not be restored, and checkpoints would lose weights",
+        "Return every tensor that training changes, and restore all of them",
     )
 
 
 def _check_saving(policy: Policy) -> None:
-    name, found = type(policy).__name__, class_of("policies", type(policy).__name__)
+    name = type(policy).__name__
+    is_registered = class_of("policies", name) is type(policy)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "policy.safetensors"
         save_component(path, policy, Manifest())
-        again = copy.deepcopy(policy)
-        for weight in again.parameters():
+        restored = copy.deepcopy(policy)
+        for weight in restored.parameters():
             nn.init.zeros_(weight)
-        weights_into(again, path)
-        loaded = [again] if found is not type(policy) else [again, load_policy(path)]
-    for each in loaded:
+        weights_into(restored, path)
+        copies = [restored, load_policy(path)] if is_registered else [restored]
+    for each in copies:
         _require(
             identity(each) == identity(policy),
-            f"{name} has another identity after it was saved and loaded",
-            "A run could not be resumed, and the file would be another policy",
-            "Keep every weight in state_dict(), and build from the config alone in from_stored",
+            f"{name} has another identity after saving and loading",
+            "A run could not be resumed, and the file would contain another policy",
+            "Put every weight into state_dict(), and build only from the config in from_config",
         )
 
 
@@ -234,10 +240,10 @@ def _check_saving(policy: Policy) -> None:
 
 
 def check_world(world: Any) -> None:
-    """Check that a world model imagines reproducibly and keeps its state in the value that it returns.
+    """Check that a world model is reproducible and keeps its state in the returned value.
 
     Raises:
-        ContractError: it does not.
+        ContractError: the world model violates its contract.
 
     >>> import worldgymnast as wg
     >>> wg.testing.check_world(wg.load_world(wg.starter("world")))
@@ -250,37 +256,37 @@ def check_world(world: Any) -> None:
     spec = world.action_spec
     actions = torch.from_numpy(rng.uniform(spec.low, spec.high, (2, 4, spec.dim)).astype(np.float32))
 
-    def imagined(state: Any, every: int = 1, seed: int = 0) -> np.ndarray:
+    def imagine(state: Any, every: int = 1, seed: int = 0) -> np.ndarray:
         return world.step(state, actions, generator=torch.Generator().manual_seed(seed), every=every)[1].cpu().numpy()
 
     state = world.start(frames)
-    shown = imagined(state)
-    wanted = (2, 4, height, width, 3)
+    imagined = imagine(state)
+    shape = (2, 4, height, width, 3)
     _require(
-        shown.shape == wanted and shown.dtype == np.uint8,
-        f"{name}.step gives frames {list(shown.shape)} of {shown.dtype}, expected {list(wanted)} uint8",
-        "Judge and policy look at uint8 RGB frames, one an action",
+        imagined.shape == shape and imagined.dtype == np.uint8,
+        f"{name}.step gives frames {list(imagined.shape)} of {imagined.dtype}, expected {list(shape)} uint8",
+        "Judges and policies need uint8 RGB frames, one per action",
         "Return frames [b k h w 3] in 0..255",
     )
     _require(
-        bool(np.array_equal(shown, imagined(state))),
+        bool(np.array_equal(imagined, imagine(state))),
         f"{name}.step from the same state and generator gives other frames",
         "A start could not be continued in several ways, and a resumed run would differ",
-        "Keep nothing on the module: put the whole state into WorldState, and draw from the generator alone",
+        "Store no state on the module: put it into WorldState, and draw only from the generator",
     )
     _require(
-        bool(np.array_equal(shown[:, 3:], imagined(state, every=4))),
+        bool(np.array_equal(imagined[:, 3:], imagine(state, every=4))),
         f"{name}.step(every=4) does not give the last of the 4 frames",
-        "Rollouts that show only the frames at looks would be judged on other frames",
+        "Rollouts with keyframes only would be judged on other frames",
         "Imagine every action, and return the last frame of each `every`",
     )
     forked = state.fork(torch.tensor([1, 0]))
+    difference = np.abs(imagine(state).astype(int) - imagine(world.start(frames)).astype(int)).max()
     _require(
-        bool(np.abs(imagined(state).astype(int) - imagined(world.start(frames)).astype(int)).max() <= 1)
-        and len(imagined(forked)) == 2,
+        bool(difference <= 1) and len(imagine(forked)) == 2,
         f"{name}: stepping one state changes another",
-        "The rollouts of a group would influence one another",
-        "Return a new WorldState, and never write into the one that is given",
+        "The rollouts of a group would influence each other",
+        "Return a new WorldState, and never modify the given one",
     )
 
 
@@ -288,14 +294,14 @@ def check_world(world: Any) -> None:
 
 
 def check_judge(judge: Any, frame_size: tuple[int, int] = (64, 64)) -> None:
-    """Check that a judge gives one verdict for each clip, in order.
+    """Check that a judge gives one verdict per clip, in order.
 
     Args:
-        judge: the judge; one behind a server is asked about three clips.
+        judge: the judge; a remote judge gets three requests.
         frame_size: height and width of the frames.
 
     Raises:
-        ContractError: it does not.
+        ContractError: the judge violates its contract.
 
     >>> import worldgymnast as wg
     >>> wg.testing.check_judge(wg.load_judge(wg.starter("judge")))
@@ -310,25 +316,25 @@ def check_judge(judge: Any, frame_size: tuple[int, int] = (64, 64)) -> None:
     verdicts = judge.score(clips)
     _require(
         len(verdicts) == 3 and all(isinstance(verdict, Verdict) for verdict in verdicts),
-        f"{name}.score gives {len(verdicts)} answers about 3 clips",
-        "Verdicts would be given to the wrong rollouts",
-        "Return one Verdict for each clip, in their order; Verdict(None, error=WHY) where it failed",
+        f"{name}.score gives {len(verdicts)} verdicts for 3 clips",
+        "Verdicts would be assigned to the wrong rollouts",
+        "Return one Verdict per clip, in order; Verdict(None, error=REASON) if it failed",
     )
     for clip, verdict in zip(clips, verdicts, strict=True):
         _check_verdict(name, clip, verdict)
-    if judge.waits:
+    if judge.is_remote:
         return
-    back = judge.score(clips[::-1])[::-1]
+    reversed_verdicts = judge.score(clips[::-1])[::-1]
     _require(
-        [one.score for one in back] == [one.score for one in verdicts],
-        f"{name}.score gives other verdicts where the clips come in another order",
-        "A rollout's reward would depend on the rollouts beside it",
-        "Judge each clip by itself",
+        [one.score for one in reversed_verdicts] == [one.score for one in verdicts],
+        f"{name}.score gives other verdicts for another order of the clips",
+        "A rollout's reward would depend on other rollouts",
+        "Judge each clip independently",
     )
     _require(
         list(judge.score([])) == [],
         f"{name}.score of no clips gives verdicts",
-        "Nothing was asked",
+        "An empty batch would fail",
         "Return an empty list",
     )
 
@@ -338,12 +344,12 @@ def _check_verdict(name: str, clip: Clip, verdict: Verdict) -> None:
         verdict.score is None or 0 <= verdict.score <= 1,
         f"{name}.score gives a score of {verdict.score}",
         "Scores are compared with 0 and 1",
-        "Return 1 for success, less for a part of it, None where it failed",
+        "Return 1 for success, less for partial success, None if the judge failed",
     )
     _require(
         verdict.success_frame is None or 0 <= verdict.success_frame < len(clip.frames),
         f"{name}.score gives frame {verdict.success_frame} of a clip of {len(clip.frames)} frames",
-        "What follows success gets no gradient, so the wrong actions would be learned",
+        "Actions after success get no gradient, so the policy would learn from the wrong ones",
         "Return the index of a frame of the clip, or None",
     )
 
@@ -352,15 +358,15 @@ def _check_verdict(name: str, clip: Clip, verdict: Verdict) -> None:
 
 
 def check_environment(env: Any, chunk: int = 2, rows: int = 2) -> None:
-    """Check that a real environment builds the same layouts again and reports every frame and success.
+    """Check that a real environment rebuilds layouts and reports every frame and success.
 
     Args:
-        env: the environment; two episodes of two looks are run.
-        chunk: actions a look.
-        rows: rows side by side.
+        env: the environment; the check runs two episodes of two looks.
+        chunk: actions per look.
+        rows: parallel rows.
 
     Raises:
-        ContractError: it does not.
+        ContractError: the environment violates its contract.
 
     >>> import worldgymnast as wg
     >>> wg.testing.check_environment(wg.metaworld(tasks=("door-close",)))  # doctest: +SKIP
@@ -373,68 +379,70 @@ def check_environment(env: Any, chunk: int = 2, rows: int = 2) -> None:
         [(one.task, one.seed) for one in layouts] == [(task, 7 + i) for task in env.tasks for i in range(2)],
         f"{name}.layouts(2, 7) gives {[(one.task, one.seed) for one in layouts]}",
         "Policies could not be compared on the same layouts",
-        "Return consecutive seeds of every task, the first with the seed that is asked for",
+        "Return consecutive seeds for every task, from the given first seed",
     )
     _require(
         all(env.instructions(task) for task in env.tasks) and all(one.instruction for one in layouts),
-        f"{name}: a task has no sentence",
-        "A policy that hears nothing cannot be told tasks apart",
-        "Return at least one sentence a task",
+        f"{name}: a task has no instruction",
+        "The policy could not distinguish tasks",
+        "Return at least one sentence per task",
     )
-    seen, again = env.photograph(layouts[:1])[0], env.photograph(layouts[:1])[0]
+    start, again = env.photograph(layouts[:1])[0], env.photograph(layouts[:1])[0]
     size = next(iter(env.cameras.values()))
     _require(
-        seen.frame.shape == (*size, 3) and seen.frame.dtype == np.uint8 and seen.layout == layouts[0].seed,
-        f"{name}.photograph gives a frame {list(seen.frame.shape)} of {seen.frame.dtype}, layout {seen.layout}",
-        "Starts would not fit the world model, or could not be built again",
-        "Return layout.start(frame) with a uint8 frame [h w 3] of the size that `cameras` says",
+        start.frame.shape == (*size, 3) and start.frame.dtype == np.uint8 and start.layout == layouts[0].seed,
+        f"{name}.photograph gives a frame {list(start.frame.shape)} of {start.frame.dtype}, layout {start.layout}",
+        "Starts would not match the world model, or could not be rebuilt",
+        "Return layout.start(frame) with a uint8 frame [h w 3] of the size in `cameras`",
     )
     _require(
-        bool(np.array_equal(seen.frame, again.frame)),
-        f"{name}.photograph gives two pictures of one layout",
+        bool(np.array_equal(start.frame, again.frame)),
+        f"{name}.photograph gives two frames for one layout",
         "Paired comparisons would compare different scenes",
-        "Let the seed alone decide the scene",
+        "Determine the scene by the seed alone",
     )
-    full, sparse = (_episode(env, layouts, chunk, rows, only) for only in (False, True))
+    full, keyframes = (_run_episode(env, layouts, chunk, rows, only) for only in (False, True))
     _require(
-        bool(np.array_equal(full[0][:, chunk - 1 :: chunk], sparse[0])),
-        f"{name}.vector(keyframes_only=True) gives other frames than those at the looks",
+        bool(np.array_equal(full[0][:, chunk - 1 :: chunk], keyframes[0])),
+        f"{name}.vector(keyframes_only=True) gives other frames than the keyframes of a full run",
         "Evaluations would be judged on other frames than training",
         "Render the last frame of each chunk",
     )
     _require(
-        full[1] == sparse[1],
-        f"{name}.vector gives other successes where only frames at looks are rendered",
-        "Success would depend on what is looked at",
-        "Report success from the robot, not from the frames that are rendered",
+        full[1] == keyframes[1],
+        f"{name}.vector gives other successes with keyframes only",
+        "Success would depend on rendering",
+        "Report success from the robot, not from rendered frames",
     )
 
 
-def _episode(
+def _run_episode(
     env: RealEnvironment, layouts: Sequence[Any], chunk: int, rows: int, keyframes_only: bool
 ) -> tuple[np.ndarray, list[float]]:
-    """Frames [b t h w 3] of an episode of two looks without motion, and its scores."""
+    """Frames [b t h w 3] and scores of an episode of two looks without motion."""
     name, spec = type(env).__name__, env.action_spec
     vector = env.vector(rows, chunk, horizon=2 * chunk, keyframes_only=keyframes_only)
     still = np.clip(np.zeros((rows, chunk, spec.dim)), spec.low, spec.high).astype(np.float32)
-    frames, ended, info = [], False, dict[str, Any]()
+    frames, info = [], dict[str, Any]()
     try:
         vector.reset(options={"starts": [layouts[i % len(layouts)] for i in range(rows)]})
         for look in range(2):
             _, _, terminated, truncated, info = vector.step(still)
             frames.append(np.asarray(info["frames"]))
-            ended = bool(np.all(np.logical_or(terminated, truncated)))
+            is_over = bool(np.all(np.logical_or(terminated, truncated)))
             _require(
-                ended == (look == 1),
-                f"{name}.vector ends after look {look + 1} is {ended}, with a horizon of 2 looks",
-                "Rollouts would be cut off, or never end",
+                is_over == (look == 1),
+                f"{name}.vector reports end={is_over} after look {look + 1}, with a horizon of 2 looks",
+                "Rollouts would be truncated, or never end",
                 "Truncate all rows after `horizon` actions",
             )
     finally:
         vector.close()
     missing = [key for key in ("score", "success_frame", "probability") if key not in info]
     _require(
-        not missing, f"{name}.vector's last info lacks {', '.join(missing)}", "Success would be unknown",
+        not missing,
+        f"{name}.vector's last info lacks {', '.join(missing)}",
+        "Success would be unknown",
         "Report them at the last look, see worldgymnast.envs.wrappers",
-    )  # fmt: skip
+    )
     return np.concatenate(frames, 1), [float(score) for score in info["score"]]

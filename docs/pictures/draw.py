@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from worldgymnast.envs.metaworld import MORE, MetaWorld, MetaWorldConfig
+from worldgymnast.envs.metaworld import EXTRA_TASKS, MetaWorld, MetaWorldConfig
 from worldgymnast.episodes.lerobot import read
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.evaluation.agreement import psnr
@@ -100,9 +100,9 @@ def candidates(tables: Path, task: str = "button-press", layout: int = 1_000_000
 
 def further(tables: Path) -> None:
     """More tasks: a policy for real in tasks that were never demonstrated, first before and then after RL."""
-    env, rows = replace(ENV, tasks=MORE), []
+    env, rows = replace(ENV, tasks=EXTRA_TASKS), []
     before, after = (load_policy(file) for file in (starter("policy"), tables / "cells/tasks-1/policy.safetensors"))
-    for task in MORE:
+    for task in EXTRA_TASKS:
         starts = MetaWorld(replace(ENV, tasks=(task,))).layouts(8, 1_000_000)
         own, other = truly(before, starts, env), truly(after, starts, env)
         won = [i for i, (a, b) in enumerate(zip(own, other, strict=True)) if b.verdict.succeeded > a.verdict.succeeded]

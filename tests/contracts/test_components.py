@@ -178,10 +178,10 @@ class Nameless(Mine):
     ("kind", "said"),
     [
         (Graded, "with a gradient"),
-        (Shifted, "differs from what act recorded"),
+        (Shifted, "differs from the log-probabilities of act"),
         (Deaf, "with the same generator gives other actions"),
-        (Frozen, "does not bring an earlier policy back"),
-        (Nameless, "is the same after an update"),
+        (Frozen, "does not restore the policy"),
+        (Nameless, "is unchanged after an update"),
     ],
 )
 def test_a_broken_policy_is_seen(kind: type[Mine], said: str) -> None:
@@ -224,8 +224,8 @@ def test_a_broken_judge_is_seen() -> None:
             return [Verdict(1.0, success_frame=len(clip.frames)) for clip in clips]
 
     for judge, said in (
-        (Lost(), "1 answers about 3 clips"),
-        (Swaps(), "in another order"),
+        (Lost(), "1 verdicts for 3 clips"),
+        (Swaps(), "for another order"),
         (Beyond(), "gives frame 3"),
     ):
         with pytest.raises(ContractError, match=said):
@@ -243,7 +243,7 @@ def test_a_broken_environment_is_seen() -> None:
         def layouts(self, per_task: int, first: int) -> Any:
             return super().layouts(1, first) * per_task
 
-    with pytest.raises(ContractError, match="gives two pictures of one layout"):
+    with pytest.raises(ContractError, match="gives two frames for one layout"):
         check_environment(Restless())
     with pytest.raises(ContractError, match="layouts"):
         check_environment(Same())

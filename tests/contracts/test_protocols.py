@@ -9,7 +9,7 @@ import pytest
 
 from worldgymnast import protocols
 from worldgymnast.judges.classifier import SuccessClassifier
-from worldgymnast.judges.combined import Calibrated, Cascade, Ensemble
+from worldgymnast.judges.combined import CalibratedJudge, Cascade, Ensemble
 from worldgymnast.judges.foreseen import ForeseenJudge
 from worldgymnast.judges.local import LocalVLM
 from worldgymnast.judges.vlm import VLMJudge
@@ -21,10 +21,10 @@ from worldgymnast.surrogates.pool import LocalPool
 from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 KEPT = [
-    *((kind, protocols.Judge) for kind in (SuccessClassifier, Calibrated, Cascade, Ensemble, ForeseenJudge)),
+    *((kind, protocols.Judge) for kind in (SuccessClassifier, CalibratedJudge, Cascade, Ensemble, ForeseenJudge)),
     *((kind, protocols.Judge) for kind in (LocalVLM, VLMJudge)),
     *((kind, protocols.Editor) for kind in (Cutouts, Inpainting, RemoteEditor)),
-    *((LatentWorldModel, each) for each in (protocols.WorldModel, protocols.RoundTrip, protocols.Foreseeing)),
+    *((LatentWorldModel, each) for each in (protocols.WorldModel, protocols.RoundTrip, protocols.PredictsSuccess)),
     (SmallVLA, protocols.Policy),
     (LocalPool, protocols.RolloutPool),
 ]

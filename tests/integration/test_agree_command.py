@@ -26,7 +26,7 @@ from worldgymnast.worldmodel.sampler import LatentWorldModel
 class Late:
     """A judge that calls every clip of more than two looks a success, and fails on those of one."""
 
-    name, waits, identity = "late", False, "late"
+    name, is_remote, identity = "late", False, "late"
 
     def score(self, clips: Sequence[Clip]) -> list[Verdict]:
         return [Verdict(None, error="blind") if len(c.frames) < 3 else Verdict(float(len(c.frames) > 3)) for c in clips]

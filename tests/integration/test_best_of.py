@@ -20,7 +20,7 @@ SPEC = metaworld_spec(6)
 class Bright:
     """Believes in what is brighter at the end than the first frame was; keeps what it was shown."""
 
-    name, waits, identity = "bright", False, "bright"
+    name, is_remote, identity = "bright", False, "bright"
 
     def __init__(self, fail: bool = False):
         self.fail, self.clips = fail, list[Clip]()

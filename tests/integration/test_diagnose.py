@@ -215,14 +215,14 @@ def test_the_round_trip_is_what_perfect_dynamics_would_show(detail: float) -> No
     made = world.round_trip(clips)
     assert made.shape == clips.shape
     state = world.start(clips[:, 0])
-    with world._precisely():
+    with world._autocast():
         latents = world.autoencoder.encode(clips).float()
-    assert (made.int() - world._shown(state, latents).int()).abs().max() <= 1  # decoded in other batches
+    assert (made.int() - world._decode(state, latents).int()).abs().max() <= 1  # decoded in other batches
     still = world.round_trip(clips[:, :1].expand(-1, 9, -1, -1, -1))
     if detail:  # a scene that does not change gets back all that the autoencoder lost
         assert torch.equal(still, clips[:, :1].expand(-1, 9, -1, -1, -1))
     else:
-        with world._precisely():
+        with world._autocast():
             alone = world.autoencoder.decode(world.autoencoder.encode(clips[:, 3]))
         assert (made[:, 3].int() - alone.int()).abs().max() <= 1
 

@@ -55,21 +55,21 @@ def batch(length: int = 4) -> dict:  # type: ignore[type-arg]
 
 
 @torch.no_grad()
-def test_what_is_believed_of_a_clip_is_what_sampling_sees_frame_by_frame() -> None:
-    """One step from pure noise after true frames, by the sampler and by `believed`, also beyond the window (5)."""
+def test_parallel_predictions_equal_those_of_the_sampler_frame_by_frame() -> None:
+    """One step from pure noise after true frames, by the sampler and by `predict_clean`, also beyond the window (5)."""
     world = randomised(replace(TEACHER, steps=1))
     given = batch(7)
-    clip = world.clip(given)
+    clip = world.training_clips(given)
     noise = torch.randn(clip.clean.shape, generator=torch.Generator().manual_seed(3))
-    level = torch.full(clip.mask.shape, world.objective.walk(1)[0])
-    believed = world.believed(clip, noise, level, 2.0)
+    level = torch.full(clip.mask.shape, world.objective.timesteps(1)[0])
+    predicted = world.predict_clean(clip, noise, level, 2.0)
     for t in (1, 3, 4):
         state = world.start_latent(given["latents"][:, 0])
-        for i in range(1, t):  # the true frames are filed as if they had been imagined
-            entry = world._clean_entry(state, given["latents"][:, i], given["actions"][:, i - 1])
-            state = replace(world._filed(state, entry, None), latent=given["latents"][:, i], frame=i)
-        following = world._next(state, given["actions"][:, t - 1], noise[:, t])
-        assert torch.allclose(following.latent, believed[:, t], atol=1e-4), f"frame {t}"
+        for i in range(1, t):  # the true frames enter the window as imagined ones do
+            inputs = world._clean_inputs(state, given["latents"][:, i], given["actions"][:, i - 1])
+            state = replace(world._window.append(state, inputs, None), latent=given["latents"][:, i], frame=i)
+        following = world._imagine_frame(state, given["actions"][:, t - 1], noise[:, t])
+        assert torch.allclose(following.latent, predicted[:, t], atol=1e-4), f"frame {t}"
 
 
 @pytest.mark.parametrize("config", [TEACHER, FLOW], ids=["diffusion", "flow"])

@@ -76,7 +76,7 @@ def test_a_judge_that_fails_denies_nothing() -> None:
 class Out:
     """An audit judge that fails on all but one clip."""
 
-    name, waits, identity = "out", False, "out"
+    name, is_remote, identity = "out", False, "out"
 
     def score(self, clips: Sequence[Clip]) -> list[Verdict]:
         return [Verdict(None, error="401") for _ in clips[1:]] + [Verdict(1.0)]
@@ -128,7 +128,7 @@ class Lamps:
 class Lit:
     """A judge to whom success is a half of the picture that has become brighter by so many levels."""
 
-    waits = False
+    is_remote = False
 
     def __init__(self, left: float, right: float = math.inf):
         self.name = self.identity = f"lit by {left} or {right}"

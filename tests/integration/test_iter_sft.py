@@ -37,7 +37,7 @@ CONFIG = IterSftConfig(
 class Every:
     """A judge that calls every second clip a success, from its second look on."""
 
-    name, waits, identity = "every second", False, "every second"
+    name, is_remote, identity = "every second", False, "every second"
 
     def __init__(self, never: bool = False):
         self.never = never

@@ -46,7 +46,7 @@ class Spy:
     """`BrightJudge` that remembers what it was shown, is paid, and fails on every `fails`-th clip."""
 
     name = identity = "spy-v1"
-    waits = True
+    is_remote = True
 
     def __init__(self, fails: int = 0):
         self.fails = fails

@@ -115,7 +115,7 @@ class Comfortable:
     """The truth of a lamp that is rewarded for light alone: bright, and not so bright that it dazzles."""
 
     name: str = "comfortable"
-    waits: bool = False
+    is_remote: bool = False
     identity: str = "comfortable"
 
     def score(self, clips: Sequence[Clip]) -> list[Verdict]:

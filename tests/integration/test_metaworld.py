@@ -14,7 +14,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from worldgymnast.actions import ActionSpecMismatch
-from worldgymnast.envs.metaworld import MORE, SUITE, MetaWorldConfig, MetaWorldEnv, check_tasks, instructions
+from worldgymnast.envs.metaworld import EXTRA_TASKS, SUITE, MetaWorldConfig, MetaWorldEnv, check_tasks, instructions
 from worldgymnast.envs.wrappers import vectorize
 from worldgymnast.errors import InputError
 from worldgymnast.types import Start
@@ -54,7 +54,7 @@ def test_the_seed_alone_decides_the_layout(env: MetaWorldEnv) -> None:
         other.close()
 
 
-@pytest.mark.parametrize("task", [*SUITE, *MORE])
+@pytest.mark.parametrize("task", [*SUITE, *EXTRA_TASKS])
 def test_the_first_frame_shows_the_scene_as_it_is(task: str, env: MetaWorldEnv) -> None:
     """Meta-World's own first picture shows drawer and window where they are not."""
     for layout in (5, 6, 5):

@@ -73,8 +73,8 @@ def _cut(path: Path) -> None:
         (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\n"), "git lfs pull"),
         (lambda path: save_file({"a": torch.zeros(1)}, path), "is a safetensors file"),
         (lambda path: path.touch(), "is empty"),
-        (lambda path: path.write_bytes(b"\x00\x01junk"), "no checkpoint that torch can read"),
-        (_cut, "no checkpoint that torch can read"),
+        (lambda path: path.write_bytes(b"\x00\x01junk"), "not a checkpoint that torch can read"),
+        (_cut, "not a checkpoint that torch can read"),
         (lambda path: torch.save({}, path), "no dict of tensors"),
         (lambda path: torch.save({"ema": {}, "model": {}}, path), "no dict of tensors"),
         (lambda path: torch.save({"a": torch.tensor([float("nan")])}, path), "'a' holds NaN"),
@@ -104,7 +104,7 @@ ODD: dict[str, Callable[[], torch.Tensor]] = {
     "sparse": lambda: torch.eye(3).to_sparse(),
     "sparse rows": lambda: torch.eye(3).to_sparse_csr(),
     "meta": lambda: torch.zeros(3, device="meta"),
-    "quantised": lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
+    "quantized": lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
     "eight bits": lambda: torch.ones(3).to(torch.float8_e4m3fn),
     "whole numbers": lambda: torch.ones(3, dtype=torch.int64),
 }
@@ -194,11 +194,8 @@ class _Counted(torch.nn.Module):
         self.passes.append(noisy.shape[1])
         return self.inner.hidden(noisy, *rest, **named)
 
-    def answer(self, *hidden: Any) -> Any:
-        return self.inner.answer(*hidden)
-
-    def extend(self, *caches: Any) -> Any:
-        return self.inner.extend(*caches)
+    def predict(self, *hidden: Any) -> Any:
+        return self.inner.predict(*hidden)
 
 
 def _rollout(made: LatentWorldModel, frames: int) -> tuple[torch.Tensor, list[list[int]]]:

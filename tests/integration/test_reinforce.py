@@ -45,7 +45,7 @@ class BrightnessJudge:
     """A real, if silly, reward: whether the last frame is redder than the first."""
 
     name = identity = "redder-v1"
-    waits = False
+    is_remote = False
 
     def __init__(self, fail: bool = False):
         self.fail = fail
@@ -263,7 +263,7 @@ def test_imagined_environment_refuses_a_horizon_that_is_no_multiple_of_the_chunk
 class Slow:
     """Another judge, each call of which takes its own time in a thread, so that answers overtake one another."""
 
-    name, waits, identity = "slow", True, "slow"
+    name, is_remote, identity = "slow", True, "slow"
 
     def __init__(self, judge: Judge):
         self.judge, self.calls = judge, 0

@@ -19,8 +19,8 @@ from worldgymnast.errors import InputError
 from worldgymnast.ledger import FILE, Ledger
 from worldgymnast.recipes.quickstart import starter_plate
 from worldgymnast.registry import load_proposer
-from worldgymnast.scenes.edit import LEAST, MOST, changed
-from worldgymnast.scenes.plate import Plate, load_plate, plate_of
+from worldgymnast.scenes.edit import MAX_CHANGE, MIN_CHANGE, changed_share
+from worldgymnast.scenes.plate import Plate, estimate_plate, load_plate
 from worldgymnast.scenes.proposals import Proposer, ProposerConfig
 from worldgymnast.scenes.remote import RemoteEditor, RemoteEditorConfig
 from worldgymnast.types import Episode
@@ -44,7 +44,7 @@ def test_a_server_edits() -> None:
     with editing("square") as server:
         edited = remote(server.url).edit(scene()[None], "open the drawer", np.random.default_rng(0))
     assert edited.shape == (1, 48, 48, 3)
-    assert 0.01 < changed(scene(), edited[0]) < 0.2
+    assert 0.01 < changed_share(scene(), edited[0]) < 0.2
     assert server.size == (96, 96), "the frame is sent enlarged"
     assert "open the drawer" in server.body
     assert "96x96" in server.body
@@ -62,7 +62,7 @@ def test_a_server_that_is_out_for_a_while_is_asked_again() -> None:
 @pytest.mark.parametrize(
     ("mode", "said"),
     [
-        ("size", 'found a picture of 64x64 pixels, expected 96x96 as was sent; set "pixels"'),
+        ("size", 'found a picture of 64x64 pixels, expected 96x96 as sent. Set "pixels"'),
         ("text", "no picture in the reply"),
         ("address", "response_format"),
         ("nothing", "can the model edit pictures"),
@@ -116,7 +116,7 @@ def test_pictures_are_distracted_and_kept(folder: Path, tmp_path: Path, capsys: 
     assert names == ["door-close-1.png", "door-close-2.png", "drawer-open-1.png", "drawer-open-2.png"]
     plain, found = read_starts(folder, None), read_starts(target, None)
     assert len(found) == 2 * len(plain)
-    assert all(LEAST <= changed(plain[0].frame, start.frame) <= MOST for start in found)
+    assert all(MIN_CHANGE <= changed_share(plain[0].frame, start.frame) <= MAX_CHANGE for start in found)
     before = {path: path.read_bytes() for path in target.iterdir()}
     for name in ("drawer-open-2.json", "summary.json"):  # as if it had been killed there
         (target / name).unlink()
@@ -157,7 +157,7 @@ def test_another_camera_needs_a_plate_of_its_own(
     assert main(["scenes", "distract", str(folder), str(tmp_path / "bare")]) == 2
     assert "give --plate of this camera" in capsys.readouterr().err
     mine = tmp_path / "plate.png"
-    plate_of(np.stack([255 - scene(robot, 64) for robot in range(0, 56, 2)])).save(mine)
+    estimate_plate(np.stack([255 - scene(robot, 64) for robot in range(0, 56, 2)])).save(mine)
     assert main(["scenes", "distract", str(folder), str(tmp_path / "among"), "--plate", str(mine)]) == 0
 
 
@@ -200,7 +200,7 @@ def test_whole_episodes_are_distracted(data: Path, tmp_path: Path, capsys: pytes
     assert (after.actions == before.actions).all()
     assert (after.success == before.success).all()
     frames = np.asarray(after.frames[after.rows]), np.asarray(before.frames[before.rows])
-    assert 0.001 < changed(*(f.reshape(-1, 48, 3) for f in frames)) < 0.2
+    assert 0.001 < changed_share(*(f.reshape(-1, 48, 3) for f in frames)) < 0.2
     assert main(["scenes", "distract", str(data), str(target), "--plate", str(plate)]) == 2
     assert "exists already" in capsys.readouterr().err
     other = tmp_path / "other"

@@ -14,7 +14,7 @@ from trainable import Trainable
 
 from worldgymnast.envs.imagined import ImaginedVectorEnv
 from worldgymnast.episodes.windows import concatenate, from_episodes
-from worldgymnast.protocols import Foreseeing, WorldModel
+from worldgymnast.protocols import PredictsSuccess, WorldModel
 from worldgymnast.rl.judging import judge_clip
 from worldgymnast.rl.rollout import roll_out
 from worldgymnast.training.replay import clips, replay
@@ -141,7 +141,7 @@ class Still(Trainable):
 
 @pytest.mark.parametrize("world", [Lamp(), Seer()])
 def test_what_a_world_foresees_goes_with_its_rollouts(world: WorldModel) -> None:
-    knows = isinstance(world, Foreseeing)
+    knows = isinstance(world, PredictsSuccess)
     env = ImaginedVectorEnv(world, BrightJudge(), rows=2, chunk=2, horizon=6, generator=torch.Generator())
     start = Start(np.full((SIZE, SIZE, 3), 100, np.uint8), "brighter")
     policy: Any = Still(world.action_spec)

@@ -17,7 +17,7 @@ from worldgymnast.cli.main import main
 from worldgymnast.episodes.windows import from_episodes
 from worldgymnast.judges.combined import Ensemble, EnsembleConfig
 from worldgymnast.measure.diagnosis import diagnose
-from worldgymnast.protocols import Foreseeing, Judge, WorldModel
+from worldgymnast.protocols import Judge, PredictsSuccess, WorldModel
 from worldgymnast.recipes.presets import debug
 from worldgymnast.registry import load_judge
 from worldgymnast.training.fit import FitConfig
@@ -65,6 +65,6 @@ def test_a_diagnosis_shows_the_judge_what_the_world_foresaw_and_nothing_of_a_wor
     diagnose(world, Noting(), from_episodes([lamp_episode(i, steps) for i, steps in enumerate((8, 5))]), stride=3)
     assert [clip.imagined for clip in asked] == [False, False, True, True]
     for clip in asked:
-        told = clip.imagined and isinstance(world, Foreseeing)
+        told = clip.imagined and isinstance(world, PredictsSuccess)
         assert (clip.foreseen is not None) == told
         assert clip.foreseen is None or np.isfinite(clip.foreseen).all()

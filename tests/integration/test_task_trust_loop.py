@@ -47,7 +47,7 @@ class Lit:
     never: tuple[str, ...] = ()
     opposite: tuple[str, ...] = ()
     name: str = "lit"
-    waits: bool = False
+    is_remote: bool = False
     identity: str = "lit"
 
     def score(self, clips: Sequence[Clip]) -> list[Verdict]:

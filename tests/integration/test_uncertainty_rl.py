@@ -61,7 +61,7 @@ class BrighterJudge:
     """Success is a last frame brighter than the first by more than one level."""
 
     name = identity = "brighter-v1"
-    waits = False
+    is_remote = False
 
     def score(self, clips: Sequence[Clip]) -> list[Verdict]:
         gained = [float(c.frames[-1].mean()) - float(c.frames[0].mean()) > 1 for c in clips]

@@ -43,7 +43,7 @@ def scores(verdicts: list[Verdict]) -> list[float | None]:
 def test_it_is_a_judge_whose_verdicts_cost_something(server: Faulty) -> None:
     asked = judge(server, endpoint={"price": Price(read=2.0, written=10.0)})
     assert isinstance(asked, Judge)
-    assert asked.waits
+    assert asked.is_remote
     assert asked.name == "m, binary-v1"
     clips, truth = brightening(4)
     verdicts = asked.score(clips)
@@ -168,7 +168,7 @@ def test_a_key_reaches_the_server_and_nothing_else(
     monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong-but-secret")
     assert main([*words, "--out", str(tmp_path / "wrong.json")]) == 2
     said = capfd.readouterr()
-    assert "refuses the key in OPENAI_API_KEY (Incorrect API key provided: ***)" in said.err
+    assert "rejects the key in OPENAI_API_KEY (Incorrect API key provided: ***)" in said.err
     monkeypatch.setenv("OPENAI_API_KEY", "sk-right")
     assert main([*words, "--out", str(tmp_path / "judge.json")]) == 0
     asked = load_judge(tmp_path / "judge.json", ledger=Ledger(tmp_path / "ledger.sqlite"))
@@ -194,7 +194,7 @@ def test_white_space_around_a_key_is_no_part_of_it(
     monkeypatch.setenv("OPENAI_API_KEY", around.format("sk-wrong-but-secret"))
     assert main(["judge", "vlm", "locked", "--endpoint.url", server.url, "--out", str(tmp_path / "judge.json")]) == 2
     said = capfd.readouterr().err
-    assert "refuses the key in OPENAI_API_KEY" in said
+    assert "rejects the key in OPENAI_API_KEY" in said
     assert "secret" not in said
 
 
@@ -235,7 +235,7 @@ def test_a_server_that_says_something_else_is_no_chat_server(
     with saying(body) as url:
         assert main(["judge", "vlm", "m", "--endpoint.url", url, "--out", str(tmp_path / "judge.json")]) == 2
     said = capsys.readouterr().err
-    assert "found a server that does not chat (" in said
+    assert "the server has no chat endpoint (" in said
     assert "correct --endpoint.url" in said
     assert said.count("\n") == 1
     assert not (tmp_path / "judge.json").exists()
@@ -256,9 +256,9 @@ def test_an_answer_that_is_no_text_is_no_verdict(message: dict[str, Any]) -> Non
 
 BAD = {
     "unknown": "found no model 'unknown' (The model `unknown` does not exist), expected one of m, several",
-    "no-picture": "'no-picture' refuses a picture; take a model that sees (status 400: this model takes no images)",
-    "one-picture": "'one-picture' refuses 8 pictures; add --sheet (\"sheet\": true in the judge's file)",
-    "blind": "'blind' passes over pictures (100 tokens with one and without), expected a model that sees",
+    "no-picture": "'no-picture' refuses an image. Use a vision-language model (status 400: this model takes no images)",
+    "one-picture": "'one-picture' refuses 8 images; add --sheet (\"sheet\": true in the judge's file)",
+    "blind": "'blind' ignores images (100 tokens with and without one)",
 }
 
 

@@ -39,8 +39,8 @@ class Mine(nn.Module):
         self.net = nn.Sequential(nn.Linear(3, self.config.width), nn.Tanh(), nn.Linear(self.config.width, 4))
 
     @classmethod
-    def from_stored(cls, config: MineConfig, stored: Any) -> Mine:
-        del stored
+    def from_config(cls, config: MineConfig, info: Any) -> Mine:
+        del info
         return cls(config)
 
     def _mean(self, obs: Observation) -> Tensor:
@@ -94,7 +94,7 @@ class Bright:
     """Success is a frame brighter than 128 on average."""
 
     name = identity = identity = "brighter than 128"
-    waits = False
+    is_remote = False
 
     def score(self, clips: Sequence[Clip]) -> list[Verdict]:
         found = []

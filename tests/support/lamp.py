@@ -50,7 +50,7 @@ class Lamp:
 class Seer(Lamp):
     """A lamp that knows how bright it is."""
 
-    def foreseen(self, state: WorldState, instruction: Sequence[str]) -> Tensor:
+    def predict_success(self, state: WorldState, instruction: Sequence[str]) -> Tensor:
         assert len(instruction) == len(state.latent)
         return state.latent.mean((1, 2, 3)) / 255
 
@@ -59,7 +59,7 @@ class BrightJudge:
     """Success is a last frame brighter than 128; it is as sure as it is far from there."""
 
     name = identity = identity = "bright-v1"
-    waits = False
+    is_remote = False
 
     def score(self, clips: Sequence[Clip]) -> list[Verdict]:
         levels = [float(c.frames[-1].mean()) for c in clips]

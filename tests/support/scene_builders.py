@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from worldgymnast.scenes.plate import Plate, plate_of
+from worldgymnast.scenes.plate import Plate, estimate_plate
 from worldgymnast.video import encode
 
 TABLE, WALL, ROBOT = (60, 120, 150), (200, 200, 210), (180, 20, 20)
@@ -24,7 +24,7 @@ def scene(robot: int | None = None, size: int = 48) -> np.ndarray:
 
 def bare_plate() -> Plate:
     """What stays where it is while the robot moves."""
-    return plate_of(np.stack([scene(robot) for robot in range(0, 40, 2)]))
+    return estimate_plate(np.stack([scene(robot) for robot in range(0, 40, 2)]))
 
 
 def put(folder: Path, name: str, said: Any = None, shape: tuple[int, int] = (64, 64), value: int = 100) -> Path:

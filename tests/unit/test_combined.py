@@ -14,8 +14,8 @@ from worldgymnast.endpoint import EndpointConfig
 from worldgymnast.errors import InputError
 from worldgymnast.judges.classifier import ClassifierConfig, SuccessClassifier
 from worldgymnast.judges.combined import (
-    Calibrated,
     CalibratedConfig,
+    CalibratedJudge,
     Cascade,
     CascadeConfig,
     Ensemble,
@@ -31,8 +31,8 @@ from worldgymnast.types import Clip, Verdict
 class Grey:
     """Believes in success as much as the last frame is bright; fails on what it is told to."""
 
-    def __init__(self, name: str = "grey", gain: float = 1.0, fails: Sequence[int] = (), waits: bool = False):
-        self.name, self.gain, self.fails, self.waits = name, gain, fails, waits
+    def __init__(self, name: str = "grey", gain: float = 1.0, fails: Sequence[int] = (), is_remote: bool = False):
+        self.name, self.gain, self.fails, self.is_remote = name, gain, fails, is_remote
         self.identity = f"{name}{gain}"
         self.asked: list[int] = []
 
@@ -57,11 +57,11 @@ def scores(judge: Judge, *levels: int) -> list[float | None]:
 
 
 def test_a_threshold_by_task_holds_for_that_task_alone() -> None:
-    judge = Calibrated(Grey(), CalibratedConfig("", 0.5, {"drawer": 0.8}))
+    judge = CalibratedJudge(Grey(), CalibratedConfig("", 0.5, {"drawer": 0.8}))
     assert scores(judge, 40, 60, 90) == [0, 1, 1]
     assert [v.score for v in judge.score(clips(40, 60, 90, task="drawer"))] == [0, 0, 1]
     assert [v.success_frame for v in judge.score(clips(60, 90, task="drawer"))] == [None, 1]
-    assert scores(Calibrated(Grey(fails=[60]), CalibratedConfig("", 0.5)), 60) == [None]
+    assert scores(CalibratedJudge(Grey(fails=[60]), CalibratedConfig("", 0.5)), 60) == [None]
 
 
 def test_a_learned_judge_dates_success_by_the_threshold_of_the_task() -> None:
@@ -71,7 +71,7 @@ def test_a_learned_judge_dates_success_by_the_threshold_of_the_task() -> None:
     clip = Clip(rng.integers(0, 256, (6, 64, 64, 3), dtype=np.uint8), "open it", "drawer")
     belief = learned.probabilities(clip.frames[None], ["open it"])[0]
     at = float(np.sort(belief)[-2])
-    (found,) = Calibrated(learned, CalibratedConfig("", 1.0, {"drawer": at})).score([clip])
+    (found,) = CalibratedJudge(learned, CalibratedConfig("", 1.0, {"drawer": at})).score([clip])
     assert found.score == 1
     assert found.success_frame == int(np.flatnonzero(belief >= at)[0])
 
@@ -108,11 +108,11 @@ def test_an_ensemble_of_all_is_harder_to_please_than_the_mean() -> None:
 
 
 def test_names_identities_and_waiting_come_from_the_members() -> None:
-    judge = Cascade(Grey("cheap"), Grey("dear", waits=True), CascadeConfig("", ""))
+    judge = Cascade(Grey("cheap"), Grey("dear", is_remote=True), CascadeConfig("", ""))
     assert isinstance(judge, Judge)
     assert judge.name == "cascade of (cheap) and (dear)"
-    assert judge.waits
-    assert not Ensemble([Grey(), Grey()], EnsembleConfig(("", ""))).waits
+    assert judge.is_remote
+    assert not Ensemble([Grey(), Grey()], EnsembleConfig(("", ""))).is_remote
     assert judge.identity == Cascade(Grey("cheap"), Grey("dear"), CascadeConfig("x", "y")).identity
     assert judge.identity != Cascade(Grey("cheap"), Grey("dear"), CascadeConfig("", "", low=0.2)).identity
     assert judge.identity != Cascade(Grey("cheap", 2.0), Grey("dear"), CascadeConfig("", "")).identity
@@ -128,7 +128,7 @@ def test_files_are_looked_for_beside_the_description_and_every_member_is_checked
     save_judge(folder / "cascade.json", CascadeConfig("calibrated.json", "vlm.json"))
     judge = load_judge(folder / "cascade.json")
     assert isinstance(judge, Cascade)
-    assert isinstance(judge.members[0], Calibrated)
+    assert isinstance(judge.members[0], CalibratedJudge)
     assert isinstance(judge.members[0].members[0], SuccessClassifier)
     with pytest.raises(InputError, match="field 'criteria': found none for 'drawer-open'"):
         check(judge, [("drawer-open", "open the drawer")])

@@ -60,7 +60,7 @@ def test_successes_are_logged_by_task() -> None:
         (start,) = starts(task)
         chunk = ActionChunk(torch.zeros(1, 2, 4), torch.zeros(1, 2, 4, dtype=torch.int64), torch.zeros(1, 2, 4), 1.0)
         one = Rollout(start, {IMAGE: FRAME[None]}, chunk, FRAME[None], Verdict(None), 1)
-        return RolloutGroup(start, [one.judged(Verdict(score), 1) for score in scores])
+        return RolloutGroup(start, [one.with_verdict(Verdict(score), 1) for score in scores])
 
     groups = [group("a", [1.0, 0.5]), group("b", [None, 1.0]), group("a", [1.0, 1.0]), group("c", [None])]
     found = StepGroups(groups, seconds_imagine=1.0)

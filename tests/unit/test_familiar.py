@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from worldgymnast.envs.metaworld import MORE, SUITE, instructions
+from worldgymnast.envs.metaworld import EXTRA_TASKS, SUITE, instructions
 from worldgymnast.measure.novelty import misspelt, strange_sentences
 from worldgymnast.types import Start
 
@@ -36,10 +36,10 @@ def test_of_several_the_worst_is_named() -> None:
 @pytest.mark.parametrize(("task", "near"), [("drawr-open", "drawer-open"), ("windowclose", "window-close")])
 def test_a_task_that_is_nearly_a_known_one_is_told(task: str, near: str) -> None:
     starts = [Start(np.zeros((8, 8, 3), np.uint8), "open the drawer", name) for name in ("drawer-open", task)]
-    assert misspelt(starts, (*SUITE, *MORE)) == f"found task '{task}', which is nearly '{near}'"
-    assert misspelt(starts[:1], (*SUITE, *MORE)) == ""
+    assert misspelt(starts, (*SUITE, *EXTRA_TASKS)) == f"found task '{task}', which is nearly '{near}'"
+    assert misspelt(starts[:1], (*SUITE, *EXTRA_TASKS)) == ""
 
 
 @pytest.mark.parametrize("task", ["faucet-open", "open the drawer", "", "fold the towel"])
 def test_a_task_of_ones_own_is_no_slip(task: str) -> None:
-    assert misspelt([Start(np.zeros((8, 8, 3), np.uint8), "fold the towel", task)], (*SUITE, *MORE)) == ""
+    assert misspelt([Start(np.zeros((8, 8, 3), np.uint8), "fold the towel", task)], (*SUITE, *EXTRA_TASKS)) == ""

@@ -631,6 +631,6 @@ def test_what_a_local_model_writes_counts_only_where_it_ends() -> None:
     made.processor = SimpleNamespace(tokenizer=tokenizer)
     made.model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=[2, 3]))
     assert made._text([5, 6, 3, 0, 0]) == "5 6"
-    with pytest.raises(NoScore, match="cut off after 2 tokens") as error:
+    with pytest.raises(NoScore, match="truncated after 2 tokens") as error:
         made._text([5, 6])
     assert error.value.kind == "cut off"

@@ -134,4 +134,4 @@ def test_a_pointer_in_the_place_of_an_older_data_set(tmp_path):
     v21(tmp_path / "set")
     for file in (tmp_path / "set").rglob("*.mp4"):
         file.write_bytes(OTHERS["a pointer"][0])
-    assert first_error(tmp_path / "set").endswith("(a Git LFS pointer stands in its place: run git lfs pull)")
+    assert first_error(tmp_path / "set").endswith("(it is a Git LFS pointer: run git lfs pull)")

@@ -65,7 +65,7 @@ def test_every_flipped_bit_of_the_weights_is_seen(policy: Path, tmp_path: Path) 
         damaged[rng.randrange(start, len(content))] ^= 1 << rng.randrange(8)
         file = tmp_path / "policy.safetensors"
         file.write_bytes(damaged)
-        assert "damaged: its content has another SHA-256" in refusal(load_policy, file)
+        assert "damaged: its content does not match its SHA-256" in refusal(load_policy, file)
 
 
 def test_a_changed_config_beside_the_same_weights_is_seen(policy: Path, tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ WORLDS: dict[str, tuple[str, Any, str]] = {
     "channels beyond the file": ("transformer", {"channels": 60_000}, "misshapen: transformer.x_proj.weight"),
     "grid 1e9": ("transformer", {"grid": [10**9, 10**9]}, "field 'transformer.grid[0]' of WorldModelConfig"),
     "autoencoder blocks": ("autoencoder", {"blocks": [1000] * 3}, "found [1000, 1000, 1000] in a file of 90 tensors"),
-    "autoencoder without widths": ("autoencoder", {"widths": [], "blocks": []}, "expected as many of each, 1 to 16"),
+    "autoencoder without widths": ("autoencoder", {"widths": [], "blocks": []}, "expected equal lengths, 1 to 16"),
     "transformer a number": ("transformer", 3, "found 3, expected an object with fields of TransformerConfig"),
 }
 
@@ -257,8 +257,8 @@ def test_another_kind_of_component_is_named(policy: Path, tmp_path: Path) -> Non
 OTHERS = {
     "a web page": (b"<!DOCTYPE html><html>not found</html>", "it is a web page"),
     "a pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 3\n", "run git lfs pull"),
-    "a zip": (b"PK\x03\x04" + bytes(100), "as torch.save writes"),
-    "a pickle": (b"\x80\x02}q\x00." + bytes(100), "as torch.save writes"),
+    "a zip": (b"PK\x03\x04" + bytes(100), "written by torch.save"),
+    "a pickle": (b"\x80\x02}q\x00." + bytes(100), "written by torch.save"),
     "JSON": (b'{"a": 1}', "it looks like JSON"),
     "nothing": (b"", "it is empty"),
     "zeros": (bytes(4096), "cannot be read as safetensors weights"),

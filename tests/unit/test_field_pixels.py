@@ -21,7 +21,7 @@ from worldgymnast import video, video_reader
 from worldgymnast.episodes.starts import read_starts
 from worldgymnast.errors import InputError
 from worldgymnast.pictures import FORMATS, open_picture
-from worldgymnast.scenes.cutouts import cutouts_in
+from worldgymnast.scenes.cutouts import load_cutouts
 from worldgymnast.video_reader import frame_times
 
 CUT = {"bf": "2", "g": "20"}
@@ -386,7 +386,7 @@ def test_postscript_under_a_pictures_name_starts_no_interpreter(tmp_path, monkey
     monkeypatch.setattr(subprocess, "Popen", started)
     (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n")
     (tmp_path / "a.json").write_text('{"instruction": "open it"}')
-    for read in (video.picture, lambda path: read_starts(path.parent, 64), lambda path: cutouts_in(path.parent)):
+    for read in (video.picture, lambda path: read_starts(path.parent, 64), lambda path: load_cutouts(path.parent)):
         with pytest.raises(InputError, match="found no picture that can be read, expected PNG"):
             read(tmp_path / "a.png")
 

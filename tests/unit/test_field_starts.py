@@ -13,7 +13,7 @@ from test_field_pixels import png_16, remux
 
 from worldgymnast.episodes.starts import folder_hash, frame_of, pictures, read_starts
 from worldgymnast.errors import InputError
-from worldgymnast.scenes.cutouts import cutouts_in
+from worldgymnast.scenes.cutouts import load_cutouts
 
 SAID = {"instruction": "open the drawer"}
 
@@ -32,7 +32,7 @@ def test_hidden_files_of_macos_are_passed_over(tmp_path):
         (tmp_path / "s" / name).write_bytes(b"\0\5\26\7Mac OS X")
     assert [ident(start.frame) for start in read_starts(tmp_path / "s", 64)] == [(3, 0)]
     Image.fromarray(np.dstack([episode(3, 1)[0], np.eye(64, dtype=np.uint8) * 255])).save(tmp_path / "s" / "a.png")
-    assert len(cutouts_in(tmp_path / "s")) == 1
+    assert len(load_cutouts(tmp_path / "s")) == 1
 
 
 def test_a_rotated_photograph_and_a_rotated_video_stand_upright(tmp_path):

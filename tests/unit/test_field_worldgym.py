@@ -407,7 +407,7 @@ def test_encrypted_and_unknown_methods_and_damage(root):
 def test_what_stands_in_the_place_of_an_npz_is_named(root):
     path = root / "1.npz"
     cases = {
-        saved(ROWS): "it is one array as numpy.save writes it",
+        saved(ROWS): "it is an array written by numpy.save",
         b"version https://git-lfs.github.com/spec/v1\n": "git lfs pull",
         b"<html><body>404": "it is a web page",
         b"": "cannot be read as npz",

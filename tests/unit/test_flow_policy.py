@@ -46,7 +46,7 @@ def test_the_path_has_the_density_of_its_gaussian_steps() -> None:
     chunk = policy.act(obs, temperature=0.7, generator=torch.Generator().manual_seed(1))
     assert isinstance(chunk.sample, Tensor)
     assert chunk.logprobs.shape == (3, 4, 2, 4)
-    features = policy.features(*policy.see(obs))
+    features = policy.features(*policy.preprocess(obs))
     mean, deviation = policy._step(features, chunk.sample[:, 2], 2, 0.7)
     wanted = torch.distributions.Normal(mean, deviation).log_prob(chunk.sample[:, 3])
     torch.testing.assert_close(chunk.logprobs[:, 2], wanted.detach(), atol=1e-4, rtol=1e-4)

@@ -53,9 +53,9 @@ def test_log_probabilities_do_not_depend_on_the_company(policy: SmallVLA) -> Non
 
 def test_tokens_and_actions_are_inverse(policy: SmallVLA) -> None:
     tokens = torch.randint(0, SMALL.bins, (5, 2, 4), generator=torch.Generator().manual_seed(0))
-    assert torch.equal(policy.tokenise(policy.detokenise(tokens)), tokens)
-    assert policy.detokenise(torch.zeros(1, 2, 4, dtype=torch.long)).eq(-1).all()
-    assert policy.detokenise(torch.full((1, 2, 4), SMALL.bins - 1)).eq(1).all()
+    assert torch.equal(policy.tokenize(policy.detokenize(tokens)), tokens)
+    assert policy.detokenize(torch.zeros(1, 2, 4, dtype=torch.long)).eq(-1).all()
+    assert policy.detokenize(torch.full((1, 2, 4), SMALL.bins - 1)).eq(1).all()
 
 
 def test_sampling_follows_the_distribution(policy: SmallVLA) -> None:

@@ -13,6 +13,7 @@ from worldgymnast.errors import InputError
 from worldgymnast.judges.prompt import (
     RUBRICS,
     NoScore,
+    certain,
     check_criteria,
     from_logprobs,
     parse,
@@ -21,7 +22,6 @@ from worldgymnast.judges.prompt import (
     sample_frames,
     schema,
     verdict,
-    written,
 )
 from worldgymnast.types import Clip
 
@@ -113,7 +113,7 @@ def test_a_criterion_that_is_missing_is_named_before_anything_is_asked() -> None
 
 
 def votes(*scores: float | None):
-    return [None if s is None else written(s) for s in scores]
+    return [None if s is None else certain(s) for s in scores]
 
 
 def test_the_majority_counts_and_a_tie_is_what_was_said() -> None:

@@ -11,15 +11,15 @@ from scene_builders import ROBOT, bare_plate, scene
 
 from studies.diverse import UNHEARD
 from worldgymnast.endpoint import Unusable
-from worldgymnast.envs.metaworld import INSTRUCTIONS, MORE, SUITE
+from worldgymnast.envs.metaworld import EXTRA_TASKS, INSTRUCTIONS, SUITE
 from worldgymnast.errors import InputError
 from worldgymnast.protocols import Editor
 from worldgymnast.recipes.quickstart import starter_plate
 from worldgymnast.registry import load_editor
-from worldgymnast.scenes.cutouts import Cutouts, CutoutsConfig, cutouts_in, drawn
-from worldgymnast.scenes.edit import LEAST, MOST, changed, distracted
-from worldgymnast.scenes.language import AFFORDANCES, written
-from worldgymnast.scenes.plate import Plate, load_plate, plate_of
+from worldgymnast.scenes.cutouts import Cutouts, CutoutsConfig, draw_object, load_cutouts
+from worldgymnast.scenes.edit import MAX_CHANGE, MIN_CHANGE, add_distractors, changed_share
+from worldgymnast.scenes.language import AFFORDANCES, sample_instructions
+from worldgymnast.scenes.plate import Plate, estimate_plate, load_plate
 from worldgymnast.scenes.proposals import parse
 from worldgymnast.types import Start
 
@@ -46,7 +46,7 @@ def test_a_plate_is_read_as_it_was_written(plate: Plate, tmp_path: Path) -> None
     found = load_plate(tmp_path / "plate.png")
     assert (found.frame == plate.frame).all()
     assert (found.surface == plate.surface).all()
-    half = found.at((24, 24))
+    half = found.resized((24, 24))
     assert half.frame.shape == (24, 24, 3)
     assert half.surface[9:].all()
     assert not half.surface[:7].any()
@@ -54,8 +54,8 @@ def test_a_plate_is_read_as_it_was_written(plate: Plate, tmp_path: Path) -> None
 
 def test_a_camera_that_moves_has_no_plate() -> None:
     noise = np.random.default_rng(0).integers(0, 255, (20, 48, 48, 3), dtype=np.uint8)
-    with pytest.raises(InputError, match="no surface that stays the same in 20 frames"):
-        plate_of(noise)
+    with pytest.raises(InputError, match="no constant surface in 20 frames"):
+        estimate_plate(noise)
 
 
 def test_the_starter_plate_is_a_bare_table() -> None:
@@ -103,7 +103,7 @@ def test_nearer_objects_are_larger(plate: Plate) -> None:
 
 def test_every_drawn_object_is_solid_inside_and_clear_at_a_corner() -> None:
     for seed in range(40):
-        cutout = drawn(12, np.random.default_rng(seed))
+        cutout = draw_object(12, np.random.default_rng(seed))
         assert cutout.shape[0] == 12
         assert 0 <= cutout.min() <= cutout.max() <= 1
         assert cutout[6, cutout.shape[1] // 2, 3] > 0.9
@@ -121,7 +121,7 @@ def cut(path: Path, colour: Sequence[int], opaque: bool = False, empty: bool = F
 def test_cut_outs_come_from_a_folder(plate: Plate, tmp_path: Path) -> None:
     cut(tmp_path / "cup.png", (0, 0, 255))
     (tmp_path / "editor.json").write_text(json.dumps({"kind": "CutoutsConfig", "folder": ".", "objects": 1}))
-    (cutout,) = cutouts_in(tmp_path)
+    (cutout,) = load_cutouts(tmp_path)
     assert cutout.shape == (20, 10, 4), "its empty margin is cut away"
     editor = load_editor(tmp_path / "editor.json", plate)
     assert editor.name == "1 cut-outs"
@@ -141,7 +141,7 @@ def test_cut_outs_come_from_a_folder(plate: Plate, tmp_path: Path) -> None:
 def test_what_is_no_cut_out_is_refused(make: object, said: str, tmp_path: Path) -> None:
     make(tmp_path)  # type: ignore[operator]
     with pytest.raises(InputError, match=said):
-        cutouts_in(tmp_path)
+        load_cutouts(tmp_path)
 
 
 # ---------------------------------------------------------------- what an edit must be
@@ -165,22 +165,22 @@ class Odd:
 def test_an_edit_of_another_size_is_refused() -> None:
     editor: Editor = Odd("small")
     with pytest.raises(InputError, match=r"editor 'odd': found uint8 frames \[1, 24, 24, 3\], expected uint8"):
-        distracted(editor, Start(scene(), "open the drawer"), np.random.default_rng(0))
+        add_distractors(editor, Start(scene(), "open the drawer"), np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("kind", ["nothing", "everything"])
 def test_no_edit_and_another_scene_are_left_out(kind: str) -> None:
     editor = Odd(kind)
-    assert distracted(editor, Start(scene(), "open the drawer"), np.random.default_rng(0)) is None
+    assert add_distractors(editor, Start(scene(), "open the drawer"), np.random.default_rng(0)) is None
     assert editor.asked == 3
 
 
 def test_an_edited_start_has_no_layout(plate: Plate) -> None:
     start = Start(scene(), "open the drawer", "drawer-open", 7)
-    made = distracted(Cutouts(CutoutsConfig(), plate), start, np.random.default_rng(0))
+    made = add_distractors(Cutouts(CutoutsConfig(), plate), start, np.random.default_rng(0))
     assert made is not None
     assert (made.instruction, made.task, made.layout) == ("open the drawer", "drawer-open", None)
-    assert LEAST <= changed(start.frame, made.frame) <= MOST
+    assert MIN_CHANGE <= changed_share(start.frame, made.frame) <= MAX_CHANGE
 
 
 # ---------------------------------------------------------------- language
@@ -188,10 +188,10 @@ def test_an_edited_start_has_no_layout(plate: Plate) -> None:
 
 def test_sentences_are_written_from_the_objects() -> None:
     rng = np.random.default_rng(0)
-    assert len(set(written("drawer-open", 24, rng))) == 24
-    assert all("drawer" in sentence for sentence in written("drawer-open", 100, rng))
-    assert written("unheard-of", 5, rng) == []
-    assert set(AFFORDANCES) == {*SUITE, *MORE}
+    assert len(set(sample_instructions("drawer-open", 24, rng))) == 24
+    assert all("drawer" in sentence for sentence in sample_instructions("drawer-open", 100, rng))
+    assert sample_instructions("unheard-of", 5, rng) == []
+    assert set(AFFORDANCES) == {*SUITE, *EXTRA_TASKS}
 
 
 def test_the_sentences_of_the_tests_are_heard_nowhere_else() -> None:

@@ -222,11 +222,11 @@ def test_the_imagination_that_a_graph_captures_is_that_of_the_loss() -> None:
     def terms(part: Any) -> torch.Tensor:
         return torch.stack(part({**batch, "generator": torch.Generator().manual_seed(2)}).terms)
 
-    own = terms(world._unrolled)
+    own = terms(world._unrolled_loss)
     assert own[0] > 0
     assert own[2] > 0
-    object.__setattr__(world, "_followed", graphed.captured(world, 2, 3))
-    assert torch.equal(terms(world._unrolled), own)
+    object.__setattr__(world, "_unroll", graphed.captured(world, 2, 3))
+    assert torch.equal(terms(world._unrolled_loss), own)
 
 
 def test_training_by_time_lowers_the_loss_and_ends_with_averaged_weights() -> None:

@@ -239,7 +239,7 @@ def test_futures_are_disturbed_as_asked_and_the_same_again(lamps: EpisodeSet) ->
 def test_a_judge_without_probability_is_taken_at_its_score() -> None:
     class Blunt:
         name = identity = "blunt"
-        waits = False
+        is_remote = False
 
         def score(self, clips: Sequence[Clip]) -> list[Verdict]:
             return [Verdict(1.0), Verdict(None, error="outage"), Verdict(0.0, 0.3)][: len(clips)]

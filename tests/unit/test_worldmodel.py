@@ -15,7 +15,7 @@ from worldgymnast.precision import autocast
 from worldgymnast.recipes.presets import WORLDS
 from worldgymnast.registry import from_dict, to_dict
 from worldgymnast.worldmodel.autoencoder import Autoencoder
-from worldgymnast.worldmodel.objective import Diffusion, DiffusionConfig, Flow, FlowConfig, motion_weights, toward
+from worldgymnast.worldmodel.objective import Diffusion, DiffusionConfig, Flow, FlowConfig, ddim_step, motion_weights
 from worldgymnast.worldmodel.sampler import LatentWorldModel, WorldModelConfig
 from worldgymnast.worldmodel.transformer import VideoTransformer
 
@@ -102,22 +102,22 @@ def test_action_width_is_checked() -> None:
 
 
 def test_levels_are_independent_per_frame_and_half_are_pure_noise() -> None:
-    level = Flow(FlowConfig(pure_noise=0.5)).draw((200, 50), torch.Generator().manual_seed(0))
+    level = Flow(FlowConfig(pure_noise=0.5)).sample_levels((200, 50), torch.Generator().manual_seed(0))
     assert 0.47 < float((level == 0).float().mean()) < 0.53
     assert float(level.std(1).min()) > 100
 
 
 @pytest.mark.parametrize("made", [Flow(FlowConfig()), Diffusion(DiffusionConfig())])
-def test_walking_with_the_right_answer_ends_at_the_clean_frame(made: Flow | Diffusion) -> None:
+def test_denoising_with_the_true_prediction_ends_at_the_clean_frame(made: Flow | Diffusion) -> None:
     clean, noise, previous = torch.randn(3, 2, 5)
-    walk = [(level, *made.at(torch.tensor(level))) for level in made.walk(4)]
-    assert walk[0][1] < 0.03
-    assert walk[-1][1:] == (1.0, 0.0)
-    x = walk[0][1] * clean + walk[0][2] * noise
-    for (_, signal, spread), (_, after, left) in itertools.pairwise(walk):
+    schedule = [(level, *made.coefficients(torch.tensor(level))) for level in made.timesteps(4)]
+    assert schedule[0][1] < 0.03
+    assert schedule[-1][1:] == (1.0, 0.0)
+    x = schedule[0][1] * clean + schedule[0][2] * noise
+    for (_, signal, spread), (_, after, left) in itertools.pairwise(schedule):
         assert torch.allclose(x, signal * clean + spread * noise, atol=1e-5)
-        answer = made.target(clean, noise, signal, spread, previous)
-        x = toward(made.clean(answer, x, signal, spread, previous), x, (signal, spread), (after, left))
+        prediction = made.target(clean, noise, signal, spread, previous)
+        x = ddim_step(made.clean(prediction, x, signal, spread, previous), x, (signal, spread), (after, left))
     assert torch.allclose(x, clean, atol=1e-5)
 
 
@@ -202,7 +202,7 @@ def test_every_size_is_the_same_implementation_with_another_config(size: str) ->
 
 
 def test_guidance_needs_an_action_that_can_stand_for_none() -> None:
-    with pytest.raises(InputError, match="no padding that could mark the null action"):
+    with pytest.raises(InputError, match="is not padding, so no null action exists"):
         LatentWorldModel(replace(SMALL, guidance=2.0), SPEC, 10.0)
 
 
@@ -214,7 +214,7 @@ def test_detail_gives_back_what_the_autoencoder_lost_where_nothing_moves() -> No
     assert state.fork(torch.tensor([1, 1])).extra["detail"].shape == seen.shape
     moved = replace(state, latent=state.latent + 9)  # far from the start, nothing is given back
     latents = moved.latent[:, None]
-    assert torch.equal(world._shown(moved, latents), world.autoencoder.decode(latents))
+    assert torch.equal(world._decode(moved, latents), world.autoencoder.decode(latents))
 
 
 def test_frames_between_looks_are_imagined_but_not_decoded() -> None:

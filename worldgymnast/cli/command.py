@@ -19,7 +19,7 @@ from worldgymnast import processes
 from worldgymnast.actions import ActionSpec, ActionSpecMismatch, metaworld_spec, require_same
 from worldgymnast.cli.starters import is_metaworld
 from worldgymnast.configs import Between, Positive, checked
-from worldgymnast.envs.metaworld import MORE, SUITE, MetaWorldConfig, check_tasks, instructions
+from worldgymnast.envs.metaworld import EXTRA_TASKS, SUITE, MetaWorldConfig, check_tasks, instructions
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.errors import FieldError, InputError
@@ -346,7 +346,7 @@ def familiar(
         said: more sentences that policy and judge were trained on.
     """
     suite = SUITE if is_metaworld(world.action_spec) else ()
-    if suite and (slip := misspelt(starts, (*SUITE, *MORE))) and not anyway:
+    if suite and (slip := misspelt(starts, (*SUITE, *EXTRA_TASKS))) and not anyway:
         raise InputError(f"{flags[0]}: {slip}; mend it, or add --anyway")
     sentences = [*said, *(s.instruction for s in known), *(words for task in suite for words in instructions(task))]
     for flag, doubt in zip(flags, (strange_frames(world, starts, known), strange_sentences(starts, sentences)),

@@ -1,7 +1,7 @@
-"""Objects on the table that have nothing to do with the task: real distractors, to test policies among.
+"""Physical distractors: objects on the table that are unrelated to the task.
 
-They are bodies of their own in the physics, and can be pushed. Nothing else in the scene changes: without any, the
-environment is the same to the bit (tests/integration/test_metaworld.py).
+They are separate bodies in the simulation and can be pushed. Nothing else in the scene changes: without distractors the
+environment is bit-identical (tests/integration/test_metaworld.py).
 """
 
 from __future__ import annotations
@@ -11,20 +11,22 @@ from typing import Any
 import numpy as np
 
 _TABLE = ((-0.35, 0.35), (0.45, 0.75))
-"""Where they may stand, in metres: x and y, all of it in the picture."""
-_CLEAR = 0.13
-"""Metres from the straight way between hand and task object that stay clear."""
-_APART = 0.10
-_TRIES = 200
+"""Ranges of x and y for distractors, in meters; all of it is visible."""
+_PATH_CLEARANCE = 0.13
+"""Meters kept clear around the straight path from the hand to the task object."""
+_SPACING = 0.10
+"""Meters between distractors."""
+_ATTEMPTS = 200
 _MASS = 0.3
+"""Kilograms."""
 
 
 class Clutter:
-    """The distractors of one task's environment, which is rebuilt with them.
+    """Distractors of one task's environment, whose model is rebuilt with them.
 
     Args:
-        env: Meta-World's environment, not reset since it was made.
-        count: how many.
+        env: Meta-World's environment, not reset since its construction.
+        count: number of distractors.
     """
 
     def __init__(self, env: Any, count: int):
@@ -40,30 +42,34 @@ class Clutter:
         env.model = spec.compile()
         env.data = mj.MjData(env.model)
         env.init_qpos, env.init_qvel = env.data.qpos.copy(), env.data.qvel.copy()
-        env.reset_mocap_welds()  # what Meta-World does with a model that it has just loaded
+        env.reset_mocap_welds()  # as Meta-World does after loading a model
         self._env, self._mujoco = env, mj
         bodies = [env.model.body(f"distractor{i}") for i in range(count)]
         self._geoms = [int(body.geomadr[0]) for body in bodies]
-        self._places = [int(env.model.jnt_qposadr[body.jntadr[0]]) for body in bodies]
-        self._speeds = [int(env.model.jnt_dofadr[body.jntadr[0]]) for body in bodies]
+        self._positions = [int(env.model.jnt_qposadr[body.jntadr[0]]) for body in bodies]
+        self._velocities = [int(env.model.jnt_dofadr[body.jntadr[0]]) for body in bodies]
 
     def place(self, layout: int) -> None:
-        """Gives every distractor the form, colour and place that it has in `layout`.
+        """Set shape, color and position of every distractor for `layout`.
 
-        To be called after the scene was reset, and before its state is computed (`mj_forward`).
+        Call it after the scene was reset and before `mj_forward`.
         """
         env = self._env
         rng = np.random.default_rng([layout, 77])
         hand, target = np.array(env.tcp_center)[:2], np.array(env.obj_init_pos)[:2]
-        taken: list[np.ndarray] = []
-        for geom, place, speed in zip(self._geoms, self._places, self._speeds, strict=True):
-            height, turn = self._form(geom, rng), rng.uniform(0, np.pi)
-            taken.append(self._spot(rng, hand, target, taken))
-            env.data.qpos[place : place + 7] = [*taken[-1], height + 0.001, np.cos(turn), 0, 0, np.sin(turn)]
-            env.data.qvel[speed : speed + 6] = 0  # where they waited, they fell
+        occupied: list[np.ndarray] = []
+        for geom, position, velocity in zip(self._geoms, self._positions, self._velocities, strict=True):
+            height, angle = self._randomize_shape(geom, rng), rng.uniform(0, np.pi)
+            occupied.append(self._sample_position(rng, hand, target, occupied))
+            pose = [*occupied[-1], height + 0.001, np.cos(angle), 0, 0, np.sin(angle)]
+            env.data.qpos[position : position + 7] = pose
+            env.data.qvel[velocity : velocity + 6] = 0  # they fell while waiting off the table
 
-    def _form(self, geom: int, rng: np.random.Generator) -> float:
-        """Draws a form and a colour; returns the height of its middle above the table."""
+    def _randomize_shape(self, geom: int, rng: np.random.Generator) -> float:
+        """Randomize shape and color.
+
+        Returns the height of the center above the table, in meters.
+        """
         model, kinds = self._env.model, self._mujoco.mjtGeom
         kind = [kinds.mjGEOM_BOX, kinds.mjGEOM_CYLINDER, kinds.mjGEOM_ELLIPSOID][int(rng.integers(3))]
         x, y, z = rng.uniform(0.02, 0.045, 3)
@@ -76,18 +82,20 @@ class Clutter:
         return float(z)
 
     @staticmethod
-    def _spot(rng: np.random.Generator, hand: np.ndarray, target: np.ndarray, taken: list[np.ndarray]) -> np.ndarray:
-        """A free spot on the table: clear of the way from hand to target, and of what stands there already."""
+    def _sample_position(
+        rng: np.random.Generator, hand: np.ndarray, target: np.ndarray, occupied: list[np.ndarray]
+    ) -> np.ndarray:
+        """Position [2] on the table, clear of the path from hand to target and of other distractors."""
         (left, right), (near, far) = _TABLE
-        way = target - hand
-        best, widest = np.zeros(2), -np.inf
-        for _ in range(_TRIES):
-            spot = np.array([rng.uniform(left, right), rng.uniform(near, far)])
-            along = np.clip((spot - hand) @ way / max(way @ way, 1e-9), 0, 1)
-            room = np.linalg.norm(spot - hand - along * way) - _CLEAR
-            room = min([room, *(np.linalg.norm(spot - other) - _APART for other in taken)])
-            if room > 0:
-                return spot
-            if room > widest:
-                best, widest = spot, float(room)
+        path = target - hand
+        best, largest = np.zeros(2), -np.inf
+        for _ in range(_ATTEMPTS):
+            position = np.array([rng.uniform(left, right), rng.uniform(near, far)])
+            along = np.clip((position - hand) @ path / max(path @ path, 1e-9), 0, 1)
+            clearance = np.linalg.norm(position - hand - along * path) - _PATH_CLEARANCE
+            clearance = min([clearance, *(np.linalg.norm(position - other) - _SPACING for other in occupied)])
+            if clearance > 0:
+                return position
+            if clearance > largest:
+                best, largest = position, float(clearance)
         return best

@@ -1,8 +1,8 @@
-"""A Gymnasium vector environment whose physics is a world model and whose reward is a judge.
+"""Gymnasium vector environment whose dynamics are a world model and whose reward is a judge.
 
-It speaks like the real vector environment (`envs.wrappers`): the same `reset` options, the same `info`. The policy
-looks once a chunk; the judge looks once a rollout, at the frame of every look. Autoreset is disabled: all rows begin
-and end together.
+It has the interface of the real vector environment (`envs.wrappers`): the same `reset` options and `info`. The policy
+sees one frame per chunk. The judge scores the keyframes once, at the end of a rollout. Autoreset is disabled: all rows
+start and end together.
 """
 
 from __future__ import annotations
@@ -15,21 +15,24 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from worldgymnast.errors import FieldError, InputError
-from worldgymnast.protocols import Foreseeing, Judge, WorldModel
+from worldgymnast.protocols import Judge, PredictsSuccess, WorldModel
 from worldgymnast.types import IMAGE, Clip, Start, Verdict, WorldState
 
 
 class ImaginedVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
-    """`rows` imagined rollouts side by side.
+    """A batch of imagined rollouts.
 
     Args:
         world: the world model.
-        judge: the judge, called once at the last look of all rows; None leaves judging, and so the reward, to others.
+        judge: called once, after the last look of all rows; None gives no reward, for judging elsewhere.
         rows: number of rollouts.
-        chunk: actions a look, k.
-        horizon: actions in a rollout; must be a multiple of `chunk`.
-        generator: every random draw of the imagination.
-        every: decode only the last of each so many frames; `chunk` decodes only what policy and judge look at.
+        chunk: actions per look, k.
+        horizon: actions in a rollout; a multiple of `chunk`.
+        generator: source of all randomness.
+        every: decode only the last of each `every` frames; `chunk` decodes keyframes only.
+
+    Raises:
+        FieldError: `horizon` is not a multiple of `chunk`.
     """
 
     metadata = {"autoreset_mode": AutoresetMode.DISABLED}  # noqa: RUF012 - Gymnasium's contract
@@ -59,65 +62,76 @@ class ImaginedVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]
         self.action_space = gym.vector.utils.batch_space(self.single_action_space, rows)
         self._state: WorldState | None = None
         self._starts: list[Start] = []
-        self._looked: list[np.ndarray] = []
+        self._keyframes: list[np.ndarray] = []
         self._foreseen: list[np.ndarray] = []
         self._actions = 0
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Begins at `options["starts"]`, one `Start` per row; equal frames are encoded once and forked."""
+        """Start from `options["starts"]`, one `Start` per row.
+
+        Identical frames are encoded once and forked.
+        """
         if isinstance(seed, int):
             self.generator.manual_seed(seed)
         self._starts = list((options or {})["starts"])
         if len(self._starts) != self.num_envs:
-            raise InputError(f"imagined environment: {len(self._starts)} starts, expected {self.num_envs}, one per row")
+            raise InputError(
+                f"imagined environment: found {len(self._starts)} starts, expected {self.num_envs}, one per row"
+            )
         unique: dict[int, int] = {}
         rows = [unique.setdefault(id(s.frame), len(unique)) for s in self._starts]
         frames = {unique[id(s.frame)]: s.frame for s in self._starts}
         images = np.stack([frames[i] for i in range(len(frames))])
         self._state = self.world.start(torch.from_numpy(images)).fork(torch.tensor(rows))
-        self._looked, self._foreseen, self._actions = [images[rows]], [np.zeros(len(rows), np.float32)], 0
-        return {IMAGE: self._looked[0]}, {}
+        self._keyframes, self._foreseen, self._actions = [images[rows]], [np.zeros(len(rows), np.float32)], 0
+        return {IMAGE: self._keyframes[0]}, {}
 
     def step(
         self, actions: np.ndarray
     ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Imagines the frames of one chunk per row, float32 [b k a]; judges at the last one."""
+        """Imagine one chunk per row, float32 [b k a].
+
+        Judge the rollouts at the horizon.
+        """
         assert self._state is not None, "call reset first"
         self._state, frames = self.world.step(
             self._state, torch.from_numpy(actions), generator=self.generator, every=self.every
         )
-        seen = frames.cpu().numpy()
-        self._looked.append(seen[:, -1])
-        self._foresee()
+        decoded = frames.cpu().numpy()
+        self._keyframes.append(decoded[:, -1])
+        self._predict_success()
         self._actions += actions.shape[1]
-        ended = self._actions >= self.horizon
-        info: dict[str, Any] = {"frames": seen}
+        is_over = self._actions >= self.horizon
+        info: dict[str, Any] = {"frames": decoded}
         reward = np.zeros(self.num_envs)
-        if ended and (foreseen := self._all_foreseen()) is not None:
+        if is_over and (foreseen := self._all_foreseen()) is not None:
             info["foreseen"] = foreseen
-        if ended and self.judge is not None:
+        if is_over and self.judge is not None:
             verdicts = self._judge(self.judge)
             reward = np.array([v.score or 0.0 for v in verdicts])
             info |= verdict_info(verdicts, self.chunk)
         flags = np.zeros(self.num_envs, bool)
-        return {IMAGE: seen[:, -1]}, reward, flags, np.full(self.num_envs, ended), info
+        return {IMAGE: decoded[:, -1]}, reward, flags, np.full(self.num_envs, is_over), info
 
-    def _foresee(self) -> None:
-        """Asks the world for its own opinion, where it has one."""
-        if not isinstance(self.world, Foreseeing) or self._state is None:
+    def _predict_success(self) -> None:
+        """Record the world model's own success probability, if it has a success head."""
+        if not isinstance(self.world, PredictsSuccess) or self._state is None:
             return
-        found = self.world.foreseen(self._state, [start.instruction for start in self._starts])
-        if found is not None:
-            self._foreseen.append(found.float().cpu().numpy())
+        probability = self.world.predict_success(self._state, [start.instruction for start in self._starts])
+        if probability is not None:
+            self._foreseen.append(probability.float().cpu().numpy())
 
     def _all_foreseen(self) -> np.ndarray | None:
-        """At the start, where nothing is done yet, and after each look, [b n+1]; None where the world says nothing."""
-        return np.stack(self._foreseen, 1) if len(self._foreseen) == len(self._looked) else None
+        """Success probabilities [b n+1] at the start (always 0) and after each look.
+
+        None without a success head.
+        """
+        return np.stack(self._foreseen, 1) if len(self._foreseen) == len(self._keyframes) else None
 
     def _judge(self, judge: Judge) -> list[Verdict]:
-        clips, foreseen = np.stack(self._looked, 1), self._all_foreseen()
+        clips, foreseen = np.stack(self._keyframes, 1), self._all_foreseen()
         return judge.score(
             [
                 Clip(clip, start.instruction, start.task, True, None if foreseen is None else foreseen[row])
@@ -127,7 +141,7 @@ class ImaginedVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]
 
 
 def verdict_info(verdicts: list[Verdict], stride: int) -> dict[str, np.ndarray]:
-    """Verdicts on clips of every `stride`-th frame as the `info` of a vector environment."""
+    """Convert verdicts on clips of every `stride`-th frame to the `info` of a vector environment."""
     frames = [-1 if v.success_frame is None else v.success_frame * stride for v in verdicts]
     return {
         "score": np.array([np.nan if v.score is None else v.score for v in verdicts]),

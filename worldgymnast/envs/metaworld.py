@@ -1,9 +1,9 @@
-"""Meta-World v3 (MuJoCo) in the place of the real robot: image and instruction in, end-effector action out.
+"""Meta-World v3 (MuJoCo) as the real robot: image and instruction in, end-effector action out.
 
 Physics, success signal and scripted experts are Meta-World's (Yu et al. 2019, arXiv 1910.10897; v3 by the Farama
-Foundation). One environment step is one decision: the action is held for `hold` control steps of 1/80 s. The camera
-looks from the field's usual side, but closer, so that one pixel is under a centimetre and contact is visible; the
-green goal marker, which no real scene has, is hidden. Left out: proprioception, dense rewards, more than one camera.
+Foundation). One environment step is one decision: the action is held for `hold` control steps of 1/80 s. The camera has
+the usual viewpoint but is closer, so one pixel is under a centimeter and contact is visible. The green goal marker,
+which no real scene has, is hidden. Not supported: proprioception, dense rewards, more than one camera.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from worldgymnast.envs.wrappers import vectorize
 from worldgymnast.errors import FieldError, InputError
 from worldgymnast.phrases import INSTRUCTIONS
 from worldgymnast.progress import Progress
-from worldgymnast.protocols import Stored
+from worldgymnast.protocols import ComponentInfo
 from worldgymnast.types import IMAGE, Layout, Start
 from worldgymnast.weights import fingerprint
 
 SUITE = ("drawer-open", "drawer-close", "button-press", "plate-slide", "window-open", "door-close")
-"""The default suite, which has demonstrations."""
-MORE = ("handle-press", "window-close", "faucet-close", "button-press-topdown")
-"""Further tasks for a policy that knows the suite; they are learned from play, without a demonstration."""
+"""Tasks of the default suite, which has demonstrations."""
+EXTRA_TASKS = ("handle-press", "window-close", "faucet-close", "button-press-topdown")
+"""Additional tasks for a policy trained on the suite; learned from play data, without demonstrations."""
 
 GL_INSTALL = "apt-get install -y libegl1 libgl1-mesa-dri"
 
@@ -48,15 +48,14 @@ _SUPERSAMPLING = 2
 
 @checked
 class MetaWorldConfig:
-    """The embedded real environment.
+    """Config of the embedded real environment.
 
     Attributes:
         tasks: Meta-World task names without the version, such as "drawer-open".
         size: height and width of the square frame, in pixels.
         hold: control steps of 1/80 s for which one action is held.
         horizon: decisions in an episode.
-        distractors: objects that have nothing to do with the task, of another kind and at another place in every
-            layout; they can be pushed.
+        distractors: number of movable objects unrelated to the task; their shapes and positions differ per layout.
     """
 
     tasks: Annotated[tuple[str, ...], NonEmpty, Once] = SUITE
@@ -67,24 +66,30 @@ class MetaWorldConfig:
 
     @property
     def action_spec(self) -> ActionSpec:
-        """The spec of its actions."""
+        """Action spec of the environment."""
         return metaworld_spec(self.hold)
 
 
 def instructions(task: str) -> tuple[str, ...]:
-    """The sentences of a task; one outside the suite has its own name as the only sentence."""
+    """Sentences of a task.
+
+    The only sentence of an unknown task is its name.
+
+    >>> instructions("drawer-open")[0], instructions("hand-insert")
+    ('open the drawer', ('hand insert',))
+    """
     return INSTRUCTIONS.get(task, (task.replace("-", " "),))
 
 
 def check_tasks(tasks: tuple[str, ...]) -> None:
-    """Raises `InputError` with the nearest name for a task that Meta-World does not have."""
-    _before_gl()
+    """Raise InputError, with the nearest known name, for a task that Meta-World does not have."""
+    _prepare_gl()
     try:
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
     except ModuleNotFoundError:
         raise
-    except Exception as error:  # of many kinds, from mujoco and PyOpenGL
-        raise _no_gl(error) from error
+    except Exception as error:  # mujoco and PyOpenGL raise many types
+        raise _gl_error(error) from error
 
     known = [name.removesuffix("-v3-goal-observable") for name in ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE]
     for task in tasks:
@@ -93,11 +98,11 @@ def check_tasks(tasks: tuple[str, ...]) -> None:
             raise FieldError("tasks", f"found '{task}', expected a Meta-World task; did you mean '{near[0]}'?")
 
 
-def _before_gl() -> None:
-    """What comes before mujoco, whose import reads MUJOCO_GL and loads GL: EGL where it is not set, and triton.
+def _prepare_gl() -> None:
+    """Select EGL and import triton, before importing mujoco reads MUJOCO_GL and loads GL.
 
-    Mesa's software GL and triton, which comes with CUDA builds of torch, each bring an LLVM. Triton crashes the process
-    when it is imported after Mesa's (by torch, with the first optimizer); before it, both work.
+    Mesa's software GL and triton (part of CUDA builds of torch) each load an LLVM. Importing triton after Mesa crashes
+    the process, which torch does with the first optimizer. Importing it before Mesa works.
     """
     if not os.environ.get("MUJOCO_GL"):
         os.environ["MUJOCO_GL"] = "egl"
@@ -105,16 +110,19 @@ def _before_gl() -> None:
         importlib.import_module("triton")
 
 
-def _no_gl(error: Exception) -> InputError:
-    """What to do where nothing can be rendered."""
+def _gl_error(error: Exception) -> InputError:
+    """Explain how to fix missing rendering."""
     backend = os.environ.get("MUJOCO_GL", "")
     if backend == "egl":
-        return InputError(f"no software GL to render with (MUJOCO_GL=egl): {error}; run: {GL_INSTALL}")
-    return InputError(f"MUJOCO_GL: found '{backend}', expected egl, or osmesa with its library; unset it ({error})")
+        return InputError(f"no software GL to render with (MUJOCO_GL=egl): {error}. Run: {GL_INSTALL}")
+    return InputError(f"MUJOCO_GL: found '{backend}', expected egl, or osmesa with its library. Unset it ({error})")
 
 
 def look_at(position: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The axes of a camera that looks at `target`: a rotation matrix [3 3] with columns right, up, backward."""
+    """Rotation matrix [3 3] of a camera that looks at `target`.
+
+    Columns are right, up, backward.
+    """
     backward = (position - target) / np.linalg.norm(position - target)
     right = np.cross([0.0, 0.0, 1.0], backward)
     right /= np.linalg.norm(right)
@@ -122,7 +130,7 @@ def look_at(position: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 class _Scene:
-    """One task's physics, its expert and its renderer."""
+    """Physics, expert and renderer of one task."""
 
     def __init__(self, task: str, size: int, distractors: int = 0):
         import mujoco
@@ -150,16 +158,16 @@ class _Scene:
         try:
             self._renderer = mj.Renderer(model, size * _SUPERSAMPLING, size * _SUPERSAMPLING)
         except Exception as error:
-            for name in ("_gl_context", "_mjr_context"):  # its __del__ asks for them, and would print a traceback
+            for name in ("_gl_context", "_mjr_context"):  # missing ones would make __del__ print a traceback
                 setattr(mujoco.Renderer, name, getattr(mujoco.Renderer, name, None))
-            raise _no_gl(error) from error
+            raise _gl_error(error) from error
 
     def reset(self, layout: int) -> np.ndarray:
-        """Lays the scene out; returns Meta-World's state of it.
+        """Reset the scene to `layout`; returns Meta-World's state.
 
-        Meta-World lays a scene out twice and moves some objects (drawer, window) last, after which it computes nothing
-        anew: until the first step its picture and its state show them where the first of the two layouts had them, up
-        to 20 cm away. So everything is computed here, and looked at again.
+        Meta-World resets a scene twice and moves some objects (drawer, window) at the end without recomputing anything.
+        Until the first step, frame and state would show them up to 20 cm off. So this method recomputes the physics and
+        reads the state again.
         """
         self.env.seed(layout)
         self.env.reset()
@@ -167,7 +175,7 @@ class _Scene:
             self._clutter.place(layout)
         self._mujoco.mj_forward(self.env.model, self.env.data)
         state = self.env._get_obs()
-        state[18:36] = state[:18]  # as in Meta-World's `reset`: nothing has moved since the frame before
+        state[18:36] = state[:18]  # as in Meta-World's `reset`: the previous frame equals the current one
         return state
 
     def render(self) -> np.ndarray:
@@ -185,17 +193,17 @@ class _Scene:
 
 
 class MetaWorldEnv(gym.Env[dict[str, Any], np.ndarray]):
-    """A Gymnasium environment over the tasks of a `MetaWorldConfig`.
+    """Gymnasium environment over the tasks of a `MetaWorldConfig`.
 
     Observation: {"image": uint8 [h w 3], "instruction": str}. Action: float32 [4] in [-1, 1] (`metaworld_spec`).
-    Reward: 1.0 at the decision that first succeeds, else 0. `terminated` on success is left to the caller: episodes
-    go on to the horizon (`truncated`), and `info["success"]` says whether the task is accomplished at this frame.
+    Reward: 1.0 at the first decision that succeeds, else 0. Success never sets `terminated`: episodes continue to the
+    horizon (`truncated`), and `info["success"]` tells whether the task is accomplished at this frame.
 
-    `reset(seed=LAYOUT, options={"task": NAME})`: the seed alone decides the layout; without a task one is drawn.
+    `reset(seed=LAYOUT, options={"task": NAME})`: the seed alone determines the layout; without a task one is sampled.
 
     Args:
         config: the tasks.
-        every: look only after each so many decisions, which is most of the time of one; in between the picture stays.
+        every: render only after every `every` decisions. Rendering takes most of the time; the image stays in between.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 - Gymnasium's contract
@@ -229,7 +237,10 @@ class MetaWorldEnv(gym.Env[dict[str, Any], np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Lays the scene out anew: the same task and seed always give the same scene."""
+        """Reset the scene.
+
+        The same task and seed always give the same scene.
+        """
         super().reset(seed=seed)
         task = (options or {}).get("task")
         if task is None:
@@ -238,7 +249,7 @@ class MetaWorldEnv(gym.Env[dict[str, Any], np.ndarray]):
             check_tasks((task,))
         self._task = task
         layout = int(self.np_random.integers(2**31)) if seed is None else seed
-        self._state = self._lay_out(layout)
+        self._state = self._reset_scene(layout)
         self._decisions, self._succeeded = 0, False
         self._image = self._scene.render()
         return self._observation(), {"success": False, "task": task, "layout": layout}
@@ -247,7 +258,7 @@ class MetaWorldEnv(gym.Env[dict[str, Any], np.ndarray]):
         return {"image": self._image, "instruction": instructions(self._task)[0]}
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
-        """Holds `action` for `hold` control steps and looks again."""
+        """Hold `action` for `hold` control steps and render the result."""
         self.action_spec.check(action, "MetaWorldEnv.step")
         success = False
         for _ in range(self.config.hold):
@@ -260,13 +271,16 @@ class MetaWorldEnv(gym.Env[dict[str, Any], np.ndarray]):
         truncated = self._decisions >= self.config.horizon
         return self._observation(), reward, False, truncated, {"success": success}
 
-    def _lay_out(self, layout: int) -> np.ndarray:
-        """Resets the scene of the current task; returns Meta-World's state."""
+    def _reset_scene(self, layout: int) -> np.ndarray:
+        """Reset the scene of the current task; returns Meta-World's state."""
         return self._scene.reset(layout)
 
     def _control(self, action: np.ndarray) -> bool:
-        """One control step of 1/80 s; whether the task is accomplished."""
-        self.env.curr_path_length = 0  # the horizon is ours, counted in decisions
+        """Execute one control step of 1/80 s.
+
+        Returns whether the task is accomplished.
+        """
+        self.env.curr_path_length = 0  # this class counts the horizon, in decisions
         self._state, self._dense, _, _, info = self.env.step(action)
         return bool(info["success"])
 
@@ -276,7 +290,7 @@ class MetaWorldEnv(gym.Env[dict[str, Any], np.ndarray]):
         return self._scene.env
 
     def expert_action(self) -> np.ndarray:
-        """What Meta-World's scripted expert would do now: float32 [4], clipped to [-1, 1]."""
+        """Action of Meta-World's scripted expert: float32 [4], clipped to [-1, 1]."""
         import warnings
 
         with warnings.catch_warnings():
@@ -285,11 +299,11 @@ class MetaWorldEnv(gym.Env[dict[str, Any], np.ndarray]):
         return np.clip(action, -1.0, 1.0).astype(np.float32)
 
     def render(self) -> np.ndarray:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The newest frame, uint8 [h w 3]."""
+        """Newest frame, uint8 [h w 3]."""
         return self._image
 
     def close(self) -> None:
-        """Frees every renderer; EGL complains at exit otherwise."""
+        """Free every renderer; otherwise EGL reports errors at exit."""
         for scene in self._scenes.values():
             scene.close()
         self._scenes.clear()
@@ -307,62 +321,62 @@ class MetaWorld:
     config: MetaWorldConfig = MetaWorldConfig()
 
     @classmethod
-    def from_stored(cls, config: MetaWorldConfig, stored: Stored) -> MetaWorld:
-        """The environment of that config; nothing is stored beside it."""
-        del stored
+    def from_config(cls, config: MetaWorldConfig, info: ComponentInfo) -> MetaWorld:
+        """Build the environment from its config."""
+        del info
         return cls(config)
 
     @property
     def identity(self) -> str:
-        """See `Component`."""
+        """Hash of the config."""
         return fingerprint(["MetaWorld", asdict(self.config)])
 
     @property
     def action_spec(self) -> ActionSpec:
-        """See `RealEnvironment`."""
+        """Action spec; its rate is the frames per second."""
         return self.config.action_spec
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """See `RealEnvironment`."""
+        """Task names."""
         return self.config.tasks
 
     @property
     def cameras(self) -> dict[str, tuple[int, int]]:
-        """See `RealEnvironment`."""
+        """Height and width of the frames per camera."""
         return {IMAGE: (self.config.size, self.config.size)}
 
     @property
     def horizon(self) -> int:
-        """See `RealEnvironment`."""
+        """Actions in an episode."""
         return self.config.horizon
 
     def instructions(self, task: str) -> tuple[str, ...]:
-        """See `RealEnvironment`."""
+        """Sentences of a task, the instruction first."""
         return instructions(task)
 
     def layouts(self, per_task: int, first: int) -> list[Layout]:
-        """See `RealEnvironment`."""
+        """Consecutive layouts of every task, with seeds from `first`."""
         return [Layout(task, first + i, instructions(task)[0]) for task in self.tasks for i in range(per_task)]
 
     def photograph(self, layouts: Sequence[Layout]) -> list[Start]:
-        """See `RealEnvironment`."""
+        """Starts with the frame of each layout before any action."""
         camera, starts = MetaWorldEnv(self.config), []
         try:
             with Progress("photographing new layouts", len(layouts)) as progress:
                 for layout in layouts:
-                    observed, _ = camera.reset(seed=layout.seed, options={"task": layout.task})
-                    starts.append(layout.start(observed[IMAGE]))
+                    observation, _ = camera.reset(seed=layout.seed, options={"task": layout.task})
+                    starts.append(layout.start(observation[IMAGE]))
                     progress.advance()
         finally:
             camera.close()
         return starts
 
     def vector(self, rows: int, chunk: int, *, horizon: int, keyframes_only: bool = False) -> VectorEnv[Any, Any, Any]:
-        """See `RealEnvironment`; every row is a process."""
+        """Vector environment with one process per row; see `envs.wrappers`."""
         config, every = replace(self.config, horizon=horizon), chunk if keyframes_only else 1
         return vectorize(functools.partial(MetaWorldEnv, config, every), rows, chunk)
 
     def open(self) -> MetaWorldEnv:
-        """See `Demonstrates`."""
+        """Single environment with the scripted expert."""
         return MetaWorldEnv(self.config)

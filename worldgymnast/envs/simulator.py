@@ -1,13 +1,13 @@
-"""A software simulator of the real environment, wrong in the ways in which simulators are wrong.
+"""Simulator baseline: Meta-World with the modeling errors typical of simulators.
 
-The baseline that world models are to beat: somebody built Meta-World's tasks again, with other masses, friction,
-damping, actuator gain and delay, camera, colours and light. How wrong is one number, `mismatch`: each quantity lies off
-by `mismatch` times its `SPREAD`, in a direction that `seed` draws once and that every scene has alike. On top, every
-layout draws its own deviations of `randomisation` times the spread: domain randomisation (Tobin et al. 2017, arXiv
-1703.06907; dynamics: Peng et al. 2018, arXiv 1710.06537). At 1 it covers what a mismatch of 1 typically is, without
-knowing its direction. With both at 0 the simulator is the real environment.
+The baseline for world models is a simulator whose masses, friction, damping, actuator gain and delay, camera, colors
+and light differ from the real environment. One number, `mismatch`, sets the error: each quantity is off by `mismatch`
+times its `SPREAD`, in a direction that `seed` fixes for all scenes. In addition every layout samples deviations of
+`randomisation` times the spread: domain randomization (Tobin et al. 2017, arXiv 1703.06907; dynamics: Peng et al. 2018,
+arXiv 1710.06537). At 1 it covers a typical mismatch of 1 without knowing its direction. With both at 0 the simulator
+equals the real environment.
 
-Beside success a simulator knows the dense reward, which a robot does not.
+Unlike a robot, a simulator also reports the dense reward.
 """
 
 from __future__ import annotations
@@ -34,28 +34,29 @@ SPREAD: Mapping[str, tuple[float, int]] = {
     "light": (0.2, 3),
     "colour": (0.25, 3),
 }
-"""Standard deviation and number of every quantity that is off.
+"""Standard deviation and size of every mismatched quantity.
 
-Factors, as the logarithm: mass and inertia, friction, joint damping and friction, motion of the hand per action, force
-of the gripper, field of view, light (red, green, blue), colour of each material. Offsets: delay of actions in control
-steps of 1/80 s (its absolute value, rounded), position of the camera in metres, its orientation in radians.
+Log factors: "mass" (and inertia), "friction", "damping" (and friction) of joints, "gain" (hand motion per action),
+"grip" (gripper force), "view" (field of view), "light" (red, green, blue), "colour" of each material. Offsets: "delay"
+of actions in control steps of 1/80 s (absolute value, rounded), "camera" position in meters, "turn" of the camera in
+radians.
 """
 
 _MATERIALS = 64
-"""More than any scene has: what a simulator got wrong of a material does not depend on how many there are."""
+"""More materials than any scene has, so the error of a material does not depend on their number."""
 
 Deviation = Mapping[str, np.ndarray]
 
 
 @checked
 class SimulatorConfig:
-    """A simulator of the tasks in `env`.
+    """Config of a simulator of the tasks in `env`.
 
     Attributes:
-        env: the real environment that it stands for.
-        mismatch: how wrong it is.
-        randomisation: width of its own domain randomisation.
-        seed: of the direction in which it is wrong, and of the randomisation.
+        env: the real environment that is simulated.
+        mismatch: size of the modeling error, in units of `SPREAD`.
+        randomisation: width of the domain randomization, in units of `SPREAD`.
+        seed: seed of the error's direction and of the randomization.
     """
 
     env: MetaWorldConfig = MetaWorldConfig()
@@ -64,60 +65,73 @@ class SimulatorConfig:
     seed: Seed = 0
 
     def deviation(self, layout: int) -> Deviation:
-        """What is off in the scene of `layout`, in the units of `SPREAD`."""
-        wrong, drawn = np.random.default_rng([self.seed, 0]), np.random.default_rng([self.seed, 1, layout])
-        found = {}
+        """Deviation of the scene of `layout` from the real environment, by the names of `SPREAD`."""
+        common, per_layout = np.random.default_rng([self.seed, 0]), np.random.default_rng([self.seed, 1, layout])
+        deviation = {}
         for name, (spread, count) in SPREAD.items():
             shape = (_MATERIALS, count) if name == "colour" else (count,)
-            fixed, random = wrong.standard_normal(shape), drawn.standard_normal(shape)
-            found[name] = spread * (self.mismatch * fixed + self.randomisation * random)
-        return found
+            fixed, random = common.standard_normal(shape), per_layout.standard_normal(shape)
+            deviation[name] = spread * (self.mismatch * fixed + self.randomisation * random)
+        return deviation
 
 
 class SimulatorEnv(MetaWorldEnv):
-    """Meta-World again, with the faults of `SimulatorConfig`; spaces and `reset` as in `MetaWorldEnv`.
+    """Meta-World with the errors of a `SimulatorConfig`.
 
-    `info["progress"]` is the largest dense reward of the decision, of Meta-World's 10, in [0, 1].
+    Spaces and `reset` are those of `MetaWorldEnv`.
+
+    `info["progress"]` is the largest dense reward within the decision, divided by Meta-World's 10, in [0, 1].
     """
 
     def __init__(self, config: SimulatorConfig | None = None, every: int = 1):
         self.simulator = config or SimulatorConfig()
         super().__init__(self.simulator.env, every)
-        self._originals: dict[str, _Model] = {}
-        self._late: deque[np.ndarray] = deque()
+        self._originals: dict[str, _OriginalModel] = {}
+        self._delayed: deque[np.ndarray] = deque()
         self._progress = 0.0
 
-    def _lay_out(self, layout: int) -> np.ndarray:
-        """Puts the scene's faults into its model before it is reset."""
+    def _reset_scene(self, layout: int) -> np.ndarray:
+        """Apply the scene's deviation to its model, then reset the scene."""
         if self._task not in self._originals:
-            self._originals[self._task] = _Model(self.env)
+            self._originals[self._task] = _OriginalModel(self.env)
         deviation = self.simulator.deviation(layout)
-        self._originals[self._task].put(self.env, deviation)
+        self._originals[self._task].apply(self.env, deviation)
         delay = round(abs(float(deviation["delay"][0])))
-        self._late = deque([np.zeros(self.action_spec.dim)] * delay)
-        return super()._lay_out(layout)
+        self._delayed = deque([np.zeros(self.action_spec.dim)] * delay)
+        return super()._reset_scene(layout)
 
     def _control(self, action: np.ndarray) -> bool:
-        """Executes the action of some control steps ago."""
-        self._late.append(action)
-        success = super()._control(self._late.popleft())
+        """Execute the oldest delayed action."""
+        self._delayed.append(action)
+        success = super()._control(self._delayed.popleft())
         self._progress = max(self._progress, float(np.clip(self._dense / 10, 0, 1)))
         return success
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
-        """See `MetaWorldEnv.step`."""
+        """Execute one decision; `info` also has "progress"."""
         self._progress = 0.0
-        observed, reward, terminated, truncated, info = super().step(action)
-        return observed, reward, terminated, truncated, info | {"progress": self._progress}
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, reward, terminated, truncated, info | {"progress": self._progress}
 
 
-class _Model:
-    """What a task's model was before anything in it was made wrong."""
+class _OriginalModel:
+    """Values of a task's model before any deviation."""
 
     _ARRAYS = (
-        "body_mass", "body_inertia", "geom_friction", "dof_damping", "dof_frictionloss", "actuator_gainprm",
-        "actuator_biasprm", "cam_pos", "cam_quat", "cam_fovy", "light_diffuse", "mat_rgba", "geom_rgba",
-    )  # fmt: skip
+        "body_mass",
+        "body_inertia",
+        "geom_friction",
+        "dof_damping",
+        "dof_frictionloss",
+        "actuator_gainprm",
+        "actuator_biasprm",
+        "cam_pos",
+        "cam_quat",
+        "cam_fovy",
+        "light_diffuse",
+        "mat_rgba",
+        "geom_rgba",
+    )
 
     def __init__(self, env: Any):
         self.arrays = {name: np.array(getattr(env.model, name)) for name in self._ARRAYS}
@@ -128,39 +142,39 @@ class _Model:
     def _headlight(env: Any) -> tuple[np.ndarray, np.ndarray]:
         return env.model.vis.headlight.ambient, env.model.vis.headlight.diffuse
 
-    def put(self, env: Any, deviation: Deviation) -> None:
-        """Makes the model of `env` wrong by `deviation`."""
+    def apply(self, env: Any, deviation: Deviation) -> None:
+        """Set the model of `env` to the original values changed by `deviation`."""
         import mujoco
 
         factor = {name: np.exp(value) for name, value in deviation.items()}
         new = {name: array.copy() for name, array in self.arrays.items()}
-        for names, by in (
+        for names, quantity in (
             (("body_mass", "body_inertia"), "mass"),
             (("geom_friction",), "friction"),
             (("dof_damping", "dof_frictionloss"), "damping"),
             (("actuator_gainprm", "actuator_biasprm"), "grip"),
         ):
             for name in names:
-                new[name] *= factor[by]
+                new[name] *= factor[quantity]
         camera = env.model.camera(CAMERA).id
         new["cam_pos"][camera] += deviation["camera"]
         new["cam_fovy"][camera] *= factor["view"][0]
         mj: Any = mujoco
-        turn, turned = np.zeros(4), np.zeros(4)
+        rotation, rotated = np.zeros(4), np.zeros(4)
         angle = float(np.linalg.norm(deviation["turn"]))
-        mj.mju_axisAngle2Quat(turn, deviation["turn"] / max(angle, 1e-12), angle)
-        mj.mju_mulQuat(turned, new["cam_quat"][camera], turn)
-        new["cam_quat"][camera] = turned
+        mj.mju_axisAngle2Quat(rotation, deviation["turn"] / max(angle, 1e-12), angle)
+        mj.mju_mulQuat(rotated, new["cam_quat"][camera], rotation)
+        new["cam_quat"][camera] = rotated
         new["light_diffuse"] *= factor["light"]
-        bare = env.model.geom_matid < 0
-        colours = factor["colour"]
+        has_no_material = env.model.geom_matid < 0
+        colors = factor["colour"]
         rows = np.arange(len(new["mat_rgba"])) % _MATERIALS
-        new["mat_rgba"][:, :3] = np.clip(new["mat_rgba"][:, :3] * colours[rows], 0, 1)
-        of_body = env.model.geom_bodyid % _MATERIALS  # what has no material is coloured by the body it is part of
-        tinted = np.clip(new["geom_rgba"][:, :3] * colours[::-1][of_body], 0, 1)
-        new["geom_rgba"][bare, :3] = tinted[bare]
+        new["mat_rgba"][:, :3] = np.clip(new["mat_rgba"][:, :3] * colors[rows], 0, 1)
+        body = env.model.geom_bodyid % _MATERIALS  # a geom without material is colored by its body
+        tinted = np.clip(new["geom_rgba"][:, :3] * colors[::-1][body], 0, 1)
+        new["geom_rgba"][has_no_material, :3] = tinted[has_no_material]
         for name, array in new.items():
             getattr(env.model, name)[:] = array
-        for place, original in zip(self._headlight(env), (self.ambient, self.diffuse), strict=True):
-            place[:] = original * factor["light"]
+        for light, original in zip(self._headlight(env), (self.ambient, self.diffuse), strict=True):
+            light[:] = original * factor["light"]
         env.action_scale = self.action_scale * factor["gain"][0]

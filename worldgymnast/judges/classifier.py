@@ -1,9 +1,9 @@
-"""A learned success classifier: first frame, present frame and sentence in, probability of success out.
+"""Learned success classifier: first frame, current frame and sentence in, success probability out.
 
-Trained on labelled logged episodes and on imagined replays of real action sequences, whose true outcome is known, so
-that it holds up on generated video. A clip succeeds where the mean probability over `sustain` neighbouring judged
-frames passes the threshold: imagined objects flicker, done things stay done. The threshold is set on episodes it was
-not trained on (`calibrate`).
+Training data are labeled logged episodes and imagined replays of real action sequences, whose true outcome is known, so
+the classifier also works on generated video. A clip succeeds if the mean probability over `sustain` consecutive judged
+frames reaches the threshold: imagined objects flicker, while true success lasts. The threshold is set on held-out
+episodes (`calibrate`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from worldgymnast.configs import Between, NonNegative, Width, checked
 from worldgymnast.judges.sustained import sustained
-from worldgymnast.protocols import Stored
+from worldgymnast.protocols import ComponentInfo
 from worldgymnast.text import SENTENCE_WIDTH, SentenceEncoder
 from worldgymnast.types import Clip, Metrics, Verdict
 from worldgymnast.weights import module_identity
@@ -29,18 +29,18 @@ from worldgymnast.weights import module_identity
 
 @checked
 class ClassifierConfig:
-    """Sizes of a `SuccessClassifier`.
+    """Config of a `SuccessClassifier`.
 
     Attributes:
-        widths: channels at 1/2, 1/4 and 1/8 of the frame's size.
-        jitter: strength of random brightness, contrast and colour while training.
-        shift: largest random shift, the same for both frames, in pixels.
+        widths: channels at 1/2, 1/4 and 1/8 of the frame's resolution.
+        jitter: strength of random brightness, contrast and color in training.
+        shift: largest random shift in training, in pixels; the same for both frames.
         sustain: judged frames over which success must last.
         batch: frames judged at a time.
-        scales: intercept and slopes that make beliefs a probability (`evaluation.scaling`), by the source of the frames
-            and the task, such as "real/TASK", or "real" for other tasks. Sources are "real", "imagined", and
-            "foreseen": imagined by a world model that has a belief of its own, which then has the second slope.
-            Without, the judge's belief stays as it is.
+        scales: intercept and slopes of the Platt scaling (`evaluation.scaling`), by source and task, such as
+            "real/TASK", or by source for all other tasks, such as "real". Sources are "real", "imagined" and
+            "foreseen" (imagined by a world model with a success head, whose probability has the second slope). Without
+            an entry the probability is not scaled.
     """
 
     widths: Annotated[tuple[Width, ...], Field(min_length=1, max_length=16)] = (24, 48, 96)
@@ -51,12 +51,12 @@ class ClassifierConfig:
     scales: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
-_EDGE = 1e-4
-"""Beliefs are kept that far from 0 and 1 before they are scaled."""
+_MARGIN = 1e-4
+"""Smallest distance of probabilities from 0 and 1 before scaling."""
 
 
 class SuccessClassifier(nn.Module):
-    """A `Judge` that learned from labels."""
+    """`Judge` trained on labeled frames."""
 
     config_type: ClassVar[type] = ClassifierConfig
     threshold: Tensor
@@ -77,33 +77,36 @@ class SuccessClassifier(nn.Module):
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - in torch, not in its stubs
 
     @classmethod
-    def from_stored(cls, config: ClassifierConfig, stored: Stored) -> SuccessClassifier:
-        """See `Storable`."""
-        del stored
+    def from_config(cls, config: ClassifierConfig, info: ComponentInfo) -> SuccessClassifier:
+        """Build the classifier with fresh weights."""
+        del info
         return cls(config)
 
     @property
     def identity(self) -> str:
-        """See `Component`."""
+        """Hash of the weights."""
         return module_identity(self)
 
     @property
     def name(self) -> str:
-        """Names the model and the version of its input."""
+        """Name of the model and version of its input."""
         return "classifier-first-now-v1"
 
     @property
-    def waits(self) -> bool:
-        """It computes here."""
+    def is_remote(self) -> bool:
+        """False: scoring runs in this process."""
         return False
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.sentence.weight.device
 
     def logits(self, pair: Float[Tensor, "b 6 h w"], sentence: Float[Tensor, "b s"]) -> Float[Tensor, " b"]:
-        """Log-odds of success at the present frame; `pair` holds first and present frame in -1..1."""
+        """Log-odds of success at the current frame.
+
+        `pair` is the first and the current frame in -1..1.
+        """
         condition = F.relu(self.sentence(sentence))
         x = F.relu(self.downs[0](pair.contiguous(memory_format=torch.channels_last)))
         for down, conv, film in zip(list(self.downs)[1:], self.convs, self.film, strict=True):
@@ -117,7 +120,7 @@ class SuccessClassifier(nn.Module):
     def probabilities(
         self, frames: UInt8[np.ndarray, "n t h w 3"], instructions: Sequence[str]
     ) -> Float[np.ndarray, "n t"]:
-        """Probability of success at every frame of n clips, given the first frame of each."""
+        """Success probability at every frame of n clips of equal length."""
         n, t = frames.shape[:2]
         sentence = self.text(instructions, self.device).repeat_interleave(t, 0)
         now = torch.from_numpy(frames).flatten(0, 1)
@@ -130,43 +133,57 @@ class SuccessClassifier(nn.Module):
         return torch.cat(parts).view(n, t).numpy()
 
     def score(self, clips: Sequence[Clip], thresholds: Sequence[float] | None = None) -> list[Verdict]:
-        """See `Judge.score`; clips of equal length are judged together, each by its threshold where some are given."""
+        """One verdict per clip; clips of equal length are judged together.
+
+        Args:
+            clips: the clips.
+            thresholds: one per clip; by default the judge's own.
+        """
         verdicts: list[Verdict | None] = [None] * len(clips)
         for length in sorted({len(c.frames) for c in clips}):
             rows = [i for i, c in enumerate(clips) if len(c.frames) == length]
             frames = np.stack([clips[i].frames for i in rows])
-            found = self.probabilities(frames, [clips[i].instruction for i in rows])
-            for i, probability in zip(rows, found, strict=True):
+            probabilities = self.probabilities(frames, [clips[i].instruction for i in rows])
+            for i, probability in zip(rows, probabilities, strict=True):
                 verdicts[i] = self.verdict(probability, None if thresholds is None else thresholds[i], clips[i])
         return [v for v in verdicts if v is not None]
 
     def verdict(
         self, probability: Float[np.ndarray, " t"], threshold: float | None = None, clip: Clip | None = None
     ) -> Verdict:
-        """The verdict on a clip from the probabilities of its frames, by the judge's own threshold or another."""
-        beliefs = [probability] if clip is None or clip.foreseen is None else [probability, clip.foreseen]
-        steady = np.stack([sustained(belief, self.config.sustain) for belief in beliefs])
-        best = float(self._scaled(steady.max(1, keepdims=True), clip)[0])
+        """Verdict from the probabilities of a clip's frames.
+
+        Args:
+            probability: success probability at each frame.
+            threshold: by default the judge's own.
+            clip: the clip, for scaling and for the world model's own probability.
+        """
+        signals = [probability] if clip is None or clip.foreseen is None else [probability, clip.foreseen]
+        means = np.stack([sustained(signal, self.config.sustain) for signal in signals])
+        best = float(self._scale(means.max(1, keepdims=True), clip)[0])
         threshold = float(self.threshold) if threshold is None else threshold
         if best < threshold:
             return Verdict(0.0, best)
-        held = self._scaled(steady, clip)
-        began = int(np.flatnonzero(held >= min(threshold, held.max()))[0])
-        late = np.flatnonzero(self._scaled(np.stack(beliefs)[:, began:], clip) >= threshold)
-        return Verdict(1.0, best, began + (int(late[0]) if len(late) else 0))
+        scaled = self._scale(means, clip)
+        start = int(np.flatnonzero(scaled >= min(threshold, scaled.max()))[0])
+        reached = np.flatnonzero(self._scale(np.stack(signals)[:, start:], clip) >= threshold)
+        return Verdict(1.0, best, start + (int(reached[0]) if len(reached) else 0))
 
-    def _scaled(self, beliefs: Float[np.ndarray, "k t"], clip: Clip | None) -> Float[np.ndarray, " t"]:
-        """Probabilities of success, from the judge's beliefs about frames of `clip` and the world model's own."""
-        scales = {} if clip is None else self.config.scales
-        source = "" if clip is None else "foreseen" if len(beliefs) > 1 else "imagined" if clip.imagined else "real"
-        scale = scales.get(f"{source}/{'' if clip is None else clip.task}") or scales.get(source)
+    def _scale(self, probabilities: Float[np.ndarray, "k t"], clip: Clip | None) -> Float[np.ndarray, " t"]:
+        """Calibrated probabilities, from the judge's and (with k = 2) the world model's own."""
+        if clip is None:
+            return probabilities[0]
+        source = "imagined" if clip.imagined else "real"
+        if len(probabilities) > 1:
+            source = "foreseen"
+        scale = self.config.scales.get(f"{source}/{clip.task}") or self.config.scales.get(source)
         if scale is None:
-            return beliefs[0]
-        odds = np.clip(beliefs, _EDGE, 1 - _EDGE)
+            return probabilities[0]
+        odds = np.clip(probabilities, _MARGIN, 1 - _MARGIN)
         return 1 / (1 + np.exp(-np.asarray(scale[1:]) @ np.log(odds / (1 - odds)) - scale[0]))
 
     def augment(self, pair: Float[Tensor, "b 6 h w"], generator: torch.Generator) -> Float[Tensor, "b 6 h w"]:
-        """The same random shift and colour for both frames of a pair."""
+        """Apply the same random shift and color to both frames of a pair."""
         b, s = len(pair), self.config.shift
         noise = (torch.randn(b, 4, 1, 1, generator=generator) * self.config.jitter).to(pair.device)
         pair = pair * (1 + noise[:, :1]) + 0.5 * noise[:, 1:].repeat(1, 2, 1, 1)
@@ -176,7 +193,7 @@ class SuccessClassifier(nn.Module):
         return pair
 
     def loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, Metrics]:
-        """Cross-entropy of success at a frame.
+        """Binary cross-entropy of success at the current frame.
 
         Args:
             batch: "first" and "now" uint8 [b h w 3], "instruction" (b sentences), "success" bool [b], "generator".

@@ -1,7 +1,7 @@
-"""Judges made of judges: thresholds by task, a cascade, an ensemble.
+"""Composite judges: thresholds per task, a cascade, an ensemble.
 
-Each takes care that a failed judgement changes no verdict: where a member failed and its answer could have changed
-what the others say, there is no verdict.
+A failed judgment never changes a verdict: if a member failed and its answer could change the result, there is no
+verdict.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -21,51 +21,52 @@ from worldgymnast.types import Clip, Verdict
 from worldgymnast.weights import fingerprint
 
 
-def check(judge: Judge, asked: Iterable[tuple[str, str]]) -> None:
-    """Lets a judge that is asked elsewhere, or the members that are, look before anything is spent.
+def check(judge: Judge, tasks: Iterable[tuple[str, str]]) -> None:
+    """Preflight check of remote judges, before any paid request.
 
     Args:
-        judge: any.
-        asked: task and instruction of what will be judged.
+        judge: any judge.
+        tasks: task and instruction of every clip to judge.
 
     Raises:
-        InputError: it could not judge that.
+        InputError: the judge cannot judge one of them.
     """
     if isinstance(judge, ChecksTasks):
-        judge.check(asked)
+        judge.check(tasks)
 
 
-class _Combined:
-    """What all judges made of judges have."""
+class _CompositeJudge:
+    """Common members of judges that consist of other judges."""
 
+    kind: ClassVar[str]
+    """Name of the combination in the judge's name and identity."""
     members: tuple[Judge, ...]
     settings: tuple[Any, ...]
-    """What else may change a verdict, JSON."""
+    """Further settings that can change a verdict, as JSON values."""
 
     @property
     def name(self) -> str:
-        """The kind, and the members' names."""
-        kind = type(self).__name__.lower()
-        return f"{kind} of {' and '.join(f'({member.name})' for member in self.members)}"
+        """Kind of the combination, and names of the members."""
+        return f"{self.kind.lower()} of {' and '.join(f'({member.name})' for member in self.members)}"
 
     @property
-    def waits(self) -> bool:
-        """Whether one of the members does."""
-        return any(member.waits for member in self.members)
+    def is_remote(self) -> bool:
+        """Whether any member is remote."""
+        return any(member.is_remote for member in self.members)
 
     @property
     def identity(self) -> str:
-        """First 16 hex digits of a hash over the members and how they are combined."""
-        return fingerprint([type(self).__name__, *self.settings], self.members)
+        """Hash, 16 hex digits, of the members and how they are combined."""
+        return fingerprint([self.kind, *self.settings], self.members)
 
-    def check(self, asked: Iterable[tuple[str, str]]) -> None:
-        """Every member looks."""
-        asked = list(asked)
+    def check(self, tasks: Iterable[tuple[str, str]]) -> None:
+        """Check every member."""
+        tasks = list(tasks)
         for member in self.members:
-            check(member, asked)
+            check(member, tasks)
 
     def cancel(self) -> None:
-        """No member that is asked elsewhere asks anything more."""
+        """Cancel the requests of every member."""
         for member in self.members:
             if isinstance(member, Cancelable):
                 member.cancel()
@@ -73,12 +74,12 @@ class _Combined:
 
 @checked
 class CalibratedConfig:
-    """A judge with other thresholds than its own, as `judge calibrate --save` writes it.
+    """Config of a `CalibratedJudge`, written by `judge calibrate --save`.
 
     Attributes:
-        judge: its file.
-        threshold: of its belief in success.
-        by_task: thresholds of single tasks.
+        judge: file of the judge.
+        threshold: threshold of the success probability.
+        by_task: thresholds of individual tasks.
     """
 
     judge: str
@@ -86,40 +87,43 @@ class CalibratedConfig:
     by_task: Mapping[str, Fraction] = field(default_factory=dict)
 
 
-class Calibrated(_Combined):
-    """A judge whose belief is held against thresholds by task."""
+class CalibratedJudge(_CompositeJudge):
+    """A judge with other thresholds, by task."""
+
+    kind = "Calibrated"
 
     def __init__(self, judge: Judge, config: CalibratedConfig):
         self.config, self.members = config, (judge,)
         self.settings = (config.threshold, dict(config.by_task))
 
     def score(self, clips: Sequence[Clip]) -> list[Verdict]:
-        """See `Judge.score`."""
+        """One verdict per clip, by the threshold of its task."""
         (judge,) = self.members
-        at = [self.config.by_task.get(clip.task, self.config.threshold) for clip in clips]
+        thresholds = [self.config.by_task.get(clip.task, self.config.threshold) for clip in clips]
         if isinstance(judge, SuccessClassifier):
-            return judge.score(clips, at)
-        return [_held_against(found, threshold) for found, threshold in zip(judge.score(clips), at, strict=True)]
+            return judge.score(clips, thresholds)
+        verdicts = zip(judge.score(clips), thresholds, strict=True)
+        return [_apply_threshold(verdict, threshold) for verdict, threshold in verdicts]
 
 
-def _held_against(found: Verdict, threshold: float) -> Verdict:
-    """The verdict by another threshold; a judge that gives no belief keeps its own."""
-    if found.score is None or found.probability is None:
-        return found
-    if found.probability >= threshold:
-        return replace(found, score=1.0)
-    return replace(found, score=0.0 if found.score >= 1 else found.score, success_frame=None)
+def _apply_threshold(verdict: Verdict, threshold: float) -> Verdict:
+    """Verdict by another threshold; one without a probability stays."""
+    if verdict.score is None or verdict.probability is None:
+        return verdict
+    if verdict.probability >= threshold:
+        return replace(verdict, score=1.0)
+    return replace(verdict, score=0.0 if verdict.score >= 1 else verdict.score, success_frame=None)
 
 
 @checked
 class CascadeConfig:
-    """A cheap judge, and a better one for what it is unsure of.
+    """Config of a `Cascade`: a cheap judge, and a better one for uncertain verdicts.
 
     Attributes:
-        first: the cheap judge's file.
-        then: the other's.
-        low: below this belief the first judge's verdict stands.
-        high: and from this one on.
+        first: file of the cheap judge.
+        then: file of the better judge.
+        low: the first judge's verdict is final below this probability.
+        high: the first judge's verdict is final from this probability on.
     """
 
     first: str
@@ -132,32 +136,34 @@ class CascadeConfig:
             raise FieldError("low", f"found {self.low}, expected at most the {self.high} of field 'high'")
 
 
-class Cascade(_Combined):
-    """Asks the second judge where the first is unsure, or failed.
+class Cascade(_CompositeJudge):
+    """Asks the second judge if the first is uncertain or failed.
 
     Attributes:
-        passed_on: clips that the second judge was asked about so far.
+        passed_on: number of clips sent to the second judge so far.
     """
+
+    kind = "Cascade"
 
     def __init__(self, first: Judge, then: Judge, config: CascadeConfig):
         self.config, self.members, self.passed_on = config, (first, then), 0
         self.settings = (config.low, config.high)
 
     def score(self, clips: Sequence[Clip]) -> list[Verdict]:
-        """See `Judge.score`."""
-        first, then = self.members
-        found = list(first.score(clips))
-        unsure = [i for i, verdict in enumerate(found) if self._unsure(verdict)]
-        self.passed_on += len(unsure)
-        if unsure:
-            for i, better in zip(unsure, then.score([clips[i] for i in unsure]), strict=True):
+        """One verdict per clip, of the first judge or of the second."""
+        first, second = self.members
+        verdicts = list(first.score(clips))
+        uncertain = [i for i, verdict in enumerate(verdicts) if self._is_uncertain(verdict)]
+        self.passed_on += len(uncertain)
+        if uncertain:
+            for i, better in zip(uncertain, second.score([clips[i] for i in uncertain]), strict=True):
                 frame = better.success_frame
                 if frame is None and better.succeeded:
-                    frame = found[i].success_frame
-                found[i] = replace(better, success_frame=frame, cost=found[i].cost + better.cost)
-        return found
+                    frame = verdicts[i].success_frame
+                verdicts[i] = replace(better, success_frame=frame, cost=verdicts[i].cost + better.cost)
+        return verdicts
 
-    def _unsure(self, verdict: Verdict) -> bool:
+    def _is_uncertain(self, verdict: Verdict) -> bool:
         if verdict.score is None:
             return True
         return verdict.probability is None or self.config.low <= verdict.probability < self.config.high
@@ -165,13 +171,13 @@ class Cascade(_Combined):
 
 @checked
 class EnsembleConfig:
-    """Several judges that decide together.
+    """Config of an `Ensemble`.
 
     Attributes:
-        judges: their files.
-        rule: "mean" holds the mean belief against the threshold; "all" wants every one to say success, for a reward
-            that is harder to deceive.
-        threshold: of the mean.
+        judges: files of the judges.
+        rule: "mean" compares the mean probability with the threshold; "all" requires success from every judge, which
+            makes reward hacking harder.
+        threshold: threshold of the mean probability.
     """
 
     judges: Annotated[tuple[str, ...], Field(min_length=2)]
@@ -179,39 +185,41 @@ class EnsembleConfig:
     threshold: Fraction = 0.5
 
 
-class Ensemble(_Combined):
-    """All judges are asked about every clip."""
+class Ensemble(_CompositeJudge):
+    """Combines the verdicts of all members on every clip."""
+
+    kind = "Ensemble"
 
     def __init__(self, judges: Sequence[Judge], config: EnsembleConfig):
         self.config, self.members = config, tuple(judges)
         self.settings = (config.rule, config.threshold)
 
     def score(self, clips: Sequence[Clip]) -> list[Verdict]:
-        """See `Judge.score`."""
-        found = [judge.score(clips) for judge in self.members]
-        return [self._together(verdicts) for verdicts in zip(*found, strict=True)]
+        """One verdict per clip, combined from all members."""
+        columns = [judge.score(clips) for judge in self.members]
+        return [self._combine(verdicts) for verdicts in zip(*columns, strict=True)]
 
-    def _together(self, verdicts: Sequence[Verdict]) -> Verdict:
+    def _combine(self, verdicts: Sequence[Verdict]) -> Verdict:
         cost = math.fsum(verdict.cost for verdict in verdicts)
         known = [verdict for verdict in verdicts if verdict.score is not None]
         missing = len(verdicts) - len(known)
         errors = "; ".join(str(verdict.error) for verdict in verdicts if verdict.score is None)
-        least, most = (self._succeeds(known, [end] * missing) for end in (0.0, 1.0))
+        least, most = (self._is_success(known, [bound] * missing) for bound in (0.0, 1.0))
         if not known or least != most:
             return Verdict(None, error=errors, cost=cost)
-        belief = math.fsum(map(_belief, known)) / len(known)
+        probability = math.fsum(map(_probability, known)) / len(known)
         frames = [verdict.success_frame for verdict in known if verdict.success_frame is not None]
         frame = max(frames) if least and frames else None
-        return Verdict(float(least), belief, frame, cost=cost)
+        return Verdict(float(least), probability, frame, cost=cost)
 
-    def _succeeds(self, known: Sequence[Verdict], unknown: Sequence[float]) -> bool:
-        """Whether the members agree on success, those that failed taken at the beliefs `unknown`."""
+    def _is_success(self, known: Sequence[Verdict], assumed: Sequence[float]) -> bool:
+        """Whether the result is success, given assumed probabilities of the failed members."""
         if self.config.rule == "all":
-            return all(verdict.succeeded for verdict in known) and all(belief == 1 for belief in unknown)
-        beliefs = [*map(_belief, known), *unknown]
-        return math.fsum(beliefs) / len(beliefs) >= self.config.threshold
+            return all(verdict.succeeded for verdict in known) and all(probability == 1 for probability in assumed)
+        probabilities = [*map(_probability, known), *assumed]
+        return math.fsum(probabilities) / len(probabilities) >= self.config.threshold
 
 
-def _belief(verdict: Verdict) -> float:
-    """The judge's belief in success, or its score where it gives none."""
+def _probability(verdict: Verdict) -> float:
+    """Success probability of a verdict, or its score without one."""
     return float(verdict.score or 0.0) if verdict.probability is None else verdict.probability

@@ -1,14 +1,14 @@
-"""What takes a score back that stands in an answer: a second score after it, another scale, words that deny it.
+"""Checks for words that invalidate a score in an answer: a second score, another scale, or a contradiction.
 
-The rule is strict and short: after a score, every other number that may be a score is a doubt, unless it counts things,
-names a step, or is said to be no score ("not 0", "would be 1 if").
+The rule is strict: every other number after a score that could be a score makes it ambiguous, unless the number counts
+things, names a step, or is declared no score ("not 0", "would be 1 if").
 """
 
 from __future__ import annotations
 
 import re
 
-from worldgymnast.judges.signs import Scores, Token, is_number, number, tokens_of
+from worldgymnast.judges.signs import Scores, Token, is_number, number, tokens_of, word_set
 
 # ---------------------------------------------------------------- success and failure in words
 
@@ -30,11 +30,15 @@ _VERDICT = re.compile(
     r"(?:(?<=[\n.!?])|^)" + _NOTE + r"(?=\s{0,3}(?:[.!\n]|$|(?:by|in|at)\s{1,3}the\s{1,3}(?:last|final|end)))",
     re.IGNORECASE,
 )
-"""A sentence that says no more than that the task was accomplished, or not."""
+"""A sentence that only says whether the task was accomplished."""
 
 
 def polarity(word: str) -> bool | None:
-    """Whether a word says success or failure; None where it says neither."""
+    """Whether a word means success (True), failure (False) or neither (None).
+
+    >>> polarity("passed"), polarity("failed"), polarity("door")
+    (True, False, None)
+    """
     if re.fullmatch(_SUCCESS, word, re.IGNORECASE):
         return True
     return False if re.fullmatch(_FAILURE, word, re.IGNORECASE) else None
@@ -48,7 +52,7 @@ def _denies(note: re.Match[str] | None, value: float, scores: Scores) -> bool:
 
 
 def note_denies(text: str, value: float, scores: Scores) -> bool:
-    """Whether a note behind a score says the opposite of it.
+    """Whether a note after a score contradicts it.
 
     >>> note_denies("(the task was not accomplished)", 1.0, (0.0, 1.0)), note_denies("(Success)", 1.0, (0.0, 1.0))
     (True, False)
@@ -57,24 +61,32 @@ def note_denies(text: str, value: float, scores: Scores) -> bool:
 
 
 def text_denies(text: str, value: float, scores: Scores) -> bool:
-    """Whether a sentence of an answer says the opposite of its score: "Verdict: failure", "The task failed."."""
+    """Whether a sentence of an answer contradicts its score: "Verdict: failure", "The task failed."."""
     return any(_denies(m, value, scores) for pattern in (_OUTCOME, _VERDICT) for m in pattern.finditer(text))
 
 
 # ---------------------------------------------------------------- another scale
 
 _OTHER_SCALE = (
-    re.compile(r"\bmax(?:imum)?(?:\s{1,3}possible)?(?:\s{1,3}(?:score|points?|rating))?\s{0,3}(?:is\b|of\b|[:=])\s{0,3}"
-               r"(\d{1,6})(?![.\d])"),
-    re.compile(r"\b(?:scales?|scores?|ratings?)\s{0,3}(?:range[sd]?|go(?:es)?|runs?)?\s{0,3}(?:is\s|of\s|from|between|[:=])?"
-               r"\s{0,3}\d(?:\.\d)?\s{0,3}(?:-|to|and|through)\s{0,3}(\d{1,6})\b"),
-    re.compile(r"\brang(?:e|es|ed|ing)\s{1,3}(?:is\s{1,3})?(?:from|of|between)\s{1,3}\d(?:\.\d)?\s{0,3}(?:-|to|and)\s{0,3}"
-               r"(\d{1,6})\b(?!\s{0,3}(?:cm|mm|deg|°|%))"),
+    re.compile(
+        r"\bmax(?:imum)?(?:\s{1,3}possible)?(?:\s{1,3}(?:score|points?|rating))?\s{0,3}(?:is\b|of\b|[:=])\s{0,3}"
+        r"(\d{1,6})(?![.\d])"
+    ),
+    re.compile(
+        r"\b(?:scales?|scores?|ratings?)\s{0,3}(?:range[sd]?|go(?:es)?|runs?)?\s{0,3}(?:is\s|of\s|from|between|[:=])?"
+        r"\s{0,3}\d(?:\.\d)?\s{0,3}(?:-|to|and|through)\s{0,3}(\d{1,6})\b"
+    ),
+    re.compile(
+        r"\brang(?:e|es|ed|ing)\s{1,3}(?:is\s{1,3})?(?:from|of|between)\s{1,3}\d(?:\.\d)?\s{0,3}(?:-|to|and)\s{0,3}"
+        r"(\d{1,6})\b(?!\s{0,3}(?:cm|mm|deg|°|%))"
+    ),
     re.compile(r"(?<![\w.])\d\s{0,2}(?:-|to)\s{0,2}(\d{1,6})[\s-]{1,2}(?:point\s{1,3})?(?:scale|range)\b"),
     re.compile(r"\b(\d{1,6})-point\s{1,3}scale\b"),
-    re.compile(r"(?<![\w.])(\d{1,6})\s{0,3}(?:=|is|means|being)\s{0,3}(?:a\s{1,3})?(?:perfect|best|max|full|highest|success|done"
-               r"|complete|accomplished)"),
-)  # fmt: skip
+    re.compile(
+        r"(?<![\w.])(\d{1,6})\s{0,3}(?:=|is|means|being)\s{0,3}(?:a\s{1,3})?(?:perfect|best|max|full|highest|success|done"
+        r"|complete|accomplished)"
+    ),
+)
 _NEXT_LINE = re.compile(
     r"[\s.*)\]}>|]{0,8}(?:points?\s{0,3}|pts\s{0,3})?(?:/|\(?\s{0,3}out\s{1,3}of|\(\s{0,3}of)\s{0,3}(\d{1,6})"
 )
@@ -85,7 +97,7 @@ _PERCENT = re.compile(r"[\s*]{0,8}(?:%|percent\b|per\s{1,3}cent\b)")
 
 
 def other_scale(before: str, after: str, scores: Scores) -> bool:
-    """Whether the text around a score says that it is on a scale to another number."""
+    """Whether the text around a score declares a scale with another maximum."""
     if _PERCENT.match(after) and after[:1].isspace() and after.lstrip(" \t")[:1] == "\n":
         return True
     if _IN_WORDS.match(after.lower()[:100]):
@@ -102,7 +114,7 @@ def other_scale(before: str, after: str, scores: Scores) -> bool:
 
 # ---------------------------------------------------------------- a second score
 
-_TAKES_BACK = re.compile(
+_RETRACTION = re.compile(
     r"(?:^|[\n.!?])[\s*\"'(-]{0,6}(?:actually|wait|oops|hold\s{1,3}on|no,?\s{1,3}wait|sorry|apologies|my\s{1,3}mistake|i\s{1,3}made\s{1,3}an?\s{1,3}(?:mistake|error)|correction|edit|on\s{1,3}(?:second|closer|further)|hmm"
     r"|upon\s{1,3}(?:closer|further|second)|on\s{1,3}reflection|scratch\s{1,3}that|i\s{1,3}misread|i\s{1,3}was\s{1,3}wrong)\b"
     r"|\b(?:chang|revis|correct|retract|withdraw|reconsider|updat|adjust|lower|rais)(?:e|ing|ed|ct|cted)?\s{1,3}"
@@ -120,28 +132,35 @@ _NO_SCORE = re.compile(
 )
 _OWN = re.compile(r"\b(?:i'd|i\s{1,3}(?:would|should))\s{1,3}(?!(?:have|give\s{1,3}(?:it\s{1,3})?\S{1,4}\s{1,3}if)\b)")
 _NEGATES = ("not", "than", "never", "nor", "nicht")
-_NAMES = ("frame", "frames", "step", "steps", "stage", "phase", "picture", "image", "level", "confidence", "certainty",
-          "criterion", "figure", "object", "part")  # fmt: skip
-"""Words before a number that is a name or something else's."""
-_COUNTED = ("object", "step", "item", "frame", "cup", "block", "drawer", "part", "subtask", "stage", "piece", "attempt",
-            "second", "cm", "mm", "cube", "spoon", "door", "arm", "other", "failure", "error", "meter")  # fmt: skip
-_UNCOUNTED = ("points", "pts", "is", "as", "was", "its", "this", "success", "pass", "plus", "minus", "always", "has",
-              "does", "unless", "afterwards", "stars", "yes", "less", "perhaps", "overall's", "marks")  # fmt: skip
+_NAMES = word_set(
+    "frame frames step steps stage phase picture image level confidence certainty criterion figure object part"
+)
+"""Words before a number that names something or belongs to something else."""
+_COUNTED = word_set(
+    "object step item frame cup block drawer part subtask stage piece attempt second cm mm cube spoon door arm other "
+    "failure error meter"
+)
+"""Nouns that a number counts."""
+_NOT_COUNTED = word_set(
+    "points pts is as was its this success pass plus minus always has does unless afterwards stars yes less perhaps "
+    "overall's marks"
+)
+"""Words that end in s but are not counted."""
 
 
 def second_score(rest: str, value: float, scores: Scores) -> bool:
-    """Whether the text after a score holds another one, or takes the score back in words.
+    """Whether the text after a score contains another score or retracts the first.
 
     >>> second_score(". Make that 0.", 1.0, (0.0, 1.0)), second_score(", not 0.", 1.0, (0.0, 1.0))
     (True, False)
     """
     rest = rest.replace("I'", "i'")
-    if _TAKES_BACK.search(rest):
+    if _RETRACTION.search(rest):
         return True
-    return any(_holds_other(clause, value, scores) for clause in _CLAUSE.split(rest.lower()))
+    return any(_has_other_score(clause, value, scores) for clause in _CLAUSE.split(rest.lower()))
 
 
-def _holds_other(clause: str, value: float, scores: Scores) -> bool:
+def _has_other_score(clause: str, value: float, scores: Scores) -> bool:
     tokens = tokens_of(clause)
     others = [
         i
@@ -152,24 +171,24 @@ def _holds_other(clause: str, value: float, scores: Scores) -> bool:
 
 
 def _may_be_score(tokens: list[Token], i: int, scores: Scores) -> bool:
-    """Whether the number at `i` of a clause may be a score: it counts nothing and names nothing."""
+    """Whether the number at `i` of a clause could be a score: it neither counts nor names anything."""
     before = [t.text for t in tokens[max(0, i - 3) : i]]
     after = tokens[i + 1] if i + 1 < len(tokens) else Token("newline", "")
     if any(word in _NEGATES for word in before[-2:]) or any(word in _NAMES for word in before):
         return False
     if i == 0 and after.text in (")", ".") and len(tokens) > 2:
-        return False  # the number of a list's item
-    if after.kind == "word" and (after.text in _COUNTED or (after.text[-1] == "s" and after.text not in _UNCOUNTED)):
+        return False  # number of a list item
+    if after.kind == "word" and (after.text in _COUNTED or (after.text[-1] == "s" and after.text not in _NOT_COUNTED)):
         return False
     if after.text in ("=", "means", "being", "is") and len(tokens) > i + 2 and not is_number(tokens[i + 2]):
         return after.text == "is" and tokens[i + 2].text in ("the", "my", "right", "correct", "more", "better")
     if tokens[i].kind == "word" and tokens[i].text != "zero" and after.kind == "word":
         return False
-    return not (_is_share(tokens, i, scores) or _tells_scale(tokens, i, scores))
+    return not (_is_share(tokens, i, scores) or _is_scale_end(tokens, i, scores))
 
 
-def _tells_scale(tokens: list[Token], i: int, scores: Scores) -> bool:
-    """Whether the number at `i` names an end of the score's own scale: "out of 5", "0-5", "Max: 5"."""
+def _is_scale_end(tokens: list[Token], i: int, scores: Scores) -> bool:
+    """Whether the number at `i` is an end of the score's own scale: "out of 5", "0-5", "Max: 5"."""
     if any(t.text in ("out", "满分") or t.text.startswith("max") for t in tokens[max(0, i - 4) : i]):
         return number(tokens[i], scores) == scores[-1]
     for low in (i, i - 2):
@@ -181,7 +200,7 @@ def _tells_scale(tokens: list[Token], i: int, scores: Scores) -> bool:
 
 
 def _is_share(tokens: list[Token], i: int, scores: Scores) -> bool:
-    """Whether the number at `i` is part of "2 of 3" or "2/3", on another scale than the score's."""
+    """Whether the number at `i` is part of "2 of 3" or "2/3" on another scale."""
     links = ("of", "out", "/", "the")
     k = i + 1
     while k < len(tokens) and tokens[k].text in links:
@@ -194,9 +213,9 @@ def _is_share(tokens: list[Token], i: int, scores: Scores) -> bool:
     return k < i - 1 and k >= 0 and is_number(tokens[k])
 
 
-# ---------------------------------------------------------------- only supposed
+# ---------------------------------------------------------------- hypothetical scores
 
-_SUPPOSED = re.compile(
+_HYPOTHETICAL = re.compile(
     r"(?<!see )(?<!tell )(?<!whether or )\bif\b|\b(?:assum(?:e|ing)|suppos(?:e|ing|ed)|hypothetical(?:ly)?"
     r"|examples?|e\.g|imagine"
     r"|unless|provided\s{1,3}that|for\s{1,3}instance|in\s{1,3}case|falls|wenn|si|如果|假设|例如)(?![\w-])"
@@ -204,6 +223,6 @@ _SUPPOSED = re.compile(
 )
 
 
-def is_supposed(before: str) -> bool:
-    """Whether the words before a label, lower case, make what follows an example or only a possibility."""
-    return bool(_SUPPOSED.search(before))
+def is_hypothetical(before: str) -> bool:
+    """Whether the words before a label, in lower case, introduce an example or a possibility."""
+    return bool(_HYPOTHETICAL.search(before))

@@ -1,7 +1,7 @@
-"""The world model's own opinion as a judge: what its success head holds of what it imagined.
+"""Judge by the world model's own success head.
 
-It sees no frame and costs nothing. It shares the world model's faults, so it is a second opinion: together with a
-judge that looks at the frames ("judge ensemble --rule all") a reward needs both.
+It sees no frame and costs nothing, but shares the world model's errors. Combine it with a judge that sees the frames
+("judge ensemble --rule all"), so a reward needs both.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from worldgymnast.types import Clip, Verdict
 
 @checked
 class ForeseenConfig:
-    """A `ForeseenJudge`.
+    """Config of a `ForeseenJudge`.
 
     Attributes:
-        threshold: of the world model's belief in success, in [0, 1].
-        sustain: looks over which it must last.
+        threshold: threshold of the success probability, in [0, 1].
+        sustain: looks over which success must last.
     """
 
     threshold: Fraction = 0.5
@@ -30,31 +30,31 @@ class ForeseenConfig:
 
 
 class ForeseenJudge:
-    """A `Judge` that reads `Clip.foreseen`; a clip of a world model without a success head has no verdict."""
+    """`Judge` that reads `Clip.foreseen`; a clip without it gets no verdict."""
 
-    waits = False
+    is_remote = False
 
     def __init__(self, config: ForeseenConfig):
         self.config = config
 
     @property
     def name(self) -> str:
-        """See `Judge.name`."""
+        """Name and version of the judge."""
         return "foreseen-v1"
 
     @property
     def identity(self) -> str:
-        """What tells it from another."""
+        """Name and config."""
         return f"{self.name} {self.config}"
 
     def score(self, clips: Sequence[Clip]) -> list[Verdict]:
-        """See `Judge.score`."""
+        """One verdict per clip."""
         return [self._verdict(clip.foreseen) for clip in clips]
 
-    def _verdict(self, belief: np.ndarray | None) -> Verdict:
-        if belief is None:
-            return Verdict(None, error="the world model has no success head; train one with --world.success-head")
-        steady = sustained(belief, self.config.sustain)
-        if (best := float(steady.max())) < self.config.threshold:
+    def _verdict(self, probability: np.ndarray | None) -> Verdict:
+        if probability is None:
+            return Verdict(None, error="The world model has no success head. Train one with --world.success-head")
+        means = sustained(probability, self.config.sustain)
+        if (best := float(means.max())) < self.config.threshold:
             return Verdict(0.0, best)
-        return Verdict(1.0, best, int(np.flatnonzero(steady >= self.config.threshold)[0]))
+        return Verdict(1.0, best, int(np.flatnonzero(means >= self.config.threshold)[0]))

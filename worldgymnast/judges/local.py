@@ -1,9 +1,9 @@
-"""A pretrained vision-language model as judge, in this process: Qwen2.5-VL, Qwen3-VL, SmolVLM and others.
+"""Judge by a pretrained vision-language model in this process: Qwen2.5-VL, Qwen3-VL, SmolVLM and others.
 
-By default the model writes nothing: its answer is begun with `Final Score: ` and the log-probability of every score of
-the rubric is read, so a verdict costs one forward pass and has a probability. `scoring="generate"` lets it write, as
-an endpoint would. Left out: models that bring their own code, quantised weights, a model over several GPUs. SmolVLM's
-processor needs the package num2words; none needs torchvision.
+By default the model generates nothing: its answer is prefilled with `Final Score: `, and the log-probability of every
+score is read. A verdict then costs one forward pass and has a probability. `scoring="generate"` lets the model write an
+answer, as an endpoint does. Not supported: models with remote code, quantized weights, several GPUs. SmolVLM's
+processor needs the package num2words; no processor needs torchvision.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from worldgymnast.judges.pretrained import load
 from worldgymnast.judges.prompt import (
     ANSWER_PREFIX,
     Answer,
-    Asking,
     NoScore,
+    QuestionConfig,
+    certain,
     check_criteria,
     criterion_of,
     parse,
@@ -38,7 +39,6 @@ from worldgymnast.judges.prompt import (
     rubric,
     sample_frames,
     verdict,
-    written,
 )
 from worldgymnast.types import Clip, Verdict
 from worldgymnast.video import enlarged
@@ -47,15 +47,15 @@ Tokens = tuple[int, ...]
 
 
 @checked
-class LocalVLMConfig(Asking):
-    """Which model judges here, and how it is asked.
+class LocalVLMConfig(QuestionConfig):
+    """Config of a `LocalVLM`.
 
     Attributes:
         model: folder of a transformers model, or its name on the hub.
-        scoring: "logprobs" reads the probability of every score; "generate" lets the model write. More than one vote is
-            for what is written and sampled.
-        temperature: of what is written; 0 is greedy.
-        max_tokens: tokens written at most; an answer cut off before its score is a missing vote.
+        scoring: "logprobs" reads the probability of every score; "generate" lets the model write an answer. Several
+            votes need "generate" and a temperature above 0.
+        temperature: sampling temperature of written answers; 0 is greedy.
+        max_tokens: limit of a written answer; an answer truncated before its score is a missing vote.
         batch: clips judged at a time.
     """
 
@@ -69,110 +69,120 @@ class LocalVLMConfig(Asking):
         if not self.model:
             raise FieldError("model", "found none, expected a folder or a name on the hub")
         super().__post_init__()
-        sampled = self.scoring == "generate" and self.temperature > 0
-        if self.votes > 1 and not sampled:
+        is_sampled = self.scoring == "generate" and self.temperature > 0
+        if self.votes > 1 and not is_sampled:
             raise FieldError(
                 "votes",
-                f"found {self.votes} answers that would all be the same; set scoring='generate' and a temperature "
-                "above 0, or votes=1",
+                f"found {self.votes} votes, which would all be equal. Set scoring='generate' and a temperature above "
+                "0, or votes=1",
             )
-        if self.temperature > 0 and not sampled:
-            raise FieldError("temperature", "nothing is written; set scoring='generate', or 0")
+        if self.temperature > 0 and not is_sampled:
+            raise FieldError(
+                "temperature",
+                f"found {self.temperature:g}, but scoring='logprobs' samples nothing. Set scoring='generate', or 0",
+            )
 
 
 class LocalVLM:
-    """A `Judge` that asks a vision-language model which it holds in memory.
+    """`Judge` that runs a vision-language model in memory.
 
-    What it says about a clip depends on that clip alone, up to rounding: sampled answers are drawn from a seed made of
-    the clip.
+    A verdict depends on its clip only, up to rounding: the seed of sampled answers is a hash of the clip.
     """
 
     def __init__(self, config: LocalVLMConfig, device: torch.device | str = "cpu"):
-        """Loads the model.
+        """Load the model.
 
         Args:
-            config: which model, and how it is asked.
-            device: where it computes; bfloat16 on a GPU, float32 elsewhere.
+            config: the model and its questions.
+            device: device of the model; bfloat16 on a GPU, float32 elsewhere.
 
         Raises:
-            InputError: the model cannot be loaded, see `pretrained.load`, or there is no such device.
+            InputError: the model cannot be loaded, or the device does not exist.
         """
         self.config = config
         self.rubric = rubric(config.rubric)
         self.device = torch.device(device)
         if self.device.type == "cuda" and not torch.cuda.is_available():
-            raise InputError(f"device '{device}': found no GPU that torch can use, expected one; use 'cpu'")
+            raise InputError(f"device '{device}': torch found no usable GPU. Use 'cpu'")
         loaded = load(config.model, self.device)
         self.model, self.processor = loaded.model, loaded.processor
         self._fingerprint = loaded.fingerprint
-        self._stem, self._tails = self._choices()
+        self._prefix, self._suffixes = self._choices()
 
     @property
     def name(self) -> str:
-        """The model's name and the version of the prompt."""
+        """Name of the model and version of the prompt."""
         return f"{Path(self.config.model).name}, {self.rubric.version}"
 
     @property
-    def waits(self) -> bool:
-        """It computes here."""
+    def is_remote(self) -> bool:
+        """False: scoring runs in this process."""
         return False
 
     @property
     def identity(self) -> str:
-        """16 hex digits of what determines the verdicts: config, precision and the model's files."""
-        asked = {k: v for k, v in asdict(self.config).items() if k not in ("batch", "model")}
-        text = json.dumps([asked, str(self.model.dtype), self._fingerprint], sort_keys=True)
+        """Hash, 16 hex digits, of config, precision and the model's files."""
+        settings = {k: v for k, v in asdict(self.config).items() if k not in ("batch", "model")}
+        text = json.dumps([settings, str(self.model.dtype), self._fingerprint], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def check(self, tasks: Iterable[tuple[str, str]]) -> None:
-        """Raises `InputError` where the rubric wants a criterion and one of the (task, instruction) has none."""
+        """Raise InputError if a (task, instruction) has no criterion that the rubric needs."""
         check_criteria(self.rubric, self.config.criteria, tasks)
 
     def score(self, clips: Sequence[Clip]) -> list[Verdict]:
-        """One verdict per clip, in order; `score` is None where the model's answer says nothing.
+        """One verdict per clip, in order.
+
+        `score` is None for an unreadable answer.
 
         Raises:
-            InputError: a criterion is missing, a clip is too long for the model, or memory does not suffice.
+            InputError: a criterion is missing, a clip is too long for the model, or memory is insufficient.
         """
         self.check((clip.task, clip.instruction) for clip in clips)
-        one_by_one = self.config.temperature > 0  # the random numbers of a clip must not depend on its company
-        size = 1 if one_by_one else self.config.batch
+        is_sampled = self.config.temperature > 0  # then a clip's random numbers must not depend on its batch
+        size = 1 if is_sampled else self.config.batch
         verdicts: list[Verdict] = []
         for i in range(0, len(clips), size):
             inputs = self.inputs(clips[i : i + size])
-            with _memory_suffices(size):
-                verdicts += self._read(inputs) if self.config.scoring == "logprobs" else self._written(inputs)
+            with _catch_out_of_memory(size):
+                verdicts += self._score(inputs) if self.config.scoring == "logprobs" else self._generate(inputs)
         return verdicts
 
-    # ------------------------------------------------------------ what the model is given
+    # ------------------------------------------------------------ inputs of the model
 
     def inputs(self, clips: Sequence[Clip]) -> dict[str, Tensor]:
-        """What the model is given about the clips: token ids, padded on the left, and pictures, on its device."""
+        """Inputs of the model on its device: token ids, padded on the left, and images.
+
+        Raises:
+            InputError: the question is too long for the model.
+        """
         texts, pictures = zip(*(self._prompt(clip) for clip in clips), strict=True)
-        made = self.processor(
+        processed = self.processor(
             text=list(texts),
             images=[list(p) for p in pictures],
             padding=True,
             padding_side="left",
-            add_special_tokens=False,  # the chat template wrote them
+            add_special_tokens=False,  # the chat template contains them
             return_tensors="pt",
         )
-        found = made["input_ids"].shape[1] + (self.config.max_tokens if self.config.scoring == "generate" else 0)
-        most = getattr(self.model.config.get_text_config(), "max_position_embeddings", math.inf)
-        if found > most:
+        length = processed["input_ids"].shape[1]
+        if self.config.scoring == "generate":
+            length += self.config.max_tokens
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", math.inf)
+        if length > limit:
             raise InputError(
-                f"{self.config.model}: found a question of {found} tokens, expected at most {most}; "
-                "lower field 'frames', 'pixels' or 'max_tokens' of LocalVLMConfig"
+                f"{self.config.model}: found a question of {length} tokens, expected at most {limit}. "
+                "Lower field 'frames', 'pixels' or 'max_tokens' of LocalVLMConfig"
             )
         dtype = self.model.dtype
-        return {k: v.to(self.device, dtype if v.is_floating_point() else None) for k, v in made.items()}
+        return {k: v.to(self.device, dtype if v.is_floating_point() else None) for k, v in processed.items()}
 
     def _prompt(self, clip: Clip) -> tuple[str, list[Image.Image]]:
-        """The text up to where the model's answer begins, a placeholder for each picture in it, and the pictures."""
-        shown = enlarged(sample_frames(clip.frames, self.config.frames), self.config.pixels)
+        """Prompt up to the model's answer, with image placeholders, and its images."""
+        frames = enlarged(sample_frames(clip.frames, self.config.frames), self.config.pixels)
         parts = question(
             self.rubric,
-            replace(clip, frames=shown),
+            replace(clip, frames=frames),
             criterion_of(clip, self.config.criteria),
             self.config.frames,
             self.config.sheet,
@@ -188,125 +198,142 @@ class LocalVLM:
             add_generation_prompt=True,
         )
         if self.config.scoring == "logprobs" and not text[-1:].isspace():
-            text += " "  # templates that end in "Assistant:" continue with a space
+            text += " "  # after templates that end in "Assistant:"
         return text, [Image.fromarray(part) for part in parts if not isinstance(part, str)]
 
     # ------------------------------------------------------------ probabilities of the scores
 
     def _choices(self) -> tuple[Tokens, dict[float, Tokens]]:
-        """The tokens with which every answer begins, and those that follow for each score."""
+        """Tokens shared by all answers, and the tokens after them for each score."""
         encode = self.processor.tokenizer.encode
-        whole = {
+        answers = {
             score: tuple(encode(ANSWER_PREFIX + choice, add_special_tokens=False))
             for score, choice in zip(self.rubric.scores, self.rubric.choices, strict=True)
         }
-        if len(set(whole.values())) < len(whole):
+        if len(set(answers.values())) < len(answers):
             raise InputError(
-                f"{self.config.model}: found a tokenizer that cannot tell the scores {', '.join(self.rubric.choices)} "
-                "apart, expected one that writes digits; copy the whole model, or use another"
+                f"{self.config.model}: the tokenizer gives equal tokens for the scores "
+                f"{', '.join(self.rubric.choices)}, expected one that encodes digits. Copy the whole model, or use "
+                "another"
             )
-        alike = takewhile(lambda column: len(set(column)) == 1, zip(*whole.values(), strict=False))
-        shared = min(sum(1 for _ in alike), *(len(tokens) - 1 for tokens in whole.values()))
-        return next(iter(whole.values()))[:shared], {score: tokens[shared:] for score, tokens in whole.items()}
+        length = _shared_length(list(answers.values()))
+        prefix = next(iter(answers.values()))[:length]
+        return prefix, {score: tokens[length:] for score, tokens in answers.items()}
 
     def logprobs(self, inputs: Mapping[str, Tensor]) -> dict[float, Float[Tensor, " b"]]:
-        """Log-probability of each score's tokens after the answer has begun."""
-        found: dict[float, Tensor] = {}
-        for context in _contexts(self._tails.values()):
-            rows = self._next(inputs, self._stem + context, len(context) + 1)
-            for score, tail in self._tails.items():
-                if tail[:-1] == context[: len(tail) - 1]:
-                    found[score] = torch.stack([rows[:, i, token] for i, token in enumerate(tail)]).sum(0)
-        return found
+        """Log-probability of each score after the answer's prefix."""
+        logprobs: dict[float, Tensor] = {}
+        for context in _contexts(self._suffixes.values()):
+            rows = self._next_logprobs(inputs, self._prefix + context, len(context) + 1)
+            for score, suffix in self._suffixes.items():
+                if suffix[:-1] == context[: len(suffix) - 1]:
+                    logprobs[score] = torch.stack([rows[:, i, token] for i, token in enumerate(suffix)]).sum(0)
+        return logprobs
 
     @torch.no_grad()
-    def _next(self, inputs: Mapping[str, Tensor], begun: Tokens, count: int) -> Float[Tensor, "b n v"]:
-        """Log-probabilities of the token after each of the last `count` tokens of an answer begun with `begun`."""
-        more = torch.tensor(begun, device=self.device).expand(len(inputs["input_ids"]), -1)
-        ones, zeros = torch.ones_like(more), torch.zeros_like(more)
-        extra = {"input_ids": more, "attention_mask": ones, "mm_token_type_ids": zeros}
-        longer = {k: torch.cat([v, extra[k].to(v.dtype)], 1) if k in extra else v for k, v in inputs.items()}
-        logits = self.model(**longer, use_cache=False, logits_to_keep=count).logits
+    def _next_logprobs(self, inputs: Mapping[str, Tensor], answer: Tokens, count: int) -> Float[Tensor, "b n v"]:
+        """Log-probabilities of the token after each of the last `count` tokens of a partial answer."""
+        tokens = torch.tensor(answer, device=self.device).expand(len(inputs["input_ids"]), -1)
+        ones, zeros = torch.ones_like(tokens), torch.zeros_like(tokens)
+        extra = {"input_ids": tokens, "attention_mask": ones, "mm_token_type_ids": zeros}
+        extended = {k: torch.cat([v, extra[k].to(v.dtype)], 1) if k in extra else v for k, v in inputs.items()}
+        logits = self.model(**extended, use_cache=False, logits_to_keep=count).logits
         return logits[:, -count:].double().log_softmax(-1)
 
-    def _read(self, inputs: Mapping[str, Tensor]) -> list[Verdict]:
-        found = {score: value.tolist() for score, value in self.logprobs(inputs).items()}
-        rows = [{score: found[score][i] for score in self._tails} for i in range(len(inputs["input_ids"]))]
-        return [self._verdict([answer_of(row, self._tails)], "log-probabilities that are no numbers") for row in rows]
+    def _score(self, inputs: Mapping[str, Tensor]) -> list[Verdict]:
+        logprobs = {score: value.tolist() for score, value in self.logprobs(inputs).items()}
+        rows = [{score: logprobs[score][i] for score in self._suffixes} for i in range(len(inputs["input_ids"]))]
+        return [self._verdict([answer_of(row, self._suffixes)], "log-probabilities are not finite") for row in rows]
 
     # ------------------------------------------------------------ written answers
 
-    def _written(self, inputs: Mapping[str, Tensor]) -> list[Verdict]:
+    def _generate(self, inputs: Mapping[str, Tensor]) -> list[Verdict]:
         length, votes = inputs["input_ids"].shape[1], self.config.votes
         sampling = {"temperature": self.config.temperature, "top_p": 1.0, "top_k": 0}
         greedy = {"temperature": None, "top_p": None, "top_k": None}
-        sampled = self.config.temperature > 0
+        is_sampled = self.config.temperature > 0
         with _seeded(inputs, self.device):
             tokens = self.model.generate(
                 **inputs,
                 max_new_tokens=self.config.max_tokens,
-                do_sample=sampled,
+                do_sample=is_sampled,
                 num_return_sequences=votes,
-                **(sampling if sampled else greedy),
+                **(sampling if is_sampled else greedy),
             )
         rows = tokens[:, length:].tolist()
-        return [self._count(rows[i : i + votes]) for i in range(0, len(rows), votes)]
+        return [self._combine(rows[i : i + votes]) for i in range(0, len(rows), votes)]
 
     def _text(self, row: Sequence[int]) -> str:
-        """What was written up to the token that ends an answer; marks of thoughts may be special tokens, so all stay.
+        """Answer up to its end token.
+
+        Special tokens stay because they can delimit reasoning.
 
         Raises:
-            NoScore: the answer was cut off.
+            NoScore: the answer was truncated.
         """
         ends = self.model.generation_config.eos_token_id
         ends = ends if isinstance(ends, list) else [ends]
-        own = list(takewhile(lambda token: token not in ends, row))
-        if len(own) == len(row) and ends != [None]:
-            raise NoScore("cut off", f"no score in the answer: it was cut off after {len(row)} tokens (max_tokens)")
-        return self.processor.tokenizer.decode(own, skip_special_tokens=False)
+        tokens = list(takewhile(lambda token: token not in ends, row))
+        if len(tokens) == len(row) and ends != [None]:
+            raise NoScore("cut off", f"no score in the answer: it was truncated after {len(row)} tokens (max_tokens)")
+        return self.processor.tokenizer.decode(tokens, skip_special_tokens=False)
 
-    def _count(self, rows: Sequence[Sequence[int]]) -> Verdict:
+    def _combine(self, rows: Sequence[Sequence[int]]) -> Verdict:
         answers: list[Answer | None] = []
         reason = ""
         for row in rows:
             try:
-                answers.append(written(parse(self._text(row), self.rubric)))
+                answers.append(certain(parse(self._text(row), self.rubric)))
             except NoScore as error:
                 answers.append(None)
                 reason = str(error)
         return self._verdict(answers, reason)
 
     def _verdict(self, answers: Sequence[Answer | None], reason: str) -> Verdict:
-        made = verdict(answers, self.rubric, self.config.threshold, self.config.tie)
-        return made if made.error is None else replace(made, error=f"{made.error}: {reason}")
+        result = verdict(answers, self.rubric, self.config.threshold, self.config.tie)
+        return result if result.error is None else replace(result, error=f"{result.error}: {reason}")
 
 
-def answer_of(logprobs: Mapping[float, float], tails: Mapping[float, Tokens]) -> Answer | None:
-    """The answer of a model that gave these log-probabilities to the tokens of each score; None where one is no number.
+def _shared_length(sequences: Sequence[Tokens]) -> int:
+    """Length of the common prefix.
 
-    A score that is the beginning of another, as 0 is of 0.5, gives up the other's share: both begin with its tokens.
+    Every sequence keeps at least one token after it.
+
+    >>> _shared_length([(5, 6, 0), (5, 6, 1)])
+    2
+    """
+    columns = takewhile(lambda column: len(set(column)) == 1, zip(*sequences, strict=False))
+    return min(sum(1 for _ in columns), *(len(tokens) - 1 for tokens in sequences))
+
+
+def answer_of(logprobs: Mapping[float, float], suffixes: Mapping[float, Tokens]) -> Answer | None:
+    """Answer from the log-probabilities of each score's tokens.
+
+    None if one is not finite.
+
+    A score that is a prefix of another, as 0 is of 0.5, excludes the other's probability.
     """
     highest = max(logprobs.values())
     if not all(math.isfinite(x) for x in logprobs.values()):
         return None
     mass: dict[float, float] = {}
-    for score in sorted(tails, key=lambda s: -len(tails[s])):
-        own = tails[score]
-        longer = sum(p for other, p in mass.items() if tails[other][: len(own)] == own)
+    for score in sorted(suffixes, key=lambda s: -len(suffixes[s])):
+        tokens = suffixes[score]
+        longer = sum(p for other, p in mass.items() if suffixes[other][: len(tokens)] == tokens)
         mass[score] = max(0.0, math.exp(logprobs[score] - highest) - longer)
     total = sum(mass.values())
-    return {score: mass[score] / total for score in tails}
+    return {score: mass[score] / total for score in suffixes}
 
 
-def _contexts(tails: Iterable[Tokens]) -> list[Tokens]:
-    """What must have been written before the last token of each tail; one that begins another is read with it."""
-    before = {tail[:-1] for tail in tails}
-    return sorted(c for c in before if not any(o != c and o[: len(c)] == c for o in before))
+def _contexts(suffixes: Iterable[Tokens]) -> list[Tokens]:
+    """Tokens before the last token of each suffix, without those that are a prefix of another."""
+    contexts = {suffix[:-1] for suffix in suffixes}
+    return sorted(c for c in contexts if not any(o != c and o[: len(c)] == c for o in contexts))
 
 
 @contextmanager
 def _seeded(inputs: Mapping[str, Tensor], device: torch.device) -> Iterator[None]:
-    """Random numbers that depend on the inputs alone; the process's own stream goes on untouched."""
+    """Seed torch from the inputs; the global random state is restored afterwards."""
     digest = hashlib.sha256()
     for key in sorted(inputs):
         digest.update(inputs[key].float().cpu().numpy().tobytes())
@@ -316,11 +343,11 @@ def _seeded(inputs: Mapping[str, Tensor], device: torch.device) -> Iterator[None
 
 
 @contextmanager
-def _memory_suffices(batch: int) -> Iterator[None]:
+def _catch_out_of_memory(batch: int) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise InputError(
-            f"the judge's model ran out of GPU memory on {batch} clips at a time; lower field 'batch', 'frames' or "
-            "'pixels' of LocalVLMConfig"
+            f"The judge ran out of GPU memory on {batch} clips at a time. Lower field 'batch', 'frames' or 'pixels' of "
+            "LocalVLMConfig"
         ) from error

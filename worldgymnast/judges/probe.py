@@ -1,8 +1,8 @@
-"""Three small questions to a judge's server before anything is spent: is it there, does it see, does it see them all.
+"""Preflight check of a judge's server with three small questions: is it reachable, and does it see all images?
 
-A server that drops pictures answers all the same, so its count of the question's tokens is compared with none, one and
-many pictures in it. Where the count leaves pictures out, it is asked about black and white ones instead. A server that
-counts no tokens is believed, and so is one whose description says `sees`.
+A server that drops images still answers, so the check compares its token counts for no image, one image and many. If
+the counts exclude images, it asks about the color of black and white images. A server without token counts is trusted,
+and so is one whose config sets `sees`.
 """
 
 from __future__ import annotations
@@ -20,71 +20,76 @@ from worldgymnast.replies import answer_of, without_thoughts
 from worldgymnast.types import Clip
 
 _SIDE = 64
-_SHEET = 'add --sheet ("sheet": true in the judge\'s file), which shows all frames as one picture'
+_SHEET = 'add --sheet ("sheet": true in the judge\'s file) to send all frames as one image'
 
 _COLOR = "Is the {place} picture black or white? Answer with one word."
-_TRUST = 'If you know that it sees them and only leaves them out of its count, set --sees ("sees": true in the file)'
-_URL = '--endpoint.url ("url" in the judge\'s file), up to and with /v1'
+_TRUST = 'If it sees images and only excludes them from its count, set --sees ("sees": true in the file)'
+_URL = '--endpoint.url ("url" in the judge\'s file), up to and including /v1'
 
 
 @runtime_checkable
-class Askable(Protocol):
-    """What of a judge behind a server is probed."""
+class RemoteJudge(Protocol):
+    """Members of a judge behind a server that the check needs."""
 
     config: Any
     endpoint: Endpoint
 
     @property
     def rubric(self) -> Rubric:
-        """What it asks."""
+        """Prompt of the judge."""
         ...
 
     def messages(self, parts: Sequence[Part]) -> list[dict[str, Any]]:
-        """A question in OpenAI's form."""
+        """Question in OpenAI's message format."""
         ...
 
     def fields(self) -> dict[str, Any]:
-        """Fields of every request, beside the question."""
+        """Fields of every request, without the question."""
         ...
 
 
-def probe(judge: Askable) -> None:
-    """Raises `InputError` with one line about what is wrong; see `VLMJudge.check`."""
+def probe(judge: RemoteJudge) -> None:
+    """Check that the server answers and sees all images.
+
+    Raises:
+        InputError: it does not; the message says what to change.
+    """
     config, endpoint = judge.config, judge.endpoint
     shades = np.linspace(30, 220, max(2, config.frames)).astype(np.uint8)
     clip = Clip(np.broadcast_to(shades[:, None, None, None], (len(shades), _SIDE, _SIDE, 3)), "look at the picture")
     parts = question(judge.rubric, clip, "it can be seen", config.frames, config.sheet)
     pictures = [i for i, part in enumerate(parts) if not isinstance(part, str)]
 
-    def tokens(shown: int, what: str) -> int:
-        left = [part for i, part in enumerate(parts) if i not in pictures[shown:]]
+    def tokens(count: int, what: str) -> int:
+        sent = [part for i, part in enumerate(parts) if i not in pictures[count:]]
         try:
-            return _tokens(endpoint.reply(judge.messages(left), **judge.fields()))
+            return _tokens(endpoint.reply(judge.messages(sent), **judge.fields()))
         except RequestFailed as failed:
             raise refused(endpoint, failed, what) from failed
 
     none = tokens(0, "a question")
-    one = tokens(1, "a picture; take a model that sees")
-    many = tokens(len(pictures), f"{len(pictures)} pictures; {_SHEET}") if len(pictures) > 1 else 0
+    one = tokens(1, "an image. Use a vision-language model")
+    many = tokens(len(pictures), f"{len(pictures)} images; {_SHEET}") if len(pictures) > 1 else 0
     if config.sees or not none:
         return
-    blind = f"{config.endpoint.url}: found that '{config.endpoint.model}' passes over"
-    if one <= none and not _tells_apart(judge, 1):
+    ignores = f"{config.endpoint.url}: '{config.endpoint.model}' ignores"
+    if one <= none and not _recognizes_colors(judge, 1):
         raise InputError(
-            f"{blind} pictures ({none} tokens with one and without), expected a model that sees; it does not tell "
-            f"black from white either. {_TRUST}"
+            f"{ignores} images ({none} tokens with and without one) and does not distinguish black from white. Use a "
+            f"vision-language model. {_TRUST}"
         )
-    if len(pictures) > 1 and many <= one and not _tells_apart(judge, len(pictures)):
-        raise InputError(f"{blind} all pictures but one, expected it to see {len(pictures)}; {_SHEET}. {_TRUST}")
+    if len(pictures) > 1 and many <= one and not _recognizes_colors(judge, len(pictures)):
+        raise InputError(f"{ignores} all but one of {len(pictures)} images; {_SHEET}. {_TRUST}")
 
 
-def _tells_apart(judge: Askable, count: int) -> bool:
-    """Whether the server says of the first and of the last of `count` pictures which of them is black."""
+def _recognizes_colors(judge: RemoteJudge, count: int) -> bool:
+    """Whether the server names the color of the first and of the last of `count` black and white images."""
     shades = {"black": 0, "white": 255}
+    places = ("first", "last") if count > 1 else ("first",)
     for first, last in (("black", "white"), ("white", "black")):
-        shown = [_flat(shades[first])] * ((count + 1) // 2) + [_flat(shades[last])] * (count // 2)
-        for place, color in (("first", first), ("last", last)) if count > 1 else (("first", first),):
-            if _color(judge, [_COLOR.format(place=place), *shown]) != color:
+        images = [_flat(shades[first])] * ((count + 1) // 2) + [_flat(shades[last])] * (count // 2)
+        for place, color in zip(places, (first, last), strict=False):
+            if _ask_color(judge, [_COLOR.format(place=place), *images]) != color:
                 return False
     return True
 
@@ -93,64 +98,65 @@ def _flat(shade: int) -> np.ndarray:
     return np.full((_SIDE, _SIDE, 3), shade, np.uint8)
 
 
-def _color(judge: Askable, parts: Sequence[Part]) -> str:
-    """Which of black and white the server answers; "" for neither or both."""
+def _ask_color(judge: RemoteJudge, parts: Sequence[Part]) -> str:
+    """Color named by the server, "black" or "white".
+
+    "" for neither or both.
+    """
     fields = {k: v for k, v in judge.fields().items() if k in ("temperature", "max_tokens")}
     try:
-        said = without_thoughts(answer_of(_first(judge.endpoint.reply(judge.messages(parts), **fields)))) or ""
+        answer = without_thoughts(answer_of(_first(judge.endpoint.reply(judge.messages(parts), **fields)))) or ""
     except (RequestFailed, Unusable):
         return ""
-    named = [color for color in ("black", "white") if color in said.lower()]
-    return named[0] if len(named) == 1 else ""
+    colors = [color for color in ("black", "white") if color in answer.lower()]
+    return colors[0] if len(colors) == 1 else ""
 
 
 def _first(reply: Any) -> Any:
-    """The first choice of a reply that has a message."""
+    """First choice of a reply with a message."""
     return next(choice for choice in reply.choices if hasattr(choice, "message"))
 
 
 def _tokens(reply: Any) -> int:
-    """Tokens of the question, 0 where the server does not tell."""
+    """Tokens of the question; 0 if the server does not report them."""
     return counted(getattr(reply, "usage", None), "prompt_tokens")
 
 
 def refused(endpoint: Endpoint, failed: RequestFailed, what: str) -> InputError:
-    """The one line about a request that brought nothing: whose fault it is, and what to do."""
-    config, said = endpoint.config, str(failed)
+    """Explain a failed request: its cause and its fix."""
+    config, reason = endpoint.config, str(failed)
     if failed.kind in ("connection", "timed out"):
         return InputError(
-            f"{config.url}: found no server ({said}), expected one that speaks OpenAI's API; start it, or correct "
-            f"{_URL}"
+            f"{config.url}: found no server ({reason}), expected one with OpenAI's API. Start it, or correct {_URL}"
         )
     if failed.kind in (NO_CHAT, "cut off", "405", "501"):
         return InputError(
-            f"{config.url}: found a server that does not chat ({said}), expected one that speaks OpenAI's API; correct "
-            f"{_URL}"
+            f"{config.url}: the server has no chat endpoint ({reason}), expected one with OpenAI's API. Correct {_URL}"
         )
     if failed.kind in ("401", "403"):
         return InputError(
-            f"{config.url}: found that it refuses the key in {config.key_variable} ({said}), expected one that it "
-            "takes; set that environment variable"
+            f"{config.url}: the server rejects the key in {config.key_variable} ({reason}). Set that environment "
+            "variable to a valid key"
         )
     if failed.kind == "404":
-        there = endpoint.models()
-        known = f", expected one of {', '.join(there[:5])}" if there else "; is it the right URL, up to and with /v1?"
-        return InputError(f"{config.url}: found no model '{config.model}' ({said}){known}")
-    return InputError(f"{config.url}: '{config.model}' refuses {what} (status {failed.kind}: {said})")
+        models = endpoint.models()
+        fix = f", expected one of {', '.join(models[:5])}" if models else ". Check the URL, up to and including /v1"
+        return InputError(f"{config.url}: found no model '{config.model}' ({reason}){fix}")
+    return InputError(f"{config.url}: '{config.model}' refuses {what} (status {failed.kind}: {reason})")
 
 
-# ---------------------------------------------------------------- what a server can
+# ---------------------------------------------------------------- optional features of a server
 
 
 @dataclass(frozen=True)
 class Abilities:
-    """What a server does of what it is asked for.
+    """Optional features of a server.
 
     Attributes:
-        several: gives as many choices as `n` asks for.
-        structured: answers in JSON of the form asked for.
-        logprobs: tells the log-probabilities of tokens.
-        counts: counts tokens, so that budgets of tokens and money hold.
+        several: returns `n` choices.
+        structured: follows a JSON schema.
+        logprobs: returns log-probabilities of tokens.
+        counts: counts tokens, which budgets of tokens and money need.
     """
 
     several: bool
@@ -159,28 +165,28 @@ class Abilities:
     counts: bool
 
 
-def abilities(judge: Askable) -> Abilities:
-    """Tries what not every server can; a refusal is an answer too."""
+def abilities(judge: RemoteJudge) -> Abilities:
+    """Test which optional features the server supports; a refused request means no."""
     parts: Sequence[Part] = ['Answer with the JSON object {"observation": "none", "score": 0} and nothing else.']
     form = {"type": "json_schema", "json_schema": {"name": "verdict", "strict": True, "schema": schema(judge.rubric)}}
-    warm = {"max_tokens": 60}
+    limit = {"max_tokens": 60}
 
     def reply(**fields: Any) -> Any:
         try:
-            return judge.endpoint.reply(judge.messages(parts), **warm, **fields)
+            return judge.endpoint.reply(judge.messages(parts), **limit, **fields)
         except RequestFailed:
             return None
 
-    several, structured, told = reply(n=2, temperature=1.0), reply(response_format=form), reply(logprobs=True)
+    several, structured, logprobs = reply(n=2, temperature=1.0), reply(response_format=form), reply(logprobs=True)
     return Abilities(
         several=several is not None and len(several.choices) == 2,
-        structured=structured is not None and _in_form(_first(structured)),
-        logprobs=told is not None and bool(getattr(getattr(_first(told), "logprobs", None), "content", None)),
-        counts=any(_tokens(found) for found in (several, structured, told) if found is not None),
+        structured=structured is not None and _is_verdict_json(_first(structured)),
+        logprobs=logprobs is not None and bool(getattr(getattr(_first(logprobs), "logprobs", None), "content", None)),
+        counts=any(_tokens(each) for each in (several, structured, logprobs) if each is not None),
     )
 
 
-def _in_form(choice: Any) -> bool:
+def _is_verdict_json(choice: Any) -> bool:
     """Whether an answer is JSON with a score."""
     try:
         text = answer_of(choice)

@@ -1,10 +1,10 @@
-"""What a vision-language judge is asked, and what its answers mean: rubric, frames, question, parsing, voting. Pure.
+"""Prompt of a vision-language judge and meaning of its answers: rubric, frames, question, parsing, voting.
 
-A rubric is a versioned prompt: its version is part of the judge's name, of the cache's key and of every report, so a
-changed wording is a new version, never an edit. An answer is a distribution over the rubric's scores: one score where
-it was written, the model's own probabilities where they could be read. The method's paper (World-Gymnast,
-arXiv 2602.02454) asks for `Final Score: <0|1>`, five votes, a tie counting as success; here the tie is a setting, and
-an answer that says nothing is no answer rather than a failure.
+A rubric is a versioned prompt. Its version is part of the judge's name, the cache key and every report, so a changed
+wording needs a new version. An answer is a distribution over the rubric's scores: one score if it was written, the
+model's probabilities if they are available. The method's paper (World-Gymnast, arXiv 2602.02454) asks for
+`Final Score: <0|1>` with five votes, and a tie counts as success. Here the tie is configurable, and an unreadable
+answer is missing rather than a failure.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from worldgymnast.video import contact_sheet
 Answer = Mapping[float, float]
 """Probability of each score of a rubric, in the rubric's own numbers; they sum to 1."""
 Part = str | UInt8[np.ndarray, "h w 3"]
-"""A piece of a question: words, or a picture."""
+"""Part of a question: text or an image."""
 Tie = Literal["failure", "success"]
 
 ANSWER_PREFIX = "Final Score: "
-"""What the last line of an answer begins with."""
+"""Start of the last line of an answer."""
 _COLUMNS = 4
-"""Frames side by side on a sheet."""
+"""Frames per row of a contact sheet."""
 
 
 # ---------------------------------------------------------------- rubrics
@@ -46,9 +46,9 @@ class Rubric:
     """A versioned prompt.
 
     Attributes:
-        version: its name.
-        scores: what may be answered, ascending; the last one is success.
-        request: what is asked after the frames; may name `{criterion}`.
+        version: name of the rubric.
+        scores: allowed scores, ascending; the last one is success.
+        request: question after the frames; may contain `{criterion}`.
     """
 
     version: str
@@ -57,12 +57,12 @@ class Rubric:
 
     @property
     def wants_criterion(self) -> bool:
-        """Whether each task needs a criterion of partial success."""
+        """Whether every task needs a criterion of partial success."""
         return "{criterion}" in self.request
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The scores as they are written."""
+        """Allowed scores as text."""
         return tuple(f"{score:g}" for score in self.scores)
 
 
@@ -103,31 +103,34 @@ RUBRICS = {
 
 
 def rubric(version: str) -> Rubric:
-    """The rubric of that version.
+    """Rubric of a version.
 
     Raises:
-        InputError: there is none; the message has the nearest.
+        InputError: the version is unknown; the message suggests the nearest.
+
+    >>> rubric("binary-v1").scores
+    (0.0, 1.0)
     """
     if version not in RUBRICS:
         near = difflib.get_close_matches(version, RUBRICS, n=1, cutoff=0.0)[0]
-        raise FieldError("rubric", f"found '{version}', expected one of {', '.join(RUBRICS)}; "
-                         f"did you mean '{near}'?")  # fmt: skip
+        known = ", ".join(RUBRICS)
+        raise FieldError("rubric", f"found '{version}', expected one of {known}; did you mean '{near}'?")
     return RUBRICS[version]
 
 
 @checked(kw_only=True)
-class Asking:
-    """How a vision-language model is asked, wherever it runs.
+class QuestionConfig:
+    """Questions to a vision-language model, local or remote.
 
     Attributes:
         rubric: version of the prompt.
-        frames: frames shown at most, evenly spaced.
-        sheet: all frames as one picture, for models that take one only.
-        pixels: frames are enlarged until their shorter side has as many, by whole pixels.
-        votes: how often each clip is asked about; the majority counts.
-        tie: what an even vote is; the published method takes it for a success.
-        threshold: of the mean probability of success.
-        criteria: of partial success, by task or instruction, for a rubric that wants one.
+        frames: largest number of frames, evenly spaced.
+        sheet: send all frames as one image, for models that accept only one.
+        pixels: frames are enlarged by an integer factor until their shorter side has at least this many pixels.
+        votes: questions per clip; the majority decides.
+        tie: outcome of a tie; the published method uses "success".
+        threshold: threshold of the mean success probability.
+        criteria: criteria of partial success by task or instruction, for rubrics that need them.
     """
 
     rubric: str = "binary-v1"
@@ -144,25 +147,31 @@ class Asking:
 
 
 def criterion_of(clip: Clip, criteria: Mapping[str, str]) -> str:
-    """The criterion of partial success of a clip's task, or of its instruction; "" where there is none."""
+    """Criterion of partial success for a clip's task or instruction.
+
+    "" if there is none.
+    """
     return criteria.get(clip.task) or criteria.get(clip.instruction) or ""
 
 
-def check_criteria(rubric: Rubric, criteria: Mapping[str, str], asked: Iterable[tuple[str, str]]) -> None:
-    """Raises `InputError` where the rubric wants a criterion of partial success and a task has none.
+def check_criteria(rubric: Rubric, criteria: Mapping[str, str], tasks: Iterable[tuple[str, str]]) -> None:
+    """Check that every task has a criterion of partial success if the rubric needs one.
 
     Args:
         rubric: the prompt.
-        criteria: by task or instruction.
-        asked: task and instruction of what will be judged.
+        criteria: criteria by task or instruction.
+        tasks: task and instruction of every clip to judge.
+
+    Raises:
+        FieldError: a task has no criterion.
     """
-    lacking = sorted({task or words for task, words in asked if not (criteria.get(task) or criteria.get(words))})
-    if rubric.wants_criterion and lacking:
-        more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+    missing = sorted({task or text for task, text in tasks if not (criteria.get(task) or criteria.get(text))})
+    if rubric.wants_criterion and missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise FieldError(
             "criteria",
-            f"found none for '{lacking[0]}'{more}, expected what counts as partial success, which "
-            f"{rubric.version} asks about; add it, or take the rubric binary-v1",
+            f"found none for '{missing[0]}'{more}, expected a criterion of partial success, which {rubric.version} "
+            "needs. Add it, or use the rubric binary-v1",
         )
 
 
@@ -170,19 +179,23 @@ def check_criteria(rubric: Rubric, criteria: Mapping[str, str], asked: Iterable[
 
 
 def sample_frames(frames: UInt8[np.ndarray, "t h w 3"], most: int) -> UInt8[np.ndarray, "n h w 3"]:
-    """At most `most` frames, evenly spaced, the first and the last among them."""
+    """Up to `most` evenly spaced frames, including the first and the last.
+
+    >>> sample_frames(np.zeros((13, 4, 4, 3), np.uint8), 4).shape
+    (4, 4, 4, 3)
+    """
     return frames[np.unique(np.linspace(0, len(frames) - 1, min(most, len(frames))).round().astype(int))]
 
 
 def question(rubric: Rubric, clip: Clip, criterion: str, most: int, sheet: bool = False) -> list[Part]:
-    """What is asked about a clip: words and pictures in the order in which they are shown.
+    """Question about a clip: texts and images in order.
 
     Args:
         rubric: the prompt.
-        clip: what is judged.
-        criterion: of partial success, where the rubric wants one.
-        most: frames at most, see `sample_frames`.
-        sheet: all frames in one picture, row by row, for models that take one only.
+        clip: the clip to judge.
+        criterion: criterion of partial success, if the rubric needs one.
+        most: largest number of frames, see `sample_frames`.
+        sheet: all frames in one image, row by row, for models that accept only one.
     """
     frames = sample_frames(clip.frames, most)
     parts: list[Part] = [_HEAD.format(instruction=clip.instruction, count=len(frames))]
@@ -197,7 +210,7 @@ def question(rubric: Rubric, clip: Clip, criterion: str, most: int, sheet: bool 
 
 
 def schema(rubric: Rubric) -> dict[str, Any]:
-    """The JSON schema of a structured answer."""
+    """JSON schema of a structured answer."""
     return {
         "type": "object",
         "properties": {
@@ -213,30 +226,32 @@ def schema(rubric: Rubric) -> dict[str, Any]:
 
 
 def parse(text: str | None, rubric: Rubric) -> float:
-    """The score in an answer; see `judges.answer.read_score`.
+    """Read the score of an answer; see `judges.answer.read_score`.
 
     Raises:
-        NoScore: the answer is empty, cut off, has no score, one that the rubric does not know, or several.
+        NoScore: the answer is empty, truncated, or has no score, an unknown one, or several.
     """
     return read_score(text or "", rubric.scores)
 
 
-def written(score: float) -> Answer:
-    """The answer of somebody who wrote that score."""
+def certain(score: float) -> Answer:
+    """Answer with all probability on one score."""
     return {score: 1.0}
 
 
 def bare(token: str) -> str:
-    """A token without the space before it, however the tokenizer writes that."""
+    """Token without the leading space, in any tokenizer's notation."""
     return token.strip().lstrip("\u0120\u2581")
 
 
 def from_logprobs(rubric: Rubric, logprobs: Mapping[str, float]) -> Answer | None:
-    """The answer of a model that gave these log-probabilities to the next token; None where no score is among them.
+    """Answer from the log-probabilities of the next token.
+
+    None if no score is among them.
 
     Args:
         rubric: the prompt; only scores of one digit are single tokens.
-        logprobs: token, as it is written, to its log-probability.
+        logprobs: log-probability by token text.
     """
     mass = dict.fromkeys(rubric.scores, 0.0)
     for token, logprob in logprobs.items():
@@ -252,39 +267,39 @@ def from_logprobs(rubric: Rubric, logprobs: Mapping[str, float]) -> Answer | Non
 def verdict(
     answers: Sequence[Answer | None], rubric: Rubric, threshold: float = 0.5, tie: Tie = "failure", cost: float = 0.0
 ) -> Verdict:
-    """What the votes say together; None where votes are missing that could have changed it.
+    """Combine votes; the score is None if missing votes could change it.
 
-    Success is a mean probability of the highest score above `threshold`; at the threshold, `tie` decides. Otherwise the
-    likeliest of the other scores counts, of several the lowest, as a share of the highest.
+    The verdict is success if the mean probability of the highest score exceeds `threshold`; at the threshold `tie`
+    decides. Otherwise the most likely of the other scores counts (the lowest of equals), as a share of the highest.
 
     Args:
-        answers: the votes, None where one failed.
-        rubric: the prompt that was answered.
-        threshold: of success, in [0, 1].
-        tie: what a probability equal to the threshold is.
-        cost: what the votes cost.
+        answers: the votes; None for a failed one.
+        rubric: the prompt.
+        threshold: threshold of success, in [0, 1].
+        tie: outcome of a probability equal to the threshold.
+        cost: cost of the votes.
     """
-    given = [a for a in answers if a is not None]
-    missing = len(answers) - len(given)
-    if not given:
-        return Verdict(None, error="no vote could be had", cost=cost)
-    said = _outcome(given, rubric, threshold, tie)
-    if missing and any(
-        _outcome([*given, *[written(score)] * missing], rubric, threshold, tie)[0] != said[0] for score in rubric.scores
-    ):
-        return Verdict(None, error=f"{missing} of {len(answers)} votes could not be had and would decide", cost=cost)
-    return Verdict(said[0], said[1], cost=cost)
+    votes = [a for a in answers if a is not None]
+    missing = len(answers) - len(votes)
+    if not votes:
+        return Verdict(None, error="all votes failed", cost=cost)
+    score, probability = _outcome(votes, rubric, threshold, tie)
+    possible = [[*votes, *[certain(other)] * missing] for other in rubric.scores] if missing else []
+    if any(_outcome(outcome, rubric, threshold, tie)[0] != score for outcome in possible):
+        return Verdict(None, error=f"{missing} of {len(answers)} votes failed and could change the verdict", cost=cost)
+    return Verdict(score, probability, cost=cost)
 
 
 def _outcome(answers: Sequence[Answer], rubric: Rubric, threshold: float, tie: Tie) -> tuple[float, float]:
-    """Score as a share of the highest one, and the probability of the highest one."""
+    """Score as a share of the highest one, and probability of the highest one."""
     mass = Counter[float]()
     for answer in answers:
         mass.update(answer)
     top = rubric.scores[-1]
     success = mass[top] / len(answers)
-    even = math.isclose(success, threshold, abs_tol=1e-9)
-    if tie == "success" if even else success > threshold:
+    is_tie = math.isclose(success, threshold, abs_tol=1e-9)
+    is_success = tie == "success" if is_tie else success > threshold
+    if is_success:
         return 1.0, success
     best = max(rubric.scores[:-1], key=lambda score: (mass[score], -score))
     return best / top, success

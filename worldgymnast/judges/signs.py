@@ -1,4 +1,4 @@
-"""The words, numbers and signs of an answer, without markup and in one way of writing."""
+"""Tokenizer of answers: words, numbers and signs, without markup and in normalized form."""
 
 from __future__ import annotations
 
@@ -10,16 +10,21 @@ from dataclasses import dataclass
 Scores = Sequence[float]
 
 
+def word_set(text: str) -> frozenset[str]:
+    """Words of a text that are separated by spaces, as a set."""
+    return frozenset(text.split())
+
+
 @dataclass(frozen=True)
 class Token:
     """A word, number or sign.
 
     Attributes:
-        kind: which.
-        text: as written, lower case.
-        start: where it begins in the text.
-        end: where it is over.
-        capital: whether it begins with a capital letter.
+        kind: name of its pattern, such as "word" or "number".
+        text: its characters, in lower case.
+        start: index of its first character.
+        end: index after its last character.
+        capital: whether it starts with a capital letter.
     """
 
     kind: str
@@ -58,37 +63,48 @@ _MARKUP = re.compile(
     re.IGNORECASE,
 )
 _STRUCK = re.compile(r"~~[^~\n]{1,200}~~|<(del|strike)>[^<\n]{0,200}</\1>")
-"""What the model itself crossed out."""
+"""Text that the model crossed out."""
 _FRACTION = re.compile(r"\\[dt]?frac\s?\{(\d)\}\s?\{(\d)\}")
 _NO_SPACE = re.compile(r"(?<=[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af])(?=[0-9])")
-"""Where scripts without spaces go over into a number."""
-_SAME = {ord(c): sign for sign, same in (
-    ("-", "\u2212\u2013\u2014\u2010\u2011"), ("/", "\u2044\u2215"), ("~", "\u223c\u301c"), (".", "\u3002"),
-    (",", "\u3001"),
-    ("[", "\u3008\u300a\u300c\u3010\u3014"), ("]", "\u3009\u300b\u300d\u3011\u3015"),
-    ("'", "\u2018\u2019\u201a"), ('"', "\u201c\u201d\u201e"), ("\n", "\u2028\u2029\u0085"),
-) for c in same}  # fmt: skip
-"""Signs that are written in several ways."""
+"""Position between a script without spaces and a number."""
+_VARIANTS = {
+    "-": "\u2212\u2013\u2014\u2010\u2011",
+    "/": "\u2044\u2215",
+    "~": "\u223c\u301c",
+    ".": "\u3002",
+    ",": "\u3001",
+    "[": "\u3008\u300a\u300c\u3010\u3014",
+    "]": "\u3009\u300b\u300d\u3011\u3015",
+    "'": "\u2018\u2019\u201a",
+    '"': "\u201c\u201d\u201e",
+    "\n": "\u2028\u2029\u0085",
+}
+"""Unicode variants of signs."""
+_NORMALIZED = {ord(variant): sign for sign, variants in _VARIANTS.items() for variant in variants}
 
 
 def plain(text: str) -> str:
-    """The text with ASCII digits and signs, and without markup and invisible characters.
+    """Normalize a text: ASCII digits and signs, no markup, no invisible characters.
 
     >>> plain("**得分**：１").split()
     ['得分', ':1']
     """
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
-        odd = [c for c in set(text) if not c.isascii()]
-        changed = {ord(c): str(unicodedata.decimal(c)) for c in odd if c.isdecimal()}
-        changed |= {ord(c): None for c in odd if unicodedata.category(c) == "Cf"}
-        text = _NO_SPACE.sub(" ", text.translate(changed | _SAME))
+        other = [c for c in set(text) if not c.isascii()]
+        changed = {ord(c): str(unicodedata.decimal(c)) for c in other if c.isdecimal()}
+        changed |= {ord(c): None for c in other if unicodedata.category(c) == "Cf"}
+        text = _NO_SPACE.sub(" ", text.translate(changed | _NORMALIZED))
     text = _FRACTION.sub(r"\1/\2", _STRUCK.sub(" ", text))
     return _MARKUP.sub(" ", text.replace("\r", "\n"))
 
 
 def tokens_of(text: str) -> list[Token]:
-    """Words, numbers and signs in order, without spaces."""
+    """Split a text into words, numbers and signs, without spaces.
+
+    >>> [token.kind for token in tokens_of("Score: 1")]
+    ['word', 'sep', 'number']
+    """
     return [
         Token(str(m.lastgroup), m.group().lower(), m.start(), m.end(), m.group()[0].isupper())
         for m in _TOKEN.finditer(text)
@@ -97,12 +113,16 @@ def tokens_of(text: str) -> list[Token]:
 
 # ---------------------------------------------------------------- numbers
 
-WORDS = {"zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5,
-          "零": 0, "一": 1, "二": 2, "三": 3, "四": 4, "五": 5}  # fmt: skip
+_ENGLISH = {"zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5}
+_CHINESE = {"零": 0, "一": 1, "二": 2, "三": 3, "四": 4, "五": 5}
+WORDS = _ENGLISH | _CHINESE
 
 
 def number(token: Token, scores: Scores) -> float | None:
-    """The value of a number; None where it may be read in two ways, as 01, 1,000 or 1,0 (a list of 1 and 0)."""
+    """Value of a number.
+
+    None if it is ambiguous, such as 01, 1,000 or 1,0 (a list of 1 and 0).
+    """
     if token.kind == "word":
         return WORDS.get(token.text)
     raw = token.text.lstrip("+-")

@@ -1,8 +1,8 @@
-"""A vision-language model behind any OpenAI-compatible endpoint, as a judge.
+"""Judge by a vision-language model behind an OpenAI-compatible endpoint.
 
-A clip becomes one question (`judges.prompt`) that is asked `votes` times. Every answer is kept in the ledger under the
-model, the prompt and the frames, so a resumed run asks nothing twice. A judgement that could not be had is `None`,
-with the reason: it leaves the group and the statistics, and no outage ever changes a reward.
+A clip becomes one question (`judges.prompt`), asked `votes` times. The ledger stores every answer under the model, the
+prompt and the frames, so a resumed run repeats no request. A failed judgment has score None and a reason: it leaves the
+group and the statistics, so an outage never changes a reward.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from worldgymnast.files import parse_json
 from worldgymnast.judges.probe import probe
 from worldgymnast.judges.prompt import (
     Answer,
-    Asking,
     NoScore,
     Part,
+    QuestionConfig,
     Rubric,
     bare,
+    certain,
     check_criteria,
     criterion_of,
     from_logprobs,
@@ -37,7 +38,6 @@ from worldgymnast.judges.prompt import (
     rubric,
     schema,
     verdict,
-    written,
 )
 from worldgymnast.ledger import Ledger
 from worldgymnast.replies import answer_of
@@ -46,26 +46,26 @@ from worldgymnast.video import jpeg_url
 from worldgymnast.weights import fingerprint
 
 _READING = 2
-"""Version of how answers are read: what a ledger holds that was read in another way is asked for again."""
-_LIKELIEST = 10
-"""Tokens of which the server is asked the log-probability."""
+"""Version of the answer parser; a new version ignores stored answers of older ones."""
+_TOP_LOGPROBS = 10
+"""Log-probabilities requested per token."""
 _ROUNDING = 1e-3
-"""How far above 0 a log-probability may be that was rounded."""
-_TRIED = 8
-"""Tokens at most that are tried as the score's, the last ones."""
+"""Tolerance for rounded log-probabilities above 0."""
+_MOST_TOKENS = 8
+"""Number of last tokens that are tried as the score's token."""
 
 
 @checked
-class VLMConfig(Asking):
-    """What is asked, and where.
+class VLMConfig(QuestionConfig):
+    """Config of a `VLMJudge`.
 
     Attributes:
-        endpoint: where.
-        temperature: of the answers; None leaves it to the server.
-        max_tokens: of an answer; None leaves it to the server.
-        structured: asks for JSON of a given form, where the server can.
-        logprobs: reads the probability of the score's token rather than the score, where the server tells it.
-        sees: takes on trust that the server sees every picture, where its count of tokens leaves pictures out.
+        endpoint: the server and its model.
+        temperature: sampling temperature; None uses the server's default.
+        max_tokens: limit of an answer; None uses the server's default.
+        structured: request JSON with a schema, if the server supports it.
+        logprobs: use the probability of the score's token instead of the written score, if the server reports it.
+        sees: assume that the server sees all images even if its token count excludes them.
     """
 
     endpoint: EndpointConfig
@@ -80,20 +80,20 @@ class VLMConfig(Asking):
         if self.votes > 1 and self.temperature == 0:
             raise FieldError(
                 "temperature",
-                f"found 0 for {self.votes} votes, which would all be the same; expected more than 0, such as 0.7, or "
-                "one vote",
+                f"found 0 for {self.votes} votes, which would all be equal; expected more than 0, such as 0.7, or one "
+                "vote",
             )
 
 
 class VLMJudge:
-    """A `Judge` behind an endpoint.
+    """`Judge` behind an endpoint.
 
     Args:
-        config: what is asked.
-        ledger: keeps answers and expenses; in memory if left out.
+        config: the model and its questions.
+        ledger: stores answers and costs; in memory by default.
     """
 
-    waits = True
+    is_remote = True
 
     def __init__(self, config: VLMConfig, ledger: Ledger | None = None):
         self.config, self.rubric = config, rubric(config.rubric)
@@ -102,63 +102,65 @@ class VLMJudge:
 
     @property
     def name(self) -> str:
-        """The model and the version of its prompt."""
+        """Name of the model and version of the prompt."""
         return f"{self.config.endpoint.model}, {self.config.rubric}"
 
     @property
     def identity(self) -> str:
-        """First 16 hex digits of a hash over everything that may change a verdict, and nothing else."""
+        """Hash, 16 hex digits, of all settings that can change a verdict."""
         config = self.config
-        return fingerprint([self._asked(), config.votes, config.tie, config.threshold, dict(config.criteria)])
+        return fingerprint(
+            [self._question_settings(), config.votes, config.tie, config.threshold, dict(config.criteria)]
+        )
 
-    def _asked(self) -> dict[str, Any]:
-        """What an answer depends on, apart from the clip."""
+    def _question_settings(self) -> dict[str, Any]:
+        """Settings that an answer depends on, apart from the clip."""
         names = ("rubric", "frames", "sheet", "pixels", "temperature", "max_tokens", "structured", "logprobs")
         of_endpoint = {"model": self.config.endpoint.model, "extra": dict(self.config.endpoint.extra)}
         return {name: getattr(self.config, name) for name in names} | of_endpoint
 
     def score(self, clips: Sequence[Clip]) -> list[Verdict]:
-        """See `Judge.score`; up to `concurrency` clips are asked about at a time.
+        """One verdict per clip; up to `concurrency` clips are judged in parallel.
 
         Raises:
-            BudgetSpent: the budget has run out; what was answered is in the ledger.
+            BudgetSpent: the budget is used up; earlier answers are in the ledger.
         """
         with ThreadPoolExecutor(self.config.endpoint.concurrency) as pool:
-            asked = [pool.submit(self._judge, clip) for clip in clips]
+            futures = [pool.submit(self._judge, clip) for clip in clips]
             try:
-                return [future.result() for future in asked]
+                return [future.result() for future in futures]
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 
     def _judge(self, clip: Clip) -> Verdict:
         criterion = criterion_of(clip, self.config.criteria)
-        key = _key(self._asked(), clip, criterion)
-        kept, votes = self._kept(key), self.config.votes
+        key = _key(self._question_settings(), clip, criterion)
+        stored, votes = self._stored_answers(key), self.config.votes
         cost, error = 0.0, None
-        if len(kept) < votes:
+        if len(stored) < votes:
             with self.ledger.holding(key, self.endpoint.stopped):
-                kept = self._kept(key)  # another process may have asked in the meantime
-                open_numbers = [number for number in range(votes) if number not in kept]
+                stored = self._stored_answers(key)  # another process may have asked in the meantime
+                missing = [number for number in range(votes) if number not in stored]
                 parts = question(self.rubric, clip, criterion, self.config.frames, self.config.sheet)
-                asked = self.endpoint.ask(self.messages(parts), self._read, len(open_numbers), **self.fields())
-                new = dict(zip(open_numbers, asked.answers, strict=False))
-                self.ledger.keep(key, {number: _dumped(answer) for number, answer in new.items()})
-            kept, cost, error = kept | new, asked.cost, asked.error
-        answers = [kept.get(number) for number in range(votes)]
-        found = verdict(answers, self.rubric, self.config.threshold, self.config.tie, cost)
-        return replace(found, error=error or found.error) if found.score is None else found
+                reply = self.endpoint.ask(self.messages(parts), self._read, len(missing), **self.fields())
+                new = dict(zip(missing, reply.answers, strict=False))
+                self.ledger.keep(key, {number: _to_json(answer) for number, answer in new.items()})
+            stored, cost, error = stored | new, reply.cost, reply.error
+        answers = [stored.get(number) for number in range(votes)]
+        result = verdict(answers, self.rubric, self.config.threshold, self.config.tie, cost)
+        return replace(result, error=error or result.error) if result.score is None else result
 
-    def _kept(self, key: str) -> dict[int, Answer]:
-        """The votes of a question that are in the ledger and can be read."""
-        votes = {number: _loaded(text) for number, text in self.ledger.answers(key).items()}
+    def _stored_answers(self, key: str) -> dict[int, Answer]:
+        """Readable votes of a question in the ledger, by number."""
+        votes = {number: _from_json(text) for number, text in self.ledger.answers(key).items()}
         numbers, scores = range(self.config.votes), set(self.rubric.scores)
-        whole = {number for number, vote in votes.items() if math.isclose(sum(vote.values()), 1, abs_tol=1e-6)}
-        return {number: votes[number] for number in numbers if number in whole and set(votes[number]) <= scores}
+        valid = {number for number, vote in votes.items() if math.isclose(sum(vote.values()), 1, abs_tol=1e-6)}
+        return {number: votes[number] for number in numbers if number in valid and set(votes[number]) <= scores}
 
     # ------------------------------------------------------------ question and answer
 
     def messages(self, parts: Sequence[Part]) -> list[dict[str, Any]]:
-        """A question in OpenAI's form."""
+        """Question in OpenAI's message format."""
         return [{"role": "user", "content": [self._content(part) for part in parts]}]
 
     def _content(self, part: Part) -> dict[str, Any]:
@@ -167,73 +169,76 @@ class VLMJudge:
         return {"type": "image_url", "image_url": {"url": jpeg_url(part, self.config.pixels)}}
 
     def fields(self) -> dict[str, Any]:
-        """Fields of every request, beside the question."""
+        """Fields of every request, without the question."""
         config, fields = self.config, dict[str, Any]()
         fields |= {} if config.temperature is None else {"temperature": config.temperature}
         fields |= {} if config.max_tokens is None else {"max_tokens": config.max_tokens}
-        fields |= {"logprobs": True, "top_logprobs": _LIKELIEST} if config.logprobs else {}
+        fields |= {"logprobs": True, "top_logprobs": _TOP_LOGPROBS} if config.logprobs else {}
         if config.structured:
             form = {"name": "verdict", "strict": True, "schema": schema(self.rubric)}
             fields["response_format"] = {"type": "json_schema", "json_schema": form}
         return fields
 
     def _read(self, choice: Any) -> Answer:
-        """What a choice of a reply says; raises `Unusable`."""
+        """Read one choice of a reply; raises `Unusable`."""
         score = parse(answer_of(choice), self.rubric)
-        return (self._likely(choice, score) if self.config.logprobs else None) or written(score)
+        probabilities = self._probabilities(choice, score) if self.config.logprobs else None
+        return probabilities or certain(score)
 
-    def _likely(self, choice: Any, score: float) -> Answer | None:
-        """The model's own probabilities at the score's token; None where they are not told.
+    def _probabilities(self, choice: Any, score: float) -> Answer | None:
+        """Model's probabilities at the score's token.
 
-        The score's token is the one that, replaced by another score, makes the answer read as that other one.
+        None if the server does not report them.
+
+        The score's token is the one whose replacement by another score changes the score of the whole answer.
         """
         tokens = _list(getattr(choice, "logprobs", None), "content")
-        said = [token if isinstance(token := getattr(t, "token", None), str) else "" for t in tokens]
-        if _score_in("".join(said), self.rubric) != score:
+        texts = [token if isinstance(token := getattr(t, "token", None), str) else "" for t in tokens]
+        if _score_in("".join(texts), self.rubric) != score:
             return None
         other = next(s for s in self.rubric.scores if s != score)
-        own = [i for i, token in enumerate(said) if bare(token) == f"{score:g}"]
-        for i in own[-_TRIED:]:
-            swapped = said[i].replace(f"{score:g}", f"{other:g}")
-            if _score_in("".join([*said[:i], swapped, *said[i + 1 :]]), self.rubric) == other:
-                return from_logprobs(self.rubric, _told(tokens[i]))
+        candidates = [i for i, token in enumerate(texts) if bare(token) == f"{score:g}"]
+        for i in candidates[-_MOST_TOKENS:]:
+            replaced = texts[i].replace(f"{score:g}", f"{other:g}")
+            if _score_in("".join([*texts[:i], replaced, *texts[i + 1 :]]), self.rubric) == other:
+                return from_logprobs(self.rubric, _token_logprobs(tokens[i]))
         return None
 
-    # ------------------------------------------------------------ before anything is spent
+    # ------------------------------------------------------------ preflight check
 
-    def check(self, asked: Iterable[tuple[str, str]]) -> None:
-        """Asks the server about one small clip, to find out now rather than in the middle of a run.
+    def check(self, tasks: Iterable[tuple[str, str]]) -> None:
+        """Check the server with one small clip before a run.
 
         Args:
-            asked: task and instruction of everything that will be judged.
+            tasks: task and instruction of every clip to judge.
 
         Raises:
-            InputError: no key, no server, no such model, no or too few images taken, a criterion missing.
+            InputError: key, server, model or criterion are missing, or the server accepts too few images.
         """
-        check_criteria(self.rubric, self.config.criteria, asked)
+        check_criteria(self.rubric, self.config.criteria, tasks)
         probe(self)
 
     def cancel(self) -> None:
-        """Asks nothing more; clips that were not asked about yet get no verdict."""
+        """Send no further requests; clips without an answer get no verdict."""
         self.endpoint.stop()
 
 
-def _key(asked: Mapping[str, Any], clip: Clip, criterion: str) -> str:
-    """Under what the answers about a clip are kept: how they are read, model, prompt, words and frames."""
-    words = json.dumps([_READING, asked, clip.instruction, criterion, clip.frames.shape], sort_keys=True)
-    digest = hashlib.sha256(words.encode())
+def _key(settings: Mapping[str, Any], clip: Clip, criterion: str) -> str:
+    """Key of a clip's answers: hash of parser version, settings, texts and frames."""
+    text = json.dumps([_READING, settings, clip.instruction, criterion, clip.frames.shape], sort_keys=True)
+    digest = hashlib.sha256(text.encode())
     digest.update(np.ascontiguousarray(clip.frames).data)
     return digest.hexdigest()
 
 
 def _list(holder: Any, name: str) -> list[Any]:
-    """The list in a field of a reply; empty where there is none."""
-    found = getattr(holder, name, None)
-    return list(found) if isinstance(found, list | tuple) else []
+    """List in a field of a reply; empty if it is missing."""
+    value = getattr(holder, name, None)
+    return list(value) if isinstance(value, list | tuple) else []
 
 
-def _told(token: Any) -> dict[str, float]:
-    """The log-probabilities at a token, by what could stand there; those that are no numbers up to 0 are left out."""
+def _token_logprobs(token: Any) -> dict[str, float]:
+    """Log-probabilities at a position by token text, without invalid numbers."""
     pairs = [(getattr(t, "token", None), getattr(t, "logprob", None)) for t in (*_list(token, "top_logprobs"), token)]
     return {
         text: min(float(logprob), 0.0)
@@ -243,19 +248,22 @@ def _told(token: Any) -> dict[str, float]:
 
 
 def _score_in(text: str, rubric: Rubric) -> float | None:
-    """The score in an answer; None where there is none."""
+    """Score of an answer; None if there is none."""
     try:
         return parse(text, rubric)
     except NoScore:
         return None
 
 
-def _dumped(answer: Answer) -> str:
+def _to_json(answer: Answer) -> str:
     return json.dumps(list(answer.items()))
 
 
-def _loaded(text: str) -> Answer:
-    """A kept answer; an empty one where it cannot be read, which is asked for again."""
+def _from_json(text: str) -> Answer:
+    """Stored answer.
+
+    Empty if it is unreadable, so the question is asked again.
+    """
     try:
         return {float(score): max(0.0, float(p)) for score, p in parse_json(text, "ledger")}
     except (InputError, TypeError, ValueError, OverflowError):

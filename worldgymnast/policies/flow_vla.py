@@ -1,10 +1,10 @@
-"""A small policy with a continuous head: actions by flow matching, trained by RL through a stochastic sampler.
+"""Small flow-matching policy, trained by RL through a stochastic sampler.
 
-A velocity field carries noise to a chunk of actions in `steps` Euler steps (flow matching, Lipman et al. 2023, arXiv
-2210.02747; as pi0, Black et al. 2024, arXiv 2410.24164). Imitation regresses the velocity. For reinforcement learning
-the ordinary differential equation becomes a stochastic one with the same marginals (Flow-GRPO, Liu et al. 2025, arXiv
-2505.05470, eq. 9; Flow-SDE of pi-RL, arXiv 2510.25889): each step draws from a Gaussian whose mean the policy gives, so
-the log-probability of the whole path is known. The path is the sample that `logprobs` scores again.
+A velocity field transports noise to a chunk of actions in `steps` Euler steps (flow matching, Lipman et al. 2023, arXiv
+2210.02747; as in pi0, Black et al. 2024, arXiv 2410.24164). Imitation regresses the velocity. For reinforcement
+learning, a stochastic differential equation with the same marginals replaces the ordinary one (Flow-GRPO, Liu et al.
+2025, arXiv 2505.05470, eq. 9; Flow-SDE of pi-RL, arXiv 2510.25889). Each step samples a Gaussian whose mean the policy
+predicts, so the log-probability of the whole path is known. The path is the sample that `logprobs` evaluates.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from torch import Tensor, nn
 from worldgymnast.actions import ActionSpec
 from worldgymnast.configs import MOST_WIDE, Between, Layers, NonNegative, Width, checked
 from worldgymnast.errors import FieldError
-from worldgymnast.policies.trunk import Trunk, augmented
-from worldgymnast.protocols import Stored
+from worldgymnast.policies.trunk import Trunk, augment
+from worldgymnast.protocols import ComponentInfo
 from worldgymnast.text import SENTENCE_WIDTH, SentenceEncoder
 from worldgymnast.types import ActionChunk, Metrics, Observation
 
 _TIMES = 16
-"""Numbers that stand for the time of the flow."""
+"""Features of the time embedding."""
 
 
 @checked
 class FlowVLAConfig:
-    """Sizes of a `FlowVLA`, and its sampler.
+    """Config of a `FlowVLA`.
 
     Attributes:
         chunk: actions per look, k.
         steps: Euler steps from noise to actions.
-        noise: strength of the stochastic sampler at temperature 1; 0 at temperature 0.
+        noise: noise scale of the stochastic sampler at temperature 1; it is 0 at temperature 0.
         width: channels of the trunk.
         blocks: residual blocks.
-        hidden: width of the velocity field.
-        shift: largest random shift of an image while imitating, in pixels.
-        jitter: strength of random brightness, contrast and color while imitating.
-        text_noise: standard deviation of noise on the sentence vector while imitating, relative to its length.
+        hidden: hidden width of the velocity field.
+        shift: largest random image shift in imitation, in pixels.
+        jitter: strength of random brightness, contrast and color in imitation.
+        text_noise: standard deviation of noise on the sentence vector in imitation, relative to its length.
     """
 
     chunk: Width = 2
@@ -61,7 +61,10 @@ class FlowVLAConfig:
 
 
 class FlowVLA(Trunk):
-    """A `Policy` whose sample is the path from noise to actions, [b steps+1 k a]."""
+    """Flow-matching `Policy`.
+
+    Its sample is the path from noise to actions, [b steps+1 k a].
+    """
 
     config_type: ClassVar[type] = FlowVLAConfig
     center: Tensor
@@ -84,19 +87,22 @@ class FlowVLA(Trunk):
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - in torch, not in its stubs
 
     @classmethod
-    def from_stored(cls, config: FlowVLAConfig, stored: Stored) -> FlowVLA:
-        """See `Storable`."""
-        return cls(config, stored.spec)
+    def from_config(cls, config: FlowVLAConfig, info: ComponentInfo) -> FlowVLA:
+        """Build the policy with fresh weights."""
+        return cls(config, info.spec)
 
     @property
     def chunk(self) -> int:
-        """See `Actor`."""
+        """Actions per look, k."""
         return self.config.chunk
 
     def velocity(
         self, features: Float[Tensor, "b f"], x: Float[Tensor, "b k a"], time: Float[Tensor, " b"]
     ) -> Float[Tensor, "b k a"]:
-        """Where `x` moves at `time` in 0 (noise) to 1 (actions); actions are in -1..1."""
+        """Velocity of `x` at `time`, 0 (noise) to 1 (actions).
+
+        Actions are in -1..1.
+        """
         octaves = 2.0 ** torch.arange(_TIMES // 2, device=x.device)
         angles = math.pi * time[:, None] * octaves
         inputs = torch.cat([features, x.flatten(1), angles.sin(), angles.cos()], -1)
@@ -105,7 +111,7 @@ class FlowVLA(Trunk):
     def _step(
         self, features: Tensor, x: Tensor, index: int, temperature: float
     ) -> tuple[Float[Tensor, "b k a"], float]:
-        """Mean and standard deviation of the point after step `index` (Flow-GRPO, eq. 9, with time reversed).
+        """Mean and standard deviation after step `index` (Flow-GRPO, eq. 9, time reversed).
 
         With s^2 = noise^2 (1 - t) / t the drift is v + s^2 / (2 (1 - t)) (t v - x); t is at least half a step.
         """
@@ -122,18 +128,21 @@ class FlowVLA(Trunk):
     def _path_logprobs(
         self, features: Tensor, path: Float[Tensor, "b s1 k a"], temperature: float
     ) -> Float[Tensor, "b s k a"]:
-        """Log-density of every number that each step of the path drew."""
-        found = []
+        """Log-density of every number sampled along the path."""
+        logprobs = []
         for index in range(self.config.steps):
             mean, deviation = self._step(features, path[:, index], index, temperature or 1.0)
-            away = (path[:, index + 1] - mean) / deviation
-            found.append(-0.5 * away**2 - math.log(deviation * math.sqrt(2 * math.pi)))
-        return torch.stack(found, 1)
+            z = (path[:, index + 1] - mean) / deviation
+            logprobs.append(-0.5 * z**2 - math.log(deviation * math.sqrt(2 * math.pi)))
+        return torch.stack(logprobs, 1)
 
     @torch.no_grad()
     def act(self, obs: Observation, *, temperature: float, generator: torch.Generator | None) -> ActionChunk:
-        """See `Actor.act`; at temperature 0 the path begins at zero and follows the velocity alone."""
-        features = self.features(*self.see(obs))
+        """Sample a chunk per row.
+
+        At temperature 0 the path starts at zero and follows the velocity only.
+        """
+        features = self.features(*self.preprocess(obs))
         shape = (len(features), self.config.chunk, self.action_spec.dim)
 
         def draw() -> Tensor:
@@ -145,31 +154,32 @@ class FlowVLA(Trunk):
         for index in range(self.config.steps):
             mean, deviation = self._step(features, path[-1], index, temperature)
             path.append(mean + deviation * draw())
-        walked = torch.stack(path, 1)
-        logprobs = self._path_logprobs(features, walked, temperature)
-        return ActionChunk(self._actions(path[-1]), walked, logprobs, temperature)
+        sample = torch.stack(path, 1)
+        logprobs = self._path_logprobs(features, sample, temperature)
+        return ActionChunk(self._actions(path[-1]), sample, logprobs, temperature)
 
     def logprobs(self, obs: Observation, chunk: ActionChunk) -> Float[Tensor, "b s k a"]:
-        """See `Policy.logprobs`."""
+        """Log-densities of the path in `chunk.sample`, differentiable."""
         assert isinstance(chunk.sample, Tensor)
-        return self._path_logprobs(self.features(*self.see(obs)), chunk.sample.to(self.device), chunk.temperature)
+        features = self.features(*self.preprocess(obs))
+        return self._path_logprobs(features, chunk.sample.to(self.device), chunk.temperature)
 
     def loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, Metrics]:
-        """Imitation: squared error of the velocity (conditional flow matching).
+        """Imitation loss: squared error of the velocity (conditional flow matching).
 
         Args:
             batch: "obs" (`Observation`), "actions" float32 [b k a], "mask" bool [b k] and "generator".
         """
         obs, generator = batch["obs"], batch["generator"]
-        image, sentence = self.see(obs)
+        image, sentence = self.preprocess(obs)
         scale = self.config.text_noise / SENTENCE_WIDTH**0.5
         sentence = sentence + torch.randn(sentence.shape, generator=generator).to(self.device) * scale
-        features = self.features(augmented(image, self.config.shift, self.config.jitter, generator), sentence)
-        wanted = ((batch["actions"].to(self.device) - self.center) / self.half_range).clamp(-1, 1)
-        noise = torch.randn(wanted.shape, generator=generator).to(self.device)
-        time = torch.rand(len(wanted), generator=generator).to(self.device)
-        mixed = torch.lerp(noise, wanted, time[:, None, None])
-        error = (self.velocity(features, mixed, time) - (wanted - noise)) ** 2
+        features = self.features(augment(image, self.config.shift, self.config.jitter, generator), sentence)
+        target = ((batch["actions"].to(self.device) - self.center) / self.half_range).clamp(-1, 1)
+        noise = torch.randn(target.shape, generator=generator).to(self.device)
+        time = torch.rand(len(target), generator=generator).to(self.device)
+        mixed = torch.lerp(noise, target, time[:, None, None])
+        error = (self.velocity(features, mixed, time) - (target - noise)) ** 2
         weight = batch["mask"].to(self.device)[..., None].float().expand(error.shape)
         loss = (error * weight).sum() / weight.sum()
         return loss, {"loss": float(loss.detach())}

@@ -1,7 +1,7 @@
-"""A small vision-language-action policy: image and sentence in, a chunk of action tokens out.
+"""Small vision-language-action policy: image and sentence in, a chunk of action tokens out.
 
-On the features of `policies.trunk` one head answers all `k a` action tokens at once, each a softmax over `bins` equally
-spaced values (the action tokens of RT-1 and OpenVLA, decoded in parallel as in OpenVLA-OFT, Kim et al. 2025).
+One head on the features of `policies.trunk` predicts all `k a` action tokens in parallel, as in OpenVLA-OFT (Kim et al.
+2025). Each token is a softmax over `bins` equally spaced values, as in RT-1 and OpenVLA.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from torch import Tensor, nn
 from worldgymnast.actions import ActionSpec
 from worldgymnast.configs import MOST_WIDE, Between, Layers, NonNegative, Width, checked
 from worldgymnast.errors import FieldError
-from worldgymnast.policies.trunk import Trunk, augmented
-from worldgymnast.protocols import Stored
+from worldgymnast.policies.trunk import Trunk, augment
+from worldgymnast.protocols import ComponentInfo
 from worldgymnast.text import SENTENCE_WIDTH, SentenceEncoder
 from worldgymnast.types import ActionChunk, Metrics, Observation
 
 
 @checked
 class SmallVLAConfig:
-    """Sizes of a `SmallVLA`.
+    """Config of a `SmallVLA`.
 
     Attributes:
         chunk: actions per look, k.
-        bins: vocabulary of one action token.
+        bins: vocabulary size of an action token.
         width: channels of the trunk.
         blocks: residual blocks.
-        hidden: width of the head.
-        shift: largest random shift of an image while imitating, in pixels.
-        jitter: strength of random brightness, contrast and colour while imitating.
+        hidden: hidden width of the head.
+        shift: largest random image shift in imitation, in pixels.
+        jitter: strength of random brightness, contrast and color in imitation.
         smoothing: standard deviation, in bins, of the target distribution around the demonstrated token.
-        text_noise: standard deviation of noise on the sentence vector while imitating, relative to its length.
+        text_noise: standard deviation of noise on the sentence vector in imitation, relative to its length.
     """
 
     chunk: Width = 2
@@ -55,7 +55,7 @@ class SmallVLAConfig:
 
 
 class SmallVLA(Trunk):
-    """A `Policy` of about a million parameters (the frozen sentence encoder not counted)."""
+    """Discrete-token `Policy` of about a million parameters, without the frozen sentence encoder."""
 
     config_type: ClassVar[type] = SmallVLAConfig
     centres: Tensor
@@ -77,75 +77,75 @@ class SmallVLA(Trunk):
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - in torch, not in its stubs
 
     @classmethod
-    def from_stored(cls, config: SmallVLAConfig, stored: Stored) -> SmallVLA:
-        """See `Storable`."""
-        return cls(config, stored.spec)
+    def from_config(cls, config: SmallVLAConfig, info: ComponentInfo) -> SmallVLA:
+        """Build the policy with fresh weights."""
+        return cls(config, info.spec)
 
     @property
     def chunk(self) -> int:
-        """See `Actor`."""
+        """Actions per look, k."""
         return self.config.chunk
 
     def logits(self, image: Float[Tensor, "b 3 h w"], sentence: Float[Tensor, "b s"]) -> Float[Tensor, "b k a v"]:
-        """Scores of every vocabulary entry of every token; `image` in -1..1."""
-        found = self.head(self.features(image, sentence))
-        return found.view(len(image), self.config.chunk, self.action_spec.dim, self.config.bins)
+        """Logits of every token; `image` in -1..1."""
+        logits = self.head(self.features(image, sentence))
+        return logits.view(len(image), self.config.chunk, self.action_spec.dim, self.config.bins)
 
     def distribution(self, obs: Observation, temperature: float) -> Float[Tensor, "b k a v"]:
-        """Log-probabilities of the whole vocabulary; temperature 0 gives those at 1."""
-        return F.log_softmax(self.logits(*self.see(obs)) / (temperature or 1.0), dim=-1)
+        """Log-probabilities of the vocabulary; temperature 0 returns those at temperature 1."""
+        return F.log_softmax(self.logits(*self.preprocess(obs)) / (temperature or 1.0), dim=-1)
 
-    def detokenise(self, tokens: Int[Tensor, "b k a"]) -> Float[Tensor, "b k a"]:
-        """The action values of tokens."""
+    def detokenize(self, tokens: Int[Tensor, "b k a"]) -> Float[Tensor, "b k a"]:
+        """Action values of tokens."""
         axes = torch.arange(self.action_spec.dim, device=tokens.device)
         return self.centres[axes.expand_as(tokens), tokens]
 
-    def tokenise(self, actions: Float[Tensor, "b k a"]) -> Int[Tensor, "b k a"]:
-        """The nearest token of every action value."""
+    def tokenize(self, actions: Float[Tensor, "b k a"]) -> Int[Tensor, "b k a"]:
+        """Nearest token of every action value."""
         return (actions[..., None] - self.centres).abs().argmin(-1)
 
     @torch.no_grad()
     def act(self, obs: Observation, *, temperature: float, generator: torch.Generator | None) -> ActionChunk:
-        """See `Actor.act`."""
+        """Sample a chunk per row; temperature 0 is greedy."""
         logprobs = self.distribution(obs, temperature)
         if temperature == 0:
             tokens = logprobs.argmax(-1)
-        else:  # inverse transform sampling: one uniform number a token, whatever the device's sampler
+        else:  # inverse transform sampling: one uniform number per token, identical on every device
             uniform = torch.rand(logprobs.shape[:-1], generator=generator).to(self.device)
             cumulative = logprobs.exp().cumsum(-1)
             tokens = (cumulative < uniform[..., None] * cumulative[..., -1:]).sum(-1).clamp(max=self.config.bins - 1)
-        picked = logprobs.gather(-1, tokens[..., None])[..., 0]
-        return ActionChunk(self.detokenise(tokens), tokens, picked, temperature)
+        chosen = logprobs.gather(-1, tokens[..., None])[..., 0]
+        return ActionChunk(self.detokenize(tokens), tokens, chosen, temperature)
 
     def logprobs(self, obs: Observation, chunk: ActionChunk) -> Float[Tensor, "b k a"]:
-        """See `Policy.logprobs`."""
+        """Log-probabilities of the tokens in `chunk.sample`, differentiable."""
         tokens = self._tokens(chunk).to(self.device)
         return self.distribution(obs, chunk.temperature).gather(-1, tokens[..., None])[..., 0]
 
     @staticmethod
     def _tokens(chunk: ActionChunk) -> Int[Tensor, "b k a"]:
-        """The sample of this policy: the index of the bin of every action."""
+        """Sample of this policy: the bin index of every action."""
         assert isinstance(chunk.sample, Tensor)
         return chunk.sample
 
     def loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, Metrics]:
-        """Imitation: cross-entropy to the demonstrated tokens, softened over neighbouring bins.
+        """Imitation loss: cross-entropy to the demonstrated tokens, smoothed over adjacent bins.
 
         Args:
             batch: "obs" (`Observation`), "actions" float32 [b k a], "mask" bool [b k] and "generator".
         """
         obs, actions, generator = batch["obs"], batch["actions"], batch["generator"]
-        image, sentence = self.see(obs)
+        image, sentence = self.preprocess(obs)
         scale = self.config.text_noise / SENTENCE_WIDTH**0.5
         sentence = sentence + torch.randn(sentence.shape, generator=generator).to(self.device) * scale
         logprobs = F.log_softmax(
-            self.logits(augmented(image, self.config.shift, self.config.jitter, generator), sentence), dim=-1
+            self.logits(augment(image, self.config.shift, self.config.jitter, generator), sentence), dim=-1
         )
-        tokens = self.tokenise(actions.to(self.device))
+        tokens = self.tokenize(actions.to(self.device))
         distance = torch.arange(self.config.bins, device=self.device) - tokens[..., None]
         target = F.softmax(-(distance**2) / (2 * max(self.config.smoothing, 1e-3) ** 2), dim=-1)
         mask = batch["mask"]
         weight = mask.to(self.device)[..., None].float().expand(tokens.shape)
         loss = (-(target * logprobs).sum(-1) * weight).sum() / weight.sum()
-        hit = ((logprobs.argmax(-1) == tokens).float() * weight).sum() / weight.sum()
-        return loss, {"loss": float(loss.detach()), "token_accuracy": float(hit)}
+        accuracy = ((logprobs.argmax(-1) == tokens).float() * weight).sum() / weight.sum()
+        return loss, {"loss": float(loss.detach()), "token_accuracy": float(accuracy)}

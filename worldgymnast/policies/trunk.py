@@ -1,7 +1,7 @@
-"""What small policies have in common: an image and a sentence to a vector of features.
+"""Trunk of the small policies: an image and a sentence to a feature vector.
 
-A residual convolutional network whose every block is modulated by the sentence (FiLM, Perez et al. 2018) finds
-keypoints (spatial softmax, Levine et al. 2016). Left out: proprioception, history.
+A residual convolutional network, modulated by the sentence in every block (FiLM, Perez et al. 2018), predicts keypoints
+(spatial softmax, Levine et al. 2016). Not supported: proprioception, history.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class _Block(nn.Module):
 
 
 class Trunk(nn.Module):
-    """The trunk of a small policy, and what every policy of ours has beside acting.
+    """Trunk and common members of the small policies.
 
     Args:
         width: channels.
         blocks: residual blocks.
-        text: the frozen sentence encoder.
+        text: frozen sentence encoder.
     """
 
     needs = frozenset({IMAGE})
@@ -58,45 +58,48 @@ class Trunk(nn.Module):
 
     @property
     def identity(self) -> str:
-        """See `Component`."""
+        """Hash of the weights."""
         return module_identity(self)
 
     def trainable_state(self) -> dict[str, Tensor]:
-        """See `Policy`: all weights; the frozen sentence encoder is not among them."""
+        """All weights, without the frozen sentence encoder."""
         return dict(self.state_dict())
 
     def load_trainable(self, state: Mapping[str, Tensor]) -> None:
-        """See `Policy`."""
+        """Copy the tensors of a `trainable_state` into the policy."""
         self.load_state_dict(dict(state))
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.sentence.weight.device
 
     def features(self, image: Float[Tensor, "b 3 h w"], sentence: Float[Tensor, "b s"]) -> Float[Tensor, "b f"]:
-        """Keypoints, what lies there, the mean image and the sentence: 4 width + 128 numbers; `image` in -1..1."""
+        """Feature vector, 4 width + 128 numbers; `image` in -1..1.
+
+        It contains the keypoints' coordinates, the features at the keypoints, the mean features and the sentence.
+        """
         condition = F.relu(self.sentence(sentence))
         x = self.stem(image.contiguous(memory_format=torch.channels_last))
         for block in self.blocks:
             x = block(x, condition)
         x = F.relu(x)
         h, w = x.shape[-2:]
-        where = self.keypoints(x).flatten(2).softmax(-1).unflatten(-1, (h, w))
+        heatmaps = self.keypoints(x).flatten(2).softmax(-1).unflatten(-1, (h, w))
         rows = torch.linspace(-1, 1, h, device=x.device)
         columns = torch.linspace(-1, 1, w, device=x.device)
-        y_mean, x_mean = (where.sum(3) * rows).sum(-1), (where.sum(2) * columns).sum(-1)
-        found = (x * where).flatten(2).sum(-1)
-        return torch.cat([y_mean, x_mean, found, x.mean((2, 3)), condition], -1)
+        y_mean, x_mean = (heatmaps.sum(3) * rows).sum(-1), (heatmaps.sum(2) * columns).sum(-1)
+        at_keypoints = (x * heatmaps).flatten(2).sum(-1)
+        return torch.cat([y_mean, x_mean, at_keypoints, x.mean((2, 3)), condition], -1)
 
-    def see(self, obs: Observation) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b s"]]:
-        """The image in -1..1 and the sentence's vector."""
+    def preprocess(self, obs: Observation) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b s"]]:
+        """Image in -1..1, and sentence vector."""
         image = obs.images[IMAGE].to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
         return image, self.text(obs.instruction, self.device)
 
 
-def augmented(image: Tensor, shift: int, jitter: float, generator: torch.Generator) -> Tensor:
-    """Random shift, in pixels, and color of [b 3 h w] in -1..1."""
+def augment(image: Tensor, shift: int, jitter: float, generator: torch.Generator) -> Tensor:
+    """Apply a random shift, in pixels, and random color to images [b 3 h w] in -1..1."""
     b, _, h, w = image.shape
     if shift:
         padded = F.pad(image, (shift,) * 4, mode="replicate")

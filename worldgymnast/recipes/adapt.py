@@ -26,7 +26,7 @@ from worldgymnast.rl.reinforce import ReinforceConfig
 from worldgymnast.rl.starts import starts_hash
 from worldgymnast.rl.trainer import TrainerConfig
 from worldgymnast.surrogates.imagination import Surrogate, score_in
-from worldgymnast.types import Begin, Start
+from worldgymnast.types import Start, StartOrLayout
 from worldgymnast.weights import fingerprint
 
 
@@ -78,7 +78,7 @@ class ReplayStarts:
         """See `StartSampler`."""
         return fingerprint([starts_hash([self.start]), self.others.identity if self.share else "", self.share])
 
-    def __call__(self, rng: np.random.Generator, count: int) -> list[Begin]:
+    def __call__(self, rng: np.random.Generator, count: int) -> list[StartOrLayout]:
         """See `StartSampler`."""
         more = round(self.share * count)
         return [self.start] * (count - more) + (list(self.others(rng, more)) if more else [])

@@ -13,7 +13,7 @@ from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import InputError
 from worldgymnast.progress import Progress
 from worldgymnast.protocols import Editor
-from worldgymnast.scenes.edit import LEAST, changed, edited
+from worldgymnast.scenes.edit import MIN_CHANGE, changed_share, edit_frames
 from worldgymnast.types import Episode
 
 _LOOKED_AT = 20
@@ -33,7 +33,7 @@ def with_distractors(editor: Editor, episodes: EpisodeSet, seed: int) -> Iterato
     for i in range(len(episodes)):
         episode = episodes.episode(i)
         rng = np.random.default_rng([seed, i])
-        yield replace(episode, frames=edited(editor, episode.frames, episode.instruction, rng))
+        yield replace(episode, frames=edit_frames(editor, episode.frames, episode.instruction, rng))
 
 
 def distract_episodes(editor: Editor, episodes: EpisodeSet, path: Path, seed: int) -> None:
@@ -45,7 +45,7 @@ def distract_episodes(editor: Editor, episodes: EpisodeSet, path: Path, seed: in
     looked_at = episodes.select(np.arange(min(len(episodes), _LOOKED_AT)))
     plain = np.asarray(looked_at.frames[looked_at.first])
     made = [episode.frames[0] for episode in with_distractors(editor, looked_at, seed)]
-    bare = sum(changed(before, after) < LEAST for before, after in zip(plain, made, strict=True))
+    bare = sum(changed_share(before, after) < MIN_CHANGE for before, after in zip(plain, made, strict=True))
     if bare > len(looked_at) / 2:
         raise InputError(
             f"editor '{editor.name}': adds nothing to {bare} of the first {len(looked_at)} episodes, expected objects "

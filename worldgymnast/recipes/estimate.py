@@ -92,7 +92,7 @@ def _real(env: RealEnvironment, chunk: int) -> tuple[float, float, Start]:
 
 def _learning(policy: Policy, rollouts: list[Rollout], rl: ReinforceConfig) -> float:
     """Seconds a look: an update of a copy, on rollouts of which every other one is said to have succeeded."""
-    said = [r.judged(Verdict(float(i % 2)), _LOOKS) for i, r in enumerate(rollouts)]
+    said = [r.with_verdict(Verdict(float(i % 2)), _LOOKS) for i, r in enumerate(rollouts)]
     trainer, generator = Trainer(copy.deepcopy(policy), rl.trainer, policy), torch.Generator().manual_seed(0)
     groups = group(said, len(said))
     began = time.perf_counter()

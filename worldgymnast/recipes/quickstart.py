@@ -103,7 +103,7 @@ def quickstart(
     env, rl = environment(config.env), config.finetune.rl
     imagine = Imagination.of(before, world, judge, rl.horizon)
     with Run(out, to_dict(config) | {"inputs": inputs}) as run:
-        if not finished(out / "rl") and not judge.waits:
+        if not finished(out / "rl") and not judge.is_remote:
             seconds = _duration(before, imagine, env, config, imagined)
             print(f"{said(seconds)} at the pace of this machine now", flush=True)
         with stage(out, "reinforcement learning"):

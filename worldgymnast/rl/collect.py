@@ -23,9 +23,9 @@ from worldgymnast.evaluation.uncertainty import JitterConfig
 from worldgymnast.protocols import RolloutPool
 from worldgymnast.rl.objective import ObjectiveConfig, has_signal
 from worldgymnast.rl.rollout import drop_uncertain
-from worldgymnast.types import Begin, Metrics, Rollout, RolloutGroup
+from worldgymnast.types import StartOrLayout, Metrics, Rollout, RolloutGroup
 
-DrawStarts = Callable[[np.random.Generator, int], Sequence[Begin]]
+DrawStarts = Callable[[np.random.Generator, int], Sequence[StartOrLayout]]
 """Draws that many starts with that generator; every `StartSampler` is one."""
 Uncertainty = Callable[[Sequence[Rollout], int], np.ndarray]
 """Uncertainty of imagined rollouts, float [r]; higher is less reliable. The number seeds its draws."""
@@ -234,9 +234,9 @@ class Collector:
         self._check_limits(collected, step)
         return collected
 
-    def _draw_replacements(self, rng: np.random.Generator, count: int, held: Collection[str]) -> list[Begin]:
+    def _draw_replacements(self, rng: np.random.Generator, count: int, held: Collection[str]) -> list[StartOrLayout]:
         """Draw at most `count` starts of tasks that are not held."""
-        starts: list[Begin] = []
+        starts: list[StartOrLayout] = []
         for _ in range(_MAX_DRAWS):
             starts += [start for start in self.sample(rng, count) if start.task not in held]
             if len(starts) >= count:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from worldgymnast.protocols import StartSampler
-from worldgymnast.types import Begin
+from worldgymnast.types import StartOrLayout
 
 SUCCESS = "success/"
 """Prefix of the logged success rate of a task."""
@@ -59,9 +59,9 @@ class LearnableStarts:
         """Identity of the sampler, and that it is reweighted."""
         return f"{self.starts.identity} by learnability"
 
-    def __call__(self, rng: np.random.Generator, count: int) -> list[Begin]:
+    def __call__(self, rng: np.random.Generator, count: int) -> list[StartOrLayout]:
         """Draw `count` starts; tasks follow their learnability."""
-        by_task: dict[str, list[Begin]] = {}
+        by_task: dict[str, list[StartOrLayout]] = {}
         for start in self.starts(rng, count * _OVERSAMPLE):
             by_task.setdefault(start.task, []).append(start)
         tasks = sorted(by_task)

@@ -44,7 +44,7 @@ class JudgeVerdicts:
             look = verdict.success_frame
             frame = None if look is None else look * self.chunk
             dated = replace(verdict, success_frame=frame)
-            judged.append(rollout.judged(dated, looks_until(look, rollout.looks)))
+            judged.append(rollout.with_verdict(dated, looks_until(look, rollout.looks)))
         return judged
 
     def cancel(self) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from worldgymnast.errors import InputError
 from worldgymnast.protocols import Actor
-from worldgymnast.types import IMAGE, ActionChunk, Begin, Observation, Rollout, RolloutGroup, Start, Verdict
+from worldgymnast.types import IMAGE, ActionChunk, Observation, Rollout, RolloutGroup, Start, StartOrLayout, Verdict
 
 STATE = "state"
 """Key of proprioception in an observation."""
@@ -24,7 +24,7 @@ STATE = "state"
 def roll_out(
     env: VectorEnv[Any, Any, Any],
     policy: Actor,
-    starts: Sequence[Begin],
+    starts: Sequence[StartOrLayout],
     *,
     temperature: float,
     generator: torch.Generator,
@@ -38,7 +38,7 @@ def roll_out(
 def batches(
     env: VectorEnv[Any, Any, Any],
     policy: Actor,
-    starts: Sequence[Begin],
+    starts: Sequence[StartOrLayout],
     *,
     temperature: float,
     generator: torch.Generator,
@@ -72,7 +72,7 @@ def batches(
 def _run_batch(
     env: VectorEnv[Any, Any, Any],
     policy: Actor,
-    starts: list[Begin],
+    starts: list[StartOrLayout],
     temperature: float,
     generator: torch.Generator,
     version: int,
@@ -182,7 +182,7 @@ def densify_rewards(group: RolloutGroup) -> RolloutGroup:
     scores = [v.score if v.score is None or v.probability is None else 0.2 + 0.3 * v.probability for v in verdicts]
     shaped = [replace(v, score=s) for v, s in zip(verdicts, scores, strict=True)]
     members = zip(group.rollouts, shaped, strict=True)
-    return RolloutGroup(group.start, tuple(r.judged(v, r.looks_until_success) for r, v in members))
+    return RolloutGroup(group.start, tuple(r.with_verdict(v, r.looks_until_success) for r, v in members))
 
 
 def drop_uncertain(

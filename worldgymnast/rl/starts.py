@@ -15,14 +15,14 @@ import numpy as np
 from worldgymnast.episodes.windows import EpisodeSet, data_hash
 from worldgymnast.errors import InputError
 from worldgymnast.protocols import RealEnvironment, StartSampler
-from worldgymnast.types import Begin, Start
+from worldgymnast.types import Start, StartOrLayout
 from worldgymnast.weights import fingerprint
 
 _LEAST_LEFT, _MOST_LEFT = 2, 12
 """Actions before its success from which on an episode is begun in the middle."""
 
 
-def starts_hash(starts: Sequence[Begin]) -> str:
+def starts_hash(starts: Sequence[StartOrLayout]) -> str:
     """First 16 hex digits of the SHA-256 over frames, sentences, tasks and layouts."""
     digest = hashlib.sha256()
     for start in starts:
@@ -44,11 +44,11 @@ class FixedStarts:
     ['drawer-open', 'drawer-open']
     """
 
-    def __init__(self, starts: Sequence[Begin]):
+    def __init__(self, starts: Sequence[StartOrLayout]):
         if not starts:
             raise InputError("starts: found none, expected at least one. Give frames or layouts to start from")
         self.starts = list(starts)
-        self._by_task: dict[str, list[Begin]] = {}
+        self._by_task: dict[str, list[StartOrLayout]] = {}
         for start in starts:
             self._by_task.setdefault(start.task, []).append(start)
 
@@ -57,7 +57,7 @@ class FixedStarts:
         """See `StartSampler`."""
         return starts_hash(self.starts)
 
-    def __call__(self, rng: np.random.Generator, count: int) -> list[Begin]:
+    def __call__(self, rng: np.random.Generator, count: int) -> list[StartOrLayout]:
         """See `StartSampler`."""
         order = rng.permutation(len(self._by_task))
         tasks = [sorted(self._by_task)[order[i % len(order)]] for i in range(count)]
@@ -76,7 +76,7 @@ class MixedStarts:
         """See `StartSampler`."""
         return fingerprint(["mixed", self.first.identity, self.second.identity])
 
-    def __call__(self, rng: np.random.Generator, count: int) -> list[Begin]:
+    def __call__(self, rng: np.random.Generator, count: int) -> list[StartOrLayout]:
         """See `StartSampler`."""
         own = count // 2 + count % 2 * int(rng.integers(2))
         return [*self.first(rng, own), *self.second(rng, count - own)]
@@ -100,7 +100,7 @@ class ParaphrasedStarts:
         tasks = sorted({start.task for start in self.starts.starts})
         return fingerprint([self.starts.identity, {task: list(self.instructions(task)) for task in tasks}])
 
-    def __call__(self, rng: np.random.Generator, count: int) -> list[Begin]:
+    def __call__(self, rng: np.random.Generator, count: int) -> list[StartOrLayout]:
         """See `StartSampler`."""
         drawn = self.starts(rng, count)
         return [replace(start, instruction=str(rng.choice(self.instructions(start.task)))) for start in drawn]
@@ -134,7 +134,7 @@ class PhotographedStarts:
     def _sampler(self) -> ParaphrasedStarts:
         return ParaphrasedStarts(FixedStarts(self.photographs), self.env.instructions)
 
-    def __call__(self, rng: np.random.Generator, count: int) -> list[Begin]:
+    def __call__(self, rng: np.random.Generator, count: int) -> list[StartOrLayout]:
         """See `StartSampler`."""
         return self._sampler(rng, count)
 

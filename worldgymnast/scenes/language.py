@@ -1,7 +1,7 @@
-"""Instructions for a scene, written from what stands in it: names of an object times ways to say what to do with it.
+"""Instructions for a scene from templates: names of an object times ways to phrase an action on it.
 
-The default that needs no model; `scenes/proposals.py` asks a vision-language model instead, as the published method
-does for new instructions on old frames (World-Gymnast, arXiv 2602.02454).
+This default needs no model. `scenes/proposals.py` asks a vision-language model for new instructions, as the published
+method does (World-Gymnast, arXiv 2602.02454).
 """
 
 from __future__ import annotations
@@ -12,24 +12,29 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_BEFORE = ("", "please ", "now ")
+_PREFIXES = ("", "please ", "now ")
 
 
 @dataclass(frozen=True)
 class Affordance:
-    """What can be done with an object.
+    """Names of an object and the actions it affords.
 
     Attributes:
-        objects: what it is called.
-        ways: what to do with it, `{}` for the object.
+        objects: names of the object.
+        ways: phrases for the action, with `{}` for the object.
     """
 
     objects: tuple[str, ...]
     ways: tuple[str, ...]
 
     def sentences(self) -> list[str]:
-        """Every way of saying it."""
-        return [a + way.format(name) for a, way, name in itertools.product(_BEFORE, self.ways, self.objects)]
+        """All sentences from prefixes, phrases and names.
+
+        >>> Affordance(("door",), ("shut the {}",)).sentences()
+        ['shut the door', 'please shut the door', 'now shut the door']
+        """
+        combinations = itertools.product(_PREFIXES, self.ways, self.objects)
+        return [prefix + way.format(name) for prefix, way, name in combinations]
 
 
 _DRAWER = ("drawer", "green drawer", "drawer of the green box")
@@ -47,8 +52,13 @@ AFFORDANCES: Mapping[str, Affordance] = {
     ),
     "plate-slide": Affordance(
         ("plate", "black plate", "puck"),
-        ("slide the {} into the goal", "push the {} into the cabinet", "move the {} into the goal",
-         "slide the {} in", "push the {} in there"),
+        (
+            "slide the {} into the goal",
+            "push the {} into the cabinet",
+            "move the {} into the goal",
+            "slide the {} in",
+            "push the {} in there",
+        ),
     ),
     "window-open": Affordance(
         _WINDOW, ("open the {}", "slide the {} open", "push the {} open", "move the {} aside", "get the {} open")
@@ -70,15 +80,26 @@ AFFORDANCES: Mapping[str, Affordance] = {
     ),
     "button-press-topdown": Affordance(
         ("button", "red button", "button on top of the box"),
-        ("press the {} from above", "push the {} down", "press down on the {}", "push down the {}",
-         "press the {} down"),
+        (
+            "press the {} from above",
+            "push the {} down",
+            "press down on the {}",
+            "push down the {}",
+            "press the {} down",
+        ),
     ),
-}  # fmt: skip
-"""By the task that a scene is laid out for: its object, in the state in which it begins."""
+}
+"""Affordances by the task of a scene."""
 
 
-def written(task: str, count: int, rng: np.random.Generator) -> list[str]:
-    """That many different sentences for a scene of `task`, or all there are; none where its objects are unknown."""
-    known = AFFORDANCES.get(task)
-    sentences = list(dict.fromkeys(known.sentences())) if known else []
+def sample_instructions(task: str, count: int, rng: np.random.Generator) -> list[str]:
+    """Sample up to `count` different sentences for a scene of `task`.
+
+    None for an unknown task.
+
+    >>> len(sample_instructions("drawer-open", 3, np.random.default_rng(0)))
+    3
+    """
+    affordance = AFFORDANCES.get(task)
+    sentences = list(dict.fromkeys(affordance.sentences())) if affordance else []
     return [sentences[i] for i in rng.permutation(len(sentences))[:count]]

@@ -1,8 +1,7 @@
-"""What a scene looks like without whatever moves in it, learned from logged frames alone.
+"""Clean plate of a scene: the background without moving objects, estimated from logged frames.
 
-A fixed camera sees the same table in every episode; robot and objects come and go. The median of many frames is the
-empty scene (the *clean plate* of film compositing, Wright 2017, ch. 7), and what differs from it in a frame stands
-before it.
+A fixed camera sees the same table in every episode, while robot and objects move. The median of many frames is the
+empty scene (the *clean plate* of film compositing, Wright 2017, ch. 7). Pixels that differ from it are foreground.
 """
 
 from __future__ import annotations
@@ -19,84 +18,94 @@ from worldgymnast.video import picture, png, resize
 from worldgymnast.weights import write_bytes
 
 _NEAR, _FAR = 14.0, 34.0
-"""Difference of colour, of 255, below which a pixel is the plate's, and above which it is not."""
-_KNOWN = 0.6
-"""Share of the frames in which a pixel must look as in the plate to be believed."""
+"""Color difference, of 255, up to which a pixel is background, and from which it is foreground."""
+_MIN_SHARE = 0.6
+"""Share of frames in which a reliable pixel matches the plate."""
 _SURFACE = 40.0
-"""Difference of colour within the surface on which things stand."""
+"""Largest color difference within the surface."""
 
 
 @dataclass(frozen=True)
 class Plate:
-    """An empty scene.
+    """Clean plate.
 
     Attributes:
-        frame: uint8 [h w 3].
-        surface: bool [h w], where something can stand.
+        frame: uint8 [h w 3], the empty scene.
+        surface: bool [h w], True where objects can stand.
     """
 
     frame: UInt8[np.ndarray, "h w 3"]
     surface: Bool[np.ndarray, "h w"]
 
     def foreground(self, frames: UInt8[np.ndarray, "t h w 3"]) -> Float[np.ndarray, "t h w"]:
-        """How much each pixel belongs to robot or objects rather than to the plate, in [0, 1]."""
-        away = np.abs(frames.astype(np.float32) - self.frame.astype(np.float32)).max(-1)
-        return np.clip((away - _NEAR) / (_FAR - _NEAR), 0, 1)
+        """Foreground opacity of each pixel, in [0, 1].
 
-    def at(self, size: tuple[int, int]) -> Plate:
-        """The same in another size."""
+        1 for robot and objects.
+        """
+        difference = np.abs(frames.astype(np.float32) - self.frame.astype(np.float32)).max(-1)
+        return np.clip((difference - _NEAR) / (_FAR - _NEAR), 0, 1)
+
+    def resized(self, size: tuple[int, int]) -> Plate:
+        """Resize to height and width `size`."""
         if self.frame.shape[:2] == size:
             return self
         return Plate(resize(self.frame, size), resize(self._mask, size)[..., 0] > 127)
 
     def save(self, path: Path) -> None:
-        """Writes a PNG file: the frame above, where something can stand (white) below."""
+        """Write a PNG file: the frame above, the mask of the surface (white) below."""
         write_bytes(path, png(np.concatenate([self.frame, self._mask])))
 
     @property
     def _mask(self) -> UInt8[np.ndarray, "h w 3"]:
-        """The surface as a picture, white."""
+        """Surface as a black and white picture."""
         return np.repeat(self.surface[..., None], 3, -1).astype(np.uint8) * 255
 
 
 def load_plate(path: Path) -> Plate:
-    """The plate in a file that `Plate.save` wrote."""
-    shown = picture(path)
-    if len(shown) % 2:
-        raise InputError(f"{path}: found {len(shown)} rows of pixels, expected a plate: a frame and its mask below it")
-    frame, mask = np.split(shown, 2)
+    """Load a plate written by `Plate.save`.
+
+    Raises:
+        InputError: the picture is not a frame with a mask below.
+    """
+    content = picture(path)
+    if len(content) % 2:
+        raise InputError(f"{path}: found {len(content)} rows of pixels, expected a plate: a frame with its mask below")
+    frame, mask = np.split(content, 2)
     if not np.isin(mask, (0, 255)).all() or not mask.any():
         raise InputError(
-            f"{path}: found no mask of black and white below the frame, expected a plate; make one with worldgymnast "
+            f"{path}: found no black and white mask below the frame, expected a plate. Create one with: worldgymnast "
             "scenes plate"
         )
     return Plate(frame, mask[..., 0] > 127)
 
 
-def plate_of(frames: UInt8[np.ndarray, "n h w 3"]) -> Plate:
-    """The plate of frames of one camera; some hundreds, of many episodes, robot and objects at many places.
+def estimate_plate(frames: UInt8[np.ndarray, "n h w 3"]) -> Plate:
+    """Estimate the plate from frames of one camera.
 
-    The surface is where the plate is sure and of the colour that its lowest middle has, in one piece: a table that the
-    camera looks down on.
+    The surface is the largest connected region of reliable pixels with the color of the lower middle of the plate: a
+    table that the camera looks down on.
+
+    Args:
+        frames: some hundred frames of many episodes, with robot and objects at many positions.
 
     Raises:
-        InputError: no surface is found: the camera moves, or shows another picture.
+        InputError: there is no such surface, for example because the camera moves.
     """
     from scipy import ndimage
 
-    mark: Any = ndimage.label
-    fill: Any = ndimage.binary_fill_holes
-    middle = np.median(frames, axis=0).astype(np.uint8)
-    away = np.abs(frames.astype(np.int16) - middle.astype(np.int16)).max(-1)
-    sure = (away < _FAR).mean(0) >= _KNOWN
-    height, width = middle.shape[:2]
-    foot = middle[-height // 4 :, width // 4 : -width // 4].reshape(-1, 3)
-    alike = np.abs(middle.astype(np.float32) - np.median(foot, axis=0)).max(-1) < _SURFACE
-    pieces, count = mark(sure & alike)
+    label: Any = ndimage.label
+    fill_holes: Any = ndimage.binary_fill_holes
+    median = np.median(frames, axis=0).astype(np.uint8)
+    difference = np.abs(frames.astype(np.int16) - median.astype(np.int16)).max(-1)
+    is_reliable = (difference < _FAR).mean(0) >= _MIN_SHARE
+    height, width = median.shape[:2]
+    lower_middle = median[-height // 4 :, width // 4 : -width // 4].reshape(-1, 3)
+    has_color = np.abs(median.astype(np.float32) - np.median(lower_middle, axis=0)).max(-1) < _SURFACE
+    regions, count = label(is_reliable & has_color)
     if not count:
         raise InputError(
-            f"plate: found no surface that stays the same in {len(frames)} frames, expected a table under a camera "
-            "that does not move; give frames of one camera, or use another editor"
+            f"plate: found no constant surface in {len(frames)} frames, expected a table under a fixed camera. Use "
+            "frames of one camera, or another editor"
         )
-    largest = 1 + int(np.argmax(np.bincount(pieces.ravel())[1:]))
-    return Plate(middle, fill(pieces == largest))
+    largest = 1 + int(np.argmax(np.bincount(regions.ravel())[1:]))
+    return Plate(median, fill_holes(regions == largest))

@@ -1,7 +1,7 @@
 """New instructions for a frame, proposed by a vision-language model behind an endpoint.
 
-The published way to more tasks than were demonstrated (World-Gymnast, arXiv 2602.02454): look at the scene, say what a
-robot could do there. `scenes/language.py` writes them without a model, where the scene's objects are known.
+The published method obtains new tasks this way (World-Gymnast, arXiv 2602.02454). `scenes/language.py` generates
+instructions without a model for known scenes.
 """
 
 from __future__ import annotations
@@ -27,23 +27,24 @@ PROMPT = (
     "who stands beside the robot. Answer with a JSON list of strings and nothing else."
 )
 _LONGEST = 200
+"""Characters of an instruction."""
 _FIELDS = ("instruction", "task", "text")
-"""Where an item that is an object may have its sentence."""
-_TRIED = 20
-"""Brackets at most that may be tried as the beginning of a list."""
+"""Fields of a JSON object that may hold the sentence."""
+_MOST_BRACKETS = 20
+"""Opening brackets that are tried as the start of a list."""
 _DECODER = json.JSONDecoder(parse_int=float)
 
 
 @checked
 class ProposerConfig:
-    """What is asked, and where.
+    """Config of a `Proposer`.
 
     Attributes:
-        endpoint: where.
-        prompt: what is asked; `{count}` is filled in.
-        pixels: the frame is enlarged until its shorter side has as many, by whole pixels.
-        temperature: of the answer; None leaves it to the server.
-        max_tokens: of the answer; None leaves it to the server.
+        endpoint: the server and its model.
+        prompt: prompt in which `{count}` is replaced.
+        pixels: the frame is enlarged by an integer factor until its shorter side has at least this many pixels.
+        temperature: sampling temperature; None uses the server's default.
+        max_tokens: limit of the answer; None uses the server's default.
     """
 
     endpoint: EndpointConfig
@@ -54,11 +55,11 @@ class ProposerConfig:
 
 
 class Proposer:
-    """Asks what could be done in a scene.
+    """Proposes instructions for a scene.
 
     Args:
-        config: what is asked, and where.
-        ledger: counts what is spent; in memory if left out.
+        config: the model and its prompt.
+        ledger: records costs; in memory by default.
     """
 
     def __init__(self, config: ProposerConfig, ledger: Ledger | None = None):
@@ -67,52 +68,54 @@ class Proposer:
 
     @property
     def name(self) -> str:
-        """The model."""
+        """Name of the model."""
         return self.config.endpoint.model
 
     def propose(self, frame: UInt8[np.ndarray, "h w 3"], count: int) -> list[str]:
-        """At most that many different instructions for a scene; at least one.
+        """Propose 1 to `count` different instructions for a scene.
 
         Raises:
-            InputError: the server answers nothing that can be read.
-            BudgetSpent: nothing more may be sent.
+            InputError: the server returns no readable proposals.
+            BudgetSpent: the budget is used up.
         """
         config = self.config
-        words = config.prompt.replace("{count}", str(count))
-        shown = {"type": "image_url", "image_url": {"url": jpeg_url(frame, config.pixels)}}
-        messages = [{"role": "user", "content": [{"type": "text", "text": words}, shown]}]
+        prompt = config.prompt.replace("{count}", str(count))
+        image = {"type": "image_url", "image_url": {"url": jpeg_url(frame, config.pixels)}}
+        messages = [{"role": "user", "content": [{"type": "text", "text": prompt}, image]}]
         fields: dict[str, Any] = {} if config.temperature is None else {"temperature": config.temperature}
         fields |= {} if config.max_tokens is None else {"max_tokens": config.max_tokens}
-        asked = self.endpoint.ask(messages, functools.partial(_read, count=count), **fields)
-        if not asked.answers:
+        reply = self.endpoint.ask(messages, functools.partial(_read, count=count), **fields)
+        if not reply.answers:
             raise InputError(
-                f"{config.endpoint.url}: '{self.name}': found no proposals ({asked.error}), expected a JSON list of "
-                "instructions; take a model that sees and follows instructions"
+                f"{config.endpoint.url}: '{self.name}': found no proposals ({reply.error}), expected a JSON list of "
+                "instructions. Use a vision-language model that follows instructions"
             )
-        return asked.answers[0]
+        return reply.answers[0]
 
 
 def _read(choice: Any, count: int) -> list[str]:
-    """The proposals in a choice of a reply.
+    """Read the proposals in one choice of a reply.
 
-    Raises:
-        Unusable: there are none.
+    Raises `Unusable` if there are none.
     """
     return parse(answer_of(choice), count)
 
 
 def parse(text: str, count: int) -> list[str]:
-    """At most `count` different sentences of the first JSON list in a text that has some, thoughts left out.
+    """Up to `count` different sentences of the first JSON list with sentences, reasoning ignored.
 
     Raises:
         Unusable: there is no list, or no sentence in it.
+
+    >>> parse('Sure: ["open the drawer.", "close the door"]', 5)
+    ['open the drawer', 'close the door']
     """
-    said = without_thoughts(text)
-    if said is None:
+    answer = without_thoughts(text)
+    if answer is None:
         raise Unusable("no proposals", "an answer that ends inside a thought")
-    lists = _lists(said)
-    for found in lists:
-        sentences = [" ".join(words.split()).rstrip(".") for words in map(_words, found)]
+    lists = _lists(answer)
+    for items in lists:
+        sentences = [" ".join(sentence.split()).rstrip(".") for sentence in map(_sentence, items)]
         good = {s.casefold(): s for s in reversed(sentences) if 0 < len(s) <= _LONGEST and s.isprintable()}
         if good:
             return list(reversed(good.values()))[:count]
@@ -122,23 +125,29 @@ def parse(text: str, count: int) -> list[str]:
 
 
 def _lists(text: str) -> list[list[Any]]:
-    """The JSON lists in a text, one inside another left out; looked for at the first brackets only."""
-    found: list[list[Any]] = []
-    at, tried = text.find("["), 0
-    while at >= 0 and tried < _TRIED:
-        tried += 1
+    """JSON lists in a text, without nested ones.
+
+    Only the first brackets are tried.
+    """
+    lists: list[list[Any]] = []
+    at, attempts = text.find("["), 0
+    while at >= 0 and attempts < _MOST_BRACKETS:
+        attempts += 1
         try:
-            made, end = _DECODER.raw_decode(text, at)
+            items, end = _DECODER.raw_decode(text, at)
         except (ValueError, RecursionError):
             end = at + 1
         else:
-            found.append(made)
+            lists.append(items)
         at = text.find("[", end)
-    return found
+    return lists
 
 
-def _words(item: Any) -> str:
-    """The sentence in an item of a list: the item, or its field; "" where there is none."""
+def _sentence(item: Any) -> str:
+    """Sentence of a list item: the item itself or one of its fields.
+
+    "" if there is none.
+    """
     if isinstance(item, dict):
         item = next((item[name] for name in _FIELDS if name in item), "")
     return item if isinstance(item, str) and len(item) <= 10 * _LONGEST else ""

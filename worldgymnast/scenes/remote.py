@@ -1,7 +1,7 @@
 """Distractors by an image-editing model behind any OpenAI-compatible endpoint (POST /images/edits).
 
-The way of the published method (World-Gymnast, arXiv 2602.02454), with whatever model is at hand. A frame is sent
-enlarged, and what comes back must have the size that was sent.
+This is the published method (World-Gymnast, arXiv 2602.02454) with any image-editing model. A frame is enlarged before
+it is sent, and the reply must have the same size.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ PROMPT = (
 
 @checked
 class RemoteEditorConfig:
-    """What is asked, and where.
+    """Config of a `RemoteEditor`.
 
     Attributes:
-        endpoint: where.
+        endpoint: the server and its model.
         objects: most objects in a frame; at least one.
-        pixels: height and width of the picture that is sent, and expected back.
-        prompt: what is asked; `{count}` and `{instruction}` are filled in.
+        pixels: height and width of the picture sent and received.
+        prompt: prompt in which `{count}` and `{instruction}` are replaced.
     """
 
     endpoint: EndpointConfig
@@ -43,11 +43,11 @@ class RemoteEditorConfig:
 
 
 class RemoteEditor:
-    """An `Editor` behind an endpoint.
+    """`Editor` behind an endpoint.
 
     Args:
-        config: what is asked.
-        ledger: counts what is spent; in memory if left out.
+        config: the model and its prompt.
+        ledger: records costs; in memory by default.
     """
 
     clips = False
@@ -58,17 +58,17 @@ class RemoteEditor:
 
     @property
     def name(self) -> str:
-        """The model."""
+        """Name of the model."""
         return self.config.endpoint.model
 
     def edit(
         self, frames: UInt8[np.ndarray, "t h w 3"], instruction: str, rng: np.random.Generator
     ) -> UInt8[np.ndarray, "t h w 3"]:
-        """See `Editor.edit`.
+        """Edit the first frame.
 
         Raises:
-            InputError: nothing came back, no picture, or one of another size.
-            BudgetSpent: nothing more may be sent.
+            InputError: the reply is missing, is no picture, or has another size.
+            BudgetSpent: the budget is used up.
         """
         pixels, where = self.config.pixels, f"{self.config.endpoint.url}: '{self.name}'"
         sent = resize(frames[0], pixels)
@@ -77,14 +77,14 @@ class RemoteEditor:
         try:
             content = self.endpoint.edited(png(sent), prompt, size=f"{pixels}x{pixels}")
         except RequestFailed as failed:
-            raise InputError(f"{where}: found no edited picture ({failed}), expected one") from failed
+            raise InputError(f"{where}: the server returned no edited picture ({failed}). Check the model") from failed
         try:
             edited = open_picture(content, "the reply")
         except InputError as error:
-            raise InputError(f"{where}: found no picture in the reply ({error}); name another model") from error
+            raise InputError(f"{where}: no picture in the reply ({error}). Use another model") from error
         if edited.shape != sent.shape:
             raise InputError(
                 f"{where}: found a picture of {edited.shape[1]}x{edited.shape[0]} pixels, expected {pixels}x{pixels} "
-                f'as was sent; set "pixels" in the editor\'s file to a size that the model answers with'
+                f'as sent. Set "pixels" in the editor\'s file to a size that the model returns'
             )
         return resize(edited, (frames.shape[1], frames.shape[2]))[None]

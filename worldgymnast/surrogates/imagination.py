@@ -21,7 +21,7 @@ from worldgymnast.progress import Progress
 from worldgymnast.protocols import Actor, Judge, WorldModel
 from worldgymnast.rl.judging import EnvironmentVerdicts, JudgeVerdicts
 from worldgymnast.rl.rollout import batches
-from worldgymnast.types import Begin, Rollout, RolloutGroup
+from worldgymnast.types import Rollout, RolloutGroup, StartOrLayout
 from worldgymnast.weights import identity
 
 
@@ -156,7 +156,7 @@ class Imagination:
 def score_in(
     surrogate: Surrogate,
     policy: Actor,
-    starts: Sequence[Begin],
+    starts: Sequence[StartOrLayout],
     *,
     rows: int,
     temperature: float,

@@ -12,7 +12,7 @@ from torch import Tensor
 from worldgymnast.protocols import Policy
 from worldgymnast.rl.judging import EnvironmentVerdicts, JudgeVerdicts
 from worldgymnast.rl.rollout import batches, group
-from worldgymnast.types import Begin, RolloutGroup
+from worldgymnast.types import StartOrLayout, RolloutGroup
 
 MakeEnv = Callable[[int, torch.Generator], VectorEnv[Any, Any, Any]]
 """Makes a vector environment of that many rows, which draws from that generator."""
@@ -51,7 +51,7 @@ class LocalPool:
         self.temperature, self.seed, self.version = temperature, seed, 0
         self.generator = torch.Generator()
 
-    def begin(self, starts: Sequence[Begin], group_size: int) -> Callable[[], list[RolloutGroup]]:
+    def begin(self, starts: Sequence[StartOrLayout], group_size: int) -> Callable[[], list[RolloutGroup]]:
         """Roll out a group from each start, and start judging each batch of rows once it is complete."""
         repeated = [start for start in starts for _ in range(group_size)]
         env = self.make_env(min(self.rows, len(repeated)), self.generator)

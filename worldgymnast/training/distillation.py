@@ -9,7 +9,7 @@ from typing import Any
 from worldgymnast.configs import Fraction, NonNegative, Positive, checked
 from worldgymnast.episodes.windows import EpisodeSet, data_hash, warn_outside
 from worldgymnast.errors import InputError
-from worldgymnast.protocols import Stored, TrainableWorld, WorldModel
+from worldgymnast.protocols import ComponentInfo, TrainableWorld, WorldModel
 from worldgymnast.registry import Manifest, load_world, make, save_component, to_dict
 from worldgymnast.run import Run
 from worldgymnast.training.batches import encode_all, latent_batches
@@ -58,7 +58,7 @@ def distill(
     with Run(out, to_dict(config) | {"inputs": inputs}) as run:
         if run.finished is None:
             settings = replace(teacher.config, steps=config.sampling_steps, guidance=1.0, slide="band")
-            stored = Stored(action_spec=teacher.action_spec, fps=teacher.fps)
+            stored = ComponentInfo(action_spec=teacher.action_spec, fps=teacher.fps)
             student = make("worlds", settings, stored).to(device)
             student.load_state_dict(teacher.state_dict())
             latents = encode_all(teacher.autoencoder, episodes.frames, precision=config.fit.precision)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from worldgymnast import processes
 from worldgymnast.configs import Between, Fraction, NonNegative, Positive, Seed, checked
 from worldgymnast.errors import FieldError
-from worldgymnast.precision import Precision, autocast, computes_in
+from worldgymnast.precision import Precision, autocast, compute_dtype
 from worldgymnast.progress import Progress
 from worldgymnast.run import Run, load_optimizer_tensors, optimizer_tensors
 from worldgymnast.run_folder import resuming
@@ -120,7 +120,7 @@ def fit(module: nn.Module, batches: Batches, config: FitConfig, run: Run, what: 
     device = next(module.parameters()).device
     loss = _Loss(module)
     if config.shard and processes.count() > 1:
-        loss = spread(loss, device, computes_in(config.precision, device))
+        loss = spread(loss, device, compute_dtype(config.precision, device))
     trained = {k: p for k, p in loss.module.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(trained.values(), lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.99))
     averaged = {k: p.detach().clone() for k, p in trained.items()}

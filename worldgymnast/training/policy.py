@@ -13,7 +13,7 @@ from worldgymnast.configs import Positive, checked
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, data_hash, warn_outside
 from worldgymnast.errors import FieldError, InputError
 from worldgymnast.phrases import INSTRUCTIONS
-from worldgymnast.protocols import Policy, Stored, TrainablePolicy
+from worldgymnast.protocols import ComponentInfo, Policy, TrainablePolicy
 from worldgymnast.registry import DEFAULT_POLICY, Manifest, PolicyConfig, load_policy, make, save_component, to_dict
 from worldgymnast.run import Run
 from worldgymnast.training.batches import imitation_batches
@@ -98,7 +98,7 @@ def train_policy(
         if run.finished is None:
             demos = imitated(episodes, config)
             torch.manual_seed(config.fit.seed)
-            stored = Stored(action_spec=episodes.spec if start is None else start.action_spec)
+            stored = ComponentInfo(action_spec=episodes.spec if start is None else start.action_spec)
             policy = make("policies", config.policy, stored).to(device)
             if start is not None:
                 policy.load_state_dict(start.state_dict())

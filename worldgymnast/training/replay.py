@@ -14,7 +14,7 @@ from worldgymnast.actions import converter
 from worldgymnast.episodes.windows import EpisodeSet, warn_outside
 from worldgymnast.evaluation.uncertainty import belief, looks
 from worldgymnast.progress import Progress
-from worldgymnast.protocols import Foreseeing, Judge, WorldModel
+from worldgymnast.protocols import Judge, PredictsSuccess, WorldModel
 from worldgymnast.types import Clip, Verdict
 
 PIECE = 32
@@ -105,10 +105,10 @@ def follow(
     """
     begun = torch.from_numpy(first)
     state, frames, known = world.start(begun), [begun[:, None]], [np.zeros(len(first))]
-    each = 1 if isinstance(world, Foreseeing) else max(1, actions.shape[1])  # steps of one where it is asked at each
+    each = 1 if isinstance(world, PredictsSuccess) else max(1, actions.shape[1])  # success is predicted at every step
     for done in torch.from_numpy(actions).split(each, 1) if actions.shape[1] else ():
         state, shown = world.step(state, done, generator=generator)
-        found = world.foreseen(state, instruction) if isinstance(world, Foreseeing) else None
+        found = world.predict_success(state, instruction) if isinstance(world, PredictsSuccess) else None
         frames.append(shown.cpu())
         blank = np.full(len(first), np.nan)
         known += [blank if found is None else found.double().cpu().numpy()] * shown.shape[1]

@@ -15,7 +15,7 @@ from worldgymnast.configs import Positive, checked
 from worldgymnast.episodes.shares import balanced, weigh
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, data_hash
 from worldgymnast.errors import FieldError, InputError
-from worldgymnast.protocols import Stored, TrainableWorld, WorldModel
+from worldgymnast.protocols import ComponentInfo, TrainableWorld, WorldModel
 from worldgymnast.registry import Manifest, WorldConfig, load_world, make, save_component, to_dict
 from worldgymnast.run import Run
 from worldgymnast.training.batches import encode_all, frame_batches, latent_batches
@@ -109,7 +109,7 @@ def train_world(
     with Run(out, to_dict(config) | {"inputs": inputs}) as run:
         if run.finished is None:
             torch.manual_seed(config.fit.seed)
-            world = make("worlds", config.world, Stored(action_spec=spec, fps=data.fps)).to(device)
+            world = make("worlds", config.world, ComponentInfo(action_spec=spec, fps=data.fps)).to(device)
             if begun is not None:
                 (world if start else world.autoencoder).load_state_dict(begun.state_dict(), strict=start is None)
             if begun is None or config.thaw:

@@ -1,9 +1,9 @@
-"""The image autoencoder: uint8 frames to latents of unit variance and back, frame by frame.
+"""Image autoencoder: uint8 frames to latents of unit variance and back, frame by frame.
 
-Convolutional, by default sixteen times smaller on each side: a narrow bottleneck, so that a slightly wrong latent still
-decodes to a sharp picture and the world model has few numbers to predict. There is noise on the latents while training
-so that the decoder forgives small errors. The latents are standardised by statistics measured once after training
-(`measure_latents`), as published image VAEs are by their scaling factor.
+A convolutional network, by default with a downsampling factor of 16. The narrow bottleneck leaves the world model few
+numbers to predict, and a slightly wrong latent still decodes to a sharp picture. Noise on the latents during training
+makes the decoder robust to small errors. Latents are standardized by statistics measured once after training
+(`measure_latents`), like the scaling factor of published image VAEs.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from worldgymnast.types import Metrics
 
 @checked
 class AutoencoderConfig:
-    """Sizes of an `Autoencoder`.
+    """Config of an `Autoencoder`.
 
     Attributes:
         channels: latent channels, c.
-        widths: convolution channels at 1/2, 1/4, ... of the frame's size.
-        blocks: residual blocks at each of these.
-        noise: standard deviation of the noise on the latents while training, relative to theirs.
+        widths: convolution channels at 1/2, 1/4, ... of the frame's resolution.
+        blocks: residual blocks per resolution.
+        noise: standard deviation of the training noise on latents, relative to theirs.
     """
 
     channels: Width = 32
@@ -41,12 +41,12 @@ class AutoencoderConfig:
         if not 1 <= len(self.widths) == len(self.blocks) <= 16:
             raise FieldError(
                 "widths, blocks",
-                f"found {len(self.widths)} and {len(self.blocks)}, expected as many of each, 1 to 16",
+                f"found {len(self.widths)} and {len(self.blocks)}, expected equal lengths, 1 to 16",
             )
 
     @property
     def shrink(self) -> int:
-        """How many times smaller the latents are on each side."""
+        """Downsampling factor per side."""
         return 2 ** len(self.widths)
 
 
@@ -55,19 +55,19 @@ class Codec(Protocol):
     """Frames to latents and back."""
 
     latent_weight: Tensor
-    """How much an error in each channel matters, float [c] of mean 1."""
+    """Importance of errors in each channel, float [c] with mean 1."""
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         ...
 
     def encode(self, frames: UInt8[Tensor, "*n h w 3"]) -> Float[Tensor, "*n hl wl c"]:
-        """Latents."""
+        """Encode frames to latents."""
         ...
 
     def decode(self, latents: Float[Tensor, "*n hl wl c"]) -> UInt8[Tensor, "*n h w 3"]:
-        """Frames."""
+        """Decode latents to frames."""
         ...
 
 
@@ -83,7 +83,7 @@ class _Residual(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """Frames uint8 [... h w 3] to latents float32 [... h/s w/s c] and back, s = `config.shrink`."""
+    """Convolutional autoencoder of frames; latents are `config.shrink` times smaller per side."""
 
     latent_mean: Tensor
     latent_std: Tensor
@@ -110,7 +110,7 @@ class Autoencoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.latent_mean.device
 
     @property
@@ -122,49 +122,52 @@ class Autoencoder(nn.Module):
         return frames.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
     def encode(self, frames: UInt8[Tensor, "*n h w 3"]) -> Float[Tensor, "*n hl wl c"]:
-        """Latents of zero mean and unit variance."""
+        """Encode frames to latents of zero mean and unit variance."""
         raw = self.encoder(self._pixels(frames.flatten(0, -4))).permute(0, 2, 3, 1)
         latents = (raw - self.latent_mean) / self.latent_std
         return latents.reshape(*frames.shape[:-3], *latents.shape[1:])
 
     def decode(self, latents: Float[Tensor, "*n hl wl c"]) -> UInt8[Tensor, "*n h w 3"]:
-        """Frames."""
+        """Decode latents to frames."""
         raw = (latents.flatten(0, -4) * self.latent_std + self.latent_mean).permute(0, 3, 1, 2)
         pixels = self.decoder(raw.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1)
         frames = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         return frames.reshape(*latents.shape[:-3], *frames.shape[1:])
 
     def loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, Metrics]:
-        """Mean squared error of the reconstruction through noisy latents, pixels in -1..1.
+        """Mean squared reconstruction error through noisy latents, pixels in -1..1.
 
         Args:
             batch: "frames" uint8 [n h w 3] and "generator".
+
+        Returns:
+            The loss, and the metrics "loss" and "psnr" (dB).
         """
         pixels = self._pixels(batch["frames"])
         raw = self.encoder(pixels)
         spread = raw.detach().std((0, 2, 3), keepdim=True)
         noise = torch.randn(raw.shape, generator=batch["generator"]).to(self.device)
-        restored = self.decoder(raw + noise * spread * self.config.noise)
-        error = F.mse_loss(restored, pixels)
-        tether = 1e-4 * raw.square().mean()
+        reconstruction = self.decoder(raw + noise * spread * self.config.noise)
+        error = F.mse_loss(reconstruction, pixels)
+        penalty = 1e-4 * raw.square().mean()  # keeps the latents' scale bounded
         psnr = 10 * torch.log10(4 / error.detach())
-        return error + tether, {"loss": float(error.detach()), "psnr": float(psnr)}
+        return error + penalty, {"loss": float(error.detach()), "psnr": float(psnr)}
 
     @torch.no_grad()
     def measure_latents(self, batches: Iterable[UInt8[Tensor, "n h w 3"]]) -> None:
-        """Sets the statistics that standardise the latents, and how much each channel matters in pixels.
+        """Set the statistics that standardize latents, and the importance of each channel.
 
-        `latent_weight` [c], mean 1, is the squared pixel error that a small error in that channel causes: with it, a
-        squared error of latents approximates one of pixels.
+        `latent_weight` [c], mean 1, is the squared pixel error caused by a small error in a channel. Weighted by it, a
+        squared error of latents approximates a squared error of pixels.
         """
         raw = torch.cat([self.encoder(self._pixels(b)) for b in batches])
         self.latent_mean.copy_(raw.mean((0, 2, 3)))
         self.latent_std.copy_(raw.std((0, 2, 3)))
         probe = raw[:: max(1, len(raw) // 16)]
         clean = self.decoder(probe)
-        harm = torch.zeros_like(self.latent_std)
-        for channel in range(len(harm)):
-            moved = probe.clone()
-            moved[:, channel] += 0.3 * self.latent_std[channel]
-            harm[channel] = (self.decoder(moved) - clean).square().mean()
-        self.latent_weight.copy_(harm / harm.mean())
+        error = torch.zeros_like(self.latent_std)
+        for channel in range(len(error)):
+            shifted = probe.clone()
+            shifted[:, channel] += 0.3 * self.latent_std[channel]
+            error[channel] = (self.decoder(shifted) - clean).square().mean()
+        self.latent_weight.copy_(error / error.mean())

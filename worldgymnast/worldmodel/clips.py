@@ -1,4 +1,4 @@
-"""Clips as a world model is trained on them."""
+"""Training clips of a world model."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Clip:
-    """Clips as the network is trained on them, t frames each.
+class TrainingClips:
+    """Inputs and targets of the network for a batch of clips of t frames.
 
     Attributes:
-        clean: latents [b t h w c] to be found.
-        actions: that led to each, [b t a].
-        mask: bool [b t], what is logged.
-        context: latents beside each, [b t h w cc].
-        base: what the answer of `Flow` is added to, [b t h w c].
-        weight: of the squared error, broadcast to [b t h w c].
+        clean: target latents [b t h w c].
+        actions: the action that led to each frame, [b t a].
+        mask: bool [b t], False for padding.
+        context: latents of the context frames, [b t h w cc].
+        base: latents to which the prediction of `Flow` is added, [b t h w c].
+        weight: weight of the squared error, broadcast to [b t h w c].
     """
 
     clean: Tensor
@@ -32,20 +32,25 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class Part:
-    """Some clips of a batch, and the means over them: error, that of no change, and the success head's."""
+class LossTerms:
+    """Losses of some clips of a batch.
+
+    Attributes:
+        count: number of clips.
+        terms: means over the clips: the error, the error of predicting no change, and the success head's loss.
+    """
 
     count: int
     terms: tuple[Tensor, Tensor, Tensor]
 
 
-def part_of(batch: Mapping[str, Any], rows: slice) -> dict[str, Any]:
-    """Some clips of a batch."""
+def select_rows(batch: Mapping[str, Any], rows: slice) -> dict[str, Any]:
+    """Rows of every tensor and tuple in a batch."""
     return {name: value[rows] if isinstance(value, Tensor | tuple) else value for name, value in batch.items()}
 
 
 def null_action(actions: Float[Tensor, "*n a"]) -> Float[Tensor, "*n a"]:
-    """The action that stands for none: zeros, the last entry 1."""
+    """Null action for classifier-free guidance: zeros, with 1 in the last entry."""
     blank = actions.new_zeros(actions.shape)
     blank[..., -1] = 1.0
     return blank

@@ -1,4 +1,4 @@
-"""Checkpoints as WorldGym publishes them: a dict saved by torch, named and shaped as in arXiv 2506.00613's release."""
+"""Reader of WorldGym's published checkpoints (arXiv 2506.00613): a dict of tensors saved by torch."""
 
 from __future__ import annotations
 
@@ -17,32 +17,34 @@ from worldgymnast.files import mistaken_file
 from worldgymnast.hub import first_line
 from worldgymnast.worldmodel.transformer import TransformerConfig, VideoTransformer
 
-_NO_CHECKPOINT = "found no checkpoint that torch can read"
+_NO_CHECKPOINT = "is not a checkpoint that torch can read"
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _SHOWN = 4
-_ZIP = b"PK\x03\x04"  # as torch.save writes
-_HEAD = 64  # width of an attention head in every published checkpoint: shapes do not tell it
+"""Mismatched keys listed in a message."""
+_ZIP = b"PK\x03\x04"  # written by torch.save
+_HEAD = 64  # width of an attention head in every published checkpoint; the tensor shapes do not show it
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The weights in a checkpoint: its "ema" if present and not empty, else its "model", else the dict itself.
+    """Read the weights of a checkpoint: its "ema" if not empty, else its "model", else the dict itself.
 
     Raises:
-        InputError: no such file, not saved by torch, pickled code, or no dict of tensors.
+        InputError: the file is missing, was not saved by torch, contains pickled code, or holds no dict of tensors.
     """
     if not path.is_file():
-        raise InputError(f"{path}: found no file, expected a WorldGym checkpoint (.pt); check the path")
+        raise InputError(f"{path}: found no file, expected a WorldGym checkpoint (.pt). Check the path")
     _refuse_other_files(path)
-    found = _loaded(path)
+    content = _load(path)
     for name in ("ema", "model"):
-        if isinstance(found, Mapping) and isinstance(found.get(name), Mapping) and found[name]:
-            found = found[name]
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping) and content[name]:
+            content = content[name]
             break
-    if not isinstance(found, Mapping) or not found or not all(isinstance(v, Tensor) for v in found.values()):
+    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise InputError(
-            f"{path}: found no dict of tensors, nor one under 'ema' or 'model'; give a WorldGym checkpoint"
+            f"{path}: found no dict of tensors, neither at the top nor under 'ema' or 'model'. Use a WorldGym "
+            "checkpoint"
         )
-    tensors = {str(name).removeprefix("module.").removeprefix("_orig_mod."): value for name, value in found.items()}
+    tensors = {str(name).removeprefix("module.").removeprefix("_orig_mod."): value for name, value in content.items()}
     _refuse_odd_tensors(tensors, path)
     for name, value in tensors.items():
         if value.dtype not in _FLOATS or not bool(torch.isfinite(value).all()):
@@ -51,48 +53,46 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
 
 def _refuse_odd_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Raises InputError, before anything is computed, for tensors that do not hold their own numbers in the file."""
+    """Raise InputError for sparse tensors and for views that would expand to more memory than the file has."""
     needed, size = 0, path.stat().st_size
     for name, value in tensors.items():
         if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
-            raise InputError(
-                f"{path}: '{name}' is a tensor that is sparse, quantised or without numbers, expected dense floats"
-            )
+            raise InputError(f"{path}: '{name}' is a sparse, quantized or empty-storage tensor, expected dense floats")
         own = value.numel() * value.element_size()
         needed += own
         if own > value.untyped_storage().nbytes() or needed > size:
             raise InputError(
                 f"{path}: '{name}' is a view that repeats numbers (shape {list(value.shape)}, in a file of {size:,} "
-                "bytes), expected tensors that hold their own; save clones of them"
+                "bytes), expected tensors with their own storage. Save clones of them"
             )
 
 
 def _refuse_other_files(path: Path) -> None:
-    """Raises InputError for files that are often in the place of a checkpoint, and says which."""
+    """Raise InputError for file types often mistaken for a checkpoint."""
     with path.open("rb") as file:
         head = file.read(64)
-    if not head.startswith(_ZIP) and (said := mistaken_file(path)):
-        raise InputError(f"{path}: {_NO_CHECKPOINT}: {said}")
+    if not head.startswith(_ZIP) and (actual := mistaken_file(path)):
+        raise InputError(f"{path}: {_NO_CHECKPOINT}: {actual}")
     if head[8:10] in (b'{"', b"{ "):
-        raise InputError(f"{path}: is a safetensors file, expected what torch.save wrote (.pt)")
+        raise InputError(f"{path}: is a safetensors file, expected a file written by torch.save (.pt)")
 
 
-def _loaded(path: Path) -> Any:
-    """What torch.save wrote, tensors and plain values alone; files of before torch 1.6 are read, too."""
+def _load(path: Path) -> Any:
+    """Load tensors and plain values saved by torch.save, also by versions before 1.6."""
     try:
         zipped = zipfile.is_zipfile(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of old and odd pickles; what cannot be read is told below
+            warnings.simplefilter("ignore")  # about old pickles; unreadable files raise below
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         if "Unsupported global" in str(error) or "Unsupported class" in str(error) or "GLOBAL" in str(error):
             raise InputError(
-                f"{path}: found pickled code or objects, expected tensors alone; refused, since loading it would run "
-                f"the code ({first_line(error)})"
+                f"{path}: contains pickled code or objects, expected only tensors. It is refused because loading would "
+                f"run the code ({first_line(error)})"
             ) from error
-        raise InputError(f"{path}: {_NO_CHECKPOINT} ({first_line(error)}); download it again") from error
+        raise InputError(f"{path}: {_NO_CHECKPOINT} ({first_line(error)}). Download it again") from error
     except Exception as error:
-        raise InputError(f"{path}: {_NO_CHECKPOINT} ({first_line(error)}); download it again") from error
+        raise InputError(f"{path}: {_NO_CHECKPOINT} ({first_line(error)}). Download it again") from error
 
 
 def transformer_config(
@@ -104,18 +104,18 @@ def transformer_config(
     rotary: Literal["standard", "pixel"],
     heads: int | None = None,
 ) -> TransformerConfig:
-    """The sizes that the shapes of `tensors` tell, with those they do not.
+    """Infer the transformer's config from the shapes of its weights.
 
     Args:
-        tensors: a checkpoint's weights.
-        path: where they come from, for messages.
+        tensors: weights of a checkpoint.
+        path: source of the weights, for messages.
         grid: latent height and width.
-        window: most frames seen at once.
+        window: frames in the attention window.
         rotary: spatial rotary positions.
-        heads: attention heads; 64 wide each if left out.
+        heads: attention heads; by default of width 64.
 
     Raises:
-        InputError: keys are missing, left over or misshapen; all are named.
+        InputError: keys are missing, unexpected, or have another shape; the message lists them.
     """
     projection, action = tensors.get("x_proj.weight"), tensors.get("action_embedder.weight")
     if projection is None or action is None or projection.ndim != 4 or action.ndim != 2:

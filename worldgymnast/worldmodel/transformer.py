@@ -1,12 +1,12 @@
-"""The factorised causal video transformer: spatial blocks within a frame, temporal blocks across frames.
+"""Factorized causal video transformer: spatial attention within a frame, temporal attention across frames.
 
-Each layer is one spatial block (all tokens of a frame see each other) and one temporal block (a token sees the same
-place in earlier frames, at most `window` of them, itself included); both are modulated by the frame's noise level and
-action (adaLN-zero, Peebles and Xie 2023) and use rotary positions (Su et al. 2021) in the arithmetic of WorldGym
-(arXiv 2506.00613), so that its checkpoints fit. The key-value cache is an argument and a result, never state.
+Each layer has one spatial block (all tokens of a frame attend to each other) and one temporal block (a token attends to
+the same position in at most `window` frames, itself included). Both are modulated by the frame's noise level and action
+(adaLN-zero, Peebles and Xie 2023). Rotary positions (Su et al. 2021) follow the arithmetic of WorldGym
+(arXiv 2506.00613), so its checkpoints load. The key-value cache is an argument and a return value, never module state.
 
-Beyond the published layout, by configuration: the latents of the previous and of the first frame enter beside the
-noisy ones, and positions can be learned.
+Two options go beyond the published layout: the latents of the previous and of the first frame as additional input
+channels, and learned positions.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from worldgymnast.configs import Between, Layers, Width, checked
 from worldgymnast.errors import FieldError
 
 Cache = tuple[Tensor, ...]
-"""Rotated keys, then values, of every layer's last s frames: [b n m s d] each (n tokens, m heads of width d)."""
+"""Per layer the rotated keys and the values of the last s frames: [b n m s d] each (n tokens, m heads of width d)."""
 
 
 @checked
@@ -33,17 +33,17 @@ class TransformerConfig:
     Attributes:
         channels: latent channels, c.
         grid: latent height and width.
-        patch: latents a token is wide.
-        width: width of a token.
+        patch: side of a token, in latents.
+        width: features of a token.
         layers: pairs of a spatial and a temporal block.
         heads: attention heads.
-        window: frames a temporal block sees, the current one included.
-        action_dim: width of an action.
-        context: clean frames whose latents enter beside the noisy ones: 0 for none (the published layout), 1 for the
-            previous frame, 2 for the previous and the first frame of the rollout.
-        learned_positions: a learned vector per token beside the rotary positions.
-        rotary: the spatial rotary positions: "standard" (0, 1, 2, ... and frequencies falling from 1) or "pixel"
-            (-1..1 and frequencies rising from pi).
+        window: frames that temporal attention spans, the current one included.
+        action_dim: numbers in an action.
+        context: clean frames concatenated to the noisy latents: 0 for none (the published layout), 1 for the previous
+            frame, 2 for the previous and the first frame of the rollout.
+        learned_positions: add a learned vector per token to the rotary positions.
+        rotary: spatial rotary positions: "standard" (0, 1, 2, ... with frequencies decreasing from 1) or "pixel"
+            (-1..1 with frequencies increasing from pi).
     """
 
     channels: Width = 32
@@ -62,18 +62,18 @@ class TransformerConfig:
         if self.width % (4 * self.heads):
             raise FieldError(
                 "width",
-                f"found {self.width}, expected a multiple of 4 x heads ({4 * self.heads}), as rotary positions on two "
-                "axes need",
+                f"found {self.width}, expected a multiple of 4 x heads ({4 * self.heads}), which rotary positions "
+                "on two axes need",
             )
 
     @property
     def tokens(self) -> int:
-        """Tokens a frame."""
+        """Tokens per frame."""
         return (self.grid[0] // self.patch) * (self.grid[1] // self.patch)
 
 
 def sinusoid(level: Tensor, width: int = 256) -> Tensor:
-    """Features [... width] of a number, cosines first, frequencies exp(-ln(10000) i / (width/2))."""
+    """Sinusoidal embedding [... width]: cosines, then sines, of frequencies exp(-ln(10000) i / (width/2))."""
     half = width // 2
     frequencies = torch.exp(-math.log(10000.0) * torch.arange(half, device=level.device) / half)
     angles = level[..., None].float() * frequencies
@@ -81,9 +81,11 @@ def sinusoid(level: Tensor, width: int = 256) -> Tensor:
 
 
 def rotary(positions: Tensor, dim: int, frequencies: Tensor | None = None) -> Tensor:
-    """Turns, complex [p dim/2], for positions [p n] on n axes; each axis owns dim/2n of them.
+    """Rotary phases, complex [p dim/2], of positions [p n] on n axes.
 
-    Without `frequencies` [dim/2n] they are 10000^(-i / (dim/2n)).
+    Each axis has dim/2n of them.
+
+    The default `frequencies` [dim/2n] are 10000^(-i / (dim/2n)).
     """
     half = dim // (2 * positions.shape[-1])
     if frequencies is None:
@@ -92,10 +94,10 @@ def rotary(positions: Tensor, dim: int, frequencies: Tensor | None = None) -> Te
     return torch.polar(torch.ones_like(angles), angles)
 
 
-def rotate(x: Tensor, turn: Tensor) -> Tensor:
-    """Turns neighbouring pairs of the last axis: (x0, x1) to (x0 cos - x1 sin, x1 cos + x0 sin)."""
+def rotate(x: Tensor, phases: Tensor) -> Tensor:
+    """Rotate adjacent pairs of the last axis: (x0, x1) to (x0 cos - x1 sin, x1 cos + x0 sin)."""
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype)
+    return torch.view_as_real(pairs * phases).flatten(-2).to(x.dtype)
 
 
 class _Attention(nn.Module):
@@ -112,7 +114,7 @@ class _Attention(nn.Module):
 
 
 class _Block(nn.Module):
-    """Attention and a feed-forward, both modulated; the attention itself is given by the subclass."""
+    """Modulated attention and feed-forward layers; subclasses define the attention pattern."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -124,7 +126,7 @@ class _Block(nn.Module):
         self.ffwd = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
 
     def modulation(self, condition: Tensor) -> tuple[Tensor, ...]:
-        """The six chunks [b t 1 D]: shift, scale, gate of attention; shift, scale, gate of the feed-forward."""
+        """Six chunks [b t 1 D]: shift, scale and gate of the attention, then of the feed-forward layer."""
         return self.adaLN_modulation(condition)[:, :, None].chunk(6, -1)
 
 
@@ -133,34 +135,44 @@ def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class SpatialBlock(_Block):
-    """Tokens of one frame see each other."""
+    """Attention among the tokens of one frame."""
 
-    def forward(self, x: Tensor, condition: Tensor, turn: Tensor) -> Tensor:
-        """`x` [b t n D], `condition` [b t D]."""
+    def forward(self, x: Tensor, condition: Tensor, phases: Tensor) -> Tensor:
+        """Output [b t n D] from `x` [b t n D] and `condition` [b t D]."""
         shift, scale, gate, shift2, scale2, gate2 = self.modulation(condition)
         q, k, v = (y.transpose(-3, -2).flatten(0, 1) for y in self.attn.split(_modulate(x, shift, scale)))
-        mixed = _attend(rotate(q, turn), rotate(k, turn), v)
+        mixed = _attend(rotate(q, phases), rotate(k, phases), v)
         mixed = mixed.transpose(-3, -2).reshape(x.shape)
         x = x + gate * self.attn.out_proj(mixed)
         return x + gate2 * self.ffwd(_modulate(x, shift2, scale2))
 
 
 class TemporalBlock(_Block):
-    """A token sees the same place in earlier frames, causally."""
+    """Causal attention of each token to the same position in earlier frames."""
 
     def forward(
-        self, x: Tensor, condition: Tensor, turn: Tensor, mask: Tensor, past: tuple[Tensor, ...]
+        self, x: Tensor, condition: Tensor, phases: Tensor, mask: Tensor, past: tuple[Tensor, ...]
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """`x` [b t n D], `past` keys and values [b n m s d] or (), `mask` bool [t s+t]; also returns the new ones."""
+        """Output [b t n D], and the keys and values [b n m t d] of the new frames.
+
+        Args:
+            x: tokens [b t n D].
+            condition: [b t D].
+            phases: rotary phases of the frames.
+            mask: bool [t s+t], True where a frame attends.
+            past: keys and values [b n m s d] of earlier frames, or ().
+        """
         shift, scale, gate, shift2, scale2, gate2 = self.modulation(condition)
         q, k, v = (y.permute(0, 2, 3, 1, 4) for y in self.attn.split(_modulate(x, shift, scale)))  # [b n m t d]
-        q, k = rotate(q, turn), rotate(k, turn)
+        q, k = rotate(q, phases), rotate(k, phases)
         if past and x.shape[1] == 1:
             mixed = _attend_one(q, k, v, *past)
         elif past and x.shape[1] == 2:
             mixed = _attend_few(q, k, v, past[0], past[1], mask)
         else:
-            keys, values = (torch.cat([old, new], 3) for old, new in zip(past, (k, v), strict=True)) if past else (k, v)
+            keys, values = k, v
+            if past:
+                keys, values = torch.cat([past[0], k], 3), torch.cat([past[1], v], 3)
             mixed = _attend(q.flatten(0, 1), keys.flatten(0, 1), values.flatten(0, 1), mask)
             mixed = mixed.unflatten(0, q.shape[:2])
         x = x + gate * self.attn.out_proj(mixed.permute(0, 3, 1, 2, 4).flatten(-2))
@@ -170,8 +182,7 @@ class TemporalBlock(_Block):
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """Attention [... t d] over short sequences.
 
-    On a CPU in 32 bits whatever the precision around it: the backward pass of torch's kernel in 16 bits takes 25 times
-    as long there.
+    On a CPU always in float32, whatever the autocast precision: torch's bfloat16 backward pass is 25 times slower.
     """
     if q.device.type != "cpu":
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
@@ -180,14 +191,14 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tens
 
 
 def _attend_one(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Attention of one new frame [b n m 1 d] to all earlier ones and to itself, without copying the earlier ones."""
+    """Attention of one new frame [b n m 1 d] to all cached frames and itself, without copying the cache."""
     scores = torch.cat([q @ keys.transpose(-1, -2), (q * k).sum(-1, keepdim=True)], -1) * q.shape[-1] ** -0.5
     weights = scores.float().softmax(-1).to(v.dtype)
     return weights[..., :-1] @ values + weights[..., -1:] * v
 
 
 def _attend_few(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-    """Attention of new frames [b n m t d] to earlier ones and to one another, without copying the earlier ones."""
+    """Attention of new frames [b n m t d] to cached frames and to each other, without copying the cache."""
     scores = torch.cat([q @ keys.transpose(-1, -2), q @ k.transpose(-1, -2)], -1) * q.shape[-1] ** -0.5
     weights = scores.float().masked_fill(~mask, -torch.inf).softmax(-1).to(v.dtype)
     return weights[..., : keys.shape[-2]] @ values + weights[..., keys.shape[-2] :] @ v
@@ -214,7 +225,7 @@ class _FinalLayer(nn.Module):
 
 
 class VideoTransformer(nn.Module):
-    """Noisy latents, noise levels and actions in, one latent-shaped answer per frame out."""
+    """Noisy latents, noise levels and actions in, one latent-shaped prediction per frame out."""
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
@@ -224,7 +235,7 @@ class VideoTransformer(nn.Module):
         self.action_embedder = nn.Linear(c.action_dim, c.width)
         if c.learned_positions:
             positions = torch.empty(c.tokens, c.width)
-            if not positions.is_meta:  # where only shapes are asked for, torch would load its compiler first
+            if not positions.is_meta:  # on "meta", torch would first import its compiler
                 positions.normal_().mul_(0.02)
             self.positions = nn.Parameter(positions)
         self.blocks = nn.ModuleList([_Layer(c.width, c.heads) for _ in range(c.layers)])
@@ -240,15 +251,15 @@ class VideoTransformer(nn.Module):
         x = x.unflatten(2, (h // p, w // p)).unflatten(-1, (p, p, self.config.channels))
         return x.permute(0, 1, 2, 4, 3, 5, 6).flatten(4, 5).flatten(2, 3)
 
-    def _spatial_turn(self, device: torch.device) -> Tensor:
+    def _spatial_phases(self, device: torch.device) -> Tensor:
         c = self.config
         head, sides = c.width // c.heads, [side // c.patch for side in c.grid]
         axes, frequencies = [torch.arange(side, device=device) for side in sides], None
         if c.rotary == "pixel":
             axes = [torch.linspace(-1, 1, side, device=device) for side in sides]
             frequencies = torch.pi * torch.linspace(1, 128, head // 4, device=device)
-        places = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, 1)
-        return rotary(places, head, frequencies)
+        positions = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, 1)
+        return rotary(positions, head, frequencies)
 
     def forward(
         self,
@@ -258,28 +269,28 @@ class VideoTransformer(nn.Module):
         context: Float[Tensor, "b t h w cc"] | None = None,
         cache: Cache = (),
         first: int = 0,
-        instead: bool = False,
+        replaces_cached: bool = False,
     ) -> tuple[Float[Tensor, "b t h w c"], Cache]:
-        """Answers for t frames of which the first has index `first`, given the `cache` of those before it.
+        """Predictions for t frames given the `cache` of earlier frames.
 
         Args:
             noisy: latents at their noise levels.
-            level: noise level of each frame, in the units the objective gives the sinusoid (0..1000).
+            level: noise level of each frame, in the units of the sinusoidal embedding (0..1000).
             actions: the action that led to each frame.
-            context: latents of the clean frames beside each frame, where the configuration has them.
+            context: latents of the clean context frames, if the config has any.
             cache: keys and values of earlier frames, or () for none.
-            first: index of the first frame, from which rotary positions count.
-            instead: each frame stands in the place of the frame of its index in `cache`, and sees those before it and
-                itself: what sampling sees at every frame of a clip, all at once.
+            first: index of the first frame, for rotary positions.
+            replaces_cached: each frame replaces the frame of the same index in `cache`: it attends to the cached frames
+                before it and to itself. This evaluates every step of a rollout in parallel.
 
         Returns:
-            The answer, and the keys and values of these t frames alone (see `extend`).
+            The prediction, and the keys and values of these t frames only.
         """
-        x, condition, fresh = self.hidden(noisy, level, actions, context, cache, first, instead)
-        return self.answer(x, condition), fresh
+        x, condition, fresh = self.hidden(noisy, level, actions, context, cache, first, replaces_cached)
+        return self.predict(x, condition), fresh
 
-    def answer(self, hidden: Float[Tensor, "b t n d"], condition: Float[Tensor, "b t d"]) -> Tensor:
-        """The answer [b t h w c] that hidden states and what they were modulated by come to."""
+    def predict(self, hidden: Float[Tensor, "b t n d"], condition: Float[Tensor, "b t d"]) -> Tensor:
+        """Prediction [b t h w c] from hidden states and their modulation."""
         return self._latents(self.final_layer(hidden, condition))
 
     def hidden(
@@ -290,9 +301,12 @@ class VideoTransformer(nn.Module):
         context: Float[Tensor, "b t h w cc"] | None = None,
         cache: Cache = (),
         first: int = 0,
-        instead: bool = False,
+        replaces_cached: bool = False,
     ) -> tuple[Float[Tensor, "b t n d"], Float[Tensor, "b t d"], Cache]:
-        """Hidden states behind the last layer, what modulates them, and new keys and values; see `forward`."""
+        """Hidden states after the last layer, their modulation, and the new keys and values.
+
+        The arguments are those of `forward`.
+        """
         t = noisy.shape[1]
         past = cache[0].shape[3] if cache else 0
         condition = self.timestep_mlp(sinusoid(level)) + self.action_embedder(actions)
@@ -300,33 +314,24 @@ class VideoTransformer(nn.Module):
         if self.config.learned_positions:
             x = x + self.positions
         head = self.config.width // self.config.heads
-        space = self._spatial_turn(x.device)
-        time = rotary(torch.arange(first, first + t, device=x.device)[:, None], head)
-        mask = self._instead(t, x.device) if instead else self._mask(t, past, x.device)
+        spatial = self._spatial_phases(x.device)
+        temporal = rotary(torch.arange(first, first + t, device=x.device)[:, None], head)
+        mask = self._replacement_mask(t, x.device) if replaces_cached else self._mask(t, past, x.device)
         fresh: list[Tensor] = []
         for i, layer in enumerate(self.blocks):
             assert isinstance(layer, _Layer)
-            x = layer.s_block(x, condition, space)
-            x, new = layer.t_block(x, condition, time, mask, cache[2 * i : 2 * i + 2])
+            x = layer.s_block(x, condition, spatial)
+            x, new = layer.t_block(x, condition, temporal, mask, cache[2 * i : 2 * i + 2])
             fresh += new
         return x, condition, tuple(fresh)
 
     def _mask(self, t: int, past: int, device: torch.device) -> Tensor:
-        """Causal and banded, bool [t past+t]: a frame sees the `window` newest frames, itself included."""
-        now = torch.arange(past, past + t, device=device)[:, None]
-        seen = torch.arange(past + t, device=device)[None]
-        return (seen <= now) & (seen > now - self.config.window)
+        """Causal banded mask, bool [t past+t]: each frame attends to the `window` newest frames, itself included."""
+        query = torch.arange(past, past + t, device=device)[:, None]
+        key = torch.arange(past + t, device=device)[None]
+        return (key <= query) & (key > query - self.config.window)
 
-    def _instead(self, t: int, device: torch.device) -> Tensor:
-        """Bool [t 2t]: a frame sees the `window` - 1 cached frames before it, and itself."""
+    def _replacement_mask(self, t: int, device: torch.device) -> Tensor:
+        """Mask, bool [t 2t]: each frame attends to the `window` - 1 cached frames before it, and to itself."""
         before = self._mask(t, 0, device) & ~torch.eye(t, dtype=torch.bool, device=device)
         return torch.cat([before, torch.eye(t, dtype=torch.bool, device=device)], 1)
-
-    def extend(self, cache: Cache, fresh: Cache) -> Cache:
-        """The cache with new frames behind it, cut to the frames a next one can still see."""
-        keep = self.config.window - 1
-        new = [x[..., max(0, x.shape[-2] - keep) :, :] for x in fresh]
-        if not cache:
-            return tuple(x.contiguous() for x in new)
-        old = [x[..., max(0, x.shape[-2] + y.shape[-2] - keep) :, :] for x, y in zip(cache, new, strict=True)]
-        return tuple(torch.cat(both, -2) for both in zip(old, new, strict=True))

@@ -1,8 +1,8 @@
-"""Image VAEs of diffusers: Stable Diffusion 3's `AutoencoderKL`, as published world models use it, and TAESD3.
+"""Image VAEs from diffusers: Stable Diffusion 3's `AutoencoderKL`, used by published world models, and TAESD3.
 
-The latents are those of WorldGym (arXiv 2506.00613): the posterior's mean times `scaling_factor`; `shift_factor` is not
-used. `AutoencoderTiny` (TAESD3) decodes the same pictures several times faster; it was distilled in the latents that
-diffusers' pipelines use, which are shifted, so the shift is put back before it decodes.
+Latents follow WorldGym (arXiv 2506.00613): the posterior mean times `scaling_factor`, without `shift_factor`.
+`AutoencoderTiny` (TAESD3) decodes several times faster. It was distilled on the shifted latents of diffusers'
+pipelines, so the shift is added before it decodes.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ SD3 = json.dumps(
         "use_post_quant_conv": False,
     }
 )
-"""The shape of Stable Diffusion 3's `AutoencoderKL`."""
+"""Config of Stable Diffusion 3's `AutoencoderKL`, as JSON."""
 
 
 @checked
 class VAEConfig:
-    """An `ImageVAE`.
+    """Config of an `ImageVAE`.
 
     Attributes:
         encoder: config of diffusers' `AutoencoderKL`, as JSON.
-        decoder: config of an `AutoencoderTiny` that decodes, as JSON; "" to decode with the encoder's own decoder.
+        decoder: config of an `AutoencoderTiny` for decoding, as JSON; "" uses the decoder of `AutoencoderKL`.
         batch: frames encoded or decoded at a time.
     """
 
@@ -59,13 +59,15 @@ class VAEConfig:
 
     @property
     def shrink(self) -> int:
-        """How many times smaller the latents are on each side."""
+        """Downsampling factor per side."""
         return 2 ** (len(json.loads(self.encoder).get("block_out_channels", [64])) - 1)
 
 
 def _check_bounds(where: str, value: Any) -> None:
-    """Raises where a config of diffusers asks for more than a picture's model has, before any of it is made."""
-    values = [*value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
+    """Raise InputError if a diffusers config has implausible sizes, before any memory is allocated."""
+    values: list[Any] = []
+    if isinstance(value, dict | list):
+        values = list(value.values()) if isinstance(value, dict) else value
     if len(values) > 256:
         raise InputError(f"{where}: found {len(values)} entries, expected at most 256; copy the file again")
     for inner in values:
@@ -74,15 +76,18 @@ def _check_bounds(where: str, value: Any) -> None:
         raise InputError(f"{where}: found {short(value)}, expected a number within {MOST_WIDE}; copy the file again")
 
 
-def _made(kind: str, config: str) -> Any:
-    """A model of diffusers from its config; what its constructor finds wrong is one line."""
+def _build(kind: str, config: str) -> Any:
+    """Build a diffusers model from its config.
+
+    Report errors of its constructor in one line.
+    """
     try:
         return _diffusers(kind).from_config(json.loads(config)).eval()
     except InputError:
         raise
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise InputError(f"image VAE: its config makes no {kind} ({reason}); copy the file again") from error
+        raise InputError(f"image VAE: its config is not valid for {kind} ({reason}). Copy the file again") from error
 
 
 def _diffusers(name: str) -> Any:
@@ -90,58 +95,60 @@ def _diffusers(name: str) -> Any:
         import diffusers
     except ImportError as error:
         raise InputError(
-            "image VAE: found no diffusers, expected it for published world models; pip install "
+            "image VAE: the package diffusers is not installed. Published world models need it. Run: pip install "
             "'worldgymnast[diffusers]'"
         ) from error
     return getattr(diffusers, name)
 
 
 def _numbers(config: Any) -> str:
-    """A diffusers config as JSON, without the names it keeps for itself."""
+    """A diffusers config as JSON, without its private entries."""
     return json.dumps({k: v for k, v in dict(config).items() if not k.startswith("_")}, sort_keys=True)
 
 
 class ImageVAE(nn.Module):
-    """Frames uint8 [... h w 3] to latents [... h/s w/s c] and back."""
+    """Image VAE of diffusers: frames uint8 [... h w 3] to latents [... h/s w/s c] and back."""
 
     latent_weight: Tensor
 
     def __init__(self, config: VAEConfig):
         super().__init__()
         self.config = config
-        self.kl = _made("AutoencoderKL", config.encoder)
+        self.kl = _build("AutoencoderKL", config.encoder)
         self.tiny: nn.Module | None = None
         self.register_buffer("latent_weight", torch.ones(self.channels), persistent=False)
         if config.decoder:
-            self.tiny = _made("AutoencoderTiny", config.decoder)
+            self.tiny = _build("AutoencoderTiny", config.decoder)
 
     @classmethod
     def pretrained(cls, name: str, tiny: str | None = None) -> ImageVAE:
-        """The VAE of that folder or hub name (of a whole pipeline: its "vae"), with its weights.
+        """Load a pretrained VAE from a folder or the hub.
+
+        Of a pipeline, its "vae".
 
         Args:
             name: an `AutoencoderKL`, such as "stabilityai/stable-diffusion-3-medium-diffusers".
-            tiny: an `AutoencoderTiny` to decode with, such as "madebyollin/taesd3".
+            tiny: an `AutoencoderTiny` for decoding, such as "madebyollin/taesd3".
 
         Raises:
-            InputError: there is none, it is of another kind, or the two do not fit.
+            InputError: the VAE is missing or of another kind, or the two do not match.
         """
         kl = _pretrained("AutoencoderKL", name)
         fast = None if tiny is None else _pretrained("AutoencoderTiny", tiny)
         if fast is not None and fast.config.latent_channels != kl.config.latent_channels:
             raise InputError(
                 f"{tiny}: field 'latent_channels': found {fast.config.latent_channels}, expected "
-                f"{kl.config.latent_channels} as in {name}; give the one made for it"
+                f"{kl.config.latent_channels} as in {name}. Use the decoder made for it"
             )
-        made = cls(VAEConfig(_numbers(kl.config), "" if fast is None else _numbers(fast.config)))
-        made.kl.load_state_dict(kl.state_dict())
-        if fast is not None and made.tiny is not None:
-            made.tiny.load_state_dict(fast.state_dict())
-        return made
+        vae = cls(VAEConfig(_numbers(kl.config), "" if fast is None else _numbers(fast.config)))
+        vae.kl.load_state_dict(kl.state_dict())
+        if fast is not None and vae.tiny is not None:
+            vae.tiny.load_state_dict(fast.state_dict())
+        return vae
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.kl.device
 
     @property
@@ -151,17 +158,17 @@ class ImageVAE(nn.Module):
 
     @property
     def shrink(self) -> int:
-        """How many times smaller the latents are on each side."""
+        """Downsampling factor per side."""
         return self.config.shrink
 
     @property
     def scale(self) -> float:
-        """What the posterior's mean is multiplied by."""
+        """Scaling factor of the posterior mean."""
         return float(self.kl.config.scaling_factor)
 
     @torch.no_grad()
     def encode(self, frames: UInt8[Tensor, "*n h w 3"]) -> Float[Tensor, "*n hl wl c"]:
-        """Latents, frame by frame."""
+        """Encode frames to latents."""
         flat = frames.flatten(0, -4).permute(0, 3, 1, 2)
         device, dtype = self.kl.device, self.kl.dtype
         parts = [
@@ -173,7 +180,7 @@ class ImageVAE(nn.Module):
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "*n hl wl c"]) -> UInt8[Tensor, "*n h w 3"]:
-        """Frames."""
+        """Decode latents to frames."""
         flat = latents.flatten(0, -4).permute(0, 3, 1, 2).to(self.kl.dtype)
         if self.tiny is None:
             model, flat = self.kl, flat / self.scale
@@ -186,22 +193,22 @@ class ImageVAE(nn.Module):
 
 
 def _pretrained(kind: str, name: str) -> Any:
-    """A pretrained model of diffusers, from a folder or repository of its own or from the "vae" of a pipeline's."""
+    """Load a pretrained diffusers model from its own folder or repository, or from the "vae" of a pipeline."""
     cls, reason = _diffusers(kind), ""
-    for folder in _places(kind, name):
+    for folder in _locations(kind, name):
         try:
             return cls.from_pretrained(name, low_cpu_mem_usage=False, **folder)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             reason = hub_reason(error, name)
             if "cannot be reached" in reason:
-                break  # the second try would wait for the network as long again
-    raise InputError(f"{name}: found no {kind} ({reason}), expected a folder that diffusers saved or a hub name")
+                break  # a second attempt would wait for the network again
+    raise InputError(f"{name}: found no {kind} ({reason}), expected a folder saved by diffusers or a hub name")
 
 
-def _places(kind: str, name: str) -> list[dict[str, str]]:
-    """Where in a folder or repository the model may lie, as arguments of `from_pretrained`."""
+def _locations(kind: str, name: str) -> list[dict[str, str]]:
+    """Possible locations in a folder or repository, as arguments of `from_pretrained`."""
     if not Path(name).exists():
         if name.startswith((".", "/", "~")) or name.count("/") > 1:
-            raise InputError(f"{name}: found no such folder, expected an {kind} that diffusers saved, or a hub name")
+            raise InputError(f"{name}: found no such folder, expected an {kind} saved by diffusers, or a hub name")
         return [{"subfolder": "vae"}, {}]
     return [{"subfolder": "vae"}] if (Path(name) / "vae").is_dir() else [{}]

@@ -19,7 +19,7 @@ from worldgymnast.judges.combined import CascadeConfig, EnsembleConfig
 from worldgymnast.judges.foreseen import ForeseenConfig
 from worldgymnast.judges.local import LocalVLMConfig
 from worldgymnast.judges.probe import abilities, probe
-from worldgymnast.judges.prompt import Asking, rubric
+from worldgymnast.judges.prompt import QuestionConfig, rubric
 from worldgymnast.judges.vlm import VLMConfig, VLMJudge
 from worldgymnast.registry import load_judge, save_judge
 
@@ -108,7 +108,7 @@ class JudgeVLM(Describing):
         )
 
 
-def wants_criteria(config: Asking) -> None:
+def wants_criteria(config: QuestionConfig) -> None:
     """Raises where the rubric asks for a criterion and there is none."""
     if rubric(config.rubric).wants_criterion and not config.criteria:
         raise InputError(

@@ -41,9 +41,9 @@ from worldgymnast.recipes.edit_episodes import distract_episodes
 from worldgymnast.recipes.quickstart import QuickstartConfig, starter_plate
 from worldgymnast.registry import environment, load_editor, load_proposer, to_dict
 from worldgymnast.run import Run
-from worldgymnast.scenes.edit import distracted
-from worldgymnast.scenes.language import written
-from worldgymnast.scenes.plate import Plate, load_plate, plate_of
+from worldgymnast.scenes.edit import add_distractors
+from worldgymnast.scenes.language import sample_instructions
+from worldgymnast.scenes.plate import Plate, estimate_plate, load_plate
 from worldgymnast.scenes.proposals import Proposer
 from worldgymnast.types import Start
 from worldgymnast.weights import fingerprint, write_text
@@ -159,7 +159,7 @@ class ScenesDistract(Computing, Watching):
                 for copy in range(self.copies):
                     name = f"{path.stem}-{copy + 1}"
                     if name not in left_out and not (self.target / f"{name}.json").exists():
-                        made = distracted(editor, start, np.random.default_rng([self.seed, number, copy]))
+                        made = add_distractors(editor, start, np.random.default_rng([self.seed, number, copy]))
                         if made is None:
                             left_out.add(name)
                             write_text(noted, "\n".join(sorted(left_out)) + "\n")
@@ -222,7 +222,7 @@ class ScenesPropose(Command):
                     write_start(self.target, f"{path.stem}-{i + 1}", frame, [sentence], sentence)
             return
         _, task = said_of(path)
-        if not (sentences := written(task, self.count, np.random.default_rng([self.seed, number]))):
+        if not (sentences := sample_instructions(task, self.count, np.random.default_rng([self.seed, number]))):
             raise InputError(
                 f"{path.with_suffix('.json')}: field 'task': found '{task}', whose objects are not known; expected a "
                 "task of the suite, or --proposer with a model that looks"
@@ -251,7 +251,8 @@ class ScenesPlate(Watching):
     def __call__(self) -> int:
         """Looks."""
         writable("--out", self.out)
-        plate_of(some_frames(read(self.data, self.size, self.cameras, self.fps), self.frames, self.seed)).save(self.out)
+        frames = some_frames(read(self.data, self.size, self.cameras, self.fps), self.frames, self.seed)
+        estimate_plate(frames).save(self.out)
         return wrote(self.out)
 
 
