@@ -23,7 +23,7 @@ from worldgymnast.evaluation.uncertainty import JitterConfig
 from worldgymnast.protocols import RolloutPool
 from worldgymnast.rl.objective import ObjectiveConfig, has_signal
 from worldgymnast.rl.rollout import drop_uncertain
-from worldgymnast.types import StartOrLayout, Metrics, Rollout, RolloutGroup
+from worldgymnast.types import Metrics, Rollout, RolloutGroup, StartOrLayout
 
 DrawStarts = Callable[[np.random.Generator, int], Sequence[StartOrLayout]]
 """Draws that many starts with that generator; every `StartSampler` is one."""

@@ -26,7 +26,7 @@ class JudgeVerdicts:
 
     def __init__(self, judge: Judge, chunk: int, workers: int = 4):
         self.judge, self.chunk = judge, chunk
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="judge") if judge.waits else None
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="judge") if judge.is_remote else None
 
     def begin(self, rollouts: Sequence[Rollout]) -> Callable[[], list[Rollout]]:
         """Start judging; the returned function waits for the verdicts and returns the judged rollouts."""
@@ -66,4 +66,4 @@ class EnvironmentVerdicts:
 def judge_clip(rollout: Rollout) -> Clip:
     """Return what the judge sees of a rollout: the frame of every look, and the last one."""
     start = rollout.start
-    return Clip(rollout.frames_at_looks, start.instruction, start.task, True, rollout.foreseen)
+    return Clip(rollout.keyframes, start.instruction, start.task, True, rollout.foreseen)

@@ -12,7 +12,7 @@ from torch import Tensor
 from worldgymnast.protocols import Policy
 from worldgymnast.rl.judging import EnvironmentVerdicts, JudgeVerdicts
 from worldgymnast.rl.rollout import batches, group
-from worldgymnast.types import StartOrLayout, RolloutGroup
+from worldgymnast.types import RolloutGroup, StartOrLayout
 
 MakeEnv = Callable[[int, torch.Generator], VectorEnv[Any, Any, Any]]
 """Makes a vector environment of that many rows, which draws from that generator."""
