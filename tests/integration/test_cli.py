@@ -168,11 +168,27 @@ def test_missing_and_malformed_flags(refuses: Refuses, tmp_path: Path) -> None:
     assert "Run: worldgymnast record debug --out" in refuses("record", "--out", tmp_path / "x", "debug")
     for words in (("--out", ""), ("--out=",)):
         assert "--out is empty" in refuses("record", "debug", *words)
-    assert "--rl.steps" in refuses("rl", "debug", "--rl.steps", "many", "--out", tmp_path / "x")
+    for words in (("--rl.steps", "many"), ("--rl.steps=many",), ("--rl.steps", "2", "--rl.steps", "many")):
+        assert "error: --rl.steps: found 'many', expected an integer" in refuses("rl", "debug", *words)
+    assert "--rl.middle: missing value, expected a number" in refuses("rl", "debug", "--rl.middle")
+    assert "--device: found 'gpu', expected cpu or cuda" in refuses("rl", "debug", "--device", "gpu")
+    assert "--fps: found '5 fps', expected a number" in refuses("data", "check", "x", "--fps", "5 fps")
     assert "unexpected argument 'b'" in refuses("report", "a", "b")
     assert "DATA: missing data sets" in refuses("sft", "--out", tmp_path / "x")
     assert "evaluate: missing AFTER, --out. Run worldgymnast evaluate --help" in refuses("evaluate", "a.safetensors")
     assert "dyna: missing --data, --out. Run worldgymnast dyna --help" in refuses("dyna")
+
+
+def test_without_the_hook_of_tyro_its_own_box_names_the_flag(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The hook is in a private module, which another version of tyro may lack."""
+    monkeypatch.delattr("tyro._errors")
+    monkeypatch.setitem(sys.modules, "tyro._errors", None)
+    with pytest.raises(SystemExit) as stop:
+        main(["rl", "debug", "--device", "gpu"])
+    assert stop.value.code == 2
+    assert "--device" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -74,13 +74,15 @@ def collect(run: Path) -> Report:
     """Build the report of a run folder.
 
     Raises:
-        InputError: the folder is not one of such a run.
+        InputError: there is no such folder, or it has no policy rollouts.
     """
     with readable(Path(run)):
         return _collect(Path(run))
 
 
 def _collect(run: Path) -> Report:
+    if not run.is_dir():
+        raise InputError(f"{run}: no such folder. Check the path")
     learners = _learners(run)
     evaluation, gate = read_outcomes(run / "evaluation.json"), gate_of(run)
     logs = {path.name: metrics_of(path) for path in learners}
