@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from worldgymnast.cli.commands.scenes import PLATE_FRAMES, some_frames
+from worldgymnast.cli.commands.scenes import PLATE_FRAMES, sample_frames
 from worldgymnast.episodes.lerobot import read
 from worldgymnast.episodes.windows import concatenate
 from worldgymnast.errors import InputError
@@ -46,7 +46,7 @@ def pack(run: Path, out: Path) -> dict[str, Any]:
     for i, source in enumerate(sorted(run.glob("round-*/rl-*/policy.safetensors"))):
         manifest["parts"][f"explorer-{i}"] = _packed(source, out / f"explorer-{i}.safetensors", load_policy)
     logged = concatenate([read(run / "data" / name) for name in ("logged", "policy")])
-    estimate_plate(some_frames(logged, PLATE_FRAMES, 0)).save(out / PLATE)
+    estimate_plate(sample_frames(logged, PLATE_FRAMES, 0)).save(out / PLATE)
     write_text(out / "manifest.json", to_json(manifest))
     return manifest
 

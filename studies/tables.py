@@ -14,12 +14,12 @@ from studies import report_methods as methods
 from studies import report_results as results
 from studies.cells import TablesConfig
 from worldgymnast.cli.command import (
-    LENT,
-    Computing,
-    Weights,
-    wrote,
+    NO_PREFIX,
+    DeviceCommand,
+    OptionalPath,
+    print_written,
 )
-from worldgymnast.cli.commands.agree import compared
+from worldgymnast.cli.commands.agree import compare
 from worldgymnast.cli.main import main
 from worldgymnast.configs import checked
 from worldgymnast.envs.metaworld import check_tasks
@@ -30,7 +30,7 @@ from worldgymnast.weights import write_bytes, write_text
 
 
 @checked(kw_only=True)
-class Tables(Computing):
+class Tables(DeviceCommand):
     """What docs/results.md compares: methods, diverse training, new scenes, Dyna by round, agreement; cell by cell.
 
     Attributes:
@@ -42,10 +42,10 @@ class Tables(Computing):
 
     hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {DynaConfig: ("score", "env")}
     instead: ClassVar[str] = "every cell has the same environment: use --env flags"
-    config: Annotated[TablesConfig, LENT] = TablesConfig()
+    config: Annotated[TablesConfig, NO_PREFIX] = TablesConfig()
     quick: bool = False
-    out: Weights = None
-    markdown: Weights = None
+    out: OptionalPath = None
+    markdown: OptionalPath = None
 
     def __call__(self) -> int:
         """Fills every cell that is not there, and prints and writes the tables."""
@@ -64,7 +64,7 @@ class Tables(Computing):
         ]
         folder = cells.agreement(out, config)
         if (file := folder / "outcomes.json").exists():
-            agreed, scattered = compared(cells.compared_groups(json.loads(file.read_text())), config.agree)
+            agreed, scattered = compare(cells.compared_groups(json.loads(file.read_text())), config.agree)
             shown += agreed
             write_bytes(folder / "agreement.png", scattered)
         if (drawn := methods.picture(evaluations, config.mismatch)) is not None:
@@ -73,7 +73,7 @@ class Tables(Computing):
             terminal.show(terminal.sheet(sheet))
         target = self.markdown or out / "tables.md"
         write_text(target, page(shown, "Every method, measured for real"))
-        return wrote(target)
+        return print_written(target)
 
 
 if __name__ == "__main__":

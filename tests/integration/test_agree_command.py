@@ -17,7 +17,7 @@ from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
 from worldgymnast.recipes.presets import debug
 from worldgymnast.recipes.quickstart import starter, starter_explorers
 from worldgymnast.registry import load_policy
-from worldgymnast.report.agree import Seen, scatter, sheets
+from worldgymnast.report.agree import PolicySuccess, agreement_sheets, scatter
 from worldgymnast.surrogates.imagination import Imagination, Surrogate
 from worldgymnast.types import Clip, Verdict
 from worldgymnast.worldmodel.sampler import LatentWorldModel
@@ -55,9 +55,12 @@ def test_outcomes_by_length_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert file.stat().st_mtime_ns == written
     with pytest.raises(InputError, match="multiples of the policies' chunk"):
         outcomes(policies, places, robot, file, AgreeConfig(lengths=(3,)))
-    seen = {name: Seen(Rate(1, 2), {"world": Rate(2, 2)}) for name in found}
+    seen = {name: PolicySuccess(Rate(1, 2), {"world": Rate(2, 2)}) for name in found}
     by_place = agreements(found, config)
-    assert [sheet.title for sheet in sheets({"all 2": by_place}, seen, 2)] == ["Agreement with reality", "Success"]
+    assert [sheet.title for sheet in agreement_sheets({"all 2": by_place}, seen, 2)] == [
+        "Agreement with reality",
+        "Success",
+    ]
     assert scatter(by_place, seen, seen).startswith(b"\x89PNG")
 
 
@@ -69,15 +72,15 @@ def test_the_same_weights_under_two_names_are_one_policy(tmp_path: Path, capsys:
     shutil.copy(starter("policy"), copy)
     files = [str(starter("policy")), str(explorer), str(copy)]
     assert main(["agree", *files, "--out", str(tmp_path / "run")]) == 2
-    assert f"{copy}: found the weights of {starter('policy')}, expected every policy once" in capsys.readouterr().err
+    assert f"{copy}: has the same weights as {starter('policy')}" in capsys.readouterr().err
 
 
 def test_one_policy_is_too_few(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["agree", "a.safetensors", "--out", str(tmp_path / "run")]) == 2
-    assert "policies: found 1, expected at least 2, better 12 or more" in capsys.readouterr().err
+    assert "POLICY: found 1, expected at least 2; 12 or more are recommended" in capsys.readouterr().err
     assert main(["agree", "a.safetensors", "a.safetensors", "--out", str(tmp_path / "run")]) == 2
     assert 'found "a.safetensors" twice' in capsys.readouterr().err
     words = ["--trainings", "one"]
     assert main(["agree", "a.safetensors", "b.safetensors", *words, "--out", str(tmp_path / "run")]) == 2
-    assert "--trainings: found 1 words for 2 policies, expected one for each" in capsys.readouterr().err
+    assert "--trainings: found 1 words for 2 policies, expected one each" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

@@ -70,13 +70,18 @@ def rl(parts: Path, out: Path, **changed: Path) -> list[object]:
     return ["rl", "debug", *flags, "--out", out]
 
 
-def test_help_needs_the_standard_library_alone_and_lists_every_command() -> None:
+def test_help_fits_a_screen_needs_the_standard_library_alone_and_lists_every_command() -> None:
     """Without site-packages (-S) there is nothing else to load, so help is as quick as Python."""
     command = [sys.executable, "-S", "-X", "importtime", "-m", "worldgymnast", "--help"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    lines = done.stdout.splitlines()
+    assert len(lines) <= 50, "one screen"
+    assert max(map(len, lines)) <= 100
     for name in COMMANDS:
-        assert f"  {name} " in done.stdout
+        family, _, member = name.partition(" ")
+        (line,) = [line for line in lines if line.startswith(f"  {family} ")]
+        assert member in line
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     own = {module for module in loaded if module.partition(".")[0] == "worldgymnast"}
     assert len(own) <= 6, own
@@ -95,7 +100,7 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
             assert "record.env" not in shown
         if name in ("rl", "record", "reproduce"):
             assert "PRESET comes first" in shown
-            assert "defaults below are those of metaworld" in shown
+            assert "Defaults below: metaworld" in shown
         if name in ("rl", "record", "record-policy"):
             assert "--env.hold" in shown
             assert "--env.horizon" not in shown
@@ -160,14 +165,30 @@ def test_unknown_words_are_answered_with_the_nearest(refuses: Refuses, tmp_path:
 def test_missing_and_malformed_flags(refuses: Refuses, tmp_path: Path) -> None:
     assert "--out" in refuses("sft", tmp_path)
     assert "worldgymnast reproduce debug" in refuses("reproduce")
-    assert "run: worldgymnast record debug --out" in refuses("record", "--out", tmp_path / "x", "debug")
+    assert "Run: worldgymnast record debug --out" in refuses("record", "--out", tmp_path / "x", "debug")
     for words in (("--out", ""), ("--out=",)):
         assert "--out is empty" in refuses("record", "debug", *words)
-    assert "--rl.steps" in refuses("rl", "debug", "--rl.steps", "many", "--out", tmp_path / "x")
-    assert "unexpected 'b'" in refuses("report", "a", "b")
-    assert "found no path" in refuses("sft", "--out", tmp_path / "x")
-    assert "evaluate: missing AFTER, --out; worldgymnast evaluate --help" in refuses("evaluate", "a.safetensors")
-    assert "dyna: missing --data, --out; worldgymnast dyna --help" in refuses("dyna")
+    for words in (("--rl.steps", "many"), ("--rl.steps=many",), ("--rl.steps", "2", "--rl.steps", "many")):
+        assert "error: --rl.steps: found 'many', expected an integer" in refuses("rl", "debug", *words)
+    assert "--rl.middle: missing value, expected a number" in refuses("rl", "debug", "--rl.middle")
+    assert "--device: found 'gpu', expected cpu or cuda" in refuses("rl", "debug", "--device", "gpu")
+    assert "--fps: found '5 fps', expected a number" in refuses("data", "check", "x", "--fps", "5 fps")
+    assert "unexpected argument 'b'" in refuses("report", "a", "b")
+    assert "DATA: missing data sets" in refuses("sft", "--out", tmp_path / "x")
+    assert "evaluate: missing AFTER, --out. Run worldgymnast evaluate --help" in refuses("evaluate", "a.safetensors")
+    assert "dyna: missing --data, --out. Run worldgymnast dyna --help" in refuses("dyna")
+
+
+def test_without_the_hook_of_tyro_its_own_box_names_the_flag(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The hook is in a private module, which another version of tyro may lack."""
+    monkeypatch.delattr("tyro._errors")
+    monkeypatch.setitem(sys.modules, "tyro._errors", None)
+    with pytest.raises(SystemExit) as stop:
+        main(["rl", "debug", "--device", "gpu"])
+    assert stop.value.code == 2
+    assert "--device" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -212,22 +233,22 @@ def test_the_numbers_of_eval_world(refuses: Refuses, tmp_path: Path) -> None:
 def test_flags_without_effect_are_refused(refuses: Refuses, tmp_path: Path) -> None:
     out = ("--out", tmp_path / "x")
     for flag in ("--record.env.hold", "--finetune.env.hold"):
-        assert f"{flag} is called --env.hold now" in refuses("reproduce", "debug", flag, 3, *out)
+        assert f"{flag} was renamed. Use --env.hold" in refuses("reproduce", "debug", flag, 3, *out)
     line = refuses("rl", "debug", "--rl.evaluate-starts", 3, *out)
-    assert "--rl.evaluate-starts is called --scoring.per-task (and 0 is --unscored) now" in line
+    assert "--rl.evaluate-starts was renamed. Use --scoring.per-task (or --unscored instead of 0)" in line
     for flag in ("--rl.middle", "--rl.evaluate-every"):
         line = refuses("adapt", "--frame", tmp_path, "--instruction", "x", flag, 1, *out)
-        assert f"{flag} has no effect here; one picture has no middle" in line
-    assert "use --length" in refuses("record", "debug", "--env.horizon", 3, *out)
-    assert "use --length" in refuses("record-policy", tmp_path, "--env.horizon=3", *out)
-    assert "use --rl.horizon" in refuses("rl", "debug", "--env.horizon", 3, *out)
-    assert "--rl.middle has no effect here" in refuses("rl-simulator", "debug", "--rl.middle", 0.5, *out)
+        assert f"{flag} has no effect in this command. A single frame has no logged episode" in line
+    assert "Use --length" in refuses("record", "debug", "--env.horizon", 3, *out)
+    assert "Use --length" in refuses("record-policy", tmp_path, "--env.horizon=3", *out)
+    assert "Use --rl.horizon" in refuses("rl", "debug", "--env.horizon", 3, *out)
+    assert "--rl.middle has no effect in this command" in refuses("rl-simulator", "debug", "--rl.middle", 0.5, *out)
     line = refuses("dyna", "--data", tmp_path, "--world.world.transformer.width", 64, *out)
-    assert "world and judge keep their sizes" in line
+    assert "World model and judge keep their architecture" in line
 
 
 def test_what_is_given_twice_or_is_of_another_kind(refuses: Refuses, tmp_path: Path) -> None:
-    assert "found a data set twice" in refuses("sft", tmp_path, tmp_path / ".", "--out", tmp_path / "x")
+    assert "a data set was given twice" in refuses("sft", tmp_path, tmp_path / ".", "--out", tmp_path / "x")
     line = refuses("dyna", "--data", tmp_path, "--judge", tmp_path / "judge.json", "--out", tmp_path / "x")
     assert "judge.json: found the description of a judge, expected a learned one" in line
 
@@ -272,14 +293,14 @@ def test_units_that_differ(refuses: Refuses, tmp_path: Path, parts: Path) -> Non
     line = refuses("evaluate", other, other, "--out", tmp_path / "x")
     assert str(metaworld_spec(4)) in line
     assert str(debug().env.action_spec) in line
-    assert line.endswith("add --env.hold 4")
+    assert line.endswith("Add --env.hold 4")
     line = refuses("record-policy", other, "--out", tmp_path / "x")
     assert str(other) in line
-    assert line.endswith("add --env.hold 4")
-    assert refuses(*rl(parts, tmp_path / "x"), "--env.size", 32).endswith("resize with --env.size 64")
+    assert line.endswith("Add --env.hold 4")
+    assert refuses(*rl(parts, tmp_path / "x"), "--env.size", 32).endswith("Resize with --env.size 64")
     files = [word for name in ("policy", "world", "judge") for word in (f"--{name}", parts / f"{name}.safetensors")]
     line = refuses("quickstart", *files, "--env.hold", 4, "--out", tmp_path / "x")
-    assert line.endswith("add --env.hold 6")
+    assert line.endswith("Add --env.hold 6")
 
 
 def test_policy_and_world_in_other_units(refuses: Refuses, tmp_path: Path, parts: Path) -> None:
@@ -317,7 +338,7 @@ def test_traceback_on_demand(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
-        (KeyboardInterrupt(), 130, "run the same command again"),
+        (KeyboardInterrupt(), 130, "Rerun the same command to resume"),
         (MemoryError(), 2, "out of memory"),
         (OSError(28, "No space left on device", "somewhere"), 2, "somewhere: no space left"),
         (PermissionError(13, "Permission denied", "somewhere"), 2, "somewhere: Permission denied"),
@@ -350,7 +371,7 @@ def test_a_data_set_that_is_stopped_starts_over(
 
     monkeypatch.setattr("worldgymnast.cli.commands.data.formats.convert", stops)
     assert main(["data", "convert", str(tmp_path), str(tmp_path / "x")]) == 130
-    assert capsys.readouterr().err == "worldgymnast: stopped; nothing was kept\n"
+    assert capsys.readouterr().err == "worldgymnast: Stopped. No partial data set was kept.\n"
 
 
 def test_convert_and_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from run_builders import outcome, seed_run
 
-from worldgymnast.cli.commands.agree import compared
+from worldgymnast.cli.commands.agree import compare
 from worldgymnast.cli.commands.diagnose import read_loops, short_names
 from worldgymnast.cli.main import main
 from worldgymnast.errors import InputError
@@ -86,10 +86,10 @@ def test_other_files_are_refused_in_one_line(tmp_path: Path) -> None:
 
 def test_agree_prints_it(tmp_path: Path) -> None:
     config = AgreeConfig(lengths=(8, 24))
-    shown, _ = compared({"all 3": agreed()}, config)
+    shown, _ = compare({"all 3": agreed()}, config)
     assert [sheet.title for sheet in shown[-2:]] == [
-        "Closed loop, episode by episode: world",
-        "Closed loop, episode by episode: simulator",
+        "Imagined vs. real outcome by episode: world",
+        "Imagined vs. real outcome by episode: simulator",
     ]
     assert shown[-2].rows[0][:2] == ["all 3", "24"]
     assert shown[-2].rows[0][2].startswith("1.00 [1.00")
@@ -101,16 +101,16 @@ def test_the_report_of_a_run_shows_it(tmp_path: Path) -> None:
     (sheet,) = page.loops
     assert sheet.rows[0][:2] == ["all 2", "8"]
     for text in (render(page), markdown(page)):
-        assert "Closed loop, episode by episode: evaluation" in text
+        assert "Imagined vs. real outcome by episode: evaluation" in text
         assert "1.00 [1.00, 1.00]" in text
 
 
 def test_the_command_reads_files_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, out = write(tmp_path / "outcomes.json", agreed()), tmp_path / "out"
     assert main(["diagnose", "--outcomes", str(file), "--out", str(out), "--threads", "1"]) == 0
-    assert "Closed loop, episode by episode: outcomes.json, simulator" in capsys.readouterr().out
+    assert "Imagined vs. real outcome by episode: outcomes.json, simulator" in capsys.readouterr().out
     found = json.loads((out / "diagnosis.json").read_text())
     assert found["closed_loop"]["outcomes.json, world"]["all"]["phi"]["value"] == pytest.approx(1)
     page = (out / "report.html").read_text()
-    assert "Imagined and real outcome of the same episode" in page
+    assert "Imagined vs. real outcome by episode" in page
     assert json.loads((out / "diagnosis.json").read_text())["command"] in page.replace("&#39;", "'")

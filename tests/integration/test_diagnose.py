@@ -256,7 +256,7 @@ def test_the_command_writes_numbers_strips_and_a_page(
     out = tmp_path / "out"
     assert run(held_out, held_out / "one", held_out / "two", "--out", out, "--strips", 2) == 0
     said = capsys.readouterr().out
-    for title in ("Where missed successes were lost", "Fidelity by frame", "probability of real success"):
+    for title in ("Missed successes by cause", "Fidelity by frame", "prediction of real success"):
         assert title in said
     found = json.loads((out / "diagnosis.json").read_text())
     assert list(found["policies"]) == ["one", "two"]
@@ -264,7 +264,7 @@ def test_the_command_writes_numbers_strips_and_a_page(
     assert found["horizon"] == 24
     assert len(list((out / "diagnosis").glob("*.png"))) == len(found["strips"]) <= 2
     page = (out / "report.html").read_text()
-    assert "What costs imagined rollouts their right verdicts" in page
+    assert "Causes of wrong verdicts on imagined rollouts" in page
     assert page.count('class="strip"') == len(found["strips"])
     assert page.count("<section") == page.count("</section>")
     assert run(held_out, held_out / "one", "--out", out, "--strips", 0, "--by", "folder") == 0  # again, in its place
@@ -275,9 +275,9 @@ def test_the_command_refuses(held_out: Path, tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     for words, expected in (
-        ((), "data: found no data set and no --outcomes"),
-        ((held_out / "plain",), "field 'success': found no labels"),
-        ((held_out / "one", "--trained"), "--trained: found no --held-out"),
+        ((), "DATA, --outcomes: both are missing"),
+        ((held_out / "plain",), "field 'success': no episode has a label"),
+        ((held_out / "one", "--trained"), "--trained: --held-out is missing"),
         ((held_out / "one", "--out", tmp_path / "mine"), "expected an empty folder or a run"),
         ((held_out / "one", "--outcomes", held_out / "one" / "meta" / "info.json"), "found no episodes with"),
     ):
@@ -290,12 +290,12 @@ def test_a_foreign_world_has_a_page_too(lamps: EpisodeSet, tmp_path: Path) -> No
     write_text(tmp_path / "diagnosis.json", to_json(found))
     page = collect(tmp_path)
     assert page.diagnosis is not None
-    assert "by the world." in page.diagnosis.sentences[0]
-    assert [bars.parts for bars in page.diagnosis.bars] == [["known", "lost by the judge", "lost by the world"]] * 2
+    assert "world model " in page.diagnosis.sentences[0]
+    assert [bars.parts for bars in page.diagnosis.bars] == [["detected", "missed: judge", "missed: world model"]] * 2
     for text in (render(page), markdown(page)):
-        assert "round trip" not in text.replace("round trip of these", "")
+        assert "reconstruction" not in text.replace("reconstructions of these", "")
     tables = {sheet.title: sheet for sheet in sheets(found)}
-    never = next(row for row in tables["AUROC of the judge's belief"].rows if row[0] == "never")
+    never = next(row for row in tables["AUROC of the judge's probability"].rows if row[0] == "never")
     assert never == ["never", "0 of 6", "unknown", "unknown"]
 
 
@@ -305,5 +305,5 @@ def test_a_foreign_world_has_a_page_too(lamps: EpisodeSet, tmp_path: Path) -> No
 def test_a_damaged_file_is_one_line(lamps: EpisodeSet, tmp_path: Path, damage: dict[str, object]) -> None:
     found = diagnose(Lamp(), BrightJudge(), lamps.select([0, 1]))
     write_text(tmp_path / "diagnosis.json", to_json(found | damage))
-    with pytest.raises(InputError, match=r"diagnosis\.json: found .*; remove it and run diagnose again"):
+    with pytest.raises(InputError, match=r"diagnosis\.json: .*; remove it and run diagnose again"):
         collect(tmp_path)

@@ -318,7 +318,7 @@ def test_import_world_writes_a_world_model_that_every_command_can_load(
 
     capsys.readouterr()
     assert main([*words, "--size", "16", "16"]) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     (tmp_path / "world.safetensors").unlink()
     other = ImageVAE(VAEConfig(KL.replace('"latent_channels": 4', '"latent_channels": 2')))
     other.kl.save_pretrained(tmp_path / "vae")

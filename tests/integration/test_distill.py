@@ -126,5 +126,5 @@ def test_distill_writes_a_world_of_one_step_and_refuses_one_that_has_it(
     assert imagined.shape == (1, 2, 64, 64, 3)
     capsys.readouterr()
     assert main([*words, "--world", str(run / "world.safetensors"), "--out", str(tmp_path / "again")]) == 2
-    assert "nothing is left to distill" in capsys.readouterr().err
+    assert "There is nothing to distill" in capsys.readouterr().err
     assert not (tmp_path / "again").exists()

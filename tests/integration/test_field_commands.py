@@ -17,11 +17,14 @@ from episode_builders import episode
 from lamp import Lamp, lamp_episode
 
 from worldgymnast.actions import ActionSpec, metaworld_spec
-from worldgymnast.cli.command import Components, hold_out, told
-from worldgymnast.cli.commands.measure import long_enough
-from worldgymnast.cli.fitting import LONGEST_ROLLOUT, frames_for, horizon_of, same_cameras
+from worldgymnast.cli.checks import check_instructions
+from worldgymnast.cli.commands.measure import drop_short
+from worldgymnast.cli.data_defaults import MAX_HORIZON, frames_for, horizon_of
+from worldgymnast.cli.environment import is_metaworld
+from worldgymnast.cli.inputs import Components, hold_out
 from worldgymnast.cli.main import main
-from worldgymnast.cli.starters import is_metaworld, parts
+from worldgymnast.cli.origins import check_same_cameras
+from worldgymnast.cli.starters import component_files
 from worldgymnast.envs.metaworld import SUITE
 from worldgymnast.episodes import lerobot
 from worldgymnast.episodes.sizes import frame_size
@@ -139,7 +142,7 @@ def test_a_starter_part_is_not_taken_beside_another_robots(
     words = [tmp_path if word == "DATA" else word for word in COMMANDS[command]]
     line = says(*words, *flags(others, *given), "--out", tmp_path / "x", code=2)
     missing = [f"--{name}" for name in ("policy", "world", "judge") if name not in given]
-    assert f"error: {' '.join(missing)}: left out. The starter's would be taken, which knows Meta-World alone" in line
+    assert f"error: {' '.join(missing)}: omitted, but the starter components are for Meta-World" in line
     assert not (tmp_path / "x").exists()
 
 
@@ -149,7 +152,7 @@ def test_a_starter_part_is_not_taken_for_the_positional_policy(
     policy, twin = others["policy"], tmp_path / "twin.safetensors"
     twin.write_bytes(policy.read_bytes())
     for words in (["best-of", policy], ["agree", policy, twin]):
-        assert "--world --judge: left out" in says(*words, "--out", tmp_path / "x", code=2)
+        assert "--world --judge: omitted" in says(*words, "--out", tmp_path / "x", code=2)
 
 
 def test_a_starter_part_is_not_taken_for_anothers_data(mine: Path, says: Said, tmp_path: Path) -> None:
@@ -158,12 +161,13 @@ def test_a_starter_part_is_not_taken_for_anothers_data(mine: Path, says: Said, t
         (["rl", "debug", "--data", mine, "--unscored"], "--policy --world --judge"),
         (["iter-sft", "--data", mine], "--policy --world --judge"),
     ):
-        assert f"{missing}: left out" in says(*words, "--out", tmp_path / "x", code=2)
+        assert f"{missing}: omitted" in says(*words, "--out", tmp_path / "x", code=2)
 
 
 def test_starter_parts_go_with_one_another() -> None:
     ours = starter("policy")
-    assert parts(policy=ours, world=None, judge=None) == {n: starter(n) for n in ("policy", "world", "judge")}
+    files = component_files(policy=ours, world=None, judge=None)
+    assert files == {n: starter(n) for n in ("policy", "world", "judge")}
     assert is_metaworld(load_policy(ours).action_spec)
     assert is_metaworld(metaworld_spec(4))
 
@@ -171,12 +175,12 @@ def test_starter_parts_go_with_one_another() -> None:
 def test_the_starter_judge_is_not_taken_for_tasks_it_does_not_know(says: Said, tmp_path: Path) -> None:
     pytest.importorskip("metaworld")
     line = says("rl", "quickstart", "--env.tasks", "drawer-open", "handle-press", "--out", tmp_path / "x", code=2)
-    assert f"--judge: left out, and the starter's judge knows {', '.join(SUITE)}, not handle-press" in line
+    assert f"--judge: omitted, but the starter judge knows only {', '.join(SUITE)}, not handle-press" in line
 
 
 def test_the_starter_plate_is_not_taken_for_anothers_camera(mine: Path, says: Said, tmp_path: Path) -> None:
     line = says("scenes", "distract", mine, tmp_path / "x", code=2)
-    assert "--plate: left out. The starter's would be taken" in line
+    assert "--plate: omitted, but the starter plate is Meta-World's" in line
     assert not (tmp_path / "x").exists()
 
 
@@ -186,10 +190,10 @@ def test_nothing_real_is_said_of_another_robot(others: dict[str, Path], says: Sa
     policy, out = others["policy"], ["--out", tmp_path / "x"]
     for words in (["rl", "debug", "--data", tmp_path, *every], ["evaluate", policy, policy], ["quickstart", *every]):
         line = says(*words, *out, code=2)
-        assert "the one real environment so far is Meta-World" in line
+        assert "the only real environment is Meta-World" in line
         assert "rl PRESET --unscored --data DATA" in line
     line = says("rl", "debug", *every, "--unscored", *out, code=2)
-    assert "--data, --starts: found neither" in line
+    assert "--data, --starts: both omitted" in line
 
 
 # ---------------------------------------------------------------- episodes of unequal length
@@ -259,11 +263,11 @@ def test_short_episodes_do_not_shorten_the_measure() -> None:
     lengths = (0, 40, 40, 3, *(40,) * 16)
     made = lamps(tuple(max(1, n) for n in lengths))
     made = replace(made, length=np.array(lengths))
-    kept, length = long_enough(made, 30)
+    kept, length = drop_short(made, 30)
     assert (len(kept), length) == (18, 30)
-    assert long_enough(lamps((5, 7)), 30)[1] == 5
-    with pytest.raises(InputError, match="found 1 episodes of one frame"):
-        long_enough(replace(lamps((2,)), length=np.array([0])), 30)
+    assert drop_short(lamps((5, 7)), 30)[1] == 5
+    with pytest.raises(InputError, match="all 1 episodes have a single frame"):
+        drop_short(replace(lamps((2,)), length=np.array([0])), 30)
 
 
 # ---------------------------------------------------------------- what follows the data
@@ -299,18 +303,18 @@ def test_more_held_out_than_there_are_names_the_flag() -> None:
     train, held = hold_out(episodes, 3)
     assert (len(train), len(held)) == (1, 3)
     assert len(hold_out(episodes, 0)[0]) == 4
-    with pytest.raises(InputError, match="--held-out: found 4 episodes, expected more than the 9 to hold out"):
+    with pytest.raises(InputError, match="--held-out: cannot hold out 9 of 4 episodes"):
         hold_out(episodes, 9)
 
 
 def test_episodes_without_a_sentence_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     episodes = plain(3)
-    told([Path("a")], replace(episodes, instruction=("go", "", " ")), needed=True)
-    assert capsys.readouterr().out == "a: 2 of 3 episodes have no sentence\n"
-    told([Path("a")], episodes, needed=True)
+    check_instructions([Path("a")], replace(episodes, instruction=("go", "", " ")), required=True)
+    assert capsys.readouterr().out == "a: 2 of 3 episodes have no instruction\n"
+    check_instructions([Path("a")], episodes, required=True)
     assert not capsys.readouterr().out
-    with pytest.raises(InputError, match="a: no episode has a sentence"):
-        told([Path("a")], replace(episodes, instruction=("",) * 3), needed=True)
+    with pytest.raises(InputError, match="a: no episode has an instruction"):
+        check_instructions([Path("a")], replace(episodes, instruction=("",) * 3), required=True)
 
 
 def test_durations_are_those_of_the_same_seconds() -> None:
@@ -373,8 +377,8 @@ def found(others: dict[str, Path]) -> Components:
     [
         (None, 56, "--rl.horizon 56 (1.9 s)"),
         ((0, 0), 56, "--rl.horizon 56 (1.9 s)"),
-        ((30, 50, 41), 44, "--rl.horizon 44 (1.5 s), as long as your episodes (median)"),
-        ((360, 400), 256, "--rl.horizon 256 (8.5 s); your episodes last 13 s (median): give --rl.horizon for longer"),
+        ((30, 50, 41), 44, "--rl.horizon 44 (1.5 s), the median length of your episodes"),
+        ((360, 400), 256, "--rl.horizon 256 (8.5 s); your episodes last 13 s (median): set --rl.horizon for longer"),
     ],
 )
 def test_the_horizon_that_is_said_is_taken_and_follows_the_data(
@@ -388,7 +392,7 @@ def test_the_horizon_that_is_said_is_taken_and_follows_the_data(
     assert horizon_of(24, "--rl.horizon", found, (), data) == horizon
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith(f"30 frames per second: {said}")
-    assert horizon <= LONGEST_ROLLOUT
+    assert horizon <= MAX_HORIZON
     assert horizon_of(24, "--rl.horizon", found, {"--rl.horizon"}, data) == 24
     assert not capsys.readouterr().out
 
@@ -413,14 +417,15 @@ def test_other_cameras_are_refused_wherever_two_meet(tmp_path: Path) -> None:
     top, wrist = "observation.images.top", "observation.images.wrist"
     files = seeing(tmp_path, both=["top", "wrist"], full=[top, wrist], swapped=["wrist", "top"], one=["top"],
                    commas=["top,wrist"], every=["all"], none=[])  # fmt: skip
-    same_cameras(files["both"], files["full"], files["commas"], files["every"], files["none"], None, asked=(top, wrist))
+    fitting = (files[name] for name in ("both", "full", "commas", "every", "none"))
+    check_same_cameras(*fitting, None, requested=(top, wrist))
     for one, other in (("both", "swapped"), ("both", "one"), ("full", "one"), ("every", "one")):
         with pytest.raises(InputError) as refused:
-            same_cameras(files[one], files["none"], files[other])
+            check_same_cameras(files[one], files["none"], files[other])
         assert f"{files[one]}: found" in str(refused.value)
         assert f"{files[other]} was trained on" in str(refused.value)
-    with pytest.raises(InputError, match=r"--image-key: found top, but .*both.safetensors was trained on top wrist"):
-        same_cameras(files["both"], asked=("top",))
+    with pytest.raises(InputError, match=r"--image-key: found cameras top, but .*both.* was trained on top wrist"):
+        check_same_cameras(files["both"], requested=("top",))
 
 
 def test_a_described_judge_has_the_cameras_of_all_it_is_made_of(tmp_path: Path) -> None:
@@ -430,10 +435,10 @@ def test_a_described_judge_has_the_cameras_of_all_it_is_made_of(tmp_path: Path) 
     for last, fits in (("same.safetensors", True), ("other.safetensors", False)):
         ensemble.write_text(json.dumps({"kind": "EnsembleConfig", "judges": ["calibrated.json", last]}))
         if fits:
-            same_cameras(ensemble, asked=("top",))
+            check_same_cameras(ensemble, requested=("top",))
         else:
-            with pytest.raises(InputError, match=r"one.safetensors: found top, but .*other.safetensors was trained on"):
-                same_cameras(ensemble)
+            with pytest.raises(InputError, match=r"one.safetensors: found cameras top, but .*other.* was trained on"):
+                check_same_cameras(ensemble)
 
 
 def test_every_command_that_reads_frames_compares_cameras(
@@ -510,13 +515,13 @@ def test_a_robots_owner_walks_from_data_to_a_finetuned_policy(mine: Path, says: 
     every = flags(files, "policy", "world", "judge")
     measured = ["--drift", 3, "--rows", 4, "--jitter.futures", 1, "--threads", 1, "--held-out", 1, "--trained"]
     said = says("eval-world", files["world"], "--judge", files["judge"], "--data", mine, *measured)
-    assert "1 of 5 episodes are shorter than" in said or "Drift over 3" in said
+    assert "1 of 5 episodes have fewer than" in said or "Drift over 3" in said
     words = ["--data", mine, "--world", files["world"], "--threads", 1, "--out", tmp_path / "judged.json"]
     says("judge", "calibrate", files["judge"], *words, code=1)  # untrained, and each episode is judged to its end
     assert "real" in json.loads((tmp_path / "judged.json").read_text())
     few = ["--rl.steps", 1, "--rl.starts", 2, "--rl.group-size", 2, "--unscored", "--threads", 1]
     said = says("rl", "debug", *every, "--data", mine, "--out", tmp_path / "rl", *few)
-    assert "--rl.horizon 12 (0.4 s), as long as your episodes (median)" in said
+    assert "--rl.horizon 12 (0.4 s), the median length of your episodes" in said
     assert json.loads((tmp_path / "rl/config.json").read_text())["rl"]["horizon"] == 12
     assert load_policy(tmp_path / "rl/policy.safetensors").config.chunk == 4
 
@@ -535,12 +540,12 @@ def test_paths_and_flags_that_are_wrong_are_one_line(command: str, mine: Path, s
 def test_flags_that_contradict_the_data_say_what_the_data_are(mine: Path, says: Said, tmp_path: Path) -> None:
     out = ["--out", tmp_path / "x"]
     line = says("train-world", mine, "--world.transformer.action-dim", 7, *out, code=2)
-    assert "--world.transformer.action-dim: found 7, but the data's actions are 6 wide; leave it out" in line
+    assert "--world.transformer.action-dim: found 7, but the data's actions have 6 numbers. Omit it" in line
     line = says("train-world", mine, "--world.transformer.grid", 8, 8, *out, code=2)
     assert "--world.transformer.grid: found 8 8, which is for frames of 128x128 pixels, but the data have 64x64" in line
     assert "multiples of 16" in says("train-world", mine, "--size", 50, *out, code=2)
     assert "--shares: found 1 2 for 1 data sets" in says("train-world", mine, "--shares", 1, 2, *out, code=2)
-    assert "--held-out: found 6 episodes" in says("train-world", mine, "--held-out", 6, *out, code=2)
+    assert "--held-out: cannot hold out 6 of 6 episodes" in says("train-world", mine, "--held-out", 6, *out, code=2)
 
 
 def test_frames_that_are_not_square_are_squashed_and_it_is_said(says: Said, tmp_path: Path) -> None:
@@ -552,7 +557,7 @@ def test_frames_that_are_not_square_are_squashed_and_it_is_said(says: Said, tmp_
     info["features"]["observation.images.cam"]["shape"] = [48, 80, 3]
     (wide / "meta/info.json").write_text(json.dumps(info))
     said = says("sft", wide, "--out", tmp_path / "sft", *BRIEF, *TINY_POLICY)
-    assert "frames of 48x80 pixels are resized to 64x64, height and width each on its own" in said
+    assert "frames of 48x80 pixels are resized to 64x64, height and width separately" in said
     assert manifest_of(tmp_path / "sft/policy.safetensors")["origin"]["frame_size"] == [64, 64]
 
 

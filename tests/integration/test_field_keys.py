@@ -213,7 +213,7 @@ def test_a_server_that_is_named_on_the_command_line_gets_its_key(
         assert all(SECRET.encode() in head for head in server.heads)
     said = capsys.readouterr().out
     assert f"MY_KEY goes to {server.url.removesuffix('/v1')}" in said
-    assert "only where a command has --allow-key MY_KEY@127.0.0.1" in said
+    assert "add --allow-key MY_KEY@127.0.0.1 to commands" in said
 
 
 def _counting_pictures(connection: Any, head: bytes, body: bytes) -> None:

@@ -3,7 +3,7 @@
 import pytest
 from rlds_builders import seed_rlds
 
-from worldgymnast.cli.command import Watching
+from worldgymnast.cli.command import DatasetCommand
 from worldgymnast.cli.commands import KINDS
 from worldgymnast.cli.main import main
 from worldgymnast.registry import manifest_of
@@ -20,7 +20,7 @@ def test_rlds_is_trained_on_with_the_rate_that_is_given(tmp_path, capsys):
 
 
 def test_every_command_that_takes_cameras_takes_the_rate(capsys):
-    names = [name for name, command in KINDS.items() if issubclass(command, Watching)]
+    names = [name for name, command in KINDS.items() if issubclass(command, DatasetCommand)]
     assert len(names) > 10
     for name in names:
         with pytest.raises(SystemExit):

@@ -327,7 +327,7 @@ def test_a_finished_run_is_read_where_nothing_can_be_written(
 def test_the_report_of_an_undamaged_run(seen: Path) -> None:
     page = markdown(collect(seen))
     assert "| open | 25 % [5, 70] (1/4) | 75 % [30, 95] (3/4) |" in page
-    assert "starting from 3 photographs" in page
+    assert "from 3 photographs" in page
     assert "| step 5 | 50 % " in page
     assert "unknown (0/0)" in page
 
@@ -385,10 +385,10 @@ def test_odd_names_are_drawn_as_text() -> None:
 
 def test_a_report_can_be_written_elsewhere(seen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(seen), "--out", str(tmp_path / "pages" / "page.html")]) == 0
-    assert "To run this again" in (tmp_path / "pages" / "page.html").read_text()
+    assert "Command and versions" in (tmp_path / "pages" / "page.html").read_text()
     assert not (seen / "report.html").exists()
     assert main(["report", str(seen), "--out", str(tmp_path)]) == 2
-    assert "--out: found a folder" in capsys.readouterr().err
+    assert "is a folder. Give a file name" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- numbers and streams
@@ -403,7 +403,7 @@ FLAGS = {
     "--fit.steps=-3": "--fit.steps: found -3",
     "--policy.blocks=10000000": "--policy.blocks: found 10000000, expected 1 to 1024",
     "--out=a\0b": "--out: found a null byte",
-    f"--out={'x' * 300}": "--out: found a name of more than 255 bytes",
+    f"--out={'x' * 300}": "--out: found a name longer than 255 bytes",
 }
 
 
@@ -440,7 +440,9 @@ def cli(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
 def test_nobody_reads_the_output() -> None:
     done = cli("$W --help | true; a=${PIPESTATUS[0]}; $W --help >&-; b=$?; $W --help >/dev/full; echo $a $b $?")
     assert done.stdout == "0 0 2\n"
-    assert done.stderr == "worldgymnast: error: standard output: no space left; free some or write elsewhere\n"
+    assert (
+        done.stderr == "worldgymnast: error: standard output: no space left. Free some space or redirect the output\n"
+    )
 
 
 def test_a_terminal_of_another_encoding(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,10 +162,10 @@ def test_the_commands_of_the_baselines_end_with_a_report(tmp_path: Path, capsys:
     assert "Success on the same starts" in (out / "report.html").read_text()
     page = collect(out)
     assert [row.real.count for row in page.gap] == [2, 2]
-    assert page.budget["scoring episodes during RL (choose the step that is kept)"] == 4
+    assert page.budget["scoring episodes during RL (checkpoint selection)"] == 4
     out = tmp_path / "rl-simulator"
     brief = ["--rl.steps", "1", "--rl.starts", "2", "--rl.group-size", "2", "--scoring.per-task", "1"]
     assert main(["rl-simulator", "quickstart", *brief, *few, "--layouts", "2", "--out", str(out)]) == 0
-    assert "practised in a simulator of mismatch 1" in (out / "report.html").read_text()
+    assert "was trained in a simulator of mismatch 1" in (out / "report.html").read_text()
     said = capsys.readouterr().out
     assert said.count("Report: ") == 2

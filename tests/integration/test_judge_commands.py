@@ -33,12 +33,13 @@ from worldgymnast.measure.world import outcomes
 from worldgymnast.protocols import Judge
 from worldgymnast.recipes.presets import debug
 from worldgymnast.registry import Manifest, load_learned_judge, save_component
-from worldgymnast.report.judge import Found, diagram, sheets
+from worldgymnast.report.judge import JudgeResult, diagram, sheets
 from worldgymnast.training.replay import clip_probabilities, replay
 from worldgymnast.types import Clip, Episode, Verdict
 from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 HORIZON = 8
+COMMANDS = "worldgymnast.cli.commands.judge_evaluation"
 TASKS = ("dim", "dusk")
 
 
@@ -180,7 +181,9 @@ def test_tables_numbers_and_picture_also_where_nothing_is_known(lamps: EpisodeSe
     for judge in (BrightJudge(), Spy(fails=1)):
         answers = ask([judge], real, Lamp(fades=3))
         found = {
-            kind: Found(measure(s.beliefs, s.outcomes, answers.truth, answers.task), s.seconds_a_clip, s.cost_a_clip)
+            kind: JudgeResult(
+                measure(s.beliefs, s.outcomes, answers.truth, answers.task), s.seconds_a_clip, s.cost_a_clip
+            )
             for kind, s in answers.said[0].items()
         }
         for sheet in sheets(found):
@@ -220,9 +223,9 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> Planted:
     """Puts judges in the place of those in the files, and a world."""
 
     def put(world: Lamp | None = None, **judges: Judge) -> None:
-        monkeypatch.setattr("worldgymnast.cli.commands.judge.judge_of", lambda path, _: judges[path.stem])
+        monkeypatch.setattr(f"{COMMANDS}.load_judge_with_ledger", lambda path, _: judges[path.stem])
         if world is not None:
-            monkeypatch.setattr("worldgymnast.cli.commands.judge.load_world", lambda *_: world)
+            monkeypatch.setattr(f"{COMMANDS}.load_world", lambda *_: world)
 
     return put
 
@@ -243,7 +246,7 @@ def test_calibrate_says_usable_and_writes_everything(
     said = capsys.readouterr().out
     conclusion = "usable: balanced accuracy 1.000 [1.000, 1.000] on imagined replays reaches --usable 0.8"
     assert said.splitlines()[-1] == conclusion
-    for title in ("Verdicts on real frames", "Thresholds on imagined replays", "Reliability", "What judging takes"):
+    for title in ("Verdicts on real frames", "Thresholds on imagined replays", "Reliability", "Time and cost"):
         assert title in said
     found = json.loads(files["found.json"].read_text())
     assert found["usable"] is True
@@ -287,7 +290,7 @@ def test_thresholds_are_saved_by_task_where_labels_suffice(folder: Path, tmp_pat
     ("judge", "world", "usable", "expected"),
     [
         (BrightJudge(), Lamp(fades=8), 0.9, r"not usable: balanced accuracy 0\.\d{3} \[.*\] on imagined replays is"),
-        (Spy(fails=5), None, 0.8, r"not usable: 8 of 40 judgements on real frames failed, more than 10%$"),
+        (Spy(fails=5), None, 0.8, r"not usable: 8 of 40 judgements on real frames failed \(limit 10%\)$"),
         (Spy(fails=1), None, 0.0, r"not usable: 40 of 40 judgements .* failed, .*; balanced accuracy .* is unknown"),
         (Spy(fails=20), None, 0.8, r"usable: balanced accuracy 1\.000 \[1\.000, 1\.000\] on real frames reaches"),
     ],
@@ -308,7 +311,7 @@ def test_what_is_usable(
     assert code == int(expected.startswith("not"))
     assert re.match(expected, said.splitlines()[-1]), said.splitlines()[-1]
     if isinstance(judge, Spy):
-        assert "judgements failed, the first because: the endpoint is down" in said
+        assert "judgements failed. First error: the endpoint is down" in said
 
 
 def test_compare_pairs_the_same_clips(
@@ -349,18 +352,18 @@ def test_what_is_wrong_is_said_before_any_judging(
     other = folder / "other.json"
     for words, data, expected in (
         (("--out", other, "--save", other), "labelled", f"--out: found {other}, which is the save's file"),
-        (("--out", "/proc/x.md"), "labelled", "--out: found that /proc/x.md cannot be written"),
+        (("--out", "/proc/x.md"), "labelled", "--out: cannot write /proc/x.md"),
         (("--out", "x.html"), "labelled", "--out: found x.html, expected a file that ends in .md or .json"),
         (("--plot", "x.jpg"), "labelled", "--plot: found x.jpg, expected a file that ends in .png"),
         (("--save", "x.md"), "labelled", "--save: found x.md, expected a file that ends in .json"),
         (("--usable", 1.5), "labelled", "--usable: found 1.5, expected 0 to 1"),
         (("--stride", 0), "labelled", "--stride: found 0, expected 1 or more"),
-        ((), "plain", f"{folder / 'plain'}: field 'success': found no labels, expected a boolean feature"),
+        ((), "plain", f"{folder / 'plain'}: field 'success': no episode has a label"),
         ((), "nothing", str(folder / "nothing")),
-        (world, "labelled", f"frames: found {SIZE}x{SIZE} pixels, expected 64x64 as the world model has"),
+        (world, "labelled", f"frames: found {SIZE}x{SIZE} pixels, expected 64x64 as in the world model"),
         (("--world", folder / "no.safetensors"), "labelled", str(folder / "no.safetensors")),
         (("--world", judge), "labelled", "found a judge (SuccessClassifier), expected a world model"),
-        (("--save", "x.json"), "won", "--save: found only successes, expected failures too"),
+        (("--save", "x.json"), "won", "--save: the data have only successes"),
     ):
         assert run(folder, "calibrate", judge, *words, data=data) == 2, words
         lines = capsys.readouterr().err.splitlines()
@@ -374,7 +377,7 @@ def test_what_is_wrong_is_said_before_any_judging(
     described.write_text("a judge's description")
     for flag in ("--save", "--out"):
         assert run(folder, "calibrate", described, flag, folder / "plain" / ".." / described.name, data="labelled") == 2
-        assert "which is the judge's file, expected another" in capsys.readouterr().err
+        assert "is also the file of 'judge'" in capsys.readouterr().err
         assert described.read_text() == "a judge's description"
     assert run(folder, "calibrate", judge, data="won") == 1
     said = capsys.readouterr().out

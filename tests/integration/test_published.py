@@ -38,8 +38,14 @@ def imported(tmp_path: Path, name: str, *flags: str) -> tuple[int, LatentWorldMo
 @pytest.mark.parametrize(
     ("name", "flags", "rotary", "guidance", "said"),
     [
-        ("bridge_v2_ckpt.pt", [], "pixel", 1.0, ["--rotary pixel (by its name)", "--guidance 1 (by its name)"]),
-        ("mixed_openx_20f_0p1actiondropout.pt", [], "standard", 3.0, ["--guidance 3 (by its name)"]),
+        (
+            "bridge_v2_ckpt.pt",
+            [],
+            "pixel",
+            1.0,
+            ["--rotary pixel (from the file", "--guidance 1 (from the file"],
+        ),
+        ("mixed_openx_20f_0p1actiondropout.pt", [], "standard", 3.0, ["--guidance 3 (from the file"]),
         ("mine.pt", [], "standard", 1.0, ["--rotary standard (a guess", "--guidance 1 (a guess"]),
         ("bridge_v2_ckpt.pt", ["--guidance", "2", "--rotary", "standard"], "standard", 2.0, ["--guidance 2 (given)"]),
     ],

@@ -9,4 +9,4 @@ def test_a_command_for_one_process_refuses_two(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["quickstart"]) == 2
-    assert "processes: found 2, expected 1" in capsys.readouterr().err
+    assert "started in 2 processes, but this command runs in one" in capsys.readouterr().err

@@ -144,7 +144,7 @@ def test_what_an_editor_left_as_it_was_is_not_asked_for_again(
         for name in ("drawer-open-1.json", "summary.json"):  # as if it had been killed there
             (target / name).unlink()
         assert main(command) == 0
-    assert capsys.readouterr().out.count("left out 1 of 2") == 2
+    assert capsys.readouterr().out.count("skipped 1 of 2") == 2
     assert {s.task for s in read_starts(target, None)} == {"drawer-open"}
     assert Ledger(target / FILE).spent().requests == 3 + 1 + 1, "three tries, the other one, and that one again"
 
@@ -155,7 +155,7 @@ def test_another_camera_needs_a_plate_of_its_own(
     for path in folder.glob("*.png"):
         Image.fromarray(255 - scene(size=64)).save(path)
     assert main(["scenes", "distract", str(folder), str(tmp_path / "bare")]) == 2
-    assert "give --plate of this camera" in capsys.readouterr().err
+    assert "Give the --plate of this camera" in capsys.readouterr().err
     mine = tmp_path / "plate.png"
     estimate_plate(np.stack([255 - scene(robot, 64) for robot in range(0, 56, 2)])).save(mine)
     assert main(["scenes", "distract", str(folder), str(tmp_path / "among"), "--plate", str(mine)]) == 0
@@ -202,12 +202,12 @@ def test_whole_episodes_are_distracted(data: Path, tmp_path: Path, capsys: pytes
     frames = np.asarray(after.frames[after.rows]), np.asarray(before.frames[before.rows])
     assert 0.001 < changed_share(*(f.reshape(-1, 48, 3) for f in frames)) < 0.2
     assert main(["scenes", "distract", str(data), str(target), "--plate", str(plate)]) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     other = tmp_path / "other"
     assert main(["scenes", "distract", str(data), str(other)]) == 2
     assert "adds nothing to 15 of the first 15 episodes" in capsys.readouterr().err
     assert main(["scenes", "distract", str(data), str(other), "--copies", "2"]) == 2
-    assert "--copies, --crop: found one of them for a data set" in capsys.readouterr().err
+    assert "--copies, --crop: have no effect on a data set" in capsys.readouterr().err
     assert not other.exists()
     with editing("square") as server:
         editor = tmp_path / "editor.json"
@@ -221,7 +221,7 @@ def test_whole_episodes_are_distracted(data: Path, tmp_path: Path, capsys: pytes
     ("words", "said"),
     [
         (["distract", "nowhere", "target"], "nowhere: found no folder"),
-        (["distract", "here", "here"], "which is the source"),
+        (["distract", "here", "here"], "is the source"),
         (["distract", "here", "target"], "here/a.json: found no file beside its picture"),
         (["plate", "nowhere", "--out", "plate.png", "--seed", "-1"], "--seed: found -1"),
         (["distract", "nowhere", "target", "--copies", "0"], "--copies: found 0"),

@@ -178,7 +178,7 @@ def test_a_task_that_never_succeeds_for_real_loses_its_reward_and_another_goes_o
     assert away(held, policy, "right") > 2 * away(held, policy, "wrong")
     page = collect(tmp_path / "held")
     assert [(each.task, each.standing) for each in page.tasks] == [
-        ("right", "trusted"), ("wrong", "held since step 2: its imagined successes are not real")
+        ("right", "trusted"), ("wrong", "on hold since step 2: imagined successes are not real")
     ]  # fmt: skip
     assert "| wrong | " in markdown(page)
 

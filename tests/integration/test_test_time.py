@@ -93,17 +93,17 @@ def test_a_remedy_is_an_anchor_or_other_scenes_or_both() -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([], "found neither, expected a picture or a layout of --task"),
-        (["--frame", "a.png", "--layout", "3", "--task", "drawer-open"], "found both"),
-        (["--layout", "3"], "--layout: found no --task"),
-        (["--frame", "a.png"], "--instruction: found nothing"),
-        (["--frame", "a.png", "--instruction", "  "], "--instruction: found nothing"),
+        ([], "neither is given. Give a picture, or a layout of --task"),
+        (["--frame", "a.png", "--layout", "3", "--task", "drawer-open"], "both are given"),
+        (["--layout", "3"], "--layout: --task is missing"),
+        (["--frame", "a.png"], "--instruction: missing"),
+        (["--frame", "a.png", "--instruction", "  "], "--instruction: missing"),
         (["--frame", "missing.png", "--instruction", "open the drawer"], "missing.png: found no file"),
         (["--frame", "wide.png", "--instruction", "open the drawer"], "found 80x64 pixels, expected a square picture"),
         (["--frame", "text.png", "--instruction", "open the drawer"], "found no picture that can be read"),
         (["--layout", "3", "--task", "drawer-ope"], "did you mean 'drawer-open'"),
         (["--layout", "3", "--task", "drawer-open", "--replay", "1"], "replay"),
-        (["--layout", "3", "--task", "drawer-open", "--rl.middle", "0.5"], "--rl.middle has no effect here"),
+        (["--layout", "3", "--task", "drawer-open", "--rl.middle", "0.5"], "--rl.middle has no effect in this command"),
     ],
 )
 def test_what_cannot_be_adapted_to_is_refused_at_once(
@@ -134,7 +134,7 @@ def test_a_scene_is_adapted_to_and_what_was_forgotten_is_said(
     assert main(words) == 0
     said = capsys.readouterr().out
     assert "This scene, imagined, sampled: before" in said
-    assert "Other scenes, imagined" in said
+    assert "Imagined success in other scenes" in said
     assert "run/policy.safetensors" in said
     written = Path("run/policy.safetensors").stat().st_mtime_ns
     assert main(words) == 0

@@ -45,7 +45,7 @@ def test_eval_world_prints_and_writes_every_table(held_out: Path, capsys: pytest
     judge = ("--judge", held_out / "judge.safetensors", "--data", held_out / "labelled", "--starts", 2)
     assert run(held_out, *judge, "--out", held_out / "found.json") == 0
     said = capsys.readouterr().out
-    for title in ("PSNR, dB", "SSIM", "Action-following", "Drift over 12", "real outcome", "AUROC", "doubtful"):
+    for title in ("PSNR, dB", "SSIM", "Action-following", "Drift over 12", "true outcomes", "AUROC", "uncertain"):
         assert title in said
     found = json.loads((held_out / "found.json").read_text())
     assert len(found["fidelity"]["psnr"]["world"]["mean"]) == 4
@@ -54,21 +54,21 @@ def test_eval_world_prints_and_writes_every_table(held_out: Path, capsys: pytest
     assert counts["wrong"] + counts["right"] == 4  # two of the six have no label
     assert run(held_out, *judge, "--out", held_out / "found.md") == 0
     page = (held_out / "found.md").read_text()
-    assert "| frame | world | start frame copied | episode's first frame copied |" in page
+    assert "| frame | world model | start frame copied | first frame copied |" in page
     assert "| judged futures | " in page
-    assert "left out" not in page
+    assert "not measured" not in page
 
 
 def test_eval_world_needs_neither_judge_nor_labels(held_out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(held_out, "--data", held_out / "plain", "--drift", 0, "--out", held_out / "plain.md") == 0
     said = capsys.readouterr().out
     line = "--judge was not given; "
-    assert f"outcome is left out: {line}{held_out / 'plain'}: field 'success': found no labels." in said
+    assert f"Outcomes were not measured: {line}{held_out / 'plain'}: field 'success': no episode has a label." in said
     assert "Drift" not in said
     assert line in (held_out / "plain.md").read_text()
     judge = ("--judge", held_out / "judge.safetensors")
     assert run(held_out, *judge, "--data", held_out / "plain", "--drift", 0) == 0
-    assert f"is left out: {held_out / 'plain'}: field" in capsys.readouterr().out
+    assert f"not measured: {held_out / 'plain'}: field" in capsys.readouterr().out
 
 
 def test_eval_world_refuses(held_out: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -84,7 +84,7 @@ def test_the_table_says_what_imagination_is_worth() -> None:
     assert sheet({"before": [{"task": "a", "layout": 0, "seed": 0, "success": True}]}, {}, []) is None
     page = Report("a run", "worldgymnast evaluate", powered=found)
     for text in (render(page), markdown(page)):
-        assert "Real success with imagined episodes" in text
+        assert "Real success, with imagined episodes added" in text
         assert "one imagined is worth" in text
 
 
@@ -94,7 +94,7 @@ def test_evaluate_imagines_more_than_it_plays(tmp_path: Path, capsys: pytest.Cap
     flags = ["--env.tasks", "door-close", "--env.horizon", "4", "--score.per-task", "1", "--score.workers", "1"]
     command = ["evaluate", *policies, *flags, "--imagined", "1", "--out", str(out)]
     assert main(command) == 0
-    assert "Real success with imagined episodes" in capsys.readouterr().out
+    assert "Real success, with imagined episodes added" in capsys.readouterr().out
     played = (out / "evaluation.json").stat().st_mtime_ns
     command[command.index("--imagined") + 1] = "2"
     assert main(command) == 0

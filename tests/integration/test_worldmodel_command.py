@@ -16,11 +16,11 @@ from worldgymnast.types import Episode
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["bridge-26m", "data"], "expected a size or a data set's folder; did you mean 'bridge-25m'?"),
-        (["bridge-25m"], "data: found no path"),
+        (["bridge-26m", "data"], "is neither a size nor a data set's folder; did you mean 'bridge-25m'?"),
+        (["bridge-25m"], "DATA: missing data sets"),
         (["bridge-25m", "DATA", "--autoencoder-of", "no.safetensors"], "no.safetensors: found no file"),
-        (["bridge-600m", "DATA"], "--autoencoder-of: found none"),
-        (["bridge-25m", "DATA", "--held-out", "1"], "expected more than the 1 to hold out"),
+        (["bridge-600m", "DATA"], "--autoencoder-of: missing"),
+        (["bridge-25m", "DATA", "--held-out", "1"], "cannot hold out 1 of 1"),
     ],
 )
 def test_what_train_world_refuses_it_refuses_before_anything_is_written(

@@ -58,7 +58,7 @@ def test_rounds_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert page.powered.rows[0][4] == "4"  # two layouts of two tasks were imagined alone
     assert found["round 1"] == found["before"], "one pair a task is no evidence: the policy before is kept"
     assert any(note.startswith("Round 2: the policy before is kept (") for note in page.notes)
-    assert page.budget["scoring episodes during RL (choose the step that is kept)"] == 2 * config.scored
+    assert page.budget["scoring episodes during RL (checkpoint selection)"] == 2 * config.scored
     assert list(page.seeds) == ["round 1", "round 2"]
     assert any("'round 2'" in note for note in page.notes)
     written = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}

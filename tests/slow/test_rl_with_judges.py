@@ -50,7 +50,7 @@ def test_it_runs_and_what_it_asked_is_kept(words: list[str], tmp_path: Path) -> 
     assert [row["judge_error_rate"] for row in rows if "reward" in row] == [0, 0]
     spent = Ledger(out / FILE).spent()
     assert 3 < spent.requests <= 3 + 2 * 2 * 4, "of clips that are alike only one is asked about"
-    said = f"Judges behind servers: {spent.requests} requests, {spent.tokens} tokens."
+    said = f"Remote judges: {spent.requests} requests, {spent.tokens} tokens."
     assert said in (out / "report.html").read_text()
     assert main([*words, "--judge", str(judge_file(words)), "--out", str(out)]) == 0
     assert Ledger(out / FILE).spent() == spent, "a finished run asks nobody"

@@ -6,7 +6,7 @@ import pytest
 from worldgymnast.evaluation.agreement import agreement, permutation_p, without_one
 from worldgymnast.evaluation.success import Rate
 from worldgymnast.measure.agreement import REAL, AgreeConfig, agreements, rates
-from worldgymnast.report.agree import Seen, sheets
+from worldgymnast.report.agree import PolicySuccess, agreement_sheets
 
 
 def test_a_perfect_order_and_a_reversed_one() -> None:
@@ -67,6 +67,8 @@ def test_policies_of_one_training_count_once() -> None:
     np.testing.assert_allclose(rates(found, REAL, 0, trainings), [[0.75], [0.0], [1.0]])
     assert agreements(found, config, trainings)["world"][8].count == 3
     assert agreements(found, config)["world"][8].count == 4
-    shown, *_ = sheets({"all": agreements(found, config, trainings)}, {n: Seen(Rate(1, 2), {}) for n in found}, 1)
+    shown, *_ = agreement_sheets(
+        {"all": agreements(found, config, trainings)}, {n: PolicySuccess(Rate(1, 2), {}) for n in found}, 1
+    )
     assert shown.rows[0][3] == "3"
     assert "SIMPLER" in shown.note

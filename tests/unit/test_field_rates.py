@@ -5,7 +5,7 @@ import pytest
 from foreign_data import episode, mp4, rlds, v3
 from rlds_builders import SHARD, record, seed_rlds, step
 
-from worldgymnast.cli.command import read
+from worldgymnast.cli.inputs import read
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.check import check
 from worldgymnast.errors import InputError

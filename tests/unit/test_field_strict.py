@@ -11,7 +11,7 @@ import pytest
 from worldgymnast.errors import InputError
 from worldgymnast.records import read_metrics
 from worldgymnast.registry import from_dict, load_judge
-from worldgymnast.report.charts import Curve, Series, curve
+from worldgymnast.report.charts import Curve, Series, draw_curve
 from worldgymnast.worldmodel.sampler import WorldModelConfig
 
 ENDPOINT = {"model": "m", "url": "http://127.0.0.1:9/v1"}
@@ -97,7 +97,7 @@ def test_a_count_has_an_upper_bound(field: dict[str, Any], tmp_path: Path) -> No
 
 def test_numbers_that_no_axis_holds_are_not_drawn() -> None:
     series = Series("psnr", [0.0, 1.0, 2.0], [1e308, 5.0, -1e308], [-1e308, 4.0, 0.0], [1e308, 6.0, 1e308])
-    assert curve(Curve("Fidelity", [series], percent=False)).light.rstrip().endswith("</svg>")
+    assert draw_curve(Curve("Fidelity", [series], percent=False)).light.rstrip().endswith("</svg>")
 
 
 def test_a_line_that_is_passed_over_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from worldgymnast.evaluation.agreement import success_gap
 from worldgymnast.evaluation.success import EpisodeResult, Rate, success_table
 from worldgymnast.report import tables
-from worldgymnast.report.charts import DARK, LIGHT, Bars, bars, curve, dot_plot
+from worldgymnast.report.charts import DARK, LIGHT, Bars, dot_plot, draw_bars, draw_curve
 from worldgymnast.report.markdown import markdown
 from worldgymnast.report.report import Curve, GapRow, Pair, Report, Series, render, write
 from worldgymnast.report.world import Sheet
@@ -141,7 +141,7 @@ def test_the_videos_play_in_a_browser_and_are_the_frames(page: str) -> None:
 def test_the_headline_is_the_mean_over_tasks(page: str) -> None:
     text = words(page)
     assert "50 % → 47 %" in text  # (4 + 16 + 10) / 60 and (16 + 2 + 10) / 60
-    assert "No difference is shown: its interval holds zero." in text
+    assert "Inconclusive: the 95 % interval of the difference contains zero." in text
     assert re.search(rf"Difference {MINUS}3 points \[{MINUS}\d+, \+?\d+\]", text)
 
 
@@ -170,7 +170,7 @@ def test_text_is_escaped_and_times_and_sums_are_readable(page: str) -> None:
     assert "Drawers &amp; &lt;doors&gt;" in text
     assert "The door was &lt;stuck&gt;." in text
     assert "3 h 05 min" in text
-    assert re.search(r"all 240\b", text)
+    assert re.search(r"total 240\b", text)
     assert "worldgymnast rl metaworld --rl.group-size 4" in text
 
 
@@ -208,7 +208,7 @@ def test_names_in_any_script_are_text_in_a_chart() -> None:
     found = [result for name in NAMES for result in results(name, 4)]
     drawn = [
         dot_plot(success_table(found, found), 860),
-        bars(Bars("Lost", ("a",), dict.fromkeys(NAMES, (1,)), "x"), 860),
+        draw_bars(Bars("Lost", ("a",), dict.fromkeys(NAMES, (1,)), "x"), 860),
     ]
     for chart in drawn:
         for svg in (chart.light, chart.dark):
@@ -228,7 +228,7 @@ def test_no_number_of_a_curve_is_cut_off(values: list[float], steps: list[int], 
 
     save = Figure.savefig
     monkeypatch.setattr(Figure, "savefig", measured)
-    chart = curve(Curve("Loss", [Series("a", steps, values)]))
+    chart = draw_curve(Curve("Loss", [Series("a", steps, values)]))
     for box in boxes:
         assert min(box.x0, box.y0) >= 0
         assert box.x1 <= chart.width / 72
@@ -237,7 +237,7 @@ def test_no_number_of_a_curve_is_cut_off(values: list[float], steps: list[int], 
 
 def test_an_empty_report_has_only_its_command() -> None:
     page = render(Report("Nothing yet", "worldgymnast sft metaworld"))
-    assert re.findall(r"<h2>(.*?)</h2>", page) == ["To run this again"]
+    assert re.findall(r"<h2>(.*?)</h2>", page) == ["Command and versions"]
     assert "<picture" not in page
 
 

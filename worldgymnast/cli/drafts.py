@@ -1,6 +1,6 @@
-"""Commands between their words and their objects: tyro reads drafts, which are built, and refused, field by field.
+"""Drafts between tyro and commands, for errors with full flags.
 
-A draft knows where in the command each config stands, so a value that a config refuses has its flag's full name.
+Tyro fills in drafts, which are built afterwards, field by field: a draft knows the path of each config in the command.
 """
 
 from __future__ import annotations
@@ -9,16 +9,18 @@ import contextlib
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
 from worldgymnast.errors import FieldError
 
+_OPTIONAL: Any = tyro.conf.arg(help_behavior_hint="(optional)")
+
 
 @dataclass(frozen=True)
 class Draft:
-    """A command or a config before it is built: its class, and what tyro read for its fields."""
+    """The class and the parsed values of a command or config."""
 
     kind: type[Any]
     values: Mapping[str, Any]
@@ -26,38 +28,55 @@ class Draft:
 
 @contextlib.contextmanager
 def drafting(hidden: Mapping[type, Collection[str]]) -> Iterator[None]:
-    """Has tyro return drafts of dataclasses, and keeps it from offering these fields of each of these configs."""
-    registry, asked = tyro.constructors.ConstructorRegistry(), set[type]()
+    """Make tyro return drafts of dataclasses, without their `hidden` fields."""
+    registry, active = tyro.constructors.ConstructorRegistry(), set[type]()
 
     @registry.struct_rule
     def rule(info: tyro.constructors.StructTypeInfo) -> Any:
-        if not is_dataclass(info.type) or info.type in asked:
+        if not is_dataclass(info.type) or info.type in active:
             return None
-        asked.add(info.type)  # so that the rule below this one answers
+        active.add(info.type)  # so that the next rule answers
         spec: Any = registry.get_struct_spec(info)
-        asked.remove(info.type)
+        active.remove(info.type)
         names = hidden.get(info.type, ())
-        shown = [replace(f, type=tyro.conf.Suppress[f.type]) if f.name in names else f for f in spec.fields]
 
         def draft(**values: Any) -> Draft:
             return Draft(info.type, values)
 
-        draft.__doc__ = info.type.__doc__  # which help shows
+        draft.__doc__ = info.type.__doc__  # the description in the help
+        depth = _depth(info.type)
+        shown = [_shown(field, names) for field in sorted(spec.fields, key=lambda field: depth[field.name])]
         return replace(spec, instantiate=draft, fields=tuple(shown))
 
     with registry:
         yield
 
 
-def built(draft: Any, path: str = "") -> Any:
-    """What a draft is of; a `FieldError` has the path of the field in the whole command."""
+def _depth(kind: type[Any]) -> dict[str, int]:
+    """Return how far up the class hierarchy each field is defined; help shows a command's own flags first."""
+    bases = reversed(list(enumerate(kind.__mro__)))
+    return {name: depth for depth, base in bases for name in vars(base).get("__annotations__", {})}
+
+
+def _shown(field: Any, hidden: Collection[str]) -> Any:
+    """Suppress a hidden field; mark an empty default as "(optional)"."""
+    if field.name in hidden:
+        return replace(field, type=tyro.conf.Suppress[field.type])
+    has_hint = any(getattr(extra, "help_behavior_hint", None) for extra in getattr(field.type, "__metadata__", ()))
+    if not has_hint and (field.default is None or field.default in ((), "")):
+        return replace(field, type=Annotated[field.type, _OPTIONAL])
+    return field
+
+
+def build(draft: Any, path: str = "") -> Any:
+    """Build the object of a draft, with full paths in errors."""
     if not isinstance(draft, Draft):
         return draft
     values = dict[str, Any]()
     for field in fields(draft.kind):
         if field.init and field.name in draft.values:
             inner = path if field.name == "config" else f"{path}.{field.name}".removeprefix(".")
-            values[field.name] = built(draft.values[field.name], inner)
+            values[field.name] = build(draft.values[field.name], inner)
     try:
         return draft.kind(**values)
     except FieldError as error:
@@ -65,7 +84,7 @@ def built(draft: Any, path: str = "") -> Any:
 
 
 def flags_of(config: Any, hidden: Mapping[type, Collection[str]] | None = None, prefix: str = "--") -> Iterator[str]:
-    """Every flag of a command, of its type or of an instance with its configs, without `hidden` fields of configs."""
+    """Yield the flags of a command (class or instance), without `hidden` ones."""
     for field in fields(config):
         if not field.init:
             continue
@@ -80,13 +99,13 @@ def flags_of(config: Any, hidden: Mapping[type, Collection[str]] | None = None, 
 
 
 def with_flags(error: FieldError, flags: Collection[str]) -> str:
-    """The error's line with flags in the place of the config's fields."""
-    named = [_flag_of(field, flags) for field in error.fields]
-    return f"{', '.join(named)}: {error.problem}" if all(named) else str(error)
+    """Return the error's message with flags in place of the config's fields."""
+    names = [_flag_of(field, flags) for field in error.fields]
+    return f"{', '.join(names)}: {error.problem}" if all(names) else str(error)
 
 
 def _flag_of(field: str, flags: Collection[str]) -> str:
-    """The flag that sets a field, by its path in the command or the end of it; "" where that is none, or several."""
+    """Return the one flag that sets a field, or ""."""
     word = re.sub(r"\[\d+\]", "", field).replace("_", "-")
     known = [flag for flag in flags if flag in (f"--{word}", word.upper())]
     known = known or [flag for flag in flags if flag.endswith(f".{word}")]

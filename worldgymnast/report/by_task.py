@@ -1,4 +1,4 @@
-"""Task by task through a training: imagined and real success at each scoring, and which tasks were trusted."""
+"""Imagined and real success per task during training, and trust."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_REAL, _SHOWN = "real_success/", 6
-"""What a task's real success is logged under, and the most scorings that a table shows."""
+_REAL, _MAX_COLUMNS = "real_success/", 6
+"""Prefix of the metric of a task's real success, and the maximum number of scorings in a table."""
 
 
 @dataclass(frozen=True)
 class TaskScore:
-    """One task at one scoring; shares in [0, 1], NaN where unknown."""
+    """One task at one scoring; rates in [0, 1], NaN if unknown."""
 
     step: int
     imagined: float
@@ -21,17 +21,18 @@ class TaskScore:
     held: bool
 
     def __str__(self) -> str:
-        return f"{_percent(self.imagined)} / {_percent(self.real)}{', held' if self.held else ''}"
+        hold = ", on hold" if self.held else ""
+        return f"{_percent(self.imagined)} / {_percent(self.real)}{hold}"
 
 
 @dataclass(frozen=True)
 class TaskHistory:
-    """One task through a training.
+    """One task during training.
 
     Attributes:
-        task: its name.
-        scores: one a scoring, in the order of steps; of many scorings some, with the first and the last.
-        standing: whether it is trusted at the end, and since when; "" where nobody asked.
+        task: name.
+        scores: scores in the order of steps; a sample that includes the first and the last.
+        standing: whether it is trusted at the end, and since when; "" if trust was not checked.
     """
 
     task: str
@@ -40,10 +41,12 @@ class TaskHistory:
 
 
 def histories(rows: Sequence[Mapping[str, Any]]) -> list[TaskHistory]:
-    """From the rows of metrics.jsonl; none where there is one task alone, or where nothing was scored by task."""
+    """Read the histories from rows of metrics.jsonl."""
     scored = [row for row in rows if any(key.startswith(_REAL) for key in row)]
     tasks = sorted({key.removeprefix(_REAL) for row in scored for key in row if key.startswith(_REAL)})
-    return [TaskHistory(task, _some([_score(row, task) for row in scored]), _standing(scored, task)) for task in tasks]
+    return [
+        TaskHistory(task, _sample([_score(row, task) for row in scored]), _standing(scored, task)) for task in tasks
+    ]
 
 
 def _score(row: Mapping[str, Any], task: str) -> TaskScore:
@@ -51,26 +54,26 @@ def _score(row: Mapping[str, Any], task: str) -> TaskScore:
     return TaskScore(int(row["step"]), imagined, real, row.get(f"held/{task}", 0) == 1)
 
 
-def _some(scores: Sequence[TaskScore]) -> list[TaskScore]:
-    """At most a few, evenly, with the first and the last."""
-    if len(scores) <= _SHOWN:
+def _sample(scores: Sequence[TaskScore]) -> list[TaskScore]:
+    """Choose at most `_MAX_COLUMNS` scores, evenly spaced."""
+    if len(scores) <= _MAX_COLUMNS:
         return list(scores)
-    return [scores[round(i * (len(scores) - 1) / (_SHOWN - 1))] for i in range(_SHOWN)]
+    return [scores[round(i * (len(scores) - 1) / (_MAX_COLUMNS - 1))] for i in range(_MAX_COLUMNS)]
 
 
 def _standing(scored: Sequence[Mapping[str, Any]], task: str) -> str:
-    """Trusted or held, since which step, and why."""
-    told = [row for row in scored if f"held/{task}" in row]
-    if not told:
+    """Describe whether the task is trusted or on hold."""
+    rows = [row for row in scored if f"held/{task}" in row]
+    if not rows:
         return ""
-    now = told[-1][f"held/{task}"]
-    back = next((i for i, row in enumerate(reversed(told)) if row[f"held/{task}"] != now), len(told))
-    since = told[len(told) - back]
+    now = rows[-1][f"held/{task}"]
+    unchanged = next((i for i, row in enumerate(reversed(rows)) if row[f"held/{task}"] != now), len(rows))
+    since = rows[len(rows) - unchanged]
     if now != 1:
-        return "trusted" if back == len(told) else f"trusted again since step {int(since['step'])}"
+        return "trusted" if unchanged == len(rows) else f"trusted again since step {int(since['step'])}"
     lost, trust = since.get(f"lost/{task}", math.nan), since.get(f"trust/{task}", math.nan)
-    why = "its real success is lost" if lost > 1 - trust else "its imagined successes are not real"
-    return f"held since step {int(since['step'])}: {why}"
+    reason = "real success dropped" if lost > 1 - trust else "imagined successes are not real"
+    return f"on hold since step {int(since['step'])}: {reason}"
 
 
 def _percent(value: float) -> str:

@@ -1,7 +1,6 @@
-"""The report's charts: matplotlib draws each twice, in the page's colors by day and by night.
+"""Charts of the report: static SVG, light and dark.
 
-The page shows the one that suits its reader. Text stays text, so that the reader's fonts draw every script. Left out:
-anything interactive.
+The page shows the version for the reader's color scheme. Text stays text, so the reader's fonts draw every script.
 """
 
 from __future__ import annotations
@@ -21,33 +20,45 @@ from worldgymnast.evaluation.success import SuccessTable
 
 Colors = Mapping[str, str]
 LIGHT: Colors = {
-    "paper": "#fcfcfa", "ink": "#1c1e21", "faint": "#64686e", "rule": "#dcdcd6",
-    "series-0": "#0b6e80", "series-1": "#8b8f96", "series-2": "#b4701a", "series-3": "#7a4fa3",
-}  # fmt: skip
-"""By day; pictures outside the page have them, too."""
+    "paper": "#fcfcfa",
+    "ink": "#1c1e21",
+    "faint": "#64686e",
+    "rule": "#dcdcd6",
+    "series-0": "#0b6e80",
+    "series-1": "#8b8f96",
+    "series-2": "#b4701a",
+    "series-3": "#7a4fa3",
+}
+"""Colors of the light version, and of pictures outside the page."""
 DARK: Colors = {
-    "paper": "#15171a", "ink": "#e6e6e3", "faint": "#9a9ea5", "rule": "#34383e",
-    "series-0": "#4fb6c8", "series-1": "#868b93", "series-2": "#dba24c", "series-3": "#b695d8",
-}  # fmt: skip
+    "paper": "#15171a",
+    "ink": "#e6e6e3",
+    "faint": "#9a9ea5",
+    "rule": "#34383e",
+    "series-0": "#4fb6c8",
+    "series-1": "#868b93",
+    "series-2": "#dba24c",
+    "series-3": "#b695d8",
+}
 _SERIES = ("series-0", "series-1", "series-2", "series-3")
-SERIES_COLORS = len(_SERIES)
+MAX_SERIES = len(_SERIES)
 _BEFORE, _AFTER = "series-1", "series-0"
-_LONGEST = 60
+_MAX_NAME = 60
 """Characters of a name in a chart."""
-_LARGEST = 1e100
-"""Of numbers that are drawn: the ticks of an axis lie further apart than its numbers."""
+_MAX_VALUE = 1e100
+"""Largest drawn number; the ticks of an axis extend beyond its numbers."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a curve.
+    """One line of a chart.
 
     Attributes:
-        name: a word or two, for the legend.
+        name: name in the legend, one or two words.
         steps: n positions.
         values: n numbers; NaN leaves a gap.
-        low: n lower ends of an interval, or None.
-        high: n upper ends.
+        low: n lower interval ends, or None.
+        high: n upper interval ends, or None.
     """
 
     name: str
@@ -59,13 +70,13 @@ class Series:
 
 @dataclass(frozen=True)
 class Curve:
-    """One small chart.
+    """One small line chart.
 
     Attributes:
-        title: what is shown.
+        title: title.
         series: one to four lines.
-        x: what the steps count.
-        percent: values are shares in [0, 1], shown as percent on a full axis.
+        x: label of the x axis.
+        percent: values are in [0, 1], and shown as percent on an axis from 0 to 100.
     """
 
     title: str
@@ -76,13 +87,13 @@ class Curve:
 
 @dataclass(frozen=True)
 class Bars:
-    """Counts that are parted, a bar a row.
+    """A chart of stacked bars.
 
     Attributes:
-        title: what is shown.
+        title: title.
         parts: one to four names, for the legend.
-        rows: by name, a count for each part.
-        x: what is counted.
+        rows: by name of the bar, a count per part.
+        x: label of the x axis.
     """
 
     title: str
@@ -96,11 +107,11 @@ class Chart:
     """A drawn chart.
 
     Attributes:
-        name: what it shows, in words.
+        name: alternative text.
         width: in CSS pixels.
         height: in CSS pixels.
-        light: an SVG file's content, for a light page.
-        dark: the same for a dark one.
+        light: SVG for a light page.
+        dark: SVG for a dark page.
     """
 
     name: str
@@ -111,7 +122,7 @@ class Chart:
 
     @property
     def urls(self) -> tuple[str, str]:
-        """`data:` addresses of the light and the dark one."""
+        """`data:` URLs of the light and the dark version."""
         light, dark = (base64.b64encode(svg.encode()).decode() for svg in (self.light, self.dark))
         return f"data:image/svg+xml;base64,{light}", f"data:image/svg+xml;base64,{dark}"
 
@@ -120,7 +131,7 @@ class Chart:
 
 
 def style(colors: Colors = LIGHT) -> Any:
-    """Matplotlib's settings for a chart in these colors."""
+    """Return matplotlib's settings for a chart in these colors."""
     ink, faint, rule, paper = (colors[name] for name in ("ink", "faint", "rule", "paper"))
     return {
         "svg.fonttype": "none",
@@ -159,13 +170,13 @@ def style(colors: Colors = LIGHT) -> Any:
 
 
 def picture(width: float, height: float, legend: str, draw: Callable[[Any], None]) -> bytes:
-    """A PNG file's content: a figure that `draw` fills, with a line under it.
+    """Draw a figure with a caption, as PNG.
 
     Args:
         width: in inches.
         height: in inches.
-        legend: the line.
-        draw: given the figure.
+        legend: caption below the figure.
+        draw: draws into the figure.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -181,44 +192,44 @@ def picture(width: float, height: float, legend: str, draw: Callable[[Any], None
 
 
 def _chart(name: str, width: int, height: int, draw: Callable[[Any, Colors], None]) -> Chart:
-    """A chart of so many CSS pixels; `draw` is given the figure and the colors."""
+    """Draw a chart in both versions; sizes in CSS pixels."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    made = []
+    versions = []
     for colors in (LIGHT, DARK):
         with matplotlib.rc_context(style(colors) | {"svg.hashsalt": name}), warnings.catch_warnings():
-            # Text is measured in a font that is here, which may lack some; the reader's draw it.
+            # Text is measured in a local font, which may lack glyphs; the reader's fonts draw it.
             warnings.filterwarnings("ignore", message="Glyph .* missing")
             figure = Figure(figsize=(width / 72, height / 72), dpi=72)
             draw(figure, colors)
             svg = io.StringIO()
             figure.savefig(svg, format="svg", transparent=True, metadata={"Title": name, "Date": None, "Creator": None})
-            made.append(svg.getvalue())
-    return Chart(name, width, height, *made)
+            versions.append(svg.getvalue())
+    return Chart(name, width, height, *versions)
 
 
-def _drawn(name: str, most: int = _LONGEST) -> str:
-    """A name as it can be drawn: one line of printable characters, not longer than its place.
+def _label(name: str, max_length: int = _MAX_NAME) -> str:
+    """Reduce a name to one short line of printable characters.
 
-    >>> _drawn("open\\nthe\\x00 drawer")
+    >>> _label("open\\nthe\\x00 drawer")
     'open the drawer'
     """
     text = " ".join("".join(c if c.isprintable() or c.isspace() else "" for c in name).split())
-    return text if len(text) <= most else f"{text[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
+    return text if len(text) <= max_length else f"{text[: max_length - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 # ---------------------------------------------------------------- charts
 
 
 def dot_plot(table: SuccessTable, width: int) -> Chart:
-    """Success before (hollow) and after (filled) with 95 % intervals: a row a task, and the mean below a rule.
+    """Draw success before (hollow) and after (filled), per task.
 
     Args:
-        table: what is shown.
+        table: success by task.
         width: in CSS pixels.
     """
-    names = [_drawn(row.task, max(12, int(0.4 * width - 20) // 7)) for row in table.rows]
+    names = [_label(row.task, max(12, int(0.4 * width - 20) // 7)) for row in table.rows]
     rates = [[(rate.value, *rate.interval) for rate in (row.before, row.after)] for row in table.rows]
     means = [(mean.value, mean.low, mean.high) for mean in (table.before, table.after)]
     draw = functools.partial(_draw_dots, names=[*names, "mean"], rates=[*rates, means], width=width)
@@ -232,8 +243,8 @@ def _draw_dots(
     left = min(0.4, (20 + 7 * max(map(len, names))) / width)
     axes = figure.add_axes((left, 40 / height, 0.97 - left, 1 - 44 / height))
     for index, (before, after) in enumerate(rates):
-        _interval(axes, index - 0.16, before, colors[_BEFORE], colors["paper"])
-        _interval(axes, index + 0.16, after, colors[_AFTER], colors[_AFTER])
+        _draw_interval(axes, index - 0.16, before, colors[_BEFORE], colors["paper"])
+        _draw_interval(axes, index + 0.16, after, colors[_AFTER], colors[_AFTER])
     axes.axhline(len(names) - 1.5, color=colors["rule"], linewidth=1)
     axes.set(xlim=(-2, 102), ylim=(len(names) - 0.5, -0.5), xlabel="real success, %")
     axes.set_xticks(range(0, 101, 20 if width < 500 else 10))
@@ -242,42 +253,40 @@ def _draw_dots(
     axes.grid(axis="x")
 
 
-def _interval(axes: Any, y: float, rate: tuple[float, ...], color: str, inside: str) -> None:
+def _draw_interval(axes: Any, y: float, rate: tuple[float, ...], color: str, fill: str) -> None:
     value, low, high = (100 * number for number in rate)
     if math.isnan(value):
         return
     axes.plot([low, high], [y, y], color=color, linewidth=2, zorder=2)
-    axes.plot(
-        [value], [y], "o", markersize=8, markerfacecolor=inside, markeredgecolor=color, markeredgewidth=2, zorder=3
-    )
+    axes.plot([value], [y], "o", markersize=8, markerfacecolor=fill, markeredgecolor=color, markeredgewidth=2, zorder=3)
 
 
-def curve(shown: Curve, width: int = 290, height: int = 190) -> Chart:
-    """A small chart of one to four series; the legend is the page's.
+def draw_curve(curve: Curve, width: int = 290, height: int = 190) -> Chart:
+    """Draw a small line chart; the page has the legend.
 
     Raises:
         ValueError: more than four series.
     """
-    if len(shown.series) > SERIES_COLORS:
-        raise ValueError(f"curve '{shown.title}': found {len(shown.series)} series, expected at most {SERIES_COLORS}")
-    return _chart(_drawn(shown.title), width, height, functools.partial(_draw_curve, shown=shown))
+    if len(curve.series) > MAX_SERIES:
+        raise ValueError(f"curve '{curve.title}': found {len(curve.series)} series, expected at most {MAX_SERIES}")
+    return _chart(_label(curve.title), width, height, functools.partial(_draw_curve, curve=curve))
 
 
-def _draw_curve(figure: Any, colors: Colors, shown: Curve) -> None:
+def _draw_curve(figure: Any, colors: Colors, curve: Curve) -> None:
     from matplotlib.ticker import MaxNLocator
 
     width, height = 72 * figure.get_size_inches()
     axes = figure.add_axes((42 / width, 38 / height, 1 - 62 / width, 1 - 56 / height))
-    for series, color in zip(shown.series, _SERIES, strict=False):
-        _draw_series(axes, series, colors[color], 100 if shown.percent else 1)
-    if shown.percent:
+    for series, color in zip(curve.series, _SERIES, strict=False):
+        _draw_series(axes, series, colors[color], 100 if curve.percent else 1)
+    if curve.percent:
         axes.set_ylim(-2, 102)
         axes.set_yticks(range(0, 101, 25))
     else:
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.ticklabel_format(axis="y", scilimits=(-3, 4))
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.set_xlabel(_drawn(shown.x))
+    axes.set_xlabel(_label(curve.x))
     axes.grid(axis="y")
 
 
@@ -286,41 +295,41 @@ def _draw_series(axes: Any, series: Series, color: str, scale: float) -> None:
     if series.low is not None and series.high is not None:
         low, high = scale * _drawable(series.low), scale * _drawable(series.high)
         axes.fill_between(x, low, high, color=color, alpha=0.16, linewidth=0)
-    known = ~np.isnan(y)
-    few = int(known.sum()) <= 12
-    axes.plot(x[known], y[known], color=color, marker="o" if few else "", markersize=4)
+    is_known = ~np.isnan(y)
+    marker = "o" if int(is_known.sum()) <= 12 else ""
+    axes.plot(x[is_known], y[is_known], color=color, marker=marker, markersize=4)
 
 
 def _drawable(values: Sequence[float]) -> Any:
-    """The values, NaN in the place of those that no axis can hold."""
+    """Replace numbers that are too large for an axis by NaN."""
     numbers = np.asarray(values, dtype=float)
-    return np.where(np.abs(numbers) <= _LARGEST, numbers, np.nan)
+    return np.where(np.abs(numbers) <= _MAX_VALUE, numbers, np.nan)
 
 
-def bars(shown: Bars, width: int = 290) -> Chart:
-    """Bars of one to four parts under one another; the legend is the page's.
+def draw_bars(bars: Bars, width: int = 290) -> Chart:
+    """Draw stacked bars; the page has the legend.
 
     Raises:
         ValueError: more than four parts.
     """
-    if len(shown.parts) > SERIES_COLORS:
-        raise ValueError(f"bars '{shown.title}': found {len(shown.parts)} parts, expected at most {SERIES_COLORS}")
-    height = 26 * max(1, len(shown.rows)) + 48
-    return _chart(_drawn(shown.title), width, height, functools.partial(_draw_bars, shown=shown))
+    if len(bars.parts) > MAX_SERIES:
+        raise ValueError(f"bars '{bars.title}': found {len(bars.parts)} parts, expected at most {MAX_SERIES}")
+    height = 26 * max(1, len(bars.rows)) + 48
+    return _chart(_label(bars.title), width, height, functools.partial(_draw_bars, bars=bars))
 
 
-def _draw_bars(figure: Any, colors: Colors, shown: Bars) -> None:
+def _draw_bars(figure: Any, colors: Colors, bars: Bars) -> None:
     from matplotlib.ticker import MaxNLocator
 
     width, height = 72 * figure.get_size_inches()
-    names = [_drawn(name, int((0.5 * width - 14) / 6.5)) for name in shown.rows]
+    names = [_label(name, int((0.5 * width - 14) / 6.5)) for name in bars.rows]
     left = min(0.5, (14 + 6.5 * max(map(len, names), default=0)) / width)
     axes = figure.add_axes((left, 38 / height, 0.96 - left, 1 - 44 / height))
-    counts = np.array([list(row) for row in shown.rows.values()], float).reshape(len(names), len(shown.parts))
-    begun = np.cumsum(counts, 1) - counts
-    for part, color in zip(range(len(shown.parts)), _SERIES, strict=False):
-        axes.barh(range(len(names)), counts[:, part], 0.62, begun[:, part], color=colors[color])
-    axes.set(ylim=(len(names) - 0.4, -0.6), xlabel=_drawn(shown.x))
+    counts = np.array([list(row) for row in bars.rows.values()], float).reshape(len(names), len(bars.parts))
+    left_ends = np.cumsum(counts, 1) - counts
+    for part, color in zip(range(len(bars.parts)), _SERIES, strict=False):
+        axes.barh(range(len(names)), counts[:, part], 0.62, left_ends[:, part], color=colors[color])
+    axes.set(ylim=(len(names) - 0.4, -0.6), xlabel=_label(bars.x))
     axes.set_yticks(range(len(names)), names, ha="left")
     axes.tick_params(axis="y", labelcolor=colors["ink"], pad=left * width - 4)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))

@@ -1,4 +1,4 @@
-"""From a run folder to its `Report`: reads files only, so that it works on any machine and on unfinished runs."""
+"""Building the `Report` of a run folder, finished or not."""
 
 from __future__ import annotations
 
@@ -49,51 +49,53 @@ _KINDS = {
     "policy": "labelled policy rollouts",
 }
 _CURVES = (
-    ("Reward in imagination", "reward", True),
+    ("Imagined reward", "reward", True),
     ("Groups without signal", "zero_advantage_groups", True),
     ("Failed judgements", "judge_error_rate", True),
-    ("Claimed successes that the audit judge denies", "audit_denied_share", True),
-    ("Imagined successes that are none for real", "real_denied_share", True),
+    ("Judged successes rejected by the audit judge", "audit_denied_share", True),
+    ("Imagined successes that fail for real", "real_denied_share", True),
     ("Seconds waiting for verdicts", "seconds_judge", False),
     ("Probability ratio", "last_ratio", False),
     ("Clip fraction", "last_clip_fraction", True),
-    ("Entropy, nats a token", "entropy", False),
-    ("KL to the start policy, nats a token", "kl_to_start", False),
-    ("KL from the anchors of held tasks, nats a token", "kl_to_anchor", False),
-    ("Imagined successes that are none when imagined again", "flipped_rate", True),
+    ("Entropy, nats per token", "entropy", False),
+    ("KL to the start policy, nats per token", "kl_to_start", False),
+    ("KL to the anchors of tasks on hold, nats per token", "kl_to_anchor", False),
+    ("Successes that fail when imagined again", "flipped_rate", True),
     ("Imagined frames per second", "imagined_frames_per_second", False),
 )
-_TRAINED = (("sft", "Imitation"), ("world/autoencoder", "Autoencoder"), ("world", "World model"), ("judge", "Judge"))
-"""What is trained, in this folder or, before policies have explored, in one of its rounds'."""
-_MOST_SERIES = 4
-_SCORED = ("gap", "gap_low", "gap_high", "imagined_success", "real_success")
-"""What is logged of a scoring."""
+_TRAININGS = (("sft", "Imitation"), ("world/autoencoder", "Autoencoder"), ("world", "World model"), ("judge", "Judge"))
+"""Folders of trainings in a run folder or, before exploration, in the folder of a round."""
+_MAX_SERIES = 4
+_SCORING = ("gap", "gap_low", "gap_high", "imagined_success", "real_success")
+"""Metrics of a scoring."""
 
 
 def collect(run: Path) -> Report:
-    """The report on the folder of a run that rolls a policy out (`reproduce`, `rl`, `evaluate` ...), finished or not.
+    """Build the report of a run folder.
 
     Raises:
-        InputError: the folder is none of these.
+        InputError: there is no such folder, or it has no policy rollouts.
     """
     with readable(Path(run)):
-        return _collected(Path(run))
+        return _collect(Path(run))
 
 
-def _collected(run: Path) -> Report:
+def _collect(run: Path) -> Report:
+    if not run.is_dir():
+        raise InputError(f"{run}: no such folder. Check the path")
     learners = _learners(run)
     evaluation, gate = read_outcomes(run / "evaluation.json"), gate_of(run)
     logs = {path.name: metrics_of(path) for path in learners}
     before, summary, name = next(iter(evaluation), ""), summary_of(run), Path(os.path.abspath(run)).name
-    begun = (run / "data").is_dir() and not (run / "meta").is_dir()  # which a data set has
+    is_reproduction = (run / "data").is_dir() and not (run / "meta").is_dir()  # meta: a data set
     diagnosis = view(run)
-    if not (learners or evaluation or gate or begun or diagnosis):
+    if not (learners or evaluation or gate or is_reproduction or diagnosis):
         raise InputError(
-            f"{run}: found no rollouts of a policy (no metrics of RL, no evaluation.json), expected the folder of "
-            "reproduce, quickstart, rl, adapt, dyna, evaluate, diagnose or a baseline; check the path"
+            f"{run}: has no policy rollouts (no RL metrics, no evaluation.json). Give the run folder of reproduce, "
+            "quickstart, rl, adapt, dyna, evaluate, diagnose or a baseline"
         )
     return Report(
-        title=f"{name}: a policy finetuned in a world model" if learners else name,
+        title=f"{name}: RL in a world model" if learners else name,
         command=command_of([run, *learners]) or (diagnosis.command if diagnosis else ""),
         versions=versions_of([run, *learners]),
         table=success(evaluation, run / "evaluation.json"),
@@ -105,7 +107,12 @@ def _collected(run: Path) -> Report:
         gallery=[pair for path in learners[:1] for pair in _gallery(path)],
         budget=_budget(run, learners, logs, evaluation),
         stages=read_seconds(run / "stages.json"),
-        notes=[*_notes(summary, gate, learners, evaluation), *_kept(logs), *_judged(run, logs), *_decided(run)],
+        notes=[
+            *_notes(summary, gate, learners, evaluation),
+            *_kept_steps(logs),
+            *_judge_notes(run, logs),
+            *_decisions(run),
+        ],
         seeds={
             after: table.difference
             for after in list(evaluation)[1:]
@@ -117,31 +124,33 @@ def _collected(run: Path) -> Report:
 
 
 def success(evaluation: Mapping[str, Rows], file: Path | str = "evaluation.json") -> SuccessTable | None:
-    """The paired table of an evaluation: its first policy against `_after`; None where one is missing.
+    """Make the paired table of an evaluation, or None.
 
     Raises:
-        InputError: an episode has no partner, or is there twice; the message names `file`.
+        InputError: an episode has no partner, or appears twice; the message names `file`.
     """
     names = list(evaluation)
     if len(names) < 2:
         return None
     after = [row for name in _after(evaluation) for row in evaluation[name]]
-    there = {(row["task"], row["layout"], row["seed"]) for row in after}
-    before = [row for row in evaluation[names[0]] if (row["task"], row["layout"], row["seed"]) in there]
+    keys = {(row["task"], row["layout"], row["seed"]) for row in after}
+    before = [row for row in evaluation[names[0]] if (row["task"], row["layout"], row["seed"]) in keys]
     if not before or not after:
         return None
     try:
         return success_table(_results(before), _results(after))
     except ValueError as error:
-        raise InputError(f"{file}: {error}; remove it and run the same command again") from error
+        raise InputError(f"{file}: {error}. Remove it, then rerun the same command") from error
 
 
 def _after(evaluation: Mapping[str, Rows]) -> list[str]:
-    """The policies that are compared with the first: all others where each has layouts of its own, as RL seeds have;
-    the last one where they were tried on the same, as those of rounds are."""
+    """Return the policies to compare with the first.
+
+    These are all others if each has its own layouts (RL seeds), or the last one if they share layouts (rounds).
+    """
     others = list(evaluation)[1:]
-    places = [(row["task"], row["layout"], row["seed"]) for name in others for row in evaluation[name]]
-    return others if len(places) == len(set(places)) else others[-1:]
+    keys = [(row["task"], row["layout"], row["seed"]) for name in others for row in evaluation[name]]
+    return others if len(keys) == len(set(keys)) else others[-1:]
 
 
 def _results(rows: Rows) -> list[EpisodeResult]:
@@ -152,65 +161,67 @@ def _results(rows: Rows) -> list[EpisodeResult]:
 
 
 def _learners(run: Path) -> list[Path]:
-    """RL runs: those inside, or the folder itself."""
-    inside = sorted(path for path in run.glob("rl*") if (path / "metrics.jsonl").is_file())
-    own = any("reward" in row for row in metrics_of(run)[:2])  # Iter-SFT scores before it imagines
-    return inside or ([run] if own else [])
+    """Return the RL runs: those in the folder, or the folder itself."""
+    runs = sorted(path for path in run.glob("rl*") if (path / "metrics.jsonl").is_file())
+    if not runs and any("reward" in row for row in metrics_of(run)[:2]):  # Iter-SFT scores before it imagines
+        runs = [run]
+    return runs
 
 
 # ---------------------------------------------------------------- curves
 
 
-def _series(name: str, rows: Rows, key: str) -> Series | None:
-    shown = [(row["step"], row[key]) for row in rows if key in row]
-    return Series(name, [x for x, _ in shown], [y for _, y in shown]) if shown else None
+def _series(name: str, rows: Rows, key: str, scale: float = 1) -> Series | None:
+    points = [(row["step"], scale * row[key]) for row in rows if key in row]
+    return Series(name, [x for x, _ in points], [y for _, y in points]) if points else None
 
 
 def _learning(logs: Mapping[str, Rows]) -> list[Curve]:
-    """What RL logs every step, a line a seed, and imagined beside real success."""
+    """Make the curves of RL, a line per run."""
     curves = []
     rates = [("imagined", "imagined_success"), ("real", "real_success"), ("gap", "gap")]
     for name, rows in logs.items():
-        lines = [line for label, key in rates if (line := _series(label, rows, key))]
+        lines = [line for label, key in rates if (line := _series(label, rows, key, 100))]
         if lines:
-            curves.append(Curve(f"Success on the same starts, {name}", lines, percent=False))
+            suffix = f" ({name})" if len(logs) > 1 else ""
+            curves.append(Curve(f"Success on the same starts{suffix}, %", lines))
     for title, key, percent in _CURVES:
         lines = [line for name, rows in logs.items() if (line := _series(name, rows, key))]
         if lines:
-            curves.append(Curve(title, lines[:_MOST_SERIES], percent=percent))
+            curves.append(Curve(title, lines[:_MAX_SERIES], percent=percent))
     return curves
 
 
 def _fidelity(gate: Mapping[str, Any]) -> list[Curve]:
-    found = gate.get("fidelity")
-    if not found:
+    fidelity = gate.get("fidelity")
+    if not fidelity:
         return []
-    steps = found["horizon"]
+    steps = fidelity["horizon"]
     lines = [
-        Series("world", steps, found["psnr"], found["psnr_low"], found["psnr_high"]),
-        Series("copy of the first frame", steps, found["copy"]),
-        Series("shuffled actions", steps, found["shuffled"]),
+        Series("world model", steps, fidelity["psnr"], fidelity["psnr_low"], fidelity["psnr_high"]),
+        Series("first frame copied", steps, fidelity["copy"]),
+        Series("shuffled actions", steps, fidelity["shuffled"]),
     ]
     return [Curve("PSNR on held-out real actions, dB", lines, x="imagined frame")]
 
 
 def _training(run: Path) -> list[Curve]:
-    places = [("", run), *((f", {place.name.replace('-', ' ')}", place) for place in sorted(run.glob("round-*")))]
-    found = [
-        (f"{title}{when}", _series("loss", metrics_of(place / folder), "loss"))
-        for folder, title in _TRAINED
-        for when, place in places
+    folders = [("", run), *((f", {path.name.replace('-', ' ')}", path) for path in sorted(run.glob("round-*")))]
+    lines = [
+        (f"{title}{suffix}", _series("loss", metrics_of(folder / name), "loss"))
+        for name, title in _TRAININGS
+        for suffix, folder in folders
     ]
-    return [Curve(f"{title}: loss", [line]) for title, line in found if line]
+    return [Curve(f"{title}: loss", [line]) for title, line in lines if line]
 
 
 def _scorings(rows: Rows) -> list[Mapping[str, float]]:
-    return [row for row in rows if all(name in row for name in _SCORED)]
+    return [row for row in rows if all(name in row for name in _SCORING)]
 
 
 def _starts(config: Mapping[str, Any]) -> int:
-    """Starts of one scoring, of RL or of the rounds of Iter-SFT."""
-    scoring = inside(config, "scoring")  # of a run of an earlier version these are elsewhere
+    """Return the number of starts of one scoring."""
+    scoring = inside(config, "scoring")  # runs of an earlier version have these elsewhere
     starts = scoring.get("per_task") or (inside(config, "rl") or config).get("evaluate_starts", 0)
     tasks = scoring.get("tasks") or inside(config, "env").get("tasks", ())
     return starts * len(tasks) if is_whole(starts) and isinstance(tasks, list | tuple) else 0
@@ -234,26 +245,26 @@ def _gap(rows: Rows, config: Mapping[str, Any]) -> list[GapRow]:
 
 
 def evaluated(evaluation: Mapping[str, Rows]) -> list[GapRow]:
-    """Imagined against real success on the starts of the evaluation: the first policy, and all others together."""
+    """Compare imagined and real success in the evaluation."""
     names = list(evaluation)
     groups = {"evaluation, before": names[:1], "evaluation, after": _after(evaluation)}
-    found = []
+    gaps = []
     for when, members in groups.items():
         rows = [row for name in members for row in evaluation[name] if "imagined" in row]
         if rows:
-            dreamt, truly = [row["imagined"] for row in rows], [row.get("success") for row in rows]
-            gap = success_gap(dreamt, truly, strata=[row["task"] for row in rows])
-            found.append(GapRow(when, Rate.of(dreamt), Rate.of(truly), gap))
-    return found
+            imagined, real = [row["imagined"] for row in rows], [row.get("success") for row in rows]
+            gap = success_gap(imagined, real, strata=[row["task"] for row in rows])
+            gaps.append(GapRow(when, Rate.of(imagined), Rate.of(real), gap))
+    return gaps
 
 
 def loops(evaluation: Mapping[str, Rows]) -> list[Sheet]:
-    """Real and imagined outcome of every episode of an evaluation, correlated; nothing where none was imagined."""
+    """Correlate real and imagined outcomes in the evaluation."""
     episodes = of_evaluation(evaluation)
     return [closed_loop_sheet("evaluation", plain_loops(episodes))] if episodes else []
 
 
-# ---------------------------------------------------------------- videos, cost, words
+# ---------------------------------------------------------------- videos, cost, notes
 
 
 def _gallery(learner: Path) -> list[Pair]:
@@ -262,7 +273,7 @@ def _gallery(learner: Path) -> list[Pair]:
         try:
             return decode(file) if file.is_file() else None
         except (InputError, OSError) as error:
-            print(f"{file}: video left out: {error}", file=sys.stderr)
+            print(f"{file}: video skipped: {error}", file=sys.stderr)
             return None
 
     return [
@@ -283,9 +294,9 @@ def _gallery(learner: Path) -> list[Pair]:
 def _budget(
     run: Path, learners: Sequence[Path], logs: Mapping[str, Rows], evaluation: Mapping[str, Rows]
 ) -> dict[str, int]:
-    """Real episodes by kind: those that trained something, and those that only measured."""
+    """Count real episodes by kind, for training and for evaluation only."""
     counts = recorded(run)
-    counts |= {f"{kind} (made the starter)": count for kind, count in budget_of(summary_of(run)).items()}
+    counts |= {f"{kind} (starter components)": count for kind, count in budget_of(summary_of(run)).items()}
     scored = sum(len(_scorings(logs[path.name])) * _starts(config_of(path)) for path in learners)
     if scored:
         counts[f"scoring episodes during RL ({_purpose(learners)})"] = scored
@@ -295,7 +306,7 @@ def _budget(
 
 
 def recorded(run: Path) -> dict[str, int]:
-    """Real episodes by kind in the data sets of a run of `reproduce`."""
+    """Count real episodes by kind in the data sets of `reproduce`."""
     counts: dict[str, int] = {}
     for data in sorted((run / "data").glob("*")) if (run / "data").is_dir() else []:
         if not (data / INFO).is_file():
@@ -310,9 +321,9 @@ def recorded(run: Path) -> dict[str, int]:
 
 
 def _purpose(learners: Sequence[Path]) -> str:
-    """What the real scorings during RL decide: with `keep_best` they choose the weights that are handed out."""
-    chosen = any((inside(config_of(path), "rl") or {"keep_best": True}).get("keep_best") for path in learners)
-    return "choose the step that is kept" if chosen else "no training"
+    """Describe the purpose of real scoring during RL."""
+    is_selecting = any((inside(config_of(path), "rl") or {"keep_best": True}).get("keep_best") for path in learners)
+    return "checkpoint selection" if is_selecting else "no training"
 
 
 def _notes(
@@ -321,79 +332,80 @@ def _notes(
     notes = []
     if "photographs" in summary:
         notes.append(
-            f"The gradient came from imagination alone, starting from {summary['photographs']} photographs of new "
-            f"layouts: 0 real episodes. The real scorings during RL: {_purpose(learners)}."
+            f"RL used no real episodes: all rollouts were imagined, from {summary['photographs']} photographs of new "
+            f"layouts. Real scoring during RL: {_purpose(learners)}."
         )
     if "imagined_true_positive" in gate:
         success_rate, failure_rate = gate["imagined_true_positive"], gate["imagined_true_negative"]
         notes.append(
-            "Gate before RL: in imagined replays of held-out real rollouts, world and judge together know "
-            f"{_share(success_rate)} of the true successes and {_share(failure_rate)} of the true failures "
-            "(90 % of each is asked for)."
+            f"Gate before RL: on imagined replays of held-out real rollouts, {_share(success_rate)} of true successes "
+            f"and {_share(failure_rate)} of true failures are classified correctly (target 90 % each)."
         )
     if len(after := _after(evaluation)) > 1:
-        notes.append(f"The policy after is {len(after)} policies, one a seed, each on layouts of its own.")
+        notes.append(f"'After' pools {len(after)} policies, one per seed, each on its own layouts.")
     elif len(evaluation) > 2:
-        notes.append(f"The policy after is that of '{after[0]}'; the others were tried on the same layouts.")
-    if learners and all("scoring" in (own := config_of(path)) and own["scoring"] is None for path in learners):
-        notes.append(
-            "It was not scored for real: there was no real environment, so the last step is kept, and what is called "
-            "success here is imagined."
-        )
+        notes.append(f"'After' is the policy of '{after[0]}'; the others were evaluated on the same layouts.")
+    if learners and all(_is_unscored(config_of(path)) for path in learners):
+        notes.append("No real scoring: all success rates are imagined, and the result is the last step.")
     for path in learners:
         mismatch = inside(config_of(path), "inputs", "simulator").get("mismatch")
         if is_number(mismatch):
             notes.append(
-                f"{path.name} practised in a simulator of mismatch {mismatch:g}, not in a world model: "
-                "what is called imagined here is simulated."
+                f"{path.name} was trained in a simulator of mismatch {mismatch:g}, not in a world model: "
+                "'imagined' means simulated here."
             )
     if len(learners) > 1:
-        notes.append(f"Imagined against real success and the videos are those of {learners[0].name}.")
+        notes.append(f"Imagined vs. real success and the videos are those of {learners[0].name}.")
     return notes
 
 
-def _decided(run: Path) -> list[str]:
-    """Which rounds of Dyna replaced the policy that was kept, and why."""
+def _is_unscored(config: Mapping[str, Any]) -> bool:
+    return "scoring" in config and config["scoring"] is None
+
+
+def _decisions(run: Path) -> list[str]:
+    """Return which rounds of Dyna replaced the policy, and why."""
     return [row["said"] for row in read_rows(run / DECISIONS, lambda row: isinstance(row.get("said"), str))]
 
 
-def _kept(logs: Mapping[str, Rows]) -> list[str]:
-    """The scored step whose weights every training has kept so far."""
-    chosen = {name: [row["kept_step"] for row in rows if "kept_step" in row] for name, rows in logs.items()}
-    return [
-        f"{name} has kept {'its start policy' if steps[-1] == 0 else f'the policy of step {int(steps[-1])}'}."
-        for name, steps in chosen.items()
-        if steps and not math.isnan(steps[-1])
-    ]
+def _kept_steps(logs: Mapping[str, Rows]) -> list[str]:
+    """Return the step whose weights each training has selected so far."""
+    notes = []
+    for name, rows in logs.items():
+        steps = [row["kept_step"] for row in rows if "kept_step" in row]
+        if steps and not math.isnan(steps[-1]):
+            policy = "the start policy" if steps[-1] == 0 else f"step {int(steps[-1])}"
+            notes.append(f"{name}: the selected checkpoint is {policy}.")
+    return notes
 
 
-def _judged(run: Path, logs: Mapping[str, Rows]) -> list[str]:
-    """What the guard has to say of every training, and what judges behind servers have cost."""
+def _judge_notes(run: Path, logs: Mapping[str, Rows]) -> list[str]:
+    """Return notes on reward hacking, failed audits and judge costs."""
     notes = []
     for name, rows in logs.items():
         folder = _folder(run, name)
         guard = from_dict(GuardConfig, inside(config_of(folder), "rl", "guard"), str(folder / "config.json"))
-        for source, who in (("audit", "the audit judge"), ("real", "the real environment")):
-            if heard := alarm(history_of(source, rows), guard):
-                notes.append(f"Reward hacking? {name}, asked {who}: {heard}.")
+        for source, checker in (("audit", "the audit judge"), ("real", "the real environment")):
+            if reason := alarm(history_of(source, rows), guard):
+                notes.append(f"Possible reward hacking in {name}, checked by {checker}: {reason}.")
         if failed := sum(claims.errors for claims in history_of("audit", rows)):
-            shown = failed + sum(claims.count for claims in history_of("audit", rows))
-            notes.append(f"The audit judge failed on {failed} of {shown} claims in {name}; they count for nothing.")
+            checked = failed + sum(claims.count for claims in history_of("audit", rows))
+            notes.append(f"{name}: the audit judge failed on {failed} of {checked} claims, which are not counted.")
     for folder in dict.fromkeys([run, *(_folder(run, name) for name in logs)]):
         if (folder / FILE).is_file():
             try:
                 with contextlib.closing(Ledger(folder / FILE)) as ledger:
                     spent = ledger.spent()
             except InputError as error:
-                notes.append(f"What judges behind servers have cost is not known: {error}.")
+                notes.append(f"Cost of remote judges is unknown: {error}.")
                 continue
-            money = f", {spent.money:.2f} in money" if spent.money else ""
-            notes.append(f"Judges behind servers: {spent.requests} requests, {spent.tokens} tokens{money}.")
+            money = f", cost {spent.money:.2f}" if spent.money else ""
+            notes.append(f"Remote judges: {spent.requests} requests, {spent.tokens} tokens{money}.")
     return notes
 
 
 def _folder(run: Path, learner: str) -> Path:
-    """The folder of a learner inside the run, or the run itself."""
+    """Return the folder of a learner, or the run."""
     return run / learner if (run / learner).is_dir() else run
 
 

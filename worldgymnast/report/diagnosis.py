@@ -1,8 +1,4 @@
-"""What `diagnose` found: tables of words for terminal and page, and the page's charts and strips.
-
-Everything here reads the plain JSON of `measure.diagnosis` (and of `cli.commands.diagnose`), so that a report can be
-made of the file alone, on any machine.
-"""
+"""Tables, charts and frame strips of `diagnose`."""
 
 from __future__ import annotations
 
@@ -22,21 +18,21 @@ from worldgymnast.report.world import Sheet
 from worldgymnast.video import picture, png
 
 FILE = "diagnosis.json"
-"""In a run folder."""
+"""Name of the file in a run folder."""
 AGAIN = "remove it and run diagnose again"
 MAIN = 6
-"""Tables of `sheets` that a terminal shows; the others are in the report."""
-SOURCES = {"real": "real frames", "round_trip": "round trip", "imagined": "imagined"}
-CAUSES = {"judge": "the judge", "round_trip": "the round trip", "dynamics": "the dynamics", "world": "the world"}
-_KNOWN = f"{100 * STRICT:.0f} %"
-_WAYS = {"own": "the judge's own threshold", "strict": f"thresholds that know {_KNOWN} of the failures"}
+"""Number of `sheets` that a terminal shows; the report has all."""
+SOURCES = {"real": "real frames", "round_trip": "reconstruction", "imagined": "imagined"}
+CAUSES = {"judge": "judge", "round_trip": "reconstruction", "dynamics": "dynamics", "world": "world model"}
+_STRICT = f"{100 * STRICT:.0f} %"
+_THRESHOLDS = {"own": "the judge's own threshold", "strict": f"thresholds with {_STRICT} true-negative rate"}
 _Group = Mapping[str, Any]
 _Cell = Callable[[_Group], str]
 
 
 @dataclass(frozen=True)
 class StripView:
-    """A missed success on the page: a picture with a row a source of frames and a column a frame."""
+    """A missed success: a row per source, a column per time."""
 
     title: str
     note: str
@@ -48,16 +44,16 @@ class StripView:
 
 @dataclass(frozen=True)
 class DiagnosisView:
-    """The page's section.
+    """The section of the page.
 
     Attributes:
-        sentences: what was found, in words.
-        bars: where the successes went, by task.
-        curves: fidelity by frame, and the reliability of beliefs.
-        sheets: tables that are shown.
-        more: tables that are folded away.
-        strips: some missed successes at contact.
-        command: the command line.
+        sentences: summary.
+        bars: missed successes by cause, per task.
+        curves: fidelity by frame, and reliability.
+        sheets: visible tables.
+        more: collapsed tables.
+        strips: missed successes around contact.
+        command: command line.
     """
 
     sentences: Sequence[str]
@@ -70,103 +66,107 @@ class DiagnosisView:
 
 
 def view(run: Path) -> DiagnosisView | None:
-    """The section of a run folder; None where there was no diagnosis.
+    """Build the section of a run folder; None without a diagnosis.
 
     Raises:
-        InputError: the file is not what `diagnose` writes.
+        InputError: `diagnose` did not write the file.
     """
     file = run / FILE
     if not file.exists():
         return None
-    found = read_json_object(file, AGAIN)
+    diagnosis = read_json_object(file, AGAIN)
     try:
-        return _view(found, run)
+        return _view(diagnosis, run)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{file}: found something else than diagnose writes ({error!r:.80}); {AGAIN}") from error
+        raise InputError(f"{file}: was not written by diagnose ({error!r:.80}); {AGAIN}") from error
 
 
-def _view(found: Mapping[str, Any], run: Path) -> DiagnosisView:
-    loops = [closed_loop_sheet(name, own) for name, own in found.get("closed_loop", {}).items()]
-    if "all" not in found:
-        return DiagnosisView((), (), (), loops, (), (), str(found.get("command", "")))
-    shown = {sheet.title: sheet for sheet in sheets(found)}
-    first = [shown.pop(title) for title in list(shown)[: len(_WAYS)]]
+def _view(diagnosis: Mapping[str, Any], run: Path) -> DiagnosisView:
+    loops = [closed_loop_sheet(name, loop) for name, loop in diagnosis.get("closed_loop", {}).items()]
+    if "all" not in diagnosis:
+        return DiagnosisView((), (), (), loops, (), (), str(diagnosis.get("command", "")))
+    made = sheets(diagnosis)
     return DiagnosisView(
-        sentences(found),
-        [_bars(found, way) for way in _WAYS],
-        [*_pictures(found), _reliability_curve(found)],
-        [*first, *loops],
-        list(shown.values()),
-        [_strip(one, run) for one in found.get("strips", ())],
-        str(found.get("command", "")),
+        sentences(diagnosis),
+        [_bars(diagnosis, threshold) for threshold in _THRESHOLDS],
+        [*_fidelity_curves(diagnosis), _reliability_curve(diagnosis)],
+        [*made[: len(_THRESHOLDS)], *loops],
+        made[len(_THRESHOLDS) :],
+        [_strip(one, run) for one in diagnosis.get("strips", ())],
+        str(diagnosis.get("command", "")),
     )
 
 
-# ---------------------------------------------------------------- words
+# ---------------------------------------------------------------- tables
 
 
-def sentences(found: Mapping[str, Any]) -> list[str]:
-    """Where the missed successes were lost, by both kinds of threshold; nothing where there are none."""
+def sentences(diagnosis: Mapping[str, Any]) -> list[str]:
+    """Summarize the causes of missed successes, by kind of threshold."""
     made = []
-    for way, name in _WAYS.items():
-        split = found["all"]["missed"][way]
+    for threshold, name in _THRESHOLDS.items():
+        split = diagnosis["all"]["missed"][threshold]
         wrong = split["wrong"]
         if not wrong["count"]:
             continue
-        parts = [f"{split[cause]['successes']} by {CAUSES[cause]}" for cause in _causes(found)]
+        parts = [f"{CAUSES[cause]} {split[cause]['successes']}" for cause in _causes(diagnosis)]
         made.append(
-            f"With {name}, {wrong['successes']} of {wrong['count']} true successes are missed on imagined replays: "
-            f"{', '.join(parts)}."
+            f"With {name}, {wrong['successes']} of {wrong['count']} true successes are missed on imagined replays. "
+            f"By cause: {', '.join(parts)}."
         )
     return made
 
 
-def sheets(found: Mapping[str, Any]) -> list[Sheet]:
-    """The tables of a diagnosis; the `MAIN` that say most come first."""
-    made = [_splits(found, "missed", way) for way in _WAYS]
-    made += [_by_source(found, f"Successes known where {_KNOWN} of the failures are", _strict, _STRICT_NOTE)]
-    made += [
-        _by_source(found, "Successes / failures known at the judge's own threshold", _own),
-        _fidelity(found),
-        _calibration(found),
-        _by_source(found, "AUROC of the judge's belief", lambda one: _number(one["auroc"], 3)),
-        _by_source(found, "Best threshold (balanced accuracy): successes / failures known", _best, _STRICT_NOTE),
-        _splits(found, "claimed", "own"),
-        _reliability(found),
+def sheets(diagnosis: Mapping[str, Any]) -> list[Sheet]:
+    """Make the tables of a diagnosis, the `MAIN` ones first."""
+    made = [
+        *(_splits(diagnosis, "missed", threshold) for threshold in _THRESHOLDS),
+        _by_source(diagnosis, f"True-positive rate at {_STRICT} true-negative rate", _strict, _STRICT_NOTE),
+        _by_source(diagnosis, "True-positive / true-negative rate at the judge's own threshold", _own),
+        _fidelity(diagnosis),
+        _calibration(diagnosis),
+        _by_source(diagnosis, "AUROC of the judge's probability", lambda one: _number(one["auroc"], 3)),
+        _by_source(diagnosis, "True-positive / true-negative rate at the best threshold", _best, _BEST_NOTE),
+        _splits(diagnosis, "claimed", "own"),
+        _reliability(diagnosis),
     ]
-    return made + ([_cells(found)] if len(found["policies"]) > 1 else [])
+    if len(diagnosis["policies"]) > 1:
+        made.append(_by_policy_and_task(diagnosis))
+    return made
 
 
-_STRICT_NOTE = "Each row and source of frames has a threshold of its own, chosen on these very rollouts: optimistic."
+_STRICT_NOTE = "Optimistic: each cell has its own threshold, chosen on these rollouts."
+_BEST_NOTE = f"Best: highest balanced accuracy. {_STRICT_NOTE}"
 
 
-def _causes(found: Mapping[str, Any]) -> list[str]:
-    return ["judge", "round_trip", "dynamics"] if "round_trip" in found["sources"] else ["judge", "world"]
+def _causes(diagnosis: Mapping[str, Any]) -> list[str]:
+    return ["judge", "round_trip", "dynamics"] if "round_trip" in diagnosis["sources"] else ["judge", "world"]
 
 
-def _groups(found: Mapping[str, Any]) -> dict[str, _Group]:
-    """All rollouts, those of every task, and of every kind of policy where there are several."""
-    policies = found["policies"] if len(found["policies"]) > 1 else {}
+def _groups(diagnosis: Mapping[str, Any]) -> dict[str, _Group]:
+    """Return all rollouts, and those of each task and policy."""
+    policies = diagnosis["policies"] if len(diagnosis["policies"]) > 1 else {}
     return {
-        f"all {found['all']['episodes']}": found["all"],
-        **{name or "no task": own for name, own in found["tasks"].items()},
-        **{f"policy: {name}": own for name, own in policies.items()},
+        f"all {diagnosis['all']['episodes']}": diagnosis["all"],
+        **{name or "no task": group for name, group in diagnosis["tasks"].items()},
+        **{f"policy: {name}": group for name, group in policies.items()},
     }
 
 
-def _by_source(found: Mapping[str, Any], title: str, cell: _Cell, note: str = "") -> Sheet:
+def _by_source(diagnosis: Mapping[str, Any], title: str, cell: _Cell, note: str = "") -> Sheet:
+    sources = diagnosis["sources"]
     rows = [
-        [name, f"{own['successes']} of {own['episodes']}", *(cell(own["sources"][s]) for s in found["sources"])]
-        for name, own in _groups(found).items()
+        [name, f"{group['successes']} of {group['episodes']}", *(cell(group["sources"][s]) for s in sources)]
+        for name, group in _groups(diagnosis).items()
     ]
-    return Sheet(title, ["rollouts", "succeeded", *(SOURCES[s] for s in found["sources"])], rows, note)
+    return Sheet(title, ["rollouts", "succeeded", *(SOURCES[s] for s in sources)], rows, note)
 
 
 def _own(one: _Group) -> str:
     errors = one["known"]["errors"] + one["refused"]["errors"]
-    return f"{_share(one['known'])} / {_share(one['refused'], False)}" + f", {errors} errors" * bool(errors)
+    suffix = f", {errors} errors" if errors else ""
+    return f"{_share(one['known'])} / {_share(one['refused'], False)}{suffix}"
 
 
 def _strict(one: _Group) -> str:
@@ -177,135 +177,131 @@ def _best(one: _Group) -> str:
     return _point(one["best"], f"{_share(one['best']['known'])} / {_share(one['best']['refused'], False)}")
 
 
-def _point(point: _Group, said: str) -> str:
-    return "unknown" if point["threshold"]["value"] is None else f"{said} at {point['threshold']['value']:.2f}"
+def _point(point: _Group, rates: str) -> str:
+    return "unknown" if point["threshold"]["value"] is None else f"{rates} at {point['threshold']['value']:.2f}"
 
 
-def _splits(found: Mapping[str, Any], kind: str, way: str) -> Sheet:
-    what, wrong = {
-        "missed": ("Where missed successes were lost", "missed"),
-        "claimed": ("Where failures became successes", "called a success"),
+def _splits(diagnosis: Mapping[str, Any], kind: str, threshold: str) -> Sheet:
+    title, wrong = {
+        "missed": ("Missed successes by cause", "missed"),
+        "claimed": ("Failures judged successful by cause", "judged successful"),
     }[kind]
-    causes = _causes(found)
+    causes = _causes(diagnosis)
     rows = []
-    for name, own in _groups(found).items():
-        split = own[kind][way]
-        parts = [str(split[cause]["successes"]) if split["wrong"]["count"] else "-" for cause in causes]
-        mended = str(split["mended"]["successes"]) if split["wrong"]["count"] else "-"
-        rows.append([name, _rate(split["wrong"]), *parts, mended])
-    head = ["rollouts", wrong, *(f"by {CAUSES[cause]}" for cause in causes), "mended"]
-    note = "Mended: wrong on the real frames, right on the imagined ones."
-    return Sheet(f"{what}, by {_WAYS[way]}", head, rows, note)
+    for name, group in _groups(diagnosis).items():
+        split = group[kind][threshold]
+        columns = (*causes, "mended")
+        counts = [str(split[column]["successes"]) if split["wrong"]["count"] else "-" for column in columns]
+        rows.append([name, _rate(split["wrong"]), *counts])
+    head = ["rollouts", wrong, *(CAUSES[cause] for cause in causes), "corrected"]
+    note = "Corrected: wrong on the real frames, right on the imagined ones."
+    return Sheet(f"{title}, with {_THRESHOLDS[threshold]}", head, rows, note)
 
 
-def _cells(found: Mapping[str, Any]) -> Sheet:
-    rows = [
-        [
-            f"{policy}, {task or 'no task'}", f"{own['successes']} of {own['episodes']}",
-            *(_share(own["sources"][s]["known"]) for s in found["sources"]),
-            "/".join(str(own["missed"]["own"][cause]["successes"]) for cause in ("wrong", *_causes(found))),
-        ]
-        for policy, every in found["policies"].items()
-        for task, own in every["tasks"].items()
-    ]  # fmt: skip
-    lost = "/".join(["missed", *(cause.replace("_", " ") for cause in _causes(found))])
-    head = ["policy, task", "succeeded", *(SOURCES[s] for s in found["sources"]), lost]
-    return Sheet("Successes known at the judge's own threshold, by policy and task", head, rows)
+def _by_policy_and_task(diagnosis: Mapping[str, Any]) -> Sheet:
+    sources, causes = diagnosis["sources"], _causes(diagnosis)
+    rows = []
+    for policy, tasks in diagnosis["policies"].items():
+        for task, group in tasks["tasks"].items():
+            succeeded = f"{group['successes']} of {group['episodes']}"
+            rates = [_share(group["sources"][source]["known"]) for source in sources]
+            missed = [str(group["missed"]["own"][cause]["successes"]) for cause in ("wrong", *causes)]
+            rows.append([f"{policy}, {task or 'no task'}", succeeded, *rates, "/".join(missed)])
+    missed_head = "/".join(["missed", *(CAUSES[cause] for cause in causes)])
+    head = ["policy, task", "succeeded", *(SOURCES[source] for source in sources), missed_head]
+    return Sheet("True-positive rate at the judge's own threshold, by policy and task", head, rows)
 
 
-def _fidelity(found: Mapping[str, Any]) -> Sheet:
-    own = found["all"]["fidelity"]
-    others = [s for s in found["sources"] if s != "real"]
+def _fidelity(diagnosis: Mapping[str, Any]) -> Sheet:
+    fidelity = diagnosis["all"]["fidelity"]
+    others = [s for s in diagnosis["sources"] if s != "real"]
     metrics = {"psnr": ("PSNR", 1), "sharpness": ("sharpness", 2), "contrast": ("contrast", 2)}
     columns = [(metric, source) for metric in metrics for source in others]
     rows = [
         [
             str(frame),
             *(
-                _at(own[metric][s], i, metrics[metric][1], s == "imagined" and metric != "contrast")
+                _at(fidelity[metric][s], i, metrics[metric][1], s == "imagined" and metric != "contrast")
                 for metric, s in columns
             ),
         ]
-        for i, frame in enumerate(own["frames"])
+        for i, frame in enumerate(fidelity["frames"])
     ]
     head = ["frame", *(f"{metrics[metric][0]}: {SOURCES[s]}" for metric, s in columns)]
-    note = "PSNR in dB. Sharpness (gradient energy) and contrast are over those of the same real frame: 1 is like it."
+    note = "PSNR in dB. Sharpness (gradient energy) and contrast are relative to the same real frame: 1 is equal."
     return Sheet("Fidelity by frame", head, rows, note)
 
 
-def _calibration(found: Mapping[str, Any]) -> Sheet:
-    rows = [
-        [SOURCES[s], _number(one["brier"], 3), _plain(one["base_brier"], 3), _number(one["calibration_error"], 3)]
-        for s in found["sources"]
-        for one in (found["all"]["sources"][s],)
-    ]
-    head = ["", "Brier score", "of the base rate", "expected calibration error"]
-    return Sheet("The judge's belief as a probability of real success", head, rows, "0 is best in every column.")
+def _calibration(diagnosis: Mapping[str, Any]) -> Sheet:
+    rows = []
+    for source in diagnosis["sources"]:
+        one = diagnosis["all"]["sources"][source]
+        scores = [_number(one["brier"], 3), _plain(one["base_brier"], 3), _number(one["calibration_error"], 3)]
+        rows.append([SOURCES[source], *scores])
+    head = ["", "Brier score", "Brier score of the base rate", "expected calibration error"]
+    return Sheet("The judge's probability as a prediction of real success", head, rows, "0 is best in every column.")
 
 
-def _reliability(found: Mapping[str, Any]) -> Sheet:
-    tables = {s: found["all"]["bins"][s] for s in found["sources"]}
+def _reliability(diagnosis: Mapping[str, Any]) -> Sheet:
+    tables = {s: diagnosis["all"]["bins"][s] for s in diagnosis["sources"]}
     rows = [
         [f"{group[0]['low']:.1f}-{group[0]['high']:.1f}", *(_bin(one) for one in group)]
         for group in zip(*tables.values(), strict=True)
     ]
-    note = "Mean belief, then how many of these rollouts truly succeeded."
-    return Sheet("Reliability of beliefs", ["belief", *(SOURCES[s] for s in tables)], rows, note)
+    note = "Mean probability in the bin: share of its rollouts that truly succeeded."
+    return Sheet("Reliability of the judge's probability", ["bin", *(SOURCES[s] for s in tables)], rows, note)
 
 
 def _bin(one: _Group) -> str:
     return f"{one['belief']:.2f}: {_rate(one['successes'])}" if one["successes"]["count"] else "-"
 
 
-def closed_loop_sheet(name: str, found: Mapping[str, Any]) -> Sheet:
-    """Phi of the policies in a file, from `closed_loops`."""
-    groups = {f"all {len(found['policies'])}": found["all"], **found["policies"]}
-    rows = [
-        [
-            who, str(own["count"]) + f", {own['unknown']} unknown" * bool(own["unknown"]), _number(own["phi"], 2),
-            _number(own["within"], 2), str(own["both"]), str(own["only_imagined"]), str(own["only_real"]),
-            str(own["neither"]),
-        ]
-        for who, own in groups.items()
-    ]  # fmt: skip
-    head = ["policy", "episodes", "phi", "within tasks", "both", "only imagined", "only real", "neither"]
+def closed_loop_sheet(name: str, loops: Mapping[str, Any]) -> Sheet:
+    """Make the table of imagined and real outcomes per policy."""
+    rows = []
+    for policy, loop in {f"all {len(loops['policies'])}": loops["all"], **loops["policies"]}.items():
+        unknown = f", {loop['unknown']} unknown" if loop["unknown"] else ""
+        correlations = [_number(loop["phi"], 2), _number(loop["within"], 2)]
+        counts = [str(loop[key]) for key in ("both", "only_imagined", "only_real", "neither")]
+        rows.append([policy, f"{loop['count']}{unknown}", *correlations, *counts])
+    head = ["policy", "episodes", "phi", "within tasks", "both", "imagined only", "real only", "neither"]
     note = (
-        "Phi is the correlation of both outcomes of the same episode, with 95 % intervals over layouts; within tasks: "
-        "after each policy's success rates in its tasks are taken away. At 0 the imagined outcome says nothing."
+        "Phi is the correlation of imagined and real success of the same episode, with 95 % intervals over layouts; 0 "
+        "means no correlation. Within tasks: without the differences between tasks. Counts: episodes that succeeded."
     )
-    return Sheet(f"Closed loop, episode by episode: {name}", head, rows, note)
+    return Sheet(f"Imagined vs. real outcome by episode: {name}", head, rows, note)
 
 
 def plain_loops(episodes: Sequence[Episode], seed: int = 0) -> dict[str, Any]:
-    """`closed_loop` of some episodes and of every policy, as diagnosis.json and `closed_loop_sheet` have it."""
+    """Compute `closed_loop` per policy, in the format of diagnosis.json."""
 
-    def plain(found: ClosedLoop) -> dict[str, Any]:
-        return numbers(found) | {"count": found.count}
+    def plain(loop: ClosedLoop) -> dict[str, Any]:
+        return numbers(loop) | {"count": loop.count}
 
-    policies = {name: plain(own) for name, own in by_policy(episodes, seed).items()}
+    policies = {name: plain(loop) for name, loop in by_policy(episodes, seed).items()}
     return {"all": plain(closed_loop(episodes, seed)), "policies": policies}
 
 
-def _share(found: _Group, interval: bool = True) -> str:
-    if found["value"] is None:
+def _share(rate: _Group, interval: bool = True) -> str:
+    if rate["value"] is None:
         return "unknown"
-    said = f"{100 * found['value']:.0f} %"
-    return f"{said} [{100 * found['low']:.0f}, {100 * found['high']:.0f}]" if interval else said
+    percent = f"{100 * rate['value']:.0f} %"
+    return f"{percent} [{100 * rate['low']:.0f}, {100 * rate['high']:.0f}]" if interval else percent
 
 
-def _rate(found: _Group) -> str:
-    errors = f", {found['errors']} errors" if found["errors"] else ""
-    return f"{_share(found)} ({found['successes']}/{found['count']}{errors})"
+def _rate(rate: _Group) -> str:
+    errors = f", {rate['errors']} errors" if rate["errors"] else ""
+    return f"{_share(rate)} ({rate['successes']}/{rate['count']}{errors})"
 
 
 def _plain(value: float | None, digits: int) -> str:
     return "unknown" if value is None else f"{value:.{digits}f}"
 
 
-def _number(found: _Group, digits: int) -> str:
-    if found["value"] is None or found["low"] is None:
-        return _plain(found["value"], digits)
-    return f"{found['value']:.{digits}f} [{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
+def _number(estimate: _Group, digits: int) -> str:
+    if estimate["value"] is None or estimate["low"] is None:
+        return _plain(estimate["value"], digits)
+    return f"{estimate['value']:.{digits}f} [{estimate['low']:.{digits}f}, {estimate['high']:.{digits}f}]"
 
 
 def _at(curve: _Group, i: int, digits: int, interval: bool) -> str:
@@ -313,65 +309,66 @@ def _at(curve: _Group, i: int, digits: int, interval: bool) -> str:
     return _number({"value": curve["mean"][i], "low": low, "high": high}, digits)
 
 
-# ---------------------------------------------------------------- pictures
+# ---------------------------------------------------------------- charts
 
 
-def _bars(found: Mapping[str, Any], way: str) -> Bars:
-    """Of every task, how many true successes are known when imagined, and where the others were lost."""
-    causes, rows = _causes(found), {}
-    for name, own in found["tasks"].items():
-        split = own["missed"][way]
+def _bars(diagnosis: Mapping[str, Any], threshold: str) -> Bars:
+    """Make the chart of detected and missed successes per task."""
+    causes, rows = _causes(diagnosis), {}
+    for name, group in diagnosis["tasks"].items():
+        split = group["missed"][threshold]
         wrong = split["wrong"]
-        lost = [split[cause]["successes"] for cause in causes]
-        rows[name or "no task"] = [wrong["count"] - wrong["successes"], *lost]
-    names = ["known", *(f"lost by {CAUSES[cause]}" for cause in causes)]
-    return Bars(f"True successes, by {_WAYS[way]}", names, rows, "true successes")
+        missed = [split[cause]["successes"] for cause in causes]
+        rows[name or "no task"] = [wrong["count"] - wrong["successes"], *missed]
+    parts = ["detected", *(f"missed: {CAUSES[cause]}" for cause in causes)]
+    return Bars(f"True successes, with {_THRESHOLDS[threshold]}", parts, rows, "true successes")
 
 
-def _pictures(found: Mapping[str, Any]) -> list[Curve]:
-    own, made = found["all"]["fidelity"], []
+def _fidelity_curves(diagnosis: Mapping[str, Any]) -> list[Curve]:
+    fidelity, curves = diagnosis["all"]["fidelity"], []
     for metric, title in {
         "psnr": "PSNR, dB",
-        "sharpness": "Sharpness, real is 1",
-        "contrast": "Contrast, real is 1",
+        "sharpness": "Sharpness (real = 1)",
+        "contrast": "Contrast (real = 1)",
     }.items():
+        lines = fidelity[metric]
         series = [
-            Series(SOURCES[s], own["frames"], *(_gaps(own[metric][s][name]) for name in ("mean", "low", "high")))
+            Series(SOURCES[s], fidelity["frames"], *(_gaps(lines[s][name]) for name in ("mean", "low", "high")))
             for s in ("imagined", "round_trip")
-            if s in own[metric]
+            if s in lines
         ]
-        made.append(Curve(title, series, x="frame"))
-    return made
+        curves.append(Curve(title, series, x="frame"))
+    return curves
 
 
 def _gaps(values: Sequence[float | None]) -> list[float]:
     return [float("nan") if value is None else value for value in values]
 
 
-def _reliability_curve(found: Mapping[str, Any]) -> Curve:
-    """Share of true successes by mean belief, in percent, and the diagonal."""
+def _reliability_curve(diagnosis: Mapping[str, Any]) -> Curve:
+    """Make the reliability curve, with the diagonal."""
     series = []
     for source in ("imagined", "real"):
-        full = [one for one in found["all"]["bins"][source] if one["successes"]["count"]]
-        rates = [[one["successes"][name] for one in full] for name in ("value", "low", "high")]
+        bins = [one for one in diagnosis["all"]["bins"][source] if one["successes"]["count"]]
+        rates = [[one["successes"][name] for one in bins] for name in ("value", "low", "high")]
         bounds = rates[1:] if source == "imagined" else [None, None]
-        series.append(Series(SOURCES[source], [100 * one["belief"] for one in full], rates[0], *bounds))
-    diagonal = Series("belief is right", [0, 100], [0, 1])
-    return Curve("True successes by belief", [*series, diagonal], x="the judge's belief, %", percent=True)
+        series.append(Series(SOURCES[source], [100 * one["belief"] for one in bins], rates[0], *bounds))
+    diagonal = Series("perfect calibration", [0, 100], [0, 1])
+    return Curve("Share of true successes", [*series, diagonal], x="judge's probability, %", percent=True)
 
 
 def _strip(one: Mapping[str, Any], run: Path) -> StripView:
     name = Path(one["file"])
     if name.is_absolute() or ".." in name.parts:
-        raise InputError(f"{run / FILE}: found a picture outside the folder ({one['file']}); {AGAIN}")
-    beliefs = ", ".join(
-        f"{SOURCES[s]} {'no answer' if one['beliefs'][s] is None else format(one['beliefs'][s], '.2f')}"
-        for s in one["sources"]
-    )
+        raise InputError(f"{run / FILE}: refers to a picture outside the folder ({one['file']}); {AGAIN}")
+    probabilities = []
+    for source in one["sources"]:
+        value = one["beliefs"][source]
+        probabilities.append(f"{SOURCES[source]} {'no answer' if value is None else format(value, '.2f')}")
     return StripView(
         f"{one['task'] or 'no task'}: {one['instruction']}",
-        f"Lost by {CAUSES[one['fault']]}. The judge's belief: {beliefs}. Episode {one['episode']} of the data, by "
-        f"{one['policy']}.",
+        f"Missed because of: {CAUSES[one['fault']]}. Judge's probability of success: {', '.join(probabilities)}. "
+        f"Policy {one['policy']}, episode {one['episode']}.",
         [SOURCES[s] for s in one["sources"]],
         [str(time) for time in one["times"]],
         one["times"].index(one["success_frame"]),

@@ -1,4 +1,4 @@
-"""The numbers of a `Report` as Markdown, for docs and papers: what the page shows without its pictures."""
+"""The tables of a `Report` as Markdown, for docs and papers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from worldgymnast.report.world import Sheet
 
 
 def markdown(report: Report) -> str:
-    """The tables of a report; what is empty is left out."""
+    """Write the tables of a report; empty ones are omitted."""
     parts = [f"# {report.title}", f"`{report.command}`, {report.date}"]
     parts += [*_success(report), *_gap(report), *_tasks(report), *_powered(report), *_gate(report)]
     parts += [*_fidelity(report), *_diagnosis(report), *_cost(report)]
@@ -25,7 +25,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _cell(value: object) -> str:
-    """A cell in one line, without what would end it or begin HTML."""
+    """Put a cell on one line, with Markdown and HTML escaped."""
     return " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;")
 
 
@@ -46,7 +46,7 @@ def _gap(report: Report) -> list[str]:
         return []
     rows = [(r.when, r.imagined, r.real, r.gap) for r in report.gap]
     head = ("scored", "imagined", "real", "imagined minus real")
-    parts = ["## Imagined against real, the same policy on the same starts", _table(head, rows)]
+    parts = ["## Imagined vs. real success, same policy, same starts", _table(head, rows)]
     return [*parts, *(part for sheet in report.loops for part in _sheet(sheet))]
 
 
@@ -55,15 +55,15 @@ def _sheet(sheet: Sheet) -> list[str]:
 
 
 def _diagnosis(report: Report) -> list[str]:
-    if (found := report.diagnosis) is None:
+    if (diagnosis := report.diagnosis) is None:
         return []
-    words = ["## What costs imagined rollouts their right verdicts", *found.sentences]
-    return [*words, *(part for sheet in (*found.sheets, *found.more) for part in _sheet(sheet))]
+    head = ["## Causes of wrong verdicts on imagined rollouts", *diagnosis.sentences]
+    return [*head, *(part for sheet in (*diagnosis.sheets, *diagnosis.more) for part in _sheet(sheet))]
 
 
 def _powered(report: Report) -> list[str]:
-    shown = report.powered
-    return [] if shown is None else [f"## {shown.title}", _table(shown.head, shown.rows), shown.note]
+    sheet = report.powered
+    return [] if sheet is None else [f"## {sheet.title}", _table(sheet.head, sheet.rows), sheet.note]
 
 
 def _tasks(report: Report) -> list[str]:
@@ -71,45 +71,45 @@ def _tasks(report: Report) -> list[str]:
         return []
     steps = [f"step {score.step}" for score in report.tasks[0].scores]
     rows = [(each.task, *each.scores, each.standing) for each in report.tasks]
-    return ["## Task by task while it was trained, imagined / real", _table(("task", *steps, ""), rows)]
+    return ["## Success by task during training, imagined / real", _table(("task", *steps, "status"), rows)]
 
 
 def _gate(report: Report) -> list[str]:
-    found = report.gate
-    if "imagined_true_positive" not in found:
+    gate = report.gate
+    if "imagined_true_positive" not in gate:
         return []
 
     def row(name: str, prefix: str, suffix: str = "") -> tuple[str, str, str]:
-        failures, successes = (_share(found[f"{prefix}_true_{kind}{suffix}"]) for kind in ("negative", "positive"))
+        failures, successes = (_share(gate[f"{prefix}_true_{kind}{suffix}"]) for kind in ("negative", "positive"))
         return name, failures, successes
 
-    tasks = sorted(key.partition("/")[2] for key in found if key.startswith("imagined_true_positive/"))
+    tasks = sorted(key.partition("/")[2] for key in gate if key.startswith("imagined_true_positive/"))
     rows = [row("real frames", "real"), row("**imagined replays of the same actions**", "imagined")]
     rows += [row(f"imagined, {task}", "imagined", f"/{task}") for task in tasks]
-    title = f"## World and judge on held-out rollouts of the policy ({100 * GATE:.0f} % of each is asked for)"
-    return [title, _table(("", "true failures known", "true successes known"), rows)]
+    title = f"## World model and judge on held-out rollouts of the policy (target {100 * GATE:.0f} % each)"
+    return [title, _table(("", "true-negative rate", "true-positive rate"), rows)]
 
 
 def _fidelity(report: Report) -> list[str]:
-    found = report.gate.get("fidelity")
-    if not found:
+    fidelity = report.gate.get("fidelity")
+    if not fidelity:
         return []
-    steps = [t for t in (1, 5, 10, 20, 30) if t <= len(found["horizon"])]
-    intervals = zip(found["psnr"], found["psnr_low"], found["psnr_high"], strict=True)
-    shown = [f"{mean:.1f} [{low:.1f}, {high:.1f}]" for mean, low, high in intervals]
-    rows = [("imagined", *(shown[t - 1] for t in steps))]
-    for name, key in (("copy of the first frame", "copy"), ("another episode's actions", "shuffled")):
-        rows.append((name, *(f"{found[key][t - 1]:.1f}" for t in steps)))
+    steps = [t for t in (1, 5, 10, 20, 30) if t <= len(fidelity["horizon"])]
+    intervals = zip(fidelity["psnr"], fidelity["psnr_low"], fidelity["psnr_high"], strict=True)
+    imagined = [f"{mean:.1f} [{low:.1f}, {high:.1f}]" for mean, low, high in intervals]
+    rows = [("imagined", *(imagined[t - 1] for t in steps))]
+    for name, key in (("first frame copied", "copy"), ("actions of another episode", "shuffled")):
+        rows.append((name, *(f"{fidelity[key][t - 1]:.1f}" for t in steps)))
     return ["## PSNR on held-out real actions, dB", _table(("at frame", *map(str, steps)), rows)]
 
 
 def _cost(report: Report) -> list[str]:
     parts = []
     if report.budget:
-        parts += ["## Real-robot budget, episodes", _table(("kind", "episodes"), report.budget.items())]
+        parts += ["## Real episodes", _table(("kind", "episodes"), report.budget.items())]
     if report.stages:
         rows = [(name, duration(seconds)) for name, seconds in report.stages.items()]
-        rows.append(("**in all**", duration(sum(report.stages.values()))))
+        rows.append(("**total**", duration(sum(report.stages.values()))))
         parts += ["## Time", _table(("stage", "time"), rows)]
     return parts
 

@@ -1,4 +1,4 @@
-"""What imagined episodes add to the real ones of an evaluation: the prediction-powered table of a report."""
+"""Table of prediction-powered estimates: real success, narrowed by imagined episodes."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from worldgymnast.report.world import Sheet
 
 Rows = Sequence[Mapping[str, Any]]
 _NOTE = (
-    "95 % intervals, exact or slightly too wide; real success stays unbiased however wrong the world is (PPI++). "
-    "Worth: real episodes that one imagined episode replaces here, those on played layouts counted too."
+    "95 % intervals, exact or conservative. Estimates are unbiased even if the world model is wrong (PPI++). "
+    "The last column counts real episodes that one imagined episode replaces, on real layouts too."
 )
-_ADD = " Nothing was imagined beyond the played layouts, so nothing is gained yet: add --imagined N."
+_ADD = " No extra layouts were imagined, so there is no gain yet: add --imagined N."
 _HEAD = [
     "",
-    "real episodes alone",
-    "with imagined ones",
+    "real episodes only",
+    "with imagined episodes",
     "real",
-    "imagined alone",
+    "imagined only",
     "correlation",
     "one imagined is worth",
 ]
 
 
 def sheet(evaluation: Mapping[str, Rows], unplayed: Mapping[str, Rows], after: Sequence[str]) -> Sheet | None:
-    """The table; None where no episode was imagined.
+    """Make the table; None if no episode was imagined.
 
     Args:
-        evaluation: rows by policy, the first one's before.
-        unplayed: rows of layouts that were imagined alone, by policy.
-        after: the policies that are compared with the first.
+        evaluation: rows by policy; the first policy is "before".
+        unplayed: rows of layouts that were only imagined, by policy.
+        after: policies to compare with the first.
     """
     groups = {"before": list(evaluation)[:1], "after": list(after)}
     played = {
@@ -45,7 +45,8 @@ def sheet(evaluation: Mapping[str, Rows], unplayed: Mapping[str, Rows], after: S
         return None
     if all(played.values()):
         lines.append(_line("after minus before", _difference(played, alone)))
-    return Sheet("Real success with imagined episodes", _HEAD, lines, _NOTE if any(alone.values()) else _NOTE + _ADD)
+    note = _NOTE if any(alone.values()) else _NOTE + _ADD
+    return Sheet("Real success, with imagined episodes added", _HEAD, lines, note)
 
 
 def _rate(played: Rows, alone: Rows) -> Powered:
@@ -70,25 +71,26 @@ def _difference(played: Mapping[str, Rows], alone: Mapping[str, Rows]) -> Powere
 
 
 def _paired(rows: Mapping[str, Rows]) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    """The rows before and after of the same task, layout and seed."""
+    """Pair the rows before and after by task, layout and seed."""
     first = {(row["task"], row["layout"], row["seed"]): row for row in rows["before"]}
     second = {(row["task"], row["layout"], row["seed"]): row for row in rows["after"]}
     return [(row, second[key]) for key, row in first.items() if key in second]
 
 
-def _line(name: str, found: Powered) -> list[str]:
-    rho = found.correlation
-    said = "unknown" if np.isnan(rho.value) else f"{rho.value:.2f} [{rho.low:.2f}, {rho.high:.2f}]"
-    powered = found.shown(found.powered) if found.unplayed else ""
-    errors = f" ({found.errors} errors)" if found.errors else ""
-    return [name, found.shown(found.plain), powered, f"{found.real}{errors}", str(found.unplayed), said, _worth(found)]
+def _line(name: str, result: Powered) -> list[str]:
+    rho = result.correlation
+    correlation = "unknown" if np.isnan(rho.value) else f"{rho.value:.2f} [{rho.low:.2f}, {rho.high:.2f}]"
+    powered = result.shown(result.powered) if result.unplayed else ""
+    errors = f" ({result.errors} errors)" if result.errors else ""
+    real, imagined = f"{result.real}{errors}", str(result.unplayed)
+    return [name, result.shown(result.plain), powered, real, imagined, correlation, _exchange_rate(result)]
 
 
-def _worth(found: Powered) -> str:
-    if not found.is_useful:
+def _exchange_rate(result: Powered) -> str:
+    if not result.is_useful:
         return "nothing"
-    if not found.unplayed:
-        return f"? (at most {found.limit:.0f} real in all)"
-    if not found.exchange:
+    if not result.unplayed:
+        return f"unknown (at most {result.limit:.0f} real in total)"
+    if not result.exchange:
         return "nothing"
-    return f"{found.exchange:.2g} real ({found.real} count as {found.real + found.gained:.0f})"
+    return f"{result.exchange:.2g} real ({result.real} count as {result.real + result.gained:.0f})"

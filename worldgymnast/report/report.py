@@ -1,7 +1,7 @@
-"""One self-contained HTML page about a run: what changed for real, whether imagination can be trusted, what it cost.
+"""Self-contained HTML report of a run.
 
-A `Report` is plain data, filled in by whoever has read the run folder; nothing here reads one. The page holds its
-charts (SVG) and videos in data URLs, needs no network, and follows the reader's light or dark setting.
+A `Report` is plain data; `collect` builds it from a run folder. The page embeds its charts (SVG) and videos as data
+URLs, needs no network, and follows the reader's color scheme.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 from worldgymnast.evaluation.success import Difference, Estimate, Rate, SuccessTable
 from worldgymnast.report.by_task import TaskHistory, TaskScore
-from worldgymnast.report.charts import DARK, LIGHT, Curve, Series, bars, curve, dot_plot
+from worldgymnast.report.charts import DARK, LIGHT, Curve, Series, dot_plot, draw_bars, draw_curve
 from worldgymnast.report.diagnosis import DiagnosisView
 from worldgymnast.report.world import Sheet
 from worldgymnast.video import data_url
@@ -29,7 +29,7 @@ __all__ = ["Curve", "GapRow", "Pair", "Report", "Series", "TaskHistory", "TaskSc
 
 @dataclass(frozen=True)
 class GapRow:
-    """Imagined against real success at one scoring; `gap` is imagined minus real on the same starts."""
+    """Imagined and real success at one scoring, and their gap."""
 
     when: str
     imagined: Rate
@@ -39,17 +39,17 @@ class GapRow:
 
 @dataclass(frozen=True)
 class Pair:
-    """The same start, imagined and real, side by side.
+    """Imagined and real video of the same start.
 
     Attributes:
-        instruction: the sentence.
+        instruction: instruction.
         imagined: uint8 [t h w 3], or None.
         real: uint8 [t h w 3], or None.
-        fps: of both.
-        verdict: what the judge said of the imagined clip; None where the judge failed.
-        probability: the judge's belief in success in [0, 1], or None.
-        real_success: what happened for real; None where unknown.
-        note: anything else, such as the step.
+        fps: frames per second of both.
+        verdict: the judge's verdict on the imagined video; None if it failed.
+        probability: the judge's probability of success in [0, 1], or None.
+        real_success: real outcome; None if unknown.
+        note: further text, such as the step.
     """
 
     instruction: str
@@ -62,33 +62,33 @@ class Pair:
     note: str = ""
 
     @property
-    def wrong(self) -> bool:
-        """Whether judge and reality are both known and differ."""
+    def is_wrong(self) -> bool:
+        """Whether verdict and real outcome are known and differ."""
         return None not in (self.verdict, self.real_success) and self.verdict != self.real_success
 
 
 @dataclass(frozen=True)
 class Report:
-    """Everything on the page; what is empty is left out of it.
+    """The content of the page; empty parts are omitted.
 
     Attributes:
-        title: a few words.
-        command: the exact command line.
-        date: when, as it should be read.
-        versions: of the software.
+        title: title.
+        command: command line of the run.
+        date: date as shown.
+        versions: software versions.
         table: real success before and after.
-        gap: imagined against real, a row an evaluation.
-        loops: the same episode by episode: the correlation of both outcomes.
-        powered: what imagined episodes add to the real ones of the evaluation.
-        tasks: the same of every task through the training of the first seed, and which tasks were trusted.
+        gap: imagined and real success, a row per scoring.
+        loops: correlation of imagined and real outcomes by episode.
+        powered: real success, narrowed by imagined episodes.
+        tasks: imagined and real success per task during the training of the first seed.
         curves: small charts.
         gallery: imagined and real videos.
-        budget: how many real episodes of each kind were used.
+        budget: number of real episodes by kind.
         stages: seconds spent in each stage.
         notes: sentences.
-        seeds: the paired difference of every policy after, by its name.
-        gate: what the gate before RL found, see `measure.real.gate`, and "fidelity".
-        diagnosis: what costs imagined rollouts their right verdicts.
+        seeds: paired difference of each policy after, by name.
+        gate: rates of the gate before RL (see `measure.gate`), and "fidelity".
+        diagnosis: causes of wrong verdicts on imagined rollouts.
     """
 
     title: str
@@ -110,20 +110,20 @@ class Report:
     diagnosis: DiagnosisView | None = None
 
 
-_NOTHING, _MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
+_UNKNOWN, _MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 
 
 def _percent(value: float) -> str:
-    return _NOTHING if math.isnan(value) else f"{100 * value:.0f} %"
+    return _UNKNOWN if math.isnan(value) else f"{100 * value:.0f} %"
 
 
 def _points(value: float) -> str:
-    """Percentage points with their sign, the minus a typographic one."""
-    return _NOTHING if math.isnan(value) else f"{round(100 * value):+d}".replace("+0", "0").replace("-", _MINUS)
+    """Format signed percentage points."""
+    return _UNKNOWN if math.isnan(value) else f"{round(100 * value):+d}".replace("+0", "0").replace("-", _MINUS)
 
 
 def _interval(shown: Rate | Estimate | Difference) -> str:
-    """An interval in percent, or in points for a difference."""
+    """Format an interval in percent, or in percentage points for a difference."""
     if isinstance(shown, Difference):
         return "" if math.isnan(shown.mean) else f"[{_points(shown.low)}, {_points(shown.high)}]"
     low, high = shown.interval if isinstance(shown, Rate) else (shown.low, shown.high)
@@ -135,22 +135,26 @@ def _p_value(p: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """45 s, 12 min, 3 h 05 min."""
+    """Format a duration.
+
+    >>> [duration(seconds) for seconds in (45, 720, 11100)]
+    ['45 s', '12 min', '3 h 05 min']
+    """
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def _conclusion(found: Difference) -> str:
-    """What the interval of the paired difference allows one to say."""
-    if math.isnan(found.mean):
-        return "The difference is unknown: a task has no episode whose outcome is known both before and after."
-    if found.low > 0:
-        return "The policy got better: the interval of the difference lies above zero."
-    if found.high < 0:
-        return "The policy got worse: the interval of the difference lies below zero."
-    return "No difference is shown: its interval holds zero."
+def _conclusion(difference: Difference) -> str:
+    """Interpret the interval of the paired difference."""
+    if math.isnan(difference.mean):
+        return "Difference unknown: a task has no episode with known outcomes before and after."
+    if difference.low > 0:
+        return "Improved: the 95 % interval of the difference is above zero."
+    if difference.high < 0:
+        return "Worse: the 95 % interval of the difference is below zero."
+    return "Inconclusive: the 95 % interval of the difference contains zero."
 
 
 def _video(frames: np.ndarray | None, fps: float) -> str | None:
@@ -158,7 +162,7 @@ def _video(frames: np.ndarray | None, fps: float) -> str | None:
 
 
 def render(report: Report) -> str:
-    """The page as HTML."""
+    """Render the page as HTML."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -177,19 +181,22 @@ def render(report: Report) -> str:
         dark=DARK,
         table=report.table,
         dots=[dot_plot(report.table, width) for width in (860, 360)] if report.table else [],
-        curves=[(shown, curve(shown)) for shown in report.curves],
+        curves=[(curve, draw_curve(curve)) for curve in report.curves],
         gallery=[(pair, _video(pair.imagined, pair.fps), _video(pair.real, pair.fps)) for pair in report.gallery],
         diagnosis=report.diagnosis,
-        diagnosis_bars=[(shown, bars(shown)) for shown in (report.diagnosis.bars if report.diagnosis else ())],
-        diagnosis_curves=[(shown, curve(shown)) for shown in (report.diagnosis.curves if report.diagnosis else ())],
-        wrong=sum(pair.wrong for pair in report.gallery),
+        diagnosis_bars=[(bars, draw_bars(bars)) for bars in (report.diagnosis.bars if report.diagnosis else ())],
+        diagnosis_curves=[
+            (curve, draw_curve(curve)) for curve in (report.diagnosis.curves if report.diagnosis else ())
+        ],
+        has_bands=any(series.low is not None for curve in report.curves for series in curve.series),
+        wrong=sum(pair.is_wrong for pair in report.gallery),
         total=sum(report.stages.values()),
     )
     return re.sub(r"\n\s*\n+", "\n", page) + "\n"
 
 
 def write(path: Path, report: Report) -> None:
-    """Writes the page, whole or not at all.
+    """Write the page atomically.
 
     Raises:
         InputError: the disk is full.

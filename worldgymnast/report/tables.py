@@ -1,4 +1,4 @@
-"""The same numbers as on the page, for a terminal."""
+"""Tables for the terminal, with the numbers of the report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def show(table: Table) -> None:
-    """Prints a table to stdout, never narrower than 100 columns."""
+    """Print a table to stdout, at least 100 columns wide."""
     import shutil
 
     from rich.console import Console
@@ -33,7 +33,7 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def success(table: SuccessTable, title: str = "Real success") -> Table:
-    """Success per task before and after with 95 % intervals and counts, and the paired difference."""
+    """Make a table of success before and after, per task."""
     from rich.markup import escape
 
     shown = _table(f"{title}, 95 % intervals", "task", "before", "after", "paired difference", "")
@@ -46,33 +46,38 @@ def success(table: SuccessTable, title: str = "Real success") -> Table:
 
 
 def gap(rows: Sequence[GapRow]) -> Table:
-    """Imagined beside real success of the same policy on the same starts, and their difference."""
+    """Make a table of imagined and real success, and their gap."""
     from rich.markup import escape
 
-    shown = _table("Imagined against real success", "scored", "imagined", "real", "gap")
+    shown = _table("Imagined vs. real success, same starts", "scored", "imagined", "real", "imagined minus real")
     for row in rows:
         shown.add_row(*(escape(str(x)) for x in (row.when, row.imagined, row.real, row.gap)))
     return shown
 
 
 def tasks(rows: Sequence[TaskHistory]) -> Table:
-    """Imagined and real success of every task at the scorings of a training, and which tasks were trusted."""
+    """Make a table of success per task during training."""
     from rich.markup import escape
 
     steps = (f"step {score.step}" for score in rows[0].scores)
-    shown = _table("Task by task while it was trained, imagined / real success", "task", *steps, "")
+    shown = _table("Success by task during training, imagined / real", "task", *steps, "status")
     for row in rows:
         shown.add_row(*map(escape, (row.task, *map(str, row.scores), row.standing)))
     return shown
 
 
 def gaps(report: Report) -> list[Table]:
-    """What a report has of imagined beside real success."""
-    return [*([gap(report.gap)] if report.gap else []), *([tasks(report.tasks)] if report.tasks else [])]
+    """Make the tables of imagined and real success that a report has."""
+    made = list["Table"]()
+    if report.gap:
+        made.append(gap(report.gap))
+    if report.tasks:
+        made.append(tasks(report.tasks))
+    return made
 
 
 def sheet(plain: Sheet) -> Table:
-    """A table of words."""
+    """Make a terminal table of a sheet."""
     from rich.markup import escape
 
     shown = _table(plain.title, *plain.head)

@@ -1,6 +1,6 @@
-"""What each command takes, and which loop it calls. `cli` fills these in from the command line.
+"""The commands: dataclasses whose fields are flags, and which run when called.
 
-A field named `config` lends its fields as flags without a prefix: `worldgymnast rl metaworld --rl.group-size 4`.
+The fields of a field named `config` become flags without a prefix: `worldgymnast rl metaworld --rl.group-size 4`.
 """
 
 from worldgymnast.cli.command import Command
@@ -9,14 +9,15 @@ from worldgymnast.cli.commands.agree import Agree
 from worldgymnast.cli.commands.baselines import IterSft, RlSimulator
 from worldgymnast.cli.commands.best_of import BestOfN
 from worldgymnast.cli.commands.data import DataCheck, DataConvert, Record, RecordPolicy
-from worldgymnast.cli.commands.describe import JudgeCascade, JudgeEnsemble, JudgeForeseen, JudgeLocal, JudgeVLM
 from worldgymnast.cli.commands.diagnose import Diagnose
-from worldgymnast.cli.commands.judge import JudgeCalibrate, JudgeCompare
+from worldgymnast.cli.commands.import_world import ImportWorld
+from worldgymnast.cli.commands.judge_evaluation import JudgeCalibrate, JudgeCompare
+from worldgymnast.cli.commands.judge_files import JudgeCascade, JudgeEnsemble, JudgeForeseen, JudgeLocal, JudgeVLM
 from worldgymnast.cli.commands.measure import Evaluate, EvalWorld, Report
-from worldgymnast.cli.commands.published import ImportWorld
+from worldgymnast.cli.commands.pipelines import Doctor, Dyna, Quickstart, Reproduce
+from worldgymnast.cli.commands.rl import Rl
 from worldgymnast.cli.commands.scenes import ScenesDistract, ScenesPhotograph, ScenesPlate, ScenesPropose
-from worldgymnast.cli.commands.train import Distill, Rl, Sft, TrainJudge, TrainWorld
-from worldgymnast.cli.commands.whole import Doctor, Dyna, Quickstart, Reproduce
+from worldgymnast.cli.commands.train import Distill, Sft, TrainJudge, TrainWorld
 
 __all__ = ["KINDS", "Command"]
 

@@ -1,4 +1,4 @@
-"""The commands that train what the method is compared with: iter-sft, rl-simulator."""
+"""The baseline commands: iter-sft, rl-simulator."""
 
 from __future__ import annotations
 
@@ -7,24 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-from worldgymnast.cli.command import (
-    LENT,
-    REPORT,
-    Command,
-    Computing,
-    Watching,
-    Weights,
-    components,
-    drives,
-    ledger,
-    read,
-    wrote,
-)
-from worldgymnast.cli.commands.train import imitated
-from worldgymnast.cli.fitting import horizon_of, same_cameras
-from worldgymnast.cli.starters import is_metaworld, parts, refuse_starters, refuse_tasks
+from worldgymnast.cli.command import NO_PREFIX, Command, DatasetCommand, DeviceCommand, OptionalPath
+from worldgymnast.cli.commands.train import episodes_to_imitate
+from worldgymnast.cli.data_defaults import horizon_of
+from worldgymnast.cli.environment import check_policy, check_tasks, is_metaworld
+from worldgymnast.cli.inputs import load_components, open_ledger, read
+from worldgymnast.cli.origins import check_same_cameras
+from worldgymnast.cli.results import print_training
+from worldgymnast.cli.starters import component_files, refuse_starters, refuse_unknown_tasks
 from worldgymnast.configs import Between, Positive, checked
-from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks
 from worldgymnast.envs.simulator import SimulatorConfig
 from worldgymnast.measure.real import Scorer, ScoringConfig
 from worldgymnast.protocols import StartSampler
@@ -32,9 +23,7 @@ from worldgymnast.recipes.finetune import FinetuneConfig, finetune
 from worldgymnast.recipes.iterated_sft import IterSftConfig, iter_sft
 from worldgymnast.recipes.quickstart import QuickstartConfig
 from worldgymnast.recipes.reproduce import Recipe
-from worldgymnast.registry import environment, load_policy
-from worldgymnast.report.collect import collect
-from worldgymnast.report.report import write
+from worldgymnast.registry import EnvironmentConfig, environment, load_policy
 from worldgymnast.rl.reinforce import ReinforceConfig
 from worldgymnast.rl.starts import EpisodeStarts, FixedStarts, ParaphrasedStarts, PhotographedStarts
 from worldgymnast.surrogates.imagination import Imagination
@@ -43,114 +32,112 @@ from worldgymnast.training.policy import PolicyTraining, demonstrations
 
 
 @checked(kw_only=True)
-class IterSft(Computing, Watching):
-    """A baseline: imitation of the policy's own imagined successes beside its demonstrations, round by round.
+class IterSft(DeviceCommand, DatasetCommand):
+    """Baseline: imitate imagined successes together with demonstrations, round by round.
 
     Attributes:
         config: the rounds.
-        policy: the policy's file; the starter's if left out.
-        world: the world model's file; the starter's if left out.
-        judge: the judge's file; the starter's if left out.
-        data: data sets with the demonstrations.
-        demonstrations: expert episodes per task that are imitated, the first ones.
-        photographs: starts are photographs of that many new layouts a task; of another robot's data the first frames.
-        env: the real environment of the photographs and the scorings.
-        scoring: the scorings before the first round and after each.
-        unscored: train without a real environment: nothing is scored for real, and the first round is kept.
-        out: the run folder.
+        policy: policy file; the starter policy if omitted.
+        world: world-model file; the starter world model if omitted.
+        judge: judge file; the starter judge if omitted.
+        data: data sets with demonstrations.
+        demonstrations: expert episodes per task to imitate.
+        photographs: new layouts per task to photograph as starts; for another robot, its first frames are starts.
+        env: real environment of photographs and scoring.
+        scoring: real scoring before the first round and after each.
+        unscored: train without real scoring; the result is that of the first round.
+        out: run folder.
     """
 
-    hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {MetaWorldConfig: ("horizon",)}
-    instead: ClassVar[str] = "use --horizon"
-    config: Annotated[IterSftConfig, LENT] = IterSftConfig()
-    policy: Weights = None
-    world: Weights = None
-    judge: Weights = None
+    hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {EnvironmentConfig: ("horizon",)}
+    hidden_hint: ClassVar[str] = "Use --horizon"
+    config: Annotated[IterSftConfig, NO_PREFIX] = IterSftConfig()
+    policy: OptionalPath = None
+    world: OptionalPath = None
+    judge: OptionalPath = None
     data: tuple[Path, ...]
     demonstrations: Positive = 5
     photographs: Positive = 30
-    env: MetaWorldConfig = MetaWorldConfig()
+    env: EnvironmentConfig = EnvironmentConfig()
     scoring: ScoringConfig = ScoringConfig(per_task=8)
     unscored: bool = False
     out: Path
 
     def __call__(self) -> int:
-        """Trains and writes the report."""
+        """Train and write the report."""
         self.prepare()
         given = {"policy": self.policy, "world": self.world, "judge": self.judge}
-        files, config, env = parts(**given), self.config, self.env
-        real = not self.unscored or is_metaworld(load_policy(files["policy"]).action_spec)
-        found = components(files, self.device, ledger(self.out), env if real else None)
-        same_cameras(*files.values(), asked=self.image_key)
-        if real:
-            refuse_tasks(self.judge, env.tasks)
-        episodes = read(self.data, found.world.frame_size[0], self.cameras, self.fps)
+        files, config, env = component_files(**given), self.config, self.env
+        has_environment = not self.unscored or is_metaworld(load_policy(files["policy"]).action_spec)
+        components = load_components(files, self.device, open_ledger(self.out), env if has_environment else None)
+        policy, world, judge = components.policy, components.world, components.judge
+        check_same_cameras(*files.values(), requested=self.image_key)
+        if has_environment:
+            refuse_unknown_tasks(self.judge, env.tasks)
+        episodes = read(self.data, world.frame_size[0], self.cameras, self.fps)
         refuse_starters(given, self.data[0], episodes.spec)
-        episodes, wanted = imitated(episodes, PolicyTraining(demonstrations=self.demonstrations))
-        demos = demonstrations(episodes, wanted.demonstrations)
-        if real:
+        episodes, training = episodes_to_imitate(episodes, PolicyTraining(demonstrations=self.demonstrations))
+        demos = demonstrations(episodes, training.demonstrations)
+        if has_environment:
             first = QuickstartConfig().photograph_layout
             starts: StartSampler = PhotographedStarts(environment(env), self.photographs, first)
         else:
             starts = EpisodeStarts(demos, sorted(set(demos.task)), 0.0)
-            config = replace(config, horizon=horizon_of(config.horizon, "--horizon", found, self.given, demos))
-        imagine = Imagination.of(found.policy, found.world, found.judge, config.horizon)
+            horizon = horizon_of(config.horizon, "--horizon", components, self.given_flags, demos)
+            config = replace(config, horizon=horizon)
+        imagination = Imagination.of(policy, world, judge, config.horizon)
         scorer = None if self.unscored else Scorer(environment(env), self.scoring)
-        iter_sft(found.policy, imagine, starts, demos, self.out, config, scorer, self.device)
-        write(self.out / REPORT, collect(self.out))
-        print(f"Report: {self.out / REPORT}")
-        return wrote(self.out / "policy.safetensors")
+        iter_sft(policy, imagination, starts, demos, self.out, config, scorer, self.device)
+        return print_training(self.out)
 
 
 @checked(kw_only=True)
-class RlSimulator(Computing):
-    """A baseline: the same reinforcement learning in a software simulator, which somebody had to build.
+class RlSimulator(DeviceCommand):
+    """Baseline: the same reinforcement learning in a perturbed simulator.
 
     Attributes:
         config: the training.
-        env: the real environment, and what is simulated.
-        simulator: which simulator, and how wrong.
-        dense: whether a group without a success is rewarded by how far it came.
-        policy: the policy's file; the starter's if left out.
-        layouts: how many a task it practises on.
-        out: the run folder; runs/rl-simulator-PRESET if left out.
+        env: real environment, which is also what is simulated.
+        simulator: simulator and its perturbation.
+        dense: reward progress in groups without a success.
+        policy: policy file; the starter policy if omitted.
+        layouts: training layouts per task.
+        out: run folder; runs/rl-simulator-PRESET if omitted.
     """
 
     takes_preset: ClassVar[bool] = True
     hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {
-        MetaWorldConfig: ("horizon",),
+        EnvironmentConfig: ("horizon",),
         SimulatorConfig: ("env",),
         ReinforceConfig: ("middle", "jitter", "uncertainty", "uncertainty_threshold", "uncertain_limit"),
     }
-    instead: ClassVar[str] = (
-        "a simulator is not doubted and begins at new layouts; use --rl.horizon, and --env for what it simulates"
+    hidden_hint: ClassVar[str] = (
+        "A simulator needs no uncertainty and starts at new layouts. Use --rl.horizon, and --env for what is simulated"
     )
-    config: Annotated[FinetuneConfig, LENT]
-    env: MetaWorldConfig = MetaWorldConfig()
+    config: Annotated[FinetuneConfig, NO_PREFIX]
+    env: EnvironmentConfig = EnvironmentConfig()
     simulator: SimulatorConfig = SimulatorConfig()
     dense: bool = True
-    policy: Weights = None
+    policy: OptionalPath = None
     layouts: Annotated[int, Between(1, 100_000)] = 1000
     out: Path
 
     @classmethod
-    def start(cls, recipe: Recipe, name: str) -> Command:
-        """See `Command.start`."""
+    def from_preset(cls, recipe: Recipe, name: str) -> Command:
+        """See `Command.from_preset`."""
         return cls(config=recipe.finetune, env=recipe.env, out=Path("runs") / f"rl-simulator-{name}")
 
     def __call__(self) -> int:
-        """Trains and writes the report."""
+        """Train and write the report."""
         self.prepare()
         env = replace(self.env, horizon=self.config.rl.horizon)
-        files = parts(policy=self.policy)
+        files = component_files(policy=self.policy)
         policy = load_policy(files["policy"], self.device)
-        drives(files["policy"], policy, env)
+        check_policy(files["policy"], policy, env)
         check_tasks(env.tasks)
         robot, scoring = environment(env), self.config.scoring
         layouts = FixedStarts(robot.layouts(self.layouts, QuickstartConfig().photograph_layout))
         starts = ParaphrasedStarts(layouts, robot.instructions)
         simulation = Simulation(replace(self.simulator, env=env), policy.chunk, scoring.workers, self.dense)
         finetune(policy, simulation, starts, self.out, self.config.rl, Scorer(robot, scoring))
-        write(self.out / REPORT, collect(self.out))
-        print(f"Report: {self.out / REPORT}")
-        return wrote(self.out / "policy.safetensors")
+        return print_training(self.out)

@@ -1,4 +1,4 @@
-"""The command best-of: what planning with the world model at deployment is worth."""
+"""The command best-of: planning with the world model at deployment."""
 
 from __future__ import annotations
 
@@ -7,50 +7,52 @@ from typing import Annotated
 
 from tyro.conf import Positional
 
-from worldgymnast.cli.command import LENT, Computing, Weights, components, ledger
-from worldgymnast.cli.conclude import conclude
-from worldgymnast.cli.fitting import same_cameras
-from worldgymnast.cli.starters import parts, refuse_tasks
+from worldgymnast.cli.command import NO_PREFIX, DeviceCommand, OptionalPath
+from worldgymnast.cli.inputs import load_components, open_ledger
+from worldgymnast.cli.origins import check_same_cameras
+from worldgymnast.cli.results import print_results
+from worldgymnast.cli.starters import component_files, refuse_unknown_tasks
 from worldgymnast.configs import checked
-from worldgymnast.envs.metaworld import MetaWorldConfig
 from worldgymnast.measure.planning import deploy
 from worldgymnast.measure.real import ScoreConfig
-from worldgymnast.registry import environment, to_dict
+from worldgymnast.registry import EnvironmentConfig, environment, to_dict
 from worldgymnast.rl.best_of import BestOf, BestOfConfig
 from worldgymnast.run import Run
 from worldgymnast.weights import identity
 
 
 @checked(kw_only=True)
-class BestOfN(Computing):
-    """A policy as it is, and with the best of N proposed chunks at every look, on the same real layouts.
+class BestOfN(DeviceCommand):
+    """Evaluate best-of-N planning with the world model on real layouts.
+
+    The policy is evaluated alone, and with the best of N imagined action chunks at every step.
 
     Attributes:
-        policy: the policy's file.
-        config: how much is imagined at a look.
-        world: the world model's file; the starter's if left out.
-        judge: the judge's file; the starter's if left out.
-        env: the real environment.
-        score: how many episodes, on which layouts.
-        out: the run folder.
+        policy: policy file.
+        config: planning settings.
+        world: world-model file; the starter world model if omitted.
+        judge: judge file; the starter judge if omitted.
+        env: real environment.
+        score: episodes and layouts of the evaluation.
+        out: run folder.
     """
 
     policy: Positional[Path]
-    config: Annotated[BestOfConfig, LENT] = BestOfConfig()
-    world: Weights = None
-    judge: Weights = None
-    env: MetaWorldConfig = MetaWorldConfig()
+    config: Annotated[BestOfConfig, NO_PREFIX] = BestOfConfig()
+    world: OptionalPath = None
+    judge: OptionalPath = None
+    env: EnvironmentConfig = EnvironmentConfig()
     score: ScoreConfig = ScoreConfig(per_task=10)
     out: Path
 
     def __call__(self) -> int:
-        """Evaluates both, prints the table and what it costs, and writes the report."""
+        """Evaluate both, print table and time, and write the report."""
         self.prepare()
-        files = parts(policy=self.policy, world=self.world, judge=self.judge)
-        found = components(files, self.device, ledger(self.out), self.env)
-        same_cameras(*files.values())
-        refuse_tasks(self.judge, self.env.tasks)
-        policy, world, judge = found.policy, found.world, found.judge
+        files = component_files(policy=self.policy, world=self.world, judge=self.judge)
+        loaded = load_components(files, self.device, open_ledger(self.out), self.env)
+        check_same_cameras(*files.values())
+        refuse_unknown_tasks(self.judge, self.env.tasks)
+        policy, world, judge = loaded.policy, loaded.world, loaded.judge
         inputs = {"policy": identity(policy), "world": identity(world), "judge": identity(judge)}
         settings = {"env": to_dict(self.env), "score": to_dict(self.score), "inputs": inputs}
         with Run(self.out, to_dict(self.config) | settings) as run:
@@ -59,7 +61,7 @@ class BestOfN(Computing):
             both = {"as it is": policy, name: planned}
             rows, seconds = deploy(both, environment(self.env), self.score, self.out)
             run.finish({})
-        conclude(self.out, rows)
+        print_results(self.out, rows)
         alone, more = seconds["as it is"], seconds[name]
-        print(f"Seconds an episode, the environment's included: {alone:.2f} as it is, {more:.2f} with {name}.")
+        print(f"Seconds per episode, environment included: {alone:.2f} without planning, {more:.2f} with {name}.")
         return 0

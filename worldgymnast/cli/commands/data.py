@@ -6,93 +6,96 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar
 
+import tyro
 from tyro.conf import Positional
 
-from worldgymnast.cli.command import LENT, Command, Computing, Size, Watching, drives, new, summary
+from worldgymnast.cli.checks import require_new_path
+from worldgymnast.cli.command import NO_PREFIX, Command, DatasetCommand, DeviceCommand, Size
+from worldgymnast.cli.environment import check_policy, check_tasks
+from worldgymnast.cli.results import print_data_set
 from worldgymnast.configs import Between, checked
-from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.check import check
 from worldgymnast.errors import InputError
 from worldgymnast.recipes.record import PolicyRecordConfig, RecordConfig, record_policy_to, record_to
 from worldgymnast.recipes.reproduce import Recipe
-from worldgymnast.registry import environment, load_policy
+from worldgymnast.registry import EnvironmentConfig, environment, load_policy
 
 
 @checked(kw_only=True)
 class Record(Command):
-    """Real episodes of scripted experts, experts with noise, and play, as a LeRobot v3.0 data set.
+    """Record real episodes of experts, noisy experts and random play (LeRobot v3.0).
 
     Attributes:
-        config: how many of each kind.
-        env: the real environment.
-        out: the data set's folder, a new one; data/PRESET if left out.
+        config: number of episodes of each kind.
+        env: real environment.
+        out: new folder for the data set; data/PRESET if omitted.
     """
 
     takes_preset: ClassVar[bool] = True
-    hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {MetaWorldConfig: ("horizon",)}
-    instead: ClassVar[str] = "use --length"
-    config: Annotated[RecordConfig, LENT]
-    env: MetaWorldConfig = MetaWorldConfig()
+    hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {EnvironmentConfig: ("horizon",)}
+    hidden_hint: ClassVar[str] = "Use --length"
+    config: Annotated[RecordConfig, NO_PREFIX]
+    env: EnvironmentConfig = EnvironmentConfig()
     out: Path
 
     @classmethod
-    def start(cls, recipe: Recipe, name: str) -> Command:
-        """See `Command.start`."""
+    def from_preset(cls, recipe: Recipe, name: str) -> Command:
+        """See `Command.from_preset`."""
         return cls(config=recipe.record, env=recipe.env, out=Path("data") / name)
 
     def __call__(self) -> int:
-        """Records."""
-        new(self.out)
+        """Record the episodes."""
+        require_new_path(self.out)
         check_tasks(self.env.tasks)
-        summary(self.out, record_to(self.out, environment(self.env), self.config))
+        print_data_set(self.out, record_to(self.out, environment(self.env), self.config))
         return 0
 
 
 @checked(kw_only=True)
-class RecordPolicy(Computing):
-    """Real rollouts of a policy, labelled by the environment, as a LeRobot v3.0 data set.
+class RecordPolicy(DeviceCommand):
+    """Record labelled real rollouts of a policy (LeRobot v3.0).
 
     Attributes:
-        policy: the policy's file.
-        config: how many, at which temperatures.
-        env: the real environment.
-        out: the data set's folder, a new one.
+        policy: policy file.
+        config: number of rollouts and sampling temperatures.
+        env: real environment.
+        out: new folder for the data set.
     """
 
-    hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {MetaWorldConfig: ("horizon",)}
-    instead: ClassVar[str] = "use --length"
+    hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {EnvironmentConfig: ("horizon",)}
+    hidden_hint: ClassVar[str] = "Use --length"
     policy: Positional[Path]
-    config: Annotated[PolicyRecordConfig, LENT] = PolicyRecordConfig()
-    env: MetaWorldConfig = MetaWorldConfig()
+    config: Annotated[PolicyRecordConfig, NO_PREFIX] = PolicyRecordConfig()
+    env: EnvironmentConfig = EnvironmentConfig()
     out: Path
 
     def __call__(self) -> int:
-        """Records."""
+        """Record the rollouts."""
         self.prepare()
-        new(self.out)
+        require_new_path(self.out)
         policy = load_policy(self.policy, self.device)
-        drives(self.policy, policy, self.env)
+        check_policy(self.policy, policy, self.env)
         length, chunk = self.config.length, policy.chunk
         if length % chunk:
             raise InputError(f"--length: found {length}, expected a multiple of the policy's chunk ({chunk})")
         check_tasks(self.env.tasks)
-        summary(self.out, record_policy_to(self.out, policy, environment(self.env), self.config))
+        print_data_set(self.out, record_policy_to(self.out, policy, environment(self.env), self.config))
         return 0
 
 
 @checked(kw_only=True)
-class DataCheck(Watching):
-    """What is wrong with a data set (LeRobot v3.0 or v2.1, RLDS, WorldGym), file by file.
+class DataCheck(DatasetCommand):
+    """Check a data set (LeRobot, RLDS or WorldGym), file by file.
 
     Attributes:
-        path: its folder.
+        path: data set folder.
     """
 
     path: Positional[Path]
 
     def __call__(self) -> int:
-        """Prints the findings; 1 if one of them is an error."""
+        """Print the findings; return 1 if one of them is an error."""
         findings = check(self.path, self.cameras, self.fps)
         for finding in findings:
             print(finding)
@@ -102,30 +105,32 @@ class DataCheck(Watching):
 
 
 @checked(kw_only=True)
-class DataConvert(Watching):
-    """A data set in any known format as LeRobot v3.0, with every camera, the state and the last action.
+class DataConvert(DatasetCommand):
+    """Convert a data set to LeRobot v3.0, with cameras and state.
 
     Attributes:
-        source: its folder: LeRobot v2.1 or v3.0, RLDS, WorldGym.
-        target: the folder to write, a new one.
-        size: pixels on each side to resize the frames to.
-        image_key: which cameras, all by default: one name, or several.
-        fps: frames per second to write, a whole part of what the data have; or, where their format does not say, just
-            what they have.
-        lossless: keep every bit of the frames; LeRobot reads them, and encodes them anew where it edits.
+        source: folder of a LeRobot v2.1 or v3.0, RLDS or WorldGym data set.
+        target: new folder to write.
+        size: height and width to resize the frames to, in pixels.
+        image_key: cameras to keep: one name or several; all if omitted.
+        fps: frames per second to write, an integer fraction of the source's. If the source format does not state a
+            rate, this must be its rate.
+        lossless: store frames losslessly. LeRobot reads them, and re-encodes them when it edits the data set.
     """
 
     source: Positional[Path]
     target: Positional[Path]
     size: Size = None
-    fps: Annotated[float, Between(1e-3, 1e4)] | None = None
+    fps: Annotated[Annotated[float, Between(1e-3, 1e4)] | None, tyro.conf.arg(metavar="N")] = None
     lossless: bool = False
 
     def __call__(self) -> int:
-        """Converts."""
+        """Convert the data set."""
         done = formats.convert(
             self.source, self.target, size=self.size, image_key=self.cameras, fps=self.fps, lossless=self.lossless
         )
-        said = f"{done.succeeded} of {done.labelled} labelled ones succeeded" if done.labelled else "none labelled"
-        print(f"{self.target}: {done.episodes} episodes, {done.actions} actions, {said}")
+        outcome = "no labels"
+        if done.labelled:
+            outcome = f"{done.succeeded} of {done.labelled} labelled episodes succeeded"
+        print(f"{self.target}: {done.episodes} episodes, {done.actions} actions, {outcome}")
         return 0

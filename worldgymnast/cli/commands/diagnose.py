@@ -1,4 +1,4 @@
-"""The command diagnose: what costs imagined rollouts their right verdicts, and how far they tell real outcomes."""
+"""The command diagnose: causes of wrong verdicts on imagined rollouts."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ import numpy as np
 import tyro
 from tyro.conf import Positional
 
+from worldgymnast.cli.checks import check_frame_size, require_labels
 from worldgymnast.cli.command import (
     REPORT,
-    Computing,
-    Number,
-    Watching,
-    Weights,
-    hold_out,
-    labelled,
-    read_each,
-    sees,
-    wrote,
+    DatasetCommand,
+    DeviceCommand,
+    OptionalPath,
+    OptionalPositive,
+    print_written,
 )
-from worldgymnast.cli.commands.judge import judge_of
-from worldgymnast.cli.fitting import cameras_of, fps_of, frames_for, rate_of, same_cameras
-from worldgymnast.cli.starters import is_metaworld, parts, refuse_starters, refuse_tasks
+from worldgymnast.cli.commands.judge_evaluation import load_judge_with_ledger
+from worldgymnast.cli.data_defaults import frames_for, rate_of
+from worldgymnast.cli.environment import default_horizon
+from worldgymnast.cli.inputs import hold_out, read_each
+from worldgymnast.cli.origins import cameras_of, check_same_cameras, fps_of
+from worldgymnast.cli.starters import component_files, refuse_starters, refuse_unknown_tasks
 from worldgymnast.configs import Count, Positive, Seed, checked
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.errors import InputError
@@ -42,87 +42,87 @@ from worldgymnast.run import check_folder, command_line
 from worldgymnast.video import contact_sheet, png
 from worldgymnast.weights import to_json, write_bytes, write_text
 
-PICTURES = "diagnosis"
-"""Folder of the strips, in OUT."""
+STRIPS = "diagnosis"
+"""Folder of the frame strips, in OUT."""
 
 
 @checked(kw_only=True)
-class Diagnose(Computing, Watching):
-    """Where imagined rollouts lose their right verdicts: at the judge, at the world's encoding, or at its dynamics.
+class Diagnose(DeviceCommand, DatasetCommand):
+    """Locate the cause of wrong verdicts: judge, frame encoding or dynamics.
 
-    The judge sees labelled real rollouts on their real frames, on the world's round trip of these, and on imagined
-    replays of the same actions. With outcomes of closed-loop episodes, also how imagined and real outcome correlate.
+    The judge scores labelled real rollouts three times: on their real frames, on these frames encoded and decoded by
+    the world model, and on imagined replays of the same actions. With outcomes of closed-loop episodes, the
+    correlation of imagined and real outcomes is also measured.
 
     Attributes:
-        data: labelled data sets that neither world nor judge was trained on; with several, each is a kind of policy.
-        world: the world model's file; the starter's if left out.
-        judge: the judge's file; the starter's if left out.
-        outcomes: files that hold imagined and real outcomes: outcomes.json of agree, evaluation.json of quickstart,
-            reproduce or rl, state.json of an RL checkpoint.
-        by: what tells kinds of policies apart: the source noted in the data, or the folder; "auto" is the folder where
-            several are given.
-        held_out: only the episodes that train-world and distill kept out with the same number.
-        trained: with held_out, the others instead: those the world was trained on, which shows whether it fits.
-        horizon: actions of an episode that are judged; left out, 24 in Meta-World, and whole episodes of other robots.
-        stride: the judge sees every that many frames; left out, those of 0.15 seconds (2 in Meta-World).
-        rows: episodes imagined side by side; fewer take less memory.
-        strips: pictures of missed successes around the moment they succeed, at most.
-        seed: of the imagination and the bootstraps.
-        out: a folder for diagnosis.json, the strips and report.html; that of a run adds the section to its report.
+        data: labelled data sets that neither world model nor judge was trained on; several are grouped by policy.
+        world: world-model file; the starter world model if omitted.
+        judge: judge file; the starter judge if omitted.
+        outcomes: files with imagined and real outcomes: outcomes.json of agree, evaluation.json of quickstart,
+            reproduce or rl, or state.json of an RL checkpoint.
+        by: group policies by the source recorded in the data, or by folder; "auto" is by folder if several are given.
+        held_out: use only the episodes that train-world or distill held out with this number per task.
+        trained: with --held-out, use the training episodes instead, which shows whether the world model fits them.
+        horizon: actions per episode to judge; default 24 in Meta-World, else whole episodes.
+        stride: frames between two that the judge sees; default 0.15 seconds (2 frames in Meta-World).
+        rows: episodes imagined per batch; fewer need less memory.
+        strips: maximum number of frame strips of missed successes.
+        seed: random seed of imagination and bootstraps.
+        out: folder for diagnosis.json, the strips and report.html; the folder of a run adds a section to its report.
     """
 
     data: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="DATA...")] = ()
-    world: Weights = None
-    judge: Weights = None
+    world: OptionalPath = None
+    judge: OptionalPath = None
     outcomes: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE...")] = ()
     by: Literal["auto", "source", "folder"] = "auto"
     held_out: Count = 0
     trained: bool = False
-    horizon: Number = None
-    stride: Number = None
+    horizon: OptionalPositive = None
+    stride: OptionalPositive = None
     rows: Positive = 32
     strips: Count = 4
     seed: Seed = 0
-    out: Weights = None
+    out: OptionalPath = None
 
     def __post_init__(self) -> None:
         if not self.data and not self.outcomes:
-            raise InputError(
-                "data: found no data set and no --outcomes, expected at least one; give labelled rollouts, or a file "
-                "with imagined and real outcomes"
-            )
+            raise InputError("DATA, --outcomes: both are missing. Give labelled rollouts, or a file with outcomes")
         if self.trained and not self.held_out:
-            raise InputError("--trained: found no --held-out, expected the number that the training was given")
+            raise InputError("--trained: --held-out is missing. Give the same number as in training")
 
     def __call__(self) -> int:
-        """Prints the tables; with `out`, writes numbers, strips and report."""
+        """Print the tables; with `out`, write numbers, strips and report."""
         self.prepare()
         if self.out is not None:
-            fits(self.out)
-        read = read_loops(self.outcomes)  # before anything that takes minutes
-        loops = {name: plain_loops(episodes, self.seed) for name, episodes in read.items()}
-        found: dict[str, Any] = {}
+            check_out(self.out)
+        outcomes = read_loops(self.outcomes)  # before anything that takes minutes
+        loops = {name: plain_loops(episodes, self.seed) for name, episodes in outcomes.items()}
+        results: dict[str, Any] = {}
         strips: Sequence[Strip] = ()
         if self.data:
-            found, strips = self._examined()
-        for sheet in [*(sheets(found)[:MAIN] if found else []), *(closed_loop_sheet(*loop) for loop in loops.items())]:
+            results, strips = self._examine()
+        shown = sheets(results)[:MAIN] if results else []
+        for sheet in [*shown, *(closed_loop_sheet(*loop) for loop in loops.items())]:
             tables.show(tables.sheet(sheet))
-        for sentence in sentences(found) if found else ():
+        for sentence in sentences(results) if results else ():
             print(sentence)
         if self.out is None:
             return 0
-        found |= {"closed_loop": loops} if loops else {}
-        return self._write(self.out, found | {"command": command_line()}, strips)
+        if loops:
+            results["closed_loop"] = loops
+        return self._write(self.out, results | {"command": command_line()}, strips)
 
-    def _examined(self) -> tuple[dict[str, Any], Sequence[Strip]]:
-        files = parts(world=self.world, judge=self.judge)
-        world, judge = load_world(files["world"], self.device), judge_of(files["judge"], self.device)
-        same_cameras(files["world"], files["judge"], asked=self.image_key)
+    def _examine(self) -> tuple[dict[str, Any], Sequence[Strip]]:
+        """Run the diagnosis; return its numbers and strips."""
+        files = component_files(world=self.world, judge=self.judge)
+        world, judge = load_world(files["world"], self.device), load_judge_with_ledger(files["judge"], self.device)
+        check_same_cameras(files["world"], files["judge"], requested=self.image_key)
         episodes = self._episodes(files["world"], world.frame_size[0])
         refuse_starters({"world": self.world, "judge": self.judge}, self.data[0], episodes.spec)
-        refuse_tasks(self.judge, sorted(set(episodes.task)))
-        sees(world, episodes.size, "data convert SOURCE TARGET --size")
-        labelled(self.data, episodes)
+        refuse_unknown_tasks(self.judge, sorted(set(episodes.task)))
+        check_frame_size(world.frame_size, episodes.size, "data convert SOURCE TARGET --size")
+        require_labels(self.data, episodes)
         if self.held_out:
             episodes = hold_out(episodes, self.held_out)[0 if self.trained else 1]
         check(judge, set(zip(episodes.task, episodes.instruction, strict=True)))
@@ -130,22 +130,23 @@ class Diagnose(Computing, Watching):
             world,
             judge,
             episodes,
-            horizon=self.horizon or (24 if is_metaworld(episodes.spec) else None),
+            horizon=self.horizon or default_horizon(episodes.spec),
             stride=self.stride or frames_for(2, rate_of(episodes)),
             seed=self.seed,
             rows=self.rows,
             strips=self.strips if self.out is not None else 0,
         )
-        found = diagnosis.numbers
-        if left := len(episodes) - found["all"]["episodes"]:
-            print(f"{left} of {len(episodes)} episodes have no label or no action and are left out")
-        if reasons := Counter(row[s]["error"] for row in found["rows"] for s in found["sources"] if row[s]["error"]):
-            reason, count = reasons.most_common(1)[0]
-            print(f"{judge.name}: {reasons.total()} judgements failed, {count} of them because: {reason}")
-        return found, diagnosis.strips
+        numbers = diagnosis.numbers
+        if skipped := len(episodes) - numbers["all"]["episodes"]:
+            print(f"{skipped} of {len(episodes)} episodes have no label or no action and are skipped")
+        errors = Counter(row[s]["error"] for row in numbers["rows"] for s in numbers["sources"] if row[s]["error"])
+        if errors:
+            error, count = errors.most_common(1)[0]
+            print(f"{judge.name}: {errors.total()} judgements failed. Most common error ({count}x): {error}")
+        return numbers, diagnosis.strips
 
     def _episodes(self, world: Path, size: int) -> EpisodeSet:
-        """The data sets as one, their sources what tells policies apart."""
+        """Read the data sets as one, with policies as sources."""
         sets = read_each(
             self.data,
             size,
@@ -160,10 +161,10 @@ class Diagnose(Computing, Watching):
             ]
         return concatenate(sets)
 
-    def _write(self, out: Path, found: dict[str, Any], strips: Sequence[Strip]) -> int:
+    def _write(self, out: Path, results: dict[str, Any], strips: Sequence[Strip]) -> int:
         rows = []
         for number, strip in enumerate(strips, 1):
-            name = f"{PICTURES}/strip-{number}.png"
+            name = f"{STRIPS}/strip-{number}.png"
             write_bytes(out / name, png(contact_sheet(list(strip.frames.values()), gap=0)))
             rows.append(
                 {
@@ -174,39 +175,40 @@ class Diagnose(Computing, Watching):
                 }
                 | {k: getattr(strip, k) for k in ("task", "policy", "instruction", "episode", "fault", "success_frame")}
             )
-        write_text(out / FILE, to_json(found | {"strips": rows}))
+        write_text(out / FILE, to_json(results | {"strips": rows}))
         write(out / REPORT, collect(out))
-        wrote(out / FILE)
-        return wrote(out / REPORT)
+        print_written(out / FILE)
+        return print_written(out / REPORT)
 
 
-def fits(out: Path) -> None:
-    """Raises where OUT is neither new nor the folder of a run or of an earlier diagnosis."""
+def check_out(out: Path) -> None:
+    """Require OUT to be new, or a run's or diagnosis' folder."""
     if not any((out / name).is_file() for name in (FILE, "stages.json", "evaluation.json")):
         check_folder(out)
 
 
 def read_loops(files: Sequence[Path]) -> dict[str, list[Episode]]:
-    """The closed-loop episodes of some files, by file and place."""
-    found: dict[str, list[Episode]] = {}
+    """Read the closed-loop episodes of files, by file and surrogate."""
+    loops: dict[str, list[Episode]] = {}
     for name, file in zip(short_names(files), files, strict=True):
         places = read_episodes(file)
-        found |= {name if list(places) == ["world"] else f"{name}, {place}": own for place, own in places.items()}
-    return found
+        is_only_world = list(places) == ["world"]
+        loops |= {name if is_only_world else f"{name}, {place}": episodes for place, episodes in places.items()}
+    return loops
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
-    """As much of the end of each path as tells them apart.
+    """Shorten each path to its shortest unique end.
 
     >>> short_names([Path("a/x/data"), Path("b/x/data"), Path("b/y")])
     ['a/x/data', 'b/x/data', 'y']
     """
-    whole = [path.resolve().parts for path in paths]
+    all_parts = [path.resolve().parts for path in paths]
 
-    def end(own: tuple[str, ...]) -> str:
-        for length in range(1, len(own) + 1):
-            if sum(other[-length:] == own[-length:] for other in whole) == 1:
-                return "/".join(own[-length:])
-        return "/".join(own)
+    def shortened(parts: tuple[str, ...]) -> str:
+        for length in range(1, len(parts) + 1):
+            if sum(other[-length:] == parts[-length:] for other in all_parts) == 1:
+                return "/".join(parts[-length:])
+        return "/".join(parts)
 
-    return [end(own) for own in whole]
+    return [shortened(parts) for parts in all_parts]

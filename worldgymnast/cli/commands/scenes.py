@@ -1,7 +1,7 @@
-"""The commands that make scenes to train on: scenes photograph, distract, propose, plate.
+"""The commands that make start scenes: scenes photograph, distract, propose, plate.
 
-A scene is a picture and a sentence in a folder (`episodes/starts.py`), so each command's result can be looked at before
-anything is spent on it, and given to `rl --starts` or to the next command.
+A scene is a picture with instructions in a folder (`episodes/starts.py`). Each command's output can be inspected, and
+passed to `rl --starts` or to the next command.
 """
 
 from __future__ import annotations
@@ -14,22 +14,20 @@ import numpy as np
 import tyro
 from tyro.conf import Positional
 
+from worldgymnast.cli.checks import require_new_path, require_writable
 from worldgymnast.cli.command import (
     Command,
-    Computing,
+    DatasetCommand,
     DataSets,
+    DeviceCommand,
+    OptionalPath,
     Size,
-    Watching,
-    Weights,
-    ending,
-    new,
-    read,
-    writable,
-    wrote,
+    file_suffix,
+    print_written,
 )
-from worldgymnast.cli.starters import is_metaworld
+from worldgymnast.cli.environment import check_tasks, is_metaworld
+from worldgymnast.cli.inputs import read
 from worldgymnast.configs import Between, Count, Seed, checked
-from worldgymnast.envs.metaworld import MetaWorldConfig, check_tasks, instructions
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.starts import folder_hash, frame_of, pictures, said_of, write_start
 from worldgymnast.episodes.windows import EpisodeSet
@@ -39,7 +37,7 @@ from worldgymnast.progress import Progress
 from worldgymnast.protocols import Editor
 from worldgymnast.recipes.edit_episodes import distract_episodes
 from worldgymnast.recipes.quickstart import QuickstartConfig, starter_plate
-from worldgymnast.registry import environment, load_editor, load_proposer, to_dict
+from worldgymnast.registry import EnvironmentConfig, environment, load_editor, load_proposer, to_dict
 from worldgymnast.run import Run
 from worldgymnast.scenes.edit import add_distractors
 from worldgymnast.scenes.language import sample_instructions
@@ -49,172 +47,173 @@ from worldgymnast.types import Start
 from worldgymnast.weights import fingerprint, write_text
 
 PLATE_FRAMES = 1500
-"""Frames in which an empty scene is looked for."""
-LEFT_OUT = "left_out.txt"
-"""Names of the pictures that an editor changed too little or too much, lest it be asked, and paid, again."""
+"""Frames from which the empty background is estimated."""
+SKIPPED = "left_out.txt"
+"""File with the names of pictures that the editor changed too little or too much, so that it is not paid twice."""
 Source = Annotated[Positional[Path], tyro.conf.arg(metavar="SOURCE")]
 Target = Annotated[Positional[Path], tyro.conf.arg(metavar="TARGET")]
 
 
 @checked(kw_only=True)
 class ScenesPhotograph(Command):
-    """Photographs of new layouts of the real environment, each with a sentence; no action is taken.
+    """Photograph new layouts of the real environment, each with an instruction.
 
     Attributes:
-        target: the folder to write.
-        env: the real environment.
-        per_task: layouts a task.
-        first_layout: layouts count up from here.
+        target: folder to write.
+        env: real environment.
+        per_task: layouts per task.
+        first_layout: number of the first layout.
     """
 
-    hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {MetaWorldConfig: ("horizon",)}
-    instead: ClassVar[str] = "a photograph has none"
+    hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {EnvironmentConfig: ("horizon",)}
+    hidden_hint: ClassVar[str] = "A photograph has no horizon"
     target: Target
-    env: MetaWorldConfig = MetaWorldConfig()
+    env: EnvironmentConfig = EnvironmentConfig()
     per_task: Annotated[int, Between(1, 100_000)] = 30
     first_layout: Count = QuickstartConfig().photograph_layout
 
     def __call__(self) -> int:
-        """Photographs."""
+        """Take the photographs."""
         check_tasks(self.env.tasks)
-        asked = {"env": to_dict(self.env), "per_task": self.per_task, "first_layout": self.first_layout}
-        with Run(self.target, asked) as run:
+        config = {"env": to_dict(self.env), "per_task": self.per_task, "first_layout": self.first_layout}
+        with Run(self.target, config) as run:
             robot = environment(self.env)
             layouts = [] if run.finished else robot.layouts(self.per_task, self.first_layout)
             for start in robot.photograph(layouts) if layouts else []:
                 name = f"{start.task}-{start.layout}"
-                write_start(self.target, name, start.frame, instructions(start.task), start.task)
+                write_start(self.target, name, start.frame, robot.instructions(start.task), start.task)
             run.finish({})
-        return wrote(self.target)
+        return print_written(self.target)
 
 
 @checked(kw_only=True)
-class ScenesDistract(Computing, Watching):
-    """The same scenes with objects on the table that have nothing to do with the task.
+class ScenesDistract(DeviceCommand, DatasetCommand):
+    """Add objects to scenes that are unrelated to the task.
 
-    The source is a folder of pictures with sentences, or a data set; of a data set every episode is edited as a whole,
-    so that world model and judge can be trained on it too.
+    The source is a folder of pictures with instructions, or a data set. Of a data set, whole episodes are edited, for
+    training world model and judge.
 
     Attributes:
-        source: the folder, or the data set.
-        target: where the edited ones go.
-        editor: the description (.json) of what edits: cut-outs, an inpainting model, a server; cut-outs if left out.
-        plate: the empty scene as `scenes plate` writes it; the starter camera's if left out.
-        copies: edited pictures of each.
-        size: pixels on each side to resize to.
-        crop: take the middle square of pictures that are not square.
-        seed: of every random draw.
+        source: folder of pictures, or data set.
+        target: folder to write.
+        editor: description (.json) of an editor: cutouts, inpainting model or server; cutouts if omitted.
+        plate: empty background, as scenes plate writes it; that of the starter camera if omitted.
+        copies: edited copies per picture.
+        size: height and width to resize to, in pixels.
+        crop: crop pictures that are not square to their central square.
+        seed: random seed.
     """
 
     source: Source
     target: Target
-    editor: Weights = None
-    plate: Weights = None
+    editor: OptionalPath = None
+    plate: OptionalPath = None
     copies: Annotated[int, Between(1, 1000)] = 1
     size: Size = None
     crop: bool = False
     seed: Seed = 0
 
     def __post_init__(self) -> None:
-        apart(self.source, self.target)
+        require_different(self.source, self.target)
 
     def __call__(self) -> int:
-        """Edits."""
+        """Edit the scenes."""
         self.prepare()
         plate = load_plate(self.plate or starter_plate())
         if not formats.is_data(self.source):
             return self._pictures(plate)
-        new(self.target)
+        require_new_path(self.target)
         if self.copies > 1 or self.crop:
-            raise InputError("--copies, --crop: found one of them for a data set, expected neither: each episode is "
-                             "edited once, as it is; run again with another --seed for more")  # fmt: skip
+            raise InputError(
+                "--copies, --crop: have no effect on a data set, whose episodes are edited once, uncropped. Omit them; "
+                "for more copies, rerun with another --seed"
+            )
         editor = load_editor(self.editor, plate, self.device)
         episodes = read([self.source], self.size, self.cameras, self.fps)
         if self.plate is None and not is_metaworld(episodes.spec):
             raise InputError(
-                f"--plate: left out. The starter's would be taken, Meta-World's empty table, while {self.source} "
-                "is of another robot. Objects would be pasted behind what is there. Make one: worldgymnast scenes plate"
+                f"--plate: omitted, but the starter plate is Meta-World's empty table, while {self.source} is of "
+                "another robot. Objects would be pasted behind the scene. Make a plate: worldgymnast scenes plate"
             )
         distract_episodes(editor, episodes, self.target, self.seed)
-        return wrote(self.target)
+        return print_written(self.target)
 
     def _pictures(self, plate: Plate) -> int:
         files = pictures(self.source)
         editor = load_editor(self.editor, plate, self.device, Ledger(self.target / FILE))
-        asked = {name: getattr(self, name) for name in ("copies", "size", "crop", "seed")}
-        asked |= {"editor": described(self.editor), "plate": fingerprint(plate.frame.tolist())}
-        with Run(self.target, asked | {"inputs": {"source": folder_hash(self.source)}}) as run:
+        config = {name: getattr(self, name) for name in ("copies", "size", "crop", "seed")}
+        config |= {"editor": description_of(self.editor), "plate": fingerprint(plate.frame.tolist())}
+        with Run(self.target, config | {"inputs": {"source": folder_hash(self.source)}}) as run:
             if run.finished is None:
                 run.finish({"left_out": float(self._edit(files, editor))})
-        return wrote(self.target)
+        return print_written(self.target)
 
     def _edit(self, files: Sequence[Path], editor: Editor) -> int:
-        """Edits every picture that is neither there nor left out before; returns how many are left out."""
-        total, noted = len(files) * self.copies, self.target / LEFT_OUT
-        left_out = set(noted.read_text().splitlines()) if noted.exists() else set[str]()
+        """Edit all remaining pictures; return the number of skipped ones."""
+        total, skipped_file = len(files) * self.copies, self.target / SKIPPED
+        skipped = set(skipped_file.read_text().splitlines()) if skipped_file.exists() else set[str]()
         with Progress("editing", total) as progress:
             for number, path in enumerate(files):
                 sentences, task = said_of(path)
                 start = Start(frame_of(path, self.size, self.crop), sentences[0], task)
                 for copy in range(self.copies):
                     name = f"{path.stem}-{copy + 1}"
-                    if name not in left_out and not (self.target / f"{name}.json").exists():
-                        made = add_distractors(editor, start, np.random.default_rng([self.seed, number, copy]))
-                        if made is None:
-                            left_out.add(name)
-                            write_text(noted, "\n".join(sorted(left_out)) + "\n")
+                    if name not in skipped and not (self.target / f"{name}.json").exists():
+                        edited = add_distractors(editor, start, np.random.default_rng([self.seed, number, copy]))
+                        if edited is None:
+                            skipped.add(name)
+                            write_text(skipped_file, "\n".join(sorted(skipped)) + "\n")
                         else:
-                            write_start(self.target, name, made.frame, sentences, task)
+                            write_start(self.target, name, edited.frame, sentences, task)
                     progress.advance()
-        refused = len(left_out)
-        if refused > total / 2:
+        if len(skipped) > total / 2:
             raise InputError(
-                f"{self.source}: found that '{editor.name}' adds nothing, or changes everything, in {refused} of "
-                f"{total} pictures; give --plate of this camera (worldgymnast scenes plate), or another --editor"
+                f"{self.source}: editor '{editor.name}' changed too little or too much in {len(skipped)} of {total} "
+                "pictures. Give the --plate of this camera (worldgymnast scenes plate), or another --editor"
             )
-        if refused:
-            print(f"left out {refused} of {total}: nothing was added, or everything changed")
-        return refused
+        if skipped:
+            print(f"skipped {len(skipped)} of {total} pictures, which changed too little or too much")
+        return len(skipped)
 
 
 @checked(kw_only=True)
 class ScenesPropose(Command):
-    """The same scenes with new instructions.
+    """Write new instructions for scenes.
 
     Attributes:
-        source: a folder of pictures; sentences beside them are needed where nobody is asked.
-        target: where pictures and new sentences go.
-        count: instructions for each picture.
-        proposer: the description (.json) of a vision-language model that is asked what could be done; each answer is a
-            task of its own. If left out they are written from the objects of the scene's task.
-        seed: of what is written.
+        source: folder of pictures; they need instructions unless --proposer is given.
+        target: folder to write.
+        count: instructions per picture.
+        proposer: description (.json) of a vision-language model that proposes instructions, each of which is a task of
+            its own. If omitted, instructions are generated from the objects of the scene's task.
+        seed: random seed.
     """
 
     source: Source
     target: Target
     count: Annotated[int, Between(1, 100)] = 8
-    proposer: Weights = None
+    proposer: OptionalPath = None
     seed: Seed = 0
 
     def __post_init__(self) -> None:
-        apart(self.source, self.target)
+        require_different(self.source, self.target)
 
     def __call__(self) -> int:
-        """Proposes; pictures that are there already are kept."""
+        """Write instructions for every picture that is not done yet."""
         files = pictures(self.source)
         proposer = load_proposer(self.proposer, Ledger(self.target / FILE)) if self.proposer else None
-        asked = {"count": self.count, "seed": self.seed, "proposer": described(self.proposer)}
-        with Run(self.target, asked | {"inputs": {"source": folder_hash(self.source)}}) as run:
+        config = {"count": self.count, "seed": self.seed, "proposer": description_of(self.proposer)}
+        with Run(self.target, config | {"inputs": {"source": folder_hash(self.source)}}) as run:
             if run.finished is None:
                 with Progress("proposing", len(files)) as progress:
                     for number, path in enumerate(files):
                         self._propose(path, number, proposer)
                         progress.advance()
                 run.finish({})
-        return wrote(self.target)
+        return print_written(self.target)
 
     def _propose(self, path: Path, number: int, proposer: Proposer | None) -> None:
-        """New instructions for one picture, unless it has them."""
+        """Write new instructions for one picture, unless done."""
         frame = frame_of(path, None)
         if proposer is not None:
             if not (self.target / f"{path.stem}-1.json").exists():
@@ -224,50 +223,50 @@ class ScenesPropose(Command):
         _, task = said_of(path)
         if not (sentences := sample_instructions(task, self.count, np.random.default_rng([self.seed, number]))):
             raise InputError(
-                f"{path.with_suffix('.json')}: field 'task': found '{task}', whose objects are not known; expected a "
-                "task of the suite, or --proposer with a model that looks"
+                f"{path.with_suffix('.json')}: field 'task': the objects of '{task}' are unknown. Use a task of the "
+                "suite, or give a vision-language model with --proposer"
             )
         write_start(self.target, path.stem, frame, sentences, task)
 
 
 @checked(kw_only=True)
-class ScenesPlate(Watching):
-    """What a camera sees when nothing is on the table, from frames in which robot and objects come and go.
+class ScenesPlate(DatasetCommand):
+    """Estimate a camera's empty background from frames with moving robot and objects.
 
     Attributes:
         data: data sets of one camera.
-        out: the file to write, a .png.
-        frames: how many frames are looked at.
-        size: pixels on each side to resize to.
-        seed: which.
+        out: .png file to write.
+        frames: number of frames to use.
+        size: height and width to resize to, in pixels.
+        seed: random seed of the choice of frames.
     """
 
     data: DataSets
-    out: Annotated[Path, ending(".png")]
+    out: Annotated[Path, file_suffix(".png")]
     frames: Annotated[int, Between(10, 20_000)] = PLATE_FRAMES
     size: Size = None
     seed: Seed = 0
 
     def __call__(self) -> int:
-        """Looks."""
-        writable("--out", self.out)
-        frames = some_frames(read(self.data, self.size, self.cameras, self.fps), self.frames, self.seed)
-        estimate_plate(frames).save(self.out)
-        return wrote(self.out)
+        """Estimate and write the background."""
+        require_writable("--out", self.out)
+        episodes = read(self.data, self.size, self.cameras, self.fps)
+        estimate_plate(sample_frames(episodes, self.frames, self.seed)).save(self.out)
+        return print_written(self.out)
 
 
-def some_frames(episodes: EpisodeSet, count: int, seed: int) -> np.ndarray:
-    """That many frames of episodes at most, uint8 [n h w 3]."""
+def sample_frames(episodes: EpisodeSet, count: int, seed: int) -> np.ndarray:
+    """Sample at most `count` frames of episodes, uint8 [n h w 3]."""
     rows = np.random.default_rng(seed).permutation(episodes.rows)[:count]
     return np.asarray(episodes.frames[np.sort(rows)])
 
 
-def described(path: Path | None) -> str:
-    """What a description (.json) says, to tell it from another; nothing where there is none."""
+def description_of(path: Path | None) -> str:
+    """Return the text of a description (.json), or ""."""
     return path.read_text() if path else ""
 
 
-def apart(source: Path, target: Path) -> None:
-    """Raises where what is made would lie among what it is made from."""
+def require_different(source: Path, target: Path) -> None:
+    """Raise `InputError` if the source would be overwritten."""
     if source.resolve() == target.resolve():
-        raise InputError(f"TARGET: found {target}, which is the source; expected another folder")
+        raise InputError(f"TARGET: {target} is the source. Give another folder")

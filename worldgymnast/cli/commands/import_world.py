@@ -1,4 +1,4 @@
-"""The command that takes in published weights: import-world."""
+"""The command import-world: converts published weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import tyro
 from tyro.conf import Positional
 
 from worldgymnast.actions import WORLDGYM
-from worldgymnast.cli.command import Command, Number, new, wrote
+from worldgymnast.cli.checks import require_new_path
+from worldgymnast.cli.command import Command, OptionalPositive, print_written
 from worldgymnast.configs import Between, Positive, checked
 from worldgymnast.errors import InputError
 from worldgymnast.registry import Manifest, save_component
@@ -22,33 +23,35 @@ from worldgymnast.worldmodel.sampler import LatentWorldModel, WorldModelConfig
 from worldgymnast.worldmodel.vae import ImageVAE
 
 PIXEL_CHECKPOINT = "bridge_v2_ckpt.pt"
-"""The one published checkpoint with "pixel" rotary positions; older than action dropout, so without guidance."""
+"""The only published checkpoint with "pixel" rotary positions; it has no action dropout, so no guidance."""
 
 ACTION_DROPOUT = "actiondropout"
-"""In the names of published checkpoints that were trained with action dropout, which guidance needs."""
+"""Part of the names of published checkpoints trained with action dropout, which guidance needs."""
 
 
 @checked(kw_only=True)
 class ImportWorld(Command):
-    """A published WorldGym checkpoint (.pt) as a world model of ours: one safetensors file, image VAE included.
+    """Import a published WorldGym checkpoint (.pt) as one safetensors file.
+
+    The image VAE is included in the file.
 
     Attributes:
-        checkpoint: what torch saved; pickled code in it is refused.
-        vae: diffusers' AutoencoderKL, a folder or a hub name.
-        tiny: an AutoencoderTiny to decode with several times faster, such as TAESD3, a folder or a hub name.
-        rotary: the spatial rotary positions, which the weights do not tell. Left out, "pixel" for the file
-            bridge_v2_ckpt.pt, else "standard"; what was taken is printed.
-        size: height and width of the frames.
-        window: most frames it sees at once, the new one included.
-        heads: attention heads; left out, as many as are 64 wide.
-        steps: DDIM steps a frame.
-        guidance: of the action against none; 1 for none, as for a checkpoint that was trained without action dropout.
-            Left out, 3 where the file's name says "actiondropout", else 1; what was taken is printed.
-        slide: what happens when the window slides: "recompute" as published, "band" is cheaper.
-        hop: frames that leave the window at once when it slides; 1 as published; 10 is faster in a full window.
+        checkpoint: PyTorch checkpoint; pickled code in it is refused.
+        vae: folder or hub name of the AutoencoderKL (diffusers).
+        tiny: folder or hub name of an AutoencoderTiny, such as TAESD3, for decoding several times faster.
+        rotary: spatial rotary positions, which the weights do not determine; default "pixel" for bridge_v2_ckpt.pt,
+            else "standard". The choice is printed.
+        size: height and width of the frames, in pixels.
+        window: frames of context, including the new one.
+        heads: attention heads; default one per 64 channels.
+        steps: DDIM steps per frame.
+        guidance: weight of classifier-free guidance on the actions; 1 for none. Default 3 if the file name contains
+            "actiondropout", else 1. The choice is printed.
+        slide: cache update when the window slides: "recompute" as published, or the cheaper "band".
+        hop: frames dropped at once when the window slides: 1 as published; 10 is faster with a full window.
         fps: frames per second.
         half: store 16-bit floats.
-        out: the file to write.
+        out: safetensors file to write.
     """
 
     checkpoint: Positional[Path]
@@ -57,7 +60,7 @@ class ImportWorld(Command):
     rotary: Annotated[Literal["standard", "pixel"] | None, tyro.conf.arg(metavar="standard|pixel")] = None
     size: tuple[Positive, Positive] = (256, 256)
     window: Positive = 20
-    heads: Number = None
+    heads: OptionalPositive = None
     steps: Positive = 10
     guidance: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
     slide: Literal["recompute", "band"] = "recompute"
@@ -67,21 +70,21 @@ class ImportWorld(Command):
     out: Path
 
     def __call__(self) -> int:
-        """Reads, checks, writes."""
-        new(self.out)
+        """Read, check and write the world model."""
+        require_new_path(self.out)
         tensors = read_checkpoint(self.checkpoint)
         vae = ImageVAE.pretrained(self.vae, self.tiny)
         if self.size[0] % vae.shrink or self.size[1] % vae.shrink:
             raise InputError(f"--size: found {list(self.size)}, expected multiples of {vae.shrink} for this VAE")
         grid = (self.size[0] // vae.shrink, self.size[1] // vae.shrink)
-        rotary, guidance, said = self._untold()
+        rotary, guidance, choices = self._settings()
         transformer = transformer_config(
             tensors, self.checkpoint, grid=grid, window=self.window, rotary=rotary, heads=self.heads
         )
         if transformer.channels != vae.channels:
             raise InputError(
                 f"{self.vae}: field 'latent_channels': found {vae.channels}, expected {transformer.channels} as in "
-                f"{self.checkpoint}; give the VAE it was trained with"
+                f"{self.checkpoint}. Give the VAE it was trained with"
             )
         if transformer.action_dim != WORLDGYM.dim:
             raise InputError(
@@ -103,18 +106,21 @@ class ImportWorld(Command):
         with self.checkpoint.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
         save_component(self.out, world, Manifest(command_line(), 0, digest), half=self.half)
-        print(said, file=sys.stderr)
-        return wrote(self.out)
+        print(choices, file=sys.stderr)
+        return print_written(self.out)
 
-    def _untold(self) -> tuple[Literal["standard", "pixel"], float, str]:
-        """Rotary positions and guidance, which no weight tells, and a line that says which were taken, and why."""
+    def _settings(self) -> tuple[Literal["standard", "pixel"], float, str]:
+        """Choose rotary positions and guidance, and describe the choice."""
         name = self.checkpoint.name
-        known = "by its name" if name == PIXEL_CHECKPOINT or ACTION_DROPOUT in name else "a guess: the name is unknown"
+        has_known_name = name == PIXEL_CHECKPOINT or ACTION_DROPOUT in name
+        reason = "from the file name" if has_known_name else "a guess: unknown file name"
         rotary = self.rotary or ("pixel" if name == PIXEL_CHECKPOINT else "standard")
-        guidance = (3.0 if ACTION_DROPOUT in name else 1.0) if self.guidance is None else self.guidance
-        sources = {
+        guidance = self.guidance
+        if guidance is None:
+            guidance = 3.0 if ACTION_DROPOUT in name else 1.0
+        is_given = {
             f"--rotary {rotary}": self.rotary is not None,
             f"--guidance {guidance:g}": self.guidance is not None,
         }
-        said = ", ".join(f"{flag} ({'given' if given else known})" for flag, given in sources.items())
-        return rotary, guidance, f"{self.checkpoint}: {said}"
+        choices = ", ".join(f"{flag} ({'given' if given else reason})" for flag, given in is_given.items())
+        return rotary, guidance, f"{self.checkpoint}: {choices}"

@@ -1,0 +1,109 @@
+"""Checks of inputs and outputs that run before any expensive work."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from worldgymnast.actions import ActionSpec, ActionSpecMismatch, require_same
+from worldgymnast.cli.environment import misspelled_task, suite_instructions
+from worldgymnast.episodes.windows import EpisodeSet
+from worldgymnast.errors import InputError
+from worldgymnast.measure.novelty import strange_frames, strange_sentences
+from worldgymnast.protocols import WorldModel
+from worldgymnast.types import Start
+
+
+def check_instructions(paths: Sequence[Path], episodes: EpisodeSet, required: bool = False) -> None:
+    """Print how many episodes lack an instruction.
+
+    Raises:
+        InputError: all of them do, and instructions are `required`.
+    """
+    missing, folders = episodes.without_instruction, " ".join(map(str, paths))
+    if required and missing == len(episodes):
+        raise InputError(
+            f"{folders}: no episode has an instruction, so a policy cannot tell tasks apart. Write instructions into "
+            "the data set (LeRobot: meta/tasks), then rerun"
+        )
+    if missing:
+        print(f"{folders}: {missing} of {len(episodes)} episodes have no instruction")
+
+
+def require_labels(paths: Sequence[Path], episodes: EpisodeSet) -> None:
+    """Raise `InputError` if no episode has a success label."""
+    if not episodes.labelled.any():
+        raise InputError(
+            f"{' '.join(map(str, paths))}: field 'success': no episode has a label. Add a boolean feature 'success' or "
+            "'next.success' per frame, or record labelled episodes with record-policy"
+        )
+
+
+def check_frame_size(expected: tuple[int, int], size: tuple[int, int], flag: str) -> None:
+    """Require frames of the world model's size; `flag` resizes them."""
+    if size != expected:
+        raise InputError(
+            f"frames: found {size[0]}x{size[1]} pixels, expected {expected[0]}x{expected[1]} as in the world model. "
+            f"Resize with {flag} {expected[0]}"
+        )
+
+
+def check_same_actions(path: Path, spec: ActionSpec, other: Path, other_spec: ActionSpec) -> None:
+    """Require the same actions in two files (policy, world or data)."""
+    try:
+        require_same(spec, other_spec, f"{path} and {other}")
+    except ActionSpecMismatch as error:
+        raise InputError(f"{error}. Give two that were trained on the same data") from error
+
+
+def check_in_distribution(
+    world: WorldModel,
+    starts: Sequence[Start],
+    known: Sequence[Start],
+    flags: tuple[str, str],
+    is_allowed: bool,
+    known_instructions: Sequence[str] = (),
+) -> None:
+    """Check that starts resemble the training data of the components.
+
+    Args:
+        world: world model that imagines from the starts.
+        starts: starts to check.
+        known: starts like those of the training data.
+        flags: flags that gave the frames and the instructions.
+        is_allowed: print out-of-distribution starts instead of raising.
+        known_instructions: further instructions of the training data.
+
+    Raises:
+        InputError: a frame or an instruction is out of distribution, or a task is misspelled.
+    """
+    spec = world.action_spec
+    if not is_allowed and (problem := misspelled_task(spec, starts)):
+        raise InputError(f"{flags[0]}: {problem}. Correct it, or add --anyway")
+    sentences = [*known_instructions, *(start.instruction for start in known), *suite_instructions(spec)]
+    problems = strange_frames(world, starts, known), strange_sentences(starts, sentences)
+    for flag, problem in zip(flags, problems, strict=True):
+        if problem and not is_allowed:
+            raise InputError(f"{flag}: {problem}. Train world model, policy and judge on such data, or add --anyway")
+        if problem:
+            print(f"{flag}: {problem}")
+
+
+def require_new_path(path: Path) -> None:
+    """Raise `InputError` if `path` exists."""
+    if path.exists():
+        raise InputError(f"{path}: already exists. Remove it, or give a new path")
+
+
+def require_writable(flag: str, path: Path) -> None:
+    """Require that `path`, the value of `flag`, can be written."""
+    folder = path.resolve().parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"{flag}: cannot write {path} ({error.strerror}). Give a file in a writable folder") from error
+    if path.is_dir():
+        raise InputError(f"{flag}: {path} is a folder. Give a file name")

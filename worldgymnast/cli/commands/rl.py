@@ -1,0 +1,175 @@
+"""The command rl: reinforcement learning inside a world model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import numpy as np
+
+from worldgymnast.cli.checks import check_in_distribution
+from worldgymnast.cli.command import NO_PREFIX, Command, DatasetCommand, DeviceCommand, OptionalPath
+from worldgymnast.cli.data_defaults import horizon_of
+from worldgymnast.cli.environment import is_metaworld
+from worldgymnast.cli.inputs import Components, load_components, open_ledger, read
+from worldgymnast.cli.origins import check_same_cameras
+from worldgymnast.cli.results import print_training
+from worldgymnast.cli.starters import component_files, refuse_other_robot, refuse_starters, refuse_unknown_tasks
+from worldgymnast.configs import Positive, checked
+from worldgymnast.episodes.starts import read_starts
+from worldgymnast.episodes.windows import EpisodeSet
+from worldgymnast.errors import InputError
+from worldgymnast.judges.combined import check
+from worldgymnast.measure.real import Scorer
+from worldgymnast.protocols import StartSampler
+from worldgymnast.recipes.finetune import FinetuneConfig, finetune
+from worldgymnast.recipes.quickstart import QuickstartConfig
+from worldgymnast.recipes.reproduce import Recipe
+from worldgymnast.registry import EnvironmentConfig, environment, load_judge, load_policy
+from worldgymnast.rl.starts import EpisodeStarts, FixedStarts, MixedStarts, PhotographedStarts
+from worldgymnast.run import finished
+from worldgymnast.surrogates.imagination import Imagination
+from worldgymnast.types import Start
+
+_PHOTOGRAPHS = 10
+"""Photographs per task of the suite to which other pictures are compared."""
+_EPISODES = 60
+"""Episodes of another robot to whose first frames other pictures are compared."""
+
+
+@checked(kw_only=True)
+class Rl(DeviceCommand, DatasetCommand):
+    """Finetune a policy by reinforcement learning inside a world model.
+
+    Attributes:
+        config: the training.
+        policy: policy file; the starter policy if omitted.
+        world: world-model file; the starter world model if omitted.
+        judge: judge file, weights or a description (.json); the starter judge if omitted.
+        audit: file of a second judge, which gives no reward but re-checks judged successes.
+        data: data sets whose frames are starts.
+        starts: folders of start pictures (NAME.png with NAME.json). With --data, half of the starts are from each;
+            without both, starts are photographs of new layouts.
+        crop: crop pictures that are not square to their central square.
+        anyway: continue with out-of-distribution pictures or instructions.
+        photographs: new layouts per task to photograph as starts.
+        env: real environment of photographs and scoring.
+        unscored: train without real scoring; the result is the last step.
+        out: run folder; runs/rl-PRESET if omitted.
+    """
+
+    takes_preset: ClassVar[bool] = True
+    hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {EnvironmentConfig: ("horizon",)}
+    hidden_hint: ClassVar[str] = "Use --rl.horizon"
+    config: Annotated[FinetuneConfig, NO_PREFIX]
+    env: EnvironmentConfig = EnvironmentConfig()
+    unscored: bool = False
+    policy: OptionalPath = None
+    world: OptionalPath = None
+    judge: OptionalPath = None
+    audit: OptionalPath = None
+    data: tuple[Path, ...] = ()
+    starts: tuple[Path, ...] = ()
+    crop: bool = False
+    anyway: bool = False
+    photographs: Positive = 30
+    out: Path
+
+    @classmethod
+    def from_preset(cls, recipe: Recipe, name: str) -> Command:
+        """See `Command.from_preset`."""
+        return cls(config=recipe.finetune, env=recipe.env, out=Path("runs") / f"rl-{name}")
+
+    def __call__(self) -> int:
+        """Train and write the report."""
+        self.prepare()
+        given = {"policy": self.policy, "world": self.world, "judge": self.judge}
+        files, ledger = component_files(**given), open_ledger(self.out)
+        is_suite = is_metaworld(load_policy(files["policy"]).action_spec)
+        if not (is_suite or self.data or self.starts):
+            raise InputError(
+                f"--data, --starts: both omitted, but photographs of Meta-World are no starts for {files['policy']}, a "
+                "policy of another robot. Add --data, or --starts with pictures"
+            )
+        has_environment = is_suite or not self.unscored
+        components = load_components(files, self.device, ledger, self.env if has_environment else None)
+        audit = load_judge(self.audit, self.device, ledger) if self.audit else None
+        check_same_cameras(*files.values(), self.audit, requested=self.image_key)
+        env = self.env if is_suite else replace(self.env, size=components.world.frame_size[0])
+        if is_suite:
+            refuse_unknown_tasks(self.judge, env.tasks)
+        episodes = read(self.data, env.size, self.cameras, self.fps) if self.data else None
+        if episodes is not None:
+            refuse_starters(given, self.data[0], episodes.spec)
+            refuse_other_robot(files["policy"], components.policy.action_spec, self.data[0], episodes.spec)
+        rl = self.config.rl
+        rl = replace(rl, horizon=horizon_of(rl.horizon, "--rl.horizon", components, self.given_flags, episodes))
+        if not finished(self.out):
+            tasks = _instructions_by_task(env, episodes, is_suite)
+            for judge in filter(None, (components.judge, audit)):
+                check(judge, tasks)
+        starts = self._starts(env, components, episodes, is_suite)
+        imagination = Imagination.of(components.policy, components.world, components.judge, rl.horizon)
+        scorer = None if self.unscored else Scorer(environment(env), self.config.scoring)
+        finetune(components.policy, imagination, starts, self.out, rl, scorer, audit)
+        return print_training(self.out)
+
+    def _starts(
+        self, env: EnvironmentConfig, components: Components, episodes: EpisodeSet | None, is_suite: bool
+    ) -> StartSampler:
+        """Make the start sampler that the flags describe."""
+        samplers: list[StartSampler] = []
+        if episodes is not None:
+            tasks = env.tasks if is_suite else sorted(set(episodes.task))
+            samplers.append(EpisodeStarts(episodes, tasks, self.config.rl.middle))
+        if self.starts:
+            pictures = [start for folder in self.starts for start in read_starts(folder, env.size, self.crop)]
+            if not finished(self.out):
+                self._check_pictures(pictures, env, components, episodes, is_suite)
+            unscored = sorted({start.task for start in pictures} - set(env.tasks)) if is_suite else []
+            if unscored:
+                print(f"--starts: {', '.join(unscored)}: trained but not scored, since not in --env.tasks")
+            samplers.append(FixedStarts(pictures))
+        if not samplers:
+            return PhotographedStarts(environment(env), self.photographs, QuickstartConfig().photograph_layout)
+        return samplers[0] if len(samplers) == 1 else MixedStarts(*samplers)
+
+    def _check_pictures(
+        self,
+        pictures: Sequence[Start],
+        env: EnvironmentConfig,
+        components: Components,
+        episodes: EpisodeSet | None,
+        is_suite: bool,
+    ) -> None:
+        """Check the pictures against the judge and the training data."""
+        check(components.judge, [(start.task, start.instruction) for start in pictures])
+        if is_suite:
+            suite = EnvironmentConfig(size=env.size, hold=env.hold)
+            first = QuickstartConfig().photograph_layout
+            known: Sequence[Start] = PhotographedStarts(environment(suite), _PHOTOGRAPHS, first).photographs
+        else:
+            known = _first_frames(episodes)
+        if not (is_suite or self.data):
+            print("--starts: not compared with the training data of world model, policy and judge. Add --data to do so")
+        known_instructions = () if is_suite or episodes is None else episodes.instruction
+        flags = ("--starts", "--starts")
+        check_in_distribution(components.world, pictures, known, flags, self.anyway, known_instructions)
+
+
+def _instructions_by_task(env: EnvironmentConfig, episodes: EpisodeSet | None, is_suite: bool) -> list[tuple[str, str]]:
+    """Return pairs of task and instruction that the judge will score."""
+    if is_suite:
+        robot = environment(env)
+        return [(task, sentence) for task in env.tasks for sentence in robot.instructions(task)]
+    return [] if episodes is None else list(zip(episodes.task, episodes.instruction, strict=True))
+
+
+def _first_frames(episodes: EpisodeSet | None) -> list[Start]:
+    """Return the first frames of some episodes, evenly spaced."""
+    if episodes is None or not len(episodes):
+        return []
+    chosen = sorted(set(np.linspace(0, len(episodes) - 1, _EPISODES).astype(int).tolist()))
+    return [episodes.episode(e).start() for e in chosen]

@@ -1,0 +1,210 @@
+"""Defaults that depend on the data: sizes and durations.
+
+Static defaults are for Meta-World at 13.3 frames per second; for other data they are scaled to the same seconds.
+Every changed default is printed, and becomes part of the run's config.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from worldgymnast.cli.environment import is_metaworld
+from worldgymnast.cli.inputs import Components
+from worldgymnast.episodes.sizes import frame_size
+from worldgymnast.episodes.windows import EpisodeSet
+from worldgymnast.errors import InputError
+from worldgymnast.training.judge import JudgeTraining
+from worldgymnast.training.policy import PolicyTraining
+from worldgymnast.training.world import WorldTraining
+
+RATE = 80 / 6
+"""Frames per second that static defaults are for, unless a preset has another rate."""
+SIZE, MAX_SIZE = 64, 256
+"""Default height and width of resized frames, and the largest size that is kept, in pixels."""
+MAX_HORIZON = 256
+"""Longest default rollout, in actions; longer ones take much time and memory."""
+_SIZE_STEP = 16
+"""World models take frames whose height and width are multiples of this."""
+
+
+def frames_for(default: int, rate: float, default_rate: float = RATE, least: int = 1, most: int = 10_000) -> int:
+    """Scale a duration in frames to another frame rate.
+
+    >>> [frames_for(24, rate) for rate in (5, 80 / 6, 30, 50)]
+    [9, 24, 54, 90]
+    """
+    return min(most, max(least, round(default * rate / default_rate)))
+
+
+def rate_of(episodes: EpisodeSet) -> float:
+    """Return the frame rate for durations; the default for Meta-World."""
+    return RATE if is_metaworld(episodes.spec) else episodes.fps
+
+
+# ---------------------------------------------------------------- frame size
+
+
+def size_for(
+    paths: Sequence[Path], size: int | None, cameras: str | tuple[str, ...] | None, target: int = SIZE
+) -> int | None:
+    """Choose the size to resize frames to, in pixels, or None.
+
+    Frames keep their size if it is square, a multiple of 16 and at most 256; others become `target` pixels square.
+    """
+    if size is not None or not paths:
+        return size
+    if cameras == "all" or isinstance(cameras, tuple):
+        print(f"{paths[0]}: cameras side by side are resized to {target}x{target} together; --size N changes this")
+        return target
+    sizes = [frame_size(path, cameras) for path in paths]
+    if None in sizes or all(h == w and h % _SIZE_STEP == 0 and h <= MAX_SIZE for h, w in filter(None, sizes)):
+        return None
+    if len({one for one in sizes if one and one[0] == one[1]}) > 1 or len(set(sizes)) > 1:
+        return None  # the reader reports that they differ
+    height, width = next(filter(None, sizes))
+    print(
+        f"{paths[0]}: frames of {height}x{width} pixels are resized to {target}x{target}, height and width separately; "
+        "--size N changes this"
+    )
+    return target
+
+
+# ---------------------------------------------------------------- durations
+
+
+def fit_policy(config: PolicyTraining, episodes: EpisodeSet, given_flags: Collection[str]) -> PolicyTraining:
+    """Scale the chunk to the data's frame rate."""
+    scaled = _Scaled(rate_of(episodes), RATE, given_flags)
+    policy = replace(config.policy, chunk=scaled("--policy.chunk", config.policy.chunk))
+    scaled.print_changes()
+    return replace(config, policy=policy)
+
+
+def fit_judge(config: JudgeTraining, episodes: EpisodeSet, given_flags: Collection[str]) -> JudgeTraining:
+    """Scale the stride and the late starts to the data's frame rate."""
+    scaled = _Scaled(rate_of(episodes), RATE, given_flags)
+    stride = scaled("--stride", config.stride)
+    late = scaled("--late", config.late) if config.late else 0
+    scaled.print_changes()
+    return replace(config, stride=stride, late=late)
+
+
+def fit_world(
+    config: WorldTraining,
+    default_rate: float,
+    episodes: EpisodeSet,
+    given_flags: Collection[str],
+    is_new: bool = True,
+) -> WorldTraining:
+    """Adapt the world model to frame size, action width and rate.
+
+    Args:
+        config: the flags, over the defaults of a size.
+        default_rate: frames per second that these defaults are for.
+        episodes: the data.
+        given_flags: flags on the command line; they must agree with the data.
+        is_new: whether the world model is trained from scratch; otherwise it keeps its architecture.
+
+    Raises:
+        InputError: a given flag contradicts the data.
+    """
+    world, rate = config.world, rate_of(episodes) if default_rate == RATE else episodes.fps
+    scaled = _Scaled(rate, default_rate, given_flags)
+    default_length = config.length
+    config = replace(config, length=scaled("--length", config.length, least=6, most=48))
+    if "--clips" not in given_flags:  # as many frames per step as before
+        config = replace(config, clips=max(2, round(config.clips * default_length / config.length)))
+    if is_new:
+        window = scaled("--world.transformer.window", world.transformer.window, least=4, most=32)
+        grid = _grid(config, episodes.size, given_flags)
+        action_dim = _action_dim(config, episodes.spec.dim, given_flags)
+        transformer = replace(world.transformer, window=window, grid=grid, action_dim=action_dim)
+        config = replace(config, world=replace(world, transformer=transformer))
+    scaled.print_changes()
+    return config
+
+
+def _grid(config: WorldTraining, size: tuple[int, int], given_flags: Collection[str]) -> tuple[int, int]:
+    """Return the latent height and width for frames of that size."""
+    world, flag = config.world, "--world.transformer.grid"
+    shrink = world.autoencoder.shrink
+    step = shrink * world.transformer.patch
+    if flag in given_flags and world.frame_size != size:
+        raise InputError(
+            f"{flag}: found {' '.join(map(str, world.transformer.grid))}, which is for frames of "
+            f"{world.frame_size[0]}x{world.frame_size[1]} pixels, but the data have {size[0]}x{size[1]}. Omit it, or "
+            f"resize with --size {world.frame_size[0]}"
+        )
+    if size[0] % step or size[1] % step:
+        nearest = max(step, round(size[0] / step) * step)
+        raise InputError(
+            f"frames: found {size[0]}x{size[1]} pixels, expected multiples of {step} for this world model. Resize "
+            f"with --size {nearest}"
+        )
+    return size[0] // shrink, size[1] // shrink
+
+
+def _action_dim(config: WorldTraining, dim: int, given_flags: Collection[str]) -> int:
+    """Return the width of the data's actions."""
+    flag, given = "--world.transformer.action-dim", config.world.transformer.action_dim
+    if flag in given_flags and given != dim:
+        raise InputError(f"{flag}: found {given}, but the data's actions have {dim} numbers. Omit it")
+    return dim
+
+
+def horizon_of(
+    default: int,
+    flag: str,
+    components: Components,
+    given_flags: Collection[str],
+    episodes: EpisodeSet | None = None,
+) -> int:
+    """Choose the actions per imagined rollout, in whole chunks.
+
+    The horizon is the median length of the data's successful episodes (of all, if none succeeded), at most
+    `MAX_HORIZON`. Without data the default is scaled to the same seconds; Meta-World keeps it.
+    """
+    if flag in given_flags or is_metaworld(components.world.action_spec):
+        return default
+    rate, chunk = components.world.fps, components.policy.chunk
+    length = 0 if episodes is None else _median_length(episodes)
+    actions = min(length, MAX_HORIZON) or frames_for(default, rate)
+    horizon = -(-actions // chunk) * chunk
+    line = f"{rate:g} frames per second: {flag} {horizon} ({horizon / rate:.2g} s)"
+    if horizon < length:
+        line += f"; your episodes last {length / rate:.2g} s (median): set {flag} for longer rollouts"
+    elif length:
+        line += ", the median length of your episodes"
+    print(line)
+    return horizon
+
+
+def _median_length(episodes: EpisodeSet) -> int:
+    """Return the median length of successful episodes, else of all."""
+    length = episodes.length[episodes.succeeded] if episodes.succeeded.any() else episodes.length
+    return round(float(np.median(length[length > 0]))) if (length > 0).any() else 0
+
+
+class _Scaled:
+    """Scales default durations to the data's frame rate, and collects the changes."""
+
+    def __init__(self, rate: float, default_rate: float, given_flags: Collection[str]) -> None:
+        self._rate, self._default_rate, self._given_flags = rate, default_rate, given_flags
+        self._changes: list[str] = []
+
+    def __call__(self, flag: str, default: int, least: int = 1, most: int = 10_000) -> int:
+        frames = frames_for(default, self._rate, self._default_rate, least, most)
+        is_default_rate = abs(self._rate / self._default_rate - 1) < 0.01
+        if flag in self._given_flags or is_default_rate or frames == default:
+            return default
+        self._changes.append(f"{flag} {frames} ({frames / self._rate:.2g} s)")
+        return frames
+
+    def print_changes(self) -> None:
+        """Print the changed defaults on one line, if any."""
+        if self._changes:
+            print(f"{self._rate:g} frames per second: {', '.join(self._changes)}")

@@ -1,0 +1,95 @@
+"""The training data of a component, as recorded in the file."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from worldgymnast.episodes.windows import EpisodeSet
+from worldgymnast.errors import InputError
+from worldgymnast.files import read_json_object
+from worldgymnast.registry import manifest_of
+
+
+def origin(episodes: EpisodeSet, cameras: Sequence[str]) -> Mapping[str, Any]:
+    """Describe the data of a component for `Manifest.origin`."""
+    return {
+        "action_spec": episodes.spec.to_dict(),
+        "frame_size": list(episodes.size),
+        "fps": episodes.fps,
+        "image_key": list(cameras),
+        "instructions": sorted(set(episodes.instruction))[:200],
+    }
+
+
+def size_of(path: Path | None) -> int | None:
+    """Return the recorded frame height in pixels, or None."""
+    size = _origin_of(path).get("frame_size")
+    return size[0] if isinstance(size, list) and size and isinstance(size[0], int) else None
+
+
+def fps_of(path: Path | None) -> float | None:
+    """Return the recorded frames per second, or None."""
+    fps = _origin_of(path).get("fps")
+    return float(fps) if isinstance(fps, int | float) and 0 < fps < math.inf else None
+
+
+def cameras_of(path: Path | None) -> str | tuple[str, ...] | None:
+    """Return the recorded cameras, or None."""
+    cameras = _cameras_in(path)
+    return cameras if len(cameras) > 1 else next(iter(cameras), None)
+
+
+def check_same_cameras(*paths: Path | None, requested: Sequence[str] = ()) -> None:
+    """Raise `InputError` unless components and data have the same cameras.
+
+    Names are compared as a whole or by their last part, as "top" for "observation.images.top". A file that records no
+    camera fits any.
+
+    Args:
+        paths: files of components, or of judges' descriptions (.json), that were loaded before.
+        requested: cameras of the data, as --image-key names them.
+    """
+    named = [("--image-key", _names(requested))]
+    named += [(str(file), _cameras_in(file)) for path in filter(None, paths) for file in _weight_files(path)]
+    for (first, cameras), (other, others) in itertools.combinations([one for one in named if one[1]], 2):
+        if not _may_be_same(cameras, others):
+            raise InputError(
+                f"{first}: found cameras {' '.join(cameras)}, but {other} was trained on {' '.join(others)}. One of "
+                "them would see unfamiliar pictures. Give the same --image-key, in the same order, to every command"
+            )
+
+
+def _may_be_same(cameras: tuple[str, ...], others: tuple[str, ...]) -> bool:
+    """Compare two lists of cameras; "all" means any two or more."""
+    if ("all",) in (cameras, others):
+        return cameras == others or len(cameras) + len(others) > 2
+    pairs = zip(cameras, others, strict=False)
+    return len(cameras) == len(others) and all(a == b or a.endswith(f".{b}") or b.endswith(f".{a}") for a, b in pairs)
+
+
+def _names(cameras: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for words in cameras for name in words.split(",") if name)
+
+
+def _origin_of(path: Path | None) -> Mapping[str, Any]:
+    known = manifest_of(path).get("origin") if path else None
+    return known if isinstance(known, Mapping) else {}
+
+
+def _cameras_in(path: Path | None) -> tuple[str, ...]:
+    """Return the recorded cameras, in order."""
+    keys = _origin_of(path).get("image_key")
+    return _names([key for key in keys if isinstance(key, str)]) if isinstance(keys, list) else ()
+
+
+def _weight_files(path: Path) -> list[Path]:
+    """Return the file, or those of all judges in a description."""
+    if path.suffix != ".json":
+        return [path]
+    description = read_json_object(path)
+    members = [description.get(key) for key in ("judge", "first", "then")] + list(description.get("judges") or ())
+    return [file for name in members if isinstance(name, str) for file in _weight_files(path.parent / name)]
