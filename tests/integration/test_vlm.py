@@ -236,7 +236,7 @@ def test_a_server_that_says_something_else_is_no_chat_server(
         assert main(["judge", "vlm", "m", "--endpoint.url", url, "--out", str(tmp_path / "judge.json")]) == 2
     said = capsys.readouterr().err
     assert "the server has no chat endpoint (" in said
-    assert "correct --endpoint.url" in said
+    assert "Correct --endpoint.url" in said
     assert said.count("\n") == 1
     assert not (tmp_path / "judge.json").exists()
 
