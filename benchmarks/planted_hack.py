@@ -20,7 +20,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from worldgymnast.evaluation.guard import alarm, history_of
+from worldgymnast.evaluation.guard import find_alarm, read_history
 from worldgymnast.evaluation.success import Rate
 from worldgymnast.measure.real import Scorer
 from worldgymnast.protocols import Judge
@@ -79,13 +79,13 @@ def draw(runs: Mapping[str, list[dict[str, float]]], config: FinetuneConfig, pic
     figure, axes = plt.subplots(len(runs), 2, figsize=(10, 5.6), sharex=True, sharey=True, constrained_layout=True)
     for row, (name, log) in zip(axes, runs.items(), strict=True):
         for source, color, label in (("audit", "#b4701a", "audit judge"), ("real", "#0b6e80", "real environment")):
-            audits = [c for c in history_of(source, log) if c.count]
+            audits = [c for c in read_history(source, log) if c.count]
             rates = [Rate(c.denied, c.count) for c in audits]
             x, y = [c.step for c in audits], np.array([100 * r.value for r in rates])
             ends = np.array([[100 * e for e in r.interval] for r in rates])
             row[1].fill_between(x, ends[:, 0], ends[:, 1], color=color, alpha=0.15, linewidth=0)
             row[1].plot(x, y, color=color, marker="o", markersize=3, label=f"denied by the {label}")
-            heard = next((c.step for i, c in enumerate(audits) if alarm(audits[: i + 1], config.rl.guard)), None)
+            heard = next((c.step for i, c in enumerate(audits) if find_alarm(audits[: i + 1], config.rl.guard)), None)
             if heard is not None:
                 row[1].axvline(heard, color=color, linestyle="--", linewidth=1)
                 row[1].annotate("alarm", (heard, 3), color=color, ha="right", va="bottom", rotation=90, fontsize=9)
@@ -125,7 +125,7 @@ def main() -> None:
     }
     for name, log in runs.items():
         for source in ("audit", "real"):
-            history = history_of(source, log)
+            history = read_history(source, log)
             print(f"{name}, denied by {source}: {' '.join(f'{c.denied}/{c.count}' for c in history)}")
         print(f"{name}, reward: {[round(r['reward'], 2) for r in log if 'reward' in r]}")
         print(f"{name}, real success: {[round(r['real_success'], 2) for r in log if 'real_success' in r]}")

@@ -18,11 +18,11 @@ from imagination import variant
 
 from worldgymnast.episodes.formats import read
 from worldgymnast.evaluation.agreement import psnr
-from worldgymnast.measure.gate import cut
+from worldgymnast.measure.gate import truncate
 from worldgymnast.precision import Precision, compute_dtype
 from worldgymnast.recipes.quickstart import starter
 from worldgymnast.registry import load_judge, load_world
-from worldgymnast.training.replay import judged, replay
+from worldgymnast.training.replay import judge_episodes, replay
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
     world, judge = load_world(starter("world")), load_judge(starter("judge"))
     real = read(args.data)
     some = np.random.default_rng(0).choice(len(real), min(args.episodes, len(real)), replace=False)
-    real = cut(real.select(np.sort(some)), args.length)
+    real = truncate(real.select(np.sort(some)), args.length)
     rows = real.first[:, None] + np.arange(args.length + 1)
     truth = np.asarray(real.frames[rows])
 
@@ -50,7 +50,7 @@ def main() -> None:
             imagined = replay(other, real, seed=0)
             seconds[name].append(time.perf_counter() - began)
             frames = np.asarray(imagined.frames).reshape(truth.shape)
-            says[name] = np.array([bool(v.succeeded) for part in judged(judge, imagined, 2) for v in part])
+            says[name] = np.array([bool(v.succeeded) for part in judge_episodes(judge, imagined, 2) for v in part])
             last[name] = float(psnr(truth[:, -1], frames[:, -1]).mean())
 
     right = {name: float((said == real.succeeded).mean()) for name, said in says.items()}

@@ -1,10 +1,9 @@
-"""Everything that docs/results.md compares, cell by cell: a policy's training and its real evaluation.
+"""All cells of the tables in docs/results.md: the training of a policy and its real evaluation.
 
-Five tables: the methods against one another and over the simulator's mismatch; diverse training; test-time training on
-new scenes; Dyna by round; agreement. A cell is a folder OUT/cells/NAME that a loop of its own fills, and a file of its
-real evaluation; both are kept, so the same command goes on where it was stopped, and another seed or mismatch adds
-cells. The methods of the first table begin with the starter policy, practise equally long, and choose what they keep by
-equally many real scorings.
+Five tables: methods, also over the simulator's mismatch; diverse training; test-time training on new scenes; Dyna by
+round; agreement. A cell is a run folder OUT/cells/NAME and a file with its real evaluation. Both are kept, so the same
+command resumes, and another seed or mismatch adds cells. The methods of the first table start from the starter policy,
+train equally long, and choose the step to keep by equally many real evaluations.
 """
 
 from __future__ import annotations
@@ -23,16 +22,16 @@ from worldgymnast.envs.metaworld import MetaWorldConfig
 from worldgymnast.envs.simulator import SimulatorConfig
 from worldgymnast.episodes.lerobot import read
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
-from worldgymnast.measure.agreement import AgreeConfig, Outcomes, outcomes, twins
+from worldgymnast.measure.agreement import AgreeConfig, Outcomes, find_duplicates, roll_out_policies
 from worldgymnast.measure.evaluate import Contender, evaluate
 from worldgymnast.measure.real import ScoreConfig, Scorer
 from worldgymnast.protocols import Policy
-from worldgymnast.recipes.dyna import DynaConfig, dyna, recorded_in
+from worldgymnast.recipes.dyna import DynaConfig, dyna, recording_folders
 from worldgymnast.recipes.finetune import FinetuneConfig, finetune
 from worldgymnast.recipes.iterated_sft import IterSftConfig, iter_sft
 from worldgymnast.recipes.quickstart import QuickstartConfig, starter, starter_explorers
 from worldgymnast.recipes.record import PolicyRecordConfig, RecordConfig, record_explorers, record_policy_to, record_to
-from worldgymnast.recipes.relearn import reseeded
+from worldgymnast.recipes.relearn import with_seed
 from worldgymnast.recipes.reproduce import Recipe
 from worldgymnast.registry import environment, load_judge, load_learned_judge, load_policy, load_world, to_dict
 from worldgymnast.rl.starts import FixedStarts, ParaphrasedStarts, PhotographedStarts
@@ -40,39 +39,39 @@ from worldgymnast.run import Run, stage
 from worldgymnast.surrogates.imagination import Imagination
 from worldgymnast.surrogates.simulation import Simulation
 from worldgymnast.training.fit import FitConfig
-from worldgymnast.training.policy import PolicyTraining, demonstrations, train_policy
+from worldgymnast.training.policy import PolicyTraining, select_demonstrations, train_policy
 
 Table = Literal["methods", "diverse", "scenes", "dyna", "agreement"]
 TABLES: tuple[Table, ...] = get_args(Table)
 SFT, EVERYTHING, ITERATED, SIMULATED, IMAGINED = "sft", "sft-everything", "iter-sft", "rl-simulator", "rl-world"
-"""The methods, by the first word of their cells' names."""
+"""Methods, by the prefix of their cells' names."""
 
 
 @checked
 class TablesConfig:
-    """How many cells, and how much each.
+    """Number and size of the cells.
 
     Attributes:
         env: the real environment.
-        seeds: of every method; each has evaluation layouts of its own.
-        record: the demonstrations and the other episodes that world and judge learned from, recorded again.
-        rollouts: the policy's own.
-        explored: those of each of the starter's explorers.
-        photographs: new layouts a task of which one frame each is what RL in a world model starts from.
+        seeds: of every method; each has its own evaluation layouts.
+        record: demonstrations and other training episodes of world model and judge, recorded again.
+        rollouts: rollouts of the starter policy.
+        explored: rollouts of each explorer of the starter.
+        photographs: new layouts per task, whose first frames RL in a world model starts from.
         finetune: RL, in the world model and in the simulator.
-        everything: SFT on everything.
+        everything: SFT on all successes.
         iter_sft: Iter-SFT.
         mismatch: of the simulator in the comparison of methods.
-        mismatches: of the others, for one seed each.
-        randomisation: the simulators' own.
+        mismatches: of further simulators, with one seed each.
+        randomisation: domain randomization of the simulators.
         score: the real evaluation of a cell.
-        imitators: demonstrations a task of further policies that only imitate, so that bad ones are compared too.
+        imitators: demonstrations per task of further imitation policies, so weak policies are compared too.
         agree: the agreement over all these policies.
         diverse: diverse training.
         scenes: test-time training on new scenes.
-        dyna: rounds, from a policy that was finetuned in the starter world.
-        beside: imitation of what Dyna's rounds recorded, which is what the same real episodes are worth as data.
-        which: the tables to fill.
+        dyna: rounds, from a policy that was finetuned in the starter world model.
+        beside: imitation of the recordings of Dyna's rounds, a baseline with the same real episodes.
+        which: tables to fill.
     """
 
     env: MetaWorldConfig = MetaWorldConfig()
@@ -97,7 +96,7 @@ class TablesConfig:
     which: Annotated[tuple[Table, ...], NonEmpty] = TABLES
 
     def quick(self) -> TablesConfig:
-        """The same tables from short trainings and few episodes: every number is there, and none is to be relied on."""
+        """Return the same tables with short trainings and few episodes, without reliable numbers."""
         rl = replace(self.finetune.rl, steps=4, evaluate_every=2)
         short = FinetuneConfig(rl, replace(self.finetune.scoring, per_task=4))
         diverse, scenes, dyna = self.diverse, self.scenes, self.dyna
@@ -146,27 +145,27 @@ class TablesConfig:
 
 
 def evaluations(out: Path, config: TablesConfig) -> Path:
-    """The folder of the real evaluations; one for every number of layouts and temperature, lest one spoil another."""
+    """Return the folder of the real evaluations, separate for every number of layouts and temperature."""
     return out / f"evaluations-{config.score.per_task}-{config.score.temperature:g}"
 
 
 def agreement(out: Path, config: TablesConfig) -> Path:
-    """The folder of the agreement."""
+    """Return the folder of the agreement."""
     return out / f"agreement-{config.agree.per_task}-{config.agree.temperature:g}"
 
 
 def places(out: Path, config: TablesConfig) -> Path:
-    """The folder of what diverse policies do where it matters."""
+    """Return the folder of the tests of diverse policies."""
     return out / f"places-{config.diverse.per_task}"
 
 
 def scenes_file(out: Path, config: TablesConfig) -> Path:
-    """What became of policies that were adapted to a scene."""
+    """Return the file with the outcomes of policies adapted to a scene."""
     return out / f"scenes-{config.scenes.trials}-{config.scenes.others}" / ROWS
 
 
 def tables(out: Path, config: TablesConfig, device: str = "cpu") -> None:
-    """Fills every cell of `config.which` that is not there."""
+    """Fill every missing cell of `config.which`."""
     if "diverse" in config.which:
         check_diverse(config.env, config.diverse)
     out.mkdir(parents=True, exist_ok=True)
@@ -175,7 +174,9 @@ def tables(out: Path, config: TablesConfig, device: str = "cpu") -> None:
         (agreement(out, config), config.agree),
         (places(out, config), config.diverse),
     ):
-        Run(folder, {"env": to_dict(config.env), "measure": to_dict(measure)}).close()  # refuses other measurements
+        Run(
+            folder, {"env": to_dict(config.env), "measure": to_dict(measure)}
+        ).close()  # raises if other settings were used
     policy, env = load_policy(starter("policy"), device), environment(config.env)
     with stage(out, "record"):
         logged = record_to(out / "data" / "logged", env, config.record)
@@ -196,7 +197,7 @@ def tables(out: Path, config: TablesConfig, device: str = "cpu") -> None:
 
 
 def _methods(out: Path, policy: Policy, old: EpisodeSet, config: TablesConfig, device: str) -> None:
-    """Table 1: the methods, and the simulator by its mismatch."""
+    """Fill table 1: the methods, and the simulator by its mismatch."""
     for name, seed, make in _cells(out, policy, old, config, device):
         with stage(out, name):
             make()
@@ -207,7 +208,7 @@ def _methods(out: Path, policy: Policy, old: EpisodeSet, config: TablesConfig, d
 
 
 def _diverse(out: Path, policy: Policy, old: EpisodeSet, config: TablesConfig, device: str) -> None:
-    """Table 2: diverse training, tested where it matters."""
+    """Fill table 2: diverse training, tested in every place."""
     wide, diverse = out / "wide", config.diverse
     with stage(out, "wide world"):
         widen(wide, policy, old, config.env, diverse, device)
@@ -233,40 +234,42 @@ def _diverse(out: Path, policy: Policy, old: EpisodeSet, config: TablesConfig, d
 
 
 def _scenes(out: Path, policy: Policy, config: TablesConfig, device: str) -> None:
-    """Table 3: test-time training of a policy that was finetuned in the starter world."""
+    """Fill table 3: test-time training of a policy that was finetuned in the starter world model."""
     _imagined(out, policy, config.seeds[0], config, device)
     with stage(out, "new scenes"):
-        begun = _result(out, f"{IMAGINED}-{config.seeds[0]}")
-        new_scenes(begun, scenes_file(out, config).parent, config.env, config.scenes, device)
+        initial = _result(out, f"{IMAGINED}-{config.seeds[0]}")
+        new_scenes(initial, scenes_file(out, config).parent, config.env, config.scenes, device)
 
 
 def _dyna(out: Path, policy: Policy, old: EpisodeSet, config: TablesConfig, device: str) -> None:
-    """Table 4: Dyna by round; beside it, imitation of the successes among the same real episodes."""
-    demos = demonstrations(old, config.beside.demonstrations)
+    """Fill table 4: Dyna by round, and imitation of the successes among the same real episodes."""
+    demos = select_demonstrations(old, config.beside.demonstrations)
     for seed in config.seeds:
         _imagined(out, policy, seed, config, device)
-        begun, place = _result(out, f"{IMAGINED}-{seed}"), out / "dyna" / str(seed)
-        acting = load_policy(begun, device)
+        initial, folder = _result(out, f"{IMAGINED}-{seed}"), out / "dyna" / str(seed)
+        finetuned = load_policy(initial, device)
         with stage(out, f"dyna-{seed}"):
             world, judge = load_world(starter("world"), device), load_learned_judge(starter("judge"), device)
             rounds = replace(config.dyna, seed=seed, score=config.score)
-            dyna(begun, (acting, world, judge), old, place, rounds, device)
+            dyna(initial, (finetuned, world, judge), old, folder, rounds, device)
         with stage(out, f"imitation beside dyna-{seed}"):
-            recorded = [concatenate(list(map(read, recorded_in(place, n + 1)))) for n in range(config.dyna.rounds)]
+            recorded = [
+                concatenate(list(map(read, recording_folders(folder, n + 1)))) for n in range(config.dyna.rounds)
+            ]
             for n in range(config.dyna.rounds):
                 name = f"beside-{n + 1}-{seed}"
-                learning = reseeded(config.beside, seed)
+                learning = with_seed(config.beside, seed)
                 known = concatenate([demos, *recorded[: n + 1]])
-                train_policy(known, _cell(out, name), learning, device, start=acting)
+                train_policy(known, _cell(out, name), learning, device, start=finetuned)
                 _evaluate(out, name, _result(out, name), seed, config, device)
 
 
 def _agreement(out: Path, policy: Policy, old: EpisodeSet, config: TablesConfig, device: str) -> None:
-    """Table 5: do world and simulator order policies of every method and of every quality as reality does?"""
+    """Fill table 5: agreement of world model and simulator with reality, over policies of all methods."""
     for count in config.imitators:
         name = f"{SFT}-from-{count}"
         with stage(out, name):
-            learning = reseeded(PolicyTraining(demonstrations=count), count)
+            learning = with_seed(PolicyTraining(demonstrations=count), count)
             train_policy(old, _cell(out, name), learning, device)
     names = [f"{method}-{seed}" for method in (IMAGINED, SIMULATED, ITERATED, EVERYTHING) for seed in config.seeds]
     names += [f"{SIMULATED}-mismatch-{mismatch:g}" for mismatch in config.mismatches]
@@ -274,22 +277,23 @@ def _agreement(out: Path, policy: Policy, old: EpisodeSet, config: TablesConfig,
     files = {SFT: starter("policy")} | {path.stem: path for path in starter_explorers()}
     files |= {name: file for name in names if (file := _result(out, name)).exists()}
     horizon = max(config.agree.lengths)
-    stand_ins = {
+    surrogates = {
         "world": _imagination(policy, horizon, device),
         "simulator": _simulation(policy, config, config.mismatch, horizon),
     }
     with stage(out, "agreement"):
         loaded = {name: load_policy(file, device) for name, file in files.items()}
-        same = twins(loaded)  # a training may have found nothing better than its start
-        for name, other in same.items():
-            print(f"agreement: {name} has kept the policy of {other}, which counts once", file=sys.stderr)
-        loaded = {name: policy for name, policy in loaded.items() if name not in same}
-        outcomes(loaded, stand_ins, environment(config.env), agreement(out, config) / "outcomes.json", config.agree)
+        duplicates = find_duplicates(loaded)  # a training may keep its start policy
+        for name, other in duplicates.items():
+            print(f"agreement: {name} has the weights of {other}; they count once.", file=sys.stderr)
+        loaded = {name: policy for name, policy in loaded.items() if name not in duplicates}
+        roll_out_policies(
+            loaded, surrogates, environment(config.env), agreement(out, config) / "outcomes.json", config.agree
+        )
 
 
 def compared_groups(found: Outcomes) -> dict[str, Outcomes]:
-    """The policies of the agreement: all, without those that a simulator has trained, and of both those of which the
-    world has seen no rollout."""
+    """Return groups of policies: all, those not trained in a simulator, and of both those never recorded."""
     recorded = {SFT, *(path.stem for path in starter_explorers())}
     real = [name for name in found if not name.startswith(SIMULATED)]
     groups = {
@@ -314,47 +318,47 @@ def _result(out: Path, name: str) -> Path:
 
 
 def _imagination(policy: Policy, horizon: int, device: str) -> Imagination:
-    """The starter's world and judge."""
+    """Return the starter world model and judge."""
     world, judge = load_world(starter("world"), device), load_judge(starter("judge"), device)
     return Imagination.of(policy, world, judge, horizon)
 
 
 def _imagined(out: Path, policy: Policy, seed: int, config: TablesConfig, device: str) -> Policy:
-    """RL in the starter world, which most tables begin with."""
+    """Run RL in the starter world model, the start of most tables."""
     rl = replace(config.finetune.rl, seed=seed)
     imagine, scorer = _imagination(policy, rl.horizon, device), _scorer(config)
     return finetune(policy, imagine, _photographs(config), _cell(out, f"{IMAGINED}-{seed}"), rl, scorer).policy
 
 
 def _photographs(config: TablesConfig) -> PhotographedStarts:
-    """What RL or Iter-SFT starts from."""
+    """Return the starts of RL and Iter-SFT."""
     return PhotographedStarts(environment(config.env), config.photographs, QuickstartConfig().photograph_layout)
 
 
 def _scorer(config: TablesConfig) -> Scorer:
-    """The scorings of every method."""
+    """Return the real evaluations during training, the same for every method."""
     return Scorer(environment(config.env), config.finetune.scoring)
 
 
 def _cells(
     out: Path, policy: Policy, old: EpisodeSet, config: TablesConfig, device: str
 ) -> Iterator[tuple[str, int, Callable[[], Any]]]:
-    """Name, seed and training of every cell of the first table."""
+    """Yield name, seed and training of every cell of the first table."""
     env = environment(config.env)
     layouts = FixedStarts(env.layouts(1000, QuickstartConfig().photograph_layout))
     scenes = ParaphrasedStarts(layouts, env.instructions)
-    demos = demonstrations(old, config.everything.demonstrations)
+    demos = select_demonstrations(old, config.everything.demonstrations)
     horizon = config.finetune.rl.horizon
 
     def simulate(name: str, seed: int, mismatch: float) -> Callable[[], Any]:
-        place = _simulation(policy, config, mismatch, horizon)
+        surrogate = _simulation(policy, config, mismatch, horizon)
         rl = replace(config.finetune.rl, seed=seed)
-        return lambda: finetune(policy, place, scenes, _cell(out, name), rl, _scorer(config))
+        return lambda: finetune(policy, surrogate, scenes, _cell(out, name), rl, _scorer(config))
 
     def iterate(name: str, seed: int) -> Policy:
-        place, imagine = _cell(out, name), _imagination(policy, config.iter_sft.horizon, device)
+        folder, imagine = _cell(out, name), _imagination(policy, config.iter_sft.horizon, device)
         learning, starts = replace(config.iter_sft, seed=seed), _photographs(config)
-        return iter_sft(policy, imagine, starts, demos, place, learning, _scorer(config), device)
+        return iter_sft(policy, imagine, starts, demos, folder, learning, _scorer(config), device)
 
     for seed in config.seeds:
         yield f"{IMAGINED}-{seed}", seed, functools.partial(_imagined, out, policy, seed, config, device)
@@ -363,7 +367,7 @@ def _cells(
         name = f"{ITERATED}-{seed}"
         yield name, seed, functools.partial(iterate, name, seed)
         name = f"{EVERYTHING}-{seed}"
-        learning = reseeded(config.everything, seed)
+        learning = with_seed(config.everything, seed)
         yield name, seed, functools.partial(train_policy, old, _cell(out, name), learning, device)
     for mismatch in config.mismatches:
         name = f"{SIMULATED}-mismatch-{mismatch:g}"
@@ -371,9 +375,9 @@ def _cells(
 
 
 def _simulation(policy: Policy, config: TablesConfig, mismatch: float, horizon: int) -> Simulation:
-    """The simulator of that mismatch; one that is right has no reason to randomise.
+    """Return the simulator of that mismatch; without mismatch there is no domain randomization.
 
-    More processes than a scoring has: the policy acts for all of them at once, and that is half of the time.
+    It has more processes than an evaluation, because the policy acts for all of them at once.
     """
     width = config.randomisation if mismatch else 0.0
     simulator = SimulatorConfig(replace(config.env, horizon=horizon), mismatch, width)

@@ -1,10 +1,9 @@
-"""Diverse training: among distractors, with many sentences, on more tasks; each tested where it matters.
+"""Diverse training with distractors, many sentences and more tasks, each tested in the matching place.
 
-The starter world has seen one table with nothing on it but the task's object, and melts whatever else stands there. So
-world and judge go on learning first: on the same episodes with distractors pasted in, and on play in further tasks.
-This *wide* world has faults of its own, so there are rounds of exploring in it. Then the same reinforcement learning is
-done in it from plain starts and from each kind of diverse ones (World-Gymnast, arXiv 2602.02454, scores these variants
-inside its world model; here the real environment does).
+The starter world model has only seen a table with the task's object, and blurs any other object. So world model and
+judge are finetuned first: on the same episodes with pasted distractors, and on play in further tasks. This *wide* world
+model has new errors, so exploration rounds follow. Then the same RL runs in it from plain starts and from each kind of
+diverse starts. World-Gymnast (arXiv 2602.02454) evaluates these variants inside its world model, this study for real.
 """
 
 from __future__ import annotations
@@ -25,16 +24,16 @@ from worldgymnast.errors import InputError
 from worldgymnast.measure.real import (
     Scorer,
     ScoringConfig,
-    row,
-    trials,
+    result_row,
+    run_trials,
 )
 from worldgymnast.protocols import Judge, Policy, RealEnvironment, StartSampler, WorldModel
 from worldgymnast.recipes.edit_episodes import with_distractors
 from worldgymnast.recipes.finetune import finetune
 from worldgymnast.recipes.quickstart import QuickstartConfig, starter, starter_plate
 from worldgymnast.recipes.record import PolicyRecordConfig, RecordConfig, record_to
-from worldgymnast.recipes.relearn import Relearning
-from worldgymnast.recipes.reproduce import Exploring, explore, round_folder
+from worldgymnast.recipes.relearn import RelearnConfig
+from worldgymnast.recipes.reproduce import ExplorationConfig, explore, round_folder
 from worldgymnast.records import read_outcomes
 from worldgymnast.registry import environment, load_editor, load_learned_judge, load_policy, load_world, to_dict
 from worldgymnast.rl.reinforce import ReinforceConfig
@@ -51,28 +50,27 @@ from worldgymnast.types import Layout
 from worldgymnast.weights import identity, write_text
 
 VARIANTS = ("wide", "distractors", "language", "tasks")
-"""What RL starts from in the wide world: plain photographs, or those and more."""
+"""Starts of RL in the wide world model: plain photographs, or these and others."""
 PLACES = ("clean", "distractors", "paraphrases", "tasks")
-"""Where policies are tested: as they were trained, among real distractors, with sentences that nobody trained on, and
-on further tasks, which were never demonstrated."""
+"""Test conditions: as trained, with real distractors, with held-out sentences, and on tasks without demonstrations."""
 
-UNHEARD: dict[str, tuple[str, ...]] = {
+HELD_OUT_SENTENCES: dict[str, tuple[str, ...]] = {
     "drawer-open": ("i need something out of the drawer", "the drawer should stand open", "get the drawer open for me"),
     "drawer-close": ("the drawer should be shut", "put the drawer back into its box", "get the drawer closed for me"),
     "button-press": ("activate the button", "give the red knob a push", "use your finger on the button"),
     "plate-slide": ("bring the black disc to the goal", "score a goal with the disc", "the plate has to go in"),
     "window-open": ("let some air in through the window", "the window should stand open", "shift the window sideways"),
     "door-close": ("the door should be shut", "give the door a push so that it closes", "make the cupboard close"),
-}  # fmt: skip
-"""Sentences for tests alone: neither demonstrations, nor judge, nor `scenes.language` have them."""
+}
+"""Sentences for tests only; not used for demonstrations, the judge or `scenes.language`."""
 
 
 EXPLORERS = ("wide", "distractors", "tasks")
-"""The variants that explorers of the wide world practise in turn, each recorded where its variant is tested."""
+"""Variants of the explorers in turn; each is recorded in the matching place."""
 
 
 @checked
-class DiverseConfig(Exploring):
+class DiverseConfig(ExplorationConfig):
     """The wide world, how it is explored, and how much is trained and tested in it.
 
     Attributes:
@@ -92,7 +90,7 @@ class DiverseConfig(Exploring):
     """
 
     explored: PolicyRecordConfig = PolicyRecordConfig((0.5, 1.0), 16, seed=2_055_000)
-    again: Relearning = replace(Exploring.again, judge=replace(Exploring.again.judge, language=True))
+    again: RelearnConfig = replace(ExplorationConfig.again, judge=replace(ExplorationConfig.again.judge, language=True))
     tasks: tuple[str, ...] = EXTRA_TASKS
     play: Count = 160
     length: Positive = RecordConfig.length
@@ -115,68 +113,68 @@ class DiverseConfig(Exploring):
         check_shares(self.shares, 4)
 
     def recording(self, env: MetaWorldConfig) -> tuple[RealEnvironment, RecordConfig]:
-        """Play in the further tasks, where everything else is as in `env`."""
+        """Return the recording of play in the further tasks, with everything else as in `env`."""
         scenes = environment(replace(env, tasks=self.tasks))
         return scenes, RecordConfig(expert=0, noisy=0, play=self.play, length=self.length, workers=self.workers)
 
 
 def check_diverse(env: MetaWorldConfig, config: DiverseConfig) -> None:
-    """Raises where the tasks of `env` have no sentences for tests, or are among the further ones."""
-    if alien := [task for task in env.tasks if task not in UNHEARD]:
+    """Raise InputError unless all tasks have sentences and the further tasks are new."""
+    if unknown := [task for task in env.tasks if task not in HELD_OUT_SENTENCES]:
         raise InputError(
-            f"--env.tasks: found '{alien[0]}', for which there are no sentences to test with, expected some of "
-            f"{', '.join(UNHEARD)}; add --which without diverse"
+            f"--env.tasks: found '{unknown[0]}', which has no test sentences, expected some of "
+            f"{', '.join(HELD_OUT_SENTENCES)}. Choose such tasks, or pass --which without diverse"
         )
-    if twice := [task for task in config.tasks if task in env.tasks]:
-        raise InputError(f"--diverse.tasks: found '{twice[0]}', expected tasks that are not among --env.tasks")
-    if alien := [task for task in config.tasks if task not in AFFORDANCES]:
-        raise InputError(f"--diverse.tasks: found '{alien[0]}', expected some of {', '.join(AFFORDANCES)}")
+    if known := [task for task in config.tasks if task in env.tasks]:
+        raise InputError(f"--diverse.tasks: found '{known[0]}', expected tasks that are not among --env.tasks")
+    if unknown := [task for task in config.tasks if task not in AFFORDANCES]:
+        raise InputError(f"--diverse.tasks: found '{unknown[0]}', expected some of {', '.join(AFFORDANCES)}")
 
 
 def widen(
     out: Path, policy: Policy, old: EpisodeSet, env: MetaWorldConfig, config: DiverseConfig, device: str = "cpu"
 ) -> None:
-    """OUT/data/play, OUT/world and OUT/judge: the starter's, after learning from more, and after rounds of exploring.
+    """Make the wide world model and judge in OUT/world and OUT/judge, from the starter's and OUT/data/play.
 
     Args:
-        out: a folder.
-        policy: what explorers begin with.
-        old: what the starter's world and judge learned from.
-        env: the real environment that was recorded there.
-        config: how.
-        device: where to train.
+        out: a run folder.
+        policy: initial policy of the explorers.
+        old: training data of the starter world model and judge.
+        env: the real environment of that data.
+        config: the training.
+        device: of the training.
     """
-    begun, judge = load_world(starter("world"), device), load_learned_judge(starter("judge"), device)
+    initial, judge = load_world(starter("world"), device), load_learned_judge(starter("judge"), device)
     scenes, record = config.recording(env)
-    asked: dict[str, Any] = {name: to_dict(getattr(config, name)) for name in ("world", "judge")}
-    asked |= {"record": to_dict(record), "env": to_dict(env), "shares": config.shares, "rounds": config.rounds}
+    settings: dict[str, Any] = {name: to_dict(getattr(config, name)) for name in ("world", "judge")}
+    settings |= {"record": to_dict(record), "env": to_dict(env), "shares": config.shares, "rounds": config.rounds}
     if config.rounds:
-        asked |= {name: to_dict(getattr(config, name)) for name in ("explore", "explored", "again")}
-        asked |= {"explorers": config.explorers, "policy": identity(policy)}
-    inputs = {"data": data_hash(old), "world": identity(begun), "judge": identity(judge)}
-    with Run(out, asked | {"inputs": inputs}) as run:
+        settings |= {name: to_dict(getattr(config, name)) for name in ("explore", "explored", "again")}
+        settings |= {"explorers": config.explorers, "policy": identity(policy)}
+    inputs = {"data": data_hash(old), "world": identity(initial), "judge": identity(judge)}
+    with Run(out, settings | {"inputs": inputs}) as run:
         if run.finished is not None:
             return
         play = record_to(out / "data" / "play", scenes, record)
         editor = load_editor(None, load_plate(starter_plate()))
         among = [from_episodes(list(with_distractors(editor, part, i + 1))) for i, part in enumerate((old, play))]
         sets, first = [old, among[0], play, among[1]], round_folder(out, 1, config)
-        world = train_world(sets, first / "world", config.world, device, config.shares, start=begun)
+        world = train_world(sets, first / "world", config.world, device, config.shares, start=initial)
         known = concatenate([old, play, *(part.select(np.arange(0, len(part), 2)) for part in among)])
         judge = train_judge(known, world, first / "judge", config.judge, device, start=judge)
 
-        def practise(number: int, seed: int, world: WorldModel, judge: Judge) -> Policy:
-            name, place = EXPLORERS[seed % 10 % len(EXPLORERS)], round_folder(out, number, config) / f"rl-{seed}"
+        def train_explorer(number: int, seed: int, world: WorldModel, judge: Judge) -> Policy:
+            name, folder = EXPLORERS[seed % 10 % len(EXPLORERS)], round_folder(out, number, config) / f"rl-{seed}"
             practice = (replace(config.explore, seed=seed), None)
-            return _practised(name, policy, (world, judge), out, place, practice, env, config)
+            return _finetune(name, policy, (world, judge), out, folder, practice, env, config)
 
         places = [environment(_scene(name, env, config)) for name in EXPLORERS]
-        explore(out, world, judge, known, practise, places, config, device)
+        explore(out, world, judge, known, train_explorer, places, config, device)
         run.finish({})
 
 
 def _scene(name: str, env: MetaWorldConfig, config: DiverseConfig) -> MetaWorldConfig:
-    """The real environment in which an explorer is recorded."""
+    """Return the real environment in which an explorer is recorded."""
     if name == "tasks":
         return replace(env, tasks=(*env.tasks, *config.tasks))
     return replace(env, distractors=config.distractors) if name == "distractors" else env
@@ -192,13 +190,13 @@ def variant(
     config: DiverseConfig,
     device: str = "cpu",
 ) -> Policy:
-    """RL of `policy` in the wide world from the starts of that variant; OUT/policy.safetensors."""
+    """Run RL of `policy` in the wide world model from the starts of a variant; write OUT/policy.safetensors."""
     world = load_world(wide / "world" / "world.safetensors", device)
     judge = load_learned_judge(wide / "judge" / "judge.safetensors", device)
-    return _practised(name, policy, (world, judge), wide, out, practice, env, config)
+    return _finetune(name, policy, (world, judge), wide, out, practice, env, config)
 
 
-def _practised(
+def _finetune(
     name: str,
     policy: Policy,
     parts: tuple[WorldModel, Judge],
@@ -208,7 +206,7 @@ def _practised(
     env: MetaWorldConfig,
     config: DiverseConfig,
 ) -> Policy:
-    """RL of `policy` in that world and before that judge, from the starts of a variant; OUT/policy.safetensors."""
+    """Run RL of `policy` with this world model and judge from the starts of a variant."""
     rl, scoring = practice
     if name == "tasks":
         env, rl = replace(env, tasks=(*env.tasks, *config.tasks)), replace(rl, curriculum=True)
@@ -218,10 +216,10 @@ def _practised(
 
 
 def _starts(name: str, env: MetaWorldConfig, wide: Path, config: DiverseConfig) -> StartSampler:
-    """What RL starts from in a variant.
+    """Return the starts of a variant.
 
-    Plain photographs; the same and edited ones, half of each; the same with many sentences; photographs of all tasks,
-    and frames from play in the further ones.
+    "wide": plain photographs. "distractors": half of them edited. "language": with many sentences. "tasks": photographs
+    of all tasks, and frames from play in the further ones.
     """
     robot = environment(env)
     plain = PhotographedStarts(robot, config.photographs, QuickstartConfig().photograph_layout)
@@ -236,12 +234,12 @@ def _starts(name: str, env: MetaWorldConfig, wide: Path, config: DiverseConfig) 
         among = FixedStarts([start for start in edited if start is not None])
         return MixedStarts(plain, ParaphrasedStarts(among, robot.instructions))
     if name == "language":
-        told = [
+        rephrased = [
             replace(start, instruction=sentence)
             for i, start in enumerate(photos)
             for sentence in sample_instructions(start.task, config.sentences, np.random.default_rng(i))
         ]
-        return FixedStarts(told)
+        return FixedStarts(rephrased)
     if name == "tasks":
         play = record_to(wide / "data" / "play", *config.recording(env))
         return MixedStarts(plain, EpisodeStarts(play, config.tasks, 0.75))
@@ -251,17 +249,17 @@ def _starts(name: str, env: MetaWorldConfig, wide: Path, config: DiverseConfig) 
 def try_out(
     policies: Mapping[Path, Path], env: MetaWorldConfig, config: DiverseConfig, seed: int, device: str = "cpu"
 ) -> None:
-    """Real outcomes of policies in every place, kept place by place.
+    """Evaluate policies for real in every place, and save the outcomes after each.
 
     Args:
-        policies: for every file of outcomes, the policy's.
+        policies: policy file by file of outcomes.
         env: the real environment.
-        config: how much.
-        seed: has layouts of its own.
-        device: where the policies act.
+        config: number of episodes.
+        seed: each has its own layouts.
+        device: of the policies.
     """
     for place in PLACES:
-        missing = {file: policy for file, policy in policies.items() if place not in _kept(file)}
+        missing = {file: policy for file, policy in policies.items() if place not in read_outcomes(file)}
         if not missing:
             continue
         loaded = {file: load_policy(policy, device) for file, policy in missing.items()}
@@ -270,23 +268,28 @@ def try_out(
         real = environment(scene).vector(config.workers, chunk, horizon=scene.horizon, keyframes_only=True)
         try:
             for file, policy in loaded.items():
-                tried = trials(policy, real, starts, temperature=0.0, seed=seed, what=f"testing {file.stem}: {place}")
-                write_text(file, json.dumps(_kept(file) | {place: [row(rollout, seed) for rollout in tried]}) + "\n")
+                rollouts = run_trials(
+                    policy, real, starts, temperature=0.0, seed=seed, label=f"testing {file.stem}: {place}"
+                )
+                write_text(
+                    file,
+                    json.dumps(read_outcomes(file) | {place: [result_row(rollout, seed) for rollout in rollouts]})
+                    + "\n",
+                )
         finally:
             real.close()
 
 
-def _kept(file: Path) -> dict[str, list[dict[str, Any]]]:
-    return read_outcomes(file)
-
-
 def _place(place: str, env: MetaWorldConfig, config: DiverseConfig, seed: int) -> tuple[MetaWorldConfig, list[Layout]]:
-    """The environment of a place, and what is tried there."""
+    """Return the environment of a place, and its layouts."""
     scene = {
         "distractors": replace(env, distractors=config.distractors),
         "tasks": replace(env, tasks=config.tasks),
     }.get(place, env)
     starts = environment(scene).layouts(config.per_task, config.first_layout + seed * 1000)
     if place == "paraphrases":
-        starts = [replace(s, instruction=UNHEARD[s.task][i % len(UNHEARD[s.task])]) for i, s in enumerate(starts)]
+        starts = [
+            replace(s, instruction=HELD_OUT_SENTENCES[s.task][i % len(HELD_OUT_SENTENCES[s.task])])
+            for i, s in enumerate(starts)
+        ]
     return scene, starts

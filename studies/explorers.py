@@ -1,9 +1,9 @@
-"""An explorer of a study's world: a policy that is finetuned in it and recorded for real.
+"""Finetunes a policy in a study's world model, and records it for real (an explorer).
 
     python studies/explorers.py runs/study/all 6 --data runs/study/data
 
-Reinforcement learning shows what a world has wrong. The rollouts are set explored-N of the data, from which the next
-training learns; the policy is OUT/explorer-N/policy.safetensors. The same command resumes what was stopped.
+RL exposes errors of a world model. The rollouts become set explored-N of the data, for the next training. The policy is
+OUT/explorer-N/policy.safetensors. The same command resumes.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from tyro.conf import Positional
 
 from worldgymnast.recipes.finetune import finetune
 from worldgymnast.recipes.quickstart import QuickstartConfig, starter
-from worldgymnast.recipes.record import of_explorer
+from worldgymnast.recipes.record import explorer_config
 from worldgymnast.recipes.reproduce import Recipe
 from worldgymnast.registry import Manifest, environment, load_learned_judge, load_policy, load_world, save_component
 from worldgymnast.rl.starts import PhotographedStarts
 from worldgymnast.surrogates.imagination import Imagination
 
 HALVED = "explorer-16.safetensors"
-"""The policy with its weights in 16 bits."""
+"""File name of the policy with 16-bit weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Explorer:
-    """Finetune an explorer in OUT's world and record it.
+    """Finetune an explorer in OUT's world model and record it.
 
     Attributes:
-        out: the folder of `worlds.py train` and `worlds.py judge`; the starter's world or judge where it has none.
-        number: of the set, and the seed.
-        data: where the set goes.
-        steps: of its reinforcement learning.
+        out: folder of `worlds.py train` and `worlds.py judge`; missing parts are the starter's.
+        number: number of the set, and the seed.
+        data: folder of the set.
+        steps: RL steps.
         workers: processes of the real environment.
-        device: where.
+        device: of the training.
     """
 
     out: Out
@@ -49,7 +49,7 @@ class Explorer:
     device: str = "cpu"
 
     def __call__(self) -> None:
-        """Finetunes and records."""
+        """Finetune and record."""
         recipe, photos = Recipe(), QuickstartConfig()
         world, judge = (self.out / part / f"{part}.safetensors" for part in ("world", "judge"))
         world = load_world(world if world.exists() else starter("world"), self.device)
@@ -65,7 +65,7 @@ class Explorer:
         save_component(halved, explorer, made, half=True)
         name, recorded = f"{EXPLORED}{self.number}", replace(recipe.explored, workers=self.workers)
         if not find(self.data, name):
-            count, make = rollouts_of(lambda: load_policy(halved), of_explorer(recorded, self.number))
+            count, make = rollouts_of(lambda: load_policy(halved), explorer_config(recorded, self.number))
             keep(self.data, name, count, make())
 
 

@@ -1,7 +1,7 @@
 """The forest plot of README.md: `python studies/forest.py docs/results/seeds.json docs/pictures/forest.png`.
 
 The file has rows of "name", "seeds" (real success of each training, percent) and "note". A dot is a seed; the bar is
-the 95 % t interval over seeds.
+the 95% t interval over seeds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from scipy import stats
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half of the 95 % t interval over seeds."""
+    """Return the mean and half of the 95% t interval over seeds."""
     mean = float(np.mean(values))
     if len(values) < 2:
         return mean, 0.0

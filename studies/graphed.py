@@ -1,11 +1,11 @@
-"""Train a world-model variant on a GPU for so many seconds; its imagination is one CUDA graph, forward and backward.
+"""Train a world-model variant on a GPU for a fixed time, with its imagination as one CUDA graph.
 
     python studies/graphed.py all runs/study/a1 --data runs/study/data --seconds 215 --clips 144 --lr 8e-4
 
-A small world that learns through its own imagination is bound by the launching of its kernels: thousands a step, one
-frame after the other. Captured once and replayed they take a ninth of the time (H100: 0.81 to 0.087 seconds for forward
-and backward of 32 clips of 24 frames), with the same outputs and gradients bit for bit. The learning rate follows the
-time that is left, so that nothing has to be measured first; what is stopped begins anew.
+Training a small world model on its own rollouts is bound by kernel launches: thousands per step, frame after frame.
+Captured once and replayed, they take a ninth of the time (H100: 0.81 to 0.087 seconds for forward and backward of 32
+clips of 24 frames), with bit-identical outputs and gradients. The learning rate follows the remaining time, so nothing
+is measured first. A stopped training starts over.
 
 OUT is laid out as by `worlds.py train`: OUT/world/world.safetensors, OUT/world-16.safetensors, OUT/plan.json.
 """
@@ -35,7 +35,7 @@ from worldgymnast.episodes.windows import EpisodeSet, concatenate, data_hash
 from worldgymnast.precision import Precision, autocast
 from worldgymnast.registry import Manifest, save_component
 from worldgymnast.training.batches import encode_all, frame_batches, latent_batches
-from worldgymnast.training.fit import Ahead, Batches, step_generator
+from worldgymnast.training.fit import Batches, Prefetcher, step_generator
 from worldgymnast.training.world import WorldTraining
 from worldgymnast.weights import to_json, write_text
 from worldgymnast.worldmodel.autoencoder import Autoencoder
@@ -46,7 +46,7 @@ _BETAS, _CLIP, _WARM = (0.9, 0.99), 1.0, 0.04
 
 
 class Imagined(nn.Module):
-    """A world's imagination from first latents, actions and noise, as a module with the parameters that it trains."""
+    """Imagination of a world model from first latents, actions and noise, as a module with trainable weights."""
 
     world: LatentWorldModel
 
@@ -56,12 +56,12 @@ class Imagined(nn.Module):
         object.__setattr__(self, "world", world)
 
     def forward(self, first: Tensor, actions: Tensor, noise: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Imagined latents and hidden states."""
+        """Call `LatentWorldModel._unroll`."""
         return LatentWorldModel._unroll(self.world, first, actions, noise)
 
 
-def captured(world: LatentWorldModel, clips: int, length: int) -> Callable[..., Any]:
-    """`Imagined` for that many clips; on a GPU as a graph, to be captured before other threads use the GPU."""
+def capture(world: LatentWorldModel, clips: int, length: int) -> Callable[..., Any]:
+    """Return `Imagined`; on a GPU as a CUDA graph, captured before other threads use the GPU."""
     module, c = Imagined(world), world.config.transformer
     if world.device.type != "cuda":
         return module
@@ -71,7 +71,7 @@ def captured(world: LatentWorldModel, clips: int, length: int) -> Callable[..., 
     return torch.cuda.make_graphed_callables(module, (first, actions, noise), allow_unused_input=True)
 
 
-def descend(
+def train_for(
     module: nn.Module,
     batches: Batches,
     seconds: float,
@@ -81,21 +81,21 @@ def descend(
     weight_decay: float,
     precision: Precision,
 ) -> tuple[int, dict[str, float]]:
-    """Train `module` in place for that long; it ends with its averaged weights. Returns steps and last metrics."""
+    """Train `module` in place for `seconds`, load averaged weights, and return steps and last metrics."""
     trained = [p for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay, betas=_BETAS)
     averaged = [p.detach().clone() for p in trained]
     device, began, steps, last = trained[0].device, time.monotonic(), 0, {}
-    with Ahead(batches, itertools.count()) as ahead:
-        while (way := (time.monotonic() - began) / seconds) < 1:
+    with Prefetcher(batches, itertools.count()) as prefetcher:
+        while (progress := (time.monotonic() - began) / seconds) < 1:
             for group in optimizer.param_groups:
-                group["lr"] = lr * min(1, way / _WARM + 0.01) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * way)))
-            batch = ahead.take()
+                group["lr"] = lr * _schedule(progress)
+            batch = prefetcher.take()
             optimizer.zero_grad()
             with autocast(precision, device):
-                loss, last = module.loss({**batch, "generator": step_generator(0, steps), "progress": way})  # pyright: ignore[reportCallIssue]
+                loss, last = module.loss({**batch, "generator": step_generator(0, steps), "progress": progress})  # pyright: ignore[reportCallIssue]
             if not math.isfinite(last["loss"]):
-                raise FloatingPointError(f"step {steps}: the loss is {last['loss']}, expected a finite number")
+                raise FloatingPointError(f"Loss is {last['loss']} at step {steps}. Training stopped. Lower --lr")
             loss.backward()
             nn.utils.clip_grad_norm_(trained, _CLIP)
             optimizer.step()
@@ -103,8 +103,8 @@ def descend(
                 for mean, parameter in zip(averaged, trained, strict=True):
                     mean.lerp_(parameter, 1 - min(ema, (1 + steps) / (10 + steps)))
             if steps % 100 == 0:
-                said = ", ".join(f"{name} {value:.4g}" for name, value in last.items())
-                print(f"step {steps}, {time.monotonic() - began:.0f} s: {said}", flush=True)
+                text = ", ".join(f"{name} {value:.4g}" for name, value in last.items())
+                print(f"step {steps}, {time.monotonic() - began:.0f} s: {text}", flush=True)
             steps += 1
     with torch.no_grad():
         for parameter, mean in zip(trained, averaged, strict=True):
@@ -112,22 +112,27 @@ def descend(
     return steps, last
 
 
+def _schedule(progress: float) -> float:
+    """Return the factor of the learning rate: linear warmup, then cosine decay."""
+    return min(1, progress / _WARM + 0.01) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Graphed:
-    """Train one variant for that long.
+    """Train one variant for a fixed time.
 
     Attributes:
         variant: its name in studies/variants.py.
-        out: the folder.
-        data: what `worlds.py record` wrote.
-        seconds: all of it.
-        start: "starter", "nothing", or a world model's file, as of `worlds.py train`.
-        clips: clips a step.
+        out: the run folder.
+        data: folder written by `worlds.py record`.
+        seconds: total time.
+        start: "starter", "nothing", or a world model's file, as for `worlds.py train`.
+        clips: clips per step.
         lr: peak learning rate.
-        explored: share of the clips from the explorers' sets; without, as much as they are long.
-        autoencoder: seconds of an autoencoder's training, where the world starts from nothing.
-        frames: frames a step of it.
-        device: where; without a GPU nothing is captured.
+        explored: share of clips from explorers' sets; by default proportional to their length.
+        autoencoder: seconds of autoencoder training, if the world model starts from nothing.
+        frames: frames per step of the autoencoder.
+        device: of the training; nothing is captured without a GPU.
     """
 
     variant: Positional[str]
@@ -143,26 +148,31 @@ class Graphed:
     device: str = "cuda"
 
     def __call__(self) -> None:
-        """Trains, unless it is done."""
+        """Train, unless already done."""
         if (self.out / "plan.json").exists():
-            print(f"{self.out}: trained already")
+            print(f"{self.out}: already trained")
             return
         deadline = time.monotonic() + self.seconds
         torch.backends.cuda.matmul.allow_tf32 = True
         config = replace(training(self.variant), clips=self.clips, frames=self.frames)
         sets, shares = load_shared(self.data, self.explored)
         data, weights = concatenate(sets), weigh(sets, shares)
-        world, kept = self._begun(config, data, weights)
+        world, kept = self._initial(config, data, weights)
         latents = encode_all(world.autoencoder, data.frames, precision=config.fit.precision)
         objective = world.config.objective
         assert isinstance(objective, FlowConfig)
-        follow = captured(world, round(objective.unroll * self.clips), config.length)
+        follow = capture(world, round(objective.unroll * self.clips), config.length)
         object.__setattr__(world, "_unroll", follow)
         batches = latent_batches(data, latents, config.length, self.clips, 0, world.device, balanced(data, weights))
-        steps, metrics = descend(
-            world, batches, deadline - time.monotonic(), self.lr,
-            ema=config.fit.ema, weight_decay=config.fit.weight_decay, precision="fp32",
-        )  # fmt: skip
+        steps, metrics = train_for(
+            world,
+            batches,
+            deadline - time.monotonic(),
+            self.lr,
+            ema=config.fit.ema,
+            weight_decay=config.fit.weight_decay,
+            precision="fp32",
+        )
         made = Manifest(f"studies/graphed.py {self.variant}", config.fit.seed, data_hash(data), metrics)
         (self.out / "world").mkdir(parents=True, exist_ok=True)
         save_component(self.out / "world" / "world.safetensors", world, made)
@@ -177,21 +187,26 @@ class Graphed:
         write_text(self.out / "plan.json", to_json(plan))
         print(f"{self.out}: {steps} steps")
 
-    def _begun(
+    def _initial(
         self, config: WorldTraining, data: EpisodeSet, weights: np.ndarray | None
     ) -> tuple[LatentWorldModel, str]:
-        """The world to train, with its autoencoder trained, and what it kept of the start."""
+        """Return the world model to train, with a trained autoencoder, and what it kept of the start."""
         if self.start != "nothing":
             return begin(self.start, config, data, self.out.parent / "autoencoders", self.seconds / 60, self.device)
         torch.manual_seed(config.fit.seed)
         world = LatentWorldModel(config.world, data.spec, data.fps).to(self.device)
         assert isinstance(world.autoencoder, Autoencoder)
-        batches, optimiser = frame_batches(data, self.frames, 0, weights), config.autoencoder
+        batches, fit = frame_batches(data, self.frames, 0, weights), config.autoencoder
         world.autoencoder.requires_grad_(True)
-        descend(
-            world.autoencoder, batches, self.autoencoder, optimiser.lr,
-            ema=optimiser.ema, weight_decay=optimiser.weight_decay, precision="auto",
-        )  # fmt: skip
+        train_for(
+            world.autoencoder,
+            batches,
+            self.autoencoder,
+            fit.lr,
+            ema=fit.ema,
+            weight_decay=fit.weight_decay,
+            precision="auto",
+        )
         world.autoencoder.measure_latents(batches(step)["frames"] for step in range(16))
         world.autoencoder.requires_grad_(False)
         return world, "nothing"

@@ -1,7 +1,7 @@
-"""Test-time training on many scenes: what each gains in its scene, and what it forgets of all other tasks.
+"""Test-time training on many scenes: gain in the scene, and forgetting of all other tasks.
 
 The published weakness (World-Gymnast, arXiv 2602.02454) was that other tasks got worse, without a number. Here every
-remedy is tried on the same scenes and paid for with the same imagination.
+remedy is tested on the same scenes with the same amount of imagination.
 """
 
 from __future__ import annotations
@@ -33,17 +33,16 @@ ROWS = "scenes.json"
 
 @checked
 class NewScenesConfig:
-    """Scenes, remedies, and how each is tried.
+    """Scenes, remedies, and episodes.
 
     Attributes:
-        adapt: the training; its anchor is that of the remedies "anchor" and "both", its share of other scenes that of
-            "replay" and "both".
-        remedies: which: none, replay of other scenes, the anchor, both.
-        scenes: of each task.
-        first_layout: of the scenes; layouts that nothing was trained on.
-        trials: real episodes in the scene itself, sampled.
+        adapt: the training; its anchor is used by the remedies "anchor" and "both", its replay by "replay" and "both".
+        remedies: "none", "replay" of other scenes, the "anchor", or "both".
+        scenes: scenes per task.
+        first_layout: first layout of the scenes; held-out layouts.
+        trials: real episodes in the scene, sampled.
         others: real layouts of every other task, greedy.
-        others_layout: first of these.
+        others_layout: first of these layouts.
         workers: processes of the real environment.
     """
 
@@ -57,11 +56,11 @@ class NewScenesConfig:
     workers: Annotated[int, Between(1, 1000)] = 2
 
     def __post_init__(self) -> None:
-        if odd := [name for name in self.remedies if name not in REMEDIES]:
-            raise FieldError("remedies", f"found '{odd[0]}', expected some of {', '.join(REMEDIES)}")
+        if unknown := [name for name in self.remedies if name not in REMEDIES]:
+            raise FieldError("remedies", f"found '{unknown[0]}', expected some of {', '.join(REMEDIES)}")
 
-    def remedied(self, remedy: str) -> AdaptConfig:
-        """The training with a remedy."""
+    def with_remedy(self, remedy: str) -> AdaptConfig:
+        """Return the training with a remedy."""
         training = self.adapt if remedy in ("replay", "both") else replace(self.adapt, replay=0.0)
         if remedy in ("anchor", "both"):
             return training
@@ -73,25 +72,26 @@ class NewScenesConfig:
 def new_scenes(
     policy: Path, out: Path, env: MetaWorldConfig, config: NewScenesConfig, device: str = "cpu"
 ) -> list[dict[str, Any]]:
-    """A row for every scene and remedy; trainings in OUT/REMEDY-TASK-LAYOUT, rows kept in OUT/scenes.json one by one.
+    """Train and evaluate on every scene with every remedy; return a row for each.
 
-    Each row has real outcomes: "scene_before" and "scene_after" of `trials` sampled episodes, "before" and "after" of
-    the same layouts of the other tasks, whose names are in "tasks".
+    Trainings are in OUT/REMEDY-TASK-LAYOUT, and rows are saved to OUT/scenes.json one by one. Each row has real
+    outcomes: "scene_before" and "scene_after" of `trials` sampled episodes, "before" and "after" on the same layouts of
+    the other tasks, whose names are in "tasks".
 
     Args:
-        policy: the policy's file that is adapted, each time anew.
-        out: a folder; one with rows of another policy, or of other settings, is refused.
+        policy: policy file to adapt, each time from scratch.
+        out: a run folder; one with another policy or other settings raises an error.
         env: the real environment.
         config: scenes and remedies.
-        device: where to train.
+        device: of the training.
     """
     before = load_policy(policy, device)
     Run(out, {"env": to_dict(env), "scenes": to_dict(config), "inputs": {"policy": identity(before)}}).close()
     file = out / ROWS
-    found = read_rows(file, is_scene)
-    done = {(row["remedy"], row["task"], row["layout"]) for row in found}
+    rows = read_rows(file, is_scene)
+    done = {(row["remedy"], row["task"], row["layout"]) for row in rows}
     if len(done) == len(config.remedies) * config.scenes * len(env.tasks):
-        return found
+        return rows
     world, judge = load_world(starter("world"), device), load_judge(starter("judge"), device)
     first = QuickstartConfig()
     robot, horizon = environment(env), config.adapt.rl.horizon
@@ -102,28 +102,29 @@ def new_scenes(
     try:
         for scene in scenes:
             others = [s for s in robot.layouts(config.others, config.others_layout) if s.task != scene.task]
-            was: tuple[list[bool], list[bool]] | None = None
+            outcomes_before: tuple[list[bool], list[bool]] | None = None
             for remedy in config.remedies:
                 if (remedy, scene.task, scene.layout) in done:
                     continue
-                training, place = config.remedied(remedy), out / f"{remedy}-{scene.task}-{scene.layout}"
-                after = adapt(before, imagine, scene, known, place, training)
-                was = was or _outcomes(before, real, scene, others, config)
-                now = _outcomes(after, real, scene, others, config)
-                found.append(
+                training, folder = config.with_remedy(remedy), out / f"{remedy}-{scene.task}-{scene.layout}"
+                after = adapt(before, imagine, scene, known, folder, training)
+                outcomes_before = outcomes_before or _outcomes(before, real, scene, others, config)
+                outcomes_after = _outcomes(after, real, scene, others, config)
+                rows.append(
                     {"remedy": remedy, "task": scene.task, "layout": scene.layout, "tasks": [s.task for s in others]}
-                    | {"scene_before": was[0], "scene_after": now[0], "before": was[1], "after": now[1]}
+                    | {"scene_before": outcomes_before[0], "scene_after": outcomes_after[0]}
+                    | {"before": outcomes_before[1], "after": outcomes_after[1]}
                 )
-                write_text(file, json.dumps(found) + "\n")
+                write_text(file, json.dumps(rows) + "\n")
     finally:
         real.close()
-    return found
+    return rows
 
 
 def _outcomes(
     policy: Policy, real: Any, scene: Start, others: Sequence[Layout], config: NewScenesConfig
 ) -> tuple[list[bool], list[bool]]:
-    """Real outcomes in the scene, sampled, and from the others, greedy."""
+    """Return real outcomes in the scene, sampled, and in the others, greedy."""
     temperature = config.adapt.rl.temperature
     layout = scene.scene
     assert layout is not None

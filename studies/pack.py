@@ -1,4 +1,4 @@
-"""The starter components from a finished run of `reproduce`: 16-bit weights, the empty scene, and how they were made.
+"""Makes the starter components from a finished run of `reproduce`: 16-bit weights, empty scene, manifest.
 
 Run as `python -m studies.pack runs/metaworld worldgymnast/starter`.
 """
@@ -22,37 +22,51 @@ from worldgymnast.scenes.plate import estimate_plate
 from worldgymnast.weights import load_weights, to_json, weights_hash, write_text
 
 PARTS = {"policy": ("sft", load_policy), "world": ("world", load_world), "judge": ("judge", load_learned_judge)}
-"""Where each part lies in a run, and what reads it."""
-TOLD = (
-    "env", "record", "policy", "rollouts", "world", "judge", "rounds", "explorers", "explore", "explored", "again"
-)  # fmt: skip
-"""Of the recipe, what the parts come from."""
+"""Folder of each part in a run, and its loader."""
+RECIPE_FIELDS = (
+    "env",
+    "record",
+    "policy",
+    "rollouts",
+    "world",
+    "judge",
+    "rounds",
+    "explorers",
+    "explore",
+    "explored",
+    "again",
+)
+"""Fields of the recipe that determine the parts."""
 
 
 def pack(run: Path, out: Path) -> dict[str, Any]:
-    """Writes policy, world, judge, explorers and plate of `run` to `out` with manifest.json, which is returned."""
+    """Write policy, world model, judge, explorers and plate of `run` to `out`; return manifest.json."""
     if not (run / "gate.json").is_file():
-        raise InputError(f"{run}: found no gate.json, expected a run of reproduce past its gate; finish it first")
+        raise InputError(
+            f"{run}: gate.json is missing, so this run of reproduce has not passed its gate. Finish it first"
+        )
     config = json.loads((run / "config.json").read_text())
     manifest: dict[str, Any] = {
         "recipe": (run / "command.txt").read_text().splitlines()[0],
         "budget": recorded(run),
         "gate": {k: v for k, v in json.loads((run / "gate.json").read_text()).items() if k != "fidelity"},
         "parts": {},
-        "config": {name: config[name] for name in TOLD},
+        "config": {name: config[name] for name in RECIPE_FIELDS},
     }
     for name, (stage, load) in PARTS.items():
-        manifest["parts"][name] = _packed(run / stage / f"{name}.safetensors", out / f"{name}.safetensors", load)
+        manifest["parts"][name] = _pack_component(
+            run / stage / f"{name}.safetensors", out / f"{name}.safetensors", load
+        )
     for i, source in enumerate(sorted(run.glob("round-*/rl-*/policy.safetensors"))):
-        manifest["parts"][f"explorer-{i}"] = _packed(source, out / f"explorer-{i}.safetensors", load_policy)
+        manifest["parts"][f"explorer-{i}"] = _pack_component(source, out / f"explorer-{i}.safetensors", load_policy)
     logged = concatenate([read(run / "data" / name) for name in ("logged", "policy")])
     estimate_plate(sample_frames(logged, PLATE_FRAMES, 0)).save(out / PLATE)
     write_text(out / "manifest.json", to_json(manifest))
     return manifest
 
 
-def _packed(source: Path, target: Path, load: Callable[[Path], Any]) -> dict[str, Any]:
-    """Writes the component in 16 bits; returns how it was made, and the identity of what was written."""
+def _pack_component(source: Path, target: Path, load: Callable[[Path], Any]) -> dict[str, Any]:
+    """Write the component in 16 bits; return its manifest and the identity of the written weights."""
     made = manifest_of(source)
     save_component(target, load(source), Manifest(**made), half=True)
     packed = weights_hash(load_weights(target)[0])[:16]

@@ -1,4 +1,4 @@
-"""Files that come back from another machine: packed, split into parts of a limited size, and joined again.
+"""Packs files from another machine into parts of limited size, and joins them again.
 
 python studies/parcel.py pack OUT FILE...      OUT/weights.tar in parts, and OUT/parts.json with their hashes
 python studies/parcel.py unpack OUT FOLDER     the files again, in FOLDER
@@ -17,48 +17,48 @@ from pathlib import Path
 from worldgymnast.errors import InputError
 
 LIST = "parts.json"
-MOST = 16 * 2**20 - 2**16
-"""Bytes of a part: under 16 MiB."""
+PART_BYTES = 16 * 2**20 - 2**16
+"""Bytes per part: below 16 MiB."""
 
 
-def split(file: Path, out: Path, most: int = MOST) -> list[Path]:
-    """Cut `file` into OUT/NAME.000, OUT/NAME.001, ... of at most `most` bytes, and list them in OUT/parts.json."""
+def split(file: Path, out: Path, part_bytes: int = PART_BYTES) -> list[Path]:
+    """Cut `file` into OUT/NAME.000, OUT/NAME.001, ... of at most `part_bytes`, and list them in OUT/parts.json."""
     out.mkdir(parents=True, exist_ok=True)
     for old in out.glob(f"{file.name}.[0-9][0-9][0-9]"):
         old.unlink()
-    whole, parts = hashlib.sha256(), []
+    digest, parts = hashlib.sha256(), []
     with file.open("rb") as source:
-        while piece := source.read(most):
+        while content := source.read(part_bytes):
             part = out / f"{file.name}.{len(parts):03d}"
-            part.write_bytes(piece)
-            whole.update(piece)
-            parts.append({"name": part.name, "bytes": len(piece), "sha256": hashlib.sha256(piece).hexdigest()})
-    found = {"name": file.name, "sha256": whole.hexdigest(), "parts": parts}
-    (out / LIST).write_text(json.dumps(found, indent=2) + "\n")
+            part.write_bytes(content)
+            digest.update(content)
+            parts.append({"name": part.name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()})
+    listing = {"name": file.name, "sha256": digest.hexdigest(), "parts": parts}
+    (out / LIST).write_text(json.dumps(listing, indent=2) + "\n")
     return [out / str(part["name"]) for part in parts]
 
 
 def join(out: Path, target: Path) -> Path:
-    """Put what `split` left in OUT together again, as file `target`.
+    """Join the parts written by `split` to file `target`.
 
     Raises:
-        InputError: a part is missing or not the one that was written; `target` is then not written.
+        InputError: a part is missing or changed; `target` is then not written.
     """
-    listed = json.loads((out / LIST).read_text())
-    pieces = []
-    for part in listed["parts"]:
+    listing = json.loads((out / LIST).read_text())
+    contents = []
+    for part in listing["parts"]:
         path = out / Path(part["name"]).name
         if not path.is_file():
-            raise InputError(f"{path}: found no such part, expected {part['bytes']} bytes of it; copy it again")
-        pieces.append(path.read_bytes())
-        if hashlib.sha256(pieces[-1]).hexdigest() != part["sha256"]:
-            raise InputError(f"{path}: found another content than was written; nothing is joined; copy it again")
-    target.write_bytes(b"".join(pieces))
+            raise InputError(f"{path} is missing ({part['bytes']} bytes). Nothing was joined. Copy it again")
+        contents.append(path.read_bytes())
+        if hashlib.sha256(contents[-1]).hexdigest() != part["sha256"]:
+            raise InputError(f"{path}: content differs from what was written. Nothing was joined. Copy it again")
+    target.write_bytes(b"".join(contents))
     return target
 
 
 def pack(out: Path, files: Sequence[Path], root: Path) -> list[Path]:
-    """Split a tar of `files`, named as seen from `root`, into OUT."""
+    """Split a tar of `files`, with names relative to `root`, into OUT."""
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder) / "weights.tar"
         with tarfile.open(archive, "w") as tar:
@@ -68,16 +68,16 @@ def pack(out: Path, files: Sequence[Path], root: Path) -> list[Path]:
 
 
 def unpack(out: Path, folder: Path) -> None:
-    """The files that `pack` packed, in `folder`."""
+    """Extract the files packed by `pack` to `folder`."""
     with tempfile.TemporaryDirectory() as temporary, tarfile.open(join(out, Path(temporary) / "whole.tar")) as tar:
         tar.extractall(folder, filter="data")
 
 
 if __name__ == "__main__":
-    what, out, *rest = sys.argv[1:]
-    if what == "pack":
-        there = [path for path in dict.fromkeys(map(Path, rest)) if path.is_file()]
-        for part in pack(Path(out), there, Path()):
+    command, out, *rest = sys.argv[1:]
+    if command == "pack":
+        files = [path for path in dict.fromkeys(map(Path, rest)) if path.is_file()]
+        for part in pack(Path(out), files, Path()):
             print(part)
     else:
         unpack(Path(out), Path(rest[0]))

@@ -1,4 +1,4 @@
-"""The first table of `python -m studies.tables` and its picture: the methods, and the simulator by its mismatch."""
+"""First table of `python -m studies.tables` and its figure: methods, and the simulator by its mismatch."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ METHODS = {
     "rl-world": "RL in the world model",
 }
 OURS, _SIMULATED = "rl-world", "rl-simulator"
-_PICTURED = "Mean over the tasks with 95 % intervals over layouts; hollow: each seed. Right: one seed, its layouts."
-_WORTH = "Against RL in the world model: difference of mean real success over the tasks, on the same layouts."
+_CAPTION = "Mean over tasks with 95 % intervals over layouts; hollow: single seeds. Right: one seed."
+_NOTE = "Difference to RL in the world model: mean real success over tasks, on the same layouts."
 
 
 def sheets(evaluations: Path, mismatch: float) -> list[Sheet]:
-    """The tables of the cells whose real evaluations lie in that folder.
+    """Make the tables from the real evaluations of the cells.
 
     Args:
-        evaluations: the folder.
-        mismatch: of the simulator that is one of the methods.
+        evaluations: folder of the evaluations.
+        mismatch: mismatch of the simulator that is one of the methods.
     """
     ours = rows_of(evaluations, OURS)
     if not ours:
         return []
-    made = [_methods(evaluations, ours), _tasks(evaluations, ours)]
+    result = [_methods(evaluations, ours), _tasks(evaluations, ours)]
     if mismatched := _mismatches(evaluations, mismatch):
         head = ["mismatch", "real success", "RL in the world model, minus it", "tasks where the simulator is better"]
-        rows = [[f"{x:g}", *_worth(paired(found, ours))] for x, found in mismatched]
-        said = "One seed; at 0 the simulator is the real environment, without randomisation."
-        made.append(Sheet("RL in the simulator, by its mismatch", head, rows, said))
-    return made
+        rows = [[f"{x:g}", *_comparison(paired(found, ours))] for x, found in mismatched]
+        note = "One seed; at 0 the simulator is the real environment, without randomization."
+        result.append(Sheet("RL in the simulator, by its mismatch", head, rows, note))
+    return result
 
 
 def _methods(evaluations: Path, ours: Sequence[EpisodeResult]) -> Sheet:
@@ -49,16 +49,16 @@ def _methods(evaluations: Path, ours: Sequence[EpisodeResult]) -> Sheet:
     for method, name in METHODS.items():
         if found := rows_of(evaluations, method):
             each = [paired(part, ours) for part in _by_seed(found)]
-            success, difference, worse = _worth(paired(found, ours))
+            success, difference, worse = _comparison(paired(found, ours))
             own = [name, success, ", ".join(f"{100 * one.before.value:.0f}" for one in each)]
             gains = ", ".join(f"{100 * one.difference.mean:+.0f}" for one in each)
             rows.append([*own, "", "", ""] if method == OURS else [*own, difference, gains, worse])
     head = ["", "real success", "by seed", "RL in the world model, minus it", "by seed", "tasks where it is worse"]
-    return Sheet("Methods", head, rows, _WORTH)
+    return Sheet("Methods", head, rows, _NOTE)
 
 
-def _worth(table: SuccessTable) -> tuple[str, str, str]:
-    """Real success, what RL in the world model has more, and the tasks in which it has significantly less."""
+def _comparison(table: SuccessTable) -> tuple[str, str, str]:
+    """Return real success, the gain of RL in the world model, and the tasks in which it is significantly worse."""
     return str(table.before), str(table.difference), ", ".join(row.task for row in table.rows if row.worse)
 
 
@@ -67,7 +67,7 @@ def _by_seed(rows: Sequence[EpisodeResult]) -> list[list[EpisodeResult]]:
 
 
 def _tasks(evaluations: Path, ours: Sequence[EpisodeResult]) -> Sheet:
-    """Real success by task, a column a method."""
+    """Make the table of real success by task, a column per method."""
     tables = {name: paired(rows, ours) for method, name in METHODS.items() if (rows := rows_of(evaluations, method))}
     first = next(iter(tables.values()))
     lines = [[row.task, *(str(table.rows[i].before) for table in tables.values())] for i, row in enumerate(first.rows)]
@@ -75,7 +75,7 @@ def _tasks(evaluations: Path, ours: Sequence[EpisodeResult]) -> Sheet:
 
 
 def _mismatches(evaluations: Path, mismatch: float) -> list[tuple[float, list[EpisodeResult]]]:
-    """RL in simulators that are ever more wrong; the methods' own on the layouts of the others."""
+    """Return RL in simulators by mismatch; the one of the methods on the layouts of the others."""
     files = evaluations.glob("rl-simulator-mismatch-*.json")
     found = [(float(file.stem.rpartition("-")[2]), read(file)) for file in files]
     if found and (own := same(rows_of(evaluations, _SIMULATED), found[0][1])):
@@ -84,12 +84,12 @@ def _mismatches(evaluations: Path, mismatch: float) -> list[tuple[float, list[Ep
 
 
 def picture(evaluations: Path, mismatch: float) -> bytes | None:
-    """A PNG file's content: real success of every method, and of RL in simulators by their mismatch."""
+    """Return a PNG: real success of every method, and of RL in simulators by mismatch."""
     rows = {name: found for method, name in METHODS.items() if (found := rows_of(evaluations, method))}
     mismatched = _mismatches(evaluations, mismatch)
     if METHODS[OURS] not in rows:
         return None
-    return charts.picture(10, 3.9, _PICTURED, functools.partial(_draw, rows=rows, mismatched=mismatched))
+    return charts.picture(10, 3.9, _CAPTION, functools.partial(_draw, rows=rows, mismatched=mismatched))
 
 
 def _draw(
@@ -103,13 +103,13 @@ def _draw(
 
 
 def _draw_methods(axes: Any, rows: dict[str, list[EpisodeResult]]) -> None:
-    """A row a method: the mean and its interval; hollow, every seed alone."""
+    """Draw a row per method: mean and interval, and hollow markers for seeds."""
     ours = METHODS[OURS]
     for y, (name, found) in enumerate(rows.items()):
         color = LIGHT["series-0" if name == ours else "series-1"]
-        whole = _success(found)
-        axes.plot([100 * whole.low, 100 * whole.high], [y, y], color=color, linewidth=2.5)
-        axes.plot([100 * whole.value], [y], "o", color=color, markersize=8)
+        total = _success(found)
+        axes.plot([100 * total.low, 100 * total.high], [y, y], color=color, linewidth=2.5)
+        axes.plot([100 * total.value], [y], "o", color=color, markersize=8)
         seeds = [100 * _success(part).value for part in _by_seed(found)]
         axes.plot(seeds, [y + 0.22] * len(seeds), "o", color=color, markersize=4.5, markerfacecolor="none")
     axes.set(xlim=(0, 100), ylim=(len(rows) - 0.5, -0.5), xlabel="real success, %")
@@ -120,7 +120,7 @@ def _draw_methods(axes: Any, rows: dict[str, list[EpisodeResult]]) -> None:
 def _draw_mismatches(
     axes: Any, mismatched: Sequence[tuple[float, list[EpisodeResult]]], ours: Sequence[EpisodeResult]
 ) -> None:
-    """RL in the simulator by its mismatch, on the level of RL in the world model on the same layouts."""
+    """Draw RL in the simulator by mismatch, with the level of RL in the world model on the same layouts."""
     if not mismatched:
         axes.set_axis_off()
         return
@@ -136,32 +136,32 @@ def _draw_mismatches(
 
 
 def _success(rows: Sequence[EpisodeResult]) -> Estimate:
-    """Mean real success over the tasks."""
+    """Return the mean real success over tasks."""
     return success_table(rows, rows).before
 
 
 def paired(rows: Sequence[EpisodeResult], ours: Sequence[EpisodeResult]) -> SuccessTable:
-    """Both on the layouts that they share: `rows` before, `ours` after."""
+    """Compare both on their common layouts: `rows` before, `ours` after."""
     return success_table(same(rows, ours), same(ours, rows))
 
 
 def same(rows: Sequence[EpisodeResult], others: Sequence[EpisodeResult]) -> list[EpisodeResult]:
-    """The episodes whose task, layout and seed are among the others'."""
-    there = {(r.task, r.layout, r.seed) for r in others}
-    return [r for r in rows if (r.task, r.layout, r.seed) in there]
+    """Return the episodes whose task, layout and seed also occur in `others`."""
+    keys = {(r.task, r.layout, r.seed) for r in others}
+    return [r for r in rows if (r.task, r.layout, r.seed) in keys]
 
 
 def rows_of(evaluations: Path, method: str) -> list[EpisodeResult]:
-    """Every episode of a method's cells, seed after seed."""
+    """Return every episode of a method's cells, by seed."""
     return [row for file in files_of(evaluations, method) for row in read(file)]
 
 
 def files_of(folder: Path, name: str) -> list[Path]:
-    """The files of a name's cells, seed after seed."""
+    """Return the files of a name's cells, by seed."""
     return [f for f in sorted(folder.glob(f"{name}-*.json")) if f.stem.removeprefix(f"{name}-").isdigit()]
 
 
 def read(file: Path, key: str = "policy") -> list[EpisodeResult]:
-    """A policy's episodes in an evaluation's file; none where it is not there."""
+    """Read the episodes of a policy from an evaluation file; empty if it is missing."""
     rows = read_outcomes(file).get(key, [])
     return [EpisodeResult(r["task"], r["layout"], r["seed"], r.get("success"), 0) for r in rows]

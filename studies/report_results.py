@@ -1,4 +1,4 @@
-"""The other tables of `python -m studies.tables`, read from its files: diverse training, new scenes, Dyna by round."""
+"""Other tables of `python -m studies.tables`: diverse training, new scenes, Dyna by round."""
 
 from __future__ import annotations
 
@@ -37,13 +37,15 @@ REMEDIES = {
 
 
 def diverse(places: Path) -> list[Sheet]:
-    """What policies do that were trained from diverse starts, in every place; the files lie in that folder."""
+    """Make the table of diverse training from the files in a folder."""
     found = {name: files for name in DIVERSE if (files := files_of(places, name))}
     if not found:
         return []
-    rows = [[DIVERSE[name], *(_in_place(place, files, found.get(_BASE)) for place in PLACES)]
-            for name, files in found.items()]  # fmt: skip
-    note = "After the semicolon: minus RL in the wide world from plain starts, on the same layouts."
+    rows = [
+        [DIVERSE[name], *(_in_place(place, files, found.get(_BASE)) for place in PLACES)]
+        for name, files in found.items()
+    ]
+    note = "After the semicolon: difference to RL in the wide world from plain starts, on the same layouts."
     return [Sheet("Diverse training", ["", *PLACES.values()], rows, note)]
 
 
@@ -57,7 +59,7 @@ def _in_place(place: str, files: Sequence[Path], base: Sequence[Path] | None) ->
 
 
 def _short(difference: Difference) -> str:
-    """Points with their interval, without the number of pairs."""
+    """Format points with their interval, without the number of pairs."""
     return str(difference).partition(" (")[0].replace(" points", "")
 
 
@@ -65,7 +67,7 @@ def _short(difference: Difference) -> str:
 
 
 def scenes(file: Path) -> list[Sheet]:
-    """What test-time training wins in its scene and costs elsewhere, by remedy."""
+    """Make the tables of test-time training: gain in the scene and cost elsewhere, by remedy."""
     found = read_rows(file, is_scene)
     rows, each = [], dict[str, dict[str, str]]()
     for remedy, name in REMEDIES.items():
@@ -82,18 +84,18 @@ def scenes(file: Path) -> list[Sheet]:
     if not rows:
         return []
     head = ["", "this scene before", "after", "difference", "all other tasks, after minus before", "worse tasks"]
-    said = "Real episodes; this scene sampled, the others greedy on layouts of their own, the same for every remedy."
-    said += " Intervals of the others take the scenes for independent, though the policy before is the same in each."
+    note = "Real episodes; this scene sampled, the others greedy on other layouts, the same for every remedy."
+    note += " Intervals of the others treat scenes as independent, though they share the policy before."
     names = [row[0] for row in rows]
     lines = [[scene, *(cells.get(name, "") for name in ("", *names))] for scene, cells in each.items()]
     return [
-        Sheet("Test-time training on new scenes, and what it forgets", head, rows, said),
+        Sheet("Test-time training on new scenes, and what it forgets", head, rows, note),
         Sheet("Scene by scene", ["scene", "before", *names], lines, "Success in the scene, sampled."),
     ]
 
 
 def _of_scenes(rows: Sequence[dict[str, Any]], when: str) -> list[EpisodeResult]:
-    """Episodes in the scenes, each scene a task of its own."""
+    """Return the episodes in the scenes; each scene counts as a task."""
     return [
         EpisodeResult(f"{row['task']} {row['layout']}", i, 0, success, 0)
         for row in rows
@@ -102,7 +104,7 @@ def _of_scenes(rows: Sequence[dict[str, Any]], when: str) -> list[EpisodeResult]
 
 
 def _of_others(rows: Sequence[dict[str, Any]], when: str) -> list[EpisodeResult]:
-    """Episodes of the other tasks; the same layouts come again with every scene."""
+    """Return the episodes of the other tasks; layouts repeat for every scene."""
     return [
         EpisodeResult(task, i, number, success, 0)
         for number, row in enumerate(rows)
@@ -114,7 +116,7 @@ def _of_others(rows: Sequence[dict[str, Any]], when: str) -> list[EpisodeResult]
 
 
 def dyna(out: Path, evaluations: Path) -> list[Sheet]:
-    """Dyna by round, and imitation of the same real episodes; OUT/dyna/SEED and OUT/EVALUATIONS."""
+    """Make the table of Dyna by round, and of imitation of the same real episodes."""
     done = sorted((out / "dyna").glob("*/evaluation.json"))
     if not done:
         return []
@@ -125,15 +127,17 @@ def dyna(out: Path, evaluations: Path) -> list[Sheet]:
         beside = rows_of(evaluations, f"beside-{number}")
         after, with_data = paired(before, found), paired(beside, before) if beside else None
         against = paired(beside, found) if beside else None
-        rows.append([
-            f"round {number}",
-            str(after.after),
-            str(after.difference),
-            str(with_data.before) if with_data else "",
-            str(against.difference) if against else "",
-        ])  # fmt: skip
+        rows.append(
+            [
+                f"round {number}",
+                str(after.after),
+                str(after.difference),
+                str(with_data.before) if with_data else "",
+                str(against.difference) if against else "",
+            ]
+        )
         number += 1
     head = ["", "Dyna", "minus before", "imitation of the same real episodes", "Dyna minus it"]
     seeds = "1 seed" if len(done) == 1 else f"{len(done)} seeds"
-    note = f"{seeds}. Before: RL in the starter world. Imitation goes on from there, too, on the successes."
+    note = f"{seeds}. Before: RL in the starter world. Imitation continues from it on the successes."
     return [Sheet("Dyna by round", head, rows, note)]

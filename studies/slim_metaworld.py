@@ -1,6 +1,6 @@
-"""Leave out of Meta-World's wheel the pictures and meshes that the suite's scenes never load: 37 MB become 4.
+"""Removes pictures and meshes that the suite's scenes never load from Meta-World's wheel: 37 MB become 4.
 
-python studies/slim_metaworld.py WHEEL          writes it anew, under the same name
+python studies/slim_metaworld.py WHEEL          rewrites it under the same name
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ _LARGE = (".png", ".stl", ".obj", ".msh", ".jpg")
 
 
 def scenes(files: Mapping[str, bytes], tasks: Iterable[str]) -> set[str]:
-    """The XML files that the environments of these tasks name."""
-    found: set[str] = set()
+    """Return the XML files that the environments of these tasks refer to."""
+    names: set[str] = set()
     for task in tasks:
         source = files[f"metaworld/envs/sawyer_{task.replace('-', '_')}_v3.py"].decode()
-        found |= {str(ASSETS / name) for name in re.findall(r"sawyer_xyz/\w+\.xml", source)}
-    return found
+        names |= {str(ASSETS / name) for name in re.findall(r"sawyer_xyz/\w+\.xml", source)}
+    return names
 
 
 def loaded(files: Mapping[str, bytes], scene: str) -> set[str]:
-    """Every file that a scene or what it includes names; paths in included files count from the scene's folder."""
-    found, waiting, folder = set[str](), [scene], PurePosixPath(scene).parent
-    while waiting:
-        path = waiting.pop()
-        if path in found or path not in files:
+    """Return every file that a scene refers to, directly or not; all paths are relative to its folder."""
+    visited, pending, folder = set[str](), [scene], PurePosixPath(scene).parent
+    while pending:
+        path = pending.pop()
+        if path in visited or path not in files:
             continue
-        found.add(path)
+        visited.add(path)
         if path.endswith(".xml"):
             root = ElementTree.fromstring(files[path])
-            waiting += [_normal(folder / name) for each in root.iter() if (name := each.get("file"))]
-    return found
+            pending += [_normal(folder / name) for each in root.iter() if (name := each.get("file"))]
+    return visited
 
 
 def _normal(path: PurePosixPath) -> str:
@@ -56,13 +56,13 @@ def slim(wheel: Path, tasks: Iterable[str] = SUITE) -> None:
     with zipfile.ZipFile(wheel) as archive:
         files = {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
     needed = set[str]().union(*(loaded(files, scene) for scene in scenes(files, tasks)))
-    left_out = {name for name in files if name.endswith(_LARGE) and name not in needed}
+    unused = {name for name in files if name.endswith(_LARGE) and name not in needed}
     record = next(name for name in files if name.endswith(".dist-info/RECORD"))
     lines = files[record].decode().splitlines(keepends=True)
-    files[record] = "".join(line for line in lines if line.partition(",")[0] not in left_out).encode()
+    files[record] = "".join(line for line in lines if line.partition(",")[0] not in unused).encode()
     with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for name, content in files.items():
-            if name not in left_out:
+            if name not in unused:
                 archive.writestr(name, content)
 
 

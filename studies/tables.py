@@ -1,4 +1,4 @@
-"""What docs/results.md compares, cell by cell: `python -m studies.tables --which methods`."""
+"""Fills and prints the tables of docs/results.md: `python -m studies.tables --which methods`."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from worldgymnast.weights import write_bytes, write_text
 
 @checked(kw_only=True)
 class Tables(DeviceCommand):
-    """What docs/results.md compares: methods, diverse training, new scenes, Dyna by round, agreement; cell by cell.
+    """Fill the tables of docs/results.md: methods, diverse training, new scenes, Dyna by round, agreement.
 
     Attributes:
-        config: how many cells, and how much each.
-        quick: short trainings, one seed and few layouts: every table, its intervals wide.
-        out: the folder of the cells; runs/tables, or runs/tables-quick, if left out.
+        config: number and size of the cells.
+        quick: short trainings, one seed and few layouts; every table, with wide intervals.
+        out: folder of the cells; runs/tables or runs/tables-quick by default.
         markdown: also write the tables to this .md file.
     """
 
@@ -48,7 +48,7 @@ class Tables(DeviceCommand):
     markdown: OptionalPath = None
 
     def __call__(self) -> int:
-        """Fills every cell that is not there, and prints and writes the tables."""
+        """Fill missing cells, then print and write the tables."""
         self.prepare()
         out = self.out or Path("runs/tables-quick" if self.quick else "runs/tables")
         config = self.config.quick() if self.quick else self.config
@@ -56,7 +56,7 @@ class Tables(DeviceCommand):
         check_tasks((*config.env.tasks, *config.diverse.tasks))
         cells.tables(out, config, self.device)
         evaluations = cells.evaluations(out, config)
-        shown = [
+        sheets = [
             *methods.sheets(evaluations, config.mismatch),
             *results.diverse(cells.places(out, config)),
             *results.scenes(cells.scenes_file(out, config)),
@@ -65,14 +65,14 @@ class Tables(DeviceCommand):
         folder = cells.agreement(out, config)
         if (file := folder / "outcomes.json").exists():
             agreed, scattered = compare(cells.compared_groups(json.loads(file.read_text())), config.agree)
-            shown += agreed
+            sheets += agreed
             write_bytes(folder / "agreement.png", scattered)
         if (drawn := methods.picture(evaluations, config.mismatch)) is not None:
             write_bytes(out / "methods.png", drawn)
-        for sheet in shown:
+        for sheet in sheets:
             terminal.show(terminal.sheet(sheet))
         target = self.markdown or out / "tables.md"
-        write_text(target, page(shown, "Every method, measured for real"))
+        write_text(target, page(sheets, "Every method, measured for real"))
         return print_written(target)
 
 

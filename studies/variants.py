@@ -1,4 +1,4 @@
-"""Variants of the embedded world model: each is another one with a few fields of its training changed."""
+"""Variants of the embedded world model, each a few changed fields relative to another."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from worldgymnast.worldmodel.objective import FlowConfig
 
 @dataclass(frozen=True)
 class Variant:
-    """A world model's training.
+    """Training of a world model.
 
     Attributes:
-        words: what it changes, in one line.
-        base: the variant that it changes; "" for the defaults of `WorldTraining`.
-        changes: new values by field, with dots for the fields of fields.
+        words: description of the changes.
+        base: the variant to change; "" for the defaults of `WorldTraining`.
+        changes: new values by field; dots separate nested fields.
     """
 
     words: str
@@ -81,21 +81,21 @@ VARIANTS: dict[str, Variant] = {
 
 
 def training(name: str) -> WorldTraining:
-    """The training of a variant, by name.
+    """Return the training of a variant.
 
     Raises:
-        InputError: there is no such variant.
+        InputError: the name is unknown.
     """
     if name not in VARIANTS:
-        raise InputError(f"variant: found '{name}', expected one of {', '.join(VARIANTS)}; correct the name")
+        raise InputError(f"variant: found '{name}', expected one of {', '.join(VARIANTS)}. Correct the name")
     variant = VARIANTS[name]
     config = training(variant.base) if variant.base else WorldTraining()
     for path, value in variant.changes.items():
-        config = changed(config, path, value)
+        config = with_field(config, path, value)
     return config
 
 
-def changed(config: Any, path: str, value: Any) -> Any:
-    """`config` with another value of the field at `path`."""
+def with_field(config: Any, path: str, value: Any) -> Any:
+    """Return `config` with another value of the field at `path`."""
     name, _, rest = path.partition(".")
-    return replace(config, **{name: changed(getattr(config, name), rest, value) if rest else value})
+    return replace(config, **{name: with_field(getattr(config, name), rest, value) if rest else value})

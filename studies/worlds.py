@@ -1,4 +1,4 @@
-"""Compare variants of the embedded world model ("levers") on one fixed data set, within a time limit.
+"""Compares variants of the embedded world model on one fixed data set, within a time limit.
 
     python studies/worlds.py record runs/study/data
     python studies/worlds.py train all runs/study/all --data runs/study/data --minutes 60
@@ -6,7 +6,7 @@
     python studies/worlds.py evaluate runs/study/all --data runs/study/data
     python studies/worlds.py table runs/study/*
 
-The same command resumes what was stopped.
+The same command resumes a stopped one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import numpy as np
 import torch
 import tyro
 from command import Out, run
-from episodes import HELD_OUT, apart, load, load_shared, load_training, record_all, some, sources
+from episodes import HELD_OUT, compact, load, load_shared, load_training, record_all, some, sources
 from tyro.conf import Positional
 from variants import training
 
@@ -42,19 +42,19 @@ from worldgymnast.run import Run
 from worldgymnast.text import save_sentences
 from worldgymnast.training.batches import encode_all, frame_batches, latent_batches, success_batches
 from worldgymnast.training.fit import Batches, FitConfig, fit
-from worldgymnast.training.judge import JudgeTraining, every_sentence, train_judge
-from worldgymnast.training.replay import driven, replay
+from worldgymnast.training.judge import JudgeTraining, all_instructions, train_judge
+from worldgymnast.training.replay import logged_actions, replay
 from worldgymnast.training.world import WorldTraining, train_autoencoder, train_world
 from worldgymnast.weights import to_json, write_text
 from worldgymnast.worldmodel.objective import FlowConfig
 from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 HORIZON = 24
-"""Actions of an episode that are judged."""
+"""Judged actions per episode."""
 HALVED = "world-16.safetensors"
-"""The world with its weights in 16 bits, as it is shipped."""
+"""File name of the world model with 16-bit weights, as shipped."""
 _SAFE = 0.88
-"""Share of the time left that training is planned to fill."""
+"""Share of the remaining time to plan for training."""
 _FROM_NOTHING, _FURTHER = 2e-3, 7e-4
 """Learning rates of a world model without and with trained weights."""
 
@@ -64,31 +64,31 @@ _FROM_NOTHING, _FURTHER = 2e-3, 7e-4
 
 @dataclass(frozen=True, kw_only=True)
 class Sentences:
-    """Write the vectors of every sentence of a study, for a machine without the sentence encoder.
+    """Write the embeddings of every sentence of a study, for a machine without the sentence encoder.
 
     Attributes:
-        out: the file that WORLDGYMNAST_SENTENCES is to name there.
+        out: the file; set WORLDGYMNAST_SENTENCES to it there.
     """
 
     out: Out
 
     def __call__(self) -> None:
-        """Writes them."""
-        known = {s for told in (every_sentence(), INSTRUCTIONS) for own in told.values() for s in own}
+        """Write them."""
+        known = {s for by_task in (all_instructions(), INSTRUCTIONS) for each in by_task.values() for s in each}
         save_sentences(self.out, sorted(known))
         print(f"{self.out}: {len(known)} sentences")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """Record the data set: logged, policy, held_out, explored-0..7; what is there is skipped.
+    """Record the data set: logged, policy, held_out, explored-0..7; existing sets are skipped.
 
     Attributes:
         out: the folder.
         workers: processes of the real environment.
-        share: of the episodes; less than 1 for trying things out.
-        only: names of the sets to record; all of them if left out. A set has one process for its policy, so where
-            there are many cores a process for each set is faster.
+        share: share of the episodes; below 1 for a trial.
+        only: names of the sets to record; all by default. A set uses one process for its policy, so with many cores
+            one command per set is faster.
     """
 
     out: Out
@@ -97,7 +97,7 @@ class Record:
     only: tuple[str, ...] = ()
 
     def __call__(self) -> None:
-        """Records."""
+        """Record."""
         record_all(self.out, self.share, self.workers, self.only)
 
 
@@ -106,7 +106,7 @@ class Sets:
     """Print the names of the sets."""
 
     def __call__(self) -> None:
-        """Prints them."""
+        """Print them."""
         print(*sources())
 
 
@@ -114,19 +114,19 @@ class Sets:
 class Train:
     """Train one variant within a time limit; OUT/world/world.safetensors, and in 16 bits OUT/world-16.safetensors.
 
-    A few steps are measured first. The number of steps that then fits is kept in OUT/plan.json, also for a resumed run.
+    A few steps are timed first. The number of steps that fits is saved to OUT/plan.json, also for resuming.
 
     Attributes:
         variant: its name in studies/variants.py.
-        out: the folder.
-        data: what `record` wrote.
-        minutes: all of it, the autoencoder included.
-        start: "starter", "nothing", or a world model's file. Of another size of transformer only the autoencoder is
-            taken; of another autoencoder nothing.
-        device: where.
-        clips: clips a step, if not the variant's.
-        lr: peak learning rate; 2e-3 from nothing and 7e-4 with trained weights if left out.
-        explored: share of the clips from the explorers' sets, in equal parts; without, as much as they are long.
+        out: the run folder.
+        data: folder written by `record`.
+        minutes: total time, including the autoencoder.
+        start: "starter", "nothing", or a world model's file. With another transformer size only its autoencoder is
+            used; with another autoencoder nothing.
+        device: of the training.
+        clips: clips per step, if not the variant's.
+        lr: peak learning rate; by default 2e-3 from nothing and 7e-4 with trained weights.
+        explored: share of clips from explorers' sets, in equal parts; by default proportional to their length.
     """
 
     variant: Positional[str]
@@ -140,21 +140,21 @@ class Train:
     explored: float | None = None
 
     def __call__(self) -> None:
-        """Trains."""
+        """Train."""
         deadline = time.monotonic() + 60 * self.minutes
         config = training(self.variant)
         config = replace(config, clips=self.clips or config.clips)
         sets, shares = load_shared(self.data, self.explored)
         data = concatenate(sets)
-        begun, kept = begin(self.start, config, data, self.out.parent / "autoencoders", self.minutes, self.device)
+        initial, kept = begin(self.start, config, data, self.out.parent / "autoencoders", self.minutes, self.device)
         lr = self.lr or (_FURTHER if kept == "all weights" else _FROM_NOTHING)
         config = replace(config, fit=replace(config.fit, lr=lr, save_every=200))
-        asked = {"variant": self.variant, "start": self.start, "kept": kept, "clips": config.clips, "lr": lr}
-        asked |= {"explored": self.explored}
-        plan = self._plan(asked, config, data, begun, deadline)
+        settings = {"variant": self.variant, "start": self.start, "kept": kept, "clips": config.clips, "lr": lr}
+        settings |= {"explored": self.explored}
+        plan = self._plan(settings, config, data, initial, deadline)
         config = replace(config, fit=replace(config.fit, steps=plan["steps"]))
         began = time.monotonic()
-        world = train_world(sets, self.out / "world", config, self.device, shares, start=begun)
+        world = train_world(sets, self.out / "world", config, self.device, shares, start=initial)
         made = Manifest(f"studies/worlds.py train {self.variant}", config.fit.seed, data_hash(data))
         save_component(self.out / HALVED, world, made, half=True)
         spent = (time.monotonic() - began) / 60
@@ -164,38 +164,38 @@ class Train:
 
     def _plan(
         self,
-        asked: Mapping[str, Any],
+        settings: Mapping[str, Any],
         config: WorldTraining,
         data: EpisodeSet,
-        begun: LatentWorldModel,
+        initial: LatentWorldModel,
         deadline: float,
     ) -> dict[str, Any]:
-        """What OUT/plan.json says, or a new one."""
+        """Return the plan in OUT/plan.json, or make a new one."""
         file = self.out / "plan.json"
         if file.exists():
             plan = json.loads(file.read_text())
-            if wrong := [name for name, value in asked.items() if plan[name] != value]:
+            if different := [name for name, value in settings.items() if plan[name] != value]:
                 raise InputError(
-                    f"{file}: found {wrong[0]} {plan[wrong[0]]}, expected {asked[wrong[0]]} as in this command; "
-                    "repeat the first command to resume, or give another folder"
+                    f"{file}: {different[0]} is {plan[different[0]]}, but {settings[different[0]]} in this command. "
+                    "Repeat the first command to resume, or give another folder"
                 )
             return plan
-        part = apart(some(data, 64))
-        encode_all(begun.autoencoder, part.frames[:512])  # warms up
+        part = compact(some(data, 64))
+        encode_all(initial.autoencoder, part.frames[:512])  # warmup
         began = time.monotonic()
-        latents = encode_all(begun.autoencoder, part.frames)
+        latents = encode_all(initial.autoencoder, part.frames)
         encoding = (time.monotonic() - began) / len(latents) * len(data.frames)
-        batches = latent_batches(part, latents, config.length, config.clips, 0, begun.device)
-        each = step_seconds(begun, batches, config.fit)
+        batches = latent_batches(part, latents, config.length, config.clips, 0, initial.device)
+        each = step_seconds(initial, batches, config.fit)
         steps = max(1, int(_SAFE * (deadline - time.monotonic() - encoding) / each))
         plan = {
-            **asked,
+            **settings,
             "minutes": self.minutes,
             "device": device_name(self.device),
             "seconds_a_step": each,
             "steps": steps,
             "training_frames": steps * config.clips * config.length,
-            "parameters": sum(p.numel() for p in begun.transformer.parameters()),
+            "parameters": sum(p.numel() for p in initial.transformer.parameters()),
         }
         self.out.mkdir(parents=True, exist_ok=True)
         write_text(file, to_json(plan))
@@ -206,15 +206,14 @@ class Train:
 class Judge:
     """Train the success classifier on the imagination of OUT's world within a time limit; OUT/judge/judge.safetensors.
 
-    As many episodes are imagined as half of the time allows; their number and that of the steps are kept in
-    OUT/judge.json.
+    Half of the time is for imagining episodes. Their number and the number of steps are saved to OUT/judge.json.
 
     Attributes:
         out: the folder of `train`.
-        data: what `record` wrote.
-        minutes: all of it.
+        data: folder written by `record`.
+        minutes: total time.
         start: "starter" or "nothing".
-        device: where.
+        device: of the training.
     """
 
     out: Out
@@ -224,29 +223,29 @@ class Judge:
     device: str = "cpu"
 
     def __call__(self) -> None:
-        """Trains."""
+        """Train."""
         deadline = time.monotonic() + 60 * self.minutes
         world = trained_world(self.out, self.device)
-        begun = load_learned_judge(starter("judge"), self.device) if self.start == "starter" else None
+        initial = load_learned_judge(starter("judge"), self.device) if self.start == "starter" else None
         data = load_training(self.data)
         data = data.select(data.labelled)
         file = self.out / "judge.json"
         if not file.exists():
-            write_text(file, to_json(self._plan(world, begun, data, deadline)))
+            write_text(file, to_json(self._plan(world, initial, data, deadline)))
         plan = json.loads(file.read_text())
-        learning = FitConfig(plan["steps"], lr=5e-4 if begun else 1e-3, save_every=200)
+        learning = FitConfig(plan["steps"], lr=5e-4 if initial else 1e-3, save_every=200)
         config = JudgeTraining(fit=learning, calibration=0)
-        train_judge(some(data, plan["episodes"]), world, self.out / "judge", config, self.device, start=begun)
+        train_judge(some(data, plan["episodes"]), world, self.out / "judge", config, self.device, start=initial)
 
-    def _plan(self, world: Any, begun: TrainableJudge | None, data: EpisodeSet, deadline: float) -> dict[str, Any]:
+    def _plan(self, world: Any, initial: TrainableJudge | None, data: EpisodeSet, deadline: float) -> dict[str, Any]:
         config = JudgeTraining()
-        trial = apart(some(data, 64))
-        replay(world, some(data, 64, seed=1), seed=0)  # warms up
+        trial = compact(some(data, 64))
+        replay(world, some(data, 64, seed=1), seed=0)  # warmup
         began = time.monotonic()
         imagined = replay(world, trial, seed=0)
         each = 2 * (time.monotonic() - began) / len(trial)  # from the first frame, and from a later one
         batches = success_batches([trial, imagined], config.batch, 0, INSTRUCTIONS)
-        judge = begun or SuccessClassifier(config.judge).to(self.device)
+        judge = initial or SuccessClassifier(config.judge).to(self.device)
         step = step_seconds(judge, batches, config.fit)
         left = max(0.0, deadline - time.monotonic())
         episodes = min(len(data), max(len(trial), int(0.5 * left / each)))
@@ -260,9 +259,9 @@ class Evaluate:
 
     Attributes:
         out: the folder of `train`.
-        data: what `record` wrote.
-        episodes: at most so many of each.
-        device: where.
+        data: folder written by `record`.
+        episodes: most episodes of each.
+        device: of the models.
     """
 
     out: Out
@@ -271,26 +270,26 @@ class Evaluate:
     device: str = "cpu"
 
     def __call__(self) -> None:
-        """Measures."""
+        """Measure."""
         world = trained_world(self.out, self.device)
         own = self.out / "judge" / "judge.safetensors"
         judge = load_learned_judge(own if own.exists() else starter("judge"), self.device)
         trained = load_training(self.data)
         trained = trained.select(trained.where(source_prefix="policy"))
         held = load(self.data, HELD_OUT)
-        found: dict[str, Any] = {"plan": json.loads((self.out / "plan.json").read_text())}
-        found["judge"] = "its own" if own.exists() else "the starter's"
-        found["training"] = diagnose(world, judge, some(trained, self.episodes), horizon=HORIZON)
-        found["held_out"] = diagnose(world, judge, some(held, self.episodes), horizon=HORIZON)
-        found["frames_per_second"] = imagined_per_second(world, held)
-        found["evaluated_on"] = device_name(self.device)
-        write_text(self.out / "numbers.json", to_json(found))
+        results: dict[str, Any] = {"plan": json.loads((self.out / "plan.json").read_text())}
+        results["judge"] = "its own" if own.exists() else "the starter's"
+        results["training"] = diagnose(world, judge, some(trained, self.episodes), horizon=HORIZON)
+        results["held_out"] = diagnose(world, judge, some(held, self.episodes), horizon=HORIZON)
+        results["frames_per_second"] = imagined_per_second(world, held)
+        results["evaluated_on"] = device_name(self.device)
+        write_text(self.out / "numbers.json", to_json(results))
         print(table([self.out]))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Print a Markdown table of what `evaluate` measured.
+    """Print a Markdown table of the results of `evaluate`.
 
     Attributes:
         out: the folders.
@@ -299,7 +298,7 @@ class Table:
     out: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="OUT...")]
 
     def __call__(self) -> None:
-        """Prints it."""
+        """Print it."""
         print(table([path for path in self.out if (path / "numbers.json").exists()]))
 
 
@@ -309,9 +308,9 @@ class Table:
 def begin(
     start: str, config: WorldTraining, data: EpisodeSet, autoencoders: Path, minutes: float, device: str
 ) -> tuple[LatentWorldModel, str]:
-    """A world model of the variant's size, and what it kept of `start`.
+    """Return a world model of the variant's size with a trained autoencoder, and what it kept of `start`.
 
-    Its autoencoder is trained: that of `start` where the configs agree, else one that is trained once for all variants.
+    The autoencoder is that of `start` if the configs agree; otherwise one is trained once for all variants.
     """
     given = None
     if start != "nothing":
@@ -325,7 +324,9 @@ def begin(
     if given.config.transformer != config.world.transformer:
         world.autoencoder.load_state_dict(given.autoencoder.state_dict())
         return world, "the autoencoder"
-    if isinstance(objective := world.config.objective, FlowConfig):  # it can imagine from the first step on
+    if isinstance(
+        objective := world.config.objective, FlowConfig
+    ):  # it can train on its own rollouts from the first step
         world.config = replace(world.config, objective=replace(objective, unroll_from=0.0))
     state = world.state_dict() | given.state_dict()
     world.load_state_dict({name: state[name] for name in world.state_dict()})
@@ -335,7 +336,7 @@ def begin(
 def cached_autoencoder(
     world: TrainableWorld, config: WorldTraining, data: EpisodeSet, folder: Path, minutes: float
 ) -> TrainableWorld:
-    """A world model whose autoencoder is trained; in FOLDER by its config and the data, for every variant with it."""
+    """Return a world model with a trained autoencoder, cached in FOLDER by config and data."""
     deadline = time.monotonic() + 60 * minutes
     key = json.dumps([to_dict(config.world.autoencoder), config.frames, data_hash(data)])
     own = folder / hashlib.sha256(key.encode()).hexdigest()[:12]
@@ -356,38 +357,38 @@ def cached_autoencoder(
 
 
 def step_seconds(module: Any, batches: Batches, config: FitConfig, steps: int = 8) -> float:
-    """Mean seconds of a step after the first two, on a copy of the module; half of them are late in training."""
+    """Return the mean seconds per step after the first two, on a copy of the module."""
     trial = replace(config, steps=steps, log_every=1, save_every=steps)
     with tempfile.TemporaryDirectory() as folder, Run(Path(folder) / "run", {}) as run:
         fit(copy.deepcopy(module), batches, trial, run, "measuring")
-        ended = [row["seconds"] for row in run.metrics()]
-    return (ended[-1] - ended[1]) / (len(ended) - 2)
+        times = [row["seconds"] for row in run.metrics()]
+    return (times[-1] - times[1]) / (len(times) - 2)
 
 
 def trained_world(out: Path, device: str) -> TrainableWorld:
-    """OUT's world; raises InputError where it is not trained."""
+    """Load OUT's world model; raise InputError if it is missing."""
     path = out / "world" / "world.safetensors"
     if not path.exists():
-        raise InputError(f"{path}: found no world, expected a trained one; python studies/worlds.py train ... {out}")
+        raise InputError(f"{path} is missing. Run: python studies/worlds.py train ... {out}")
     return load_trainable_world(path, device)
 
 
 def imagined_per_second(world: Any, episodes: EpisodeSet, rows: int = 96) -> float:
-    """Frames that are imagined and decoded a second, `rows` rollouts side by side; the better of two times."""
+    """Return imagined frames per second with `rows` parallel rollouts; the better of two runs."""
     part = episodes.select(np.arange(rows) % len(episodes))
     frames = torch.from_numpy(np.asarray(part.frames[part.first]))
-    actions = torch.from_numpy(driven(part, np.arange(rows), HORIZON))
+    actions = torch.from_numpy(logged_actions(part, np.arange(rows), HORIZON))
     times = []
     for _ in range(3):
         began = time.perf_counter()
-        _, seen = world.step(world.start(frames), actions, generator=torch.Generator().manual_seed(0))
-        seen.cpu()
+        _, imagined = world.step(world.start(frames), actions, generator=torch.Generator().manual_seed(0))
+        imagined.cpu()
         times.append(time.perf_counter() - began)
     return rows * HORIZON / min(times[1:])
 
 
 def device_name(device: str) -> str:
-    """The GPU, or the number of threads."""
+    """Return the name of the GPU, or the number of CPU threads."""
     return torch.cuda.get_device_name() if device.startswith("cuda") else f"CPU, {torch.get_num_threads()} threads"
 
 
@@ -410,7 +411,7 @@ COLUMNS = (
 
 
 def table(folders: list[Path]) -> str:
-    """A Markdown table of OUT/numbers.json, one row a folder."""
+    """Return a Markdown table of OUT/numbers.json, a row per folder."""
     lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
     for folder in folders:
         lines.append("| " + " | ".join(_row(json.loads((folder / "numbers.json").read_text()))) + " |")
@@ -419,24 +420,24 @@ def table(folders: list[Path]) -> str:
 
 def _row(found: Mapping[str, Any]) -> list[str]:
     plan, held, fitted = (found[name] for name in ("plan", "held_out", "training"))
-    seen = held["all"]["sources"]["imagined"]
-    look = held["all"]["fidelity"]
-    psnr = look["psnr"]["imagined"]["mean"]
-    sharp = [
+    imagined = held["all"]["sources"]["imagined"]
+    fidelity = held["all"]["fidelity"]
+    psnr = fidelity["psnr"]["imagined"]["mean"]
+    sharpness = [
         value
         for name in ("imagined", "over_round_trip")
-        for mark, value in zip(look["frames"], look["sharpness"][name]["mean"], strict=True)
+        for mark, value in zip(fidelity["frames"], fidelity["sharpness"][name]["mean"], strict=True)
         if mark == 10
     ]
     return [
         plan["variant"],
         plan["kept"],
         _share(fitted["all"]["sources"]["imagined"]["strict"]["known"]),
-        _share(seen["strict"]["known"]),
-        _number(seen["auroc"]["value"], 3),
+        _share(imagined["strict"]["known"]),
+        _number(imagined["auroc"]["value"], 3),
         ", ".join(_number(value, 1) for value in psnr),
-        ", ".join(_number(value, 2) for value in sharp),
-        _number(seen["brier"]["value"], 3),
+        ", ".join(_number(value, 2) for value in sharpness),
+        _number(imagined["brier"]["value"], 3),
         f"{found['frames_per_second']:.0f}",
         f"{plan['training_frames'] / 1e6:.2f}M",
         f"{1 / plan['seconds_a_step']:.2f}",

@@ -16,7 +16,7 @@ from worldgymnast.envs.metaworld import EXTRA_TASKS, MetaWorld, MetaWorldConfig
 from worldgymnast.episodes.lerobot import read
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.evaluation.agreement import psnr
-from worldgymnast.measure.gate import cut
+from worldgymnast.measure.gate import truncate
 from worldgymnast.measure.real import score_real
 from worldgymnast.protocols import Policy
 from worldgymnast.recipes.quickstart import starter
@@ -75,7 +75,7 @@ def adapted(tables: Path, task: str = "drawer-open", layout: int = 9_000_000) ->
 def rounds(tables: Path) -> None:
     """Dyna: a real rollout that the world imagined wrongly before the round that recorded it, and rightly after."""
     place = tables / "dyna" / "0"
-    recorded = cut(read(place / "data" / "round-1"), ENV.horizon)
+    recorded = truncate(read(place / "data" / "round-1"), ENV.horizon)
     shown = [recorded] + [replay(load_world(file), recorded, seed=0)
                           for file in (starter("world"), *sorted(place.glob("world-*/world.safetensors")))]  # fmt: skip
     last = [np.stack([frames_of(part, i)[-1] for i in range(len(recorded))]) for part in shown]

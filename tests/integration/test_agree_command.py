@@ -12,7 +12,14 @@ from worldgymnast.cli.main import main
 from worldgymnast.envs.metaworld import MetaWorld, MetaWorldConfig
 from worldgymnast.errors import InputError
 from worldgymnast.evaluation.success import Rate
-from worldgymnast.measure.agreement import REAL, AgreeConfig, agreements, outcomes, rates, twins
+from worldgymnast.measure.agreement import (
+    REAL,
+    AgreeConfig,
+    agreement_by_length,
+    find_duplicates,
+    roll_out_policies,
+    success_rates,
+)
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
 from worldgymnast.recipes.presets import debug
 from worldgymnast.recipes.quickstart import starter, starter_explorers
@@ -41,22 +48,22 @@ def test_outcomes_by_length_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
     config, robot = AgreeConfig(per_task=1, lengths=(2, 4, 6), workers=1), MetaWorld(env)
     places: dict[str, Surrogate] = {"world": Imagination.of(policies["a"], world, Late(), 6)}
     file = tmp_path / "outcomes.json"
-    only = outcomes({"a": policies["a"]}, places, robot, file, config)
-    found = outcomes(policies, places, robot, file, config)
+    only = roll_out_policies({"a": policies["a"]}, places, robot, file, config)
+    found = roll_out_policies(policies, places, robot, file, config)
     assert found["a"] == only["a"]
     assert [row["success"] for row in found["a"]["world"]] == [[None, False, True]] * 2
-    assert np.isnan(rates(found, "world", 0)).all()
-    np.testing.assert_array_equal(rates(found, "world", 2), np.ones((2, 2)))
+    assert np.isnan(success_rates(found, "world", 0)).all()
+    np.testing.assert_array_equal(success_rates(found, "world", 2), np.ones((2, 2)))
     for rows in found.values():
         for row in rows[REAL]:
             assert row["success"] == sorted(row["success"]), "what has succeeded by 2 actions has by 4"
     written = file.stat().st_mtime_ns
-    assert outcomes(policies, places, robot, file, config) == found
+    assert roll_out_policies(policies, places, robot, file, config) == found
     assert file.stat().st_mtime_ns == written
     with pytest.raises(InputError, match="multiples of the policies' chunk"):
-        outcomes(policies, places, robot, file, AgreeConfig(lengths=(3,)))
+        roll_out_policies(policies, places, robot, file, AgreeConfig(lengths=(3,)))
     seen = {name: PolicySuccess(Rate(1, 2), {"world": Rate(2, 2)}) for name in found}
-    by_place = agreements(found, config)
+    by_place = agreement_by_length(found, config)
     assert [sheet.title for sheet in agreement_sheets({"all 2": by_place}, seen, 2)] == [
         "Agreement with reality",
         "Success",
@@ -67,7 +74,7 @@ def test_outcomes_by_length_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_the_same_weights_under_two_names_are_one_policy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     policy = load_policy(starter("policy"))
     explorer, *_ = starter_explorers()
-    assert twins({"a": policy, "b": load_policy(explorer), "c": policy, "d": policy}) == {"c": "a", "d": "a"}
+    assert find_duplicates({"a": policy, "b": load_policy(explorer), "c": policy, "d": policy}) == {"c": "a", "d": "a"}
     copy = tmp_path / "copy.safetensors"
     shutil.copy(starter("policy"), copy)
     files = [str(starter("policy")), str(explorer), str(copy)]

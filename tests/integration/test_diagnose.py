@@ -19,10 +19,10 @@ from worldgymnast.cli.main import main
 from worldgymnast.episodes import lerobot
 from worldgymnast.episodes.windows import EpisodeSet, from_episodes
 from worldgymnast.errors import InputError
-from worldgymnast.evaluation.uncertainty import JitterConfig, imagined
+from worldgymnast.evaluation.uncertainty import JitterConfig, imagine_clips
 from worldgymnast.judges.classifier import SuccessClassifier
 from worldgymnast.measure.diagnosis import diagnose, examine
-from worldgymnast.measure.world import outcomes
+from worldgymnast.measure.world import judge_outcomes
 from worldgymnast.protocols import RoundTrip
 from worldgymnast.recipes.presets import debug
 from worldgymnast.registry import Manifest, save_component
@@ -70,7 +70,7 @@ class Strict(BrightJudge):
 def lit(index: int, steps: int, policy: str) -> Episode:
     """An episode of the true lamp; about half of them end brighter than 128."""
     rng, own = np.random.default_rng(index), lamp_episode(index, steps)
-    frames = imagined(Lamp(), rng.integers(88, 168, (1, SIZE, SIZE, 3), dtype=np.uint8), own.actions[None], 0)[0]
+    frames = imagine_clips(Lamp(), rng.integers(88, 168, (1, SIZE, SIZE, 3), dtype=np.uint8), own.actions[None], 0)[0]
     success = (np.arange(steps + 1) == steps) & (frames[-1].mean() > 128)
     return replace(own, frames=frames, success=success, source=policy)
 
@@ -161,7 +161,7 @@ def test_clips_on_which_the_judge_fails_count_for_nothing(lamps: EpisodeSet) -> 
 
 
 def test_it_knows_what_eval_world_knows(lamps: EpisodeSet) -> None:
-    gate = outcomes(Lamp(fades=2), BrightJudge(), lamps, horizon=8, stride=2, jitter=JitterConfig(0)).gate()
+    gate = judge_outcomes(Lamp(fades=2), BrightJudge(), lamps, horizon=8, stride=2, jitter=JitterConfig(0)).gate()
     found = diagnose(Lamp(fades=2), BrightJudge(), lamps, horizon=8, stride=2, rows=7)["all"]["sources"]
     for source in ("real", "imagined"):
         assert found[source]["known"]["value"] == gate[f"{source}_true_positive"]
@@ -179,7 +179,7 @@ def test_unlabelled_episodes_are_left_out(lamps: EpisodeSet) -> None:
     some = replace(lamps, labelled=np.arange(30) % 2 == 0)
     found = diagnose(Lamp(), BrightJudge(), some)
     assert [row["episode"] for row in found["rows"]] == list(range(0, 30, 2))
-    with pytest.raises(InputError, match=r"data: found no label of success in 30 episodes"):
+    with pytest.raises(InputError, match=r"data: none of 30 episodes has both a success label and an action"):
         diagnose(Lamp(), BrightJudge(), replace(lamps, labelled=np.zeros(30, bool)))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from worldgymnast.envs.metaworld import MetaWorld
-from worldgymnast.measure.novelty import strange_frames
+from worldgymnast.measure.novelty import frame_warning
 from worldgymnast.recipes.quickstart import starter
 from worldgymnast.registry import load_world
 
@@ -16,13 +16,13 @@ def test_a_frame_unlike_all_that_is_known_is_told() -> None:
     world = load_world(starter("world"))
     known = MetaWorld().photograph(MetaWorld().layouts(2, 6_000_000))
     familiar = MetaWorld().photograph(MetaWorld().layouts(1, 6_500_000))
-    assert strange_frames(world, familiar, known) == ""
-    assert strange_frames(world, familiar, []) == "", "nothing is known, so nothing is strange"
+    assert frame_warning(world, familiar, known) == ""
+    assert frame_warning(world, familiar, []) == "", "nothing is known, so nothing is strange"
     first = known[0].frame
     strange = [
         replace(known[0], frame=np.ascontiguousarray(frame))
         for frame in (first[::-1], np.full((64, 64, 3), 128, np.uint8), first[..., ::-1])
     ]
     for one in strange:
-        assert strange_frames(world, [one], known).startswith("found a frame unlike those that the world model knows")
-    assert strange_frames(world, [*familiar, *strange], known).startswith("found 3 of 9 frames unlike those")
+        assert frame_warning(world, [one], known).startswith("found a frame out of distribution for the world model")
+    assert frame_warning(world, [*familiar, *strange], known).startswith("found 3 of 9 frames unlike those")

@@ -37,8 +37,8 @@ from worldgymnast.protocols import WorldModel
 from worldgymnast.recipes.presets import debug
 from worldgymnast.recipes.quickstart import starter
 from worldgymnast.registry import Manifest, load_policy, load_world, manifest_of, save_component
-from worldgymnast.training.replay import clips, replay, shuffled_actions
-from worldgymnast.training.thresholds import MOST_ASIDE, calibration_of, split_for_calibration
+from worldgymnast.training.replay import episode_clips, replay, shuffled_actions
+from worldgymnast.training.thresholds import MAX_CALIBRATION, resolve_calibration, split_for_calibration
 from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 LENGTHS = (12, 25, 9, 1, 14, 18)
@@ -247,7 +247,7 @@ def test_equal_episodes_are_imagined_as_ever() -> None:
 
 def test_a_judge_sees_where_an_episode_ends() -> None:
     """Many succeed at their last frame, which no stride need meet."""
-    shown = clips(lamps((5, 8, 3)), 4)
+    shown = episode_clips(lamps((5, 8, 3)), 4)
     assert [len(clip.frames) for clip in shown] == [3, 3, 2]
     assert np.array_equal(shown[0].frames, lamps((5,)).episode(0).frames[[0, 4, 5]])
 
@@ -281,7 +281,7 @@ def plain(count: int) -> EpisodeSet:
 
 
 @pytest.mark.parametrize(
-    ("labelled", "aside"), [(2, 1), (3, 1), (8, 2), (30, 7), (79, 19), (80, MOST_ASIDE), (200, MOST_ASIDE)]
+    ("labelled", "aside"), [(2, 1), (3, 1), (8, 2), (30, 7), (79, 19), (80, MAX_CALIBRATION), (200, MAX_CALIBRATION)]
 )
 def test_the_share_that_is_set_aside_follows_the_data(labelled: int, aside: int) -> None:
     train, kept = split_for_calibration(plain(labelled), 0, seed=0)
@@ -290,12 +290,12 @@ def test_the_share_that_is_set_aside_follows_the_data(labelled: int, aside: int)
 
 def test_too_few_episodes_for_a_threshold_are_counted() -> None:
     episodes = plain(6)
-    with pytest.raises(InputError, match="field 'calibration': found 20 to set aside, but only 6 labelled episodes"):
+    with pytest.raises(InputError, match=r"field 'calibration': found 20 episodes .* has only 6 labeled episodes"):
         split_for_calibration(episodes, 20, 0)
-    with pytest.raises(InputError, match=r"found 1 labelled episode, .* expected at least 2"):
+    with pytest.raises(InputError, match=r"found 1 labeled episode, expected at least 2"):
         split_for_calibration(episodes.select([0]), 0, 0)
-    assert calibration_of(episodes, 0) == 0
-    assert calibration_of(episodes, 5) == 5
+    assert resolve_calibration(episodes, 0) == 0
+    assert resolve_calibration(episodes, 5) == 5
 
 
 def test_more_held_out_than_there_are_names_the_flag() -> None:

@@ -20,7 +20,15 @@ from torch import Tensor
 from worldgymnast.actions import metaworld_spec
 from worldgymnast.envs.imagined import ImaginedVectorEnv
 from worldgymnast.errors import Paused
-from worldgymnast.evaluation.guard import Alarm, Claims, GuardConfig, alarm, confirmations, history_of, metrics_of
+from worldgymnast.evaluation.guard import (
+    Alarm,
+    Claims,
+    GuardConfig,
+    claim_metrics,
+    confirmations,
+    find_alarm,
+    read_history,
+)
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
 from worldgymnast.protocols import Judge
 from worldgymnast.report.collect import collect
@@ -43,15 +51,15 @@ def history(*shares: float, count: int = 20) -> list[Claims]:
 
 
 def test_growth_is_an_alarm_and_a_constant_share_is_none() -> None:
-    assert isinstance(alarm(history(0.1, 0.2, 0.5, 0.7), CONFIG), Alarm)
-    assert alarm(history(0.4, 0.4, 0.5, 0.4), CONFIG) is None
-    assert alarm(history(0.7, 0.5, 0.2, 0.1), CONFIG) is None, "fewer denials are no alarm"
-    assert alarm(history(0.0, 0.1, 0.2), CONFIG) is None, "too little to tell it from chance"
-    assert alarm(history(0.0, 0.6, count=4), CONFIG) is None, "too few claims"
-    assert alarm(history(0.5), CONFIG) is None
-    assert str(alarm(history(0.9), CONFIG)) == "90 % [70, 97] (18/20) of the newest claimed successes are denied"
-    said = str(alarm(history(0.1, 0.8), CONFIG))
-    assert "80 % [58, 92] (16/20) of the newest claimed successes are denied, 10 % [3, 30] (2/20) of the first" in said
+    assert isinstance(find_alarm(history(0.1, 0.2, 0.5, 0.7), CONFIG), Alarm)
+    assert find_alarm(history(0.4, 0.4, 0.5, 0.4), CONFIG) is None
+    assert find_alarm(history(0.7, 0.5, 0.2, 0.1), CONFIG) is None, "fewer denials are no alarm"
+    assert find_alarm(history(0.0, 0.1, 0.2), CONFIG) is None, "too little to tell it from chance"
+    assert find_alarm(history(0.0, 0.6, count=4), CONFIG) is None, "too few claims"
+    assert find_alarm(history(0.5), CONFIG) is None
+    assert str(find_alarm(history(0.9), CONFIG)) == "90 % [70, 97] (18/20) of the newest judged successes are rejected"
+    said = str(find_alarm(history(0.1, 0.8), CONFIG))
+    assert "80 % [58, 92] (16/20) of the newest judged successes are rejected, 10 % [3, 30] (2/20) of the first" in said
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.45])
@@ -61,7 +69,7 @@ def test_chance_rarely_raises_an_alarm(share: float) -> None:
     heard = 0
     for _ in range(100):
         audits = [Claims(step, 16, int(rng.binomial(16, share))) for step in range(30)]
-        heard += any(alarm(audits[: step + 1], GuardConfig()) for step in range(30))
+        heard += any(find_alarm(audits[: step + 1], GuardConfig()) for step in range(30))
     assert heard <= 7
 
 
@@ -70,7 +78,7 @@ def test_a_judge_that_fails_denies_nothing() -> None:
     checked = [Verdict(0.0), Verdict(0.0), Verdict(None), Verdict(1.0), Verdict(1.0)]
     found = Claims.of(3, confirmations(claimed, checked))
     assert found == Claims(3, 2, 1, errors=1)
-    assert history_of("audit", [{"step": 3, **metrics_of("audit", found)}, {"step": 4, "reward": 1.0}]) == [found]
+    assert read_history("audit", [{"step": 3, **claim_metrics("audit", found)}, {"step": 4, "reward": 1.0}]) == [found]
 
 
 class Out:

@@ -15,7 +15,7 @@ from worldgymnast.errors import InputError
 from worldgymnast.measure.real import Scorer, ScoringConfig
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
 from worldgymnast.recipes import iterated_sft as module
-from worldgymnast.recipes.iterated_sft import IterSftConfig, iter_sft, successes, together
+from worldgymnast.recipes.iterated_sft import IterSftConfig, combine_batches, iter_sft, label_successes
 from worldgymnast.recipes.presets import debug
 from worldgymnast.recipes.record import RecordConfig, record_to
 from worldgymnast.report.collect import collect
@@ -23,7 +23,7 @@ from worldgymnast.rl.starts import FixedStarts
 from worldgymnast.surrogates.imagination import Imagination
 from worldgymnast.training.batches import imitation_batches
 from worldgymnast.training.fit import FitConfig
-from worldgymnast.training.policy import PolicyTraining, imitated
+from worldgymnast.training.policy import PolicyTraining, select_imitated
 from worldgymnast.types import IMAGE, ActionChunk, Clip, Episode, Rollout, Start, Verdict
 from worldgymnast.weights import identity
 from worldgymnast.worldmodel.sampler import LatentWorldModel
@@ -87,7 +87,7 @@ def test_only_judged_successes_are_kept_and_labelled_from_where_they_were_seen()
     chunks = ActionChunk(torch.zeros(2, 2, 4), torch.zeros(2, 2, 4, dtype=torch.int64), torch.zeros(2, 2, 4), 1.0)
     start = Start(frames[0], "open the drawer", "drawer-open")
     verdicts = [Verdict(1.0, success_frame=2), Verdict(0.0), Verdict(None, error="out"), Verdict(1.0), Verdict(0.5)]
-    kept = list(successes(Rollout(start, {IMAGE: frames[:2]}, chunks, frames, v, 2) for v in verdicts))
+    kept = list(label_successes(Rollout(start, {IMAGE: frames[:2]}, chunks, frames, v, 2) for v in verdicts))
     assert [r.success.tolist() for r in kept if r.success is not None] == [
         [False, False, True, True, True],
         [False, False, False, False, True],
@@ -119,7 +119,7 @@ def test_a_run_killed_in_a_round_comes_to_the_same_policy(
 
 @pytest.mark.usefixtures("gl")
 def test_a_round_without_a_success_is_refused(policy: SmallVLA, demos: EpisodeSet, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="found no success among 4 imagined rollouts"):
+    with pytest.raises(InputError, match="none of 4 imagined rollouts succeeded"):
         iter_sft(policy, imagine(policy, Every(never=True)), STARTS, demos, tmp_path / "run", CONFIG)
 
 
@@ -134,7 +134,7 @@ def test_the_round_that_is_best_for_real_is_kept(policy: SmallVLA, demos: Episod
 
 def test_imitation_of_two_sets_is_in_equal_parts(demos: EpisodeSet) -> None:
     other = from_episodes([replace(episode("imagined", True), instruction="slide the drawer out")])
-    batch = together(imitation_batches(demos, 2, 3, 0, {}), imitation_batches(other, 2, 3, 0, {}))(0)
+    batch = combine_batches(imitation_batches(demos, 2, 3, 0, {}), imitation_batches(other, 2, 3, 0, {}))(0)
     assert batch["obs"].instruction == ["open the drawer"] * 3 + ["slide the drawer out"] * 3
     assert batch["actions"].shape == (6, 2, 4)
     assert batch["mask"].shape == (6, 2)
@@ -143,9 +143,9 @@ def test_imitation_of_two_sets_is_in_equal_parts(demos: EpisodeSet) -> None:
 def test_sft_on_everything_imitates_all_other_successes() -> None:
     made = [("expert", True), ("expert", True), ("noisy", True), ("noisy", False), ("policy@1", True), ("play", False)]
     episodes = from_episodes([episode(source, won) for source, won in made])
-    few = imitated(episodes, PolicyTraining(demonstrations=1))
+    few = select_imitated(episodes, PolicyTraining(demonstrations=1))
     assert few.source == ("expert",)
-    many = imitated(episodes, PolicyTraining(demonstrations=1, successes=True))
+    many = select_imitated(episodes, PolicyTraining(demonstrations=1, successes=True))
     assert many.source == ("expert", "expert", "noisy", "policy@1")
     assert many.succeeded.all()
 

@@ -27,9 +27,9 @@ from worldgymnast.evaluation.calibration import measure
 from worldgymnast.evaluation.success import numbers
 from worldgymnast.evaluation.uncertainty import JitterConfig
 from worldgymnast.judges.classifier import SuccessClassifier
-from worldgymnast.measure.gate import cut, gate, gate_rates
-from worldgymnast.measure.judge import ask, first_actions, unknowns
-from worldgymnast.measure.world import outcomes
+from worldgymnast.measure.gate import gate, gate_rates, truncate
+from worldgymnast.measure.judge import run_judges, truncate_labeled, undetermined_tasks
+from worldgymnast.measure.world import judge_outcomes
 from worldgymnast.protocols import Judge
 from worldgymnast.recipes.presets import debug
 from worldgymnast.registry import Manifest, load_learned_judge, save_component
@@ -86,37 +86,37 @@ def lamps() -> EpisodeSet:
 
 
 def test_a_right_world_changes_no_verdict_and_a_fading_one_lies(lamps: EpisodeSet) -> None:
-    real = first_actions(lamps, HORIZON)
+    real = truncate_labeled(lamps, HORIZON)
     assert len(real) == 40
-    answers = ask([BrightJudge()], real, Lamp())
-    (said,) = answers.said
+    answers = run_judges([BrightJudge()], real, Lamp())
+    (said,) = answers.runs
     assert list(said) == ["real", "imagined"]
     assert said["real"].outcomes == answers.truth.tolist() == said["imagined"].outcomes
     assert np.array_equal(said["real"].beliefs, said["imagined"].beliefs)
-    (lied,) = ask([BrightJudge()], real, Lamp(fades=3)).said
+    (lied,) = run_judges([BrightJudge()], real, Lamp(fades=3)).runs
     assert lied["real"].outcomes == answers.truth.tolist()
     assert sum(map(bool, lied["imagined"].outcomes)) > answers.truth.sum() + 3
-    assert list(ask([BrightJudge()], real).said[0]) == ["real"]
+    assert list(run_judges([BrightJudge()], real).runs[0]) == ["real"]
 
 
 def test_the_outcome_is_that_of_the_horizon(lamps: EpisodeSet) -> None:
     """These succeed at their last frame, if at all."""
-    assert first_actions(lamps, HORIZON).succeeded.any()
-    assert not first_actions(lamps, HORIZON - 1).succeeded.any()
+    assert truncate_labeled(lamps, HORIZON).succeeded.any()
+    assert not truncate_labeled(lamps, HORIZON - 1).succeeded.any()
     with pytest.raises(InputError, match="found 9, expected at most 8, the actions of the shortest labelled"):
-        first_actions(lamps, HORIZON + 1)
+        truncate_labeled(lamps, HORIZON + 1)
 
 
 def test_judges_are_asked_in_pieces_and_see_the_same_clips(lamps: EpisodeSet) -> None:
     one, two = Spy(), Spy(fails=3)
-    answers = ask([one, two], first_actions(lamps, HORIZON), Lamp(), stride=4, rows=16)
+    answers = run_judges([one, two], truncate_labeled(lamps, HORIZON), Lamp(), stride=4, rows=16)
     assert [len(call) for call in one.calls] == [16, 16, 16, 16, 8, 8]
     for a, b in zip([c for call in one.calls for c in call], [c for call in two.calls for c in call], strict=True):
         assert np.array_equal(a.frames, b.frames)
         assert len(a.frames) == HORIZON // 4 + 1
     assert [c.task for c in one.calls[0]] == list(answers.task[:16])
     assert (one.calls[0][3].frames == lamps.episode(3).frames[::4]).all()
-    first, second = answers.said
+    first, second = answers.runs
     assert first["real"].cost_a_clip == 0.5
     assert first["imagined"].seconds_a_clip > 0
     assert (len(first["real"].errors), len(second["real"].errors) + len(second["imagined"].errors)) == (0, 27)
@@ -126,32 +126,32 @@ def test_judges_are_asked_in_pieces_and_see_the_same_clips(lamps: EpisodeSet) ->
 
 
 def test_in_pieces_or_at_once_is_the_same(lamps: EpisodeSet) -> None:
-    real = first_actions(lamps, HORIZON)
-    (pieces,), (whole,) = (ask([BrightJudge()], real, Lamp(fades=2), rows=rows).said for rows in (7, 64))
+    real = truncate_labeled(lamps, HORIZON)
+    (pieces,), (whole,) = (run_judges([BrightJudge()], real, Lamp(fades=2), rows=rows).runs for rows in (7, 64))
     assert np.array_equal(pieces["imagined"].beliefs, whole["imagined"].beliefs)
 
 
 def test_what_stays_unknown_is_said(lamps: EpisodeSet) -> None:
-    real = first_actions(lamps, HORIZON)
-    assert unknowns(real) == []
+    real = truncate_labeled(lamps, HORIZON)
+    assert undetermined_tasks(real) == []
     won = real.select(real.succeeded)
     only = replace(won, task=tuple("easy" for _ in won.task))
-    (line,) = unknowns(only)
-    assert line.startswith(f"easy: all {len(won)} rollouts succeed within the horizon: how many failures are refused")
-    assert "recall" in unknowns(first_actions(lamps, HORIZON - 1))[0]
+    (line,) = undetermined_tasks(only)
+    assert line.startswith(f"easy: all {len(won)} rollouts succeed within the horizon. Its true negative rate")
+    assert "recall" in undetermined_tasks(truncate_labeled(lamps, HORIZON - 1))[0]
 
 
 # ---------------------------------------------------------------- the gate
 
 
 def test_the_gate_takes_any_judge_and_an_outage_is_no_failure(lamps: EpisodeSet) -> None:
-    real = first_actions(lamps, HORIZON)
+    real = truncate_labeled(lamps, HORIZON)
     spy = Spy()
     found = gate(Lamp(), spy, real, horizon=HORIZON, stride=2, seed=0)
     assert found["real_balanced_accuracy"] == found["imagined_balanced_accuracy"] == 1
     assert {clip.task for call in spy.calls for clip in call} == set(TASKS)
     spy = Spy()
-    outcomes(Lamp(), spy, real, horizon=HORIZON, stride=2, jitter=JitterConfig(0))
+    judge_outcomes(Lamp(), spy, real, horizon=HORIZON, stride=2, jitter=JitterConfig(0))
     assert [clip.task for clip in spy.calls[0]] == list(real.task[:32])
     broken = gate(Lamp(), Spy(fails=3), real, horizon=HORIZON, stride=2, seed=0)
     assert broken["imagined_true_positive"] == broken["imagined_true_negative"] == 1
@@ -170,21 +170,21 @@ def test_the_gate_of_a_classifier_is_its_belief_against_its_threshold() -> None:
     expected = gate_rates(verdicts, episodes.succeeded.tolist(), episodes.task)
     assert gate(world, judge, episodes, horizon=8, stride=2, seed=0) == pytest.approx(expected, nan_ok=True)
     assert 0 < expected["imagined_true_positive"] < 1
-    assert cut(episodes, 8).succeeded.sum() == 20
+    assert truncate(episodes, 8).succeeded.sum() == 20
 
 
 # ---------------------------------------------------------------- the tables and the picture
 
 
 def test_tables_numbers_and_picture_also_where_nothing_is_known(lamps: EpisodeSet) -> None:
-    real = first_actions(lamps, HORIZON)
+    real = truncate_labeled(lamps, HORIZON)
     for judge in (BrightJudge(), Spy(fails=1)):
-        answers = ask([judge], real, Lamp(fades=3))
+        answers = run_judges([judge], real, Lamp(fades=3))
         found = {
             kind: JudgeResult(
                 measure(s.beliefs, s.outcomes, answers.truth, answers.task), s.seconds_a_clip, s.cost_a_clip
             )
-            for kind, s in answers.said[0].items()
+            for kind, s in answers.runs[0].items()
         }
         for sheet in sheets(found):
             assert all(len(row) == len(sheet.head) for row in sheet.rows), sheet.title
@@ -381,7 +381,7 @@ def test_what_is_wrong_is_said_before_any_judging(
         assert described.read_text() == "a judge's description"
     assert run(folder, "calibrate", judge, data="won") == 1
     said = capsys.readouterr().out
-    assert "rollouts succeed within the horizon: how many failures are refused" in said
+    assert "rollouts succeed within the horizon. Its true negative rate" in said
     assert said.splitlines()[-1].startswith("not usable: balanced accuracy on real frames is unknown")
 
 

@@ -316,7 +316,7 @@ def test_a_run_that_an_outage_stopped_goes_on_as_if_there_had_been_none(
 ) -> None:
     config = replace(CONFIG, ahead=ahead, resample=0, save_every=100)
     whole = learn(policy, world, tmp_path / "whole", config=config)
-    with pytest.raises(Paused, match=r"step 2: .*failed on 100% of 8 rollouts.*8 times: no connection.*run the same"):
+    with pytest.raises(Paused, match=r"step 2: .*failed on 100% of 8 rollouts.*8x.: no connection.*rerun the same"):
         learn(policy, world, tmp_path / "out", config=config, judge=Out(2))
     assert learn(policy, world, tmp_path / "out", config=config) == whole
 

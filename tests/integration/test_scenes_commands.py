@@ -205,7 +205,7 @@ def test_whole_episodes_are_distracted(data: Path, tmp_path: Path, capsys: pytes
     assert "already exists" in capsys.readouterr().err
     other = tmp_path / "other"
     assert main(["scenes", "distract", str(data), str(other)]) == 2
-    assert "adds nothing to 15 of the first 15 episodes" in capsys.readouterr().err
+    assert "added nothing to 15 of the first 15 episodes" in capsys.readouterr().err
     assert main(["scenes", "distract", str(data), str(other), "--copies", "2"]) == 2
     assert "--copies, --crop: have no effect on a data set" in capsys.readouterr().err
     assert not other.exists()

@@ -9,7 +9,7 @@ from scene_builders import ROBOT, bare_plate, scene
 
 from worldgymnast.envs.metaworld import INSTRUCTIONS, SUITE
 from worldgymnast.errors import InputError
-from worldgymnast.measure.novelty import SENTENCE_LIKENESS
+from worldgymnast.measure.novelty import MIN_SENTENCE_SIMILARITY
 from worldgymnast.registry import load_editor
 from worldgymnast.scenes.inpainting import InpaintingConfig
 from worldgymnast.scenes.language import AFFORDANCES
@@ -61,4 +61,4 @@ def test_what_is_written_is_near_to_what_is_known() -> None:
     for task in SUITE:
         said = encode(AFFORDANCES[task].sentences())
         likeness = (said @ encode(INSTRUCTIONS[task]).T).max(1).values
-        assert float(likeness.min()) > SENTENCE_LIKENESS, AFFORDANCES[task].sentences()[int(likeness.argmin())]
+        assert float(likeness.min()) > MIN_SENTENCE_SIMILARITY, AFFORDANCES[task].sentences()[int(likeness.argmin())]

@@ -14,7 +14,7 @@ def test_rl_starts_from_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[s
     brief = ["--rl.steps", "1", "--rl.starts", "2", "--rl.group-size", "2", "--rl.horizon", "4", "--threads", "1"]
     words = ["rl", "quickstart", "--starts", str(tmp_path / "scenes"), *brief, "--unscored"]
     assert main([*words, "--out", str(tmp_path / "run")]) == 2, "a grey picture is no scene that the world knows"
-    assert "--starts: found a frame unlike those that the world model knows" in capsys.readouterr().err
+    assert "--starts: found a frame out of distribution for the world model" in capsys.readouterr().err
     words.append("--anyway")
     assert main([*words, "--out", str(tmp_path / "run")]) == 0
     put(tmp_path / "scenes", "b.png", {"instruction": "close the drawer", "task": "drawer-close"})

@@ -17,7 +17,7 @@ from worldgymnast.episodes.windows import concatenate, from_episodes
 from worldgymnast.protocols import PredictsSuccess, WorldModel
 from worldgymnast.rl.judging import judge_clip
 from worldgymnast.rl.rollout import roll_out
-from worldgymnast.training.replay import clips, replay
+from worldgymnast.training.replay import episode_clips, replay
 from worldgymnast.types import ActionChunk, Start
 from worldgymnast.worldmodel.objective import FlowConfig, motion_weights, weighted_error
 from worldgymnast.worldmodel.sampler import LatentWorldModel, WorldModelConfig
@@ -163,13 +163,13 @@ def test_replays_hold_what_was_foreseen_frame_by_frame_and_clips_the_frames_that
         frames = np.asarray(made.episode(e).frames)
         foreseen = made.foreseen[made.first[e] : made.first[e] + made.length[e] + 1]
         assert foreseen[1:] * 255 == pytest.approx(frames[1:].mean((1, 2, 3)), abs=0.5)
-    shown = clips(made, 3)
+    shown = episode_clips(made, 3)
     assert [len(clip.frames) for clip in shown] == [len(clip.foreseen) for clip in shown]  # type: ignore[arg-type]
     assert all(clip.imagined for clip in shown)
-    assert not any(clip.imagined for clip in clips(episodes, 3))
+    assert not any(clip.imagined for clip in episode_clips(episodes, 3))
     again = concatenate([made.select([2]), made.select([0])])
     assert again.foreseen is not None
-    assert (clips(again, 3)[1].foreseen == shown[0].foreseen).all()
+    assert (episode_clips(again, 3)[1].foreseen == shown[0].foreseen).all()
     assert concatenate([made, episodes]).foreseen is None
 
 

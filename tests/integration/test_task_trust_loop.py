@@ -208,8 +208,8 @@ def test_a_policy_that_loses_a_task_is_not_kept(
     assert first["real_success/wrong"] > 0.3
     assert last["real_success/wrong"] < first["real_success/wrong"] - 0.2
     assert weights_hash(kept.state_dict()) == weights_hash(policy.state_dict())
-    assert "kept the start policy, " in (said := capsys.readouterr().out)
-    assert "step 6 was refused: it loses wrong (" in said
+    assert "kept the start policy: " in (said := capsys.readouterr().out)
+    assert "step 6 was rejected: it loses wrong (" in said
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["best_step"] == 0
     alone, _ = learn(policy, tmp_path / "alone", Lit(), config, tasks=("right",))
     assert weights_hash(alone.state_dict()) != weights_hash(policy.state_dict())

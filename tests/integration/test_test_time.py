@@ -78,7 +78,7 @@ def test_an_anchored_policy_stays_nearer_to_where_it_began() -> None:
 
 def test_a_remedy_is_an_anchor_or_other_scenes_or_both() -> None:
     config = NewScenesConfig()
-    found = {remedy: config.remedied(remedy) for remedy in REMEDIES}
+    found = {remedy: config.with_remedy(remedy) for remedy in REMEDIES}
     kl = config.adapt.rl.trainer.objective.kl
     assert kl > 0
     assert config.adapt.replay > 0

@@ -141,7 +141,7 @@ def test_what_is_uncertain_leaves_its_group_and_is_counted_once(policy: SmallVLA
     assert kept[0].rollouts == (groups[0].rollouts[0], *groups[0].rollouts[2:])
     assert kept[2].start is groups[2].start
     assert len(groups[2].rollouts) == 4
-    with pytest.raises(ValueError, match="found 3 numbers, expected one for each of 12"):
+    with pytest.raises(ValueError, match="has 3 entries, expected one for each of 12"):
         drop_uncertain(groups, values[:3], 0.5)
 
 

@@ -15,7 +15,7 @@ from studies.tables import Tables
 from worldgymnast.cli.main import main
 from worldgymnast.envs.metaworld import MetaWorldConfig
 from worldgymnast.errors import InputError
-from worldgymnast.measure.agreement import AgreeConfig, twins
+from worldgymnast.measure.agreement import AgreeConfig, find_duplicates
 from worldgymnast.measure.real import ScoreConfig, ScoringConfig
 from worldgymnast.recipes.adapt import AdaptConfig
 from worldgymnast.recipes.dyna import DynaConfig
@@ -23,7 +23,7 @@ from worldgymnast.recipes.finetune import FinetuneConfig
 from worldgymnast.recipes.iterated_sft import IterSftConfig
 from worldgymnast.recipes.quickstart import starter, starter_explorers
 from worldgymnast.recipes.record import PolicyRecordConfig, RecordConfig
-from worldgymnast.recipes.relearn import Relearning
+from worldgymnast.recipes.relearn import RelearnConfig
 from worldgymnast.registry import load_policy
 from worldgymnast.rl.reinforce import ReinforceConfig
 from worldgymnast.training.fit import FitConfig
@@ -62,7 +62,9 @@ def test_every_cell_is_filled_once(tmp_path: Path) -> None:
     outcomes = json.loads((agreement(tmp_path, config) / "outcomes.json").read_text())
     files = {"sft": starter("policy")} | {path.stem: path for path in starter_explorers()}
     files |= {name: tmp_path / "cells" / name / "policy.safetensors" for name in (*names, "sft-from-1")}
-    same = twins({name: load_policy(file) for name, file in files.items()})  # one step of RL may end where it began
+    same = find_duplicates(
+        {name: load_policy(file) for name, file in files.items()}
+    )  # one step of RL may end where it began
     assert set(outcomes) == set(files) - set(same)
     assert all(set(places) == {"real", "world", "simulator"} for places in outcomes.values())
     groups = compared_groups(outcomes)
@@ -106,7 +108,7 @@ def test_the_other_tables_are_filled_once(tmp_path: Path) -> None:
             rounds=1,
             explore=replace(rl, keep_best=False),
             explored=PolicyRecordConfig((1.0,), 1, length=8, seed=2_055_000, workers=1),
-            again=Relearning(0.5, world, replace(judge, calibration=0)),
+            again=RelearnConfig(0.5, world, replace(judge, calibration=0)),
             tasks=more,
             play=2,
             length=8,

@@ -11,7 +11,7 @@ from episode_builders import SPEC, episode
 from torch import Tensor
 
 from worldgymnast.actions import ActionSpec
-from worldgymnast.evaluation.uncertainty import imagined
+from worldgymnast.evaluation.uncertainty import imagine_clips
 from worldgymnast.types import Clip, Episode, Verdict, WorldState
 
 SIZE = 16
@@ -71,7 +71,7 @@ def lamp_episode(index: int, steps: int = 8, world: Lamp | None = None) -> Episo
     rng = np.random.default_rng(index)
     first = rng.integers(60, 140, (SIZE, SIZE, 3), dtype=np.uint8)
     actions = np.round(rng.uniform(-1, 1, (steps, 4)), 1).astype(np.float32)
-    frames = imagined(world or Lamp(), first[None], actions[None], 0)[0]
+    frames = imagine_clips(world or Lamp(), first[None], actions[None], 0)[0]
     return replace(
         episode(index, steps=steps, size=SIZE),
         frames=frames,

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from worldgymnast.evaluation.prediction_powered import Powered, powered_rate
+from worldgymnast.evaluation.prediction_powered import PoweredEstimate, powered_rate
 
 TASKS = 6
 WORLDS = {"near": (0.97, 0.02), "good": (0.85, 0.05), "today": (0.6, 0.05), "blind": (0.4, 0.4), "liar": (0.2, 0.6)}
@@ -21,7 +21,7 @@ def names(count: int) -> list[str]:
     return [str(task) for task in range(TASKS) for _ in range(count)]
 
 
-def simulate(rng: np.random.Generator, rates: np.ndarray, world: str, n: int, more: int) -> Powered:
+def simulate(rng: np.random.Generator, rates: np.ndarray, world: str, n: int, more: int) -> PoweredEstimate:
     """The estimate from `n` layouts a task that are played, and `more` that are imagined alone."""
     (real, imagined), (_, unplayed) = layouts(rng, rates, world, n), layouts(rng, rates, world, more)
     return powered_rate(real.tolist(), imagined.tolist(), unplayed.tolist(), names(n), names(more))

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from worldgymnast.evaluation.agreement import agreement, permutation_p, without_one
+from worldgymnast.evaluation.agreement import agreement, leave_one_out, permutation_p
 from worldgymnast.evaluation.success import Rate
-from worldgymnast.measure.agreement import REAL, AgreeConfig, agreements, rates
+from worldgymnast.measure.agreement import REAL, AgreeConfig, agreement_by_length, success_rates
 from worldgymnast.report.agree import PolicySuccess, agreement_sheets
 
 
@@ -40,10 +40,10 @@ def test_what_is_not_comparable_is_refused_and_what_is_constant_unknown() -> Non
 def test_one_policy_can_make_a_correlation() -> None:
     imagined, real = np.array([0.1, 0.2, 0.3, 0.9]), np.array([0.3, 0.2, 0.1, 0.9])
     assert np.corrcoef(imagined, real)[0, 1] > 0.85
-    low, high = without_one(imagined, real)
+    low, high = leave_one_out(imagined, real)
     assert low == pytest.approx(-1)  # without the last one
     assert high == pytest.approx(np.corrcoef(imagined[[0, 1, 3]], real[[0, 1, 3]])[0, 1], abs=0.05)
-    assert np.isnan(without_one(imagined[:3], real[:3])).all()
+    assert np.isnan(leave_one_out(imagined[:3], real[:3])).all()
 
 
 def test_the_permutation_p_is_exact_for_few_policies_and_uniform_without_correlation() -> None:
@@ -64,11 +64,11 @@ def test_policies_of_one_training_count_once() -> None:
 
     found = {"a-10": played(True, False), "a-20": played(True, True), "b": played(False, False), "c": played(True)}
     config, trainings = AgreeConfig(lengths=(8,)), {"a-10": "a", "a-20": "a", "b": "b", "c": "c"}
-    np.testing.assert_allclose(rates(found, REAL, 0, trainings), [[0.75], [0.0], [1.0]])
-    assert agreements(found, config, trainings)["world"][8].count == 3
-    assert agreements(found, config)["world"][8].count == 4
+    np.testing.assert_allclose(success_rates(found, REAL, 0, trainings), [[0.75], [0.0], [1.0]])
+    assert agreement_by_length(found, config, trainings)["world"][8].count == 3
+    assert agreement_by_length(found, config)["world"][8].count == 4
     shown, *_ = agreement_sheets(
-        {"all": agreements(found, config, trainings)}, {n: PolicySuccess(Rate(1, 2), {}) for n in found}, 1
+        {"all": agreement_by_length(found, config, trainings)}, {n: PolicySuccess(Rate(1, 2), {}) for n in found}, 1
     )
     assert shown.rows[0][3] == "3"
     assert "SIMPLER" in shown.note

@@ -14,14 +14,14 @@ from worldgymnast.evaluation.calibration import (
     FOLDS,
     Rule,
     calibration,
-    choose,
-    cross_fitted,
+    choose_threshold,
+    cross_fit,
     difference,
-    enough,
     gains,
     measure,
     reliability,
     rows_by_task,
+    tasks_with_enough,
     thresholds,
 )
 from worldgymnast.evaluation.success import Outcome, Rate
@@ -123,31 +123,31 @@ def test_a_threshold_stands_in_the_middle_of_the_gap() -> None:
     beliefs, truth = planted(rng, 40, 0.2, 0.8)
     expected = (beliefs[truth].min() + beliefs[~truth].max()) / 2
     for rule in ("balanced", "safe"):
-        assert choose(beliefs, truth, rule) == pytest.approx(expected)
+        assert choose_threshold(beliefs, truth, rule) == pytest.approx(expected)
 
 
 def test_the_safe_threshold_gives_up_successes_and_not_more_than_it_must() -> None:
     won, lost = np.linspace(0.5, 0.98, 25), np.linspace(0.0, 0.45, 10)
     truth = np.arange(35) < 25
     lost[0] = 0.95  # one of ten failures: allowed
-    assert choose(np.append(won, lost), truth, "safe") == pytest.approx(0.475)
+    assert choose_threshold(np.append(won, lost), truth, "safe") == pytest.approx(0.475)
     lost[1] = 0.93  # two are not: the threshold must pass the lower of them
-    threshold = choose(np.append(won, lost), truth, "safe")
+    threshold = choose_threshold(np.append(won, lost), truth, "safe")
     assert 0.93 < threshold < 0.95
-    assert choose(np.append(won, lost), truth, "balanced") == pytest.approx(0.475)
+    assert choose_threshold(np.append(won, lost), truth, "balanced") == pytest.approx(0.475)
 
 
 def test_where_no_threshold_is_safe_the_safest_is_taken() -> None:
     """A judge that says 1.0 of half the failures: nothing above parts them."""
     beliefs = np.array([1.0, 1.0, 1.0, 1.0, 0.0, 0.0])
     truth = np.array([True, True, False, False, False, False])
-    assert choose(beliefs, truth, "safe") == 0.5
-    assert said(beliefs, choose(beliefs, truth, "safe")) == [True, True, True, True, False, False]
+    assert choose_threshold(beliefs, truth, "safe") == 0.5
+    assert said(beliefs, choose_threshold(beliefs, truth, "safe")) == [True, True, True, True, False, False]
 
 
 def test_neighbouring_floats_are_parted() -> None:
     lost, won = 0.3, np.nextafter(0.3, 1)
-    threshold = choose(np.array([won, lost]), np.array([True, False]), "balanced")
+    threshold = choose_threshold(np.array([won, lost]), np.array([True, False]), "balanced")
     assert lost < threshold <= won
 
 
@@ -158,13 +158,13 @@ def test_no_other_threshold_is_better(clips: list[tuple[float, bool]]) -> None:
     def rates(threshold: float) -> tuple[float, float]:
         return float((beliefs[truth] >= threshold).mean()), float((beliefs[~truth] < threshold).mean())
 
-    found = choose(beliefs, truth, "balanced")
+    found = choose_threshold(beliefs, truth, "balanced")
     if truth.all() or not truth.any():
         assert math.isnan(found)
         return
     others = [rates(x) for x in np.linspace(0, 1, 200)]
     assert sum(rates(found)) == pytest.approx(max(known + refused for known, refused in others))
-    known, refused = rates(choose(beliefs, truth, "safe"))
+    known, refused = rates(choose_threshold(beliefs, truth, "safe"))
     safest = max(refused for _, refused in others)
     assert refused >= min(0.9, safest) - 1e-9
     assert known == pytest.approx(max(k for k, r in others if r >= min(0.9, safest) - 1e-9))
@@ -190,7 +190,7 @@ def test_noise_looks_better_than_chance_only_to_the_clips_that_chose(rule: Rule)
     for seed in range(40):
         rng = np.random.default_rng(seed)
         beliefs, truth = rng.random(40), np.arange(40) % 2 == 0
-        found = calibration(beliefs, said(beliefs, choose(beliefs, truth, rule)), truth, seed)
+        found = calibration(beliefs, said(beliefs, choose_threshold(beliefs, truth, rule)), truth, seed)
         inside.append(found.worth.balanced_accuracy.value)
         outside.append((found.best if rule == "balanced" else found.safe).worth.balanced_accuracy.value)
     assert np.mean(inside) > 0.52
@@ -202,12 +202,12 @@ def test_a_clip_does_not_help_to_choose_its_own_threshold() -> None:
     """One failure far above all successes moves the threshold of the other folds, and not of its own."""
     beliefs, truth = planted(np.random.default_rng(0), 50, 0.3, 0.7)
     task = ["t"] * 50
-    before = cross_fitted(beliefs, truth, task, "balanced")
+    before = cross_fit(beliefs, truth, task, "balanced")
     assert before == truth.tolist()
     lost = np.flatnonzero(~truth)
     moved = beliefs.copy()
     moved[lost[:3]] = 0.99
-    after = cross_fitted(moved, truth, task, "balanced")
+    after = cross_fit(moved, truth, task, "balanced")
     assert [i for i in range(50) if after[i] != before[i]] == lost[:3].tolist()  # called successes: nobody looked
 
 
@@ -217,13 +217,13 @@ def test_every_fold_has_its_part_of_each_task_and_class() -> None:
     task = ["a"] * (2 * FOLDS) + ["b"] * (2 * FOLDS)
     beliefs[2 * FOLDS :] = np.where(truth[2 * FOLDS :], 0.1, 0.05)  # task b: another scale
     for seed in range(5):
-        assert cross_fitted(beliefs, truth, task, "balanced", ("a", "b"), seed) == truth.tolist()
+        assert cross_fit(beliefs, truth, task, "balanced", ("a", "b"), seed) == truth.tolist()
 
 
 def test_small_tasks_do_not_all_meet_in_one_fold() -> None:
     """One success and one failure a task: were they all in the first fold, nobody could choose a threshold for them."""
     beliefs, truth = planted(np.random.default_rng(0), 20, 0.2, 0.8)
-    assert cross_fitted(beliefs, truth, [str(i // 2) for i in range(20)], "balanced") == truth.tolist()
+    assert cross_fit(beliefs, truth, [str(i // 2) for i in range(20)], "balanced") == truth.tolist()
 
 
 # ---------------------------------------------------------------- tasks
@@ -244,7 +244,7 @@ def test_thresholds_by_task_mend_tasks_of_different_scales() -> None:
     assert found[None].difference.mean == pytest.approx(0.25)
     assert found[None].difference.low > 0.1
     assert found["b"].difference.p_value < 1e-4
-    chosen = thresholds(beliefs, truth, task, "safe", enough(beliefs, truth, task))
+    chosen = thresholds(beliefs, truth, task, "safe", tasks_with_enough(beliefs, truth, task))
     assert chosen.of("b") == pytest.approx(0.25, abs=0.03)
     assert chosen.of("a") == pytest.approx(0.75, abs=0.03)
     assert chosen.of("another") == chosen.overall == pytest.approx(0.75, abs=0.03)
@@ -252,12 +252,12 @@ def test_thresholds_by_task_mend_tasks_of_different_scales() -> None:
 
 def test_a_task_with_few_labels_keeps_the_single_threshold() -> None:
     beliefs, truth, task = two_scales(20, 9)
-    assert enough(beliefs, truth, task) == ["a"]
+    assert tasks_with_enough(beliefs, truth, task) == ["a"]
     assert gains(beliefs, truth, task)["b"].difference.mean == 0
     ten, truth, task = two_scales(20, 10)
-    assert enough(ten, truth, task) == ["a", "b"]
+    assert tasks_with_enough(ten, truth, task) == ["a", "b"]
     ten[-1] = np.nan  # a judgement that failed is no label
-    assert enough(ten, truth, task) == ["a"]
+    assert tasks_with_enough(ten, truth, task) == ["a"]
 
 
 def test_every_task_is_measured_alone() -> None:

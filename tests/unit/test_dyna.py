@@ -45,11 +45,11 @@ def test_a_round_is_kept_only_if_the_pairs_say_so() -> None:
     found = decide(1, old, better, 24, 0.2)
     assert found.is_replaced
     assert found.evidence == PairedEvidence(10, 0, 20)
-    assert "Round 1: its policy replaces the one before (10 wins, 0 losses, 20 ties" in str(found)
+    assert "Round 1: its policy replaces the previous one (10 wins, 0 losses, 20 ties" in str(found)
     assert not decide(1, old, alike, 24, 0.2).is_replaced
     assert not decide(1, better, old, 24, 0.2).is_replaced
     assert decide(1, old, better, 3, 0.2).evidence == PairedEvidence(0, 0, 30)  # all succeed at the fourth action
-    with pytest.raises(InputError, match="round 1: found 30 test episodes of the kept policy and 20 of the new one"):
+    with pytest.raises(InputError, match="round 1: 30 test episodes of the kept policy and 20 of the new one"):
         decide(1, old, from_episodes(played([True] * 20)), 24, 0.2)
 
 
@@ -59,5 +59,5 @@ def test_a_round_that_loses_a_task_is_not_kept() -> None:
     found = decide(2, old, new, 24, 0.2)
     assert found.evidence.is_better()
     assert not found.is_replaced
-    assert "the policy before is kept" in str(found)
+    assert "the previous policy is kept" in str(found)
     assert "significantly worse: drawer-open" in str(found)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from worldgymnast.measure.real import ScoringConfig
-from worldgymnast.recipes.estimate import Pace, said
+from worldgymnast.recipes.estimate import Pace, format_duration
 from worldgymnast.rl.reinforce import ReinforceConfig
 
 PACE = Pace(imagined=0.001, learned=0.01, acted=0.01, laid_out=0.1)
@@ -24,5 +24,5 @@ def test_more_of_anything_takes_longer() -> None:
 
 
 def test_a_duration_is_said_in_words() -> None:
-    assert said(5) == "about 1 minute"
-    assert said(61 * 60) == "about 61 minutes"
+    assert format_duration(5) == "about 1 minute"
+    assert format_duration(61 * 60) == "about 61 minutes"

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from worldgymnast.envs.metaworld import EXTRA_TASKS, SUITE, instructions
-from worldgymnast.measure.novelty import misspelt, strange_sentences
+from worldgymnast.measure.novelty import sentence_warning, task_name_warning
 from worldgymnast.types import Start
 
 KNOWN = [words for task in SUITE for words in instructions(task)]
 
 
 def told(*words: str) -> str:
-    return strange_sentences([Start(np.zeros((8, 8, 3), np.uint8), each) for each in words], KNOWN)
+    return sentence_warning([Start(np.zeros((8, 8, 3), np.uint8), each) for each in words], KNOWN)
 
 
 @pytest.mark.parametrize("words", ["open a drawer please", "shut it", "bring the black plate into the cabinet"])
@@ -36,10 +36,12 @@ def test_of_several_the_worst_is_named() -> None:
 @pytest.mark.parametrize(("task", "near"), [("drawr-open", "drawer-open"), ("windowclose", "window-close")])
 def test_a_task_that_is_nearly_a_known_one_is_told(task: str, near: str) -> None:
     starts = [Start(np.zeros((8, 8, 3), np.uint8), "open the drawer", name) for name in ("drawer-open", task)]
-    assert misspelt(starts, (*SUITE, *EXTRA_TASKS)) == f"found task '{task}', which is nearly '{near}'"
-    assert misspelt(starts[:1], (*SUITE, *EXTRA_TASKS)) == ""
+    assert task_name_warning(starts, (*SUITE, *EXTRA_TASKS)) == f"found task '{task}', which resembles '{near}'"
+    assert task_name_warning(starts[:1], (*SUITE, *EXTRA_TASKS)) == ""
 
 
 @pytest.mark.parametrize("task", ["faucet-open", "open the drawer", "", "fold the towel"])
 def test_a_task_of_ones_own_is_no_slip(task: str) -> None:
-    assert misspelt([Start(np.zeros((8, 8, 3), np.uint8), "fold the towel", task)], (*SUITE, *EXTRA_TASKS)) == ""
+    assert (
+        task_name_warning([Start(np.zeros((8, 8, 3), np.uint8), "fold the towel", task)], (*SUITE, *EXTRA_TASKS)) == ""
+    )

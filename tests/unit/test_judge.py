@@ -21,7 +21,7 @@ from worldgymnast.training.batches import success_batches
 from worldgymnast.training.fit import FitConfig
 from worldgymnast.training.judge import JudgeTraining, train_judge
 from worldgymnast.training.replay import clip_probabilities
-from worldgymnast.training.thresholds import calibrate, split_for_calibration, unsolved_at
+from worldgymnast.training.thresholds import calibrate, split_for_calibration, unsolved_after
 from worldgymnast.types import Clip, Episode
 from worldgymnast.weights import identity
 from worldgymnast.worldmodel.sampler import LatentWorldModel
@@ -156,7 +156,7 @@ def test_an_edited_copy_is_set_aside_with_its_episode() -> None:
 
 def test_what_is_left_of_an_episode_that_has_not_succeeded_yet() -> None:
     episodes = logged(12)
-    left = unsolved_at(episodes, 3)
+    left = unsolved_after(episodes, 3)
     assert (left.length == 3).all()
     assert 6 < len(left) < 12
     for i in range(len(left)):

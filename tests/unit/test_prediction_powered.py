@@ -48,7 +48,7 @@ def test_without_further_layouts_the_real_episodes_stand_alone() -> None:
     assert found.powered == found.plain
     assert found.weight == 0
     assert math.isnan(found.exchange)
-    assert "nothing was imagined alone" in found.worth
+    assert "no additional episodes were imagined" in found.worth
 
 
 def test_outcomes_that_all_agree_claim_no_certainty() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from worldgymnast import processes
 from worldgymnast.errors import InputError
-from worldgymnast.training.fit import Ahead
+from worldgymnast.training.fit import Prefetcher
 
 
 def test_a_launcher_that_shards_is_told_of_the_flag(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,14 +27,14 @@ def test_batches_are_made_ahead_in_order_and_waiting_is_counted() -> None:
             raise KeyboardInterrupt
         return {"number": number, "thread": threading.get_ident()}
 
-    with Ahead(batches, iter(range(9))) as ahead:
-        assert [ahead.take()["number"] for _ in range(3)] == [0, 1, 2]
-        assert 0.5 < ahead.wait() <= 1
+    with Prefetcher(batches, iter(range(9))) as prefetcher:
+        assert [prefetcher.take()["number"] for _ in range(3)] == [0, 1, 2]
+        assert 0.5 < prefetcher.wait_share() <= 1
         with pytest.raises(KeyboardInterrupt):
-            ahead.take()
+            prefetcher.take()
     assert made == [0, 1, 2, 3]
-    with Ahead(batches, iter(range(2))) as ahead:
-        assert ahead.take()["thread"] != threading.get_ident()
+    with Prefetcher(batches, iter(range(2))) as prefetcher:
+        assert prefetcher.take()["thread"] != threading.get_ident()
         time.sleep(0.1)
-        ahead.take()
-        assert ahead.wait() < 0.3
+        prefetcher.take()
+        assert prefetcher.wait_share() < 0.3

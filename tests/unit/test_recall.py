@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from worldgymnast.evaluation.recall import called, fault, operating_point, recall, split
+from worldgymnast.evaluation.recall import find_fault, operating_point, recall, split_faults, threshold_verdicts
 from worldgymnast.evaluation.success import Rate
 
 # ---------------------------------------------------------------- the parts
@@ -24,9 +24,9 @@ def test_where_a_wrong_verdict_comes_from() -> None:
         (True, True, None): None,
     }
     for verdicts, cause in by_hand.items():
-        assert fault(dict(zip(seen, verdicts, strict=True)), True) == cause
-    assert fault({"real": True, "imagined": False}, True) == "world"
-    assert fault({"real": False, "round_trip": False, "imagined": True}, False) == "dynamics"
+        assert find_fault(dict(zip(seen, verdicts, strict=True)), True) == cause
+    assert find_fault({"real": True, "imagined": False}, True) == "world"
+    assert find_fault({"real": False, "round_trip": False, "imagined": True}, False) == "dynamics"
 
 
 def test_the_parts_of_a_split_add_up() -> None:
@@ -34,7 +34,7 @@ def test_the_parts_of_a_split_add_up() -> None:
     said = {name: rng.choice([True, False, None], 200).tolist() for name in ("real", "round_trip", "imagined")}
     truth = (rng.random(200) < 0.5).tolist()
     for kind in (True, False):
-        found = split(said, truth, kind)
+        found = split_faults(said, truth, kind)
         assert found.round_trip is not None
         assert found.dynamics is not None
         assert found.wrong.successes == found.judge.successes + found.world.successes > 10
@@ -42,7 +42,7 @@ def test_the_parts_of_a_split_add_up() -> None:
         assert found.wrong.count + found.wrong.errors == truth.count(kind)
         assert found.wrong.errors > 0
         assert found.mended.successes > 5
-    assert split({k: v for k, v in said.items() if k != "round_trip"}, truth).round_trip is None
+    assert split_faults({k: v for k, v in said.items() if k != "round_trip"}, truth).round_trip is None
 
 
 @pytest.mark.parametrize("share", [0.5, 0.9, 0.95])
@@ -70,5 +70,5 @@ def test_recall_where_a_class_or_all_verdicts_are_missing() -> None:
     silent = recall(np.full(3, np.nan), [None] * 3, np.array([True, False, True]))
     assert silent.known == Rate(0, 0, 2)
     assert np.isnan([silent.brier.value, silent.base_brier]).all()
-    assert called(np.array([0.5, np.nan]), 0.5) == [True, None]
-    assert called(np.array([0.5]), float("nan")) == [None]
+    assert threshold_verdicts(np.array([0.5, np.nan]), 0.5) == [True, None]
+    assert threshold_verdicts(np.array([0.5]), float("nan")) == [None]

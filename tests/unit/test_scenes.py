@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from scene_builders import ROBOT, bare_plate, scene
 
-from studies.diverse import UNHEARD
+from studies.diverse import HELD_OUT_SENTENCES
 from worldgymnast.endpoint import Unusable
 from worldgymnast.envs.metaworld import EXTRA_TASKS, INSTRUCTIONS, SUITE
 from worldgymnast.errors import InputError
@@ -197,8 +197,8 @@ def test_sentences_are_written_from_the_objects() -> None:
 def test_the_sentences_of_the_tests_are_heard_nowhere_else() -> None:
     heard = {s for known in AFFORDANCES.values() for s in known.sentences()}
     heard |= {s for group in INSTRUCTIONS.values() for s in group}
-    assert set(UNHEARD) == set(SUITE)
-    assert not heard & {s for group in UNHEARD.values() for s in group}
+    assert set(HELD_OUT_SENTENCES) == set(SUITE)
+    assert not heard & {s for group in HELD_OUT_SENTENCES.values() for s in group}
 
 
 @pytest.mark.parametrize(

@@ -98,15 +98,15 @@ def test_a_file_in_parts_is_joined_again(tmp_path: Path) -> None:
     file.write_bytes(content)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "weights.bin.007").write_bytes(b"of an earlier, longer one")
-    parts = parcel.split(file, tmp_path / "out", most=1000)
+    parts = parcel.split(file, tmp_path / "out", part_bytes=1000)
     assert [part.stat().st_size for part in parts] == [1000, 1000, 500]
     assert len(list((tmp_path / "out").iterdir())) == 4
     assert parcel.join(tmp_path / "out", tmp_path / "again").read_bytes() == content
     parts[1].write_bytes(b"x" * 1000)
-    with pytest.raises(InputError, match=r"weights.bin.001: found another content"):
+    with pytest.raises(InputError, match=r"weights.bin.001: content differs"):
         parcel.join(tmp_path / "out", tmp_path / "third")
     parts[1].unlink()
-    with pytest.raises(InputError, match="found no such part, expected 1000 bytes"):
+    with pytest.raises(InputError, match=r"is missing \(1000 bytes\)"):
         parcel.join(tmp_path / "out", tmp_path / "third")
     assert not (tmp_path / "third").exists()
 
@@ -123,7 +123,7 @@ def test_files_are_packed_and_unpacked(tmp_path: Path) -> None:
 
 
 def test_parts_fit_what_comes_back() -> None:
-    assert parcel.MOST < 16 * 2**20
+    assert parcel.PART_BYTES < 16 * 2**20
 
 
 def test_known_sentences_need_no_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +153,7 @@ def test_a_plain_set_is_what_was_saved(tmp_path: Path) -> None:
     assert study_episodes.training_names(tmp_path) == ["logged"]
     assert worlds.data_hash(again) == worlds.data_hash(data)
     assert (again.spec, again.fps, again.source) == (data.spec, data.fps, data.source)
-    with pytest.raises(InputError, match="found no set 'policy'"):
+    with pytest.raises(InputError, match="set 'policy' is missing"):
         study_episodes.load(tmp_path, "policy")
 
 
@@ -225,7 +225,7 @@ def test_the_imagination_that_a_graph_captures_is_that_of_the_loss() -> None:
     own = terms(world._unrolled_loss)
     assert own[0] > 0
     assert own[2] > 0
-    object.__setattr__(world, "_unroll", graphed.captured(world, 2, 3))
+    object.__setattr__(world, "_unroll", graphed.capture(world, 2, 3))
     assert torch.equal(terms(world._unrolled_loss), own)
 
 
@@ -245,7 +245,7 @@ def test_training_by_time_lowers_the_loss_and_ends_with_averaged_weights() -> No
     def batches(step: int) -> dict[str, torch.Tensor]:
         return {"x": torch.randn(16, 3, generator=torch.Generator().manual_seed(step))}
 
-    steps, last = graphed.descend(Fitted(), batches, 1.0, 0.1, ema=0.9, weight_decay=0.0, precision="fp32")
+    steps, last = graphed.train_for(Fitted(), batches, 1.0, 0.1, ema=0.9, weight_decay=0.0, precision="fp32")
     assert steps > 10
     assert last["loss"] < 1e-2
     assert torch.allclose(layer.weight, target, atol=0.1)

@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from worldgymnast.evaluation.keeping import choose
-from worldgymnast.evaluation.task_trust import Scoring, Standing, TrustConfig, pairs, standings, trust_metrics
+from worldgymnast.evaluation.keeping import choose_step
+from worldgymnast.evaluation.task_trust import Scoring, Standing, TrustConfig, paired_evidence, standings, trust_metrics
 
 CONFIG = TrustConfig()
 
@@ -81,9 +81,9 @@ def test_starts_are_paired_by_their_key_and_what_is_unknown_counts_for_nothing()
     before, after = scoring(0, door="tt tf ff"), scoring(8, door="tf tt t?")
     shuffled = replace(after, **{k: getattr(after, k)[::-1] for k in ("starts", "tasks", "imagined", "real")})
     for found in (after, shuffled):
-        change = pairs(before, found)["door"]
+        change = paired_evidence(before, found)["door"]
         assert (change.wins, change.losses, change.ties, change.errors) == (1, 1, 0, 1)
-    assert pairs(before, replace(after, starts=("x", "y", "z")))["door"].count == 0
+    assert paired_evidence(before, replace(after, starts=("x", "y", "z")))["door"].count == 0
     assert Scoring.from_json(json.loads(json.dumps(after.to_json()))) == after
 
 
@@ -111,40 +111,40 @@ def real(step: int, **won: str) -> Scoring:
 def test_the_best_step_is_kept_unless_it_loses_a_task() -> None:
     start = real(0, door="tttttfff", plate="ffffffff")
     lossy, safe = real(8, door="ffffffff", plate="tttttttt"), real(16, door="tttttfff", plate="ttttffff")
-    assert choose([start, safe, replace(safe, step=24)]).step == 24, "a tie goes to the later step"
-    found = choose([start, replace(safe, step=8), replace(lossy, step=16)])
+    assert choose_step([start, safe, replace(safe, step=24)]).step == 24, "a tie goes to the later step"
+    found = choose_step([start, replace(safe, step=8), replace(lossy, step=16)])
     assert (found.step, found.real, found.start) == (8, 9 / 16, 5 / 16)
     assert str(found) == (
         "kept step 8: 56% real success, 31% before (4 starts won, 0 lost, evidence 6.2 to 1); step 16 was refused: it "
         "loses door (0 won, 5 lost)"
     )
-    assert choose([start, lossy, replace(lossy, step=16)]).step == 0
+    assert choose_step([start, lossy, replace(lossy, step=16)]).step == 0
 
 
 def test_a_loss_counts_at_its_own_step_and_is_corrected_for_the_number_of_tasks() -> None:
     start = real(0, door="tttttfff", plate="ffffffff")
     lossy, recovered = real(8, door="ffffffff", plate="tttttttt"), real(16, door="tttttfff", plate="ttttffff")
-    assert choose([start, lossy, recovered]).step == 16
+    assert choose_step([start, lossy, recovered]).step == 16
     alone, together = real(8, door="tfffffff"), real(8, door="tfffffff", plate="tttttttt")
-    assert choose([real(0, door="tttttfff"), alone]).step == 0, "four lost of one task"
-    assert choose([start, together]).step == 8, "four lost of one of two tasks"
+    assert choose_step([real(0, door="tttttfff"), alone]).step == 0, "four lost of one task"
+    assert choose_step([start, together]).step == 8, "four lost of one of two tasks"
 
 
 def test_the_start_policy_is_replaced_only_on_evidence() -> None:
     start, luckier = real(0, door="tttfffff", plate="ffffffff"), real(8, door="ttffffff", plate="ttffffff")
-    found = choose([start, luckier])
+    found = choose_step([start, luckier])
     assert found.step == 0
     assert str(found) == (
-        "kept the start policy, 19% of the scored starts for real; step 8 was refused: 2 starts won and 1 lost are "
+        "kept the start policy: 19% real success; step 8 was rejected: 2 starts won and 1 lost are "
         "evidence 0.92, below 1"
     )
-    assert choose([start, luckier], evidence=0.9).step == 8
+    assert choose_step([start, luckier], evidence=0.9).step == 8
     better = real(8, door="tttfffff", plate="tttfffff")
-    assert (choose([start, better]).step, choose([start, better], evidence=5).step) == (8, 0)
+    assert (choose_step([start, better]).step, choose_step([start, better], evidence=5).step) == (8, 0)
     elsewhere = replace(better, starts=tuple(f"new {key}" for key in better.starts))
-    assert "no start of its scoring was scored before" in str(choose([start, elsewhere]))
+    assert "none of its starts was evaluated before" in str(choose_step([start, elsewhere]))
     with pytest.raises(ValueError, match="found no scoring"):
-        choose([])
+        choose_step([])
 
 
 def test_a_policy_that_is_no_better_rarely_replaces_the_start_policy() -> None:
@@ -157,7 +157,7 @@ def test_a_policy_that_is_no_better_rarely_replaces_the_start_policy() -> None:
                 ["".join("t" if x else "f" for x in rng.random(8) < p) for _ in "abcdef"] for p in (0.4, 0.4 + change)
             ]
             history = [real(8 * i, **dict(zip("abcdef", each, strict=True))) for i, each in enumerate(words)]
-            kept += choose(history).step > 0
+            kept += choose_step(history).step > 0
         return kept / count
 
     assert rate(0.0) < 0.25

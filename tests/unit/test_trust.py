@@ -18,20 +18,20 @@ from worldgymnast.episodes import formats
 from worldgymnast.episodes.windows import EpisodeSet, from_episodes
 from worldgymnast.errors import InputError
 from worldgymnast.evaluation.agreement import PSNR_CEILING, psnr, ssim
-from worldgymnast.evaluation.fidelity import appearance, by_horizon, departure, frame_scores, nearest_psnr
+from worldgymnast.evaluation.fidelity import appearance, by_horizon, drift_statistics, frame_scores, nearest_psnr
 from worldgymnast.evaluation.perceptual import lpips_distance
 from worldgymnast.evaluation.uncertainty import (
     JitterConfig,
-    apart,
-    beliefs,
     detection,
-    imagined,
-    imagined_again,
-    judged_doubt,
+    frame_distance,
+    imagine_clips,
+    imagine_futures,
+    judge_probabilities,
+    judge_uncertainty,
 )
 from worldgymnast.judges.classifier import SuccessClassifier
-from worldgymnast.measure.gate import cut, gate
-from worldgymnast.measure.world import drift, endless_actions, outcomes, replay_fidelity, windows
+from worldgymnast.measure.gate import gate, truncate
+from worldgymnast.measure.world import extend_actions, judge_outcomes, measure_drift, replay_fidelity, sample_clips
 from worldgymnast.recipes.presets import debug
 from worldgymnast.training.replay import replay
 from worldgymnast.types import Clip, Verdict
@@ -87,14 +87,14 @@ def test_scores_in_pieces_are_the_scores(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_clips_are_spread_over_an_episode(lamps: EpisodeSet) -> None:
-    clips, offset = windows(lamps, 3, 4)
+    clips, offset = sample_clips(lamps, 3, 4)
     assert offset[:9].tolist() == [0, 2, 4, 0, 2, 5, 0, 3, 6]
     assert (clips.length == 4).all()
     assert np.array_equal(clips.first - np.repeat(lamps.first, 3), offset)
     assert (clips.layout[offset > 0] == -1).all()
-    assert windows(lamps, 1, 8)[1].tolist() == [0] * 12
+    assert sample_clips(lamps, 1, 8)[1].tolist() == [0] * 12
     with pytest.raises(InputError, match=r"--starts: found 3 starts of 7 actions .* expected at most 2"):
-        windows(lamps, 3, 7)
+        sample_clips(lamps, 3, 7)
 
 
 def test_a_world_that_is_right_reaches_the_ceiling_and_listens(lamps: EpisodeSet) -> None:
@@ -146,7 +146,7 @@ def test_imagining_in_pieces_is_the_replay_of_the_real_world_model() -> None:
     episodes = from_episodes([episode(i, steps=19, size=64) for i in range(2)])
     expected = replay(world, episodes, seed=3).frames.reshape(2, 20, 64, 64, 3)
     acts = np.stack([episodes.episode(i).actions for i in range(2)])
-    found = imagined(world, expected[:, 0], acts, 3)
+    found = imagine_clips(world, expected[:, 0], acts, 3)
     assert np.abs(found.astype(int) - expected).max() <= 1  # frames are decoded in other batches
     assert np.abs(np.diff(found.astype(int), axis=1)).mean() > 0.1
 
@@ -157,17 +157,17 @@ def test_imagining_in_pieces_is_the_replay_of_the_real_world_model() -> None:
 def test_how_a_clip_departs_from_a_real_one() -> None:
     rng = np.random.default_rng(0)
     real = rng.integers(50, 200, (6, SIZE, SIZE, 3), dtype=np.uint8)
-    same = departure(real, real)
+    same = drift_statistics(real, real)
     assert same["sharpness"].mean() == pytest.approx(1)
     assert same["contrast"].mean() == pytest.approx(1)
     assert same["motion"][1:].mean() == pytest.approx(1)
     blurred = real.astype(float)
     for axis in (1, 2):
         blurred = (blurred + np.roll(blurred, 1, axis)) / 2
-    assert departure(blurred.astype(np.uint8), real)["sharpness"].mean() < 0.5
+    assert drift_statistics(blurred.astype(np.uint8), real)["sharpness"].mean() < 0.5
     frozen = np.repeat(real[:1], 6, axis=0)
-    assert (departure(frozen, real)["motion"] == 0).all()
-    assert departure(real + np.uint8(20), real)["colour"].mean() == pytest.approx(20, abs=2)
+    assert (drift_statistics(frozen, real)["motion"] == 0).all()
+    assert drift_statistics(real + np.uint8(20), real)["colour"].mean() == pytest.approx(20, abs=2)
     assert (appearance(np.full_like(real, 7))["contrast"] == 0).all()
 
 
@@ -179,7 +179,7 @@ def test_the_nearest_real_frame() -> None:
 
 
 def test_drift_shows_a_world_that_saturates(lamps: EpisodeSet) -> None:
-    sound, fading = (drift(Lamp(fades), lamps, frames=30, rows=5) for fades in (0.0, 12.0))
+    sound, fading = (measure_drift(Lamp(fades), lamps, frames=30, rows=5) for fades in (0.0, 12.0))
     assert sound["band"].tolist() == [[1, 10], [11, 25], [26, 30]]
     assert sound["starts"] == 12
     assert sound["contrast"]["mean"] == pytest.approx([1, 1, 1], abs=0.15)
@@ -192,8 +192,8 @@ def test_drift_shows_a_world_that_saturates(lamps: EpisodeSet) -> None:
 def test_a_drift_goes_on_with_the_actions_of_the_next_episodes_of_the_task() -> None:
     lit = from_episodes([replace(lamp_episode(i), task=("a", "b")[i % 2]) for i in range(4)])
     acts = [lit.episode(i).actions for i in range(4)]
-    assert np.array_equal(endless_actions(lit, 0, 20), np.concatenate([acts[0], acts[2], acts[0]])[:20])
-    assert np.array_equal(endless_actions(lit, 3, 20), np.concatenate([acts[3], acts[1], acts[3]])[:20])
+    assert np.array_equal(extend_actions(lit, 0, 20), np.concatenate([acts[0], acts[2], acts[0]])[:20])
+    assert np.array_equal(extend_actions(lit, 3, 20), np.concatenate([acts[3], acts[1], acts[3]])[:20])
 
 
 # ---------------------------------------------------------------- signals
@@ -201,9 +201,9 @@ def test_a_drift_goes_on_with_the_actions_of_the_next_episodes_of_the_task() -> 
 
 def test_doubt_by_hand() -> None:
     belief = np.array([[1.0, 0.0, 0.5, 1.0, np.nan, np.nan], [1.0, 0.0, 0.5, 0.0, 0.5, np.nan]])
-    assert judged_doubt(belief)[:5] == pytest.approx([0, 0, 1, 1, 1])
-    assert np.isnan(judged_doubt(belief)[5])
-    assert judged_doubt(np.array([[0.9]])) == pytest.approx([0.36])
+    assert judge_uncertainty(belief)[:5] == pytest.approx([0, 0, 1, 1, 1])
+    assert np.isnan(judge_uncertainty(belief)[5])
+    assert judge_uncertainty(np.array([[0.9]])) == pytest.approx([0.36])
 
 
 def test_detection_by_hand() -> None:
@@ -220,20 +220,20 @@ def test_detection_by_hand() -> None:
 
 def test_futures_are_disturbed_as_asked_and_the_same_again(lamps: EpisodeSet) -> None:
     first, acts = lamps.frames[lamps.first], np.stack([lamps.episode(i).actions[:8] for i in range(12)])
-    own = imagined(Lamp(), first, acts, 0)
+    own = imagine_clips(Lamp(), first, acts, 0)
 
     def futures(config: JitterConfig, seed: int = 0) -> list[np.ndarray]:
-        return list(imagined_again(Lamp(), first, acts, config, seed))
+        return list(imagine_futures(Lamp(), first, acts, config, seed))
 
     assert np.array_equal(futures(JitterConfig(1, 0, 0))[0], own)
     made = futures(JitterConfig(2, 4, 0))
     assert all((future[:, 0] == first).all() for future in made)
-    assert apart(own[:, 1:], made[0][:, 1:]) == pytest.approx(4, abs=0.4)
+    assert frame_distance(own[:, 1:], made[0][:, 1:]) == pytest.approx(4, abs=0.4)
     assert not np.array_equal(made[0], made[1])
     assert np.array_equal(made[1], futures(JitterConfig(2, 4, 0))[1])
     assert not np.array_equal(made[1], futures(JitterConfig(2, 4, 0), seed=1)[1])
     pushed = futures(JitterConfig(1, 0, 0.1))[0]
-    assert 0.2 < apart(own[:, 1:], pushed[:, 1:]).mean() < 6
+    assert 0.2 < frame_distance(own[:, 1:], pushed[:, 1:]).mean() < 6
 
 
 def test_a_judge_without_probability_is_taken_at_its_score() -> None:
@@ -244,7 +244,7 @@ def test_a_judge_without_probability_is_taken_at_its_score() -> None:
         def score(self, clips: Sequence[Clip]) -> list[Verdict]:
             return [Verdict(1.0), Verdict(None, error="outage"), Verdict(0.0, 0.3)][: len(clips)]
 
-    found = beliefs(Blunt(), np.zeros((3, 5, 4, 4, 3), np.uint8), ["a"] * 3, 2)
+    found = judge_probabilities(Blunt(), np.zeros((3, 5, 4, 4, 3), np.uint8), ["a"] * 3, 2)
     assert found[[0, 2]].tolist() == [1.0, 0.3]
     assert np.isnan(found[1])
 
@@ -252,10 +252,10 @@ def test_a_judge_without_probability_is_taken_at_its_score() -> None:
 def test_outcomes_of_a_right_and_of_a_fading_world(lamps: EpisodeSet) -> None:
     both = {"horizon": 8, "stride": 2, "jitter": JitterConfig(2, 4, 0.1), "rows": 5}
     truth = from_episodes([lamp_episode(i) for i in range(40)])
-    sound = outcomes(Lamp(), BrightJudge(), truth, **both)
+    sound = judge_outcomes(Lamp(), BrightJudge(), truth, **both)
     assert sound.gate()["imagined_balanced_accuracy"] == 1
     assert sound.detections()["judged futures"]["wrong"].wrong == 0
-    fading = outcomes(Lamp(fades=3), BrightJudge(), truth, **both)
+    fading = judge_outcomes(Lamp(fades=3), BrightJudge(), truth, **both)
     assert fading.gate()["real_balanced_accuracy"] == 1
     lied = int(((fading.truth == 0) & np.array(fading.imagined, bool)).sum())
     assert lied > 5
@@ -277,10 +277,10 @@ def test_the_gate_is_the_same_number_by_both_ways() -> None:
     judge.threshold.fill_(float(np.median([v.probability or 0 for v in judge.score(
         [Clip(e.frames[::2], e.instruction) for e in held])])))  # fmt: skip
     expected = gate(world, judge, episodes, horizon=8, stride=2, seed=0)
-    found = outcomes(world, judge, episodes, horizon=8, stride=2, jitter=JitterConfig(0)).gate()
+    found = judge_outcomes(world, judge, episodes, horizon=8, stride=2, jitter=JitterConfig(0)).gate()
     assert found == pytest.approx(expected, nan_ok=True)
     assert 0 < found["real_true_positive"] + found["real_true_negative"] < 2
-    assert cut(episodes, 4).succeeded.sum() == 0
+    assert truncate(episodes, 4).succeeded.sum() == 0
 
 
 @pytest.mark.skipif(find_spec("lpips") is None, reason="lpips is not installed: pip install 'worldgymnast[perceptual]'")
@@ -306,7 +306,7 @@ def test_real_frames_of_256_pixels_without_labels() -> None:
     assert (found["psnr"]["copy"]["mean"] > found["psnr"]["copy_first"]["mean"]).all()
     assert (found["psnr"]["copy"]["mean"] > 20).all()
     assert found["episodes"] == 7
-    gone = drift(world, episodes.select([0, 1]), frames=9)
+    gone = measure_drift(world, episodes.select([0, 1]), frames=9)
     assert gone["starts"] == 2
     assert np.isfinite(gone["nearest"]["mean"]).all()
 

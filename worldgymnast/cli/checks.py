@@ -10,7 +10,7 @@ from worldgymnast.actions import ActionSpec, ActionSpecMismatch, require_same
 from worldgymnast.cli.environment import misspelled_task, suite_instructions
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import InputError
-from worldgymnast.measure.novelty import strange_frames, strange_sentences
+from worldgymnast.measure.novelty import frame_warning, sentence_warning
 from worldgymnast.protocols import WorldModel
 from worldgymnast.types import Start
 
@@ -82,7 +82,7 @@ def check_in_distribution(
     if not is_allowed and (problem := misspelled_task(spec, starts)):
         raise InputError(f"{flags[0]}: {problem}. Correct it, or add --anyway")
     sentences = [*known_instructions, *(start.instruction for start in known), *suite_instructions(spec)]
-    problems = strange_frames(world, starts, known), strange_sentences(starts, sentences)
+    problems = frame_warning(world, starts, known), sentence_warning(starts, sentences)
     for flag, problem in zip(flags, problems, strict=True):
         if problem and not is_allowed:
             raise InputError(f"{flag}: {problem}. Train world model, policy and judge on such data, or add --anyway")

@@ -11,7 +11,7 @@ from pathlib import Path
 from worldgymnast.actions import ActionSpec, ActionSpecMismatch, metaworld_spec, require_same
 from worldgymnast.envs.metaworld import EXTRA_TASKS, SUITE, check_tasks, instructions
 from worldgymnast.errors import InputError
-from worldgymnast.measure.novelty import misspelt
+from worldgymnast.measure.novelty import task_name_warning
 from worldgymnast.protocols import Policy
 from worldgymnast.registry import EnvironmentConfig
 from worldgymnast.types import Start
@@ -47,7 +47,7 @@ def suite_instructions(spec: ActionSpec) -> list[str]:
 
 def misspelled_task(spec: ActionSpec, starts: Sequence[Start]) -> str:
     """Describe a start with a misspelled task, or return ""."""
-    return misspelt(starts, (*SUITE, *EXTRA_TASKS)) if is_metaworld(spec) else ""
+    return task_name_warning(starts, (*SUITE, *EXTRA_TASKS)) if is_metaworld(spec) else ""
 
 
 def check_policy(path: Path, policy: Policy, env: EnvironmentConfig, flag: str = "--env.hold") -> None:

@@ -1,12 +1,12 @@
-"""How far the world can be trusted against reality, and the judge against the truth. Pure functions.
+"""Agreement of imagination with reality, and of judges with true outcomes. Pure functions.
 
 Frames: PSNR, and SSIM (Wang et al. 2004, Gaussian window of 11 pixels, sigma 1.5, K = 0.01 and 0.03). Verdicts: true
 rates, balanced accuracy, and the area under the ROC curve (Hanley & McNeil 1982, ties count one half). Success rates of
 several policies or tasks, imagined against real: Pearson, Spearman, and the mean maximum rank violation of SIMPLER
-(Li et al. 2024, arXiv 2405.05941, eq. 1 and 2). Intervals are 95 % percentile bootstraps with a given seed, over points
+(Li et al. 2024, arXiv 2405.05941, eq. 1 and 2). Intervals are 95% percentile bootstraps with a given seed, over points
 or, for several policies in several tasks, over both.
 
-Left out: learned perceptual distances (LPIPS, FVD), which need weights from elsewhere.
+Not included: learned perceptual distances (LPIPS, FVD), which need pretrained weights.
 """
 
 from __future__ import annotations
@@ -30,21 +30,23 @@ from worldgymnast.evaluation.success import (
 
 Numbers = Sequence[float] | np.ndarray
 PSNR_CEILING = 60.0
-"""dB at which a frame counts that is equal to the bit, or nearly, when PSNRs are averaged."""
+"""Cap in dB for (nearly) identical frames, before PSNRs are averaged."""
 
 GATE = 0.9
-"""Share of the true failures, and of the true successes, that world and judge together should know before RL."""
+"""True positive and true negative rate that world model and judge should reach before RL."""
 
 # ---------------------------------------------------------------- frames
 
 
 def _same_frames(a: np.ndarray, b: np.ndarray) -> None:
     if a.shape != b.shape or a.dtype != np.uint8 or b.dtype != np.uint8:
-        raise ValueError(f"frames: found {a.dtype} {a.shape} and {b.dtype} {b.shape}, expected two equal uint8 shapes")
+        raise ValueError(f"frames are {a.dtype} {a.shape} and {b.dtype} {b.shape}, expected uint8 of equal shapes")
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Peak signal-to-noise ratio in dB of each frame: uint8 [... h w 3] twice -> float64 [...]; equal frames: inf.
+    """Return the peak signal-to-noise ratio of each frame in dB: uint8 [... h w 3] twice -> float64 [...].
+
+    Equal frames give inf.
 
     Raises:
         ValueError: shapes differ, or a dtype is not uint8.
@@ -56,14 +58,16 @@ def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Structural similarity of each frame, mean over channels: uint8 [... h w 3] twice -> float64 [...], at most 1.
+    """Return the structural similarity of each frame: uint8 [... h w 3] twice -> float64 [...], at most 1.
+
+    It is averaged over channels.
 
     Raises:
         ValueError: shapes differ, a dtype is not uint8, or a frame is smaller than the window of 11 pixels.
     """
     _same_frames(a, b)
     if min(a.shape[-3:-1]) < 11:
-        raise ValueError(f"ssim: found frames of {a.shape[-3]}x{a.shape[-2]}, expected at least 11x11")
+        raise ValueError(f"ssim needs frames of at least 11x11 pixels, got {a.shape[-3]}x{a.shape[-2]}")
     axes, edge = (a.ndim - 3, a.ndim - 2), 5
     x, y = a.astype(np.float64), b.astype(np.float64)
 
@@ -82,12 +86,12 @@ def ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def fidelity_by_horizon(
     real: np.ndarray, imagined: np.ndarray, shuffled: np.ndarray | None = None, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """PSNR at every horizon of imaginations of real action sequences, beside two baselines.
+    """Return the PSNR of imagined replays at every horizon, with two baselines.
 
     Args:
         real: uint8 [e t+1 h w 3].
         imagined: the same shape; frame 0 is the start and is not scored.
-        shuffled: the same shape, imagined with the actions of other episodes: what the world knows without actions.
+        shuffled: the same shape, imagined with the actions of other episodes (control for action-following).
         seed: of the bootstrap over episodes.
 
     Returns:
@@ -114,35 +118,37 @@ def fidelity_by_horizon(
 
 
 def _known(verdicts: Sequence[Outcome], truth: Sequence[bool]) -> tuple[np.ndarray, np.ndarray]:
-    """Verdicts and truth, bool [n], where the judge answered."""
+    """Return verdicts and truth, bool [n], where the judge answered."""
     pairs = [(bool(v), bool(t)) for v, t in zip(verdicts, truth, strict=True) if v is not None]
     array = np.array(pairs, dtype=bool).reshape(-1, 2)
     return array[:, 0], array[:, 1]
 
 
 def true_positive_rate(verdicts: Sequence[Outcome], truth: Sequence[bool]) -> Rate:
-    """Share of the true successes that the judge called a success; None is left out and counted as an error."""
+    """Return the share of true successes judged as successes; None is excluded and counted as an error."""
     return Rate.of(v for v, t in zip(verdicts, truth, strict=True) if t)
 
 
 def true_negative_rate(verdicts: Sequence[Outcome], truth: Sequence[bool]) -> Rate:
-    """Share of the true failures that the judge called a failure; None is left out and counted as an error."""
+    """Return the share of true failures judged as failures; None is excluded and counted as an error."""
     return Rate.of(None if v is None else not v for v, t in zip(verdicts, truth, strict=True) if not t)
 
 
 def balanced_accuracy(verdicts: Sequence[Outcome], truth: Sequence[bool], seed: int = 0) -> Estimate:
-    """Mean of the two true rates, with an interval by resampling within true successes and failures.
+    """Return the mean of true positive and true negative rate, with a stratified bootstrap interval.
 
-    Unknown (NaN) where a class is absent. None is left out.
+    NaN if a class is absent. None is excluded.
     """
-    said, true = _known(verdicts, truth)
+    judged, true = _known(verdicts, truth)
     if len(set(true.tolist())) < 2:
         return Estimate(float("nan"), float("nan"), float("nan"))
-    return bootstrap_mean((said == true).astype(float), true, seed)
+    return bootstrap_mean((judged == true).astype(float), true, seed)
 
 
 def auroc(scores: Numbers, truth: Sequence[bool] | np.ndarray) -> float:
-    """Chance that a true success scores higher than a true failure, ties one half; NaN where a class is absent.
+    """Return the probability that a true success outscores a true failure, ties one half.
+
+    NaN if a class is absent.
 
     Args:
         scores: [n], higher means success.
@@ -160,7 +166,7 @@ def auroc(scores: Numbers, truth: Sequence[bool] | np.ndarray) -> float:
 
 
 def _rows_pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Correlation of each row: [r n] twice -> [r]; NaN where a row is constant."""
+    """Return the correlation of each row: [r n] twice -> [r]; NaN for a constant row."""
     dx, dy = x - x.mean(1, keepdims=True), y - y.mean(1, keepdims=True)
     scale = np.sqrt((dx * dx).sum(1) * (dy * dy).sum(1))
     constant = (np.ptp(x, axis=1) == 0) | (np.ptp(y, axis=1) == 0)
@@ -172,19 +178,19 @@ def _rows_spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _rows_mmrv(imagined: np.ndarray, real: np.ndarray) -> np.ndarray:
-    """SIMPLER eq. 1 and 2 of each row: [r n] twice -> [r]."""
+    """Compute SIMPLER eq. 1 and 2 for each row: [r n] twice -> [r]."""
     gap = np.abs(real[:, :, None] - real[:, None, :])
     ordered = (imagined[:, :, None] < imagined[:, None, :]) == (real[:, :, None] < real[:, None, :])
     return np.where(ordered, 0.0, gap).max(2).mean(1)
 
 
-def _bootstrapped(
+def _bootstrap(
     statistic: Callable[[np.ndarray, np.ndarray], np.ndarray], x: Numbers, y: Numbers, seed: int, resamples: int
 ) -> Estimate:
-    """A statistic of [n] points and its interval by resampling the points; resamples without a value are left out."""
+    """Return a statistic of [n] points, with an interval by resampling points; NaN resamples are ignored."""
     a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if a.shape != b.shape or a.ndim != 1:
-        raise ValueError(f"agreement: found shapes {a.shape} and {b.shape}, expected two equal lengths")
+        raise ValueError(f"agreement got shapes {a.shape} and {b.shape}, expected two equal lengths")
     if len(a) < 2:
         return Estimate(float("nan"), float("nan"), float("nan"))
     generator = np.random.default_rng(seed)
@@ -192,47 +198,47 @@ def _bootstrapped(
     for size in [1000] * (resamples // 1000) + [resamples % 1000]:  # in batches: MMRV takes [r n n] of memory
         index = generator.integers(0, len(a), (size, len(a)))
         draws.append(statistic(a[index], b[index]))
-    found = np.concatenate(draws)
-    found = found[np.isfinite(found)]
-    low, high = np.quantile(found, [0.025, 0.975]) if len(found) else (np.nan, np.nan)
+    values = np.concatenate(draws)
+    values = values[np.isfinite(values)]
+    low, high = np.quantile(values, [0.025, 0.975]) if len(values) else (np.nan, np.nan)
     return Estimate(float(statistic(a[None], b[None])[0]), float(low), float(high))
 
 
 def pearson(imagined: Numbers, real: Numbers, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
-    """Linear correlation of [n] imagined and real success rates; NaN where one is constant or n < 2."""
-    return _bootstrapped(_rows_pearson, imagined, real, seed, resamples)
+    """Return the linear correlation of [n] imagined and real success rates; NaN if one is constant or n < 2."""
+    return _bootstrap(_rows_pearson, imagined, real, seed, resamples)
 
 
 def spearman(imagined: Numbers, real: Numbers, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
-    """Rank correlation of [n] imagined and real success rates; NaN where one is constant or n < 2."""
-    return _bootstrapped(_rows_spearman, imagined, real, seed, resamples)
+    """Return the rank correlation of [n] imagined and real success rates; NaN if one is constant or n < 2."""
+    return _bootstrap(_rows_spearman, imagined, real, seed, resamples)
 
 
 def mmrv(imagined: Numbers, real: Numbers, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
-    """Mean maximum rank violation of [n] imagined and real success rates: 0 is a perfect order; NaN where n < 2."""
-    return _bootstrapped(_rows_mmrv, imagined, real, seed, resamples)
+    """Return the mean maximum rank violation of [n] success rates; 0 is a perfect order, NaN if n < 2."""
+    return _bootstrap(_rows_mmrv, imagined, real, seed, resamples)
 
 
 MMRV_CONVENTION = (
     "MMRV as in SIMPLER (arXiv 2405.05941, eq. 1 and 2): rates in 0..1, for each policy the largest difference in real "
-    "success to any policy on the wrong side of it, averaged over policies; 0 is a perfect order. A tie in one place "
-    "alone is a wrong order."
+    "success to any policy on the wrong side of it, averaged over policies; 0 is a perfect order. A tie in only one "
+    "place counts as a wrong order."
 )
 _EXACT = 7
-"""Most policies of which every permutation is tried."""
+"""Most policies for which all permutations are enumerated."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well a stand-in for reality orders policies as reality does.
+    """How well a surrogate ranks policies as reality does.
 
     Attributes:
         pearson: linear correlation of mean success.
         spearman: rank correlation.
         mmrv: mean maximum rank violation, see `MMRV_CONVENTION`.
-        count: policies, each of a training of its own.
+        count: policies, each from its own training.
         without_one: lowest and highest Pearson r when one policy is left out; NaN below 4 policies.
-        p_value: permutation test of no correlation, two-sided; NaN where r is unknown.
+        p_value: two-sided permutation test of no correlation; NaN if r is unknown.
     """
 
     pearson: Estimate
@@ -244,27 +250,27 @@ class Agreement:
 
 
 def agreement(imagined: np.ndarray, real: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> Agreement:
-    """Agreement on the mean success of p policies over t tasks; intervals by resampling both policies and tasks.
+    """Return the agreement on mean success of p policies over t tasks, resampling policies and tasks.
 
-    Policies count as independent: average those of one training (its checkpoints) to one row first.
+    Policies are treated as independent: average those of one training (its checkpoints) to one row first.
 
     Args:
-        imagined: success rates in the stand-in, float [p t].
-        real: and in reality, of the same policies in the same tasks, float [p t].
+        imagined: success rates in the surrogate, float [p t].
+        real: real success rates of the same policies in the same tasks, float [p t].
         seed: of the bootstrap.
-        resamples: how many.
+        resamples: number of bootstrap resamples.
 
     Raises:
         ValueError: the shapes differ.
     """
     if imagined.shape != real.shape or imagined.ndim != 2:
-        raise ValueError(f"agreement: found shapes {imagined.shape} and {real.shape}, expected two equal [p t]")
+        raise ValueError(f"agreement got shapes {imagined.shape} and {real.shape}, expected two equal [p t]")
     policies, tasks = imagined.shape
     generator = np.random.default_rng(seed)
     chosen = generator.integers(0, policies, (resamples, policies))
     drawn = generator.integers(0, tasks, (resamples, tasks))
     count = np.zeros((resamples, tasks))
-    np.add.at(count, (np.arange(resamples)[:, None], drawn), 1 / tasks)  # how much each task weighs in each resample
+    np.add.at(count, (np.arange(resamples)[:, None], drawn), 1 / tasks)  # weight of each task in each resample
     x, y = (np.take_along_axis(count @ rates.T, chosen, axis=1) for rates in (imagined, real))
 
     def estimate(statistic: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Estimate:
@@ -276,15 +282,19 @@ def agreement(imagined: np.ndarray, real: np.ndarray, seed: int = 0, resamples: 
 
     means = imagined.mean(1), real.mean(1)
     return Agreement(
-        estimate(_rows_pearson), estimate(_rows_spearman), estimate(_rows_mmrv), policies, without_one(*means),
-        permutation_p(*means, seed, resamples),
-    )  # fmt: skip
+        pearson=estimate(_rows_pearson),
+        spearman=estimate(_rows_spearman),
+        mmrv=estimate(_rows_mmrv),
+        count=policies,
+        without_one=leave_one_out(*means),
+        p_value=permutation_p(*means, seed, resamples),
+    )
 
 
-def without_one(imagined: np.ndarray, real: np.ndarray) -> tuple[float, float]:
-    """Lowest and highest Pearson r of [n] points when one is left out; NaN below 4 points or where none is known.
+def leave_one_out(imagined: np.ndarray, real: np.ndarray) -> tuple[float, float]:
+    """Return the lowest and highest Pearson r when one of [n] points is left out; NaN below 4 points.
 
-    >>> low, high = without_one(np.array([0.0, 0.1, 0.2, 0.9]), np.array([0.1, 0.0, 0.1, 0.8]))
+    >>> low, high = leave_one_out(np.array([0.0, 0.1, 0.2, 0.9]), np.array([0.1, 0.0, 0.1, 0.8]))
     >>> round(low, 2), round(high, 2)
     (0.0, 1.0)
     """
@@ -292,27 +302,27 @@ def without_one(imagined: np.ndarray, real: np.ndarray) -> tuple[float, float]:
     if count < 4:
         return float("nan"), float("nan")
     kept = np.nonzero(~np.eye(count, dtype=bool))[1].reshape(count, count - 1)
-    found = _rows_pearson(imagined[kept], real[kept])
-    found = found[np.isfinite(found)]
-    return (float(found.min()), float(found.max())) if len(found) else (float("nan"), float("nan"))
+    values = _rows_pearson(imagined[kept], real[kept])
+    values = values[np.isfinite(values)]
+    return (float(values.min()), float(values.max())) if len(values) else (float("nan"), float("nan"))
 
 
 def permutation_p(imagined: np.ndarray, real: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> float:
-    """Two-sided permutation p-value of no correlation between [n] points (Pearson r); NaN where r is unknown.
+    """Return the two-sided permutation p-value of no correlation of [n] points; NaN if r is unknown.
 
-    Exact up to 7 points: then every permutation is tried, and no p below 1/n! exists.
+    Up to 7 points all permutations are enumerated; then p is exact and at least 1/n!.
     """
     count = len(imagined)
     observed = float(_rows_pearson(imagined[None], real[None])[0]) if count > 1 else float("nan")
     if np.isnan(observed):
         return float("nan")
-    if exact := count <= _EXACT:
+    if is_exact := count <= _EXACT:
         order = np.array(list(itertools.permutations(range(count))))
     else:
         order = np.random.default_rng(seed).permuted(np.tile(np.arange(count), (resamples, 1)), axis=1)
-    found = _rows_pearson(np.broadcast_to(imagined, order.shape), real[order])
-    extreme = int((np.abs(found) >= abs(observed) - 1e-12).sum())
-    return extreme / len(order) if exact else (extreme + 1) / (len(order) + 1)
+    values = _rows_pearson(np.broadcast_to(imagined, order.shape), real[order])
+    extreme = int((np.abs(values) >= abs(observed) - 1e-12).sum())
+    return extreme / len(order) if is_exact else (extreme + 1) / (len(order) + 1)
 
 
 def success_gap(
@@ -321,11 +331,11 @@ def success_gap(
     strata: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Difference:
-    """Imagined minus real success on the same starts: positive where the world and its judge are optimists.
+    """Return imagined minus real success on the same starts; positive if world model and judge are optimistic.
 
     Args:
-        imagined: n outcomes in the world.
-        real: n outcomes of the same policy from the same starts in reality.
+        imagined: n outcomes in imagination.
+        real: n real outcomes of the same policy from the same starts.
         strata: n task names, weighted equally.
         seed: of the bootstrap.
     """

@@ -1,15 +1,15 @@
-"""How far a judge's belief and verdict can be trusted, against a known truth. Pure functions of arrays.
+"""Calibration and accuracy of a judge against true outcomes. Pure functions of arrays.
 
-Reliability and expected calibration error: Guo et al. 2017 (arXiv 1706.04599, eq. 2 and 3, bins of equal width). Shares
-carry Wilson intervals, everything else 95 % percentile bootstraps with a given seed; verdict and belief statistics are
-resampled within true successes and failures, the calibration error over clips, for it depends on how many succeed.
-A judgement that failed (belief NaN, verdict None) is left out of every number, and counted. Where no success or no
-failure is known, what needs both is NaN.
+Reliability and expected calibration error follow Guo et al. 2017 (arXiv 1706.04599, eq. 2 and 3, bins of equal width).
+Shares carry Wilson intervals, everything else seeded 95% percentile bootstraps. Statistics of verdicts and
+probabilities are resampled within true successes and failures. The calibration error is resampled over clips, because
+it depends on the share of successes. Failed judgments (probability NaN, verdict None) are excluded and counted.
+Without any success or any failure, what needs both is NaN.
 
-A threshold that was chosen on some clips looks better on them than on new ones. So its rates are cross-fitted: the
-clips are cut into folds, each judged by the threshold that the other folds choose.
+A threshold looks better on the clips it was chosen on than on new ones. So its rates are cross-fitted: the clips are
+split into folds, and each fold is judged by the threshold that the other folds choose.
 
-Left out: recalibration (temperature, isotonic). A monotone map of the belief changes no ranking and no best threshold.
+Not included: recalibration (temperature, isotonic). A monotone map changes neither ranking nor best threshold.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from worldgymnast.evaluation.success import (
 from worldgymnast.evaluation.uncertainty import detection
 
 Rule = Literal["balanced", "safe"]
-"""How a threshold is chosen: "balanced", the highest balanced accuracy; "safe", the most successes known among those
-that refuse `SAFE` of the failures."""
+"""How a threshold is chosen: "balanced" maximizes the balanced accuracy; "safe" maximizes the true positive rate at a
+true negative rate of at least `SAFE`."""
 
 SAFE = GATE
 ENOUGH = 10
-"""Successes, and failures, that a task needs for a threshold of its own."""
+"""Successes, and failures, that a task needs for its own threshold."""
 BINS = 10
 FOLDS = 5
 _DRAWS = RESAMPLES // 10
@@ -49,13 +49,13 @@ _UNKNOWN = Estimate(_NAN, _NAN, _NAN)
 
 @dataclass(frozen=True)
 class Bin:
-    """The clips whose belief lies in low..high.
+    """Clips with a success probability in [low, high).
 
     Attributes:
         low: lower end.
-        high: upper end; only the last bin includes it.
-        belief: their mean belief, NaN where there are none.
-        successes: how many of them truly succeeded.
+        high: upper end; included only in the last bin.
+        belief: mean probability, NaN if the bin is empty.
+        successes: share of true successes.
     """
 
     low: float
@@ -65,13 +65,13 @@ class Bin:
 
 
 @dataclass(frozen=True)
-class Worth:
-    """What some verdicts are worth.
+class VerdictQuality:
+    """Accuracy of verdicts.
 
     Attributes:
-        balanced_accuracy: mean of the two below.
-        known: share of the true successes that are called so.
-        refused: share of the true failures that are called so.
+        balanced_accuracy: mean of the two rates.
+        known: true positive rate (recall).
+        refused: true negative rate.
     """
 
     balanced_accuracy: Estimate
@@ -79,26 +79,26 @@ class Worth:
     refused: Rate
 
     @classmethod
-    def of(cls, verdicts: Sequence[Outcome], truth: Sequence[bool], seed: int) -> Worth:
-        """The worth of n verdicts; None is left out and counted."""
+    def of(cls, verdicts: Sequence[Outcome], truth: Sequence[bool], seed: int) -> VerdictQuality:
+        """Compare n verdicts with the truth; None is excluded and counted."""
         known, refused = true_positive_rate(verdicts, truth), true_negative_rate(verdicts, truth)
         return cls(balanced_accuracy(verdicts, truth, seed), known, refused)
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """The threshold that all clips choose, with its interval, and its worth on clips that did not choose it."""
+    """A threshold chosen on all clips, with its interval and its cross-fitted accuracy."""
 
     value: Estimate
-    worth: Worth
+    worth: VerdictQuality
 
 
 @dataclass(frozen=True)
 class Gain:
-    """What thresholds by task are worth above a single one, both cross-fitted, and the difference over pairs."""
+    """Accuracy of a single threshold and of thresholds per task, cross-fitted, and their paired difference."""
 
-    single: Worth
-    own: Worth
+    single: VerdictQuality
+    own: VerdictQuality
     difference: Difference
 
 
@@ -107,20 +107,20 @@ class Calibration:
     """A judge against the truth on n clips.
 
     Attributes:
-        precision: share of true successes among the clips it called successes.
-        worth: of its own verdicts; what is `known` is their recall.
-        auroc: chance that it believes more in a true success than in a true failure.
-        calibration_error: mean distance of belief and share of true successes over `bins`, weighed by their clips;
-            it is biased upward where clips are few, and so are its resamples.
+        precision: share of true successes among the clips judged as successes.
+        worth: accuracy of its own verdicts.
+        auroc: probability that it ranks a true success above a true failure.
+        calibration_error: mean distance of probability and share of true successes over `bins`, weighted by their
+            clips; biased upward with few clips, as are its resamples.
         bins: the reliability table.
         best: the threshold of the highest balanced accuracy.
-        safe: the one that knows most successes among those that refuse `SAFE` of the failures.
-        count: clips that were judged.
+        safe: the threshold of the rule "safe".
+        count: judged clips.
         errors: clips on which the judge failed.
     """
 
     precision: Rate
-    worth: Worth
+    worth: VerdictQuality
     auroc: Estimate
     calibration_error: Estimate
     bins: tuple[Bin, ...]
@@ -132,13 +132,13 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """One threshold, and those of the tasks that have one of their own."""
+    """A shared threshold, and the thresholds of tasks with their own."""
 
     overall: float
     by_task: Mapping[str, float]
 
     def of(self, task: str) -> float:
-        """The threshold of a task."""
+        """Return the threshold of a task."""
         return self.by_task.get(task, self.overall)
 
 
@@ -149,30 +149,32 @@ def calibration(
     seed: int = 0,
     task: Sequence[str] = (),
 ) -> Calibration:
-    """A judge's beliefs and verdicts on n clips against their truth.
+    """Compare a judge's probabilities and verdicts on n clips with their true outcomes.
 
     Args:
-        beliefs: in [0, 1], NaN where the judge failed.
-        verdicts: its own, None where it failed.
-        truth: whether they succeeded.
+        beliefs: success probabilities, NaN where the judge failed.
+        verdicts: its own verdicts, None where it failed.
+        truth: true outcomes.
         seed: of bootstrap and folds.
-        task: n names; then every fold has its part of each.
+        task: n names; folds are stratified by them.
 
     Raises:
-        ValueError: lengths differ, or a belief is no probability.
+        ValueError: lengths differ, or a value of `beliefs` is outside [0, 1].
     """
     if not len(beliefs) == len(verdicts) == len(truth):
-        raise ValueError(f"calibration: found {len(beliefs)} beliefs, {len(verdicts)} verdicts, {len(truth)} truths")
+        raise ValueError(
+            f"calibration got {len(beliefs)} beliefs, {len(verdicts)} verdicts and {len(truth)} true outcomes"
+        )
     answered = np.isfinite(beliefs) & np.array([v is not None for v in verdicts], bool)
     belief, true = beliefs[answered], truth[answered]
     if ((belief < 0) | (belief > 1)).any():
-        raise ValueError(f"calibration: found beliefs in {belief.min():g}..{belief.max():g}, expected 0..1")
-    said = [v if known else None for v, known in zip(verdicts, answered, strict=True)]
+        raise ValueError(f"beliefs lie in {belief.min():g}..{belief.max():g}, expected 0..1")
+    known_verdicts = [v if known else None for v, known in zip(verdicts, answered, strict=True)]
     labels, names = truth.tolist(), list(compress(task or [""] * len(truth), answered))
     bins, error = reliability(belief, true, seed)
     return Calibration(
-        precision=Rate.of(t for v, t in zip(said, labels, strict=True) if v),
-        worth=Worth.of(said, labels, seed),
+        precision=Rate.of(t for v, t in zip(known_verdicts, labels, strict=True) if v),
+        worth=VerdictQuality.of(known_verdicts, labels, seed),
         auroc=detection(belief, true, seed).auroc,
         calibration_error=error,
         bins=bins,
@@ -184,15 +186,15 @@ def calibration(
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A judge on n clips, and what thresholds by task would gain: of every task and, under None, of all."""
+class TaskCalibrations:
+    """Calibration of a judge, and gain of thresholds per task: for every task and, under None, for all."""
 
     calibrations: Mapping[str | None, Calibration]
     gains: Mapping[str | None, Gain]
 
     @property
     def overall(self) -> Calibration:
-        """All tasks together."""
+        """Calibration over all tasks."""
         return self.calibrations[None]
 
 
@@ -202,19 +204,19 @@ def measure(
     truth: Bool[np.ndarray, " n"],
     task: Sequence[str],
     seed: int = 0,
-) -> Measured:
-    """`calibration` of all clips and of every task, and what thresholds by task would gain."""
-    found = {
+) -> TaskCalibrations:
+    """Return the calibration of every task and of all clips, and the gain of thresholds per task."""
+    calibrations = {
         name: calibration(beliefs[rows], [verdicts[i] for i in rows], truth[rows], seed, [task[i] for i in rows])
         for name, rows in rows_by_task(task).items()
     }
-    return Measured(found, gains(beliefs, truth, task, seed=seed))
+    return TaskCalibrations(calibrations, gains(beliefs, truth, task, seed=seed))
 
 
 def rows_by_task(task: Sequence[str]) -> dict[str | None, list[int]]:
-    """The clips of every task in the order of their names, and last, under None, all of them."""
-    found = {name: [i for i, own in enumerate(task) if own == name] for name in sorted(set(task))}
-    return {**found, None: list(range(len(task)))}
+    """Return the clips of every task, sorted by name, and all clips under None."""
+    rows = {name: [i for i, other in enumerate(task) if other == name] for name in sorted(set(task))}
+    return {**rows, None: list(range(len(task)))}
 
 
 # ---------------------------------------------------------------- reliability
@@ -223,7 +225,7 @@ def rows_by_task(task: Sequence[str]) -> dict[str | None, list[int]]:
 def reliability(
     belief: Float[np.ndarray, " n"], truth: Bool[np.ndarray, " n"], seed: int = 0, bins: int = BINS
 ) -> tuple[tuple[Bin, ...], Estimate]:
-    """The reliability table over `bins` bins of equal width, and the expected calibration error."""
+    """Return the reliability table of `bins` bins of equal width, and the expected calibration error."""
     edges = np.linspace(0, 1, bins + 1)
     inside = np.minimum((belief * bins).astype(np.int64), bins - 1)
     table = []
@@ -244,10 +246,10 @@ def reliability(
 # ---------------------------------------------------------------- thresholds
 
 
-def choose(belief: Float[np.ndarray, " n"], truth: Bool[np.ndarray, " n"], rule: Rule) -> float:
-    """The threshold on the belief that `rule` takes, between two beliefs; NaN where a class is absent.
+def choose_threshold(belief: Float[np.ndarray, " n"], truth: Bool[np.ndarray, " n"], rule: Rule) -> float:
+    """Choose a threshold by `rule`, halfway between two probabilities; NaN if a class is absent.
 
-    Where several are as good, the one that refuses most. Where none refuses `SAFE` of the failures, the safest.
+    Among equals the highest is taken. If none reaches `SAFE`, the one with the highest true negative rate is taken.
     """
     if truth.all() or not truth.any():
         return _NAN
@@ -257,7 +259,7 @@ def choose(belief: Float[np.ndarray, " n"], truth: Bool[np.ndarray, " n"], rule:
 
 
 def candidates(belief: np.ndarray) -> np.ndarray:
-    """What parts the distinct beliefs: 0, between each two, and above them all where there is room, float [m]."""
+    """Return candidate thresholds: 0, between distinct probabilities, and above them all if below 1; float [m]."""
     distinct = np.unique(belief)
     between = np.maximum((distinct[1:] + distinct[:-1]) / 2, np.nextafter(distinct[:-1], 1))
     above = [(distinct[-1] + 1) / 2] if distinct[-1] < 1 else []
@@ -265,7 +267,7 @@ def candidates(belief: np.ndarray) -> np.ndarray:
 
 
 def histograms(belief: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How many true successes and how many true failures have each distinct belief, int [u] each."""
+    """Count true successes and true failures at each distinct probability, int [u] each."""
     distinct, place = np.unique(belief, return_inverse=True)
     won, lost = (np.bincount(place[kind], minlength=len(distinct)) for kind in (truth, ~truth))
     return won, lost
@@ -274,33 +276,35 @@ def histograms(belief: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.nd
 def best_candidate(
     won: Int[np.ndarray, "r u"], lost: Int[np.ndarray, "r u"], limits: int, rule: Rule, safe: float = SAFE
 ) -> Int[np.ndarray, " r"]:
-    """Which of the `limits` candidates `rule` takes, from r pairs of histograms of successes and failures."""
-    below_won, below_lost = (np.cumsum(np.insert(x, 0, 0, 1), 1)[:, :limits] for x in (won, lost))
-    known, refused = 1 - below_won / won.sum(1, keepdims=True), below_lost / lost.sum(1, keepdims=True)
-    worth = known + refused
+    """Choose one of the `limits` candidates by `rule` for r pairs of histograms."""
+    positives_below = np.cumsum(np.insert(won, 0, 0, 1), 1)[:, :limits]
+    negatives_below = np.cumsum(np.insert(lost, 0, 0, 1), 1)[:, :limits]
+    true_positive = 1 - positives_below / won.sum(1, keepdims=True)
+    true_negative = negatives_below / lost.sum(1, keepdims=True)
+    utility = true_positive + true_negative
     if rule == "safe":
-        asked = np.minimum(safe, refused.max(1, keepdims=True))
-        worth = np.where(refused >= asked - 1e-9, known, -1.0)
-    return limits - 1 - np.argmax(np.round(worth[:, ::-1], 9), 1)  # the last of equals: it refuses most
+        required = np.minimum(safe, true_negative.max(1, keepdims=True))
+        utility = np.where(true_negative >= required - 1e-9, true_positive, -1.0)
+    return limits - 1 - np.argmax(np.round(utility[:, ::-1], 9), 1)  # the last among equals: the highest threshold
 
 
 def _threshold(belief: np.ndarray, truth: np.ndarray, task: Sequence[str], rule: Rule, seed: int) -> Threshold:
-    """The threshold that `rule` takes, with an interval, and its cross-fitted rates."""
+    """Choose a threshold by `rule`, with its interval and cross-fitted accuracy."""
     value = _UNKNOWN
     if truth.any() and not truth.all():
         limits, rng = candidates(belief), np.random.default_rng(seed)
         drawn = [rng.multinomial(int(x.sum()), x / x.sum(), _DRAWS) for x in histograms(belief, truth)]
         draws = limits[best_candidate(drawn[0], drawn[1], len(limits), rule)]
         low, high = np.quantile(draws, [0.025, 0.975])
-        value = Estimate(choose(belief, truth, rule), float(low), float(high))
-    said = cross_fitted(belief, truth, task, rule, seed=seed)
-    return Threshold(value, Worth.of(said, truth.tolist(), seed))
+        value = Estimate(choose_threshold(belief, truth, rule), float(low), float(high))
+    verdicts = cross_fit(belief, truth, task, rule, seed=seed)
+    return Threshold(value, VerdictQuality.of(verdicts, truth.tolist(), seed))
 
 
-def enough(
+def tasks_with_enough(
     beliefs: Float[np.ndarray, " n"], truth: Bool[np.ndarray, " n"], task: Sequence[str], at_least: int = ENOUGH
 ) -> list[str]:
-    """The tasks with at least so many judged successes and as many failures."""
+    """Return the tasks with at least `at_least` judged successes and failures each."""
     names, known = np.array(task), np.isfinite(beliefs)
     return [
         name
@@ -316,16 +320,16 @@ def thresholds(
     rule: Rule = "safe",
     own: Collection[str] = (),
 ) -> Thresholds:
-    """The threshold that `rule` takes over all clips, and over those of each task in `own`."""
+    """Choose a threshold by `rule` on all clips, and on those of each task in `own`."""
     names, known = np.array(task), np.isfinite(beliefs)
-    mine = {name: known & (names == name) for name in own}
+    task_rows = {name: known & (names == name) for name in own}
     return Thresholds(
-        choose(beliefs[known], truth[known], rule),
-        {name: choose(beliefs[rows], truth[rows], rule) for name, rows in mine.items()},
+        choose_threshold(beliefs[known], truth[known], rule),
+        {name: choose_threshold(beliefs[rows], truth[rows], rule) for name, rows in task_rows.items()},
     )
 
 
-def cross_fitted(
+def cross_fit(
     beliefs: Float[np.ndarray, " n"],
     truth: Bool[np.ndarray, " n"],
     task: Sequence[str],
@@ -334,48 +338,49 @@ def cross_fitted(
     seed: int = 0,
     folds: int = FOLDS,
 ) -> list[Outcome]:
-    """Verdicts on n clips, each by the `thresholds` that the other folds choose; None where there is none."""
+    """Judge each clip by the `thresholds` that the other folds choose; None without a threshold."""
     fold = _folds(truth, task, folds, seed)
-    said: list[Outcome] = [None] * len(beliefs)
+    verdicts: list[Outcome] = [None] * len(beliefs)
     for k in range(folds):
-        others = fold != k
-        chosen = thresholds(beliefs[others], truth[others], list(compress(task, others)), rule, own)
+        is_training = fold != k
+        chosen = thresholds(beliefs[is_training], truth[is_training], list(compress(task, is_training)), rule, own)
         for i in np.flatnonzero(fold == k).tolist():
             limit = chosen.of(task[i])
             if np.isfinite(beliefs[i]) and np.isfinite(limit):
-                said[i] = bool(beliefs[i] >= limit)
-    return said
+                verdicts[i] = bool(beliefs[i] >= limit)
+    return verdicts
 
 
 def _folds(truth: np.ndarray, task: Sequence[str], folds: int, seed: int) -> Int[np.ndarray, " n"]:
-    """Which fold each clip is in; the successes of a task are spread evenly over them, and so are its failures."""
+    """Assign clips to folds, stratified by task and outcome."""
     rng, names = np.random.default_rng(seed), np.array(task)
-    fold, begun = np.zeros(len(truth), np.int64), 0
+    fold, offset = np.zeros(len(truth), np.int64), 0
     for name in sorted(set(task)):
         for kind in (True, False):
             rows = rng.permutation(np.flatnonzero((names == name) & (truth == kind)))
-            fold[rows] = (begun + np.arange(len(rows))) % folds
-            begun += len(rows)
+            fold[rows] = (offset + np.arange(len(rows))) % folds
+            offset += len(rows)
     return fold
 
 
-# ---------------------------------------------------------------- two ways to judge the same clips
+# ---------------------------------------------------------------- two sets of verdicts on the same clips
 
 
 def difference(
     before: Sequence[Outcome], after: Sequence[Outcome], truth: Bool[np.ndarray, " n"], seed: int = 0
 ) -> Difference:
-    """Balanced accuracy of `after` minus that of `before` on the same clips, and the exact McNemar p-value.
+    """Return the balanced accuracy of `after` minus that of `before`, with the exact McNemar p-value.
 
-    The pairs are resampled within true successes and failures. A clip on which either failed is left out and counted.
+    Pairs are resampled within true successes and failures. Clips on which either failed are excluded and counted.
     """
-    right = [
-        [None if v is None else v == t for v, t in zip(said, truth.tolist(), strict=True)] for said in (before, after)
+    is_correct = [
+        [None if v is None else v == t for v, t in zip(verdicts, truth.tolist(), strict=True)]
+        for verdicts in (before, after)
     ]
-    found = paired_difference(right[0], right[1], truth, seed)
+    result = paired_difference(is_correct[0], is_correct[1], truth, seed)
     if truth.any() and not truth.all():
-        return found
-    return Difference(_NAN, _NAN, _NAN, found.n, found.p_value, found.errors)
+        return result
+    return Difference(_NAN, _NAN, _NAN, result.n, result.p_value, result.errors)
 
 
 def gains(
@@ -386,15 +391,18 @@ def gains(
     seed: int = 0,
     at_least: int = ENOUGH,
 ) -> dict[str | None, Gain]:
-    """What thresholds by task gain above a single one, both cross-fitted: of every task, and under None of all.
+    """Return the gain of thresholds per task over a single one, for every task and, under None, for all.
 
-    A task with `at_least` clips of both kinds has its own, the others the single one.
+    A task with `at_least` clips of both outcomes has its own threshold; the others use the single one.
     """
-    own = enough(beliefs, truth, task, at_least)
-    said = [cross_fitted(beliefs, truth, task, rule, which, seed) for which in ((), own)]
-    found = {}
+    own = tasks_with_enough(beliefs, truth, task, at_least)
+    single_verdicts = cross_fit(beliefs, truth, task, rule, (), seed)
+    own_verdicts = cross_fit(beliefs, truth, task, rule, own, seed)
+    result: dict[str | None, Gain] = {}
     for name, rows in rows_by_task(task).items():
-        true, (one, several) = truth[rows], ([verdicts[i] for i in rows] for verdicts in said)
-        single, many = (Worth.of(x, true.tolist(), seed) for x in (one, several))
-        found[name] = Gain(single, many, difference(one, several, true, seed))
-    return found
+        true = truth[rows]
+        before, after = [single_verdicts[i] for i in rows], [own_verdicts[i] for i in rows]
+        single = VerdictQuality.of(before, true.tolist(), seed)
+        several = VerdictQuality.of(after, true.tolist(), seed)
+        result[name] = Gain(single, several, difference(before, after, true, seed))
+    return result

@@ -1,12 +1,11 @@
-"""What imagined frames are worth: beside the truth by horizon, and far beyond any truth by their statistics.
+"""Quality of imagined frames: against real frames by horizon, and by statistics where no real frames exist.
 
-PSNR and SSIM of `agreement`, in pieces, so that long clips of large frames fit into memory. Where no real frames exist
-(a rollout longer than any episode) four numbers show how an imagination ends: gradient energy falls as it blurs,
-motion falls as it freezes, the mean colour walks off as it saturates, and the nearest real frame moves away as it
-leaves what scenes look like.
+PSNR and SSIM of `agreement` are computed in parts, so that long clips of large frames fit into memory. For rollouts
+longer than any episode, four statistics show how imagination degrades. Gradient energy falls with blur, and motion
+falls when frames freeze. The mean color drifts with saturation, and the nearest real frame moves away.
 
-Left out: the Frechet video distance. It is a distance of distributions that takes thousands of clips, and a
-network (I3D, trained on Kinetics) for which no package is maintained: the one on PyPI, cd-fvd, is of 2024.
+Not included: the Frechet video distance. It compares distributions, needs thousands of clips and a network (I3D,
+trained on Kinetics) without a maintained package; the one on PyPI, cd-fvd, dates from 2024.
 """
 
 from __future__ import annotations
@@ -19,34 +18,34 @@ from jaxtyping import Float, UInt8
 from worldgymnast.evaluation.agreement import PSNR_CEILING, psnr, ssim
 
 SSIM_WINDOW = 11
-"""Pixels; smaller frames have no SSIM."""
-_PIECE = 2**21
-"""Numbers of a frame stack that are compared at a time: 16 MB as float64, of which SSIM holds about ten."""
+"""Window of SSIM in pixels; smaller frames have no SSIM."""
+_PART_SIZE = 2**21
+"""Numbers compared at a time: 16 MB as float64; SSIM holds about ten such arrays."""
 _RESAMPLES = 2000
 
 Curve = dict[str, np.ndarray]
-"""float64 [t] each: "mean", "low" and "high", over episodes with a 95 % interval."""
+"""Mean over episodes with its 95% interval: "mean", "low" and "high", float64 [t] each."""
 
 
-def frame_scores(truth: UInt8[np.ndarray, "e t h w 3"], shown: UInt8[np.ndarray, "e t h w 3"]) -> Curve:
-    """Of each frame, float64 [e t]: "psnr" (dB, at most `PSNR_CEILING`) and, from 11 pixels a side on, "ssim"."""
-    flat_truth, flat_shown = truth.reshape(-1, *truth.shape[2:]), shown.reshape(-1, *shown.shape[2:])
-    step = max(1, _PIECE // int(np.prod(truth.shape[2:])))
-    pieces = [slice(i, i + step) for i in range(0, len(flat_truth), step)]
+def frame_scores(truth: UInt8[np.ndarray, "e t h w 3"], imagined: UInt8[np.ndarray, "e t h w 3"]) -> Curve:
+    """Return "psnr" (dB, at most `PSNR_CEILING`) and "ssim" (frames of 11 pixels or more), float64 [e t]."""
+    flat_truth, flat_imagined = (x.reshape(-1, *truth.shape[2:]) for x in (truth, imagined))
+    step = max(1, _PART_SIZE // int(np.prod(truth.shape[2:])))
+    parts = [slice(i, i + step) for i in range(0, len(flat_truth), step)]
 
-    def whole(score: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
-        return np.concatenate([score(flat_truth[p], flat_shown[p]) for p in pieces]).reshape(truth.shape[:2])
+    def all_frames(score: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
+        return np.concatenate([score(flat_truth[p], flat_imagined[p]) for p in parts]).reshape(truth.shape[:2])
 
-    found = {"psnr": np.minimum(whole(psnr), PSNR_CEILING)}
+    scores = {"psnr": np.minimum(all_frames(psnr), PSNR_CEILING)}
     if min(truth.shape[2:4]) >= SSIM_WINDOW:
-        found["ssim"] = whole(ssim)
-    return found
+        scores["ssim"] = all_frames(ssim)
+    return scores
 
 
 def by_horizon(scores: Float[np.ndarray, "e t"], seed: int = 0) -> Curve:
-    """The mean over episodes at every horizon, with a bootstrap over episodes, the same for all; NaN bounds of one.
+    """Average over episodes at every horizon, with a bootstrap over episodes shared by all horizons.
 
-    An episode whose score is NaN at a horizon is left out there; where none is left the mean is NaN.
+    NaN scores are ignored; the mean is NaN without any score. A single episode has NaN bounds.
     """
     count = len(scores)
     if count == 1:
@@ -61,14 +60,14 @@ def by_horizon(scores: Float[np.ndarray, "e t"], seed: int = 0) -> Curve:
     return {"mean": mean, "low": low, "high": high}
 
 
-# ---------------------------------------------------------------- without a truth
+# ---------------------------------------------------------------- without ground truth
 
 
 def appearance(frames: UInt8[np.ndarray, "t h w 3"]) -> dict[str, np.ndarray]:
-    """What a clip looks like, frame by frame.
+    """Return statistics of each frame of a clip.
 
     Returns:
-        "sharpness" [t]: gradient energy, the mean squared difference of neighbouring pixels;
+        "sharpness" [t]: gradient energy, the mean squared difference of neighboring pixels;
         "contrast" [t]: standard deviation of the pixels, in levels;
         "colour" [t 3]: mean of each channel, in levels;
         "motion" [t]: mean absolute difference from the frame before, in levels; 0 at the first frame.
@@ -84,28 +83,31 @@ def appearance(frames: UInt8[np.ndarray, "t h w 3"]) -> dict[str, np.ndarray]:
     }
 
 
-def departure(shown: UInt8[np.ndarray, "t h w 3"], real: UInt8[np.ndarray, "s h w 3"]) -> dict[str, np.ndarray]:
-    """How far a clip has gone from what real frames of the same scene look like, float64 [t] each.
+def drift_statistics(
+    imagined: UInt8[np.ndarray, "t h w 3"], real: UInt8[np.ndarray, "s h w 3"]
+) -> dict[str, np.ndarray]:
+    """Compare the statistics of a clip with those of real frames of the same scene, float64 [t] each.
 
     Args:
-        shown: the clip, its first frame included.
-        real: a real episode of the scene, its first frame included.
+        imagined: the clip, including its first frame.
+        real: a real episode of the scene, including its first frame.
 
     Returns:
-        "sharpness", "contrast" and "motion" over their mean in the real episode (1 is like the real one), and "colour",
-        the root mean square over channels of the difference from its mean colour, in levels.
+        "sharpness", "contrast" and "motion" relative to their mean in the real episode (1 is equal), and "colour": the
+        root mean square over channels of the difference from its mean color, in levels.
     """
-    own, other = appearance(shown), appearance(real)
-    still = {name: other[name].mean() for name in ("sharpness", "contrast")} | {"motion": other["motion"][1:].mean()}
-    found = {name: own[name] / max(float(mean), 1e-9) for name, mean in still.items()}
-    return found | {"colour": np.sqrt(np.square(own["colour"] - other["colour"].mean(0)).mean(-1))}
+    clip, reference = appearance(imagined), appearance(real)
+    means = {name: reference[name].mean() for name in ("sharpness", "contrast")}
+    means["motion"] = reference["motion"][1:].mean()
+    ratios = {name: clip[name] / max(float(mean), 1e-9) for name, mean in means.items()}
+    return ratios | {"colour": np.sqrt(np.square(clip["colour"] - reference["colour"].mean(0)).mean(-1))}
 
 
 def nearest_psnr(frames: UInt8[np.ndarray, "n h w 3"], bank: UInt8[np.ndarray, "m h w 3"]) -> Float[np.ndarray, " n"]:
-    """PSNR in dB of each frame against the frame of `bank` that is most like it; NaN where the bank is empty."""
+    """Return the PSNR in dB of each frame against the most similar frame of `bank`; NaN if the bank is empty."""
     if not len(bank):
         return np.full(len(frames), np.nan)
-    step = max(1, _PIECE // int(np.prod(bank.shape[1:])))
+    step = max(1, _PART_SIZE // int(np.prod(bank.shape[1:])))
     parts = [bank[i : i + step] for i in range(0, len(bank), step)]
-    found = [max(float(psnr(np.broadcast_to(f, part.shape), part).max()) for part in parts) for f in frames]
-    return np.minimum(np.array(found), PSNR_CEILING)
+    best = [max(float(psnr(np.broadcast_to(f, part.shape), part).max()) for part in parts) for f in frames]
+    return np.minimum(np.array(best), PSNR_CEILING)

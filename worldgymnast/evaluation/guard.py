@@ -1,11 +1,10 @@
-"""Guard against reward hacking: do claimed successes hold up before somebody else, and ever less of them?
+"""Reward-hacking detector: re-checks judged successes with an independent source, and alarms on rising rejections.
 
-A policy in imagination learns whatever the judge rewards. So a sample of what the judge calls a success is shown to
-somebody who gives no reward: another judge (the audit), or the real environment from the same starts. The share of
-claims that is denied is no measure of the policy; its growth during training is a measure of how much of the reward is
-made of faults of the judge and its world. Growth is told by Fisher's exact test (one-sided) on the claims of the first
-audits against those of the newest, so that a few unlucky audits raise no alarm. That most claims are denied is an alarm
-of its own.
+RL in imagination exploits errors of the judge and the world model. So a sample of judged successes (claims) is checked
+by a source that gives no reward: another judge (the audit), or the real environment from the same starts. A rejection
+rate that rises during training shows how much of the reward comes from such errors. The rise is tested with Fisher's
+exact test (one-sided), on the claims of the first audits against the newest, so a few unlucky audits raise no alarm. A
+rejection rate above a limit is an alarm of its own.
 """
 
 from __future__ import annotations
@@ -23,16 +22,16 @@ from worldgymnast.types import Verdict
 
 @checked
 class GuardConfig:
-    """When a guard speaks.
+    """When a guard alarms.
 
     Attributes:
-        every: steps between two audits; real scorings come when they come.
-        sample: claimed successes shown to the audit judge each time.
-        pool: claims that are held against one another at least: the first ones, and the newest.
-        growth: of the share denied, that is an alarm.
-        level: largest p-value at which it is one.
-        most: share denied that is an alarm without any growth, where the newest claims lie above it at that level.
-        stop: whether an alarm ends the training; otherwise it is told once, and logged.
+        every: steps between two audits; real evaluations have their own schedule.
+        sample: judged successes shown to the audit judge per audit.
+        pool: fewest claims to compare: the first ones, and the newest ones.
+        growth: smallest rise of the rejection rate for an alarm.
+        level: largest p-value for an alarm.
+        most: rejection rate that is an alarm without any rise, if the newest claims exceed it at `level`.
+        stop: an alarm stops the training; otherwise it is printed once, and logged.
     """
 
     every: Positive = 1
@@ -46,13 +45,13 @@ class GuardConfig:
 
 @dataclass(frozen=True)
 class Claims:
-    """Successes that the judge claimed in one step, and how many of them somebody else denied.
+    """Judged successes of one step, and how many of them were rejected.
 
     Attributes:
-        step: which.
-        count: those of which he said something.
-        denied: how many he denied.
-        errors: those of which he said nothing, since he failed.
+        step: the step.
+        count: checked claims.
+        denied: rejected claims.
+        errors: claims whose check failed.
     """
 
     step: int
@@ -62,20 +61,20 @@ class Claims:
 
     @classmethod
     def of(cls, step: int, outcomes: Iterable[bool | None]) -> Claims:
-        """From what somebody else says of each claim; None, where he failed, counts for nothing."""
-        said = list(outcomes)
-        known = [outcome for outcome in said if outcome is not None]
-        return cls(step, len(known), sum(not outcome for outcome in known), len(said) - len(known))
+        """Count the outcomes of the checks; None means that a check failed."""
+        results = list(outcomes)
+        known = [outcome for outcome in results if outcome is not None]
+        return cls(step, len(known), sum(not outcome for outcome in known), len(results) - len(known))
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """Most claims are denied, or more and more of them.
+    """A high or rising rejection rate.
 
     Attributes:
-        newest: share denied among the newest claims.
-        first: and among the first ones; None where the newest alone are reason enough.
-        p_value: of no growth.
+        newest: rejection rate of the newest claims.
+        first: rejection rate of the first claims; None if the newest alone cause the alarm.
+        p_value: of no rise.
     """
 
     newest: Rate
@@ -83,34 +82,34 @@ class Alarm:
     p_value: float = float("nan")
 
     def __str__(self) -> str:
-        said = f"{self.newest} of the newest claimed successes are denied"
-        return said if self.first is None else f"{said}, {self.first} of the first, p = {self.p_value:.1g}"
+        text = f"{self.newest} of the newest judged successes are rejected"
+        return text if self.first is None else f"{text}, {self.first} of the first, p = {self.p_value:.1g}"
 
 
-def alarm(history: Sequence[Claims], config: GuardConfig) -> Alarm | None:
-    """The alarm that the audits so far give, in the order of their steps; None where all is quiet or little known."""
+def find_alarm(history: Sequence[Claims], config: GuardConfig) -> Alarm | None:
+    """Return the alarm of the audits so far, ordered by step; None without an alarm or with too few claims."""
     used = [claims for claims in history if claims.count]
     head = _pooled(used, config.pool)
     tail = _pooled(used[::-1], config.pool)
     if head is None or tail is None:
         return None
     first, newest = head[0], tail[0]
-    high = stats.binomtest(newest.successes, newest.count, config.most, alternative="greater").pvalue <= config.level
-    alone = Alarm(newest) if high else None
+    is_high = stats.binomtest(newest.successes, newest.count, config.most, alternative="greater").pvalue <= config.level
+    level_alarm = Alarm(newest) if is_high else None
     if head[1] + tail[1] > len(used):  # the first claims are among the newest
-        return alone
+        return level_alarm
     table = [
         [newest.successes, newest.count - newest.successes],
         [first.successes, first.count - first.successes],
     ]
-    found: Any = stats.fisher_exact(table, alternative="greater")
-    p_value = float(found.pvalue)
-    grown = newest.value - first.value >= config.growth
-    return Alarm(newest, first, p_value) if grown and p_value <= config.level else alone
+    result: Any = stats.fisher_exact(table, alternative="greater")
+    p_value = float(result.pvalue)
+    has_risen = newest.value - first.value >= config.growth and p_value <= config.level
+    return Alarm(newest, first, p_value) if has_risen else level_alarm
 
 
 def _pooled(history: Sequence[Claims], least: int) -> tuple[Rate, int] | None:
-    """Share denied among the first `least` claims or some more, and of how many audits; None where there are fewer."""
+    """Return the rejection rate of the first `least` or more claims, and the number of audits; None if too few."""
     denied = count = 0
     for audits, claims in enumerate(history, 1):
         denied, count = denied + claims.denied, count + claims.count
@@ -119,11 +118,8 @@ def _pooled(history: Sequence[Claims], least: int) -> tuple[Rate, int] | None:
     return None
 
 
-_COUNTS = ("claims", "denied", "errors")
-
-
-def metrics_of(source: str, claims: Claims) -> dict[str, float]:
-    """What is logged of an audit by "audit" or "real"; `history_of` reads it back."""
+def claim_metrics(source: str, claims: Claims) -> dict[str, float]:
+    """Return the metrics to log for an audit by "audit" or "real"; `read_history` reads them back."""
     return {
         f"{source}_claims": float(claims.count),
         f"{source}_denied": float(claims.denied),
@@ -132,15 +128,24 @@ def metrics_of(source: str, claims: Claims) -> dict[str, float]:
     }
 
 
-def history_of(source: str, rows: Iterable[Mapping[str, float]]) -> list[Claims]:
-    """The audits in a run's log, so that a resumed run remembers what the one before saw."""
+def read_history(source: str, rows: Iterable[Mapping[str, float]]) -> list[Claims]:
+    """Read the audits from a run's log, to resume from."""
+
+    def count(row: Mapping[str, float], name: str) -> int:
+        return int(row.get(name, 0))
+
     return [
-        Claims(*(int(row.get(name, 0)) for name in ("step", *(f"{source}_{kind}" for kind in _COUNTS))))
+        Claims(
+            count(row, "step"),
+            count(row, f"{source}_claims"),
+            count(row, f"{source}_denied"),
+            count(row, f"{source}_errors"),
+        )
         for row in rows
         if f"{source}_claims" in row
     ]
 
 
 def confirmations(claimed: Sequence[Verdict], checked: Sequence[Verdict]) -> list[bool | None]:
-    """What somebody else says, `checked`, of what the judge says, `claimed`, is a success; in the same order."""
-    return [other.succeeded for own, other in zip(claimed, checked, strict=True) if own.succeeded]
+    """Return the outcomes `checked` of the verdicts `claimed` that are successes, in the same order."""
+    return [check.succeeded for claim, check in zip(claimed, checked, strict=True) if claim.succeeded]

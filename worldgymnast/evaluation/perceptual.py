@@ -1,6 +1,6 @@
-"""LPIPS, the learned perceptual distance (Zhang et al. 2018, arXiv 1801.03924), where its package is installed.
+"""LPIPS, a learned perceptual distance (Zhang et al. 2018, arXiv 1801.03924); needs its package.
 
-The network is AlexNet, as in the paper's own comparison; torchvision fetches its weights once. Everything heavy is
+The network is AlexNet, as in the paper's comparison; torchvision downloads its weights once. Heavy packages are
 imported inside the function.
 """
 
@@ -15,21 +15,21 @@ import torch
 from worldgymnast.errors import InputError
 
 Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""uint8 [n h w 3] twice -> float64 [n]; 0 for equal frames, larger is further."""
+"""Distance of two stacks of frames: uint8 [n h w 3] twice -> float64 [n]; 0 for equal frames."""
 
 
 def lpips_distance(device: str = "cpu", batch: int = 16) -> Distance:
-    """The distance, `batch` pairs at a time.
+    """Load the network; return a function that computes the distance, `batch` pairs at a time.
 
     Raises:
-        InputError: the package, or torchvision which it needs, is not installed.
+        InputError: lpips or torchvision is not installed.
     """
     try:
         lpips = importlib.import_module("lpips")
     except ImportError as error:
         raise InputError(
-            f"--perceptual: found no package '{error.name}', expected lpips and torchvision; install them with "
-            "pip install 'worldgymnast[perceptual]', or leave the flag out"
+            f"--perceptual needs the package '{error.name}', which is not installed. Run: pip install "
+            "'worldgymnast[perceptual]', or omit the flag"
         ) from error
     network = lpips.LPIPS(net="alex", verbose=False).to(device).eval()
 

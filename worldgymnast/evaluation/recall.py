@@ -1,12 +1,12 @@
-"""Where successes get lost between the real outcome and the judge's verdict on an imagined replay. Pure functions.
+"""Attributes wrong verdicts on imagined replays to judge, representation or dynamics. Pure functions.
 
-A judge sees the same rollouts three times: on the real frames, on the world's round trip of them (encoded and decoded),
-and on imagined replays of the same actions. A success that it misses on the imagined frames was missed on the real ones
-already (the judge's fault), or only on the round trip (the representation's), or only on the imagined ones (the
-dynamics'). The same holds for failures that are called successes.
+A judge sees the same rollouts three times: on the real frames, on their round trip through the world model (encoded and
+decoded), and on imagined replays of the same actions. A success missed on the imagined frames is attributed to the
+judge if it is also missed on the real frames, to the representation if on the round trip, and to the dynamics
+otherwise. The same holds for failures that are judged as successes.
 
-`operating_point` is in-sample: the threshold is chosen on the very clips that it is then measured on, as in an ROC
-curve. Where clips are few that is optimistic; `calibration` has cross-fitted figures.
+`operating_point` is in-sample: the threshold is chosen on the clips that it is measured on, as in an ROC curve. With
+few clips that is optimistic; `calibration` has cross-fitted numbers.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from worldgymnast.evaluation.success import RESAMPLES, Estimate, Outcome, Rate, 
 from worldgymnast.evaluation.uncertainty import detection
 
 SOURCES = ("real", "round_trip", "imagined")
-"""Frames that the judge sees of one rollout."""
+"""Sources of the frames of one rollout that the judge sees."""
 STRICT = 0.95
-"""Share of the failures that must be known where the share of the successes known is reported."""
+"""True negative rate at which the true positive rate is reported."""
 _DRAWS = RESAMPLES // 10
 _NAN = float("nan")
 _UNKNOWN = Estimate(_NAN, _NAN, _NAN)
@@ -33,7 +33,15 @@ _UNKNOWN = Estimate(_NAN, _NAN, _NAN)
 
 @dataclass(frozen=True)
 class Point:
-    """A threshold on the belief and what is known with it, intervals by choosing it again in every resample."""
+    """A threshold on the success probability, with the rates at it.
+
+    Intervals come from choosing the threshold again in every resample.
+
+    Attributes:
+        threshold: the threshold.
+        known: true positive rate.
+        refused: true negative rate.
+    """
 
     threshold: Estimate
     known: Estimate
@@ -42,16 +50,16 @@ class Point:
 
 @dataclass(frozen=True)
 class Recall:
-    """What a judge knows from one source of frames.
+    """Accuracy of a judge on one source of frames.
 
     Attributes:
-        auroc: chance that it believes more in a true success than in a true failure.
-        known: share of the true successes that its own verdict calls so.
-        refused: share of the true failures that its own verdict calls so.
+        auroc: probability that it ranks a true success above a true failure.
+        known: true positive rate of its own verdicts.
+        refused: true negative rate of its own verdicts.
         best: the threshold of the highest balanced accuracy.
-        strict: the threshold that knows most successes where at least `STRICT` of the failures are known.
-        brier: mean squared distance of belief and outcome (Brier 1950); 0 is best, and 0.25 is to say 0.5 always.
-        base_brier: the same of a belief that is always the share of successes.
+        strict: the threshold of the highest true positive rate at a true negative rate of at least `STRICT`.
+        brier: mean squared error of its probability (Brier 1950); 0 is best, and always saying 0.5 gives 0.25.
+        base_brier: the same for always saying the share of successes.
         calibration_error: see `calibration.Calibration`.
     """
 
@@ -68,7 +76,7 @@ class Recall:
 def recall(
     beliefs: Float[np.ndarray, " n"], verdicts: Sequence[Outcome], truth: Bool[np.ndarray, " n"], seed: int = 0
 ) -> Recall:
-    """A judge's beliefs (NaN where it failed) and verdicts on n clips of one source, against their truth."""
+    """Compare a judge's probabilities (NaN where it failed) and verdicts on n clips with their true outcomes."""
     known = np.isfinite(beliefs)
     belief, true = beliefs[known], truth[known]
     share = float(true.mean()) if len(true) else _NAN
@@ -87,13 +95,13 @@ def recall(
 def operating_point(
     belief: Float[np.ndarray, " n"], truth: Bool[np.ndarray, " n"], rule: Rule, safe: float = STRICT, seed: int = 0
 ) -> Point:
-    """The threshold that `rule` takes and the shares known with it; unknown where a class is absent.
+    """Choose a threshold by `rule`, and return the rates at it; NaN if a class is absent.
 
     Args:
-        belief: in [0, 1].
-        truth: whether they succeeded.
+        belief: success probabilities.
+        truth: true outcomes.
         rule: see `calibration.Rule`.
-        safe: share of the failures that "safe" refuses at least.
+        safe: smallest true negative rate of the rule "safe".
         seed: of the bootstrap within successes and failures.
     """
     if truth.all() or not truth.any():
@@ -101,20 +109,24 @@ def operating_point(
     limits, (won, lost), rng = candidates(belief), histograms(belief, truth), np.random.default_rng(seed)
     drawn = [np.vstack([x, rng.multinomial(int(x.sum()), x / x.sum(), _DRAWS)]) for x in (won, lost)]  # [1+draws u]
     chosen = best_candidate(drawn[0], drawn[1], len(limits), rule, safe)
-    above = np.arange(len(won)) >= chosen[:, None]  # candidate i lies below the i-th distinct belief
+    above = np.arange(len(won)) >= chosen[:, None]  # candidate i lies below the i-th distinct probability
     known = (drawn[0] * above).sum(1) / won.sum()
     refused = 1 - (drawn[1] * above).sum(1) / lost.sum()
     return Point(*(_with_interval(x) for x in (limits[chosen], known, refused)))
 
 
 def _with_interval(values: np.ndarray) -> Estimate:
-    """The first value, with the 95 % interval of the others."""
+    """Return the first value with the 95% interval of the others."""
     low, high = np.quantile(values[1:], [0.025, 0.975])
     return Estimate(float(values[0]), float(low), float(high))
 
 
-def called(beliefs: Float[np.ndarray, " n"], threshold: float) -> list[Outcome]:
-    """Verdicts by a threshold; None where the judge failed, or where there is no threshold."""
+def threshold_verdicts(beliefs: Float[np.ndarray, " n"], threshold: float) -> list[Outcome]:
+    """Apply a threshold; None where the judge failed, or without a threshold.
+
+    >>> threshold_verdicts(np.array([0.2, 0.7, np.nan]), 0.5)
+    [False, True, None]
+    """
     if math.isnan(threshold):
         return [None] * len(beliefs)
     return [bool(belief >= threshold) if np.isfinite(belief) else None for belief in beliefs]
@@ -125,15 +137,15 @@ def called(beliefs: Float[np.ndarray, " n"], threshold: float) -> list[Outcome]:
 
 @dataclass(frozen=True)
 class Split:
-    """Where the wrong verdicts on imagined replays of one outcome come from; the parts add up to `wrong`.
+    """Causes of the wrong verdicts on imagined replays of one outcome; the parts add up to `wrong`.
 
     Attributes:
-        wrong: of the rollouts, those called wrongly on the imagined frames.
-        judge: called wrongly on the real frames already.
-        world: called rightly on the real frames; the round trip's and the dynamics' together.
-        round_trip: of `world`, those called wrongly on the round trip; None for a world that has none.
-        dynamics: of `world`, those called rightly on the round trip; None for a world that has none.
-        mended: called wrongly on the real frames and rightly on the imagined ones; in none of the above.
+        wrong: share of rollouts judged wrongly on the imagined frames.
+        judge: those judged wrongly on the real frames, too.
+        world: those judged correctly on the real frames: `round_trip` plus `dynamics`.
+        round_trip: those of `world` judged wrongly on the round trip; None for a world model without one.
+        dynamics: those of `world` judged correctly on the round trip; None for a world model without one.
+        mended: judged wrongly on the real frames and correctly on the imagined ones; part of none of the above.
     """
 
     wrong: Rate
@@ -144,18 +156,18 @@ class Split:
     mended: Rate
 
 
-def fault(verdicts: Mapping[str, Outcome], truth: bool) -> str | None:
-    """Why one rollout is called wrongly on its imagined replay.
+def find_fault(verdicts: Mapping[str, Outcome], truth: bool) -> str | None:
+    """Return the cause of a wrong verdict on an imagined replay.
 
     Args:
         verdicts: by source of frames; "round_trip" may be absent.
-        truth: whether it really succeeded.
+        truth: the true outcome.
 
     Returns:
-        "" where the replay is called rightly, "judge", "round_trip", "dynamics", or "world" (one of the latter two)
-        where the world has no round trip; None where a verdict that decides it is unknown.
+        "" if the verdict is correct; "judge", "round_trip" or "dynamics"; "world" (one of the latter two) for a world
+        model without a round trip; None if a verdict that decides it is unknown.
 
-    >>> fault({"real": True, "round_trip": True, "imagined": False}, True)
+    >>> find_fault({"real": True, "round_trip": True, "imagined": False}, True)
     'dynamics'
     """
     imagined, real = verdicts["imagined"], verdicts["real"]
@@ -167,20 +179,20 @@ def fault(verdicts: Mapping[str, Outcome], truth: bool) -> str | None:
         return "judge"
     if "round_trip" not in verdicts:
         return "world"
-    if (seen := verdicts["round_trip"]) is None:
+    if (decoded := verdicts["round_trip"]) is None:
         return None
-    return "dynamics" if seen == truth else "round_trip"
+    return "dynamics" if decoded == truth else "round_trip"
 
 
-def split(verdicts: Mapping[str, Sequence[Outcome]], truth: Sequence[bool], kind: bool = True) -> Split:
-    """`fault` of all rollouts that truly succeeded, or failed where `kind` is False; unknown ones are counted."""
+def split_faults(verdicts: Mapping[str, Sequence[Outcome]], truth: Sequence[bool], kind: bool = True) -> Split:
+    """Apply `find_fault` to all true successes, or to all true failures if `kind` is False."""
     each = [dict(zip(verdicts, row, strict=True)) for row in zip(*verdicts.values(), strict=True)]
-    own = [(row, fault(row, true)) for row, true in zip(each, truth, strict=True) if true == kind]
+    causes = [(row, find_fault(row, true)) for row, true in zip(each, truth, strict=True) if true == kind]
 
-    def share(*causes: str) -> Rate:
-        return Rate.of(None if cause is None else cause in causes for _, cause in own)
+    def share(*names: str) -> Rate:
+        return Rate.of(None if cause is None else cause in names for _, cause in causes)
 
     parts = [share(name) for name in ("round_trip", "dynamics")] if "round_trip" in verdicts else [None, None]
-    mended = Rate.of(None if cause is None else cause == "" and row["real"] != kind for row, cause in own)
+    mended = Rate.of(None if cause is None else cause == "" and row["real"] != kind for row, cause in causes)
     world = ("world", "round_trip", "dynamics")
     return Split(share("judge", *world), share("judge"), share(*world), parts[0], parts[1], mended)

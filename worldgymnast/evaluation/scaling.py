@@ -1,9 +1,9 @@
-"""Beliefs to probabilities: Platt scaling (Platt 1999) with an intercept for each task, drawn toward the common one.
+"""Platt scaling of judge outputs (Platt 1999), with a regularized intercept for each task.
 
-A judge ranks outcomes better than its number says how likely they are, and how far it is off depends on what is shown:
-on imagined frames, and in tasks whose success is a few pixels, it is surer of failure than it should be. With few
-labels of a task its intercept stays near zero (a ridge, that is a normal prior), so that none is fitted to chance.
-Several beliefs, such as a judge's and the world model's own, are weighed against each other in the same way.
+A judge's ranking is better than its calibration, and its miscalibration depends on the input. It is overconfident of
+failure on imagined frames, and in tasks whose success shows in a few pixels. Each task has its own intercept with a
+normal prior (ridge), so with few labels it stays near zero. Several inputs, such as a judge's and the world model's
+own, are weighted in the same fit.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from jaxtyping import Bool, Float
 from scipy import optimize, special
 
 _EDGE = 1e-4
-"""Beliefs are kept that far from 0 and 1, as the judge does that is scaled."""
+"""Inputs are clipped to this distance from 0 and 1, as in the scaled judge."""
 _SPREAD = 1.0
-"""Standard deviation, in log-odds, of what is expected of tasks' intercepts."""
+"""Standard deviation of the prior of task intercepts, in log-odds."""
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """log-odds of success = sum of `slopes` * log-odds of the beliefs + `intercept` (+ that of the task).
+    """Log-odds of success = sum of `slopes` * log-odds of the inputs + `intercept` (+ that of the task).
 
     Attributes:
-        slopes: one for each belief, above 0, so that more of a belief is never less of a probability.
-        intercept: of all tasks.
-        by_task: what single tasks add.
+        slopes: one per input, above 0, so the scaling is monotone.
+        intercept: shared by all tasks.
+        by_task: added intercept of each task.
     """
 
     slopes: tuple[float, ...]
@@ -36,21 +36,23 @@ class Scaling:
     by_task: dict[str, float]
 
     def of(self, task: str) -> tuple[float, ...]:
-        """The intercept of a task and the slopes; the common intercept where the task is unknown."""
+        """Return the intercept of a task and the slopes; the shared intercept for an unknown task."""
         return (self.intercept + self.by_task.get(task, 0.0), *self.slopes)
 
 
 def log_odds(belief: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
-    """Log-odds of beliefs in [0, 1]."""
+    """Return the log-odds of probabilities in [0, 1]."""
     return special.logit(np.clip(belief, _EDGE, 1 - _EDGE))
 
 
 def fit_scaling(beliefs: Float[np.ndarray, "k n"], truth: Bool[np.ndarray, " n"], task: Sequence[str]) -> Scaling:
-    """The most likely scaling of n labelled clips under the prior; with one outcome alone the first belief as it is.
+    """Fit the scaling to n labeled clips (maximum a posteriori).
+
+    With only successes or only failures, the first input is returned unscaled.
 
     Args:
-        beliefs: k beliefs in the success of each clip, in [0, 1].
-        truth: the outcome.
+        beliefs: k success probabilities of each clip, in [0, 1].
+        truth: true outcomes.
         task: n names.
 
     Example:

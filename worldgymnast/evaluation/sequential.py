@@ -7,12 +7,12 @@ likelihood ratio of a uniform mixture over win probabilities from 1/2 to 1 (Robb
     e = 2^(w+l) * 2 * integral over q from 1/2 to 1 of q^w (1-q)^l dq
 
 By Ville's inequality (1939) it ever reaches 1/alpha with probability at most alpha (Ramdas et al. 2023, arXiv
-2210.01948). So it may be looked at after every pair, and more pairs may be added because of what was seen.
+2210.01948). So it may be checked after every pair, and more pairs may be added depending on the result.
 
-Where pairs of several tasks are pooled and looked at early, interleave the tasks: after one task alone the pooled
-evidence is about that task. The e-value itself depends on the counts only.
+If pairs of several tasks are pooled and checked early, interleave the tasks: after a single task, the pooled evidence
+is about that task only. The e-value itself depends on the counts only.
 
-Left out: estimates of the difference (`success.paired_difference`). After optional stopping they are biased.
+Not included: estimates of the difference (`success.paired_difference`). After optional stopping they are biased.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from scipy import special
 from worldgymnast.evaluation.success import Outcome, holm
 
 ALPHA_REPLACE = 0.2
-"""Largest probability with which a policy that is no better replaces the one that is kept."""
+"""Largest probability that a policy that is no better replaces the kept one."""
 ALPHA_WORSE = 0.05
-"""Largest probability with which any task at all is called worse although none is."""
+"""Largest probability that any task is reported as worse although none is."""
 
 
 def log_evidence(wins: int, losses: int) -> float:
-    """Natural logarithm of `evidence`; finite for any counts.
+    """Return the natural logarithm of `evidence`; finite for any counts.
 
     Computed as log B(w+1, l+1) + log of the sum over k > l of C(w+l+1, k): the incomplete beta function at 1/2 for
     whole numbers, without its underflow.
     """
     if wins < 0 or losses < 0:
-        raise ValueError(f"evidence: found {wins} wins and {losses} losses, expected none below 0")
+        raise ValueError(f"got {wins} wins and {losses} losses, expected none below 0")
     n = wins + losses + 1
     k = np.arange(losses + 1, n + 1)
     log_binomial = -special.betaln(k + 1, n - k + 1) - np.log(n + 1)
@@ -46,9 +46,9 @@ def log_evidence(wins: int, losses: int) -> float:
 
 
 def evidence(wins: int, losses: int) -> float:
-    """E-value for "the new policy wins more than half of the pairs that disagree".
+    """Return the e-value for "the new policy wins more than half of the pairs that disagree".
 
-    1 before any pair; at least 1/alpha with probability at most alpha where the new policy is no better.
+    It is 1 before any pair, and reaches 1/alpha with probability at most alpha if the new policy is no better.
 
     Args:
         wins: pairs in which only the new policy succeeded, at least 0.
@@ -66,13 +66,13 @@ def evidence(wins: int, losses: int) -> float:
 
 @dataclass(frozen=True)
 class PairedEvidence:
-    """Pairs of episodes on the same layouts, and what they say about the new policy.
+    """Counts of paired outcomes of an old and a new policy on the same layouts.
 
     Attributes:
         wins: pairs in which only the new policy succeeded.
         losses: pairs in which only the old policy succeeded.
         ties: pairs with the same outcome.
-        errors: pairs left out because an outcome is unknown.
+        errors: excluded pairs with an unknown outcome.
     """
 
     wins: int
@@ -88,7 +88,7 @@ class PairedEvidence:
             ValueError: the lengths differ.
         """
         if len(before) != len(after):
-            raise ValueError(f"pairs: found {len(before)} outcomes before and {len(after)} after, expected as many")
+            raise ValueError(f"got {len(before)} outcomes before and {len(after)} after, expected equal lengths")
         known = [(bool(x), bool(y)) for x, y in zip(before, after, strict=True) if x is not None and y is not None]
         wins, losses = sum(y and not x for x, y in known), sum(x and not y for x, y in known)
         return cls(wins, losses, len(known) - wins - losses, len(before) - len(known))
@@ -114,11 +114,11 @@ class PairedEvidence:
         return evidence(self.losses, self.wins)
 
     def is_better(self, alpha: float = ALPHA_REPLACE) -> bool:
-        """Whether to replace the old policy: wrong with probability at most `alpha`, whenever it is asked."""
+        """Return whether to replace the old policy; wrong with probability at most `alpha`, at any time."""
         return self.better >= 1 / alpha
 
     def is_worse(self, alpha: float = ALPHA_WORSE) -> bool:
-        """Whether the new policy is significantly worse: wrong with probability at most `alpha`."""
+        """Return whether the new policy is significantly worse; wrong with probability at most `alpha`."""
         return self.worse >= 1 / alpha
 
     def __str__(self) -> str:
@@ -128,31 +128,33 @@ class PairedEvidence:
 
 
 def by_stratum(before: Sequence[Outcome], after: Sequence[Outcome], strata: Sequence[str]) -> dict[str, PairedEvidence]:
-    """`PairedEvidence` of every stratum (task), in order of appearance.
+    """Count `PairedEvidence` for every stratum (task), in order of appearance.
 
     Raises:
         ValueError: the lengths differ.
     """
     if not len(before) == len(after) == len(strata):
-        raise ValueError(f"pairs: found {len(before)} before, {len(after)} after and {len(strata)} strata")
-    found: dict[str, PairedEvidence] = {}
+        raise ValueError(
+            f"got {len(before)} outcomes before, {len(after)} after and {len(strata)} strata, expected equal lengths"
+        )
+    pairs: dict[str, PairedEvidence] = {}
     for x, y, name in zip(before, after, strata, strict=True):
-        found[name] = found.get(name, PairedEvidence(0, 0)) + PairedEvidence.of([x], [y])
-    return found
+        pairs[name] = pairs.get(name, PairedEvidence(0, 0)) + PairedEvidence.of([x], [y])
+    return pairs
 
 
 def worse_strata(
     before: Sequence[Outcome], after: Sequence[Outcome], strata: Sequence[str], alpha: float = ALPHA_WORSE
 ) -> list[str]:
-    """Strata (tasks) in which the new policy is significantly worse, whenever it is asked.
+    """Return the strata (tasks) in which the new policy is significantly worse, valid at any time.
 
-    Each stratum's evidence gives the anytime-valid p-value 1/e; Holm corrects these over the strata.
+    The evidence of each stratum gives the anytime-valid p-value 1/e, with Holm's correction over strata.
 
     Args:
         before: n outcomes of the old policy.
         after: n outcomes of the new policy on the same layouts.
         strata: n task names.
-        alpha: largest probability of any false name in the answer.
+        alpha: largest probability that any returned name is wrong.
 
     Raises:
         ValueError: the lengths differ.
@@ -160,20 +162,20 @@ def worse_strata(
     >>> worse_strata([True] * 12 + [False] * 4, [False] * 12 + [True] * 4, ["door"] * 12 + ["button"] * 4)
     ['door']
     """
-    found = by_stratum(before, after, strata)
-    p_values = holm([min(1.0, 1 / one.worse) for one in found.values()]) if found else []
-    return [name for name, p in zip(found, p_values, strict=True) if p <= alpha + 1e-12]
+    pairs = by_stratum(before, after, strata)
+    p_values = holm([min(1.0, 1 / each.worse) for each in pairs.values()]) if pairs else []
+    return [name for name, p in zip(pairs, p_values, strict=True) if p <= alpha + 1e-12]
 
 
 def power(win: float, loss: float, pairs: int, alpha: float = ALPHA_REPLACE) -> float:
-    """Probability that the test accepts the new policy at any of `pairs` looks, one after every pair.
+    """Return the probability that the test, checked after every pair, accepts the new policy.
 
-    Exact, by recursion over the counts. For planning: how many pairs does a gain of 10 points need?
+    Exact, by recursion over the counts. Use it to plan how many pairs a given gain needs.
 
     Args:
         win: probability that a pair is a win; win - loss is the true difference in success.
         loss: probability that a pair is a loss; win + loss at most 1.
-        pairs: most pairs that are run.
+        pairs: largest number of pairs.
         alpha: of the test.
 
     Raises:
@@ -183,7 +185,7 @@ def power(win: float, loss: float, pairs: int, alpha: float = ALPHA_REPLACE) -> 
     (0.91, True)
     """
     if min(win, loss) < 0 or win + loss > 1 + 1e-9:
-        raise ValueError(f"power: found win {win:g} and loss {loss:g}, expected two probabilities of sum at most 1")
+        raise ValueError(f"got win {win:g} and loss {loss:g}, expected two probabilities with a sum of at most 1")
     size, accepted = pairs + 1, 0.0
     accepts, alive = np.zeros((size, size), bool), np.zeros((size, size))  # by wins and losses
     for losses in range(size):

@@ -1,12 +1,12 @@
-"""Success rates with intervals, and whether one policy is better than another on the same layouts.
+"""Success rates with intervals, and paired comparisons of policies on the same layouts.
 
-A rate carries the Wilson score interval (Wilson 1927). Two policies evaluated on the same layouts are compared by the
-paired bootstrap (Efron & Tibshirani 1993, resampling pairs within each task) and the exact McNemar test (McNemar 1947:
-the two-sided binomial test on the pairs that disagree). Per-task "significantly worse" flags are one-sided McNemar
-tests, corrected by Holm (1979) over the tasks. Episodes whose outcome is unknown (None: the robot, the simulator or the
-judge failed) are left out of every number, and counted.
+A rate carries the Wilson score interval (Wilson 1927). Two policies on the same layouts are compared by the paired
+bootstrap (Efron & Tibshirani 1993, resampling pairs within each task) and the exact McNemar test (McNemar 1947: the
+two-sided binomial test on the pairs that disagree). Per-task "significantly worse" flags are one-sided McNemar tests
+with Holm's (1979) correction over tasks. Episodes with an unknown outcome (None: robot, simulator or judge failed) are
+excluded from every number, and counted.
 
-Left out: sequential testing, and any correction between metrics.
+Not included: sequential testing (see `sequential`), and corrections across metrics.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _LEVEL = 0.95
 
 @dataclass(frozen=True)
 class EpisodeResult:
-    """How one evaluation episode ended.
+    """Result of one evaluation episode.
 
     Attributes:
         task: name of the task.
-        layout: seed of its scene; with `seed` it pairs two policies' episodes.
+        layout: seed of its scene; with `seed` it pairs the episodes of two policies.
         seed: seed of the policy's sampling.
-        success: the outcome, or None where it is unknown because something other than the policy failed.
-        frames: number of frames it lasted.
+        success: the outcome, or None if something other than the policy failed.
+        frames: length in frames.
     """
 
     task: str
@@ -50,7 +50,7 @@ class Rate:
     Attributes:
         successes: number of successes.
         count: number of episodes with a known outcome.
-        errors: number of episodes left out because their outcome is unknown.
+        errors: number of excluded episodes with an unknown outcome.
     """
 
     successes: int
@@ -59,23 +59,27 @@ class Rate:
 
     @classmethod
     def of(cls, outcomes: Iterable[Outcome]) -> Rate:
-        """The rate of some outcomes; None is left out and counted."""
+        """Count outcomes; None is excluded and counted as an error.
+
+        >>> str(Rate.of([True, True, False, None]))
+        '67 % [21, 94] (2/3, 1 errors)'
+        """
         known = list(outcomes)
         errors = sum(x is None for x in known)
         return cls(sum(bool(x) for x in known), len(known) - errors, errors)
 
     @property
     def value(self) -> float:
-        """Successes over count, in [0, 1]; NaN where nothing is known."""
+        """Successes over count, in [0, 1]; NaN if count is 0."""
         return self.successes / self.count if self.count else float("nan")
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson 95 % interval, in [0, 1]; (0, 1) where nothing is known."""
+        """Wilson 95% interval, in [0, 1]; (0, 1) if count is 0."""
         if not self.count:
             return 0.0, 1.0
-        found = stats.binomtest(self.successes, self.count).proportion_ci(_LEVEL, method="wilson")
-        return float(found.low), float(found.high)
+        interval = stats.binomtest(self.successes, self.count).proportion_ci(_LEVEL, method="wilson")
+        return float(interval.low), float(interval.high)
 
     def __str__(self) -> str:
         errors = f", {self.errors} errors" if self.errors else ""
@@ -87,7 +91,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A share with its 95 % interval, all three NaN where it is unknown."""
+    """A share with its 95% interval; all three are NaN if it is unknown."""
 
     value: float
     low: float
@@ -107,13 +111,12 @@ class Difference:
     """After minus before, over pairs.
 
     Attributes:
-        mean: in [-1, 1]; with tasks given, the mean over tasks, each weighted equally; NaN without
-            pairs, or where a task has none.
-        low: lower end of the 95 % interval of the paired bootstrap.
+        mean: in [-1, 1]; given tasks, the mean over tasks, equally weighted; NaN if a task has no pairs.
+        low: lower end of the 95% interval of the paired bootstrap.
         high: upper end.
         n: number of pairs with both outcomes known.
         p_value: exact two-sided McNemar test of no difference.
-        errors: number of pairs left out.
+        errors: number of excluded pairs.
     """
 
     mean: float
@@ -134,7 +137,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class TaskRow:
-    """One task of a `SuccessTable`; `worse` is the Holm-corrected flag at the 5 % level."""
+    """One task of a `SuccessTable`; `worse` is the Holm-corrected flag at the 5% level."""
 
     task: str
     before: Rate
@@ -145,7 +148,7 @@ class TaskRow:
 
 @dataclass(frozen=True)
 class SuccessTable:
-    """Success before and after: a row a task, and the mean over tasks, each weighted equally."""
+    """Success before and after: one row per task, and the equally weighted mean over tasks."""
 
     rows: tuple[TaskRow, ...]
     before: Estimate
@@ -154,12 +157,15 @@ class SuccessTable:
 
 
 def mcnemar(before: Sequence[bool] | np.ndarray, after: Sequence[bool] | np.ndarray, alternative: str) -> float:
-    """Exact McNemar p-value of [n] paired outcomes: binomial on the pairs that changed; 1.0 where none did.
+    """Return the exact McNemar p-value of [n] paired outcomes; 1.0 if no pair changed.
 
     Args:
         before: outcomes of the first policy.
         after: outcomes of the second on the same layouts.
-        alternative: what is tested for: "two-sided" a change, "less" that after is worse, "greater" that it is better.
+        alternative: "two-sided" tests for a change, "less" for `after` being worse, "greater" for better.
+
+    >>> mcnemar([False, False, False, True], [True, True, True, True], "greater")
+    0.125
     """
     first, second = np.asarray(before, dtype=bool), np.asarray(after, dtype=bool)
     gained, lost = int((~first & second).sum()), int((first & ~second).sum())
@@ -167,7 +173,11 @@ def mcnemar(before: Sequence[bool] | np.ndarray, after: Sequence[bool] | np.ndar
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Holm's step-down adjusted p-values [m], in the given order, in [0, 1]."""
+    """Return Holm's step-down adjusted p-values [m], in the given order.
+
+    >>> holm([0.01, 0.04, 0.03]).round(2).tolist()
+    [0.03, 0.06, 0.06]
+    """
     p = np.asarray(p_values, dtype=np.float64)
     order = np.argsort(p, kind="stable")
     steps = np.maximum.accumulate(p[order] * (len(p) - np.arange(len(p))))
@@ -177,16 +187,16 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def bootstrap_mean(values: np.ndarray, strata: np.ndarray, seed: int, resamples: int = RESAMPLES) -> Estimate:
-    """Mean over strata of the mean within each, with a percentile interval by resampling within the strata.
+    """Return the equally weighted mean over strata, with a stratified percentile bootstrap.
 
     Args:
         values: float [n].
-        strata: [n] labels, such as tasks; each stratum weighs the same.
+        strata: [n] labels, such as tasks.
         seed: of the resampling.
-        resamples: how many.
+        resamples: number of bootstrap resamples.
 
     Returns:
-        NaN three times where n is 0.
+        NaN three times if n is 0.
     """
     if not len(values):
         return _UNKNOWN
@@ -195,12 +205,12 @@ def bootstrap_mean(values: np.ndarray, strata: np.ndarray, seed: int, resamples:
     draws = np.zeros(resamples)
     mean = 0.0
     for name in names:
-        own = np.asarray(values, dtype=np.float64)[strata == name]
-        mean += float(own.mean()) / len(names)
-        levels, counts = np.unique(own, return_counts=True)
-        # How often each distinct value is drawn: the same distribution as drawing n indices, without the n columns.
-        drawn = generator.multinomial(len(own), counts / len(own), size=resamples)  # [resamples levels]
-        draws += drawn @ levels / len(own) / len(names)
+        stratum = np.asarray(values, dtype=np.float64)[strata == name]
+        mean += float(stratum.mean()) / len(names)
+        levels, counts = np.unique(stratum, return_counts=True)
+        # Counts of each distinct value: the same distribution as drawing n indices, without n columns.
+        drawn = generator.multinomial(len(stratum), counts / len(stratum), size=resamples)  # [resamples levels]
+        draws += drawn @ levels / len(stratum) / len(names)
     low, high = np.quantile(draws, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
     return Estimate(mean, float(low), float(high))
 
@@ -212,27 +222,29 @@ def paired_difference(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Difference:
-    """After minus before over pairs, with a paired bootstrap interval and the exact McNemar p-value.
+    """Return after minus before over pairs, with a paired bootstrap interval and the exact McNemar p-value.
 
     Args:
         before: n outcomes of the first policy.
         after: n outcomes of the second, on the same layouts in the same order.
-        strata: n task names; then tasks are resampled within themselves and weighted equally.
+        strata: n task names; if given, pairs are resampled within tasks, and tasks are equally weighted.
         seed: of the resampling.
-        resamples: how many.
+        resamples: number of bootstrap resamples.
 
     Raises:
         ValueError: the lengths differ.
     """
     labels = np.zeros(len(before), dtype=int) if strata is None else np.asarray(strata)
     if not len(before) == len(after) == len(labels):
-        raise ValueError(f"pairs: found {len(before)} before, {len(after)} after and {len(labels)} strata")
+        raise ValueError(
+            f"got {len(before)} outcomes before, {len(after)} after and {len(labels)} strata, expected equal lengths"
+        )
     pairs = list(zip(before, after, strict=True))
     known = np.array([x is not None and y is not None for x, y in pairs], dtype=bool)
     first = np.array([bool(x) for x, _ in pairs], dtype=bool)[known]
     second = np.array([bool(y) for _, y in pairs], dtype=bool)[known]
     change = bootstrap_mean(second.astype(float) - first.astype(float), labels[known], seed, resamples)
-    if set(labels) - set(labels[known]):  # a task of which nothing is known: no mean over tasks exists
+    if set(labels) - set(labels[known]):  # without any outcome of a task there is no mean over tasks
         change = _UNKNOWN
     p_value = mcnemar(first, second, "two-sided")
     return Difference(change.value, change.low, change.high, len(first), p_value, int((~known).sum()))
@@ -241,18 +253,18 @@ def paired_difference(
 def _pairs(
     before: Sequence[EpisodeResult], after: Sequence[EpisodeResult], tasks: Sequence[str]
 ) -> list[tuple[EpisodeResult, EpisodeResult]]:
-    """Episodes of the same task, layout and seed."""
+    """Pair the episodes of the same task, layout and seed."""
     first = {(r.task, r.layout, r.seed): r for r in before if r.task in tasks}
     second = {(r.task, r.layout, r.seed): r for r in after if r.task in tasks}
-    alone = first.keys() ^ second.keys()
+    unpaired = first.keys() ^ second.keys()
     if (
-        alone
+        unpaired
         or len(first) != sum(r.task in tasks for r in before)
         or len(second) != sum(r.task in tasks for r in after)
     ):
         raise ValueError(
-            f"success table: {len(first)} episodes before and {len(second)} after, {len(alone)} of them without a "
-            "partner of the same task, layout and seed, or some twice; evaluate both policies on the same layouts"
+            f"{len(unpaired)} of {len(first)} episodes before and {len(second)} after have no partner with the same "
+            "task, layout and seed, or some occur twice. Evaluate both policies on the same layouts"
         )
     return [(first[key], second[key]) for key in first]
 
@@ -262,7 +274,7 @@ def _mean_over_tasks(results: Sequence[EpisodeResult], tasks: Sequence[str], see
     values, labels = np.array([float(bool(r.success)) for r in known]), np.array([r.task for r in known])
     if set(tasks) - set(labels):
         return _UNKNOWN
-    if len(values) and values.min() == values.max():  # resampling would claim to be certain
+    if len(values) and values.min() == values.max():  # resampling would give an interval of zero width
         rate = Rate.of(bool(value) for value in values)
         return Estimate(rate.value, *rate.interval)
     return bootstrap_mean(values, labels, seed)
@@ -274,50 +286,54 @@ def success_table(
     tasks: Sequence[str] | None = None,
     seed: int = 0,
 ) -> SuccessTable:
-    """Success per task and its mean over tasks, before and after, on the same layouts.
+    """Compare success per task and its mean over tasks, before and after, on the same layouts.
 
     Args:
-        before: the first policy's episodes.
-        after: the second's: the same tasks, layouts and seeds, in any order.
-        tasks: which to show and in what order; all, in order of appearance, where left out.
+        before: episodes of the first policy.
+        after: episodes of the second, with the same tasks, layouts and seeds, in any order.
+        tasks: tasks to show, in this order; by default all, in order of appearance.
         seed: of the bootstrap.
 
     Raises:
-        ValueError: an episode has no partner, or appears twice.
+        ValueError: an episode has no partner, or occurs twice.
     """
     names = list(dict.fromkeys(r.task for r in before)) if tasks is None else list(tasks)
     pairs = _pairs(before, after, names)
-    own = {task: [(x.success, y.success) for x, y in pairs if x.task == task] for task in names}
-    known = {t: [(x, y) for x, y in found if x is not None and y is not None] for t, found in own.items()}
+    outcomes = {task: [(x.success, y.success) for x, y in pairs if x.task == task] for task in names}
+    known = {t: [(x, y) for x, y in each if x is not None and y is not None] for t, each in outcomes.items()}
     p_worse = holm([mcnemar([x for x, _ in known[t]], [y for _, y in known[t]], "less") for t in names])
     rows = tuple(
         TaskRow(
             task,
-            Rate.of(x for x, _ in own[task]),
-            Rate.of(y for _, y in own[task]),
-            paired_difference([x for x, _ in own[task]], [y for _, y in own[task]], seed=seed),
+            Rate.of(x for x, _ in outcomes[task]),
+            Rate.of(y for _, y in outcomes[task]),
+            paired_difference([x for x, _ in outcomes[task]], [y for _, y in outcomes[task]], seed=seed),
             bool(p <= 1 - _LEVEL + 1e-12),
         )
         for task, p in zip(names, p_worse, strict=True)
     )
-    whole = paired_difference(
+    total = paired_difference(
         [x.success for x, _ in pairs], [y.success for _, y in pairs], [x.task for x, _ in pairs], seed
     )
-    return SuccessTable(rows, _mean_over_tasks(before, names, seed), _mean_over_tasks(after, names, seed), whole)
+    return SuccessTable(rows, _mean_over_tasks(before, names, seed), _mean_over_tasks(after, names, seed), total)
 
 
-def numbers(found: Any) -> Any:
-    """Plain JSON of dataclasses, arrays and numbers; rates with their value and interval, None for what is unknown."""
-    if isinstance(found, Rate):
-        low, high = found.interval
-        own = {"successes": found.successes, "count": found.count, "errors": found.errors}
-        return own | {"value": numbers(found.value), "low": low, "high": high}
-    if is_dataclass(found):
-        return {field.name: numbers(getattr(found, field.name)) for field in fields(found)}
-    if isinstance(found, Mapping):
-        return {"all" if name is None else name: numbers(value) for name, value in found.items()}
-    if isinstance(found, np.ndarray):
-        return numbers(found.tolist())
-    if isinstance(found, list | tuple):
-        return [numbers(value) for value in found]
-    return None if isinstance(found, float) and math.isnan(found) else found
+def numbers(value: Any) -> Any:
+    """Convert dataclasses, arrays and numbers to plain JSON; rates get value and interval, NaN becomes None.
+
+    >>> numbers({"mean": float("nan"), "count": 3})
+    {'mean': None, 'count': 3}
+    """
+    if isinstance(value, Rate):
+        low, high = value.interval
+        counts = {"successes": value.successes, "count": value.count, "errors": value.errors}
+        return counts | {"value": numbers(value.value), "low": low, "high": high}
+    if is_dataclass(value):
+        return {field.name: numbers(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {"all" if name is None else name: numbers(each) for name, each in value.items()}
+    if isinstance(value, np.ndarray):
+        return numbers(value.tolist())
+    if isinstance(value, list | tuple):
+        return [numbers(each) for each in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,17 +1,18 @@
-"""Trust per task: which tasks' imagined successes are real, told from the scorings of a training.
+"""Trust per task: whether imagined successes of a task are real, from the evaluations during a training.
 
-A scoring rolls the same starts out imagined and real. An imagined success is a *claim*; it is confirmed where the same
-start succeeds for real, and denied where it does not. Counts of earlier scorings are discounted, so the newest weigh
-most. Two probabilities follow, each from a uniform prior (Beta posterior):
+An evaluation (`Scoring`) rolls out the same starts imagined and real. An imagined success is a *claim*. It is confirmed
+if the same start succeeds for real, and denied otherwise. Counts of earlier evaluations are discounted, so the newest
+weigh most. Two probabilities follow, each from a uniform prior (Beta posterior):
 
 - that fewer than half of a task's claims are real;
 - that the task's real success is below the start policy's on the same starts, from the pairs that disagree.
 
-A task whose claims fail, or whose real success is lost, is *held*: its rollouts give no reward, and the policy is held
-to an anchor on them, until a later scoring redeems it. A new training, as after a change of the world, begins with
-trust in every task.
+A task whose claims fail, or whose real success drops, is *held*. Its rollouts give no reward, and the policy is pulled
+toward an anchor on them, until a later evaluation clears it. A new training, for example after retraining the world
+model, starts with trust in every task.
 
-Left out: how sure a judge was, and dependence between scorings on the same starts, which discounting makes up for.
+Not included: the judge's confidence, and the dependence between evaluations on the same starts, which discounting
+partly compensates.
 """
 
 from __future__ import annotations
@@ -29,19 +30,19 @@ from worldgymnast.evaluation.success import Outcome
 from worldgymnast.types import Metrics, Rollout
 
 Reason = Literal["claims", "loss"]
-"""Why a task is held: its claims fail, or its real success is lost."""
+"""Why a task is held: its claims fail, or its real success dropped."""
 
 
 @checked
 class TrustConfig:
-    """When a task loses its reward, and when it gets it back.
+    """When a task loses its reward, and when it regains it.
 
     Attributes:
-        enabled: whether tasks are held at all; without real scorings none is.
+        enabled: hold tasks; without real evaluations, no task is held.
         real_share: smallest share of a task's claims that should be real.
-        certainty: probability of failing claims, or of lost success, from which on a task is held.
-        redeemed: probability below which it is trusted again.
-        memory: weight of a scoring beside the one after it, in [0, 1].
+        certainty: probability of failing claims, or of lost success, at which a task is held.
+        redeemed: probability below which a task is trusted again.
+        memory: weight of an evaluation relative to the next one, in [0, 1].
     """
 
     enabled: bool = True
@@ -56,8 +57,8 @@ class Scoring:
     """Outcomes of one policy on n starts, imagined and real.
 
     Attributes:
-        step: updates that the policy has had.
-        starts: n keys; equal keys of two scorings are the same start.
+        step: number of updates of the policy.
+        starts: n keys; equal keys in two evaluations mean the same start.
         tasks: n task names.
         imagined: n outcomes in imagination.
         real: n real outcomes.
@@ -71,52 +72,57 @@ class Scoring:
 
     @classmethod
     def of(cls, step: int, imagined: Sequence[Rollout], real: Sequence[Rollout]) -> Scoring:
-        """From rollouts of the same starts, in the same order.
+        """Make it from rollouts of the same starts, in the same order.
 
-        A start is known by its task and layout; those without a layout by their place among their equals.
+        The key of a start is its task, its layout, and its number among equals.
+
+        Raises:
+            ValueError: the numbers of rollouts differ.
         """
-        seen: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
         keys = []
         for rollout in real:
             key = f"{rollout.start.task}/{rollout.start.layout}"
-            keys.append(f"{key}/{seen[key]}")
-            seen[key] += 1
+            keys.append(f"{key}/{counts[key]}")
+            counts[key] += 1
         tasks = tuple(rollout.start.task for rollout in real)
         outcomes = [tuple(rollout.verdict.succeeded for rollout in each) for each in (imagined, real)]
         if len(outcomes[0]) != len(outcomes[1]):
-            raise ValueError(f"scoring: found {len(imagined)} imagined and {len(real)} real rollouts, expected pairs")
+            raise ValueError(f"got {len(imagined)} imagined and {len(real)} real rollouts, expected pairs")
         return cls(step, tuple(keys), tasks, outcomes[0], outcomes[1])
 
     def to_json(self) -> dict[str, Any]:
-        """For a checkpoint; `from_json` reads it back."""
+        """Return JSON for a checkpoint; `from_json` reads it back."""
         names = ("starts", "tasks", "imagined", "real")
         return {"step": self.step} | {name: list(getattr(self, name)) for name in names}
 
     @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> Scoring:
-        """What `to_json` wrote."""
-        rest = (tuple(found[name]) for name in ("starts", "tasks", "imagined", "real"))
-        return cls(int(found["step"]), *rest)
+    def from_json(cls, row: Mapping[str, Any]) -> Scoring:
+        """Read the output of `to_json`."""
+        columns = (tuple(row[name]) for name in ("starts", "tasks", "imagined", "real"))
+        return cls(int(row["step"]), *columns)
 
     def successes(self, task: str) -> int:
-        """Real successes of a task."""
+        """Count the real successes of a task."""
         return sum(bool(won) for won, name in zip(self.real, self.tasks, strict=True) if name == task)
 
     def mean_real(self) -> float:
-        """Share of real successes among the known outcomes; NaN where none is known."""
+        """Return the share of real successes among the known outcomes; NaN if none is known."""
         return _share(self.real)
 
     def metrics(self) -> Metrics:
-        """Imagined and real success and their gap of every task; nothing where there is one task alone."""
-        names, found = sorted(set(self.tasks)), Metrics()
-        for name in names if len(names) > 1 else []:
+        """Return imagined and real success and their gap for every task; empty with a single task."""
+        names, metrics = sorted(set(self.tasks)), Metrics()
+        if len(names) < 2:
+            return metrics
+        for name in names:
             rows = [i for i, task in enumerate(self.tasks) if task == name]
-            dreamt, truly = (_share([each[i] for i in rows]) for each in (self.imagined, self.real))
             pairs = [(self.imagined[i], self.real[i]) for i in rows]
             known = [(x, y) for x, y in pairs if x is not None and y is not None]
-            found[f"imagined_success/{name}"], found[f"real_success/{name}"] = dreamt, truly
-            found[f"gap/{name}"] = _share([x for x, _ in known]) - _share([y for _, y in known])
-        return found
+            metrics[f"imagined_success/{name}"] = _share([x for x, _ in pairs])
+            metrics[f"real_success/{name}"] = _share([y for _, y in pairs])
+            metrics[f"gap/{name}"] = _share([x for x, _ in known]) - _share([y for _, y in known])
+        return metrics
 
 
 def _share(outcomes: Sequence[Outcome]) -> float:
@@ -124,18 +130,20 @@ def _share(outcomes: Sequence[Outcome]) -> float:
     return sum(known) / len(known) if known else float("nan")
 
 
-def pairs(before: Scoring, after: Scoring) -> dict[str, PairedEvidence]:
-    """Real outcomes of `after` against those of `before` on the starts that both have, by task."""
+def paired_evidence(before: Scoring, after: Scoring) -> dict[str, PairedEvidence]:
+    """Compare real outcomes of `after` with `before` on their common starts, by task."""
     first = dict(zip(before.starts, before.real, strict=True))
-    found = {task: PairedEvidence(0, 0) for task in sorted(set(after.tasks))}
+    by_task = {task: PairedEvidence(0, 0) for task in sorted(set(after.tasks))}
     for key, task, won in zip(after.starts, after.tasks, after.real, strict=True):
         if key in first:
-            found[task] += PairedEvidence.of([first[key]], [won])
-    return found
+            by_task[task] += PairedEvidence.of([first[key]], [won])
+    return by_task
 
 
 def probability_below(share: float, successes: float, failures: float) -> float:
-    """Posterior probability that a rate lies below `share`, from a uniform prior; counts may be discounted.
+    """Return the posterior probability that a rate is below `share`, from a uniform prior.
+
+    Counts may be fractional.
 
     >>> probability_below(0.5, 0, 4), probability_below(0.5, 3, 3)
     (0.96875, 0.5)
@@ -145,15 +153,15 @@ def probability_below(share: float, successes: float, failures: float) -> float:
 
 @dataclass(frozen=True)
 class Standing:
-    """What the scorings so far say of one task; counts are discounted.
+    """Discounted counts of one task over the evaluations so far, and whether it is held.
 
     Attributes:
-        confirmed: imagined successes that are real.
-        denied: imagined successes that are none for real.
+        confirmed: imagined successes that are real successes.
+        denied: imagined successes that are real failures.
         missed: imagined failures that are real successes.
-        wins: starts on which the policy succeeded for real and the start policy did not.
-        losses: starts on which only the start policy did.
-        held: why the task is held now, or None.
+        wins: starts on which only the policy succeeded for real.
+        losses: starts on which only the start policy succeeded for real.
+        held: why the task is held, or None.
         since: step at which it was held, or None.
         real_share: see `TrustConfig`.
     """
@@ -169,10 +177,10 @@ class Standing:
 
     @property
     def claims_fail(self) -> float:
-        """Probability that fewer claims than `real_share` are real; 0 where that does no harm.
+        """Probability that the share of real claims is below `real_share`; 0 if that is harmless.
 
-        That is where the world misses as many successes as it makes up, so that it is no optimist, or where real
-        success has grown since the start policy all the same.
+        It is harmless if the world model misses as many successes as it invents, so it is not optimistic, or if real
+        success has risen since the start policy.
         """
         if self.denied <= self.missed or self.wins > self.losses:
             return 0.0
@@ -183,63 +191,63 @@ class Standing:
         """Probability that real success is below the start policy's."""
         return probability_below(0.5, self.wins, self.losses)
 
-    def after(self, confirmed: int, denied: int, missed: int, change: PairedEvidence, memory: float) -> Standing:
-        """With the counts of the next scoring."""
+    def updated(self, confirmed: int, denied: int, missed: int, change: PairedEvidence, memory: float) -> Standing:
+        """Return the standing with the counts of the next evaluation."""
         new = {"confirmed": confirmed, "denied": denied, "missed": missed}
         new |= {"wins": change.wins, "losses": change.losses}
         return replace(self, **{name: memory * getattr(self, name) + count for name, count in new.items()})
 
-    def decided(self, step: int, config: TrustConfig) -> Standing:
-        """Held or trusted, after the counts of `step`."""
-        doubts: dict[Reason, float] = {"claims": self.claims_fail, "loss": self.lost}
-        worst = max(doubts, key=lambda reason: doubts[reason])
+    def decide(self, step: int, config: TrustConfig) -> Standing:
+        """Hold or release the task, after the counts of `step`."""
+        probabilities: dict[Reason, float] = {"claims": self.claims_fail, "loss": self.lost}
+        worst = max(probabilities, key=lambda reason: probabilities[reason])
         if self.held is not None:
-            return self if doubts[worst] >= config.redeemed else replace(self, held=None, since=None)
-        return replace(self, held=worst, since=step) if doubts[worst] >= config.certainty else self
+            return self if probabilities[worst] >= config.redeemed else replace(self, held=None, since=None)
+        return replace(self, held=worst, since=step) if probabilities[worst] >= config.certainty else self
 
     def __str__(self) -> str:
         if self.held == "loss":
-            return f"real success is lost: {self.losses:g} starts lost, {self.wins:g} won against the start policy"
+            return f"real success dropped: {self.losses:g} starts lost, {self.wins:g} won against the start policy"
         return f"{self.confirmed:g} of {self.confirmed + self.denied:g} imagined successes are real"
 
 
 def standings(history: Sequence[Scoring], config: TrustConfig) -> list[dict[str, Standing]]:
-    """Where every task stands after each scoring, in the order of their steps; the first is the start policy's.
+    """Return the standing of every task after each evaluation, ordered by step; the first is of the start policy.
 
-    A task is held from the scoring on at which the probability that its claims fail, or that its real success is lost,
-    reaches `certainty`, and trusted again where both are below `redeemed`. Counts are discounted by `memory` a scoring.
-    The first scoring counts, and holds nothing: a policy that has not been trained yet has lost nothing.
+    A task is held once the probability that its claims fail, or that its real success dropped, reaches `certainty`. It
+    is trusted again when both are below `redeemed`. Counts are discounted by `memory` per evaluation. The first
+    evaluation counts but holds no task, because an untrained policy has lost nothing.
     """
-    found: list[dict[str, Standing]] = []
+    result: list[dict[str, Standing]] = []
     now: dict[str, Standing] = {}
     for scoring in history:
-        changes = pairs(history[0], scoring)
+        changes = paired_evidence(history[0], scoring)
         for task in sorted(set(scoring.tasks)):
             before = now.get(task, Standing(real_share=config.real_share))
-            after = before.after(*_claims(scoring, task), changes[task], config.memory)
-            now[task] = after if scoring is history[0] else after.decided(scoring.step, config)
-        found.append(dict(now))
-    return found
+            after = before.updated(*_claims(scoring, task), changes[task], config.memory)
+            now[task] = after if scoring is history[0] else after.decide(scoring.step, config)
+        result.append(dict(now))
+    return result
 
 
 def _claims(scoring: Scoring, task: str) -> tuple[int, int, int]:
-    """Confirmed, denied and missed successes of a task in one scoring."""
+    """Count confirmed, denied and missed successes of a task in one evaluation."""
     outcomes = zip(scoring.tasks, scoring.imagined, scoring.real, strict=True)
     both = Counter((x, y) for name, x, y in outcomes if name == task)
     return both[True, True], both[True, False], both[False, True]
 
 
-def trust_metrics(found: Mapping[str, Standing]) -> Metrics:
-    """What is logged of every task; one task alone without its name.
+def trust_metrics(by_task: Mapping[str, Standing]) -> Metrics:
+    """Return the metrics to log for every task; a single task has no name in them.
 
     Returns:
         `trust/TASK`, 1 minus the probability that its claims fail; `lost/TASK`, the probability that its real success
-        is below the start policy's; `held/TASK`, 1 where it is held, else 0.
+        is below the start policy's; `held/TASK`, 1 if it is held, else 0.
     """
-    logged = Metrics()
-    for task, standing in sorted(found.items()):
-        end = f"/{task}" if len(found) > 1 else ""
-        logged[f"trust{end}"] = 1 - standing.claims_fail
-        logged[f"lost{end}"] = standing.lost
-        logged[f"held{end}"] = float(standing.held is not None)
-    return logged
+    metrics = Metrics()
+    for task, standing in sorted(by_task.items()):
+        suffix = f"/{task}" if len(by_task) > 1 else ""
+        metrics[f"trust{suffix}"] = 1 - standing.claims_fail
+        metrics[f"lost{suffix}"] = standing.lost
+        metrics[f"held{suffix}"] = float(standing.held is not None)
+    return metrics

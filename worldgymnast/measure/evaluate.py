@@ -1,4 +1,4 @@
-"""The real evaluation: several policies on the same layouts, kept policy by policy in one file."""
+"""Real evaluation of several policies on the same layouts, saved to one file after every policy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from gymnasium.vector import VectorEnv
 
 from worldgymnast.actions import require_same
-from worldgymnast.measure.real import ScoreConfig, row, trials
+from worldgymnast.measure.real import ScoreConfig, result_row, run_trials
 from worldgymnast.measure.unplayed import FIRST, imagine_unplayed
 from worldgymnast.protocols import Actor, Judge, Policy, RealEnvironment, WorldModel
 from worldgymnast.records import UNPLAYED, read_outcomes
@@ -21,7 +21,7 @@ from worldgymnast.types import Layout, Rollout, Start
 from worldgymnast.weights import write_text
 
 _ROWS = 96
-"""Rollouts imagined side by side."""
+"""Most rollouts imagined in parallel."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Contender:
 
     Attributes:
         policy: the policy, or its file.
-        seeds: whose layouts it is evaluated on; two policies are paired on the seeds that they share.
+        seeds: select the layouts; two policies are paired on their common seeds.
     """
 
     policy: Policy | Path
@@ -47,69 +47,71 @@ def evaluate(
     judge: Judge | None = None,
     imagined: int = 0,
 ) -> dict[str, Any]:
-    """Real outcomes of every policy on the same layouts, kept in `file` policy by policy.
+    """Evaluate every policy on the same real layouts.
 
     Args:
-        file: where they are kept; what is there is not played again.
-        contenders: by name; a policy that comes again with the same seeds is evaluated once.
+        file: outcomes are saved here after every policy; saved policies are not evaluated again.
+        contenders: by name; a policy that occurs twice with the same seeds is evaluated once.
         env: the real environment.
-        config: how many layouts a task and seed, and which.
-        device: where policies and world compute.
-        world: with `judge`, the same layouts are imagined, too.
-        judge: says how they ended.
-        imagined: layouts a task and seed that are imagined and not played, see `measure.unplayed`.
+        config: number of layouts per task and seed, and the first layout.
+        device: of policies that are loaded from files.
+        world: if given with `judge`, the same layouts are also imagined.
+        judge: judges the imagined rollouts.
+        imagined: additional layouts per task and seed that are only imagined, see `measure.unplayed`.
 
     Returns:
-        By policy, a row an episode: task, layout, seed, success, and "imagined" where a world was given.
+        By policy, a row per episode: task, layout, seed, success, and "imagined" if a world model was given.
+
+    Raises:
+        InputError: a policy and the environment have different actions.
     """
-    found: dict[str, Any] = read_outcomes(file)
-    missing = {name: one for name, one in contenders.items() if name not in found}
+    outcomes: dict[str, Any] = read_outcomes(file)
+    missing = {name: contender for name, contender in contenders.items() if name not in outcomes}
     if not missing and not imagined:
-        return found
-    loaded = {
-        name: load_policy(one.policy, device) if isinstance(one.policy, Path) else one.policy
-        for name, one in (contenders if imagined else missing).items()
-    }
+        return outcomes
+    loaded: dict[str, Policy] = {}
+    for name, contender in (contenders if imagined else missing).items():
+        policy = contender.policy
+        loaded[name] = load_policy(policy, device) if isinstance(policy, Path) else policy
     for name, policy in loaded.items():
         require_same(policy.action_spec, env.action_spec, f"policy '{name}' and real environment")
     imagine = None
     if world is not None and judge is not None:
         imagine = Imagination.of(next(iter(loaded.values())), world, judge, env.horizon)
     if missing:
-        _play(file, found, contenders, {name: loaded[name] for name in missing}, env, config, imagine)
+        _evaluate_missing(file, outcomes, contenders, {name: loaded[name] for name in missing}, env, config, imagine)
     if imagined and imagine is not None:
-        _imagine_more(file.with_name(UNPLAYED), contenders, loaded, env, config, imagine, imagined)
-    return found
+        _imagine_additional(file.with_name(UNPLAYED), contenders, loaded, env, config, imagine, imagined)
+    return outcomes
 
 
-def _play(
+def _evaluate_missing(
     file: Path,
-    found: dict[str, Any],
+    outcomes: dict[str, Any],
     contenders: Mapping[str, Contender],
     policies: Mapping[str, Policy],
     env: RealEnvironment,
     config: ScoreConfig,
     imagine: Imagination | None,
 ) -> None:
-    """Adds the rows of `policies` to `found` and to `file`."""
+    """Add the rows of `policies` to `outcomes` and to `file`."""
     chunk = next(iter(policies.values())).chunk
     real = env.vector(config.workers, chunk, horizon=env.horizon, keyframes_only=True)
     try:
         for name, policy in policies.items():
-            own = contenders[name]
-            same = [other for other in found if contenders.get(other) == own]
+            contender = contenders[name]
+            same = [other for other in outcomes if contenders.get(other) == contender]
             if same:
-                found[name] = found[same[0]]
+                outcomes[name] = outcomes[same[0]]
             else:
-                found[name] = [
-                    one for seed in own.seeds for one in _outcomes(policy, real, env, config, imagine, name, seed)
-                ]
-            write_text(file, json.dumps(found) + "\n")
+                rows = [_seed_rows(policy, real, env, config, imagine, name, seed) for seed in contender.seeds]
+                outcomes[name] = [row for each in rows for row in each]
+            write_text(file, json.dumps(outcomes) + "\n")
     finally:
         real.close()
 
 
-def _outcomes(
+def _seed_rows(
     policy: Actor,
     real: VectorEnv[Any, Any, Any],
     env: RealEnvironment,
@@ -118,31 +120,31 @@ def _outcomes(
     name: str,
     seed: int,
 ) -> list[dict[str, Any]]:
-    """One row per episode on the layouts of a seed."""
-    what = f"evaluating {name} on the layouts of seed {seed}"
-    layouts = layouts_of(env, config, seed)
-    played = trials(policy, real, layouts, temperature=config.temperature, seed=seed, what=what)
-    rows = [row(rollout, seed) for rollout in played]
+    """Return a row per episode on the layouts of a seed."""
+    label = f"evaluating {name} on the layouts of seed {seed}"
+    layouts = seed_layouts(env, config, seed)
+    real_rollouts = run_trials(policy, real, layouts, temperature=config.temperature, seed=seed, label=label)
+    rows = [result_row(rollout, seed) for rollout in real_rollouts]
     if imagine is None:
         return rows
-    dreamt = score_in(
+    imagined = score_in(
         imagine,
         policy,
-        [rollout.start for rollout in played],
+        [rollout.start for rollout in real_rollouts],
         rows=_ROWS,
         temperature=config.temperature,
         seed=seed,
         label=f"imagining {name} on the same layouts",
     )
-    return [own | {"imagined": r.verdict.succeeded} for own, r in zip(rows, dreamt, strict=True)]
+    return [row | {"imagined": r.verdict.succeeded} for row, r in zip(rows, imagined, strict=True)]
 
 
-def layouts_of(env: RealEnvironment, config: ScoreConfig, seed: int) -> list[Layout]:
-    """The layouts of a seed."""
+def seed_layouts(env: RealEnvironment, config: ScoreConfig, seed: int) -> list[Layout]:
+    """Return the layouts of a seed."""
     return env.layouts(config.per_task, config.first_layout + seed * 1000)
 
 
-def _imagine_more(
+def _imagine_additional(
     file: Path,
     contenders: Mapping[str, Contender],
     policies: Mapping[str, Policy],
@@ -151,12 +153,14 @@ def _imagine_more(
     surrogate: Imagination,
     count: int,
 ) -> None:
-    """Imagined outcomes of `count` further layouts a task and seed."""
+    """Imagine `count` additional layouts per task and seed."""
 
     def starts(seed: int) -> list[Start]:
         return env.photograph(env.layouts(count, config.first_layout + seed * 1000 + FIRST))
 
-    def imagine(policy: Actor, chosen: Sequence[Start], seed: int, said: str) -> list[Rollout]:
-        return score_in(surrogate, policy, chosen, rows=_ROWS, temperature=config.temperature, seed=seed, label=said)
+    def imagine(policy: Actor, chosen: Sequence[Start], seed: int, label: str) -> list[Rollout]:
+        return score_in(surrogate, policy, chosen, rows=_ROWS, temperature=config.temperature, seed=seed, label=label)
 
-    imagine_unplayed(file, {name: (one, contenders[name].seeds) for name, one in policies.items()}, starts, imagine)
+    imagine_unplayed(
+        file, {name: (policy, contenders[name].seeds) for name, policy in policies.items()}, starts, imagine
+    )

@@ -1,4 +1,4 @@
-"""The gate before RL: what world and judge know of held-out rollouts, and how sharp the world is."""
+"""Gate before RL: accuracy of world model and judge on held-out rollouts, and frame fidelity."""
 
 from __future__ import annotations
 
@@ -16,49 +16,49 @@ from worldgymnast.evaluation.agreement import (
 )
 from worldgymnast.evaluation.success import Outcome
 from worldgymnast.protocols import Judge, WorldModel
-from worldgymnast.training.replay import judged, replay, shuffled_actions
+from worldgymnast.training.replay import judge_episodes, replay, shuffled_actions
 from worldgymnast.types import Metrics
 
 
 def gate(world: WorldModel, judge: Judge, held_out: EpisodeSet, *, horizon: int, stride: int, seed: int) -> Metrics:
-    """How often world and judge together know the true outcome of held-out real rollouts, imagined again.
+    """Measure how well world model and judge predict the outcomes of held-out real rollouts.
 
     Returns:
         True-positive and true-negative rate and balanced accuracy, on the real frames ("real_*") and on imagined
         replays of the same action sequences ("imagined_*"); the rates of the latter also for every task
-        ("imagined_*/TASK", NaN where it never succeeds, or always).
+        ("imagined_*/TASK", NaN if it never or always succeeds).
     """
-    real = cut(held_out, horizon)
+    real = truncate(held_out, horizon)
     verdicts = {
-        name: [verdict.succeeded for part in judged(judge, episodes, stride) for verdict in part]
+        name: [verdict.succeeded for part in judge_episodes(judge, episodes, stride) for verdict in part]
         for name, episodes in (("real", real), ("imagined", replay(world, real, seed=seed)))
     }
     return gate_rates(verdicts, real.succeeded.tolist(), held_out.task)
 
 
 def gate_rates(verdicts: Mapping[str, Sequence[Outcome]], truth: Sequence[bool], task: Sequence[str]) -> Metrics:
-    """The numbers of `gate` from the verdicts on "real" frames and on "imagined" replays of n rollouts."""
-    found: Metrics = {}
-    for name, said in verdicts.items():
-        found[f"{name}_true_positive"] = true_positive_rate(said, truth).value
-        found[f"{name}_true_negative"] = true_negative_rate(said, truth).value
-        found[f"{name}_balanced_accuracy"] = balanced_accuracy(said, truth).value
+    """Compute the rates of `gate` from verdicts on "real" frames and "imagined" replays of n rollouts."""
+    metrics: Metrics = {}
+    for name, outcomes in verdicts.items():
+        metrics[f"{name}_true_positive"] = true_positive_rate(outcomes, truth).value
+        metrics[f"{name}_true_negative"] = true_negative_rate(outcomes, truth).value
+        metrics[f"{name}_balanced_accuracy"] = balanced_accuracy(outcomes, truth).value
     for name in sorted(set(task)):
         rows = [i for i, other in enumerate(task) if other == name]
-        said, true = [verdicts["imagined"][i] for i in rows], [truth[i] for i in rows]
-        found[f"imagined_true_positive/{name}"] = true_positive_rate(said, true).value
-        found[f"imagined_true_negative/{name}"] = true_negative_rate(said, true).value
-    return found
+        outcomes, true = [verdicts["imagined"][i] for i in rows], [truth[i] for i in rows]
+        metrics[f"imagined_true_positive/{name}"] = true_positive_rate(outcomes, true).value
+        metrics[f"imagined_true_negative/{name}"] = true_negative_rate(outcomes, true).value
+    return metrics
 
 
-def cut(episodes: EpisodeSet, length: int) -> EpisodeSet:
-    """The first `length` actions of every episode."""
+def truncate(episodes: EpisodeSet, length: int) -> EpisodeSet:
+    """Return the first `length` actions of every episode."""
     return replace(episodes, length=np.minimum(episodes.length, length))
 
 
 def fidelity(world: WorldModel, episodes: EpisodeSet, length: int, seed: int) -> dict[str, np.ndarray]:
-    """`fidelity_by_horizon` of imagined replays over `length` frames, with shuffled actions beside."""
-    real = cut(episodes, length)
+    """Return `fidelity_by_horizon` of imagined replays, with shuffled actions as a control."""
+    real = truncate(episodes, length)
     shape = (len(real), length + 1, *real.frames.shape[1:])
     truth = np.asarray(real.frames[real.first[:, None] + np.arange(length + 1)])
     imagined = np.asarray(replay(world, real, seed=seed).frames).reshape(shape)

@@ -1,7 +1,7 @@
-"""Asking judges what they make of rollouts whose outcome is known: on the real frames, and imagined again.
+"""Runs judges on rollouts with known outcomes: on the real frames, and on imagined replays.
 
-Judges and world are seen through their Protocols alone. Episodes are imagined and judged `rows` at a time and their
-frames forgotten, so that memory does not grow with the data, and several judges see the very same clips.
+Judges and world model are used only through their Protocols. Episodes are imagined and judged `rows` at a time, so
+memory does not grow with the data. All judges see the same clips.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ import numpy as np
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import FieldError
 from worldgymnast.evaluation.success import Outcome
-from worldgymnast.evaluation.uncertainty import belief
-from worldgymnast.measure.gate import cut
+from worldgymnast.evaluation.uncertainty import success_probability
+from worldgymnast.measure.gate import truncate
 from worldgymnast.progress import Progress
 from worldgymnast.protocols import Judge, WorldModel
-from worldgymnast.training.replay import PIECE, clips, replay
+from worldgymnast.training.replay import JUDGE_BATCH, episode_clips, replay
 from worldgymnast.types import Verdict
 
 
 @dataclass
-class Said:
-    """What one judge said of n clips, and what it took.
+class JudgeRun:
+    """Verdicts of one judge on n clips, and the time taken.
 
     Attributes:
-        verdicts: one a clip.
-        seconds: of wall clock, all clips together.
+        verdicts: one per clip.
+        seconds: wall-clock time for all clips.
     """
 
     verdicts: list[Verdict] = field(default_factory=list)
@@ -37,109 +37,110 @@ class Said:
 
     @property
     def beliefs(self) -> np.ndarray:
-        """Float [n] in [0, 1], NaN where it failed."""
-        return np.array([belief(verdict) for verdict in self.verdicts], np.float64)
+        """Success probabilities, float [n]; NaN where the judge failed."""
+        return np.array([success_probability(verdict) for verdict in self.verdicts], np.float64)
 
     @property
     def outcomes(self) -> list[Outcome]:
-        """Success or failure, None where it failed."""
+        """Outcomes by the judge's verdicts; None where it failed."""
         return [verdict.succeeded for verdict in self.verdicts]
 
     @property
     def errors(self) -> list[str]:
-        """Why it failed, once a failure."""
+        """Reason of every failed judgment."""
         return [verdict.error or "no reason given" for verdict in self.verdicts if verdict.score is None]
 
     @property
     def seconds_a_clip(self) -> float:
-        """Wall clock a clip; NaN where there was none."""
+        """Wall-clock seconds per clip; NaN without clips."""
         return self.seconds / len(self.verdicts) if self.verdicts else float("nan")
 
     @property
     def cost_a_clip(self) -> float:
-        """What was paid a clip, failed ones included, in the currency of the judge's prices."""
+        """Cost per clip, including failed ones, in the currency of the judge's prices."""
         return sum(verdict.cost for verdict in self.verdicts) / max(1, len(self.verdicts))
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What judges said of n rollouts.
+    """Runs of several judges on n rollouts.
 
     Attributes:
-        truth: bool [n], whether the real rollout succeeded.
+        truth: bool [n], true outcomes.
         task: n names.
-        said: of every judge, what it said of the "real" frames and, where there was a world, of the "imagined" ones.
+        runs: for every judge, its run on "real" frames and, with a world model, on "imagined" ones.
     """
 
     truth: np.ndarray
     task: tuple[str, ...]
-    said: tuple[Mapping[str, Said], ...]
+    runs: tuple[Mapping[str, JudgeRun], ...]
 
 
-def first_actions(episodes: EpisodeSet, horizon: int) -> EpisodeSet:
-    """The first `horizon` actions of the labelled episodes; they succeeded if they did so by then.
+def truncate_labeled(episodes: EpisodeSet, horizon: int) -> EpisodeSet:
+    """Return the first `horizon` actions of the labeled episodes; success counts if it comes within them.
 
     Raises:
-        InputError: one is shorter.
+        InputError: an episode is shorter.
     """
-    labelled = episodes.select(episodes.labelled)
-    if horizon > (shortest := int(labelled.length.min())):
+    labeled = episodes.select(episodes.labelled)
+    if horizon > (shortest := int(labeled.length.min())):
         raise FieldError(
             "horizon",
-            f"found {horizon}, expected at most {shortest}, the actions of the shortest labelled episode; lower it",
+            f"found {horizon}, expected at most {shortest}, the actions of the shortest labeled episode. Lower it",
         )
-    return cut(labelled, horizon)
+    return truncate(labeled, horizon)
 
 
-def unknowns(real: EpisodeSet) -> list[str]:
-    """What nothing will be known about, one line for each task of which all rollouts succeed, or all fail."""
-    found, succeeded, tasks = [], real.succeeded, np.array(real.task)
+def undetermined_tasks(real: EpisodeSet) -> list[str]:
+    """Return a line for each task in which all rollouts succeed, or all fail."""
+    lines, succeeded, tasks = [], real.succeeded, np.array(real.task)
     for name in sorted(set(real.task)):
-        own = succeeded[tasks == name]
-        if own.all() or not own.any():
-            kind, lost = ("succeed", "how many failures are refused") if own.all() else ("fail", "recall")
-            found.append(
-                f"{name or 'no task'}: all {len(own)} rollouts {kind} within the horizon: {lost}, balanced accuracy, "
-                "AUROC and thresholds stay unknown for it"
-            )
-    return found
+        outcomes = succeeded[tasks == name]
+        if outcomes.any() and not outcomes.all():
+            continue
+        kind, missing = ("succeed", "true negative rate") if outcomes.all() else ("fail", "recall")
+        lines.append(
+            f"{name or 'no task'}: all {len(outcomes)} rollouts {kind} within the horizon. Its {missing}, balanced "
+            "accuracy, AUROC and thresholds are unknown."
+        )
+    return lines
 
 
-def ask(
+def run_judges(
     judges: Sequence[Judge],
     real: EpisodeSet,
     world: WorldModel | None = None,
     *,
     stride: int = 2,
     seed: int = 0,
-    rows: int = PIECE,
+    rows: int = JUDGE_BATCH,
 ) -> Answers:
-    """Judges labelled rollouts of one length and, with a world, their imagined replays.
+    """Run judges on labeled rollouts of one length and, with a world model, on their imagined replays.
 
     Args:
         judges: all see the same clips.
-        real: the rollouts, see `first_actions`.
+        real: the rollouts, see `truncate_labeled`.
         world: imagines the same action sequences from the same first frames; its actions must be convertible.
-        stride: a judge sees every that many frames.
+        stride: frames between two that a judge sees.
         seed: of the imagination.
-        rows: clips that are imagined, and given to a judge, in one call.
+        rows: clips per call of the world model and of a judge.
     """
     kinds = ("real",) if world is None else ("real", "imagined")
-    said = tuple({kind: Said() for kind in kinds} for _ in judges)
+    runs = tuple({kind: JudgeRun() for kind in kinds} for _ in judges)
     with Progress("judging", len(real) * len(kinds) * len(judges)) as progress:
         for i in range(0, len(real), rows):
             part = real.select(np.arange(i, min(i + rows, len(real))))
             for kind in kinds:
-                seen = part if kind == "real" or world is None else replay(world, part, seed=seed + i)
-                shown = clips(seen, stride)
-                for judge, answers in zip(judges, said, strict=True):
+                episodes = part if kind == "real" or world is None else replay(world, part, seed=seed + i)
+                clips = episode_clips(episodes, stride)
+                for judge, by_kind in zip(judges, runs, strict=True):
                     began = time.perf_counter()
-                    answers[kind].verdicts += judge.score(shown)
-                    answers[kind].seconds += time.perf_counter() - began
-                    progress.advance(len(shown), _failures(answers))
-    return Answers(real.succeeded, real.task, said)
+                    by_kind[kind].verdicts += judge.score(clips)
+                    by_kind[kind].seconds += time.perf_counter() - began
+                    progress.advance(len(clips), _failure_note(by_kind))
+    return Answers(real.succeeded, real.task, runs)
 
 
-def _failures(said: Mapping[str, Said]) -> str:
-    errors = sum(len(one.errors) for one in said.values())
-    return f"{errors} judgements failed" if errors else ""
+def _failure_note(by_kind: Mapping[str, JudgeRun]) -> str:
+    errors = sum(len(run.errors) for run in by_kind.values())
+    return f"{errors} judgments failed" if errors else ""

@@ -1,6 +1,7 @@
-"""Starts unlike all that world, policy and judge were trained on: to be told before anything is spent on them.
+"""Detects out-of-distribution starts before any compute is spent on them.
 
-A frame is measured by what the world's autoencoder keeps of it, a sentence by its likeness to the nearest known one.
+Frames are measured by the reconstruction error of the world model's autoencoder, sentences by their similarity to the
+nearest known one.
 """
 
 from __future__ import annotations
@@ -18,76 +19,92 @@ from worldgymnast.text import SentenceEncoder
 from worldgymnast.types import Start
 
 FRAME_MARGIN = 1.5
-"""dB by which the autoencoder may keep a frame worse than any known one before it is called strange: new layouts of the
-default suite lie within 0.5, another camera or other colours 2 to 8 dB below."""
-SENTENCE_LIKENESS = 0.5
-"""Cosine to the nearest known sentence below which one is called strange: paraphrases lie above 0.5, other languages
-and other tasks below 0.45."""
+"""Tolerance in dB of the reconstruction PSNR below the worst known frame. New layouts of the default suite lie within
+0.5 dB, another camera or other colors 2 to 8 dB below."""
+MIN_SENTENCE_SIMILARITY = 0.5
+"""Smallest cosine similarity to the nearest known sentence. Paraphrases lie above 0.5, other languages and other tasks
+below 0.45."""
 NEGATIONS = frozenset(["not", "no", "never", "don't", "dont", "without", "avoid"])
-"""Words that turn a sentence into its opposite and hardly move its vector: 'do not open the drawer' is as near to 'open
-the drawer' as a paraphrase."""
-NAME_LIKENESS = 0.85
-"""Share of equal characters (difflib's ratio) from which on a name is a slip: 'drawr-open' is, 'faucet-open' not."""
-_PIECE = 256
-"""Frames that are coded at a time."""
+"""Words that invert a sentence but hardly change its embedding: 'do not open the drawer' is as close to 'open the
+drawer' as a paraphrase."""
+MIN_NAME_SIMILARITY = 0.85
+"""Similarity (difflib's ratio) from which a task name is probably misspelled: 'drawr-open' is, 'faucet-open' is not."""
+_BATCH = 256
+"""Frames encoded at a time."""
 
 
-def kept(world: Encodes, frames: UInt8[np.ndarray, "n h w 3"]) -> np.ndarray:
-    """PSNR in dB, float [n], of what the world's encoding keeps of each frame: low where it was never trained."""
-    found = []
-    for i in range(0, len(frames), _PIECE):
-        part = np.ascontiguousarray(frames[i : i + _PIECE])
-        found.append(psnr(part, world.reconstruct(torch.from_numpy(part)).cpu().numpy()))
-    return np.concatenate(found)
+def reconstruction_psnr(world: Encodes, frames: UInt8[np.ndarray, "n h w 3"]) -> np.ndarray:
+    """Return the reconstruction PSNR of each frame in dB, float [n]; low for out-of-distribution frames."""
+    values = []
+    for i in range(0, len(frames), _BATCH):
+        part = np.ascontiguousarray(frames[i : i + _BATCH])
+        values.append(psnr(part, world.reconstruct(torch.from_numpy(part)).cpu().numpy()))
+    return np.concatenate(values)
 
 
-def strange_frames(world: WorldModel, starts: Sequence[Start], known: Sequence[Start]) -> str:
-    """Why a world model is not to be believed from some frames on, or nothing; `known` are like its training's."""
+def frame_warning(world: WorldModel, starts: Sequence[Start], known: Sequence[Start]) -> str:
+    """Return a warning about frames that are out-of-distribution for the world model, or "".
+
+    Args:
+        world: the world model.
+        starts: starts to check.
+        known: starts from its training distribution; without any, nothing is checked.
+    """
     if not known or not isinstance(world, Encodes):
         return ""
-    own = kept(world, np.stack([start.frame for start in starts]))
-    lowest = float(kept(world, np.stack([start.frame for start in known])).min())
-    strange = int((own < lowest - FRAME_MARGIN).sum())
-    if not strange:
+    values = reconstruction_psnr(world, np.stack([start.frame for start in starts]))
+    lowest = float(reconstruction_psnr(world, np.stack([start.frame for start in known])).min())
+    count = int((values < lowest - FRAME_MARGIN).sum())
+    if not count:
         return ""
-    which = "a frame" if len(starts) == 1 else f"{strange} of {len(starts)} frames"
+    frames = "a frame" if len(starts) == 1 else f"{count} of {len(starts)} frames"
     return (
-        f"found {which} unlike those that the world model knows: its autoencoder keeps {own.min():.1f} dB of "
-        f"{'it' if len(starts) == 1 else 'the worst'}, and {lowest:.1f} dB or more of {len(known)} known ones"
+        f"found {frames} out of distribution for the world model: its autoencoder reconstructs "
+        f"{'it' if len(starts) == 1 else 'the worst'} with {values.min():.1f} dB PSNR, and {len(known)} known frames "
+        f"with at least {lowest:.1f} dB"
     )
 
 
-def strange_sentences(starts: Sequence[Start], known: Sequence[str]) -> str:
-    """Why some sentence is not to be understood by policy and judge, or nothing; so where none is known."""
+def sentence_warning(starts: Sequence[Start], known: Sequence[str]) -> str:
+    """Return a warning about sentences that policy and judge do not understand, or "".
+
+    Args:
+        starts: starts to check.
+        known: known sentences; without any, nothing is checked.
+    """
     if not known:
         return ""
-    encode, sentences, asked = SentenceEncoder(), sorted(set(known)), sorted({s.instruction for s in starts})
-    likeness, nearest = (encode(asked) @ encode(sentences).T).max(1)
-    worst = int(likeness.argmin())
-    if float(likeness[worst]) >= SENTENCE_LIKENESS:
-        for sentence, close in zip(asked, nearest.tolist(), strict=True):
-            if (denied := _negations(sentence)) - _negations(sentences[close]):
-                return (
-                    f"found '{sentence}', whose '{min(denied)}' is not understood: policy and judge take it for "
-                    f"'{sentences[close]}'"
-                )
-        return ""
-    others = int((likeness < SENTENCE_LIKENESS).sum()) - 1
+    encode, known, new = SentenceEncoder(), sorted(set(known)), sorted({start.instruction for start in starts})
+    similarity, nearest = (encode(new) @ encode(known).T).max(1)
+    worst = int(similarity.argmin())
+    if float(similarity[worst]) >= MIN_SENTENCE_SIMILARITY:
+        return _negation_warning(new, [known[i] for i in nearest.tolist()])
+    others = int((similarity < MIN_SENTENCE_SIMILARITY).sum()) - 1
     more = f" and {others} more" if others else ""
     return (
-        f"found '{asked[worst]}'{more}, unlike the {len(sentences)} known sentences; "
-        f"the nearest is '{sentences[int(nearest[worst])]}' (likeness {float(likeness[worst]):.2f}, expected "
-        f"{SENTENCE_LIKENESS:g} or more)"
+        f"found '{new[worst]}'{more}, unlike the {len(known)} known sentences; the nearest is "
+        f"'{known[int(nearest[worst])]}' (similarity {float(similarity[worst]):.2f}, expected at least "
+        f"{MIN_SENTENCE_SIMILARITY:g})"
     )
+
+
+def _negation_warning(sentences: Sequence[str], nearest: Sequence[str]) -> str:
+    """Return a warning about a sentence with a negation that its nearest known sentence lacks, or ""."""
+    for sentence, close in zip(sentences, nearest, strict=True):
+        if (words := _negations(sentence)) - _negations(close):
+            return (
+                f"found '{sentence}', whose '{min(words)}' is not understood: policy and judge treat it like '{close}'"
+            )
+    return ""
 
 
 def _negations(sentence: str) -> frozenset[str]:
     return NEGATIONS & set(sentence.lower().replace("\u2019", "'").replace(",", " ").split())
 
 
-def misspelt(starts: Sequence[Start], known: Sequence[str]) -> str:
-    """Which task's name is nearly that of a known task and none of them, or nothing."""
+def task_name_warning(starts: Sequence[Start], known: Sequence[str]) -> str:
+    """Return a warning about a task name that is probably misspelled, or ""."""
     for task in sorted({start.task for start in starts} - set(known)):
-        if near := difflib.get_close_matches(task, known, n=1, cutoff=NAME_LIKENESS):
-            return f"found task '{task}', which is nearly '{near[0]}'"
+        if near := difflib.get_close_matches(task, known, n=1, cutoff=MIN_NAME_SIMILARITY):
+            return f"found task '{task}', which resembles '{near[0]}'"
     return ""

@@ -1,4 +1,4 @@
-"""What planning with the world model at deployment gains for real, and what it costs."""
+"""Measures the real gain and the cost of planning with the world model at deployment."""
 
 from __future__ import annotations
 
@@ -8,39 +8,44 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from worldgymnast.measure.real import ScoreConfig, row, trials
+from worldgymnast.measure.real import ScoreConfig, result_row, run_trials
 from worldgymnast.protocols import Actor, RealEnvironment
 from worldgymnast.records import read_outcomes, read_seconds
 from worldgymnast.weights import write_text
 
 
-def deploy(
+def evaluate_planning(
     policies: Mapping[str, Actor], env: RealEnvironment, score: ScoreConfig, out: Path
 ) -> tuple[dict[str, Any], dict[str, float]]:
-    """Real outcomes of every policy on the same starts, and its seconds an episode, the environment's included.
+    """Evaluate policies on the same real starts, and measure their time.
 
     Args:
         policies: by name.
         env: the real environment.
-        score: how many starts.
-        out: kept in OUT/evaluation.json and OUT/seconds.json policy by policy.
+        score: number of starts.
+        out: results are saved to OUT/evaluation.json and OUT/seconds.json after every policy.
+
+    Returns:
+        Rows by policy, and seconds per episode by policy, including those of the environment.
     """
-    file, timed = out / "evaluation.json", out / "seconds.json"
-    found: dict[str, Any] = read_outcomes(file)
-    seconds = read_seconds(timed)
+    file, seconds_file = out / "evaluation.json", out / "seconds.json"
+    outcomes: dict[str, Any] = read_outcomes(file)
+    seconds = read_seconds(seconds_file)
     layouts = env.layouts(score.per_task, score.first_layout)
     chunk = next(iter(policies.values())).chunk
     real = env.vector(score.workers, chunk, horizon=env.horizon, keyframes_only=True)
     try:
         for name, policy in policies.items():
-            if name in found:
+            if name in outcomes:
                 continue
             began = time.perf_counter()
-            tried = trials(policy, real, layouts, temperature=score.temperature, seed=0, what=f"evaluating {name}")
+            rollouts = run_trials(
+                policy, real, layouts, temperature=score.temperature, seed=0, label=f"evaluating {name}"
+            )
             seconds[name] = (time.perf_counter() - began) / len(layouts)
-            write_text(timed, json.dumps(seconds) + "\n")
-            found[name] = [row(rollout, 0) for rollout in tried]
-            write_text(file, json.dumps(found) + "\n")
+            write_text(seconds_file, json.dumps(seconds) + "\n")
+            outcomes[name] = [result_row(rollout, 0) for rollout in rollouts]
+            write_text(file, json.dumps(outcomes) + "\n")
     finally:
         real.close()
-    return found, seconds
+    return outcomes, seconds

@@ -1,4 +1,4 @@
-"""A policy for real: on fixed layouts, beside the same layouts imagined, and before against after."""
+"""Rolls out policies in the real environment, and compares with the same layouts imagined."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from worldgymnast.surrogates.imagination import Surrogate, score_in
 from worldgymnast.types import Layout, Rollout
 from worldgymnast.weights import identity
 
-_SOME = 10
-"""Real episodes between two lines of progress."""
+_BATCH = 10
+"""Real episodes between two updates of the progress bar."""
 
 
 @checked
@@ -30,8 +30,8 @@ class ScoreConfig:
     Attributes:
         per_task: episodes per task.
         temperature: of sampling; 0 is greedy.
-        first_layout: layouts count up from here; never recorded ones.
-        workers: processes that run the real environment.
+        first_layout: seed of the first layout; use layouts that were never recorded.
+        workers: processes of the real environment.
     """
 
     per_task: Annotated[int, Between(1, 160)] = 50
@@ -42,12 +42,13 @@ class ScoreConfig:
 
 @checked
 class ScoringConfig:
-    """The scorings during training: the greedy policy on the same layouts, imagined and for real.
+    """Evaluations during training: the greedy policy on the same layouts, imagined and real.
 
     Attributes:
         per_task: layouts per task.
-        first_layout: first of them; never recorded ones, and not those of the final evaluation.
-        workers: processes that run the real environment.
+        first_layout: seed of the first layout; use layouts that were never recorded, and not those of the final
+            evaluation.
+        workers: processes of the real environment.
     """
 
     per_task: Positive = 10
@@ -58,37 +59,43 @@ class ScoringConfig:
 def score_real(
     policy: Actor, env: VectorEnv[Any, Any, Any], layouts: Sequence[Layout], *, temperature: float, seed: int
 ) -> list[Rollout]:
-    """Real rollouts of `policy`, one on each layout."""
+    """Roll out `policy` for real, once per layout."""
     generator = torch.Generator().manual_seed(seed)
     return roll_out(env, policy, layouts, temperature=temperature, generator=generator)
 
 
-def trials(
-    policy: Actor, env: VectorEnv[Any, Any, Any], layouts: Sequence[Layout], *, temperature: float, seed: int, what: str
+def run_trials(
+    policy: Actor,
+    env: VectorEnv[Any, Any, Any],
+    layouts: Sequence[Layout],
+    *,
+    temperature: float,
+    seed: int,
+    label: str,
 ) -> list[Rollout]:
-    """`score_real` some layouts at a time, with their progress; `what` says what is done."""
-    found: list[Rollout] = []
-    with Progress(what, len(layouts)) as progress:
-        for i in range(0, len(layouts), _SOME):
-            part = layouts[i : i + _SOME]
-            found += score_real(policy, env, part, temperature=temperature, seed=seed)
+    """Roll out `policy` for real, with a progress bar; see `score_real`."""
+    rollouts: list[Rollout] = []
+    with Progress(label, len(layouts)) as progress:
+        for i in range(0, len(layouts), _BATCH):
+            part = layouts[i : i + _BATCH]
+            rollouts += score_real(policy, env, part, temperature=temperature, seed=seed)
             progress.advance(len(part))
-    return found
+    return rollouts
 
 
-def row(rollout: Rollout, seed: int) -> dict[str, Any]:
-    """A real episode in an evaluation's file; `seed` pairs it with another policy's."""
+def result_row(rollout: Rollout, seed: int) -> dict[str, Any]:
+    """Return the row of a real episode in an evaluation file; `seed` pairs it with other policies."""
     start = rollout.start
     return {"task": start.task, "layout": start.layout, "seed": seed, "success": rollout.verdict.succeeded}
 
 
 @dataclass
 class Scorer:
-    """Scores a policy on the same layouts in the real environment and in the surrogate.
+    """Evaluates a policy on the same layouts in the real environment and in the surrogate.
 
     Attributes:
         env: the real environment.
-        config: on how many layouts.
+        config: number of layouts.
     """
 
     env: RealEnvironment
@@ -96,18 +103,18 @@ class Scorer:
     _open: tuple[tuple[int, int], VectorEnv[Any, Any, Any]] | None = field(default=None, init=False, repr=False)
 
     def description(self) -> dict[str, Any]:
-        """What tells it from another, JSON: tasks, layouts, and the environment."""
+        """Return tasks, layouts and environment as JSON, for config.json."""
         return {"tasks": list(self.env.tasks), **asdict(self.config), "environment": identity(self.env)}
 
     def __call__(self, policy: Actor, surrogate: Surrogate, step: int, *, horizon: int, rows: int) -> PairedRollouts:
-        """Greedy rollouts from the same layouts, imagined and real.
+        """Roll out the greedy policy from the same layouts, imagined and real.
 
         Args:
             policy: acts.
-            surrogate: where it practises.
+            surrogate: where to imagine.
             step: seed of the draws.
-            horizon: actions in a rollout.
-            rows: rollouts imagined side by side.
+            horizon: actions per rollout.
+            rows: most rollouts imagined in parallel.
         """
         env = self._vector(policy, horizon)
         layouts = self.env.layouts(self.config.per_task, self.config.first_layout)
@@ -116,16 +123,17 @@ class Scorer:
         return PairedRollouts(imagined, real)
 
     def _vector(self, policy: Actor, horizon: int) -> VectorEnv[Any, Any, Any]:
+        """Return the real environment for this chunk and horizon, opened once."""
         require_same(policy.action_spec, self.env.action_spec, "policy and real environment")
-        wanted = (policy.chunk, horizon)
-        if self._open is not None and self._open[0] != wanted:
+        key = (policy.chunk, horizon)
+        if self._open is not None and self._open[0] != key:
             self.close()
         if self._open is None:
-            self._open = wanted, self.env.vector(self.config.workers, policy.chunk, horizon=horizon)
+            self._open = key, self.env.vector(self.config.workers, policy.chunk, horizon=horizon)
         return self._open[1]
 
     def close(self) -> None:
-        """End the processes of the real environment."""
+        """Stop the processes of the real environment."""
         if self._open is not None:
             self._open[1].close()
             self._open = None

@@ -1,7 +1,7 @@
-"""Imagined outcomes of layouts that are not played for real: what makes an evaluation prediction-powered.
+"""Imagines outcomes of layouts without real episodes, for prediction-powered evaluation.
 
-A real episode costs a robot's time, an imagined one a fraction of a second and one picture of the layout. The outcomes
-lie beside those of the evaluation, in a file of their own, and more of them can be added to a finished evaluation.
+A real episode costs robot time, an imagined one a fraction of a second and one picture of the layout. The outcomes are
+saved next to those of the evaluation, in a separate file. More can be added to a finished evaluation.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from worldgymnast.types import Rollout, Start
 from worldgymnast.weights import write_text
 
 FIRST = 500
-"""Layouts between the first one that is played with a seed and the first one that is imagined alone."""
+"""Offset of the layouts that are only imagined from the first real layout of a seed."""
 MOST = 400
-"""Most layouts a task that are imagined alone; those of the next seed follow after 1000."""
+"""Most layouts per task that are only imagined; layouts of the next seed start at offset 1000."""
 
 
 def imagine_unplayed(
@@ -28,29 +28,29 @@ def imagine_unplayed(
     starts: Callable[[int], Sequence[Start]],
     imagine: Callable[[Actor, Sequence[Start], int, str], Sequence[Rollout]],
 ) -> dict[str, list[dict[str, Any]]]:
-    """Judged outcomes of imagined rollouts; kept in `file` policy by policy, what is there is not imagined again.
+    """Imagine and judge rollouts, and save their outcomes after every policy.
 
     Args:
-        file: rows by policy, as in an evaluation's file, with "success" null.
-        policies: by name, and the seeds on whose layouts each is evaluated.
-        starts: the first frames of a seed's layouts; drawn like the layouts that are played.
-        imagine: rolls a policy out from starts, with a seed, and says what is done.
+        file: rows by policy, as in the file of an evaluation, with "success" null. Saved rows are not imagined again.
+        policies: by name, with the seeds of their layouts.
+        starts: returns the first frames of the layouts of a seed, drawn like the real layouts.
+        imagine: rolls out a policy from starts, given a seed and the label of a progress bar.
     """
-    found: dict[str, list[dict[str, Any]]] = read_outcomes(file)
+    outcomes: dict[str, list[dict[str, Any]]] = read_outcomes(file)
     photos: dict[int, Sequence[Start]] = {}
     for name, (policy, seeds) in policies.items():
         for seed in seeds:
             if seed not in photos:
                 photos[seed] = starts(seed)
-            rows = found.setdefault(name, [])
-            there = {(row["task"], row["layout"], row["seed"]) for row in rows}
-            missing = [s for s in photos[seed] if (s.task, s.layout, seed) not in there]
+            rows = outcomes.setdefault(name, [])
+            saved = {(row["task"], row["layout"], row["seed"]) for row in rows}
+            missing = [s for s in photos[seed] if (s.task, s.layout, seed) not in saved]
             if not missing:
                 continue
-            rollouts = imagine(policy, missing, seed, f"imagining {name} on layouts that are not played")
+            rollouts = imagine(policy, missing, seed, f"imagining {name} on additional layouts")
             rows += [
                 {"task": s.task, "layout": s.layout, "seed": seed, "success": None, "imagined": r.verdict.succeeded}
                 for s, r in zip(missing, rollouts, strict=True)
             ]
-            write_text(file, json.dumps(found) + "\n")
-    return found
+            write_text(file, json.dumps(outcomes) + "\n")
+    return outcomes

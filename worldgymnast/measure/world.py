@@ -1,9 +1,9 @@
-"""How far a world model can be trusted, measured on episodes it was not trained on.
+"""Measures how far a world model can be trusted, on held-out episodes.
 
-Four questions: are its frames right (`replay_fidelity`), does it listen to the actions (the same, with the actions of
-other episodes and with none), how does it end where no truth exists (`drift`), and does it know the outcome, and when
-it does not (`outcomes`). World and judge are seen through their Protocols alone. Episodes are imagined and measured
-`rows` at a time and their frames forgotten, so that memory does not grow with the data.
+Four questions: Are its frames right (`replay_fidelity`)? Does it follow the actions (the same, with control actions)?
+How do long rollouts degrade, where no real frames exist (`measure_drift`)? Are outcomes right, and does uncertainty
+detect wrong ones (`judge_outcomes`)? World model and judge are used only through their Protocols. Episodes are imagined
+and measured `rows` at a time, so memory does not grow with the data.
 """
 
 from __future__ import annotations
@@ -20,74 +20,74 @@ from jaxtyping import UInt8
 from worldgymnast.actions import converter, motionless
 from worldgymnast.episodes.windows import EpisodeSet, warn_outside
 from worldgymnast.errors import InputError
-from worldgymnast.evaluation.fidelity import by_horizon, departure, frame_scores, nearest_psnr
+from worldgymnast.evaluation.fidelity import by_horizon, drift_statistics, frame_scores, nearest_psnr
 from worldgymnast.evaluation.perceptual import Distance
 from worldgymnast.evaluation.uncertainty import (
     Detection,
     JitterConfig,
-    apart,
-    beliefs,
     detection,
-    imagined,
-    imagined_again,
-    judged_doubt,
+    frame_distance,
+    imagine_clips,
+    imagine_futures,
+    judge_probabilities,
+    judge_uncertainty,
     unroll,
 )
-from worldgymnast.measure.gate import cut, gate_rates
+from worldgymnast.measure.gate import gate_rates, truncate
 from worldgymnast.progress import Progress, counted
 from worldgymnast.protocols import Judge, WorldModel
-from worldgymnast.training.replay import clips, driven, follow, seen_of, shuffled_actions
+from worldgymnast.training.replay import episode_clips, frame_clips, imagine_actions, logged_actions, shuffled_actions
 from worldgymnast.types import Rollout
 from worldgymnast.video import resize
 
-Found = dict[str, Any]
-"""Plain JSON apart from its NumPy arrays."""
+Results = dict[str, Any]
+"""Plain JSON, except for NumPy arrays."""
 
 DRIFT_EPISODES = 16
-"""Starts of the drift, spread over the data."""
+"""Number of starts for the drift, spread over the data."""
 SIGNAL = "judged futures"
-"""The signal of `doubts` that is kept; `eval-world` prints how the others do."""
+"""The signal of `uncertainty_signals` used by RL; `eval-world` prints the value of the others."""
 _BANK = 128
-"""Real frames of other episodes among which the nearest is looked for."""
+"""Real frames of other episodes to search for the nearest one."""
 
 
-def windows(episodes: EpisodeSet, starts: int, length: int) -> tuple[EpisodeSet, np.ndarray]:
-    """`starts` clips of `length` actions of every episode, spread over it, the first one at its first frame.
+def sample_clips(episodes: EpisodeSet, starts: int, length: int) -> tuple[EpisodeSet, np.ndarray]:
+    """Cut `starts` clips of `length` actions from every episode, evenly spaced from its first frame.
 
     Returns:
-        The clips as episodes, those of one episode next to one another, and the first frame of each in its episode.
+        The clips as episodes, grouped by episode, and the offset of each in its episode.
 
     Raises:
-        InputError: an episode is too short for so many different starts.
+        InputError: an episode is too short for this many different starts.
     """
     room = episodes.length - length
     if (room < starts - 1).any():
         raise InputError(
             f"--starts: found {starts} starts of {length} actions in an episode of {int(episodes.length.min())}, "
-            f"expected at most {max(1, int(room.min()) + 1)}; lower --length or --starts"
+            f"expected at most {max(1, int(room.min()) + 1)}. Lower --length or --starts"
         )
     share = np.linspace(0, 1, starts)
     offset = np.rint(room[:, None] * share).astype(np.int64).reshape(-1)
     clips = episodes.select(np.repeat(np.arange(len(episodes)), starts))
     layout = np.where(offset == 0, clips.layout, -1)
-    length_of_all = np.full(len(clips), length, np.int64)
-    return replace(clips, first=clips.first + offset, length=length_of_all, layout=layout), offset
+    lengths = np.full(len(clips), length, np.int64)
+    return replace(clips, first=clips.first + offset, length=lengths, layout=layout), offset
 
 
 def _actions(clips: EpisodeSet) -> np.ndarray:
-    """float32 [n t a] of clips of one length, in the data's units."""
+    """Return the actions of clips of one length, float32 [n t a], in the units of the data."""
     return clips.actions[clips.first[:, None] + np.arange(int(clips.length[0]))]
 
 
-def _other_actions(clips: EpisodeSet, offset: np.ndarray, starts: int, seed: int) -> dict[str, np.ndarray]:
-    """What else could have been done, float32 [n t a]: another episode's actions ("shuffled"), or nothing ("zero")."""
-    own = _actions(clips)
-    others = [shuffled_actions(clips.select(np.arange(s, len(clips), starts)), seed) for s in range(starts)]
-    before = np.where((offset > 0)[:, None], clips.actions[np.maximum(clips.first - 1, 0)], own[:, 0])
-    found = {"zero": motionless(clips.spec, own, before)}
+def _control_actions(clips: EpisodeSet, offset: np.ndarray, starts: int, seed: int) -> dict[str, np.ndarray]:
+    """Return control actions, float32 [n t a]: those of another episode ("shuffled"), or no motion ("zero")."""
+    actions = _actions(clips)
+    shuffled = [shuffled_actions(clips.select(np.arange(s, len(clips), starts)), seed) for s in range(starts)]
+    before = np.where((offset > 0)[:, None], clips.actions[np.maximum(clips.first - 1, 0)], actions[:, 0])
+    controls = {"zero": motionless(clips.spec, actions, before)}
     if len(clips) > starts:  # a single episode has no other to take actions from
-        found["shuffled"] = np.stack(others, 1).reshape(own.shape)
-    return found
+        controls["shuffled"] = np.stack(shuffled, 1).reshape(actions.shape)
+    return controls
 
 
 def replay_fidelity(
@@ -99,92 +99,101 @@ def replay_fidelity(
     seed: int = 0,
     rows: int = 32,
     perceptual: Distance | None = None,
-) -> Found:
-    """Imagined replays beside the real frames by horizon, with baselines and other actions.
+) -> Results:
+    """Compare imagined replays with real frames by horizon, with baselines and control actions.
 
     Args:
         world: the world model.
         episodes: each at least `length` actions long.
-        starts: start frames of each episode.
-        length: frames imagined after each.
+        starts: start frames per episode.
+        length: frames imagined after each start.
         seed: of the imagination, the shuffling and the bootstrap over episodes.
-        rows: clips imagined side by side.
-        perceptual: also measures this distance, as "lpips".
+        rows: clips imagined in parallel.
+        perceptual: an additional distance, reported as "lpips".
 
     Returns:
-        "horizon" [t], "episodes", "starts"; for "psnr" and "ssim" (and "lpips") the `Curve` of each of "world", "copy"
-        (the start frame repeated), "copy_first" (the episode's first frame, where a clip starts later), "shuffled" and
-        "zero" (the world with other actions); and "following": by how many dB the world is nearer to the truth with the
-        true actions than with "shuffled" and with "zero".
+        "horizon" [t], "episodes", "starts". For "psnr", "ssim" (and "lpips") a `Curve` each of "world", "copy" (the
+        start frame repeated), "copy_first" (the episode's first frame, with several starts), "shuffled" and "zero" (the
+        world model with control actions). "following": gain in dB of the true actions over "shuffled" and "zero".
     """
-    clips, offset = windows(episodes, starts, length)
-    acts = {"world": _actions(clips)} | _other_actions(clips, offset, starts, seed)
+    clips, offset = sample_clips(episodes, starts, length)
+    actions = {"world": _actions(clips)} | _control_actions(clips, offset, starts, seed)
     convert = converter(episodes.spec, world.action_spec)
     if episodes.spec.is_same_kind(world.action_spec):
         warn_outside(episodes, world.action_spec, "world model")
     scores: dict[str, dict[str, list[np.ndarray]]] = {}
-    pieces = [slice(i, i + rows) for i in range(0, len(clips), rows)]
-    for i, part in zip(range(0, len(clips), rows), counted("imagining replays", pieces), strict=True):
+    parts = [slice(i, i + rows) for i in range(0, len(clips), rows)]
+    for i, part in zip(range(0, len(clips), rows), counted("imagining replays", parts), strict=True):
         truth = np.asarray(episodes.frames[clips.first[part, None] + np.arange(length + 1)])
-        begun = np.asarray(episodes.frames[clips.first[part] - offset[part]])[:, None]
-        shown: dict[str, Iterator[np.ndarray]] = {"copy": iter([truth[:, :1]])}
-        shown |= {"copy_first": iter([begun])} if starts > 1 else {}
-        shown |= {name: unroll(world, truth[:, 0], convert(a[part]), seed + i) for name, a in acts.items()}
-        for name, pieces in shown.items():
-            clip = np.concatenate(list(pieces), 1)
+        first = np.asarray(episodes.frames[clips.first[part] - offset[part]])[:, None]
+        predictions: dict[str, Iterator[np.ndarray]] = {"copy": iter([truth[:, :1]])}
+        predictions |= {"copy_first": iter([first])} if starts > 1 else {}
+        predictions |= {name: unroll(world, truth[:, 0], convert(a[part]), seed + i) for name, a in actions.items()}
+        for name, chunks in predictions.items():
+            clip = np.concatenate(list(chunks), 1)
             for metric, value in _compare(truth[:, 1:], clip, perceptual).items():
                 scores.setdefault(metric, {}).setdefault(name, []).append(value)
-    # Starts of one episode are averaged first: the interval is over episodes, which are what is independent.
+    # Starts of one episode are averaged first: only episodes are independent.
     means = {
         metric: {k: np.concatenate(v).reshape(len(episodes), starts, length).mean(1) for k, v in named.items()}
         for metric, named in scores.items()
     }
-    found: Found = {"horizon": np.arange(1.0, length + 1), "episodes": len(episodes), "starts": starts}
-    found |= {metric: {k: by_horizon(v, seed) for k, v in named.items()} for metric, named in means.items()}
-    own = means["psnr"]["world"]
-    return found | {
-        "following": {k: by_horizon(own - v, seed) for k, v in means["psnr"].items() if k in ("shuffled", "zero")}
+    results: Results = {"horizon": np.arange(1.0, length + 1), "episodes": len(episodes), "starts": starts}
+    results |= {metric: {k: by_horizon(v, seed) for k, v in named.items()} for metric, named in means.items()}
+    psnr = means["psnr"]["world"]
+    return results | {
+        "following": {k: by_horizon(psnr - v, seed) for k, v in means["psnr"].items() if k in ("shuffled", "zero")}
     }
 
 
 def _compare(truth: np.ndarray, clip: np.ndarray, perceptual: Distance | None) -> dict[str, np.ndarray]:
-    shown = np.broadcast_to(clip, truth.shape)
-    found = frame_scores(truth, shown)
+    """Return the scores of each frame, float [e t]."""
+    imagined = np.broadcast_to(clip, truth.shape)
+    scores = frame_scores(truth, imagined)
     if perceptual is not None:
-        flat = (x.reshape(-1, *truth.shape[2:]) for x in (truth, shown))
-        found["lpips"] = perceptual(*flat).reshape(truth.shape[:2])
-    return found
+        flat = (x.reshape(-1, *truth.shape[2:]) for x in (truth, imagined))
+        scores["lpips"] = perceptual(*flat).reshape(truth.shape[:2])
+    return scores
 
 
-def above(
+def comparison_rows(
     world: WorldModel, episodes: EpisodeSet, length: int, seed: int, shown: int = 6, size: int = 96
 ) -> list[UInt8[np.ndarray, "t h w 3"]]:
-    """Rows for a contact sheet: `shown` real frames of each episode above those imagined from its first one."""
-    clips, _ = windows(episodes, 1, length)
+    """Return rows of a contact sheet: `shown` real frames of each episode, then the imagined ones."""
+    clips, _ = sample_clips(episodes, 1, length)
     convert = converter(episodes.spec, world.action_spec)
     times, rows = np.linspace(0, length, shown).round().astype(int), []
     for i in range(len(clips)):
         truth = np.asarray(episodes.frames[clips.first[i] + np.arange(length + 1)])
-        dreamt = imagined(world, truth[None, 0], convert(_actions(clips)[i : i + 1]), seed)[0]
-        rows += [resize(truth[times], min(size, truth.shape[1])), resize(dreamt[times], min(size, truth.shape[1]))]
+        imagined = imagine_clips(world, truth[None, 0], convert(_actions(clips)[i : i + 1]), seed)[0]
+        rows += [resize(truth[times], min(size, truth.shape[1])), resize(imagined[times], min(size, truth.shape[1]))]
     return rows
 
 
-# ---------------------------------------------------------------- beyond the truth
+# ---------------------------------------------------------------- without real frames
 
 
-def drift(world: WorldModel, episodes: EpisodeSet, *, frames: int = 200, seed: int = 0, rows: int = 32) -> Found:
-    """How imaginations end that are longer than any episode: their statistics beside those of real frames.
+def measure_drift(
+    world: WorldModel, episodes: EpisodeSet, *, frames: int = 200, seed: int = 0, rows: int = 32
+) -> Results:
+    """Measure how rollouts longer than any episode degrade, by the statistics of their frames.
 
-    From the first frame of some episodes the world imagines `frames` frames; the actions are the episode's own and then
-    those of the episodes of its task that follow it in the set, around and around. No real frames exist that far, so
-    nothing here says whether the world is right, only whether it still looks and moves like the real one.
+    The world model imagines `frames` frames from the first frame of some episodes. The actions are those of the
+    episode, then of the following episodes of its task, repeated. No real frames exist for this, so the statistics only
+    show whether the rollout still looks and moves like reality.
+
+    Args:
+        world: the world model.
+        episodes: real episodes.
+        frames: frames to imagine.
+        seed: of the imagination and the bootstrap.
+        rows: rollouts imagined in parallel.
 
     Returns:
-        "band": the first and last frame of each band, int [n 2]; the `Curve` [n], over starts, of "sharpness",
-        "contrast" and "motion" (over those of the real episode: 1 is like it), "colour" (levels from its mean colour)
-        and "nearest" (PSNR in dB to the nearest real frame of any other episode, at the end of the band); and under
-        "real" the mean of "nearest" and of "colour" for the real episodes' own frames.
+        "band": the first and last frame of each band, int [n 2]. A `Curve` [n] over starts of "sharpness", "contrast"
+        and "motion" (relative to the real episode), "colour" (difference from its mean color, in levels) and "nearest"
+        (PSNR in dB to the nearest real frame of any other episode, at the end of the band). "real": the mean of
+        "nearest" and "colour" for the frames of the real episodes.
     """
     chosen = np.unique(np.linspace(0, len(episodes) - 1, DRIFT_EPISODES).round().astype(int))
     bounds = [0, *(b for b in (10, 25, 50, 100, 150, 200) if b < frames), frames]
@@ -193,33 +202,32 @@ def drift(world: WorldModel, episodes: EpisodeSet, *, frames: int = 200, seed: i
     convert = converter(episodes.spec, world.action_spec)
     values: dict[str, list[np.ndarray]] = {}
     real: dict[str, list[float]] = {"nearest": [], "colour": []}
-    pieces = [chosen[i : i + rows] for i in range(0, len(chosen), rows)]
-    for i, index in zip(range(0, len(chosen), rows), counted("imagining far beyond the data", pieces), strict=True):
-        begun = np.asarray(episodes.frames[episodes.first[index]])
-        acts = np.stack([endless_actions(episodes, int(e), frames) for e in index])
-        clips = imagined(world, begun, convert(acts), seed + i)
+    parts = [chosen[i : i + rows] for i in range(0, len(chosen), rows)]
+    for i, index in zip(range(0, len(chosen), rows), counted("imagining long rollouts", parts), strict=True):
+        starts = np.asarray(episodes.frames[episodes.first[index]])
+        actions = np.stack([extend_actions(episodes, int(e), frames) for e in index])
+        clips = imagine_clips(world, starts, convert(actions), seed + i)
         for clip, e, bank in zip(clips, index, banks[i : i + rows], strict=True):
             own = episodes.episode(int(e)).frames
-            gone = departure(clip, own)
-            for name, value in gone.items():
+            for name, value in drift_statistics(clip, own).items():
                 values.setdefault(name, []).append(np.array([value[a : b + 1].mean() for a, b in bands]))
             values.setdefault("nearest", []).append(nearest_psnr(clip[bands[:, 1]], bank))
             real["nearest"].append(float(nearest_psnr(own[:: max(1, len(own) // 4)], bank).mean()))
-            real["colour"].append(float(departure(own, own)["colour"].mean()))
-    curves = {name: by_horizon(np.stack(rows_of), seed) for name, rows_of in values.items()}
+            real["colour"].append(float(drift_statistics(own, own)["colour"].mean()))
+    curves = {name: by_horizon(np.stack(each), seed) for name, each in values.items()}
     return {"band": bands, "starts": len(chosen), "real": {k: float(np.mean(v)) for k, v in real.items()}} | curves
 
 
-def endless_actions(episodes: EpisodeSet, index: int, count: int) -> np.ndarray:
-    """`count` real actions, float32 [count a]: the episode's own, then those of the next ones of its task."""
-    alike = episodes.where(task=episodes.task[index])
-    order = np.roll(alike, -int(np.flatnonzero(alike == index)[0]))
-    own = np.concatenate([episodes.episode(int(e)).actions for e in order])
-    return np.resize(own, (count, own.shape[1]))
+def extend_actions(episodes: EpisodeSet, index: int, count: int) -> np.ndarray:
+    """Return `count` real actions, float32 [count a]: those of the episode, then of the next ones of its task."""
+    same_task = episodes.where(task=episodes.task[index])
+    order = np.roll(same_task, -int(np.flatnonzero(same_task == index)[0]))
+    actions = np.concatenate([episodes.episode(int(e)).actions for e in order])
+    return np.resize(actions, (count, actions.shape[1]))
 
 
 def _bank(episodes: EpisodeSet, index: int, seed: int) -> np.ndarray:
-    """Some real frames of the other episodes, uint8 [m h w 3]."""
+    """Draw real frames of the other episodes, uint8 [m h w 3]."""
     others = episodes.select(np.arange(len(episodes)) != index)
     rows = others.rows if len(others) else np.zeros(0, np.int64)
     chosen = np.random.default_rng(seed).permutation(len(rows))[:_BANK]
@@ -231,14 +239,14 @@ def _bank(episodes: EpisodeSet, index: int, seed: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Outcomes:
-    """The true and the judged outcomes of n held-out rollouts, and the signals that should tell when the latter lie.
+    """True and judged outcomes of n held-out rollouts, and uncertainty signals.
 
     Attributes:
         truth: bool [n], the real outcome.
         real: verdicts on the real frames, bool or None.
         imagined: verdicts on imagined replays of the same actions, bool or None.
         task: n names.
-        signals: name to float [n], see `doubts`.
+        signals: name to float [n], see `uncertainty_signals`.
     """
 
     truth: np.ndarray
@@ -248,31 +256,31 @@ class Outcomes:
     signals: Mapping[str, np.ndarray]
 
     def gate(self) -> dict[str, float]:
-        """See `measure.real.gate`."""
+        """Return true positive and true negative rates, see `measure.gate.gate_rates`."""
         return gate_rates({"real": self.real, "imagined": self.imagined}, self.truth.tolist(), self.task)
 
     def detections(self) -> dict[str, dict[str, Detection]]:
-        """Of every signal, how well it finds "wrong" verdicts, and false ones among the imagined successes.
+        """Measure how well every signal detects "wrong" verdicts, and "false_success" among imagined successes.
 
-        A rollout whose imagined verdict is unknown is left out of both.
+        Rollouts with an unknown imagined verdict are excluded.
         """
         known = np.array([v is not None for v in self.imagined], bool)
-        said = np.array([bool(v) for v in self.imagined], bool)
-        claimed = known & said
+        verdicts = np.array([bool(v) for v in self.imagined], bool)
+        claimed = known & verdicts
         return {
             name: {
-                "wrong": detection(signal[known], (said != self.truth)[known]),
+                "wrong": detection(signal[known], (verdicts != self.truth)[known]),
                 "false_success": detection(signal[claimed], ~self.truth[claimed]),
             }
             for name, signal in self.signals.items()
         }
 
     def kept(self, signal: str, shares: Sequence[float] = (1.0, 0.9, 0.8, 0.7)) -> list[dict[str, float]]:
-        """What is left where the rollouts with the highest signal are dropped.
+        """Measure the effect of dropping the rollouts with the highest signal.
 
         Returns:
-            For every share kept: "share", the "threshold" that keeps it, "wrong" (share of wrong verdicts among the
-            kept) and "count".
+            For every kept share: "share", its "threshold", "wrong" (share of wrong verdicts among the kept) and
+            "count".
         """
         known = np.array([v is not None for v in self.imagined], bool) & np.isfinite(self.signals[signal])
         value = self.signals[signal][known]
@@ -280,13 +288,19 @@ class Outcomes:
         rows = []
         for share in shares if len(value) else ():
             threshold = float(np.quantile(value, share))
-            under = value <= threshold
-            rows.append({"share": share, "threshold": threshold, "wrong": float(wrong[under].mean()),
-                         "count": float(under.sum())})  # fmt: skip
+            is_kept = value <= threshold
+            rows.append(
+                {
+                    "share": share,
+                    "threshold": threshold,
+                    "wrong": float(wrong[is_kept].mean()),
+                    "count": float(is_kept.sum()),
+                }
+            )
         return rows
 
 
-def outcomes(
+def judge_outcomes(
     world: WorldModel,
     judge: Judge,
     episodes: EpisodeSet,
@@ -297,19 +311,19 @@ def outcomes(
     seed: int = 0,
     rows: int = 32,
 ) -> Outcomes:
-    """Judges labelled held-out rollouts, their imagined replays, and disturbed futures of these.
+    """Judge labeled held-out rollouts, their imagined replays, and disturbed futures of these.
 
     Args:
         world: the world model.
-        judge: the judge; sees every `stride`-th frame.
-        episodes: labelled, each with an action; the outcome is that of the first `horizon` actions, or of all.
-        horizon: actions of an episode that are judged.
+        judge: the judge.
+        episodes: labeled, each with at least one action.
+        horizon: actions of each episode to judge; success counts if it comes within them.
         stride: frames between two that the judge sees.
         jitter: the disturbance.
         seed: of the imagination.
-        rows: episodes imagined side by side.
+        rows: episodes imagined in parallel.
     """
-    real = cut(episodes, horizon)
+    real = truncate(episodes, horizon)
     convert = converter(episodes.spec, world.action_spec)
     order = np.argsort(real.length, kind="stable")
     verdicts: dict[str, list[bool | None]] = {"real": [], "imagined": []}
@@ -318,21 +332,23 @@ def outcomes(
         for i in range(0, len(real), rows):
             part = real.select(order[i : i + rows])
             ends = part.length + 1
-            acts = convert(driven(part, np.arange(len(part)), int(part.length.max())))
-            generator, begun = torch.Generator().manual_seed(seed + i), np.asarray(part.frames[part.first])
-            made, foreseen = follow(world, begun, acts, part.instruction, generator)
-            shown = {"real": clips(part, stride), "imagined": seen_of(part, made, stride, foreseen)}
-            for name, seen in shown.items():
-                verdicts[name] += [v.succeeded for v in judge.score(seen)]
-            signals.append(doubts(world, judge, made, acts, part.instruction, stride, jitter, seed + i, ends))
+            actions = convert(logged_actions(part, np.arange(len(part)), int(part.length.max())))
+            generator, starts = torch.Generator().manual_seed(seed + i), np.asarray(part.frames[part.first])
+            frames, foreseen = imagine_actions(world, starts, actions, part.instruction, generator)
+            sources = {"real": episode_clips(part, stride), "imagined": frame_clips(part, frames, stride, foreseen)}
+            for name, clips in sources.items():
+                verdicts[name] += [v.succeeded for v in judge.score(clips)]
+            signals.append(
+                uncertainty_signals(world, judge, frames, actions, part.instruction, stride, jitter, seed + i, ends)
+            )
             progress.advance(len(part))
     back = np.argsort(order)
     joined = {name: np.concatenate([s[name] for s in signals])[back] for name in signals[0]}
-    known = {name: [said[i] for i in back] for name, said in verdicts.items()}
-    return Outcomes(real.succeeded, known["real"], known["imagined"], real.kinds, joined)
+    ordered = {name: [each[i] for i in back] for name, each in verdicts.items()}
+    return Outcomes(real.succeeded, ordered["real"], ordered["imagined"], real.kinds, joined)
 
 
-def doubts(
+def uncertainty_signals(
     world: WorldModel,
     judge: Judge,
     clips: np.ndarray,
@@ -343,71 +359,73 @@ def doubts(
     seed: int,
     ends: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
-    """Signals of imagined rollouts, float [r] each: higher means less to be believed.
+    """Return uncertainty signals of imagined rollouts, float [r] each; higher is less reliable.
 
     Args:
         world: the world model that imagined them.
         judge: the judge.
         clips: uint8 [r t+1 h w 3], the rollouts.
-        actions: float32 [r t a], in the world's units.
+        actions: float32 [r t a], in the units of the world model.
         instructions: r sentences.
         stride: frames between two that the judge sees.
-        jitter: the disturbance of the other futures.
+        jitter: the disturbance of the futures.
         seed: of the disturbance.
-        ends: int [r], frames of each rollout that count; all of them if left out.
+        ends: int [r], number of frames of each rollout to use; by default all.
 
     Returns:
-        "judged futures": `judged_doubt` over the rollout and its futures, in 0..1; "judge alone": the same without the
-        futures; "frames apart": `apart`, the mean over futures, in levels.
+        "judged futures": `judge_uncertainty` over the rollout and its futures, in 0..1. "judge alone": the same without
+        futures. "frames apart": mean `frame_distance` to the futures, in levels.
     """
-    until = [clips.shape[1]] * len(clips) if ends is None else ends.tolist()
+    stops = [clips.shape[1]] * len(clips) if ends is None else ends.tolist()
 
-    def whole(frames: np.ndarray) -> list[np.ndarray]:
-        return [clip[:end] for clip, end in zip(frames, until, strict=True)]
+    def cut(frames: np.ndarray) -> list[np.ndarray]:
+        return [clip[:stop] for clip, stop in zip(frames, stops, strict=True)]
 
-    own = beliefs(judge, whole(clips), instructions, stride)
-    belief, gone = [own], []
-    for future in imagined_again(world, clips[:, 0], actions, jitter, seed):
-        belief.append(beliefs(judge, whole(future), instructions, stride))
-        gone.append(apart([clip[1:] for clip in whole(clips)], [clip[1:] for clip in whole(future)]))
+    rollout = judge_probabilities(judge, cut(clips), instructions, stride)
+    probabilities, distances = [rollout], []
+    for future in imagine_futures(world, clips[:, 0], actions, jitter, seed):
+        probabilities.append(judge_probabilities(judge, cut(future), instructions, stride))
+        distances.append(frame_distance([clip[1:] for clip in cut(clips)], [clip[1:] for clip in cut(future)]))
     return {
-        "judged futures": judged_doubt(np.stack(belief)),
-        "judge alone": judged_doubt(own[None]),
-        "frames apart": np.mean(gone, 0) if gone else np.full(len(clips), np.nan),
+        "judged futures": judge_uncertainty(np.stack(probabilities)),
+        "judge alone": judge_uncertainty(rollout[None]),
+        "frames apart": np.mean(distances, 0) if distances else np.full(len(clips), np.nan),
     }
 
 
 def rollout_uncertainty(
     world: WorldModel, judge: Judge, stride: int, jitter: JitterConfig, rows: int
 ) -> Callable[[Sequence[Rollout], int], np.ndarray]:
-    """The kept signal for reinforcement learning: of imagined rollouts of one length and a seed, float [r].
+    """Make a function that returns `SIGNAL` of imagined rollouts of one length, float [r], given a seed.
 
     Args:
         world: the world model that imagined them.
         judge: the judge.
-        stride: frames between two that the judge sees: the policy's chunk.
+        stride: frames between two that the judge sees; the policy's action chunk.
         jitter: the disturbance.
-        rows: rollouts imagined side by side.
+        rows: most rollouts imagined in parallel.
     """
 
-    def doubt(rollouts: Sequence[Rollout], seed: int) -> np.ndarray:
-        found = []
+    def uncertainty(rollouts: Sequence[Rollout], seed: int) -> np.ndarray:
+        values = []
         for i in range(0, len(rollouts), rows):
             part = rollouts[i : i + rows]
             clips = np.stack([r.frames for r in part])
             actions = np.stack([r.chunks.actions.flatten(0, 1).numpy() for r in part])
             sentences = [r.start.instruction for r in part]
-            found.append(doubts(world, judge, clips, actions, sentences, stride, jitter, seed + i)[SIGNAL])
-        return np.concatenate(found)
+            signals = uncertainty_signals(world, judge, clips, actions, sentences, stride, jitter, seed + i)
+            values.append(signals[SIGNAL])
+        return np.concatenate(values)
 
-    return doubt
+    return uncertainty
 
 
-def plain(found: Any) -> Any:
-    """Numbers and names alone: arrays become lists, a `Detection` its numbers."""
-    if isinstance(found, Detection):
-        return {"value": found.auroc.value, "low": found.auroc.low, "high": found.auroc.high, "wrong": found.wrong,
-                "right": found.right}  # fmt: skip
-    if isinstance(found, Mapping):
-        return {key: plain(value) for key, value in found.items()}
-    return found.tolist() if isinstance(found, np.ndarray) else found
+def to_plain(value: Any) -> Any:
+    """Convert results to JSON: arrays become lists, a `Detection` becomes its numbers."""
+    if isinstance(value, Detection):
+        auroc = value.auroc
+        counts = {"wrong": value.wrong, "right": value.right}
+        return {"value": auroc.value, "low": auroc.low, "high": auroc.high} | counts
+    if isinstance(value, Mapping):
+        return {key: to_plain(each) for key, each in value.items()}
+    return value.tolist() if isinstance(value, np.ndarray) else value

@@ -1,10 +1,9 @@
-"""Test-time training: reinforcement learning from one frame and one sentence, with the world as it is.
+"""Test-time training: RL from one frame and one sentence, without changing the world model.
 
-The loop is `reinforce` with one start. What the published method paid for it (other tasks got worse, World-Gymnast,
-arXiv 2602.02454) has two remedies here. A KL anchor: the policy is held to the one it was. Replay: a share of every
-step begins at other starts, which a world model imagines for nothing. The anchor is the default, for replay without it
-costs the other tasks more than it saves (docs/results.md). `forgetting` rolls the policy out, before and after, from
-starts that nobody trained on.
+The loop is `reinforce` with one start. The published method made other tasks worse (World-Gymnast, arXiv 2602.02454).
+There are two remedies here. A KL anchor pulls the policy toward the initial one. Replay starts a share of every step
+from other starts, which costs only imagination. The anchor is the default: replay without it costs the other tasks more
+than it saves (docs/results.md). `measure_forgetting` rolls out the policy, before and after, from held-out starts.
 """
 
 from __future__ import annotations
@@ -35,9 +34,9 @@ class AdaptConfig:
     """Training on one start.
 
     Attributes:
-        rl: the loop, with the anchor as `trainer.objective.kl`; nothing is scored for real while it runs.
-        replay: share of every step's starts that are others than the one in question.
-        trials: rollouts from the start in question, before and after.
+        rl: the loop, with the anchor as `trainer.objective.kl`; without real evaluations.
+        replay: share of other starts in every step.
+        trials: rollouts from the start, before and after.
     """
 
     rl: ReinforceConfig = ReinforceConfig(
@@ -51,22 +50,22 @@ class AdaptConfig:
     trials: Positive = 32
 
     def __post_init__(self) -> None:
-        for name, why in (
-            ("middle", "a picture has no middle"),
-            ("curriculum", "the share of replay would be lost"),
+        for name, reason in (
+            ("middle", "a picture is no episode with a middle"),
+            ("curriculum", "it would change the share of replay"),
         ):
-            if getattr(self.rl, name):
-                raise InputError(f"--rl.{name.replace('_', '-')}: found {getattr(self.rl, name)}, expected 0: {why}")
+            if value := getattr(self.rl, name):
+                raise InputError(f"--rl.{name}: found {value}, expected 0: {reason}")
 
 
 @dataclass(frozen=True)
 class ReplayStarts:
-    """Draws one start, and for a share of the draws others.
+    """Repeats one start, mixed with a share of other starts.
 
     Attributes:
-        start: the one in question.
-        others: draws the others.
-        share: of the others.
+        start: the repeated start.
+        others: draws the other starts.
+        share: share of other starts.
     """
 
     start: Start
@@ -75,23 +74,26 @@ class ReplayStarts:
 
     @property
     def identity(self) -> str:
-        """See `StartSampler`."""
+        """Hash of the start, the other sampler and the share."""
         return fingerprint([starts_hash([self.start]), self.others.identity if self.share else "", self.share])
 
     def __call__(self, rng: np.random.Generator, count: int) -> list[StartOrLayout]:
-        """See `StartSampler`."""
-        more = round(self.share * count)
-        return [self.start] * (count - more) + (list(self.others(rng, more)) if more else [])
+        """Draw `count` starts, a share of them from the other sampler."""
+        replayed = round(self.share * count)
+        others = self.others(rng, replayed) if replayed else ()
+        return [self.start] * (count - replayed) + list(others)
 
 
 def adapt(
     policy: Policy, surrogate: Surrogate, start: Start, others: StartSampler, out: Path, config: AdaptConfig
 ) -> Policy:
-    """The policy trained on `start`; OUT/policy.safetensors, and the last weights, for nothing real chose among them.
+    """Train a copy of `policy` on `start`; write OUT/policy.safetensors with the last weights.
+
+    Without real evaluations, no other step can be chosen.
 
     Args:
-        policy: where it begins.
-        surrogate: where it practises.
+        policy: the initial policy.
+        surrogate: where it trains.
         start: the frame and the sentence.
         others: draws the starts of replay.
         out: the run folder.
@@ -102,13 +104,13 @@ def adapt(
 
 
 @dataclass(frozen=True)
-class Adapted:
-    """What became of a policy in the surrogate.
+class AdaptResult:
+    """Success in the surrogate before and after test-time training.
 
     Attributes:
-        before: success from the start in question, sampled as in training, of the policy as it was.
-        after: and of the trained one.
-        others: greedy success on other starts, before and after, a row a task.
+        before: success of the initial policy from the start, sampled as in training.
+        after: the same of the trained policy.
+        others: greedy success on other starts, before and after, by task; None without other starts.
     """
 
     before: Rate
@@ -116,16 +118,16 @@ class Adapted:
     others: SuccessTable | None
 
 
-def forgetting(
+def measure_forgetting(
     policies: tuple[Policy, Policy],
     surrogate: Surrogate,
     start: Start,
     others: Sequence[Start],
     config: AdaptConfig,
-) -> Adapted:
-    """How both policies, before and after, do from `start` and from `others` (none of which was trained on)."""
+) -> AdaptResult:
+    """Roll out both policies, before and after, from `start` and from held-out `others`."""
     rl, rows = config.rl, config.rl.rows
-    own = [
+    by_policy = [
         score_in(
             surrogate,
             p,
@@ -137,9 +139,9 @@ def forgetting(
         )
         for p in policies
     ]
-    rates = [Rate.of(r.verdict.succeeded for r in rollouts) for rollouts in own]
+    rates = [Rate.of(r.verdict.succeeded for r in rollouts) for rollouts in by_policy]
     if not others:
-        return Adapted(rates[0], rates[1], None)
+        return AdaptResult(rates[0], rates[1], None)
     first, second = (
         [
             EpisodeResult(r.start.task, i, rl.seed, r.verdict.succeeded, len(r.frames))
@@ -151,4 +153,4 @@ def forgetting(
         ]
         for p in policies
     )
-    return Adapted(rates[0], rates[1], success_table(first, second))
+    return AdaptResult(rates[0], rates[1], success_table(first, second))

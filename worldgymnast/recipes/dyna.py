@@ -1,15 +1,14 @@
-"""Dyna: the policy goes back to the robot, and world and judge learn from what it does there.
+"""Dyna: alternates real recordings of the policy, retraining of world model and judge, and RL.
 
-Each round records real rollouts of the policy that is kept, goes on training world and judge on old and new data
-together, and then the policy in them (Sutton 1991; World-Gymnast, arXiv 2602.02454). It breaks the optimism that
-reinforcement learning finds: where the world imagines successes that do not come, the next round has them on record as
-failures.
+Each round records real rollouts of the kept policy, finetunes world model and judge on old and new data, and then
+trains the policy in them (Sutton 1991; World-Gymnast, arXiv 2602.02454). This corrects the optimism that RL exploits:
+where the world model imagines false successes, the next round has recorded failures.
 
-A round's policy replaces the one that is kept only if an anytime-valid paired test says so (`evaluation.sequential`),
-and if it is significantly worse in no task. Both are rolled out greedily on the same layouts for it, and these real
-episodes are data for the next round. Without the test a round once replaced a policy of 70 % by one of 61 %.
+The policy of a round replaces the kept one only if an anytime-valid paired test favors it (`evaluation.sequential`),
+and it is significantly worse in no task. For the test both are rolled out greedily on the same layouts, and these real
+episodes are data for the next round. Without the test, a round once replaced a policy of 70% by one of 61%.
 
-Each stage is a folder of its own and is skipped when it is finished.
+Each stage has its own folder and is skipped once finished.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ from worldgymnast.errors import FieldError, InputError
 from worldgymnast.evaluation.sequential import ALPHA_REPLACE, PairedEvidence, worse_strata
 from worldgymnast.evaluation.success import Outcome
 from worldgymnast.measure.evaluate import Contender, evaluate
-from worldgymnast.measure.gate import cut
+from worldgymnast.measure.gate import truncate
 from worldgymnast.measure.real import ScoreConfig, Scorer, ScoringConfig
 from worldgymnast.protocols import Policy, TrainableJudge, WorldModel
 from worldgymnast.recipes.finetune import FinetuneConfig, finetune
 from worldgymnast.recipes.record import PolicyRecordConfig, record_policy_to
-from worldgymnast.recipes.relearn import Relearning, relearn_judge, relearn_world
+from worldgymnast.recipes.relearn import RelearnConfig, relearn_judge, relearn_world
 from worldgymnast.records import DECISIONS
 from worldgymnast.registry import EnvironmentConfig, environment, to_dict
 from worldgymnast.rl.reinforce import ReinforceConfig, evaluation_steps
@@ -42,23 +41,23 @@ from worldgymnast.weights import identity, write_text
 
 
 @checked
-class DynaConfig(Relearning):
-    """Rounds, what a robot may do in them, and how world and judge learn from it.
+class DynaConfig(RelearnConfig):
+    """Rounds, budget of real episodes, and training.
 
     Attributes:
-        rounds: how many.
-        budget: real episodes in all rounds together, the tests and the scorings during RL included; the final
-            evaluation is not.
-        pairs: layouts a task on which a round's policy is tested against the one that is kept, greedily.
-        alpha: largest probability with which a round replaces a policy by one that is no better.
-        temperatures: at which the policy is recorded besides, in equal parts.
-        length: actions in a recorded episode.
-        layout: first layout of the recordings; the tests' come first.
+        rounds: number of rounds.
+        budget: real episodes over all rounds, including tests and the evaluations during RL, but not the final
+            evaluation.
+        pairs: layouts per task on which the policy of a round is tested against the kept one, greedily.
+        alpha: largest probability that a round replaces a policy by one that is no better.
+        temperatures: sampling temperatures of the other recordings, in equal parts.
+        length: actions per recorded episode.
+        layout: first layout of the recordings; those of the tests come first.
         env: the real environment.
-        finetune: RL and its scorings.
-        photographs: new layouts a task that RL starts from.
+        finetune: RL and its evaluations.
+        photographs: new layouts per task that RL starts from.
         photograph_layout: first of these layouts.
-        score: the final paired evaluation of every round's policy.
+        score: the final paired evaluation of the policy of every round.
         seed: of everything.
     """
 
@@ -80,10 +79,10 @@ class DynaConfig(Relearning):
         if self.per_temperature < 1:
             raise FieldError(
                 "budget",
-                f"found {self.budget} real episodes for {self.rounds} rounds, of which the scorings of "
-                f"RL take {self.rounds * self.scored} and the tests {self.tested}; expected at least "
-                f"{self.rounds * (self.scored + self._least) + self.tested}, one more for every round, task and "
-                "temperature; raise it, or lower the rounds, their scorings or --pairs",
+                f"found {self.budget} real episodes for {self.rounds} rounds, of which the evaluations during RL take "
+                f"{self.rounds * self.scored} and the tests {self.tested}; expected at least "
+                f"{self.rounds * (self.scored + self._least) + self.tested}, which leaves one per round, task and "
+                "temperature. Raise it, or lower the rounds, their evaluations or --pairs",
             )
 
     @property
@@ -92,34 +91,34 @@ class DynaConfig(Relearning):
 
     @property
     def scored(self) -> int:
-        """Real episodes that the scorings of one round take."""
+        """Real episodes of the evaluations in one round."""
         return len(evaluation_steps(self.finetune.rl)) * self.finetune.scoring.per_task * len(self.env.tasks)
 
     @property
     def per_temperature(self) -> int:
-        """Episodes recorded in a round of each task at each temperature."""
+        """Recorded episodes per round, task and temperature."""
         return ((self.budget - self.tested) // self.rounds - self.scored) // self._least
 
     @property
     def tested(self) -> int:
-        """Real episodes that the tests of all rounds take: those of the first policy, and of every round's."""
+        """Real episodes of all tests: those of the first policy and of every round's policy."""
         return (self.rounds + 1) * self.pairs * len(self.env.tasks)
 
     @property
     def test(self) -> PolicyRecordConfig:
-        """The layouts that all tests have in common, rolled out greedily."""
+        """Recording of the common layouts of all tests, rolled out greedily."""
         return PolicyRecordConfig((0.0,), self.pairs, self.length, self.layout)
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether a round's policy replaces the one that is kept.
+    """Decision whether the policy of a round replaces the kept one.
 
     Attributes:
-        number: of the round.
-        evidence: from the pairs.
+        number: number of the round.
+        evidence: of the pairs.
         worse: tasks in which the new policy is significantly worse.
-        is_replaced: whether the new one is kept from now on.
+        is_replaced: whether the new policy is kept.
     """
 
     number: int
@@ -128,28 +127,29 @@ class Decision:
     is_replaced: bool
 
     def __str__(self) -> str:
-        lost = f"; significantly worse: {', '.join(self.worse)}" if self.worse else ""
-        verdict = "its policy replaces the one before" if self.is_replaced else "the policy before is kept"
-        return f"Round {self.number}: {verdict} ({self.evidence}{lost})."
+        worse = f"; significantly worse: {', '.join(self.worse)}" if self.worse else ""
+        decision = "its policy replaces the previous one" if self.is_replaced else "the previous policy is kept"
+        return f"Round {self.number}: {decision} ({self.evidence}{worse})."
 
 
 def decide(number: int, kept: EpisodeSet, new: EpisodeSet, horizon: int, alpha: float) -> Decision:
-    """Compares real episodes of two policies on the same layouts.
+    """Compare real episodes of two policies on the same layouts.
 
     Args:
-        number: of the round.
-        kept: episodes of the policy that is kept.
-        new: as many of the round's policy, in the same order.
-        horizon: actions by which success counts.
+        number: number of the round.
+        kept: episodes of the kept policy.
+        new: episodes of the new policy, in the same order.
+        horizon: actions within which success counts.
         alpha: of the test.
 
     Raises:
-        InputError: the two do not match.
+        InputError: the episodes have different tasks.
     """
     if kept.task != new.task:
         raise InputError(
-            f"round {number}: found {len(kept)} test episodes of the kept policy and {len(new)} of the new one, on "
-            "other tasks. They cannot be paired. Remove the newest folder data/test-N and run the same command again"
+            f"round {number}: {len(kept)} test episodes of the kept policy and {len(new)} of the new one are on "
+            "different tasks, so they cannot be paired. Remove the newest folder data/test-N, then rerun the same "
+            "command"
         )
     before, after = _outcomes(kept, horizon), _outcomes(new, horizon)
     evidence, worse = PairedEvidence.of(before, after), worse_strata(before, after, new.kinds)
@@ -157,51 +157,52 @@ def decide(number: int, kept: EpisodeSet, new: EpisodeSet, horizon: int, alpha: 
 
 
 def _outcomes(episodes: EpisodeSet, horizon: int) -> list[Outcome]:
-    short = cut(episodes, horizon)
-    return [bool(won) if known else None for won, known in zip(short.succeeded, short.labelled, strict=True)]
+    """Return the outcomes within `horizon` actions; None without a label."""
+    first = truncate(episodes, horizon)
+    return [bool(won) if known else None for won, known in zip(first.succeeded, first.labelled, strict=True)]
 
 
-def recorded_in(out: Path, number: int) -> tuple[Path, Path]:
-    """The data sets that a round of the run in OUT learns from: the greedy episodes of the test before, and others."""
+def recording_folders(out: Path, number: int) -> tuple[Path, Path]:
+    """Return the data sets of a round: the greedy episodes of the previous test, and the other recordings."""
     return out / "data" / f"test-{number - 1}", out / "data" / f"round-{number}"
 
 
 def dyna(
     policy: Path,
-    begun: tuple[Policy, WorldModel, TrainableJudge],
+    initial: tuple[Policy, WorldModel, TrainableJudge],
     old: EpisodeSet,
     out: Path,
     config: DynaConfig,
     device: str = "cpu",
     imagined: int = 0,
 ) -> dict[str, Any]:
-    """Rounds in OUT/data, OUT/world-N, OUT/judge-N and OUT/rl-N; returns OUT/evaluation.json.
+    """Run all rounds in OUT/data, OUT/world-N, OUT/judge-N and OUT/rl-N; return OUT/evaluation.json.
 
     Args:
-        policy: the file of the policy to begin with.
-        begun: that policy, and the world model and the judge to begin with.
-        old: what world and judge were trained on, with labels.
+        policy: file of the initial policy.
+        initial: the initial policy, world model and judge.
+        old: labeled training data of world model and judge.
         out: the run folder.
         config: the rounds.
-        device: where to train.
-        imagined: layouts a task that the evaluation imagines and does not play.
+        device: of the training.
+        imagined: additional layouts per task that the evaluation only imagines.
     """
-    kept, world, judge = begun
+    kept, world, judge = initial
     inputs = {"policy": identity(kept), "world": identity(world), "judge": identity(judge), "data": data_hash(old)}
     env, recorded, decisions = environment(config.env), [old], list[Decision]()
     policies = {"before": Contender(policy, (config.seed,))}
     with Run(out, to_dict(config) | {"inputs": inputs}) as run:
         starts = PhotographedStarts(env, config.photographs, config.photograph_layout)
         with stage(out, "test 0"):
-            shown = newest = record_policy_to(recorded_in(out, 1)[0], kept, env, config.test)
+            kept_test = newest = record_policy_to(recording_folders(out, 1)[0], kept, env, config.test)
         for number in range(1, config.rounds + 1):
             folder = {name: out / f"{name}-{number}" for name in ("world", "judge", "rl")}
             seed = config.seed + number
             with stage(out, f"record {number}"):
-                asked = PolicyRecordConfig(
+                request = PolicyRecordConfig(
                     config.temperatures, config.per_temperature, config.length, config.layout + 10_000 * number
                 )
-                sampled = record_policy_to(recorded_in(out, number)[1], kept, env, asked)
+                sampled = record_policy_to(recording_folders(out, number)[1], kept, env, request)
                 recorded.append(concatenate([newest, sampled]))
             with stage(out, f"world {number}"):
                 world = relearn_world(recorded, world, folder["world"], config, seed, device)
@@ -210,27 +211,35 @@ def dyna(
             with stage(out, f"reinforce {number}"):
                 rl = replace(config.finetune.rl, seed=seed)
                 imagine, scorer = Imagination.of(kept, world, judge, rl.horizon), Scorer(env, config.finetune.scoring)
-                acting = finetune(kept, imagine, starts, folder["rl"], rl, scorer).policy
+                trained = finetune(kept, imagine, starts, folder["rl"], rl, scorer).policy
             with stage(out, f"test {number}"):
-                newest = record_policy_to(recorded_in(out, number + 1)[0], acting, env, config.test)
-                decisions.append(decide(number, shown, newest, env.horizon, config.alpha))
+                newest = record_policy_to(recording_folders(out, number + 1)[0], trained, env, config.test)
+                decisions.append(decide(number, kept_test, newest, env.horizon, config.alpha))
                 print(decisions[-1])
-                _file(out / DECISIONS, decisions)
+                _write_decisions(out / DECISIONS, decisions)
             policies[f"round {number}"] = list(policies.values())[-1]
             if decisions[-1].is_replaced:
-                kept, shown = acting, newest
+                kept, kept_test = trained, newest
                 policies[f"round {number}"] = Contender(folder["rl"] / "policy.safetensors", (config.seed,))
         with stage(out, "real evaluation"):
-            found = evaluate(out / "evaluation.json", policies, env, config.score, device, world, judge, imagined)
+            outcomes = evaluate(out / "evaluation.json", policies, env, config.score, device, world, judge, imagined)
         sampled_episodes = config.rounds * (config.scored + config.per_temperature * config._least)
         run.finish({"real_episodes": float(sampled_episodes + config.tested)})
-    return found
+    return outcomes
 
 
-def _file(file: Path, decisions: Sequence[Decision]) -> None:
+def _write_decisions(file: Path, decisions: Sequence[Decision]) -> None:
     rows = [
-        {"round": d.number, "wins": d.evidence.wins, "losses": d.evidence.losses, "ties": d.evidence.ties,
-         "evidence": d.evidence.better, "worse": list(d.worse), "replaced": d.is_replaced, "said": str(d)}
-        for d in decisions
-    ]  # fmt: skip
+        {
+            "round": decision.number,
+            "wins": decision.evidence.wins,
+            "losses": decision.evidence.losses,
+            "ties": decision.evidence.ties,
+            "evidence": decision.evidence.better,
+            "worse": list(decision.worse),
+            "replaced": decision.is_replaced,
+            "said": str(decision),
+        }
+        for decision in decisions
+    ]
     write_text(file, json.dumps(rows, indent=2) + "\n")

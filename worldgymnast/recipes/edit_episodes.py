@@ -1,4 +1,4 @@
-"""Whole episodes with distractors in them, for world model and judge to learn from."""
+"""Adds distractors to whole episodes, as training data for world model and judge."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from worldgymnast.protocols import Editor
 from worldgymnast.scenes.edit import MIN_CHANGE, changed_share, edit_frames
 from worldgymnast.types import Episode
 
-_LOOKED_AT = 20
-"""Episodes that are tried before any is written."""
+_CHECKED = 20
+"""Episodes to edit on trial before any is written."""
 
 
 def with_distractors(editor: Editor, episodes: EpisodeSet, seed: int) -> Iterator[Episode]:
-    """Every episode, the same objects in all its frames; labels, actions and sentences stay as they are.
+    """Yield every episode with the same objects in all its frames; everything else is unchanged.
 
     Raises:
         InputError: the editor edits single frames only.
     """
     if not editor.clips:
         raise InputError(
-            f"editor '{editor.name}': edits single frames, expected one that edits whole episodes alike (cut-outs)"
+            f"editor '{editor.name}' edits single frames only. Use one that edits whole episodes alike (cut-outs)"
         )
     for i in range(len(episodes)):
         episode = episodes.episode(i)
@@ -37,19 +37,19 @@ def with_distractors(editor: Editor, episodes: EpisodeSet, seed: int) -> Iterato
 
 
 def distract_episodes(editor: Editor, episodes: EpisodeSet, path: Path, seed: int) -> None:
-    """Writes `with_distractors` as a LeRobot folder, whole or not at all.
+    """Write `with_distractors` as a LeRobot folder, atomically.
 
     Raises:
-        InputError: nothing is added to most of the first episodes.
+        InputError: most of the first episodes are unchanged.
     """
-    looked_at = episodes.select(np.arange(min(len(episodes), _LOOKED_AT)))
-    plain = np.asarray(looked_at.frames[looked_at.first])
-    made = [episode.frames[0] for episode in with_distractors(editor, looked_at, seed)]
-    bare = sum(changed_share(before, after) < MIN_CHANGE for before, after in zip(plain, made, strict=True))
-    if bare > len(looked_at) / 2:
+    sample = episodes.select(np.arange(min(len(episodes), _CHECKED)))
+    originals = np.asarray(sample.frames[sample.first])
+    edits = [episode.frames[0] for episode in with_distractors(editor, sample, seed)]
+    unchanged = sum(changed_share(before, after) < MIN_CHANGE for before, after in zip(originals, edits, strict=True))
+    if unchanged > len(sample) / 2:
         raise InputError(
-            f"editor '{editor.name}': adds nothing to {bare} of the first {len(looked_at)} episodes, expected objects "
-            "in most; give --plate of this camera (worldgymnast scenes plate)"
+            f"editor '{editor.name}' added nothing to {unchanged} of the first {len(sample)} episodes. Pass --plate of "
+            "this camera (worldgymnast scenes plate)"
         )
     with (
         LeRobotWriter(path, episodes.spec, episodes.fps, episodes.size) as writer,

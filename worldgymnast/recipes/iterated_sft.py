@@ -1,9 +1,9 @@
-"""Iterated imitation: the baseline that learns from the judged successes of its own imagination alone.
+"""Iterated imitation: a baseline that learns only from judged successes of its own imagined rollouts.
 
-In every round the policy is rolled out in the surrogate, what the judge calls a success is kept, and the policy
-imitates it, in equal parts with its demonstrations (Iter-SFT of World-Gymnast, arXiv 2602.02454; filtered behaviour
-cloning, as in STaR, arXiv 2203.14465, and ReST, arXiv 2308.08998). It sees what reinforcement learning sees, but only
-what went well. The round that scores highest for real is the result, as in `reinforce`.
+In every round the policy is rolled out in the surrogate, and imitates the judged successes, in equal parts with its
+demonstrations (Iter-SFT of World-Gymnast, arXiv 2602.02454; filtered behavior cloning, as in STaR, arXiv 2203.14465,
+and ReST, arXiv 2308.08998). It sees the same data as RL, but only the successes. The round with the highest real
+success is the result.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from worldgymnast.phrases import INSTRUCTIONS
 from worldgymnast.progress import Progress
 from worldgymnast.protocols import Policy, StartSampler, TrainablePolicy
 from worldgymnast.recipes.finetune import FPS, save_gallery
-from worldgymnast.recipes.record import episodes_of
+from worldgymnast.recipes.record import to_episodes
 from worldgymnast.registry import Manifest, load_policy, save_component, to_dict
 from worldgymnast.run import Run
 from worldgymnast.run_folder import resuming
@@ -42,14 +42,14 @@ class IterSftConfig:
     """Rounds of imagination and imitation.
 
     Attributes:
-        rounds: how many.
-        starts: starts a round.
+        rounds: number of rounds.
+        starts: starts per round.
         group_size: rollouts per start.
         temperature: of sampling.
-        rows: most rollouts imagined side by side.
-        horizon: actions in an imagined rollout.
-        batch: looks a step of imitation, half of them demonstrations.
-        fit: the optimiser of every round.
+        rows: most rollouts imagined in parallel.
+        horizon: actions per imagined rollout.
+        batch: looks per step of imitation, half of them demonstrations.
+        fit: the training loop of every round.
         seed: of every random draw.
     """
 
@@ -74,18 +74,20 @@ def iter_sft(
     scorer: Scorer | None = None,
     device: str = "cpu",
 ) -> Policy:
-    """Rounds in OUT/round-N, the best one's policy in OUT/policy.safetensors; finished rounds are skipped.
+    """Train rounds in OUT/round-N; write the best policy to OUT/policy.safetensors.
+
+    Finished rounds are skipped, so the same call resumes.
 
     Args:
-        policy: where it begins.
+        policy: the initial policy.
         surrogate: imagines and judges.
-        starts: draws them.
-        demonstrations: what is imitated beside.
+        starts: samples the starts of each round.
+        demonstrations: imitated along with the successes.
         out: the run folder.
         config: the rounds.
-        scorer: scores the policy before the first round and after each, and so chooses the best; without one it is the
-            first.
-        device: where to train.
+        scorer: evaluates the policy before the first round and after each, which chooses the best. Without it, the
+            last round is the result.
+        device: of the training.
 
     Raises:
         InputError: a round has no success to imitate, or the policy cannot be trained by imitation.
@@ -111,7 +113,7 @@ def iter_sft(
 
 
 def _rounds(
-    begun: Policy,
+    initial: Policy,
     surrogate: Surrogate,
     starts: StartSampler,
     demonstrations: EpisodeSet,
@@ -120,26 +122,27 @@ def _rounds(
     scorer: Scorer | None,
     device: str,
 ) -> tuple[Policy, Metrics]:
-    """The policy of the best round, and its metrics; goes on after the newest round that was scored."""
-    policy = begun
+    """Run the remaining rounds; return the policy of the best round, and its metrics."""
+    policy = initial
     checkpoint = run.load()
     with resuming(run.path):
         first, best = (checkpoint.step, int(checkpoint.state["best"])) if checkpoint else (0, 0)
     if first > 1:
-        policy = load_policy(_result(run.path, first - 1), device)
+        policy = load_policy(_policy_file(run.path, first - 1), device)
     try:
         for number in range(first, config.rounds + 1):
-            learned: Metrics = {}
+            metrics: Metrics = {}
             if number:
-                policy, learned = _round(policy, surrogate, starts, demonstrations, run.path, config, number, device)
-            scored = None
+                policy, metrics = _round(policy, surrogate, starts, demonstrations, run.path, config, number, device)
+            pairs = None
             if scorer is not None:
-                scored = scorer(policy, surrogate, number, horizon=config.horizon, rows=config.rows)
-            run.log(number, learned | (scored.metrics() | scored.task_metrics(number) if scored else {}))
+                pairs = scorer(policy, surrogate, number, horizon=config.horizon, rows=config.rows)
+                metrics |= pairs.metrics() | pairs.task_metrics(number)
+            run.log(number, metrics)
             rates = {int(row["step"]): row.get("real_success", 0.0) for row in run.metrics()}
             best = max(rates, key=lambda i: (rates[i], i))
-            if scored is not None:
-                save_gallery(run, scored, policy.action_spec.rate or FPS)
+            if pairs is not None:
+                save_gallery(run, pairs, policy.action_spec.rate or FPS)
             run.save(number + 1, {}, {"best": best})
     except BaseException:
         surrogate.cancel()
@@ -149,11 +152,11 @@ def _rounds(
             scorer.close()
         surrogate.close()
     row = next((row for row in run.metrics() if row["step"] == best), {})
-    found = {k: v for k, v in row.items() if k not in ("step", "time")}
-    return begun if best == 0 else load_policy(_result(run.path, best), device), found | {"best_step": float(best)}
+    metrics = {k: v for k, v in row.items() if k not in ("step", "time")} | {"best_step": float(best)}
+    return initial if best == 0 else load_policy(_policy_file(run.path, best), device), metrics
 
 
-def _result(out: Path, number: int) -> Path:
+def _policy_file(out: Path, number: int) -> Path:
     return out / f"round-{number}" / "policy.safetensors"
 
 
@@ -167,21 +170,21 @@ def _round(
     number: int,
     device: str,
 ) -> tuple[Policy, Metrics]:
-    """The policy that `policy` becomes in a round, and what was seen on the way."""
-    result = _result(out, number)
+    """Run one round; return the trained policy and its metrics."""
+    result = _policy_file(out, number)
     folder = result.parent
     with Run(folder, {"round": number, "inputs": {"policy": identity(policy)}}) as run:
         if run.finished is None:
             seed = config.seed * 1_000_003 + number
             rollouts = _rollouts(policy, surrogate, starts, config, number)
-            won = list(successes(rollouts))
+            won = list(label_successes(rollouts))
             if not won:
                 raise InputError(
-                    f"{folder}: found no success among {len(rollouts)} imagined rollouts, expected some to imitate; "
-                    "give starts or a policy that sometimes succeed, or more --starts"
+                    f"{folder}: none of {len(rollouts)} imagined rollouts succeeded, so there is nothing to imitate. "
+                    "Use easier starts, a better policy, or more --starts"
                 )
             spec = policy.action_spec
-            episodes = from_episodes(list(episodes_of(won, "imagined", spec, spec.rate or FPS)))
+            episodes = from_episodes(list(to_episodes(won, "imagined", spec, spec.rate or FPS)))
             metrics: Metrics = {
                 "reward": len(won) / len(rollouts),
                 "imitated": float(len(won)),
@@ -189,7 +192,7 @@ def _round(
                 "imagined_frames": float(sum(len(r.frames) - 1 for r in rollouts)),
             }
             k, half = policy.chunk, config.batch // 2
-            batches = together(
+            batches = combine_batches(
                 imitation_batches(demonstrations, k, config.batch - half, seed, INSTRUCTIONS),
                 imitation_batches(episodes, k, half, seed + 1, INSTRUCTIONS),
             )
@@ -204,21 +207,21 @@ def _round(
 def _rollouts(
     policy: Policy, surrogate: Surrogate, starts: StartSampler, config: IterSftConfig, number: int
 ) -> list[Rollout]:
-    """What is imagined in a round."""
+    """Imagine and judge the rollouts of a round."""
     chosen = starts(np.random.default_rng([config.seed, number]), config.starts)
-    wanted = [start for start in chosen for _ in range(config.group_size)]
+    repeated = [start for start in chosen for _ in range(config.group_size)]
     rollouts: list[Rollout] = []
-    with Progress(f"imagining, round {number}", len(wanted)) as progress:
-        for i in range(0, len(wanted), config.rows):
-            part = wanted[i : i + config.rows]
+    with Progress(f"imagining, round {number}", len(repeated)) as progress:
+        for i in range(0, len(repeated), config.rows):
+            part = repeated[i : i + config.rows]
             seed = (config.seed * 1_000_003 + number) * 1_000 + i // config.rows
             rollouts += score_in(surrogate, policy, part, rows=config.rows, temperature=config.temperature, seed=seed)
             progress.advance(len(part))
     return rollouts
 
 
-def successes(rollouts: Iterable[Rollout]) -> Iterator[Rollout]:
-    """The judged successes, labelled as such from the frame at which the judge saw them on."""
+def label_successes(rollouts: Iterable[Rollout]) -> Iterator[Rollout]:
+    """Yield the judged successes, labeled from the frame of the judged success on."""
     for rollout in rollouts:
         if rollout.verdict.succeeded:
             last = len(rollout.frames) - 1
@@ -226,8 +229,8 @@ def successes(rollouts: Iterable[Rollout]) -> Iterator[Rollout]:
             yield replace(rollout, success=np.arange(last + 1) >= frame)
 
 
-def together(first: Batches, second: Batches) -> Batches:
-    """Batches of imitation of both."""
+def combine_batches(first: Batches, second: Batches) -> Batches:
+    """Concatenate the imitation batches of both."""
 
     def make(step: int) -> Mapping[str, Any]:
         a, b = first(step), second(step)

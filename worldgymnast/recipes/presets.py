@@ -1,4 +1,4 @@
-"""Named functions, each of which returns a whole recipe. Tuning is a flag; another component or scale is a preset."""
+"""Presets: functions that return a complete recipe. Flags tune values; presets exchange components or sizes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from worldgymnast.policies.small_vla import SmallVLAConfig
 from worldgymnast.recipes.finetune import FinetuneConfig
 from worldgymnast.recipes.quickstart import QuickstartConfig
 from worldgymnast.recipes.record import PolicyRecordConfig, RecordConfig
-from worldgymnast.recipes.relearn import Relearning
+from worldgymnast.recipes.relearn import RelearnConfig
 from worldgymnast.recipes.reproduce import Recipe
 from worldgymnast.rl.reinforce import ReinforceConfig
 from worldgymnast.training.fit import FitConfig
@@ -29,21 +29,21 @@ from worldgymnast.worldmodel.vae import SD3, VAEConfig
 
 
 def metaworld() -> Recipe:
-    """The six-task suite from nothing: up to four hours on two cores."""
+    """Return the recipe of the six-task suite from scratch: up to four hours on two cores."""
     return Recipe()
 
 
 def quickstart() -> Recipe:
-    """As `metaworld`, with one RL seed and the evaluations of `make quickstart`."""
+    """Return `metaworld` with one RL seed and the evaluations of `make quickstart`."""
     short = QuickstartConfig()
     return replace(metaworld(), finetune=short.finetune, score=short.score, seeds=(short.finetune.rl.seed,))
 
 
 def debug() -> Recipe:
-    """Every stage with tiny everything, a minute on a CPU; its numbers mean nothing."""
+    """Return a recipe with tiny sizes: a minute on a CPU, without meaningful numbers."""
     env = MetaWorldConfig(tasks=("drawer-open", "door-close"), horizon=8)
-    brief = FitConfig(steps=10, log_every=5, save_every=5)
-    briefer = replace(brief, steps=2)
+    short = FitConfig(steps=10, log_every=5, save_every=5)
+    shorter = replace(short, steps=2)
     sizes = WorldModelConfig(
         AutoencoderConfig(channels=8, widths=(8, 16, 16), blocks=(1, 1, 1)),
         TransformerConfig(channels=8, grid=(8, 8), patch=2, width=64, layers=1, heads=2, window=4),
@@ -51,13 +51,13 @@ def debug() -> Recipe:
         detail=EMBEDDED.detail,
         success_head=8,
     )
-    world = WorldTraining(sizes, frames=8, autoencoder=brief, clips=2, length=4, fit=brief)
-    judge = JudgeTraining(ClassifierConfig(widths=(8, 8, 16)), batch=8, fit=brief, calibration=1, late=2)
+    world = WorldTraining(sizes, frames=8, autoencoder=short, clips=2, length=4, fit=short)
+    judge = JudgeTraining(ClassifierConfig(widths=(8, 8, 16)), batch=8, fit=short, calibration=1, late=2)
     rl = ReinforceConfig(steps=2, starts=2, group_size=4, rows=8, horizon=8, evaluate_every=2)
     return Recipe(
         env=env,
         record=RecordConfig(expert=2, noisy=2, play=2, length=8, workers=1),
-        policy=PolicyTraining(SmallVLAConfig(width=16, blocks=1, hidden=32), demonstrations=2, batch=8, fit=brief),
+        policy=PolicyTraining(SmallVLAConfig(width=16, blocks=1, hidden=32), demonstrations=2, batch=8, fit=short),
         rollouts=PolicyRecordConfig((1.0,), 3, length=8, workers=1),
         held_out=PolicyRecordConfig((1.0,), 2, length=8, seed=3_000_000, workers=1),
         world=world,
@@ -66,7 +66,7 @@ def debug() -> Recipe:
         explorers=2,
         explore=replace(rl, steps=1, keep_best=False),
         explored=PolicyRecordConfig((1.0,), 1, length=8, seed=2_050_000, workers=1),
-        again=Relearning(0.5, replace(world, fit=briefer), replace(judge, fit=briefer)),
+        again=RelearnConfig(0.5, replace(world, fit=shorter), replace(judge, fit=shorter)),
         finetune=FinetuneConfig(rl, ScoringConfig(per_task=1, workers=1)),
         seeds=(0,),
         score=ScoreConfig(per_task=2, workers=1),
@@ -80,12 +80,12 @@ PRESETS: dict[str, Callable[[], Recipe]] = {f.__name__: f for f in (metaworld, q
 
 
 def embedded() -> WorldTraining:
-    """7M parameters on 64x64 frames: an hour on two cores."""
+    """Return the default: 7M parameters on 64x64 frames, an hour on two cores."""
     return WorldTraining()
 
 
 def bridge_25m() -> WorldTraining:
-    """256x256 frames in WorldGym's actions, with an autoencoder of its own: half an hour on two cores."""
+    """Return 25M parameters on 256x256 frames with WorldGym's actions: half an hour on two cores."""
     transformer = TransformerConfig(
         channels=32, grid=(16, 16), patch=2, width=320, layers=6, heads=4, window=8, action_dim=10
     )
@@ -100,7 +100,7 @@ def bridge_25m() -> WorldTraining:
 
 
 def bridge_25m_diffusion() -> WorldTraining:
-    """The same size in the published way: v-prediction, 20 frames of context, 10 steps with guidance."""
+    """Return the same size with published settings: v-prediction, 20 context frames, 10 guided steps."""
     base = bridge_25m()
     transformer = replace(base.world.transformer, window=20, context=0, learned_positions=False)
     world = WorldModelConfig(
@@ -110,7 +110,7 @@ def bridge_25m_diffusion() -> WorldTraining:
 
 
 def bridge_150m() -> WorldTraining:
-    """Latents of Stable Diffusion 3's image VAE, ours in objective and context: for one GPU."""
+    """Return 150M parameters on latents of Stable Diffusion 3's image VAE, for one GPU."""
     transformer = TransformerConfig(
         channels=16, grid=(32, 32), patch=2, width=640, layers=10, heads=10, window=12, action_dim=10
     )
@@ -123,7 +123,7 @@ def bridge_150m() -> WorldTraining:
 
 
 def bridge_600m() -> WorldTraining:
-    """The published shape and settings (WorldGym, arXiv 2506.00613): for several GPUs."""
+    """Return the published size and settings (WorldGym, arXiv 2506.00613), for several GPUs."""
     transformer = TransformerConfig(
         channels=16,
         grid=(32, 32),
@@ -150,13 +150,13 @@ WORLDS: dict[str, Callable[[], WorldTraining]] = {
 
 
 def preset(name: str) -> Recipe:
-    """The recipe of that name.
+    """Return the recipe with that name.
 
     Raises:
-        InputError: there is none; the message has one that is near.
+        InputError: the name is unknown; the message suggests the closest one.
     """
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.5)
-        meant = f"; did you mean '{near[0]}'?" if near else ""
-        raise InputError(f"preset: found '{name}', expected one of {', '.join(PRESETS)}{meant}")
+        suggestion = f"; did you mean '{near[0]}'?" if near else ""
+        raise InputError(f"preset: found '{name}', expected one of {', '.join(PRESETS)}{suggestion}")
     return PRESETS[name]()

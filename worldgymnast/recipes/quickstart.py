@@ -1,7 +1,7 @@
-"""The main job on shipped parts: finetune the starter policy in the starter world, and measure both for real.
+"""Finetunes the starter policy in the starter world model, and evaluates both for real.
 
-No gradient comes from a real episode: reinforcement learning starts from photographs of new layouts. Real episodes
-measure: a few at each scoring, which also choose the step that is kept, and the paired evaluation at the end.
+RL starts from photographs of new layouts, and no gradient comes from a real episode. Real episodes only measure: a few
+at each evaluation during RL, which also choose the step to keep, and the paired evaluation at the end.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from worldgymnast.ledger import FILE, Ledger
 from worldgymnast.measure.evaluate import Contender, evaluate
 from worldgymnast.measure.real import ScoreConfig, Scorer, ScoringConfig
 from worldgymnast.protocols import Policy, RealEnvironment
-from worldgymnast.recipes.estimate import pace, said
+from worldgymnast.recipes.estimate import format_duration, measure_pace
 from worldgymnast.recipes.finetune import FinetuneConfig, finetune
 from worldgymnast.records import read_object
 from worldgymnast.registry import EnvironmentConfig, environment, load_judge, load_policy, load_world, to_dict
@@ -28,7 +28,7 @@ from worldgymnast.surrogates.imagination import Imagination
 from worldgymnast.weights import identity
 
 PLATE = "plate.png"
-"""The file of the starter camera's empty scene."""
+"""File name of the empty scene of the starter camera."""
 
 
 @checked
@@ -37,8 +37,8 @@ class QuickstartConfig:
 
     Attributes:
         env: the real environment.
-        finetune: RL and its scorings.
-        photographs: new layouts a task of which one frame each is taken.
+        finetune: RL and its evaluations.
+        photographs: new layouts per task, one frame each.
         photograph_layout: first of these layouts.
         score: the final paired evaluation.
     """
@@ -51,29 +51,29 @@ class QuickstartConfig:
 
 
 def starter(name: str) -> Path:
-    """The file of a starter component: "policy", "world" or "judge"."""
+    """Return the file of a starter component: "policy", "world" or "judge"."""
     path = Path(str(importlib.resources.files("worldgymnast") / "starter" / f"{name}.safetensors"))
     if not path.is_file():
         raise InputError(
-            f"{path}: found no file, expected the starter {name}; install a release that ships it, or make one: "
-            "worldgymnast reproduce metaworld"
+            f"{path}: the starter {name} is missing. Install a release that ships it, or make one: worldgymnast "
+            "reproduce metaworld"
         )
     return path
 
 
 def starter_explorers() -> list[Path]:
-    """The files of the policies whose rollouts the starter's world and judge learned from last."""
+    """Return the files of the explorers whose rollouts the starter world model and judge learned from last."""
     folder = Path(str(importlib.resources.files("worldgymnast") / "starter"))
     return sorted(folder.glob("explorer-*.safetensors"), key=lambda path: int(path.stem.rpartition("-")[2]))
 
 
 def starter_plate() -> Path:
-    """The empty scene of the embedded camera, as `scenes.plate` reads it."""
+    """Return the file of the empty scene of the starter camera, for `scenes.plate`."""
     return Path(str(importlib.resources.files("worldgymnast") / "starter" / PLATE))
 
 
 def starter_budget() -> dict[str, int]:
-    """How many real episodes of each kind went into the starter components: "budget" in their manifest.json."""
+    """Return the number of real episodes of each kind used for the starter components."""
     file = Path(str(importlib.resources.files("worldgymnast") / "starter" / "manifest.json"))
     return dict(json_object(read_object(file).get("budget", {}), file, "budget"))
 
@@ -85,14 +85,14 @@ def quickstart(
     device: str = "cpu",
     imagined: int = 0,
 ) -> dict[str, Any]:
-    """RL in OUT/rl and OUT/evaluation.json; what is finished is skipped. Returns the evaluation.
+    """Run RL in OUT/rl, then write OUT/evaluation.json and return it; finished stages are skipped.
 
     Args:
         out: the run folder.
-        config: how much of everything.
-        parts: files of "policy", "world" and "judge"; the starter's where left out.
-        device: where to train and imagine.
-        imagined: layouts a task that the evaluation imagines and does not play.
+        config: sizes.
+        parts: files of "policy", "world" and "judge"; by default those of the starter.
+        device: of training and imagination.
+        imagined: additional layouts per task that the evaluation only imagines.
     """
     given = dict(parts or {})
     files = {name: given.get(name) or starter(name) for name in ("policy", "world", "judge")}
@@ -105,25 +105,25 @@ def quickstart(
     with Run(out, to_dict(config) | {"inputs": inputs}) as run:
         if not finished(out / "rl") and not judge.is_remote:
             seconds = _duration(before, imagine, env, config, imagined)
-            print(f"{said(seconds)} at the pace of this machine now", flush=True)
+            print(f"{format_duration(seconds)} at the current speed of this machine", flush=True)
         with stage(out, "reinforcement learning"):
             starts = PhotographedStarts(env, config.photographs, config.photograph_layout)
             finetune(before, imagine, starts, out / "rl", rl, Scorer(env, config.finetune.scoring))
         with stage(out, "real evaluation"):
             policies = {"before": Contender(files["policy"]), "after": Contender(after)}
-            found = evaluate(out / "evaluation.json", policies, env, config.score, device, world, judge, imagined)
+            outcomes = evaluate(out / "evaluation.json", policies, env, config.score, device, world, judge, imagined)
         count = config.photographs * len(env.tasks)
         run.finish({"photographs": count, "starter_budget": {} if given else starter_budget()})
-    return found
+    return outcomes
 
 
 def _duration(
     policy: Policy, imagine: Imagination, env: RealEnvironment, config: QuickstartConfig, imagined: int
 ) -> float:
-    """Seconds that all of it should take here."""
+    """Estimate the total seconds on this machine."""
     finetuning, tasks = config.finetune, len(env.tasks)
-    paced = pace(policy, imagine, env, finetuning.rl)
-    taken = paced.finetuning(finetuning.rl, finetuning.scoring, policy.chunk, tasks)
-    taken += paced.evaluation(2 * config.score.per_task * tasks, env.horizon, config.score.workers)
-    taken += 2 * imagined * tasks * env.horizon * paced.imagined
-    return taken + (config.photographs + imagined) * tasks * paced.laid_out
+    pace = measure_pace(policy, imagine, env, finetuning.rl)
+    seconds = pace.finetuning(finetuning.rl, finetuning.scoring, policy.chunk, tasks)
+    seconds += pace.evaluation(2 * config.score.per_task * tasks, env.horizon, config.score.workers)
+    seconds += 2 * imagined * tasks * env.horizon * pace.imagined
+    return seconds + (config.photographs + imagined) * tasks * pace.laid_out

@@ -1,8 +1,8 @@
-"""Logging real episodes: scripted experts, experts with graded noise, and play.
+"""Records real episodes: scripted experts, experts with graded noise, and play.
 
-World models need failures and near misses, not demonstrations alone; so noise comes in grades and three shapes: jitter
-on every action, a constant drift that makes the gripper miss by centimetres, and stretches in which the expert is
-ignored. Rollouts of a policy are collected by `rl.rollout.roll_out` and logged with `episodes_of`.
+World models need failures and near misses, not only demonstrations. So noise has several levels and three forms: jitter
+on every action, a constant drift that makes the gripper miss by centimeters, and phases in which the expert is ignored.
+Rollouts of a policy are collected by `rl.rollout.roll_out` and logged with `to_episodes`.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ KINDS = ("expert", "noisy", "play")
 
 @checked
 class RecordConfig:
-    """How many real episodes of each kind are logged, and where their layouts begin.
+    """Number of real episodes of each kind, and their layouts.
 
     Attributes:
         expert: demonstrations per task.
-        noisy: episodes per task of the expert with noise.
-        play: episodes per task of play.
-        length: actions in an episode; longer than the horizon, so that the world also learns what comes after success.
-        seed: the first layout; every episode has its own, and those from 1,000,000 on are for other uses.
+        noisy: episodes of the noisy expert per task.
+        play: play episodes per task.
+        length: actions per episode; longer than the horizon, so the world model also learns what follows success.
+        seed: the first layout; every episode has its own. Layouts from 1,000,000 on are reserved for other uses.
         workers: processes.
     """
 
@@ -53,7 +53,7 @@ class RecordConfig:
 
     def __post_init__(self) -> None:
         if self.expert + self.noisy + self.play == 0:
-            raise FieldError("expert, noisy, play", "found 0 in all, expected at least 1 episode a task")
+            raise FieldError("expert, noisy, play", "found 0 in total, expected at least 1 episode per task")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def _jobs(env: Demonstrates, config: RecordConfig) -> list[_Job]:
 
 
 def _smooth_noise(rng: np.random.Generator, length: int, dim: int, correlation: float) -> np.ndarray:
-    """Ornstein-Uhlenbeck noise of unit variance, [length dim]."""
+    """Draw Ornstein-Uhlenbeck noise of unit variance, [length dim]."""
     noise = np.empty((length, dim))
     noise[0] = rng.standard_normal(dim)
     for t in range(1, length):
@@ -81,7 +81,7 @@ def _smooth_noise(rng: np.random.Generator, length: int, dim: int, correlation: 
 
 
 def _disturbance(kind: str, rng: np.random.Generator, length: int, dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """What is added to the expert's action [t a], and how much of the expert remains [t 1].
+    """Draw noise to add to the expert's actions [t a], and the weight of the expert [t 1].
 
     The last of the `dim` numbers of an action is the gripper, which does not drift.
     """
@@ -90,7 +90,7 @@ def _disturbance(kind: str, rng: np.random.Generator, length: int, dim: int) -> 
     if kind == "play":
         noise = _smooth_noise(rng, length, dim, 0.7) * rng.uniform(0.5, 1.1)
         keep = np.zeros((length, 1))
-        if rng.random() < 0.6:  # most play begins near the object
+        if rng.random() < 0.6:  # most play starts near the object
             keep[: rng.integers(2, 12)] = 1.0
         return noise * (1 - 0.8 * keep), keep
     jitter = _smooth_noise(rng, length, dim, rng.uniform(0.0, 0.8)) * rng.choice([0.15, 0.3, 0.5, 0.8])
@@ -102,13 +102,13 @@ def _disturbance(kind: str, rng: np.random.Generator, length: int, dim: int) -> 
     return jitter + drift, keep
 
 
-def _rollout(env: Demonstrates, scene: ScriptedEnv, job: _Job, length: int) -> Episode:
+def _record_episode(env: Demonstrates, scene: ScriptedEnv, job: _Job, length: int) -> Episode:
     spec, rng = env.action_spec, np.random.default_rng((job.layout, KINDS.index(job.kind)))
-    added, keep = _disturbance(job.kind, rng, length, spec.dim)
+    noise, keep = _disturbance(job.kind, rng, length, spec.dim)
     observed, info = scene.reset(seed=job.layout, options={"task": job.task})
     frames, actions, success = [observed[IMAGE]], [], [False]
     for t in range(length):
-        action = np.clip(keep[t] * scene.expert_action() + added[t], spec.low, spec.high).astype(np.float32)
+        action = np.clip(keep[t] * scene.expert_action() + noise[t], spec.low, spec.high).astype(np.float32)
         observed, _, _, _, info = scene.step(action)
         frames.append(observed[IMAGE])
         actions.append(action)
@@ -119,7 +119,7 @@ def _rollout(env: Demonstrates, scene: ScriptedEnv, job: _Job, length: int) -> E
         actions=np.stack(actions),
         instruction=sentences[int(rng.integers(len(sentences)))],
         task=job.task,
-        fps=rate_of(env),
+        fps=frame_rate(env),
         spec=spec,
         success=np.array(success),
         source=job.kind,
@@ -130,16 +130,16 @@ def _rollout(env: Demonstrates, scene: ScriptedEnv, job: _Job, length: int) -> E
 def _work(env: Demonstrates, length: int, jobs: Sequence[_Job]) -> list[Episode]:
     scene = env.open()
     try:
-        return [_rollout(env, scene, job, length) for job in jobs]
+        return [_record_episode(env, scene, job, length) for job in jobs]
     finally:
         scene.close()
 
 
-def rate_of(env: RealEnvironment) -> float:
-    """Frames per second of a real environment.
+def frame_rate(env: RealEnvironment) -> float:
+    """Return the frames per second of a real environment.
 
     Raises:
-        InputError: its action spec says none.
+        InputError: its action spec has no rate.
     """
     if env.action_spec.rate is None:
         raise InputError(
@@ -149,7 +149,7 @@ def rate_of(env: RealEnvironment) -> float:
 
 
 def record(env: Demonstrates, config: RecordConfig) -> Iterator[Episode]:
-    """Yields every episode of `config`, in a fixed order whatever the number of workers."""
+    """Yield every episode of `config`, in an order independent of the number of workers."""
     jobs = _jobs(env, config)
     parts = [jobs[i : i + 40] for i in range(0, len(jobs), 40)]
     if config.workers <= 1:
@@ -162,8 +162,8 @@ def record(env: Demonstrates, config: RecordConfig) -> Iterator[Episode]:
             yield from done
 
 
-def episodes_of(rollouts: Iterable[Rollout], source: str, spec: ActionSpec, fps: float) -> Iterator[Episode]:
-    """Real rollouts of a policy as labelled episodes."""
+def to_episodes(rollouts: Iterable[Rollout], source: str, spec: ActionSpec, fps: float) -> Iterator[Episode]:
+    """Convert real rollouts of a policy to labeled episodes."""
     for rollout in rollouts:
         yield Episode(
             frames=rollout.frames,
@@ -180,12 +180,12 @@ def episodes_of(rollouts: Iterable[Rollout], source: str, spec: ActionSpec, fps:
 
 @checked
 class PolicyRecordConfig:
-    """Labelled real rollouts of a policy.
+    """Recording of labeled real rollouts of a policy.
 
     Attributes:
         temperatures: of sampling.
         per_temperature: episodes per task and temperature.
-        length: actions in an episode.
+        length: actions per episode.
         seed: first layout; every task and temperature has its own.
         workers: processes of the real environment.
     """
@@ -198,30 +198,32 @@ class PolicyRecordConfig:
 
 
 def record_to(path: Path, env: RealEnvironment, config: RecordConfig) -> EpisodeSet:
-    """Records scripted experts and play into a LeRobot folder, unless it is there.
+    """Record scripted experts and play to a LeRobot folder, unless it exists.
 
     Raises:
         InputError: the environment has no scripted experts.
     """
     if not path.exists():
         if not isinstance(env, Demonstrates):
-            raise InputError(f"{type(env).__name__} has no scripted experts, so it cannot be recorded without a person")
+            raise InputError(
+                f"{type(env).__name__} has no scripted experts, so it cannot record demonstrations. Give recorded data"
+            )
         total = len(env.tasks) * (config.expert + config.noisy + config.play)
         _write(path, env, record(env, config), "recording", total)
     return read(path)
 
 
-def _write(path: Path, env: RealEnvironment, episodes: Iterator[Episode], what: str, total: int) -> None:
-    """Writes `episodes` as they come, with their progress."""
+def _write(path: Path, env: RealEnvironment, episodes: Iterator[Episode], label: str, total: int) -> None:
+    """Write `episodes` as they arrive, with a progress bar."""
     size = env.cameras[IMAGE]
-    with LeRobotWriter(path, env.action_spec, rate_of(env), size) as writer, Progress(what, total) as progress:
+    with LeRobotWriter(path, env.action_spec, frame_rate(env), size) as writer, Progress(label, total) as progress:
         for episode in episodes:
             writer.add(episode)
             progress.advance()
 
 
 def record_policy_to(path: Path, policy: Actor, env: RealEnvironment, config: PolicyRecordConfig) -> EpisodeSet:
-    """Records labelled real rollouts of `policy` into a LeRobot folder, unless it is there."""
+    """Record labeled real rollouts of `policy` to a LeRobot folder, unless it exists."""
     if not path.exists():
         total = len(config.temperatures) * len(env.tasks) * config.per_temperature
         _write(path, env, policy_episodes(policy, env, config), "recording the policy", total)
@@ -235,23 +237,25 @@ def record_explorers(
     config: PolicyRecordConfig,
     first: int = 0,
 ) -> list[EpisodeSet]:
-    """Labelled real rollouts of each explorer in a folder of its own, DATA/explored-N from N = `first` on.
+    """Record labeled real rollouts of each explorer to DATA/explored-N, from N = `first` on.
 
-    The environments `scenes` take turns.
+    The environments `scenes` are used in turn.
     """
     return [
-        record_policy_to(data / f"explored-{i}", explorer, scenes[(i - first) % len(scenes)], of_explorer(config, i))
+        record_policy_to(
+            data / f"explored-{i}", explorer, scenes[(i - first) % len(scenes)], explorer_config(config, i)
+        )
         for i, explorer in enumerate(explorers, first)
     ]
 
 
-def of_explorer(config: PolicyRecordConfig, number: int) -> PolicyRecordConfig:
-    """The same recording on the layouts of explorer `number`."""
+def explorer_config(config: PolicyRecordConfig, number: int) -> PolicyRecordConfig:
+    """Return the same recording on the layouts of explorer `number`."""
     return replace(config, seed=config.seed + 10_000 * number)
 
 
 def policy_episodes(policy: Actor, env: RealEnvironment, config: PolicyRecordConfig) -> Iterator[Episode]:
-    """Labelled real rollouts of `policy`, on layouts and with sentences drawn from `config.seed`."""
+    """Yield labeled real rollouts of `policy`, with layouts and sentences drawn from `config.seed`."""
     real = env.vector(config.workers, policy.chunk, horizon=config.length)
     rng = np.random.default_rng(config.seed)
     try:
@@ -262,6 +266,6 @@ def policy_episodes(policy: Actor, env: RealEnvironment, config: PolicyRecordCon
                 layouts = [Layout(task, base + j, str(sentence)) for j, sentence in enumerate(sentences)]
                 generator = torch.Generator().manual_seed(base)
                 rollouts = roll_out(real, policy, layouts, temperature=temperature, generator=generator)
-                yield from episodes_of(rollouts, f"policy@{temperature:g}", policy.action_spec, rate_of(env))
+                yield from to_episodes(rollouts, f"policy@{temperature:g}", policy.action_spec, frame_rate(env))
     finally:
         real.close()

@@ -1,4 +1,4 @@
-"""World and judge go on learning after new recordings."""
+"""Finetunes world model and judge on new recordings."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from worldgymnast.training.world import WorldTraining, train_world
 
 
 @checked
-class Relearning:
-    """How world and judge go on learning when there are new episodes.
+class RelearnConfig:
+    """Finetuning of world model and judge on new episodes.
 
     Attributes:
-        new: share of the new episodes in what the world is trained on; the rest is what it learned from before.
-        world: how its training goes on; its sizes do not count.
-        judge: the same for the judge.
+        new: share of new episodes in the training data of the world model; the rest is old data.
+        world: training of the world model; its sizes are ignored.
+        judge: training of the judge; its sizes are ignored.
     """
 
     new: Annotated[float, Between(0.01, 0.99)] = 0.5
@@ -34,8 +34,8 @@ class Relearning:
 Training = TypeVar("Training", PolicyTraining, WorldTraining, JudgeTraining)
 
 
-def reseeded(config: Training, seed: int) -> Training:
-    """The same training with another seed."""
+def with_seed(config: Training, seed: int) -> Training:
+    """Return the training config with another seed."""
     return replace(config, fit=replace(config.fit, seed=seed))
 
 
@@ -43,13 +43,13 @@ def relearn_world(
     recorded: Sequence[EpisodeSet],
     world: WorldModel,
     out: Path,
-    config: Relearning,
+    config: RelearnConfig,
     seed: int,
     device: str = "cpu",
 ) -> WorldModel:
-    """The world goes on learning from `recorded`, the old episodes first, then sets of new ones in equal parts."""
+    """Finetune the world model on `recorded`: old episodes first, then new sets in equal parts."""
     shares = (1 - config.new, *[config.new / (len(recorded) - 1)] * (len(recorded) - 1))
-    return train_world(recorded, out, reseeded(config.world, seed), device, shares, start=world)
+    return train_world(recorded, out, with_seed(config.world, seed), device, shares, start=world)
 
 
 def relearn_judge(
@@ -57,9 +57,9 @@ def relearn_judge(
     world: WorldModel,
     judge: TrainableJudge,
     out: Path,
-    config: Relearning,
+    config: RelearnConfig,
     seed: int,
     device: str = "cpu",
 ) -> TrainableJudge:
-    """The judge goes on learning from all of `recorded`, and from the imagination of that world."""
-    return train_judge(concatenate(recorded), world, out, reseeded(config.judge, seed), device, start=judge)
+    """Finetune the judge on all of `recorded` and on their replays in the world model."""
+    return train_judge(concatenate(recorded), world, out, with_seed(config.judge, seed), device, start=judge)

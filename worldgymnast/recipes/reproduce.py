@@ -1,11 +1,12 @@
-"""The whole method from nothing: record, imitate, record the policy, world, judge, explore, gate, RL, evaluate, report.
+"""The whole method from scratch: record, imitate, record the policy, world model, judge, explore, gate, RL, evaluate.
 
-Reinforcement learning finds what is wrong in a world model, and a gate that asks about the imitation policy cannot see
-it. So there are rounds first: some policies, *explorers*, are finetuned in the newest world and recorded for real, and
-world and judge go on learning from what they did. The policies that count begin anew in the last world.
+RL exploits errors of a world model that a gate on rollouts of the imitation policy cannot detect. So there are
+exploration rounds first: some policies, *explorers*, are finetuned in the newest world model and recorded for real, and
+world model and judge are finetuned on these recordings. The final policies are trained from scratch in the last world
+model.
 
-Each stage writes a folder of its own under OUT and is skipped when it is finished, so the same command goes on where it
-was stopped. `quickstart` is the end of the same recipe on the components that are shipped.
+Each stage writes its own folder under OUT and is skipped once finished, so the same command resumes. `quickstart` is
+the last part of this recipe, on the shipped components.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from worldgymnast.measure.real import ScoreConfig, Scorer
 from worldgymnast.protocols import Judge, Policy, RealEnvironment, TrainableJudge, WorldModel
 from worldgymnast.recipes.finetune import FinetuneConfig, finetune
 from worldgymnast.recipes.record import PolicyRecordConfig, RecordConfig, record_explorers, record_policy_to, record_to
-from worldgymnast.recipes.relearn import Relearning, relearn_judge, relearn_world
+from worldgymnast.recipes.relearn import RelearnConfig, relearn_judge, relearn_world
 from worldgymnast.records import read_object
 from worldgymnast.registry import EnvironmentConfig, environment
 from worldgymnast.rl.reinforce import ReinforceConfig
@@ -43,38 +44,38 @@ from worldgymnast.weights import write_text
 
 
 @checked
-class Exploring:
-    """Rounds of exploring: reinforcement learning shows what a world has wrong, and the world learns from that.
+class ExplorationConfig:
+    """Exploration rounds: RL exposes errors of a world model, which is then finetuned on real rollouts.
 
     Attributes:
-        rounds: how many; 0 for none.
-        explorers: policies that explore in a round.
-        explore: their RL; it is not scored, and nothing of it is kept but their real rollouts.
-        explored: the rollouts of each.
-        again: how world and judge go on learning from them.
+        rounds: number of rounds; 0 disables them.
+        explorers: explorers per round.
+        explore: RL of the explorers, without real evaluations; only their real rollouts are used.
+        explored: recording of each explorer.
+        again: finetuning of world model and judge on the recordings.
     """
 
     rounds: Count = 2
     explorers: Annotated[int, Between(1, 10)] = 3
     explore: ReinforceConfig = ReinforceConfig(steps=20, keep_best=False)
     explored: PolicyRecordConfig = PolicyRecordConfig((0.5, 1.0), 16, seed=2_050_000)
-    again: Relearning = Relearning(
+    again: RelearnConfig = RelearnConfig(
         0.4, WorldTraining(fit=FitConfig(steps=500, lr=7e-4, ema=0.995)), JudgeTraining(fit=FitConfig(1500, lr=5e-4))
     )
 
 
 @checked
-class Recipe(Exploring):
+class Recipe(ExplorationConfig):
     """Everything `reproduce` does.
 
     Attributes:
         env: the real environment.
         record: demonstrations, noisy experts and play.
         policy: imitation.
-        rollouts: the policy's own labelled rollouts, for world and judge.
-        held_out: rollouts of the same policy that nothing is trained on.
-        world: its training.
-        judge: its training.
+        rollouts: labeled rollouts of the policy, for world model and judge.
+        held_out: held-out rollouts of the same policy.
+        world: training of the world model.
+        judge: training of the judge.
         finetune: RL.
         seeds: RL seeds.
         score: the final paired evaluation.
@@ -92,16 +93,16 @@ class Recipe(Exploring):
     score: ScoreConfig = ScoreConfig()
 
     def __post_init__(self) -> None:
-        if self.record.expert < (wanted := self.policy.demonstrations):
+        if self.record.expert < (needed := self.policy.demonstrations):
             raise FieldError(
                 "record.expert",
-                f"found {self.record.expert} demonstrations a task, expected at least the {wanted} of "
-                "--policy.demonstrations",
+                f"found {self.record.expert} demonstrations per task, expected at least {needed} "
+                "(--policy.demonstrations)",
             )
 
 
 def reproduce(out: Path, recipe: Recipe, device: str = "cpu", imagined: int = 0) -> dict[str, Any]:
-    """Runs every stage that is not finished; returns what `evaluate` found. `imagined`: see there."""
+    """Run every unfinished stage, and return the outcomes of `evaluate`; see there for `imagined`."""
     out.mkdir(parents=True, exist_ok=True)
     env = environment(recipe.env)
     with stage(out, "record"):
@@ -112,21 +113,21 @@ def reproduce(out: Path, recipe: Recipe, device: str = "cpu", imagined: int = 0)
         own = record_policy_to(out / "data" / "policy", policy, env, recipe.rollouts)
         held = record_policy_to(out / "data" / "held_out", policy, env, recipe.held_out)
     episodes = concatenate([logged, own])
-    begun = round_folder(out, 1, recipe)
+    first_round = round_folder(out, 1, recipe)
     with stage(out, "world model"):
-        world = train_world(episodes, begun / "world", recipe.world, device)
+        world = train_world(episodes, first_round / "world", recipe.world, device)
     with stage(out, "judge"):
-        judge = train_judge(episodes, world, begun / "judge", recipe.judge, device)
+        judge = train_judge(episodes, world, first_round / "judge", recipe.judge, device)
 
-    def practise(number: int, seed: int, world: WorldModel, judge: Judge) -> Policy:
+    def train_explorer(number: int, seed: int, world: WorldModel, judge: Judge) -> Policy:
         imagine = Imagination.of(policy, world, judge, recipe.explore.horizon)
         starts = EpisodeStarts(episodes, env.tasks, recipe.explore.middle)
-        place = round_folder(out, number, recipe) / f"rl-{seed}"
-        return finetune(policy, imagine, starts, place, replace(recipe.explore, seed=seed)).policy
+        folder = round_folder(out, number, recipe) / f"rl-{seed}"
+        return finetune(policy, imagine, starts, folder, replace(recipe.explore, seed=seed)).policy
 
-    world, judge = explore(out, world, judge, episodes, practise, [env], recipe, device)
+    world, judge = explore(out, world, judge, episodes, train_explorer, [env], recipe, device)
     with stage(out, "gate"):
-        check_world(out / "gate.json", world, judge, held, recipe)
+        check_gate(out / "gate.json", world, judge, held, recipe)
     for seed in recipe.seeds:
         with stage(out, f"reinforce {seed}"):
             rl = replace(recipe.finetune.rl, seed=seed)
@@ -139,19 +140,19 @@ def reproduce(out: Path, recipe: Recipe, device: str = "cpu", imagined: int = 0)
         return evaluate(out / "evaluation.json", policies, env, recipe.score, device, world, judge, imagined)
 
 
-def round_folder(out: Path, number: int, config: Exploring) -> Path:
-    """Where world and judge lie that the explorers of a round are finetuned in, and the explorers; OUT after them all.
+def round_folder(out: Path, number: int, config: ExplorationConfig) -> Path:
+    """Return the folder of a round's world model, judge and explorers; OUT after the last round.
 
     Args:
         out: the run folder.
-        number: of the round, from 1; that of the last one plus 1 for what follows.
+        number: number of the round, from 1.
         config: the rounds.
     """
     return out / f"round-{number}" if number <= config.rounds else out
 
 
-Practise = Callable[[int, int, WorldModel, Judge], Policy]
-"""An explorer: number of the round, seed, and the world and the judge that it is finetuned in."""
+TrainExplorer = Callable[[int, int, WorldModel, Judge], Policy]
+"""Finetunes an explorer, given the number of the round, a seed, the world model and the judge."""
 
 
 def explore(
@@ -159,55 +160,55 @@ def explore(
     world: WorldModel,
     judge: TrainableJudge,
     old: EpisodeSet,
-    practise: Practise,
+    train_explorer: TrainExplorer,
     scenes: Sequence[RealEnvironment],
-    config: Exploring,
+    config: ExplorationConfig,
     device: str = "cpu",
 ) -> tuple[WorldModel, TrainableJudge]:
-    """The rounds: explorers are finetuned and recorded for real, and world and judge go on learning from that.
+    """Run the exploration rounds; return the finetuned world model and judge.
 
-    To be done after every change of a world: it then has new faults, which earlier explorers could not show.
+    Repeat it after every change of a world model: it then has new errors that earlier explorers could not expose.
 
     Args:
         out: the run folder; see `round_folder`. Recordings are OUT/data/explored-N.
-        world: what they explore.
+        world: the world model to explore.
         judge: its judge.
-        old: what both have learned from.
-        practise: makes an explorer.
-        scenes: the real environments in which they are recorded, one after the other.
+        old: training data of both.
+        train_explorer: finetunes an explorer.
+        scenes: the real environments of the recordings, in turn.
         config: the rounds.
-        device: where to train.
+        device: of the training.
     """
     recorded = [old]
     for number in range(1, config.rounds + 1):
-        then = round_folder(out, number + 1, config)
+        next_folder = round_folder(out, number + 1, config)
         with stage(out, f"explore {number}"):
-            explorers = [practise(number, 10 * number + i, world, judge) for i in range(config.explorers)]
+            explorers = [train_explorer(number, 10 * number + i, world, judge) for i in range(config.explorers)]
         with stage(out, f"record the explorers {number}"):
             first = len(recorded) - 1
             recorded += record_explorers(out / "data", explorers, scenes, config.explored, first)
         with stage(out, f"world model after round {number}"):
-            world = relearn_world(recorded, world, then / "world", config.again, number, device)
+            world = relearn_world(recorded, world, next_folder / "world", config.again, number, device)
         with stage(out, f"judge after round {number}"):
-            judge = relearn_judge(recorded, world, judge, then / "judge", config.again, number, device)
+            judge = relearn_judge(recorded, world, judge, next_folder / "judge", config.again, number, device)
     return world, judge
 
 
-def check_world(file: Path, world: WorldModel, judge: Judge, held: EpisodeSet, recipe: Recipe) -> Metrics:
-    """The gate before RL and the fidelity of the world on held-out rollouts; kept in `file`."""
+def check_gate(file: Path, world: WorldModel, judge: Judge, held: EpisodeSet, recipe: Recipe) -> Metrics:
+    """Measure gate and fidelity of the world model on held-out rollouts; save them to `file`."""
     if file.exists():
         return read_object(file)
     chunk, horizon = recipe.policy.policy.chunk, recipe.finetune.rl.horizon
-    found: dict[str, Any] = dict(gate(world, judge, held, horizon=horizon, stride=chunk, seed=0))
+    results: dict[str, Any] = dict(gate(world, judge, held, horizon=horizon, stride=chunk, seed=0))
     length = min(30, int(held.length.min()))
-    found["fidelity"] = {k: v.tolist() for k, v in fidelity(world, held, length, seed=0).items()}
-    write_text(file, json.dumps(found, indent=2) + "\n")
-    caught = min(found["imagined_true_negative"], found["imagined_true_positive"])
-    if not caught >= GATE:
+    results["fidelity"] = {k: v.tolist() for k, v in fidelity(world, held, length, seed=0).items()}
+    write_text(file, json.dumps(results, indent=2) + "\n")
+    negative, positive = results["imagined_true_negative"], results["imagined_true_positive"]
+    if not min(negative, positive) >= GATE:
         print(
-            f"{file}: world and judge together know {found['imagined_true_negative']:.0%} of the true failures and "
-            f"{found['imagined_true_positive']:.0%} of the true successes, expected {GATE:.0%} of each before RL is "
-            "trusted: watch the gap between imagined and real success",
+            f"{file}: gate below target: world model and judge recognize {negative:.0%} of true failures and "
+            f"{positive:.0%} of true successes (target {GATE:.0%} each). RL results may be optimistic. Monitor the gap "
+            "between imagined and real success.",
             file=sys.stderr,
         )
-    return found
+    return results

@@ -15,8 +15,8 @@ import numpy as np
 from worldgymnast.episodes.lerobot_layout import INFO, read_layout
 from worldgymnast.errors import InputError
 from worldgymnast.evaluation.agreement import success_gap
-from worldgymnast.evaluation.closed_loop import of_evaluation
-from worldgymnast.evaluation.guard import GuardConfig, alarm, history_of
+from worldgymnast.evaluation.closed_loop import evaluation_episodes
+from worldgymnast.evaluation.guard import GuardConfig, find_alarm, read_history
 from worldgymnast.evaluation.success import Difference, EpisodeResult, Rate, SuccessTable, success_table
 from worldgymnast.ledger import FILE, Ledger
 from worldgymnast.records import DECISIONS, UNPLAYED, is_number, is_whole, read_outcomes, read_rows, read_seconds
@@ -260,7 +260,7 @@ def evaluated(evaluation: Mapping[str, Rows]) -> list[GapRow]:
 
 def loops(evaluation: Mapping[str, Rows]) -> list[Sheet]:
     """Correlate real and imagined outcomes in the evaluation."""
-    episodes = of_evaluation(evaluation)
+    episodes = evaluation_episodes(evaluation)
     return [closed_loop_sheet("evaluation", plain_loops(episodes))] if episodes else []
 
 
@@ -386,10 +386,10 @@ def _judge_notes(run: Path, logs: Mapping[str, Rows]) -> list[str]:
         folder = _folder(run, name)
         guard = from_dict(GuardConfig, inside(config_of(folder), "rl", "guard"), str(folder / "config.json"))
         for source, checker in (("audit", "the audit judge"), ("real", "the real environment")):
-            if reason := alarm(history_of(source, rows), guard):
+            if reason := find_alarm(read_history(source, rows), guard):
                 notes.append(f"Possible reward hacking in {name}, checked by {checker}: {reason}.")
-        if failed := sum(claims.errors for claims in history_of("audit", rows)):
-            checked = failed + sum(claims.count for claims in history_of("audit", rows))
+        if failed := sum(claims.errors for claims in read_history("audit", rows)):
+            checked = failed + sum(claims.count for claims in read_history("audit", rows))
             notes.append(f"{name}: the audit judge failed on {failed} of {checked} claims, which are not counted.")
     for folder in dict.fromkeys([run, *(_folder(run, name) for name in logs)]):
         if (folder / FILE).is_file():

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from worldgymnast.evaluation.calibration import ENOUGH, SAFE, Bin, Calibration, Measured, Worth
+from worldgymnast.evaluation.calibration import ENOUGH, SAFE, Bin, Calibration, TaskCalibrations, VerdictQuality
 from worldgymnast.evaluation.success import Difference, Estimate, Rate
 from worldgymnast.report.charts import LIGHT, picture
 from worldgymnast.report.world import Sheet
@@ -26,7 +26,7 @@ _LEGEND = "Dots: clips in a bin of width 0.1, with 95 % intervals. Dashed: perfe
 class JudgeResult:
     """Results of a judge, with seconds and cost per clip."""
 
-    measured: Measured
+    measured: TaskCalibrations
     seconds: float
     cost: float
 
@@ -35,8 +35,8 @@ class JudgeResult:
 class Comparison:
     """Results of two judges on the same clips, and their difference."""
 
-    first: Worth
-    second: Worth
+    first: VerdictQuality
+    second: VerdictQuality
     difference: Difference
 
 
@@ -105,7 +105,7 @@ def _percent(value: float) -> str:
     return f"{100 * value:.0f} %"
 
 
-def _accuracy(worth: Worth) -> str:
+def _accuracy(worth: VerdictQuality) -> str:
     """Format balanced accuracy, with true-positive and true-negative rate in parentheses."""
     if math.isnan(worth.balanced_accuracy.value):
         return "unknown"
@@ -126,7 +126,7 @@ def _thresholds(kind: str, rows: Mapping[str, Calibration]) -> Sheet:
     return Sheet(f"Thresholds on {KINDS[kind]}", head, table, note)
 
 
-def _gains(kind: str, measured: Measured) -> Sheet:
+def _gains(kind: str, measured: TaskCalibrations) -> Sheet:
     table = [
         [_name(task), _accuracy(gain.single), _accuracy(gain.own), str(gain.difference)]
         for task, gain in measured.gains.items()

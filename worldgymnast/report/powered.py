@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from worldgymnast.evaluation.prediction_powered import Powered, powered_difference, powered_rate
+from worldgymnast.evaluation.prediction_powered import PoweredEstimate, powered_difference, powered_rate
 from worldgymnast.report.world import Sheet
 
 Rows = Sequence[Mapping[str, Any]]
@@ -49,7 +49,7 @@ def sheet(evaluation: Mapping[str, Rows], unplayed: Mapping[str, Rows], after: S
     return Sheet("Real success, with imagined episodes added", _HEAD, lines, note)
 
 
-def _rate(played: Rows, alone: Rows) -> Powered:
+def _rate(played: Rows, alone: Rows) -> PoweredEstimate:
     return powered_rate(
         [row.get("success") for row in played],
         [row["imagined"] for row in played],
@@ -59,7 +59,7 @@ def _rate(played: Rows, alone: Rows) -> Powered:
     )
 
 
-def _difference(played: Mapping[str, Rows], alone: Mapping[str, Rows]) -> Powered:
+def _difference(played: Mapping[str, Rows], alone: Mapping[str, Rows]) -> PoweredEstimate:
     both, more = _paired(played), _paired(alone)
     return powered_difference(
         ([x.get("success") for x, _ in both], [y.get("success") for _, y in both]),
@@ -77,16 +77,16 @@ def _paired(rows: Mapping[str, Rows]) -> list[tuple[Mapping[str, Any], Mapping[s
     return [(row, second[key]) for key, row in first.items() if key in second]
 
 
-def _line(name: str, result: Powered) -> list[str]:
+def _line(name: str, result: PoweredEstimate) -> list[str]:
     rho = result.correlation
     correlation = "unknown" if np.isnan(rho.value) else f"{rho.value:.2f} [{rho.low:.2f}, {rho.high:.2f}]"
-    powered = result.shown(result.powered) if result.unplayed else ""
+    powered = result.format(result.powered) if result.unplayed else ""
     errors = f" ({result.errors} errors)" if result.errors else ""
     real, imagined = f"{result.real}{errors}", str(result.unplayed)
-    return [name, result.shown(result.plain), powered, real, imagined, correlation, _exchange_rate(result)]
+    return [name, result.format(result.plain), powered, real, imagined, correlation, _exchange_rate(result)]
 
 
-def _exchange_rate(result: Powered) -> str:
+def _exchange_rate(result: PoweredEstimate) -> str:
     if not result.is_useful:
         return "nothing"
     if not result.unplayed:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from worldgymnast.errors import Paused
-from worldgymnast.evaluation.guard import Claims, GuardConfig, alarm, confirmations, history_of, metrics_of
+from worldgymnast.evaluation.guard import Claims, GuardConfig, claim_metrics, confirmations, find_alarm, read_history
 from worldgymnast.protocols import Judge
 from worldgymnast.rl.judging import judge_clip
 from worldgymnast.run import Run
@@ -30,7 +30,7 @@ class Guard:
     def __init__(self, config: GuardConfig, judge: Judge | None, run: Run, seed: int):
         self.config, self.judge, self.seed, self.path = config, judge, seed, run.path
         rows = run.metrics()
-        self.history = {source: history_of(source, rows) for source in _SOURCES}
+        self.history = {source: read_history(source, rows) for source in _SOURCES}
         self._reported: set[str] = set()
 
     def audit(self, step: int, rollouts: Sequence[Rollout]) -> Metrics:
@@ -74,11 +74,11 @@ class Guard:
     def _record(self, source: str, step: int, outcomes: Sequence[bool | None]) -> Metrics:
         claims = Claims.of(step, outcomes)
         self.history[source].append(claims)
-        return metrics_of(source, claims)
+        return claim_metrics(source, claims)
 
     def should_stop(self, step: int) -> bool:
         """Print new alarms, and return whether training should stop after `step`."""
-        alarms = {source: alarm(history, self.config) for source, history in self.history.items()}
+        alarms = {source: find_alarm(history, self.config) for source, history in self.history.items()}
         action = "Training stops here." if self.config.stop else "Check the videos before you trust this policy."
         for source, found in alarms.items():
             if found is None or source in self._reported:

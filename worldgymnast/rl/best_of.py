@@ -1,8 +1,8 @@
-"""Best-of-N at deployment: the policy proposes, the world model imagines, the judge picks; nothing is trained.
+"""Best-of-N at deployment: the policy proposes, the world model imagines, the judge picks. Nothing is trained.
 
-At every look the policy's likeliest chunk and some sampled ones are imagined, the policy going on greedily after each,
-and the chunk whose future the judge believes in most is taken (as V-GPS, arXiv 2410.13816, does with a value function
-instead of a world model). It costs imagination at every look, and it shares the faults of world and judge.
+At every look, the greedy chunk and some sampled ones are imagined, each continued greedily. The chunk whose future gets
+the highest success probability from the judge is executed. V-GPS (arXiv 2410.13816) does the same with a value function
+instead of a world model. The cost is imagination at every look; errors of world model and judge affect the choice.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from worldgymnast.types import ActionChunk, Clip, Observation
 
 @checked
 class BestOfConfig:
-    """How much is imagined at a look.
+    """Amount of imagination per look.
 
     Attributes:
-        candidates: chunks, N, the likeliest one included.
-        looks: how far each is imagined, its own chunk included.
-        temperature: of the sampled ones.
+        candidates: number of candidate chunks, N, including the greedy one.
+        looks: imagined looks per candidate, including its own chunk.
+        temperature: of the sampled candidates.
     """
 
     candidates: Positive = 8
@@ -36,13 +36,13 @@ class BestOfConfig:
 
 
 class BestOf:
-    """An `Actor` that acts as another does where the world says that it will go well.
+    """An `Actor` that executes the best of several chunks of another actor.
 
     Args:
-        policy: proposes.
-        world: imagines.
-        judge: picks by its belief; a failed judgement is never picked while there is another.
-        config: how much.
+        policy: proposes chunks.
+        world: imagines their futures.
+        judge: picks by success probability; a failed judgment is never picked if there is another.
+        config: number and length of the futures.
     """
 
     def __init__(self, policy: Actor, world: WorldModel, judge: Judge, config: BestOfConfig):
@@ -50,61 +50,66 @@ class BestOf:
 
     @property
     def action_spec(self) -> ActionSpec:
-        """The proposing policy's."""
+        """Action spec of the proposing policy."""
         return self.policy.action_spec
 
     @property
     def chunk(self) -> int:
-        """The proposing policy's."""
+        """Actions per look of the proposing policy."""
         return self.policy.chunk
 
     @property
     def cameras(self) -> Sequence[str]:
-        """The proposing policy's."""
+        """Cameras of the proposing policy."""
         return self.policy.cameras
 
     @property
     def needs(self) -> frozenset[str]:
-        """What the proposing policy needs."""
+        """Parts of an observation that the proposing policy needs."""
         return self.policy.needs
 
     @torch.no_grad()
     def act(self, obs: Observation, *, temperature: float, generator: torch.Generator | None) -> ActionChunk:
-        """The best of `candidates` chunks for every row of `obs`; at equal belief the likeliest one.
+        """Return the best of N chunks for every row of `obs`; in a tie, the first candidate.
 
         Args:
-            obs: with the first image of the episode, which the judge compares with.
-            temperature: 0 for the likeliest chunk among the candidates, above it they are all sampled.
+            obs: should contain the first image of the episode, for the judge to compare with.
+            temperature: with 0 the first candidate is greedy; otherwise all are sampled.
             generator: of every draw.
         """
-        draws = generator or torch.default_generator
-        sampled = self.config.candidates - (temperature == 0)
-        wide = [self.policy.act(obs, temperature=0.0, generator=draws)] if temperature == 0 else []
-        wide += [self.policy.act(obs, temperature=self.config.temperature, generator=draws) for _ in range(sampled)]
-        chosen = torch.from_numpy(self._beliefs(obs, wide, draws).argmax(0))
+        generator = generator or torch.default_generator
+        candidates: list[ActionChunk] = []
+        if temperature == 0:
+            candidates.append(self.policy.act(obs, temperature=0.0, generator=generator))
+        while len(candidates) < self.config.candidates:
+            candidates.append(self.policy.act(obs, temperature=self.config.temperature, generator=generator))
+        chosen = torch.from_numpy(self._success_probabilities(obs, candidates, generator).argmax(0))
 
-        best = [wide[int(n)].map(lambda tensor, row=row: tensor[row : row + 1]) for row, n in enumerate(chosen)]
+        best = [candidates[int(n)].map(lambda tensor, row=row: tensor[row : row + 1]) for row, n in enumerate(chosen)]
         return replace(ActionChunk.join(best, torch.cat), temperature=temperature)
 
-    def _beliefs(self, obs: Observation, wide: Sequence[ActionChunk], generator: torch.Generator) -> np.ndarray:
-        """How much the judge believes in what follows each of n chunks, float [n b]; -1 where it failed.
+    def _success_probabilities(
+        self, obs: Observation, candidates: Sequence[ActionChunk], generator: torch.Generator
+    ) -> np.ndarray:
+        """Judge the future of each of n chunks, float [n b]; -1 where the judge failed.
 
-        All futures are imagined side by side, n of each row.
+        All futures are imagined in parallel, n per row.
         """
-        count, rows = len(wide), len(obs)
+        count, rows = len(candidates), len(obs)
         state = self.world.start(obs.image).fork(torch.arange(rows).repeat(count))
-        words = [*obs.instruction] * count
+        sentences = [*obs.instruction] * count
         proprioception = None if obs.state is None else obs.state.repeat(count, 1)
-        actions = torch.cat([chunk.actions for chunk in wide])
+        actions = torch.cat([chunk.actions for chunk in candidates])
         first = obs.image if obs.first is None else next(iter(obs.first.values()))
-        seen = [image.repeat(count, 1, 1, 1) for image in (first, obs.image)]
+        images = [image.repeat(count, 1, 1, 1) for image in (first, obs.image)]
         for look in range(self.config.looks):
             if look:
-                ahead = replace(Observation.of(seen[-1], words), state=proprioception)
+                ahead = replace(Observation.of(images[-1], sentences), state=proprioception)
                 actions = self.policy.act(ahead, temperature=0.0, generator=generator).actions
             state, frames = self.world.step(state, actions, generator=generator, every=actions.shape[1])
-            seen.append(frames[:, -1].to(obs.image.device))
-        clips = torch.stack(seen, 1).cpu().numpy()
-        verdicts = self.judge.score([Clip(clip, said, imagined=True) for clip, said in zip(clips, words, strict=True)])
-        beliefs = [v.score if v.probability is None else v.probability for v in verdicts]
-        return np.array([-1.0 if belief is None else belief for belief in beliefs]).reshape(count, rows)
+            images.append(frames[:, -1].to(obs.image.device))
+        clips = torch.stack(images, 1).cpu().numpy()
+        pairs = zip(clips, sentences, strict=True)
+        verdicts = self.judge.score([Clip(clip, sentence, imagined=True) for clip, sentence in pairs])
+        scores = [v.score if v.probability is None else v.probability for v in verdicts]
+        return np.array([-1.0 if score is None else score for score in scores]).reshape(count, rows)

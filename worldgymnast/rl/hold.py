@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from worldgymnast.evaluation.keeping import Choice, choose
+from worldgymnast.evaluation.keeping import Choice, choose_step
 from worldgymnast.evaluation.task_trust import Scoring, Standing, TrustConfig, standings, trust_metrics
 from worldgymnast.protocols import Policy
 from worldgymnast.rl.trainer import Trainer
@@ -63,7 +63,7 @@ class TrustTracker:
 
     def choice(self) -> Choice | None:
         """Return the step to keep after the evaluations so far; None before the first."""
-        return choose(self.history, self.evidence) if self.history else None
+        return choose_step(self.history, self.evidence) if self.history else None
 
     def _standings(self) -> dict[str, Standing]:
         """Return the standing of every task after the newest evaluation."""

@@ -1,8 +1,8 @@
 """Group-relative advantages and the clipped policy-gradient loss, on one page.
 
 GRPO (Shao et al. 2024, arXiv 2402.03300) with the asymmetric clip and the dynamic sampling of DAPO (Yu et al. 2025,
-arXiv 2503.14476): no value network, no entropy term, no KL term unless `kl` asks for one. A rollout's advantage is the
-same for every token until the judged success; what follows success gets no gradient.
+arXiv 2503.14476): no value network, no entropy term, and no KL term unless `kl` is above 0. The advantage of a rollout
+is the same for every token until the judged success; later tokens get no gradient.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ class ObjectiveConfig:
 
     Attributes:
         clip_low: the ratio is clipped below 1 - clip_low.
-        clip_high: and above 1 + clip_high.
-        reward: reward of a rollout that is judged a success: 1 ("verdict"), or the judge's probability of success
-            ("belief"), so that a blurred future earns less than a clear one. A failure earns 0 either way.
-        epsilon: added to a group's standard deviation, so that tiny differences of belief stay small.
-        mean_low: groups whose mean reward lies below carry no signal and are dropped.
-        mean_high: and those above.
-        kl: weight of the divergence from the start policy, in nats a token; an anchor for what should not be forgotten.
-        hold: weight of the divergence from its anchor, in nats a token, of a rollout of a task that is held; a rollout
-            that is trained on weighs 1.
+        clip_high: the ratio is clipped above 1 + clip_high.
+        reward: reward of a judged success: 1 ("verdict"), or the judge's success probability ("belief"), so a blurred
+            future earns less than a clear one. A failure earns 0 either way.
+        epsilon: added to the standard deviation of a group, so tiny differences of probability stay small.
+        mean_low: groups with a lower mean reward carry no signal and are dropped.
+        mean_high: groups with a higher mean reward carry no signal and are dropped.
+        kl: weight of the KL divergence from the start policy, in nats per token; counters forgetting.
+        hold: weight of the KL divergence from the anchor, in nats per token, for rollouts of a held task. A rollout
+            with an advantage has weight 1.
     """
 
     clip_low: NonNegative = 0.2
@@ -60,7 +60,7 @@ def rewards(group: RolloutGroup, config: ObjectiveConfig) -> Float[np.ndarray, "
 
 
 def has_signal(group: RolloutGroup, config: ObjectiveConfig) -> bool:
-    """Whether a group tells better from worse: at least two verdicts, not all alike, mean reward within bounds."""
+    """Return whether a group carries signal: two or more different rewards, mean within bounds."""
     scores, earned = group.scores, rewards(group, config)
     if len(scores) < 2 or np.ptp(earned) == 0:
         return False
@@ -68,21 +68,29 @@ def has_signal(group: RolloutGroup, config: ObjectiveConfig) -> bool:
 
 
 def advantages(rewards: Float[np.ndarray, " n"], epsilon: float) -> Float[np.ndarray, " n"]:
-    """(reward - mean) / (std + epsilon) within a group (GRPO, eq. 3)."""
+    """Return (reward - mean) / (std + epsilon) within a group (GRPO, eq. 3).
+
+    >>> advantages(np.array([0.0, 1.0]), 0.0).tolist()
+    [-1.0, 1.0]
+    """
     return (rewards - rewards.mean()) / (rewards.std() + epsilon)
 
 
 def token_mask(looks: Sequence[int], n: int) -> Bool[Tensor, "r n"]:
-    """True for the looks of each rollout that acted before the judged success."""
+    """Mask the looks of each rollout that acted before the judged success.
+
+    >>> token_mask([1, 3], 3).tolist()
+    [[True, False, False], [True, True, True]]
+    """
     return torch.arange(n)[None] < torch.tensor(list(looks))[:, None]
 
 
 def divergence(logprobs: Float[Tensor, "*t"], reference: Float[Tensor, "*t"]) -> Float[Tensor, "*t"]:
-    """An unbiased, never negative estimate of KL(policy || reference) from sampled tokens (GRPO, eq. 4).
+    """Estimate KL(policy || reference) from sampled tokens, unbiased and never negative (GRPO, eq. 4).
 
     Args:
         logprobs: of the tokens under the policy that sampled them.
-        reference: and under the one it is held to.
+        reference: log-probabilities of the same tokens under the reference policy.
     """
     gap = reference - logprobs
     return gap.exp() - 1 - gap
@@ -96,15 +104,14 @@ def policy_loss(
     total: float,
     config: ObjectiveConfig,
 ) -> tuple[Tensor, Metrics]:
-    """Clipped surrogate of one micro-batch, every rollout weighing the same whatever its length.
+    """Return the clipped surrogate loss of a micro-batch, with equal weight for every rollout.
 
     Args:
-        logprobs: of what was sampled at each look under the policy being trained: one for every token, or one for the
-            whole chunk.
-        old: of the same samples when they were drawn.
+        logprobs: log-probabilities of the samples under the policy being trained: one per token, or one per chunk.
+        old: log-probabilities of the same samples when they were drawn.
         advantage: of each rollout.
-        mask: looks that get gradient.
-        total: number of rollouts of the whole step, over all micro-batches.
+        mask: looks that get a gradient.
+        total: number of rollouts in the step, over all micro-batches.
         config: clip ranges.
     """
     ratio = (logprobs - old).reshape(*mask.shape, -1).exp()
@@ -113,10 +120,10 @@ def policy_loss(
     weight = mask[:, :, None].float().expand_as(ratio)
     per_rollout = (surrogate * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)
     clipped = ((ratio < 1 - config.clip_low) & (gain < 0)) | ((ratio > 1 + config.clip_high) & (gain > 0))
-    seen = weight.sum().clamp(min=1)
+    tokens = weight.sum().clamp(min=1)
     metrics = {
-        "ratio": float((ratio.detach() * weight).sum() / seen),
+        "ratio": float((ratio.detach() * weight).sum() / tokens),
         "ratio_error": float(((ratio.detach() - 1).abs() * weight).max()),
-        "clip_fraction": float((clipped * weight).sum() / seen),
+        "clip_fraction": float((clipped * weight).sum() / tokens),
     }
     return -per_rollout.sum() / total, metrics

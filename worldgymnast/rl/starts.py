@@ -1,6 +1,6 @@
-"""What a step of RL starts from: samplers of starts, tasks in equal parts.
+"""Samplers of starts for RL, with tasks in equal parts.
 
-A sampler is called with a generator and a count, and names itself by its `identity`, which goes into a run's config.
+A sampler is called with a generator and a count. Its `identity` goes into a run's config.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from worldgymnast.protocols import RealEnvironment, StartSampler
 from worldgymnast.types import Start, StartOrLayout
 from worldgymnast.weights import fingerprint
 
-_LEAST_LEFT, _MOST_LEFT = 2, 12
-"""Actions before its success from which on an episode is begun in the middle."""
+_MIN_BEFORE, _MAX_BEFORE = 2, 12
+"""Range of actions before the success at which a start from the middle of an episode lies."""
 
 
 def starts_hash(starts: Sequence[StartOrLayout]) -> str:
-    """First 16 hex digits of the SHA-256 over frames, sentences, tasks and layouts."""
+    """Return 16 hex digits of the SHA-256 over frames, sentences, tasks and layouts."""
     digest = hashlib.sha256()
     for start in starts:
         frame = start.frame.tobytes() if isinstance(start, Start) else b""
@@ -33,7 +33,7 @@ def starts_hash(starts: Sequence[StartOrLayout]) -> str:
 
 
 class FixedStarts:
-    """Draws from given starts, or from layouts where a simulator builds them.
+    """Draws from a list of starts, or of layouts for a simulator.
 
     Args:
         starts: at least one.
@@ -46,7 +46,7 @@ class FixedStarts:
 
     def __init__(self, starts: Sequence[StartOrLayout]):
         if not starts:
-            raise InputError("starts: found none, expected at least one. Give frames or layouts to start from")
+            raise InputError("starts is empty. Give at least one frame or layout to start from")
         self.starts = list(starts)
         self._by_task: dict[str, list[StartOrLayout]] = {}
         for start in starts:
@@ -54,11 +54,11 @@ class FixedStarts:
 
     @property
     def identity(self) -> str:
-        """See `StartSampler`."""
+        """Hash of the starts."""
         return starts_hash(self.starts)
 
     def __call__(self, rng: np.random.Generator, count: int) -> list[StartOrLayout]:
-        """See `StartSampler`."""
+        """Draw `count` starts, tasks in equal parts."""
         order = rng.permutation(len(self._by_task))
         tasks = [sorted(self._by_task)[order[i % len(order)]] for i in range(count)]
         return [self._by_task[task][int(rng.integers(len(self._by_task[task])))] for task in tasks]
@@ -73,22 +73,22 @@ class MixedStarts:
 
     @property
     def identity(self) -> str:
-        """See `StartSampler`."""
+        """Identity of both samplers."""
         return fingerprint(["mixed", self.first.identity, self.second.identity])
 
     def __call__(self, rng: np.random.Generator, count: int) -> list[StartOrLayout]:
-        """See `StartSampler`."""
+        """Draw `count` starts, half from each sampler."""
         own = count // 2 + count % 2 * int(rng.integers(2))
         return [*self.first(rng, own), *self.second(rng, count - own)]
 
 
 @dataclass(frozen=True)
 class ParaphrasedStarts:
-    """Draws from a sampler, each start with one of its task's sentences.
+    """Draws from a sampler, with a random sentence of each task.
 
     Attributes:
         starts: the sampler.
-        instructions: gives the sentences of a task.
+        instructions: returns the sentences of a task.
     """
 
     starts: FixedStarts
@@ -96,25 +96,25 @@ class ParaphrasedStarts:
 
     @property
     def identity(self) -> str:
-        """See `StartSampler`."""
+        """Identity of the sampler and the sentences."""
         tasks = sorted({start.task for start in self.starts.starts})
         return fingerprint([self.starts.identity, {task: list(self.instructions(task)) for task in tasks}])
 
     def __call__(self, rng: np.random.Generator, count: int) -> list[StartOrLayout]:
-        """See `StartSampler`."""
+        """Draw `count` starts, each with a random sentence of its task."""
         drawn = self.starts(rng, count)
         return [replace(start, instruction=str(rng.choice(self.instructions(start.task)))) for start in drawn]
 
 
 class PhotographedStarts:
-    """Draws photographs of new layouts of a real environment, each with one of its task's sentences.
+    """Draws photographs of new layouts of a real environment.
 
-    They are taken when the first start is drawn; no action is ever executed.
+    Each has a random sentence of its task. Photographs are taken when the first start is drawn; no action is executed.
 
     Args:
         env: the real environment.
         per_task: layouts of each task.
-        first_layout: seed of the first; nothing else should use them.
+        first_layout: seed of the first layout; nothing else should use these layouts.
     """
 
     def __init__(self, env: RealEnvironment, per_task: int, first_layout: int):
@@ -122,12 +122,12 @@ class PhotographedStarts:
 
     @property
     def identity(self) -> str:
-        """See `StartSampler`."""
+        """Identity of the environment and the layouts."""
         return fingerprint(["photographs", self.env.identity, self.per_task, self.first_layout])
 
     @functools.cached_property
     def photographs(self) -> list[Start]:
-        """The starts, task by task."""
+        """Photographed starts, ordered by task."""
         return self.env.photograph(self.env.layouts(self.per_task, self.first_layout))
 
     @functools.cached_property
@@ -135,21 +135,21 @@ class PhotographedStarts:
         return ParaphrasedStarts(FixedStarts(self.photographs), self.env.instructions)
 
     def __call__(self, rng: np.random.Generator, count: int) -> list[StartOrLayout]:
-        """See `StartSampler`."""
+        """Draw `count` photographs, each with a random sentence of its task."""
         return self._sampler(rng, count)
 
 
 class EpisodeStarts:
-    """Draws frames of logged episodes, tasks in equal parts; some of them shortly before a success.
+    """Draws frames of logged episodes, some of them shortly before a success.
 
-    So a task that the policy cannot do yet first succeeds where little is left to do (Florensa et al. 2017, arXiv
+    Close to the goal, a policy first succeeds at a task that it cannot do from the start (Florensa et al. 2017, arXiv
     1707.05300; Salimans and Chen 2018, arXiv 1812.03381).
 
     Args:
-        episodes: any, of which some are of `tasks`.
-        tasks: whose starts are drawn.
-        middle: share of starts from the middle of an episode: shortly before its success, or from its first half where
-            no episode of the task succeeds.
+        episodes: logged episodes, some of them of `tasks`.
+        tasks: tasks to draw starts of.
+        middle: share of starts from the middle of an episode: shortly before its success, or from its first half if no
+            episode of the task succeeds.
 
     Raises:
         InputError: there is no episode of these tasks.
@@ -159,30 +159,33 @@ class EpisodeStarts:
         self.episodes, self.tasks, self.middle = episodes, list(tasks), middle
         self._by_task = [episodes.where(task=task) for task in tasks if len(episodes.where(task=task))]
         if not self._by_task:
-            raise InputError(f"starts: found episodes of {sorted(set(episodes.task))}, expected some of {self.tasks}")
+            raise InputError(
+                f"the episodes are of the tasks {sorted(set(episodes.task))}, none of {self.tasks}. Give episodes of "
+                "these tasks, or choose other tasks"
+            )
         self._succeeded = [own[episodes.succeeded[own]] for own in self._by_task]
 
     @property
     def identity(self) -> str:
-        """See `StartSampler`."""
+        """Hash of the episodes, tasks and share."""
         return fingerprint([data_hash(self.episodes), self.tasks, self.middle])
 
     def __call__(self, rng: np.random.Generator, count: int) -> list[Start]:
-        """See `StartSampler`."""
+        """Draw `count` frames, tasks in equal parts."""
         order = rng.permutation(len(self._by_task))
         return [self._draw(rng, int(order[i % len(order)])) for i in range(count)]
 
     def _draw(self, rng: np.random.Generator, task: int) -> Start:
         episodes, succeeded = self.episodes, self._succeeded[task]
-        late = rng.random() < self.middle
-        e = int(rng.choice(succeeded if late and len(succeeded) else self._by_task[task]))
-        index = self._middle(rng, e) if late else 0
+        is_middle = rng.random() < self.middle
+        e = int(rng.choice(succeeded if is_middle and len(succeeded) else self._by_task[task]))
+        index = self._index_before_success(rng, e) if is_middle else 0
         frame = np.asarray(episodes.frames[int(episodes.first[e]) + index])
         return Start(frame, episodes.instruction[e], episodes.task[e])
 
-    def _middle(self, rng: np.random.Generator, episode: int) -> int:
-        """A frame of an episode from which little is left to do."""
+    def _index_before_success(self, rng: np.random.Generator, episode: int) -> int:
+        """Draw a frame shortly before the success of an episode."""
         first, length = int(self.episodes.first[episode]), int(self.episodes.length[episode])
-        hit = np.flatnonzero(self.episodes.success[first : first + length + 1])
-        back = int(rng.integers(_LEAST_LEFT, _MOST_LEFT + 1))
-        return max(0, int(hit[0]) - back) if len(hit) else int(rng.integers(0, max(1, length // 2)))
+        successes = np.flatnonzero(self.episodes.success[first : first + length + 1])
+        before = int(rng.integers(_MIN_BEFORE, _MAX_BEFORE + 1))
+        return max(0, int(successes[0]) - before) if len(successes) else int(rng.integers(0, max(1, length // 2)))

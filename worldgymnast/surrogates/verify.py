@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from worldgymnast.evaluation.uncertainty import JitterConfig, disturbed
+from worldgymnast.evaluation.uncertainty import JitterConfig, disturb
 from worldgymnast.rl.collect import Verify
 from worldgymnast.surrogates.imagination import Surrogate
 from worldgymnast.types import IMAGE, Rollout
@@ -56,7 +56,7 @@ def _imagine_again(
     generator.manual_seed(int(rng.integers(2**62)))
     first = np.stack([rollout.start.frame for rollout in rollouts])
     flat = chunks.reshape(len(chunks), -1, chunks.shape[-1])
-    first, flat = disturbed(surrogate.action_spec, first, flat, config, rng)
+    first, flat = disturb(surrogate.action_spec, first, flat, config, rng)
     starts = [replace(r.start, frame=frame) for r, frame in zip(rollouts, first, strict=True)]
     if not config.pixels:
         starts = [rollout.start for rollout in rollouts]  # rollouts of one start share a frame, which is encoded once

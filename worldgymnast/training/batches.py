@@ -1,4 +1,4 @@
-"""What each learner is fed: pure maps from a step to a batch, over episodes that are decoded once."""
+"""Batches for each learner: pure functions from a step to a batch, over decoded episodes."""
 
 from __future__ import annotations
 
@@ -21,22 +21,26 @@ from worldgymnast.worldmodel.autoencoder import Codec
 
 
 def frame_batches(episodes: EpisodeSet, batch: int, seed: int, weights: np.ndarray | None = None) -> Batches:
-    """Random frames for the autoencoder: "frames" uint8 [b h w 3].
+    """Return random frames for the autoencoder: "frames" uint8 [b h w 3].
 
-    `weights` [e] is how likely a frame is of each episode; without it all frames are equally likely.
+    Args:
+        episodes: provide the frames.
+        batch: frames per batch, b.
+        seed: of the draws.
+        weights: probability that a frame is drawn from each episode, [e]; by default all frames are equally likely.
     """
     rows = episodes.rows
-    below = None
+    cumulative = None
     if weights is not None:
-        below = np.cumsum(np.repeat(weights / (episodes.length + 1), episodes.length + 1))
-        below /= below[-1]
+        cumulative = np.cumsum(np.repeat(weights / (episodes.length + 1), episodes.length + 1))
+        cumulative /= cumulative[-1]
 
     def make(step: int) -> Mapping[str, Any]:
         rng = np.random.default_rng([seed, step])
-        if below is None:
+        if cumulative is None:
             chosen = rng.choice(rows, batch)
         else:
-            chosen = rows[np.searchsorted(below, rng.random(batch), side="right")]
+            chosen = rows[np.searchsorted(cumulative, rng.random(batch), side="right")]
         return {"frames": torch.from_numpy(np.asarray(episodes.frames[chosen]))}
 
     return make
@@ -50,22 +54,30 @@ def imitation_batches(
     paraphrases: Mapping[str, Sequence[str]],
     after_success: int = 3,
 ) -> Batches:
-    """Looks and the actions that followed: "obs", "actions" [b k a], "mask" [b k].
+    """Return looks and the actions that followed: "obs", "actions" [b k a], "mask" [b k].
 
-    Actions later than `after_success` after the first success are not imitated. The sentence is drawn from the task's
-    `paraphrases`, or is the episode's own.
+    Args:
+        episodes: the demonstrations.
+        chunk: actions per look, k.
+        batch: looks per batch, b.
+        seed: of the draws.
+        paraphrases: instructions of each task to draw from; for other tasks, the episode's own instruction is used.
+        after_success: actions imitated after the first success.
+
+    Raises:
+        InputError: there is no action to imitate.
     """
     looks, actions, mask = [], [], []
     for e, (first, length) in enumerate(zip(episodes.first, episodes.length, strict=True)):
-        hit = np.flatnonzero(episodes.success[first : first + length + 1])
-        end = min(length, hit[0] + after_success) if len(hit) else length
+        successes = np.flatnonzero(episodes.success[first : first + length + 1])
+        end = min(length, successes[0] + after_success) if len(successes) else length
         for t in range(end):
             within = np.arange(t, t + chunk)
             looks.append((first + t, e))
             actions.append(episodes.actions[first + np.minimum(within, length)])
             mask.append(within < end)
     if not looks:
-        raise InputError("imitation: found no action to imitate, expected at least one demonstration")
+        raise InputError("Demonstrations contain no action to imitate. Give at least one with actions")
     all_actions, all_masks = torch.from_numpy(np.stack(actions)), torch.from_numpy(np.stack(mask))
 
     def sentence(e: int, rng: np.random.Generator) -> str:
@@ -90,15 +102,18 @@ def imitation_batches(
 def encode_all(
     autoencoder: Codec, frames: np.ndarray | Gathered, batch: int = 256, precision: Precision = "auto"
 ) -> np.ndarray:
-    """Latents float16 [n h w c] of every frame, computed in `precision`, as those of first frames in imagination."""
-    found = []
+    """Encode every frame; return latents, float16 [n h w c].
+
+    They are computed in `precision`, as imagination computes those of first frames.
+    """
+    latents = []
     with Progress("encoding frames", len(frames)) as progress:
         for i in range(0, len(frames), batch):
             part = torch.from_numpy(np.array(frames[i : i + batch]))
             with autocast(precision, autoencoder.device):
-                found.append(autoencoder.encode(part).half().cpu())
+                latents.append(autoencoder.encode(part).half().cpu())
             progress.advance(len(part))
-    return torch.cat(found).numpy()
+    return torch.cat(latents).numpy()
 
 
 def latent_batches(
@@ -110,7 +125,17 @@ def latent_batches(
     device: torch.device,
     weights: np.ndarray | None = None,
 ) -> Batches:
-    """Clips for the world model: "latents" [b t+1 h w c], "actions" [b t a], "mask" [b t]; `weights` [e]."""
+    """Return clips for the world model: "latents" [b t+1 h w c], "actions" [b t a], "mask" [b t].
+
+    Args:
+        episodes: provide actions and labels.
+        latents: of every frame, see `encode_all`.
+        length: actions per clip, t.
+        batch: clips per batch, b.
+        seed: of the draws.
+        device: of the batches.
+        weights: probability of drawing each episode, [e]; see `ClipSampler`.
+    """
     sampler = ClipSampler(episodes, length, batch, seed, weights)
 
     def make(step: int) -> Mapping[str, Any]:
@@ -130,8 +155,8 @@ def latent_batches(
 
 
 @dataclass(frozen=True)
-class _Labelled:
-    """Rows of one set with their labels, by task and label."""
+class _LabeledSet:
+    """Frames of one set by task and label."""
 
     episodes: EpisodeSet
     rows: dict[tuple[str, bool], np.ndarray]  # [n 4]: rows of first, last possible first, present; episode
@@ -140,14 +165,18 @@ class _Labelled:
 def success_batches(
     sets: Sequence[EpisodeSet], batch: int, seed: int, paraphrases: Mapping[str, Sequence[str]]
 ) -> Batches:
-    """Pairs of frames with their label for the judge, every task and both labels equally often, sets in equal parts.
+    """Return pairs of frames with their label for the judge: "first", "now", "instruction", "success".
 
-    The first frame of a pair is that of the episode, or a quarter of the time any later one before the success and the
-    present frame: rollouts may also start in the middle of an episode.
+    Every set, every task and both labels are equally likely. The first frame of a pair is the first of the episode. In
+    a quarter of the pairs it is a later one before the success and the present frame, because rollouts may also start
+    in the middle of an episode.
+
+    Raises:
+        InputError: no episode has success labels.
     """
-    tables = [_Labelled(s, _label_table(s)) for s in sets]
+    tables = [_LabeledSet(s, _label_table(s)) for s in sets]
     if not any(t.rows for t in tables):
-        raise InputError("judge: found no episode with success labels, expected labelled ones; record or label some")
+        raise InputError("No episode has success labels, so a judge cannot be trained. Record or label some episodes")
 
     def make(step: int) -> Mapping[str, Any]:
         rng = np.random.default_rng([seed, step])
@@ -172,11 +201,12 @@ def success_batches(
 
 
 def _label_table(episodes: EpisodeSet) -> dict[tuple[str, bool], np.ndarray]:
+    """Return the frames of labeled episodes by task and label; see `_LabeledSet.rows`."""
     table: dict[tuple[str, bool], list[tuple[int, int, int, int]]] = {}
     for e in np.flatnonzero(episodes.labelled):
         first, length = int(episodes.first[e]), int(episodes.length[e])
         labels = episodes.success[first : first + length + 1]
-        unsolved = int(np.argmax(labels)) - 1 if labels.any() else length  # frames before this one are no success yet
+        unsolved = int(np.argmax(labels)) - 1 if labels.any() else length  # last frame before the success
         for t in range(length + 1):
             row = (first, first + max(0, min(t, unsolved)), first + t, int(e))
             table.setdefault((episodes.task[e], bool(labels[t])), []).append(row)

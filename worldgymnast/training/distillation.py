@@ -1,4 +1,4 @@
-"""A world model that takes few steps a frame, from one that takes many; resumable."""
+"""Distills a world model into one that takes fewer sampling steps per frame; resumable."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from worldgymnast.worldmodel.consistency import Consistency
 
 @checked
 class Distillation:
-    """A world model that needs fewer steps and no guidance, from one that needs them.
+    """Distillation into a world model with fewer sampling steps and without guidance.
 
     Attributes:
-        sampling_steps: what the student will take for a frame.
-        truth: weight of the error to the true frame; the rest is that to what the teacher believes.
-        corruption: largest standard deviation of the noise on the past.
-        clips: clips a step.
-        length: actions a clip.
-        fit: the optimiser.
+        sampling_steps: sampling steps of the student per frame.
+        truth: weight of the error to the true frame; the rest is the error to the teacher's prediction.
+        corruption: largest standard deviation of the noise on past frames.
+        clips: clips per step.
+        length: actions per clip.
+        fit: the training loop.
     """
 
     sampling_steps: Positive = 1
@@ -48,10 +48,25 @@ def distill(
     device: str = "cpu",
     origin: Origin = None,
 ) -> WorldModel:
-    """A student of `teacher` that takes `sampling_steps` steps a frame without guidance; OUT/world.safetensors."""
-    known: Any = teacher
+    """Train a student of `teacher`; write OUT/world.safetensors.
+
+    Args:
+        teacher: the world model to distill.
+        episodes: real episodes to learn from.
+        out: the run folder.
+        config: the training.
+        device: of the returned student.
+        origin: see `Manifest.origin`.
+
+    Raises:
+        InputError: `teacher` has no latents to learn from.
+    """
+    teacher_module: Any = teacher
     if not isinstance(teacher, TrainableWorld):
-        raise InputError(f"{type(teacher).__name__} is not distilled here: it has no latents for a student to learn")
+        raise InputError(
+            f"{type(teacher).__name__} cannot be distilled, because it has no latents for a student to learn from. "
+            "Give a world model that was trained here"
+        )
     result = out / "world.safetensors"
     warn_outside(episodes, teacher.action_spec, "teacher")
     inputs = {"data": data_hash(episodes), "teacher": identity(teacher)}
@@ -63,8 +78,8 @@ def distill(
             student.load_state_dict(teacher.state_dict())
             latents = encode_all(teacher.autoencoder, episodes.frames, precision=config.fit.precision)
             batches = latent_batches(episodes, latents, config.length, config.clips, config.fit.seed, teacher.device)
-            both = Consistency(known, student, config.truth, config.corruption)
-            metrics = fit(both, batches, config.fit, run, "distillation")
+            consistency = Consistency(teacher_module, student, config.truth, config.corruption)
+            metrics = fit(consistency, batches, config.fit, run, "distillation")
             save_component(result, student, Manifest(run.command, config.fit.seed, identity(teacher), metrics, origin))
             run.finish(metrics)
     return load_world(result, device)

@@ -1,4 +1,4 @@
-"""Training the success classifier from labelled episodes and their imagined replays; resumable."""
+"""Trains the success classifier on labeled episodes and their imagined replays; resumable."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from worldgymnast.scenes.language import AFFORDANCES
 from worldgymnast.training.batches import success_batches
 from worldgymnast.training.fit import Batches, FitConfig, fit
 from worldgymnast.training.replay import replay
-from worldgymnast.training.thresholds import calibrate, calibration_of, split_for_calibration, unsolved_at
+from worldgymnast.training.thresholds import calibrate, resolve_calibration, split_for_calibration, unsolved_after
 from worldgymnast.training.world import Origin
 from worldgymnast.weights import identity
 
 
 @checked
 class JudgeTraining:
-    """The classifier, on real episodes and on imagined replays of them.
+    """Training of the classifier on real episodes and their imagined replays.
 
     Attributes:
         judge: sizes.
-        batch: pairs of frames a step.
-        fit: the optimiser.
-        calibration: policy rollouts per task set aside to choose the threshold; 0 for one in four, at most 20.
-        stride: the judge will see every that many frames; the policy's chunk.
-        late: imagined replays also begin that many frames into the episodes, as rollouts do; 0 for not.
-        language: whether it hears every sentence that `scenes.language` writes for a task, rather than a few.
+        batch: pairs of frames per step.
+        fit: the training loop.
+        calibration: held-out policy rollouts per task for choosing the threshold; 0 for one in four, at most 20.
+        stride: frames between two that the judge sees; the policy's action chunk.
+        late: also start imagined replays this many frames into the episodes, as rollouts do; 0 disables.
+        language: train on every sentence that `scenes.language` writes for a task, instead of a few.
     """
 
     judge: JudgeConfig = JudgeConfig()
@@ -53,9 +53,9 @@ class JudgeTraining:
     language: bool = False
 
 
-def every_sentence() -> dict[str, tuple[str, ...]]:
-    """By task, all that is known to be said of it."""
-    return {task: (*INSTRUCTIONS.get(task, ()), *known.sentences()) for task, known in AFFORDANCES.items()}
+def all_instructions() -> dict[str, tuple[str, ...]]:
+    """Return all known instructions of each task."""
+    return {task: (*INSTRUCTIONS.get(task, ()), *affordance.sentences()) for task, affordance in AFFORDANCES.items()}
 
 
 def train_judge(
@@ -68,23 +68,22 @@ def train_judge(
     start: TrainableJudge | None = None,
     origin: Origin = None,
 ) -> TrainableJudge:
-    """The success classifier, on `real` and on its imagined replays; OUT/judge.safetensors.
+    """Train the success classifier on `real` and its imagined replays; write OUT/judge.safetensors.
 
-    Some policy rollouts of each task are set aside; the threshold is the one that best tells their imagined replays
-    apart by their true outcome.
+    Some policy rollouts of each task are held out. Their imagined replays and true outcomes set the threshold.
 
     Args:
-        real: labelled episodes.
+        real: labeled episodes.
         world: imagines their replays.
         out: the run folder.
-        config: the training; its sizes count only where there is no `start`.
-        device: where.
-        start: a judge to go on from.
+        config: the training; its sizes are ignored if `start` is given.
+        device: of the training.
+        start: a judge to finetune.
         origin: see `Manifest.origin`.
     """
     result = out / "judge.safetensors"
     real = real if real.labelled.all() else real.select(real.labelled)
-    config = replace(config, calibration=calibration_of(real, config.calibration))
+    config = replace(config, calibration=resolve_calibration(real, config.calibration))
     inputs = {"data": data_hash(real), "world": identity(world)}
     if start is not None:
         inputs["start"] = identity(start)
@@ -92,18 +91,18 @@ def train_judge(
     with Run(out, to_dict(config) | {"inputs": inputs}) as run:
         if run.finished is None:
             torch.manual_seed(config.fit.seed)
-            train, aside = split_for_calibration(real, config.calibration, config.fit.seed)
-            imagine = functools.partial(replay, world, said="imagining what the judge learns from")
+            train, held_out = split_for_calibration(real, config.calibration, config.fit.seed)
+            imagine = functools.partial(replay, world, label="imagining training data for the judge")
             sets = [train, imagine(train, seed=config.fit.seed)]
-            if config.late and len(begun := unsolved_at(train, config.late)):
-                sets.append(imagine(begun, seed=config.fit.seed))
+            if config.late and len(unsolved := unsolved_after(train, config.late)):
+                sets.append(imagine(unsolved, seed=config.fit.seed))
             judge = make("judges", config.judge).to(device)
             if start is not None:
                 judge.load_state_dict(start.state_dict())
-            said = every_sentence() if config.language else INSTRUCTIONS
-            batches: Batches = success_batches(sets, config.batch, config.fit.seed, said)
+            instructions = all_instructions() if config.language else INSTRUCTIONS
+            batches: Batches = success_batches(sets, config.batch, config.fit.seed, instructions)
             metrics = fit(judge, batches, config.fit, run, "judge")
-            metrics |= calibrate(judge, imagine(aside, seed=config.fit.seed + 1), config.stride, real=aside)
+            metrics |= calibrate(judge, imagine(held_out, seed=config.fit.seed + 1), config.stride, real=held_out)
             save_component(result, judge, Manifest(run.command, config.fit.seed, data_hash(train), metrics, origin))
             run.finish(metrics)
     return load_learned_judge(result, device)

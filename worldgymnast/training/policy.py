@@ -1,4 +1,4 @@
-"""Imitation learning: one run folder in, one policy file out; resumable."""
+"""Imitation learning of a policy; resumable."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class PolicyTraining:
 
     Attributes:
         policy: kind and sizes.
-        demonstrations: expert episodes per task that are imitated; the first ones logged.
-        successes: whether every other episode that succeeded is imitated too, whoever acted (SFT on everything).
-        batch: looks a step.
-        fit: the optimiser.
+        demonstrations: expert episodes per task to imitate; the first ones logged.
+        successes: also imitate every other successful episode, from any source (SFT on all successes).
+        batch: looks per step.
+        fit: the training loop.
     """
 
     policy: PolicyConfig = DEFAULT_POLICY
@@ -41,26 +41,31 @@ class PolicyTraining:
     fit: FitConfig = FitConfig(steps=800, lr=1e-3)
 
 
-def demonstrations(episodes: EpisodeSet, per_task: int) -> EpisodeSet:
-    """The first `per_task` expert episodes of every task."""
-    chosen = [episodes.where(task=task, source_prefix="expert")[:per_task] for task in sorted(set(episodes.task))]
-    short = [task for task, rows in zip(sorted(set(episodes.task)), chosen, strict=True) if len(rows) < per_task]
-    if short:
+def select_demonstrations(episodes: EpisodeSet, per_task: int) -> EpisodeSet:
+    """Select the first `per_task` expert episodes of every task.
+
+    Raises:
+        InputError: a task has fewer.
+    """
+    tasks = sorted(set(episodes.task))
+    chosen = [episodes.where(task=task, source_prefix="expert")[:per_task] for task in tasks]
+    missing = [task for task, rows in zip(tasks, chosen, strict=True) if len(rows) < per_task]
+    if missing:
         raise FieldError(
             "demonstrations",
-            f"found fewer than {per_task} expert episodes for {', '.join(short)}, expected "
-            "that many a task; record more, or lower --demonstrations",
+            f"found fewer than {per_task} expert episodes for {', '.join(missing)}, expected that many per task. "
+            "Record more, or lower --demonstrations",
         )
     return episodes.select(np.concatenate(chosen))
 
 
-def imitated(episodes: EpisodeSet, config: PolicyTraining) -> EpisodeSet:
-    """What `config` imitates of `episodes`: demonstrations, and where it says so all other successes."""
-    demos = demonstrations(episodes, config.demonstrations)
+def select_imitated(episodes: EpisodeSet, config: PolicyTraining) -> EpisodeSet:
+    """Select the episodes to imitate: demonstrations, and all other successes if configured."""
+    demos = select_demonstrations(episodes, config.demonstrations)
     if not config.successes:
         return demos
-    others = episodes.succeeded & ~np.isin(episodes.first, demos.first)
-    return concatenate([demos, episodes.select(others)])
+    other_successes = episodes.succeeded & ~np.isin(episodes.first, demos.first)
+    return concatenate([demos, episodes.select(other_successes)])
 
 
 def train_policy(
@@ -72,14 +77,14 @@ def train_policy(
     start: Policy | None = None,
     origin: Origin = None,
 ) -> Policy:
-    """Imitation learning; OUT/policy.safetensors.
+    """Train a policy by imitation; write OUT/policy.safetensors.
 
     Args:
-        episodes: with the demonstrations.
+        episodes: contain the demonstrations.
         out: the run folder.
-        config: the training; its sizes count only where there is no `start`.
-        device: where.
-        start: a policy to go on from.
+        config: the training; its sizes are ignored if `start` is given.
+        device: of the training.
+        start: a policy to finetune.
         origin: see `Manifest.origin`.
 
     Raises:
@@ -89,14 +94,16 @@ def train_policy(
     inputs = {"data": data_hash(episodes)}
     if start is not None:
         if not isinstance(start, TrainablePolicy):
-            raise InputError(f"{type(start).__name__} has no imitation loss, so it cannot be trained by imitation")
+            raise InputError(
+                f"{type(start).__name__} has no imitation loss, so it cannot be trained by imitation. Omit it"
+            )
         require_same(start.action_spec, episodes.spec, "policy and demonstrations")
         warn_outside(episodes, start.action_spec, "policy")
         inputs["start"] = identity(start)
         config = replace(config, policy=start.config)
     with Run(out, to_dict(config) | {"inputs": inputs}) as run:
         if run.finished is None:
-            demos = imitated(episodes, config)
+            demos = select_imitated(episodes, config)
             torch.manual_seed(config.fit.seed)
             stored = ComponentInfo(action_spec=episodes.spec if start is None else start.action_spec)
             policy = make("policies", config.policy, stored).to(device)

@@ -1,4 +1,4 @@
-"""Imagining what was logged, and judging it: real action sequences drive the world, and their true outcome is known."""
+"""Replays logged actions in a world model, and judges the result. The true outcome is known."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from jaxtyping import Float, UInt8
 
 from worldgymnast.actions import converter
 from worldgymnast.episodes.windows import EpisodeSet, warn_outside
-from worldgymnast.evaluation.uncertainty import belief, looks
+from worldgymnast.evaluation.uncertainty import look_indices, success_probability
 from worldgymnast.progress import Progress
 from worldgymnast.protocols import Judge, PredictsSuccess, WorldModel
 from worldgymnast.types import Clip, Verdict
 
-PIECE = 32
-"""Clips a judge is given in one call."""
+JUDGE_BATCH = 32
+"""Clips per call of a judge."""
 IMAGINED = "imagined "
-"""What the source of an imagined episode begins with."""
-MEMORY = 1 << 29
-"""Bytes of frames that are imagined side by side."""
+"""Prefix of the source of an imagined episode."""
+MAX_FRAME_BYTES = 1 << 29
+"""Most bytes of frames imagined in parallel."""
 
 
 def replay(
@@ -32,23 +32,22 @@ def replay(
     seed: int,
     rows: int = 64,
     actions: np.ndarray | None = None,
-    said: str = "",
+    label: str = "",
 ) -> EpisodeSet:
-    """The same episodes as the world imagines them from their first frame.
+    """Imagine episodes again from their first frame and their logged actions.
 
-    Episodes are imagined in the order of their length, so that those side by side are about equally long; a shorter
-    one is cut where it ends.
+    Episodes are imagined in order of length, so parallel ones have similar lengths. Shorter ones are cut at their end.
 
     Args:
         world: the world model.
-        episodes: of any lengths, also without an action.
+        episodes: of any lengths, also without actions.
         seed: of the imagination.
-        rows: most episodes imagined side by side; fewer where their frames would not fit into `MEMORY`.
-        actions: other actions than the logged ones, float32 [e t a], t the longest episode's, such as another's.
-        said: the words of a progress bar; "" for none.
+        rows: most episodes imagined in parallel; fewer if their frames exceed `MAX_FRAME_BYTES`.
+        actions: actions to use instead of the logged ones, float32 [e t a]; t is the length of the longest episode.
+        label: text of a progress bar; "" shows none.
 
     Returns:
-        A set with imagined frames and the true labels, sources prefixed with "imagined ".
+        A set with imagined frames and the true labels; sources have the prefix "imagined ".
     """
     convert = converter(episodes.spec, world.action_spec)
     if episodes.spec.is_same_kind(world.action_spec):
@@ -57,15 +56,16 @@ def replay(
     generator = torch.Generator().manual_seed(seed)
     imagined: list[np.ndarray] = [np.empty(0, np.uint8)] * len(episodes)
     foreseen: list[np.ndarray] = [np.empty(0)] * len(episodes)
-    with Progress(said, len(episodes)) if said else nullcontext() as progress:
-        for part in _side_by_side(episodes, order, rows):
+    with Progress(label, len(episodes)) if label else nullcontext() as progress:
+        for part in _parallel_parts(episodes, order, rows):
             length = int(episodes.length[part[-1]])
-            done = driven(episodes, part, length) if actions is None else actions[part, :length]
-            said_of = [episodes.instruction[e] for e in part]
-            begun = np.asarray(episodes.frames[episodes.first[part]])
-            made, known = follow(world, begun, convert(done), said_of, generator)
-            for e, clip, own in zip(part, made, known, strict=True):
-                imagined[e], foreseen[e] = (x[: episodes.length[e] + 1] for x in (clip, own))
+            chosen = logged_actions(episodes, part, length) if actions is None else actions[part, :length]
+            instructions = [episodes.instruction[e] for e in part]
+            starts = np.asarray(episodes.frames[episodes.first[part]])
+            clips, predictions = imagine_actions(world, starts, convert(chosen), instructions, generator)
+            for e, clip, prediction in zip(part, clips, predictions, strict=True):
+                frames = episodes.length[e] + 1
+                imagined[e], foreseen[e] = clip[:frames], prediction[:frames]
             if progress is not None:
                 progress.advance(len(part))
     frame_rows = episodes.rows
@@ -76,103 +76,115 @@ def replay(
         success=episodes.success[frame_rows],
         first=np.concatenate([[0], np.cumsum(episodes.length + 1)[:-1]]).astype(np.int64),
         source=tuple(f"{IMAGINED}{source}" for source in episodes.source),
-        foreseen=None if any(np.isnan(own).any() for own in foreseen) else np.concatenate(foreseen),
+        foreseen=None if any(np.isnan(each).any() for each in foreseen) else np.concatenate(foreseen),
     )
 
 
-def _side_by_side(episodes: EpisodeSet, order: np.ndarray, rows: int) -> Iterator[np.ndarray]:
-    """Parts of `order`, int64 [n] of ascending length: at most `rows`, and at most `MEMORY` bytes of frames."""
+def _parallel_parts(episodes: EpisodeSet, order: np.ndarray, rows: int) -> Iterator[np.ndarray]:
+    """Split `order`, int64 [n] by ascending length, by `rows` and `MAX_FRAME_BYTES`."""
     frame_bytes = int(np.prod(episodes.frames.shape[1:]))
     while len(order):
-        held = (episodes.length[order[:rows]] + 1) * np.arange(1, len(order[:rows]) + 1) * frame_bytes
-        count = max(1, int((held <= MEMORY).sum()))
+        size = (episodes.length[order[:rows]] + 1) * np.arange(1, len(order[:rows]) + 1) * frame_bytes
+        count = max(1, int((size <= MAX_FRAME_BYTES).sum()))
         yield order[:count]
         order = order[count:]
 
 
-def driven(episodes: EpisodeSet, part: np.ndarray, length: int) -> np.ndarray:
-    """Logged actions of some episodes, float32 [n length a]; beyond an episode's end its last one again."""
+def logged_actions(episodes: EpisodeSet, part: np.ndarray, length: int) -> np.ndarray:
+    """Return the logged actions of episodes, float32 [n length a]; beyond the end, the last repeats."""
     last = np.maximum(episodes.length[part] - 1, 0)[:, None]
     return episodes.actions[episodes.first[part][:, None] + np.minimum(np.arange(length), last)]
 
 
-def follow(
+def imagine_actions(
     world: WorldModel, first: np.ndarray, actions: np.ndarray, instruction: Sequence[str], generator: torch.Generator
 ) -> tuple[UInt8[np.ndarray, "n t1 h w 3"], Float[np.ndarray, "n t1"]]:
-    """What a world imagines after `first`, itself in front, and what it foresees there; `actions` are in its own units.
+    """Imagine action sequences from first frames.
 
-    A world that foresees nothing says NaN; at the first frame nothing is done yet.
+    Args:
+        world: the world model.
+        first: first frames, uint8 [n h w 3].
+        actions: float32 [n t a], in the units of the world model.
+        instruction: one per row.
+        generator: of every draw.
+
+    Returns:
+        Frames including the first, and the world model's own success predictions: 0 at the first frame, NaN without
+        predictions.
     """
-    begun = torch.from_numpy(first)
-    state, frames, known = world.start(begun), [begun[:, None]], [np.zeros(len(first))]
-    each = 1 if isinstance(world, PredictsSuccess) else max(1, actions.shape[1])  # success is predicted at every step
-    for done in torch.from_numpy(actions).split(each, 1) if actions.shape[1] else ():
-        state, shown = world.step(state, done, generator=generator)
-        found = world.predict_success(state, instruction) if isinstance(world, PredictsSuccess) else None
-        frames.append(shown.cpu())
-        blank = np.full(len(first), np.nan)
-        known += [blank if found is None else found.double().cpu().numpy()] * shown.shape[1]
-    return torch.cat(frames, 1).numpy(), np.stack(known, 1)
+    starts = torch.from_numpy(first)
+    state, frames, predictions = world.start(starts), [starts[:, None]], [np.zeros(len(first))]
+    if not actions.shape[1]:
+        return starts[:, None].numpy(), np.stack(predictions, 1)
+    step_length = (
+        1 if isinstance(world, PredictsSuccess) else actions.shape[1]
+    )  # predictions are read after every action
+    for step_actions in torch.from_numpy(actions).split(step_length, 1):
+        state, imagined = world.step(state, step_actions, generator=generator)
+        frames.append(imagined.cpu())
+        foreseen = world.predict_success(state, instruction) if isinstance(world, PredictsSuccess) else None
+        unknown = np.full(len(first), np.nan)
+        predictions += [unknown if foreseen is None else foreseen.double().cpu().numpy()] * imagined.shape[1]
+    return torch.cat(frames, 1).numpy(), np.stack(predictions, 1)
 
 
 def shuffled_actions(episodes: EpisodeSet, seed: int) -> np.ndarray:
-    """Every episode's actions replaced by those of another, float32 [e t a]: what a world that listens must dislike.
+    """Swap the actions between episodes, float32 [e t a], as a control for action-following.
 
-    A shorter episode's actions begin anew where they end; t is the longest episode's length.
+    The actions of a shorter episode repeat from the beginning; t is the length of the longest episode.
     """
-    length, every = int(episodes.length.max()), np.arange(len(episodes))
-    around = np.arange(length) % np.maximum(episodes.length, 1)[:, None]
-    done = episodes.actions[episodes.first[every][:, None] + around]
+    offsets = np.arange(int(episodes.length.max())) % np.maximum(episodes.length, 1)[:, None]
+    actions = episodes.actions[episodes.first[:, None] + offsets]
     order = np.random.default_rng(seed).permutation(len(episodes))
-    return done[np.roll(order, 1)[np.argsort(order)]]
+    return actions[np.roll(order, 1)[np.argsort(order)]]
 
 
-def clips(episodes: EpisodeSet, stride: int) -> list[Clip]:
-    """What a judge sees of episodes: some frames of each (see `looks`), its sentence and its task."""
-    found = []
+def episode_clips(episodes: EpisodeSet, stride: int) -> list[Clip]:
+    """Return what a judge sees of episodes: some frames of each (see `look_indices`), instruction and task."""
+    clips = []
     for e, (first, length) in enumerate(zip(episodes.first.tolist(), episodes.length.tolist(), strict=True)):
-        rows = first + looks(length + 1, stride)
+        rows = first + look_indices(length + 1, stride)
         foreseen = None if episodes.foreseen is None else episodes.foreseen[rows]
-        made = episodes.source[e].startswith(IMAGINED)
-        shown = np.asarray(episodes.frames[rows])
-        found.append(Clip(shown, episodes.instruction[e], episodes.task[e], made, foreseen))
-    return found
+        is_imagined = episodes.source[e].startswith(IMAGINED)
+        frames = np.asarray(episodes.frames[rows])
+        clips.append(Clip(frames, episodes.instruction[e], episodes.task[e], is_imagined, foreseen))
+    return clips
 
 
-def seen_of(
+def frame_clips(
     episodes: EpisodeSet,
     frames: UInt8[np.ndarray, "e t1 h w 3"],
     stride: int,
     foreseen: Float[np.ndarray, "e t1"] | None = None,
 ) -> list[Clip]:
-    """What a judge sees of other frames of the same episodes, each cut at its end.
+    """Return what a judge sees of other frames of the same episodes.
 
     Args:
-        episodes: their lengths, sentences and tasks.
-        frames: of each.
+        episodes: their lengths, instructions and tasks.
+        frames: of each episode; frames after its end are ignored.
         stride: frames between two that the judge sees.
-        foreseen: as `follow` gives it, where a world made the frames; NaN where that world foresees nothing.
+        foreseen: success predictions of `imagine_actions`, if a world model made the frames.
     """
-    found = []
+    clips = []
     for e, length in enumerate(episodes.length.tolist()):
-        rows = looks(length + 1, stride)
-        own = None if foreseen is None or np.isnan(foreseen[e]).any() else foreseen[e][rows]
-        clip = Clip(frames[e][rows], episodes.instruction[e], episodes.task[e], foreseen is not None, own)
-        found.append(clip)
-    return found
+        rows = look_indices(length + 1, stride)
+        predictions = None if foreseen is None or np.isnan(foreseen[e]).any() else foreseen[e][rows]
+        clip = Clip(frames[e][rows], episodes.instruction[e], episodes.task[e], foreseen is not None, predictions)
+        clips.append(clip)
+    return clips
 
 
-def judged(judge: Judge, episodes: EpisodeSet, stride: int) -> Iterator[list[Verdict]]:
-    """The verdicts on episodes, `PIECE` at a time."""
-    for i in range(0, len(episodes), PIECE):
-        yield judge.score(clips(episodes.select(np.arange(i, min(i + PIECE, len(episodes)))), stride))
+def judge_episodes(judge: Judge, episodes: EpisodeSet, stride: int) -> Iterator[list[Verdict]]:
+    """Yield the verdicts on episodes, `JUDGE_BATCH` at a time."""
+    for i in range(0, len(episodes), JUDGE_BATCH):
+        yield judge.score(episode_clips(episodes.select(np.arange(i, min(i + JUDGE_BATCH, len(episodes)))), stride))
 
 
 def clip_probabilities(judge: Judge, episodes: EpisodeSet, stride: int) -> np.ndarray:
-    """The judge's belief in the success of every episode, float [e]; NaN where it failed."""
-    found: list[float] = []
+    """Return the judge's success probability of every episode, float [e]; NaN where it failed."""
+    probabilities: list[float] = []
     with Progress("judging", len(episodes)) as progress:
-        for part in judged(judge, episodes, stride):
-            found += [belief(verdict) for verdict in part]
+        for part in judge_episodes(judge, episodes, stride):
+            probabilities += [success_probability(verdict) for verdict in part]
             progress.advance(len(part))
-    return np.array(found, np.float64)
+    return np.array(probabilities, np.float64)

@@ -1,8 +1,7 @@
-"""A module spread over the processes of one training (FSDP2), and its tensors cut up and put together again.
+"""Shards a module over the processes of one training (FSDP2), and gathers its tensors.
 
-Each process holds a share of every parameter, and so of its gradient, its averages and its optimiser state. What a
-block computes with is put together when the block is called, and let go when it returns. Files never hold shares: they
-are the same for every number of processes.
+Each process holds a shard of every parameter, and so of its gradient, average and optimizer state. The full parameters
+of a block exist only while the block runs. Files never hold shards, so they are the same for any number of processes.
 """
 
 from __future__ import annotations
@@ -17,46 +16,46 @@ from torch import Tensor, nn
 
 from worldgymnast import processes
 
-Spread = TypeVar("Spread", bound=nn.Module)
+Module = TypeVar("Module", bound=nn.Module)
 
 
-def spread(module: Spread, device: torch.device, dtype: torch.dtype) -> Spread:
-    """A copy of `module` whose parameters are spread over the processes; `module` itself moves to the host's memory.
+def shard_module(module: Module, device: torch.device, dtype: torch.dtype) -> Module:
+    """Return a copy of `module` with parameters sharded over the processes; move `module` to host memory.
 
-    Only what happens inside the copy's forward sees whole parameters.
+    Full parameters are visible only inside the forward of the copy.
 
     Args:
-        module: the same in every process; whoever calls it calls its forward.
-        device: where this process computes.
-        dtype: of the matrix products; the blocks' parameters travel and are put together in it.
+        module: the same in every process; must be used through its forward.
+        device: of this process.
+        dtype: of matrix products; the parameters of blocks are gathered in it.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")  # no block's result is written into
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")  # no code writes into a block's result
     mesh = init_device_mesh(device.type, (processes.count(),))
     mixed = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    cut = copy.deepcopy(module.to("cpu"))
-    for parameter in cut.parameters():
-        parameter.data = parameter.data.contiguous()  # FSDP knows no channels_last
-    for block in _blocks(cut):
+    sharded = copy.deepcopy(module.to("cpu"))
+    for parameter in sharded.parameters():
+        parameter.data = parameter.data.contiguous()  # FSDP does not support channels_last
+    for block in _blocks(sharded):
         fully_shard(block, mesh=mesh, mp_policy=mixed)
-    fully_shard(cut, mesh=mesh)
-    return cut
+    fully_shard(sharded, mesh=mesh)
+    return sharded
 
 
-def _blocks(module: nn.Module, listed: bool = False) -> Iterator[nn.Module]:
-    """What is put together at a time: entries of module lists, or what is inside those that have no forward."""
+def _blocks(module: nn.Module, is_listed: bool = False) -> Iterator[nn.Module]:
+    """Yield the units to gather: entries of module lists, or the contents of those without a forward."""
     for child in module.children():
-        called = type(child).forward is not nn.Module.forward
-        if listed and called:
+        has_forward = type(child).forward is not nn.Module.forward
+        if is_listed and has_forward:
             yield child
         else:
-            yield from _blocks(child, listed=isinstance(child, nn.ModuleList) or listed)
+            yield from _blocks(child, is_listed=isinstance(child, nn.ModuleList) or is_listed)
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor put together from its shares, on its device; one that is not spread is returned as it is.
+def full_tensor(tensor: Tensor) -> Tensor:
+    """Return the full tensor of a sharded one, on its device, and any other tensor unchanged.
 
     Every process must call it.
     """
@@ -67,20 +66,20 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def for_first(tensor: Tensor) -> Tensor:
-    """As `whole`, in the memory of the first process' host; the others let go of it and get an empty tensor."""
-    put = whole(tensor)
-    if put is tensor:
+def full_on_first_rank(tensor: Tensor) -> Tensor:
+    """Return the full tensor in host memory on the first process, and an empty one on the others."""
+    full = full_tensor(tensor)
+    if full is tensor:
         return tensor
-    return put.cpu() if processes.rank() == 0 else put.new_empty(0)
+    return full.cpu() if processes.rank() == 0 else full.new_empty(0)
 
 
-def share(tensor: Tensor, like: Tensor) -> Tensor:
-    """This process' share of a whole tensor, cut like a parameter; uncut where that is.
+def local_shard(tensor: Tensor, like: Tensor) -> Tensor:
+    """Return this process's shard of a full tensor, or the full tensor if `like` is not sharded.
 
     Args:
-        tensor: the same in every process, of the shape of `like`.
-        like: the parameter.
+        tensor: the same in every process, with the shape of `like`.
+        like: the parameter whose sharding to follow.
     """
     if processes.count() == 1:
         return tensor

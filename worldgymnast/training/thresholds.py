@@ -1,4 +1,4 @@
-"""Which labelled episodes a judge learns from, which set its threshold, and that threshold."""
+"""Splits labeled episodes for a judge, and calibrates its probabilities and threshold."""
 
 from __future__ import annotations
 
@@ -12,57 +12,71 @@ from worldgymnast.errors import FieldError
 from worldgymnast.evaluation.scaling import fit_scaling
 from worldgymnast.judges.sustained import sustained
 from worldgymnast.protocols import TrainableJudge
-from worldgymnast.training.replay import clip_probabilities, clips
+from worldgymnast.training.replay import clip_probabilities, episode_clips
 from worldgymnast.types import Metrics
 
-MOST_ASIDE, SHARE_ASIDE = 20, 4
-"""Episodes of a task that are set aside where the data decide: one in `SHARE_ASIDE`, at most `MOST_ASIDE`."""
+MAX_CALIBRATION, CALIBRATION_ONE_IN = 20, 4
+"""Default size of a task's calibration set: one in `CALIBRATION_ONE_IN` episodes, at most `MAX_CALIBRATION`."""
 
 
-def unsolved_at(episodes: EpisodeSet, frame: int) -> EpisodeSet:
-    """What is left, from `frame` on, of the episodes that had not succeeded by then."""
+def unsolved_after(episodes: EpisodeSet, frame: int) -> EpisodeSet:
+    """Return the rest, from `frame` on, of the episodes that have not succeeded by then."""
     solved = [episodes.success[first : first + frame + 1].any() for first in episodes.first]
-    left = episodes.select((episodes.length > frame) & ~np.array(solved, bool))
-    return replace(left, first=left.first + frame, length=left.length - frame)
+    unsolved = episodes.select((episodes.length > frame) & ~np.array(solved, bool))
+    return replace(unsolved, first=unsolved.first + frame, length=unsolved.length - frame)
 
 
 def split_for_calibration(episodes: EpisodeSet, per_task: int, seed: int) -> tuple[EpisodeSet, EpisodeSet]:
-    """Sets `per_task` policy rollouts of each task aside; where there are none, any episodes.
+    """Split into a training and a calibration set of `per_task` policy rollouts per task.
 
-    Edited copies of an episode (with distractors, say) are set aside with it, so that none is trained on.
+    Without policy rollouts, any episodes are drawn. Edited copies of a held-out episode (with distractors, for example)
+    are excluded from training, too.
 
     Args:
-        episodes: labelled ones.
-        per_task: how many; 0 for `few_of_each`.
-        seed: which.
+        episodes: labeled episodes.
+        per_task: held-out episodes per task; 0 uses `draw_calibration`.
+        seed: of the draw.
+
+    Returns:
+        The training set and the calibration set.
 
     Raises:
         InputError: nothing would be left to train on.
     """
-    policy = episodes.where(source_prefix="policy")
-    drawn = episodes.select(policy) if len(policy) else episodes
-    if per_task and (few := [task for task in sorted(set(drawn.task)) if len(drawn.where(task=task)) <= per_task]):
-        count = len(drawn.where(task=few[0]))
+    candidates = _calibration_candidates(episodes)
+    tasks = sorted(set(candidates.task))
+    if per_task and (small := [task for task in tasks if len(candidates.where(task=task)) <= per_task]):
+        count = len(candidates.where(task=small[0]))
         raise FieldError(
             "calibration",
-            f"found {per_task} to set aside, but only {count} labelled episodes of task "
-            f"'{few[0]}'; expected at most {count - 1}, or 0 for one in {SHARE_ASIDE}. Lower it, or label more",
+            f"found {per_task} episodes to hold out, but task '{small[0]}' has only {count} labeled episodes; expected "
+            f"at most {count - 1}, or 0 for one in {CALIBRATION_ONE_IN}. Lower it, or label more episodes",
         )
-    aside = drawn.split(per_task, seed)[1] if per_task else few_of_each(drawn, seed)
-    chosen = set(_takes(aside))
-    return episodes.select(np.array([take not in chosen for take in _takes(episodes)], bool)), aside
+    held_out = candidates.split(per_task, seed)[1] if per_task else draw_calibration(candidates, seed)
+    excluded = set(_episode_keys(held_out))
+    return episodes.select(np.array([key not in excluded for key in _episode_keys(episodes)], bool)), held_out
 
 
-def calibration_of(episodes: EpisodeSet, per_task: int) -> int:
-    """`per_task`, or where it is 0 and every task is large enough, the number that `few_of_each` comes to."""
+def _calibration_candidates(episodes: EpisodeSet) -> EpisodeSet:
+    """Return the policy rollouts, or all episodes if there are none."""
     policy = episodes.where(source_prefix="policy")
-    drawn = episodes.select(policy) if len(policy) else episodes
-    large = all(len(drawn.where(task=task)) >= MOST_ASIDE * SHARE_ASIDE for task in set(drawn.task))
-    return per_task or (MOST_ASIDE if large else 0)
+    return episodes.select(policy) if len(policy) else episodes
 
 
-def few_of_each(episodes: EpisodeSet, seed: int) -> EpisodeSet:
-    """One in `SHARE_ASIDE` of each task's episodes, at most `MOST_ASIDE`; one in all where tasks are too small.
+def resolve_calibration(episodes: EpisodeSet, per_task: int) -> int:
+    """Return `per_task`; if it is 0 and every task is large enough, the default number."""
+    if per_task:
+        return per_task
+    candidates = _calibration_candidates(episodes)
+    counts = [len(candidates.where(task=task)) for task in set(candidates.task)]
+    is_large = all(count >= MAX_CALIBRATION * CALIBRATION_ONE_IN for count in counts)
+    return MAX_CALIBRATION if is_large else 0
+
+
+def draw_calibration(episodes: EpisodeSet, seed: int) -> EpisodeSet:
+    """Draw one in `CALIBRATION_ONE_IN` episodes per task, at most `MAX_CALIBRATION`.
+
+    Where every task is too small, a single episode is drawn.
 
     Raises:
         InputError: there is only one episode.
@@ -70,21 +84,21 @@ def few_of_each(episodes: EpisodeSet, seed: int) -> EpisodeSet:
     if len(episodes) < 2:
         raise FieldError(
             "calibration",
-            f"found {len(episodes)} labelled episode, of which 1 must be set aside for the "
-            "threshold; expected at least 2. Label more episodes",
+            f"found {len(episodes)} labeled episode, expected at least 2: one is held out to set the threshold. Label "
+            "more episodes",
         )
     rng, chosen = np.random.default_rng(seed), []
     for task in sorted(set(episodes.task)):
-        own = episodes.where(task=task)
-        chosen.append(rng.permutation(own)[: min(MOST_ASIDE, len(own) // SHARE_ASIDE)])
+        rows = episodes.where(task=task)
+        chosen.append(rng.permutation(rows)[: min(MAX_CALIBRATION, len(rows) // CALIBRATION_ONE_IN)])
     index = np.concatenate(chosen)
     return episodes.select(np.sort(index if len(index) else rng.permutation(len(episodes))[:1]))
 
 
-def _takes(episodes: EpisodeSet) -> list[tuple[str, str, int] | int]:
-    """Which real episode each one is, or is an edited copy of; where nobody knows its layout, itself."""
-    known = zip(episodes.task, episodes.source, episodes.layout.tolist(), episodes.first.tolist(), strict=True)
-    return [(task, source, layout) if layout >= 0 else first for task, source, layout, first in known]
+def _episode_keys(episodes: EpisodeSet) -> list[tuple[str, str, int] | int]:
+    """Return a key per episode, equal for edited copies of one episode; unique if its layout is unknown."""
+    rows = zip(episodes.task, episodes.source, episodes.layout.tolist(), episodes.first.tolist(), strict=True)
+    return [(task, source, layout) if layout >= 0 else first for task, source, layout, first in rows]
 
 
 def calibrate(
@@ -94,49 +108,53 @@ def calibrate(
     true_negative: float = 0.9,
     real: EpisodeSet | None = None,
 ) -> Metrics:
-    """Sets the judge's scales and its threshold, on labelled episodes that it was not trained on.
+    """Set the judge's scales and its threshold from held-out labeled episodes.
 
-    Beliefs become probabilities first, those of imagined frames on `episodes` and those of real ones on `real`, task by
-    task as far as labels allow (`evaluation.scaling`). The threshold of these probabilities is one for all: that which
-    knows most imagined successes among those safe enough. Safe means that at least `true_negative` of the true failures
-    are called failures: RL climbs whatever a judge wrongly calls a success. Where no threshold is that safe, the safest
-    is taken.
+    First, raw outputs are scaled to probabilities: for imagined frames on `episodes`, for real frames on `real`, per
+    task as far as labels allow (`evaluation.scaling`). Then one threshold is chosen for all tasks: the one with the
+    highest true positive rate on imagined replays among those with a true negative rate of at least `true_negative`.
+    False positives matter more, because RL exploits them. If no threshold reaches `true_negative`, the one with the
+    highest rate is used.
 
     Args:
-        judge: is changed in place.
+        judge: changed in place.
         episodes: imagined replays with their true labels.
-        stride: the judge sees every that many frames.
-        true_negative: see above.
+        stride: frames between two that the judge sees.
+        true_negative: smallest share of true failures to recognize.
         real: real episodes with their labels.
+
+    Returns:
+        The threshold, and both rates at it.
     """
     judge.config = replace(judge.config, scales={})
     scales: dict[str, tuple[float, ...]] = {}
     for source, part in (("imagined", episodes), ("foreseen", episodes), ("real", real)):
         if part is None or not len(part) or (source == "foreseen" and part.foreseen is None):
             continue
-        own = [clip_probabilities(judge, replace(part, foreseen=None), stride)]
-        foreseen = [_foreseen(part, stride, judge.config.sustain)] if source == "foreseen" else []
-        found = fit_scaling(np.stack(own + foreseen), part.succeeded, part.task)
-        scales |= {f"{source}/{task}" if task else source: found.of(task) for task in {"", *part.task}}
+        inputs = [clip_probabilities(judge, replace(part, foreseen=None), stride)]
+        if source == "foreseen":
+            inputs.append(_foreseen(part, stride, judge.config.sustain))
+        scaling = fit_scaling(np.stack(inputs), part.succeeded, part.task)
+        scales |= {f"{source}/{task}" if task else source: scaling.of(task) for task in {"", *part.task}}
     judge.config = replace(judge.config, scales=scales)
-    best = clip_probabilities(judge, episodes, stride)
-    won, lost = best[episodes.succeeded], best[~episodes.succeeded]
+    probabilities = clip_probabilities(judge, episodes, stride)
+    positive, negative = probabilities[episodes.succeeded], probabilities[~episodes.succeeded]
     candidates = np.linspace(0.05, 0.99, 95)
-    caught = np.array([(won >= c).mean() if len(won) else 1.0 for c in candidates])
-    refused = np.array([(lost < c).mean() if len(lost) else 1.0 for c in candidates])
-    safe = refused >= min(true_negative, refused.max())
-    top = np.flatnonzero(safe & (caught == caught[safe].max()))
-    chosen = int(top[len(top) // 2])
+    true_positives = np.array([(positive >= c).mean() if len(positive) else 1.0 for c in candidates])
+    true_negatives = np.array([(negative < c).mean() if len(negative) else 1.0 for c in candidates])
+    is_safe = true_negatives >= min(true_negative, true_negatives.max())
+    best = np.flatnonzero(is_safe & (true_positives == true_positives[is_safe].max()))
+    chosen = int(best[len(best) // 2])
     with torch.no_grad():
         judge.threshold.fill_(float(candidates[chosen]))
     return {
         "threshold": float(candidates[chosen]),
-        "calibration_true_positive": float(caught[chosen]),
-        "calibration_true_negative": float(refused[chosen]),
+        "calibration_true_positive": float(true_positives[chosen]),
+        "calibration_true_negative": float(true_negatives[chosen]),
     }
 
 
 def _foreseen(episodes: EpisodeSet, stride: int, sustain: int) -> np.ndarray:
-    """How likely the world model itself holds the success of each imagined episode, float [e]."""
-    seen = [clip.foreseen for clip in clips(episodes, stride)]
-    return np.array([sustained(own, sustain).max() for own in seen if own is not None])
+    """Return the world model's own success probability of each imagined episode, float [e]."""
+    predictions = [clip.foreseen for clip in episode_clips(episodes, stride)]
+    return np.array([sustained(each, sustain).max() for each in predictions if each is not None])

@@ -1,9 +1,9 @@
-"""Training a world model from logged episodes: one run folder in, one file out; resumable."""
+"""Trains a world model on logged episodes; resumable."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from worldgymnast.protocols import ComponentInfo, TrainableWorld, WorldModel
 from worldgymnast.registry import Manifest, WorldConfig, load_world, make, save_component, to_dict
 from worldgymnast.run import Run
 from worldgymnast.training.batches import encode_all, frame_batches, latent_batches
-from worldgymnast.training.fit import FitConfig, fit
+from worldgymnast.training.fit import Batches, FitConfig, fit
 from worldgymnast.weights import identity
 from worldgymnast.worldmodel.autoencoder import Autoencoder
 from worldgymnast.worldmodel.objective import FlowConfig
@@ -30,23 +30,22 @@ EMBEDDED = WorldConfig(
     detail=0.3,
     success_head=64,
 )
-"""The embedded world: one step a frame, trained through its own imagination, with an opinion of its own on success."""
+"""Default world model: one sampling step per frame, trained on its own rollouts, with a success head."""
 
 
 @checked
 class WorldTraining:
-    """The autoencoder first, then the transformer over its latents.
+    """Training of the autoencoder, then of the transformer over its latents.
 
     Attributes:
         world: sizes.
-        frames: frames a step of the autoencoder.
-        autoencoder: its optimiser.
-        clips: clips a step of the transformer.
-        length: actions a clip.
-        fit: its optimiser.
-        balanced: whether half of each task's clips are of episodes that succeed, half of ones that fail.
-        thaw: whether the autoencoder of a world model to go on from is trained on, too: for colours and objects that
-            it has never seen.
+        frames: frames per step of the autoencoder.
+        autoencoder: training loop of the autoencoder.
+        clips: clips per step of the transformer.
+        length: actions per clip.
+        fit: training loop of the transformer.
+        balanced: draw half of the clips of each task from successful episodes, half from failed ones.
+        thaw: when starting from a world model, also finetune its autoencoder (for unseen colors and objects).
     """
 
     world: WorldConfig = EMBEDDED
@@ -60,6 +59,7 @@ class WorldTraining:
 
 
 Origin = Mapping[str, Any] | None
+"""See `Manifest.origin`."""
 
 
 def train_world(
@@ -73,77 +73,115 @@ def train_world(
     autoencoder: Autoencoder | ImageVAE | None = None,
     origin: Origin = None,
 ) -> WorldModel:
-    """Autoencoder and transformer; OUT/world.safetensors.
+    """Train an autoencoder, then the transformer over its latents; write OUT/world.safetensors.
 
     Args:
-        episodes: what they learn from, one set or several.
+        episodes: one data set or several.
         out: the run folder.
-        config: the training; of its world model only what `start` and `autoencoder` leave open counts: a success head
-            too, where `start` has none.
-        device: where.
-        shares: how much of the clips and frames each set makes up; without, as much as it is long.
-        start: a world model to go on from, its autoencoder included.
-        autoencoder: one to take as it is, instead of training one.
+        config: the training. `start` and `autoencoder` override its world model, except that a success head is added
+            if `start` has none.
+        device: of the training.
+        shares: share of each set in the clips and frames; by default proportional to its length.
+        start: a world model to finetune, including its autoencoder.
+        autoencoder: a trained autoencoder to use unchanged.
         origin: see `Manifest.origin`.
 
     Raises:
-        InputError: an autoencoder is given to be taken as it is, and the config thaws it; or `start` is of a kind that
-            is not trained here.
+        InputError: `autoencoder` is given and `config.thaw` is set, or the kind of `start` cannot be trained here.
     """
-    if start is not None and not isinstance(start, TrainableWorld):
-        raise InputError(f"{type(start).__name__} is not trained here. Train it by its own program, and give its file")
-    if autoencoder is not None and config.thaw:
-        raise FieldError("thaw, autoencoder", "found both, expected one: it is taken as it is, or trained on")
+    initial = _initial(start, autoencoder, config)
     result = out / "world.safetensors"
     sets = [episodes] if isinstance(episodes, EpisodeSet) else episodes
     data, weights = concatenate(sets), weigh(sets, shares)
-    spec = data.spec if start is None else union([start.action_spec, data.spec])
+    spec = data.spec if initial.world is None else union([initial.world.action_spec, data.spec])
     inputs: dict[str, Any] = {"data": data_hash(data)}
     if shares:
         inputs["shares"] = [[float(share), len(part)] for part, share in zip(sets, shares, strict=True)]
-    if (begun := start or autoencoder) is not None:
-        inputs["start"] = identity(begun)
-        config = replace(config, world=_begun(config.world, start, autoencoder))
-    if not data.labelled.any():
-        config = replace(config, world=replace(config.world, success_head=0))  # it would speak without having learned
+    if (component := initial.component) is not None:
+        inputs["start"] = identity(component)
+    config = replace(config, world=initial.config(config.world, has_labels=bool(data.labelled.any())))
     with Run(out, to_dict(config) | {"inputs": inputs}) as run:
         if run.finished is None:
             torch.manual_seed(config.fit.seed)
             world = make("worlds", config.world, ComponentInfo(action_spec=spec, fps=data.fps)).to(device)
-            if begun is not None:
-                (world if start else world.autoencoder).load_state_dict(begun.state_dict(), strict=start is None)
-            if begun is None or config.thaw:
+            initial.load_into(world)
+            if component is None or config.thaw:
                 train_autoencoder(world, data, out / "autoencoder", config, weights)
-            latents = encode_all(world.autoencoder, data.frames, precision=config.fit.precision)
-            seed, length = config.fit.seed, config.length
-            drawn = balanced(data, weights) if config.balanced else weights
-            batches = latent_batches(data, latents, length, config.clips, seed, world.device, drawn)
+            batches = _clip_batches(world, data, config, weights)
             metrics = fit(world, batches, config.fit, run, "world model")
             save_component(result, world, Manifest(run.command, config.fit.seed, inputs["data"], metrics, origin))
             run.finish(metrics)
     return load_world(result, device)
 
 
-def _begun(
-    config: WorldConfig, start: TrainableWorld | None, autoencoder: Autoencoder | ImageVAE | None
-) -> WorldConfig:
-    """The config of a world model that goes on from `start`, or that takes `autoencoder`."""
-    if start is not None:
-        return replace(start.config, success_head=start.config.success_head or config.success_head)
-    return replace(config, autoencoder=config.autoencoder if autoencoder is None else autoencoder.config)
+@dataclass(frozen=True)
+class _Initial:
+    """The weights a training starts from: those of a world model, of an autoencoder, or none."""
+
+    world: TrainableWorld | None
+    autoencoder: Autoencoder | ImageVAE | None
+
+    @property
+    def component(self) -> TrainableWorld | Autoencoder | ImageVAE | None:
+        """The component that provides weights, or None."""
+        return self.world or self.autoencoder
+
+    def config(self, config: WorldConfig, has_labels: bool) -> WorldConfig:
+        """Return the config of the world model to train; without labels, no success head can be trained."""
+        head = config.success_head
+        if self.world is not None:
+            config, head = self.world.config, self.world.config.success_head or head
+        elif self.autoencoder is not None:
+            config = replace(config, autoencoder=self.autoencoder.config)
+        return replace(config, success_head=head if has_labels else 0)
+
+    def load_into(self, world: Any) -> None:
+        """Copy the weights into `world`; a success head may be missing in them."""
+        if self.world is not None:
+            world.load_state_dict(self.world.state_dict(), strict=False)
+        elif self.autoencoder is not None:
+            world.autoencoder.load_state_dict(self.autoencoder.state_dict())
+
+
+def _initial(start: WorldModel | None, autoencoder: Autoencoder | ImageVAE | None, config: WorldTraining) -> _Initial:
+    """Check what a training starts from.
+
+    Raises:
+        InputError: see `train_world`.
+    """
+    if start is not None and not isinstance(start, TrainableWorld):
+        raise InputError(
+            f"{type(start).__name__} cannot be trained here. Train it with its own program, and pass the resulting file"
+        )
+    if autoencoder is not None and config.thaw:
+        raise FieldError(
+            "thaw, autoencoder",
+            "found both, expected one: thaw is for the autoencoder of a world model to start from",
+        )
+    return _Initial(start, autoencoder)
+
+
+def _clip_batches(
+    world: TrainableWorld, data: EpisodeSet, config: WorldTraining, weights: np.ndarray | None
+) -> Batches:
+    """Encode all frames, and return the batches of the transformer."""
+    latents = encode_all(world.autoencoder, data.frames, precision=config.fit.precision)
+    drawn = balanced(data, weights) if config.balanced else weights
+    return latent_batches(data, latents, config.length, config.clips, config.fit.seed, world.device, drawn)
 
 
 def train_autoencoder(
     world: TrainableWorld, episodes: EpisodeSet, out: Path, config: WorldTraining, weights: np.ndarray | None = None
 ) -> None:
-    """Train the autoencoder inside `world` in place and measure its latents; OUT is a run of its own.
+    """Train the autoencoder of `world` in place, and measure its latents.
 
     Args:
-        world: the world model; its transformer is left alone.
-        episodes: whose frames.
-        out: the run folder.
+        world: the world model; its transformer does not change.
+        episodes: provide the frames.
+        out: a run folder of its own.
         config: the training.
-        weights: how likely a frame is of each episode, float [e]; without, all frames are equally likely.
+        weights: probability that a frame is drawn from each episode, float [e]; by default all frames are equally
+            likely.
 
     Raises:
         InputError: the autoencoder is an image VAE.
@@ -152,8 +190,8 @@ def train_autoencoder(
     if not isinstance(autoencoder, Autoencoder):
         raise FieldError(
             "autoencoder",
-            "found an image VAE, whose weights are not trained here; name a world model, a folder "
-            "or a hub repository that has them",
+            "found an image VAE, whose weights cannot be trained here. Name a world model, a folder or a hub "
+            "repository that has them",
         )
     autoencoder.requires_grad_(True)
     batches = frame_batches(episodes, config.frames, config.autoencoder.seed, weights)

@@ -24,7 +24,7 @@ from worldgymnast.judges.combined import check
 from worldgymnast.measure.evaluate import Contender, evaluate
 from worldgymnast.measure.real import ScoreConfig, score_real
 from worldgymnast.protocols import Policy, RealEnvironment, StartSampler
-from worldgymnast.recipes.adapt import AdaptConfig, adapt, forgetting
+from worldgymnast.recipes.adapt import AdaptConfig, adapt, measure_forgetting
 from worldgymnast.recipes.quickstart import QuickstartConfig
 from worldgymnast.registry import EnvironmentConfig, environment, load_judge, load_policy, load_world
 from worldgymnast.report import tables
@@ -131,7 +131,7 @@ class Adapt(DeviceCommand, DatasetCommand):
         flags = ("--frame" if self.frame else "--layout", "--instruction")
         check_in_distribution(world, [start], known, flags, self.anyway, known_instructions)
         after = adapt(policy, imagination, start, others, self.out, self.config)
-        change = forgetting((policy, after), imagination, start, measured, self.config)
+        change = measure_forgetting((policy, after), imagination, start, measured, self.config)
         print(f"This scene, imagined, sampled: before {change.before}, after {change.after}.")
         if change.others is not None:
             tables.show(tables.success(change.others, "Imagined success in other scenes"))

@@ -19,8 +19,14 @@ from worldgymnast.cli.starters import component_files, refuse_starters, refuse_u
 from worldgymnast.configs import Once, checked
 from worldgymnast.envs.simulator import SimulatorConfig
 from worldgymnast.errors import InputError
-from worldgymnast.evaluation.closed_loop import of_agreement
-from worldgymnast.measure.agreement import AgreeConfig, Outcomes, agreements, outcomes, twins
+from worldgymnast.evaluation.closed_loop import agreement_episodes
+from worldgymnast.measure.agreement import (
+    AgreeConfig,
+    Outcomes,
+    agreement_by_length,
+    find_duplicates,
+    roll_out_policies,
+)
 from worldgymnast.registry import EnvironmentConfig, environment, load_judge, load_policy, load_world, to_dict
 from worldgymnast.report import tables
 from worldgymnast.report.agree import agreement_sheets, scatter, success_rates
@@ -92,7 +98,7 @@ class Agree(DeviceCommand):
         check_tasks(env.tasks)
         refuse_unknown_tasks(self.judge, env.tasks)
         loaded = {str(path): load_policy(path, self.device) for path in self.policies}
-        for path, other in twins(loaded).items():
+        for path, other in find_duplicates(loaded).items():
             raise InputError(f"{path}: has the same weights as {other}. Give each policy once")
         for path, policy in loaded.items():
             check_same_actions(Path(path), policy.action_spec, files["world"], world.action_spec)
@@ -112,7 +118,7 @@ class Agree(DeviceCommand):
         inputs = {name: surrogate.inputs() for name, surrogate in surrogates.items()}
         inputs |= {"policies": {path: identity(policy) for path, policy in loaded.items()}}
         with Run(self.out, to_dict(self.config) | {"env": to_dict(self.env), "inputs": inputs}) as run:
-            results = outcomes(loaded, surrogates, environment(env), self.out / "outcomes.json", self.config)
+            results = roll_out_policies(loaded, surrogates, environment(env), self.out / "outcomes.json", self.config)
             run.finish({})
         trainings = dict(zip(loaded, self.trainings or loaded, strict=True))
         sheets, figure = compare({f"all {len(results)}": results}, self.config, trainings)
@@ -140,11 +146,11 @@ def compare(
         config: settings of the rollouts.
         trainings: training of each policy; if None, each is a training of its own.
     """
-    results = {name: agreements(group, config, trainings) for name, group in groups.items()}
+    results = {name: agreement_by_length(group, config, trainings) for name, group in groups.items()}
     all_outcomes, *_ = groups.values()
     *_, (last, drawn) = groups.items()
     success = {name: success_rates(rows) for name, rows in all_outcomes.items()}
     figure = scatter(results[last], success, drawn)
-    loops = [closed_loop_sheet(place, plain_loops(own)) for place, own in of_agreement(all_outcomes).items()]
+    loops = [closed_loop_sheet(place, plain_loops(own)) for place, own in agreement_episodes(all_outcomes).items()]
     tasks = {row["task"] for places in all_outcomes.values() for rows in places.values() for row in rows}
     return [*agreement_sheets(results, success, len(tasks)), *loops], figure

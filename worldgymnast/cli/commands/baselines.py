@@ -28,7 +28,7 @@ from worldgymnast.rl.reinforce import ReinforceConfig
 from worldgymnast.rl.starts import EpisodeStarts, FixedStarts, ParaphrasedStarts, PhotographedStarts
 from worldgymnast.surrogates.imagination import Imagination
 from worldgymnast.surrogates.simulation import Simulation
-from worldgymnast.training.policy import PolicyTraining, demonstrations
+from worldgymnast.training.policy import PolicyTraining, select_demonstrations
 
 
 @checked(kw_only=True)
@@ -77,7 +77,7 @@ class IterSft(DeviceCommand, DatasetCommand):
         episodes = read(self.data, world.frame_size[0], self.cameras, self.fps)
         refuse_starters(given, self.data[0], episodes.spec)
         episodes, training = episodes_to_imitate(episodes, PolicyTraining(demonstrations=self.demonstrations))
-        demos = demonstrations(episodes, training.demonstrations)
+        demos = select_demonstrations(episodes, training.demonstrations)
         if has_environment:
             first = QuickstartConfig().photograph_layout
             starts: StartSampler = PhotographedStarts(environment(env), self.photographs, first)

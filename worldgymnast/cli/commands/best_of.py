@@ -13,7 +13,7 @@ from worldgymnast.cli.origins import check_same_cameras
 from worldgymnast.cli.results import print_results
 from worldgymnast.cli.starters import component_files, refuse_unknown_tasks
 from worldgymnast.configs import checked
-from worldgymnast.measure.planning import deploy
+from worldgymnast.measure.planning import evaluate_planning
 from worldgymnast.measure.real import ScoreConfig
 from worldgymnast.registry import EnvironmentConfig, environment, to_dict
 from worldgymnast.rl.best_of import BestOf, BestOfConfig
@@ -59,7 +59,7 @@ class BestOfN(DeviceCommand):
             planned = BestOf(policy, world, judge, self.config)
             name = f"best of {self.config.candidates}"
             both = {"as it is": policy, name: planned}
-            rows, seconds = deploy(both, environment(self.env), self.score, self.out)
+            rows, seconds = evaluate_planning(both, environment(self.env), self.score, self.out)
             run.finish({})
         print_results(self.out, rows)
         alone, more = seconds["as it is"], seconds[name]

@@ -27,11 +27,19 @@ from worldgymnast.cli.origins import cameras_of, check_same_cameras, fps_of, siz
 from worldgymnast.configs import Fraction, Positive, Seed, checked
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import InputError
-from worldgymnast.evaluation.calibration import Measured, Worth, difference, enough, measure, rows_by_task, thresholds
+from worldgymnast.evaluation.calibration import (
+    TaskCalibrations,
+    VerdictQuality,
+    difference,
+    measure,
+    rows_by_task,
+    tasks_with_enough,
+    thresholds,
+)
 from worldgymnast.evaluation.success import numbers
 from worldgymnast.judges.combined import check
 from worldgymnast.ledger import Ledger
-from worldgymnast.measure.judge import Answers, Said, ask, first_actions, unknowns
+from worldgymnast.measure.judge import Answers, JudgeRun, run_judges, truncate_labeled, undetermined_tasks
 from worldgymnast.protocols import Judge, WorldModel
 from worldgymnast.registry import load_judge, load_world
 from worldgymnast.report import tables
@@ -94,13 +102,13 @@ class JudgeEvaluationCommand(DeviceCommand, DatasetCommand):
         )
         require_labels(self.data, episodes)
         horizon = self.horizon or default_horizon(episodes.spec)
-        real = episodes.select(episodes.labelled) if horizon is None else first_actions(episodes, horizon)
+        real = episodes.select(episodes.labelled) if horizon is None else truncate_labeled(episodes, horizon)
         if world is not None:
             check_frame_size(world.frame_size, episodes.size, "data convert SOURCE TARGET --size")
             converter(episodes.spec, world.action_spec)
         if skipped := len(episodes) - len(real):
             print(f"{skipped} of {len(episodes)} episodes have no label and are skipped")
-        for line in unknowns(real):
+        for line in undetermined_tasks(real):
             print(line)
         return real, world
 
@@ -109,8 +117,8 @@ class JudgeEvaluationCommand(DeviceCommand, DatasetCommand):
         for judge in judges:
             check(judge, set(zip(real.task, real.instruction, strict=True)))
         stride = self.stride or frames_for(2, rate_of(real))
-        answers = ask(judges, real, world, stride=stride, seed=self.seed, rows=self.rows)
-        for judge, by_kind in zip(judges, answers.said, strict=True):
+        answers = run_judges(judges, real, world, stride=stride, seed=self.seed, rows=self.rows)
+        for judge, by_kind in zip(judges, answers.runs, strict=True):
             if errors := [error for judgements in by_kind.values() for error in judgements.errors]:
                 print(f"{judge.name}: {len(errors)} judgements failed. First error: {errors[0]}")
         return answers
@@ -154,7 +162,7 @@ class JudgeCalibrate(JudgeEvaluationCommand):
             present, missing = ("successes", "failures") if True in outcomes else ("failures", "successes")
             raise InputError(f"--save: the data have only {present}. Add data with {missing}")
         answers = self.answers([judge], real, world)
-        (by_kind,) = answers.said
+        (by_kind,) = answers.runs
         results = {kind: _calibrate(judgements, answers, self.seed) for kind, judgements in by_kind.items()}
         kind = list(results)[-1]
         is_usable, conclusion = verdict(results[kind].measured, kind, self.usable)
@@ -169,9 +177,9 @@ class JudgeCalibrate(JudgeEvaluationCommand):
         print(conclusion)
         return int(not is_usable)
 
-    def _description(self, judgements: Said, answers: Answers) -> dict[str, Any]:
+    def _description(self, judgements: JudgeRun, answers: Answers) -> dict[str, Any]:
         """Describe the judge with thresholds that safely reject failures."""
-        tasks = enough(judgements.beliefs, answers.truth, answers.task)
+        tasks = tasks_with_enough(judgements.beliefs, answers.truth, answers.task)
         chosen = thresholds(judgements.beliefs, answers.truth, answers.task, "safe", tasks)
         if math.isnan(chosen.overall):
             raise InputError("--save: the judge scored no success, or no failure. See the errors of the judge above")
@@ -200,13 +208,13 @@ class JudgeCompare(JudgeEvaluationCommand):
         judges = [load_judge_with_ledger(path, self.device) for path in (self.a, self.b)]
         real, world = self.clips(self.a, self.b)
         answers = self.answers(judges, real, world)
-        results = {kind: _compare(kind, answers, self.seed) for kind in answers.said[0]}
+        results = {kind: _compare(kind, answers, self.seed) for kind in answers.runs[0]}
         shown = comparison_sheets(results, str(self.a), str(self.b))
         self.write(shown, results, f"{self.a} and {self.b} on the same clips")
         return 0
 
 
-def verdict(measured: Measured, kind: str, usable: float) -> tuple[bool, str]:
+def verdict(measured: TaskCalibrations, kind: str, usable: float) -> tuple[bool, str]:
     """Decide whether a judge is usable, with the reason."""
     overall, reasons = measured.overall, []
     accuracy, clips = overall.worth.balanced_accuracy, overall.count + overall.errors
@@ -222,7 +230,7 @@ def verdict(measured: Measured, kind: str, usable: float) -> tuple[bool, str]:
     return True, f"usable: {line} reaches --usable {usable:g}"
 
 
-def _calibrate(judgements: Said, answers: Answers, seed: int) -> JudgeResult:
+def _calibrate(judgements: JudgeRun, answers: Answers, seed: int) -> JudgeResult:
     measured = measure(judgements.beliefs, judgements.outcomes, answers.truth, answers.task, seed)
     return JudgeResult(measured, judgements.seconds_a_clip, judgements.cost_a_clip)
 
@@ -232,7 +240,7 @@ def _compare(kind: str, answers: Answers, seed: int) -> Mapping[str | None, Comp
     results = {}
     for name, rows in rows_by_task(answers.task).items():
         truth = answers.truth[rows]
-        first, second = ([by_kind[kind].outcomes[i] for i in rows] for by_kind in answers.said)
-        accuracies = [Worth.of(outcomes, truth.tolist(), seed) for outcomes in (first, second)]
+        first, second = ([by_kind[kind].outcomes[i] for i in rows] for by_kind in answers.runs)
+        accuracies = [VerdictQuality.of(outcomes, truth.tolist(), seed) for outcomes in (first, second)]
         results[name] = Comparison(accuracies[0], accuracies[1], difference(first, second, truth, seed))
     return results

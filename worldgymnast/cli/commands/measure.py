@@ -34,7 +34,7 @@ from worldgymnast.evaluation.perceptual import lpips_distance
 from worldgymnast.evaluation.uncertainty import JitterConfig
 from worldgymnast.measure.evaluate import Contender, evaluate
 from worldgymnast.measure.real import ScoreConfig
-from worldgymnast.measure.world import SIGNAL, above, drift, outcomes, plain, replay_fidelity
+from worldgymnast.measure.world import SIGNAL, comparison_rows, judge_outcomes, measure_drift, replay_fidelity, to_plain
 from worldgymnast.protocols import Judge, WorldModel
 from worldgymnast.registry import EnvironmentConfig, environment, load_judge, load_policy, load_world, to_dict
 from worldgymnast.report import tables
@@ -171,21 +171,21 @@ class EvalWorld(DeviceCommand, DatasetCommand):
 
         episodes, length = drop_short(episodes, self.length or frames_for(30, rate))
         if self.sheet is not None:
-            write_bytes(self.sheet, png(contact_sheet(above(world, episodes, length, self.seed))))
+            write_bytes(self.sheet, png(contact_sheet(comparison_rows(world, episodes, length, self.seed))))
             print_written(self.sheet)
         common = {"seed": self.seed, "rows": self.rows}
         show(
             fidelity=replay_fidelity(world, episodes, starts=self.starts, length=length, perceptual=distance, **common)
         )
         if frames := frames_for(200, rate) if self.drift is None else self.drift:
-            show(drift=drift(world, episodes, frames=frames, **common))
+            show(drift=measure_drift(world, episodes, frames=frames, **common))
         labelled = episodes.select(episodes.labelled)
         notes = self._notes(judge is not None, len(labelled) > 0)
         if judge is not None and len(labelled):
             horizon = self.horizon or default_horizon(episodes.spec) or int(labelled.length.max())
             stride = self.stride or frames_for(2, rate)
-            known = outcomes(world, judge, labelled, horizon=horizon, stride=stride, jitter=self.jitter, **common)
-            show(gate=known.gate(), detection=plain(known.detections()), kept=known.kept(SIGNAL))
+            known = judge_outcomes(world, judge, labelled, horizon=horizon, stride=stride, jitter=self.jitter, **common)
+            show(gate=known.gate(), detection=to_plain(known.detections()), kept=known.kept(SIGNAL))
         for note in notes:
             print(note)
         return self._write(results, notes)
@@ -203,7 +203,7 @@ class EvalWorld(DeviceCommand, DatasetCommand):
         if self.out is None:
             return 0
         if self.out.suffix == ".json":
-            write_text(self.out, to_json(plain(results)))
+            write_text(self.out, to_json(to_plain(results)))
         else:
             write_text(self.out, world_markdown(results, f"Evaluation of {self.world}", notes))
         return print_written(self.out)
