@@ -71,21 +71,21 @@ EXPLORERS = ("wide", "distractors", "tasks")
 
 @checked
 class DiverseConfig(ExplorationConfig):
-    """The wide world, how it is explored, and how much is trained and tested in it.
+    """Training, exploration and tests of the wide world model.
 
     Attributes:
-        tasks: further tasks; of these there is play and no demonstration.
-        play: episodes of it that are recorded of each.
-        length: actions in such an episode.
-        world: how the starter's world goes on learning, its autoencoder included.
-        shares: of its training: what it learned from before, that with distractors, play, play with distractors.
-        judge: how the starter's judge goes on learning.
-        photographs: new layouts a task of which one frame each is what RL starts from.
-        copies: edited pictures of each photograph.
-        sentences: instructions for each picture.
-        distractors: real ones in the tests.
-        per_task: real episodes of a task, policy and place.
-        first_layout: of the tests.
+        tasks: further tasks, with play but without demonstrations.
+        play: recorded play episodes per further task.
+        length: actions per play episode.
+        world: finetuning of the starter world model, including its autoencoder.
+        shares: shares of its training data: old data, the same with distractors, play, play with distractors.
+        judge: finetuning of the starter judge.
+        photographs: new layouts per task, whose first frames RL starts from.
+        copies: edited copies per photograph.
+        sentences: instructions per picture.
+        distractors: real distractors in the tests.
+        per_task: real episodes per task, policy and place.
+        first_layout: first layout of the tests.
         workers: processes of the real environment.
     """
 
@@ -190,7 +190,10 @@ def variant(
     config: DiverseConfig,
     device: str = "cpu",
 ) -> Policy:
-    """Run RL of `policy` in the wide world model from the starts of a variant; write OUT/policy.safetensors."""
+    """Run RL of `policy` in the wide world model from the starts of a variant.
+
+    Write OUT/policy.safetensors.
+    """
     world = load_world(wide / "world" / "world.safetensors", device)
     judge = load_learned_judge(wide / "judge" / "judge.safetensors", device)
     return _finetune(name, policy, (world, judge), wide, out, practice, env, config)

@@ -61,7 +61,10 @@ class Imagined(nn.Module):
 
 
 def capture(world: LatentWorldModel, clips: int, length: int) -> Callable[..., Any]:
-    """Return `Imagined`; on a GPU as a CUDA graph, captured before other threads use the GPU."""
+    """Return `Imagined`.
+
+    On a GPU as a CUDA graph, captured before other threads use the GPU.
+    """
     module, c = Imagined(world), world.config.transformer
     if world.device.type != "cuda":
         return module

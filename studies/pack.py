@@ -66,7 +66,10 @@ def pack(run: Path, out: Path) -> dict[str, Any]:
 
 
 def _pack_component(source: Path, target: Path, load: Callable[[Path], Any]) -> dict[str, Any]:
-    """Write the component in 16 bits; return its manifest and the identity of the written weights."""
+    """Write the component in 16 bits.
+
+    Return its manifest and the identity of the written weights.
+    """
     made = manifest_of(source)
     save_component(target, load(source), Manifest(**made), half=True)
     packed = weights_hash(load_weights(target)[0])[:16]

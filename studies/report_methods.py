@@ -75,7 +75,10 @@ def _tasks(evaluations: Path, ours: Sequence[EpisodeResult]) -> Sheet:
 
 
 def _mismatches(evaluations: Path, mismatch: float) -> list[tuple[float, list[EpisodeResult]]]:
-    """Return RL in simulators by mismatch; the one of the methods on the layouts of the others."""
+    """Return RL in simulators by mismatch.
+
+    The one of the methods on the layouts of the others.
+    """
     files = evaluations.glob("rl-simulator-mismatch-*.json")
     found = [(float(file.stem.rpartition("-")[2]), read(file)) for file in files]
     if found and (own := same(rows_of(evaluations, _SIMULATED), found[0][1])):

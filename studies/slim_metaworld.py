@@ -28,7 +28,10 @@ def scenes(files: Mapping[str, bytes], tasks: Iterable[str]) -> set[str]:
 
 
 def loaded(files: Mapping[str, bytes], scene: str) -> set[str]:
-    """Return every file that a scene refers to, directly or not; all paths are relative to its folder."""
+    """Return every file that a scene refers to, directly or not.
+
+    All paths are relative to its folder.
+    """
     visited, pending, folder = set[str](), [scene], PurePosixPath(scene).parent
     while pending:
         path = pending.pop()

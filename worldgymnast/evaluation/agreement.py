@@ -125,12 +125,18 @@ def _known(verdicts: Sequence[Outcome], truth: Sequence[bool]) -> tuple[np.ndarr
 
 
 def true_positive_rate(verdicts: Sequence[Outcome], truth: Sequence[bool]) -> Rate:
-    """Return the share of true successes judged as successes; None is excluded and counted as an error."""
+    """Return the share of true successes judged as successes.
+
+    None is excluded and counted as an error.
+    """
     return Rate.of(v for v, t in zip(verdicts, truth, strict=True) if t)
 
 
 def true_negative_rate(verdicts: Sequence[Outcome], truth: Sequence[bool]) -> Rate:
-    """Return the share of true failures judged as failures; None is excluded and counted as an error."""
+    """Return the share of true failures judged as failures.
+
+    None is excluded and counted as an error.
+    """
     return Rate.of(None if v is None else not v for v, t in zip(verdicts, truth, strict=True) if not t)
 
 
@@ -205,17 +211,26 @@ def _bootstrap(
 
 
 def pearson(imagined: Numbers, real: Numbers, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
-    """Return the linear correlation of [n] imagined and real success rates; NaN if one is constant or n < 2."""
+    """Return the linear correlation of [n] imagined and real success rates.
+
+    NaN if one is constant or n < 2.
+    """
     return _bootstrap(_rows_pearson, imagined, real, seed, resamples)
 
 
 def spearman(imagined: Numbers, real: Numbers, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
-    """Return the rank correlation of [n] imagined and real success rates; NaN if one is constant or n < 2."""
+    """Return the rank correlation of [n] imagined and real success rates.
+
+    NaN if one is constant or n < 2.
+    """
     return _bootstrap(_rows_spearman, imagined, real, seed, resamples)
 
 
 def mmrv(imagined: Numbers, real: Numbers, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
-    """Return the mean maximum rank violation of [n] success rates; 0 is a perfect order, NaN if n < 2."""
+    """Return the mean maximum rank violation of [n] success rates.
+
+    0 is a perfect order, NaN if n < 2.
+    """
     return _bootstrap(_rows_mmrv, imagined, real, seed, resamples)
 
 

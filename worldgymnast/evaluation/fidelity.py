@@ -104,7 +104,10 @@ def drift_statistics(
 
 
 def nearest_psnr(frames: UInt8[np.ndarray, "n h w 3"], bank: UInt8[np.ndarray, "m h w 3"]) -> Float[np.ndarray, " n"]:
-    """Return the PSNR in dB of each frame against the most similar frame of `bank`; NaN if the bank is empty."""
+    """Return the PSNR in dB of each frame against the most similar frame of `bank`.
+
+    NaN if the bank is empty.
+    """
     if not len(bank):
         return np.full(len(frames), np.nan)
     step = max(1, _PART_SIZE // int(np.prod(bank.shape[1:])))

@@ -87,7 +87,10 @@ class Alarm:
 
 
 def find_alarm(history: Sequence[Claims], config: GuardConfig) -> Alarm | None:
-    """Return the alarm of the audits so far, ordered by step; None without an alarm or with too few claims."""
+    """Return the alarm of the audits so far, ordered by step.
+
+    None without an alarm or with too few claims.
+    """
     used = [claims for claims in history if claims.count]
     head = _pooled(used, config.pool)
     tail = _pooled(used[::-1], config.pool)
@@ -109,7 +112,10 @@ def find_alarm(history: Sequence[Claims], config: GuardConfig) -> Alarm | None:
 
 
 def _pooled(history: Sequence[Claims], least: int) -> tuple[Rate, int] | None:
-    """Return the rejection rate of the first `least` or more claims, and the number of audits; None if too few."""
+    """Return the rejection rate of the first `least` or more claims, and the number of audits.
+
+    None if too few.
+    """
     denied = count = 0
     for audits, claims in enumerate(history, 1):
         denied, count = denied + claims.denied, count + claims.count

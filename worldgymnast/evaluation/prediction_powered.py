@@ -180,7 +180,10 @@ def _numbers(outcomes: Imagined) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Layouts:
-    """Outcomes by stratum: y, f [n] with group [n], more [N] with more_group [N]; groups count from 0."""
+    """Outcomes by stratum: y, f [n] with group [n], more [N] with more_group [N].
+
+    Groups count from 0.
+    """
 
     y: np.ndarray
     f: np.ndarray

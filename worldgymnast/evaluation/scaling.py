@@ -36,7 +36,10 @@ class Scaling:
     by_task: dict[str, float]
 
     def of(self, task: str) -> tuple[float, ...]:
-        """Return the intercept of a task and the slopes; the shared intercept for an unknown task."""
+        """Return the intercept of a task and the slopes.
+
+        The shared intercept for an unknown task.
+        """
         return (self.intercept + self.by_task.get(task, 0.0), *self.slopes)
 
 

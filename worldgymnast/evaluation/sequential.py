@@ -114,7 +114,10 @@ class PairedEvidence:
         return evidence(self.losses, self.wins)
 
     def is_better(self, alpha: float = ALPHA_REPLACE) -> bool:
-        """Return whether to replace the old policy; wrong with probability at most `alpha`, at any time."""
+        """Return whether to replace the old policy.
+
+        Wrong with probability at most `alpha`, at any time.
+        """
         return self.better >= 1 / alpha
 
     def is_worse(self, alpha: float = ALPHA_WORSE) -> bool:

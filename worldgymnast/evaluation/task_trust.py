@@ -111,7 +111,10 @@ class Scoring:
         return _share(self.real)
 
     def metrics(self) -> Metrics:
-        """Return imagined and real success and their gap for every task; empty with a single task."""
+        """Return imagined and real success and their gap for every task.
+
+        Empty with a single task.
+        """
         names, metrics = sorted(set(self.tasks)), Metrics()
         if len(names) < 2:
             return metrics

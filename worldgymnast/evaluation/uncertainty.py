@@ -187,7 +187,10 @@ class Detection:
 def detection(
     signal: Float[np.ndarray, " n"], wrong: Bool[np.ndarray, " n"], seed: int = 0, resamples: int = RESAMPLES // 10
 ) -> Detection:
-    """Return the AUROC of `signal` for `wrong`, with a stratified percentile bootstrap; NaN signals are ignored."""
+    """Return the AUROC of `signal` for `wrong`, with a stratified percentile bootstrap.
+
+    NaN signals are ignored.
+    """
     known = np.isfinite(signal)
     values, truth = signal[known], wrong[known]
     positive, negative = int(truth.sum()), int((~truth).sum())

@@ -91,7 +91,10 @@ def _time_real(env: RealEnvironment, chunk: int) -> tuple[float, float, Start]:
 
 
 def _time_learning(policy: Policy, rollouts: list[Rollout], rl: ReinforceConfig) -> float:
-    """Return the seconds per look of an update of a copy; every other rollout counts as a success."""
+    """Return the seconds per look of an update of a copy.
+
+    Every other rollout counts as a success.
+    """
     judged = [r.with_verdict(Verdict(float(i % 2)), _LOOKS) for i, r in enumerate(rollouts)]
     trainer, generator = Trainer(copy.deepcopy(policy), rl.trainer, policy), torch.Generator().manual_seed(0)
     groups = group(judged, len(judged))

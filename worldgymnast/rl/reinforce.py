@@ -74,7 +74,10 @@ class PairedRollouts:
 
 
 def _mean_score(rollouts: Sequence[Rollout]) -> float:
-    """Return the mean score of the judged rollouts; a judge failure is not a policy failure."""
+    """Return the mean score of the judged rollouts.
+
+    A judge failure is not a policy failure.
+    """
     scores = [r.verdict.score for r in rollouts if r.verdict.score is not None]
     return float(np.mean(scores)) if scores else float("nan")
 

@@ -96,7 +96,10 @@ def draw_calibration(episodes: EpisodeSet, seed: int) -> EpisodeSet:
 
 
 def _episode_keys(episodes: EpisodeSet) -> list[tuple[str, str, int] | int]:
-    """Return a key per episode, equal for edited copies of one episode; unique if its layout is unknown."""
+    """Return a key per episode, equal for edited copies of one episode.
+
+    Unique if its layout is unknown.
+    """
     rows = zip(episodes.task, episodes.source, episodes.layout.tolist(), episodes.first.tolist(), strict=True)
     return [(task, source, layout) if layout >= 0 else first for task, source, layout, first in rows]
 

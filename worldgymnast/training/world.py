@@ -127,7 +127,10 @@ class _Initial:
         return self.world or self.autoencoder
 
     def config(self, config: WorldConfig, has_labels: bool) -> WorldConfig:
-        """Return the config of the world model to train; without labels, no success head can be trained."""
+        """Return the config of the world model to train.
+
+        Without labels, no success head can be trained.
+        """
         head = config.success_head
         if self.world is not None:
             config, head = self.world.config, self.world.config.success_head or head
