@@ -116,7 +116,7 @@ def test_without_a_head_nothing_is_foreseen() -> None:
     world = randomised()
     state = world.start(torch.zeros(2, 64, 64, 3, dtype=torch.uint8))
     state, _ = world.step(state, torch.zeros(2, 1, 4), generator=torch.Generator())
-    assert world.foreseen(state, ["a", "b"]) is None
+    assert world.predict_success(state, ["a", "b"]) is None
 
 
 class Still(Trainable):
