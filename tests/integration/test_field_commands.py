@@ -321,7 +321,7 @@ def test_durations_are_those_of_the_same_seconds() -> None:
     """Chunk, window, clip and horizon of 13.3 Hz at 5 Hz (Bridge), 30 Hz (SO-101) and 50 Hz (ALOHA)."""
     expected = {80 / 6: [2, 8, 12, 24], 5: [1, 3, 4, 9], 30: [4, 18, 27, 54], 50: [8, 30, 45, 90]}
     assert {rate: [frames_for(n, rate) for n in (2, 8, 12, 24)] for rate in expected} == expected
-    assert frames_for(8, 5, made_for=5) == 8
+    assert frames_for(8, 5, default_rate=5) == 8
 
 
 def test_the_size_of_frames_is_known_before_they_are_decoded(mine: Path, tmp_path: Path) -> None:
@@ -459,7 +459,7 @@ def test_every_command_that_reads_frames_compares_cameras(
         ["train-judge", mine, *world, "--begin-with", judge, "--image-key", "cam", *out],
     ):
         line = says(*words, code=2)
-        assert f"--image-key: found cam, but {judge} was trained on wrist" in line, words
+        assert f"--image-key: found cameras cam, but {judge} was trained on wrist" in line, words
 
 
 # ---------------------------------------------------------------- what is said

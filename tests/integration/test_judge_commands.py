@@ -291,7 +291,7 @@ def test_thresholds_are_saved_by_task_where_labels_suffice(folder: Path, tmp_pat
     [
         (BrightJudge(), Lamp(fades=8), 0.9, r"not usable: balanced accuracy 0\.\d{3} \[.*\] on imagined replays is"),
         (Spy(fails=5), None, 0.8, r"not usable: 8 of 40 judgements on real frames failed \(limit 10%\)$"),
-        (Spy(fails=1), None, 0.0, r"not usable: 40 of 40 judgements .* failed, .*; balanced accuracy .* is unknown"),
+        (Spy(fails=1), None, 0.0, r"not usable: 40 of 40 judgements .* failed .*; balanced accuracy .* is unknown"),
         (Spy(fails=20), None, 0.8, r"usable: balanced accuracy 1\.000 \[1\.000, 1\.000\] on real frames reaches"),
     ],
 )
@@ -351,7 +351,7 @@ def test_what_is_wrong_is_said_before_any_judging(
     judge, world = folder / "judge.safetensors", ("--world", folder / "world.safetensors")
     other = folder / "other.json"
     for words, data, expected in (
-        (("--out", other, "--save", other), "labelled", f"--out: found {other}, which is the save's file"),
+        (("--out", other, "--save", other), "labelled", f"--out: {other} is also the file of --save"),
         (("--out", "/proc/x.md"), "labelled", "--out: cannot write /proc/x.md"),
         (("--out", "x.html"), "labelled", "--out: found x.html, expected a file that ends in .md or .json"),
         (("--plot", "x.jpg"), "labelled", "--plot: found x.jpg, expected a file that ends in .png"),
@@ -377,7 +377,7 @@ def test_what_is_wrong_is_said_before_any_judging(
     described.write_text("a judge's description")
     for flag in ("--save", "--out"):
         assert run(folder, "calibrate", described, flag, folder / "plain" / ".." / described.name, data="labelled") == 2
-        assert "is also the file of 'judge'" in capsys.readouterr().err
+        assert "is also the file of JUDGE" in capsys.readouterr().err
         assert described.read_text() == "a judge's description"
     assert run(folder, "calibrate", judge, data="won") == 1
     said = capsys.readouterr().out

@@ -167,7 +167,7 @@ def test_sentences_are_proposed(folder: Path, tmp_path: Path, capsys: pytest.Cap
     assert len(read_starts(tmp_path / "told", None)) == 10
     (folder / "drawer-open.json").write_text('{"instruction": "juggle"}')
     assert main(["scenes", "propose", str(folder), str(tmp_path / "other")]) == 2
-    assert "field 'task': found 'juggle'" in capsys.readouterr().err
+    assert "field 'task': the objects of 'juggle' are unknown" in capsys.readouterr().err
     with saying(reply('["juggle", "wave"]')) as url:
         file = tmp_path / "proposer.json"
         file.write_text(json.dumps({"kind": "ProposerConfig", "endpoint": {"model": "m", "url": url}}))

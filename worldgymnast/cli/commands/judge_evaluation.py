@@ -90,7 +90,8 @@ class JudgeEvaluationCommand(DeviceCommand, DatasetCommand):
                 continue
             for other, path in named.items():
                 if other != name and path.resolve() == named[name].resolve():
-                    raise InputError(f"--{name}: {path} is also the file of '{other}'. Give another file")
+                    argument = other.upper() if other in ("judge", "a", "b") else f"--{other}"
+                    raise InputError(f"--{name}: {path} is also the file of {argument}. Give another file")
             require_writable(f"--{name}", named[name])
 
     def clips(self, *judges: Path) -> tuple[EpisodeSet, WorldModel | None]:
