@@ -153,7 +153,7 @@ def widen(
         settings |= {"explorers": config.explorers, "policy": identity(policy)}
     inputs = {"data": data_hash(old), "world": identity(initial), "judge": identity(judge)}
     with Run(out, settings | {"inputs": inputs}) as run:
-        if run.finished is not None:
+        if run.summary is not None:
             return
         play = record_to(out / "data" / "play", scenes, record)
         editor = load_editor(None, load_plate(starter_plate()))

@@ -88,7 +88,7 @@ def keep(folder: Path, name: str, count: int, episodes: Iterator[Episode]) -> No
     """Write a set of `count` episodes to `folder` as they arrive."""
     with Progress(f"recording {name}", count) as progress:
         counted = _counted(episodes, progress)
-        if video.available():
+        if video.is_available():
             lerobot.write(folder / name, counted)
         else:
             save(folder / f"{name}.safetensors", from_episodes(list(counted)))

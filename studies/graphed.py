@@ -30,7 +30,7 @@ from tyro.conf import Positional
 from variants import training
 from worlds import HALVED, begin, device_name
 
-from worldgymnast.episodes.shares import balanced, weigh
+from worldgymnast.episodes.shares import balanced_weights, share_weights
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, data_hash
 from worldgymnast.precision import Precision, autocast
 from worldgymnast.registry import Manifest, save_component
@@ -159,14 +159,16 @@ class Graphed:
         torch.backends.cuda.matmul.allow_tf32 = True
         config = replace(training(self.variant), clips=self.clips, frames=self.frames)
         sets, shares = load_shared(self.data, self.explored)
-        data, weights = concatenate(sets), weigh(sets, shares)
+        data, weights = concatenate(sets), share_weights(sets, shares)
         world, kept = self._initial(config, data, weights)
         latents = encode_all(world.autoencoder, data.frames, precision=config.fit.precision)
         objective = world.config.objective
         assert isinstance(objective, FlowConfig)
         follow = capture(world, round(objective.unroll * self.clips), config.length)
         object.__setattr__(world, "_unroll", follow)
-        batches = latent_batches(data, latents, config.length, self.clips, 0, world.device, balanced(data, weights))
+        batches = latent_batches(
+            data, latents, config.length, self.clips, 0, world.device, balanced_weights(data, weights)
+        )
         steps, metrics = train_for(
             world,
             batches,

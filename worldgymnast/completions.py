@@ -1,7 +1,10 @@
-"""Replies of servers that speak OpenAI's API, from bytes to values that can be relied on. Pure.
+"""Parse and validate responses of OpenAI-compatible servers. Pure functions.
 
-Whatever is not as the API says is missing in what comes out: a choice without a message is no choice, a count of tokens
-that is negative, fractional or beyond every model's reach is no count, log-probabilities are whole or absent.
+Invalid parts are dropped rather than passed on:
+
+- a choice without a message is skipped;
+- a token count that is negative, fractional or implausibly large becomes None or is rounded up;
+- log-probabilities are complete or None.
 """
 
 from __future__ import annotations
@@ -19,21 +22,21 @@ from typing import Any, TypeVar
 from worldgymnast.errors import InputError
 from worldgymnast.files import parse_json
 
-Read = TypeVar("Read")
+Parsed = TypeVar("Parsed")
 NO_CHAT = "no chat completion"
-"""What a reply is counted under that is none: a web page, say, where the URL is wrong."""
-_MOST_TOKENS = 10**8
-"""More than any model reads or writes in a request."""
-_MOST_CHOICES = 1024
-_DEEPEST = 16
+"""Failure kind of a response that is not a chat completion, such as a web page at a wrong URL."""
+_MAX_TOKENS = 10**8
+"""Upper bound on a plausible token count per request."""
+_MAX_CHOICES = 1024
+_MAX_DEPTH = 16
 
 
-class Unusable(ValueError):
-    """An answer that says nothing, and may say something when it is asked for again.
+class UnusableReply(ValueError):
+    """A response without usable content.
 
     Attributes:
-        kind: what it is counted under.
-        final: whether there is no use in asking again, since the server answers always alike.
+        kind: failure kind under which the attempt is counted.
+        final: whether a retry is pointless because the server would repeat the same response.
     """
 
     def __init__(self, kind: str, message: str = "", final: bool = False):
@@ -41,15 +44,15 @@ class Unusable(ValueError):
         self.kind, self.final = kind, final
 
 
-# ---------------------------------------------------------------- what a reply consists of
+# ---------------------------------------------------------------- the parts of a reply
 
 
 @dataclass(frozen=True)
 class Alternative:
-    """A token that could have been written.
+    """A candidate token.
 
     Attributes:
-        token: as it is written.
+        token: its text.
         logprob: its log-probability, at most 0.
     """
 
@@ -59,7 +62,7 @@ class Alternative:
 
 @dataclass(frozen=True)
 class Token(Alternative):
-    """A token that was written, and the likeliest in its place."""
+    """A generated token and the most likely alternatives at its position."""
 
     top_logprobs: tuple[Alternative, ...] = ()
 
@@ -73,13 +76,13 @@ class Logprobs:
 
 @dataclass(frozen=True)
 class Message:
-    """What was answered.
+    """The message of a choice.
 
     Attributes:
-        content: a string, mostly; some servers send a list of parts, or None.
-        reasoning_content: what was thought before, where the server keeps it apart; also called reasoning or thinking.
-        refusal: what the model says in the place of an answer.
-        tool_calls: what the model wants to be called in its place; function_call is the older form.
+        content: usually a string; some servers send a list of parts, or None.
+        reasoning_content: reasoning that the server separates from the answer; also named reasoning or thinking.
+        refusal: refusal text given instead of an answer.
+        tool_calls: tool calls made instead of an answer; function_call is the older form.
     """
 
     content: Any
@@ -96,9 +99,9 @@ class Choice:
     """One answer of a reply.
 
     Attributes:
-        message: its words.
-        finish_reason: why it ends: "stop", "length", ...; None where the server does not say, JSON with some servers.
-        logprobs: of its tokens; None where there are none, or not of all.
+        message: the message.
+        finish_reason: "stop", "length", ...; a JSON object on some servers, None if not reported.
+        logprobs: log-probabilities of all tokens, or None.
     """
 
     message: Message
@@ -108,7 +111,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of a request, each None where the server does not tell a number that can be one."""
+    """Token counts of a request.
+
+    None where the server reports no valid number.
+    """
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -116,14 +122,14 @@ class Usage:
 
 @dataclass(frozen=True)
 class Reply:
-    """A chat completion, or a reply with pictures.
+    """A parsed chat completion or image response.
 
     Attributes:
-        choices: those that have a message.
-        usage: tokens.
-        data: pictures, as JSON.
-        error: what the server says went wrong, beside status 200.
-        is_chat: whether it has the form of a chat completion.
+        choices: the choices that have a message.
+        usage: token counts.
+        data: images, as JSON objects.
+        error: error message sent with status 200, if any.
+        is_chat: whether the response has the form of a chat completion.
     """
 
     choices: tuple[Choice, ...] = ()
@@ -137,35 +143,36 @@ class Reply:
 
 
 def read_reply(content: bytes, is_json: bool) -> Reply:
-    """The reply in the bytes of one.
+    """Parse the body of a response.
 
     Args:
-        content: the bytes.
-        is_json: whether the server calls them JSON.
+        content: the raw bytes.
+        is_json: whether the content type is JSON.
 
     Raises:
-        Unusable: it is no JSON.
+        UnusableReply: the body is not JSON.
 
     >>> reply = read_reply(b'{"choices": [{"message": {"content": "1"}}, null], "usage": {"prompt_tokens": -5}}', True)
     >>> [choice.message.content for choice in reply.choices], reply.usage.prompt_tokens
     (['1'], None)
     """
     try:
-        found = parse_json(content, "reply", endless=True)
+        body = parse_json(content, "reply", endless=True)
     except InputError:
         if is_json:
-            raise Unusable("cut off", "a reply that is no JSON") from None
-        raise Unusable(NO_CHAT, "a reply that is no chat completion; is the URL right?") from None
-    if not isinstance(found, dict):
+            raise UnusableReply("cut off", "truncated reply (not valid JSON)") from None
+        raise UnusableReply(NO_CHAT, "the reply is not a chat completion; check the URL") from None
+    if not isinstance(body, dict):
         return Reply()
-    choices, data = found.get("choices"), found.get("data")
-    listed = choices[:_MOST_CHOICES] if isinstance(choices, list) else []
+    choices, data = body.get("choices"), body.get("data")
+    raw_choices = choices[:_MAX_CHOICES] if isinstance(choices, list) else []
+    raw_images = data[:_MAX_CHOICES] if isinstance(data, list) else []
     return Reply(
-        tuple(choice for raw in listed if (choice := _choice(raw)) is not None),
-        _usage(found.get("usage")),
-        tuple(one for one in data[:_MOST_CHOICES] if isinstance(one, dict)) if isinstance(data, list) else (),
-        _error(found),
-        "choices" in found and (choices is None or isinstance(choices, list)),
+        tuple(choice for raw in raw_choices if (choice := _choice(raw)) is not None),
+        _usage(body.get("usage")),
+        tuple(image for image in raw_images if isinstance(image, dict)),
+        _error(body),
+        "choices" in body and (choices is None or isinstance(choices, list)),
     )
 
 
@@ -173,69 +180,72 @@ def _choice(raw: Any) -> Choice | None:
     message = raw.get("message") if isinstance(raw, dict) else None
     if not isinstance(message, dict):
         return None
-    parts = {part.name: _scrubbed(message.get(part.name)) for part in fields(Message)}
-    return Choice(Message(**parts), _scrubbed(raw.get("finish_reason")), _logprobs(raw.get("logprobs")))
+    parts = {part.name: _sanitize(message.get(part.name)) for part in fields(Message)}
+    return Choice(Message(**parts), _sanitize(raw.get("finish_reason")), _logprobs(raw.get("logprobs")))
 
 
 def _logprobs(raw: Any) -> Logprobs | None:
     content = raw.get("content") if isinstance(raw, dict) else None
     if not isinstance(content, list) or not content:
         return None
-    tokens = [_token(one) for one in content]
+    tokens = [_token(item) for item in content]
     return Logprobs(tuple(token for token in tokens if token)) if all(tokens) else None
 
 
 def _token(raw: Any) -> Token | None:
-    own = _alternative(raw)
-    if own is None:
+    generated = _alternative(raw)
+    if generated is None:
         return None
-    others = raw.get("top_logprobs")
-    likely = [_alternative(other) for other in others] if isinstance(others, list) else []
-    return Token(own.token, own.logprob, tuple(other for other in likely if other is not None))
+    listed = raw.get("top_logprobs")
+    alternatives = [_alternative(item) for item in listed] if isinstance(listed, list) else []
+    return Token(generated.token, generated.logprob, tuple(item for item in alternatives if item is not None))
 
 
 def _alternative(raw: Any) -> Alternative | None:
     token, logprob = (raw.get("token"), raw.get("logprob")) if isinstance(raw, dict) else (None, None)
     if not isinstance(token, str) or isinstance(logprob, bool) or not isinstance(logprob, int | float):
         return None
-    if not logprob <= 1e-3:  # NaN, or no probability; a little above 0 is a rounding error
+    if not logprob <= 1e-3:  # NaN or not a probability; values slightly above 0 are rounding errors
         return None
-    return Alternative(_scrubbed(token), float(max(min(logprob, 0), -1e9)))
+    return Alternative(_sanitize(token), float(max(min(logprob, 0), -1e9)))
 
 
 def _usage(raw: Any) -> Usage:
-    """Tokens that are paid for: thoughts that a server counts beside those of the answer are written ones."""
-    found = raw if isinstance(raw, dict) else {}
-    read, written = (
-        first if (first := _tokens(found.get(f"{chat}_tokens"))) is not None else _tokens(found.get(f"{images}_tokens"))
-        for chat, images in (("prompt", "input"), ("completion", "output"))
-    )
-    total = _tokens(found.get("total_tokens"))
-    if read and total is not None and total > read + (written or 0):
-        written = total - read
-    return Usage(read or None, written)  # no question has no tokens
+    """Billed tokens; reasoning tokens counted apart from the answer are completion tokens."""
+    body = raw if isinstance(raw, dict) else {}
+    prompt = _first_count(body, "prompt_tokens", "input_tokens")
+    completion = _first_count(body, "completion_tokens", "output_tokens")
+    total = _tokens(body.get("total_tokens"))
+    if prompt and total is not None and total > prompt + (completion or 0):
+        completion = total - prompt
+    return Usage(prompt or None, completion)  # a prompt of 0 tokens is not possible
+
+
+def _first_count(body: Mapping[str, Any], *names: str) -> int | None:
+    counts = (_tokens(body.get(name)) for name in names)
+    return next((count for count in counts if count is not None), None)
 
 
 def _tokens(value: Any) -> int | None:
-    """A count of tokens; None where it cannot be one."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MOST_TOKENS:
+    """A token count, or None if the value is invalid."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MAX_TOKENS:
         return None
     return math.ceil(value)
 
 
-def counted(usage: Any, name: str) -> int:
-    """A number of tokens in a reply; 0 where the server does not tell."""
+def token_count(usage: Any, name: str) -> int:
+    """A token count of a reply; 0 if not reported."""
     return getattr(usage, name, None) or 0
 
 
-def _error(found: Mapping[str, Any]) -> str | None:
-    """What a reply says went wrong, in any of the forms that servers have for it."""
+def _error(body: Mapping[str, Any]) -> str | None:
+    """The error message of a response, in any server's format."""
     for name in ("error", "message", "detail"):
-        inner = found.get(name)
-        if isinstance(inner, dict):
-            inner = inner.get("message") or inner.get("detail") or inner
-        if inner:
-            return inner if isinstance(inner, str) else _json(inner)
+        value = body.get(name)
+        if isinstance(value, dict):
+            value = value.get("message") or value.get("detail") or value
+        if value:
+            return value if isinstance(value, str) else _json(value)
     return None
 
 
@@ -246,16 +256,19 @@ def _json(value: Any) -> str:
         return ""
 
 
-def _scrubbed(value: Any, depth: int = 0) -> Any:
-    """JSON without halves of surrogate pairs, which no file takes; what is nested too deeply is None."""
+def _sanitize(value: Any, depth: int = 0) -> Any:
+    """Replace lone surrogates, which cannot be written to a file.
+
+    None beyond the maximum depth.
+    """
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
-    if depth > _DEEPEST:
+    if depth > _MAX_DEPTH:
         return None
     if isinstance(value, list):
-        return [_scrubbed(one, depth + 1) for one in value]
+        return [_sanitize(item, depth + 1) for item in value]
     if isinstance(value, dict):
-        return {_scrubbed(name): _scrubbed(one, depth + 1) for name, one in value.items()}
+        return {_sanitize(name): _sanitize(item, depth + 1) for name, item in value.items()}
     return value
 
 
@@ -263,69 +276,80 @@ def _choices(reply: Reply) -> Sequence[Choice]:
     """The choices of a reply that have a message.
 
     Raises:
-        Unusable: it is no chat completion.
+        UnusableReply: the reply is not a chat completion.
     """
     if not reply.is_chat:
-        raise Unusable(NO_CHAT, f"a reply that is no chat completion: {reply.error or 'is the URL right?'}")
+        raise UnusableReply(NO_CHAT, f"the reply is not a chat completion: {reply.error or 'check the URL'}")
     return reply.choices
 
 
-def whole(reply: Reply) -> Reply:
-    """A reply that has a choice; raises `Unusable` for any other."""
+def require_choice(reply: Reply) -> Reply:
+    """The reply itself; raises `UnusableReply` if it has no choice."""
     if not _choices(reply):
-        raise Unusable(NO_CHAT, "a reply that is no chat completion: it has no choices", final=True)
+        raise UnusableReply(NO_CHAT, "the reply is not a chat completion: it has no choices", final=True)
     return reply
 
 
-def readable(reply: Reply, read: Callable[[Any], Read], heard: set[str]) -> list[Read]:
-    """What the choices of a reply say; those that say nothing are passed over where another says something.
+def parse_choices(reply: Reply, parse: Callable[[Any], Parsed], seen_texts: set[str]) -> list[Parsed]:
+    """Parse the choices of a reply.
+
+    UnusableReply ones are skipped if another is usable.
+
+    Args:
+        reply: the reply.
+        parse: turns a `Choice` into a value, or raises `UnusableReply`.
+        seen_texts: texts of unusable choices of earlier attempts; extended here.
 
     Raises:
-        Unusable: none says anything; for good where it is word for word what was `heard` before.
+        UnusableReply: no choice is usable. Final if the text is the same as in an earlier attempt.
     """
-    found: list[Read] = []
-    last = Unusable("no choices", "a reply without choices")
+    parsed: list[Parsed] = []
+    last_error = UnusableReply("no choices", "the reply has no choices")
     for choice in _choices(reply):
         try:
-            found.append(read(choice))
-        except Unusable as error:
+            parsed.append(parse(choice))
+        except UnusableReply as error:
             text = str(choice.message.content)
-            last = Unusable(error.kind, str(error), final=bool(text) and text in heard)
-            heard.add(text)
-    if not found:
-        raise last
-    return found
+            last_error = UnusableReply(error.kind, str(error), final=bool(text) and text in seen_texts)
+            seen_texts.add(text)
+    if not parsed:
+        raise last_error
+    return parsed
 
 
-def picture_in(reply: Reply) -> bytes:
-    """The picture in a reply to an edit.
+def extract_picture(reply: Reply) -> bytes:
+    """The decoded image of a reply to an image edit.
 
     Raises:
-        Unusable: there is none.
+        UnusableReply: the reply has no image.
     """
-    for found in reply.data:
-        if isinstance(content := found.get("b64_json"), str) and content:
+    for image in reply.data:
+        if isinstance(content := image.get("b64_json"), str) and content:
             try:
-                bare = "".join(content.split()).rpartition(";base64,")[2]  # broken into lines, or as a data URL
-                return base64.b64decode(bare, validate=True)
+                payload = "".join(content.split()).rpartition(";base64,")[2]  # line breaks, or a data URL
+                return base64.b64decode(payload, validate=True)
             except ValueError:
-                raise Unusable("cut off", "a picture that is cut off") from None
-        if found.get("url"):
-            raise Unusable("no picture", "a picture's address in the place of the picture; add "
-                           '"extra": {"response_format": "b64_json"}', final=True)  # fmt: skip
-    raise Unusable("no picture", "a reply without a picture; can the model edit pictures?", final=True)
+                raise UnusableReply("cut off", "truncated picture") from None
+        if image.get("url"):
+            fix = 'add "extra": {"response_format": "b64_json"}'
+            raise UnusableReply("no picture", f"the reply has a link instead of a picture; {fix}", final=True)
+    raise UnusableReply("no picture", "the reply has no picture; check that the model can edit pictures", final=True)
 
 
-# ---------------------------------------------------------------- refusals
+# ---------------------------------------------------------------- error responses
 
 
-def refusal(body: str) -> str:
-    """What the body of a reply that is an error says: its message, or all of it."""
+def error_message(body: str) -> str:
+    """The message in an error response, or the whole body.
+
+    >>> error_message('{"error": {"message": "invalid model"}}')
+    'invalid model'
+    """
     try:
-        found = parse_json(body, "reply")
+        parsed = parse_json(body, "reply")
     except InputError:
         return body
-    return (_error(found) if isinstance(found, dict) else None) or body
+    return (_error(parsed) if isinstance(parsed, dict) else None) or body
 
 
 _QUOTA = re.compile(
@@ -335,26 +359,32 @@ _QUOTA = re.compile(
 
 
 def is_out_of_quota(body: str) -> bool:
-    """Whether a refusal says that there is no money left, so that waiting does not help."""
+    """Whether an error response reports an exhausted quota, which retries cannot fix."""
     return _QUOTA.search(body) is not None
 
 
-# ---------------------------------------------------------------- how long to wait
+# ---------------------------------------------------------------- retry delay
 
 
 def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
-    """Seconds that a server asks to wait, in any of the ways it may say so; None where it says nothing readable."""
-    for name, share in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+    """Seconds to wait before a retry, from the response headers.
+
+    None if absent or invalid.
+
+    >>> retry_after({"retry-after-ms": "1500"})
+    1.5
+    """
+    for name, per_second in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         text = headers.get(name, "").strip()
         if re.fullmatch(r"-?\d{1,18}(\.\d{0,18})?", text):
-            return max(0.0, float(text) / share)
-        if (seconds := _until(text, time.time() if now is None else now)) is not None:
+            return max(0.0, float(text) / per_second)
+        if (seconds := _seconds_until(text, time.time() if now is None else now)) is not None:
             return seconds
     return None
 
 
-def _until(text: str, now: float) -> float | None:
-    """Seconds until a date as HTTP writes it."""
+def _seconds_until(text: str, now: float) -> float | None:
+    """Seconds until an HTTP date."""
     try:
         date = email.utils.parsedate_tz(text[:100])
         return None if date is None else max(0.0, email.utils.mktime_tz(date) - now)

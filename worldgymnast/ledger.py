@@ -1,8 +1,9 @@
-"""What was asked of paid services, what they answered, what that cost and may cost: one SQLite file, or memory.
+"""Ledger of paid requests: answers, spending and budgets.
 
-An answer is kept under a key and its number as soon as it is there, so a run that is killed and goes on pays nothing
-twice, and a service that answers differently each time is asked once. A question is held while it is asked, so that two
-processes with one ledger pay once. SQLite's own journal makes every entry whole or absent.
+- Each answer is stored under its question's key and its number as soon as it arrives. A resumed run pays for nothing
+  twice, and a nondeterministic service is asked once.
+- A question is locked while it is asked, so two processes that share a ledger pay once.
+- SQLite's journal makes every entry atomic.
 """
 
 from __future__ import annotations
@@ -26,53 +27,63 @@ from worldgymnast.configs import Between, checked
 from worldgymnast.errors import InputError
 
 FILE = "ledger.sqlite"
-"""Its name in a run folder."""
+"""Name of the file in a run folder."""
 _VERSION = 1
-"""Of the file's layout; files without one are read, too."""
-_LONGEST_CLAIM = 3600.0
-"""Seconds after which a question counts as free, whoever held it."""
+"""Version of the file's schema; files without a version are accepted."""
+_MAX_CLAIM = 3600.0
+"""Seconds after which a lock on a question expires."""
 _POLL = 0.05
-_MOST = 1e15
+_MAX_AMOUNT = 1e15
 
 
 @dataclass(frozen=True)
-class Spent:
-    """What has been used up.
+class Spending:
+    """Amounts spent.
 
     Attributes:
-        requests: sent, repeated ones included.
-        tokens: read and written.
+        requests: requests sent, including retries.
+        tokens: prompt and completion tokens.
         money: in the currency of the prices.
+
+    >>> Spending(requests=1, tokens=100) + Spending(requests=2)
+    Spending(requests=3, tokens=100, money=0.0)
     """
 
     requests: int = 0
     tokens: int = 0
     money: float = 0.0
 
-    def __add__(self, other: Spent) -> Spent:
-        return Spent(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+    def __add__(self, other: Spending) -> Spending:
+        return Spending(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
 @checked
 class Budget:
-    """What may be spent at most, over all runs that share a ledger; None is no limit.
+    """Spending limits over all runs that share a ledger.
 
-    Requests under way when tokens or money run out are finished, so these two may be passed by `concurrency` requests.
+    None means no limit.
+
+    Requests in flight are completed. Tokens and money may therefore exceed their limits by up to `concurrency`
+    requests.
 
     Attributes:
-        requests: sent, repeated ones included.
-        tokens: read and written.
+        requests: requests sent, including retries.
+        tokens: prompt and completion tokens.
         money: in the currency of the prices.
     """
 
-    requests: Annotated[int, Between(1, _MOST)] | None = None
-    tokens: Annotated[int, Between(1, _MOST)] | None = None
-    money: Annotated[float, Between(1e-6, _MOST)] | None = None
+    requests: Annotated[int, Between(1, _MAX_AMOUNT)] | None = None
+    tokens: Annotated[int, Between(1, _MAX_AMOUNT)] | None = None
+    money: Annotated[float, Between(1e-6, _MAX_AMOUNT)] | None = None
 
-    def passed(self, spent: Spent) -> str | None:
-        """What has run out, in words, or None."""
+    def exceeded_limit(self, spending: Spending) -> str | None:
+        """The first limit that is reached, in words, or None.
+
+        >>> Budget(requests=10).exceeded_limit(Spending(requests=12))
+        '12 of 10 requests'
+        """
         for name in ("requests", "tokens", "money"):
-            limit, used = getattr(self, name), getattr(spent, name)
+            limit, used = getattr(self, name), getattr(spending, name)
             if limit is not None and used >= limit:
                 return f"{used:g} of {limit:g} {name}"
         return None
@@ -80,11 +91,11 @@ class Budget:
 
 @checked
 class Price:
-    """Money for a million tokens.
+    """Price per million tokens.
 
     Attributes:
-        read: of the question, its pictures included.
-        written: of the answer.
+        read: prompt tokens, including images.
+        written: completion tokens.
     """
 
     read: Annotated[float, Between(0, 1e9)] = 0.0
@@ -92,102 +103,116 @@ class Price:
 
 
 class Ledger:
-    """Answers and expenses.
+    """Store of answers and spending.
 
     Args:
-        path: the file, made when something is first asked of it; None keeps everything in memory.
+        path: the SQLite file, created at first use; None keeps everything in memory.
 
     Raises:
-        InputError: the file is no ledger, or the disk is full.
+        InputError: the file is not a ledger, or the disk is full.
+
+    >>> ledger = Ledger()
+    >>> ledger.store("question", {0: "yes"})
+    >>> ledger.answers("question")
+    {0: 'yes'}
     """
 
     def __init__(self, path: Path | None = None):
         self.path = path
         self._lock = threading.Lock()
-        self._open: sqlite3.Connection | None = None
+        self._database: sqlite3.Connection | None = None
 
     def answers(self, key: str) -> dict[int, str]:
-        """The answers kept under `key`, by their number."""
-        rows = self._do("SELECT number, answer FROM answers WHERE key = ?", key)
+        """The answers stored under `key`, by number."""
+        rows = self._query("SELECT number, answer FROM answers WHERE key = ?", key)
         return {n: text for n, text in rows if isinstance(n, int) and isinstance(text, str)}
 
-    def keep(self, key: str, answers: Mapping[int, str]) -> None:
-        """Keeps answers under `key`; the caller has looked that none is there that can be read."""
+    def store(self, key: str, answers: Mapping[int, str]) -> None:
+        """Store answers under `key`; existing ones with the same number are replaced."""
         for number, text in answers.items():
-            self._do("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", key, number, text)
+            self._query("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", key, number, text)
 
-    def spend(self, spent: Spent) -> Spent:
-        """Adds to what was spent, which never falls; returns the total."""
-        amounts = [max(0.0, min(float(amount), _MOST)) for amount in (spent.requests, spent.tokens, spent.money)]
-        if not all(map(math.isfinite, amounts)):
-            raise ValueError(f"not a number in {spent}")
-        self._do(
-            "UPDATE spent SET requests = requests + ?, tokens = tokens + ?, money = money + ?",
-            int(amounts[0]), int(amounts[1]), amounts[2],
-        )  # fmt: skip
-        return self.spent()
+    def spend(self, amount: Spending) -> Spending:
+        """Add to the total spending and return it.
+
+        Negative amounts count as 0.
+        """
+        values = [max(0.0, min(float(value), _MAX_AMOUNT)) for value in (amount.requests, amount.tokens, amount.money)]
+        if not all(map(math.isfinite, values)):
+            raise ValueError(f"not a number in {amount}")
+        requests, tokens, money = int(values[0]), int(values[1]), values[2]
+        self._query(
+            "UPDATE spent SET requests = requests + ?, tokens = tokens + ?, money = money + ?", requests, tokens, money
+        )
+        return self.total()
 
     def reserve(self, budget: Budget) -> str | None:
-        """Counts a request that is about to be sent; where the budget has run out, counts nothing and says what has.
+        """Record a request before it is sent, unless the budget is exhausted.
 
-        One statement, so that several processes with one ledger together send no request too many.
+        A single SQL statement, so processes that share a ledger never exceed the limit together.
+
+        Returns:
+            None if recorded, otherwise the limit that is reached, in words.
         """
         limits = [(name, getattr(budget, name)) for name in ("requests", "tokens", "money")]
-        open_limits = [(name, limit) for name, limit in limits if limit is not None]
-        left = "".join(f" AND {name} < ?" for name, _ in open_limits)
-        counted = self._changed(
-            f"UPDATE spent SET requests = requests + 1 WHERE 1{left}", *(limit for _, limit in open_limits)
+        set_limits = [(name, limit) for name, limit in limits if limit is not None]
+        condition = "".join(f" AND {name} < ?" for name, _ in set_limits)
+        count = self._update(
+            f"UPDATE spent SET requests = requests + 1 WHERE 1{condition}", *(limit for _, limit in set_limits)
         )
-        return None if counted else budget.passed(self.spent()) or "nothing left"
+        return None if count else budget.exceeded_limit(self.total()) or "nothing left"
 
-    def spent(self) -> Spent:
-        """The total, over all processes that ever used this file."""
-        rows = self._do("SELECT requests, tokens, money FROM spent")
+    def total(self) -> Spending:
+        """Total spending over all processes that have used this file."""
+        rows = self._query("SELECT requests, tokens, money FROM spent")
         numbers = list(rows[0]) if len(rows) == 1 else []
         if not numbers or not all(isinstance(x, int | float) and 0 <= x <= 1e18 for x in numbers):
-            raise self._unusable("its expenses are no numbers")
-        return Spent(int(numbers[0]), int(numbers[1]), float(numbers[2]))
+            raise self._error("its spending is not numeric")
+        return Spending(int(numbers[0]), int(numbers[1]), float(numbers[2]))
 
-    # ------------------------------------------------------------ a question is asked once
+    # ------------------------------------------------------------ locks on questions
 
     @contextlib.contextmanager
-    def holding(self, key: str, stopped: threading.Event | None = None) -> Iterator[None]:
-        """Hold a question while it is asked; wait while another thread or process does.
+    def claim(self, key: str, stopped: threading.Event | None = None) -> Iterator[None]:
+        """Lock a question while it is asked.
 
-        What a process held that has ended is free at once.
+        Waits for other threads and processes.
+
+        The lock of a process that has ended is released at once.
 
         Args:
-            key: of the question.
-            stopped: once it is set, nothing is waited for.
+            key: key of the question.
+            stopped: once set, locks are no longer waited for.
         """
         owner = uuid.uuid4().hex
-        while not self._claim(key, owner) and not (stopped and stopped.is_set()):
+        while not self._try_claim(key, owner) and not (stopped and stopped.is_set()):
             time.sleep(_POLL)
         try:
             yield
         finally:
-            self._do("DELETE FROM claims WHERE key = ? AND owner = ?", key, owner)
+            self._query("DELETE FROM claims WHERE key = ? AND owner = ?", key, owner)
 
-    def _claim(self, key: str, owner: str) -> bool:
-        mine = (key, owner, os.getpid(), _began(os.getpid()), socket.gethostname(), time.time())
-        if self._changed("INSERT OR IGNORE INTO claims VALUES (?, ?, ?, ?, ?, ?)", *mine):
+    def _try_claim(self, key: str, owner: str) -> bool:
+        host = socket.gethostname()
+        row = (key, owner, os.getpid(), _start_time(os.getpid()), host, time.time())
+        if self._update("INSERT OR IGNORE INTO claims VALUES (?, ?, ?, ?, ?, ?)", *row):
             return True
-        for other, pid, began, host, since in self._do(
+        for other, pid, began, other_host, since in self._query(
             "SELECT owner, pid, began, host, since FROM claims WHERE key = ?", key
         ):
-            is_gone = host == mine[4] and _began(pid) != began
-            if is_gone or not 0 <= time.time() - since <= _LONGEST_CLAIM:
-                self._do("DELETE FROM claims WHERE key = ? AND owner = ?", key, other)
+            has_ended = other_host == host and _start_time(pid) != began
+            if has_ended or not 0 <= time.time() - since <= _MAX_CLAIM:
+                self._query("DELETE FROM claims WHERE key = ? AND owner = ?", key, other)
         return False
 
     # ------------------------------------------------------------ the file
 
-    def _do(self, statement: str, *values: str | float) -> list[tuple[Any, ...]]:
-        """The rows that a statement gives."""
+    def _query(self, statement: str, *values: str | float) -> list[tuple[Any, ...]]:
+        """Execute a statement and return its rows."""
         return self._execute(statement, values)[0]
 
-    def _changed(self, statement: str, *values: str | float) -> int:
-        """How many rows a statement changed."""
+    def _update(self, statement: str, *values: str | float) -> int:
+        """Execute a statement and return the number of changed rows."""
         return self._execute(statement, values)[1]
 
     def _execute(self, statement: str, values: Sequence[str | float]) -> tuple[list[tuple[Any, ...]], int]:
@@ -197,48 +222,48 @@ class Ledger:
                 return cursor.fetchall(), cursor.rowcount
             except sqlite3.OperationalError as error:
                 if "unable to open" not in str(error) and "readonly" not in str(error):
-                    raise self._unusable(error) from error
+                    raise self._error(error) from error
                 raise InputError(
-                    f"{self.path}: found no place to keep the judge's answers ({error}), expected a folder that can be "
-                    "written to; copy the judge's file into one"
+                    f"{self.path}: the judge's answers cannot be stored ({error}). "
+                    "Copy the judge's file into a writable folder."
                 ) from error
             except (sqlite3.DatabaseError, OSError, OverflowError, ValueError) as error:
-                raise self._unusable(error) from error
+                raise self._error(error) from error
 
-    def _unusable(self, error: Exception | str) -> InputError:
+    def _error(self, error: Exception | str) -> InputError:
         return InputError(
-            f"{self.path}: found a ledger of answers that cannot be used ({error}), expected one to read and write; "
-            "free some space, or remove it to ask everything again"
+            f"{self.path}: the ledger of answers is unusable ({error}). "
+            "Free some disk space, or remove the file to ask (and pay for) everything again."
         )
 
     def _connection(self) -> sqlite3.Connection:
-        if self._open is None:
-            self._open = _opened(":memory:") if self.path is None else self._file(self.path)
-        return self._open
+        if self._database is None:
+            self._database = _connect(":memory:") if self.path is None else self._open_file(self.path)
+        return self._database
 
-    def _file(self, path: Path) -> sqlite3.Connection:
-        """The file, to read only where it cannot be written."""
+    def _open_file(self, path: Path) -> sqlite3.Connection:
+        """Open the file, read-only if it is not writable."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            return _opened(str(path))
+            return _connect(str(path))
         except (sqlite3.OperationalError, OSError) as error:
-            said = str(error)
-            if not path.is_file() or not any(word in said for word in ("readonly", "unable to open", "Read-only")):
+            text = str(error)
+            if not path.is_file() or not any(word in text for word in ("readonly", "unable to open", "Read-only")):
                 if isinstance(error, OSError):
                     raise sqlite3.OperationalError(f"unable to open database file: {error.strerror}") from error
                 raise
-            return _read_only(path)
+            return _connect_read_only(path)
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         with self._lock:
-            if self._open is not None:
-                self._open.close()
-                self._open = None
+            if self._database is not None:
+                self._database.close()
+                self._database = None
 
 
-def _read_only(path: Path) -> sqlite3.Connection:
-    """A copy in memory of a file that cannot be written, with what a run that was killed left beside it."""
+def _connect_read_only(path: Path) -> sqlite3.Connection:
+    """An in-memory copy of a read-only file and its journal."""
     with tempfile.TemporaryDirectory() as folder:
         for end in ("", "-wal"):
             if Path(f"{path}{end}").is_file():
@@ -252,33 +277,40 @@ def _read_only(path: Path) -> sqlite3.Connection:
     return copy
 
 
-def _check_version(opened: sqlite3.Connection) -> int:
-    (version,) = opened.execute("PRAGMA user_version").fetchone()
+def _check_version(database: sqlite3.Connection) -> int:
+    (version,) = database.execute("PRAGMA user_version").fetchone()
     if version > _VERSION:
-        opened.close()
-        raise sqlite3.DatabaseError(f"of version {version}, newer than this program's {_VERSION}")
+        database.close()
+        raise sqlite3.DatabaseError(f"version {version} is newer than this program's {_VERSION}")
     return version
 
 
-def _opened(place: str) -> sqlite3.Connection:
-    """A database that can be written, with the tables of a ledger in it."""
-    opened = sqlite3.connect(place, timeout=30, isolation_level=None, check_same_thread=False)
-    version = _check_version(opened)
-    opened.execute("PRAGMA synchronous = NORMAL")
-    opened.execute("PRAGMA journal_mode = WAL")
-    opened.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT, number INTEGER, answer TEXT, "
-                   "PRIMARY KEY (key, number)) WITHOUT ROWID")  # fmt: skip
-    opened.execute("CREATE TABLE IF NOT EXISTS spent (requests INTEGER, tokens INTEGER, money REAL)")
-    opened.execute("CREATE TABLE IF NOT EXISTS claims (key TEXT PRIMARY KEY, owner TEXT, pid INTEGER, began TEXT, "
-                   "host TEXT, since REAL) WITHOUT ROWID")  # fmt: skip
-    opened.execute("INSERT INTO spent SELECT 0, 0, 0 WHERE NOT EXISTS (SELECT 1 FROM spent)")
+def _connect(path: str) -> sqlite3.Connection:
+    """Open a writable database and create the ledger's tables."""
+    database = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+    version = _check_version(database)
+    database.execute("PRAGMA synchronous = NORMAL")
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute(
+        "CREATE TABLE IF NOT EXISTS answers "
+        "(key TEXT, number INTEGER, answer TEXT, PRIMARY KEY (key, number)) WITHOUT ROWID"
+    )
+    database.execute("CREATE TABLE IF NOT EXISTS spent (requests INTEGER, tokens INTEGER, money REAL)")
+    database.execute(
+        "CREATE TABLE IF NOT EXISTS claims "
+        "(key TEXT PRIMARY KEY, owner TEXT, pid INTEGER, began TEXT, host TEXT, since REAL) WITHOUT ROWID"
+    )
+    database.execute("INSERT INTO spent SELECT 0, 0, 0 WHERE NOT EXISTS (SELECT 1 FROM spent)")
     if version < _VERSION:
-        opened.execute(f"PRAGMA user_version = {_VERSION}")
-    return opened
+        database.execute(f"PRAGMA user_version = {_VERSION}")
+    return database
 
 
-def _began(pid: int) -> str:
-    """When a process of this machine began, so that a number that is used again is not taken for it; "" for none."""
+def _start_time(pid: int) -> str:
+    """Start time of a local process, which distinguishes reused PIDs.
+
+    "" if it has ended.
+    """
     proc = Path("/proc")
     if (proc / "self" / "stat").exists():
         try:
@@ -286,7 +318,7 @@ def _began(pid: int) -> str:
         except OSError:
             return ""
         return "" if state in "ZX" else rest[18]
-    if os.name == "nt":  # where the call below would end the process
+    if os.name == "nt":  # os.kill would end the process there
         return "alive"
     try:
         os.kill(pid, 0)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from worldgymnast.completions import Usage, refusal
+from worldgymnast.completions import Usage, error_message
 from worldgymnast.errors import FieldError, InputError
 from worldgymnast.files import parse_json
 
@@ -110,7 +110,7 @@ def refused_parameter(body: str, sent: Sequence[str]) -> str | None:
                 named |= {str(part) for part in one["loc"]}
     if hits := [name for name in sent if name in named]:
         return hits[0]
-    return next((name for name in sent if _names(refusal(body), name)), None)
+    return next((name for name in sent if _names(error_message(body), name)), None)
 
 
 def _names(text: str, name: str) -> bool:

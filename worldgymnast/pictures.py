@@ -1,13 +1,12 @@
-"""Pictures that other people made, to uint8 RGB as a person sees them.
+"""Decode untrusted image files to uint8 RGB, as viewers show them.
 
-Only formats that cameras and editors write are opened: Pillow otherwise starts Ghostscript for a PostScript file,
-whatever its name. The rules:
+Only the formats of cameras and editors are accepted; Pillow would start Ghostscript for a PostScript file of any name.
 
-- The EXIF orientation is applied. Of an animation the first picture counts.
-- One channel of 8 bits or fewer becomes three equal ones, as of a monochrome camera. Depth stored so looks the same.
-- One channel of more than 8 bits, and floats, are refused: so depth is stored.
-- Colors of 16 bits keep their upper 8. CMYK and palettes become RGB; color profiles are ignored.
-- Transparency is laid on white; a picture that is transparent everywhere is refused.
+- The EXIF orientation is applied. An animation yields its first frame.
+- A single channel of up to 8 bits is repeated three times. Depth maps stored this way cannot be recognized.
+- A single channel of more than 8 bits, or of floats, is rejected as a depth map.
+- 16-bit colors keep their upper 8 bits. CMYK and palettes become RGB; color profiles are ignored.
+- Transparency is composited on white; a fully transparent picture is rejected.
 """
 
 from __future__ import annotations
@@ -24,107 +23,111 @@ from worldgymnast.files import mistaken, mistaken_file
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_PIXELS = 64 * 2**20
-"""Larger pictures are refused before they are decoded: 64 Mi pixels are 192 MiB as RGB."""
+"""Maximum number of pixels, checked before decoding: 64 Mi pixels are 192 MiB as RGB."""
 
 _MODES = ("RGB", "RGBA", "RGBX", "P", "PA", "CMYK", "YCbCr", "1", "L", "LA", "La", "RGBa")
-_GRAY = ("1", "L", "P")  # beginnings: also of LA and PA
-_DEEP = ("F", "I", "I;16", "I;16L", "I;16B", "I;16N")
+_GRAY_PREFIXES = ("1", "L", "P")  # also match LA and PA
+_DEPTH_MODES = ("F", "I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
 def open_picture(source: Path | bytes, where: str | Path, *, alpha: bool = False) -> np.ndarray:
     """Decode one picture by the rules of this module.
 
     Args:
-        source: a file, or the file's content.
-        where: what the error message names.
-        alpha: return RGBA rather than RGB on white.
+        source: path, or content of the file.
+        where: name of the picture in error messages.
+        alpha: return RGBA instead of RGB on white.
 
     Returns:
         uint8 [h w 3], or [h w 4] with `alpha`.
 
     Raises:
-        InputError: no picture, a format outside `FORMATS`, damaged, more than `MAX_PIXELS`, one channel of more than
-            8 bits, or transparent everywhere.
+        InputError: the file is not a picture, damaged, fully transparent, has a format outside `FORMATS`, more than
+            `MAX_PIXELS` pixels, or one channel of more than 8 bits.
     """
     if isinstance(source, Path):
         _check_file(source, where)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large pictures: `_check` decides
+            warnings.simplefilter("ignore")  # for large pictures; `_check` handles them
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
                 _check(image, where)
-                image.load()  # turns a TIFF and drops its orientation: it must not be turned twice
-                turned = ImageOps.exif_transpose(image)
-                if alpha or turned.has_transparency_data:
-                    pixels = np.array(turned.convert("RGBA"))
-                else:
-                    pixels = np.array(turned.convert("RGB"))
+                image.load()  # rotates a TIFF and drops its orientation, which must not be applied twice
+                upright = ImageOps.exif_transpose(image)
+                mode = "RGBA" if alpha or upright.has_transparency_data else "RGB"
+                pixels = np.array(upright.convert(mode))
     except InputError:
         raise
     except UnidentifiedImageError as error:
         expected = ", ".join(FORMATS)
-        if said := mistaken(source[:512]) if isinstance(source, bytes) else mistaken_file(source):
-            raise InputError(f"{where}: found no picture that can be read ({said})") from error
-        raise InputError(f"{where}: found no picture that can be read, expected {expected}; check the file") from error
-    except Image.DecompressionBombError as error:  # more than `_check` gets to see
+        if reason := mistaken(source[:512]) if isinstance(source, bytes) else mistaken_file(source):
+            raise InputError(f"{where}: not a readable picture ({reason})") from error
+        raise InputError(f"{where}: not a readable picture, expected {expected}; check the file") from error
+    except Image.DecompressionBombError as error:  # raised before `_check` runs
         raise InputError(f"{where}: found too many pixels, expected at most {MAX_PIXELS:,}; scale it down") from error
-    except Exception as error:  # whatever Pillow raises
+    except Exception as error:  # Pillow's exceptions have no common base
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{where}: found no picture that can be read ({reason}); copy it again") from error
+        raise InputError(f"{where}: not a readable picture ({reason}); copy it again") from error
     return on_white(pixels, where) if pixels.shape[-1] == 4 and not alpha else pixels
 
 
 def on_white(rgba: np.ndarray, where: str | Path) -> np.ndarray:
-    """Lay uint8 [h w 4] on white; raises InputError where nothing of it can be seen.
+    """Composite uint8 [h w 4] on white; raises InputError if it is fully transparent.
 
     >>> on_white(np.array([[[0, 0, 0, 255], [0, 0, 0, 51]]], np.uint8), "x.png").tolist()
     [[[0, 0, 0], [204, 204, 204]]]
     """
     if not rgba[..., 3].any():
-        raise InputError(f"{where}: found a picture that is transparent everywhere; remove its alpha channel")
-    laid = np.ascontiguousarray(rgba[..., :3])
+        raise InputError(f"{where}: the picture is fully transparent; remove its alpha channel")
+    rgb = np.ascontiguousarray(rgba[..., :3])
     if rgba[..., 3].min() == 255:
-        return laid
-    for colors, opacity in zip(laid, rgba[..., 3:], strict=True):  # row by row, to spare memory
-        wide = opacity.astype(np.uint16)
-        colors[:] = (colors * wide + 255 * (255 - wide) + 127) // 255
-    return laid
+        return rgb
+    for row, opacity in zip(rgb, rgba[..., 3:], strict=True):  # row by row, to save memory
+        alpha = opacity.astype(np.uint16)
+        row[:] = (row * alpha + 255 * (255 - alpha) + 127) // 255
+    return rgb
 
 
 def _check_file(path: Path, where: str | Path) -> None:
-    """A pipe or a device is refused before it is opened: reading it may never end."""
+    """Reject a pipe or device, which could block forever."""
     if "\0" in str(path):
-        raise InputError(f"{str(path)!r}: the path holds a null byte, which no file name can; correct the path")
+        raise InputError(f"{str(path)!r}: found a null byte in the path; correct the path")
     if not path.is_file():
         found = "no regular file" if path.exists() else "no file"
         raise InputError(f"{where}: found {found}, expected a picture (.png, .jpg, ...); check the path")
 
 
 def _check(image: Image.Image, where: str | Path) -> None:
-    """Refuse by what the header says, before a pixel is decoded."""
+    """Reject a picture by its header, before decoding."""
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise InputError(f"{where}: found {width} x {height} pixels, expected at most {MAX_PIXELS:,}; scale it down")
     raw = _raw_mode(image)
-    is_gray = image.mode.startswith(_GRAY) or raw.startswith(_GRAY)
-    if image.mode in _DEEP or (is_gray and (";16" in raw or _bits(image) > 8)):
+    is_gray = image.mode.startswith(_GRAY_PREFIXES) or raw.startswith(_GRAY_PREFIXES)
+    if image.mode in _DEPTH_MODES or (is_gray and (";16" in raw or _bits(image) > 8)):
         raise InputError(
             f"{where}: found one channel of more than 8 bits (mode {image.mode}), as depth is stored, expected color "
             "or 8-bit gray; name another camera"
         )
     if image.mode not in _MODES:
-        raise InputError(f"{where}: found a picture of mode {image.mode}, expected RGB; convert it")
+        raise InputError(f"{where}: found mode {image.mode}, expected RGB; convert the picture")
 
 
 def _raw_mode(image: Image.Image) -> str:
-    """How the file stores a pixel; Pillow opens 16-bit gray with transparency as 8-bit RGBA, from "LA;16B"."""
+    """The file's pixel format.
+
+    Pillow opens 16-bit gray with alpha ("LA;16B") as 8-bit RGBA.
+    """
     tiles = getattr(image, "tile", None)
-    found = tiles[0].args if tiles else ""
-    found = found[0] if isinstance(found, tuple) and found else found
-    return found if isinstance(found, str) else ""
+    mode = tiles[0].args if tiles else ""
+    mode = mode[0] if isinstance(mode, tuple) and mode else mode
+    return mode if isinstance(mode, str) else ""
 
 
 def _bits(image: Image.Image) -> int:
-    """Bits a channel by the tag of a TIFF file; 8 for the other formats."""
-    stored = getattr(image, "tag_v2", {}).get(258, 8)
-    return max(stored) if isinstance(stored, tuple) else int(stored)
+    """Bits per channel from the tag of a TIFF file.
+
+    8 for other formats.
+    """
+    bits = getattr(image, "tag_v2", {}).get(258, 8)
+    return max(bits) if isinstance(bits, tuple) else int(bits)

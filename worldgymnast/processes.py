@@ -1,7 +1,7 @@
-"""The processes of one training, started by torchrun or `accelerate launch`: which this is, what they tell each other.
+"""Distributed training with torchrun or `accelerate launch`: ranks, collectives and rank-zero calls.
 
-All run the same code on the same files. Only the first writes a run folder; the others wait for it and fail with it.
-They must see one file system. Without a launcher there is one process, and nothing here costs anything.
+All processes run the same code on a shared file system. Only rank 0 writes a run folder; the other ranks wait for it
+and fail with it. Without a launcher there is one process, and every function here returns at once.
 """
 
 from __future__ import annotations
@@ -19,93 +19,119 @@ import torch.distributed as dist
 from worldgymnast.errors import InputError
 from worldgymnast.types import Metrics
 
-_MOST = 100_000
-"""Processes that a launcher may start."""
-Given = ParamSpec("Given")
+_MAX_PROCESSES = 100_000
+Params = ParamSpec("Params")
 Result = TypeVar("Result")
 
 
-def launched() -> int:
-    """How many processes a launcher started, this one included."""
+def launched_processes() -> int:
+    """Number of processes that the launcher started; 1 without a launcher."""
     if "LOCAL_RANK" not in os.environ:
         return 1
     size = os.environ.get("WORLD_SIZE", "1")
-    if not size.isdecimal() or not 1 <= int(size) <= _MOST:
-        raise InputError(f"WORLD_SIZE: found '{size[:20]}' in the environment, expected 1 to {_MOST}; use torchrun")
+    if not size.isdecimal() or not 1 <= int(size) <= _MAX_PROCESSES:
+        raise InputError(
+            f"WORLD_SIZE: found '{size[:20]}' in the environment, expected 1 to {_MAX_PROCESSES}; use torchrun"
+        )
     return int(size)
 
 
-def join(device: str) -> None:
-    """Meets the other processes, gloo on "cpu" and nccl on "cuda", and takes this one's GPU; only the first prints.
+def initialize(device: str) -> None:
+    """Initialize the process group and this process's GPU.
+
+    Ranks above 0 stop printing.
+
+    Args:
+        device: "cpu" uses gloo, "cuda" uses nccl.
 
     Raises:
-        InputError: the launcher asks for sharded training (FSDP), which is a command's own flag.
+        InputError: the launcher requests sharded training (FSDP), which is a flag of the command instead.
     """
-    if launched() == 1:
+    if launched_processes() == 1:
         return
     if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
-        raise InputError("accelerate launch: found --use_fsdp, expected a launch without; use --fit.shard instead")
+        raise InputError("accelerate launch: found --use_fsdp, expected a launch without it; use --fit.shard instead")
     from accelerate import PartialState
 
     PartialState(cpu=device == "cpu")
-    warnings.filterwarnings("ignore", "Grad strides do not match bucket view")  # of 1x1 convolutions; costs nothing
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view")  # for 1x1 convolutions; harmless
     if rank():
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - open until the process ends
 
 
-def leave(code: int) -> int:
-    """Ends a process that a launcher started, at once and with that exit code; without a launcher it returns the code.
+def exit_process(code: int) -> int:
+    """Exit a launched process at once.
 
-    At the interpreter's own end, threads of gloo that still run abort the process now and then, however well it went
-    (pytorch/pytorch#190489); destroying the group is not enough, since caches of torch hold on to it.
+    Without a launcher, return the exit code.
+
+    At a normal interpreter exit, running gloo threads occasionally abort the process (pytorch/pytorch#190489).
+    Destroying the process group does not help, since caches of torch keep it alive.
     """
-    if count() > 1:
+    if world_size() > 1:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     return code
 
 
-def count() -> int:
-    """How many processes train together."""
+def world_size() -> int:
+    """Number of processes that train together.
+
+    >>> world_size()
+    1
+    """
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this is, 0 for the first."""
-    return dist.get_rank() if count() > 1 else 0
+    """Rank of this process, from 0."""
+    return dist.get_rank() if world_size() > 1 else 0
 
 
-def first(act: Callable[[], Result]) -> Result:
-    """What `act` returns in the first process, in all of them; an `InputError` there is raised in all."""
-    if count() == 1:
-        return act()
-    answer: list[Any] = [None, None]
+def on_rank_zero(function: Callable[[], Result]) -> Result:
+    """Call a function on rank 0 and broadcast its result.
+
+    An `InputError` on rank 0 is raised on all ranks.
+    """
+    if world_size() == 1:
+        return function()
+    outcome: list[Any] = [None, None]
     if rank() == 0:
         try:
-            answer[0] = act()
+            outcome[0] = function()
         except InputError as error:
-            answer[1] = str(error)
-    dist.broadcast_object_list(answer, src=0)
-    if answer[1] is not None:
-        raise InputError(answer[1])
-    return answer[0]
+            outcome[1] = str(error)
+    dist.broadcast_object_list(outcome, src=0)
+    if outcome[1] is not None:
+        raise InputError(outcome[1])
+    return outcome[0]
 
 
-def by_first(function: Callable[Given, Result]) -> Callable[Given, Result]:
-    """The function, done by the first process alone while the others wait; every process must call it."""
+def rank_zero_only(function: Callable[Params, Result]) -> Callable[Params, Result]:
+    """Decorate a function to run on rank 0 only.
+
+    All ranks must call it and get its result.
+    """
 
     @functools.wraps(function)
-    def call(*args: Given.args, **kwargs: Given.kwargs) -> Result:
-        return first(lambda: function(*args, **kwargs))
+    def call(*args: Params.args, **kwargs: Params.kwargs) -> Result:
+        return on_rank_zero(lambda: function(*args, **kwargs))
 
     return call
 
 
 def mean(values: Mapping[str, float], device: torch.device) -> Metrics:
-    """The mean over all processes of each number; `device` is where the models are."""
-    if count() == 1:
+    """Mean of each value over all processes.
+
+    Args:
+        values: the values of this process.
+        device: device of the models, used for the reduction.
+
+    >>> mean({"loss": 0.5}, torch.device("cpu"))
+    {'loss': 0.5}
+    """
+    if world_size() == 1:
         return dict(values)
     total = torch.tensor(list(values.values()), dtype=torch.float64, device=device)
     dist.all_reduce(total)
-    return dict(zip(values, (total / count()).tolist(), strict=True))
+    return dict(zip(values, (total / world_size()).tolist(), strict=True))

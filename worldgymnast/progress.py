@@ -1,4 +1,4 @@
-"""How far a loop is: a bar on a terminal, a line now and then in a log."""
+"""Progress of loops, on terminals and in logs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from worldgymnast.processes import rank
 
 Item = TypeVar("Item")
 
-_SHORTEST_TICK = 1.0
+_MIN_INTERVAL = 1.0
 
 
-def counted(what: str, items: Sequence[Item]) -> Iterator[Item]:
-    """Goes through `items` with their progress; `what` says what is done with them."""
+def track(what: str, items: Sequence[Item]) -> Iterator[Item]:
+    """Iterate over `items` with a progress display labeled `what`."""
     with Progress(what, len(items)) as progress:
         for item in items:
             yield item
@@ -26,16 +26,16 @@ def counted(what: str, items: Sequence[Item]) -> Iterator[Item]:
 
 
 class Progress:
-    """A progress bar on stderr with rate and time left; where stderr is no terminal, one line every `every` seconds.
+    """Progress bar on stderr with rate and remaining time.
 
-    Used as a context manager, `advance` called after each step; a line also comes while a single step takes longer.
-    Of several processes only the first says anything.
+    If stderr is not a terminal, prints one line every `every` seconds, also during a long step. Use as a context
+    manager and call `advance` after each step. Only rank 0 prints.
 
     Args:
-        what: a few words, such as "training the world".
+        what: label, such as "training the world".
         total: number of steps.
-        done: steps finished before, by an earlier process; they do not count for the rate.
-        every: seconds between two lines where there is no terminal.
+        done: steps finished before a resume; excluded from the rate.
+        every: seconds between two lines without a terminal.
     """
 
     def __init__(self, what: str, total: int, *, done: int = 0, every: float = 30.0) -> None:
@@ -44,10 +44,10 @@ class Progress:
         from rich.progress import Progress as Bar
 
         self.what, self.total, self.done, self.every = what, total, done, every
-        self._first, self._began = done, time.monotonic()
-        self._spoke, self._note = self._began, ""
-        self._ended = threading.Event()
-        self._ticker: threading.Thread | None = None
+        self._first_step, self._start_time = done, time.monotonic()
+        self._last_print, self._note = self._start_time, ""
+        self._has_ended = threading.Event()
+        self._printer: threading.Thread | None = None
         console = Console(stderr=True)
         self._bar: Bar | None = None
         if console.is_terminal and rank() == 0:
@@ -59,37 +59,36 @@ class Progress:
         if self._bar is not None:
             self._bar.start()
         elif rank() == 0:
-            self._ticker = threading.Thread(target=self._tick, name="progress", daemon=True)
-            self._ticker.start()
+            self._printer = threading.Thread(target=self._print_regularly, name="progress", daemon=True)
+            self._printer.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._ended.set()
-        if self._ticker is not None:
-            self._ticker.join()
+        self._has_ended.set()
+        if self._printer is not None:
+            self._printer.join()
         if self._bar is not None:
             self._bar.stop()
 
-    def _tick(self) -> None:
-        """Speaks while a step takes longer than `every` seconds."""
-        while not self._ended.wait(max(self.every, _SHORTEST_TICK)):
-            if time.monotonic() - self._spoke >= self.every:
-                self._speak()
+    def _print_regularly(self) -> None:
+        """Print a line whenever a step takes longer than `every` seconds."""
+        while not self._has_ended.wait(max(self.every, _MIN_INTERVAL)):
+            if time.monotonic() - self._last_print >= self.every:
+                self._print_line()
 
-    def _speak(self) -> None:
-        """Prints one line."""
+    def _print_line(self) -> None:
         now = time.monotonic()
-        self._spoke = now
-        rate = (self.done - self._first) / (now - self._began)
+        self._last_print = now
+        rate = (self.done - self._first_step) / (now - self._start_time)
         left = timedelta(seconds=round((self.total - self.done) / rate)) if rate > 0 else "unknown time"
         line = f"{self.what}: step {self.done}/{self.total}, {rate:.3g} steps/s, {left} left"
         print(f"{line}, {self._note}" if self._note else line, file=sys.stderr, flush=True)
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """Counts `steps` as finished; `note` is shown at the end of the line."""
+        """Count `steps` as finished; `note` is appended to the line."""
         self.done, self._note = self.done + steps, note
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, note=note)
             return
-        if time.monotonic() - self._spoke >= self.every and rank() == 0:
-            self._speak()
+        if time.monotonic() - self._last_print >= self.every and rank() == 0:
+            self._print_line()

@@ -1,7 +1,7 @@
-"""The JSON files of a run folder, read back: metrics, summaries, outcomes.
+"""Read the JSON files of a run folder: metrics, summaries, outcomes.
 
-A process that is killed, a full disk or a bad cable leaves half lines, zero bytes and flipped bits. What can be passed
-over is passed over and said; anything else is one line. Files with a hash of their content are checked against it.
+Killed processes, full disks and hardware faults leave truncated lines, zero bytes and flipped bits. Damaged parts that
+are not essential are skipped with a note; other damage raises a one-line error. Stored content hashes are verified.
 """
 
 from __future__ import annotations
@@ -20,41 +20,43 @@ from worldgymnast.files import json_object, parse_json, read_json, read_json_obj
 
 Row = dict[str, Any]
 HASH = "sha256"
-"""The field that holds the hash of the others."""
+"""Field with the hash of the other fields."""
 UNPLAYED = "imagined.json"
-"""In a run folder: outcomes of layouts that were imagined and not played."""
+"""File with outcomes of layouts that were imagined only."""
 DECISIONS = "decisions.json"
-"""In a run folder: which rounds replaced the policy that is kept, and why."""
-AGAIN = "remove it and run the same command again"
-_LARGEST_STEP = 2**53
+"""File that lists the rounds that replaced the kept policy, with reasons."""
+RERUN = "remove it, then rerun the same command"
+_MAX_STEP = 2**53
 
 
 # ---------------------------------------------------------------- metrics
 
 
 def read_metrics(file: Path) -> list[dict[str, float]]:
-    """The rows of a metrics file by step, null as NaN; none where there is no file.
+    """The rows of a metrics file by step, null as NaN.
 
-    A line that is no row is passed over with a note on stderr; so is a last line without an end, without a note: a
-    kill leaves one. Of a step that was logged twice the later row counts.
+    Empty without a file.
+
+    An invalid line is skipped with a note on stderr. An unterminated last line, as a kill leaves it, is skipped
+    silently. If a step was logged twice, the later row counts.
     """
     rows: dict[int, dict[str, float]] = {}
     for number, line in enumerate(_lines(file), 1):
         if (row := _metrics_row(line)) is not None:
             rows[int(row["step"])] = row
         elif line.strip(b"\0 \r\t"):
-            _note(f"{file}: line {number} passed over: found no row of metrics")
+            _print_once(f"{file}: line {number} skipped: not a row of metrics")
     return [rows[step] for step in sorted(rows)]
 
 
 @functools.cache
-def _note(line: str) -> None:
-    """Says it on stderr, once in a process."""
+def _print_once(line: str) -> None:
+    """Print a line on stderr, once per process."""
     print(line, file=sys.stderr)
 
 
 def metrics_before(file: Path, step: int) -> bytes:
-    """The lines of the steps before `step`, without those that are no rows."""
+    """The lines of the steps before `step`, without invalid ones."""
     rows = [(line, _metrics_row(line)) for line in _lines(file)]
     return b"".join(line + b"\n" for line, row in rows if row is not None and row["step"] < step)
 
@@ -70,12 +72,15 @@ def _lines(file: Path) -> list[bytes]:
 
 
 def _metrics_row(line: bytes) -> dict[str, float] | None:
-    """A line of metrics: an object with a whole step, everything else a number or null."""
+    """Parse a line of metrics: an object with an integer step.
+
+    All other values numbers or null.
+    """
     try:
         row = parse_json(line, "metrics")
     except InputError:
         return None
-    if not isinstance(row, dict) or not is_whole(row.get("step"), _LARGEST_STEP):
+    if not isinstance(row, dict) or not is_count(row.get("step"), _MAX_STEP):
         return None
     if not all(value is None or is_number(value) for value in row.values()):
         return None
@@ -89,22 +94,24 @@ def _is_finite(value: Any) -> bool:
 # ---------------------------------------------------------------- files with a hash
 
 
-def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
-    """A JSON object with the hash of its content beside it."""
+def with_hash(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object with the hash of its content added."""
     return {**value, HASH: _hash(value)}
 
 
-def read_sealed(file: Path, hint: str) -> dict[str, Any]:
-    """A JSON object without its hash, which is checked where there is one.
+def read_hashed(file: Path, hint: str) -> dict[str, Any]:
+    """Read a JSON object and verify its hash, if any.
+
+    Returns it without the hash.
 
     Raises:
-        InputError: it is no JSON object, or not the one that was written; the message ends in `hint`.
+        InputError: not a JSON object, or the hash does not match; the message ends in `hint`.
     """
-    found = read_json_object(file, hint)
-    expected = found.pop(HASH, None)
-    if expected is not None and _hash(found) != expected:
-        raise InputError(f"{file}: damaged: its content is not what was written; {hint}")
-    return found
+    value = read_json_object(file, hint)
+    expected = value.pop(HASH, None)
+    if expected is not None and _hash(value) != expected:
+        raise InputError(f"{file}: damaged: the content does not match its {HASH}; {hint}")
+    return value
 
 
 def _hash(value: Mapping[str, Any]) -> str:
@@ -112,111 +119,122 @@ def _hash(value: Mapping[str, Any]) -> str:
 
 
 def read_state(file: Path, step: int) -> tuple[dict[str, Any], str | None]:
-    """The state of the checkpoint of a step, and the hash that it and its tensors should have, where there is one.
+    """The state of a checkpoint and its recorded hash, or None.
 
     Raises:
-        InputError: it is no state, or that of another step.
+        InputError: the file is not a state of that step.
     """
-    hint = "an earlier checkpoint is used where there is one"
-    saved = read_json_object(file, hint)
-    if not is_whole(saved.get("step")) or saved["step"] != step:
-        raise InputError(f"{file}: field 'step': found {short(saved.get('step'))}, expected {step}; {hint}")
-    expected = saved.get(HASH)
+    hint = "an earlier checkpoint is used, if there is one"
+    content = read_json_object(file, hint)
+    if not is_count(content.get("step")) or content["step"] != step:
+        raise InputError(f"{file}: field 'step': found {short(content.get('step'))}, expected {step}; {hint}")
+    expected = content.get(HASH)
     if expected is not None and not isinstance(expected, str):
         raise InputError(f"{file}: field '{HASH}': found {short(expected)}, expected text; {hint}")
-    return json_object(saved.get("state"), file, "state", hint), expected
+    return json_object(content.get("state"), file, "state", hint), expected
 
 
 # ---------------------------------------------------------------- outcomes
 
 
 def read_outcomes(file: Path) -> dict[str, list[Row]]:
-    """Rows of episodes by policy or place; none where there is no file.
+    """Rows of episodes by policy or environment; empty without a file.
 
     Raises:
-        InputError: the file, or a row in it, is not what an evaluation writes.
+        InputError: the file or one of its rows is not the output of an evaluation.
     """
     if not file.exists():
         return {}
-    found = read_json_object(file, AGAIN)
-    for name, rows in found.items():
+    outcomes = read_json_object(file, RERUN)
+    for name, rows in outcomes.items():
         check_rows(rows, f"{file}: '{short(name)}'", is_outcome)
-    return found
+    return outcomes
 
 
-def read_rows(file: Path, is_right: Callable[[Any], bool] = lambda _: True) -> list[Row]:
-    """A list of rows; none where there is no file.
+def read_rows(file: Path, is_valid: Callable[[Any], bool] = lambda _: True) -> list[Row]:
+    """A list of rows; empty without a file.
 
     Raises:
-        InputError: the file holds no list of objects, or `is_right` is false for one.
+        InputError: the file is not a list of objects, or `is_valid` is false for one of them.
     """
     if not file.exists():
         return []
-    rows = read_json(file, AGAIN)
-    check_rows(rows, file, is_right)
+    rows = read_json(file, RERUN)
+    check_rows(rows, file, is_valid)
     return rows
 
 
-def check_rows(rows: Any, where: str | Path, is_right: Callable[[Any], bool]) -> None:
-    """Raise `InputError` unless `rows` is a list of objects for which `is_right` holds."""
+def check_rows(rows: Any, where: str | Path, is_valid: Callable[[Any], bool]) -> None:
+    """Raise `InputError` unless `rows` is a list of valid objects."""
     if not isinstance(rows, list):
-        raise InputError(f"{where}: found {short(rows)}, expected a list of rows; {AGAIN}")
+        raise InputError(f"{where}: found {short(rows)}, expected a list of rows; {RERUN}")
     for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict) or not is_right(row):
-            raise InputError(f"{where}: row {number}: found {short(row)}, expected the row of an episode; {AGAIN}")
+        if not isinstance(row, dict) or not is_valid(row):
+            raise InputError(f"{where}: row {number}: found {short(row)}, expected the row of an episode; {RERUN}")
 
 
 def is_outcome(row: Row) -> bool:
-    """Whether a row says where an episode took place and how it ended."""
+    """Whether a row describes an episode and its outcome."""
     return (
         isinstance(row.get("task"), str)
-        and is_whole(row.get("layout"))
-        and is_whole(row.get("seed"))
+        and is_count(row.get("layout"))
+        and is_count(row.get("seed"))
         and is_verdict(row.get("success", 0))
         and is_verdict(row.get("imagined"))
-        and is_whole(row.get("frames", 0))
+        and is_count(row.get("frames", 0))
     )
 
 
 def is_scene(row: Row) -> bool:
-    """Whether a row holds the outcomes of one test-time training: in its scene and in those of other tasks."""
+    """Whether a row has the outcomes of one test-time training."""
     lists: list[Any] = [row.get(name) for name in ("scene_before", "scene_after", "tasks", "before", "after")]
-    if not all(isinstance(one, list) for one in lists):
+    if not all(isinstance(values, list) for values in lists):
         return False
-    own_before, own_after, tasks, before, after = lists
-    places = isinstance(row.get("task"), str) and isinstance(row.get("remedy"), str) and is_whole(row.get("layout"))
-    known = all(map(is_verdict, [*own_before, *own_after, *before, *after]))
-    equal = len(own_before) == len(own_after) and len(tasks) == len(before) == len(after)
-    return places and known and equal and all(isinstance(task, str) for task in tasks)
+    scene_before, scene_after, tasks, before, after = lists
+    has_names = isinstance(row.get("task"), str) and isinstance(row.get("remedy"), str) and is_count(row.get("layout"))
+    has_verdicts = all(map(is_verdict, [*scene_before, *scene_after, *before, *after]))
+    has_equal_lengths = len(scene_before) == len(scene_after) and len(tasks) == len(before) == len(after)
+    return has_names and has_verdicts and has_equal_lengths and all(isinstance(task, str) for task in tasks)
 
 
 def read_seconds(file: Path) -> dict[str, float]:
-    """Seconds by name; a file that is damaged counts as none, with a note: they are for reading only."""
+    """Durations in seconds by name.
+
+    Empty with a note if the file is damaged.
+    """
     if not file.exists():
         return {}
     try:
-        found = read_json_object(file, "its times are left out")
+        durations = read_json_object(file, "its times are omitted")
     except InputError as error:
         print(error, file=sys.stderr)
         return {}
-    return {name: value for name, value in found.items() if is_number(value) and 0 <= value < math.inf}
+    return {name: value for name, value in durations.items() if is_number(value) and 0 <= value < math.inf}
 
 
 def read_object(file: Path) -> dict[str, Any]:
-    """A JSON object; an empty one where there is no file."""
-    return json_object(read_json(file, AGAIN), file, hint=AGAIN) if file.exists() else {}
+    """A JSON object; empty without a file."""
+    return json_object(read_json(file, RERUN), file, hint=RERUN) if file.exists() else {}
 
 
 def is_verdict(value: Any) -> bool:
-    """Whether it is an outcome: true, false, or null where it is unknown."""
+    """Whether a value is an outcome: true, false, or null for unknown."""
     return value is None or isinstance(value, bool)
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a JSON number."""
+    """Whether a value is a JSON number.
+
+    >>> is_number(1.5), is_number(True), is_number("1.5")
+    (True, False, False)
+    """
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def is_whole(value: Any, most: int = 2**63 - 1) -> bool:
-    """Whether it is a whole number from 0 to `most`."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most
+def is_count(value: Any, limit: int = 2**63 - 1) -> bool:
+    """Whether a value is an integer from 0 to `limit`.
+
+    >>> is_count(3), is_count(-1), is_count(True)
+    (True, False, False)
+    """
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= limit

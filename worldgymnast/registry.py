@@ -29,7 +29,7 @@ from worldgymnast.judges.descriptions import save_judge as save_judge
 from worldgymnast.ledger import Ledger
 from worldgymnast.policies.flow_vla import FlowVLAConfig
 from worldgymnast.policies.small_vla import SmallVLAConfig
-from worldgymnast.processes import by_first
+from worldgymnast.processes import rank_zero_only
 from worldgymnast.protocols import (
     ComponentInfo,
     Editor,
@@ -178,7 +178,7 @@ def make(group: Group, config: Any, info: ComponentInfo | None = None) -> Any:
     )
 
 
-@by_first
+@rank_zero_only
 def save_component(path: Path, component: Any, manifest: Manifest, *, half: bool = False) -> None:
     """Write a policy, world model or judge as one safetensors file.
 

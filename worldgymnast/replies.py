@@ -1,6 +1,7 @@
-"""The text of a chat reply: why it ended, which part of it is the answer, and without the model's thoughts.
+"""Extract the answer's text from a chat reply, without the model's reasoning.
 
-Servers that speak OpenAI's API differ in all three. An answer that was cut off, refused or is only a thought is none.
+OpenAI-compatible servers differ in how they report the finish reason, the content and the reasoning. A truncated or
+refused answer, or one that is only reasoning, is unusable.
 """
 
 from __future__ import annotations
@@ -10,77 +11,132 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from worldgymnast.endpoint import Unusable
+from worldgymnast.endpoint import UnusableReply
 from worldgymnast.files import short
 
-_ENDED = ("stop", "stop_sequence", "stop_token", "eos", "eos_token", "end_turn", "end_of_turn", "complete", "completed",
-          "finished", "finish", "end", "done", "normal", "null", "none")  # fmt: skip
-"""What servers call an answer that the model itself ended; some say nothing at all."""
-_CALLED = {
-    "length": "cut off", "max_tokens": "cut off", "model_length": "cut off", "max_output_tokens": "cut off",
-    "content_filter": "refused", "safety": "refused", "refusal": "refused", "sensitive": "refused",
-    "tool_calls": "tool call", "tool_call": "tool call", "function_call": "tool call", "tool_use": "tool call",
-}  # fmt: skip
-_THOUGHT_PARTS = ("thinking", "reasoning", "reasoning_text", "thought", "redacted_thinking", "reasoning_content",
-                  "reasoning_summary", "summary_text", "analysis")  # fmt: skip
+_COMPLETE = frozenset(
+    {
+        "stop",
+        "stop_sequence",
+        "stop_token",
+        "eos",
+        "eos_token",
+        "end_turn",
+        "end_of_turn",
+        "complete",
+        "completed",
+        "finished",
+        "finish",
+        "end",
+        "done",
+        "normal",
+        "null",
+        "none",
+    }
+)
+"""Finish reasons of complete answers; some servers report none."""
+_FAILURE_KINDS = {
+    "length": "cut off",
+    "max_tokens": "cut off",
+    "model_length": "cut off",
+    "max_output_tokens": "cut off",
+    "content_filter": "refused",
+    "safety": "refused",
+    "refusal": "refused",
+    "sensitive": "refused",
+    "tool_calls": "tool call",
+    "tool_call": "tool call",
+    "function_call": "tool call",
+    "tool_use": "tool call",
+}
+"""Failure kind by finish reason."""
+_REASONING_PARTS = frozenset(
+    {
+        "thinking",
+        "reasoning",
+        "reasoning_text",
+        "thought",
+        "redacted_thinking",
+        "reasoning_content",
+        "reasoning_summary",
+        "summary_text",
+        "analysis",
+    }
+)
+"""Types of content parts that are reasoning."""
 
 _NAMES = (
     r"(?:[a-z]{1,12}[:_])?(?:start_|end_|begin_)?(?:think|thinking|thought|thoughts|thought_process|reasoning|reason"
     r"|rationale|reflection|analysis|scratchpad|details|plan|planning|monologue|deliberation)"
 )
-_HEADED = r"^[ \t]{0,3}#{1,4}[ \t*]{1,6}"
+_HEADING = r"^[ \t]{0,3}#{1,4}[ \t*]{1,6}"
 _MARK = re.compile(
     rf"(?P<closes_too>[<\[◁]\|?\s{{0,3}}end_(?:of_)?{_NAMES}\|?[>\]▷]|<unused95>"
-    rf"|{_HEADED}final[ \t]{{1,3}}(?:response|answer|output)[ \t:*]{{0,6}}$)"
+    rf"|{_HEADING}final[ \t]{{1,3}}(?:response|answer|output)[ \t:*]{{0,6}}$)"
     rf"|(?P<opens>[<\[◁]\|?\s{{0,3}}{_NAMES}(?:\s[^<>\[\]\n]{{0,60}})?\|?[>\]▷]"
-    rf"|<unused94>(?:thought)?|{_HEADED}(?:thinking|thoughts)[ \t:*]{{0,6}}$"
+    rf"|<unused94>(?:thought)?|{_HEADING}(?:thinking|thoughts)[ \t:*]{{0,6}}$"
     r"|<\|begin_of_thought\|>|<\|channel\|?>\s{0,3}(?:analysis|commentary|thought))"
     rf"|(?P<closes>[<\[◁][/|]{{1,2}}\s{{0,3}}{_NAMES}\s{{0,3}}\|?[>\]▷]"
     r"|<\|end_of_thought\|>|<\|channel\|?>\s{0,3}final|<channel\|>)",
     re.IGNORECASE | re.MULTILINE,
 )
 _FIRST_TAG = re.compile(r"\s*<([a-z][a-z_:-]{4,30})>", re.IGNORECASE)
-_ANSWER_TAGS = ("answer", "score", "final_answer", "final_score", "final", "response", "output", "conclusion", "result",
-                "verdict", "strong", "start_of_turn", "assistant")  # fmt: skip
-"""Tags that may stay open before an answer; any other that never closes is a thought that was cut off."""
+_ANSWER_TAGS = frozenset(
+    {
+        "answer",
+        "score",
+        "final_answer",
+        "final_score",
+        "final",
+        "response",
+        "output",
+        "conclusion",
+        "result",
+        "verdict",
+        "strong",
+        "start_of_turn",
+        "assistant",
+    }
+)
+"""Tags that may stay open before an answer; any other unclosed tag starts truncated reasoning."""
 _BARE_CHANNELS = re.compile(r"\s*analysis(?=[A-Z])")
-"""How an answer begins whose channel marks the server removed: "analysisWe need ...assistantfinalFinal Score: 1"."""
+"""Start of an answer without channel markers: "analysisWe need ...assistantfinalFinal Score: 1"."""
 
 
-def answer_of(choice: Any) -> str:
-    """The text of a reply's choice, thoughts that stand in it included.
+def answer_text(choice: Any) -> str:
+    """The text of a reply's choice, including inline reasoning.
 
     Raises:
-        Unusable: it was cut off, refused, calls a tool, or has no text.
+        UnusableReply: the answer is truncated, refused, a tool call, or empty.
     """
     message = getattr(choice, "message", None)
-    _check_ended(getattr(choice, "finish_reason", None))
+    _check_finish_reason(getattr(choice, "finish_reason", None))
     if refusal := getattr(message, "refusal", None):
-        raise Unusable("refused", f"the model refuses: {short(refusal)}")
+        raise UnusableReply("refused", f"the model refuses: {short(refusal)}")
     if getattr(message, "tool_calls", None) or getattr(message, "function_call", None):
-        raise Unusable("tool call", "a tool call in the place of an answer")
-    text = _joined(getattr(message, "content", None))
+        raise UnusableReply("tool call", "tool call instead of an answer")
+    text = _join(getattr(message, "content", None))
     if not text.strip():
-        thought = any(getattr(message, name, None) for name in ("reasoning_content", "reasoning", "thinking"))
-        raise Unusable("empty", "an answer that is only a thought" if thought else "empty answer")
+        has_reasoning = any(getattr(message, name, None) for name in ("reasoning_content", "reasoning", "thinking"))
+        raise UnusableReply("empty", "reasoning without an answer" if has_reasoning else "empty answer")
     return text
 
 
-def _check_ended(reason: Any) -> None:
-    """Raises `Unusable` where the model did not end its answer itself."""
-    if isinstance(reason, Mapping):  # SGLang's own form: {"type": "stop", "matched": ...}
+def _check_finish_reason(reason: Any) -> None:
+    """Raise `UnusableReply` if the answer is incomplete."""
+    if isinstance(reason, Mapping):  # SGLang's form: {"type": "stop", "matched": ...}
         reason = reason.get("type")
     if reason is None or (isinstance(reason, str) and not reason.strip()):
         return
     name = reason.strip().lower().removeprefix("finish_reason_") if isinstance(reason, str) else ""
-    if name not in _ENDED:
-        kind = _CALLED.get(name, "not ended")
+    if name not in _COMPLETE:
+        kind = _FAILURE_KINDS.get(name, "not ended")
         fix = "; raise max_tokens" if kind == "cut off" else ""
-        raise Unusable(kind, f"an answer that did not end by itself (finish_reason {short(reason)}){fix}")
+        raise UnusableReply(kind, f"incomplete answer (finish_reason {short(reason)}){fix}")
 
 
-def _joined(content: Any) -> str:
-    """Text as it is, or the texts of a list of parts, without those that are thoughts."""
+def _join(content: Any) -> str:
+    """Text as is, or joined from parts without reasoning."""
     if isinstance(content, str):
         return content
     if isinstance(content, Mapping) and not {"type", "text"} & content.keys():
@@ -92,43 +148,46 @@ def _joined(content: Any) -> str:
 def _text(part: Any) -> str:
     if isinstance(part, str):
         return part
-    if not isinstance(part, Mapping) or part.get("type") in _THOUGHT_PARTS:
+    if not isinstance(part, Mapping):
         return ""
-    if part.get("type") == "refusal":
-        raise Unusable("refused", f"the model refuses: {short(part.get('refusal'))}")
-    if part.get("thought") is True:  # Gemini's own form
+    kind = part.get("type")
+    if isinstance(kind, str) and kind in _REASONING_PARTS:
+        return ""
+    if kind == "refusal":
+        raise UnusableReply("refused", f"the model refuses: {short(part.get('refusal'))}")
+    if part.get("thought") is True:  # Gemini's form
         return ""
     text = part.get("text")
     return text if isinstance(text, str) else ""
 
 
-def without_thoughts(text: str) -> str | None:
-    """The text without what the model thought aloud; None where the thought never ends.
+def strip_reasoning(text: str) -> str | None:
+    """The text without inline reasoning; None if the reasoning is truncated.
 
-    A mark that only closes, as chat templates that open the thought themselves leave it, ends a thought that began
-    with the text.
+    A closing mark without an opening one ends reasoning that starts with the text. Chat templates that open the
+    reasoning themselves produce such replies.
 
-    >>> without_thoughts("<think>1 or 0?</think>Final Score: 1").strip()
+    >>> strip_reasoning("<think>1 or 0?</think>Final Score: 1").strip()
     'Final Score: 1'
-    >>> without_thoughts("Final Score: 0? Let me see.</think>Final Score: 1").strip()
+    >>> strip_reasoning("Final Score: 0? Let me see.</think>Final Score: 1").strip()
     'Final Score: 1'
-    >>> without_thoughts("<think>The score may be 1") is None
+    >>> strip_reasoning("<think>The score may be 1") is None
     True
     """
     text = text.replace("&lt;", "<").replace("&gt;", ">")
     if _BARE_CHANNELS.match(text):
-        _, found, after = text.rpartition("assistantfinal")
-        return after if found else None
+        _, separator, answer = text.rpartition("assistantfinal")
+        return answer if separator else None
     tag = _FIRST_TAG.match(text)
-    named = tag[1].lower() if tag and not _MARK.match(text.lstrip()) else "answer"
-    if named not in _ANSWER_TAGS and f"</{named}>" not in text.lower():
+    tag_name = tag[1].lower() if tag and not _MARK.match(text.lstrip()) else "answer"
+    if tag_name not in _ANSWER_TAGS and f"</{tag_name}>" not in text.lower():
         return None
-    said: list[str] = []
-    start, thinks = 0, False
+    kept: list[str] = []
+    start, is_reasoning = 0, False
     for mark in _MARK.finditer(text):
-        if mark["opens"]:
-            said += [] if thinks else [text[start : mark.start()]]
-        elif not thinks:
-            said.clear()
-        start, thinks = mark.end(), bool(mark["opens"])
-    return None if thinks else "\n".join([*said, text[start:]])
+        if not mark["opens"] and not is_reasoning:
+            kept.clear()
+        elif not is_reasoning:
+            kept.append(text[start : mark.start()])
+        start, is_reasoning = mark.end(), bool(mark["opens"])
+    return None if is_reasoning else "\n".join([*kept, text[start:]])

@@ -1,4 +1,4 @@
-"""Whether a folder is a run's, what stands in it, and what the system says of it, in one line."""
+"""Helpers for run folders: validation, comparison of configs, one-line errors."""
 
 from __future__ import annotations
 
@@ -20,15 +20,18 @@ from worldgymnast import __version__
 from worldgymnast.errors import InputError
 from worldgymnast.files import short
 from worldgymnast.ledger import FILE
-from worldgymnast.staging import TEMPORARY, is_full
+from worldgymnast.staging import TEMPORARY, is_disk_full
 from worldgymnast.weights import some_of
 
 LOCK = ".lock"
 
 
 def check_folder(path: Path) -> None:
-    """Raises `InputError` unless a run could be begun, or gone on with, in that folder; writes nothing."""
-    with readable(path):
+    """Raise `InputError` unless a run can start or resume in a folder.
+
+    Writes nothing.
+    """
+    with os_errors_as_input_errors(path):
         if os.path.lexists(path) and not path.is_dir():
             raise InputError(f"{path}: found a file, expected a run folder; give another path")
         names = sorted(p.name for p in path.iterdir()) if path.exists() else []
@@ -36,18 +39,17 @@ def check_folder(path: Path) -> None:
         return
     if others := [n for n in names if n not in ("versions.json", LOCK) and not n.startswith((TEMPORARY, FILE))]:
         raise InputError(
-            f"{path}: field 'config.json': found none beside {some_of(others)}, expected an empty folder or a run; "
-            "give another path"
+            f"{path}: found {some_of(others)} but no config.json, expected an empty folder or a run; give another path"
         )
 
 
 @contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Turns what the system says of a run folder into one line."""
+def os_errors_as_input_errors(path: Path) -> Iterator[None]:
+    """Convert OS errors about a run folder into one-line errors."""
     try:
         yield
     except OSError as error:
-        if is_full(error):
+        if is_disk_full(error):
             raise
         where = error.filename or path
         raise InputError(
@@ -60,8 +62,8 @@ def readable(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def resuming(run: Path) -> Iterator[None]:
-    """Turns what is wrong with a checkpoint that was written without a hash, by version 0.1, into one line."""
+def checkpoint_errors_as_input_errors(run: Path) -> Iterator[None]:
+    """Convert errors of checkpoints without a hash (version 0.1)."""
     try:
         yield
     except InputError:
@@ -69,18 +71,22 @@ def resuming(run: Path) -> Iterator[None]:
     except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:100]}"
         raise InputError(
-            f"{run / 'checkpoints'}: the newest checkpoint does not fit this command ({reason}). Remove it and run the "
-            "same command again: it resumes from the one before"
+            f"{run / 'checkpoints'}: the newest checkpoint does not fit this command ({reason}). Remove it, then rerun "
+            "the same command to resume from the previous one"
         ) from error
 
 
-def finished(path: Path) -> bool:
-    """Whether that folder holds a run that came to its end."""
+def is_finished(path: Path) -> bool:
+    """Whether a folder has a finished run."""
     return (path / "summary.json").is_file()
 
 
 def first_difference(found: Any, expected: Any, name: str = "") -> tuple[str, Any, Any] | None:
-    """Dotted name and both values of the first field (in sorted order) that differs, or None."""
+    """Dotted name and both values of the first differing field.
+
+    >>> first_difference({"a": {"b": 1}}, {"a": {"b": 2}})
+    ('a.b', 1, 2)
+    """
     if isinstance(found, dict) and isinstance(expected, dict):
         for key in sorted(found.keys() | expected.keys()):
             field = f"{name}.{key}" if name else str(key)
@@ -93,7 +99,7 @@ def first_difference(found: Any, expected: Any, name: str = "") -> tuple[str, An
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes."""
+    """Versions of the software that affects results."""
     return {
         "torch": torch.__version__,
         "worldgymnast": __version__,
@@ -103,21 +109,24 @@ def versions() -> dict[str, str]:
     }
 
 
-def remove(path: Path) -> None:
-    """Removes a file, a link or a whole folder."""
+def remove_path(path: Path) -> None:
+    """Remove a file, a link or a folder with its content."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
 
 
-def step_of(place: Path) -> int | None:
-    """The step in the name of a checkpoint's folder."""
-    found = re.fullmatch(r"step-(\d{8,15})", place.name)
-    return int(found[1]) if found and place.is_dir() else None
+def checkpoint_step(path: Path) -> int | None:
+    """The step in the name of a checkpoint's folder.
+
+    None for other paths.
+    """
+    match = re.fullmatch(r"step-(\d{8,15})", path.name)
+    return int(match[1]) if match and path.is_dir() else None
 
 
 def command_line() -> str:
-    """How this process was started, fit to be pasted into a shell."""
+    """The command line of this process, quoted for a shell."""
     name = Path(sys.argv[0]).name
     return shlex.join(["worldgymnast" if name == "__main__.py" else name, *sys.argv[1:]])

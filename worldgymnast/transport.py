@@ -1,20 +1,20 @@
-"""HTTP exchanges with bounds: a deadline over the whole of each, a limit on its reply, the key for one host only.
+"""HTTP requests with a deadline, a size limit and one allowed host.
 
-Requests are made by the official client. Its replies are read here, in pieces, so that a server that sends a byte every
-half second, or a kilobyte that unpacks to a gigabyte, costs no more than its time-out and a few megabytes.
+The official openai client sends the requests. Responses are read here in chunks. A server that sends one byte every
+half second, or a kilobyte that decompresses to a gigabyte, costs at most the timeout and a few megabytes.
 
-An exchange is one attempt: the client's own retries are off (`max_retries=0`), and `endpoint` repeats. Handing them
-over to the client (openai 3.54, tried with event hooks that count) would lose:
+Each request is one attempt: the client's own retries are off (`max_retries=0`) and `endpoint` retries. Retries by the
+client (openai 3.54, tested with counting event hooks) would lose:
 
-- `pause` and `longest_pause`, which judges' files hold. The client waits 0.5 to 8 seconds, constants of a private
-  module, and follows a Retry-After of up to 120 seconds whatever the run allows.
-- One limit on attempts. The client repeats connections and statuses; half a JSON, a web page or prose with status 200
-  needs a second loop around it, and the two multiply.
-- Exact counts from hooks. A reply that breaks off is heard as "200", a connection that fails not at all.
-- Refusals that last: status 501 and "insufficient_quota" are sent again until the retries are used up.
-- The stop, which ends a pause at once but not a request under way, since that is paid; a cancelled call ends both.
+- `pause` and `longest_pause`, which are set in judges' files. The client waits 0.5 to 8 seconds (constants of a private
+  module) and follows a Retry-After of up to 120 seconds regardless of the run's limit.
+- A single limit on attempts. The client retries connection errors and statuses only. Truncated JSON, a web page or
+  prose with status 200 needs a second loop around it, and the two limits multiply.
+- Exact counts. Hooks report a truncated response as "200" and a failed connection not at all.
+- Permanent failures. The client retries status 501 and "insufficient_quota".
+- The stop, which ends a pause but not a request in flight, since that is paid for. Cancelling the call ends both.
 
-Only the check of the budget before each attempt would be as good in a hook. The client's jitter is in `endpoint`, too.
+Only the budget check before each attempt would work in a hook. The client's jitter is replicated in `endpoint`.
 """
 
 from __future__ import annotations
@@ -32,38 +32,46 @@ from typing import Any
 from worldgymnast.keys import Address
 
 MAX_REPLY = 8 * 2**20
-"""Bytes of a chat completion, unpacked."""
+"""Maximum size of a chat completion in bytes, decompressed."""
 MAX_PICTURE = 64 * 2**20
-"""Bytes of a reply with a picture, unpacked."""
-_MAX_REFUSAL = 64 * 2**10
-"""Bytes of a reply that is an error; what goes beyond is not read."""
-_SENT = {"accept", "authorization", "content-type", "content-length", "transfer-encoding", "host", "connection"}
-"""Headers that every server gets; what else the client knows of this machine, only the provider it was written for."""
-_OWN = "api.openai.com"
-_sent: contextvars.ContextVar[threading.Event] = contextvars.ContextVar("sent")
-"""Set once the request of this exchange is at the server in full."""
+"""Maximum size of an image response in bytes, decompressed."""
+_MAX_ERROR = 64 * 2**10
+"""Bytes that are read of an error response."""
+_PUBLIC_HEADERS = {
+    "accept",
+    "authorization",
+    "content-type",
+    "content-length",
+    "transfer-encoding",
+    "host",
+    "connection",
+}
+"""Headers sent to every server. The client's other headers describe this machine and go to OpenAI only."""
+_OPENAI_HOST = "api.openai.com"
+_is_sent: contextvars.ContextVar[threading.Event] = contextvars.ContextVar("is_sent")
+"""Event that is set once the request has been sent in full."""
 
 
 @dataclass(frozen=True)
-class Received:
-    """A reply of status 2xx.
+class Response:
+    """A response with status 2xx.
 
     Attributes:
-        content: its bytes, unpacked.
-        is_json: whether the server calls it JSON.
+        content: decompressed bytes.
+        is_json: whether the content type is JSON.
     """
 
     content: bytes
     is_json: bool
 
 
-class Refused(Exception):
-    """A reply of another status than 2xx.
+class StatusError(Exception):
+    """A response with a status other than 2xx.
 
     Attributes:
-        status: its number.
+        status: the status code.
         headers: by name, in lower case.
-        body: what could be read of it.
+        body: the body, as far as it could be read.
     """
 
     def __init__(self, status: int, headers: Mapping[str, str], body: str):
@@ -71,12 +79,12 @@ class Refused(Exception):
         self.status, self.headers, self.body = status, headers, body
 
 
-class Lost(Exception):
-    """No reply, or one that cannot be read to its end.
+class TransportError(Exception):
+    """No response, or a truncated one.
 
     Attributes:
         kind: "timed out", "connection", "too large" or "cut off".
-        was_sent: whether the server may have done what it was asked, which is paid for.
+        was_sent: whether the server may have processed the request, which then costs money.
     """
 
     def __init__(self, kind: str, message: str, was_sent: bool = True):
@@ -85,48 +93,46 @@ class Lost(Exception):
 
 
 class Transport:
-    """Send requests to one server.
+    """HTTP connection to one server.
 
     Args:
-        url: its address, up to and with /v1.
-        to: what the address names; no proxy is asked for this machine itself.
-        key: sent to it; "" for none.
-        deadline: seconds that an exchange may take in all.
+        url: the server's base URL, including /v1.
+        address: the parsed URL; requests to this machine bypass proxies.
+        key: the API key; "" for none.
+        deadline: seconds that a request may take in total.
     """
 
-    def __init__(self, url: str, to: Address, key: str, deadline: float):
+    def __init__(self, url: str, address: Address, key: str, deadline: float):
         import openai
 
         self.deadline, self._loop = deadline, _loop()
-        http = _bounded_client()(to, deadline)
+        http = _bounded_client()(address, deadline)
         weakref.finalize(self, _close, self._loop, http).atexit = False
         self._client = openai.AsyncOpenAI(
             base_url=url, api_key=key or "none", timeout=deadline, max_retries=0, http_client=http
         )
-        self._chat = self._client.chat.completions.with_raw_response  # loads modules, before any deadline
+        self._chat = self._client.chat.completions.with_raw_response  # imports modules before any deadline starts
         self._images, self._models = self._client.images.with_raw_response, self._client.models.with_raw_response
 
-    def chat(self, model: str, messages: Sequence[Any], extra: Mapping[str, Any], **fields: Any) -> Received:
-        """Ask for chat completions; raises `Refused` or `Lost`."""
-        said, body = list(messages), dict(extra)
-        return self._received(lambda: self._chat.create(model=model, messages=said, extra_body=body, **fields))
+    def chat(self, model: str, messages: Sequence[Any], extra: Mapping[str, Any], **fields: Any) -> Response:
+        """Request chat completions; raises `StatusError` or `TransportError`."""
+        sent, body = list(messages), dict(extra)
+        return self._send(lambda: self._chat.create(model=model, messages=sent, extra_body=body, **fields))
 
-    def edit(self, model: str, picture: bytes, prompt: str, extra: Mapping[str, Any], **fields: Any) -> Received:
-        """Ask for a picture (the content of a PNG file) to be edited; raises `Refused` or `Lost`."""
-        shown, body = ("frame.png", picture, "image/png"), dict(extra)
-        return self._received(
-            lambda: self._images.edit(model=model, image=shown, prompt=prompt, extra_body=body, **fields)
-        )
+    def edit(self, model: str, picture: bytes, prompt: str, extra: Mapping[str, Any], **fields: Any) -> Response:
+        """Request an edit of a PNG file's content; raises `StatusError` or `TransportError`."""
+        image, body = ("frame.png", picture, "image/png"), dict(extra)
+        return self._send(lambda: self._images.edit(model=model, image=image, prompt=prompt, extra_body=body, **fields))
 
-    def models(self) -> Received:
-        """Ask which models there are; raises `Refused` or `Lost`."""
-        return self._received(self._models.list)
+    def models(self) -> Response:
+        """Request the list of models; raises `StatusError` or `TransportError`."""
+        return self._send(self._models.list)
 
-    def _received(self, call: Callable[[], Awaitable[Any]]) -> Received:
+    def _send(self, call: Callable[[], Awaitable[Any]]) -> Response:
         sent = threading.Event()
 
         async def exchange() -> Any:
-            _sent.set(sent)
+            _is_sent.set(sent)
             async with asyncio.timeout(self.deadline):
                 return await call()
 
@@ -136,34 +142,34 @@ class Transport:
             raw = asyncio.run_coroutine_threadsafe(exchange(), self._loop).result()
         except openai.APIStatusError as error:
             headers = {name.lower(): value for name, value in error.response.headers.items()}
-            raise Refused(error.status_code, headers, error.response.text) from None
-        except Exception as error:  # noqa: BLE001 - the errors of the client and its libraries have no common base
-            raise self._lost(error, sent.is_set()) from None  # the client's own message may hold the key
-        kind = raw.headers.get("content-type", "")
-        return Received(raw.content, "json" in kind.lower())
+            raise StatusError(error.status_code, headers, error.response.text) from None
+        except Exception as error:  # noqa: BLE001 - errors of the client and its libraries have no common base
+            raise self._error(error, sent.is_set()) from None  # the client's message may contain the key
+        content_type = raw.headers.get("content-type", "")
+        return Response(raw.content, "json" in content_type.lower())
 
-    def _lost(self, error: BaseException, was_sent: bool) -> Lost:
-        """What went wrong on the way, from the client's exception or what caused it."""
+    def _error(self, error: BaseException, was_sent: bool) -> TransportError:
+        """Classify an exception of the client by its cause."""
         import openai
 
         causes = [error, error.__cause__, error.__context__]
-        if found := next((cause for cause in causes if isinstance(cause, Lost)), None):
-            return found
+        if own := next((cause for cause in causes if isinstance(cause, TransportError)), None):
+            return own
         if any(isinstance(cause, TimeoutError | openai.APITimeoutError) for cause in causes):
-            return Lost("timed out", f"no whole answer within {self.deadline:g} seconds", was_sent)
+            return TransportError("timed out", f"no complete reply within {self.deadline:g} seconds", was_sent)
         reason = error.__cause__ or error
         if isinstance(error, openai.APIConnectionError | OSError):
-            return Lost("connection", f"no connection: {reason}", was_sent)
-        return Lost("cut off", f"a request that could not be made: {reason}", was_sent)
+            return TransportError("connection", f"no connection: {reason}", was_sent)
+        return TransportError("cut off", f"request failed: {reason}", was_sent)
 
 
 _loops: dict[int, asyncio.AbstractEventLoop] = {}
-_starting = threading.Lock()
+_start_lock = threading.Lock()
 
 
 def _loop() -> asyncio.AbstractEventLoop:
-    """The loop of this process, in a thread of its own that ends with it."""
-    with _starting:
+    """The event loop of this process, running in a daemon thread."""
+    with _start_lock:
         if os.getpid() not in _loops:
             loop = _loops[os.getpid()] = asyncio.new_event_loop()
             threading.Thread(target=loop.run_forever, name="requests", daemon=True).start()
@@ -171,27 +177,31 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 
 def _close(loop: asyncio.AbstractEventLoop, http: Any) -> None:
-    """Close the connections of a client that is no longer used."""
+    """Close the connections of an unused client."""
     asyncio.run_coroutine_threadsafe(http.aclose(), loop)
 
 
 def _bounded_client() -> Any:
-    """The client's own HTTP client, made to read a reply within bounds; a type, since loading it takes a second."""
+    """The HTTP client class with bounded reads.
+
+    Defined lazily because importing openai takes a second.
+    """
     import openai
 
-    class Bounded(openai.DefaultAsyncHttpxClient):
-        """Follows no redirect, and asks the server `to` only."""
+    class BoundedClient(openai.DefaultAsyncHttpxClient):
+        """HTTP client that follows no redirects and connects to one address only."""
 
-        def __init__(self, to: Address, deadline: float):
-            super().__init__(timeout=deadline, follow_redirects=False, trust_env=not to.is_loopback)
-            self._to = to
+        def __init__(self, address: Address, deadline: float):
+            super().__init__(timeout=deadline, follow_redirects=False, trust_env=not address.is_loopback)
+            self._address = address
 
         async def send(self, request: Any, **options: Any) -> Any:
-            if (request.url.scheme, request.url.host) != (self._to.scheme, self._to.host):
-                raise Lost("connection", f"a request for another server than {self._to.origin}", False)
-            own = request.headers.copy()  # among them what the client reads again when the reply is there
-            for name in own:
-                if name.lower() not in _SENT and self._to.host != _OWN:
+            address = self._address
+            if (request.url.scheme, request.url.host) != (address.scheme, address.host):
+                raise TransportError("connection", f"refused a request to a server other than {address.origin}", False)
+            original = request.headers.copy()  # restored below: the client reads some of them after the response
+            for name in original:
+                if name.lower() not in _PUBLIC_HEADERS and address.host != _OPENAI_HOST:
                     del request.headers[name]
             request.headers.update({"Accept-Encoding": "gzip, deflate", "User-Agent": "worldgymnast"})
             request.extensions["trace"] = _note_sent
@@ -200,83 +210,91 @@ def _bounded_client() -> Any:
                 content = await _content(response, MAX_PICTURE if "/images/" in request.url.path else MAX_REPLY)
             finally:
                 await response.aclose()
-            request.headers = own
+            request.headers = original
             dropped = (b"content-encoding", b"content-length", b"transfer-encoding")
             headers = [(name, value) for name, value in response.headers.raw if name.lower() not in dropped]
             return type(response)(response.status_code, headers=headers, content=content, request=request)
 
-    return Bounded
+    return BoundedClient
 
 
 async def _note_sent(event: str, _: Any) -> None:
     if event.endswith("send_request_body.complete"):
-        _sent.get().set()
+        _is_sent.get().set()
 
 
 async def _content(response: Any, limit: int) -> bytes:
-    """The unpacked bytes of a reply; of one that is an error, the first.
+    """The decompressed body of a response; the beginning only for an error response.
 
     Raises:
-        Lost: they are more than `limit`, or cannot be unpacked.
+        TransportError: the body exceeds `limit`, or cannot be decompressed.
     """
     is_error = not 200 <= response.status_code < 300
-    body = Body(response.headers.get("content-encoding", ""), _MAX_REFUSAL if is_error else limit)
+    body = Body(response.headers.get("content-encoding", ""), _MAX_ERROR if is_error else limit)
     try:
-        async for piece in response.aiter_raw():
-            body.add(piece)
-        return body.whole()
-    except Lost:
+        async for chunk in response.aiter_raw():
+            body.add(chunk)
+        return body.finish()
+    except TransportError:
         if not is_error:
             raise
         return bytes(body.content)
 
 
 class Body:
-    """The bytes of a reply, unpacked piece by piece.
+    """Bounded response body, decompressed chunk by chunk.
 
     Args:
-        encoding: how they are packed, as the header names it.
-        limit: of the unpacked bytes.
+        encoding: value of the content-encoding header.
+        limit: maximum decompressed size in bytes.
 
     Attributes:
-        content: what was unpacked so far, at most `limit` bytes.
+        content: decompressed bytes so far, at most `limit`.
+
+    >>> body = Body("identity", 10)
+    >>> body.add(b"hello")
+    >>> body.finish()
+    b'hello'
     """
 
     def __init__(self, encoding: str, limit: int):
-        self.content, self._limit, self._packed = bytearray(), limit, 0
-        self._unpack = None
+        self.content, self._limit, self._received = bytearray(), limit, 0
+        self._decompressor = None
         if (kind := encoding.strip().lower()) not in ("", "identity"):
             if kind not in ("gzip", "x-gzip", "deflate"):
-                raise Lost("cut off", "a reply that is packed in another way than was asked for")
-            self._unpack = zlib.decompressobj(47)  # gzip or zlib, by its first bytes
+                raise TransportError("cut off", "the reply has a content encoding that was not requested")
+            self._decompressor = zlib.decompressobj(47)  # gzip or zlib, detected from the header
 
-    def add(self, piece: bytes) -> None:
-        """Unpack a piece; raises `Lost` where the limit is passed or it cannot be."""
-        room, self._packed = self._limit - len(self.content), self._packed + len(piece)
+    def add(self, chunk: bytes) -> None:
+        """Decompress a chunk; raises `TransportError` if that fails or exceeds the limit."""
+        room, self._received = self._limit - len(self.content), self._received + len(chunk)
         try:
-            more = self._unpacked(piece, room + 1)
+            data = self._decompress(chunk, room + 1)
         except zlib.error as error:
-            raise Lost("cut off", "a packed reply that cannot be unpacked") from error
-        self.content += more[:room]
-        if len(more) > room or self._packed > self._limit + 2**16:  # packed bytes may unpack to nothing
-            raise Lost("too large", f"a reply of more than {self._limit / 2**20:g} MiB")
+            raise TransportError("cut off", "the reply cannot be decompressed") from error
+        self.content += data[:room]
+        if len(data) > room or self._received > self._limit + 2**16:  # compressed bytes may expand to nothing
+            raise TransportError("too large", f"the reply has more than {self._limit / 2**20:g} MiB")
 
-    def _unpacked(self, piece: bytes, most: int) -> bytes:
-        """At most so many bytes of a piece; gzip may be several members, one after the other."""
-        if self._unpack is None:
-            return piece
-        more = b""
-        while piece and len(more) < most:
-            if self._unpack.eof:
-                if piece[:1] != b"\x1f":
+    def _decompress(self, chunk: bytes, limit: int) -> bytes:
+        """At most `limit` decompressed bytes of a chunk.
+
+        Gzip may have several members.
+        """
+        if self._decompressor is None:
+            return chunk
+        data = b""
+        while chunk and len(data) < limit:
+            if self._decompressor.eof:
+                if chunk[:1] != b"\x1f":
                     break
-                self._unpack = zlib.decompressobj(47)
-            more += self._unpack.decompress(piece, most - len(more))
-            piece = self._unpack.unused_data
-        return more
+                self._decompressor = zlib.decompressobj(47)
+            data += self._decompressor.decompress(chunk, limit - len(data))
+            chunk = self._decompressor.unused_data
+        return data
 
-    def whole(self) -> bytes:
-        """All of it; raises `Lost` where a packed reply does not come to its end."""
-        if self._unpack and not self._unpack.eof:
-            raise Lost("cut off", "a packed reply that is cut off")
+    def finish(self) -> bytes:
+        """The complete body; raises `TransportError` if it is truncated."""
+        if self._decompressor and not self._decompressor.eof:
+            raise TransportError("cut off", "the compressed reply is truncated")
         return bytes(self.content)

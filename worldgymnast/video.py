@@ -1,7 +1,7 @@
-"""Frames to mp4 files and back, resized frames and contact sheets, through PyAV and Pillow.
+"""Encode, decode, resize and arrange video frames with PyAV and Pillow.
 
-Two ways to write: lossless (H.264 in RGB, quantiser 0: what is read back is bit-identical) for data, and yuv420p for
-people, which every browser plays. Left out: sound, hardware codecs, seeking (a read walks the file from its start).
+Two encodings: lossless (H.264 in RGB with quantizer 0, bit-identical when read back) for data, and yuv420p, which
+every browser plays, for viewing. Not supported: sound, hardware codecs, seeking (files are read from the start).
 """
 
 from __future__ import annotations
@@ -20,25 +20,27 @@ from PIL import Image
 from worldgymnast.errors import InputError
 from worldgymnast.pictures import open_picture
 from worldgymnast.staging import atomic_path
-from worldgymnast.video_reader import address
+from worldgymnast.video_reader import ffmpeg_path
 from worldgymnast.video_reader import iterate_timed as iterate_timed
 from worldgymnast.video_reader import rate as rate
 
-_GROUP_OF_PICTURES = 10
+_GOP_SIZE = 10
 _JPEG_QUALITY = 90
 _LOSSLESS = {"qp": "0", "preset": "veryfast", "bf": "0", "threads": "1"}
 _VIEWABLE = {"crf": "18", "preset": "veryfast", "bf": "0"}
 
 
-def available() -> bool:
-    """Whether videos can be written and read here: PyAV is installed."""
+def is_available() -> bool:
+    """Whether PyAV is installed."""
     return importlib.util.find_spec("av") is not None
 
 
 class VideoWriter:
-    """An mp4 file that grows by runs of frames; use as a context manager, or call `close`.
+    """Incremental writer of an mp4 file.
 
-    Nothing is renamed here: whoever wants an atomic file gives a temporary path and renames it.
+    Use as a context manager, or call `close`.
+
+    Writes are not atomic; see `staging.atomic_path`.
 
     Attributes:
         count: frames written so far.
@@ -52,17 +54,17 @@ class VideoWriter:
         lossless: bool = True,
         exact: bool = False,
     ):
-        """Opens the file.
+        """Open the file.
 
         Args:
             target: path, or a buffer to fill.
             size: height and width of every frame, in pixels.
-            fps: frames per second.
+            fps: frames per second, 0.001 to 1000.
             lossless: bit-identical when read back; otherwise small and playable in a browser.
-            exact: keep an odd height or width, which browsers do not play, rather than make it even.
+            exact: keep an odd height or width, which browsers do not play, instead of padding to an even size.
 
         Raises:
-            InputError: `fps` is not 0.001 to 1000, or the path holds a null byte.
+            InputError: `fps` is out of range, or the path has a null byte.
         """
         if not 1e-3 <= fps <= 1000:
             raise InputError(f"{target}: found {fps:g} frames per second, expected 0.001 to 1000; correct the rate")
@@ -71,27 +73,27 @@ class VideoWriter:
         self.count = 0
         self._size = size
         height, width = size
-        self._odd = (height % 2, width % 2) if not lossless and not exact else (0, 0)
-        destination: Any = target if isinstance(target, io.BytesIO) else address(target)
+        self._padding = (height % 2, width % 2) if not lossless and not exact else (0, 0)
+        destination: Any = target if isinstance(target, io.BytesIO) else ffmpeg_path(target)
         self._container: Any = av.open(destination, "w", format="mp4")
         codec, options = ("libx264rgb", _LOSSLESS) if lossless else ("libx264", _VIEWABLE)
         rate = Fraction(fps).limit_denominator(1001)
         self._stream: Any = self._container.add_stream(codec, rate=rate, options=dict(options))
-        self._stream.height, self._stream.width = height + self._odd[0], width + self._odd[1]
+        self._stream.height, self._stream.width = height + self._padding[0], width + self._padding[1]
         lossy = "yuv444p" if self._stream.height % 2 or self._stream.width % 2 else "yuv420p"
         self._stream.pix_fmt = "rgb24" if lossless else lossy
-        self._stream.codec_context.gop_size = _GROUP_OF_PICTURES
+        self._stream.codec_context.gop_size = _GOP_SIZE
         self._stream.codec_context.time_base = 1 / rate
 
     def add(self, frames: np.ndarray) -> None:
-        """Appends uint8 [t h w 3]; raises InputError on another size or type."""
+        """Append uint8 [t h w 3]; raises InputError for another size or type."""
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != (*self._size, 3):
             raise InputError(
                 f"video: found frames {frames.dtype} {list(frames.shape)}, expected uint8 [t, {self._size[0]}, "
                 f"{self._size[1]}, 3]; resize them first"
             )
-        if any(self._odd):
-            frames = np.pad(frames, ((0, 0), (0, self._odd[0]), (0, self._odd[1]), (0, 0)), mode="edge")
+        if any(self._padding):
+            frames = np.pad(frames, ((0, 0), (0, self._padding[0]), (0, self._padding[1]), (0, 0)), mode="edge")
         from av import VideoFrame
 
         for image in frames:
@@ -102,7 +104,7 @@ class VideoWriter:
             self.count += 1
 
     def close(self) -> None:
-        """Flushes the encoder and writes the index."""
+        """Flush the encoder and write the index."""
         if self._container is None:
             return
         container, self._container = self._container, None
@@ -120,15 +122,15 @@ class VideoWriter:
 
 
 def encode(path: str | Path, frames: np.ndarray, fps: float, lossless: bool = True) -> None:
-    """Writes uint8 [t h w 3] as an mp4 file, atomically.
+    """Write uint8 [t h w 3] to an mp4 file, atomically.
 
-    Lossless files are H.264 in RGB, bit-identical when read back; the others are yuv420p (a missing last row or column
-    of an odd size is repeated) and play in every browser.
+    Lossless files are H.264 in RGB and bit-identical when read back. The others are yuv420p and play in every browser;
+    an odd size is padded by repeating the last row or column.
 
     Raises:
         InputError: there are no frames, or the disk is full.
     """
-    address(path)
+    ffmpeg_path(path)
     path = Path(path)
     if not len(frames):
         raise InputError(f"{path}: found 0 frames, expected at least 1; nothing to encode")
@@ -139,59 +141,75 @@ def encode(path: str | Path, frames: np.ndarray, fps: float, lossless: bool = Tr
         writer.add(frames)
 
 
-def iterate(path: str | Path) -> Iterator[np.ndarray]:
-    """Yields the frames uint8 [h w 3] of a video file one by one, as a player shows them; see `iterate_timed`.
+def iterate_frames(path: str | Path) -> Iterator[np.ndarray]:
+    """Yield the displayed frames of a video, uint8 [h w 3]; see `iterate_timed`.
 
     Raises:
-        InputError: the file is missing, is no video, is cut short or damaged; says how many frames were good.
+        InputError: the file is missing, not a video, truncated or damaged; reports the number of readable frames.
     """
     for _, frame in iterate_timed(path):
         yield frame
 
 
-def check_rate(path: str | Path, fps: float | None, why: str) -> None:
-    """Raises `InputError` where the file says another rate than `fps` by more than 5 %; `why` says whose `fps` is."""
-    found = rate(path)
-    if found and fps and abs(found / fps - 1) > 0.05:
+def check_rate(path: str | Path, fps: float | None, source: str) -> None:
+    """Raise `InputError` if a video's rate differs by over 5%.
+
+    Args:
+        path: the video file.
+        fps: the expected rate; None skips the check.
+        source: origin of the expected rate, for the message.
+    """
+    actual = rate(path)
+    if actual and fps and abs(actual / fps - 1) > 0.05:
         raise InputError(
-            f"{path}: found a video of {found:g} frames per second, expected {fps:g} {why}; encode it again at that "
+            f"{path}: found {actual:g} frames per second, expected {fps:g} {source}; encode the video again at that "
             "rate, or remove it"
         )
 
 
 def decode(path: str | Path, first: int = 0, count: int | None = None) -> np.ndarray:
-    """Reads uint8 [t h w 3]: `count` frames from frame `first` on, or all that follow.
+    """Read frames of a video, uint8 [t h w 3].
+
+    Args:
+        path: the video file.
+        first: index of the first frame.
+        count: number of frames; None reads to the end.
 
     Raises:
-        InputError: the file is missing or damaged, or holds fewer frames than asked for.
+        InputError: the file is missing or damaged, or has too few frames.
     """
-    kept: list[np.ndarray] = []
-    for index, frame in enumerate(iterate(path)):
+    frames: list[np.ndarray] = []
+    for index, frame in enumerate(iterate_frames(path)):
         if index >= first:
-            kept.append(frame)
-        if count is not None and len(kept) == count:
+            frames.append(frame)
+        if count is not None and len(frames) == count:
             break
-    if not kept or (count is not None and len(kept) < count):
-        wanted = f"{first + count}" if count is not None else f"more than {first}"
-        raise InputError(f"{path}: found {first + len(kept) if kept else 'too few'} frames, expected {wanted}")
-    return np.stack(kept)
+    if not frames or (count is not None and len(frames) < count):
+        expected = f"{first + count}" if count is not None else f"more than {first}"
+        actual = first + len(frames) if frames else "too few"
+        raise InputError(f"{path}: found {actual} frames, expected {expected}")
+    return np.stack(frames)
 
 
 def frame_count(path: str | Path) -> int:
-    """How many frames can be read from the file; raises InputError where it is damaged."""
-    return sum(1 for _ in iterate(path))
+    """Number of frames in a video, by decoding.
 
-
-def _size(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else size
+    Raises InputError if it is damaged.
+    """
+    return sum(1 for _ in iterate_frames(path))
 
 
 def resize(frames: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
-    """Resizes uint8 [... h w 3] to `size` pixels (a square, or height and width), with antialiasing.
+    """Resize uint8 [... h w 3] with antialiasing, without cropping.
 
-    The whole picture is kept; another aspect ratio squashes it. Frames that already have the size are returned as is.
+    Args:
+        frames: the frames; returned as is if they already have the size.
+        size: pixels of a square, or height and width; a different aspect ratio is not preserved.
+
+    >>> resize(np.zeros((2, 64, 48, 3), np.uint8), 32).shape
+    (2, 32, 32, 3)
     """
-    height, width = _size(size)
+    height, width = (size, size) if isinstance(size, int) else size
     if frames.shape[-3:-1] == (height, width):
         return frames
     flat = frames.reshape(-1, *frames.shape[-3:])
@@ -201,17 +219,21 @@ def resize(frames: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
     return out.reshape(*frames.shape[:-3], height, width, 3)
 
 
-def picture(path: Path) -> np.ndarray:
-    """The picture in a file, uint8 [h w 3], by the rules of `pictures`.
+def read_picture(path: Path) -> np.ndarray:
+    """Read an image file as uint8 [h w 3], by the rules of `pictures`.
 
     Raises:
-        InputError: there is no file, or none that holds a picture.
+        InputError: the file is missing or not a valid picture.
     """
     return open_picture(path, path)
 
 
-def square(frame: np.ndarray) -> np.ndarray:
-    """The middle square of uint8 [h w 3]."""
+def center_crop(frame: np.ndarray) -> np.ndarray:
+    """The central square of uint8 [h w 3].
+
+    >>> center_crop(np.zeros((48, 64, 3), np.uint8)).shape
+    (48, 48, 3)
+    """
     height, width = frame.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
@@ -219,25 +241,33 @@ def square(frame: np.ndarray) -> np.ndarray:
 
 
 def enlarge(frames: np.ndarray, factor: int) -> np.ndarray:
-    """Repeats every pixel of [... h w 3] `factor` times along both sides."""
-    return frames.repeat(factor, axis=-2).repeat(factor, axis=-3)  # the wide axis last: whole rows are copied
+    """Repeat every pixel of [... h w 3] `factor` times in both directions."""
+    return frames.repeat(factor, axis=-2).repeat(factor, axis=-3)  # rows last, which copies contiguous memory
 
 
-def enlarged(frames: np.ndarray, pixels: int) -> np.ndarray:
-    """Frames [... h w 3] enlarged by whole pixels until their shorter side has `pixels`."""
+def enlarge_to(frames: np.ndarray, pixels: int) -> np.ndarray:
+    """Enlarge [... h w 3] by an integer factor to at least `pixels`."""
     factor = -(-pixels // min(frames.shape[-3:-1]))
     return enlarge(frames, factor) if factor > 1 else frames
 
 
 def jpeg_url(frame: np.ndarray, pixels: int) -> str:
-    """uint8 [h w 3] as a `data:` address of a JPEG file, enlarged until its shorter side has `pixels`."""
-    made = io.BytesIO()
-    Image.fromarray(enlarged(frame, pixels)).save(made, format="JPEG", quality=_JPEG_QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(made.getvalue()).decode()
+    """uint8 [h w 3] as a JPEG data URL of at least `pixels`."""
+    buffer = io.BytesIO()
+    Image.fromarray(enlarge_to(frame, pixels)).save(buffer, format="JPEG", quality=_JPEG_QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def contact_sheet(rows: Sequence[np.ndarray], gap: int = 1) -> np.ndarray:
-    """Lays uint8 [t h w 3] rows under one another into one picture [H W 3]; rows may differ in length (white fills)."""
+    """Arrange rows of frames in one picture.
+
+    Args:
+        rows: uint8 [t h w 3] each; shorter rows are filled up with white.
+        gap: white pixels between frames.
+
+    Returns:
+        uint8 [H W 3].
+    """
     if not rows:
         raise InputError("contact sheet: found 0 rows, expected at least 1")
     height, width = rows[0].shape[1:3]
@@ -251,28 +281,33 @@ def contact_sheet(rows: Sequence[np.ndarray], gap: int = 1) -> np.ndarray:
 
 
 def png(picture: np.ndarray) -> bytes:
-    """uint8 [h w 3] as a PNG file's content."""
-    made = io.BytesIO()
-    Image.fromarray(picture).save(made, format="PNG", optimize=True)
-    return made.getvalue()
+    """uint8 [h w 3] as the content of a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
 
 
 def side_by_side(videos: Iterable[np.ndarray], gap: int = 2) -> np.ndarray:
-    """Places videos uint8 [t h w 3] of one height beside one another; a shorter one holds its last frame."""
+    """Arrange videos of the same height in one row.
+
+    Args:
+        videos: uint8 [t h w 3] each; shorter ones repeat their last frame.
+        gap: white pixels between videos.
+    """
     clips = list(videos)
-    longest = max(len(clip) for clip in clips)
-    held = [np.concatenate([clip, clip[-1:].repeat(longest - len(clip), 0)]) for clip in clips]
-    bar = np.full((longest, clips[0].shape[1], gap, 3), 255, np.uint8)
-    parts = [part for clip in held for part in (clip, bar)][:-1]
+    length = max(len(clip) for clip in clips)
+    padded = [np.concatenate([clip, clip[-1:].repeat(length - len(clip), 0)]) for clip in clips]
+    bar = np.full((length, clips[0].shape[1], gap, 3), 255, np.uint8)
+    parts = [part for clip in padded for part in (clip, bar)][:-1]
     return np.concatenate(parts, axis=2)
 
 
 def data_url(frames: np.ndarray, fps: float, width: int = 256) -> str:
-    """A `data:video/mp4;base64,...` address of uint8 [t h w 3], each pixel enlarged until it is `width` pixels wide."""
+    """uint8 [t h w 3] as an mp4 data URL, enlarged to at least `width` pixels."""
     factor = max(1, -(-width // frames.shape[2]))
     buffer = io.BytesIO()
-    large = enlarge(frames[:1], factor).shape[1:3]
-    with VideoWriter(buffer, (large[0], large[1]), fps, lossless=False) as writer:
+    height, wide = enlarge(frames[:1], factor).shape[1:3]
+    with VideoWriter(buffer, (height, wide), fps, lossless=False) as writer:
         for frame in frames:
             writer.add(enlarge(frame[None], factor))
     return "data:video/mp4;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,4 +1,4 @@
-"""`data convert`: everything that was recorded is kept, subsampled by a stated rule, and read back the same."""
+"""`data convert`: keeps everything that was recorded, subsamples correctly, and round-trips."""
 
 import json
 import os
@@ -173,7 +173,7 @@ def test_what_does_not_fit_the_first_episode_is_refused(tmp_path):
         with pytest.raises(InputError, match=f"episode 1 .*field '{name}': found .*expected .* as in the first"):
             lerobot.write(tmp_path / "set", [first, other])
     broken = replace(first, state=np.full((7, 2), np.nan, np.float32))
-    with pytest.raises(InputError, match="field 'state' holds NaN"):
+    with pytest.raises(InputError, match="'state': found NaN"):
         lerobot.write(tmp_path / "set", [broken])
     with pytest.raises(InputError, match="one frame and no action"):
         lerobot.write(tmp_path / "set", [recorded(0, 1, actions=first.actions[:0], frames=first.frames[:1],
@@ -227,7 +227,7 @@ def test_episodes_of_one_frame_are_left_out_with_a_word(tmp_path, capsys):
     v3(tmp_path / "set", lens=(5, 1, 7))
     assert main(["data", "convert", str(tmp_path / "set"), str(tmp_path / "new")]) == 0
     said = capsys.readouterr().out
-    assert "1 episodes of one frame at 10 frames per second are left out" in said
+    assert "1 episodes of one frame at 10 frames per second are skipped" in said
     assert "2 episodes, 10 actions" in said
     assert [ident(one.frames[0]) for one in lerobot.episodes(tmp_path / "new")] == [(0, 0), (2, 0)]
     v3(tmp_path / "short", lens=(1, 1))

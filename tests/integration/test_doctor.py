@@ -1,4 +1,4 @@
-"""What the doctor says, and that a crash of what it looks at is a finding, not its own end."""
+"""The doctor's report; a crash of a checked component is a finding."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from worldgymnast.doctor import Check, diagnose, exit_code, report
 
 GOOD = Check("torch", True, "2.13.0", "everything")
 BAD = Check("disk", False, "0.1 GB free here", "runs", "free some")
-ABSENT = Check("ray", False, "not installed", "optional: many machines", required=False)
+ABSENT = Check("ray", False, "not installed", "optional: many machines", is_required=False)
 
 
 def test_only_what_the_main_job_needs_decides() -> None:
@@ -26,13 +26,13 @@ def test_the_report_says_what_to_do() -> None:
 def test_a_crash_while_rendering_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_RENDER", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
     frame = next(check for check in diagnose() if check.name == "Meta-World frame")
-    assert not frame.ok
-    assert "killed by signal 11" in frame.found
+    assert not frame.is_ok
+    assert "killed by signal 11" in frame.result
     assert "libegl1" in frame.fix
 
 
 def test_an_error_while_rendering_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_RENDER", "raise SystemExit('no display')")
     frame = next(check for check in diagnose() if check.name == "Meta-World frame")
-    assert not frame.ok
-    assert "no display" in frame.found
+    assert not frame.is_ok
+    assert "no display" in frame.result

@@ -1,4 +1,4 @@
-"""Replies that servers really send, through the whole path: read, or a failed judgement with its reason."""
+"""Real servers' replies end to end: parsed, or a failed judgement with its reason."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_reply_is_read_in_the_forms_that_servers_send(choice: dict[str, Any]) 
         (None, ""),
         (choice_of(None), "empty answer"),
         (choice_of(1), "empty answer"),
-        (choice_of(None, reasoning_content="Final Score: 1"), "only a thought"),
+        (choice_of(None, reasoning_content="Final Score: 1"), "reasoning without an answer"),
         (choice_of([{"type": "text", "text": None}, None, 3, {"type": "image_url"}]), "empty answer"),
         (choice_of([{"type": "refusal", "refusal": "I will not"}]), 'refuses: "I will not"'),
         (choice_of([{"type": "text", "thought": True, "text": "Final Score: 1"}]), "empty answer"),

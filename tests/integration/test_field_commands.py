@@ -1,4 +1,4 @@
-"""The commands on other people's data: what they decide by themselves, and what they refuse in one line."""
+"""Commands on foreign data: their defaults, and one-line refusals."""
 
 from __future__ import annotations
 
@@ -544,7 +544,7 @@ def test_flags_that_contradict_the_data_say_what_the_data_are(mine: Path, says: 
     line = says("train-world", mine, "--world.transformer.grid", 8, 8, *out, code=2)
     assert "--world.transformer.grid: found 8 8, which is for frames of 128x128 pixels, but the data have 64x64" in line
     assert "multiples of 16" in says("train-world", mine, "--size", 50, *out, code=2)
-    assert "--shares: found 1 2 for 1 data sets" in says("train-world", mine, "--shares", 1, 2, *out, code=2)
+    assert "--shares: found 1 2 for 1 datasets" in says("train-world", mine, "--shares", 1, 2, *out, code=2)
     assert "--held-out: cannot hold out 6 of 6 episodes" in says("train-world", mine, "--held-out", 6, *out, code=2)
 
 

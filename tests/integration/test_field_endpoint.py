@@ -1,4 +1,4 @@
-"""What servers do: every kind of broken reply is a failed judgement, within a deadline and a bound, and is paid."""
+"""Broken replies are failed judgements, with a deadline and a size limit, and are paid for."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from worldgymnast.completions import read_reply, retry_after
 from worldgymnast.endpoint import BudgetSpent, Endpoint, EndpointConfig
 from worldgymnast.errors import InputError
 from worldgymnast.judges.vlm import VLMConfig, VLMJudge
-from worldgymnast.ledger import Budget, Ledger, Price, Spent
+from worldgymnast.ledger import Budget, Ledger, Price, Spending
 from worldgymnast.parameters import refused_parameter
-from worldgymnast.transport import Body, Lost
+from worldgymnast.transport import Body, TransportError
 from worldgymnast.types import Verdict
 
 CLIP = brightening(1)[0]
@@ -79,40 +79,41 @@ def endless(connection: socket.socket, head: bytes, body: bytes) -> None:
 
 
 BOMB = gzip.compress(b" " * 64 * 2**20)
+HALF_GZIP = gzip.compress(b"{}" * 999)[:30]
 TOLD = {"prompt_tokens": 100, "completion_tokens": 10}
 BROKEN: dict[str, tuple[Answer, str]] = {
-    "message null": (saying({"choices": [{"message": None}]}), "without choices"),
-    "message a list": (saying({"choices": [{"message": []}]}), "without choices"),
-    "choice a number": (saying({"choices": [1]}), "without choices"),
-    "choices empty": (saying({"choices": [], "usage": TOLD}), "without choices"),
-    "choices null": (saying({"choices": None}), "without choices"),
-    "choices an object": (saying({"choices": {"0": {}}}), "no chat completion"),
-    "no choices": (saying({"usage": TOLD}), "no chat completion"),
+    "message null": (saying({"choices": [{"message": None}]}), "no choices"),
+    "message a list": (saying({"choices": [{"message": []}]}), "no choices"),
+    "choice a number": (saying({"choices": [1]}), "no choices"),
+    "choices empty": (saying({"choices": [], "usage": TOLD}), "no choices"),
+    "choices null": (saying({"choices": None}), "no choices"),
+    "choices an object": (saying({"choices": {"0": {}}}), "not a chat completion"),
+    "no choices": (saying({"usage": TOLD}), "not a chat completion"),
     "an error with status 200": (saying({"error": {"message": "model is loading"}}), "model is loading"),
-    "a list": (saying([]), "no chat completion"),
-    "null": (saying("null"), "no chat completion"),
+    "a list": (saying([]), "not a chat completion"),
+    "null": (saying("null"), "not a chat completion"),
     "content null": (saying(chat(None)), "empty"),
     "content a number": (saying(chat(1)), "empty"),
     "content an object": (saying(chat({"words": "Final Score: 1"})), "no score"),
     "half a surrogate pair": (saying(chat("\ud800")), ""),
     "a score of 400 digits": (saying(chat("Final Score: " + "9" * 400)), ""),
-    "a number of 5000 digits": (saying('{"choices": ' + "9" * 5000 + "}"), "no chat completion"),
-    "100,000 brackets": (saying("[" * 100_000), "no JSON"),
+    "a number of 5000 digits": (saying('{"choices": ' + "9" * 5000 + "}"), "not a chat completion"),
+    "100,000 brackets": (saying("[" * 100_000), "not valid JSON"),
     "100,000 brackets in the content": (saying(chat("[" * 100_000)), ""),
-    "half a reply": (saying(json.dumps(chat())[:40]), "no JSON"),
-    "no UTF-8": (saying(b'{"choices": "\xff"}'), "no JSON"),
-    "words": (sending(http("all is well", kind="text/plain")), "no chat completion"),
-    "a web page": (sending(http("<html>log in</html>", kind="text/html")), "no chat completion"),
-    "204": (sending(b"HTTP/1.1 204 No Content\r\n\r\n"), "no chat completion"),
+    "half a reply": (saying(json.dumps(chat())[:40]), "not valid JSON"),
+    "no UTF-8": (saying(b'{"choices": "\xff"}'), "not valid JSON"),
+    "words": (sending(http("all is well", kind="text/plain")), "not a chat completion"),
+    "a web page": (sending(http("<html>log in</html>", kind="text/html")), "not a chat completion"),
+    "204": (sending(b"HTTP/1.1 204 No Content\r\n\r\n"), "not a chat completion"),
     "a redirect": (saying("", "302 Found", "location: http://127.0.0.1:1/v1/chat/completions"), "is not followed"),
     "too short": (sending(b"HTTP/1.1 200 OK\r\ncontent-length: 999\r\n\r\n{}"), "no connection"),
     "chunks of nonsense": (sending(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n{}\r\n"), "connection"),
     "no HTTP": (sending(b"220 mail.example.org ESMTP\r\n"), "no connection"),
     "nothing": (sending(), "no connection"),
     "reset midway": (reset, "no connection"),
-    "no gzip": (saying("{}", "200 OK", "content-encoding: gzip"), "cannot be unpacked"),
-    "half of gzip": (sending(http(gzip.compress(b"{}" * 999)[:30], "200 OK", "", "content-encoding: gzip")), "cut off"),
-    "an unknown encoding": (saying("{}", "200 OK", "content-encoding: br"), "packed in another way"),
+    "no gzip": (saying("{}", "200 OK", "content-encoding: gzip"), "cannot be decompressed"),
+    "half of gzip": (sending(http(HALF_GZIP, "200 OK", "", "content-encoding: gzip")), "truncated"),
+    "an unknown encoding": (saying("{}", "200 OK", "content-encoding: br"), "was not requested"),
     "a bomb": (sending(http(BOMB, "200 OK", "application/json", "content-encoding: gzip")), "more than 8 MiB"),
     "endless": (endless, "more than 8 MiB"),
     "a byte at a time": (slowly, "within 1 seconds"),
@@ -138,9 +139,9 @@ def test_a_broken_reply_is_a_failed_judgement_with_a_reason(kind: str) -> None:
     assert len(verdict.error) < 350
     assert "\n" not in verdict.error
     assert time.monotonic() - began < 30, "two attempts: of a second each where there is no end, else at once; never 20"
-    assert asked.endpoint.counts.total() == len(server.heads) == asked.ledger.spent().requests
+    assert asked.endpoint.counts.total() == len(server.heads) == asked.ledger.total().requests
     assert "answered" not in asked.endpoint.counts
-    assert math.isfinite(asked.ledger.spent().money)
+    assert math.isfinite(asked.ledger.total().money)
 
 
 @pytest.mark.server
@@ -198,7 +199,7 @@ def test_tokens_that_are_no_count_are_counted_at_what_they_may_have_been(usage: 
     body = chat() | {"usage": usage}
     verdict, asked, _ = judged(saying(body), endpoint={"price": Price(1.0, 10.0)})
     assert verdict.score == 1
-    spent = asked.ledger.spent()
+    spent = asked.ledger.total()
     assert ESTIMATE < spent.tokens - 300 < ESTIMATE + 2000, "two pictures, the words, and an answer of max_tokens"
     assert spent.money == pytest.approx((spent.tokens - 300 + 300 * 10) / 1e6)
     assert verdict.cost == pytest.approx(spent.money)
@@ -214,19 +215,19 @@ def test_tokens_that_are_told_are_counted_exactly() -> None:
         ({"prompt_tokens": 7.0, "completion_tokens": 1}, 8),
         ({"input_tokens": 5, "output_tokens": 6}, 11),
     ):
-        assert judged(saying(chat(usage=usage)))[1].ledger.spent().tokens == tokens
+        assert judged(saying(chat(usage=usage)))[1].ledger.total().tokens == tokens
 
 
 @pytest.mark.server
 def test_thoughts_beside_the_answer_cost_what_is_written() -> None:
     usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 1110}
     _, asked, _ = judged(saying(chat(usage=usage)), endpoint={"price": Price(1.0, 10.0)})
-    assert asked.ledger.spent().money == pytest.approx((100 + 1010 * 10) / 1e6)
+    assert asked.ledger.total().money == pytest.approx((100 + 1010 * 10) / 1e6)
 
 
 @pytest.mark.server
 def test_a_text_has_tokens() -> None:
-    assert judged(saying(chat(usage={"prompt_tokens": 100, "completion_tokens": 0})))[1].ledger.spent().tokens == 400
+    assert judged(saying(chat(usage={"prompt_tokens": 100, "completion_tokens": 0})))[1].ledger.total().tokens == 400
 
 
 def without_end(connection: socket.socket, head: bytes, body: bytes) -> None:
@@ -240,7 +241,7 @@ def without_end(connection: socket.socket, head: bytes, body: bytes) -> None:
                          "content-encoding: gzip"), lambda *_: None])  # fmt: skip
 def test_a_reply_that_is_lost_is_paid(answer: Answer) -> None:
     _, asked, server = judged(answer, endpoint={"price": Price(1.0, 10.0), "attempts": 1, "timeout": 1.0})
-    spent = asked.ledger.spent()
+    spent = asked.ledger.total()
     assert ESTIMATE < spent.tokens - 300 < ESTIMATE + 2000
     assert spent.money == pytest.approx((spent.tokens - 300 + 300 * 10) / 1e6)
     assert len(server.heads) == 1
@@ -249,7 +250,7 @@ def test_a_reply_that_is_lost_is_paid(answer: Answer) -> None:
 def test_a_server_that_is_not_there_is_not_paid() -> None:
     asked = judge("http://127.0.0.1:9/v1", endpoint={"attempts": 1})
     assert asked.score(CLIP)[0].error
-    assert asked.ledger.spent() == Spent(1, 0, 0.0)
+    assert asked.ledger.total() == Spending(1, 0, 0.0)
 
 
 @pytest.mark.server
@@ -270,8 +271,8 @@ def test_gzip_of_several_members_is_read_whole() -> None:
         body = Body("gzip", 2**20)
         for start in range(0, len(packed), size):
             body.add(packed[start : start + size])
-        assert body.whole() == content
-    with pytest.raises(Lost, match="more than"):
+        assert body.finish() == content
+    with pytest.raises(TransportError, match="more than"):
         Body("gzip", 2**10).add(gzip.compress(b" " * 1000) * 2)
 
 
@@ -280,7 +281,7 @@ def test_a_count_of_thousands_of_digits_is_no_count() -> None:
     text = json.dumps(chat()).replace("100", "9" * 5000)
     verdict, asked, _ = judged(saying(text))
     assert verdict.score == 1
-    assert ESTIMATE < asked.ledger.spent().tokens < ESTIMATE + 2000
+    assert ESTIMATE < asked.ledger.total().tokens < ESTIMATE + 2000
 
 
 @pytest.mark.server
@@ -289,10 +290,10 @@ def test_a_count_of_thousands_of_digits_is_no_count() -> None:
 def test_a_budget_cannot_be_talked_down(usage: Any) -> None:
     with raw(saying(chat(usage=usage))) as server:
         asked = judge(server.url, endpoint={"budget": Budget(tokens=3 * ESTIMATE), "concurrency": 1})
-        with pytest.raises(BudgetSpent, match="the budget of m is spent"):
+        with pytest.raises(BudgetSpent, match="Budget of m is spent"):
             asked.score(brightening(9)[0])
         assert len(server.heads) == 3
-    assert asked.ledger.spent().tokens >= 3 * ESTIMATE
+    assert asked.ledger.total().tokens >= 3 * ESTIMATE
 
 
 @pytest.mark.server
@@ -313,7 +314,7 @@ def test_no_request_goes_beyond_the_budget_of_several_threads_and_ledgers(tmp_pa
         for thread in threads:
             thread.join()
         assert len(server.heads) == 11
-    assert asked[0].ledger.spent() == Spent(11, 11 * 110, 0.0)
+    assert asked[0].ledger.total() == Spending(11, 11 * 110, 0.0)
 
 
 def _spends(asked: VLMJudge, clips: Any) -> None:
@@ -382,7 +383,7 @@ def test_what_waiting_does_not_help_is_asked_once_and_told(status: str, body: An
     assert asked.endpoint.counts == {status[:3]: requests}
     said = body if isinstance(body, str) else body.get("error", body)
     said = said if isinstance(said, str) else next(iter(said.values()))
-    assert verdict.error == (said or f"status {status[:3]} without a word")
+    assert verdict.error == (said or f"status {status[:3]} without a message")
 
 
 @pytest.mark.server
@@ -463,7 +464,7 @@ def test_a_field_that_a_server_refuses_is_left_out_and_said_once(
     assert asked.endpoint.counts.total() == asked.endpoint.counts["answered"] + len(names), "refused once a field"
     said = capsys.readouterr().out
     for name in names:
-        assert said.count(f"refuses the field '{name}'") == 1
+        assert said.count(f"rejects the field '{name}'") == 1
     if "max_tokens" in names:
         assert later["max_completion_tokens"] == 300
 
@@ -498,13 +499,13 @@ def test_which_field_a_refusal_names(text: str, name: str | None) -> None:
 
 def test_a_reply_is_unpacked_no_further_than_its_bound() -> None:
     body = Body("gzip", 1000)
-    with pytest.raises(Lost, match="more than"):
+    with pytest.raises(TransportError, match="more than"):
         body.add(gzip.compress(b"a" * 10**6))
     assert len(body.content) == 1000
     name = Body("gzip", 1000)
     name.add(b"\x1f\x8b\x08\x08\0\0\0\0\0\0")
     name.add(b"n" * 60_000)  # of a file's name that never ends: packed bytes that unpack to nothing
-    with pytest.raises(Lost, match="more than"):
+    with pytest.raises(TransportError, match="more than"):
         name.add(b"n" * 60_000)
 
 
@@ -512,7 +513,7 @@ def test_a_reply_is_unpacked_no_further_than_its_bound() -> None:
 def test_a_picture_may_be_larger_than_words() -> None:
     data = {"data": [{"b64_json": "A" * (12 * 2**20)}]}
     with raw(saying(data)) as server:
-        found = Endpoint(EndpointConfig("m", server.url, attempts=1, timeout=20.0)).edited(b"png", "add a cup")
+        found = Endpoint(EndpointConfig("m", server.url, attempts=1, timeout=20.0)).edit(b"png", "add a cup")
     assert len(found) == 9 * 2**20
 
 

@@ -1,4 +1,4 @@
-"""Where keys may go, and what a description may be."""
+"""Rules for keys, and validation of judges' files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def described(path: Path, url: str, kind: str = "VLMConfig", **endpoint: Any) ->
 
 
 @pytest.mark.parametrize(
-    ("variable", "url", "granted", "goes"),
+    ("variable", "url", "allowed", "goes"),
     [
         ("OPENAI_API_KEY", "https://api.openai.com/v1", [], True),
         ("OPENAI_API_KEY", "https://API.OpenAI.com/v1", [], True),
@@ -73,14 +73,14 @@ def described(path: Path, url: str, kind: str = "VLMConfig", **endpoint: Any) ->
         ("MY_KEY", "https://proxy.example/v1", ["MY_KEY@other.example", "OTHER_KEY"], None),
     ],
 )
-def test_where_a_key_may_go(variable: str, url: str, granted: list[str], goes: bool | None) -> None:
+def test_where_a_key_may_go(variable: str, url: str, allowed: list[str], goes: bool | None) -> None:
     """None: nothing is asked at all."""
-    with keys.granted(granted):
+    with keys.allow_keys(allowed):
         if goes is None:
-            with pytest.raises(InputError, match=f"found {variable}.*add --allow-key {variable}"):
-                keys.withheld(variable, url)
+            with pytest.raises(InputError, match=f"found {variable}.*Add --allow-key {variable}"):
+                keys.withhold_reason(variable, url)
         else:
-            why = keys.withheld(variable, url)
+            why = keys.withhold_reason(variable, url)
             assert (why is None) == goes, why
     assert keys.PROVIDERS.keys() >= {"OPENAI_API_KEY", "HF_TOKEN"}
 
@@ -130,7 +130,7 @@ def test_a_named_key_is_sent_and_the_run_says_where(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MY_KEY", SECRET)
-    with raw(ANSWERING) as server, keys.granted(["MY_KEY"]):
+    with raw(ANSWERING) as server, keys.allow_keys(["MY_KEY"]):
         asked = load_judge(described(tmp_path / "judge.json", server.url, key_variable="MY_KEY"))
         assert [v.score for v in asked.score(brightening(3)[0])] == [1, 1, 1]
         assert all(f"authorization: bearer {SECRET}".encode() in head.lower() for head in server.heads)
@@ -184,19 +184,20 @@ def test_the_flag_is_one_of_every_command(
     words = ["judge", "calibrate", str(path), "--data", str(tmp_path / "none")]
     assert main(words) == 2
     said = capsys.readouterr().err
-    assert f"{path}: field 'key_variable': found MY_KEY, which would be sent to http://127.0.0.1:9" in said
+    assert f"{path}: field 'key_variable': found MY_KEY, expected the variable of a known provider" in said
+    assert "The key would be sent to http://127.0.0.1:9" in said
     assert said.count("\n") == 1
     assert main([*words, "--allow-key=OTHER", "--allow-key", "MY_KEY@127.0.0.1"]) == 2
     assert "MY_KEY" not in capsys.readouterr().err, "now it is the data that is missing"
     with pytest.raises(InputError):
-        keys.withheld("MY_KEY", "http://127.0.0.1:9/v1")  # a permission ends with its command
+        keys.withhold_reason("MY_KEY", "http://127.0.0.1:9/v1")  # a permission ends with its command
 
 
 @pytest.mark.parametrize("word", [SECRET, "", "A@", "A@b/c", "@host", "A B", "A=b"])
 def test_a_permission_that_names_no_variable_is_refused_and_not_repeated(word: str) -> None:
     with (
-        pytest.raises(InputError, match="--allow-key: found what is no variable's name") as error,
-        keys.granted([word]),
+        pytest.raises(InputError, match="--allow-key: found an invalid variable name") as error,
+        keys.allow_keys([word]),
     ):
         pass
     assert SECRET not in str(error.value)

@@ -1,4 +1,4 @@
-"""A ledger is asked and paid once, by several runs at a time, and read in whatever state it is."""
+"""A ledger shared by several runs pays once, and is readable in any state."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from servers import brightening
 from worldgymnast.endpoint import EndpointConfig
 from worldgymnast.errors import InputError
 from worldgymnast.judges.vlm import VLMConfig, VLMJudge
-from worldgymnast.ledger import Budget, Ledger, Spent
+from worldgymnast.ledger import Budget, Ledger, Spending
 
 ANSWERING = sending(http(json.dumps(chat())))
 
@@ -45,14 +45,14 @@ def test_two_runs_with_one_ledger_ask_every_question_once(tmp_path: Path) -> Non
             run.join()
         assert found == {0: [1.0] * 60, 1: [1.0] * 60}
         assert len(server.heads) == 30
-    assert judges[0].ledger.spent() == Spent(30, 30 * 110, 0.0)
+    assert judges[0].ledger.total() == Spending(30, 30 * 110, 0.0)
 
 
 HOLDS = """
 import sys
 from pathlib import Path
 from worldgymnast.ledger import Ledger
-with Ledger(Path(sys.argv[1])).holding("k"):
+with Ledger(Path(sys.argv[1])).claim("k"):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -69,12 +69,12 @@ def test_a_question_of_a_process_that_is_gone_is_free(end: str, tmp_path: Path) 
         got = threading.Event()
 
         def wait() -> None:
-            with Ledger(path).holding("k"):
+            with Ledger(path).claim("k"):
                 got.set()
 
         waiting = threading.Thread(target=wait)
         waiting.start()
-        with Ledger(path).holding("another"):
+        with Ledger(path).claim("another"):
             assert not got.wait(0.3)
         os.kill(other.pid, signal.SIGKILL) if end == "kill" else other.communicate("")
         assert got.wait(5)
@@ -84,13 +84,13 @@ def test_a_question_of_a_process_that_is_gone_is_free(end: str, tmp_path: Path) 
 def test_a_question_is_not_waited_for_by_a_run_that_stops(tmp_path: Path) -> None:
     stopped = threading.Event()
     stopped.set()
-    with Ledger(tmp_path / "l.sqlite").holding("k"), Ledger(tmp_path / "l.sqlite").holding("k", stopped):
+    with Ledger(tmp_path / "l.sqlite").claim("k"), Ledger(tmp_path / "l.sqlite").claim("k", stopped):
         pass
 
 
 def broken(path: Path, *statements: str) -> Path:
     """A ledger to which something was done."""
-    Ledger(path).spend(Spent(1, 1, 1.0))
+    Ledger(path).spend(Spending(1, 1, 1.0))
     with sqlite3.connect(path) as file:
         for statement in statements:
             file.execute(statement)
@@ -112,13 +112,13 @@ def test_a_ledger_whose_numbers_are_none_is_one_line(statements: list[str], tmp_
     path = broken(tmp_path / "ledger.sqlite", *statements)
     with raw(ANSWERING) as server:
         config = VLMConfig(EndpointConfig("m", server.url, budget=Budget(tokens=10**6)), pixels=8)
-        with pytest.raises(InputError, match=r"ledger\.sqlite: found a ledger of answers that cannot be used"):
+        with pytest.raises(InputError, match=r"ledger\.sqlite: the ledger of answers is unusable"):
             _judges_and_sums(VLMJudge(config, Ledger(path)))
 
 
 def _judges_and_sums(judge: VLMJudge) -> None:
     judge.score(brightening(1)[0])
-    judge.ledger.spent()
+    judge.ledger.total()
 
 
 @pytest.mark.server
@@ -144,10 +144,10 @@ def test_a_file_that_is_no_ledger_is_empty_or_one_line(content: bytes, tmp_path:
     path = tmp_path / "ledger.sqlite"
     path.write_bytes(content)
     if content:
-        with pytest.raises(InputError, match="found a ledger of answers that cannot be used"):
-            Ledger(path).spent()
+        with pytest.raises(InputError, match="the ledger of answers is unusable"):
+            Ledger(path).total()
     else:
-        assert Ledger(path).spent() == Spent()
+        assert Ledger(path).total() == Spending()
 
 
 @pytest.mark.parametrize("was_killed", [False, True])
@@ -156,8 +156,8 @@ def test_a_ledger_that_cannot_be_written_can_be_read(
 ) -> None:
     path = tmp_path / "ledger.sqlite"
     ledger = Ledger(path)
-    ledger.keep("k", {0: "[[1.0, 1.0]]"})
-    ledger.spend(Spent(3, 30, 0.5))
+    ledger.store("k", {0: "[[1.0, 1.0]]"})
+    ledger.spend(Spending(3, 30, 0.5))
     if not was_killed:
         ledger.close()
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
@@ -172,9 +172,9 @@ def test_a_ledger_that_cannot_be_written_can_be_read(
     monkeypatch.setattr(sqlite3, "connect", on_a_read_only_disk)
     kept = Ledger(path)
     assert kept.answers("k") == {0: "[[1.0, 1.0]]"}
-    assert kept.spent() == Spent(3, 30, 0.5)
-    with pytest.raises(InputError, match="found no place to keep the judge's answers"):
-        kept.keep("k", {1: "[]"})
-    with pytest.raises(InputError, match="found no place to keep the judge's answers"):
+    assert kept.total() == Spending(3, 30, 0.5)
+    with pytest.raises(InputError, match="the judge's answers cannot be stored"):
+        kept.store("k", {1: "[]"})
+    with pytest.raises(InputError, match="the judge's answers cannot be stored"):
         kept.reserve(Budget())
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before

@@ -1,4 +1,4 @@
-"""A run folder that was damaged, exchanged or made read-only: the right weights, or one line; never others."""
+"""A damaged, exchanged or read-only run folder yields the right weights or a one-line error."""
 
 import contextlib
 import errno
@@ -183,8 +183,8 @@ def test_the_same_weights_without_any_checkpoint_and_it_says_so(
         _flip(place / "tensors.safetensors")
     assert train(half) == made["right"]
     said = capsys.readouterr().err
-    assert said.count("checkpoint passed over: damaged, or of another run or step") == 2
-    assert f"{half}: no checkpoint can be read; begins again at step 0" in said
+    assert said.count("checkpoint skipped: damaged, or of another run or step") == 2
+    assert f"{half}: no readable checkpoint; restarting at step 0" in said
 
 
 def test_new_checkpoints_outlive_damaged_ones_of_later_steps(half: Path) -> None:
@@ -224,7 +224,7 @@ def test_a_config_of_another_shape_is_one_line(half: Path) -> None:
         (half / "config.json").write_bytes(content)
         assert said in refusal(lambda: train(half))
     (half / "config.json").unlink()
-    assert "field 'config.json': found none beside" in refusal(lambda: train(half))
+    assert "but no config.json, expected an empty folder" in refusal(lambda: train(half))
 
 
 def test_a_folder_that_is_none_is_one_line(tmp_path: Path) -> None:
@@ -277,7 +277,7 @@ def test_other_weights_in_the_place_of_the_final_ones_are_seen(whole: Path, made
     tensors, meta = load_weights(whole / "line.safetensors")
     save_weights(whole / "line.safetensors", {name: tensor + 1 for name, tensor in tensors.items()}, meta)
     said = refusal(lambda: train(whole))
-    assert f"{whole}/line.safetensors: missing, or not the weights that this run ended with; remove" in said
+    assert f"{whole}/line.safetensors: missing, or not the final weights of this run; remove" in said
     (whole / "line.safetensors").unlink()
     assert "line.safetensors: missing" in refusal(lambda: train(whole))
     (whole / "summary.json").unlink()
@@ -298,7 +298,7 @@ def test_a_summary_of_another_shape_is_one_line(whole: Path, content: bytes) -> 
 def test_a_changed_number_in_a_summary_is_seen(whole: Path) -> None:
     file = whole / "summary.json"
     file.write_text(file.read_text().replace('"photographs": 3', '"photographs": 2'))
-    assert "summary.json: damaged: its content is not what was written" in refusal(lambda: train(whole))
+    assert "summary.json: damaged: the content does not match its sha256" in refusal(lambda: train(whole))
 
 
 def test_a_finished_run_is_read_where_nothing_can_be_written(
@@ -312,9 +312,9 @@ def test_a_finished_run_is_read_where_nothing_can_be_written(
     before = sorted(whole.rglob("*"))
     assert train(whole) == made["right"]
     with Run(whole, CONFIG) as run:
-        assert run.finished is not None
-        assert run.finished["photographs"] == 3
-        run.finish(run.finished)
+        assert run.summary is not None
+        assert run.summary["photographs"] == 3
+        run.finish(run.summary)
     assert sorted(whole.rglob("*")) == before
     assert "field 'seed'" in refusal(lambda: Run(whole, CONFIG | {"seed": 1}))
     (whole / "summary.json").unlink()
@@ -428,7 +428,7 @@ def test_a_launcher_s_variables_are_checked(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("LOCAL_RANK", "0")
     for size in ("x", "", "-1", "99999999999"):
         monkeypatch.setenv("WORLD_SIZE", size)
-        assert "WORLD_SIZE: found" in refusal(processes.launched)
+        assert "WORLD_SIZE: found" in refusal(processes.launched_processes)
 
 
 def cli(command: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""Commands on several data sets: trained together, or refused in one line with nothing written."""
+"""Commands on several datasets: trained together, or refused in one line without output."""
 
 import json
 from pathlib import Path
@@ -58,7 +58,7 @@ def test_sets_that_cannot_be_mixed_are_refused(sets, tmp_path, capsys) -> None:
     assert f"{sets['fast']}: found 10 frames per second, expected 5 as in {bridge}" in said(bridge, sets["fast"])
     line = said(bridge, sets["small"])
     assert f"{sets['small']}: found frames of 16x16 pixels, expected 32x32 as in {bridge}. Resize all" in line
-    assert "--shares: found 1 for 2 data sets, expected one positive number" in said(bridge, bridge, "--shares", "1")
+    assert "--shares: found 1 for 2 datasets, expected one positive number" in said(bridge, bridge, "--shares", "1")
     words = ("--actions", "worldgym", "--world.transformer.action-dim", "7")
     assert "--world.transformer.action-dim: found 7, but the data's actions have" in said(bridge, sets["gym"], *words)
 
@@ -79,13 +79,13 @@ def test_nan_actions_are_refused_with_file_and_episode(sets, tmp_path, capsys) -
     at = table.schema.get_field_index("action")
     pq.write_table(table.set_column(at, table.schema.field(at), pa.array(rows, table.schema.field(at).type)), file)
     line = refused(tmp_path / "cm", capsys, tmp_path / "out")
-    assert f"{file}: episode 1: field 'action' holds NaN or infinity, expected finite numbers" in line
+    assert f"{file}: episode 1: field 'action': found NaN or infinity, expected finite numbers" in line
     with np.load(tmp_path / "gym/000000001.npz") as archive:
         values = archive["arr_0"].copy()
     values[0, 0] = np.inf
     np.savez(tmp_path / "gym/000000001.npz", values)
     line = refused(tmp_path / "gym", capsys, tmp_path / "out")
-    assert "000000001.npz: field 'arr_0' holds NaN or infinity" in line
+    assert "000000001.npz: field 'arr_0': found NaN or infinity" in line
 
 
 def test_videos_of_mixed_size_or_rate_are_refused_by_name(sets, tmp_path, capsys) -> None:
@@ -97,11 +97,11 @@ def test_videos_of_mixed_size_or_rate_are_refused_by_name(sets, tmp_path, capsys
     assert "--size" in line
     video.encode(file, frames, 10.0)
     line = refused(tmp_path / "gym", capsys, tmp_path / "out")
-    assert f"{file}: found a video of 10 frames per second, expected 20 as 000000000.mp4 has" in line
+    assert f"{file}: found 10 frames per second, expected 20 as 000000000.mp4 has" in line
     file = next((tmp_path / "cm").glob("videos/*/*/*.mp4"))
     video.encode(file, video.decode(file), 5.0)
     line = refused(tmp_path / "cm", capsys, tmp_path / "out")
-    assert f"{file}: found a video of 5 frames per second, expected 27 as in" in line
+    assert f"{file}: found 5 frames per second, expected 27 as in" in line
 
 
 def test_a_set_without_statistics_is_read_where_it_says_what_its_actions_are(sets, tmp_path, capsys) -> None:

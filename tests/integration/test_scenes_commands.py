@@ -1,4 +1,4 @@
-"""Scenes from servers, and the commands that make and edit them."""
+"""Commands that create and edit scenes, with servers."""
 
 import json
 from pathlib import Path
@@ -65,7 +65,7 @@ def test_a_server_that_is_out_for_a_while_is_asked_again() -> None:
         ("size", 'found a picture of 64x64 pixels, expected 96x96 as sent. Set "pixels"'),
         ("text", "no picture in the reply"),
         ("address", "response_format"),
-        ("nothing", "can the model edit pictures"),
+        ("nothing", "check that the model can edit pictures"),
     ],
 )
 def test_what_no_editor_may_answer_is_said(mode: str, said: str) -> None:
@@ -146,7 +146,7 @@ def test_what_an_editor_left_as_it_was_is_not_asked_for_again(
         assert main(command) == 0
     assert capsys.readouterr().out.count("skipped 1 of 2") == 2
     assert {s.task for s in read_starts(target, None)} == {"drawer-open"}
-    assert Ledger(target / FILE).spent().requests == 3 + 1 + 1, "three tries, the other one, and that one again"
+    assert Ledger(target / FILE).total().requests == 3 + 1 + 1, "three tries, the other one, and that one again"
 
 
 def test_another_camera_needs_a_plate_of_its_own(
@@ -176,7 +176,7 @@ def test_sentences_are_proposed(folder: Path, tmp_path: Path, capsys: pytest.Cap
         for name in ("drawer-open-1.json", "summary.json"):  # as if it had been killed there
             (tmp_path / "asked" / name).unlink()
         assert main(command) == 0
-        spent = Ledger(tmp_path / "asked" / FILE).spent()
+        spent = Ledger(tmp_path / "asked" / FILE).total()
         assert spent.requests == 3, "what is there is not asked for again"
     assert {(s.instruction, s.task) for s in read_starts(tmp_path / "asked", None)} == {("juggle",) * 2, ("wave",) * 2}
 
@@ -222,7 +222,7 @@ def test_whole_episodes_are_distracted(data: Path, tmp_path: Path, capsys: pytes
     [
         (["distract", "nowhere", "target"], "nowhere: found no folder"),
         (["distract", "here", "here"], "is the source"),
-        (["distract", "here", "target"], "here/a.json: found no file beside its picture"),
+        (["distract", "here", "target"], "here/a.json: no such file beside its picture"),
         (["plate", "nowhere", "--out", "plate.png", "--seed", "-1"], "--seed: found -1"),
         (["distract", "nowhere", "target", "--copies", "0"], "--copies: found 0"),
         (["distract", "here", "target", "--editor", "no.json"], "no.json: found no file, expected an editor's"),

@@ -1,4 +1,4 @@
-"""A judge behind a server: no fault changes a reward, nothing is paid twice, what is wrong is said before it costs."""
+"""A judge behind a server: faults change no reward, nothing is paid twice, errors are found before they cost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from worldgymnast.cli.main import main
 from worldgymnast.endpoint import BudgetSpent, EndpointConfig
 from worldgymnast.errors import InputError
 from worldgymnast.judges.vlm import VLMConfig, VLMJudge
-from worldgymnast.ledger import Budget, Ledger, Price, Spent
+from worldgymnast.ledger import Budget, Ledger, Price, Spending
 from worldgymnast.protocols import Judge
 from worldgymnast.registry import load_judge, save_judge
 from worldgymnast.types import Verdict
@@ -49,7 +49,7 @@ def test_it_is_a_judge_whose_verdicts_cost_something(server: Faulty) -> None:
     verdicts = asked.score(clips)
     assert scores(verdicts) == truth
     assert {v.cost for v in verdicts} == {(200 * 2 + 10 * 10) / 1e6}
-    spent = asked.ledger.spent()
+    spent = asked.ledger.total()
     assert (spent.requests, spent.tokens) == (4, 4 * 210)
     assert spent.money == pytest.approx(4 * 5e-4)
 
@@ -62,7 +62,7 @@ def test_votes_come_in_one_request_or_in_several_where_the_server_ignores_n(
     asked = judge(server, model, votes=5, temperature=1.0)
     clips, truth = brightening(2, seed=3)
     assert scores(asked.score(clips)) == truth
-    assert asked.ledger.spent().requests == 2 * requests
+    assert asked.ledger.total().requests == 2 * requests
 
 
 def spelled(*tokens: str, at: int, likely: dict[str, float]) -> Any:
@@ -118,7 +118,7 @@ def test_what_was_answered_is_never_asked_again_not_even_after_a_kill(server: Fa
     assert scores(verdicts) == truth
     assert sum(again.endpoint.counts.values()) == 2 * 3
     assert [v.cost for v in verdicts[:4]] == [0] * 4
-    assert again.ledger.spent().requests == 6 * 3
+    assert again.ledger.total().requests == 6 * 3
 
     more = judge(server, ledger=Ledger(tmp_path / "ledger.sqlite"), votes=5, temperature=1.0)
     more.score(clips[:1])
@@ -141,18 +141,18 @@ def test_a_budget_stops_the_run_and_a_larger_one_goes_on(server: Faulty, tmp_pat
         asked = judge(
             server, ledger=Ledger(kept), endpoint={"budget": budget, "concurrency": 1, "price": Price(2.0, 10.0)}
         )
-        with pytest.raises(BudgetSpent, match=r"the budget of m is spent: found .*run the same command again"):
+        with pytest.raises(BudgetSpent, match=r"Budget of m is spent .*rerun the same command"):
             asked.score(clips)
-        assert asked.ledger.spent().requests == spent
+        assert asked.ledger.total().requests == spent
     asked = judge(server, ledger=Ledger(kept), endpoint={"price": Price(2.0, 10.0)})
     assert scores(asked.score(clips)) == truth
-    assert asked.ledger.spent().requests == 20
+    assert asked.ledger.total().requests == 20
 
 
 @pytest.mark.server
 def test_a_ledger_that_is_no_ledger_is_one_line(server: Faulty, tmp_path: Path) -> None:
     (tmp_path / "ledger.sqlite").write_text("something else, and long enough to be no header of a database")
-    with pytest.raises(InputError, match=r"ledger.sqlite: found a ledger of answers that cannot be used"):
+    with pytest.raises(InputError, match=r"ledger.sqlite: the ledger of answers is unusable"):
         judge(server, ledger=Ledger(tmp_path / "ledger.sqlite")).score(brightening(1)[0])
 
 
@@ -206,7 +206,7 @@ def test_a_key_that_cannot_be_sent_is_told_and_not_shown(
     monkeypatch.setenv("OPENAI_API_KEY", key)
     assert main(["judge", "vlm", "m", "--endpoint.url", server.url, "--out", str(tmp_path / "judge.json")]) == 2
     said = capfd.readouterr().err
-    assert "environment variable OPENAI_API_KEY: found a key with characters that cannot be sent" in said
+    assert "environment variable OPENAI_API_KEY: found characters that cannot be sent" in said
     assert said.count("\n") == 1
     assert "schl" not in said
     assert "two" not in said
@@ -294,8 +294,8 @@ def test_a_server_that_takes_one_picture_takes_a_sheet(server: Faulty, tmp_path:
         (["--endpoint.url", "http://127.0.0.1:abc/v1"], "--endpoint.url: found 'http://127.0.0.1:abc/v1'"),
         (["--temperature", "inf"], "--temperature: found inf, expected 0 to 100"),
         (["--pixels", "100000"], "--pixels: found 100000, expected 0 to 2048"),
-        (["--endpoint.key-variable", "sk-secret-1"], "--endpoint.key-variable: found what is no variable's name"),
-        (["--endpoint.budget.money", "1"], "--endpoint.budget.money: found a limit and no price"),
+        (["--endpoint.key-variable", "sk-secret-1"], "--endpoint.key-variable: found an invalid variable name"),
+        (["--endpoint.budget.money", "1"], "--endpoint.budget.money: found a limit without a price"),
         (["--votes", "5"], "--temperature: found 0 for 5 votes"),
         (["--votes", "0"], "--votes: found 0, expected 1 to 1000"),
         (["--endpoint.concurrency", "0"], "--endpoint.concurrency: found 0, expected 1 to 1000"),
@@ -367,4 +367,4 @@ def test_an_old_ledger_stays_readable(tmp_path: Path) -> None:
         file.execute("INSERT INTO spent VALUES (3, 100, 0.5)")
     ledger = Ledger(tmp_path / "old.sqlite")
     assert ledger.answers("k") == {1: "[[1.0, 1.0]]"}
-    assert ledger.spend(Spent(requests=1)) == Spent(4, 100, 0.5)
+    assert ledger.spend(Spending(requests=1)) == Spending(4, 100, 0.5)

@@ -1,4 +1,4 @@
-"""A process that works in a run folder is killed: nobody else may enter before, and a whole checkpoint is left."""
+"""A killed process leaves a complete checkpoint, and a running one keeps others out."""
 
 import signal
 import subprocess
@@ -19,11 +19,11 @@ def test_a_folder_in_which_another_process_works_is_refused_until_it_is_killed(t
     victim = subprocess.Popen([sys.executable, "-c", _VICTIM, str(tmp_path / "a")], stdout=subprocess.PIPE, text=True)
     assert victim.stdout is not None
     assert victim.stdout.readline() == "ready\n"
-    with pytest.raises(InputError, match="another process at work"):
+    with pytest.raises(InputError, match="another process is using this run folder"):
         Run(tmp_path / "a", {"seed": 0})
     victim.kill()
     victim.wait()
-    assert Run(tmp_path / "a", {"seed": 0}).finished is None
+    assert Run(tmp_path / "a", {"seed": 0}).summary is None
 
 
 _VICTIM = """

@@ -1,4 +1,4 @@
-"""`worldgymnast rl` end to end with a judge behind a real server, audited; out of budget, and on again."""
+"""`worldgymnast rl` end to end with an audited judge behind a real server; budget and resume."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def test_it_runs_and_what_it_asked_is_kept(words: list[str], tmp_path: Path) -> 
     assert main([*words, "--judge", str(judge_file(words)), "--out", str(out)]) == 0
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [row["judge_error_rate"] for row in rows if "reward" in row] == [0, 0]
-    spent = Ledger(out / FILE).spent()
+    spent = Ledger(out / FILE).total()
     assert 3 < spent.requests <= 3 + 2 * 2 * 4, "of clips that are alike only one is asked about"
     said = f"Remote judges: {spent.requests} requests, {spent.tokens} tokens."
     assert said in (out / "report.html").read_text()
     assert main([*words, "--judge", str(judge_file(words)), "--out", str(out)]) == 0
-    assert Ledger(out / FILE).spent() == spent, "a finished run asks nobody"
+    assert Ledger(out / FILE).total() == spent, "a finished run asks nobody"
 
 
 def test_a_folder_that_is_no_run_is_left_as_it_is(
@@ -62,7 +62,7 @@ def test_a_folder_that_is_no_run_is_left_as_it_is(
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "mine.txt").write_text("mine")
     assert main([*words, "--judge", str(judge_file(words)), "--out", str(tmp_path / "data")]) == 2
-    assert "found none beside mine.txt, expected an empty folder or a run" in capsys.readouterr().err
+    assert "found mine.txt but no config.json, expected an empty folder or a run" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["mine.txt"]
 
 
@@ -82,10 +82,10 @@ def test_a_run_out_of_budget_goes_on_to_where_it_would_have_come(
             assert main(asked) == (0 if budget is None else 2)
             if budget is not None:
                 said = capsys.readouterr().err.splitlines()[-1]
-                assert "the budget of" in said
-                told = f'found {most} of {most} requests; raise "budget" in the file that names it and run the same'
+                assert "Budget of" in said
+                told = f'({most} of {most} requests). Answers so far are kept. Raise "budget" in the file that sets it'
                 assert told in said
-        requests.append(Ledger(tmp_path / name / FILE).spent().requests)
+        requests.append(Ledger(tmp_path / name / FILE).total().requests)
         hashes.add(weights_hash(load_weights(tmp_path / name / "policy.safetensors")[0]))
     assert len(hashes) == 1
     assert requests[1] <= requests[0] + 3, "only the three questions of the look before the start are paid again"

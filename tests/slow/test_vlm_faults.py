@@ -1,4 +1,4 @@
-"""Ten thousand judgements by a server that goes wrong in every way it can."""
+"""Ten thousand judgements by a server with every kind of fault."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_in_ten_thousand_judgements_no_fault_changes_a_reward_and_the_counts_add
     for name, count in sent.items():
         expected[NAMES.get(name, name)] += count
     assert asked.endpoint.counts == expected
-    assert asked.endpoint.counts.total() == requests == asked.ledger.spent().requests
+    assert asked.endpoint.counts.total() == requests == asked.ledger.total().requests
     assert asked.endpoint.counts["answered"] == 9_990
     assert early == 0
     assert requests > 14_000

@@ -1,6 +1,6 @@
-"""Every parser of the package on damaged inputs: nothing but `InputError` may come out.
+"""Fuzz every parser of the package: only `InputError` may be raised.
 
-A target writes a small valid input; then one of its files is damaged again and again, and read as a user would.
+A target writes a small valid input, whose files are then damaged repeatedly and read as a user would.
 
     python tests/support/fuzzing.py --seconds 60              # every target for a minute
     python tests/support/fuzzing.py --only rlds --seed 7      # one of them, from another seed
@@ -28,7 +28,7 @@ import torch
 from PIL import Image
 
 from worldgymnast.actions import ActionSpecMismatch, metaworld_spec
-from worldgymnast.completions import Unusable, picture_in, read_reply
+from worldgymnast.completions import UnusableReply, extract_picture, read_reply
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.check import check
 from worldgymnast.episodes.starts import read_starts
@@ -39,7 +39,7 @@ from worldgymnast.ledger import Ledger
 from worldgymnast.pictures import open_picture
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
 from worldgymnast.registry import Manifest, load_judge, load_policy, save_component
-from worldgymnast.replies import answer_of
+from worldgymnast.replies import answer_text
 from worldgymnast.report.collect import collect
 from worldgymnast.run import Run
 from worldgymnast.worldmodel.published import read_checkpoint
@@ -204,7 +204,7 @@ def _answers(root: Path) -> None:
 def _read_answer(root: Path) -> None:
     text = (root / "a.txt").read_bytes().decode("utf-8", "replace")
     for version in RUBRICS:
-        with contextlib.suppress(Unusable):  # no verdict
+        with contextlib.suppress(UnusableReply):  # no verdict
             parse(text, rubric(version))
 
 
@@ -221,12 +221,12 @@ def _reply(root: Path) -> None:
 
 
 def _read_reply(root: Path) -> None:
-    with contextlib.suppress(Unusable):  # counted as a failed judgement
+    with contextlib.suppress(UnusableReply):  # counted as a failed judgement
         reply = read_reply((root / "a.json").read_bytes(), True)
         for choice in reply.choices:
-            with contextlib.suppress(Unusable):
-                answer_of(choice)
-        picture_in(reply)
+            with contextlib.suppress(UnusableReply):
+                answer_text(choice)
+        extract_picture(reply)
 
 
 def _judges(root: Path) -> None:
@@ -253,7 +253,7 @@ def _checkpoint(root: Path) -> None:
 
 def _ledger(root: Path) -> None:
     ledger = Ledger(root / "ledger.sqlite")
-    ledger.keep("question", {0: "1"})
+    ledger.store("question", {0: "1"})
     ledger.close()
 
 
@@ -261,7 +261,7 @@ def _read_ledger(root: Path) -> None:
     ledger = Ledger(root / "ledger.sqlite")
     try:
         ledger.answers("question")
-        ledger.spent()
+        ledger.total()
     finally:
         ledger.close()
 

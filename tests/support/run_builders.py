@@ -1,4 +1,4 @@
-"""A finished training with checkpoints, metrics and an evaluation, as small and quick as can be."""
+"""A minimal finished training with checkpoints, metrics and an evaluation."""
 
 import json
 import sys
@@ -47,7 +47,7 @@ def train(folder: Path, finish: bool = True, steps: int = FIT.steps) -> str:
     model = Line()
     config = FitConfig(steps=FIT.steps, lr=1e-2, save_every=2, log_every=1)
     with Run(folder, CONFIG, command="train") as run:
-        if run.finished is None:
+        if run.summary is None:
             metrics = fit(model, _stopping(steps), config, run, "line")
             if finish:
                 run.export("line", model.state_dict(), {})

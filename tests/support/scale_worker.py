@@ -1,6 +1,6 @@
-"""What the processes of `test_scale` run, one set of torchrun for several trainings: scale_worker.py KIND ARGUMENTS.
+"""Workers of `test_scale`, one torchrun for several trainings: scale_worker.py KIND ARGUMENTS.
 
-The kinds, and what is done for them:
+Kinds:
 
     plain OUT          a training in OUT/plain, and a slow one in OUT/killed that waits to be killed
     sharded OUT        one in OUT/sharded that stops at step 10, is copied to OUT/alone and goes on; then, as soon as
@@ -89,7 +89,7 @@ def _sharded(out: Path) -> None:
     try:
         learn(out / "sharded", SHARDED, stop=10 * SHARDED.parts)
     except Stopped:
-        processes.first(lambda: shutil.copytree(out / "sharded", out / "alone"))
+        processes.on_rank_zero(lambda: shutil.copytree(out / "sharded", out / "alone"))
     learn(out / "sharded", SHARDED)
     while not (out / "dead").exists():
         time.sleep(0.05)
@@ -107,7 +107,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     kind, *rest = sys.argv[1:]
     if kind == "commands":
-        sys.exit(processes.leave(_commands(*rest)))
-    processes.join("cpu")
+        sys.exit(processes.exit_process(_commands(*rest)))
+    processes.initialize("cpu")
     {"plain": _plain, "sharded": _sharded}[kind](Path(rest[0]))
-    processes.leave(0)
+    processes.exit_process(0)

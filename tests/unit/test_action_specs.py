@@ -1,4 +1,4 @@
-"""What the numbers of foreign actions mean: kinds, grippers, absolute targets, and statistics in every shape."""
+"""Action specs of foreign data: kinds, grippers, absolute targets, and statistics in every form."""
 
 import json
 from dataclasses import replace
@@ -26,7 +26,7 @@ from worldgymnast.actions import (
 )
 from worldgymnast.episodes import lerobot
 from worldgymnast.episodes.check import check
-from worldgymnast.episodes.windows import concatenate, warn_outside
+from worldgymnast.episodes.windows import concatenate, warn_out_of_range
 from worldgymnast.errors import InputError
 
 JOINTS = ("shoulder_pan.pos", "shoulder_lift.pos", "elbow_flex.pos", "wrist_flex.pos", "wrist_roll.pos", "gripper.pos")
@@ -45,7 +45,7 @@ SO101 = ActionSpec(
 # ---------------------------------------------------------------- kinds
 
 
-def test_bounds_seen_on_another_day_are_no_other_kind() -> None:
+def test_different_observed_bounds_are_the_same_kind() -> None:
     other = replace(SO101, low=(-80.0,) * 6, high=(120.0,) * 6)
     assert SO101.is_same_kind(other)
     require_same(SO101, other, "two days")
@@ -66,7 +66,7 @@ def test_bounds_seen_on_another_day_are_no_other_kind() -> None:
         ({"rate": 15.0}, "rate"),
     ],
 )
-def test_another_meaning_is_another_kind_and_both_are_printed(change, field) -> None:
+def test_a_different_meaning_is_a_different_kind_and_both_are_printed(change, field) -> None:
     other = replace(SO101, **change)
     with pytest.raises(ActionSpecMismatch) as error:
         require_same(other, SO101, "data and policy")
@@ -75,7 +75,7 @@ def test_another_meaning_is_another_kind_and_both_are_printed(change, field) -> 
     assert str(SO101) in str(error.value)
 
 
-def test_what_is_unknown_fits_and_is_filled_in() -> None:
+def test_unknown_fields_match_and_are_filled_in() -> None:
     vague = replace(SO101, motion="unknown", space="unknown", rate=None)
     assert vague.is_same_kind(SO101)
     assert SO101.is_same_kind(vague)
@@ -84,7 +84,7 @@ def test_what_is_unknown_fits_and_is_filled_in() -> None:
     assert not BRIDGE.is_same_kind(replace(BRIDGE, unit="unknown"))
 
 
-def test_files_from_before_there_was_motion_still_load() -> None:
+def test_files_without_the_motion_field_load() -> None:
     old = {k: v for k, v in metaworld_spec(6).to_dict().items() if k not in ("motion", "space")}
     assert ActionSpec.from_dict(old) == metaworld_spec(6)
     assert metaworld_spec(6).motion == "delta"
@@ -110,7 +110,7 @@ def test_files_from_before_there_was_motion_still_load() -> None:
         {"axes": ["x"], "unit": "m", "low": [0], "high": [1], "colour": "red"},
     ],
 )
-def test_a_spec_that_is_none_is_refused(junk) -> None:
+def test_an_invalid_spec_is_refused(junk) -> None:
     with pytest.raises(ActionSpecMismatch, match="action spec"):
         ActionSpec.from_dict(junk)
 
@@ -123,37 +123,37 @@ def test_a_spec_that_is_none_is_refused(junk) -> None:
     ["gripper", "gripper.pos", "right_gripper.pos", "left_gripper", "gripper_position", "main_gripper", "finger",
      "panda_finger_joint1", "Gripper", "leftGripper", "robotiq_85_left_knuckle", "action.gripper_close"],
 )  # fmt: skip
-def test_what_opens_is_a_gripper(name) -> None:
+def test_grippers_are_recognized_by_name(name) -> None:
     assert is_gripper(name)
 
 
 @pytest.mark.parametrize("name", ["wrist_roll", "x", "gripper_x", "gripper.vel", "pad0", "shoulder_pan.pos", "a6"])
-def test_what_moves_the_hand_is_none(name) -> None:
+def test_hand_axes_are_not_grippers(name) -> None:
     assert not is_gripper(name)
 
 
-def test_standing_still_with_absolute_targets_is_the_pose_before() -> None:
+def test_no_motion_with_absolute_targets_repeats_the_pose() -> None:
     actions = np.arange(24, dtype=np.float32).reshape(1, 4, 6)
     before = np.full((1, 6), 7, np.float32)
     assert np.array_equal(motionless(SO101, actions, before), np.full((1, 4, 6), 7, np.float32))
     assert np.array_equal(motionless(SO101, actions), np.repeat(actions[:, :1], 4, 1))
 
 
-def test_standing_still_with_deltas_is_zero_and_the_gripper_stays() -> None:
+def test_no_motion_with_deltas_is_zero_and_keeps_the_gripper() -> None:
     spec = replace(SO101, motion="delta")
     still = motionless(spec, np.ones((1, 4, 6), np.float32), np.full((1, 6), 7, np.float32))
     assert (still[..., :5] == 0).all()
     assert (still[..., 5] == 7).all()
 
 
-def test_a_base_s_velocity_stops_where_the_arm_holds() -> None:
+def test_no_motion_stops_the_base_and_holds_the_arm() -> None:
     axes = ("arm_elbow_flex.pos", "arm_gripper.pos", "x.vel", "theta.vel")
     spec = replace(SO101, axes=axes, low=(-90.0, 0.0, -1.0, -1.0), high=(90.0, 100.0, 1.0, 1.0))
     still = motionless(spec, np.ones((3, 4), np.float32), np.full(4, 7, np.float32))
     assert np.array_equal(still, np.tile(np.array([7, 7, 0, 0], np.float32), (3, 1)))
 
 
-def test_unknown_motion_is_absolute_where_zero_was_never_seen() -> None:
+def test_unknown_motion_is_absolute_if_zero_is_out_of_range() -> None:
     unknown = replace(SO101, motion="unknown", axes=("a0", "a1", "a2", "a3", "a4", "a5"))
     assert not unknown.is_absolute
     assert replace(unknown, low=(12.0, *unknown.low[1:])).is_absolute
@@ -251,7 +251,7 @@ def test_statistics_are_read_in_every_shape(tmp_path, shape, old) -> None:
 
 
 @pytest.mark.parametrize("stats", [None, {}, {"action": {"mean": [0] * 7, "q01": [0] * 7}}, {"action": None}])
-def test_without_bounds_in_the_statistics_they_come_from_the_rows_and_check_says_so(tmp_path, stats) -> None:
+def test_missing_bounds_are_taken_from_the_rows_and_reported(tmp_path, stats) -> None:
     actions = v3(tmp_path / "set")
     path = tmp_path / "set/meta/stats.json"
     path.unlink() if stats is None else path.write_text(json.dumps(stats))
@@ -272,7 +272,7 @@ def test_without_bounds_in_the_statistics_they_come_from_the_rows_and_check_says
         {"min": [10**400] * 7, "max": [1] * 7},
     ],
 )
-def test_statistics_that_are_no_numbers_are_one_line(tmp_path, part) -> None:
+def test_non_numeric_statistics_are_one_line(tmp_path, part) -> None:
     v3(tmp_path / "set")
     (tmp_path / "set/meta/stats.json").write_text(json.dumps({"action": part}))
     with pytest.raises(InputError, match=r"stats\.json: field 'action'") as error:
@@ -290,7 +290,7 @@ def test_a_width_no_robot_has_is_refused_before_it_costs_memory(tmp_path, width)
         lerobot.read(tmp_path / "set")
 
 
-def test_rows_that_are_no_numbers_are_one_line(tmp_path) -> None:
+def test_non_numeric_rows_are_one_line(tmp_path) -> None:
     v3(tmp_path / "set", rows_fn=lambda t: t.set_column(0, "action", pa.array(["left"] * t.num_rows)))
     (tmp_path / "set/meta/stats.json").unlink()
     with pytest.raises(InputError, match=r"file-000\.parquet: field 'action'"):
@@ -301,7 +301,7 @@ def test_rows_that_are_no_numbers_are_one_line(tmp_path) -> None:
         lerobot.read(tmp_path / "set")
 
 
-def test_check_says_what_motion_it_assumes(tmp_path) -> None:
+def test_check_reports_the_assumed_motion(tmp_path) -> None:
     v3(tmp_path / "vague")
     lines = [str(finding) for finding in check(tmp_path / "vague")]
     assert any("deltas or absolute targets" in line for line in lines)
@@ -319,20 +319,20 @@ def test_two_days_of_one_robot_are_read_together_with_bounds_for_both(tmp_path) 
     v3(tmp_path / "tuesday", lens=(9,), d=6, names=list(JOINTS))
     monday, tuesday = lerobot.read(tmp_path / "monday"), lerobot.read(tmp_path / "tuesday")
     assert monday.spec != tuesday.spec
-    both = concatenate([monday, tuesday.acting(monday.spec)])
+    both = concatenate([monday, tuesday.with_action_spec(monday.spec)])
     assert len(both) == 3
     assert both.spec.low == tuple(np.minimum(monday.spec.low, tuesday.spec.low))
     assert both.spec.high == tuple(np.maximum(monday.spec.high, tuesday.spec.high))
 
 
-def test_actions_outside_a_component_s_bounds_are_said_with_their_share(tmp_path, capsys) -> None:
+def test_actions_out_of_range_are_reported_with_their_share(tmp_path, capsys) -> None:
     v3(tmp_path / "set", lens=(11,), d=6, names=list(JOINTS))
     episodes = lerobot.read(tmp_path / "set")
-    warn_outside(episodes, episodes.spec, "policy")
+    warn_out_of_range(episodes, episodes.spec, "policy")
     assert capsys.readouterr().err == ""
     narrow = replace(episodes.spec, high=(*episodes.spec.high[:5], 0.5))
-    warn_outside(episodes, narrow, "policy")
+    warn_out_of_range(episodes, narrow, "policy")
     said = capsys.readouterr().err
-    assert said.startswith("policy: 50 % of the actions in the data lie outside its range, axis 'gripper.pos' most")
+    assert said.startswith("policy: 50% of the data's actions are out of range, axis 'gripper.pos' most")
     assert said.count("\n") == 1
     assert clipped_share(WORLDGYM, np.zeros((0, 10))) == 0

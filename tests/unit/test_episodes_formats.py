@@ -55,7 +55,7 @@ def test_real_worldgym_folder():
     assert found.episode(0).frames.shape == (len(rows), 32, 32, 3)
 
 
-def test_worldgym_names_what_is_wrong(folder):
+def test_worldgym_errors_name_the_problem(folder):
     with pytest.raises(InputError, match="no mp4 files"):
         worldgym.read(folder.parent)
     np.savez(folder / "000000001.npz", np.zeros((6, 7), np.float32))
@@ -96,10 +96,10 @@ def test_damaged_rlds_is_an_error(bridge):
     shard = next(bridge.glob("*.tfrecord*"))
     blob = shard.read_bytes()
     shard.write_bytes(blob[: len(blob) // 2])
-    with pytest.raises(InputError, match=r"record \d+: found \d+ bytes.*cut short"):
+    with pytest.raises(InputError, match=r"record \d+: found \d+ bytes.*truncated"):
         rlds.read(bridge)
     shard.write_bytes(blob[:1000] + bytes([blob[1000] ^ 1]) + blob[1001:])
-    with pytest.raises(InputError, match="record 0: checksum of its data is wrong"):
+    with pytest.raises(InputError, match="record 0: the checksum of its data is wrong"):
         rlds.read(bridge)
     shard.write_bytes(b"no tfrecord at all")
     with pytest.raises(InputError, match="checksum of its length"):
@@ -138,7 +138,7 @@ def test_detect_refuses_other_folders(tmp_path):
         detect(tmp_path)
 
 
-def test_a_sound_set_gives_no_findings(tmp_path):
+def test_a_valid_set_has_no_findings(tmp_path):
     lerobot.write(tmp_path / "set", episodes(5))
     assert check(tmp_path / "set") == []
 
@@ -151,7 +151,7 @@ def test_check_finds_duplicates_still_scenes_ranges_and_missing_labels(tmp_path)
     lerobot.write(tmp_path / "set", [still, wild, wild])
     text = "\n".join(map(str, check(tmp_path / "set")))
     for part in (
-        "one picture throughout",
+        "identical frames",
         "a copy of episode 1",
         "axis 'z': found",
         "7 (2 of 3",
@@ -227,11 +227,11 @@ REFUSED = [
     (f"{SPEC_FIELD}.frame", "camera", '.frame\': found "camera", expected one of base, end_effector'),
     (f"{SPEC_FIELD}.rotation", "upside", '.rotation\': found "upside", expected one of none, rpy'),
     (f"{SPEC_FIELD}.gripper", "hook", '.gripper\': found "hook", expected one of none, effort'),
-    (f"{SPEC_FIELD}.unit", "", 'unit\': found "", expected what 1.0 means'),
+    (f"{SPEC_FIELD}.unit", "", 'unit\': found "", expected the meaning of 1.0'),
     (f"{SPEC_FIELD}.axes", [1, 2, 3, 4], r"axes': found \[1, 2, 3, 4\], expected a list of names"),
     (f"{SPEC_FIELD}.low", [2.0, 2.0, 2.0, 2.0], "low': found 2.0, expected at most 1.0, the 'high' of axis 'x'"),
     (f"{SPEC_FIELD}.high", "abcd", 'high\': found "abcd", expected a list of finite numbers'),
-    (f"{SPEC_FIELD}.high", [1.0], "action_spec' is no action spec .*4 lower and 1 upper"),
+    (f"{SPEC_FIELD}.high", [1.0], "action_spec' is not a valid action spec .*4 lower and 1 upper"),
     (f"{SPEC_FIELD}.rate", 0, "rate': found 0, expected more than 0"),
     (SPEC_FIELD, None, "action_spec': found null, expected a JSON object"),
     ("video_path", None, "'video_path' is missing"),
@@ -252,7 +252,7 @@ def test_impossible_metadata_are_one_line_for_the_reader_and_the_check(copy, key
 
 
 @pytest.mark.parametrize("function", [formats.read, lerobot.read, check])
-def test_metadata_that_are_no_object(copy, function):
+def test_metadata_that_are_not_an_object(copy, function):
     (copy / "meta/info.json").write_text("[]")
     with pytest.raises(InputError, match=r"info\.json: found \[\], expected a JSON object"):
         function(copy)
@@ -278,7 +278,7 @@ def test_check_warns_of_odd_metadata_that_can_be_read(copy, key, value, said):
 
 
 @pytest.mark.parametrize("unit", ["6cm", "m", "m+rad", "effort*0.06m", "worldgym", "unknown"])
-def test_known_units_are_no_finding(copy, unit):
+def test_known_units_have_no_finding(copy, unit):
     put(copy, f"{SPEC_FIELD}.unit", unit)
     assert check(copy) == []
 
@@ -300,7 +300,7 @@ def test_check_looks_at_metadata_only_others_read(copy, name, text, said):
     assert re.search(f"^error: .*/meta/{said}", str(found))
 
 
-def test_check_warns_where_the_labels_are_gone(copy):
+def test_check_warns_about_undeclared_labels(copy):
     put(copy, "features.success", None)
     for file in copy.glob("data/*/*.parquet"):
         pq.write_table(pq.read_table(file).drop_columns(["success"]), file)
@@ -312,7 +312,7 @@ def test_check_lines_are_single_sentences(copy):
     clip = next(copy.glob("videos/*/*/*.mp4"))
     clip.write_bytes(clip.read_bytes()[:900])
     (cut,) = check(copy)
-    assert str(cut).startswith(f"error: {clip}: video is cut short or damaged: found ")
+    assert str(cut).startswith(f"error: {clip}: the video is truncated or damaged: found ")
     assert str(cut).count("expected") == 1
     info = json.loads((copy / "meta/info.json").read_text())
     put(copy, "features", info["features"] | {"second": {"dtype": "video", "shape": [32, 32, 3]}})
@@ -323,7 +323,7 @@ def test_check_lines_are_single_sentences(copy):
 
 
 @pytest.mark.parametrize("kind", ["lerobot", "worldgym"])
-def test_full_disk_means_no_cache_and_reading_goes_on(copy, folder, capsys, kind, tmp_path, monkeypatch):
+def test_a_full_disk_disables_the_cache_and_reading_continues(copy, folder, capsys, kind, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
@@ -365,5 +365,5 @@ def test_check_names_the_first_bad_records_of_a_shard_and_counts_the_rest(bridge
     lines = [str(one) for one in check(bridge) if one.severity == "error"]
     assert len(lines) == 10
     assert lines[0].startswith(f"error: {shard}: record 0: field 'action': found ")
-    assert lines[0].endswith("expected 6 a step by features.json")
+    assert lines[0].endswith("expected 6 per step by features.json")
     assert lines[-1].endswith("(15 more like this)")

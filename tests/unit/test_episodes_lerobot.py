@@ -129,7 +129,7 @@ def test_changed_files_are_decoded_again(copy, tmp_path, monkeypatch):
     assert len(list(tmp_path.glob("cache/frames/*"))) == 1
 
 
-def test_read_only_folder_is_read_as_any(copy):
+def test_a_read_only_folder_can_be_read(copy):
     copy.chmod(0o555)
     found = lerobot.read(copy)
     copy.chmod(0o755)
@@ -183,7 +183,7 @@ def test_truncated_video_missing_file_and_wrong_paths(copy, tmp_path, monkeypatc
     file = next(copy.glob("videos/*/*/file-001.mp4"))
     blob = file.read_bytes()
     file.write_bytes(blob[: len(blob) // 2])
-    with pytest.raises(InputError, match=r"file-001\.mp4.*cut short"):
+    with pytest.raises(InputError, match=r"file-001\.mp4.*truncated"):
         lerobot.read(copy)
     file.unlink()
     with pytest.raises(InputError, match=r"file-001\.mp4.*no such file"):
@@ -198,14 +198,14 @@ def test_nan_and_wrong_width_in_the_rows_are_errors(copy):
     rows = np.array(table["action"].to_pylist(), np.float32)
     rows[0, 1] = np.nan
     pq.write_table(table.set_column(place, "action", pa.array(rows.tolist())), file)
-    with pytest.raises(InputError, match=r"file-001\.parquet: episode \d+: field 'action' holds NaN"):
+    with pytest.raises(InputError, match=r"file-001\.parquet: episode \d+: field 'action': found NaN"):
         lerobot.read(copy)
     pq.write_table(table.set_column(place, "action", pa.array(rows[:, :3].tolist())), file)
-    with pytest.raises(InputError, match=r"found 3 numbers a row, expected 4"):
+    with pytest.raises(InputError, match=r"found 3 numbers per row, expected 4"):
         lerobot.read(copy)
 
 
-def test_writer_refuses_what_does_not_fit(tmp_path, written):
+def test_writer_refuses_mismatched_episodes(tmp_path, written):
     with pytest.raises(InputError, match="exists already"):
         lerobot.LeRobotWriter(written, SPEC, 20, 32)
     path = tmp_path / "new"
@@ -228,7 +228,7 @@ def test_writer_refuses_what_does_not_fit(tmp_path, written):
     assert os.listdir(tmp_path) == []
 
 
-def test_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+def test_a_full_disk_is_one_line_and_leaves_no_files(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
@@ -244,12 +244,12 @@ def test_write_resizes_and_streams(tmp_path):
 
 
 @pytest.mark.parametrize("column", [["True", "False"], ["yes", "yes"], [0.5, 1.0]])
-def test_labels_that_are_no_flags_are_refused_by_read_and_check(column, copy):
+def test_invalid_labels_are_refused_by_read_and_check(column, copy):
     """Every word would count as a success."""
     file = sorted(copy.rglob("data/*/*.parquet"))[0]
     table = pq.read_table(file)
     values = [column[i % 2] for i in range(table.num_rows)]
     pq.write_table(table.set_column(table.schema.get_field_index("success"), "success", pa.array(values)), file)
-    with pytest.raises(InputError, match="expected true or false a frame"):
+    with pytest.raises(InputError, match="expected true or false per frame"):
         lerobot.read(copy)
     assert any("success" in str(finding) and finding.severity == "error" for finding in check(copy))

@@ -6,8 +6,9 @@ import torch
 from episode_builders import assert_identical, episode, episodes
 
 from worldgymnast.actions import BRIDGE, ActionSpecMismatch
-from worldgymnast.episodes.shares import balanced
-from worldgymnast.episodes.windows import ClipSampler, concatenate, from_episodes
+from worldgymnast.episodes.clips import ClipSampler
+from worldgymnast.episodes.shares import balanced_weights
+from worldgymnast.episodes.windows import concatenate, from_episodes
 from worldgymnast.errors import InputError
 
 
@@ -50,7 +51,7 @@ def test_split_is_disjoint_even_per_task_and_reproducible():
         held.split(6, seed=0)
 
 
-def test_concatenate_keeps_episodes_and_refuses_strangers():
+def test_concatenate_keeps_episodes_and_refuses_mismatches():
     left, right = from_episodes(episodes(3)), from_episodes(episodes(5))
     both = concatenate([left, right.select([4, 0])])
     assert len(both) == 5
@@ -117,11 +118,11 @@ def test_balanced_weights_give_each_outcome_of_a_task_half() -> None:
     made = [episode(i) for i in range(9)]
     labels = [np.full(len(e.frames), i in (0, 6, 7)) for i, e in enumerate(made)]
     episodes = from_episodes([replace(e, task="a" if i < 6 else "b", success=labels[i]) for i, e in enumerate(made)])
-    found = balanced(episodes)
+    found = balanced_weights(episodes)
     assert found[0] == pytest.approx(found[1:6].sum())
     assert found[6:8].sum() == pytest.approx(found[8])
     assert found[:6].sum() == pytest.approx(episodes.length[:6].sum()), "a task stays as likely as it was"
-    weighted = balanced(episodes, np.array([2.0, 1, 1, 1, 1, 1, 1, 0, 1]))
+    weighted = balanced_weights(episodes, np.array([2.0, 1, 1, 1, 1, 1, 1, 0, 1]))
     assert weighted[7] == 0
     lost = episodes.select([1, 2, 8])
-    assert (balanced(lost) == lost.length).all()
+    assert (balanced_weights(lost) == lost.length).all()

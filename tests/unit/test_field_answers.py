@@ -1,4 +1,4 @@
-"""What vision-language models really write, and the score that it is: one, or none with the reason."""
+"""Real answers of vision-language models, and their scores: one, or none with a reason."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from openai.types.chat.chat_completion import Choice
 from servers import choice_of
 
-from worldgymnast.endpoint import EndpointConfig, Unusable
+from worldgymnast.endpoint import EndpointConfig, UnusableReply
 from worldgymnast.judges.local import LocalVLM
 from worldgymnast.judges.prompt import RUBRICS, NoScore, parse
 from worldgymnast.judges.vlm import VLMConfig, VLMJudge
-from worldgymnast.replies import answer_of
+from worldgymnast.replies import answer_text
 from worldgymnast.scenes import proposals
 
 BINARY, PARTIAL, PROGRESS = (RUBRICS[name] for name in ("binary-v1", "partial-v1", "progress-v1"))
@@ -436,7 +436,7 @@ def test_a_score_is_read_however_it_is_written(text: str, rubric, score: float) 
 
 
 @pytest.mark.parametrize(("text", "rubric", "kind"), REFUSED)
-def test_what_is_no_sure_score_is_none(text: str | None, rubric, kind: str) -> None:
+def test_an_ambiguous_score_is_none(text: str | None, rubric, kind: str) -> None:
     with pytest.raises(NoScore) as error:
         parse(text, rubric)
     assert error.value.kind == kind
@@ -453,7 +453,7 @@ PIECES = (
 @given(
     st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=14), st.sampled_from([BINARY, PARTIAL, PROGRESS])
 )
-def test_of_any_text_comes_a_legal_score_or_none(pieces: list[str], rubric) -> None:
+def test_any_text_yields_a_valid_score_or_none(pieces: list[str], rubric) -> None:
     with contextlib.suppress(NoScore):
         assert parse("".join(pieces), rubric) in rubric.scores
 
@@ -474,7 +474,7 @@ def test_of_any_text_comes_a_legal_score_or_none(pieces: list[str], rubric) -> N
     ],
     ids=lambda text: text[:12],
 )
-def test_a_long_answer_takes_time_in_proportion_to_its_length(text: str) -> None:
+def test_parsing_takes_linear_time(text: str) -> None:
     """A second of the processor; a square of a million would be days."""
     began = time.process_time()
     with pytest.raises(NoScore) as error:
@@ -502,8 +502,8 @@ def test_a_long_answer_takes_time_in_proportion_to_its_length(text: str) -> None
         "stop ",
     ],
 )
-def test_an_answer_that_the_model_ended_counts(reason: Any) -> None:
-    assert parse(answer_of(SimpleNamespace(**_simple(choice_of(finish_reason=reason)))), BINARY) == 1
+def test_a_complete_answer_counts(reason: Any) -> None:
+    assert parse(answer_text(SimpleNamespace(**_simple(choice_of(finish_reason=reason)))), BINARY) == 1
 
 
 def _simple(choice: dict[str, Any]) -> dict[str, Any]:
@@ -519,9 +519,9 @@ def _simple(choice: dict[str, Any]) -> dict[str, Any]:
         ({"type": "length"}, "cut off"), ([], "not ended"),
     ],
 )  # fmt: skip
-def test_an_answer_that_was_ended_otherwise_is_none(reason: Any, kind: str) -> None:
-    with pytest.raises(Unusable) as error:
-        answer_of(SimpleNamespace(**_simple(choice_of(finish_reason=reason))))
+def test_an_incomplete_answer_is_none(reason: Any, kind: str) -> None:
+    with pytest.raises(UnusableReply) as error:
+        answer_text(SimpleNamespace(**_simple(choice_of(finish_reason=reason))))
     assert error.value.kind == kind
 
 
@@ -578,7 +578,7 @@ def test_the_probability_is_that_of_the_token_that_was_read_as_the_score(tokens:
         (10**400, []),
     ],
 )
-def test_log_probabilities_that_are_none_leave_the_score_as_written(logprob: Any, others: Any) -> None:
+def test_invalid_log_probabilities_keep_the_written_score(logprob: Any, others: Any) -> None:
     choice = likely("Final Score: ", "1", at=1, logprob=logprob, others=others)
     assert JUDGE._read(choice)[1.0] == 1.0
 
@@ -609,15 +609,15 @@ def test_log_probabilities_of_another_text_are_not_used() -> None:
         '["open the drawer", ' + "1" * 5000 + ', NaN, "wipe the table"]',
     ],
 )
-def test_sentences_are_found_in_what_models_write(text: str) -> None:
+def test_sentences_are_parsed_from_answers(text: str) -> None:
     assert proposals.parse(text, 2) == ["open the drawer", "wipe the table"]
 
 
 @pytest.mark.parametrize(
     "text", ["", "[" * 100_000, "[1]" * 300_000, "[]", "[null]", '<think>["open it"]', '{"a": {"b": 1}}', '["\\ud800"]']
 )
-def test_no_sentences_are_one_line(text: str) -> None:
-    with pytest.raises(Unusable) as error:
+def test_missing_sentences_are_one_line(text: str) -> None:
+    with pytest.raises(UnusableReply) as error:
         proposals.parse(text, 3)
     assert len(str(error.value)) < 200
 
@@ -625,7 +625,7 @@ def test_no_sentences_are_one_line(text: str) -> None:
 # ---------------------------------------------------------------- a model in this process, pictures
 
 
-def test_what_a_local_model_writes_counts_only_where_it_ends() -> None:
+def test_a_local_model_s_answer_counts_only_if_complete() -> None:
     made = LocalVLM.__new__(LocalVLM)
     tokenizer = SimpleNamespace(decode=lambda row, skip_special_tokens: " ".join(map(str, row)))
     made.processor = SimpleNamespace(tokenizer=tokenizer)

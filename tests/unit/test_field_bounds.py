@@ -1,4 +1,4 @@
-"""Small files that stand for gigabytes, and other files in the place of data, videos, pictures and checkpoints."""
+"""Small files that expand to gigabytes, and other files instead of data, videos, pictures and checkpoints."""
 
 import resource
 from pathlib import Path
@@ -54,7 +54,7 @@ def test_more_rows_than_the_metadata_say_are_refused_before_they_are_read(tmp_pa
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000
 
 
-def test_rows_are_bounded_where_they_stand_for_the_statistics(tmp_path):
+def test_rows_are_bounded_if_they_replace_the_statistics(tmp_path):
     root = bomb(tmp_path / "set", ROWS, 8_000_000)
     (root / "meta/stats.json").unlink(missing_ok=True)
     with pytest.raises(InputError, match="found 8,000,000 rows"):
@@ -75,7 +75,7 @@ def test_a_long_text_that_many_rows_share(tmp_path, is_stored):
     task = pa.DictionaryArray.from_arrays(pa.array(np.zeros(100_000, np.int32)), ["x" * 1_000_000])
     pq.write_table(pa.table({"task_index": np.arange(100_000), "task": task}), path, store_schema=is_stored)
     assert path.stat().st_size < 1_000_000
-    with pytest.raises(InputError, match="holds more than 536,870,912 bytes"):
+    with pytest.raises(InputError, match="found more than 536,870,912 bytes"):
         parquet.read_lists(path)
 
 
@@ -118,7 +118,7 @@ def test_other_files_in_a_data_set_are_named(tmp_path, kind, suffix):
 
 
 @pytest.mark.parametrize("kind", [one for one in OTHERS if one != "nothing"])
-def test_other_files_in_the_place_of_pictures_and_components(tmp_path, kind):
+def test_other_files_instead_of_pictures_and_components(tmp_path, kind):
     content, said = OTHERS[kind]
     (tmp_path / "a.png").write_bytes(content)
     (tmp_path / "a.json").write_text('{"instruction": "open the drawer"}')
@@ -130,7 +130,7 @@ def test_other_files_in_the_place_of_pictures_and_components(tmp_path, kind):
         assert said in str(caught.value)
 
 
-def test_a_pointer_in_the_place_of_an_older_data_set(tmp_path):
+def test_a_pointer_instead_of_an_older_dataset(tmp_path):
     v21(tmp_path / "set")
     for file in (tmp_path / "set").rglob("*.mp4"):
         file.write_bytes(OTHERS["a pointer"][0])

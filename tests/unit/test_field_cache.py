@@ -1,4 +1,4 @@
-"""The frame cache trusts nobody: what is planted, damaged or another user's is decoded again."""
+"""The frame cache ignores planted, damaged and foreign entries."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from foreign_data import FD, IMG, TXT, T, acts, features, frame, png, rlds
 from rlds_builders import SHARD, seed_rlds
 
 from worldgymnast.episodes import cache, formats
-from worldgymnast.episodes.cache import cache_folder, cache_usage, cached_frames, fingerprint
+from worldgymnast.episodes.cache import cache_folder, cache_usage, cached_frames, files_hash
 from worldgymnast.errors import InputError
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (5, 8, 6, 3), np.uint8)
@@ -48,7 +48,7 @@ def entry(folder):
     return path
 
 
-def test_frames_are_decoded_once_and_kept_for_their_owner_alone(folder, tmp_path):
+def test_frames_are_decoded_once_and_private_to_their_owner(folder, tmp_path):
     umask = os.umask(0)
     try:
         decoder = Decoder()
@@ -63,7 +63,7 @@ def test_frames_are_decoded_once_and_kept_for_their_owner_alone(folder, tmp_path
     assert cache_usage() == (1, 128 + FRAMES.nbytes)
 
 
-def test_the_folder_is_the_users_and_never_the_data_sets(monkeypatch, tmp_path):
+def test_the_cache_is_in_the_users_folder_not_the_dataset(monkeypatch, tmp_path):
     monkeypatch.delenv("WORLDGYMNAST_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
@@ -78,7 +78,7 @@ def test_the_folder_is_the_users_and_never_the_data_sets(monkeypatch, tmp_path):
     assert entry(tmp_path / "xdg/worldgymnast/frames").is_file()
 
 
-def test_other_files_another_root_and_another_count_are_other_entries(folder, tmp_path):
+def test_different_files_roots_and_counts_are_different_entries(folder, tmp_path):
     decoder = Decoder()
     read(tmp_path / "a", decoder)
     read(tmp_path / "b", decoder)
@@ -107,7 +107,7 @@ PLANTED = {
 
 
 @pytest.mark.parametrize("kind", PLANTED)
-def test_an_entry_that_is_not_the_expected_one_is_decoded_again(folder, tmp_path, kind):
+def test_an_invalid_entry_is_decoded_again(folder, tmp_path, kind):
     decoder = Decoder()
     read(tmp_path, decoder)
     PLANTED[kind](entry(folder))
@@ -139,7 +139,7 @@ def word(capsys):
     return line
 
 
-def test_a_folder_that_is_not_ones_own_is_not_used(folder, tmp_path, capsys, monkeypatch):
+def test_a_folder_of_another_user_is_not_used(folder, tmp_path, capsys, monkeypatch):
     folder.mkdir(parents=True)
     folder.chmod(0o777)
     read(tmp_path, Decoder())
@@ -158,7 +158,7 @@ def test_a_folder_that_is_not_ones_own_is_not_used(folder, tmp_path, capsys, mon
     assert not os.listdir(tmp_path / "theirs")
 
 
-def test_without_a_place_or_room_frames_are_held_in_memory(folder, tmp_path, capsys, monkeypatch):
+def test_without_a_folder_or_space_frames_are_held_in_memory(folder, tmp_path, capsys, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("WORLDGYMNAST_CACHE", str(tmp_path / "file"))
     read(tmp_path, Decoder())
@@ -177,7 +177,7 @@ def test_without_a_place_or_room_frames_are_held_in_memory(folder, tmp_path, cap
         cached_frames(tmp_path, "cam", "k", 10**12, Decoder())
 
 
-def test_of_two_at_once_one_decodes(folder, tmp_path):
+def test_of_two_concurrent_processes_one_decodes(folder, tmp_path):
     decoder = Decoder(pause=0.3)
     threads = [threading.Thread(target=read, args=(tmp_path, decoder)) for _ in range(3)]
     for thread in threads:
@@ -188,7 +188,7 @@ def test_of_two_at_once_one_decodes(folder, tmp_path):
     assert os.listdir(folder) == [entry(folder).name]
 
 
-def test_entries_long_unused_and_what_a_killed_process_left_are_removed(folder, tmp_path):
+def test_expired_entries_and_leftovers_of_killed_processes_are_removed(folder, tmp_path):
     decoder = Decoder()
     for name in "ab":
         read(tmp_path / name, decoder)
@@ -220,7 +220,7 @@ def test_an_error_while_decoding_leaves_nothing(folder, tmp_path):
 
 def test_a_null_byte_in_a_path_of_the_metadata_is_one_line(tmp_path):
     with pytest.raises(InputError, match="no such file"):
-        cache.fingerprint([tmp_path / "a\0b"])
+        cache.files_hash([tmp_path / "a\0b"])
 
 
 def test_corrected_metadata_of_rlds_are_not_answered_from_the_cache(folder, tmp_path):
@@ -260,10 +260,10 @@ def test_a_file_replaced_with_its_old_time_is_decoded_anew(folder, tmp_path):
     file = tmp_path / "a.mp4"
     file.write_bytes(b"first")
     state = file.stat()
-    before = fingerprint([file])
+    before = files_hash([file])
     file.write_bytes(b"other")
     os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
-    assert fingerprint([file]) != before
+    assert files_hash([file]) != before
 
 
 def test_the_order_of_cameras_is_part_of_the_key(folder, tmp_path):

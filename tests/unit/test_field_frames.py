@@ -1,4 +1,4 @@
-"""Whole data sets whose pictures and videos are as cameras and editors leave them."""
+"""Datasets with pictures and videos of cameras and editors."""
 
 import numpy as np
 import pyarrow as pa
@@ -40,7 +40,7 @@ def second_episode(folder):
     ],
     ids=["turned by EXIF", "gray", "with alpha", "webp"],
 )
-def test_pictures_of_a_data_set_are_read_as_a_person_sees_them(tmp_path, encode):
+def test_pictures_of_a_dataset_are_read_as_viewers_show_them(tmp_path, encode):
     assert second_episode(with_pictures(tmp_path, encode)) == SECOND
 
 
@@ -49,12 +49,12 @@ def test_pictures_of_a_data_set_are_read_as_a_person_sees_them(tmp_path, encode)
     [
         (lambda _: png_16(1), "row 0: found one channel of more than 8 bits"),
         (lambda pixels: saved(pixels[..., 0].astype(np.float32), "TIFF"), "row 0: found one channel of more than 8"),
-        (lambda pixels: saved(pixels).replace(b"IDAT", b"\xfa\x1a=j"), "row 0: found no picture that can be read"),
-        (lambda _: b"%!PS-Adobe-3.0 EPSF-3.0\n", "row 0: found no picture that can be read"),
+        (lambda pixels: saved(pixels).replace(b"IDAT", b"\xfa\x1a=j"), "row 0: not a readable picture"),
+        (lambda _: b"%!PS-Adobe-3.0 EPSF-3.0\n", "row 0: not a readable picture"),
     ],
     ids=["16 bits", "floats", "damaged", "PostScript"],
 )
-def test_what_is_no_picture_is_an_error_of_the_check_and_of_the_reader(tmp_path, encode, said):
+def test_an_invalid_picture_is_an_error_of_the_check_and_the_reader(tmp_path, encode, said):
     with_pictures(tmp_path, encode)
     with pytest.raises(InputError, match=said):
         formats.read(tmp_path)

@@ -1,4 +1,4 @@
-"""Replies spoilt at random: none ends in an exception, and what is spent never falls."""
+"""Randomly damaged replies never raise, and spending never decreases."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from raw_server import chat
 from servers import brightening
 
-from worldgymnast.completions import Unusable, read_reply
+from worldgymnast.completions import UnusableReply, read_reply
 from worldgymnast.endpoint import EndpointConfig
 from worldgymnast.judges.vlm import VLMConfig, VLMJudge
 from worldgymnast.ledger import Ledger
-from worldgymnast.transport import Lost, Received, Refused, Transport
+from worldgymnast.transport import Response, StatusError, Transport, TransportError
 
 ODD = [
     None, True, 0, -1, 0.5, math.nan, math.inf, -math.inf, 10**400, 2**63, "", "1", "\ud800", "\x00", [], {}, [None],
@@ -58,23 +58,23 @@ class Spoiling(Transport):
     def __init__(self, rng: random.Random):
         self.rng = rng
 
-    def chat(self, *_: Any, **__: Any) -> Received:
+    def chat(self, *_: Any, **__: Any) -> Response:
         draw = self.rng.random()
         if draw < 0.85:
-            return Received(spoilt(self.rng), draw < 0.8)
+            return Response(spoilt(self.rng), draw < 0.8)
         if draw < 0.9:
-            raise Lost("connection", "gone")
+            raise TransportError("connection", "gone")
         after = self.rng.choice(["-1", "nan", "Fri, 31 Dec 99999 23:59:59 GMT", "0.001"])
-        raise Refused(
+        raise StatusError(
             self.rng.choice([302, 400, 404, 422, 429, 500]), {"retry-after": after}, spoilt(self.rng).decode()
         )
 
 
 @settings(max_examples=15)
 @given(st.integers(0, 2**32))
-def test_no_reply_ends_in_an_exception_and_what_is_spent_never_falls(seed: int) -> None:
+def test_no_reply_raises_and_spending_never_decreases(seed: int) -> None:
     rng, ledger = random.Random(seed), Ledger()
-    before = ledger.spent()
+    before = ledger.total()
     for i in range(10):
         endpoint = EndpointConfig("m", "http://127.0.0.1:9/v1", attempts=2, pause=0.0)
         asked = VLMJudge(VLMConfig(endpoint, pixels=8, logprobs=rng.random() < 0.5), ledger)
@@ -83,7 +83,7 @@ def test_no_reply_ends_in_an_exception_and_what_is_spent_never_falls(seed: int) 
         (verdict,) = asked.score([clip])
         assert verdict.score is None or 0 <= verdict.score <= 1
         assert (verdict.error is None) == (verdict.score is not None)
-        spent = ledger.spent()
+        spent = ledger.total()
         assert spent.requests > before.requests
         assert spent.tokens >= before.tokens
         assert math.isfinite(spent.money)
@@ -94,6 +94,6 @@ def test_no_reply_ends_in_an_exception_and_what_is_spent_never_falls(seed: int) 
 def test_any_bytes_are_a_reply_or_unusable(content: bytes, is_json: bool) -> None:
     try:
         reply = read_reply(content, is_json)
-    except Unusable:
+    except UnusableReply:
         return
     assert reply.choices == () or reply.is_chat

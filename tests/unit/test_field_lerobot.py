@@ -1,4 +1,4 @@
-"""LeRobot data sets as they are in the field: which frame stands beside which row, and cameras."""
+"""LeRobot datasets in the wild: pairing of rows and frames, and cameras."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from worldgymnast.episodes import formats, lerobot, lerobot_pairing
 from worldgymnast.episodes.check import check
-from worldgymnast.episodes.lerobot_layout import Place, Record
+from worldgymnast.episodes.lerobot_layout import Record, VideoSpan
 from worldgymnast.episodes.lerobot_rows import Rows
 from worldgymnast.errors import InputError
 from worldgymnast.types import Episode
@@ -86,7 +86,7 @@ def straight(*lengths):
 # ---------------------------------------------------------------- order and time
 
 
-def test_rows_out_of_order_are_put_in_order(tmp_path):
+def test_unsorted_rows_are_sorted(tmp_path):
     shuffled = lambda table: table.take(np.random.default_rng(0).permutation(len(table)))  # noqa: E731
     v3(tmp_path / "set", rows_fn=shuffled)
     assert numbers(tmp_path / "set") == straight(5, 7)
@@ -133,7 +133,7 @@ def test_dropped_rows_take_the_frames_at_their_times(tmp_path, renumbered, capsy
         ((), lambda table: put(table, "timestamp", pa.array([[float(t)] for t in array(table, "timestamp")]))),
     ],
 )
-def test_what_is_left_of_time_and_order_decides_where_that_is_enough(tmp_path, left_out, change):
+def test_remaining_columns_of_time_and_order_suffice(tmp_path, left_out, change):
     v21(tmp_path / "set")
     edit(tmp_path / "set", lambda table: change(table).drop_columns(list(left_out)))
     assert numbers(tmp_path / "set") == straight(5, 7)
@@ -148,27 +148,27 @@ REFUSED = [
     (lambda t: put(t, "frame_index", [0, 0, *range(2, len(t))]), "episode 0: field 'frame_index': found 0 in rows 0"),
     (
         lambda t: put(t, "frame_index", [0, 1, *range(5, len(t) + 3)]),
-        "episode 0: rows 1 and 2: frame_index goes from 1 to 5 but timestamp from 0.1 to 0.2 s",
+        "episode 0: rows 1 and 2: frame_index jumps from 1 to 5 but timestamp from 0.1 to 0.2 s",
     ),
-    (times(lambda t: t * 1000), "field 'fps': found 10, but half of the rows are 100 s or more after"),
-    (times(lambda t: t * 10), "field 'fps': found 10, but half of the rows are 1 s or more after"),
+    (times(lambda t: t * 1000), "field 'fps': found 10, but the median time between rows is 100 s"),
+    (times(lambda t: t * 10), "field 'fps': found 10, but the median time between rows is 1 s"),
     (times(lambda t: t + 1.7e9), "episode 0: row 0 is at 1.7e[+]09 s .* subtract the time of each episode's first"),
     (times(lambda t: t * 0), "episode 0: field 'timestamp': found 0 s in row 0 and 0 s in row 1"),
-    (times(lambda t: t[::-1]), "found 0.4 s in row 0 and 0.3 s in row 1 after it by frame_index"),
+    (times(lambda t: t[::-1]), "found 0.4 s in row 0 and 0.3 s in row 1, which is later by frame_index"),
     (times(lambda t: np.where(t > 0.15, np.nan, t)), "'timestamp': row 2: found nan, expected seconds"),
-    (times(lambda t: t - 0.2), "'timestamp': row 0: found -0.2, expected seconds since the episode began"),
+    (times(lambda t: t - 0.2), "'timestamp': row 0: found -0.2, expected seconds since the start"),
     (times(lambda t: t + 0.05), "row 0 is at 0.05 s .* between frames at 0 and 0.1 s"),
-    (lambda t: put(t, "timestamp", [str(x) for x in array(t, "timestamp")]), "found string a row, expected a number"),
+    (lambda t: put(t, "timestamp", [str(x) for x in array(t, "timestamp")]), "found string per row, expected a number"),
     (lambda t: put(t, "timestamp", pa.array([None] * len(t), pa.float32())), "row 0 is empty, expected a number"),
     (
         lambda t: put(t, "frame_index", array(t, "frame_index") + 3).drop_columns(["timestamp"]),
-        "found 3 in its first row and no column timestamp",
+        "found 3 in the first row and no column timestamp",
     ),
 ]
 
 
 @pytest.mark.parametrize(("change", "said"), REFUSED)
-def test_times_that_decide_nothing_are_an_error_with_its_place(tmp_path, change, said):
+def test_ambiguous_times_are_an_error_with_its_location(tmp_path, change, said):
     v21(tmp_path / "set", lens=(5, 5))
     edit(tmp_path / "set", change)
     assert re.search(said, errors(tmp_path / "set"))
@@ -177,7 +177,7 @@ def test_times_that_decide_nothing_are_an_error_with_its_place(tmp_path, change,
 # ---------------------------------------------------------------- videos
 
 
-def test_a_2997_video_said_to_be_30_gives_every_episode_its_own_frames(tmp_path):
+def test_a_2997_video_declared_as_30_pairs_every_episode(tmp_path):
     v3(tmp_path / "set", lens=[90] * 7, fps=30, video_fps=NTSC)
     assert numbers(tmp_path / "set") == straight(*[90] * 7)
 
@@ -208,13 +208,13 @@ def test_start_times_counted_at_the_nominal_rate_are_an_error(tmp_path):
 def test_a_video_of_another_rate_is_refused(tmp_path, rate, count):
     v21(tmp_path / "set", lens=(20,), fps=30, videos=False)
     mp4(clip(tmp_path / "set"), episode(0, count), rate)
-    assert f"found a video of {rate} frames per second, expected 30 as in" in errors(tmp_path / "set")
+    assert f"found {rate} frames per second, expected 30 as in" in errors(tmp_path / "set")
 
 
 GAPS = [0, 1, 2, 5, 6, 7]
 
 
-def test_a_camera_that_lost_frames_is_an_error_unless_the_rows_know(tmp_path):
+def test_lost_frames_are_an_error_unless_the_rows_match(tmp_path):
     root = tmp_path / "set"
     v21(root, lens=(6, 6), pts=GAPS)
     line = "episode_000000.mp4: episode 0: row 3 is at 0.3 s (0 + 0.3), between frames at 0.2 and 0.5 s"
@@ -228,7 +228,7 @@ def test_a_video_shorter_than_its_rows_is_an_error(tmp_path):
     assert "episode 0: row 4 is at 0.4 s (0 + 0.4), after the video's last frame, 3" in errors(tmp_path / "set")
 
 
-def test_a_video_stamped_late_as_a_whole_is_read_and_one_without_its_first_frame_is_not(tmp_path):
+def test_a_video_with_offset_timestamps_is_read_and_one_without_its_first_frame_is_not(tmp_path):
     v21(tmp_path / "late", lens=(6,), pts=[2, 3, 4, 5, 6, 7])
     assert numbers(tmp_path / "late") == straight(6)
     v3(tmp_path / "whole", pts=list(range(1, 13)))
@@ -240,15 +240,15 @@ def test_a_video_stamped_late_as_a_whole_is_read_and_one_without_its_first_frame
 @pytest.mark.parametrize(
     ("starts", "said"),
     [
-        ([0.0, 0.0], "episodes 0 and 1 have frame 0 in common"),
-        ([0.0, 0.4], "episodes 0 and 1 have frame 4 in common"),
+        ([0.0, 0.0], "episodes 0 and 1 share frame 0"),
+        ([0.0, 0.4], "episodes 0 and 1 share frame 4"),
         ([0.0, 500.0], "episode 1: row 0 is at 500 s"),
         ([0.0, 1e300], "'from_timestamp': found 1e+300, expected seconds"),
         ([0.0, float("nan")], "'from_timestamp': found NaN, expected seconds"),
         ([0.0, -1.0], "'from_timestamp': found -1.0, expected seconds"),
     ],
 )
-def test_start_times_that_cannot_be_are_refused_at_once(tmp_path, starts, said):
+def test_impossible_start_times_are_refused_at_once(tmp_path, starts, said):
     v3(tmp_path / "set", from_ts=starts)
     assert said in errors(tmp_path / "set")
 
@@ -261,7 +261,7 @@ def test_timestamps_that_were_corrected_are_not_answered_from_the_cache(tmp_path
     assert numbers(root) == [(DROPPED, list(range(5)))]
 
 
-def test_files_that_macos_leaves_are_not_there(tmp_path):
+def test_hidden_files_of_macos_are_ignored(tmp_path):
     for build in (v3, v21):
         root = tmp_path / build.__name__
         build(root)
@@ -282,14 +282,14 @@ def test_every_row_gets_the_frame_of_its_time_or_an_error(data):
     late = random.uniform(0, 0.2, count) * (np.arange(count) > 0)
     start = data.draw(st.sampled_from([0.0, 7.0]))
     times = np.arange(count) / fps + late / fps
-    place = Place(Path("x.mp4"), start)
+    place = VideoSpan(Path("x.mp4"), start)
     record = Record(0, len(rows), Path("x"), {KEY: place}, Path("x"), (), "", "", -1, None)
     blank = np.zeros((len(rows), 1), np.float32)
     one = Rows(record, np.arange(len(rows)), times[rows], True, blank, None, "", False, True)
     stamps = start + (frames + random.uniform(0, 0.2, len(frames)) * (frames > 0)) / fps
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lerobot_pairing, "frame_times", lambda *_, **__: stamps)
-        patch.setattr(lerobot_pairing, "_same_rate", lambda *_: None)
+        patch.setattr(lerobot_pairing, "_check_rate", lambda *_: None)
         found = lerobot_pairing.pair(place.file, [(one, place)], fps, Path("x"))
     if set(rows) <= set(frames):
         assert [frames[i] for i in found.frames[0]] == rows.tolist()
@@ -369,7 +369,7 @@ def test_whole_episodes_have_every_camera_the_state_and_the_last_action(two_came
     assert (named.camera, dict(named.cameras), named.frames.shape[1:]) == (WRIST, {}, (16, 16, 3))
 
 
-def test_depth_maps_are_no_camera_unless_named(two_cameras):
+def test_depth_maps_are_read_only_if_named(two_cameras):
     path = two_cameras / "meta/info.json"
     info = json.loads(path.read_text())
     info["features"][WRIST]["info"] = {"video.is_depth_map": True}

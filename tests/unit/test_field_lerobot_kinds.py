@@ -1,4 +1,4 @@
-"""LeRobot data sets as they are in the field: depth, statistics, states, sentences in the rows, splits."""
+"""LeRobot datasets in the wild: depth, statistics, states, sentences in rows, splits."""
 
 import json
 import re
@@ -64,21 +64,21 @@ def two(root, name, **notes):
 def test_depth_is_never_read_unasked_nor_converted(tmp_path, name, notes, capsys):
     two(tmp_path / "set", name, **notes)
     assert numbers(tmp_path / "set") == straight(5, 7)
-    assert f"cameras: found {name}, expected color; depth maps are left out" in warnings(tmp_path / "set")
+    assert f"cameras: found {name}, expected color; depth maps are skipped" in warnings(tmp_path / "set")
     formats.convert(tmp_path / "set", tmp_path / "new")
-    assert f"depth maps ['{name}'] are left out" in capsys.readouterr().err
+    assert f"depth maps ['{name}'] are skipped" in capsys.readouterr().err
     assert (KEY in features(tmp_path / "new"), name in features(tmp_path / "new")) == (True, False)
     assert formats.read(tmp_path / "set", image_key=name).size == (64, 64)
 
 
-def test_eight_bits_of_gray_are_no_depth(tmp_path):
+def test_eight_bit_gray_is_not_depth(tmp_path):
     two(tmp_path / "set", DEPTH, info={"video.pix_fmt": "gray", "is_depth_map": False})
     assert "found cameras" in errors(tmp_path / "set")
 
 
-def test_depth_alone_is_no_camera_unless_named(tmp_path):
+def test_depth_alone_is_read_only_if_named(tmp_path):
     v3(tmp_path / "set", key="observation.images.depth")
-    assert "which hold depth, expected a color camera" in errors(tmp_path / "set")
+    assert "which are depth maps, expected a color camera" in errors(tmp_path / "set")
     with pytest.raises(InputError, match=r"--image-key observation\.images\.depth"):
         formats.convert(tmp_path / "set", tmp_path / "new")
     assert len(formats.read(tmp_path / "set", image_key="depth")) == 2
@@ -110,7 +110,7 @@ def test_a_minimum_above_the_maximum_is_an_error_with_its_axis(tmp_path):
 
 
 @pytest.mark.parametrize("bounds", [(100.0, 200.0), (0.0, 0.0), (-0.01, 0.01)])
-def test_statistics_that_do_not_hold_the_rows_give_way_to_them(tmp_path, bounds, capsys):
+def test_statistics_that_exclude_rows_are_replaced(tmp_path, bounds, capsys):
     actions = np.concatenate(list(v3(tmp_path / "set", lens=(20, 20)).values()))
     statistics(tmp_path / "set", min=[bounds[0]] * 7, max=[bounds[1]] * 7)
     found = formats.read(tmp_path / "set")
@@ -147,15 +147,15 @@ def with_state(root, values, name="observation.state", **feature):
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        (lambda n: [[1.0, 2, 3]] * (n - 1) + [[1.0, 2]], "row 4: found 2 numbers a row, expected 3"),
-        (lambda n: [[1.0, 2, 3]] * (n - 1) + [None], "row 4: found 0 numbers a row, expected 3"),
-        (lambda n: [["a", "b", "c"]] * n, "found string a row, expected numbers"),
-        (lambda n: [[1.0, float("nan"), 3]] * n, "row 0 holds NaN"),
-        (lambda n: [[1.0, 2, 3]] * (n - 1) + [[1.0, None, 3]], "row 4 holds NaN, infinity or nothing"),
-        (lambda n: [[1.0, 2]] * n, "row 0: found 2 numbers a row, expected 3"),
+        (lambda n: [[1.0, 2, 3]] * (n - 1) + [[1.0, 2]], "row 4: found 2 numbers per row, expected 3"),
+        (lambda n: [[1.0, 2, 3]] * (n - 1) + [None], "row 4: found 0 numbers per row, expected 3"),
+        (lambda n: [["a", "b", "c"]] * n, "found string per row, expected numbers"),
+        (lambda n: [[1.0, float("nan"), 3]] * n, "row 0: found NaN"),
+        (lambda n: [[1.0, 2, 3]] * (n - 1) + [[1.0, None, 3]], "row 4: found NaN, infinity or nothing"),
+        (lambda n: [[1.0, 2]] * n, "row 0: found 2 numbers per row, expected 3"),
     ],
 )
-def test_what_the_conversion_refuses_in_a_state_the_check_refuses(tmp_path, values, said):
+def test_conversion_and_check_refuse_the_same_states(tmp_path, values, said):
     with_state(tmp_path / "set", values)
     with pytest.raises(InputError) as refused:
         formats.convert(tmp_path / "set", tmp_path / "new")
@@ -206,10 +206,10 @@ def test_sentences_of_the_rows_that_the_table_contradicts_are_an_error(tmp_path)
 def test_sentences_that_change_within_an_episode_are_an_error(tmp_path):
     with_text(tmp_path / "set", ["open it", "close it", "push it"], ["", ""])
     said = errors(tmp_path / "set")
-    assert 'found "close it" in row 5 and "push it" in row 11, expected one sentence an episode' in said
+    assert 'found "close it" in row 5 and "push it" in row 11, expected one sentence per episode' in said
 
 
-def test_columns_that_are_no_text_say_nothing(tmp_path):
+def test_columns_without_text_are_ignored(tmp_path):
     v3(tmp_path / "set", extra=lambda e, n: {"task": [7] * n, "instruction": [None] * n})
     assert formats.read(tmp_path / "set").instruction == ("do thing 0", "do thing 1")
 
@@ -222,18 +222,18 @@ def split(root, splits):
 
 
 @pytest.mark.parametrize("splits", [{"train": "0:2", "test": "2:3"}, {"train": ":2", "val": "2:"}])
-def test_of_several_splits_train_is_read_and_said(tmp_path, splits, capsys):
+def test_of_several_splits_train_is_read_and_reported(tmp_path, splits, capsys):
     v21(tmp_path / "set", lens=(5, 6, 7))
     split(tmp_path / "set", splits)
     assert numbers(tmp_path / "set") == straight(5, 6)
     assert "only 'train' is read: 2 of 3 episodes" in capsys.readouterr().err
-    assert f"splits: found {', '.join(sorted(splits))}, expected train alone" in warnings(tmp_path / "set")
+    assert f"splits: found {', '.join(sorted(splits))}, expected only train" in warnings(tmp_path / "set")
     assert "total_episodes" not in warnings(tmp_path / "set")
     assert formats.convert(tmp_path / "set", tmp_path / "new").episodes == 2
 
 
 @pytest.mark.parametrize("splits", [{"train": "0:3"}, {"train": "0:2"}, {"train": "0:3", "test": "3:3"}, {}, None])
-def test_one_split_is_the_whole_data_set(tmp_path, splits, capsys):
+def test_a_single_split_is_the_whole_dataset(tmp_path, splits, capsys):
     v21(tmp_path / "set", lens=(5, 6, 7))
     split(tmp_path / "set", splits)
     assert numbers(tmp_path / "set") == straight(5, 6, 7)
@@ -241,11 +241,11 @@ def test_one_split_is_the_whole_data_set(tmp_path, splits, capsys):
 
 
 @pytest.mark.parametrize("splits", ["0:3", ["train"], {"train": [0, 2], "test": "2:3"}, {"train": "0-2"}, 7])
-def test_splits_that_are_none_are_passed_over_and_said(tmp_path, splits, capsys):
+def test_invalid_splits_are_ignored_with_a_note(tmp_path, splits, capsys):
     v21(tmp_path / "set", lens=(5, 6, 7))
     split(tmp_path / "set", splits)
     assert numbers(tmp_path / "set") == straight(5, 6, 7)
-    assert "passed over: every episode is read" in capsys.readouterr().err
+    assert "ignored: every episode is read" in capsys.readouterr().err
 
 
 def test_splits_without_train_are_an_error(tmp_path):
@@ -257,6 +257,6 @@ def test_splits_without_train_are_an_error(tmp_path):
 def test_data_sets_in_subfolders_are_named_one_by_one(tmp_path):
     for name in ("a", "b"):
         v3(tmp_path / "set" / name)
-    said = r"found 2 data sets in its subfolders \(a, b\), expected one; .* name them one by one, such as .*a$"
+    said = r"found 2 datasets in its subfolders \(a, b\), expected one dataset; give the subfolders .*a$"
     with pytest.raises(InputError, match=said):
         formats.read(tmp_path / "set")

@@ -1,6 +1,6 @@
-"""LeRobot data sets as they are in the field: sentences, mixed folders, labels, actions, and fields that are no fields.
+"""LeRobot datasets in the wild: sentences, mixed folders, labels, actions, and invalid fields.
 
-What `check` calls an error is an error in every reader, and nothing ends in another exception than InputError.
+An error of `check` is an error of every reader, and only InputError is ever raised.
 """
 
 import json
@@ -77,7 +77,7 @@ def test_the_sentence_of_the_rows_counts_however_the_list_is_written(tmp_path, t
     assert "instruction" not in warnings(tmp_path / "set")
 
 
-def test_a_list_that_is_missing_is_no_harm_where_rows_say_the_task(tmp_path):
+def test_a_missing_list_is_harmless_if_rows_have_the_task(tmp_path):
     v21(tmp_path / "set")
     keep = ("episode_index", "length")
     lines(tmp_path / "set", "episodes.jsonl", lambda found: [{k: one[k] for k in keep} for one in found])
@@ -128,7 +128,7 @@ def test_rows_of_several_sentences_are_an_error_that_names_the_row(tmp_path):
     v21(tmp_path / "set")
     edit(tmp_path / "set", lambda table: put(table, "task_index", [0] * 3 + [1] * (len(table) - 3)))
     line = errors(tmp_path / "set")
-    assert 'found "do thing 0" up to row 2 and "do thing 1" in row 3, expected one sentence an episode' in line
+    assert 'found "do thing 0" up to row 2 and "do thing 1" in row 3, expected one sentence per episode' in line
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_rows_of_several_sentences_are_an_error_that_names_the_row(tmp_path):
     [
         (lambda n: pa.array([9] * n), "row 0: field 'task_index': found 9, expected a number in"),
         (lambda n: pa.array([None] * n, pa.int64()), "field 'task_index': row 0 is empty"),
-        (lambda n: pa.array([0.5] * n), "field 'task_index': row 0: found 0.5, expected a whole number"),
+        (lambda n: pa.array([0.5] * n), "field 'task_index': row 0: found 0.5, expected an integer"),
     ],
 )
 def test_task_numbers_that_lead_nowhere_are_an_error(tmp_path, numbers, said):
@@ -154,7 +154,7 @@ def test_a_table_that_is_missing_or_names_a_number_twice_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize("said", ["", "  ", None, 3, "3", "<task>", "None", "TODO"])
-def test_what_is_no_sentence_is_counted(tmp_path, said):
+def test_invalid_instructions_are_counted(tmp_path, said):
     text = str(said or "").strip()
     v21(tmp_path / "set", tasks=[text, "open it"], task_rows=[said, "open it"])
     assert formats.read(tmp_path / "set").without_instruction == 1
@@ -181,7 +181,7 @@ def test_two_sets_copied_together_are_an_error_everywhere(tmp_path):
     pq.write_table(table, second)
     line = errors(root)
     assert "file-001.parquet: episode_index: found 0, 1 listed twice" in line
-    assert "give each a folder of its own" in line
+    assert "move each dataset into a separate folder" in line
 
 
 def test_metadata_of_another_version_are_another_set_or_an_old_copy(tmp_path):
@@ -191,10 +191,10 @@ def test_metadata_of_another_version_are_another_set_or_an_old_copy(tmp_path):
     assert "an older list of the same episodes" in warnings(tmp_path / "same")
     v21(tmp_path / "other", lens=(4, 4, 4))
     v3(tmp_path / "other")
-    assert "episodes.jsonl: found the list of another data set" in errors(tmp_path / "other")
+    assert "episodes.jsonl: found the list of another dataset" in errors(tmp_path / "other")
     v3(tmp_path / "third")
     v21(tmp_path / "third")
-    assert "file-000.parquet: found the list of another data set" in errors(tmp_path / "third")
+    assert "file-000.parquet: found the list of another dataset" in errors(tmp_path / "third")
 
 
 def test_removed_episodes_are_a_warning_and_added_ones_an_error(tmp_path):
@@ -206,10 +206,10 @@ def test_removed_episodes_are_a_warning_and_added_ones_an_error(tmp_path):
     for part in ("no episode 1", "total_episodes: found 3, expected 2", "listed episode: found 1 (data/chunk-000/"):
         assert part in said
     info(root, total_episodes=1)
-    assert "total_episodes: found 1, expected 2 by the episodes' list" in errors(root)
+    assert "total_episodes: found 1, expected 2 by the list of episodes" in errors(root)
 
 
-def test_rows_twice_and_rows_of_nobody(tmp_path):
+def test_duplicated_and_missing_rows(tmp_path):
     v3(tmp_path / "twice", rows_fn=lambda table: pa.concat_tables([table, table]))
     assert "episode 0: found 10 rows, expected 5" in errors(tmp_path / "twice")
     v3(tmp_path / "none", rows_fn=lambda table: table.slice(0, 0))
@@ -240,7 +240,7 @@ def test_actions_by_the_name_that_openpi_gives_them(tmp_path):
     assert "rename action.joint to action, here, in meta/stats.json and in the data files" in errors(root)
 
 
-def test_an_episode_of_one_frame_is_read_and_said(tmp_path):
+def test_an_episode_of_one_frame_is_read_with_a_warning(tmp_path):
     v3(tmp_path / "set", lens=(1, 5))
     found = formats.read(tmp_path / "set")
     assert found.length.tolist() == [0, 4]
@@ -254,23 +254,23 @@ def test_an_episode_of_one_frame_is_read_and_said(tmp_path):
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ([{"a": 1.0}] * 5, "found struct<a: double> a row, expected a list of numbers"),
-        (["x"] * 5, "found string a row, expected a list of numbers"),
-        ([["x"] * 7] * 5, "found string a row, expected numbers"),
-        ([[[0.0] * 7]] * 5, "row 0: found 1 numbers a row, expected 7"),
-        ([[0.0] * 6, [0.0] * 8] + [[0.0] * 7] * 3, "row 0: found 6 numbers a row, expected 7"),
-        ([None] + [[0.0] * 7] * 4, "row 0: found 0 numbers a row, expected 7"),
-        ([[None] + [0.0] * 6] + [[0.0] * 7] * 4, "holds NaN or infinity"),
-        ([[1e300] * 7] + [[0.0] * 7] * 4, "holds NaN or infinity"),
-        ([[True] * 7] * 5, "found bool a row, expected numbers"),
+        ([{"a": 1.0}] * 5, "found struct<a: double> per row, expected a list of numbers"),
+        (["x"] * 5, "found string per row, expected a list of numbers"),
+        ([["x"] * 7] * 5, "found string per row, expected numbers"),
+        ([[[0.0] * 7]] * 5, "row 0: found 1 numbers per row, expected 7"),
+        ([[0.0] * 6, [0.0] * 8] + [[0.0] * 7] * 3, "row 0: found 6 numbers per row, expected 7"),
+        ([None] + [[0.0] * 7] * 4, "row 0: found 0 numbers per row, expected 7"),
+        ([[None] + [0.0] * 6] + [[0.0] * 7] * 4, "found NaN or infinity"),
+        ([[1e300] * 7] + [[0.0] * 7] * 4, "found NaN or infinity"),
+        ([[True] * 7] * 5, "found bool per row, expected numbers"),
     ],
 )
-def test_actions_that_are_no_rows_of_numbers(tmp_path, values, said):
+def test_actions_that_are_not_rows_of_numbers(tmp_path, values, said):
     v3(tmp_path / "set", lens=(5,), rows_fn=lambda table: put(table, "action", pa.array(values)))
     assert said in errors(tmp_path / "set")
 
 
-def test_an_action_missing_in_the_last_row_alone_is_no_harm(tmp_path):
+def test_a_missing_action_in_the_last_row_is_harmless(tmp_path):
     values = acts(0, 5)
     values[-1] = np.nan
     v3(tmp_path / "set", lens=(5,), rows_fn=lambda table: put(table, "action", pa.array(values.tolist())))
@@ -291,9 +291,9 @@ def test_an_action_missing_in_the_last_row_alone_is_no_harm(tmp_path):
         ([[True, False]] * 2, "[true, false]"),
     ],
 )
-def test_labels_that_are_none_are_refused(tmp_path, name, values, said):
+def test_invalid_labels_are_refused(tmp_path, name, values, said):
     v3(tmp_path / "set", lens=(2,), extra=lambda e, n: {name: pa.array(values)})
-    assert f"field '{name}': found {said}, expected true or false a frame" in errors(tmp_path / "set")
+    assert f"field '{name}': found {said}, expected true or false per frame" in errors(tmp_path / "set")
 
 
 @pytest.mark.parametrize("values", [[False, True], [0, 1], [0.0, 1.0], [[False], [True]]])
@@ -306,7 +306,7 @@ def test_labels_however_they_are_stored(tmp_path, values):
     ("column", "value"),
     [("layout", "x"), ("layout", 1.5), ("labelled", "no"), ("labelled", 1), ("task", 3), ("source", 3)],
 )
-def test_columns_of_our_own_that_others_wrote(tmp_path, column, value):
+def test_invalid_own_columns(tmp_path, column, value):
     v3(tmp_path / "set", ep_extra=lambda e: {f"worldgymnast/{column}": value})
     assert f"field 'worldgymnast/{column}': found {json.dumps(value)}, expected" in errors(tmp_path / "set")
 
@@ -315,7 +315,7 @@ LENGTHS = [2**62, 2**40, "5", True, 0, -3, 5.5, None, 10**400, [5]]
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-def test_lengths_that_are_none_cost_nothing(tmp_path, length):
+def test_invalid_lengths_cost_no_memory(tmp_path, length):
     v21(tmp_path / "set", lens=(5,))
     lines(tmp_path / "set", "episodes.jsonl", lambda found: [one | {"length": length} for one in found])
     info(tmp_path / "set", total_frames=10**20)
@@ -355,7 +355,7 @@ DEEP = "[" * 900 + "]" * 900
 @pytest.mark.parametrize(
     "text", [DEEP, DEEP * 100, '{"task_index": 0, "task": ' + DEEP + "}", "9" * 5000, "\xff", "nan"]
 )
-def test_json_that_is_none(tmp_path, name, text):
+def test_invalid_json(tmp_path, name, text):
     v21(tmp_path / "set", lens=(2,))
     (tmp_path / "set/meta" / name).write_bytes(text.encode("latin-1"))
     if name == "episodes_stats.jsonl" and "task_index" in text:
@@ -365,7 +365,7 @@ def test_json_that_is_none(tmp_path, name, text):
 
 
 @pytest.mark.parametrize("part", ["data/chunk-000/file-000.parquet", "meta/tasks.parquet", "meta/episodes"])
-def test_folders_and_garbage_in_the_place_of_files(tmp_path, part):
+def test_folders_and_garbage_instead_of_files(tmp_path, part):
     v3(tmp_path / "set")
     path = tmp_path / "set" / part
     if path.is_dir():
@@ -377,7 +377,7 @@ def test_folders_and_garbage_in_the_place_of_files(tmp_path, part):
     assert "no such file" in errors(tmp_path / "set")
 
 
-def test_a_small_file_that_stands_for_a_large_column_is_refused_before_it_is_read(tmp_path, monkeypatch):
+def test_a_small_file_with_a_large_column_is_refused_before_reading(tmp_path, monkeypatch):
     monkeypatch.setattr("worldgymnast.episodes.parquet.MAX_VALUES", 50)
     v3(tmp_path / "set")
     assert "field 'action.list.element': found 84 values, expected at most 50" in errors(tmp_path / "set")

@@ -1,4 +1,4 @@
-"""LeRobot data sets whose episodes were removed: a frame of a removed neighbor is nobody's, and never taken."""
+"""LeRobot datasets with removed episodes, whose frames are never used."""
 
 from fractions import Fraction
 
@@ -28,7 +28,7 @@ def test_a_row_beyond_the_end_of_its_episode_gets_no_frame_of_the_next(tmp_path,
     assert "episode 0: row 4 is at" in (said := errors(tmp_path / "set")) or "of a step) before" in said
 
 
-def test_an_end_that_is_off_by_a_little_is_no_harm(tmp_path):
+def test_an_end_time_that_is_slightly_off_is_harmless(tmp_path):
     v3(tmp_path / "set", ep_extra=lambda e: {"videos/observation.images.cam/to_timestamp": [0.47, 1.23][e]})
     assert numbers(tmp_path / "set") == straight(5, 7)
 
@@ -40,10 +40,10 @@ def test_start_times_that_drift_are_refused_where_neighbors_were_removed(tmp_pat
     keep(tmp_path / "set", *kept)
     said = errors(tmp_path / "set")
     assert "field 'from_timestamp': found" in said or "of a step) " in said
-    assert "which frame is the first is not decided" in said or "which frame is meant is not decided" in said
+    assert "The first frame is ambiguous" in said or "The pairing is ambiguous" in said
 
 
-def test_rows_that_are_all_beside_their_frames_are_refused(tmp_path):
+def test_rows_that_are_all_offset_from_their_frames_are_refused(tmp_path):
     late = np.where(np.arange(12) % 5 == 3, 0.03, 0.04)
     v21(tmp_path / "set", lens=(12,), video_len=(14,))
     edit(tmp_path / "set", lambda t: put(t, "timestamp", array(t, "timestamp").astype(float) + late))
@@ -53,7 +53,7 @@ def test_rows_that_are_all_beside_their_frames_are_refused(tmp_path):
     assert said in errors(tmp_path / "set")
 
 
-def test_single_rows_beside_their_frames_keep_them(tmp_path):
+def test_single_rows_offset_from_their_frames_are_paired(tmp_path):
     v21(tmp_path / "set", lens=(12,), video_len=(14,))
     late = np.where(np.arange(12) == 5, 0.04, 0)
     edit(tmp_path / "set", lambda t: put(t, "timestamp", array(t, "timestamp").astype(float) + late))
@@ -63,7 +63,7 @@ def test_single_rows_beside_their_frames_keep_them(tmp_path):
 TREMBLING = [0, 0.107, 0.214, 0.300, 0.407, 0.514, 0.6, 0.707, 0.814, 0.9, 1.007, 1.114]
 
 
-def test_a_video_whose_rate_trembles_is_read_by_the_times_of_its_rows(tmp_path):
+def test_a_video_with_jitter_is_read_by_the_times_of_its_rows(tmp_path):
     v21(tmp_path / "set", lens=(12,), videos=False)
     stamps = [round(time * 1000) for time in TREMBLING]
     mp4(clip(tmp_path / "set"), episode(0, 12), 10, pts=stamps, tb=Fraction(1, 1000))

@@ -1,4 +1,4 @@
-"""RLDS folders as other programs write them, and as copying, renaming and damage leave them."""
+"""RLDS folders of other programs, and after copying, renaming and damage."""
 
 import gzip
 import json
@@ -61,7 +61,7 @@ def steps_of(data):
     return data["featuresDict"]["features"]["steps"]["sequence"]["feature"]["featuresDict"]["features"]
 
 
-def test_the_seed_is_sound(tmp_path):
+def test_the_seed_is_valid(tmp_path):
     found = seen(seed_rlds(tmp_path))
     assert found.instruction == ("do thing 0", "do thing 1")
     assert found.length.tolist() == [3, 2]
@@ -126,12 +126,12 @@ def test_the_sentence_is_found_under_every_name(tmp_path, features, expected):
             r'record 0: field \'steps/language_instruction\': found "close" at step 2',
         ),
         ({SENTENCE: [b"", b"open", b"close"]}, 'found "close" at step 2 and "open" before, expected one sentence'),
-        ({SENTENCE: [b"open"]}, "found 1 sentences, expected 3, one a step"),
+        ({SENTENCE: [b"open"]}, "found 1 sentences, expected 3, one per step"),
         ({SENTENCE: [b"\xff\xfe"] * 3}, "is not UTF-8 text"),
         ({SENTENCE: [b"x" * 20_000] * 3}, "found 20,000 bytes, expected at most 10,000"),
     ],
 )
-def test_sentences_that_cannot_be_right_are_refused(tmp_path, features, said):
+def test_invalid_sentences_are_refused(tmp_path, features, said):
     rlds(tmp_path, [record(0, 3) | features], step())
     refused(tmp_path, said)
 
@@ -158,16 +158,16 @@ def test_text_under_a_name_that_is_not_read_is_pointed_out(tmp_path):
 def test_two_data_sets_in_one_folder_are_refused(tmp_path):
     seed_rlds(tmp_path)
     rlds(tmp_path, [record(2)], step(), name="other")
-    refused(tmp_path, r"found shards of 2 data sets \(my_set, other\), expected one; .* folder of its own")
+    refused(tmp_path, r"found shards of 2 datasets \(my_set, other\), expected one; .* separate folder")
 
 
-def test_of_several_splits_train_is_read_and_both_say_so(tmp_path, capsys):
+def test_of_several_splits_train_is_read_and_both_report_it(tmp_path, capsys):
     rlds(tmp_path, [record(5)], step(), split="val")
     rlds(tmp_path, [record(6)], step(), split="test")
     refused(tmp_path, r"found splits \['test', 'val'\], expected 'train'")
     seed_rlds(tmp_path)
     assert seen(tmp_path).instruction == ("do thing 0", "do thing 1")
-    said = "holds the splits test, train, val; only 'train' is read"
+    said = "has splits test, train, val; only 'train' is read"
     assert capsys.readouterr().err == f"{tmp_path}: {said}\n"
     assert said in warnings(tmp_path)
     formats.convert(tmp_path, tmp_path / "new", fps=10)
@@ -202,13 +202,13 @@ def test_a_shard_twice(tmp_path):
     shutil.copy(shards[0], shards[1])
     refused(tmp_path, "00001-of-00003: is a copy of my_set-train.tfrecord-00000-of-00003")
     shutil.copy(shards[0], tmp_path / "my_set-train.tfrecord-0-of-3")
-    refused(tmp_path, "shard 0 is there already as my_set-train.tfrecord-0")
+    refused(tmp_path, "shard 0 already exists as my_set-train.tfrecord-0")
 
 
 def test_a_shard_beyond_the_number_of_shards(tmp_path):
     shards = three_shards(tmp_path)
     shards[2].rename(tmp_path / "my_set-train.tfrecord-00007-of-00003")
-    refused(tmp_path, "shard 7 is beyond the 3")
+    refused(tmp_path, "found shard 7, expected at most 2")
 
 
 def test_two_versions_in_one_folder(tmp_path):
@@ -220,7 +220,7 @@ def test_two_versions_in_one_folder(tmp_path):
 def test_a_folder_of_versions_names_them(tmp_path):
     seed_rlds(tmp_path / "1.0.0")
     seed_rlds(tmp_path / "2.0.0")
-    with pytest.raises(InputError, match=r"found versions \['1.0.0', '2.0.0'\] of an RLDS data set, expected one"):
+    with pytest.raises(InputError, match=r"found versions \['1.0.0', '2.0.0'\] of an RLDS dataset, expected one"):
         formats.read(tmp_path)
     assert len(seen(tmp_path / "2.0.0")) == 2
 
@@ -246,10 +246,10 @@ def test_metadata_of_another_data_set(tmp_path):
         tmp_path / "features.json",
         lambda data: steps_of(data)["observation"]["featuresDict"].update(features={"image_0": IMG()}),
     )
-    refused(tmp_path, "found 28 numbers for 4 steps, expected 6 a step")
+    refused(tmp_path, "found 28 numbers for 4 steps, expected 6 per step")
 
 
-def test_another_number_of_shards_or_records_than_the_info_says(tmp_path):
+def test_a_number_of_shards_or_records_that_contradicts_the_info(tmp_path):
     seed_rlds(tmp_path)
     info = tmp_path / "dataset_info.json"
     rewrite(info, lambda data: data["splits"][0].update(shardLengths=["2", "4"]))
@@ -258,21 +258,21 @@ def test_another_number_of_shards_or_records_than_the_info_says(tmp_path):
     refused(tmp_path, "found 2 records, expected 3 by dataset_info.json")
 
 
-def test_files_named_like_shards_are_left_out_with_a_warning(tmp_path):
+def test_files_named_like_shards_are_skipped_with_a_warning(tmp_path):
     seed_rlds(tmp_path)
     for name in (f"{SHARD}.crdownload", f"{SHARD} (1)", "my_set-train.tfrecord"):
         (tmp_path / name).write_bytes(b"x")
     assert len(seen(tmp_path)) == 2
-    assert warnings(tmp_path).count("its episodes are left out") == 3
+    assert warnings(tmp_path).count("its episodes are skipped") == 3
 
 
 def test_other_formats_of_tensorflow_datasets_are_named(tmp_path):
     seed_rlds(tmp_path)
     (tmp_path / SHARD).rename(tmp_path / "my_set-train.array_record-00000-of-00001")
-    refused(tmp_path, "found no shards .*array_record.* which is another format")
+    refused(tmp_path, "found no shards .*array_record.* a different format")
 
 
-def test_what_mac_os_leaves_is_passed_over(tmp_path):
+def test_files_of_macos_are_ignored(tmp_path):
     seed_rlds(tmp_path)
     for path in list(tmp_path.iterdir()):
         (tmp_path / f"._{path.name}").write_bytes(b"\0\5\x16\7")
@@ -304,11 +304,11 @@ NO_COLOR = {
         depth(),
         "step 0: field 'steps/observation/image_0': found one channel of more than 8 bits",
     ),
-    "no picture": (IMG(), [b"nothing"] * 4, "step 0: .* found no picture that can be read"),
-    "empty": (IMG(), [b""] * 4, "step 0: .* found no picture that can be read"),
+    "no picture": (IMG(), [b"nothing"] * 4, "step 0: .* not a readable picture"),
+    "empty": (IMG(), [b""] * 4, "step 0: .* not a readable picture"),
     "numbers": (IMG(), np.zeros(4, np.float32), "found numbers, expected pictures"),
-    "no step": (IMG(), [], "found 0 of 'steps/observation/image_0' pictures, expected one a step"),
-    "one too few": (IMG(), [png(frame(0, 0))] * 3, "found 28 numbers for 3 steps, expected 7 a step"),
+    "no step": (IMG(), [], "found 0 of 'steps/observation/image_0' pictures, expected one per step"),
+    "one too few": (IMG(), [png(frame(0, 0))] * 3, "found 28 numbers for 3 steps, expected 7 per step"),
     "one cut short": (
         IMG(),
         [png(frame(0, 0)), png(frame(0, 1))[:60], *[png(frame(0, 2))] * 2],
@@ -349,19 +349,19 @@ def test_damage_inside_one_png_is_one_line(tmp_path):
     at = pictures[2].index(b"IDAT") - 4
     pictures[2][at : at + 4] = struct.pack(">I", struct.unpack(">I", pictures[2][at : at + 4])[0] - 16)
     rlds(tmp_path, [record(0) | {"steps/observation/image_0": [bytes(one) for one in pictures]}], step())
-    refused(tmp_path, "record 0: step 2: field 'steps/observation/image_0': found no picture that can be read")
+    refused(tmp_path, "record 0: step 2: field 'steps/observation/image_0': not a readable picture")
 
 
 def test_a_depth_camera_is_never_chosen_and_only_color_ones_count(tmp_path):
     one = record(0) | {"steps/observation/depth": depth()}
     rlds(tmp_path, [one], step(depth=image("uint16", 1)))
     assert [ident(one) for one in seen(tmp_path).frames] == [(0, i) for i in range(4)]
-    refused(tmp_path, r"field 'depth': found uint16 \[64, 64, 1\], which is no color picture", image_key="depth")
+    refused(tmp_path, r"field 'depth': found uint16 \[64, 64, 1\], expected a color picture", image_key="depth")
     refused(tmp_path, r"field 'depth': found uint16", image_key="image_0,depth")
     assert seen(tmp_path, image_key="all").size == (64, 64)
 
 
-def test_gray_pictures_are_read_where_they_are_the_only_ones_or_named(tmp_path):
+def test_gray_pictures_are_read_if_they_are_the_only_ones_or_named(tmp_path):
     gray = [png(frame(7, i)[..., 0]) for i in range(4)]
     rlds(tmp_path / "only", [record(0) | {"steps/observation/image_0": gray}], step(image_0=image(channels=1)))
     assert ident(seen(tmp_path / "only").frames[2]) == (7, 2)
@@ -385,7 +385,7 @@ def two_cameras(root, names=("image", "wrist_image"), **options):
     return root
 
 
-def test_of_several_cameras_one_has_to_be_named(tmp_path):
+def test_one_of_several_cameras_must_be_named(tmp_path):
     two_cameras(tmp_path)
     refused(tmp_path, r"found cameras \['image', 'wrist_image'\], expected one; name it with --image-key")
     refused(tmp_path, "expected 'left'", image_key="left")
@@ -394,13 +394,13 @@ def test_of_several_cameras_one_has_to_be_named(tmp_path):
 
 
 @pytest.mark.parametrize("key", ["all", "image,wrist_image", " image , wrist_image "])
-def test_several_cameras_are_put_side_by_side(tmp_path, key):
+def test_several_cameras_are_placed_side_by_side(tmp_path, key):
     found = seen(two_cameras(tmp_path), image_key=key)
     assert found.size == (64, 128)
     assert [ident(found.frames[2][:, :64]), ident(found.frames[2][:, 64:])] == [(3, 2), (4, 2)]
 
 
-def test_cameras_of_two_heights_take_that_of_the_first_and_the_whole_is_resized(tmp_path):
+def test_cameras_are_scaled_to_the_height_of_the_first_and_resized_together(tmp_path):
     found = seen(two_cameras(tmp_path, h=32, w=48), image_key="all")
     assert found.size == (64, 64 + 96)
     assert ident(found.frames[2][:, 64:]) == (4, 2)
@@ -411,7 +411,7 @@ def test_image_0_is_the_main_camera(tmp_path):
     assert ident(seen(two_cameras(tmp_path, ("image_1", "image_0"))).frames[1]) == (4, 1)
 
 
-def test_a_camera_may_be_nested_or_stand_in_the_step(tmp_path):
+def test_a_camera_may_be_nested_or_in_the_step(tmp_path):
     one = record(0)
     blobs = one.pop("steps/observation/image_0")
     rlds(
@@ -457,17 +457,17 @@ def test_pictures_are_read_however_they_are_stored(tmp_path, name):
 
 
 RAW_WRONG = {
-    "too few numbers": ("none", RAW.astype(np.int64).ravel()[:-1], "found 49151 numbers, expected 12288 a step"),
-    "beyond a byte": ("none", RAW.astype(np.int64).ravel() * 3, "is no picture of 64 x 64 x 3 bytes"),
-    "too few bytes": ("bytes", [b"abc"] * 4, "is no picture of 64 x 64 x 3 bytes"),
+    "too few numbers": ("none", RAW.astype(np.int64).ravel()[:-1], "found 49151 numbers, expected 12288 per step"),
+    "beyond a byte": ("none", RAW.astype(np.int64).ravel() * 3, "not a picture of 64 x 64 x 3 bytes"),
+    "too few bytes": ("bytes", [b"abc"] * 4, "not a picture of 64 x 64 x 3 bytes"),
     "bytes for numbers": ("none", [b"abc"] * 4, "found bytes, expected pictures"),
-    "a zlib bomb": ("zlib", [zlib.compress(bytes(50_000_000))] * 4, "is no picture of 64 x 64 x 3 bytes"),
-    "no zlib": ("zlib", [b"abc"] * 4, "cannot be unpacked"),
+    "a zlib bomb": ("zlib", [zlib.compress(bytes(50_000_000))] * 4, "not a picture of 64 x 64 x 3 bytes"),
+    "no zlib": ("zlib", [b"abc"] * 4, "cannot be decompressed"),
 }
 
 
 @pytest.mark.parametrize("name", RAW_WRONG)
-def test_raw_pictures_that_are_none(tmp_path, name):
+def test_invalid_raw_pictures(tmp_path, name):
     encoding, blobs, said = RAW_WRONG[name]
     feature = {"tensor": T([64, 64, 3], "uint8")["tensor"] | {"encoding": encoding}}
     rlds(tmp_path, [record(0) | {"steps/observation/image_0": blobs}], step(image_0=feature))
@@ -580,7 +580,7 @@ def test_features_that_cannot_be_read(tmp_path, path, value, said):
         ("<!DOCTYPE html>\n<html>", "features.json: is not JSON .it is a web page"),
     ],
 )
-def test_a_features_file_that_is_none(tmp_path, text, said):
+def test_an_invalid_features_file(tmp_path, text, said):
     path = seed_rlds(tmp_path) / "features.json"
     path.unlink()
     if text is not None:
@@ -588,13 +588,13 @@ def test_a_features_file_that_is_none(tmp_path, text, said):
     refused(tmp_path, said)
 
 
-def test_features_nested_beyond_reason(tmp_path):
+def test_features_nested_too_deeply(tmp_path):
     seed_rlds(tmp_path)
     nested = IMG()
     for _ in range(150):
         nested = FD({"x": nested})
     rewrite(tmp_path / "features.json", lambda data: steps_of(data).update(observation=nested))
-    refused(tmp_path, "features are nested more than 20 deep")
+    refused(tmp_path, "features are nested more than 20 levels deep")
 
 
 def test_a_byte_order_mark_and_actions_for_action(tmp_path):
@@ -610,20 +610,20 @@ def test_a_byte_order_mark_and_actions_for_action(tmp_path):
 # ---------------------------------------------------------------- actions
 
 
-def test_actions_that_are_no_numbers_or_not_finite(tmp_path):
+def test_actions_that_are_not_finite_numbers(tmp_path):
     for number, (values, said) in enumerate(
         {
             "bytes": ([b"x"] * 28, "field 'action': found bytes, expected numbers"),
             "short": (np.zeros(27, np.float32), "found 27 numbers for 4 steps"),
             "none": ([], "field 'action': found bytes"),
-            "nan": (np.full(28, np.nan, np.float32), "holds NaN or infinity"),
+            "nan": (np.full(28, np.nan, np.float32), "found NaN or infinity"),
         }.values()
     ):
         rlds(tmp_path / str(number), [record(0) | {"steps/action": values}], step())
         refused(tmp_path / str(number), said)
 
 
-def test_whole_numbers_are_actions_and_the_last_one_may_be_anything(tmp_path):
+def test_integer_actions_are_read_and_the_last_one_is_not_validated(tmp_path):
     values = np.arange(28).reshape(4, 7)
     rlds(tmp_path / "a", [record(0) | {"steps/action": values}], step())
     assert np.array_equal(seen(tmp_path / "a").episode(0).actions, values[:-1])
@@ -635,7 +635,7 @@ def test_whole_numbers_are_actions_and_the_last_one_may_be_anything(tmp_path):
     assert np.isfinite(found.actions).all()
 
 
-def test_episodes_of_one_step_hold_a_frame_and_no_action(tmp_path):
+def test_episodes_of_one_step_have_a_frame_and_no_action(tmp_path):
     rlds(tmp_path, [record(0, 1), record(1, 3), record(2, 1)], step())
     found = seen(tmp_path)
     assert found.length.tolist() == [0, 2, 0]
@@ -648,11 +648,11 @@ def test_episodes_of_one_step_hold_a_frame_and_no_action(tmp_path):
 # ---------------------------------------------------------------- shards
 
 
-def test_what_stands_in_a_shards_place_is_named(tmp_path):
+def test_other_files_instead_of_a_shard_are_named(tmp_path):
     shard = seed_rlds(tmp_path) / SHARD
     good = shard.read_bytes()
     cases = {
-        gzip.compress(good): "this is no TFRecord file .it is compressed with gzip: unpack it",
+        gzip.compress(good): "not a TFRecord file .it is compressed with gzip: unpack it",
         b"version https://git-lfs.github.com/spec/v1\noid sha256:0": "Git LFS pointer .*git lfs pull",
         b"<!DOCTYPE html><html>": "it is a web page",
         bytes(4000): "record 0: checksum of its length is wrong",
@@ -669,10 +669,10 @@ def test_what_stands_in_a_shards_place_is_named(tmp_path):
     refused(tmp_path, "is not a regular file")
 
 
-def test_a_shard_cut_short_says_how_many_records_were_good(tmp_path):
+def test_a_truncated_shard_reports_the_complete_records(tmp_path):
     shard = seed_rlds(tmp_path) / SHARD
     shard.write_bytes(shard.read_bytes()[:-100])
-    refused(tmp_path, f"{SHARD}: record 1: found .* the file is cut short after 1 good records")
+    refused(tmp_path, f"{SHARD}: record 1: found .* the file is truncated after 1 complete records")
 
 
 @pytest.mark.parametrize("length", [2**63, 2**64 - 1, 2**31 + 1, 2**30])
@@ -716,7 +716,7 @@ NO_EXAMPLE = [
 
 
 @pytest.mark.parametrize("content", NO_EXAMPLE)
-def test_records_that_are_no_examples(tmp_path, content):
+def test_records_that_are_not_examples(tmp_path, content):
     tfrecord.write_records(seed_rlds(tmp_path) / SHARD, [content, example(record(1))])
     refused(tmp_path, "record 0: ")
     errors = [str(one) for one in check(tmp_path) if one.severity == "error"]

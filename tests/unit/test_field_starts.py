@@ -1,4 +1,4 @@
-"""Folders of starts as phones, editors and strangers leave them."""
+"""Folders of starts of phones, editors and strangers."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from fuzz_pixels import run
 from PIL import Image
 from test_field_pixels import png_16, remux
 
-from worldgymnast.episodes.starts import folder_hash, frame_of, pictures, read_starts
+from worldgymnast.episodes.starts import folder_hash, list_pictures, read_frame, read_starts
 from worldgymnast.errors import InputError
 from worldgymnast.scenes.cutouts import load_cutouts
 
@@ -26,7 +26,7 @@ def put(folder: Path, name: str, content: bytes | None = None, said: object = SA
     return folder
 
 
-def test_hidden_files_of_macos_are_passed_over(tmp_path):
+def test_hidden_files_of_macos_are_ignored(tmp_path):
     put(tmp_path / "s", "a.png")
     for name in ("._a.png", "._a.json", ".DS_Store", "._.png"):
         (tmp_path / "s" / name).write_bytes(b"\0\5\26\7Mac OS X")
@@ -44,10 +44,10 @@ def test_a_rotated_photograph_and_a_rotated_video_stand_upright(tmp_path):
     put(tmp_path / "s", "b.mp4")
     remux(tmp_path / "b.mp4", tmp_path / "s" / "b.mp4", matrix=(0, 1, -1, 0))
     assert [ident(start.frame) for start in read_starts(tmp_path / "s", 64)] == [(5, 0), (5, 0)]
-    assert ident(frame_of(tmp_path / "s" / "a.jpg", None)) == ident(upright)
+    assert ident(read_frame(tmp_path / "s" / "a.jpg", None)) == ident(upright)
 
 
-def test_of_a_lossless_cut_the_first_shown_frame_counts(tmp_path):
+def test_the_first_displayed_frame_of_a_lossless_cut_counts(tmp_path):
     mp4(tmp_path / "a.mp4", episode(4, 20), 10, opts={"g": "20"})
     put(tmp_path / "s", "a.mp4")
     remux(tmp_path / "a.mp4", tmp_path / "s" / "a.mp4", start=0.7)
@@ -55,7 +55,7 @@ def test_of_a_lossless_cut_the_first_shown_frame_counts(tmp_path):
 
 
 @pytest.mark.parametrize("said", [b"\xef\xbb\xbf" + json.dumps(SAID).encode(), {**SAID, "note": "a\u2028b\u0085c"}])
-def test_a_byte_order_mark_and_unicode_line_ends_are_no_fault(tmp_path, said):
+def test_byte_order_marks_and_unicode_line_ends_are_accepted(tmp_path, said):
     (start,) = read_starts(put(tmp_path / "s", "a.png", said=said), 64)
     assert start.instruction == "open the drawer"
 
@@ -78,7 +78,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("said", "expected"), WRONG)
-def test_a_sentence_of_another_shape_is_one_line(tmp_path, said, expected):
+def test_an_invalid_sentence_is_one_line(tmp_path, said, expected):
     with pytest.raises(InputError, match=expected) as caught:
         read_starts(put(tmp_path / "s", "a.png", said=said), 64)
     assert len(str(caught.value).splitlines()) == 1
@@ -91,11 +91,11 @@ BROKEN = png(episode(3, 1)[0]).replace(b"IDAT", b"\xfa\x1a=j")
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("a.png", BROKEN, "a.png: found no picture that can be read"),
-        ("a.png", b"", "a.png: found no picture that can be read"),
+        ("a.png", BROKEN, "a.png: not a readable picture"),
+        ("a.png", b"", "a.png: not a readable picture"),
         ("a.png", png_16(1), "a.png: found one channel of more than 8 bits"),
-        ("a.mp4", b"", "a.mp4: video is cut short or damaged"),
-        ("a.mp4", png(episode(3, 1)[0]), "a.mp4: video is cut short or damaged"),
+        ("a.mp4", b"", "a.mp4: the video is truncated or damaged"),
+        ("a.mp4", png(episode(3, 1)[0]), "a.mp4: the video is truncated or damaged"),
         ("a.heic", b"ftypheic", "a.heic: cannot be read, expected one of .png, .*; convert it to PNG"),
     ],
 )
@@ -109,11 +109,11 @@ def test_two_pictures_of_one_name_are_refused(tmp_path):
     put(tmp_path / "s", "a.png")
     put(tmp_path / "s", "a.jpg")
     put(tmp_path / "s", "b.png")
-    with pytest.raises(InputError, match=r"shares its JSON file with a\.(png|jpg), expected one picture a name"):
-        pictures(tmp_path / "s")
+    with pytest.raises(InputError, match=r"shares its JSON file with a\.(png|jpg), expected unique names"):
+        list_pictures(tmp_path / "s")
 
 
-def test_what_is_no_file_is_refused_before_it_is_read(tmp_path):
+def test_a_path_that_is_not_a_file_is_refused_before_reading(tmp_path):
     put(tmp_path / "s", "a.png")
     for make in (os.mkdir, os.mkfifo, lambda path: path.symlink_to("nowhere")):
         (tmp_path / "s" / "a.png").unlink()

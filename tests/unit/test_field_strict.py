@@ -1,4 +1,4 @@
-"""Descriptions and configs are what they say, or one line: no budget that is none, no field twice, no raw control."""
+"""Judges' files and configs are validated strictly, with one-line errors."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_part_of_a_world_is_an_object(field: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["x", "", None, 3, [], {}, "AutoencoderConfig"], ids=repr)
-def test_an_objective_of_a_kind_that_is_none(kind: Any) -> None:
+def test_an_objective_of_an_unknown_kind(kind: Any) -> None:
     with pytest.raises(InputError, match="objective"):
         from_dict(WorldModelConfig, {"objective": {"kind": kind}}, "world")
 
@@ -63,12 +63,12 @@ def test_an_objective_of_a_kind_that_is_none(kind: Any) -> None:
         ('{"kind": "VLMConfig", "votes": 1, "endpoint": {"model": "m"}, "votes": 3}', "votes"),
     ],
 )
-def test_a_field_stands_once(text: str, name: str, tmp_path: Path) -> None:
+def test_a_duplicate_field_is_refused(text: str, name: str, tmp_path: Path) -> None:
     (tmp_path / "v.json").write_text(text)
     assert f'field "{name}": found twice' in refused(tmp_path / "v.json")
 
 
-def test_a_field_of_few_words_names_them(tmp_path: Path) -> None:
+def test_a_field_with_few_choices_lists_them(tmp_path: Path) -> None:
     said = refused(described(tmp_path / "v.json", tie="x"))
     assert """field 'tie' of VLMConfig: found "x", expected "failure" or "success\"""" in said
     (tmp_path / "e.json").write_text('{"kind": "EnsembleConfig", "judges": ["a", "b"], "rule": "median"}')
@@ -77,7 +77,7 @@ def test_a_field_of_few_words_names_them(tmp_path: Path) -> None:
     assert "typing" not in said
 
 
-def test_what_a_terminal_would_obey_is_shown(tmp_path: Path) -> None:
+def test_control_characters_are_escaped(tmp_path: Path) -> None:
     for name, text in {
         "kind": '{"kind": "\\u001b[31m\\n"}',
         "field": json.dumps({"kind": "VLMConfig", "endpoint": ENDPOINT, "\x1b[2J\r\n\x07\u202e": 1}),
@@ -100,8 +100,8 @@ def test_numbers_that_no_axis_holds_are_not_drawn() -> None:
     assert draw_curve(Curve("Fidelity", [series], percent=False)).light.rstrip().endswith("</svg>")
 
 
-def test_a_line_that_is_passed_over_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_skipped_line_is_reported_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\nnothing\n')
     for _ in range(3):
         assert len(read_metrics(tmp_path / "metrics.jsonl")) == 1
-    assert capsys.readouterr().err.count("line 2 passed over") == 1
+    assert capsys.readouterr().err.count("line 2 skipped") == 1

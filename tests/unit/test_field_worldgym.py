@@ -1,4 +1,4 @@
-"""WorldGym folders as other programs write them, and as copying, renaming and damage leave them."""
+"""WorldGym folders of other programs, and after copying, renaming and damage."""
 
 import io
 import json
@@ -81,7 +81,7 @@ def refused(root, said):
     assert f"error: {message}" in errors_of(root)
 
 
-def test_the_seed_is_sound(root):
+def test_the_seed_is_valid(root):
     found = seen(root)
     assert found.instruction == ("open it", "")
     assert found.without_instruction == 1
@@ -106,7 +106,7 @@ SUCCESS = [
 
 
 @pytest.mark.parametrize(("value", "expected"), SUCCESS)
-def test_labels_that_mean_something(root, value, expected):
+def test_valid_labels(root, value, expected):
     (root / "0.json").write_text(json.dumps({"success": value}))
     found = seen(root)
     assert found.labelled[0] == (expected is not None)
@@ -115,14 +115,14 @@ def test_labels_that_mean_something(root, value, expected):
 
 NOTES = [
     *[
-        ({"success": value}, "'success': found .*, expected true, false, or one of them a frame")
+        ({"success": value}, "'success': found .*, expected true, false, or a list of them")
         for value in ("no", "false", "yes", 2, 1, 0, 0.5, float("nan"), {"0": True}, "")
     ],
     *[
         ({"success": [False, False, value, True]}, "'success': found .* at frame 2, expected true or false")
         for value in ("no", "false", 2, -1, None, 0.5, float("nan"), 1e999, [True], {}, 2**70)
     ],
-    ({"success": [True] * 3}, "'success': found 3 labels, expected 4, one a row"),
+    ({"success": [True] * 3}, "'success': found 3 labels, expected 4, one per action"),
     ({"success": []}, "'success': found 0 labels"),
     ({"success": [[True] * 4]}, "'success': found 1 labels"),
     *[
@@ -142,7 +142,7 @@ NOTES = [
 
 
 @pytest.mark.parametrize(("notes", "said"), NOTES)
-def test_notes_that_cannot_be_meant(root, notes, said):
+def test_invalid_notes(root, notes, said):
     (root / "0.json").write_text(json.dumps(notes))
     refused(root, rf"0\.json: field {said}")
 
@@ -160,12 +160,12 @@ def test_notes_that_cannot_be_meant(root, notes, said):
         (b"\xff\xfe{\x00", "0.json: is not UTF-8"),
     ],
 )
-def test_notes_that_are_none(root, text, said):
+def test_notes_that_are_not_an_object(root, text, said):
     (root / "0.json").write_bytes(text if isinstance(text, bytes) else text.encode())
     refused(root, said)
 
 
-def test_notes_that_are_a_link_to_nowhere_are_not_passed_over(root):
+def test_notes_that_are_a_dangling_link_are_an_error(root):
     (root / "0.json").unlink()
     (root / "0.json").symlink_to("moved.json")
     refused(root, r"0\.json: cannot be read")
@@ -180,7 +180,7 @@ def test_notes_with_a_byte_order_mark_line_separators_and_nulls(root):
     assert (found.task[0], found.source[0], found.layout[0], found.fps) == ("", "", -1, 5.0)
 
 
-def test_notes_of_a_judge_are_no_business_of_the_reader(root):
+def test_notes_of_a_judge_are_ignored_by_the_reader(root):
     (root / "0.json").write_text(json.dumps({"instruction": "lift", "partial_credit_criteria": ["any"], "layout": 12}))
     found = seen(root)
     assert (found.instruction[0], found.layout[0]) == ("lift", 12)
@@ -188,16 +188,16 @@ def test_notes_of_a_judge_are_no_business_of_the_reader(root):
 
 def test_two_rates_of_the_robot(root):
     (root / "1.json").write_text('{"fps": 10}')
-    refused(root, r"1\.json: field 'fps': found 10, expected 5 as of 0.mp4")
+    refused(root, r"1\.json: field 'fps': found 10, expected 5 as in 0.mp4")
     (root / "1.json").unlink()
     mp4(root / "1.mp4", episode(1, 3), fps=10)
-    refused(root, r"1\.mp4: found a video of 10 frames per second, expected 20")
+    refused(root, r"1\.mp4: found 10 frames per second, expected 20")
 
 
 # ---------------------------------------------------------------- the files beside one another
 
 
-def test_what_mac_os_leaves_is_passed_over(root):
+def test_files_of_macos_are_ignored(root):
     for path in list(root.iterdir()):
         (root / f"._{path.name}").write_bytes(b"\0\5\x16\7")
     assert len(seen(root)) == 2
@@ -220,9 +220,9 @@ def test_videos_of_one_name(root):
     assert len(seen(root)) == 2
 
 
-def test_another_number_of_frames_than_rows(root):
+def test_different_numbers_of_frames_and_rows(root):
     np.savez(root / "1.npz", actions(1, 5))
-    with pytest.raises(InputError, match=r"1\.mp4: found 3 frames, expected 5, one a row of 1\.npz"):
+    with pytest.raises(InputError, match=r"1\.mp4: found 3 frames, expected 5, one per row of 1\.npz"):
         formats.read(root)
     assert any("1.mp4" in one and "found 3, expected 5" in one for one in errors_of(root))
 
@@ -230,11 +230,11 @@ def test_another_number_of_frames_than_rows(root):
 def test_data_sets_of_two_formats_in_one_folder(root):
     (root / "my_set-train.tfrecord-00000-of-00001").write_bytes(b"")
     for function in (formats.read, check):
-        with pytest.raises(InputError, match=r"found data sets of 2 formats \(RLDS, WorldGym\), expected one"):
+        with pytest.raises(InputError, match=r"found datasets of 2 formats \(RLDS, WorldGym\), expected one"):
             function(root)
 
 
-def test_an_episode_of_one_frame_holds_no_action(root):
+def test_an_episode_of_one_frame_has_no_action(root):
     add(root, "2", 2, 1)
     found = seen(root)
     assert found.length.tolist() == [3, 2, 0]
@@ -248,7 +248,7 @@ def test_a_folder_whose_name_looks_like_a_protocol(root, tmp_path, monkeypatch):
     assert len(seen("2026-11-26T10:30:00")) == 2
 
 
-def test_damage_in_a_video_is_seen_every_time(root):
+def test_damage_in_a_video_is_detected_every_time(root):
     path = root / "1.mp4"
     mp4(path, episode(1, 2), fps=20)
     content = bytearray(path.read_bytes())
@@ -258,9 +258,9 @@ def test_damage_in_a_video_is_seen_every_time(root):
     path.write_bytes(bytes(content))
     np.savez(root / "1.npz", actions(1, 2))
     for _ in range(30):
-        with pytest.raises(InputError, match=r"1\.mp4: video is cut short or damaged: found 1 readable frames"):
-            list(video.iterate(path))
-    refused(root, "cut short or damaged")
+        with pytest.raises(InputError, match=r"1\.mp4: the video is truncated or damaged: found 1 readable frames"):
+            list(video.iterate_frames(path))
+    refused(root, "truncated or damaged")
 
 
 def test_a_video_turned_by_its_display_matrix_is_read_as_players_show_it(tmp_path):
@@ -320,7 +320,7 @@ def test_actions_of_any_type_of_number(root, name, save):
         assert np.array_equal(seen(root).episode(1).actions, GOOD[name][:-1].astype(np.float32))
 
 
-def test_other_arrays_beside_the_actions_are_passed_over(root):
+def test_other_arrays_are_ignored(root):
     np.savez(root / "1.npz", ROWS, np.zeros(3), names=np.array(["a", "b"]))
     assert np.array_equal(seen(root).episode(1).actions, ROWS[:-1])
 
@@ -356,7 +356,7 @@ BAD = {
         "cannot be read",
     ),
     "a header of another version": ([("arr_0.npy", b"\x93NUMPY\3\0" + header((3, 10))[8:])], r"npy version \(3, 0\)"),
-    "infinity in float32": ([("arr_0.npy", saved(np.full((3, 10), 1e200)))], "holds NaN or infinity"),
+    "infinity in float32": ([("arr_0.npy", saved(np.full((3, 10), 1e200)))], "found NaN or infinity"),
 }
 
 
@@ -404,7 +404,7 @@ def test_encrypted_and_unknown_methods_and_damage(root):
     refused(root, "Bad CRC-32")
 
 
-def test_what_stands_in_the_place_of_an_npz_is_named(root):
+def test_other_files_instead_of_an_npz_are_named(root):
     path = root / "1.npz"
     cases = {
         saved(ROWS): "it is an array written by numpy.save",

@@ -1,4 +1,4 @@
-"""What is written stays whole: several writers, other people's files, full disks, and what comes back when read."""
+"""Atomic writes of datasets: concurrent writers, foreign files, full disks, and round trips."""
 
 import os
 import threading
@@ -22,7 +22,7 @@ WRITERS = {"lerobot": lerobot.write, "worldgym": worldgym.write}
 
 
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
-def test_a_second_writer_of_one_target_is_refused_while_the_first_goes_on(write, tmp_path):
+def test_a_second_writer_of_one_target_is_refused(write, tmp_path):
     begun, done = threading.Event(), threading.Event()
 
     def slow():
@@ -34,9 +34,9 @@ def test_a_second_writer_of_one_target_is_refused_while_the_first_goes_on(write,
     first = threading.Thread(target=write, args=(tmp_path / "set", slow()))
     first.start()
     assert begun.wait(20)
-    with pytest.raises(InputError, match=r"set: another process is writing it"):
+    with pytest.raises(InputError, match=r"set: another process is writing this folder"):
         write(tmp_path / "set", gym_episodes(1))
-    with pytest.raises(InputError, match=r"another process is writing it"):
+    with pytest.raises(InputError, match=r"another process is writing this folder"):
         write(tmp_path / "." / "set", gym_episodes(1))
     done.set()
     first.join()
@@ -47,7 +47,7 @@ def test_a_second_writer_of_one_target_is_refused_while_the_first_goes_on(write,
 
 
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
-def test_files_of_the_user_beside_the_target_are_left_alone(write, tmp_path):
+def test_files_of_the_user_next_to_the_target_are_kept(write, tmp_path):
     for name in ("set.partial", ".set.partial", ".set.worldgymnast-mine"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "thesis.txt").write_text("years")
@@ -59,17 +59,17 @@ def test_files_of_the_user_beside_the_target_are_left_alone(write, tmp_path):
     assert (tmp_path / ".set.worldgymnast.lock").read_text() == "not ours"
 
 
-def test_a_target_that_appears_meanwhile_wins_and_keeps_its_content(tmp_path):
+def test_a_target_created_during_the_write_is_kept(tmp_path):
     staged = StagedFolder(tmp_path / "set")
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "theirs").write_text("kept")
-    with pytest.raises(InputError, match="appeared while it was being written"):
+    with pytest.raises(InputError, match="was created by another program during the write"):
         staged.publish()
     assert os.listdir(tmp_path) == ["set"]
     assert (tmp_path / "set" / "theirs").read_text() == "kept"
 
 
-def test_of_many_writers_at_once_exactly_one_publishes(tmp_path):
+def test_of_many_concurrent_writers_exactly_one_publishes(tmp_path):
     gate, errors = threading.Barrier(8), []
 
     def one(number):
@@ -90,7 +90,7 @@ def test_of_many_writers_at_once_exactly_one_publishes(tmp_path):
     assert (tmp_path / "set" / "who").read_text() in "01234567"
 
 
-def test_targets_that_cannot_be_are_one_line(tmp_path):
+def test_invalid_targets_are_one_line(tmp_path):
     (tmp_path / "file").write_text("x")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     cases = {
@@ -98,7 +98,7 @@ def test_targets_that_cannot_be_are_one_line(tmp_path):
         tmp_path / "link": "exists already",
         tmp_path / "file" / "set": "cannot be written",
         tmp_path / ("x" * 300): "cannot be written",
-        f"{tmp_path}/a\0b": "null character",
+        f"{tmp_path}/a\0b": "null byte",
         "/proc/set": "cannot be written",
     }
     for target, message in cases.items():
@@ -118,7 +118,7 @@ def test_a_published_folder_has_the_mode_of_any_new_one_and_a_long_name_works(tm
     assert len(os.listdir(tmp_path)) == 2
 
 
-def test_the_disk_filling_up_is_one_line_and_leaves_nothing(tmp_path):
+def test_a_disk_that_fills_up_is_one_line_and_leaves_no_files(tmp_path):
     def full():
         yield gym_episodes(1)[0]
         raise OSError(28, "No space left on device")

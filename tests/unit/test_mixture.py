@@ -1,4 +1,4 @@
-"""Data sets mixed by shares, and what is said of sets that cannot be mixed or read: one line, nothing written."""
+"""Mixtures of datasets by shares, and one-line errors for incompatible ones."""
 
 from dataclasses import replace
 
@@ -8,8 +8,8 @@ import torch
 from episode_builders import assert_identical, episode, episodes
 
 from worldgymnast.actions import BRIDGE, WORLDGYM, ActionSpecMismatch, converter
-from worldgymnast.episodes.gathered import Gathered
-from worldgymnast.episodes.shares import weigh
+from worldgymnast.episodes.frame_view import FrameView
+from worldgymnast.episodes.shares import share_weights
 from worldgymnast.episodes.windows import concatenate, data_hash, from_episodes
 from worldgymnast.errors import InputError
 from worldgymnast.training.batches import frame_batches, latent_batches
@@ -18,7 +18,7 @@ from worldgymnast.training.batches import frame_batches, latent_batches
 def test_sets_are_joined_without_copying_and_read_as_one() -> None:
     left, right = from_episodes(episodes(3)), from_episodes(episodes(6)).select([5, 2, 3])
     both = concatenate([left, right])
-    assert isinstance(both.frames, Gathered)
+    assert isinstance(both.frames, FrameView)
     whole = from_episodes([part.episode(i) for part in (left, right) for i in range(3)])
     for index in range(6):
         assert_identical(both.episode(index), whole.episode(index))
@@ -37,9 +37,9 @@ def test_sets_are_joined_without_copying_and_read_as_one() -> None:
         assert torch.equal(frame_batches(both, 9, 1)(step)["frames"], frame_batches(whole, 9, 1)(step)["frames"])
 
 
-def test_shares_say_how_much_of_a_batch_each_set_makes_up() -> None:
+def test_shares_determine_each_set_s_part_of_a_batch() -> None:
     sets = [from_episodes(episodes(2)), from_episodes(episodes(9))]
-    both, weights = concatenate(sets), weigh(sets, (3.0, 1.0))
+    both, weights = concatenate(sets), share_weights(sets, (3.0, 1.0))
     border = int(both.first[2])
     latents = np.arange(len(both.frames), dtype=np.float32)[:, None, None, None] * np.ones((1, 2, 2, 1), np.float32)
     clips = latent_batches(both, latents, 2, 400, 0, torch.device("cpu"), weights)
@@ -49,24 +49,24 @@ def test_shares_say_how_much_of_a_batch_each_set_makes_up() -> None:
     black = from_episodes([episode(1)])
     black.frames[:] = 0
     pair = [black, from_episodes(episodes(9))]
-    frames = frame_batches(concatenate(pair), 400, 0, weigh(pair, (3, 1)))(0)["frames"]
+    frames = frame_batches(concatenate(pair), 400, 0, share_weights(pair, (3, 1)))(0)["frames"]
     assert 0.68 < float((frames.flatten(1).amax(1) == 0).float().mean()) < 0.82
-    assert weigh(sets, ()) is None
+    assert share_weights(sets, ()) is None
 
 
 @pytest.mark.parametrize("shares", [(1.0,), (1.0, 2.0, 3.0), (1.0, 0.0), (1.0, -1.0), (1.0, float("nan"))])
 def test_shares_are_one_positive_number_per_set(shares: tuple[float, ...]) -> None:
-    with pytest.raises(InputError, match="for 2 data sets, expected one positive number for each"):
-        weigh([from_episodes(episodes(2))] * 2, shares)
+    with pytest.raises(InputError, match="for 2 datasets, expected one positive number for each"):
+        share_weights([from_episodes(episodes(2))] * 2, shares)
 
 
 def test_actions_are_converted_to_one_spec_and_stay_zero_at_the_end() -> None:
     held = from_episodes(episodes(3, spec=BRIDGE))
-    there = held.acting(WORLDGYM)
+    there = held.with_action_spec(WORLDGYM)
     assert there.spec == WORLDGYM
     assert there.frames is held.frames
     assert np.allclose(there.episode(1).actions, converter(BRIDGE, WORLDGYM)(held.episode(1).actions))
     assert not there.actions[there.first + there.length].any()
-    assert held.acting(BRIDGE) is held
+    assert held.with_action_spec(BRIDGE) is held
     with pytest.raises(ActionSpecMismatch, match=r"found .*3cm.*; expected .*m\+rad"):
-        from_episodes(episodes(2)).acting(BRIDGE)
+        from_episodes(episodes(2)).with_action_spec(BRIDGE)

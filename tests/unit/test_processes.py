@@ -1,4 +1,4 @@
-"""Several processes, as far as one can see them: a launcher that shards, and batches made ahead."""
+"""Distributed training as far as one process can test it, and prefetched batches."""
 
 import threading
 import time
@@ -10,14 +10,14 @@ from worldgymnast.errors import InputError
 from worldgymnast.training.fit import Prefetcher
 
 
-def test_a_launcher_that_shards_is_told_of_the_flag(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_launcher_with_fsdp_is_refused_with_the_flag(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"LOCAL_RANK": "0", "WORLD_SIZE": "2", "ACCELERATE_USE_FSDP": "true"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match=r"found --use_fsdp, .*--fit\.shard"):
-        processes.join("cpu")
+        processes.initialize("cpu")
 
 
-def test_batches_are_made_ahead_in_order_and_waiting_is_counted() -> None:
+def test_batches_are_prefetched_in_order_and_waiting_is_counted() -> None:
     made: list[int] = []
 
     def batches(number: int) -> dict[str, int]:

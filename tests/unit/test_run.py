@@ -1,4 +1,4 @@
-"""A run folder survives kills, full disks and other configs; weights and optimizers come back bit for bit."""
+"""Run folders survive kills, full disks and changed configs; resume is bit-exact."""
 
 import errno
 import json
@@ -37,7 +37,7 @@ def one_line(error: pytest.ExceptionInfo[InputError]) -> str:
 # ---------------------------------------------------------------- the folder
 
 
-def test_a_new_folder_says_what_ran(tmp_path: Path) -> None:
+def test_a_new_folder_records_the_command(tmp_path: Path) -> None:
     run = Run(tmp_path / "a", CONFIG, command="worldgymnast rl metaworld")
     assert json.loads((run.path / "config.json").read_text()) == {
         "rl": {"group_size": 4, "clip": [0.2, 0.28]},
@@ -45,9 +45,9 @@ def test_a_new_folder_says_what_ran(tmp_path: Path) -> None:
     }
     assert (run.path / "command.txt").read_text() == "worldgymnast rl metaworld\n"
     assert json.loads((run.path / "versions.json").read_text())["torch"] == torch.__version__
-    assert run.finished is None
+    assert run.summary is None
     run.finish({"success": 0.5})
-    assert Run(run.path, CONFIG).finished == {"success": 0.5}
+    assert Run(run.path, CONFIG).summary == {"success": 0.5}
 
 
 def test_another_config_is_refused_with_the_field(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_another_config_is_refused_with_the_field(tmp_path: Path) -> None:
         Run(tmp_path / "a", {"rl": {**CONFIG["rl"], "new": 1}, "seed": 0})  # type: ignore[dict-item]
 
 
-def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_a_folder_with_other_content_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(InputError, match=r"thesis\.tex"):
         Run(tmp_path, CONFIG)
@@ -116,7 +116,7 @@ def test_tied_and_strided_tensors_are_saved(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
 
 
-def test_resume_drops_later_metrics_and_a_line_cut_off(tmp_path: Path) -> None:
+def test_resume_drops_later_metrics_and_a_truncated_line(tmp_path: Path) -> None:
     run = Run(tmp_path / "a", CONFIG)
     for step in range(5):
         run.log(step, {"loss": 1 / (1 + step)})
@@ -151,7 +151,7 @@ def test_a_finished_run_keeps_its_metrics(tmp_path: Path) -> None:
     assert len(run.metrics()) == 1
 
 
-def test_an_unreadable_checkpoint_is_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unreadable_checkpoint_is_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = Run(tmp_path / "a", CONFIG)
     run.save(1, {"w": torch.ones(1)}, {})
     run.save(2, {"w": torch.ones(1)}, {})
@@ -159,7 +159,7 @@ def test_an_unreadable_checkpoint_is_passed_over(tmp_path: Path, capsys: pytest.
     found = run.load()
     assert found is not None
     assert found.step == 1
-    assert "step-00000002: checkpoint passed over" in capsys.readouterr().err
+    assert "step-00000002: checkpoint skipped" in capsys.readouterr().err
 
 
 def test_a_kill_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(
     with pytest.raises(InputError) as error:
         run.save(2, {"w": torch.ones(1)}, {})
     assert "no space left" in one_line(error)
-    assert "MB and run the same command again to go on" in one_line(error)
+    assert "MB, then rerun the same command to resume" in one_line(error)
     assert [p.name for p in (run.path / "checkpoints").iterdir()] == ["step-00000001"]
     found = run.load()
     assert found is not None
@@ -202,7 +202,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the device that is always full exists on Linux only")
-def test_the_system_s_own_full_disk_error_becomes_one_line() -> None:
+def test_a_full_disk_error_of_the_system_is_one_line() -> None:
     with pytest.raises(InputError, match="no space left"), run_module.space_for(Path("/dev/full"), 10):
         Path("/dev/full").write_bytes(b"x")
 
@@ -210,7 +210,7 @@ def test_the_system_s_own_full_disk_error_becomes_one_line() -> None:
 # ---------------------------------------------------------------- weights
 
 
-def test_load_into_names_what_does_not_fit(tmp_path: Path) -> None:
+def test_load_into_names_mismatches(tmp_path: Path) -> None:
     module = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
     tensors = {k: v.clone() for k, v in module.state_dict().items()}
     before = weights_hash(module.state_dict())
@@ -294,7 +294,7 @@ def test_adamw_resumed_from_a_checkpoint_continues_bit_for_bit(tmp_path: Path) -
 # ---------------------------------------------------------------- progress
 
 
-def test_progress_is_one_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_prints_one_line_at_intervals(capsys: pytest.CaptureFixture[str]) -> None:
     with Progress("training the world", 10, done=4, every=0.0) as progress:
         progress.advance(2, note="loss 0.1")
     text = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Scenes to train on: distractors in front of the table and behind the robot, new sentences, and the commands."""
+"""Scenes for training: distractors, new sentences, and edited starts."""
 
 import json
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from PIL import Image
 from scene_builders import ROBOT, bare_plate, scene
 
 from studies.diverse import HELD_OUT_SENTENCES
-from worldgymnast.endpoint import Unusable
+from worldgymnast.endpoint import UnusableReply
 from worldgymnast.envs.metaworld import EXTRA_TASKS, INSTRUCTIONS, SUITE
 from worldgymnast.errors import InputError
 from worldgymnast.protocols import Editor
@@ -135,7 +135,7 @@ def test_cut_outs_come_from_a_folder(plate: Plate, tmp_path: Path) -> None:
         (lambda folder: None, "found no PNG file"),
         (lambda folder: cut(folder / "a.png", (1, 2, 3), opaque=True), "opaque everywhere"),
         (lambda folder: cut(folder / "a.png", (1, 2, 3), empty=True), "empty"),
-        (lambda folder: (folder / "a.png").write_text("no"), "no picture that can be read"),
+        (lambda folder: (folder / "a.png").write_text("no"), "not a readable picture"),
     ],
 )
 def test_what_is_no_cut_out_is_refused(make: object, said: str, tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_proposals_are_read(text: str, found: list[str]) -> None:
 
 @pytest.mark.parametrize("text", ["", "open the drawer", "[1, 2]", '{"a": 1}', "[broken", "[]"])
 def test_an_answer_without_proposals_says_nothing(text: str) -> None:
-    with pytest.raises(Unusable):
+    with pytest.raises(UnusableReply):
         parse(text, 3)
 
 

@@ -1,4 +1,4 @@
-"""Starts from a folder of pictures with sentences, and what is wrong with one."""
+"""Starts from a folder of pictures with sentences, and its errors."""
 
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ def test_pictures_and_videos_become_starts(tmp_path: Path) -> None:
     assert starts_hash(starts) == starts_hash(read_starts(folder, 64)) != starts_hash(starts[:2])
 
 
-def test_a_wide_picture_is_cropped_only_when_that_is_said(tmp_path: Path) -> None:
+def test_a_wide_picture_is_cropped_only_with_crop(tmp_path: Path) -> None:
     put(tmp_path / "scenes", "a.jpg", {"instruction": "open the drawer"}, (64, 96))
     with pytest.raises(InputError, match="found 96x64 pixels, expected a square picture"):
         read_starts(tmp_path / "scenes", 64)
@@ -41,7 +41,7 @@ def test_a_wide_picture_is_cropped_only_when_that_is_said(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("said", "expected"),
     [
-        (None, "a.json: found no file beside its picture"),
+        (None, "a.json: no such file beside its picture"),
         ("{", "a.json: line 1 is not JSON"),
         ([], "field 'instruction': found None"),
         ({"task": "drawer"}, "field 'instruction': found None"),
@@ -57,7 +57,7 @@ def test_a_picture_without_its_sentence_is_refused(said: Any, expected: str, tmp
         read_starts(tmp_path / "scenes", 64)
 
 
-def test_what_is_no_folder_of_pictures_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="found no folder"):
         read_starts(tmp_path / "nowhere", 64)
     (tmp_path / "empty").mkdir()
@@ -65,5 +65,5 @@ def test_what_is_no_folder_of_pictures_is_refused(tmp_path: Path) -> None:
         read_starts(tmp_path / "empty", 64)
     (tmp_path / "empty" / "a.png").write_bytes(b"\x89PNG cut off")
     (tmp_path / "empty" / "a.json").write_text('{"instruction": "open it"}')
-    with pytest.raises(InputError, match="found no picture that can be read"):
+    with pytest.raises(InputError, match="not a readable picture"):
         read_starts(tmp_path / "empty", 64)

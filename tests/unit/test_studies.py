@@ -1,4 +1,4 @@
-"""The scripts in studies/: variants, files that come back in parts, plain data sets, known sentences."""
+"""The scripts in studies/: variants, files in parts, plain datasets, precomputed sentences."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from worldgymnast.actions import metaworld_spec
 from worldgymnast.episodes.windows import EpisodeSet, from_episodes
 from worldgymnast.errors import InputError
 from worldgymnast.registry import to_dict
-from worldgymnast.text import TABLE, SentenceEncoder, save_sentences
+from worldgymnast.text import SENTENCES_VARIABLE, SentenceEncoder, save_sentences
 from worldgymnast.training.world import WorldTraining
 from worldgymnast.types import Episode
 from worldgymnast.worldmodel.sampler import LatentWorldModel
@@ -137,7 +137,7 @@ def test_known_sentences_need_no_encoder(tmp_path: Path, monkeypatch: pytest.Mon
         return torch.zeros(len(sentences), 384)
 
     monkeypatch.setattr(SentenceEncoder, "_encode", encode)
-    monkeypatch.setenv(TABLE, str(tmp_path / "known.safetensors"))
+    monkeypatch.setenv(SENTENCES_VARIABLE, str(tmp_path / "known.safetensors"))
     assert torch.equal(SentenceEncoder()(said), expected)
     assert asked == []
     assert SentenceEncoder()([*said, "fly"])[2].abs().sum() == 0

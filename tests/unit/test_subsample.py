@@ -1,4 +1,4 @@
-"""A lower rate: which frames stay, and what becomes of actions and labels between them."""
+"""Temporal subsampling: kept frames, combined actions and labels."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worldgymnast.actions import BRIDGE, metaworld_spec
-from worldgymnast.episodes.subsample import joined, subsample, whole_ratio
+from worldgymnast.episodes.subsample import combine_actions, subsample, subsampling_factor
 from worldgymnast.errors import InputError
 
 # ---------------------------------------------------------------- lower rates
@@ -34,41 +34,43 @@ def test_labels_between_kept_frames_and_after_the_last_are_kept():
 
 def test_velocities_are_averaged():
     spec = replace(metaworld_spec(3), axes=("x.vel", "y", "z", "gripper"))
-    assert joined(spec, np.array([[[2, 2, 2, 2], [4, 4, 4, 4]]], np.float32)).tolist() == [[3, 6, 6, 4]]
+    assert combine_actions(spec, np.array([[[2, 2, 2, 2], [4, 4, 4, 4]]], np.float32)).tolist() == [[3, 6, 6, 4]]
 
 
-def test_rotations_follow_one_another():
+def test_rotations_are_composed():
     quarter = np.pi / 2
     step = np.zeros((1, 2, 7), np.float32)
     step[0, 0, 5] = quarter  # turn left
     step[0, 1, 3] = quarter  # then roll about the base's x axis
-    base = joined(BRIDGE, step)[0]
+    base = combine_actions(BRIDGE, step)[0]
     # Rx(90) Rz(90) sends x to z, y to -x and z to -y: pitch -90 in these angles
     assert base[4] == pytest.approx(-quarter, abs=1e-3)
     step[0, 1, 3], step[0, 1, 0] = 0, 0.02
-    own = joined(replace(BRIDGE, frame="end_effector"), step)[0]
+    own = combine_actions(replace(BRIDGE, frame="end_effector"), step)[0]
     assert own[:3] == pytest.approx([0, 0.02, 0], abs=1e-6)  # it goes where the hand points by then
     assert own[5] == pytest.approx(quarter, abs=1e-6)
 
 
 @settings(deadline=None, max_examples=50)
 @given(st.integers(1, 5), st.integers(1, 4), st.floats(-0.25, 0.25))
-def test_turning_about_one_axis_is_a_sum(count, every, angle):
+def test_rotation_about_one_axis_is_a_sum(count, every, angle):
     groups = np.zeros((count, every, 7), np.float32)
     groups[:, :, 5] = angle
-    assert joined(BRIDGE, groups)[:, 5] == pytest.approx(every * angle, abs=1e-5)
+    assert combine_actions(BRIDGE, groups)[:, 5] == pytest.approx(every * angle, abs=1e-5)
 
 
 @pytest.mark.parametrize(
     ("fps", "wanted", "every"), [(30, 10, 3), (29.97, 10, 3), (13.333, 13.333, 1), (80 / 6, 6.67, 2)]
 )
-def test_whole_parts_of_a_rate(fps, wanted, every):
-    assert whole_ratio(fps, wanted) == every
+def test_integer_fractions_of_a_rate(fps, wanted, every):
+    assert subsampling_factor(fps, wanted) == every
 
 
 @pytest.mark.parametrize(
     ("fps", "wanted", "choices"), [(30, 13, "15 or 10"), (10, 30, "such as 10"), (30, 25, "30 or 15")]
 )
-def test_other_rates_are_refused_with_those_that_would_do(fps, wanted, choices):
-    with pytest.raises(InputError, match=f"--fps: found {wanted} .*{choices}; frames are left out, never made up"):
-        whole_ratio(fps, wanted)
+def test_other_rates_are_refused_with_alternatives(fps, wanted, choices):
+    with pytest.raises(
+        InputError, match=f"--fps: found {wanted} .*{choices}; frames can be dropped but not interpolated"
+    ):
+        subsampling_factor(fps, wanted)

@@ -84,17 +84,17 @@ class DeviceCommand(Command):
         Raises:
             InputError: there is no such device, or the command does not run in several processes.
         """
-        if not self.is_distributed and processes.launched() > 1:
+        if not self.is_distributed and (count := processes.launched_processes()) > 1:
             raise InputError(
-                f"started in {processes.launched()} processes, but this command runs in one. Start it without torchrun "
-                "or accelerate launch; only sft, train-world, distill and train-judge run in several"
+                f"started in {count} processes, but this command runs in one. Start it without "
+                "torchrun or accelerate launch; only sft, train-world, distill and train-judge run in several"
             )
         if self.device == "cuda" and not torch.cuda.is_available():
             raise InputError("--device: no CUDA device is available. Use --device cpu")
         if self.threads or "OMP_NUM_THREADS" not in os.environ:
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
             torch.set_num_threads(self.threads or cores)
-        processes.join(self.device)
+        processes.initialize(self.device)
 
 
 @checked(kw_only=True)

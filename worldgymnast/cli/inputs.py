@@ -63,7 +63,7 @@ def read_each(
     first, spec = sets[0], spec or sets[0].spec
     for i, (path, part) in enumerate(zip(paths, sets, strict=True)):
         try:
-            sets[i] = part.acting(spec)
+            sets[i] = part.with_action_spec(spec)
         except ActionSpecMismatch as error:
             raise InputError(f"{path}: {error}. Train on it alone, or leave it out") from error
         if part.fps != first.fps:

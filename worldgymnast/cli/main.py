@@ -38,9 +38,9 @@ def main(argv: Sequence[str] | None = None, study: Mapping[str, type[Command]] |
         streams.discard(sys.stdout, sys.stderr)
         return 0
     except OSError as error:
-        from worldgymnast.staging import is_full
+        from worldgymnast.staging import is_disk_full
 
-        if not is_full(error):
+        if not is_disk_full(error):
             raise
         streams.discard(sys.stdout)
         return _print_line("error: standard output: no space left. Free some space or redirect the output", 2, True)
@@ -62,11 +62,11 @@ def _run(words: list[str], study: Mapping[str, type[Command]]) -> int:
         command = parse(name, rest, study)
         from worldgymnast.cli.command import check_names
         from worldgymnast.cli.drafts import flags_of
-        from worldgymnast.keys import granted
+        from worldgymnast.keys import allow_keys
 
         flags += flags_of(command, command.hidden)
         check_names(command)
-        with granted(keys):
+        with allow_keys(keys):
             return command()
     except KeyboardInterrupt:
         if is_traceback:
@@ -87,9 +87,9 @@ def script() -> int:
     """Run the console script, also under torchrun; return the exit code."""
     code = main()
     if "LOCAL_RANK" in os.environ:
-        from worldgymnast.processes import leave
+        from worldgymnast.processes import exit_process
 
-        return leave(code)
+        return exit_process(code)
     return code
 
 
@@ -108,7 +108,7 @@ def _message(error: Exception, flags: Collection[str]) -> str | None:
 
     from worldgymnast.actions import ActionSpecMismatch
     from worldgymnast.errors import FieldError, InputError
-    from worldgymnast.staging import is_full
+    from worldgymnast.staging import is_disk_full
 
     if isinstance(error, FieldError):
         from worldgymnast.cli.drafts import with_flags
@@ -116,7 +116,7 @@ def _message(error: Exception, flags: Collection[str]) -> str | None:
         return with_flags(error, flags)
     if isinstance(error, InputError | ActionSpecMismatch | FloatingPointError):
         return str(error)
-    if isinstance(error, OSError) and is_full(error):
+    if isinstance(error, OSError) and is_disk_full(error):
         return f"{error.filename or 'disk'}: no space left. Free some space, then rerun the same command"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}. Check the path and its permissions"

@@ -1,1 +1,1 @@
-"""Logged rollouts on disk and in memory: LeRobot, RLDS and WorldGym folders, and the clips that training draws."""
+"""Datasets of LeRobot, RLDS and WorldGym, and clips for training."""

@@ -1,7 +1,7 @@
-"""Looks through a folder of episodes for everything that would spoil training, and says it file by file.
+"""Check a dataset for problems that would spoil training.
 
-`check` reads every frame and never stops at the first fault. An error is something `read` refuses; a warning is
-something it accepts and a person should know.
+`check` reads every frame and reports all problems. An error is something that `read` rejects; a warning is something
+that it accepts but a user should know.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from worldgymnast.actions import UNKNOWN, WORLDGYM, ActionSpec
 from worldgymnast.episodes import lerobot_layout as layout
 from worldgymnast.episodes import rlds, worldgym
 from worldgymnast.episodes.findings import Finding
-from worldgymnast.episodes.formats import convert, detect, with_commas
-from worldgymnast.episodes.lerobot_frames import camera, in_order, side_by_side
+from worldgymnast.episodes.formats import convert, detect, join_cameras
+from worldgymnast.episodes.lerobot_frames import open_camera, side_by_side, sort_by_file
 from worldgymnast.episodes.lerobot_layout import ImageKey
-from worldgymnast.episodes.lerobot_spec import STATS, action_key, own_place, recorded_range
+from worldgymnast.episodes.lerobot_spec import STATS, action_key, own_field, recorded_range
 from worldgymnast.episodes.lerobot_survey import Survey, survey
-from worldgymnast.episodes.rates import agreed_rate, check_given
+from worldgymnast.episodes.rates import check_fps, resolve_rate
 from worldgymnast.errors import InputError
 from worldgymnast.text import is_sentence
-from worldgymnast.video import iterate
+from worldgymnast.video import iterate_frames
 
 __all__ = ["Finding", "check", "convert", "detect"]
 
@@ -39,7 +39,10 @@ _UNIT = re.compile(rf"unknown|worldgym|{_PART}(\+{_PART})*")
 
 @dataclass
 class _Episode:
-    """One episode on its way through the inspection; `frames` may raise InputError, None is said elsewhere."""
+    """An episode to check.
+
+    Iterating `frames` may raise InputError, None was reported elsewhere.
+    """
 
     name: str
     file: Path
@@ -54,16 +57,30 @@ class _Episode:
 
 @dataclass
 class _Inspection:
-    """Findings so far, and what is needed to compare episodes with one another."""
+    """Findings so far, and the state for comparisons between episodes.
+
+    Attributes:
+        root: the dataset.
+        findings: the findings.
+        broken: media files that cannot be read.
+        digests: name of the first episode by hash of its content.
+        sizes: name of the first episode by frame size.
+        ranges: by axis and its declared range: episodes outside of it, minimum and maximum.
+        hints: number of findings by hint.
+        file_errors: number of errors by file.
+        episodes: number of episodes.
+        labelled: number of episodes with success labels.
+        without_instruction: the invalid instructions.
+    """
 
     root: Path
     findings: list[Finding] = field(default_factory=list)
     broken: set[Path] = field(default_factory=set)
-    seen: dict[bytes, str] = field(default_factory=dict)
+    digests: dict[bytes, str] = field(default_factory=dict)
     sizes: dict[tuple[int, int], str] = field(default_factory=dict)
     ranges: dict[tuple[str, str], tuple[int, float, float]] = field(default_factory=dict)
     hints: Counter[str] = field(default_factory=Counter)
-    complaints: Counter[str] = field(default_factory=Counter)
+    file_errors: Counter[str] = field(default_factory=Counter)
     episodes: int = 0
     labelled: int = 0
     without_instruction: list[str] = field(default_factory=list)
@@ -71,88 +88,93 @@ class _Inspection:
     def add(
         self, severity: Literal["error", "warning"], file: Path, what: str, found: str, expected: str, hint: str
     ) -> None:
-        """Notes a finding; of those with one hint only the first few are kept, the rest are counted."""
+        """Add a finding.
+
+        Beyond the first few with the same hint they are only counted.
+        """
         self.hints[hint] += 1
         if self.hints[hint] <= _MAX_PER_HINT:
             self.findings.append(Finding(severity, str(file), what, found, expected, hint))
 
-    def fault(self, file: Path, error: InputError) -> None:
-        """Notes that a file cannot be read; its other episodes are not looked at."""
-        self.complain(file, error)
+    def add_broken(self, file: Path, error: InputError) -> None:
+        """Add the error of an unreadable file; its other episodes are skipped."""
+        self.add_error(file, error)
         self.broken.add(file)
 
-    def complain(self, file: Path, error: InputError) -> None:
-        """Notes what a reader said, in its own words, under the file that it names; the first few of each file."""
+    def add_error(self, file: Path, error: InputError) -> None:
+        """Add the message of a reader under the file that it names.
+
+        Beyond the first few they are counted.
+        """
         name, _, sentence = str(error).partition(": ")
         if not Path(name).is_relative_to(self.root):
             name, sentence = str(file), str(error)
         finding = Finding("error", name, "file", sentence)
         if finding in self.findings:
             return
-        self.complaints[name] += 1
-        if self.complaints[name] <= _MAX_PER_HINT:
+        self.file_errors[name] += 1
+        if self.file_errors[name] <= _MAX_PER_HINT:
             self.findings.append(finding)
 
-    def episode(self, episode: _Episode) -> None:
-        """Looks at one episode."""
+    def check_episode(self, episode: _Episode) -> None:
+        """Check an episode."""
         self.episodes += 1
         self.labelled += episode.labelled
         if episode.instruction is not None and not is_sentence(episode.instruction):
             self.without_instruction.append(episode.instruction.strip())
-        self._actions(episode)
+        self._check_actions(episode)
         if episode.media in self.broken or episode.frames is None:
             return
         try:
-            count, moving, digest = self._frames(episode, episode.frames)
+            count, is_moving, digest = self._read_frames(episode, episode.frames)
         except InputError as error:
-            self.fault(episode.media, error)
+            self.add_broken(episode.media, error)
             return
         where = f"{episode.name} frames"
         if count != episode.rows:
             self.add("error", episode.media, where, f"{count}", f"{episode.rows}", "copy the file again")
-        if count > 1 and not moving:
-            hint = "the camera stood still or the video is broken; remove the episode"
-            self.add("warning", episode.media, where, "one picture throughout", "a moving scene", hint)
-        if digest in self.seen:
+        if count > 1 and not is_moving:
+            hint = "the camera was frozen or the video is broken; remove the episode"
+            self.add("warning", episode.media, where, "identical frames", "a moving scene", hint)
+        if original := self.digests.get(digest):
             hint = "duplicates leak from training into held-out data; remove one"
-            self.add("warning", episode.file, episode.name, f"a copy of {self.seen[digest]}", "distinct episodes", hint)
-        self.seen.setdefault(digest, episode.name)
+            self.add("warning", episode.file, episode.name, f"a copy of {original}", "distinct episodes", hint)
+        self.digests.setdefault(digest, episode.name)
 
-    def _frames(self, episode: _Episode, frames: Iterator[np.ndarray]) -> tuple[int, bool, bytes]:
-        """Number of frames, whether any differs from the first, and a hash of the episode."""
+    def _read_frames(self, episode: _Episode, frames: Iterator[np.ndarray]) -> tuple[int, bool, bytes]:
+        """Number of frames, whether they differ, and the episode's hash."""
         digest = hashlib.sha256(np.ascontiguousarray(episode.actions).tobytes())
-        count, moving = 0, False
+        count, is_moving = 0, False
         first: np.ndarray | None = None
         for frame in frames:
             size = (frame.shape[0], frame.shape[1])
             self.sizes.setdefault(size, episode.name)
             first = frame if first is None else first
-            moving = moving or frame.shape != first.shape or not np.array_equal(frame, first)
+            is_moving = is_moving or frame.shape != first.shape or not np.array_equal(frame, first)
             digest.update(np.ascontiguousarray(frame).data)
             count += 1
-        return count, moving, digest.digest()
+        return count, is_moving, digest.digest()
 
-    def _actions(self, episode: _Episode) -> None:
+    def _check_actions(self, episode: _Episode) -> None:
         actions, spec, where = episode.actions, episode.spec, f"{episode.name} action"
         if not np.isfinite(actions).all():
             bad = int((~np.isfinite(actions)).sum())
             self.add("error", episode.file, where, f"{bad} NaN or infinity", "finite numbers", "remove the episode")
             return
         slack = 1e-4 * (np.array(spec.high) - np.array(spec.low)) + 1e-6
-        outside = (actions < np.array(spec.low) - slack) | (actions > np.array(spec.high) + slack)
-        for axis in np.flatnonzero(outside.any(0)):
+        is_outside = (actions < np.array(spec.low) - slack) | (actions > np.array(spec.high) + slack)
+        for axis in np.flatnonzero(is_outside.any(0)):
             column = actions[:, axis]
-            low, high = f"{spec.low[axis]:.4g}", f"{spec.high[axis]:.4g}"
-            key = (spec.axes[axis], f"{low} to {high}")
-            seen = self.ranges.get(key, (0, np.inf, -np.inf))
-            self.ranges[key] = (seen[0] + 1, min(seen[1], column.min()), max(seen[2], column.max()))
+            key = (spec.axes[axis], f"{spec.low[axis]:.4g} to {spec.high[axis]:.4g}")
+            count, low, high = self.ranges.get(key, (0, np.inf, -np.inf))
+            self.ranges[key] = (count + 1, min(low, column.min()), max(high, column.max()))
 
     def finish(self) -> list[Finding]:
-        """Findings about the whole."""
-        for (axis, legal), (count, low, high) in self.ranges.items():
-            found = f"{low:.4g} to {high:.4g} ({count} of {self.episodes} episodes leave the range)"
-            hint = "the action spec or the units are wrong, or such actions get clipped"
-            self.add("warning", self.root, f"action axis '{axis}'", found, legal, hint)
+        """Add the findings about the dataset as a whole; errors first."""
+        for (axis, declared), (count, low, high) in self.ranges.items():
+            found = f"{low:.4g} to {high:.4g} ({count} of {self.episodes} episodes are out of range)"
+            hint = "the action spec or the units are wrong, or such actions are clipped"
+            self.add("warning", self.root, f"action axis '{axis}'", found, declared, hint)
         if self.episodes and not self.labelled:
             sentence = "no success labels: world models can be trained on it, judges cannot"
             self.findings.append(Finding("warning", str(self.root), "success", sentence))
@@ -167,32 +189,34 @@ class _Inspection:
             self.add("error", self.root, "frame size", found, "one size", "read or convert with a `size`")
         for hint, count in self.hints.items():
             if count > _MAX_PER_HINT:
-                alike = next(i for i in reversed(range(len(self.findings))) if self.findings[i].hint == hint)
+                last = next(i for i in reversed(range(len(self.findings))) if self.findings[i].hint == hint)
                 more = f"{hint} ({count - _MAX_PER_HINT} more like this)"
-                self.findings[alike] = replace(self.findings[alike], hint=more)
-        for name, count in self.complaints.items():
+                self.findings[last] = replace(self.findings[last], hint=more)
+        for name, count in self.file_errors.items():
             if count > _MAX_PER_HINT:
-                last = max(i for i, one in enumerate(self.findings) if (one.file, one.field) == (name, "file"))
+                last = max(
+                    i for i, finding in enumerate(self.findings) if (finding.file, finding.field) == (name, "file")
+                )
                 more = f"{self.findings[last].found} ({count - _MAX_PER_HINT} more like this)"
                 self.findings[last] = replace(self.findings[last], found=more)
-        return sorted(self.findings, key=lambda one: one.severity)
+        return sorted(self.findings, key=lambda finding: finding.severity)
 
 
 def check(path: str | Path, image_key: ImageKey = None, fps: float | None = None) -> list[Finding]:
-    """Everything wrong with the episodes in a folder (LeRobot v3.0 or v2.1, RLDS, WorldGym), errors first.
+    """Find all problems of a dataset of any format, errors first.
 
     Args:
         path: the folder.
-        image_key: which cameras, where there are several; more than one are looked at side by side.
-        fps: frames per second of robot time, where the format does not say (RLDS other than BridgeData V2).
+        image_key: the cameras; several are checked side by side.
+        fps: frames per second of robot time, for formats without a rate (RLDS other than BridgeData V2).
 
     Returns:
-        Findings; none means that the data set reads and nothing looks odd.
+        The findings; empty if the dataset is readable and plausible.
 
     Raises:
-        InputError: the folder holds no episodes in a known format.
+        InputError: the folder has no episodes in a supported format.
     """
-    check_given(fps)
+    check_fps(fps)
     kind = detect(path)
     root = Path(path)
     inspection = _Inspection(root)
@@ -204,143 +228,147 @@ def check(path: str | Path, image_key: ImageKey = None, fps: float | None = None
         else:
             _lerobot(root, image_key, inspection, fps)
     except InputError as error:
-        inspection.fault(root, error)
+        inspection.add_broken(root, error)
     return inspection.finish()
 
 
-def _rate(root: Path, said: float | None, fps: float | None, inspection: _Inspection) -> None:
-    """Notes a rate that nobody says, which training needs, or two that differ."""
-    if said is None and fps is None:
+def _check_declared_rate(root: Path, declared: float | None, fps: float | None, inspection: _Inspection) -> None:
+    """Report a missing rate, which training requires, or two different ones."""
+    if declared is None and fps is None:
         hint = "give the robot's rate wherever it is read: --fps, or in Python fps=..."
-        inspection.add("warning", root, "fps", "no frames per second: the format does not say them", "them", hint)
+        inspection.add("warning", root, "fps", "no frame rate in this format", "frames per second", hint)
         return
     try:
-        agreed_rate(root, said, fps)
+        resolve_rate(root, declared, fps)
     except InputError as error:
-        inspection.complain(root, error)
+        inspection.add_error(root, error)
 
 
-def _short(root: Path, names: list[str], inspection: _Inspection) -> None:
-    """Warns of episodes of one frame."""
+def _warn_single_frames(root: Path, names: list[str], inspection: _Inspection) -> None:
+    """Warn about episodes of one frame."""
     if names:
         text = f"one frame and no action in {len(names)} episodes ({', '.join(names[:5])})"
-        hint = "nothing can be learned from them; remove them"
+        hint = "they have no training pair; remove them"
         inspection.add("warning", root, "episode length", text, "at least 2 frames", hint)
 
 
 def _worldgym(root: Path, inspection: _Inspection, fps: float | None) -> None:
-    short = []
-    for one in worldgym.inspect(root):
-        if isinstance(one, InputError):
-            inspection.complain(root, one)
+    single = []
+    for episode in worldgym.inspect(root):
+        if isinstance(episode, InputError):
+            inspection.add_error(root, episode)
             continue
         if not inspection.episodes:
-            _rate(root, one.notes.fps, fps, inspection)
-        video, labelled = one.video, one.notes.success is not None
-        short += [video.stem] if len(one.actions) == 1 else []
-        inspection.episode(
+            _check_declared_rate(root, episode.notes.fps, fps, inspection)
+        video, actions = episode.video, episode.actions
+        single += [video.stem] if len(actions) == 1 else []
+        inspection.check_episode(
             _Episode(
                 video.stem,
                 video.with_suffix(".npz"),
                 video,
                 WORLDGYM,
-                one.actions[:-1],
-                iterate(video),
-                len(one.actions),
-                labelled,
-                one.notes.instruction,
+                actions[:-1],
+                iterate_frames(video),
+                len(actions),
+                episode.notes.success is not None,
+                episode.notes.instruction,
             )
         )
-    _short(root, short, inspection)
+    _warn_single_frames(root, single, inspection)
 
 
 def _rlds(root: Path, image_key: ImageKey, inspection: _Inspection, fps: float | None) -> None:
-    description = rlds.describe(root, with_commas(image_key))
+    description = rlds.describe(root, join_cameras(image_key))
     if description.other_splits:
-        inspection.findings.append(Finding("warning", str(root), "splits", rlds.splits_said(description)))
+        inspection.findings.append(Finding("warning", str(root), "splits", rlds.split_note(description)))
     for path in description.unread:
-        hint = "its episodes are left out; rename or remove it"
+        hint = "its episodes are skipped; rename or remove it"
         inspection.add("warning", path, "file name", path.name, "NAME-SPLIT.tfrecord-00000-of-0000N", hint)
-    _rate(root, rlds.spec_of(description, []).rate, fps, inspection)
-    short = []
+    _check_declared_rate(root, rlds.spec_of(description, []).rate, fps, inspection)
+    single = []
     for index, record in enumerate(rlds.inspect(description)):
         if isinstance(record, InputError):
-            inspection.complain(root, record)
+            inspection.add_error(root, record)
             continue
         spec, count = rlds.spec_of(description, [record.actions]), len(record.actions)
-        short += [f"episode {index}"] if count == 1 else []
-        frames = rlds.pictures_of(record, description, None)
-        rows, shard, said = record.actions[:-1], record.shard, record.instruction
-        inspection.episode(_Episode(f"episode {index}", shard, shard, spec, rows, frames, count, False, said))
-    _short(root, short, inspection)
+        single += [f"episode {index}"] if count == 1 else []
+        frames = rlds.iterate_frames(record, description, None)
+        rows, shard, instruction = record.actions[:-1], record.shard, record.instruction
+        inspection.check_episode(
+            _Episode(f"episode {index}", shard, shard, spec, rows, frames, count, False, instruction)
+        )
+    _warn_single_frames(root, single, inspection)
     if inspection.without_instruction and (texts := rlds.unread_texts(description)):
-        hint = "rename the one that holds the sentences"
+        hint = "rename the one with the sentences"
         inspection.add("warning", root, "instruction", f"text under {texts}", "language_instruction", hint)
 
 
 def _lerobot(root: Path, image_key: ImageKey, inspection: _Inspection, fps: float | None) -> None:
-    found = layout.read_layout(root, image_key)
-    _rate(root, found.robot_fps, fps, inspection)
-    made = survey(found, state=True)
-    _spec(made.layout, inspection)
-    for error in made.errors:
-        inspection.complain(root, error)
-    for one in made.warnings:
-        inspection.add("warning", Path(one.file), one.field, one.found, one.expected, one.hint)
-    if len({record.index for record in found.records}) == len(found.records):
-        _lerobot_episodes(found, made, inspection)
-    held = any(rows.success is not None for rows in made.rows)
-    if held and not {"success", "next.success"} & set(found.info["features"]):
-        hint = "declare it, or other readers miss the labels"
-        inspection.add("warning", root / layout.INFO, "features", "no 'success'", "it, as the data files hold it", hint)
+    metadata = layout.read_layout(root, image_key)
+    _check_declared_rate(root, metadata.robot_fps, fps, inspection)
+    result = survey(metadata, read_state=True)
+    _check_spec(result.layout, inspection)
+    for error in result.errors:
+        inspection.add_error(root, error)
+    for warning in result.warnings:
+        inspection.add("warning", Path(warning.file), warning.field, warning.found, warning.expected, warning.hint)
+    if len({record.index for record in metadata.records}) == len(metadata.records):
+        _lerobot_episodes(metadata, result, inspection)
+    has_labels = any(rows.success is not None for rows in result.rows)
+    if has_labels and not {"success", "next.success"} & set(metadata.info["features"]):
+        hint = "declare it, or other readers ignore the labels"
+        inspection.add("warning", root / layout.INFO, "features", "no 'success'", "it, as in the data files", hint)
 
 
-def _lerobot_episodes(found: layout.Layout, made: Survey, inspection: _Inspection) -> None:
-    rows, cameras = made.rows, []
-    for name in found.cameras:
-        source, pairings = camera(found, name, rows)
-        cameras.append(source)
+def _lerobot_episodes(metadata: layout.Layout, result: Survey, inspection: _Inspection) -> None:
+    cameras = []
+    for name in metadata.cameras:
+        camera, pairings = open_camera(metadata, name, result.rows)
+        cameras.append(camera)
         for pairing in pairings:
             for error in pairing.errors:
-                inspection.complain(pairing.file, error)
-            if pairing.unused and not pairing.errors and not made.errors:
-                hint = "they are left out; the video was cut otherwise than the rows, or rows were dropped"
+                inspection.add_error(pairing.file, error)
+            if pairing.unused and not pairing.errors and not result.errors:
+                hint = "they are skipped; the video and the rows were cut differently, or rows were dropped"
                 text = f"{pairing.unused} frames that belong to no row"
-                inspection.add("warning", pairing.file, "frames", text, "one a row", hint)
-    for one in in_order(found, rows):
-        name = f"episode {one.record.index}"
-        is_paired = all(source.has(one) for source in cameras)
-        frames = side_by_side(cameras, one) if is_paired else None
-        media = cameras[0].file(one) if is_paired else one.record.data
-        labelled, count = one.success is not None, len(one.index)
-        inspection.episode(
+                inspection.add("warning", pairing.file, "frames", text, "one per row", hint)
+    for rows in sort_by_file(metadata, result.rows):
+        is_paired = all(camera.has(rows) for camera in cameras)
+        inspection.check_episode(
             _Episode(
-                name, one.record.data, media, found.spec, one.actions[:-1], frames, count, labelled, one.instruction
+                f"episode {rows.record.index}",
+                rows.record.data,
+                cameras[0].file(rows) if is_paired else rows.record.data,
+                metadata.spec,
+                rows.actions[:-1],
+                side_by_side(cameras, rows) if is_paired else None,
+                len(rows.index),
+                rows.success is not None,
+                rows.instruction,
             )
         )
 
 
-def _spec(found: layout.Layout, inspection: _Inspection) -> None:
-    name = f"{own_place(found.info) or layout.OWN}.action_spec"
-    if not found.own:
-        hint = f"assumed is {found.spec} with the statistics' min and max as its range{_assumed_motion(found.spec)}"
-        inspection.add("warning", found.root / layout.INFO, name, "none", "what the actions mean", hint)
-        stats = found.root / STATS
-        if (
-            stats.is_file()
-            and recorded_range(found.root, found.version, found.spec.axes, action_key(found.info["features"])) is None
-        ):
+def _check_spec(metadata: layout.Layout, inspection: _Inspection) -> None:
+    spec, info = metadata.spec, metadata.root / layout.INFO
+    name = f"{own_field(metadata.info) or layout.OWN}.action_spec"
+    if not metadata.is_own:
+        hint = f"assumed is {spec} with the statistics' min and max as its range{_assumed_motion(spec)}"
+        inspection.add("warning", info, name, "none", "the meaning of the actions", hint)
+        stats, key = metadata.root / STATS, action_key(metadata.info["features"])
+        if stats.is_file() and recorded_range(metadata.root, metadata.version, spec.axes, key) is None:
             hint = "taken from the rows; LeRobot cannot train without: recompute them there, or convert it again"
-            inspection.add("warning", stats, "action", "no min and max", "them, of every axis", hint)
-    elif not _UNIT.fullmatch(found.spec.unit):
-        hint = "no other action spec will match it; correct it unless it is meant"
+            inspection.add("warning", stats, "action", "no min and max", "min and max of every axis", hint)
+    elif not _UNIT.fullmatch(spec.unit):
+        hint = "no other action spec will match it; correct it unless it is intended"
         expected = "one such as '6cm', 'm+rad', 'effort*0.06m' or 'worldgym'"
-        inspection.add("warning", found.root / layout.INFO, f"{name}.unit", f"'{found.spec.unit}'", expected, hint)
+        inspection.add("warning", info, f"{name}.unit", f"'{spec.unit}'", expected, hint)
 
 
 def _assumed_motion(spec: ActionSpec) -> str:
-    """What is taken for granted where neither names nor ranges say whether actions are deltas or absolute targets."""
+    """A note for specs that declare neither deltas nor absolute targets."""
     if spec.motion != UNKNOWN:
         return ""
-    says = "absolute targets" if spec.is_absolute else "deltas, 0 being no motion"
-    return f"; not said is whether they are deltas or absolute targets: taken to be {says}"
+    assumption = "absolute targets" if spec.is_absolute else "deltas, with 0 as no motion"
+    return f"; deltas or absolute targets are not declared, assumed are {assumption}"

@@ -1,4 +1,4 @@
-"""What is found wrong with a data set."""
+"""Findings of the dataset check."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing wrong with a data set.
+    """A problem of a dataset.
 
     Attributes:
-        severity: "error" where reading fails or data are wrong; "warning" where they may be.
-        file: path, or the data set's folder.
-        field: which field or count.
-        found: what is there; the whole sentence where `expected` is empty.
-        expected: what should be.
-        hint: what to do.
+        severity: "error" if reading fails or data are wrong, "warning" if they may be.
+        file: path, or the dataset's folder.
+        field: the field or count.
+        found: the actual value; the complete sentence if `expected` is empty.
+        expected: the expected value.
+        hint: the fix.
+
+    >>> str(Finding("error", "set/meta/info.json", "fps", "0", "a positive number", "correct it"))
+    'error: set/meta/info.json: fps: found 0, expected a positive number; correct it'
     """
 
     severity: Literal["error", "warning"]

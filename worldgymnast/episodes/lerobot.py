@@ -1,9 +1,8 @@
-"""LeRobotDataset v3.0, written and read; v2.1 and foreign v3.0 read. No lerobot needed.
+"""Read LeRobotDataset v3.0 and v2.1, write v3.0, without lerobot.
 
-T+1 rows an episode, one a frame, each with the action taken at it; the last has the recorded action, or one that asks
-for no motion (see `lerobot_writer`). No frame follows it, so it is `Episode.last_action` and no training pair. What is
-recorded here is lossless H.264, so that an episode read back is bit-identical. Left out: appending to a data set that
-is finished.
+An episode has T+1 rows, one per frame, each with the action taken at it. The last row has the recorded action, or one
+without motion (see `lerobot_writer`). No frame follows it, so it becomes `Episode.last_action` and no training pair.
+Recordings are lossless H.264 and bit-identical when read back. Not supported: appending to a finished dataset.
 """
 
 from __future__ import annotations
@@ -12,22 +11,25 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from worldgymnast.episodes.lerobot_reader import episodes, read, read_whole
+from worldgymnast.episodes.lerobot_reader import episodes, read, stream
 from worldgymnast.episodes.lerobot_writer import LeRobotWriter
 from worldgymnast.errors import InputError
 from worldgymnast.types import Episode
 from worldgymnast.video import resize
 
-__all__ = ["LeRobotWriter", "episodes", "read", "read_whole", "write"]
+__all__ = ["LeRobotWriter", "episodes", "read", "stream", "write"]
 
 
 def write(path: str | Path, episodes: Iterable[Episode], size: int | tuple[int, int] | None = None) -> None:
-    """Writes episodes of one spec and frame rate as a data set at `path`, which must not exist.
+    """Write episodes as a new dataset.
 
     Args:
-        path: the folder.
-        episodes: any number; a generator is not gathered in memory.
+        path: the folder to create.
+        episodes: at least one; a generator is consumed one by one.
         size: pixels to resize the frames to; without it all must have the size of the first.
+
+    Raises:
+        InputError: there are no episodes, they differ, `path` exists, or the disk is full.
     """
     iterator = iter(episodes)
     first = next(iterator, None)

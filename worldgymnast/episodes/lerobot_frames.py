@@ -1,4 +1,4 @@
-"""The frames of a LeRobotDataset, episode by episode, from videos or from pictures in the data files."""
+"""Frames of LeRobotDataset episodes, from videos or embedded pictures."""
 
 from __future__ import annotations
 
@@ -20,77 +20,86 @@ from worldgymnast.pictures import open_picture
 from worldgymnast.video import iterate_timed, resize
 from worldgymnast.video_reader import frame_times
 
-_SLACK = 1e-3
+_TOLERANCE = 1e-3
+"""Largest difference between a frame's decoded and declared time, in seconds."""
 
 
 @dataclass
 class VideoCamera:
-    """Frames from videos, by the pairings of each."""
+    """A camera stored as videos, with pairings of rows and frames."""
 
     pairings: Sequence[Pairing]
     _by_episode: dict[int, Pairing] = field(default_factory=dict)
-    _open: Path | None = None
-    _next: int = 0
-    _source: Iterator[tuple[float, np.ndarray]] = field(default_factory=lambda: iter(()))
+    _open_file: Path | None = None
+    _next_index: int = 0
+    _frames: Iterator[tuple[float, np.ndarray]] = field(default_factory=lambda: iter(()))
     _times: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     def __post_init__(self) -> None:
         self._by_episode = {index: pairing for pairing in self.pairings for index in pairing.frames}
 
     def file(self, rows: Rows) -> Path:
-        """Where an episode's frames are."""
+        """The file with an episode's frames."""
         return self._by_episode[rows.record.index].file
 
     def has(self, rows: Rows) -> bool:
-        """Whether an episode's frames are known."""
+        """Whether an episode is paired with frames."""
         return rows.record.index in self._by_episode
 
     def frames(self, rows: Rows) -> Iterator[np.ndarray]:
-        """Frames uint8 [h w 3] of an episode's rows; a file is walked once where episodes come in its order."""
-        pairing = self._by_episode[rows.record.index]
-        for wanted in pairing.frames[rows.record.index]:
-            yield self._frame(pairing.file, int(wanted))
+        """Yield the frames of an episode, uint8 [h w 3].
 
-    def _frame(self, file: Path, wanted: int) -> np.ndarray:
-        if file != self._open or wanted < self._next:
-            self._open, self._next, self._source = file, 0, iter(iterate_timed(file))
+        A file is decoded once for episodes in its order.
+        """
+        pairing = self._by_episode[rows.record.index]
+        for index in pairing.frames[rows.record.index]:
+            yield self._frame(pairing.file, int(index))
+
+    def _frame(self, file: Path, index: int) -> np.ndarray:
+        if file != self._open_file or index < self._next_index:
+            self._open_file, self._next_index, self._frames = file, 0, iter(iterate_timed(file))
             self._times = frame_times(file)
         while True:
-            found = next(self._source, None)
-            if found is None:
-                raise InputError(f"{file}: found {self._next} frames, expected {len(self._times)}; copy it again")
-            self._next += 1
-            if self._next - 1 == wanted:
+            timed = next(self._frames, None)
+            if timed is None:
+                raise InputError(f"{file}: found {self._next_index} frames, expected {len(self._times)}; copy it again")
+            self._next_index += 1
+            if self._next_index - 1 == index:
                 break
-        if abs(found[0] - self._times[wanted]) > _SLACK:
+        time, frame = timed
+        if abs(time - self._times[index]) > _TOLERANCE:
             raise InputError(
-                f"{file}: frame {wanted} is shown at {found[0]:.6g} s, but stamped {self._times[wanted]:.6g} s; encode "
-                "the video again"
+                f"{file}: frame {index} is displayed at {time:.6g} s, but has timestamp {self._times[index]:.6g} s; "
+                "encode the video again"
             )
-        return found[1]
+        return frame
 
 
 @dataclass
 class PictureCamera:
-    """Frames kept as PNG or JPEG in the data files' column `name`."""
+    """A camera stored as PNG or JPEG in a data column."""
 
     name: str
-    _open: Path | None = None
+    _open_file: Path | None = None
     _column: Any = None
 
     def file(self, rows: Rows) -> Path:
-        """Where an episode's frames are."""
+        """The file with an episode's frames."""
         return rows.record.data
 
     def has(self, rows: Rows) -> bool:
-        """Whether an episode's frames are known."""
+        """Whether an episode has frames; always true."""
         return True
 
     def frames(self, rows: Rows) -> Iterator[np.ndarray]:
-        """Frames uint8 [h w 3] of an episode's rows; a file is walked once where episodes come in its order."""
+        """Yield the frames of an episode, uint8 [h w 3].
+
+        A file is read once for consecutive episodes.
+        """
         path = rows.record.data
-        if path != self._open:
-            self._open, self._column = path, field_of(read_table(path, (self.name,), combine=False), self.name, path)
+        if path != self._open_file:
+            table = read_table(path, (self.name,), combine=False)
+            self._open_file, self._column = path, field_of(table, self.name, path)
         for row in rows.index:
             where = f"{path}: field '{self.name}': row {row}"
             (entry,) = python_values(self._column.slice(int(row), 1), where)
@@ -98,47 +107,52 @@ class PictureCamera:
             if content is not None and not isinstance(content, bytes):
                 raise InputError(f"{where}: found {short(content)}, expected a PNG or JPEG; embed the images")
             if not content:
-                raise InputError(f"{where} holds no picture; embed the images in the data set")
+                raise InputError(f"{where}: found no picture, expected a PNG or JPEG; embed the images in the dataset")
             yield open_picture(content, where)
 
 
 Camera = VideoCamera | PictureCamera
 
 
-def camera(found: Layout, name: str, rows: Sequence[Rows]) -> tuple[Camera, list[Pairing]]:
-    """A camera's frames for the episodes of `rows`, and the pairings, whose errors concern its other episodes."""
-    if found.in_data(name):
+def open_camera(layout: Layout, name: str, episodes: Sequence[Rows]) -> tuple[Camera, list[Pairing]]:
+    """Open a camera for some episodes.
+
+    Returns:
+        The camera, and the pairings of its videos, whose errors concern the episodes without frames.
+    """
+    if layout.has_embedded_frames(name):
         return PictureCamera(name), []
-    by_file = sorted(rows, key=lambda one: (str(one.record.places[name].file), one.record.places[name].start))
+    by_file = sorted(episodes, key=lambda rows: (str(rows.record.videos[name].file), rows.record.videos[name].start))
     pairings = []
-    for file, group in groupby(by_file, key=lambda one: one.record.places[name].file):
-        pairings.append(pair(file, [(one, one.record.places[name]) for one in group], found.fps, found.root))
+    for file, group in groupby(by_file, key=lambda rows: rows.record.videos[name].file):
+        spans = [(rows, rows.record.videos[name]) for rows in group]
+        pairings.append(pair(file, spans, layout.fps, layout.root))
     return VideoCamera(pairings), pairings
 
 
-def in_order(found: Layout, rows: Sequence[Rows]) -> list[Rows]:
-    """The episodes in the order in which the first camera's files hold them."""
-    name = found.cameras[0]
+def sort_by_file(layout: Layout, episodes: Sequence[Rows]) -> list[Rows]:
+    """Sort episodes by their position in the first camera's files."""
+    name = layout.cameras[0]
 
-    def key(one: Rows) -> tuple[str, float, int]:
-        place = one.record.places.get(name)
-        if place is None:
-            return str(one.record.data), 0.0, one.record.index
-        return str(place.file), place.start, one.record.index
+    def key(rows: Rows) -> tuple[str, float, int]:
+        span = rows.record.videos.get(name)
+        if span is None:
+            return str(rows.record.data), 0.0, rows.record.index
+        return str(span.file), span.start, rows.record.index
 
-    return sorted(rows, key=key)
+    return sorted(episodes, key=key)
 
 
 def side_by_side(cameras: Sequence[Camera], rows: Rows) -> Iterator[np.ndarray]:
-    """The frames of an episode, those of all cameras in one picture."""
-    for pictures in zip(*(source.frames(rows) for source in cameras), strict=True):
-        yield beside(pictures)
+    """Yield the frames of an episode with all cameras in one picture."""
+    for pictures in zip(*(camera.frames(rows) for camera in cameras), strict=True):
+        yield join_pictures(pictures)
 
 
-def beside(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """Pictures uint8 [h w 3] from left to right, each scaled to the height of the first.
+def join_pictures(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Join pictures uint8 [h w 3] at the height of the first.
 
-    >>> beside([np.zeros((4, 6, 3), np.uint8), np.zeros((8, 8, 3), np.uint8)]).shape
+    >>> join_pictures([np.zeros((4, 6, 3), np.uint8), np.zeros((8, 8, 3), np.uint8)]).shape
     (4, 10, 3)
     """
     if len(pictures) == 1:

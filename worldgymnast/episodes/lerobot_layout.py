@@ -1,8 +1,12 @@
-"""Where things are in a LeRobotDataset folder, v3.0 (many episodes a file) or v2.1 (a file an episode).
+"""Metadata of a LeRobotDataset, v3.0 or v2.1.
 
-After the schema of lerobot 0.4.4 (`lerobot/datasets/utils.py`). What this project adds is ignored by LeRobot: the key
-`worldgymnast` in `meta/info.json` (the action spec), the columns `worldgymnast/...` in `meta/episodes` and the features
-`success` and `action_is_pad`. A folder without the key is foreign: its action spec is read off names and statistics.
+Follows the schema of lerobot 0.4.4 (`lerobot/datasets/utils.py`). Additions of this project are ignored by LeRobot:
+
+- the key `worldgymnast` of `meta/info.json` (the action spec);
+- the columns `worldgymnast/...` of `meta/episodes`;
+- the features `success` and `action_is_pad`.
+
+A folder without the key is foreign; its action spec is derived from names and statistics.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from typing import Any
 
 from worldgymnast.actions import ActionSpec
 from worldgymnast.episodes.depth import is_depth
-from worldgymnast.episodes.lerobot_spec import INFO, OWN, action_key, own_fps, own_place, positive, read_spec
+from worldgymnast.episodes.lerobot_spec import INFO, OWN, action_key, own_field, own_fps, positive, read_spec
 from worldgymnast.episodes.lerobot_splits import Splits, read_splits
 from worldgymnast.episodes.parquet import MAX_TABLE_ROWS, column_names, field_of, read_lists
 from worldgymnast.errors import InputError
@@ -31,23 +35,23 @@ VIDEO = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 
 STATES = ("observation.state", "state")
 _FORMAT = re.compile(r"0?[0-9]{0,2}d?")
-_MOST = 2**53
-"""No count and no time is larger: floats do not hold whole numbers beyond it."""
+_MAX_VALUE = 2**53
+"""Upper bound of counts and times, beyond which floats do not represent all integers."""
 _SPARE_ROWS = 1_000_000
-"""Rows that a data file may hold beyond twice those of the episodes: leftovers are read and then named."""
+"""Rows that a data file may have beyond twice those of the episodes; unlisted rows are read and reported."""
 
 ImageKey = str | Sequence[str] | None
 """One camera, several (side by side), "all", or None for the only one."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where an episode's frames are in a video file.
+class VideoSpan:
+    """Location of an episode's frames in a video file.
 
     Attributes:
         file: the video.
-        start: time of the episode's first frame in it, in seconds.
-        stop: time at which the next episode begins, or None where the metadata do not say.
+        start: time of the episode's first frame, in seconds.
+        stop: start of the next episode in seconds; None if the metadata do not have it.
     """
 
     file: Path
@@ -57,25 +61,25 @@ class Place:
 
 @dataclass(frozen=True)
 class Record:
-    """One episode as the metadata describe it.
+    """An episode in the metadata.
 
     Attributes:
-        index: its number in the data set.
-        rows: number of rows, which is the number of frames.
-        data: parquet file with its rows.
-        places: by camera, where its frames are; without those cameras whose pictures are in the data file.
-        meta: the file that lists it.
-        tasks: what the metadata call its tasks: sentences, or numbers of sentences.
-        task: name of the task, "" in a foreign data set.
-        source: how it came about.
-        layout: seed of its scene, -1 for none.
-        labelled: whether `success` means anything; None where the rows decide (a foreign data set).
+        index: number of the episode in the dataset.
+        rows: number of rows, equal to the number of frames.
+        data: parquet file with the rows.
+        videos: location of the frames by camera, except for cameras with pictures in the data file.
+        meta: the file that lists the episode.
+        tasks: its tasks in the metadata: sentences, or numbers of sentences.
+        task: name of the task, "" in a foreign dataset.
+        source: origin (see `Episode.source`).
+        layout: seed of the scene, -1 for none.
+        labelled: whether `success` is valid; None if the rows decide (a foreign dataset).
     """
 
     index: int
     rows: int
     data: Path
-    places: Mapping[str, Place]
+    videos: Mapping[str, VideoSpan]
     meta: Path
     tasks: tuple[str | int | float, ...]
     task: str
@@ -86,19 +90,19 @@ class Record:
 
 @dataclass(frozen=True)
 class Layout:
-    """A data set's metadata, read and checked for contradictions that would make reading impossible.
+    """Validated metadata of a dataset.
 
     Attributes:
-        root: its folder.
-        version: as in `codebase_version`.
+        root: the folder.
+        version: value of `codebase_version`.
         info: the content of meta/info.json.
-        cameras: names of the chosen cameras, in the order asked for.
+        cameras: names of the selected cameras, in the requested order.
         action: name of the action's feature and column: "action", or "actions" as openpi writes it.
         fps: rows per second.
-        spec: what the actions mean.
-        records: the episodes by number.
-        listed: the episodes by number, those of other splits as well.
-        splits: which of them are left out.
+        spec: meaning of the actions.
+        records: the episodes, sorted by number.
+        all_records: the same with the episodes of other splits.
+        splits: the episodes that are not read.
     """
 
     root: Path
@@ -109,63 +113,72 @@ class Layout:
     fps: float
     spec: ActionSpec
     records: tuple[Record, ...]
-    listed: tuple[Record, ...]
+    all_records: tuple[Record, ...]
     splits: Splits
 
     @property
-    def own(self) -> bool:
-        """Whether this project wrote it; before format 2 the last row of an episode has no action."""
-        return own_place(self.info) is not None
+    def is_own(self) -> bool:
+        """Whether this project wrote the dataset.
+
+        Before format 2 the last row has no action.
+        """
+        return own_field(self.info) is not None
 
     @property
-    def most_rows(self) -> int:
-        """Most rows of a data file that are plausible: all that the metadata list, twice, and some."""
-        return most_rows(self.listed)
+    def max_rows(self) -> int:
+        """Maximum plausible number of rows in a data file."""
+        return max_rows(self.all_records)
 
     @property
     def robot_fps(self) -> float:
-        """Frames per second of robot time: `fps`, or the fraction this project kept beside LeRobot's whole number."""
+        """Frames per second of robot time.
+
+        Fractions are stored in this project's own field.
+        """
         return own_fps(self.info, self.root / INFO) or self.fps
 
     @property
-    def old(self) -> bool:
-        """Whether it is v2: one file an episode, metadata as JSON lines."""
+    def is_v2(self) -> bool:
+        """Whether the format is v2, with one file per episode."""
         return self.version.startswith("v2.")
 
     @property
     def robot(self) -> str:
-        """The robot's type, or ""."""
-        found = self.info.get("robot_type")
-        return found if isinstance(found, str) else ""
+        """The robot type, or ""."""
+        value = self.info.get("robot_type")
+        return value if isinstance(value, str) else ""
 
     @property
     def state(self) -> str:
-        """Name of the state's feature and column: "state" as openpi writes it, where there is no other."""
+        """Name of the state's feature and column.
+
+        "state", as openpi writes it, if it is the only one.
+        """
         main, other = STATES
-        numeric = str(self.info["features"].get(other, {}).get("dtype")).startswith(("float", "int"))
-        return other if main not in self.info["features"] and numeric else main
+        is_numeric = str(self.info["features"].get(other, {}).get("dtype")).startswith(("float", "int"))
+        return other if main not in self.info["features"] and is_numeric else main
 
     @property
-    def depth(self) -> list[str]:
-        """Depth maps that were not asked for."""
+    def skipped_depth(self) -> list[str]:
+        """Names of depth maps that were not requested."""
         features = self.info["features"]
         known = [name for name, feature in features.items() if feature.get("dtype") in ("video", "image")]
         return [name for name in known if is_depth(name, features[name]) and name not in self.cameras]
 
-    def in_data(self, camera: str) -> bool:
-        """Whether a camera's frames are pictures inside the parquet files rather than videos."""
+    def has_embedded_frames(self, camera: str) -> bool:
+        """Whether a camera's frames are embedded in the parquet files."""
         return self.info["features"][camera]["dtype"] == "image"
 
 
 def read_layout(root: str | Path, image_key: ImageKey = None) -> Layout:
-    """Reads `meta/`.
+    """Read and validate the metadata in `meta/`.
 
     Args:
-        root: the data set's folder.
-        image_key: which cameras; needed only where there are several.
+        root: the dataset's folder.
+        image_key: the cameras; required if there are several.
 
     Raises:
-        InputError: missing or contradictory metadata, an unknown version, or no such camera.
+        InputError: metadata are missing or contradictory, the version is unknown, or a camera does not exist.
     """
     root = Path(root)
     path = root / INFO
@@ -180,96 +193,96 @@ def read_layout(root: str | Path, image_key: ImageKey = None) -> Layout:
         raise InputError(f"{path}: field 'codebase_version': found '{version}', expected v3.0 or v2.1; convert it")
     cameras = _cameras(features, image_key, path)
     fps = positive(field_of(info, "fps", path), "fps", path)
-    listed = _listed_v3(root) if version.startswith("v3.") else _listed_v2(root)
-    at = _places_v3 if version.startswith("v3.") else _places_v2
-    records = [_record(row, meta, *at(root, info, row, meta, cameras)) for meta, row in listed]
+    entries = _episodes_v3(root) if version.startswith("v3.") else _episodes_v2(root)
+    locate = _locate_v3 if version.startswith("v3.") else _locate_v2
+    records = [_record(row, meta, *locate(root, info, row, meta, cameras)) for meta, row in entries]
     if not records:
         raise InputError(f"{root}: found 0 episodes in meta/, expected at least 1")
     records.sort(key=lambda record: record.index)
-    spec = read_spec(root, info, version, fps, most_rows(records))
+    spec = read_spec(root, info, version, fps, max_rows(records))
     splits = read_splits(info, path, {record.index for record in records})
     kept = tuple(record for record in records if record.index not in splits.left_out)
     return Layout(root, version, info, cameras, action_key(features), fps, spec, kept, tuple(records), splits)
 
 
-def most_rows(records: Sequence[Record]) -> int:
-    """See `Layout.most_rows`."""
+def max_rows(records: Sequence[Record]) -> int:
+    """See `Layout.max_rows`."""
     return 2 * sum(record.rows for record in records) + _SPARE_ROWS
 
 
 # ---------------------------------------------------------------- cameras
 
 
-def _cameras(features: dict[str, Any], wanted: ImageKey, path: Path) -> tuple[str, ...]:
-    """The chosen cameras; depth maps count only where they are named."""
+def _cameras(features: dict[str, Any], image_key: ImageKey, path: Path) -> tuple[str, ...]:
+    """The selected cameras; depth maps must be named explicitly."""
     known = [name for name, feature in features.items() if feature.get("dtype") in ("video", "image")]
     color = [name for name in known if not is_depth(name, features[name])]
     if not known:
         raise InputError(
-            f"{path}: field 'features': found no camera, expected one of dtype video or image; is it a data set of "
-            "states alone?"
+            f"{path}: field 'features': found no camera, expected one of dtype video or image; datasets without "
+            "pictures are not supported"
         )
-    named = (wanted,) if isinstance(wanted, str) else tuple(wanted or ())
-    names = tuple(part.strip() for name in named for part in ([name] if name in known else name.split(",")))
-    if names == ("all",) and "all" not in known and color:
+    keys = (image_key,) if isinstance(image_key, str) else tuple(image_key or ())
+    names = tuple(part.strip() for name in keys for part in ([name] if name in known else name.split(",")))
+    is_all = names == ("all",) and "all" not in known
+    if color and (is_all or (not names and len(color) == 1)):
         return tuple(color)
-    if not names and len(color) == 1:
-        return tuple(color)
-    if not color and (not names or (names == ("all",) and "all" not in known)):
+    if not color and (not names or is_all):
         raise InputError(
-            f"{path}: field 'features': found {known}, which hold depth, expected a color camera; depth is read only "
-            f"where it is named: --image-key {known[0]}"
+            f"{path}: field 'features': found {known}, which are depth maps, expected a color camera; to read depth, "
+            f"name it: --image-key {known[0]}"
         )
-    chosen = tuple(_camera(name, known) for name in names)
-    how = "name one or several with --image-key NAME [NAME ...], or all with --image-key all"
-    if not names or None in chosen or len(set(chosen)) < len(chosen):
-        asked = "one camera" if not names else f"cameras {list(names)}, each once"
-        asked = f"camera '{names[0]}'" if len(names) == 1 else asked
-        raise InputError(f"{path}: field 'features': found cameras {known}, expected {asked}; {how}")
-    return tuple(name for name in chosen if name is not None)
+    selected = tuple(_camera(name, known) for name in names)
+    if not names or None in selected or len(set(selected)) < len(selected):
+        expected = "one camera" if not names else f"cameras {list(names)}, each once"
+        expected = f"camera '{names[0]}'" if len(names) == 1 else expected
+        raise InputError(
+            f"{path}: field 'features': found cameras {known}, expected {expected}; name one or several with "
+            "--image-key NAME [NAME ...], or all with --image-key all"
+        )
+    return tuple(name for name in selected if name is not None)
 
 
-def _camera(wanted: str, known: Sequence[str]) -> str | None:
-    """The camera of that name, or the only one whose name ends in it, as `top` for `observation.images.top`."""
-    endings = [name for name in known if name.endswith(f".{wanted}")]
-    if wanted in known:
-        return wanted
-    return endings[0] if len(endings) == 1 else None
+def _camera(name: str, known: Sequence[str]) -> str | None:
+    """The camera with that name or suffix, as `top` for `observation.images.top`."""
+    matches = [other for other in known if other.endswith(f".{name}")]
+    if name in known:
+        return name
+    return matches[0] if len(matches) == 1 else None
 
 
 # ---------------------------------------------------------------- files
 
 
-def _file(root: Path, info: dict[str, Any], name: str, **where: int | str) -> Path:
-    """The file that the template `info[name]` names.
+def _file(root: Path, info: dict[str, Any], name: str, **values: int | str) -> Path:
+    """Fill in the path template `info[name]`.
 
     Raises:
-        InputError: it has other placeholders or formats, or leaves the folder.
+        InputError: the template has unknown placeholders or formats, or leaves the folder.
     """
     path = root / INFO
     template = field_of(info, name, path)
-    known = ", ".join(f"{{{key}}}" for key in where)
+    known = ", ".join(f"{{{key}}}" for key in values)
     try:
         if not isinstance(template, str):
-            raise ValueError("no text")
-        parts = list(string.Formatter().parse(template))
-        for _, key, form, conversion in parts:
-            if key is not None and (key not in where or conversion or not _FORMAT.fullmatch(form or "")):
+            raise ValueError("not text")
+        for _, key, form, conversion in string.Formatter().parse(template):
+            if key is not None and (key not in values or conversion or not _FORMAT.fullmatch(form or "")):
                 raise ValueError("an unknown placeholder or format")
-        found = template.format(**where)
-        bad = PurePosixPath(found).is_absolute() or ".." in PurePosixPath(found).parts
-        if bad or not found.isprintable() or not found:
+        file = template.format(**values)
+        is_outside = PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts
+        if is_outside or not file.isprintable() or not file:
             raise ValueError("outside the folder")
     except (ValueError, IndexError) as error:
         raise InputError(
             f"{path}: field '{name}': found {short(template)}, expected a path inside the folder with no placeholders "
             f"but {known}; correct it"
         ) from error
-    return root / found
+    return root / file
 
 
-def _listed_v3(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Every row of `meta/episodes`, with the file it stands in; statistics are left out."""
+def _episodes_v3(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield the rows of `meta/episodes` without statistics, each with its file."""
     files = visible(path for folder in visible((root / "meta/episodes").glob("*")) for path in folder.glob("*.parquet"))
     if not files:
         raise InputError(
@@ -282,79 +295,80 @@ def _listed_v3(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         total += len(field_of(table, "episode_index", path))
         if total > MAX_TABLE_ROWS:
             raise InputError(
-                f"{path}: found {total:,} episodes up to this file, expected at most {MAX_TABLE_ROWS:,} in all; split "
-                "the data set"
+                f"{path}: found {total:,} episodes up to this file, expected at most {MAX_TABLE_ROWS:,} in total; "
+                "split the dataset"
             )
         for i in range(len(table["episode_index"])):
             yield path, {name: column[i] for name, column in table.items()}
 
 
-def _listed_v2(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+def _episodes_v2(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     path = root / EPISODE_LINES
     for row in read_json_lines(path):
         yield path, row
 
 
-Places = tuple[Path, dict[str, Place]]
-"""The data file, and by camera the video."""
+Files = tuple[Path, dict[str, VideoSpan]]
+"""The data file of an episode, and its frames by camera."""
 
 
-def _places_v3(root: Path, info: dict[str, Any], row: dict[str, Any], meta: Path, cameras: tuple[str, ...]) -> Places:
-    def numbered(prefix: str) -> dict[str, int]:
-        return {name: whole(row, f"{prefix}/{name}", meta) for name in ("chunk_index", "file_index")}
+def _locate_v3(root: Path, info: dict[str, Any], row: dict[str, Any], meta: Path, cameras: tuple[str, ...]) -> Files:
+    def indices(prefix: str) -> dict[str, int]:
+        return {name: integer_field(row, f"{prefix}/{name}", meta) for name in ("chunk_index", "file_index")}
 
-    places = {}
+    spans = {}
     for camera in cameras:
         if info["features"][camera]["dtype"] == "video":
-            at = f"videos/{camera}"
-            file = _file(root, info, "video_path", video_key=camera, **numbered(at))
-            start = _seconds(field_of(row, f"{at}/from_timestamp", meta), "from_timestamp", meta)
-            stop = row.get(f"{at}/to_timestamp")
-            places[camera] = Place(file, start, None if stop is None else _seconds(stop, "to_timestamp", meta, start))
-    return _file(root, info, "data_path", **numbered("data")), places
+            prefix = f"videos/{camera}"
+            file = _file(root, info, "video_path", video_key=camera, **indices(prefix))
+            start = _seconds(field_of(row, f"{prefix}/from_timestamp", meta), "from_timestamp", meta)
+            stop = row.get(f"{prefix}/to_timestamp")
+            stop = None if stop is None else _seconds(stop, "to_timestamp", meta, start)
+            spans[camera] = VideoSpan(file, start, stop)
+    return _file(root, info, "data_path", **indices("data")), spans
 
 
-def _places_v2(root: Path, info: dict[str, Any], row: dict[str, Any], meta: Path, cameras: tuple[str, ...]) -> Places:
-    chunk = whole({"chunks_size": 1000} | info, "chunks_size", root / INFO, least=1)
-    index = whole(row, "episode_index", meta)
-    where = {"episode_chunk": index // chunk, "episode_index": index}
-    places = {
-        camera: Place(_file(root, info, "video_path", video_key=camera, **where))
+def _locate_v2(root: Path, info: dict[str, Any], row: dict[str, Any], meta: Path, cameras: tuple[str, ...]) -> Files:
+    chunk = integer_field({"chunks_size": 1000} | info, "chunks_size", root / INFO, minimum=1)
+    index = integer_field(row, "episode_index", meta)
+    values = {"episode_chunk": index // chunk, "episode_index": index}
+    spans = {
+        camera: VideoSpan(_file(root, info, "video_path", video_key=camera, **values))
         for camera in cameras
         if info["features"][camera]["dtype"] == "video"
     }
-    return _file(root, info, "data_path", **where), places
+    return _file(root, info, "data_path", **values), spans
 
 
 # ---------------------------------------------------------------- fields
 
 
-def whole(row: dict[str, Any], name: str, path: Path, least: int = 0) -> int:
-    """`row[name]`, a whole number; raises InputError for others."""
+def integer_field(row: dict[str, Any], name: str, path: Path, minimum: int = 0) -> int:
+    """The integer `row[name]`; raises InputError for other values."""
     value = field_of(row, name, path)
-    good = isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= _MOST
-    if not good or value != value // 1:
-        most = f" and at most {_MOST:,}" if isinstance(value, int | float) and value > _MOST else ""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not minimum <= value <= _MAX_VALUE or value != value // 1:
+        maximum = f" and at most {_MAX_VALUE:,}" if is_number and value > _MAX_VALUE else ""
         raise InputError(
-            f"{path}: field '{name}': found {short(value)}, expected a whole number of at least {least}{most}; copy "
+            f"{path}: field '{name}': found {short(value)}, expected an integer of at least {minimum}{maximum}; copy "
             "the file again"
         )
     return int(value)
 
 
-def _seconds(value: Any, name: str, path: Path, least: float = 0.0) -> float:
-    good = isinstance(value, int | float) and not isinstance(value, bool)
-    if not good or not least <= value < _MOST:
+def _seconds(value: Any, name: str, path: Path, minimum: float = 0.0) -> float:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not minimum <= value < _MAX_VALUE:
         raise InputError(
-            f"{path}: field '{name}': found {short(value)}, expected seconds, at least {least:g}; copy the file again"
+            f"{path}: field '{name}': found {short(value)}, expected seconds, at least {minimum:g}; copy the file again"
         )
     return float(value)
 
 
-def _record(row: dict[str, Any], meta: Path, data: Path, places: dict[str, Place]) -> Record:
-    def own(name: str, is_good: Callable[[Any], bool], expected: str) -> Any:
+def _record(row: dict[str, Any], meta: Path, data: Path, videos: dict[str, VideoSpan]) -> Record:
+    def own(name: str, is_valid: Callable[[Any], bool], expected: str) -> Any:
         value = row.get(f"{OWN}/{name}")
-        if value is not None and not is_good(value):
+        if value is not None and not is_valid(value):
             raise InputError(f"{meta}: field '{OWN}/{name}': found {short(value)}, expected {expected}; correct it")
         return value
 
@@ -363,10 +377,10 @@ def _record(row: dict[str, Any], meta: Path, data: Path, places: dict[str, Place
 
     layout = own("layout", lambda value: type(value) is int and -1 <= value < 2**63, "a seed or nothing")
     return Record(
-        index=whole(row, "episode_index", meta),
-        rows=whole(row, "length", meta, least=1),
+        index=integer_field(row, "episode_index", meta),
+        rows=integer_field(row, "length", meta, minimum=1),
         data=data,
-        places=places,
+        videos=videos,
         meta=meta,
         tasks=_tasks(row.get("tasks"), meta),
         task=own("task", is_text, "text") or "",
@@ -377,7 +391,10 @@ def _record(row: dict[str, Any], meta: Path, data: Path, places: dict[str, Place
 
 
 def _tasks(value: Any, meta: Path) -> tuple[str | int | float, ...]:
-    """What stands under `tasks`: a list by the schema; text or a number alone are taken as a list of one."""
+    """The values of `tasks`, which should be a list.
+
+    A single text or number is accepted.
+    """
     entries = value if isinstance(value, list) else [value]
     for entry in entries:
         if entry is not None and (isinstance(entry, bool) or not isinstance(entry, str | int | float)):

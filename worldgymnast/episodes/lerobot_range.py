@@ -1,4 +1,4 @@
-"""The range of a foreign LeRobotDataset's actions, where the rows contradict the statistics it was read off."""
+"""Correct the action range of datasets with wrong statistics."""
 
 from __future__ import annotations
 
@@ -14,42 +14,47 @@ from worldgymnast.episodes.lerobot_rows import Rows
 from worldgymnast.episodes.lerobot_spec import stats_file
 
 RANGE = "action's min and max"
-"""The field of the warning that readers print, too: every action is scaled by this range."""
+"""Field of the warning, which readers print as well since every action is scaled by this range."""
 
-_SHARE = 0.01
-_FAR = 0.01
+_MAX_SHARE = 0.01
+"""Largest share of actions outside the range that is tolerated."""
+_TOLERANCE = 0.01
+"""Excess over the bounds that is tolerated, as a share of the range."""
 
 
-def fit_range(found: Layout, rows: Sequence[Rows]) -> tuple[Layout, Finding | None]:
-    """The layout with a range that holds the rows, and a warning where the statistics' did not.
+def fit_range(layout: Layout, episodes: Sequence[Rows]) -> tuple[Layout, Finding | None]:
+    """Extend the action range to the rows if the statistics are wrong.
 
     Args:
-        found: the metadata; a spec that this project wrote with its bounds is left as it is.
-        rows: the rows of the episodes.
+        layout: the metadata; a spec with bounds written by this project is not changed.
+        episodes: the rows of each episode.
+
+    Returns:
+        The layout, and a warning if its range was changed.
     """
-    spec = found.spec
-    if (found.own and spec.unit != UNKNOWN) or not rows:
-        return found, None
-    values = np.concatenate([one.actions for one in rows]).astype(np.float64)
+    spec = layout.spec
+    if (layout.is_own and spec.unit != UNKNOWN) or not episodes:
+        return layout, None
+    values = np.concatenate([rows.actions for rows in episodes]).astype(np.float64)
     values = values[np.isfinite(values).all(axis=1)]
     low, high = np.array(spec.low), np.array(spec.high)
-    slack = _FAR * (high - low) + 1e-6 * (1 + np.abs(high))
+    slack = _TOLERANCE * (high - low) + 1e-6 * (1 + np.abs(high))
     share = ((values < low - slack) | (values > high + slack)).mean(axis=0) if len(values) else np.zeros(len(low))
-    wrong = share > _SHARE
-    if not wrong.any():
-        return found, None
-    low, high = np.where(wrong, values.min(axis=0), low), np.where(wrong, values.max(axis=0), high)
-    made = replace(spec, low=tuple(low.tolist()), high=tuple(high.tolist()))
-    if not found.own:
-        made = foreign_spec(spec.axes, low.tolist(), high.tolist(), found.fps)
+    is_wrong = share > _MAX_SHARE
+    if not is_wrong.any():
+        return layout, None
+    low, high = np.where(is_wrong, values.min(axis=0), low), np.where(is_wrong, values.max(axis=0), high)
+    corrected = replace(spec, low=tuple(low.tolist()), high=tuple(high.tolist()))
+    if not layout.is_own:
+        corrected = foreign_spec(spec.axes, low.tolist(), high.tolist(), layout.fps)
     worst = int(np.argmax(share))
-    said = Finding(
+    warning = Finding(
         "warning",
-        str(stats_file(found.root, found.version)),
+        str(stats_file(layout.root, layout.version)),
         RANGE,
         f"{share[worst]:.0%} of the actions outside {spec.low[worst]:.4g} to {spec.high[worst]:.4g} on axis "
-        f"'{spec.axes[worst]}' ({int(wrong.sum())} of {len(wrong)} axes are like this)",
+        f"'{spec.axes[worst]}' (affects {int(is_wrong.sum())} of {len(is_wrong)} axes)",
         "none",
-        "these axes' range is taken from the rows; recompute the statistics",
+        "the range of these axes is taken from the rows; recompute the statistics",
     )
-    return replace(found, spec=made), said
+    return replace(layout, spec=corrected), warning

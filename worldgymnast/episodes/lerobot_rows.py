@@ -1,7 +1,8 @@
-"""The rows of a LeRobotDataset's data files: put in order, validated once, for the reader and the check alike."""
+"""Sorted and validated rows of a LeRobotDataset's data files."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -12,29 +13,29 @@ import numpy as np
 
 from worldgymnast.episodes.lerobot_layout import Layout, Record
 from worldgymnast.episodes.lerobot_tasks import Tasks, instruction
-from worldgymnast.episodes.lerobot_texts import TEXTS, Texts, chosen
+from worldgymnast.episodes.lerobot_texts import TEXTS, Texts, choose_sentence
 from worldgymnast.episodes.parquet import Table, integers, labels, numbers, read_table, texts, vectors
 from worldgymnast.errors import InputError
 
 ACTIONS = ("action", "actions")
-_MARKS = ("success", "next.success")
-_T = TypeVar("_T")
+_LABELS = ("success", "next.success")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one episode, by `frame_index`.
+    """The rows of one episode, sorted by `frame_index`.
 
     Attributes:
-        record: the episode as the metadata describe it.
-        index: int64 [n], their places in the data file.
-        times: float64 [n], seconds since the episode began, increasing.
-        is_timed: whether the data file says the times, rather than the rate and the order.
+        record: the episode in the metadata.
+        index: int64 [n], row numbers in the data file.
+        times: float64 [n], seconds since the start of the episode, increasing.
+        is_timed: whether the times are stored, rather than computed from the rate.
         actions: float32 [n a].
-        success: bool [n], or None where unlabelled.
+        success: bool [n]; None if unlabelled.
         instruction: the sentence, "" for none.
-        is_numbered: whether the rows name their task by number.
-        has_last_action: whether the action of the last row was recorded, rather than filled in.
+        has_task_index: whether the rows have a `task_index`.
+        has_last_action: whether the action of the last row was recorded, rather than padded.
         state: float32 [n s], or None.
     """
 
@@ -45,14 +46,14 @@ class Rows:
     actions: np.ndarray
     success: np.ndarray | None
     instruction: str
-    is_numbered: bool
+    has_task_index: bool
     has_last_action: bool
     state: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class _Columns:
-    """What one data file holds, all episodes together."""
+    """The columns of a data file, over all episodes."""
 
     episode: np.ndarray
     frame: np.ndarray | None
@@ -60,51 +61,56 @@ class _Columns:
     task: np.ndarray | None
     actions: np.ndarray
     success: np.ndarray | None
-    after: np.ndarray | None
+    next_success: np.ndarray | None
     is_pad: np.ndarray | None
     state: np.ndarray | None
     texts: dict[str, Texts]
 
 
 def read_rows(
-    found: Layout, tasks: Tasks | None, complain: Callable[[InputError], None], state: bool = False
+    layout: Layout, tasks: Tasks | None, report: Callable[[InputError], None], read_state: bool = False
 ) -> list[Rows]:
-    """The rows of every episode that can be read, in the order of the records.
+    """Read the rows of all valid episodes, in order.
 
     Args:
-        found: the metadata.
-        tasks: the tasks' table.
-        complain: called with each error; what it concerns is left out.
-        state: read the state, too.
+        layout: the metadata.
+        tasks: the tasks table.
+        report: called with each error; the affected episodes are skipped.
+        read_state: whether to read the state.
     """
-    kept: list[Rows] = []
-    for path, group in groupby(sorted(found.records, key=lambda r: (str(r.data), r.index)), key=lambda r: r.data):
-        columns = tried(lambda path=path: _columns(path, found, state), complain)
+    episodes: list[Rows] = []
+    for path, group in groupby(sorted(layout.records, key=lambda r: (str(r.data), r.index)), key=lambda r: r.data):
+        columns = call_reporting(lambda path=path: _columns(path, layout, read_state), report)
         if columns is None:
             continue
         order = np.argsort(columns.episode, kind="stable")
         sorted_episodes = columns.episode[order]
         for record in group:
             low, high = np.searchsorted(sorted_episodes, [record.index, record.index + 1])
-            rows = tried(lambda r=record, own=order[low:high], c=columns: _rows(r, own, c, found, tasks), complain)
-            if rows is not None:
-                kept.append(rows)
-    return sorted(kept, key=lambda rows: rows.record.index)
+            read = functools.partial(_rows, record, order[low:high], columns, layout, tasks)
+            if (rows := call_reporting(read, report)) is not None:
+                episodes.append(rows)
+    return sorted(episodes, key=lambda rows: rows.record.index)
 
 
-def tried(work: Callable[[], _T], complain: Callable[[InputError], None]) -> _T | None:
-    """What `work` gives; None where it raised, and `complain` is called with the error."""
+def call_reporting(function: Callable[[], Result], report: Callable[[InputError], None]) -> Result | None:
+    """Call a function.
+
+    On an InputError, pass it to `report` and return None.
+    """
     try:
-        return work()
+        return function()
     except InputError as error:
-        complain(error)
+        report(error)
         return None
 
 
-def _columns(path: Path, found: Layout, state: bool) -> _Columns:
-    wanted = ("episode_index", "frame_index", "timestamp", "task_index", "action_is_pad", *ACTIONS, *_MARKS, *TEXTS)
-    table = read_table(path, (*wanted, found.state) if state else wanted, most=found.most_rows)
-    action = found.action if found.action in table else next((name for name in ACTIONS if name in table), found.action)
+def _columns(path: Path, layout: Layout, read_state: bool) -> _Columns:
+    names = ("episode_index", "frame_index", "timestamp", "task_index", "action_is_pad", *ACTIONS, *_LABELS, *TEXTS)
+    table = read_table(path, (*names, layout.state) if read_state else names, max_rows=layout.max_rows)
+    action = layout.action
+    if action not in table:
+        action = next((name for name in ACTIONS if name in table), action)
 
     def optional(name: str, read: Callable[[Table, str, Path], np.ndarray]) -> np.ndarray | None:
         return read(table, name, path) if name in table else None
@@ -114,46 +120,49 @@ def _columns(path: Path, found: Layout, state: bool) -> _Columns:
         frame=optional("frame_index", integers),
         time=optional("timestamp", numbers),
         task=optional("task_index", integers),
-        actions=vectors(table, action, path, found.spec.dim),
+        actions=vectors(table, action, path, layout.spec.dim),
         success=optional("success", labels),
-        after=optional("next.success", labels),
-        is_pad=optional("action_is_pad", labels) if found.own else None,
-        state=_state(table, path, found) if state else None,
+        next_success=optional("next.success", labels),
+        is_pad=optional("action_is_pad", labels) if layout.is_own else None,
+        state=_state(table, path, layout) if read_state else None,
         texts={name: Texts(*text) for name in TEXTS if name in table and (text := texts(table, name, path))},
     )
 
 
-def _state(table: Table, path: Path, found: Layout) -> np.ndarray | None:
-    """float32 [n s], the state, as wide as `meta/info.json` says; None where there is none."""
-    feature = found.info["features"].get(found.state)
-    if found.state not in table and feature is None:
+def _state(table: Table, path: Path, layout: Layout) -> np.ndarray | None:
+    """The state, float32 [n s], with the width declared in `meta/info.json`.
+
+    None if there is none.
+    """
+    feature = layout.info["features"].get(layout.state)
+    if layout.state not in table and feature is None:
         return None
     shape = feature.get("shape") if feature else None
     width = shape[0] if isinstance(shape, list) and len(shape) == 1 and type(shape[0]) is int else 0
-    return vectors(table, found.state, path, width if width > 0 else None)
+    return vectors(table, layout.state, path, width if width > 0 else None)
 
 
-def _rows(record: Record, own: np.ndarray, columns: _Columns, found: Layout, tasks: Tasks | None) -> Rows:
-    """The rows `own` of the data file, which are those of one episode."""
+def _rows(record: Record, unsorted: np.ndarray, columns: _Columns, layout: Layout, tasks: Tasks | None) -> Rows:
+    """Sort and validate the rows of one episode."""
     where = f"{record.data}: episode {record.index}"
-    if len(own) != record.rows:
+    if len(unsorted) != record.rows:
         others = np.unique(columns.episode)
-        hint = f"; the file holds episodes {others[0]} to {others[-1]}" if len(others) and not len(own) else ""
-        raise InputError(f"{where}: found {len(own)} rows, expected {record.rows} by the metadata{hint}")
-    index = _in_order(own, columns, where)
-    times = _times(index, columns, found.fps, where)
+        hint = f"; the file has episodes {others[0]} to {others[-1]}" if len(others) and not len(unsorted) else ""
+        raise InputError(f"{where}: found {len(unsorted)} rows, expected {record.rows} by the metadata{hint}")
+    index = _sort(unsorted, columns, where)
+    times = _times(index, columns, layout.fps, where)
     actions = columns.actions[index]
     is_pad = columns.is_pad is not None and bool(columns.is_pad[index[-1]])
     is_finite = np.asarray(np.isfinite(actions).all(axis=1))
     if not is_finite[:-1].all():
         raise InputError(
-            f"{where}: field '{found.action}' holds NaN or infinity, expected finite numbers; remove the episode "
+            f"{where}: field '{layout.action}': found NaN or infinity, expected finite numbers; remove the episode "
             f"(row {index[int(np.argmin(is_finite))]} is the first)"
         )
     state = None if columns.state is None else columns.state[index]
     if state is not None and len(bad := np.flatnonzero(~np.isfinite(state).all(axis=1))):
         raise InputError(
-            f"{where}: field '{found.state}': row {index[bad[0]]} holds NaN, infinity or nothing, expected finite "
+            f"{where}: field '{layout.state}': row {index[bad[0]]}: found NaN, infinity or nothing, expected finite "
             "numbers; remove the episode, or the feature"
         )
     listed = instruction(record, None if columns.task is None else columns.task[index], tasks)
@@ -164,37 +173,37 @@ def _rows(record: Record, own: np.ndarray, columns: _Columns, found: Layout, tas
         is_timed=columns.time is not None,
         actions=actions,
         success=_success(columns, index) if record.labelled is not False else None,
-        instruction=chosen(listed, columns.texts, index, where),
-        is_numbered=columns.task is not None,
+        instruction=choose_sentence(listed, columns.texts, index, where),
+        has_task_index=columns.task is not None,
         has_last_action=bool(is_finite[-1]) and not is_pad,
         state=state,
     )
 
 
 def _success(columns: _Columns, index: np.ndarray) -> np.ndarray | None:
-    """bool [n]: `success` as it stands, or `next.success`, which speaks of the frame after its row."""
+    """Labels bool [n] from `success` or the shifted `next.success`."""
     if columns.success is not None:
         return columns.success[index]
-    if columns.after is None:
+    if columns.next_success is None:
         return None
-    after = columns.after[index]
-    here = np.concatenate([[False], after[:-1]])
-    here[-1] |= after[-1]
-    return here
+    next_success = columns.next_success[index]
+    success = np.concatenate([[False], next_success[:-1]])
+    success[-1] |= next_success[-1]
+    return success
 
 
 # ---------------------------------------------------------------- order and times
 
 
-def _in_order(own: np.ndarray, columns: _Columns, where: str) -> np.ndarray:
-    """The rows sorted by `frame_index`, or by time where there is none; raises InputError for a number twice."""
+def _sort(rows: np.ndarray, columns: _Columns, where: str) -> np.ndarray:
+    """Sort rows by `frame_index`, or else by time; raises InputError for duplicates."""
     frame = columns.frame
     if frame is None:
-        return own if columns.time is None else own[np.argsort(columns.time[own], kind="stable")]
-    index = own[np.argsort(frame[own], kind="stable")]
-    twice = np.flatnonzero(np.diff(frame[index]) == 0)
-    if len(twice):
-        first, second = index[twice[0]], index[twice[0] + 1]
+        return rows if columns.time is None else rows[np.argsort(columns.time[rows], kind="stable")]
+    index = rows[np.argsort(frame[rows], kind="stable")]
+    duplicates = np.flatnonzero(np.diff(frame[index]) == 0)
+    if len(duplicates):
+        first, second = index[duplicates[0]], index[duplicates[0] + 1]
         raise InputError(
             f"{where}: field 'frame_index': found {frame[first]} in rows {first} and {second}, expected each once; "
             "remove one of the two"
@@ -203,10 +212,13 @@ def _in_order(own: np.ndarray, columns: _Columns, where: str) -> np.ndarray:
 
 
 def _times(index: np.ndarray, columns: _Columns, fps: float, where: str) -> np.ndarray:
-    """float64 [n], seconds since the episode began; raises InputError unless they increase."""
+    """Seconds since the start of the episode, float64 [n].
+
+    Raises InputError unless they increase.
+    """
     frame = None if columns.frame is None else columns.frame[index]
     if columns.time is None:
-        return _counted(frame, len(index), fps, where)
+        return _times_by_rate(frame, len(index), fps, where)
     times = columns.time[index].astype(np.float64)
     if len(bad := np.flatnonzero(~np.isfinite(times))):
         raise InputError(
@@ -214,64 +226,70 @@ def _times(index: np.ndarray, columns: _Columns, fps: float, where: str) -> np.n
         )
     if times[0] < -0.5 / fps:
         raise InputError(
-            f"{where}: field 'timestamp': row {index[0]}: found {times[0]:g}, expected seconds since the episode "
-            "began, 0 or more; correct it"
+            f"{where}: field 'timestamp': row {index[0]}: found {times[0]:g}, expected seconds since the start of the "
+            "episode, 0 or more; correct it"
         )
     if len(bad := np.flatnonzero(np.diff(times) <= 0)):
         i = bad[0]
-        after = "" if frame is None else " after it by frame_index"
+        order = "" if frame is None else ", which is later by frame_index"
         raise InputError(
             f"{where}: field 'timestamp': found {times[i]:.6g} s in row {index[i]} and {times[i + 1]:.6g} s in row "
-            f"{index[i + 1]}{after}, expected a later time; correct the timestamps"
+            f"{index[i + 1]}{order}, expected a later time; correct the timestamps"
         )
     if frame is not None:
-        _agree(frame, times, index, fps, where)
+        _check_jumps(frame, times, index, fps, where)
     return times
 
 
-def _counted(frame: np.ndarray | None, count: int, fps: float, where: str) -> np.ndarray:
-    """The times by the rate, where rows have no timestamps."""
+def _times_by_rate(frame: np.ndarray | None, count: int, fps: float, where: str) -> np.ndarray:
+    """Times computed from the rate, for rows without timestamps."""
     if frame is None:
         return np.arange(count) / fps
     if frame[0] != 0:
         raise InputError(
-            f"{where}: field 'frame_index': found {frame[0]} in its first row and no column timestamp, expected 0; add "
+            f"{where}: field 'frame_index': found {frame[0]} in the first row and no column timestamp, expected 0; add "
             "timestamps, or count each episode's frames from 0"
         )
     return frame / fps
 
 
-def _agree(frame: np.ndarray, times: np.ndarray, index: np.ndarray, fps: float, where: str) -> None:
-    """Raise InputError where `frame_index` jumps and the timestamps do not, or by another time."""
+def _check_jumps(frame: np.ndarray, times: np.ndarray, index: np.ndarray, fps: float, where: str) -> None:
+    """Raise InputError if jumps of `frame_index` and of the timestamps differ."""
     steps = np.diff(frame)
-    off = np.abs(np.diff(times) * fps - steps)
-    bad = np.flatnonzero((steps != 1) & (off > 0.5))
+    error = np.abs(np.diff(times) * fps - steps)
+    bad = np.flatnonzero((steps != 1) & (error > 0.5))
     if len(bad):
         i = bad[0]
         raise InputError(
-            f"{where}: rows {index[i]} and {index[i + 1]}: frame_index goes from {frame[i]} to {frame[i + 1]} but "
-            f"timestamp from {times[i]:.4g} to {times[i + 1]:.4g} s at {fps:g} fps; which frame belongs to the row is "
-            "not decided; correct one of the two columns"
+            f"{where}: rows {index[i]} and {index[i + 1]}: frame_index jumps from {frame[i]} to {frame[i + 1]} but "
+            f"timestamp from {times[i]:.4g} to {times[i + 1]:.4g} s at {fps:g} fps. The frame of the row is ambiguous. "
+            "Correct one of the two columns"
         )
 
 
-def misfit(rows: Sequence[Rows], fps: float, where: Path) -> InputError | None:
-    """The error of timestamps that are no seconds at this rate (milliseconds, another rate), over all episodes."""
-    steps = np.concatenate([np.diff(one.times) for one in rows if one.is_timed] or [np.zeros(0)])
+def rate_error(episodes: Sequence[Rows], fps: float, where: Path) -> InputError | None:
+    """The error of timestamps in a different unit or rate.
+
+    None if they fit.
+    """
+    steps = np.concatenate([np.diff(rows.times) for rows in episodes if rows.is_timed] or [np.zeros(0)])
     if not len(steps):
         return None
-    usual = float(np.median(steps))
-    if 2 / 3 <= usual * fps <= 1.5:
+    median = float(np.median(steps))
+    if 2 / 3 <= median * fps <= 1.5:
         return None
     return InputError(
-        f"{where}: field 'fps': found {fps:g}, but half of the rows are {usual:.4g} s or more after the one before by "
-        f"their timestamps, expected {1 / fps:.4g} s; correct fps, or give timestamps in seconds"
+        f"{where}: field 'fps': found {fps:g}, but the median time between rows is {median:.4g} s by their timestamps, "
+        f"expected {1 / fps:.4g} s; correct fps, or give timestamps in seconds"
     )
 
 
-def uneven(one: Rows, fps: float) -> tuple[float, float] | None:
-    """The shortest and longest time between rows, where the time is not constant; else None."""
-    steps = np.diff(one.times)
+def uneven_steps(rows: Rows, fps: float) -> tuple[float, float] | None:
+    """The shortest and longest time between rows in seconds.
+
+    None if it is constant.
+    """
+    steps = np.diff(rows.times)
     if not len(steps) or np.abs(steps * fps - 1).max() <= 0.25:
         return None
     return float(steps.min()), float(steps.max())

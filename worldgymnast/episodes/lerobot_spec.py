@@ -1,4 +1,4 @@
-"""What the actions of a LeRobotDataset mean: its own spec, or names and statistics in a foreign one."""
+"""Action spec of a LeRobotDataset, stored or derived from statistics."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ INFO = "meta/info.json"
 STATS = "meta/stats.json"
 OWN = "worldgymnast"
 
-_MOST_AXES = 10_000
-_WORDS = {
+_MAX_AXES = 10_000
+_CHOICES = {
     "frame": ("base", "end_effector", "unknown"),
     "rotation": ("none", "rpy", "unknown"),
     "gripper": get_args(Gripper),
@@ -28,23 +28,25 @@ _WORDS = {
 
 
 def positive(value: Any, name: str, path: Path) -> float:
-    """`value`, which must be a finite number above 0; raises InputError that names the field."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not 0 < value < 2**1023:
-        expected = "more than 0" if number else "a number more than 0"
+    """The value as a positive finite number; raises InputError otherwise."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 < value < 2**1023:
+        expected = "more than 0" if is_number else "a number more than 0"
         raise InputError(f"{path}: field '{name}': found {short(value)}, expected {expected}; correct it")
     return float(value)
 
 
 def action_key(features: dict[str, Any]) -> str:
-    """Name of the action's feature and column: "action", or "actions" as openpi writes it."""
+    """Name of the action feature: "action", or "actions" by openpi."""
     return "actions" if "action" not in features and "actions" in features else "action"
 
 
-def own_place(info: dict[str, Any]) -> str | None:
-    """The field of `info` with what this project wrote about the actions; None in a foreign data set.
+def own_field(info: dict[str, Any]) -> str | None:
+    """Name of this project's own field in `info`.
 
-    It is the action's feature, which LeRobot keeps when it edits a data set; until format 2 it was the top of the file.
+    None in a foreign dataset.
+
+    It is part of the action's feature, which LeRobot preserves in edits; before format 2 it was at the top level.
     """
     key = action_key(info["features"])
     if OWN in info:
@@ -57,99 +59,111 @@ def _own_block(info: dict[str, Any]) -> Any:
 
 
 def own_fps(info: dict[str, Any], path: Path) -> float | None:
-    """Frames per second of robot time where this project wrote a fraction, which LeRobot does not take; else None."""
+    """Fractional frames per second of robot time, which LeRobot cannot store.
+
+    None if not set.
+    """
     block = _own_block(info)
-    given = block.get("fps") if isinstance(block, dict) else None
-    return None if given is None else positive(given, f"{own_place(info)}.fps", path)
+    value = block.get("fps") if isinstance(block, dict) else None
+    return None if value is None else positive(value, f"{own_field(info)}.fps", path)
 
 
-def read_spec(root: Path, info: dict[str, Any], version: str, fps: float, most: int) -> ActionSpec:
-    """The data set's action spec: the one this project wrote, or one from names and statistics.
+def read_spec(root: Path, info: dict[str, Any], version: str, fps: float, max_rows: int) -> ActionSpec:
+    """The action spec of a dataset, stored or derived from statistics.
 
     Args:
-        root: the data set.
-        info: its `meta/info.json`.
-        version: of the format.
+        root: the dataset.
+        info: content of `meta/info.json`.
+        version: version of the format.
         fps: frames per second.
-        most: rows that a data file may hold.
+        max_rows: maximum number of rows in a data file.
 
     Raises:
-        InputError: `info` or the statistics do not say what is needed; names the file and the field.
+        InputError: `info` or the statistics are incomplete or invalid; names the file and the field.
     """
     path = root / INFO
     key = action_key(info["features"])
     if key not in info["features"]:
         raise InputError(
             f"{path}: field 'features.action' is missing, found {sorted(info['features'])[:8]}, expected the shape and "
-            f"names of the actions; {_renaming(info['features'])}"
+            f"names of the actions; {_rename_hint(info['features'])}"
         )
     feature = info["features"][key]
     shape, names = feature.get("shape"), feature.get("names")
-    if not isinstance(shape, list) or len(shape) != 1 or type(shape[0]) is not int or not 0 < shape[0] <= _MOST_AXES:
+    if not isinstance(shape, list) or len(shape) != 1 or type(shape[0]) is not int or not 0 < shape[0] <= _MAX_AXES:
         raise InputError(
             f"{path}: field 'features.{key}.shape': found {short(shape)}, expected [number of axes], at most "
-            f"{_MOST_AXES}; correct it"
+            f"{_MAX_AXES}; correct it"
         )
     width = shape[0]
-    if (place := own_place(info)) is not None:
-        block = dict(json_object(_own_block(info), path, place))
-        block["action_spec"] = data = dict(json_object(block.get("action_spec"), path, f"{place}.action_spec"))
+    if (field := own_field(info)) is not None:
+        block = dict(json_object(_own_block(info), path, field))
+        block["action_spec"] = data = dict(json_object(block.get("action_spec"), path, f"{field}.action_spec"))
         if data.get("unit") == UNKNOWN and "low" not in data and "high" not in data:
-            names_said = axis_names(data.get("axes"), width)
-            low, high = recorded_range(root, version, names_said, key) or _range_of_rows(root, width, key, most)
+            own_axes = axis_names(data.get("axes"), width)
+            low, high = recorded_range(root, version, own_axes, key) or _range_of_rows(root, width, key, max_rows)
             data |= {"low": low, "high": high}
-        spec = _own_spec(data, path, f"{place}.action_spec")
-        axes = f"the {spec.dim} axes of {place}.action_spec; correct the one that is wrong"
+        spec = _own_spec(data, path, f"{field}.action_spec")
+        expected = f"the {spec.dim} axes of {field}.action_spec; correct the wrong one"
         if width != spec.dim:
-            raise InputError(f"{path}: field 'features.action.shape': found {shape}, expected {axes}")
+            raise InputError(f"{path}: field 'features.action.shape': found {shape}, expected {expected}")
         if isinstance(names, list) and len(names) != spec.dim:
-            raise InputError(f"{path}: field 'features.action.names': found {short(names)}, expected {axes}")
+            raise InputError(f"{path}: field 'features.action.names': found {short(names)}, expected {expected}")
         return spec
     axes = axis_names(names, width)
-    low, high = recorded_range(root, version, axes, key) or _range_of_rows(root, width, key, most)
+    low, high = recorded_range(root, version, axes, key) or _range_of_rows(root, width, key, max_rows)
     if not len(low) == len(high) == width:
         raise InputError(f"{root / STATS}: field 'action': found {len(low)} numbers, expected {width} as in {INFO}")
     return foreign_spec(axes, low, high, fps)
 
 
-def _renaming(features: dict[str, Any]) -> str:
-    """What to do where no feature is called action."""
-    alike = [name for name in features if "action" in name.lower()]
-    if not alike:
+def _rename_hint(features: dict[str, Any]) -> str:
+    """The fix if no feature is named action."""
+    similar = [name for name in features if "action" in name.lower()]
+    if not similar:
         return "copy the file again"
-    return f"rename {alike[0]} to action, here, in {STATS} and in the data files' columns"
+    return f"rename {similar[0]} to action, here, in {STATS} and in the data files' columns"
 
 
 def _own_spec(data: dict[str, Any], path: Path, name: str) -> ActionSpec:
-    """The spec this project wrote; raises InputError where it says what no action can mean."""
+    """Parse a spec written by this project.
 
-    def require(good: bool, key: str, found: Any, expected: str) -> None:
-        if not good:
-            raise InputError(f"{path}: field '{name}.{key}': found {short(found)}, expected {expected}; correct it")
+    Raises InputError if it is invalid.
+    """
 
-    def numeric(value: Any) -> bool:
+    def require(is_valid: bool, key: str, value: Any, expected: str) -> None:
+        if not is_valid:
+            raise InputError(f"{path}: field '{name}.{key}': found {short(value)}, expected {expected}; correct it")
+
+    def is_numeric(value: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**1023
 
-    for key, words in _WORDS.items():
-        require(data.get(key, words[0]) in words, key, data.get(key), f"one of {', '.join(words)}")
+    for key, choices in _CHOICES.items():
+        require(data.get(key, choices[0]) in choices, key, data.get(key), f"one of {', '.join(choices)}")
     axes, unit, low, high = (data.get(key) for key in ("axes", "unit", "low", "high"))
-    require(isinstance(unit, str) and bool(unit.strip()), "unit", unit, "what 1.0 means, such as 'm+rad'")
+    require(isinstance(unit, str) and bool(unit.strip()), "unit", unit, "the meaning of 1.0, such as 'm+rad'")
     require(isinstance(axes, list) and all(isinstance(axis, str) for axis in axes), "axes", axes, "a list of names")
     for key, bound in (("low", low), ("high", high)):
-        require(isinstance(bound, list) and all(map(numeric, bound)), key, bound, "a list of finite numbers")
+        require(isinstance(bound, list) and all(map(is_numeric, bound)), key, bound, "a list of finite numbers")
     if data.get("rate") is not None:
         positive(data["rate"], f"{name}.rate", path)
     try:
         spec = ActionSpec.from_dict(data)
     except (TypeError, ActionSpecMismatch) as error:
-        raise InputError(f"{path}: field '{name}' is no action spec ({error}); write it again") from error
-    for axis, least, most in zip(spec.axes, spec.low, spec.high, strict=True):
-        require(least <= most, "low", least, f"at most {most}, the 'high' of axis '{axis}'")
+        raise InputError(f"{path}: field '{name}' is not a valid action spec ({error}); write it again") from error
+    for axis, minimum, maximum in zip(spec.axes, spec.low, spec.high, strict=True):
+        require(minimum <= maximum, "low", minimum, f"at most {maximum}, the 'high' of axis '{axis}'")
     return spec
 
 
 def axis_names(names: Any, width: int) -> tuple[str, ...]:
-    """Axis names, from a list, {"motors": [...]}, lists by arm, or {"x": 0, ...}; numbered where there are none."""
+    """Axis names from any of the forms that LeRobot datasets use.
+
+    Numbered otherwise.
+
+    >>> axis_names({"motors": ["shoulder", "elbow"]}, 2), axis_names(None, 2)
+    (('shoulder', 'elbow'), ('a0', 'a1'))
+    """
     if isinstance(names, dict):
         lists = [value for value in names.values() if isinstance(value, list)]
         if not lists and all(isinstance(value, int) for value in names.values()):
@@ -163,10 +177,12 @@ def axis_names(names: Any, width: int) -> tuple[str, ...]:
 
 
 def recorded_range(root: Path, version: str, axes: Sequence[str], key: str) -> tuple[list[float], list[float]] | None:
-    """The smallest and largest value of each action axis by the data set's statistics; None where they do not say.
+    """Minimum and maximum of each action axis from the statistics.
+
+    None if missing.
 
     Raises:
-        InputError: the statistics hold something else than finite numbers.
+        InputError: the statistics are not finite numbers.
     """
     path = stats_file(root, version)
     if path.suffix == ".jsonl":
@@ -174,21 +190,21 @@ def recorded_range(root: Path, version: str, axes: Sequence[str], key: str) -> t
         parts = [line.get(key) for line in lines]
     else:
         parts = [read_json_object(path).get(key)] if path.is_file() else []
-    found = [part for part in map(_by_statistic, parts) if part is not None]
-    if not found or len(found) < len(parts):
+    stats = [part for part in map(_by_statistic, parts) if part is not None]
+    if not stats or len(stats) < len(parts):
         return None
     try:
-        lows, highs = (np.array([_numbers(part[name], axes) for part in found], float) for name in ("min", "max"))
-        bad = np.argwhere(lows > highs)
+        lows, highs = (np.array([_numbers(part[name], axes) for part in stats], float) for name in ("min", "max"))
+        reversed_at = np.argwhere(lows > highs)
         low, high = lows.min(axis=0), highs.max(axis=0)
-        finite = bool(np.isfinite(np.array([low, high], float)).all())
+        is_finite = bool(np.isfinite(np.array([low, high], float)).all())
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InputError(
-            f"{path}: field 'action': min and max are no numbers ({error}); copy the file again"
+            f"{path}: field 'action': min and max are not numeric ({error}); copy the file again"
         ) from error
-    if len(bad):
-        raise _reversed(path, key, axes, bad[0], lows, highs)
-    if not finite:
+    if len(reversed_at):
+        raise _reversed_range(path, key, axes, reversed_at[0], lows, highs)
+    if not is_finite:
         raise InputError(
             f"{path}: field 'action': min or max is NaN or infinite, expected finite numbers (they are the actions' "
             "range); remove the episodes with such actions and recompute the statistics"
@@ -197,25 +213,28 @@ def recorded_range(root: Path, version: str, axes: Sequence[str], key: str) -> t
 
 
 def stats_file(root: Path, version: str) -> Path:
-    """The file with the statistics: those of each episode (v2.1), or those of all."""
+    """The file with the statistics: per episode (v2.1), or of the dataset."""
     per_episode = root / "meta/episodes_stats.jsonl"
     return per_episode if version.startswith("v2.") and per_episode.is_file() else root / STATS
 
 
-def _reversed(
-    path: Path, key: str, axes: Sequence[str], bad: np.ndarray, lows: np.ndarray, highs: np.ndarray
+def _reversed_range(
+    path: Path, key: str, axes: Sequence[str], index: np.ndarray, lows: np.ndarray, highs: np.ndarray
 ) -> InputError:
-    """The error of a minimum above the maximum, at the place `bad` (part, axis)."""
-    line = f"line {bad[0] + 1}: " if path.suffix == ".jsonl" else ""
-    axis = axes[bad[1]] if bad[1] < len(axes) else str(bad[1])
+    """The error of a minimum above the maximum at `index` (part, axis)."""
+    line = f"line {index[0] + 1}: " if path.suffix == ".jsonl" else ""
+    axis = axes[index[1]] if index[1] < len(axes) else str(index[1])
     return InputError(
-        f"{path}: {line}field '{key}': found min {lows[tuple(bad)]:.6g} above max {highs[tuple(bad)]:.6g} on axis "
+        f"{path}: {line}field '{key}': found min {lows[tuple(index)]:.6g} above max {highs[tuple(index)]:.6g} on axis "
         f"'{axis}', expected the actions' range; recompute the statistics, or remove the file"
     )
 
 
 def _by_statistic(part: Any) -> dict[str, Any] | None:
-    """{"min": ..., "max": ...} of a feature, also where they are listed by motor; None where there is none."""
+    """{"min": ..., "max": ...} of a feature, also if grouped by motor.
+
+    None otherwise.
+    """
     if not isinstance(part, dict):
         return None
     if "min" in part and "max" in part:
@@ -226,7 +245,7 @@ def _by_statistic(part: Any) -> dict[str, Any] | None:
 
 
 def _numbers(value: Any, axes: Sequence[str]) -> np.ndarray:
-    """float64 [n] of numbers in lists, lists of lists, or objects by motor, which come in the order of `axes`."""
+    """Flatten nested lists or objects by motor to float64 [n]."""
     if isinstance(value, dict):
         order = axes if set(value) == set(axes) else list(value)
         value = [value[name] for name in order]
@@ -235,16 +254,16 @@ def _numbers(value: Any, axes: Sequence[str]) -> np.ndarray:
     return np.concatenate([_numbers(entry, axes) for entry in value]) if value else np.zeros(0)
 
 
-def _range_of_rows(root: Path, width: int, key: str, most: int) -> tuple[list[float], list[float]]:
-    """The smallest and largest value of each action axis, off the rows themselves."""
+def _range_of_rows(root: Path, width: int, key: str, max_rows: int) -> tuple[list[float], list[float]]:
+    """Minimum and maximum of each action axis over the rows."""
     low, high = np.full(width, np.inf), np.full(width, -np.inf)
     for path in visible((root / "data").rglob("*.parquet")):
-        rows = vectors(read_table(path, [key], most=most), key, path, width)
+        rows = vectors(read_table(path, [key], max_rows=max_rows), key, path, width)
         if len(rows):
             low, high = np.fmin(low, np.fmin.reduce(rows)), np.fmax(high, np.fmax.reduce(rows))
     if not np.isfinite([low, high]).all():
         raise InputError(
             f"{root / STATS}: no statistics for 'action', and no rows with finite numbers in {root / 'data'}, expected "
-            "its min and max (they are its range); recompute the data set's statistics with LeRobot"
+            "its min and max (they are its range); recompute the dataset's statistics with LeRobot"
         )
     return low.tolist(), high.tolist()

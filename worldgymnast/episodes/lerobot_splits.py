@@ -1,4 +1,4 @@
-"""The splits of a LeRobotDataset: of several, only "train" is read."""
+"""Splits of a LeRobotDataset; of several, only "train" is read."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _SPAN = re.compile(r"\s*([0-9]{0,15})\s*:\s*([0-9]{0,15})\s*")
 
 @dataclass(frozen=True)
 class Splits:
-    """What `splits` in `meta/info.json` asks for.
+    """Result of `splits` in `meta/info.json`.
 
     Attributes:
-        left_out: numbers of the episodes that belong to another split than "train".
-        found: what to say of it, "" for nothing.
-        hint: what follows.
+        left_out: numbers of the episodes in splits other than "train".
+        found: value to report, "" for none.
+        hint: explanation of the consequence.
     """
 
     left_out: frozenset[int] = frozenset()
@@ -31,9 +31,9 @@ class Splits:
 
 
 def read_splits(info: dict[str, Any], path: Path, episodes: Collection[int]) -> Splits:
-    """The episodes that are not read, by their numbers.
+    """Determine the episodes that are not read.
 
-    A single split is the whole data set, whatever its bounds: they are old where episodes were removed.
+    A single split is read entirely, regardless of its bounds, which are outdated if episodes were removed.
 
     Args:
         info: the content of `path`, `meta/info.json`.
@@ -41,37 +41,37 @@ def read_splits(info: dict[str, Any], path: Path, episodes: Collection[int]) -> 
         episodes: the numbers of all episodes.
 
     Raises:
-        InputError: several splits, none of them "train", or "train" holds no episode.
+        InputError: there are several splits and none is "train", or "train" has no episodes.
     """
-    given = info.get(SPLITS)
-    if given is None:
+    value = info.get(SPLITS)
+    if value is None:
         return Splits()
-    spans = _spans(given)
+    spans = _spans(value)
     if spans is None:
-        return Splits(found=short(given), hint="passed over: every episode is read; correct it")
+        return Splits(found=short(value), hint="ignored: every episode is read; correct it")
     spans = {name: span for name, span in spans.items() if any(index in span for index in episodes)}
     if len(spans) < 2:
         return Splits()
     if "train" not in spans:
         raise InputError(
-            f"{path}: field 'splits': found {sorted(spans)}, expected 'train' among them; name it there, or put each "
-            "into a folder of its own"
+            f"{path}: field 'splits': found {sorted(spans)}, expected 'train' among them; add it, or move each split "
+            "into a separate folder"
         )
     others = [span for name, span in spans.items() if name != "train"]
     left_out = frozenset(i for i in episodes if i not in spans["train"] and any(i in span for span in others))
     if not left_out:
         return Splits()
     kept = len(episodes) - len(left_out)
-    hint = f"only 'train' is read: {kept} of {len(episodes)} episodes; to read all leave 'train' alone there"
+    hint = f"only 'train' is read: {kept} of {len(episodes)} episodes; to read all, keep 'train' as the only split"
     return Splits(left_out, ", ".join(sorted(spans)), hint)
 
 
-def _spans(given: Any) -> dict[str, range] | None:
-    """Numbers of episodes by split, or None where something else stands there."""
-    if not isinstance(given, dict):
+def _spans(value: Any) -> dict[str, range] | None:
+    """Episode numbers by split; None if the value is invalid."""
+    if not isinstance(value, dict):
         return None
     spans = {}
-    for name, text in given.items():
+    for name, text in value.items():
         match = _SPAN.fullmatch(text) if isinstance(text, str) else None
         if match is None:
             return None

@@ -1,4 +1,4 @@
-"""What a LeRobotDataset written here holds: its features, and the parquet tables of rows, tasks and episodes."""
+"""Features and parquet tables for the LeRobotDataset writer."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _INTEGERS = ("frame_index", "episode_index", "index", "task_index")
 
 @dataclass(frozen=True)
 class Contents:
-    """What every episode of a data set holds; its first episode decides.
+    """The content that all episodes of a dataset share.
 
     Attributes:
-        cameras: height and width by the camera's feature name, the main one first.
-        state: one name for each number of the state, empty where there is none.
-        robot: the robot's type, or "".
+        cameras: height and width by feature name of the camera, the main one first.
+        state: names of the state's axes, empty without a state.
+        robot: the robot type, or "".
     """
 
     cameras: dict[str, tuple[int, int]]
@@ -42,22 +42,26 @@ class Contents:
         return cls(cameras, names, episode.robot)
 
     def difference(self, other: Contents) -> str:
-        """What `other` has instead, in words; "" where they are alike."""
+        """The first difference to `other`, in words; "" if they are equal."""
         for name in ("cameras", "state", "robot"):
-            mine, theirs = getattr(self, name), getattr(other, name)
-            if mine != theirs:
-                return f"field '{name}': found {_words(theirs)}, expected {_words(mine)} as in the first"
+            expected, found = getattr(self, name), getattr(other, name)
+            if expected != found:
+                return f"field '{name}': found {_format(found)}, expected {_format(expected)} as in the first"
         return ""
 
 
-def _words(value: Any) -> str:
+def _format(value: Any) -> str:
     if isinstance(value, dict):
         value = [f"{name} {height}x{width}" for name, (height, width) in value.items()]
     return ", ".join(value) if isinstance(value, list | tuple) and value else str(value or "none")
 
 
 def camera_key(name: str) -> str:
-    """The feature name of a camera: LeRobot wants it below `observation.images`, and no slash in it."""
+    """The feature name of a camera, below `observation.images` and without slashes.
+
+    >>> camera_key("wrist/left")
+    'observation.images.wrist_left'
+    """
     if not name:
         return layout.IMAGE_KEY
     name = name.replace("/", "_")
@@ -74,23 +78,32 @@ def features(
 ) -> dict[str, Any]:
     """The features of `meta/info.json`.
 
-    What only this project reads stands in the action's: LeRobot warns of unknown fields anywhere else in the file, and
-    keeps a feature as it is when it edits a data set.
+    Fields of this project are part of the action's feature. LeRobot warns about unknown fields elsewhere in the file,
+    and preserves features in edits.
+
+    Args:
+        contents: content of the episodes.
+        spec: meaning of the actions.
+        fps: frames per second of robot time.
+        rate: the nearest integer rate, for LeRobot.
+        lossless: whether videos are lossless.
+        labelled: whether there are success labels.
     """
 
     def scalar(dtype: str) -> dict[str, Any]:
         return {"dtype": dtype, "shape": [1], "names": None}
 
-    made = {name: _camera(size, rate, lossless) for name, size in contents.cameras.items()}
+    result = {name: _camera(size, rate, lossless) for name, size in contents.cameras.items()}
     if contents.state:
-        made[STATE] = {"dtype": "float32", "shape": [len(contents.state)], "names": list(contents.state)}
-    meaning = spec.to_dict()
-    if spec.unit == UNKNOWN:  # the bounds are those of the statistics, and two data sets can be merged
-        meaning = {name: value for name, value in meaning.items() if name not in ("low", "high")}
-    own = {"format": 2, "action_spec": meaning} | ({} if fps == rate else {"fps": fps})
-    made["action"] = {"dtype": "float32", "shape": [spec.dim], "names": list(spec.axes), layout.OWN: own}
-    made |= {"success": scalar("bool")} if labelled else {}
-    return made | {"timestamp": scalar("float32")} | {name: scalar("int64") for name in _INTEGERS}
+        result[STATE] = {"dtype": "float32", "shape": [len(contents.state)], "names": list(contents.state)}
+    spec_fields = spec.to_dict()
+    if spec.unit == UNKNOWN:  # the bounds come from the statistics, which allows datasets to be merged
+        spec_fields = {name: value for name, value in spec_fields.items() if name not in ("low", "high")}
+    own = {"format": 2, "action_spec": spec_fields} | ({} if fps == rate else {"fps": fps})
+    result["action"] = {"dtype": "float32", "shape": [spec.dim], "names": list(spec.axes), layout.OWN: own}
+    if labelled:
+        result["success"] = scalar("bool")
+    return result | {"timestamp": scalar("float32")} | {name: scalar("int64") for name in _INTEGERS}
 
 
 def _camera(size: tuple[int, int], rate: int, lossless: bool) -> dict[str, Any]:
@@ -106,19 +119,19 @@ def _camera(size: tuple[int, int], rate: int, lossless: bool) -> dict[str, Any]:
         "video.channels": 3,
         "has_audio": False,
     }
-    if lossless:  # LeRobot cannot encode H.264 in RGB: left open, it takes a format of its own where it has to
+    if lossless:  # LeRobot cannot encode H.264 in RGB; without these fields it chooses a format itself
         del info["video.codec"], info["video.pix_fmt"]
     names = ["height", "width", "channels"]
     return {"dtype": "video", "shape": [height, width, 3], "names": names, "info": info}
 
 
 def rows_schema(columns: dict[str, np.ndarray]) -> Any:
-    """The schema of a data file; a feature of shape (1,) is a plain column, a longer one lists of fixed length."""
+    """The schema of a data file, with scalars and fixed-size lists."""
     import pyarrow as pa
 
     def kind(values: np.ndarray) -> Any:
-        plain = pa.from_numpy_dtype(values.dtype)
-        return plain if values.ndim == 1 or values.shape[1] == 1 else pa.list_(plain, values.shape[1])
+        scalar = pa.from_numpy_dtype(values.dtype)
+        return scalar if values.ndim == 1 or values.shape[1] == 1 else pa.list_(scalar, values.shape[1])
 
     return pa.schema([(name, kind(values)) for name, values in columns.items()])
 
@@ -136,7 +149,7 @@ def rows_table(columns: dict[str, np.ndarray]) -> Any:
 
 
 def rows_without(path: Path, column: str) -> Any:
-    """The rows of a data file without one of its columns."""
+    """The rows of a data file without one column."""
     import pyarrow.parquet as pq
 
     with open(path, "rb") as file:
@@ -144,7 +157,7 @@ def rows_without(path: Path, column: str) -> Any:
 
 
 def tasks_table(tasks: dict[str, int]) -> Any:
-    """What pandas writes for a frame with column `task_index` and the sentences as its index."""
+    """The tasks table in pandas' format, with sentences as the index."""
     import pyarrow as pa
 
     index = "__index_level_0__"
@@ -166,7 +179,7 @@ def tasks_table(tasks: dict[str, int]) -> Any:
 
 
 def episodes_table(rows: list[dict[str, Any]], stats: list[dict[str, Stats]]) -> Any:
-    """One row an episode: where its rows and frames are, and its statistics."""
+    """The table of episodes: location of rows and frames, and statistics."""
     import pyarrow as pa
 
     columns: dict[str, Any] = {}
@@ -175,12 +188,15 @@ def episodes_table(rows: list[dict[str, Any]], stats: list[dict[str, Stats]]) ->
         columns[name] = pa.array([row[name] for row in rows], kind)
     for feature in stats[0]:
         for name in stats[0][feature]:
-            columns[f"stats/{feature}/{name}"] = pa.array([one[feature][name].tolist() for one in stats])
+            columns[f"stats/{feature}/{name}"] = pa.array([part[feature][name].tolist() for part in stats])
     return pa.table(columns)
 
 
 def write_table(table: Any, path: Path) -> None:
-    """Write a parquet file; the file is opened here, where pyarrow would take `out:1` for the address of a server."""
+    """Write a parquet file.
+
+    Opened here because pyarrow parses `out:1` as a URL.
+    """
     import pyarrow.parquet as pq
 
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Sentences that stand in the rows themselves, as other programs than LeRobot write them."""
+"""Instructions stored in the rows, as programs other than LeRobot write them."""
 
 from __future__ import annotations
 
@@ -12,76 +12,84 @@ from worldgymnast.files import short
 from worldgymnast.text import is_sentence
 
 TEXTS = ("language_instruction", "instruction", "task")
-"""Columns of text that say what to do."""
+"""Names of text columns with instructions."""
 
 
 @dataclass(frozen=True)
 class Texts:
-    """A column of text.
+    """A text column.
 
     Attributes:
-        codes: int64 [n], the number of each row's text in `words`, -1 for none.
-        words: the texts.
+        codes: int64 [n], index of each row's text in `words`, -1 for none.
+        words: the distinct texts.
     """
 
     codes: np.ndarray
     words: tuple[str, ...]
 
 
-def own_sentence(texts: Mapping[str, Texts], index: np.ndarray, where: str) -> tuple[str, str]:
-    """The sentence in the rows `index`, and its column; both "" where there is none.
+def sentence_in_rows(texts: Mapping[str, Texts], index: np.ndarray, where: str) -> tuple[str, str]:
+    """The sentence in the rows `index` and its column.
+
+    Both "" if there is none.
 
     Raises:
-        InputError: the rows have several, or two columns different ones.
+        InputError: the rows or the columns have different sentences.
     """
-    found, column = "", ""
+    first, column = "", ""
     for name, text in texts.items():
-        sentence = _one(name, text, index, where)
-        if sentence and found and not alike(sentence, found):
+        sentence = _sentence_in_column(name, text, index, where)
+        if sentence and first and not is_same_sentence(sentence, first):
             raise InputError(
-                f"{where}: found {short(found)} in column '{column}' and {short(sentence)} in '{name}', expected one "
-                "sentence; remove the column that does not hold"
+                f"{where}: found {short(first)} in column '{column}' and {short(sentence)} in '{name}', expected one "
+                "sentence; remove the wrong column"
             )
-        if sentence and not found:
-            found, column = sentence, name
-    return found, column
+        if sentence and not first:
+            first, column = sentence, name
+    return first, column
 
 
-def _one(name: str, text: Texts, index: np.ndarray, where: str) -> str:
-    """The sentence of one column."""
+def _sentence_in_column(name: str, text: Texts, index: np.ndarray, where: str) -> str:
     codes = text.codes[index]
-    kept = [(int(np.flatnonzero(codes == code)[0]), text.words[code].strip()) for code in np.unique(codes[codes >= 0])]
-    kept = sorted((row, sentence) for row, sentence in kept if is_sentence(sentence))
-    for row, sentence in kept[1:]:
-        if not alike(sentence, kept[0][1]):
+    rows = [(int(np.flatnonzero(codes == code)[0]), text.words[code].strip()) for code in np.unique(codes[codes >= 0])]
+    rows = sorted((row, sentence) for row, sentence in rows if is_sentence(sentence))
+    if not rows:
+        return ""
+    first_row, first = rows[0]
+    for row, sentence in rows[1:]:
+        if not is_same_sentence(sentence, first):
             raise InputError(
-                f"{where}: field '{name}': found {short(kept[0][1])} in row {index[kept[0][0]]} and {short(sentence)} "
-                f"in row {index[row]}, expected one sentence an episode; split the episode, or remove the column"
+                f"{where}: field '{name}': found {short(first)} in row {index[first_row]} and {short(sentence)} in row "
+                f"{index[row]}, expected one sentence per episode; split the episode, or remove the column"
             )
-    return kept[0][1] if kept else ""
+    return first
 
 
-def chosen(listed: str, texts: Mapping[str, Texts], index: np.ndarray, where: str) -> str:
-    """The sentence by the tasks' table, or the rows' own where the table gives none.
+def choose_sentence(listed: str, texts: Mapping[str, Texts], index: np.ndarray, where: str) -> str:
+    """The sentence of the tasks table, or else of the rows.
 
     Raises:
-        InputError: both say something, and not the same.
+        InputError: the two sentences differ.
     """
-    own, column = own_sentence(texts, index, where)
-    if not own or not is_sentence(listed):
-        return own or listed
-    if not alike(own, listed):
+    sentence, column = sentence_in_rows(texts, index, where)
+    if not sentence or not is_sentence(listed):
+        return sentence or listed
+    if not is_same_sentence(sentence, listed):
         raise InputError(
-            f"{where}: field '{column}': found {short(own)}, expected {short(listed)} by its task_index and the tasks; "
-            "correct the one that is wrong, or remove the column"
+            f"{where}: field '{column}': found {short(sentence)}, expected {short(listed)} by its task_index and the "
+            "tasks; correct the wrong one, or remove the column"
         )
     return listed
 
 
-def alike(one: str, other: str) -> bool:
-    """Whether two sentences differ in blanks, case and the final dot alone."""
-    return _plain(one) == _plain(other)
+def is_same_sentence(first: str, second: str) -> bool:
+    """Whether sentences are equal up to whitespace, case and final period.
+
+    >>> is_same_sentence("Open the drawer.", "open  the drawer")
+    True
+    """
+    return _normalize(first) == _normalize(second)
 
 
-def _plain(sentence: str) -> str:
+def _normalize(sentence: str) -> str:
     return " ".join(sentence.split()).casefold().rstrip(" .")

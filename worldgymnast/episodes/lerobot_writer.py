@@ -1,8 +1,8 @@
-"""The writer of LeRobotDataset v3.0, which never leaves half a data set at its path.
+"""Atomic writer of LeRobotDataset v3.0.
 
 A row is a frame and the action taken at it: an episode of T actions and T+1 frames has T+1 rows. The last row has the
-action recorded at the last frame (`Episode.last_action`); where none was recorded it asks for no motion: deltas of 0,
-or the absolute target held before, and the gripper as it was. LeRobot trains on every row.
+action recorded at the last frame (`Episode.last_action`). If none was recorded, it is an action without motion: zero
+deltas or the previous absolute target, and the previous gripper command. LeRobot trains on every row.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from worldgymnast.episodes.lerobot_tables import (
     tasks_table,
     write_table,
 )
-from worldgymnast.episodes.stats import Stats, aggregate, describe, describe_images
+from worldgymnast.episodes.stats import Stats, aggregate, compute_image_stats, compute_stats
 from worldgymnast.errors import InputError
-from worldgymnast.staging import StagedFolder, disk_full, is_full, space_for
+from worldgymnast.staging import StagedFolder, disk_full_error, is_disk_full, space_for
 from worldgymnast.types import Episode
 from worldgymnast.video import VideoWriter
 
@@ -41,14 +41,14 @@ _FILES_PER_CHUNK = 1000
 
 
 class LeRobotWriter:
-    """Writes episodes one by one into a staging folder, which becomes `PATH` when the last is in; a context manager.
+    """Atomic writer of episodes.
 
-    Leaving the `with` block by an exception removes everything; a process killed leaves only a hidden staging folder,
-    which the next writer to the same path clears away.
+    Use as a context manager. An exception in the `with` block removes everything. A killed process leaves only a
+    hidden staging folder, which the next writer to the same path removes.
 
     Attributes:
-        episodes: how many were added.
-        frames: how many frames they have together.
+        episodes: number of episodes added.
+        frames: total number of frames.
     """
 
     def __init__(
@@ -61,20 +61,20 @@ class LeRobotWriter:
         frames_per_file: int = 50_000,
         lossless: bool = True,
     ):
-        """Opens the data set.
+        """Open the dataset.
 
         Args:
-            path: a folder that must not exist yet, or one that is staged already.
-            spec: of every action.
-            fps: frames per second of robot time. LeRobot wants a whole number: `info.json`, timestamps and videos have
-                the nearest, and the true rate is kept beside it for this project.
-            size: height and width of every frame of the main camera, in pixels; those of the first if left out.
-            megabytes_per_file: new video and data files are begun past this size,
-            frames_per_file: or past this many frames.
-            lossless: frames bit-identical when read back (H.264 in RGB), otherwise small (yuv420p).
+            path: a new folder, or a staged one.
+            spec: meaning of the actions.
+            fps: frames per second of robot time. LeRobot requires an integer: `info.json`, timestamps and videos use
+                the nearest one, and the exact rate is stored in this project's own field.
+            size: height and width of the main camera's frames, in pixels; defaults to those of the first episode.
+            megabytes_per_file: size after which new video and data files are started.
+            frames_per_file: number of frames after which new files are started.
+            lossless: frames are bit-identical when read back (H.264 in RGB), otherwise small (yuv420p).
 
         Raises:
-            InputError: the path exists, cannot be written, or another process is writing it.
+            InputError: the path exists, is not writable, or another process is writing it.
         """
         self._folder = path if isinstance(path, StagedFolder) else StagedFolder(path)
         self.path, self._root = self._folder.target, self._folder.path
@@ -95,19 +95,22 @@ class LeRobotWriter:
         self._data_file: Any = None
 
     def add(self, episode: Episode) -> None:
-        """Appends an episode; raises InputError or ActionSpecMismatch where it does not fit the data set."""
+        """Append an episode.
+
+        Raises InputError or ActionSpecMismatch if it does not match the dataset.
+        """
         self._check(episode)
         columns, frames = self._columns(episode), frames_of(episode)
         self._open_part(columns, len(episode.frames))
-        before = next(iter(self._videos.values())).count
+        first_frame = next(iter(self._videos.values())).count
         for name, writer in self._videos.items():
             writer.add(frames[name])
         self._data.write_table(rows_table(columns))
         self._stats.append(
-            {name: describe(values) for name, values in columns.items()}
-            | {name: describe_images(pixels) for name, pixels in frames.items()}
+            {name: compute_stats(values) for name, values in columns.items()}
+            | {name: compute_image_stats(pixels) for name, pixels in frames.items()}
         )
-        self._rows.append(self._episode_row(episode, before))
+        self._rows.append(self._episode_row(episode, first_frame))
         self.episodes += 1
         self.frames += len(episode.frames)
 
@@ -122,13 +125,13 @@ class LeRobotWriter:
         if episode.success is not None and len(episode.success) != len(episode.frames):
             raise InputError(f"{where}: field 'success': found {len(episode.success)}, expected {len(episode.frames)}")
         if episode.state is not None and not np.isfinite(episode.state).all():
-            raise InputError(f"{where}: field 'state' holds NaN or infinity, expected finite numbers")
-        found = Contents.of(episode)
+            raise InputError(f"{where}: field 'state': found NaN or infinity, expected finite numbers")
+        contents = Contents.of(episode)
         if self._contents is None:
-            main = next(iter(found.cameras))
-            self._contents = replace(found, cameras=found.cameras | ({main: self.size} if self.size else {}))
-        if differs := self._contents.difference(found):
-            raise InputError(f"{where}: {differs}; resize all, or write it into a data set of its own")
+            main = next(iter(contents.cameras))
+            self._contents = replace(contents, cameras=contents.cameras | ({main: self.size} if self.size else {}))
+        if difference := self._contents.difference(contents):
+            raise InputError(f"{where}: {difference}; resize all, or write it to a separate dataset")
 
     def _columns(self, episode: Episode) -> dict[str, np.ndarray]:
         count = len(episode.frames)
@@ -145,19 +148,19 @@ class LeRobotWriter:
             "task_index": np.full(count, task),
         }
 
-    def _episode_row(self, episode: Episode, before: int) -> dict[str, Any]:
-        place = self._place()
+    def _episode_row(self, episode: Episode, first_frame: int) -> dict[str, Any]:
+        indices = self._file_indices()
         videos: dict[str, Any] = {}
         for name in self._videos:
-            videos |= {f"videos/{name}/{key}": value for key, value in place.items()}
-            videos[f"videos/{name}/from_timestamp"] = before / self._rate
-            videos[f"videos/{name}/to_timestamp"] = (before + len(episode.frames)) / self._rate
+            videos |= {f"videos/{name}/{key}": value for key, value in indices.items()}
+            videos[f"videos/{name}/from_timestamp"] = first_frame / self._rate
+            videos[f"videos/{name}/to_timestamp"] = (first_frame + len(episode.frames)) / self._rate
         return {
             "episode_index": self.episodes,
             "tasks": [episode.instruction],
             "length": len(episode.frames),
-            "data/chunk_index": place["chunk_index"],
-            "data/file_index": place["file_index"],
+            "data/chunk_index": indices["chunk_index"],
+            "data/file_index": indices["file_index"],
             "dataset_from_index": self.frames,
             "dataset_to_index": self.frames + len(episode.frames),
             **videos,
@@ -169,17 +172,16 @@ class LeRobotWriter:
             f"{layout.OWN}/labelled": episode.success is not None,
         }
 
-    def _place(self, part: int | None = None) -> dict[str, int]:
+    def _file_indices(self, part: int | None = None) -> dict[str, int]:
         part = self._part if part is None else part
         return {"chunk_index": part // _FILES_PER_CHUNK, "file_index": part % _FILES_PER_CHUNK}
 
     def _open_part(self, columns: dict[str, np.ndarray], count: int) -> None:
-        """Makes sure that video files and a data file with room for `count` more frames are open."""
+        """Ensure that the open files have room for `count` frames."""
         assert self._contents is not None
         if self._videos:
-            files = [
-                path for path in map(self._video_file, self._videos) if path.exists()
-            ]  # made with its first packet
+            # A video file is created with its first packet.
+            files = [path for path in map(self._video_file, self._videos) if path.exists()]
             size = max((os.path.getsize(path) for path in files), default=0)
             if size < self._limits[0] and next(iter(self._videos.values())).count + count <= self._limits[1]:
                 return
@@ -187,19 +189,19 @@ class LeRobotWriter:
         import pyarrow.parquet as pq
 
         self._part += 1
-        data = self._root / layout.DATA.format(**self._place())
+        data = self._root / layout.DATA.format(**self._file_indices())
         data.parent.mkdir(parents=True, exist_ok=True)
-        self._data_file = open(data, "wb")  # noqa: SIM115 - closed with the part
+        self._data_file = open(data, "wb")  # noqa: SIM115 - closed by `_close_part`
         self._data = pq.ParquetWriter(self._data_file, rows_schema(columns))
         for name, pixels in self._contents.cameras.items():
             self._video_file(name).parent.mkdir(parents=True, exist_ok=True)
             self._videos[name] = VideoWriter(self._video_file(name), pixels, self._rate, self._lossless, exact=True)
 
     def _video_file(self, camera: str) -> Path:
-        return self._root / layout.VIDEO.format(video_key=camera, **self._place())
+        return self._root / layout.VIDEO.format(video_key=camera, **self._file_indices())
 
     def _close_part(self) -> None:
-        with ExitStack() as stack:  # closes all of them, last first, whatever one of them raises
+        with ExitStack() as stack:  # closes all of them, even if one raises
             if self._data_file is not None:
                 stack.callback(self._data_file.close)
             if self._data is not None:
@@ -209,10 +211,10 @@ class LeRobotWriter:
             self._videos, self._data, self._data_file = {}, None, None
 
     def close(self) -> None:
-        """Writes the metadata and moves the data set to its path.
+        """Write the metadata and rename the dataset to its path.
 
         Raises:
-            InputError: no episode was added, the path has come into being meanwhile, or the disk is full.
+            InputError: no episode was added, the path exists by now, or the disk is full.
         """
         try:
             with space_for(self.path):
@@ -220,7 +222,7 @@ class LeRobotWriter:
                     raise InputError(f"{self.path}: found 0 episodes to write, expected at least 1")
                 self._close_part()
                 if not any(row[f"{layout.OWN}/labelled"] for row in self._rows):
-                    self._drop_labels()
+                    self._remove_labels()
                 self._write_meta()
                 self._folder.publish()
         except BaseException:
@@ -228,26 +230,26 @@ class LeRobotWriter:
             raise
 
     def abort(self) -> None:
-        """Removes everything written so far."""
+        """Remove everything written so far."""
         try:
             self._close_part()
         except OSError:
-            pass  # The disk is full or gone: what matters now is that nothing half-written stays.
+            pass  # The disk is full or gone; removing the staging folder still matters.
         finally:
             self._folder.discard()
 
-    def _drop_labels(self) -> None:
-        """Takes the column `success` away where no episode has labels: it would say that all of them failed."""
+    def _remove_labels(self) -> None:
+        """Remove the column `success`, which without labels would mean failure."""
         for part in range(self._part + 1):
-            path = self._root / layout.DATA.format(**self._place(part))
+            path = self._root / layout.DATA.format(**self._file_indices(part))
             write_table(rows_without(path, "success"), path)
         for stats in self._stats:
             del stats["success"]
 
     def _write_meta(self) -> None:
         total = {name: aggregate([stats[name] for stats in self._stats]) for name in self._stats[0]}
-        plain = {feature: {name: value.tolist() for name, value in one.items()} for feature, one in total.items()}
-        for name, value in ((layout.INFO, self._info()), (STATS, plain)):
+        stats = {feature: {name: value.tolist() for name, value in part.items()} for feature, part in total.items()}
+        for name, value in ((layout.INFO, self._info()), (STATS, stats)):
             path = self._root / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(value, indent=4, ensure_ascii=False), encoding="utf-8")
@@ -284,19 +286,21 @@ class LeRobotWriter:
             self.close()
             return
         self.abort()
-        if is_full(error):
-            raise disk_full(self.path) from error
+        if is_disk_full(error):
+            raise disk_full_error(self.path) from error
 
 
 def _all_actions(episode: Episode) -> np.ndarray:
-    """float32 [T+1 a]: the actions, and the one recorded at the last frame or one that asks for no motion."""
+    """The actions of all rows, float32 [T+1 a].
+
+    The last one is recorded or without motion.
+    """
     actions = episode.actions.astype(np.float32)
     last = episode.last_action
     if last is None:
         if not len(actions):
             raise InputError(
-                f"episode of task '{episode.task}': found one frame and no action, expected at least 1 action; leave "
-                "it out"
+                f"episode of task '{episode.task}': found one frame and no action, expected at least 1 action; omit it"
             )
         last = motionless(episode.spec, actions[-1:], actions[-1])[0]
     return np.concatenate([actions, np.asarray(last, np.float32)[None]])

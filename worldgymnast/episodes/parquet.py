@@ -1,4 +1,4 @@
-"""Columns of parquet files that other people wrote, checked before anything relies on them."""
+"""Read and validate columns of parquet files from untrusted sources."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from worldgymnast.errors import InputError
 from worldgymnast.files import mistaken_file, short
 
 MAX_ROWS, MAX_VALUES, MAX_BYTES = 2**25, 2**28, 2**34
-"""Files with more rows, and columns with more values or bytes, are refused before they are decoded: a few kilobytes can
-stand for terabytes."""
+"""Limits of rows per file, and of values and bytes per column, checked before decoding: kilobytes can encode
+terabytes."""
 
 MAX_TABLE_ROWS = 2_000_000
-"""Most rows of a table of metadata, such as one an episode: they become Python objects."""
+"""Maximum rows of a metadata table, such as one row per episode, which become Python objects."""
 
 _MAX_TABLE_VALUES = 4 * MAX_TABLE_ROWS
 _MAX_TABLE_BYTES = 2**29
@@ -28,108 +28,120 @@ Table = dict[str, Any]
 
 
 def column_names(path: Path) -> list[str]:
-    """Names of the columns; raises InputError where the file is no parquet file."""
-    return _opened(path, lambda file: list(file.schema_arrow.names))
+    """Names of the columns.
+
+    Raises InputError if the file is not a parquet file.
+    """
+    return _with_file(path, lambda file: list(file.schema_arrow.names))
 
 
 def pandas_metadata(path: Path) -> bytes:
-    """What pandas noted about its index, as JSON; empty where another program wrote the file."""
-    return _opened(path, lambda file: (file.schema_arrow.metadata or {}).get(b"pandas", b""))
+    """Metadata of pandas as JSON; empty for files of other programs."""
+    return _with_file(path, lambda file: (file.schema_arrow.metadata or {}).get(b"pandas", b""))
 
 
-def read_table(path: Path, columns: Sequence[str] | None = None, combine: bool = True, most: int = MAX_ROWS) -> Table:
+def read_table(
+    path: Path, columns: Sequence[str] | None = None, combine: bool = True, max_rows: int = MAX_ROWS
+) -> Table:
     """Read columns as arrow arrays by name.
 
     Args:
         path: the file.
-        columns: which; those it does not have are left out. All by default.
-        combine: one array a column, rather than chunks (pictures can be more than one array holds).
-        most: rows that the file may hold, by its own account, before any is read.
+        columns: names of the columns, all by default; missing ones are omitted.
+        combine: combine the chunks of a column into one array, which is too small for many pictures.
+        max_rows: maximum number of rows, checked in the header.
 
     Raises:
-        InputError: it cannot be read, or holds more than `most` rows, or `MAX_VALUES` values in a column.
+        InputError: the file cannot be read, or has more than `max_rows` rows or `MAX_VALUES` values in a column.
     """
 
     def read(file: Any) -> Table:
         names = [name for name in file.schema_arrow.names if columns is None or name in columns]
-        _bound(file.metadata, names, path, min(most, MAX_ROWS), MAX_VALUES)
+        _check_limits(file.metadata, names, path, min(max_rows, MAX_ROWS), MAX_VALUES)
         table = file.read(names)
         return {name: table.column(name).combine_chunks() if combine else table.column(name) for name in names}
 
-    return _opened(path, read)
+    return _with_file(path, read)
 
 
 def read_lists(path: Path, columns: Sequence[str] | None = None) -> dict[str, list[Any]]:
-    """Read columns of a table of metadata as lists of Python values by name.
+    """Read columns of a metadata table as lists by name.
 
     Raises:
-        InputError: it cannot be read, has text that is none, or more than `MAX_TABLE_ROWS` rows.
+        InputError: the file cannot be read, has invalid text, or more than `MAX_TABLE_ROWS` rows.
     """
     import pyarrow as pa
 
     def read(file: Any) -> Any:
         names = [name for name in file.schema_arrow.names if columns is None or name in columns]
-        longest = _bound(file.metadata, names, path, MAX_TABLE_ROWS, _MAX_TABLE_VALUES)
+        largest = _check_limits(file.metadata, names, path, MAX_TABLE_ROWS, _MAX_TABLE_VALUES)
         size, batches = 0, []
-        step = min(_BATCH_ROWS, max(1, _BATCH_BYTES // max(longest, 1)))  # one text may be as long as its column
+        step = min(_BATCH_ROWS, max(1, _BATCH_BYTES // max(largest, 1)))  # one text may be as long as its column
         for batch in file.iter_batches(step, columns=names):
-            columns_read = [_decoded(column) for column in batch.columns]
-            batches.append(pa.RecordBatch.from_arrays(columns_read, batch.schema.names))
+            decoded = [_decode_dictionary(column) for column in batch.columns]
+            batches.append(pa.RecordBatch.from_arrays(decoded, batch.schema.names))
             size += batches[-1].nbytes
             if size > _MAX_TABLE_BYTES:
                 raise InputError(
-                    f"{path}: holds more than {_MAX_TABLE_BYTES:,} bytes, expected fewer in a table of metadata; copy "
-                    "it again"
+                    f"{path}: found more than {_MAX_TABLE_BYTES:,} bytes, expected fewer in a metadata table; copy it "
+                    "again"
                 )
-        found = pa.Table.from_batches(batches) if batches else file.read(names)
-        return {name: found.column(name) for name in names}
+        table = pa.Table.from_batches(batches) if batches else file.read(names)
+        return {name: table.column(name) for name in names}
 
-    table = _opened(path, read)
+    table = _with_file(path, read)
     return {name: python_values(column, f"{path}: field '{name}'") for name, column in table.items()}
 
 
-def _decoded(column: Any) -> Any:
-    """The column with its values in place of numbers in a dictionary, so that their bytes can be counted."""
+def _decode_dictionary(column: Any) -> Any:
+    """Replace dictionary codes by their values, whose size can then be measured."""
     import pyarrow as pa
 
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
 def python_values(column: Any, where: str) -> list[Any]:
-    """An arrow column as Python values; raises InputError for text that is no UTF-8."""
+    """An arrow column as Python values.
+
+    Raises InputError for text that is not UTF-8.
+    """
     try:
         return column.to_pylist()
-    except (ValueError, OverflowError) as error:  # ValueError: no UTF-8
+    except (ValueError, OverflowError) as error:  # ValueError: not UTF-8
         raise InputError(f"{where}: cannot be read ({error}); copy the file again") from error
 
 
-def _opened(path: Path, work: Callable[[Any], Any]) -> Any:
+def _with_file(path: Path, function: Callable[[Any], Any]) -> Any:
+    """Open a parquet file and call a function with it."""
     import pyarrow.parquet as pq
 
     try:
         if not path.is_file():
             raise InputError(f"{path}: no such file, expected it by the metadata; copy the folder again")
-        with open(path, "rb") as source, pq.ParquetFile(source) as file:  # pyarrow takes `out:1` for an address
-            return work(file)
+        with open(path, "rb") as source, pq.ParquetFile(source) as file:  # pyarrow parses `out:1` as a URL
+            return function(file)
     except InputError:
         raise
     except Exception as error:
-        if said := mistaken_file(path):
-            raise InputError(f"{path}: cannot be read as parquet ({said})") from error
+        if reason := mistaken_file(path):
+            raise InputError(f"{path}: cannot be read as parquet ({reason})") from error
         message = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"{path}: cannot be read as parquet ({message}); copy the file again") from error
 
 
-def _bound(metadata: Any, names: Sequence[str], path: Path, most: int, values: int) -> int:
-    """The bytes of the largest part of a column of `names`, unpacked, by the file's own account.
+def _check_limits(metadata: Any, names: Sequence[str], path: Path, max_rows: int, max_values: int) -> int:
+    """Check the sizes declared in the header.
+
+    Returns:
+        Decompressed bytes of the largest row group of a column in `names`.
 
     Raises:
-        InputError: there are more rows than `most`, or a column holds too much.
+        InputError: there are more than `max_rows` rows, or a column is too large.
     """
-    if metadata.num_rows > most:
+    if metadata.num_rows > max_rows:
         raise InputError(
-            f"{path}: found {metadata.num_rows:,} rows, expected at most {most:,} by the metadata or in any such file; "
-            "copy it again, or split it"
+            f"{path}: found {metadata.num_rows:,} rows, expected at most {max_rows:,} by the metadata or in any such "
+            "file; copy it again, or split it"
         )
     counts: dict[str, int] = {}
     sizes: dict[str, int] = {}
@@ -143,37 +155,44 @@ def _bound(metadata: Any, names: Sequence[str], path: Path, most: int, values: i
             counts[name] = counts.get(name, 0) + column.num_values
             sizes[name] = sizes.get(name, 0) + column.total_uncompressed_size
             largest = max(largest, column.total_uncompressed_size)
-    for found, limit, what in ((counts, values, "values"), (sizes, MAX_BYTES, "bytes")):
-        for name, count in found.items():
+    for totals, limit, what in ((counts, max_values, "values"), (sizes, MAX_BYTES, "bytes")):
+        for name, count in totals.items():
             if count > limit:
                 raise InputError(
-                    f"{path}: field '{name}': found {count:,} {what}, expected at most {limit:,} in a file; split it"
+                    f"{path}: field '{name}': found {count:,} {what}, expected at most {limit:,} per file; split it"
                 )
     return largest
 
 
 def field_of(record: dict[str, Any], name: str, path: Path) -> Any:
-    """`record[name]`, or an InputError that names the file."""
+    """The value `record[name]`.
+
+    Raises an InputError that names the file if it is missing.
+    """
     if name not in record:
-        raise InputError(f"{path}: field '{name}' is missing, found {sorted(record)[:8]}; is this a LeRobotDataset?")
+        raise InputError(
+            f"{path}: field '{name}' is missing, found {sorted(record)[:8]}; check that this is a LeRobotDataset"
+        )
     return record[name]
 
 
 def numbers(table: Table, name: str, path: Path) -> np.ndarray:
-    """A column of numbers or flags, [n]; lists of one number count as that number.
+    """A column of numbers or flags, [n].
+
+    Lists of one number are accepted.
 
     Raises:
-        InputError: the column is missing, holds nulls, or anything but numbers.
+        InputError: the column is missing, has nulls, or is not numeric.
     """
     import pyarrow as pa
 
     column = field_of(table, name, path)
     if not _is_number(column.type) and _is_list(column.type):
-        column = _flat(column, name, path, 1)
+        column = _flatten(column, name, path, 1)
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if not (_is_number(column.type) or pa.types.is_boolean(column.type)):
-        raise InputError(f"{path}: field '{name}': found {column.type} a row, expected a number; convert the column")
+        raise InputError(f"{path}: field '{name}': found {column.type} per row, expected a number; convert the column")
     if column.null_count:
         row = int(np.flatnonzero(np.asarray(column.is_null()))[0])
         raise InputError(f"{path}: field '{name}': row {row} is empty, expected a number; remove the episode")
@@ -181,41 +200,45 @@ def numbers(table: Table, name: str, path: Path) -> np.ndarray:
 
 
 def integers(table: Table, name: str, path: Path) -> np.ndarray:
-    """A column of whole numbers, int64 [n]; raises InputError for others."""
-    found = numbers(table, name, path)
-    if found.dtype.kind == "u":
-        found = found.astype(np.float64) if found.dtype.itemsize == 8 else found.astype(np.int64)
-    if found.dtype.kind in "bi":
-        return found.astype(np.int64)
-    bad = np.flatnonzero(~(np.isfinite(found) & (found == np.floor(found)) & (np.abs(found) < 2.0**62)))
+    """A column of integers, int64 [n]; raises InputError for other values."""
+    values = numbers(table, name, path)
+    if values.dtype.kind == "u":
+        values = values.astype(np.float64) if values.dtype.itemsize == 8 else values.astype(np.int64)
+    if values.dtype.kind in "bi":
+        return values.astype(np.int64)
+    bad = np.flatnonzero(~(np.isfinite(values) & (values == np.floor(values)) & (np.abs(values) < 2.0**62)))
     if len(bad):
         raise InputError(
-            f"{path}: field '{name}': row {bad[0]}: found {found[bad[0]]}, expected a whole number; correct it"
+            f"{path}: field '{name}': row {bad[0]}: found {values[bad[0]]}, expected an integer; correct it"
         )
-    return found.astype(np.int64)
+    return values.astype(np.int64)
 
 
 def labels(table: Table, name: str, path: Path) -> np.ndarray:
     """A column of success labels, bool [n].
 
     Raises:
-        InputError: it holds anything but flags or numbers: every word would count as a success.
+        InputError: the values are not flags or the numbers 0 and 1; other values would be truthy.
     """
     column = field_of(table, name, path)
     try:
-        found = numbers(table, name, path)
+        values = numbers(table, name, path)
     except InputError as error:
-        values = python_values(column, f"{path}: field '{name}'")
-        shown = next((short(value) for value in values if not isinstance(value, bool)), str(column.type))
-        raise _no_label(path, name, shown) from error
-    bad = np.flatnonzero(~np.isin(found, (0, 1)))
+        items = python_values(column, f"{path}: field '{name}'")
+        shown = next((short(item) for item in items if not isinstance(item, bool)), str(column.type))
+        raise _label_error(path, name, shown) from error
+    bad = np.flatnonzero(~np.isin(values, (0, 1)))
     if len(bad):
-        raise _no_label(path, name, repr(found[bad[0]].item()))
-    return found.astype(bool)
+        raise _label_error(path, name, repr(values[bad[0]].item()))
+    return values.astype(bool)
 
 
 def texts(table: Table, name: str, path: Path) -> tuple[np.ndarray, tuple[str, ...]] | None:
-    """A column of text: int64 [n] numbers of the texts (-1 for none), and the texts; None for other columns."""
+    """A text column as codes and distinct texts; None for other columns.
+
+    Returns:
+        int64 [n], index of each row's text (-1 for null), and the texts.
+    """
     import pyarrow as pa
 
     column = field_of(table, name, path)
@@ -229,62 +252,67 @@ def texts(table: Table, name: str, path: Path) -> tuple[np.ndarray, tuple[str, .
     return codes, tuple(word or "" for word in words)
 
 
-def _no_label(path: Path, name: str, shown: str) -> InputError:
-    return InputError(f"{path}: field '{name}': found {shown}, expected true or false a frame; convert the column")
+def _label_error(path: Path, name: str, shown: str) -> InputError:
+    return InputError(f"{path}: field '{name}': found {shown}, expected true or false per frame; convert the column")
 
 
 def vectors(table: Table, name: str, path: Path, width: int | None = None) -> np.ndarray:
-    """A column of lists of numbers, float32 [n a]; numbers beyond float32 become infinite, nulls NaN.
+    """A column of lists of numbers, float32 [n a].
+
+    Overflows become infinite, nulls NaN.
 
     Args:
         table: the columns.
-        name: which.
+        name: name of the column.
         path: the file, for messages.
-        width: how many numbers a row; by default as many as the first row has.
+        width: numbers per row; by default that of the first row.
 
     Raises:
-        InputError: the column is missing, holds no lists of numbers, or rows of another width.
+        InputError: the column is missing, is not numeric, or has rows of another width.
     """
     column = field_of(table, name, path)
     if _is_number(column.type):
-        flat, a = column, 1
+        flat, row_width = column, 1
         if width not in (None, 1):
-            raise _wrong_width(path, name, 1, width)
+            raise _width_error(path, name, 1, width)
     else:
         if not _is_list(column.type):
             raise InputError(
-                f"{path}: field '{name}': found {column.type} a row, expected a list of numbers; convert it"
+                f"{path}: field '{name}': found {column.type} per row, expected a list of numbers; convert it"
             )
-        a = width or _first_width(column)
-        flat = _flat(column, name, path, a)
+        row_width = width or _first_width(column)
+        flat = _flatten(column, name, path, row_width)
     if not _is_number(flat.type):
-        raise InputError(f"{path}: field '{name}': found {flat.type} a row, expected numbers; convert the column")
+        raise InputError(f"{path}: field '{name}': found {flat.type} per row, expected numbers; convert the column")
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.asarray(flat.to_numpy(zero_copy_only=False)).astype(np.float32).reshape(-1, a)
+        return np.asarray(flat.to_numpy(zero_copy_only=False)).astype(np.float32).reshape(-1, row_width)
 
 
 def _first_width(column: Any) -> int:
-    """How many entries the first list of a column has."""
+    """Length of the first list of a column."""
     import pyarrow.compute as pc
 
     first = pc.call_function("list_value_length", [column.slice(0, 1)]).to_pylist()
     return (first[0] if first else None) or 1
 
 
-def _flat(column: Any, name: str, path: Path, width: int) -> Any:
-    """The numbers of a column of lists; raises InputError unless every list has `width`."""
+def _flatten(column: Any, name: str, path: Path, width: int) -> Any:
+    """Flatten a column of lists.
+
+    Raises InputError unless all lists have length `width`.
+    """
     import pyarrow.compute as pc
 
-    found = np.asarray(pc.call_function("list_value_length", [column]).fill_null(0)).astype(np.int64)
-    bad = np.flatnonzero(found != width)
+    lengths = np.asarray(pc.call_function("list_value_length", [column]).fill_null(0)).astype(np.int64)
+    bad = np.flatnonzero(lengths != width)
     if len(bad):
-        raise _wrong_width(path, name, int(found[bad[0]]), width, f"row {bad[0]}: ")
+        raise _width_error(path, name, int(lengths[bad[0]]), width, f"row {bad[0]}: ")
     return column.flatten()
 
 
-def _wrong_width(path: Path, name: str, found: int, width: int | None, where: str = "") -> InputError:
+def _width_error(path: Path, name: str, actual: int, width: int | None, where: str = "") -> InputError:
     return InputError(
-        f"{path}: field '{name}': {where}found {found} numbers a row, expected {width}; correct the shape in "
+        f"{path}: field '{name}': {where}found {actual} numbers per row, expected {width}; correct the shape in "
         "meta/info.json or the rows"
     )
 

@@ -1,4 +1,4 @@
-"""Frames per second of robot time: what a data set says, and what a person says of it."""
+"""Frame rate of a dataset: declared, given by the user, or assumed."""
 
 from __future__ import annotations
 
@@ -8,47 +8,44 @@ from pathlib import Path
 
 from worldgymnast.errors import FieldError, InputError
 
-SLOWEST, FASTEST = 1e-3, 1e4
+MIN_FPS, MAX_FPS = 1e-3, 1e4
 _TOLERANCE = 0.01
 
 
-def check_given(fps: float | None) -> None:
-    """Raise InputError for a rate that no robot has."""
-    if fps is not None and not SLOWEST <= fps <= FASTEST:
-        what = "more than 0" if not fps >= SLOWEST else f"at most {FASTEST:g}"
-        raise FieldError("fps", f"found {fps:g}, expected {what}")
+def check_fps(fps: float | None) -> None:
+    """Raise InputError for a rate outside `MIN_FPS` to `MAX_FPS`."""
+    if fps is not None and not MIN_FPS <= fps <= MAX_FPS:
+        expected = "more than 0" if not fps >= MIN_FPS else f"at most {MAX_FPS:g}"
+        raise FieldError("fps", f"found {fps:g}, expected {expected}")
 
 
-def agreed_rate(
-    path: str | Path, said: float | None, given: float | None = None, assumed: float | None = None
+def resolve_rate(
+    path: str | Path, declared: float | None, given: float | None = None, assumed: float | None = None
 ) -> float:
-    """The rate of a data set.
+    """The frame rate of a dataset, in robot time.
 
     Args:
-        path: the data set, for messages.
-        said: by the data set, None where its format does not say.
-        given: by a person, who may only repeat what the data set says.
-        assumed: taken, with a line on stderr, where neither says it.
+        path: the dataset, for messages.
+        declared: rate in the dataset's metadata; None if its format has none.
+        given: rate given by the user; must agree with `declared` to within 1%.
+        assumed: default without either, reported on stderr.
 
     Raises:
-        InputError: nobody says the rate, or two say different ones.
+        InputError: the rates disagree, or there is none.
 
-    >>> agreed_rate("my_set", None, 10)
+    >>> resolve_rate("my_set", None, 10)
     10
     """
-    if said is not None:
-        if given is not None and not math.isclose(said, given, rel_tol=_TOLERANCE):
+    if declared is not None:
+        if given is not None and not math.isclose(declared, given, rel_tol=_TOLERANCE):
             raise InputError(
-                f"{path}: found {said:g} frames per second by the data set, expected {given:g} as given (--fps); leave "
-                "it out, or correct the data set"
+                f"{path}: found {declared:g} frames per second in the dataset, expected {given:g} (--fps); omit --fps, "
+                "or correct the dataset"
             )
-        return said
+        return declared
     if given is None and assumed is not None:
-        print(f"{path}: does not say its rate; taken is {assumed:g} frames per second", file=sys.stderr, flush=True)
+        print(f"{path}: no frame rate; assuming {assumed:g} frames per second", file=sys.stderr, flush=True)
     rate = given or assumed
     if rate is None:
-        raise InputError(
-            f"{path}: RLDS does not say how many frames there are in a second; give the robot's rate with --fps (in "
-            "Python: fps=...)"
-        )
+        raise InputError(f"{path}: RLDS stores no frame rate; give the robot's rate with --fps (in Python: fps=...)")
     return rate

@@ -1,6 +1,6 @@
-"""What describes an RLDS data set: `features.json`, `dataset_info.json` and the names of its shards.
+"""Metadata of an RLDS dataset, from its JSON files and shards.
 
-A folder holds one version of one data set. Everything here is read once and serves `rlds.read` and `check` alike.
+A folder has one version of one dataset. `rlds.read` and `check` share this module.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from worldgymnast.files import json_object, read_json_object, short, visible
 FEATURES, INFO = "features.json", "dataset_info.json"
 _SHARD = re.compile(r"(?P<name>.+)-(?P<split>[^-]+)\.tfrecord-(?P<index>\d+)-of-(?P<count>\d+)")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
-_HINT = "expected the folder of an RLDS data set, with its features.json; copy the folder again"
+_HINT = "expected the folder of an RLDS dataset, with its features.json; copy the folder again"
 _METADATA = "episode_metadata"
 _MAX_DEPTH = 20
 _MAX_WIDTH = 10_000
 _MAX_PIXELS = 64 * 2**20
 _MAIN_CAMERA = "image_0"
 _ACTIONS = ("action", "actions")
-_SHOWN = 5
+_MAX_SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Camera:
-    """One feature that holds a picture a step.
+    """A feature with one picture per step.
 
     Attributes:
-        key: of the feature in a record, such as "steps/observation/image_0".
-        shape: height, width and channels as features.json says them; None where it does not, () if unreadable.
-        dtype: of a channel, such as "uint8".
-        encoding: "picture" (PNG or JPEG), or how a raw tensor is stored: "none", "bytes" or "zlib".
+        key: key of the feature in a record, such as "steps/observation/image_0".
+        shape: declared height, width and channels; None for a variable size, () if invalid.
+        dtype: type of a channel, such as "uint8".
+        encoding: "picture" (PNG or JPEG), or the storage of a raw tensor: "none", "bytes" or "zlib".
     """
 
     key: str
@@ -47,27 +47,30 @@ class Camera:
 
     @property
     def name(self) -> str:
-        """What `image_key` calls it, such as "image_0"."""
+        """The name for `image_key`, such as "image_0"."""
         return self.key.removeprefix("steps/").removeprefix("observation/")
 
     @property
     def is_readable(self) -> bool:
-        """Whether features.json describes pictures of 8 bits a channel; depth is stored as uint16 or float32."""
+        """Whether the pictures have 8 bits per channel.
+
+        Depth is uint16 or float32.
+        """
         return self.dtype == "uint8" and self.shape[-1:] in ((), (None,), (1,), (3,), (4,))
 
     @property
     def is_color(self) -> bool:
-        """Whether the pictures are color by features.json and not depth by name: those that are read unasked."""
+        """Whether the pictures are color, which is read by default."""
         return self.is_readable and self.shape[-1:] != (1,) and not is_depth_name(self.name)
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One file of records.
+    """A file of records.
 
     Attributes:
         path: the file.
-        count: how many records it should hold, None where dataset_info.json does not say.
+        count: declared number of records; None if dataset_info.json has none.
     """
 
     path: Path
@@ -76,19 +79,19 @@ class Shard:
 
 @dataclass(frozen=True)
 class Description:
-    """What the metadata and the shards' names say.
+    """The content of the metadata and of the shards' names.
 
     Attributes:
         root: the folder.
-        name: of the data set.
-        split: the one that is read.
-        other_splits: those that are there and are not read.
+        name: name of the dataset.
+        split: the split that is read.
+        other_splits: the splits that are not read.
         shards: the files of the split, in order.
-        unread: files that look like shards and are none by their name.
-        cameras: the ones that are read, side by side.
-        action_key: the feature with the actions, such as "steps/action".
-        width: of the action.
-        texts: features that hold text.
+        unread: files similar to shards, but with an invalid name.
+        cameras: the selected cameras, read side by side.
+        action_key: key of the action feature, such as "steps/action".
+        width: width of the action.
+        texts: keys of text features.
     """
 
     root: Path
@@ -108,60 +111,64 @@ def describe(path: str | Path, image_key: str | None = None, split: str | None =
 
     Args:
         path: the folder with `features.json` and the shards.
-        image_key: which camera, such as "image_0"; several with commas between, "all" for every color camera; without
-            it the only color camera, or `image_0`.
-        split: such as "train"; without it "train" where it is there, else the only one.
+        image_key: the camera, such as "image_0"; several separated by commas, or "all" color cameras. Defaults to the
+            only color camera, or `image_0`.
+        split: the split; defaults to "train", or the only one.
 
     Raises:
-        InputError: no shards, a missing or doubled shard, two data sets in the folder, metadata of another data set,
-            no such camera or one without colors, or no flat action.
+        InputError: shards are missing or duplicated, the folder has two datasets, the metadata belong to another
+            dataset, a camera does not exist or has no colors, or the action is not a flat tensor.
     """
     root = Path(path)
     file = root / FEATURES
     data = read_json_object(file, _HINT)
     leaves = dict(_leaves(_steps(data, file), "steps", file))
-    meta = _leaves(_inside(data, "featuresDict", "features", _METADATA), _METADATA, file)
+    meta = _leaves(_get_nested(data, "featuresDict", "features", _METADATA), _METADATA, file)
     texts = sorted(key for key, feature in [*leaves.items(), *meta] if isinstance(feature.get("text"), dict))
     action_key, width = _action(leaves, file)
-    cameras = _chosen(_cameras(leaves), image_key, file)
-    files, unread = _named(root)
-    name = _one_name(files, root)
-    wanted = _split(sorted({match["split"] for _, match in files}), split, root)
-    shards = _shards([(file, match) for file, match in files if match["split"] == wanted], _lengths(root, name, wanted))
-    others = sorted({match["split"] for _, match in files} - {wanted})
-    return Description(
-        root, name, wanted, tuple(others), shards, tuple(unread), cameras, action_key, width, tuple(texts)
-    )
+    cameras = _select(_cameras(leaves), image_key, file)
+    files, unread = _list_shards(root)
+    name = _dataset_name(files, root)
+    splits = sorted({match["split"] for _, match in files})
+    split = _choose_split(splits, split, root)
+    shards = _shards([(file, match) for file, match in files if match["split"] == split], _lengths(root, name, split))
+    others = tuple(other for other in splits if other != split)
+    return Description(root, name, split, others, shards, tuple(unread), cameras, action_key, width, tuple(texts))
 
 
 def versions(root: Path) -> list[Path]:
-    """Folders of versions in `root`, as TensorFlow Datasets lays them out: NAME/1.0.0."""
+    """Folders of versions in `root`, as in TensorFlow Datasets: NAME/1.0.0."""
     return [path for path in visible(root.iterdir()) if _VERSION.fullmatch(path.name) and (path / FEATURES).is_file()]
 
 
-def _inside(value: Any, *names: str) -> Any:
-    """The value under nested keys; None where a level is missing or no object."""
+def _get_nested(value: Any, *names: str) -> Any:
+    """The value under nested keys.
+
+    None if a level is missing or not an object.
+    """
     for name in names:
         value = value.get(name) if isinstance(value, dict) else None
     return value
 
 
 def _steps(data: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The description of one step."""
+    """The feature of a step."""
     for outer in ("sequence", "dataset"):
-        step = _inside(data, "featuresDict", "features", "steps", outer, "feature")
-        if isinstance(_inside(step, "featuresDict", "features"), dict):
+        step = _get_nested(data, "featuresDict", "features", "steps", outer, "feature")
+        if isinstance(_get_nested(step, "featuresDict", "features"), dict):
             return step
-    found = _inside(data, "featuresDict", "features")
-    shown = short(sorted(found if isinstance(found, dict) else data))
-    raise InputError(f"{path}: field 'steps' is missing or holds no features, found {shown}; is this RLDS?")
+    features = _get_nested(data, "featuresDict", "features")
+    shown = short(sorted(features if isinstance(features, dict) else data))
+    raise InputError(
+        f"{path}: field 'steps' is missing or has no features, found {shown}; check that this is an RLDS dataset"
+    )
 
 
 def _leaves(feature: Any, path: str, file: Path, depth: int = 0) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields (key in a record, description) of every feature that holds no others."""
+    """Yield the record key and the description of every leaf feature."""
     if depth > _MAX_DEPTH:
-        raise InputError(f"{file}: features are nested more than {_MAX_DEPTH} deep; copy the file again")
-    inner = _inside(feature, "featuresDict", "features")
+        raise InputError(f"{file}: features are nested more than {_MAX_DEPTH} levels deep; copy the file again")
+    inner = _get_nested(feature, "featuresDict", "features")
     if isinstance(inner, dict):
         for name, child in inner.items():
             yield from _leaves(child, f"{path}/{name}", file, depth + 1)
@@ -170,16 +177,22 @@ def _leaves(feature: Any, path: str, file: Path, depth: int = 0) -> Iterator[tup
 
 
 def _integer(value: Any) -> int | None:
-    """A JSON integer, or one in a string as protocol buffers write it; None for anything else."""
+    """A JSON integer, or one in a string as in protocol buffers.
+
+    None for other values.
+    """
     if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,18}", value):
         return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**60 else None
 
 
 def _shape(feature: dict[str, Any]) -> tuple[int | None, ...] | None:
-    """Sizes of the axes, None for one that varies; None where there is no readable shape."""
-    dimensions = _inside(feature, "shape", "dimensions")
-    if dimensions is None and isinstance(_inside(feature, "shape"), dict):
+    """Sizes of the axes, None for a variable one.
+
+    None if the shape is invalid.
+    """
+    dimensions = _get_nested(feature, "shape", "dimensions")
+    if dimensions is None and isinstance(_get_nested(feature, "shape"), dict):
         return ()
     sizes = [_integer(size) for size in dimensions] if isinstance(dimensions, list) else [None]
     if not isinstance(dimensions, list) or any(size is None for size in sizes):
@@ -195,58 +208,61 @@ def _action(leaves: dict[str, dict[str, Any]], path: Path) -> tuple[str, int]:
             continue
         shape = _shape(json_object(feature.get("tensor"), path, f"{name}.tensor"))
         if shape is None or len(shape) != 1 or not 0 < (shape[0] or 0) <= _MAX_WIDTH:
-            found = short(_inside(feature, "tensor", "shape"))
+            shown = short(_get_nested(feature, "tensor", "shape"))
             raise InputError(
-                f"{path}: field '{name}': found shape {found}, expected one axis of 1 to {_MAX_WIDTH:,}; only flat "
-                "actions are read"
+                f"{path}: field '{name}': found shape {shown}, expected one axis of 1 to {_MAX_WIDTH:,}; only flat "
+                "actions are supported"
             )
         return f"steps/{name}", int(shape[0] or 0)
     parts = sorted(key for key in leaves if key.startswith(tuple(f"steps/{name}/" for name in _ACTIONS)))
-    found = f"a dictionary ({', '.join(parts[:_SHOWN])})" if parts else short(sorted(leaves))
+    shown = f"a dictionary ({', '.join(parts[:_MAX_SHOWN])})" if parts else short(sorted(leaves))
     raise InputError(
-        f"{path}: field 'action': found {found}, expected one tensor of one axis; join its parts into one feature"
+        f"{path}: field 'action': found {shown}, expected one tensor of one axis; join its parts into one feature"
     )
 
 
 def _cameras(leaves: dict[str, dict[str, Any]]) -> list[Camera]:
-    """Every feature that holds pictures, by key; tensors count where they have the shape of a color picture."""
-    found = []
+    """All features with pictures, sorted by key.
+
+    Includes tensors with the shape of a color picture.
+    """
+    cameras = []
     for key, feature in sorted(leaves.items()):
         image, tensor = feature.get("image"), feature.get("tensor")
         if isinstance(image, dict):
-            found.append(Camera(key, _shape(image) or (), str(image.get("dtype") or "uint8")))
+            cameras.append(Camera(key, _shape(image) or (), str(image.get("dtype") or "uint8")))
         elif isinstance(tensor, dict):
             shape = _shape(tensor) or ()
             camera = Camera(key, shape, str(tensor.get("dtype")), str(tensor.get("encoding") or "none").lower())
             sides = [size or 0 for size in shape]
             if len(sides) == 3 and sides[2] == 3 and camera.is_color and 0 < sides[0] * sides[1] <= _MAX_PIXELS:
-                found.append(camera)
-    return found
+                cameras.append(camera)
+    return cameras
 
 
-def _chosen(cameras: Sequence[Camera], image_key: str | None, path: Path) -> tuple[Camera, ...]:
-    """The cameras that `image_key` names."""
+def _select(cameras: Sequence[Camera], image_key: str | None, path: Path) -> tuple[Camera, ...]:
+    """The cameras in `image_key`."""
     by_name = {camera.name: camera for camera in cameras} | {camera.key: camera for camera in cameras}
     color = [camera.name for camera in cameras if camera.is_color]
     if image_key is None:
         image_key = _default(cameras, path)
     names = color if image_key == "all" else [name.strip() for name in image_key.split(",")]
     if not names:
-        raise InputError(f"{path}: found no color camera, expected at least one; is this the right data set?")
+        raise InputError(f"{path}: found no color camera, expected at least one; check the path")
     for name in names:
         if name not in by_name:
             raise InputError(f"{path}: found cameras {color}, expected '{name}'; name one of them with --image-key")
         camera = by_name[name]
         if not camera.is_readable:
             raise InputError(
-                f"{path}: field '{camera.name}': found {camera.dtype} {short(list(camera.shape))}, which is no color "
-                f"picture (depth, for example), expected uint8 with 3 channels; name one of {color} with --image-key"
+                f"{path}: field '{camera.name}': found {camera.dtype} {short(list(camera.shape))}, expected a color "
+                f"picture (uint8 with 3 channels), not depth; name one of {color} with --image-key"
             )
     return tuple(by_name[name] for name in names)
 
 
 def _default(cameras: Sequence[Camera], path: Path) -> str:
-    """The camera that is read where none is named: the only color one, or `image_0`, or else the only gray one."""
+    """The default camera: `image_0`, or the only one."""
     names = [camera.name for camera in cameras if camera.is_color]
     if _MAIN_CAMERA in names:
         return _MAIN_CAMERA
@@ -254,64 +270,74 @@ def _default(cameras: Sequence[Camera], path: Path) -> str:
     if len(names) == 1:
         return names[0]
     if not names:
-        others = ", ".join(f"{c.name} ({c.dtype} {short(list(c.shape))})" for c in cameras[:_SHOWN]) or "none"
+        others = ", ".join(f"{c.name} ({c.dtype} {short(list(c.shape))})" for c in cameras[:_MAX_SHOWN]) or "none"
         raise InputError(
             f"{path}: found no color camera among the pictures ({others}), expected uint8 with 3 channels; depth is "
-            "not read"
+            "not supported"
         )
     raise InputError(
-        f"{path}: found cameras {names}, expected one; name it with --image-key (several with commas between, or all)"
+        f"{path}: found cameras {names}, expected one; name it with --image-key (several separated by commas, or all)"
     )
 
 
-def _named(root: Path) -> tuple[list[tuple[Path, re.Match[str]]], list[Path]]:
-    """The shards with what their names say, and files that look like shards and are none."""
+def _list_shards(root: Path) -> tuple[list[tuple[Path, re.Match[str]]], list[Path]]:
+    """The shards with their parsed names, and similar files with invalid names."""
     try:
         entries = visible(root.iterdir())
     except OSError as error:
-        raise InputError(f"{root}: cannot be read ({error.strerror}); expected the folder of a data set") from error
+        raise InputError(f"{root}: cannot be read ({error.strerror}); expected the folder of a dataset") from error
     files = [(path, match) for path in entries if (match := _SHARD.fullmatch(path.name))]
     unread = [path for path in entries if ".tfrecord" in path.name and not _SHARD.fullmatch(path.name)]
     if not files:
         other = [path.name for path in entries if ".array_record" in path.name or ".riegeli" in path.name]
-        seen = f"only {other[0]} and the like, which is another format" if other else "none"
-        seen = f"only {unread[0].name}" if unread and not other else seen
-        is_packed = unread and not other and unread[0].suffix in (".gz", ".zst")
-        fix = "; unpack them" if is_packed else "; rename it, if it is the whole data set" if len(unread) == 1 else ""
-        raise InputError(f"{root}: found no shards ({seen}), expected NAME-SPLIT.tfrecord-00000-of-0000N{fix}")
+        raise InputError(
+            f"{root}: found no shards ({_describe_files(other, unread)}), expected "
+            f"NAME-SPLIT.tfrecord-00000-of-0000N{_shard_fix(other, unread)}"
+        )
     return files, unread
 
 
-def _one_name(files: Sequence[tuple[Path, re.Match[str]]], root: Path) -> str:
+def _describe_files(other: Sequence[str], unread: Sequence[Path]) -> str:
+    if other:
+        return f"only files such as {other[0]}, a different format"
+    return f"only {unread[0].name}" if unread else "none"
+
+
+def _shard_fix(other: Sequence[str], unread: Sequence[Path]) -> str:
+    if unread and not other and unread[0].suffix in (".gz", ".zst"):
+        return "; decompress them"
+    return "; rename it, if it is the complete dataset" if len(unread) == 1 else ""
+
+
+def _dataset_name(files: Sequence[tuple[Path, re.Match[str]]], root: Path) -> str:
     names = sorted({match["name"] for _, match in files})
     if len(names) > 1:
         raise InputError(
-            f"{root}: found shards of {len(names)} data sets ({', '.join(names[:_SHOWN])}), expected one; "
-            "features.json describes one of them: put each into a folder of its own"
+            f"{root}: found shards of {len(names)} datasets ({', '.join(names[:_MAX_SHOWN])}), expected one; "
+            "features.json describes one of them: move each into a separate folder"
         )
     return names[0]
 
 
-def _split(splits: Sequence[str], wanted: str | None, root: Path) -> str:
-    if wanted is None and len(splits) == 1:
+def _choose_split(splits: Sequence[str], requested: str | None, root: Path) -> str:
+    if requested is None and len(splits) == 1:
         return splits[0]
-    if (wanted or "train") not in splits:
-        raise InputError(
-            f"{root}: found splits {list(splits)}, expected '{wanted or 'train'}'; put each into its own folder"
-        )
-    return wanted or "train"
+    split = requested or "train"
+    if split not in splits:
+        raise InputError(f"{root}: found splits {list(splits)}, expected '{split}'; move each into a separate folder")
+    return split
 
 
 def _lengths(root: Path, name: str, split: str) -> list[int] | None:
-    """Records of each shard by dataset_info.json; None where it is absent or does not say."""
+    """Number of records per shard in dataset_info.json; None if not declared."""
     path = root / INFO
     if not path.is_file():
         return None
     info = read_json_object(path)
     if isinstance(info.get("name"), str) and info["name"] != name:
         raise InputError(
-            f"{path}: field 'name': found {short(info['name'])}, expected \"{name}\" as the shards are called; the "
-            "metadata are another data set's: copy those that belong to the shards"
+            f"{path}: field 'name': found {short(info['name'])}, expected \"{name}\" as in the names of the shards; "
+            "copy the metadata that belong to the shards"
         )
     splits = info.get("splits") or []
     if isinstance(splits, dict):
@@ -319,60 +345,68 @@ def _lengths(root: Path, name: str, split: str) -> list[int] | None:
     if not isinstance(splits, list):
         raise InputError(f"{path}: field 'splits': found {short(splits)}, expected a list; copy the file again")
     for index, part in enumerate(splits):
-        said = json_object(part, path, f"splits[{index}]")
-        if said.get("name") == split:
-            return _shard_lengths(said.get("shardLengths", said.get("shard_lengths")), path, split)
+        declared = json_object(part, path, f"splits[{index}]")
+        if declared.get("name") == split:
+            return _shard_lengths(declared.get("shardLengths", declared.get("shard_lengths")), path, split)
     return None
 
 
-def _shard_lengths(found: Any, path: Path, split: str) -> list[int] | None:
-    if not found and (found is None or isinstance(found, list)):
+def _shard_lengths(value: Any, path: Path, split: str) -> list[int] | None:
+    if not value and (value is None or isinstance(value, list)):
         return None
-    lengths = [_integer(length) for length in found] if isinstance(found, list) else [None]
+    lengths = [_integer(length) for length in value] if isinstance(value, list) else [None]
     if any(length is None or length < 0 for length in lengths):
         raise InputError(
-            f"{path}: field 'splits', shardLengths of '{split}': found {short(found)}, expected a list of numbers; "
+            f"{path}: field 'splits', shardLengths of '{split}': found {short(value)}, expected a list of numbers; "
             "copy the file again"
         )
     return [length for length in lengths if length is not None]
 
 
 def _shards(files: Sequence[tuple[Path, re.Match[str]]], lengths: list[int] | None) -> tuple[Shard, ...]:
-    """The shards of one split in order, each there once."""
+    """The shards of one split in order.
+
+    Raises InputError if one is missing or duplicated.
+    """
     first = files[0][0]
     counts = sorted({int(match["count"]) for _, match in files})
     if len(counts) > 1:
         raise InputError(
-            f"{first}: found shards of {counts[0]} and of {counts[1]} in one folder, expected one version of the data "
-            "set; remove the files of the other"
+            f"{first}: found shards of {counts[0]} and of {counts[1]} in one folder, expected one version of the "
+            "dataset; remove the files of the other"
         )
+    count = counts[0]
     by_index: dict[int, Path] = {}
     for path, match in files:
         index = int(match["index"])
-        if index in by_index or index >= counts[0]:
-            said = f"there already as {by_index[index].name}" if index in by_index else f"beyond the {counts[0]}"
-            raise InputError(f"{path}: shard {index} is {said}, expected each once; remove one")
+        if index in by_index:
+            raise InputError(f"{path}: shard {index} already exists as {by_index[index].name}; remove one")
+        if index >= count:
+            raise InputError(f"{path}: found shard {index}, expected at most {count - 1}; remove it")
         by_index[index] = path
-    missing = [index for index in range(min(counts[0], len(by_index) + _SHOWN)) if index not in by_index][:_SHOWN]
-    if missing:
-        raise InputError(f"{first}: shards {missing} of {counts[0]} are missing; copy the folder again")
-    if lengths is not None and len(lengths) != counts[0]:
+    candidates = range(min(count, len(by_index) + _MAX_SHOWN))
+    if missing := [index for index in candidates if index not in by_index][:_MAX_SHOWN]:
+        raise InputError(f"{first}: shards {missing} of {count} are missing; copy the folder again")
+    if lengths is not None and len(lengths) != count:
         raise InputError(
-            f"{first}: found {counts[0]} shards, expected {len(lengths)} by {INFO}; the metadata are another version's"
+            f"{first}: found {count} shards, expected {len(lengths)} by {INFO}; copy the metadata of this version"
         )
-    _no_copies([by_index[index] for index in sorted(by_index)])
+    _check_copies([by_index[index] for index in sorted(by_index)])
     return tuple(Shard(by_index[i], None if lengths is None else lengths[i]) for i in sorted(by_index))
 
 
-def _no_copies(paths: Sequence[Path]) -> None:
-    """Raises InputError where two shards hold the same bytes; only files of equal size are compared."""
+def _check_copies(paths: Sequence[Path]) -> None:
+    """Raise InputError if two shards are identical.
+
+    Only files of equal size are compared.
+    """
     by_size: dict[int, list[Path]] = {}
     for path in paths:
         try:
             size = path.stat().st_size
-            alike = [other for other in by_size.get(size, []) if size and filecmp.cmp(path, other, shallow=False)]
+            copies = [other for other in by_size.get(size, []) if size and filecmp.cmp(path, other, shallow=False)]
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror}); check the file") from error
-        if alike:
-            raise InputError(f"{path}: is a copy of {alike[0].name}, expected another shard; copy the folder again")
+        if copies:
+            raise InputError(f"{path}: is a copy of {copies[0].name}, expected distinct shards; copy the folder again")
         by_size.setdefault(size, []).append(path)

@@ -1,4 +1,4 @@
-"""How likely a clip is of each episode: by data set, by task and by outcome."""
+"""Sampling weights of episodes by dataset, task and outcome."""
 
 from __future__ import annotations
 
@@ -11,18 +11,24 @@ from worldgymnast.errors import FieldError
 
 
 def check_shares(shares: Sequence[float], sets: int) -> None:
-    """Raises `InputError` unless there is one positive number per set, or none at all."""
+    """Raise `InputError` unless there is one positive number per set."""
     if shares and (len(shares) != sets or not all(0 < share < np.inf for share in shares)):
         found = " ".join(f"{share:g}" for share in shares)
         raise FieldError(
-            "shares", f"found {found} for {sets} data sets, expected one positive number for each; correct them"
+            "shares", f"found {found} for {sets} datasets, expected one positive number for each; correct them"
         )
 
 
-def weigh(sets: Sequence[EpisodeSet], shares: Sequence[float]) -> np.ndarray | None:
-    """How likely a clip is of each episode of `concatenate(sets)`, float [e], so that each set has its share of clips.
+def share_weights(sets: Sequence[EpisodeSet], shares: Sequence[float]) -> np.ndarray | None:
+    """Weights of episodes that give each dataset its share of clips.
 
-    Within a set an episode is as likely as it is long. None for no shares: then that holds for all sets together.
+    Args:
+        sets: the datasets.
+        shares: one positive number for each, or none.
+
+    Returns:
+        float [e] over the episodes of `concatenate(sets)`, proportional to their lengths within a dataset. None
+        without shares; lengths then count over all datasets.
 
     Raises:
         InputError: there is not one positive number per set.
@@ -33,22 +39,25 @@ def weigh(sets: Sequence[EpisodeSet], shares: Sequence[float]) -> np.ndarray | N
     return np.concatenate([share * part.length / part.length.sum() for part, share in zip(sets, shares, strict=True)])
 
 
-def balanced(episodes: EpisodeSet, weights: np.ndarray | None = None) -> np.ndarray:
-    """Weights float [e] under which half of each task's clips are of episodes that succeed and half of ones that fail.
+def balanced_weights(episodes: EpisodeSet, weights: np.ndarray | None = None) -> np.ndarray:
+    """Weights that draw successes and failures of each task equally often.
 
-    Where a task has only one kind, or no labels, its weights stay.
+    The weights of a task with one outcome only, or without labels, are unchanged.
 
     Args:
-        episodes: e of them.
-        weights: how likely each would be otherwise; without, as likely as it is long.
+        episodes: e episodes.
+        weights: float [e], weights before balancing; by default the episodes' lengths.
+
+    Returns:
+        float [e].
     """
-    found = (episodes.length if weights is None else weights).astype(np.float64)
+    result = (episodes.length if weights is None else weights).astype(np.float64)
     task = np.array(episodes.kinds)
     for name in set(episodes.kinds):
         labelled = (task == name) & episodes.labelled
         halves = [labelled & (episodes.succeeded == outcome) for outcome in (True, False)]
-        if all(found[half].sum() > 0 for half in halves):
-            total = found[labelled].sum()
+        if all(result[half].sum() > 0 for half in halves):
+            total = result[labelled].sum()
             for half in halves:
-                found[half] *= 0.5 * total / found[half].sum()
-    return found
+                result[half] *= 0.5 * total / result[half].sum()
+    return result

@@ -1,12 +1,12 @@
-"""Episodes in WorldGym's layout: `N.mp4` with T frames beside `N.npz` with `arr_0` float32 [T, 10].
+"""Read and write WorldGym's format: `N.mp4` and `N.npz`.
 
-Row i is the action taken at frame i; the last row has no frame after it and is dropped when read, and written as zeros.
-So is frame i + 1 conditioned on row i here and in the published inference; published training and validation pair
-frame i with row i (arXiv 2506.00613 and its code), one frame apart from that.
+The video has T frames, the npz file `arr_0` float32 [T, 10].
+Row i is the action taken at frame i. The last row has no next frame; it is dropped when read and written as zeros.
+Frame i + 1 is thus conditioned on row i, as in the published inference. Published training and validation pair frame i
+with row i instead (arXiv 2506.00613 and its code), which is off by one frame.
 
-The layout has no room for the sentence and the labels: this project writes them into `N.json` beside the two, which
-other readers ignore; its fields are those of `Notes`. The mp4's own frame rate (20) is a habit of the format; the
-robot's is 5 Hz.
+The format has no instruction and labels. This project writes them to `N.json` (see `Notes`), which other readers
+ignore. The mp4's frame rate (20) is a convention of the format; the robot's rate is 5 Hz.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from typing import Any
 import numpy as np
 
 from worldgymnast.actions import WORLDGYM, converter
-from worldgymnast.episodes.cache import cached_frames, fingerprint
-from worldgymnast.episodes.rates import agreed_rate
+from worldgymnast.episodes.cache import cached_frames, files_hash
+from worldgymnast.episodes.rates import resolve_rate
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import InputError
 from worldgymnast.files import mistaken, read_json_object, short, visible
 from worldgymnast.staging import StagedFolder
 from worldgymnast.types import Episode
-from worldgymnast.video import check_rate, encode, frame_count, iterate, rate, resize
+from worldgymnast.video import check_rate, encode, frame_count, iterate_frames, rate, resize
 
 _CONTAINER_FPS = 20.0
 _ROBOT_FPS = 5.0
@@ -43,16 +43,16 @@ _ACTIONS = "arr_0"
 
 @dataclass(frozen=True)
 class Notes:
-    """What this project writes beside an episode; every field may be left out.
+    """The JSON file of an episode; all fields are optional.
 
     Attributes:
         instruction: the sentence, or "".
         task: name of the task, or "".
-        source: how the episode came about (see `Episode.source`).
+        source: origin of the episode (see `Episode.source`).
         layout: seed of the scene, -1 for none.
         fps: frames per second of robot time.
-        success: bool [T], whether the task was accomplished at that frame; None where nobody said. In the file it is a
-            list of T times true or false (or 1 and 0); a single true or false is about the last frame.
+        success: bool [T], whether the task is accomplished at each frame; None if unlabelled. The file has a list of T
+            booleans (or 1 and 0), or a single boolean for the last frame.
     """
 
     instruction: str = ""
@@ -64,13 +64,13 @@ class Notes:
 
 
 @dataclass(frozen=True)
-class Files:
-    """One episode, sound but for its video, which is not decoded yet.
+class EpisodeFiles:
+    """A valid episode whose video is not decoded yet.
 
     Attributes:
-        video: the mp4 file; the others have its name.
-        actions: float32 [T, 10], one row a frame.
-        notes: what stands beside it.
+        video: the mp4 file; the other files have the same stem.
+        actions: float32 [T, 10], one row per frame.
+        notes: content of the JSON file.
     """
 
     video: Path
@@ -79,19 +79,22 @@ class Files:
 
 
 def videos(path: str | Path) -> list[Path]:
-    """The episodes' mp4 files in order; raises InputError where there is none."""
+    """The mp4 files of the episodes, sorted.
+
+    Raises InputError if there are none.
+    """
     root = Path(path)
-    found = [file for file in visible(root.glob("*")) if file.suffix.lower() == ".mp4"]
-    if not found:
+    files = [file for file in visible(root.glob("*")) if file.suffix.lower() == ".mp4"]
+    if not files:
         raise InputError(f"{root}: found no mp4 files, expected a folder of N.mp4 and N.npz; check the path")
-    return found
+    return files
 
 
-def inspect(path: str | Path) -> Iterator[Files | InputError]:
-    """Yield each episode, or what is wrong with it.
+def inspect(path: str | Path) -> Iterator[EpisodeFiles | InputError]:
+    """Yield each episode or its error.
 
     Raises:
-        InputError: there is no video at all.
+        InputError: there are no videos.
     """
     root = Path(path)
     files = videos(root)
@@ -99,34 +102,37 @@ def inspect(path: str | Path) -> Iterator[Files | InputError]:
     for file in visible(root.glob("*.npz")):
         if file.stem not in stems:
             yield InputError(f"{file}: video: found none, expected {file.stem}.mp4; copy the folder again")
-    first: Files | None = None
+    first: EpisodeFiles | None = None
     video_rate: float | None = None
     for file in files:
         try:
             if stems[file.stem] > 1:
                 raise InputError(f"{file}: found two videos of this name, expected one; remove one")
             rows = read_actions(file)
-            found = Files(file, rows, read_notes(file, len(rows)))
+            episode = EpisodeFiles(file, rows, read_notes(file, len(rows)))
             if first is None:
-                first, video_rate = found, rate(file)
-            _alike(first, found)
+                first, video_rate = episode, rate(file)
+            _check_robot_rate(first, episode)
             check_rate(file, video_rate, f"as {first.video.name} has")
-            yield found
+            yield episode
         except InputError as error:
             yield error
 
 
-def _alike(first: Files, other: Files) -> None:
-    """Raises InputError where two episodes differ in rate (one model has one)."""
+def _check_robot_rate(first: EpisodeFiles, other: EpisodeFiles) -> None:
+    """Raise InputError if two episodes differ in rate."""
     if other.notes.fps != first.notes.fps:
         raise InputError(
             f"{other.video.with_suffix('.json')}: field 'fps': found {other.notes.fps:g}, expected "
-            f"{first.notes.fps:g} as of {first.video.name}; put episodes of another rate into a folder of their own"
+            f"{first.notes.fps:g} as in {first.video.name}; move episodes of another rate into a separate folder"
         )
 
 
 def read_actions(video: Path) -> np.ndarray:
-    """float32 [T, 10], one row a frame, of the npz file beside `video`; numbers may be NaN."""
+    """Read the actions of a video from its npz file, float32 [T, 10].
+
+    Values may be NaN.
+    """
     path = video.with_suffix(".npz")
     if path.exists() and not path.is_file():
         raise InputError(f"{path}: is not a regular file, expected the actions of {video.name}; check the path")
@@ -139,13 +145,10 @@ def read_actions(video: Path) -> np.ndarray:
         raise InputError(
             f"{path}: no such file, expected the actions of {video.name}; copy the folder again"
         ) from error
-    except Exception as error:  # zipfile and numpy raise a dozen kinds on damaged files
-        said = (
-            (not zipfile.is_zipfile(path) and mistaken(_head(path)))
-            or str(error).split("\n")[0][:200]
-            or type(error).__name__
-        )
-        raise InputError(f"{path}: cannot be read as npz ({said}); copy the file again") from error
+    except Exception as error:  # zipfile and NumPy raise many types for damaged files
+        reason = mistaken(_head(path)) if not zipfile.is_zipfile(path) else ""
+        reason = reason or str(error).split("\n")[0][:200] or type(error).__name__
+        raise InputError(f"{path}: cannot be read as npz ({reason}); copy the file again") from error
     return rows
 
 
@@ -158,34 +161,34 @@ def _head(path: Path) -> bytes:
 
 
 def _array(archive: zipfile.ZipFile, path: Path) -> np.ndarray:
-    """float32 [T, 10]; the sizes in the array's header are looked at before anything is unpacked."""
+    """Read the array, float32 [T, 10]; its header is checked before decompression."""
     names = [info.filename for info in archive.infolist()]
     if names.count(f"{_ACTIONS}.npy") != 1:
-        found = short([name.removesuffix(".npy") for name in names])
-        raise InputError(f"{path}: field 'arr_0' is missing, found {found}; write the actions under it, once")
+        shown = short([name.removesuffix(".npy") for name in names])
+        raise InputError(f"{path}: field 'arr_0' is missing, found {shown}; write the actions under that name, once")
     member = archive.getinfo(f"{_ACTIONS}.npy")
-    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others are unpacked without a bound
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others decompress without a limit
         raise InputError(f"{path}: found compression {member.compress_type}, expected none or deflate; write it again")
     with archive.open(member) as file:
-        begin = io.BytesIO(file.read(_MAX_HEADER))
-        shape, fortran, dtype = _header(begin, path)
+        head = io.BytesIO(file.read(_MAX_HEADER))
+        shape, is_fortran, dtype = _header(head, path)
         if len(shape) != 2 or shape[1] != WORLDGYM.dim or not 0 < shape[0] <= _MAX_ROWS:
-            found = short(list(shape))
-            raise InputError(f"{path}: field 'arr_0': found shape {found}, expected [T, {WORLDGYM.dim}]")
+            shown = short(list(shape))
+            raise InputError(f"{path}: field 'arr_0': found shape {shown}, expected [T, {WORLDGYM.dim}]")
         if dtype.kind not in "fiu":
             raise InputError(f"{path}: field 'arr_0': found numpy type {dtype}, expected float32; write numbers")
         size = shape[0] * shape[1] * dtype.itemsize
-        content = begin.read()
-        content += file.read(max(size + 1 - len(content), 0))  # one more: at the end the checksum is compared
+        content = head.read()
+        content += file.read(max(size + 1 - len(content), 0))  # one more byte triggers the check of the checksum
         if len(content) != size:
             raise InputError(f"{path}: field 'arr_0': found {len(content)} bytes, expected {size}; copy the file again")
-    rows = np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
-    with np.errstate(over="ignore"):  # beyond float32 is infinity, which is refused
+    rows = np.frombuffer(content, dtype).reshape(shape, order="F" if is_fortran else "C")
+    with np.errstate(over="ignore"):  # overflows become infinity, which is rejected
         return np.ascontiguousarray(rows, np.float32)
 
 
 def _header(file: io.BytesIO, path: Path) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether columns come first, and type of the array in a npy file."""
+    """Shape, Fortran order and dtype of the array in a npy file."""
     version = np.lib.format.read_magic(file)
     if version == (1, 0):
         return np.lib.format.read_array_header_1_0(file)
@@ -195,27 +198,31 @@ def _header(file: io.BytesIO, path: Path) -> tuple[tuple[int, ...], bool, np.dty
 
 
 def read_notes(video: Path, frames: int) -> Notes:
-    """What this project wrote beside an episode of `frames` frames; the defaults for a folder of anyone else's.
+    """Read the JSON file of an episode; defaults if there is none.
+
+    Args:
+        video: the mp4 file.
+        frames: number of frames of the episode.
 
     Raises:
-        InputError: the file is no JSON object, or a field holds what it cannot mean.
+        InputError: the file is not a JSON object, or a field is invalid.
     """
     path = video.with_suffix(".json")
-    if not os.path.lexists(path):  # a link to nowhere is no absence: labels would be lost without a word
+    if not os.path.lexists(path):  # a dangling link is an error: its labels would be lost silently
         return Notes()
-    said = read_json_object(path)
+    fields = read_json_object(path)
     return Notes(
-        instruction=_words(said, "instruction", path),
-        task=_words(said, "task", path),
-        source=_words(said, "source", path),
-        layout=_layout(said.get("layout"), path),
-        fps=_fps(said.get("fps", _ROBOT_FPS), path),
-        success=_success(said.get("success"), frames, video),
+        instruction=_text(fields, "instruction", path),
+        task=_text(fields, "task", path),
+        source=_text(fields, "source", path),
+        layout=_layout(fields.get("layout"), path),
+        fps=_fps(fields.get("fps", _ROBOT_FPS), path),
+        success=_success(fields.get("success"), frames, video),
     )
 
 
-def _words(said: dict[str, Any], name: str, path: Path) -> str:
-    value = said.get(name)
+def _text(fields: dict[str, Any], name: str, path: Path) -> str:
+    value = fields.get(name)
     if value is not None and not isinstance(value, str):
         raise InputError(f"{path}: field '{name}': found {short(value)}, expected a string; correct it")
     return value or ""
@@ -238,7 +245,10 @@ def _fps(value: Any, path: Path) -> float:
 
 
 def _success(value: Any, frames: int, video: Path) -> np.ndarray | None:
-    """bool [T] or None; nothing but true, false, 1 and 0 is a label: `"no"` and 2 would count as successes."""
+    """Labels bool [T] or None.
+
+    Values other than true, false, 1 and 0 are rejected.
+    """
     path = video.with_suffix(".json")
     if value is None:
         return None
@@ -246,11 +256,11 @@ def _success(value: Any, frames: int, video: Path) -> np.ndarray | None:
         return np.arange(frames) == (frames - 1 if value else -1)
     if not isinstance(value, list):
         raise InputError(
-            f"{path}: field 'success': found {short(value)}, expected true, false, or one of them a frame; correct it"
+            f"{path}: field 'success': found {short(value)}, expected true, false, or a list of them; correct it"
         )
     if len(value) != frames:
-        _require(frame_count(video), frames, video)  # if the video is the one that differs, that is what is wrong
-        raise InputError(f"{path}: field 'success': found {len(value)} labels, expected {frames}, one a row of actions")
+        _check_count(frame_count(video), frames, video)  # a wrong video is reported first
+        raise InputError(f"{path}: field 'success': found {len(value)} labels, expected {frames}, one per action")
     for index, label in enumerate(value):
         if not isinstance(label, bool | int | float) or label not in (0, 1):
             raise InputError(
@@ -260,30 +270,31 @@ def _success(value: Any, frames: int, video: Path) -> np.ndarray | None:
 
 
 def read(path: str | Path, *, size: int | tuple[int, int] | None = None, fps: float | None = None) -> EpisodeSet:
-    """Reads a folder; decoded frames are cached as in `lerobot.read`.
+    """Read a folder; decoded frames are cached as in `lerobot.read`.
 
     Args:
         path: the folder.
         size: pixels to resize the frames to.
-        fps: frames per second of robot time, if they are to be compared with what the notes say.
+        fps: expected frames per second of robot time, compared with those of the JSON files.
 
     Raises:
-        InputError: a file is missing or damaged, holds NaN or what it cannot mean, a video's length differs from its
-            actions', or the notes say another rate.
+        InputError: a file is missing, damaged or invalid, actions are NaN, the lengths of video and actions differ, or
+            the rate is different.
     """
     root = Path(path)
-    found = list(_sound(root))
-    notes = [one.notes for one in found]
-    agreed_rate(path, notes[0].fps if notes else None, fps)
-    count = np.array([len(one.actions) for one in found], np.int64)
-    files = [one.video for one in found]
-    key = fingerprint([*files, *(file.with_suffix(".npz") for file in files)], size)
+    episodes = list(_valid_episodes(root))
+    notes = [episode.notes for episode in episodes]
+    resolve_rate(path, notes[0].fps if notes else None, fps)
+    count = np.array([len(episode.actions) for episode in episodes], np.int64)
+    files = [episode.video for episode in episodes]
+    key = files_hash([*files, *(file.with_suffix(".npz") for file in files)], size)
     pixels = "native" if size is None else str(size).replace(" ", "")
-    marks = [np.zeros(n, bool) if note.success is None else note.success for n, note in zip(count, notes, strict=True)]
+    labels = [np.zeros(n, bool) if note.success is None else note.success for n, note in zip(count, notes, strict=True)]
+    rows = [np.concatenate([episode.actions[:-1], np.zeros_like(episode.actions[:1])]) for episode in episodes]
     return EpisodeSet(
-        frames=cached_frames(root, pixels, key, int(count.sum()), lambda: _frames(found, size)),
-        actions=np.concatenate([np.concatenate([one.actions[:-1], np.zeros_like(one.actions[:1])]) for one in found]),
-        success=np.concatenate(marks),
+        frames=cached_frames(root, pixels, key, int(count.sum()), lambda: _frames(episodes, size)),
+        actions=np.concatenate(rows),
+        success=np.concatenate(labels),
         first=np.concatenate([[0], np.cumsum(count)[:-1]]).astype(np.int64),
         length=count - 1,
         labelled=np.array([note.success is not None for note in notes], bool),
@@ -296,45 +307,45 @@ def read(path: str | Path, *, size: int | tuple[int, int] | None = None, fps: fl
     )
 
 
-def _sound(root: Path) -> Iterator[Files]:
-    for one in inspect(root):
-        if isinstance(one, InputError):
-            raise one
-        if not np.isfinite(one.actions[:-1]).all():  # `check` looks at the numbers itself
-            file = one.video.with_suffix(".npz")
+def _valid_episodes(root: Path) -> Iterator[EpisodeFiles]:
+    for episode in inspect(root):
+        if isinstance(episode, InputError):
+            raise episode
+        if not np.isfinite(episode.actions[:-1]).all():  # `check` reports NaN itself
+            file = episode.video.with_suffix(".npz")
             raise InputError(
-                f"{file}: field 'arr_0' holds NaN or infinity, expected finite numbers; remove the episode"
+                f"{file}: field 'arr_0': found NaN or infinity, expected finite numbers; remove the episode"
             )
-        yield one
+        yield episode
 
 
-def _frames(episodes: list[Files], size: int | tuple[int, int] | None) -> Iterator[tuple[Path, np.ndarray]]:
-    for one in episodes:
-        found, expected = 0, len(one.actions)
-        for frame in iterate(one.video):
-            found += 1
-            if found <= expected:
-                yield one.video, frame if size is None else resize(frame, size)
-        _require(found, expected, one.video)
+def _frames(episodes: list[EpisodeFiles], size: int | tuple[int, int] | None) -> Iterator[tuple[Path, np.ndarray]]:
+    for episode in episodes:
+        count, expected = 0, len(episode.actions)
+        for frame in iterate_frames(episode.video):
+            count += 1
+            if count <= expected:
+                yield episode.video, frame if size is None else resize(frame, size)
+        _check_count(count, expected, episode.video)
 
 
-def _require(found: int, expected: int, video: Path) -> None:
-    if found != expected:
-        raise InputError(f"{video}: found {found} frames, expected {expected}, one a row of {video.stem}.npz")
+def _check_count(count: int, expected: int, video: Path) -> None:
+    if count != expected:
+        raise InputError(f"{video}: found {count} frames, expected {expected}, one per row of {video.stem}.npz")
 
 
 def write(path: str | Path, episodes: Iterable[Episode]) -> None:
-    """Writes episodes into a new folder; actions are converted to WorldGym's where a conversion is known.
+    """Write episodes to a new folder, converting actions to WorldGym's spec.
 
     Raises:
-        InputError: the path exists, another process writes it, there are no episodes, or the disk is full.
+        InputError: the path exists, another process is writing it, there are no episodes, or the disk is full.
         ActionSpecMismatch: an episode's actions cannot be converted.
     """
     with StagedFolder(path) as folder:
-        written = 0
-        for written, episode in enumerate(episodes, 1):
-            _write_one(folder.path / f"{written - 1:09d}", episode)
-        if not written:
+        count = 0
+        for count, episode in enumerate(episodes, 1):
+            _write_one(folder.path / f"{count - 1:09d}", episode)
+        if not count:
             raise InputError(f"{path}: found 0 episodes to write, expected at least 1")
 
 

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from worldgymnast.errors import InputError
 from worldgymnast.evaluation.success import RESAMPLES, Estimate, Outcome
 from worldgymnast.files import read_json, short
-from worldgymnast.records import check_rows, is_outcome, is_verdict, is_whole
+from worldgymnast.records import check_rows, is_count, is_outcome, is_verdict
 
 _DRAWS = RESAMPLES // 10
 _NAN = float("nan")
@@ -208,7 +208,7 @@ def _check_agreement(content: Mapping[str, Any], file: Path) -> Mapping[str, Any
     def is_row(row: Mapping[str, Any]) -> bool:
         success = row.get("success")
         known = isinstance(success, list) and success and all(map(is_verdict, success))
-        return bool(known) and isinstance(row.get("task"), str) and is_whole(row.get("layout"))
+        return bool(known) and isinstance(row.get("task"), str) and is_count(row.get("layout"))
 
     for name, places in content.items():
         for place, rows in places.items():

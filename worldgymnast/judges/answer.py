@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from worldgymnast.endpoint import Unusable
+from worldgymnast.endpoint import UnusableReply
 from worldgymnast.judges.doubts import is_hypothetical, other_scale, second_score, text_denies
 from worldgymnast.judges.signs import Scores, plain, word_set
 from worldgymnast.judges.wording import NOTHING, Reading, read_after, read_alone
-from worldgymnast.replies import without_thoughts
+from worldgymnast.replies import strip_reasoning
 
 
-class NoScore(Unusable):
+class NoScore(UnusableReply):
     """An answer without a readable score; the message gives the reason."""
 
 
@@ -98,7 +98,7 @@ def read_score(text: str, scores: Scores) -> float:
     """
     if not text.strip():
         raise NoScore("empty", "empty answer")
-    answer = without_thoughts(text)
+    answer = strip_reasoning(text)
     if answer is None:
         raise NoScore("cut off", "no score in the answer: it ends inside a thought")
     if len(answer) > _LONGEST:

@@ -41,7 +41,7 @@ from worldgymnast.judges.prompt import (
     verdict,
 )
 from worldgymnast.types import Clip, Verdict
-from worldgymnast.video import enlarged
+from worldgymnast.video import enlarge_to
 
 Tokens = tuple[int, ...]
 
@@ -179,7 +179,7 @@ class LocalVLM:
 
     def _prompt(self, clip: Clip) -> tuple[str, list[Image.Image]]:
         """Prompt up to the model's answer, with image placeholders, and its images."""
-        frames = enlarged(sample_frames(clip.frames, self.config.frames), self.config.pixels)
+        frames = enlarge_to(sample_frames(clip.frames, self.config.frames), self.config.pixels)
         parts = question(
             self.rubric,
             replace(clip, frames=frames),

@@ -13,10 +13,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from worldgymnast.endpoint import NO_CHAT, Endpoint, RequestFailed, Unusable, counted
+from worldgymnast.endpoint import NO_CHAT, Endpoint, RequestFailed, UnusableReply, token_count
 from worldgymnast.errors import InputError
 from worldgymnast.judges.prompt import Part, Rubric, question, schema
-from worldgymnast.replies import answer_of, without_thoughts
+from worldgymnast.replies import answer_text, strip_reasoning
 from worldgymnast.types import Clip
 
 _SIDE = 64
@@ -105,8 +105,8 @@ def _ask_color(judge: RemoteJudge, parts: Sequence[Part]) -> str:
     """
     fields = {k: v for k, v in judge.fields().items() if k in ("temperature", "max_tokens")}
     try:
-        answer = without_thoughts(answer_of(_first(judge.endpoint.reply(judge.messages(parts), **fields)))) or ""
-    except (RequestFailed, Unusable):
+        answer = strip_reasoning(answer_text(_first(judge.endpoint.reply(judge.messages(parts), **fields)))) or ""
+    except (RequestFailed, UnusableReply):
         return ""
     colors = [color for color in ("black", "white") if color in answer.lower()]
     return colors[0] if len(colors) == 1 else ""
@@ -119,7 +119,7 @@ def _first(reply: Any) -> Any:
 
 def _tokens(reply: Any) -> int:
     """Tokens of the question; 0 if the server does not report them."""
-    return counted(getattr(reply, "usage", None), "prompt_tokens")
+    return token_count(getattr(reply, "usage", None), "prompt_tokens")
 
 
 def refused(endpoint: Endpoint, failed: RequestFailed, what: str) -> InputError:
@@ -189,7 +189,7 @@ def abilities(judge: RemoteJudge) -> Abilities:
 def _is_verdict_json(choice: Any) -> bool:
     """Whether an answer is JSON with a score."""
     try:
-        text = answer_of(choice)
-    except Unusable:
+        text = answer_text(choice)
+    except UnusableReply:
         return False
     return text.strip().startswith("{") and '"score"' in text

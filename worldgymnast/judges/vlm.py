@@ -40,7 +40,7 @@ from worldgymnast.judges.prompt import (
     verdict,
 )
 from worldgymnast.ledger import Ledger
-from worldgymnast.replies import answer_of
+from worldgymnast.replies import answer_text
 from worldgymnast.types import Clip, Verdict
 from worldgymnast.video import jpeg_url
 from worldgymnast.weights import fingerprint
@@ -138,13 +138,13 @@ class VLMJudge:
         stored, votes = self._stored_answers(key), self.config.votes
         cost, error = 0.0, None
         if len(stored) < votes:
-            with self.ledger.holding(key, self.endpoint.stopped):
+            with self.ledger.claim(key, self.endpoint.stopped):
                 stored = self._stored_answers(key)  # another process may have asked in the meantime
                 missing = [number for number in range(votes) if number not in stored]
                 parts = question(self.rubric, clip, criterion, self.config.frames, self.config.sheet)
                 reply = self.endpoint.ask(self.messages(parts), self._read, len(missing), **self.fields())
                 new = dict(zip(missing, reply.answers, strict=False))
-                self.ledger.keep(key, {number: _to_json(answer) for number, answer in new.items()})
+                self.ledger.store(key, {number: _to_json(answer) for number, answer in new.items()})
             stored, cost, error = stored | new, reply.cost, reply.error
         answers = [stored.get(number) for number in range(votes)]
         result = verdict(answers, self.rubric, self.config.threshold, self.config.tie, cost)
@@ -180,8 +180,8 @@ class VLMJudge:
         return fields
 
     def _read(self, choice: Any) -> Answer:
-        """Read one choice of a reply; raises `Unusable`."""
-        score = parse(answer_of(choice), self.rubric)
+        """Read one choice of a reply; raises `UnusableReply`."""
+        score = parse(answer_text(choice), self.rubric)
         probabilities = self._probabilities(choice, score) if self.config.logprobs else None
         return probabilities or certain(score)
 

@@ -21,7 +21,7 @@ from worldgymnast.files import json_object
 from worldgymnast.measure.real import score_real
 from worldgymnast.progress import Progress
 from worldgymnast.protocols import Policy, RealEnvironment
-from worldgymnast.records import check_rows, is_verdict, is_whole, read_object
+from worldgymnast.records import check_rows, is_count, is_verdict, read_object
 from worldgymnast.rl.judging import judge_clip
 from worldgymnast.surrogates.imagination import ImaginedSurrogate, Surrogate, score_in
 from worldgymnast.types import Rollout
@@ -118,7 +118,7 @@ def _read_saved(file: Path, places: Sequence[str], lengths: int) -> dict[str, di
     def is_row(row: dict[str, Any]) -> bool:
         success = row.get("success")
         has_outcomes = isinstance(success, list) and len(success) == lengths and all(map(is_verdict, success))
-        return has_outcomes and isinstance(row.get("task"), str) and is_whole(row.get("layout"))
+        return has_outcomes and isinstance(row.get("task"), str) and is_count(row.get("layout"))
 
     outcomes = read_object(file)
     for name, by_place in outcomes.items():

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import UInt8
 
 from worldgymnast.actions import converter
-from worldgymnast.episodes.windows import EpisodeSet, warn_outside
+from worldgymnast.episodes.windows import EpisodeSet, warn_out_of_range
 from worldgymnast.errors import InputError
 from worldgymnast.evaluation.calibration import reliability
 from worldgymnast.evaluation.fidelity import appearance, by_horizon, frame_scores
@@ -191,7 +191,7 @@ def _measure_all(
     """Judge every source of frames, and measure the frames."""
     convert = converter(real.spec, world.action_spec)
     if real.spec.is_same_kind(world.action_spec):
-        warn_outside(real, world.action_spec, "world model")
+        warn_out_of_range(real, world.action_spec, "world model")
     order, measured = np.argsort(real.length, kind="stable"), Measurements()
     with Progress("judging real, decoded and imagined frames", len(real)) as progress:
         for i in range(0, len(real), rows):

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import UInt8
 
 from worldgymnast.actions import converter, motionless
-from worldgymnast.episodes.windows import EpisodeSet, warn_outside
+from worldgymnast.episodes.windows import EpisodeSet, warn_out_of_range
 from worldgymnast.errors import InputError
 from worldgymnast.evaluation.fidelity import by_horizon, drift_statistics, frame_scores, nearest_psnr
 from worldgymnast.evaluation.perceptual import Distance
@@ -34,7 +34,7 @@ from worldgymnast.evaluation.uncertainty import (
     unroll,
 )
 from worldgymnast.measure.gate import gate_rates, truncate
-from worldgymnast.progress import Progress, counted
+from worldgymnast.progress import Progress, track
 from worldgymnast.protocols import Judge, WorldModel
 from worldgymnast.training.replay import episode_clips, frame_clips, imagine_actions, logged_actions, shuffled_actions
 from worldgymnast.types import Rollout
@@ -120,10 +120,10 @@ def replay_fidelity(
     actions = {"world": _actions(clips)} | _control_actions(clips, offset, starts, seed)
     convert = converter(episodes.spec, world.action_spec)
     if episodes.spec.is_same_kind(world.action_spec):
-        warn_outside(episodes, world.action_spec, "world model")
+        warn_out_of_range(episodes, world.action_spec, "world model")
     scores: dict[str, dict[str, list[np.ndarray]]] = {}
     parts = [slice(i, i + rows) for i in range(0, len(clips), rows)]
-    for i, part in zip(range(0, len(clips), rows), counted("imagining replays", parts), strict=True):
+    for i, part in zip(range(0, len(clips), rows), track("imagining replays", parts), strict=True):
         truth = np.asarray(episodes.frames[clips.first[part, None] + np.arange(length + 1)])
         first = np.asarray(episodes.frames[clips.first[part] - offset[part]])[:, None]
         predictions: dict[str, Iterator[np.ndarray]] = {"copy": iter([truth[:, :1]])}
@@ -203,7 +203,7 @@ def measure_drift(
     values: dict[str, list[np.ndarray]] = {}
     real: dict[str, list[float]] = {"nearest": [], "colour": []}
     parts = [chosen[i : i + rows] for i in range(0, len(chosen), rows)]
-    for i, index in zip(range(0, len(chosen), rows), counted("imagining long rollouts", parts), strict=True):
+    for i, index in zip(range(0, len(chosen), rows), track("imagining long rollouts", parts), strict=True):
         starts = np.asarray(episodes.frames[episodes.first[index]])
         actions = np.stack([extend_actions(episodes, int(e), frames) for e in index])
         clips = imagine_clips(world, starts, convert(actions), seed + i)

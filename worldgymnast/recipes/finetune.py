@@ -20,7 +20,7 @@ from worldgymnast.registry import Manifest, save_component, to_dict, weights_int
 from worldgymnast.rl.collect import Uncertainty, Verify
 from worldgymnast.rl.curriculum import LearnableStarts
 from worldgymnast.rl.reinforce import PairedRollouts, ReinforceConfig, reinforce
-from worldgymnast.run import OnLog, Run
+from worldgymnast.run import LogCallback, Run
 from worldgymnast.surrogates.imagination import ImaginedSurrogate, Surrogate
 from worldgymnast.surrogates.pool import LocalPool
 from worldgymnast.surrogates.verify import rollout_flips
@@ -71,7 +71,7 @@ def finetune(
     config: ReinforceConfig,
     scorer: Scorer | None = None,
     audit: Judge | None = None,
-    on_metrics: OnLog | None = None,
+    on_metrics: LogCallback | None = None,
 ) -> FinetuneResult:
     """Finetune a copy of `policy` by RL in a surrogate.
 
@@ -99,12 +99,12 @@ def finetune(
     scoring = None if scorer is None else scorer.description()
     with Run(out, {"rl": to_dict(config), "scoring": scoring, "inputs": inputs}, on_log=on_metrics) as run:
         trained = copy.deepcopy(policy)
-        if run.finished is None:
+        if run.summary is None:
             metrics = _train(trained, policy, surrogate, starts, config, run, scorer, audit)
             save_component(result, trained, Manifest(run.command, config.seed, inputs["policy"], metrics))
             run.finish(metrics)
         else:
-            metrics = run.finished
+            metrics = run.summary
             weights_into(trained, result)
     return FinetuneResult(trained, metrics, out)
 
@@ -184,7 +184,7 @@ def save_gallery(run: Run, pairs: PairedRollouts, fps: float) -> None:
     For every task: the first start whose verdict is right, and the first whose verdict is wrong, if they exist. Without
     PyAV, only a warning is printed.
     """
-    if not video.available():
+    if not video.is_available():
         print(
             f"{run.path}: no videos of the last evaluation, because PyAV is missing. Run: pip install av",
             file=sys.stderr,

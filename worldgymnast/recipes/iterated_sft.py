@@ -29,7 +29,7 @@ from worldgymnast.recipes.finetune import FPS, save_gallery
 from worldgymnast.recipes.record import to_episodes
 from worldgymnast.registry import Manifest, load_policy, save_component, to_dict
 from worldgymnast.run import Run
-from worldgymnast.run_folder import resuming
+from worldgymnast.run_folder import checkpoint_errors_as_input_errors
 from worldgymnast.surrogates.imagination import Surrogate, score_in
 from worldgymnast.training.batches import imitation_batches
 from worldgymnast.training.fit import Batches, FitConfig, fit
@@ -105,7 +105,7 @@ def iter_sft(
     }
     scoring = None if scorer is None else scorer.description()
     with Run(out, to_dict(config) | {"scoring": scoring, "inputs": inputs}) as run:
-        if run.finished is None:
+        if run.summary is None:
             kept, metrics = _rounds(policy, surrogate, starts, demonstrations, run, config, scorer, device)
             save_component(result, kept, Manifest(run.command, config.seed, inputs["policy"], metrics))
             run.finish(metrics)
@@ -125,7 +125,7 @@ def _rounds(
     """Run the remaining rounds; return the policy of the best round, and its metrics."""
     policy = initial
     checkpoint = run.load()
-    with resuming(run.path):
+    with checkpoint_errors_as_input_errors(run.path):
         first, best = (checkpoint.step, int(checkpoint.state["best"])) if checkpoint else (0, 0)
     if first > 1:
         policy = load_policy(_policy_file(run.path, first - 1), device)
@@ -174,7 +174,7 @@ def _round(
     result = _policy_file(out, number)
     folder = result.parent
     with Run(folder, {"round": number, "inputs": {"policy": identity(policy)}}) as run:
-        if run.finished is None:
+        if run.summary is None:
             seed = config.seed * 1_000_003 + number
             rollouts = _rollouts(policy, surrogate, starts, config, number)
             won = list(label_successes(rollouts))
@@ -200,7 +200,7 @@ def _round(
             metrics |= fit(learner, batches, replace(config.fit, seed=seed), run, f"imitation, round {number}")
             save_component(result, learner, Manifest(run.command, seed, data_hash(episodes), metrics))
             run.finish(metrics)
-        metrics = dict(run.finished or {})
+        metrics = dict(run.summary or {})
     return load_policy(result, device), metrics
 
 

@@ -23,7 +23,7 @@ from worldgymnast.recipes.finetune import FinetuneConfig, finetune
 from worldgymnast.records import read_object
 from worldgymnast.registry import EnvironmentConfig, environment, load_judge, load_policy, load_world, to_dict
 from worldgymnast.rl.starts import PhotographedStarts
-from worldgymnast.run import Run, finished, stage
+from worldgymnast.run import Run, is_finished, stage
 from worldgymnast.surrogates.imagination import Imagination
 from worldgymnast.weights import identity
 
@@ -103,7 +103,7 @@ def quickstart(
     env, rl = environment(config.env), config.finetune.rl
     imagine = Imagination.of(before, world, judge, rl.horizon)
     with Run(out, to_dict(config) | {"inputs": inputs}) as run:
-        if not finished(out / "rl") and not judge.is_remote:
+        if not is_finished(out / "rl") and not judge.is_remote:
             seconds = _duration(before, imagine, env, config, imagined)
             print(f"{format_duration(seconds)} at the current speed of this machine", flush=True)
         with stage(out, "reinforcement learning"):

@@ -19,7 +19,7 @@ from worldgymnast.evaluation.closed_loop import evaluation_episodes
 from worldgymnast.evaluation.guard import GuardConfig, find_alarm, read_history
 from worldgymnast.evaluation.success import Difference, EpisodeResult, Rate, SuccessTable, success_table
 from worldgymnast.ledger import FILE, Ledger
-from worldgymnast.records import DECISIONS, UNPLAYED, is_number, is_whole, read_outcomes, read_rows, read_seconds
+from worldgymnast.records import DECISIONS, UNPLAYED, is_count, is_number, read_outcomes, read_rows, read_seconds
 from worldgymnast.registry import from_dict
 from worldgymnast.report import powered
 from worldgymnast.report.by_task import histories
@@ -37,7 +37,7 @@ from worldgymnast.report.folder import (
 )
 from worldgymnast.report.report import Curve, GapRow, Pair, Report, Series
 from worldgymnast.report.world import Sheet
-from worldgymnast.run_folder import readable
+from worldgymnast.run_folder import os_errors_as_input_errors
 from worldgymnast.video import decode
 
 Rows = Sequence[Mapping[str, Any]]
@@ -76,7 +76,7 @@ def collect(run: Path) -> Report:
     Raises:
         InputError: there is no such folder, or it has no policy rollouts.
     """
-    with readable(Path(run)):
+    with os_errors_as_input_errors(Path(run)):
         return _collect(Path(run))
 
 
@@ -224,7 +224,7 @@ def _starts(config: Mapping[str, Any]) -> int:
     scoring = inside(config, "scoring")  # runs of an earlier version have these elsewhere
     starts = scoring.get("per_task") or (inside(config, "rl") or config).get("evaluate_starts", 0)
     tasks = scoring.get("tasks") or inside(config, "env").get("tasks", ())
-    return starts * len(tasks) if is_whole(starts) and isinstance(tasks, list | tuple) else 0
+    return starts * len(tasks) if is_count(starts) and isinstance(tasks, list | tuple) else 0
 
 
 def _gap(rows: Rows, config: Mapping[str, Any]) -> list[GapRow]:
@@ -395,7 +395,7 @@ def _judge_notes(run: Path, logs: Mapping[str, Rows]) -> list[str]:
         if (folder / FILE).is_file():
             try:
                 with contextlib.closing(Ledger(folder / FILE)) as ledger:
-                    spent = ledger.spent()
+                    spent = ledger.total()
             except InputError as error:
                 notes.append(f"Cost of remote judges is unknown: {error}.")
                 continue

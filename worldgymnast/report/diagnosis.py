@@ -15,7 +15,7 @@ from worldgymnast.evaluation.success import numbers
 from worldgymnast.files import read_json_object
 from worldgymnast.report.charts import Bars, Curve, Series
 from worldgymnast.report.world import Sheet
-from worldgymnast.video import picture, png
+from worldgymnast.video import png, read_picture
 
 FILE = "diagnosis.json"
 """Name of the file in a run folder."""
@@ -372,5 +372,5 @@ def _strip(one: Mapping[str, Any], run: Path) -> StripView:
         [SOURCES[s] for s in one["sources"]],
         [str(time) for time in one["times"]],
         one["times"].index(one["success_frame"]),
-        "data:image/png;base64," + base64.b64encode(png(picture(run / name))).decode(),
+        "data:image/png;base64," + base64.b64encode(png(read_picture(run / name))).decode(),
     )

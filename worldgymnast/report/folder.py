@@ -10,14 +10,14 @@ from typing import Any
 from worldgymnast.errors import InputError
 from worldgymnast.files import json_object, short
 from worldgymnast.records import (
-    AGAIN,
+    RERUN,
+    is_count,
     is_number,
     is_verdict,
-    is_whole,
+    read_hashed,
     read_metrics,
     read_object,
     read_rows,
-    read_sealed,
 )
 
 FIDELITY = ("horizon", "psnr", "psnr_low", "psnr_high", "copy", "shuffled")
@@ -43,7 +43,7 @@ def inside(value: Any, *names: str) -> dict[str, Any]:
 def summary_of(run: Path) -> dict[str, Any]:
     """Read the summary of a finished run; empty if there is none."""
     file = run / "summary.json"
-    return read_sealed(file, AGAIN) if file.exists() else {}
+    return read_hashed(file, RERUN) if file.exists() else {}
 
 
 def command_of(folders: Sequence[Path]) -> str:
@@ -75,11 +75,11 @@ def gate_of(run: Path) -> dict[str, Any]:
     gate: dict[str, Any] = {}
     for name, value in values.items():
         if value is not None and not is_number(value):
-            raise InputError(f"{file}: field '{name}': found {short(value)}, expected a number; {AGAIN}")
+            raise InputError(f"{file}: field '{name}': found {short(value)}, expected a number; {RERUN}")
         gate[name] = math.nan if value is None else float(value)
     kinds = ("imagined_true_positive", "imagined_true_negative", "real_true_positive", "real_true_negative")
     if gate and not all(kind in gate for kind in kinds):
-        raise InputError(f"{file}: found {short(sorted(gate))}, expected {', '.join(kinds)}; {AGAIN}")
+        raise InputError(f"{file}: found {short(sorted(gate))}, expected {', '.join(kinds)}; {RERUN}")
     return gate | ({"fidelity": _fidelity(file, curves)} if curves else {})
 
 
@@ -87,12 +87,12 @@ def _fidelity(file: Path, curves: Any) -> dict[str, list[float]]:
     lists = {name: json_object(curves, file, "fidelity").get(name) for name in FIDELITY}
     lengths = {len(one) if isinstance(one, list) else -1 for one in lists.values()}
     if len(lengths) != 1 or -1 in lengths:
-        raise InputError(f"{file}: field 'fidelity': found {short(curves)}, expected lists of one length; {AGAIN}")
+        raise InputError(f"{file}: field 'fidelity': found {short(curves)}, expected lists of one length; {RERUN}")
     fidelity = {}
     for name, one in lists.items():
         assert isinstance(one, list)
         if not all(value is None or is_number(value) for value in one):
-            raise InputError(f"{file}: field 'fidelity.{name}': found {short(one)}, expected numbers; {AGAIN}")
+            raise InputError(f"{file}: field 'fidelity.{name}': found {short(one)}, expected numbers; {RERUN}")
         fidelity[name] = [math.nan if value is None else float(value) for value in one]
     return fidelity
 
@@ -114,10 +114,10 @@ def _is_pair(row: dict[str, Any]) -> bool:
         and 0 < fps <= 10_000
         and has_numbers
         and is_verdict(row.get("real_success"))
-        and (row.get("layout") is None or is_whole(row["layout"]))
+        and (row.get("layout") is None or is_count(row["layout"]))
     )
 
 
 def budget_of(summary: Mapping[str, Any]) -> dict[str, int]:
     """Return the real episodes by kind that trained the starter components."""
-    return {kind: count for kind, count in inside(summary, "starter_budget").items() if is_whole(count)}
+    return {kind: count for kind, count in inside(summary, "starter_budget").items() if is_count(count)}

@@ -26,7 +26,7 @@ from worldgymnast.rl.objective import (
     token_mask,
 )
 from worldgymnast.run import Run, load_optimizer_tensors, optimizer_tensors
-from worldgymnast.run_folder import resuming
+from worldgymnast.run_folder import checkpoint_errors_as_input_errors
 from worldgymnast.types import ActionChunk, Metrics, Observation, Rollout, RolloutGroup
 from worldgymnast.weights import check_shapes, shapes_of
 
@@ -206,7 +206,7 @@ class Trainer:
         checkpoint = run.load()
         if checkpoint is None:
             return 0, {}
-        with resuming(run.path):
+        with checkpoint_errors_as_input_errors(run.path):
             saved, expected = _with_prefix(checkpoint.tensors, "policy."), self.policy.trainable_state()
             check_shapes(shapes_of(expected), shapes_of(saved), type(self.policy).__name__, run.path)
             self.policy.load_trainable(saved)

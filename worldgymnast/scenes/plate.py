@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from worldgymnast.errors import InputError
-from worldgymnast.video import picture, png, resize
+from worldgymnast.video import png, read_picture, resize
 from worldgymnast.weights import write_bytes
 
 _NEAR, _FAR = 14.0, 34.0
@@ -67,7 +67,7 @@ def load_plate(path: Path) -> Plate:
     Raises:
         InputError: the picture is not a frame with a mask below.
     """
-    content = picture(path)
+    content = read_picture(path)
     if len(content) % 2:
         raise InputError(f"{path}: found {len(content)} rows of pixels, expected a plate: a frame with its mask below")
     frame, mask = np.split(content, 2)

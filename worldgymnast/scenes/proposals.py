@@ -14,10 +14,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 from worldgymnast.configs import Between, checked
-from worldgymnast.endpoint import Endpoint, EndpointConfig, Unusable
+from worldgymnast.endpoint import Endpoint, EndpointConfig, UnusableReply
 from worldgymnast.errors import InputError
 from worldgymnast.ledger import Ledger
-from worldgymnast.replies import answer_of, without_thoughts
+from worldgymnast.replies import answer_text, strip_reasoning
 from worldgymnast.video import jpeg_url
 
 PROMPT = (
@@ -96,23 +96,23 @@ class Proposer:
 def _read(choice: Any, count: int) -> list[str]:
     """Read the proposals in one choice of a reply.
 
-    Raises `Unusable` if there are none.
+    Raises `UnusableReply` if there are none.
     """
-    return parse(answer_of(choice), count)
+    return parse(answer_text(choice), count)
 
 
 def parse(text: str, count: int) -> list[str]:
     """Up to `count` different sentences of the first JSON list with sentences, reasoning ignored.
 
     Raises:
-        Unusable: there is no list, or no sentence in it.
+        UnusableReply: there is no list, or no sentence in it.
 
     >>> parse('Sure: ["open the drawer.", "close the door"]', 5)
     ['open the drawer', 'close the door']
     """
-    answer = without_thoughts(text)
+    answer = strip_reasoning(text)
     if answer is None:
-        raise Unusable("no proposals", "an answer that ends inside a thought")
+        raise UnusableReply("no proposals", "an answer that ends inside a thought")
     lists = _lists(answer)
     for items in lists:
         sentences = [" ".join(sentence.split()).rstrip(".") for sentence in map(_sentence, items)]
@@ -120,8 +120,10 @@ def parse(text: str, count: int) -> list[str]:
         if good:
             return list(reversed(good.values()))[:count]
     if lists:
-        raise Unusable("no proposals", "a list without a sentence")
-    raise Unusable("no proposals", f"an answer without a JSON list: {' '.join(text[:1000].split())[:100] or 'nothing'}")
+        raise UnusableReply("no proposals", "a list without a sentence")
+    raise UnusableReply(
+        "no proposals", f"an answer without a JSON list: {' '.join(text[:1000].split())[:100] or 'nothing'}"
+    )
 
 
 def _lists(text: str) -> list[list[Any]]:

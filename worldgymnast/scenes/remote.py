@@ -75,7 +75,7 @@ class RemoteEditor:
         count = int(rng.integers(1, self.config.objects + 1))
         prompt = self.config.prompt.replace("{count}", str(count)).replace("{instruction}", instruction)
         try:
-            content = self.endpoint.edited(png(sent), prompt, size=f"{pixels}x{pixels}")
+            content = self.endpoint.edit(png(sent), prompt, size=f"{pixels}x{pixels}")
         except RequestFailed as failed:
             raise InputError(f"{where}: the server returned no edited picture ({failed}). Check the model") from failed
         try:

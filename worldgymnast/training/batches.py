@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldgymnast.episodes.gathered import Gathered
-from worldgymnast.episodes.windows import ClipSampler, EpisodeSet
+from worldgymnast.episodes.clips import ClipSampler
+from worldgymnast.episodes.frame_view import FrameView
+from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import InputError
 from worldgymnast.precision import Precision, autocast
 from worldgymnast.progress import Progress
@@ -100,7 +101,7 @@ def imitation_batches(
 
 @torch.no_grad()
 def encode_all(
-    autoencoder: Codec, frames: np.ndarray | Gathered, batch: int = 256, precision: Precision = "auto"
+    autoencoder: Codec, frames: np.ndarray | FrameView, batch: int = 256, precision: Precision = "auto"
 ) -> np.ndarray:
     """Encode every frame; return latents, float16 [n h w c].
 

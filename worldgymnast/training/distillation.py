@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from worldgymnast.configs import Fraction, NonNegative, Positive, checked
-from worldgymnast.episodes.windows import EpisodeSet, data_hash, warn_outside
+from worldgymnast.episodes.windows import EpisodeSet, data_hash, warn_out_of_range
 from worldgymnast.errors import InputError
 from worldgymnast.protocols import ComponentInfo, TrainableWorld, WorldModel
 from worldgymnast.registry import Manifest, load_world, make, save_component, to_dict
@@ -68,10 +68,10 @@ def distill(
             "Give a world model that was trained here"
         )
     result = out / "world.safetensors"
-    warn_outside(episodes, teacher.action_spec, "teacher")
+    warn_out_of_range(episodes, teacher.action_spec, "teacher")
     inputs = {"data": data_hash(episodes), "teacher": identity(teacher)}
     with Run(out, to_dict(config) | {"inputs": inputs}) as run:
-        if run.finished is None:
+        if run.summary is None:
             settings = replace(teacher.config, steps=config.sampling_steps, guidance=1.0, slide="band")
             stored = ComponentInfo(action_spec=teacher.action_spec, fps=teacher.fps)
             student = make("worlds", settings, stored).to(device)

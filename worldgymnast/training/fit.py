@@ -28,7 +28,7 @@ from worldgymnast.errors import FieldError
 from worldgymnast.precision import Precision, autocast, compute_dtype
 from worldgymnast.progress import Progress
 from worldgymnast.run import Run, load_optimizer_tensors, optimizer_tensors
-from worldgymnast.run_folder import resuming
+from worldgymnast.run_folder import checkpoint_errors_as_input_errors
 from worldgymnast.training.sharding import full_on_first_rank, full_tensor, local_shard, shard_module
 from worldgymnast.types import Metrics
 
@@ -101,7 +101,7 @@ def step_generator(seed: int, step: int) -> torch.Generator:
 def check_parts(config: Any, name: str = "") -> None:
     """Raise `InputError` unless the processes divide the parts of every `FitConfig` in `config` equally."""
     if isinstance(config, FitConfig):
-        if config.parts % (count := processes.count()):
+        if config.parts % (count := processes.world_size()):
             raise FieldError(
                 f"{name}parts",
                 f"found {config.parts}, expected a multiple of {count}, the number of processes. Use {count}, or start "
@@ -133,7 +133,7 @@ def fit(module: nn.Module, batches: Batches, config: FitConfig, run: Run, label:
     check_parts(config)
     device = next(module.parameters()).device
     loss = _Loss(module)
-    if config.shard and processes.count() > 1:
+    if config.shard and processes.world_size() > 1:
         loss = shard_module(loss, device, compute_dtype(config.precision, device))
     trained = {k: p for k, p in loss.module.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(trained.values(), lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.99))
@@ -164,7 +164,7 @@ def fit(module: nn.Module, batches: Batches, config: FitConfig, run: Run, label:
 
 def _parts(config: FitConfig) -> range:
     """Return the parts of a step that this process computes."""
-    return range(processes.rank(), config.parts, processes.count())
+    return range(processes.rank(), config.parts, processes.world_size())
 
 
 class Prefetcher:
@@ -231,7 +231,7 @@ class _OptimizerStep:
     ) -> None:
         self.loss, self.optimizer, self.config, self.device = loss, optimizer, config, device
         self._accelerator: Any = None
-        if processes.count() > 1 and not config.shard:
+        if processes.world_size() > 1 and not config.shard:
             from accelerate import Accelerator
 
             self._accelerator = Accelerator(cpu=self.device.type == "cpu", mixed_precision="no")  # `autocast` is ours
@@ -297,7 +297,7 @@ def _resume(
     if checkpoint is None:
         return 0
     tensors = dict(checkpoint.tensors)
-    with resuming(run.path):
+    with checkpoint_errors_as_input_errors(run.path):
         for index, (name, parameter) in enumerate(trained.items()):
             parameter.copy_(local_shard(tensors[f"model.{name}"], parameter))
             averaged[name].copy_(local_shard(tensors[f"ema.{name}"], parameter))

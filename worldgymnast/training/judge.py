@@ -89,7 +89,7 @@ def train_judge(
         inputs["start"] = identity(start)
         config = replace(config, judge=replace(start.config, scales={}))
     with Run(out, to_dict(config) | {"inputs": inputs}) as run:
-        if run.finished is None:
+        if run.summary is None:
             torch.manual_seed(config.fit.seed)
             train, held_out = split_for_calibration(real, config.calibration, config.fit.seed)
             imagine = functools.partial(replay, world, label="imagining training data for the judge")

@@ -10,7 +10,7 @@ import torch
 
 from worldgymnast.actions import require_same
 from worldgymnast.configs import Positive, checked
-from worldgymnast.episodes.windows import EpisodeSet, concatenate, data_hash, warn_outside
+from worldgymnast.episodes.windows import EpisodeSet, concatenate, data_hash, warn_out_of_range
 from worldgymnast.errors import FieldError, InputError
 from worldgymnast.phrases import INSTRUCTIONS
 from worldgymnast.protocols import ComponentInfo, Policy, TrainablePolicy
@@ -98,11 +98,11 @@ def train_policy(
                 f"{type(start).__name__} has no imitation loss, so it cannot be trained by imitation. Omit it"
             )
         require_same(start.action_spec, episodes.spec, "policy and demonstrations")
-        warn_outside(episodes, start.action_spec, "policy")
+        warn_out_of_range(episodes, start.action_spec, "policy")
         inputs["start"] = identity(start)
         config = replace(config, policy=start.config)
     with Run(out, to_dict(config) | {"inputs": inputs}) as run:
-        if run.finished is None:
+        if run.summary is None:
             demos = select_imitated(episodes, config)
             torch.manual_seed(config.fit.seed)
             stored = ComponentInfo(action_spec=episodes.spec if start is None else start.action_spec)

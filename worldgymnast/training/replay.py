@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, UInt8
 
 from worldgymnast.actions import converter
-from worldgymnast.episodes.windows import EpisodeSet, warn_outside
+from worldgymnast.episodes.windows import EpisodeSet, warn_out_of_range
 from worldgymnast.evaluation.uncertainty import look_indices, success_probability
 from worldgymnast.progress import Progress
 from worldgymnast.protocols import Judge, PredictsSuccess, WorldModel
@@ -51,7 +51,7 @@ def replay(
     """
     convert = converter(episodes.spec, world.action_spec)
     if episodes.spec.is_same_kind(world.action_spec):
-        warn_outside(episodes, world.action_spec, "world model")
+        warn_out_of_range(episodes, world.action_spec, "world model")
     order = np.argsort(episodes.length, kind="stable")
     generator = torch.Generator().manual_seed(seed)
     imagined: list[np.ndarray] = [np.empty(0, np.uint8)] * len(episodes)

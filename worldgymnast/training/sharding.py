@@ -33,7 +33,7 @@ def shard_module(module: Module, device: torch.device, dtype: torch.dtype) -> Mo
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")  # no code writes into a block's result
-    mesh = init_device_mesh(device.type, (processes.count(),))
+    mesh = init_device_mesh(device.type, (processes.world_size(),))
     mixed = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     sharded = copy.deepcopy(module.to("cpu"))
     for parameter in sharded.parameters():
@@ -59,7 +59,7 @@ def full_tensor(tensor: Tensor) -> Tensor:
 
     Every process must call it.
     """
-    if processes.count() == 1:
+    if processes.world_size() == 1:
         return tensor
     from torch.distributed.tensor import DTensor
 
@@ -81,7 +81,7 @@ def local_shard(tensor: Tensor, like: Tensor) -> Tensor:
         tensor: the same in every process, with the shape of `like`.
         like: the parameter whose sharding to follow.
     """
-    if processes.count() == 1:
+    if processes.world_size() == 1:
         return tensor
     from torch.distributed.tensor import DTensor, distribute_tensor
 

@@ -12,7 +12,7 @@ import torch
 
 from worldgymnast.actions import union
 from worldgymnast.configs import Positive, checked
-from worldgymnast.episodes.shares import balanced, weigh
+from worldgymnast.episodes.shares import balanced_weights, share_weights
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, data_hash
 from worldgymnast.errors import FieldError, InputError
 from worldgymnast.protocols import ComponentInfo, TrainableWorld, WorldModel
@@ -92,7 +92,7 @@ def train_world(
     initial = _initial(start, autoencoder, config)
     result = out / "world.safetensors"
     sets = [episodes] if isinstance(episodes, EpisodeSet) else episodes
-    data, weights = concatenate(sets), weigh(sets, shares)
+    data, weights = concatenate(sets), share_weights(sets, shares)
     spec = data.spec if initial.world is None else union([initial.world.action_spec, data.spec])
     inputs: dict[str, Any] = {"data": data_hash(data)}
     if shares:
@@ -101,7 +101,7 @@ def train_world(
         inputs["start"] = identity(component)
     config = replace(config, world=initial.config(config.world, has_labels=bool(data.labelled.any())))
     with Run(out, to_dict(config) | {"inputs": inputs}) as run:
-        if run.finished is None:
+        if run.summary is None:
             torch.manual_seed(config.fit.seed)
             world = make("worlds", config.world, ComponentInfo(action_spec=spec, fps=data.fps)).to(device)
             initial.load_into(world)
@@ -169,7 +169,7 @@ def _clip_batches(
 ) -> Batches:
     """Encode all frames, and return the batches of the transformer."""
     latents = encode_all(world.autoencoder, data.frames, precision=config.fit.precision)
-    drawn = balanced(data, weights) if config.balanced else weights
+    drawn = balanced_weights(data, weights) if config.balanced else weights
     return latent_batches(data, latents, config.length, config.clips, config.fit.seed, world.device, drawn)
 
 

@@ -17,7 +17,7 @@ from worldgymnast.cli.origins import check_same_cameras
 from worldgymnast.cli.results import print_results, print_training
 from worldgymnast.cli.starters import component_files, refuse_other_robot, refuse_starters, refuse_unknown_tasks
 from worldgymnast.configs import Count, Positive, checked
-from worldgymnast.episodes.starts import frame_of
+from worldgymnast.episodes.starts import read_frame
 from worldgymnast.errors import InputError
 from worldgymnast.evaluation.success import Rate
 from worldgymnast.judges.combined import check
@@ -31,7 +31,7 @@ from worldgymnast.report import tables
 from worldgymnast.rl.objective import ObjectiveConfig
 from worldgymnast.rl.reinforce import ReinforceConfig
 from worldgymnast.rl.starts import EpisodeStarts, PhotographedStarts
-from worldgymnast.run import finished
+from worldgymnast.run import is_finished
 from worldgymnast.surrogates.imagination import Imagination
 from worldgymnast.types import Layout, Start
 
@@ -109,7 +109,7 @@ class Adapt(DeviceCommand, DatasetCommand):
         robot = environment(env)
         if self.layout is not None:
             refuse_unknown_tasks(self.judge, [self.task])
-        if not finished(self.out):
+        if not is_finished(self.out):
             check(judge, [(start.task, start.instruction)])
         known_instructions: tuple[str, ...] = ()
         if self.data:
@@ -146,7 +146,7 @@ class Adapt(DeviceCommand, DatasetCommand):
             assert self.layout is not None
             instruction = self.instruction.strip() or instructions(self.task)[0]
             return environment(env).photograph([Layout(self.task, self.layout, instruction)])[0]
-        return Start(frame_of(self.frame, env.size, self.crop), self.instruction.strip(), self.task)
+        return Start(read_frame(self.frame, env.size, self.crop), self.instruction.strip(), self.task)
 
     def _print_real_success(self, robot: RealEnvironment, scene: Layout, before: Policy, after: Policy) -> None:
         """Print the real success of both policies in the scene."""

@@ -81,12 +81,12 @@ class JudgeVLM(JudgeFileCommand):
         require_writable("--out", self.out)
         require_criteria(config)
         endpoint = config.endpoint
-        grant = f"{endpoint.key_variable}@{keys.address(endpoint.url).host}"
-        with keys.granted([grant]):  # both were named on this command line
+        grant = f"{endpoint.key_variable}@{keys.parse_address(endpoint.url).host}"
+        with keys.allow_keys([grant]):  # both were named on this command line
             if not self.unchecked:
                 self._check_server(VLMJudge(config))
             self._write(config)
-        if keys.needs_grant(endpoint.key_variable, endpoint.url):
+        if keys.needs_permission(endpoint.key_variable, endpoint.url):
             print(f"To send the API key to this server, add {keys.FLAG} {grant} to commands that use the judge.")
         return 0
 

@@ -152,7 +152,7 @@ class Reproduce(EvaluationCommand):
         check_tasks(recipe.env.tasks)
         with Run(self.out, to_dict(recipe)) as run:
             rows = reproduce(self.out, recipe, self.device, self.imagined)
-            if run.finished is None:
+            if run.summary is None:
                 run.finish({"preset": self.preset})
         print_results(self.out, rows)
         return 0

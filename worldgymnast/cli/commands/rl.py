@@ -29,7 +29,7 @@ from worldgymnast.recipes.quickstart import QuickstartConfig
 from worldgymnast.recipes.reproduce import Recipe
 from worldgymnast.registry import EnvironmentConfig, environment, load_judge, load_policy
 from worldgymnast.rl.starts import EpisodeStarts, FixedStarts, MixedStarts, PhotographedStarts
-from worldgymnast.run import finished
+from worldgymnast.run import is_finished
 from worldgymnast.surrogates.imagination import Imagination
 from worldgymnast.types import Start
 
@@ -106,7 +106,7 @@ class Rl(DeviceCommand, DatasetCommand):
             refuse_other_robot(files["policy"], components.policy.action_spec, self.data[0], episodes.spec)
         rl = self.config.rl
         rl = replace(rl, horizon=horizon_of(rl.horizon, "--rl.horizon", components, self.given_flags, episodes))
-        if not finished(self.out):
+        if not is_finished(self.out):
             tasks = _instructions_by_task(env, episodes, is_suite)
             for judge in filter(None, (components.judge, audit)):
                 check(judge, tasks)
@@ -126,7 +126,7 @@ class Rl(DeviceCommand, DatasetCommand):
             samplers.append(EpisodeStarts(episodes, tasks, self.config.rl.middle))
         if self.starts:
             pictures = [start for folder in self.starts for start in read_starts(folder, env.size, self.crop)]
-            if not finished(self.out):
+            if not is_finished(self.out):
                 self._check_pictures(pictures, env, components, episodes, is_suite)
             unscored = sorted({start.task for start in pictures} - set(env.tasks)) if is_suite else []
             if unscored:

@@ -29,7 +29,7 @@ from worldgymnast.cli.environment import check_tasks, is_metaworld
 from worldgymnast.cli.inputs import read
 from worldgymnast.configs import Between, Count, Seed, checked
 from worldgymnast.episodes import formats
-from worldgymnast.episodes.starts import folder_hash, frame_of, pictures, said_of, write_start
+from worldgymnast.episodes.starts import folder_hash, list_pictures, read_frame, read_instructions, write_start
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import InputError
 from worldgymnast.ledger import FILE, Ledger
@@ -78,7 +78,7 @@ class ScenesPhotograph(Command):
         config = {"env": to_dict(self.env), "per_task": self.per_task, "first_layout": self.first_layout}
         with Run(self.target, config) as run:
             robot = environment(self.env)
-            layouts = [] if run.finished else robot.layouts(self.per_task, self.first_layout)
+            layouts = [] if run.summary else robot.layouts(self.per_task, self.first_layout)
             for start in robot.photograph(layouts) if layouts else []:
                 name = f"{start.task}-{start.layout}"
                 write_start(self.target, name, start.frame, robot.instructions(start.task), start.task)
@@ -120,7 +120,7 @@ class ScenesDistract(DeviceCommand, DatasetCommand):
         """Edit the scenes."""
         self.prepare()
         plate = load_plate(self.plate or starter_plate())
-        if not formats.is_data(self.source):
+        if not formats.has_episodes(self.source):
             return self._pictures(plate)
         require_new_path(self.target)
         if self.copies > 1 or self.crop:
@@ -139,12 +139,12 @@ class ScenesDistract(DeviceCommand, DatasetCommand):
         return print_written(self.target)
 
     def _pictures(self, plate: Plate) -> int:
-        files = pictures(self.source)
+        files = list_pictures(self.source)
         editor = load_editor(self.editor, plate, self.device, Ledger(self.target / FILE))
         config = {name: getattr(self, name) for name in ("copies", "size", "crop", "seed")}
         config |= {"editor": description_of(self.editor), "plate": fingerprint(plate.frame.tolist())}
         with Run(self.target, config | {"inputs": {"source": folder_hash(self.source)}}) as run:
-            if run.finished is None:
+            if run.summary is None:
                 run.finish({"left_out": float(self._edit(files, editor))})
         return print_written(self.target)
 
@@ -154,8 +154,8 @@ class ScenesDistract(DeviceCommand, DatasetCommand):
         skipped = set(skipped_file.read_text().splitlines()) if skipped_file.exists() else set[str]()
         with Progress("editing", total) as progress:
             for number, path in enumerate(files):
-                sentences, task = said_of(path)
-                start = Start(frame_of(path, self.size, self.crop), sentences[0], task)
+                sentences, task = read_instructions(path)
+                start = Start(read_frame(path, self.size, self.crop), sentences[0], task)
                 for copy in range(self.copies):
                     name = f"{path.stem}-{copy + 1}"
                     if name not in skipped and not (self.target / f"{name}.json").exists():
@@ -200,11 +200,11 @@ class ScenesPropose(Command):
 
     def __call__(self) -> int:
         """Write instructions for every picture that is not done yet."""
-        files = pictures(self.source)
+        files = list_pictures(self.source)
         proposer = load_proposer(self.proposer, Ledger(self.target / FILE)) if self.proposer else None
         config = {"count": self.count, "seed": self.seed, "proposer": description_of(self.proposer)}
         with Run(self.target, config | {"inputs": {"source": folder_hash(self.source)}}) as run:
-            if run.finished is None:
+            if run.summary is None:
                 with Progress("proposing", len(files)) as progress:
                     for number, path in enumerate(files):
                         self._propose(path, number, proposer)
@@ -214,13 +214,13 @@ class ScenesPropose(Command):
 
     def _propose(self, path: Path, number: int, proposer: Proposer | None) -> None:
         """Write new instructions for one picture, unless done."""
-        frame = frame_of(path, None)
+        frame = read_frame(path, None)
         if proposer is not None:
             if not (self.target / f"{path.stem}-1.json").exists():
                 for i, sentence in reversed(list(enumerate(proposer.propose(frame, self.count)))):
                     write_start(self.target, f"{path.stem}-{i + 1}", frame, [sentence], sentence)
             return
-        _, task = said_of(path)
+        _, task = read_instructions(path)
         if not (sentences := sample_instructions(task, self.count, np.random.default_rng([self.seed, number]))):
             raise InputError(
                 f"{path.with_suffix('.json')}: field 'task': the objects of '{task}' are unknown. Use a task of the "

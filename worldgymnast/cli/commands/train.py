@@ -18,7 +18,7 @@ from worldgymnast.cli.origins import check_same_cameras, origin
 from worldgymnast.cli.starters import refuse_starters
 from worldgymnast.configs import Count, checked
 from worldgymnast.episodes.shares import check_shares
-from worldgymnast.episodes.windows import EpisodeSet, concatenate, warn_outside
+from worldgymnast.episodes.windows import EpisodeSet, concatenate, warn_out_of_range
 from worldgymnast.errors import InputError
 from worldgymnast.recipes.presets import WORLDS
 from worldgymnast.recipes.quickstart import starter
@@ -123,7 +123,7 @@ class TrainWorld(WorldTrainingCommand):
         sets = [hold_out(part, self.held_out)[0] for part in read_each(self.data, size, spec, self.cameras, self.fps)]
         if start:
             for path, part in zip(self.data, sets, strict=True):
-                warn_outside(part, start.action_spec, f"{path} and {self.begin_with}")
+                warn_out_of_range(part, start.action_spec, f"{path} and {self.begin_with}")
             check_frame_size(world.frame_size, sets[0].size, "--size")
         default_rate = 5.0 if self.preset.startswith("bridge") else RATE
         config = fit_world(self.config, default_rate, sets[0], self.given_flags, is_new=start is None)

@@ -1,4 +1,4 @@
-"""Frames of several arrays behind one index, where they lie."""
+"""A lazy concatenation of frames of several arrays."""
 
 from __future__ import annotations
 
@@ -8,14 +8,24 @@ from typing import Any
 import numpy as np
 
 
-class Gathered:
-    """A read-only array [n ...] whose row i is row `row[i]` of array `which[i]`; nothing is copied until it is indexed.
+class FrameView:
+    """A read-only view [n ...] of rows of several arrays.
 
-    It is indexed along its first axis, as numpy arrays are; what comes out is a numpy array.
+    Rows are copied only when indexed.
+    Indexing along the first axis works as in NumPy and returns NumPy arrays.
+
+    >>> view = FrameView([np.array([1, 2, 3]), np.array([10, 20])], [np.array([2, 0]), np.array([1])])
+    >>> view[:].tolist()
+    [3, 1, 20]
     """
 
     def __init__(self, arrays: Sequence[Any], rows: Sequence[np.ndarray]) -> None:
-        """Puts rows `rows[k]` (int64) of `arrays[k]` after one another; all have one dtype and one shape of a row."""
+        """Select rows of arrays.
+
+        Args:
+            arrays: arrays with the same dtype and row shape.
+            rows: int64 row indices, one array for each of `arrays`.
+        """
         self._arrays = tuple(arrays)
         self._which = np.concatenate([np.full(len(part), k, np.int32) for k, part in enumerate(rows)])
         self._row = np.concatenate(list(rows)).astype(np.int64)
@@ -32,8 +42,8 @@ class Gathered:
             return self._arrays[int(which)][int(row)]
         out = np.empty((*row.shape, *self.shape[1:]), self.dtype)
         for k in np.unique(which):
-            here = which == k
-            out[here] = self._arrays[k][row[here]]
+            mask = which == k
+            out[mask] = self._arrays[k][row[mask]]
         return out
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
