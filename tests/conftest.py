@@ -18,7 +18,7 @@ pytest_plugins = ("skip_limit", "pytester")
 MARKED_BY_FIXTURE = {
     "gl": pytest.mark.gl,
     "vlm_server": pytest.mark.server,
-    "taught_vlm": pytest.mark.xdist_group("one process teaches the tiny model and serves it"),
+    "taught_vlm": pytest.mark.xdist_group("tiny-vlm"),  # one process teaches it
 }
 """A test that asks for such a fixture, itself or through another fixture, has the marker."""
 
