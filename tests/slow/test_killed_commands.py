@@ -23,12 +23,12 @@ from worldgymnast.text import TABLE, save_sentences
 from worldgymnast.weights import load_weights, weights_hash
 from worldgymnast.worldmodel.sampler import LatentWorldModel
 
-SHORT = ["--fit.steps", "24", "--fit.save-every", "4"]
+SHORT = ["--fit.steps", "16", "--fit.save-every", "3"]
 WORLD = ["--world.transformer.layers", "1", "--clips", "2", "--length", "4", "--frames", "4"]
 
 CASES = {
     "autoencoder": (
-        ["train-world", "DATA", *WORLD, *SHORT, "--autoencoder.steps", "24", "--autoencoder.save-every", "4"],
+        ["train-world", "DATA", *WORLD, *SHORT, "--autoencoder.steps", "16", "--autoencoder.save-every", "3"],
         "autoencoder/checkpoints",
         "world",
     ),

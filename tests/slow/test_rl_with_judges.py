@@ -77,15 +77,8 @@ def test_a_run_out_of_budget_goes_on_to_where_it_would_have_come(
         for budget in [None] if name == "whole" else [most, None]:
             limited = replace(judge.config.endpoint, budget=Budget(requests=budget))
             save_judge(tmp_path / "limited.json", replace(judge.config, endpoint=limited))
-            asked = [
-                *words,
-                "--rl.ahead",
-                "1",
-                "--judge",
-                str(tmp_path / "limited.json"),
-                "--out",
-                str(tmp_path / name),
-            ]
+            asked = [*words, "--rl.ahead", "1", "--judge", str(tmp_path / "limited.json")]
+            asked += ["--out", str(tmp_path / name)]
             assert main(asked) == (0 if budget is None else 2)
             if budget is not None:
                 said = capsys.readouterr().err.splitlines()[-1]
