@@ -12,7 +12,7 @@ export PATH := $(or $(PATH),/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 .PHONY: help install gl quickstart test test-fast lint clean
 
 # Two processes; more skipped tests than pyproject.toml allows are a failure (tests/support/skip_limit.py).
-PYTEST := WORLDGYMNAST_COUNT_SKIPS=1 OMP_NUM_THREADS=1 MUJOCO_GL=egl $(VENV)/bin/python -m pytest -n 2 -m "not gpu"
+PYTEST := WORLDGYMNAST_COUNT_SKIPS=1 OMP_NUM_THREADS=1 MUJOCO_GL=egl $(VENV)/bin/python -m pytest -n 2 --dist loadgroup -m "not gpu"
 
 define GL_CHECK
 import mujoco

@@ -66,6 +66,7 @@ class TablesConfig:
         randomisation: domain randomization of the simulators.
         score: the real evaluation of a cell.
         imitators: demonstrations per task of further imitation policies, so weak policies are compared too.
+        imitation: training of the imitators.
         agree: the agreement over all these policies.
         diverse: diverse training.
         scenes: test-time training on new scenes.
@@ -88,6 +89,7 @@ class TablesConfig:
     randomisation: NonNegative = 1.0
     score: ScoreConfig = ScoreConfig(per_task=50)
     imitators: Annotated[tuple[Positive, ...], Once] = (1, 2, 10, 20)
+    imitation: PolicyTraining = PolicyTraining()
     agree: AgreeConfig = AgreeConfig(per_task=30)
     diverse: DiverseConfig = DiverseConfig()
     scenes: NewScenesConfig = NewScenesConfig()
@@ -269,7 +271,7 @@ def _agreement(out: Path, policy: Policy, old: EpisodeSet, config: TablesConfig,
     for count in config.imitators:
         name = f"{SFT}-from-{count}"
         with stage(out, name):
-            learning = with_seed(PolicyTraining(demonstrations=count), count)
+            learning = with_seed(replace(config.imitation, demonstrations=count), count)
             train_policy(old, _cell(out, name), learning, device)
     names = [f"{method}-{seed}" for method in (IMAGINED, SIMULATED, ITERATED, EVERYTHING) for seed in config.seeds]
     names += [f"{SIMULATED}-mismatch-{mismatch:g}" for mismatch in config.mismatches]

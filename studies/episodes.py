@@ -109,14 +109,14 @@ def load(folder: Path, name: str) -> EpisodeSet:
     """Load a set; raise InputError if it is missing."""
     path = find(folder, name)
     if path is None:
-        raise InputError(f"{folder}: set '{name}' is missing. Run: python studies/worlds.py record {folder}")
+        raise InputError(f"{folder}: set '{name}' is missing. Run: python -m studies.worlds record {folder}")
     return lerobot.read(path) if path.is_dir() else load_plain(path)
 
 
 def training_names(folder: Path) -> list[str]:
     """Return the names of the training sets in `folder`."""
     if not folder.is_dir():
-        raise InputError(f"{folder} does not exist. Run: python studies/worlds.py record {folder}")
+        raise InputError(f"{folder} does not exist. Run: python -m studies.worlds record {folder}")
     names = sorted({path.name.removesuffix(".safetensors") for path in folder.iterdir() if path.name[0] != "."})
     return [name for name in names if name != HELD_OUT]
 

@@ -1,6 +1,6 @@
 """Finetunes a policy in a study's world model, and records it for real (an explorer).
 
-    python studies/explorers.py runs/study/all 6 --data runs/study/data
+    python -m studies.explorers runs/study/all 6 --data runs/study/data
 
 RL exposes errors of a world model. The rollouts become set explored-N of the data, for the next training. The policy is
 OUT/explorer-N/policy.safetensors. The same command resumes.
@@ -12,10 +12,10 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from command import Out, run
-from episodes import EXPLORED, find, keep, rollouts_of
 from tyro.conf import Positional
 
+from studies.command import Out, run
+from studies.episodes import EXPLORED, find, keep, rollouts_of
 from worldgymnast.recipes.finetune import finetune
 from worldgymnast.recipes.quickstart import QuickstartConfig, starter
 from worldgymnast.recipes.record import explorer_config

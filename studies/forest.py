@@ -1,4 +1,4 @@
-"""The forest plot of README.md: `python studies/forest.py docs/results/seeds.json docs/pictures/forest.png`.
+"""The forest plot of README.md: `python -m studies.forest docs/results/seeds.json docs/pictures/forest.png`.
 
 The file has rows of "name", "seeds" (real success of each training, percent) and "note". A dot is a seed; the bar is
 the 95% t interval over seeds.

@@ -1,6 +1,6 @@
 """Train a world-model variant on a GPU for a fixed time, with its imagination as one CUDA graph.
 
-    python studies/graphed.py all runs/study/a1 --data runs/study/data --seconds 215 --clips 144 --lr 8e-4
+    python -m studies.graphed all runs/study/a1 --data runs/study/data --seconds 215 --clips 144 --lr 8e-4
 
 Training a small world model on its own rollouts is bound by kernel launches: thousands per step, frame after frame.
 Captured once and replayed, they take a ninth of the time (H100: 0.81 to 0.087 seconds for forward and backward of 32
@@ -23,13 +23,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from command import Out, run
-from episodes import load_shared
 from torch import Tensor, nn
 from tyro.conf import Positional
-from variants import training
-from worlds import HALVED, begin, device_name
 
+from studies.command import Out, run
+from studies.episodes import load_shared
+from studies.variants import training
+from studies.worlds import HALVED, begin, device_name
 from worldgymnast.episodes.shares import balanced_weights, share_weights
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, data_hash
 from worldgymnast.precision import Precision, autocast

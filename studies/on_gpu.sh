@@ -17,7 +17,7 @@
 #
 # WHEELS  what studies/wheels.sh collected; left out where everything is installed
 # OUT     what comes back, flat, at most 8 files of 16 MiB: log.txt, numbers.json, timing.md, weights.tar.000 and on, and
-#         parts.json (python studies/parcel.py unpack OUT FOLDER). It may be emptied between two calls.
+#         parts.json (python -m studies.parcel unpack OUT FOLDER). It may be emptied between two calls.
 # STATE   where everything else lies, to be kept between calls: /tmp/study
 # DEVICE  cuda; WORKERS the number of cores; PYTHON python3; MUJOCO_GL egl; RL_FLAGS more flags of the quickstart;
 #         TRAIN_FLAGS and EXPLORE_FLAGS those of train or graphed, and of explore;
@@ -56,7 +56,7 @@ limited() {
   echo "== $what: $((SECONDS - began)) seconds, exit code $code"
   [ "$code" = 0 ] || failed+=("$what")
 }
-worlds=("$python" "$repo/studies/worlds.py")
+worlds=("$python" -m studies.worlds)
 current() { # the folder of the variant that was named last
   local name=${variant:-$(cat "$state/variant" 2>/dev/null)}
   if [ -z "$name" ]; then echo "no variant is trained yet: begin with train:VARIANT:MINUTES" >&2; fi
@@ -64,9 +64,9 @@ current() { # the folder of the variant that was named last
 }
 recording() { # $0 is the share; sets side by side, the policy's and the logged ones with most of the processes
   local code=0 job jobs=() set
-  for set in $("$python" "$repo/studies/worlds.py" sets); do
+  for set in $("$python" -m studies.worlds sets); do
     case $set in policy) share=3 ;; logged) share=5 ;; *) share=16 ;; esac
-    "$python" "$repo/studies/worlds.py" record "$state/data" --share "$0" --only "$set" \
+    "$python" -m studies.worlds record "$state/data" --share "$0" --only "$set" \
       --workers $((workers / share > 1 ? workers / share : 1)) &
     jobs+=($!)
   done
@@ -76,7 +76,7 @@ recording() { # $0 is the share; sets side by side, the policy's and the logged 
 exploring() { # $0 is the folder: FIRST COUNT
   local code=0 job jobs=() number
   for ((number = $1; number < $1 + $2; number++)); do
-    OMP_NUM_THREADS=1 "$python" "$repo/studies/explorers.py" "$0" "$number" --data "$state/data" --device "$device" \
+    OMP_NUM_THREADS=1 "$python" -m studies.explorers "$0" "$number" --data "$state/data" --device "$device" \
       --workers $((workers / $2 > 1 ? workers / $2 : 1)) ${EXPLORE_FLAGS:-} &
     jobs+=($!)
   done
@@ -99,7 +99,7 @@ leave() { # what there is so far, into OUT
   cp "$folder/numbers.json" "$out/" 2>/dev/null || rm -f "$out/numbers.json"
   cp "$state/timing.md" "$out/" 2>/dev/null
   name=$(basename "$folder")
-  (cd "$state" && "$python" "$repo/studies/parcel.py" pack "$out" "worlds/$name"/{plan,judge,numbers}.json \
+  (cd "$state" && "$python" -m studies.parcel pack "$out" "worlds/$name"/{plan,judge,numbers}.json \
     "worlds/$name"/world-16.safetensors "worlds/$name"/judge/judge.safetensors \
     worlds/*/explorer-*/explorer-16.safetensors \
     "worlds/$name"/{world,judge}/metrics.jsonl "worlds/$name"/quickstart/{evaluation,stages}.json \
@@ -126,7 +126,7 @@ for part in "${list[@]}"; do
       echo "$variant" >"$state/variant"
       begun=${fourth:-starter}
       [ -e "$state/worlds/$begun/world/world.safetensors" ] && begun=$state/worlds/$begun/world/world.safetensors
-      limited "$(awk "BEGIN { print $second / 60 + 1.5 }")" "graphed $variant" "$python" "$repo/studies/graphed.py" \
+      limited "$(awk "BEGIN { print $second / 60 + 1.5 }")" "graphed $variant" "$python" -m studies.graphed \
         "$first" "$(current)" --data "$state/data" --seconds "$second" --start "$begun" --device "$device" \
         ${TRAIN_FLAGS:-} ;;
     explore) limited 5 explore bash -c exploring "$(current 2>/dev/null)" "$first" "$second" ;;

@@ -1,7 +1,7 @@
 """Packs files from another machine into parts of limited size, and joins them again.
 
-python studies/parcel.py pack OUT FILE...      OUT/weights.tar in parts, and OUT/parts.json with their hashes
-python studies/parcel.py unpack OUT FOLDER     the files again, in FOLDER
+python -m studies.parcel pack OUT FILE...      OUT/weights.tar in parts, and OUT/parts.json with their hashes
+python -m studies.parcel unpack OUT FOLDER     the files again, in FOLDER
 """
 
 from __future__ import annotations

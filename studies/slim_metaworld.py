@@ -1,6 +1,6 @@
 """Removes pictures and meshes that the suite's scenes never load from Meta-World's wheel: 37 MB become 4.
 
-python studies/slim_metaworld.py WHEEL          rewrites it under the same name
+python -m studies.slim_metaworld WHEEL          rewrites it under the same name
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ for name in "${names[@]}"; do pinned+=("$(grep -i "^$name==" "$here/../constrain
   "${platforms[@]}" -d "$dir" "${pinned[@]}"
 
 export PYTHONPATH=$here/..${PYTHONPATH:+:$PYTHONPATH}
-for wheel in "$dir"/metaworld-*.whl; do "$python" "$here/slim_metaworld.py" "$wheel"; done
-"$python" "$here/worlds.py" sentences "$dir/sentences.safetensors"
+for wheel in "$dir"/metaworld-*.whl; do "$python" -m studies.slim_metaworld "$wheel"; done
+"$python" -m studies.worlds sentences "$dir/sentences.safetensors"
 if command -v apt-get >/dev/null; then # the loader of OpenGL, which a machine with a driver may lack
   mkdir -p "$dir/gl"
   (cd "$dir/gl" && apt-get -qq -o APT::Sandbox::User=root download libegl1 libglvnd0 libopengl0 libgl1 libglx0 libgles2)

@@ -1,10 +1,10 @@
 """Compares variants of the embedded world model on one fixed data set, within a time limit.
 
-    python studies/worlds.py record runs/study/data
-    python studies/worlds.py train all runs/study/all --data runs/study/data --minutes 60
-    python studies/worlds.py judge runs/study/all --data runs/study/data --minutes 10
-    python studies/worlds.py evaluate runs/study/all --data runs/study/data
-    python studies/worlds.py table runs/study/*
+    python -m studies.worlds record runs/study/data
+    python -m studies.worlds train all runs/study/all --data runs/study/data --minutes 60
+    python -m studies.worlds judge runs/study/all --data runs/study/data --minutes 10
+    python -m studies.worlds evaluate runs/study/all --data runs/study/data
+    python -m studies.worlds table runs/study/*
 
 The same command resumes a stopped one.
 """
@@ -25,11 +25,11 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import tyro
-from command import Out, run
-from episodes import HELD_OUT, compact, load, load_shared, load_training, record_all, some, sources
 from tyro.conf import Positional
-from variants import training
 
+from studies.command import Out, run
+from studies.episodes import HELD_OUT, compact, load, load_shared, load_training, record_all, some, sources
+from studies.variants import training
 from worldgymnast.envs.metaworld import INSTRUCTIONS
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, data_hash
 from worldgymnast.errors import InputError
@@ -369,7 +369,7 @@ def trained_world(out: Path, device: str) -> TrainableWorld:
     """Load OUT's world model; raise InputError if it is missing."""
     path = out / "world" / "world.safetensors"
     if not path.exists():
-        raise InputError(f"{path} is missing. Run: python studies/worlds.py train ... {out}")
+        raise InputError(f"{path} is missing. Run: python -m studies.worlds train ... {out}")
     return load_trainable_world(path, device)
 
 

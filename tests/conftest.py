@@ -1,9 +1,12 @@
 """Shapes and types are checked in every test: the import hook comes before the first import of the package."""
 
+import importlib
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,17 +14,29 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 from places import ROOT
 
-pytest_plugins = ("skip_limit",)
-MARKED_BY_FIXTURE = {"gl": pytest.mark.gl, "vlm_server": pytest.mark.server}
+pytest_plugins = ("skip_limit", "pytester")
+MARKED_BY_FIXTURE = {
+    "gl": pytest.mark.gl,
+    "vlm_server": pytest.mark.server,
+    "taught_vlm": pytest.mark.xdist_group("tiny-vlm"),  # one process teaches it
+}
 """A test that asks for such a fixture, itself or through another fixture, has the marker."""
 
 os.environ.setdefault("MUJOCO_GL", "egl")
 os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(ROOT / ".pytest_cache" / "hypothesis"))
 _CACHE = tempfile.TemporaryDirectory(prefix="worldgymnast-test-cache-")
 os.environ["WORLDGYMNAST_CACHE"] = _CACHE.name  # rather than the home of whoever tests
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # to compile the package is a quarter of the start of a process
+sys.dont_write_bytecode = False
 settings.register_profile("tests", deadline=None, derandomize=True, database=None)
 settings.load_profile("tests")
 torch.set_num_threads(1)
+for _name in (
+    *("PIL.Image", "beartype.vale", "filelock", "google_crc32c", "gymnasium.vector", "pydantic.dataclasses"),
+    *("pydantic.main", "pydantic.type_adapter", "safetensors.torch", "tyro"),
+    *("scipy.ndimage", "scipy.optimize", "scipy.special", "scipy.stats"),
+):
+    importlib.import_module(_name)  # else compiled anew: whatever is first imported under the hook has files of its own
 install_import_hook("worldgymnast", "typecheck.check")
 
 
@@ -43,8 +58,8 @@ def _gl_error() -> str | None:
 
 
 @pytest.fixture(scope="session")
-def gl() -> None:
-    """Skip the test where nothing can be rendered; a failure where skips are counted."""
+def gl() -> Iterator[None]:
+    """Skip the test where nothing can be rendered; a failure where skips are counted. Scenes are loaded once."""
     if error := _gl_error():
         from skip_limit import COUNT_SKIPS, is_counting
 
@@ -52,6 +67,26 @@ def gl() -> None:
         if is_counting():
             pytest.fail(f"{reason} ({COUNT_SKIPS} is set, so tests that render must run)", pytrace=False)
         pytest.skip(reason)
+    import scene_pool
+
+    with scene_pool.kept():
+        yield
+
+
+@pytest.fixture
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the rows of every real or simulated environment in this process: each of its own would load torch first.
+
+    tests/integration/test_metaworld.py holds rows in processes to those in one.
+    """
+    from gymnasium.vector import SyncVectorEnv
+
+    from worldgymnast.envs import wrappers
+
+    def rows(members: list[Any], autoreset_mode: Any, **_: object) -> SyncVectorEnv:
+        return SyncVectorEnv(members, autoreset_mode=autoreset_mode)
+
+    monkeypatch.setattr(wrappers, "AsyncVectorEnv", rows)
 
 
 @pytest.fixture(scope="session")

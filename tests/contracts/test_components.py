@@ -48,7 +48,7 @@ def test_own_components_keep_their_contracts() -> None:
     check_judge(wg.load_judge(wg.starter("judge")))
 
 
-@pytest.mark.usefixtures("gl")
+@pytest.mark.usefixtures("gl", "one_process")
 def test_metaworld_keeps_its_contract() -> None:
     check_environment(MetaWorld(MetaWorldConfig(tasks=("door-close", "drawer-close"))))
 

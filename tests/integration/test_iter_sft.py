@@ -150,7 +150,7 @@ def test_sft_on_everything_imitates_all_other_successes() -> None:
     assert many.succeeded.all()
 
 
-@pytest.mark.usefixtures("gl")
+@pytest.mark.usefixtures("gl", "one_process")
 def test_the_commands_of_the_baselines_end_with_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tasks = ("drawer-close", "door-close")
     recorded = RecordConfig(expert=1, noisy=0, play=0, length=24, workers=1)

@@ -83,8 +83,12 @@ def run_expert(env: MetaWorldEnv, task: str, layout: int) -> tuple[list[np.ndarr
 
 
 @pytest.mark.parametrize("task", SUITE)
-def test_the_expert_succeeds(env: MetaWorldEnv, task: str) -> None:
-    outcomes = {layout: any(run_expert(env, task, layout)[2]) for layout in (900_001, 900_002, 900_003)}
+@pytest.mark.usefixtures("gl")
+def test_the_expert_succeeds(task: str) -> None:
+    """Nothing is looked at: every frame but the first is the last."""
+    env = MetaWorldEnv(CONFIG, every=CONFIG.horizon)
+    outcomes = {layout: any(run_expert(env, task, layout)[2]) for layout in (900_001, 900_002)}
+    env.close()
     assert all(outcomes.values()), outcomes
 
 

@@ -13,19 +13,16 @@ from worldgymnast.evaluation.prediction_powered import powered_difference
     ("world", "rate", "spread", "n", "more"),
     [
         ("today", 0.5, 1.0, 8, 40),
-        ("good", 0.5, 0.0, 8, 8),
         ("near", 0.9, 1.0, 8, 40),
-        ("near", 0.05, 0.0, 8, 40),
         ("good", 0.01, 0.0, 4, 40),
         ("today", 0.98, 0.0, 8, 0),
         ("blind", 0.3, 1.0, 8, 40),
         ("liar", 0.5, 1.0, 8, 40),
-        ("liar", 0.95, 0.0, 20, 40),
     ],
 )
 def test_intervals_cover_the_truth(world: str, rate: float, spread: float, n: int, more: int) -> None:
     """Whatever the world says; `benchmarks/coverage.py` prints the whole table."""
-    rng, runs = np.random.default_rng(0), 300
+    rng, runs = np.random.default_rng(0), 150
     logits = math.log(rate / (1 - rate)) + np.linspace(-spread, spread, TASKS)
     rates = 1 / (1 + np.exp(-logits))
     found = [simulate(rng, rates, world, n, more) for _ in range(runs)]
@@ -44,7 +41,7 @@ def test_intervals_cover_the_truth(world: str, rate: float, spread: float, n: in
 
 @pytest.mark.parametrize(("world", "old", "new"), [("today", 0.4, 0.6), ("near", 0.05, 0.05), ("liar", 0.3, 0.5)])
 def test_intervals_of_differences_cover_the_truth(world: str, old: float, new: float) -> None:
-    rng, runs, n, more = np.random.default_rng(1), 300, 8, 40
+    rng, runs, n, more = np.random.default_rng(1), 150, 8, 40
     covered = 0
     for _ in range(runs):
         before, after = (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -33,6 +32,9 @@ always = {allowed}
 """
 
 
+SURROUNDINGS = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "WORLDGYMNAST_"))}
+
+
 @pytest.fixture
 def suite(tmp_path: Path) -> Path:
     """A folder with three tests, two of which are skipped, and the plugin."""
@@ -41,56 +43,89 @@ def suite(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(folder: Path, allowed: int, *words: str, **environment: str) -> tuple[int, str]:
+def allow(folder: Path, skips: int) -> None:
+    (folder / "pyproject.toml").write_text(PYPROJECT.format(support=ROOT / "tests/support", allowed=skips))
+
+
+def run(pytester: pytest.Pytester, folder: Path, allowed: int) -> tuple[int, str]:
     """Exit code and output of pytest in `folder`, where that many skips are allowed."""
-    (folder / "pyproject.toml").write_text(PYPROJECT.format(support=ROOT / "tests/support", allowed=allowed))
-    surroundings: Mapping[str, str] = {
-        **{k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "WORLDGYMNAST_"))},
-        "PYTHONPATH": str(ROOT),
-        **environment,
-    }
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *words]
-    done = subprocess.run(command, cwd=folder, env=surroundings, capture_output=True, text=True, check=False)
-    return done.returncode, done.stdout + done.stderr
+    allow(folder, allowed)
+    done = pytester.runpytest_inprocess("-p", "no:cacheprovider", "--rootdir", str(folder), str(folder))
+    return int(done.ret), str(done.stdout)
 
 
-@pytest.mark.parametrize("words", [(), ("-n", "2")], ids=["one process", "two processes"])
-def test_more_skips_than_allowed_fail_and_are_listed(suite: Path, words: tuple[str, ...]) -> None:
-    code, said = run(suite, 1, *words, WORLDGYMNAST_COUNT_SKIPS="1")
-    assert code == 1, said
-    assert "Skipped 2 tests (limit 1: always 1" in said
-    assert "test_suite.py::test_needs[a camera]: there is no a camera" in said
-    assert "test_suite.py::test_needs[a robot]: there is no a robot" in said
-    code, said = run(suite, 2, *words, WORLDGYMNAST_COUNT_SKIPS="1")
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skips are counted, whatever is done around this test."""
+    monkeypatch.setenv("WORLDGYMNAST_COUNT_SKIPS", "1")
+
+
+@pytest.mark.usefixtures("counted")
+def test_more_skips_than_allowed_fail_and_are_listed(suite: Path, pytester: pytest.Pytester) -> None:
+    code, said = run(pytester, suite, 1)
+    assert_refused(code, said)
+    code, said = run(pytester, suite, 2)
     assert code == 0, said
     assert "too many skipped tests" not in said
 
 
-def test_elsewhere_skips_are_not_counted(suite: Path) -> None:
-    code, said = run(suite, 0)
+def assert_refused(code: int, said: str) -> None:
+    assert code == 1, said
+    assert "Skipped 2 tests (limit 1: always 1" in said
+    assert "test_suite.py::test_needs[a camera]: there is no a camera" in said
+    assert "test_suite.py::test_needs[a robot]: there is no a robot" in said
+
+
+def test_two_processes_count_together(suite: Path) -> None:
+    allow(suite, 1)
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n", "2"]
+    counting = {**SURROUNDINGS, "PYTHONPATH": str(ROOT), "WORLDGYMNAST_COUNT_SKIPS": "1"}
+    done = subprocess.run(command, cwd=suite, env=counting, capture_output=True, text=True, check=False)
+    assert_refused(done.returncode, done.stdout + done.stderr)
+
+
+def test_elsewhere_skips_are_not_counted(
+    suite: Path, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WORLDGYMNAST_COUNT_SKIPS", raising=False)
+    code, said = run(pytester, suite, 0)
     assert code == 0, said
     assert "1 passed, 2 skipped" in said
 
 
-def test_a_module_that_is_skipped_counts_and_a_failure_stays_one(suite: Path) -> None:
+@pytest.mark.usefixtures("counted")
+def test_a_module_that_is_skipped_counts_and_a_failure_stays_one(suite: Path, pytester: pytest.Pytester) -> None:
     (suite / "test_module.py").write_text(MODULE)
-    code, said = run(suite, 2, WORLDGYMNAST_COUNT_SKIPS="1")
+    code, said = run(pytester, suite, 2)
     assert code == 1, said
     assert "test_module.py: could not import 'no_such_module'" in said
-    (suite / "test_module.py").write_text("def test_fails():\n    assert False\n")
-    code, said = run(suite, 0, WORLDGYMNAST_COUNT_SKIPS="1")
+    (suite / "test_module.py").write_text("def test_fails():\n    assert 1 == 2\n")
+    code, said = run(pytester, suite, 0)
     assert code == 1, said
     assert "1 failed, 1 passed, 2 skipped" in said
     assert "Skipped 2 tests (limit 0" in said
 
 
+TWICE = """
+import os, pytest
+words = ["-p", "no:cacheprovider", "-rs"]
+skipped = pytest.main(words)
+print("counted from here", flush=True)
+os.environ["WORLDGYMNAST_COUNT_SKIPS"] = "1"
+raise SystemExit(10 * skipped + pytest.main(words))
+"""
+
+
 def test_without_gl_what_renders_fails_where_skips_are_counted(tmp_path: Path) -> None:
+    """In one process, which has no GL: first where skips are not counted, then where they are."""
     (tmp_path / "conftest.py").write_text((ROOT / "tests/conftest.py").read_text())
     (tmp_path / "test_renders.py").write_text(RENDERS)
-    code, said = run(tmp_path, 1, "-rs", MUJOCO_GL="nonsense")
-    assert code == 0, said
-    assert "no GL to render with (MUJOCO_GL=nonsense)" in said
-    code, said = run(tmp_path, 1, MUJOCO_GL="nonsense", WORLDGYMNAST_COUNT_SKIPS="1")
-    assert code == 1, said
-    assert "no GL to render with (MUJOCO_GL=nonsense)" in said
-    assert "tests that render must run" in said
+    allow(tmp_path, 1)
+    without = {**SURROUNDINGS, "PYTHONPATH": str(ROOT), "MUJOCO_GL": "nonsense"}
+    command = [sys.executable, "-c", TWICE]
+    done = subprocess.run(command, cwd=tmp_path, env=without, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    skipped, failed = done.stdout.split("counted from here")
+    assert "no GL to render with (MUJOCO_GL=nonsense)" in skipped
+    assert "no GL to render with (MUJOCO_GL=nonsense)" in failed
+    assert "tests that render must run" in failed

@@ -118,7 +118,7 @@ def test_what_cannot_be_adapted_to_is_refused_at_once(
     assert not Path("run").exists()
 
 
-@pytest.mark.usefixtures("gl")
+@pytest.mark.usefixtures("gl", "one_process")
 def test_a_scene_is_adapted_to_and_what_was_forgotten_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

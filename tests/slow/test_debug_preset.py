@@ -45,7 +45,7 @@ def work(folder: Path) -> tuple[int, int]:
     return sum(json.loads(log[-1])["step"] + 1 for log in logs), sum(info["total_frames"] for info in recorded)
 
 
-@pytest.mark.usefixtures("gl")
+@pytest.mark.usefixtures("gl", "one_process")
 def test_reproduce_debug(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     words = ["reproduce", "debug", "--out", str(out), "--threads", str(torch.get_num_threads())]

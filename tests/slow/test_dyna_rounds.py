@@ -18,7 +18,7 @@ from worldgymnast.training.policy import train_policy
 from worldgymnast.training.world import train_world
 
 
-@pytest.mark.usefixtures("gl")
+@pytest.mark.usefixtures("gl", "one_process")
 def test_rounds_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe, data = debug(), tmp_path / "data"
     env = MetaWorld(recipe.env)

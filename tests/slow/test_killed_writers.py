@@ -1,12 +1,14 @@
-"""Writers of data sets that are killed: what they leave is hidden, and the next one clears it."""
+"""Writers of files and data sets that are killed: what they leave is hidden, and the next one clears it."""
 
 import os
 import signal
+from pathlib import Path
 
 from episode_builders import SPEC, assert_identical, episode, episodes
 
 from worldgymnast.episodes import lerobot
-from worldgymnast.staging import StagedFolder
+from worldgymnast.staging import TEMPORARY, StagedFolder, atomic_path
+from worldgymnast.weights import write_text
 
 
 def test_killed_writer_leaves_only_hidden_files_which_the_next_clears(tmp_path):
@@ -39,3 +41,19 @@ def test_a_dead_writer_s_leftovers_go_and_those_of_a_live_one_or_another_target_
     living.discard()
     StagedFolder(tmp_path / "set-2").publish()
     assert sorted(os.listdir(tmp_path)) == ["set", "set-2"]
+
+
+def test_a_killed_writer_leaves_the_old_file_and_the_next_clears_up(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    child = os.fork()
+    if child == 0:
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert path.read_text() == "old"
+    assert len(list(tmp_path.glob(f"{TEMPORARY}*"))) == 1
+    write_text(path, "new")
+    assert os.listdir(tmp_path) == ["file"]
+    assert path.read_text() == "new"

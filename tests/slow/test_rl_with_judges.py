@@ -66,9 +66,8 @@ def test_a_folder_that_is_no_run_is_left_as_it_is(
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["mine.txt"]
 
 
-@pytest.mark.parametrize("ahead", [[], ["--rl.ahead", "1"]])
 def test_a_run_out_of_budget_goes_on_to_where_it_would_have_come(
-    words: list[str], ahead: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     judge = load_judge(judge_file(words))
     assert isinstance(judge, VLMJudge)
@@ -78,7 +77,8 @@ def test_a_run_out_of_budget_goes_on_to_where_it_would_have_come(
         for budget in [None] if name == "whole" else [most, None]:
             limited = replace(judge.config.endpoint, budget=Budget(requests=budget))
             save_judge(tmp_path / "limited.json", replace(judge.config, endpoint=limited))
-            asked = [*words, *ahead, "--judge", str(tmp_path / "limited.json"), "--out", str(tmp_path / name)]
+            asked = [*words, "--rl.ahead", "1", "--judge", str(tmp_path / "limited.json")]
+            asked += ["--out", str(tmp_path / name)]
             assert main(asked) == (0 if budget is None else 2)
             if budget is not None:
                 said = capsys.readouterr().err.splitlines()[-1]

@@ -34,7 +34,7 @@ from worldgymnast.training.world import WorldTraining
 ENV = MetaWorldConfig(tasks=("drawer-close", "plate-slide"), horizon=8)
 
 
-@pytest.mark.usefixtures("gl")
+@pytest.mark.usefixtures("gl", "one_process")
 def test_every_cell_is_filled_once(tmp_path: Path) -> None:
     rl = ReinforceConfig(steps=1, starts=2, group_size=4, horizon=8, evaluate_every=1, resample=0)
     brief = FitConfig(steps=2)
@@ -45,11 +45,12 @@ def test_every_cell_is_filled_once(tmp_path: Path) -> None:
         rollouts=PolicyRecordConfig((1.0,), 1, length=8, workers=1),
         explored=PolicyRecordConfig((1.0,), 1, length=8, seed=2_050_000, workers=1),
         finetune=FinetuneConfig(rl, ScoringConfig(per_task=1, workers=1)),
-        everything=PolicyTraining(successes=True, demonstrations=1, fit=brief),
-        iter_sft=IterSftConfig(rounds=1, starts=8, group_size=4, fit=brief),
+        everything=PolicyTraining(successes=True, demonstrations=1, batch=8, fit=brief),
+        iter_sft=IterSftConfig(rounds=1, starts=8, group_size=4, batch=8, fit=brief),
         mismatches=(0.5,),
         score=ScoreConfig(per_task=2, workers=1),
         imitators=(1,),
+        imitation=PolicyTraining(batch=8, fit=brief),
         agree=AgreeConfig(per_task=1, lengths=(4, 8), workers=1),
         photographs=8,
         which=("methods", "agreement"),
@@ -90,11 +91,12 @@ def test_every_cell_is_filled_once(tmp_path: Path) -> None:
         tables(tmp_path, replace(config, score=replace(config.score, first_layout=7)))
 
 
-@pytest.mark.usefixtures("gl")
+@pytest.mark.usefixtures("gl", "one_process")
 def test_the_other_tables_are_filled_once(tmp_path: Path) -> None:
     rl = ReinforceConfig(steps=1, starts=2, group_size=4, horizon=8, evaluate_every=1, resample=0, middle=0.0)
     brief, practice = FitConfig(steps=2), FinetuneConfig(rl, ScoringConfig(per_task=1, workers=1))
-    world, judge = WorldTraining(autoencoder=brief, fit=brief), JudgeTraining(fit=brief, calibration=1, late=0)
+    world = WorldTraining(frames=2, autoencoder=brief, clips=2, length=4, fit=brief)
+    judge = JudgeTraining(batch=8, fit=brief, calibration=1, late=0)
     more = ("handle-press",)
     config = TablesConfig(
         env=ENV,
@@ -133,7 +135,7 @@ def test_the_other_tables_are_filled_once(tmp_path: Path) -> None:
             finetune=practice,
             photographs=1,
         ),
-        beside=PolicyTraining(successes=True, demonstrations=1, fit=brief),
+        beside=PolicyTraining(successes=True, demonstrations=1, batch=8, fit=brief),
         photographs=1,
         which=("diverse", "scenes", "dyna"),
     )

@@ -38,8 +38,8 @@ ID = re.compile(r"question (\d+)( doomed)?")
 class Server:
     """The counts and the faults."""
 
-    def __init__(self, seed: int, share: float):
-        self.seed, self.share = seed, share
+    def __init__(self, seed: int, share: float, faults: tuple[str, ...] = FAULTS):
+        self.seed, self.share, self.faults = seed, share, faults
         self.counts: Counter[str] = Counter()
         self.asked: Counter[str] = Counter()
         self.not_before: dict[str, float] = {}
@@ -50,7 +50,7 @@ class Server:
         attempt, self.asked[number] = self.asked[number], self.asked[number] + 1
         if not doomed and (draw.random() >= self.share or attempt % (RECOVERS_AFTER + 1) == RECOVERS_AFTER):
             return None
-        return draw.choice(FAULTS)
+        return draw.choice(self.faults)
 
     def answer(self, body: dict[str, Any]) -> tuple[str | None, str, str]:
         """The fault, the right text, and the question's name."""
@@ -168,13 +168,14 @@ async def reply(
     await writer.drain()
 
 
-async def main(seed: int, share: float) -> None:
-    """Serves on a free port, which it prints, until its standard input ends."""
-    server = await asyncio.start_server(Server(seed, share).handle, "127.0.0.1", 0, limit=2**24, backlog=512)
+async def main(seed: int, share: float, *without: str) -> None:
+    """Serves on a free port, which it prints, until its standard input ends; the faults named last never happen."""
+    answering = Server(seed, share, tuple(fault for fault in FAULTS if fault not in without))
+    server = await asyncio.start_server(answering.handle, "127.0.0.1", 0, limit=2**24, backlog=512)
     print(server.sockets[0].getsockname()[1], flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     os._exit(0)  # connections that hang need no farewell
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), float(sys.argv[2])))
+    asyncio.run(main(int(sys.argv[1]), float(sys.argv[2]), *sys.argv[3:]))

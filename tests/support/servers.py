@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -49,10 +49,10 @@ class Faulty:
 
 
 @contextmanager
-def faulty(share: float = 0.0, seed: int = 0) -> Iterator[Faulty]:
-    """A server with faults in that share of its answers."""
+def faulty(share: float = 0.0, seed: int = 0, without: Sequence[str] = ()) -> Iterator[Faulty]:
+    """A server with faults in that share of its answers, none of them those of `without`."""
     script = Path(__file__).parent / "fault_server.py"
-    command = [sys.executable, str(script), str(seed), str(share)]
+    command = [sys.executable, str(script), str(seed), str(share), *without]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdin is not None

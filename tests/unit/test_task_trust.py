@@ -150,7 +150,7 @@ def test_the_start_policy_is_replaced_only_on_evidence() -> None:
 def test_a_policy_that_is_no_better_rarely_replaces_the_start_policy() -> None:
     rng = np.random.default_rng(0)
 
-    def rate(change: float, count: int = 200) -> float:
+    def rate(change: float, count: int = 100) -> float:
         kept = 0
         for _ in range(count):
             words = [

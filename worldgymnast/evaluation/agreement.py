@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage, stats
 
 from worldgymnast.evaluation.success import (
     RESAMPLES,
@@ -65,6 +64,8 @@ def ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: shapes differ, a dtype is not uint8, or a frame is smaller than the window of 11 pixels.
     """
+    from scipy import ndimage
+
     _same_frames(a, b)
     if min(a.shape[-3:-1]) < 11:
         raise ValueError(f"ssim needs frames of at least 11x11 pixels, got {a.shape[-3]}x{a.shape[-2]}")
@@ -160,6 +161,8 @@ def auroc(scores: Numbers, truth: Sequence[bool] | np.ndarray) -> float:
         scores: [n], higher means success.
         truth: bool [n].
     """
+    from scipy import stats
+
     true = np.asarray(truth, dtype=bool)
     positive, negative = int(true.sum()), int((~true).sum())
     if not positive or not negative:
@@ -180,6 +183,8 @@ def _rows_pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _rows_spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    from scipy import stats
+
     return _rows_pearson(stats.rankdata(x, axis=1), stats.rankdata(y, axis=1))
 
 

@@ -13,8 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scipy import stats
-
 from worldgymnast.configs import Fraction, Positive, checked
 from worldgymnast.evaluation.success import Rate
 from worldgymnast.types import Verdict
@@ -91,6 +89,8 @@ def find_alarm(history: Sequence[Claims], config: GuardConfig) -> Alarm | None:
 
     None without an alarm or with too few claims.
     """
+    from scipy import stats
+
     used = [claims for claims in history if claims.count]
     head = _pooled(used, config.pool)
     tail = _pooled(used[::-1], config.pool)

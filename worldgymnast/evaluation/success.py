@@ -17,7 +17,6 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 Outcome = bool | None
 RESAMPLES = 10_000
@@ -78,6 +77,8 @@ class Rate:
         """Wilson 95% interval, in [0, 1]; (0, 1) if count is 0."""
         if not self.count:
             return 0.0, 1.0
+        from scipy import stats
+
         interval = stats.binomtest(self.successes, self.count).proportion_ci(_LEVEL, method="wilson")
         return float(interval.low), float(interval.high)
 
@@ -167,6 +168,8 @@ def mcnemar(before: Sequence[bool] | np.ndarray, after: Sequence[bool] | np.ndar
     >>> mcnemar([False, False, False, True], [True, True, True, True], "greater")
     0.125
     """
+    from scipy import stats
+
     first, second = np.asarray(before, dtype=bool), np.asarray(after, dtype=bool)
     gained, lost = int((~first & second).sum()), int((first & ~second).sum())
     return float(stats.binomtest(gained, gained + lost, 0.5, alternative).pvalue) if gained + lost else 1.0

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import signal
 import threading
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from safetensors import SafetensorError
 
 from worldgymnast import video
 from worldgymnast.errors import InputError
-from worldgymnast.staging import TEMPORARY, DiskFull, atomic_path, is_disk_full, space_for
+from worldgymnast.staging import DiskFull, atomic_path, is_disk_full, space_for
 from worldgymnast.weights import write_text
 
 FULL = [
@@ -88,22 +87,6 @@ def test_concurrent_writers_of_one_file_are_atomic(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["page"]
     text = (tmp_path / "page").read_text()
     assert text == text[0] * 10_000
-
-
-def test_a_killed_writer_keeps_the_old_file_and_the_next_cleans_up(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_text("old")
-    child = os.fork()
-    if child == 0:
-        with atomic_path(path) as temporary:
-            temporary.write_text("half")
-            os.kill(os.getpid(), signal.SIGKILL)
-    os.waitpid(child, 0)
-    assert path.read_text() == "old"
-    assert len(list(tmp_path.glob(f"{TEMPORARY}*"))) == 1
-    write_text(path, "new")
-    assert os.listdir(tmp_path) == ["file"]
-    assert path.read_text() == "new"
 
 
 def test_encoding_no_frames_keeps_the_old_video(tmp_path: Path) -> None:
