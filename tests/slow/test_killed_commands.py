@@ -19,7 +19,7 @@ from worldgymnast.phrases import INSTRUCTIONS
 from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.recipes.presets import debug
 from worldgymnast.registry import Manifest, save_component
-from worldgymnast.text import TABLE, save_sentences
+from worldgymnast.text import SENTENCES_VARIABLE, save_sentences
 from worldgymnast.weights import load_weights, weights_hash
 from worldgymnast.worldmodel.sampler import LatentWorldModel
 
@@ -93,7 +93,7 @@ def filled(words: list[str], material: dict[str, Path], out: Path) -> list[str]:
 
 def start(words: list[str], sentences: Path) -> subprocess.Popen[bytes]:
     """The command as a user runs it, in a process group of its own; known sentences need no encoder there."""
-    command, known = [sys.executable, "-m", "worldgymnast", *words], os.environ | {TABLE: str(sentences)}
+    command, known = [sys.executable, "-m", "worldgymnast", *words], os.environ | {SENTENCES_VARIABLE: str(sentences)}
     pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
     return subprocess.Popen(command, stdout=nothing, stderr=pipe, start_new_session=True, env=known)
 
