@@ -25,4 +25,4 @@ def test_a_frame_unlike_all_that_is_known_is_told() -> None:
     ]
     for one in strange:
         assert frame_warning(world, [one], known).startswith("found a frame out of distribution for the world model")
-    assert frame_warning(world, [*familiar, *strange], known).startswith("found 3 of 9 frames unlike those")
+    assert frame_warning(world, [*familiar, *strange], known).startswith("found 3 of 9 frames out of distribution")

@@ -34,7 +34,7 @@ def test_psnr_by_hand() -> None:
     assert psnr(a, b) == pytest.approx([0.0, 10 * math.log10(255**2 / 48)])
     assert psnr(a, a).tolist() == [math.inf, math.inf]
     assert psnr(b, a) == pytest.approx(psnr(a, b))  # no wrap-around of uint8
-    with pytest.raises(ValueError, match="expected two equal uint8 shapes"):
+    with pytest.raises(ValueError, match="expected uint8 of equal shapes"):
         psnr(a, b.astype(np.float32))
 
 

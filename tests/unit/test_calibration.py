@@ -85,7 +85,7 @@ def test_without_one_of_the_classes_what_needs_both_is_unknown() -> None:
 def test_what_is_no_belief_is_refused() -> None:
     with pytest.raises(ValueError, match=r"expected 0\.\.1"):
         calibration(np.array([1.2, 0.1]), [True, False], np.array([True, False]))
-    with pytest.raises(ValueError, match="found 2 beliefs, 1 verdicts, 2 truths"):
+    with pytest.raises(ValueError, match="got 2 beliefs, 1 verdicts and 2 true outcomes"):
         calibration(np.array([1.0, 0.1]), [True], np.array([True, False]))
 
 

@@ -69,7 +69,7 @@ def test_unknown_outcomes() -> None:
     missing = powered_rate([True, None], [True, True], [True], ["a", "b"], ["a"])
     assert math.isnan(missing.powered.value)
     assert str(missing.powered) == "unknown"
-    with pytest.raises(ValueError, match="found 2 real and 1 imagined"):
+    with pytest.raises(ValueError, match="got 2 real and 1 imagined"):
         powered_rate([True, False], [True], [])
     with pytest.raises(ValueError, match="common layouts"):
         powered_difference(([True], [True, False]), ([True], [True]), ([], []))

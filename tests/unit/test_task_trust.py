@@ -115,7 +115,7 @@ def test_the_best_step_is_kept_unless_it_loses_a_task() -> None:
     found = choose_step([start, replace(safe, step=8), replace(lossy, step=16)])
     assert (found.step, found.real, found.start) == (8, 9 / 16, 5 / 16)
     assert str(found) == (
-        "kept step 8: 56% real success, 31% before (4 starts won, 0 lost, evidence 6.2 to 1); step 16 was refused: it "
+        "kept step 8: 56% real success, 31% before (4 starts won, 0 lost, evidence 6.2 to 1); step 16 was rejected: it "
         "loses door (0 won, 5 lost)"
     )
     assert choose_step([start, lossy, replace(lossy, step=16)]).step == 0
@@ -143,7 +143,7 @@ def test_the_start_policy_is_replaced_only_on_evidence() -> None:
     assert (choose_step([start, better]).step, choose_step([start, better], evidence=5).step) == (8, 0)
     elsewhere = replace(better, starts=tuple(f"new {key}" for key in better.starts))
     assert "none of its starts was evaluated before" in str(choose_step([start, elsewhere]))
-    with pytest.raises(ValueError, match="found no scoring"):
+    with pytest.raises(ValueError, match="history is empty"):
         choose_step([])
 
 

@@ -78,7 +78,7 @@ def test_jitter_is_in_ranges_and_leaves_gripper_and_padding_alone() -> None:
 def test_scores_in_pieces_are_the_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     a, b = (rng.integers(0, 256, (3, 4, 16, 16, 3), dtype=np.uint8) for _ in range(2))
-    monkeypatch.setattr("worldgymnast.evaluation.fidelity._PIECE", 16 * 16 * 3 * 5)
+    monkeypatch.setattr("worldgymnast.evaluation.fidelity._PART_SIZE", 16 * 16 * 3 * 5)
     found = frame_scores(a, b)
     assert np.array_equal(found["psnr"], psnr(a, b))
     assert found["ssim"] == pytest.approx(ssim(a, b))
