@@ -394,7 +394,7 @@ def test_no_gl_is_one_line(tmp_path: Path, backend: str) -> None:
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert f"MUJOCO_GL: found '{backend}'" in done.stderr.splitlines()[-1]
-    assert "unset it" in done.stderr.splitlines()[-1]
+    assert "Unset it" in done.stderr.splitlines()[-1]
     assert not (tmp_path / "x").exists()
 
 

@@ -267,7 +267,8 @@ def closed_loop_sheet(name: str, loops: Mapping[str, Any]) -> Sheet:
     head = ["policy", "episodes", "phi", "within tasks", "both", "imagined only", "real only", "neither"]
     note = (
         "Phi is the correlation of imagined and real success of the same episode, with 95 % intervals over layouts; 0 "
-        "means no correlation. Within tasks: without the differences between tasks. Counts: episodes that succeeded."
+        "means no correlation. Within tasks: without the differences between tasks. Counts: episodes that succeeded in "
+        "both, in one or in neither."
     )
     return Sheet(f"Imagined vs. real outcome by episode: {name}", head, rows, note)
 
