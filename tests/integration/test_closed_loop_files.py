@@ -73,7 +73,7 @@ def test_other_files_are_refused_in_one_line(tmp_path: Path) -> None:
         ({}, "found no episodes"),
         ({"before": [{"task": 1}]}, "row 1: found"),
         ({"p": {"real": [{"task": "open"}]}}, "row 1: found"),
-        (other_starts, "expected the same starts in all"),
+        (other_starts, "have different starts"),
         ({"scorings": [{"tasks": ["a"]}]}, "expected a scoring"),
     ):
         with pytest.raises(InputError, match=expected) as caught:

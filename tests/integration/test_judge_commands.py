@@ -103,7 +103,7 @@ def test_the_outcome_is_that_of_the_horizon(lamps: EpisodeSet) -> None:
     """These succeed at their last frame, if at all."""
     assert truncate_labeled(lamps, HORIZON).succeeded.any()
     assert not truncate_labeled(lamps, HORIZON - 1).succeeded.any()
-    with pytest.raises(InputError, match="found 9, expected at most 8, the actions of the shortest labelled"):
+    with pytest.raises(InputError, match="found 9, expected at most 8, the actions of the shortest labeled"):
         truncate_labeled(lamps, HORIZON + 1)
 
 

@@ -86,5 +86,5 @@ def test_eval_world_refuses(held_out: Path, capsys: pytest.CaptureFixture[str]) 
 def test_perceptual_says_what_to_install(held_out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(held_out, "--data", held_out / "plain", "--perceptual") == 2
     said = capsys.readouterr().err
-    assert "--perceptual: found no package 'lpips'" in said
+    assert "--perceptual needs the package 'lpips'" in said
     assert "pip install 'worldgymnast[perceptual]'" in said

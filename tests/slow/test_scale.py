@@ -98,7 +98,7 @@ def test_the_command_learns_the_same_in_two_processes_and_refuses_a_part_for_onl
     assert_alike(tmp_path / "two", tmp_path / "one", "world.safetensors")
     assert_alike(tmp_path / "two/autoencoder", tmp_path / "one/autoencoder", "../world.safetensors")
     assert [line for line in said.splitlines() if "worldgymnast:" in line] == [
-        "worldgymnast: error: --fit.parts: found 1, expected a multiple of 2, the number of processes; give 2 or start "
-        "another number of them"
+        "worldgymnast: error: --fit.parts: found 1, expected a multiple of 2, the number of processes. Use 2, or start "
+        "another number of processes"
     ]
     assert {p.name for p in tmp_path.iterdir()} == {"data", "one", "two"}

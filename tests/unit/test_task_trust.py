@@ -143,7 +143,7 @@ def test_the_start_policy_is_replaced_only_on_evidence() -> None:
     assert (choose_step([start, better]).step, choose_step([start, better], evidence=5).step) == (8, 0)
     elsewhere = replace(better, starts=tuple(f"new {key}" for key in better.starts))
     assert "none of its starts was evaluated before" in str(choose_step([start, elsewhere]))
-    with pytest.raises(ValueError, match="found no scoring"):
+    with pytest.raises(ValueError, match="history is empty"):
         choose_step([])
 
 
