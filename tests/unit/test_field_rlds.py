@@ -312,7 +312,7 @@ NO_COLOR = {
     "one cut short": (
         IMG(),
         [png(frame(0, 0)), png(frame(0, 1))[:60], *[png(frame(0, 2))] * 2],
-        "step 1: .* no picture",
+        "step 1: .* not a readable picture",
     ),
     "two sizes": (IMG(), [png(frame(0, i, 64 + 8 * i)) for i in range(4)], None),
 }
@@ -655,7 +655,7 @@ def test_other_files_instead_of_a_shard_are_named(tmp_path):
         gzip.compress(good): "not a TFRecord file .it is compressed with gzip: unpack it",
         b"version https://git-lfs.github.com/spec/v1\noid sha256:0": "Git LFS pointer .*git lfs pull",
         b"<!DOCTYPE html><html>": "it is a web page",
-        bytes(4000): "record 0: checksum of its length is wrong",
+        bytes(4000): "record 0: the checksum of its length is wrong",
         b"short": "record 0: found 5 bytes of its header",
         b"": "found 0 records, expected 2",
     }
