@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from episode_builders import episode as noise
 from foreign_data import acts, episode, frame, ident, mp4, png, v3, v21
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from worldgymnast.episodes import formats, lerobot, lerobot_pairing
@@ -278,6 +278,8 @@ def test_every_row_gets_the_frame_of_its_time_or_an_error(data):
     fps, count = data.draw(st.sampled_from([5.0, 10.0, 30.0])), data.draw(st.integers(2, 40))
     keep = st.lists(st.booleans(), min_size=count, max_size=count)
     rows, frames = (np.flatnonzero(np.array(data.draw(keep)) | (np.arange(count) == 0)) for _ in range(2))
+    gaps = np.diff(frames[frames <= rows[-1]])
+    assume(not len(gaps) or np.ptp(gaps) or gaps[0] == 1)  # else an even video of another rate, which is refused
     random = np.random.default_rng(data.draw(st.integers(0, 99)))
     late = random.uniform(0, 0.2, count) * (np.arange(count) > 0)
     start = data.draw(st.sampled_from([0.0, 7.0]))
