@@ -653,7 +653,7 @@ def test_other_files_instead_of_a_shard_are_named(tmp_path):
     good = shard.read_bytes()
     cases = {
         gzip.compress(good): "not a TFRecord file .it is compressed with gzip: unpack it",
-        b"version https://git-lfs.github.com/spec/v1\noid sha256:0": "Git LFS pointer .*git lfs pull",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0": "Git LFS pointer.*git lfs pull",
         b"<!DOCTYPE html><html>": "it is a web page",
         bytes(4000): "record 0: the checksum of its length is wrong",
         b"short": "record 0: found 5 bytes of its header",
