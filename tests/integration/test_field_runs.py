@@ -359,7 +359,7 @@ def test_outcomes_that_are_none_are_named(seen: Path) -> None:
         ([{"task": "open"}], "row 1"),
         ([outcome(0, True), outcome(1, "yes")], "row 2"),  # type: ignore[arg-type]
         ([outcome(-1, True)], "row 1"),
-        ([outcome(0, True), outcome(0, True)], "some twice"),
+        ([outcome(0, True), outcome(0, True)], "some occur twice"),
         (3, "found 3, expected a list of rows"),
     ):
         file.write_text(json.dumps({"before": rows, "after": [outcome(0, True), outcome(1, False)]}))
