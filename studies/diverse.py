@@ -161,7 +161,7 @@ def widen(
         sets, first = [old, among[0], play, among[1]], round_folder(out, 1, config)
         world = train_world(sets, first / "world", config.world, device, config.shares, start=initial)
         known = concatenate([old, play, *(part.select(np.arange(0, len(part), 2)) for part in among)])
-        judge = train_judge(known, world, first / "judge", config.judge, device, start=judge)
+        judge = train_judge(known, world, first / "judge", config.judge, device, start=judge, require_both=False)
 
         def train_explorer(number: int, seed: int, world: WorldModel, judge: Judge) -> Policy:
             name, folder = EXPLORERS[seed % 10 % len(EXPLORERS)], round_folder(out, number, config) / f"rl-{seed}"

@@ -13,13 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
 
 from worldgymnast import registry
-from worldgymnast.envs.metaworld import MetaWorld, MetaWorldConfig
+from worldgymnast.arguments import check_device, check_policies, require_members, require_type
+from worldgymnast.envs.metaworld import EXTRA_TASKS, SUITE, MetaWorld, MetaWorldConfig, check_tasks
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.windows import EpisodeSet
-from worldgymnast.errors import InputError
 from worldgymnast.evaluation.success import SuccessTable
 from worldgymnast.measure import evaluate as evaluation
 from worldgymnast.measure.real import ScoreConfig, Scorer, ScoringConfig
@@ -31,15 +30,15 @@ from worldgymnast.report import collect as reports
 from worldgymnast.report import report as pages
 from worldgymnast.report import tables
 from worldgymnast.rl.reinforce import ReinforceConfig
-from worldgymnast.rl.starts import EpisodeStarts, FixedStarts, PhotographedStarts
-from worldgymnast.surrogates.imagination import Imagination, score_in
+from worldgymnast.rl.starts import StartSource, sampler_of
+from worldgymnast.surrogates.imagination import Imagination, imagine
 from worldgymnast.training import judge as judges
 from worldgymnast.training import policy as policies
 from worldgymnast.training import world as worlds
 from worldgymnast.training.judge import JudgeTraining
 from worldgymnast.training.policy import PolicyTraining
 from worldgymnast.training.world import WorldTraining
-from worldgymnast.types import Metrics, Start, Verdict
+from worldgymnast.types import Metrics
 
 __all__ = [
     "Evaluation",
@@ -126,6 +125,9 @@ def load_judge(path: AnyPath, device: str = "cpu") -> Judge:
 def save(component: Any, path: AnyPath) -> Path:
     """Save a policy, world model or learned judge as one file; returns its path.
 
+    Raises:
+        InputError: the component has no weights, or the file cannot be written.
+
     >>> import tempfile, worldgymnast as wg
     >>> policy = wg.load_policy(wg.starter("policy"))
     >>> wg.save(policy, tempfile.mkdtemp() + "/policy.safetensors").name
@@ -136,7 +138,10 @@ def save(component: Any, path: AnyPath) -> Path:
 
 
 def read(
-    path: AnyPath, size: int | tuple[int, int] | None = None, cameras: str | Sequence[str] | None = None
+    path: AnyPath,
+    size: int | tuple[int, int] | None = None,
+    cameras: str | Sequence[str] | None = None,
+    fps: float | None = None,
 ) -> EpisodeSet:
     """Read the episodes of a folder: LeRobot v3.0 or v2.1, RLDS or WorldGym.
 
@@ -144,12 +149,13 @@ def read(
         path: the folder.
         size: frame size, as (height, width) or one number for both; by default frames are not resized.
         cameras: names of the cameras to use; several are tiled side by side.
+        fps: frames per second, for data that do not state it (RLDS other than BridgeData V2).
 
     Raises:
         InputError: the folder has no known format, or is damaged.
     """
     names = tuple(cameras) if isinstance(cameras, list | tuple) else cameras
-    return formats.read(path, size=size, image_key=names)  # pyright: ignore[reportArgumentType]
+    return formats.read(path, size=size, image_key=names, fps=fps)  # pyright: ignore[reportArgumentType]
 
 
 # ---------------------------------------------------------------- starts and environments
@@ -161,15 +167,23 @@ def metaworld(**options: Any) -> RealEnvironment:
     Args:
         **options: fields of `MetaWorldConfig`: tasks, size, hold, horizon, distractors.
 
+    Raises:
+        InputError: an option or a task is unknown, or a value is invalid.
+
     >>> import worldgymnast as wg
     >>> wg.metaworld(tasks=("door-close",)).cameras
     {'image': (64, 64)}
     """
-    return MetaWorld(MetaWorldConfig(**options))
+    if isinstance(tasks := options.get("tasks"), str | list):
+        options["tasks"] = (tasks,) if isinstance(tasks, str) else tuple(tasks)
+    config = MetaWorldConfig(**options)
+    if not {*SUITE, *EXTRA_TASKS}.issuperset(config.tasks):
+        check_tasks(config.tasks)
+    return MetaWorld(config)
 
 
 def starts(
-    source: EpisodeSet | Sequence[Start] | RealEnvironment,
+    source: StartSource,
     *,
     tasks: Sequence[str] = (),
     middle: float = 0.0,
@@ -179,41 +193,42 @@ def starts(
     """Create a sampler of starts for reinforcement learning.
 
     Args:
-        source: logged episodes, whose first frames are sampled; a list of starts; or a real environment, whose layouts
-            are photographed.
+        source: logged episodes, whose first frames are sampled; one start or several; or a real environment, whose
+            layouts are photographed.
         tasks: tasks of the episodes; all by default.
         middle: share of starts shortly before a success, for episodes.
         per_task: photographs per task, for an environment.
         first_layout: seed of the first photographed layout.
 
     Raises:
-        InputError: the source has no starts.
+        InputError: the source has no starts, or none shortly before a success although `middle` asks for them.
 
     >>> import numpy as np, worldgymnast as wg
     >>> scene = wg.Start(np.zeros((64, 64, 3), np.uint8), "close the door", "door-close")
     >>> len(wg.starts([scene])(np.random.default_rng(0), 3))
     3
     """
-    if isinstance(source, EpisodeSet):
-        return EpisodeStarts(source, tasks or sorted(set(source.task)), middle)
-    if isinstance(source, RealEnvironment):
-        return PhotographedStarts(source, per_task, first_layout)
-    return FixedStarts(list(source))
+    return sampler_of(source, tasks, middle, per_task, first_layout)
 
 
-def scorer(env: RealEnvironment, per_task: int = 8, first_layout: int = 5_000_000, workers: int = 2) -> Scorer:
+def scorer(env: RealEnvironment, per_task: int = 8, first_layout: int = 5_000_000, workers: int = 1) -> Scorer:
     """Create a scorer that selects the best training step in the real environment.
 
     Args:
         env: the real environment.
         per_task: layouts per task.
         first_layout: seed of the first layout; use these layouts for nothing else.
-        workers: parallel processes.
+        workers: rows that run at once; more than one are processes, which need a script's code under
+            `if __name__ == "__main__":`.
+
+    Raises:
+        InputError: `env` is no real environment, or a number is invalid.
 
     >>> import worldgymnast as wg
     >>> wg.scorer(wg.metaworld(), per_task=4).config.per_task
     4
     """
+    require_members(env, RealEnvironment, "env")
     return Scorer(env, ScoringConfig(per_task, first_layout, workers))
 
 
@@ -236,6 +251,14 @@ class Result:
     summary: Metrics
     path: Path
 
+    def save(self, path: AnyPath) -> Path:
+        """Save the policy as one file; returns its path.
+
+        >>> result.save("better.safetensors")  # doctest: +SKIP
+        PosixPath('better.safetensors')
+        """
+        return save(self.policy, path)
+
     def report(self) -> Path:
         """Write the run's HTML page; returns its path."""
         target = self.path / "report.html"
@@ -255,7 +278,7 @@ def finetune(
     world: WorldModel | AnyPath,
     judge: Judge | AnyPath,
     *,
-    starts: StartSampler,
+    starts: StartSampler | StartSource,
     steps: int = 24,
     horizon: int = 24,
     out: AnyPath | None = None,
@@ -270,7 +293,8 @@ def finetune(
         policy: a policy or its file; a copy is trained.
         world: a world model or its file.
         judge: a judge or its file.
-        starts: source of the starts of each step, see `starts`.
+        starts: source of the starts of each step, see `starts`; episodes, a list of starts and a real environment are
+            accepted as they are.
         steps: number of updates.
         horizon: actions in a rollout; a multiple of the policy's chunk.
         out: run folder, in which the same call resumes a killed run; by default a temporary folder.
@@ -280,7 +304,7 @@ def finetune(
         config: all other settings; `steps` and `horizon` override its own.
 
     Raises:
-        InputError: components do not match, or `out` contains another run.
+        InputError: a component lacks members, components do not match, or `out` contains another run.
         Paused: the judge failed too often; the same call resumes the run.
 
     >>> import numpy as np, worldgymnast as wg
@@ -292,45 +316,16 @@ def finetune(
     >>> len(result.metrics), result.policy.chunk
     (2, 2)
     """
+    check_device(device)
     policy = load_policy(policy, device) if isinstance(policy, str | Path) else policy
     world = load_world(world, device) if isinstance(world, str | Path) else world
     judge = load_judge(judge, device) if isinstance(judge, str | Path) else judge
+    require_members(policy, Policy, "policy")
+    sampler = sampler_of(starts)
     settings = replace(config or ReinforceConfig(), steps=steps, horizon=horizon)
     imagination = Imagination.of(policy, world, judge, horizon)
-    done = recipe.finetune(policy, imagination, starts, _folder(out), settings, scorer, on_metrics=on_metrics)
+    done = recipe.finetune(policy, imagination, sampler, _folder(out), settings, scorer, on_metrics=on_metrics)
     return Result(done.policy, done.rows(), done.metrics, done.path)
-
-
-def imagine(
-    policy: Policy, world: WorldModel, start: Start, horizon: int = 24, seed: int = 0
-) -> UInt8[np.ndarray, "t h w 3"]:
-    """Imagine one rollout; returns frames uint8 [horizon + 1, h, w, 3], the start's frame first.
-
-    Args:
-        policy: the policy, at temperature 0.
-        world: the world model.
-        start: the start.
-        horizon: actions in the rollout.
-        seed: random seed of the world model.
-
-    >>> import numpy as np, worldgymnast as wg
-    >>> scene = wg.Start(np.zeros((64, 64, 3), np.uint8), "close the door")
-    >>> wg.imagine(wg.load_policy(wg.starter("policy")), wg.load_world(wg.starter("world")), scene, 4).shape
-    (5, 64, 64, 3)
-    """
-    unjudged = Imagination(world, _Silent(), policy.chunk, horizon)
-    return score_in(unjudged, policy, [start], rows=1, temperature=0.0, seed=seed)[0].frames
-
-
-class _Silent:
-    """Judge without verdicts."""
-
-    name = identity = "silent"
-    is_remote = False
-
-    def score(self, clips: Sequence[Any]) -> list[Any]:
-        """One verdict without a score per clip."""
-        return [Verdict(None, error="not judged") for _ in clips]
 
 
 # ---------------------------------------------------------------- evaluation
@@ -373,12 +368,14 @@ def evaluate(
         per_task: layouts per task and seed.
         seeds: seeds of layouts and sampling.
         out: folder of the outcomes; by default a temporary folder.
-        config: all other settings; `per_task` overrides its own.
+        config: all other settings, by default with one worker; `per_task` overrides its own.
 
     Raises:
-        InputError: the actions of a policy do not match the environment.
+        InputError: `policies` or `env` is none, or the actions of a policy do not match the environment.
     """
-    folder, score = _folder(out), replace(config or ScoreConfig(), per_task=per_task)
+    require_members(env, RealEnvironment, "env")
+    check_policies(policies)
+    folder, score = _folder(out), replace(config or ScoreConfig(workers=1), per_task=per_task)
     contenders = {
         name: evaluation.Contender(Path(one) if isinstance(one, str) else one, tuple(seeds))
         for name, one in policies.items()
@@ -405,6 +402,8 @@ def train_policy(
     Raises:
         InputError: there are too few demonstrations.
     """
+    check_device(device)
+    require_type(episodes, EpisodeSet, "episodes", "Read a folder with wg.read")
     return policies.train_policy(episodes, _folder(out), config or PolicyTraining(), device)
 
 
@@ -419,6 +418,8 @@ def train_world(
         config: settings of the training.
         device: device of the training.
     """
+    check_device(device)
+    require_type(episodes, EpisodeSet, "episodes", "Read a folder with wg.read")
     return worlds.train_world(episodes, _folder(out), config or WorldTraining(), device)
 
 
@@ -439,9 +440,10 @@ def train_judge(
         device: device of the training.
 
     Raises:
-        InputError: no episode is labeled.
+        InputError: no episode is labeled, or all of them have the same outcome.
     """
-    if not episodes.labelled.any():
-        raise InputError("episodes: found no success labels. No judge can be trained. Label some episodes")
+    check_device(device)
+    require_type(episodes, EpisodeSet, "episodes", "Read a folder with wg.read")
+    require_members(world, WorldModel, "world")
     with torch.random.fork_rng(devices=[]):
         return judges.train_judge(episodes, world, _folder(out), config or JudgeTraining(), device)

@@ -213,7 +213,10 @@ def _refusal(error: ValidationError, kind: type[Any]) -> InputError:
     """
     errors = error.errors(include_url=False)
     first = next((one for one in errors if one["type"] == _UNKNOWN), errors[0])
-    path = "".join(f"[{at}]" if isinstance(at, int) else f".{at[:_LONGEST]}" for at in first["loc"]).removeprefix(".")
+    location = list(first["loc"])
+    if location and isinstance(location[0], int):  # an argument without its name
+        location[0] = [field.name for field in dataclasses.fields(kind) if field.init][location[0]]
+    path = "".join(f"[{at}]" if isinstance(at, int) else f".{at[:_LONGEST]}" for at in location).removeprefix(".")
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, FieldError):
         return cause.within(path, kind.__name__)

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from worldgymnast.actions import ActionSpec, ActionSpecMismatch
+from worldgymnast.arguments import check_device
 from worldgymnast.configs import ByKind, Config, from_dict, to_dict
 from worldgymnast.envs.metaworld import MetaWorldConfig
 from worldgymnast.errors import InputError
@@ -45,6 +47,7 @@ from worldgymnast.scenes.inpainting import Inpainting, InpaintingConfig
 from worldgymnast.scenes.plate import Plate, load_plate
 from worldgymnast.scenes.proposals import Proposer, ProposerConfig
 from worldgymnast.scenes.remote import RemoteEditor, RemoteEditorConfig
+from worldgymnast.staging import reason
 from worldgymnast.weights import (
     Header,
     as_floats,
@@ -187,7 +190,12 @@ def save_component(path: Path, component: Any, manifest: Manifest, *, half: bool
         component: the component.
         manifest: origin of its weights.
         half: store floats as float16.
+
+    Raises:
+        InputError: the component has no weights, or the file cannot be written.
     """
+    if not hasattr(component, "state_dict"):
+        raise InputError(f"{path}: {type(component).__name__} has no state_dict, so it has no weights to save")
     tensors = {k: v.half() if half and v.is_floating_point() else v for k, v in component.state_dict().items()}
     config = getattr(component, "config", None)
     meta = {
@@ -199,7 +207,10 @@ def save_component(path: Path, component: Any, manifest: Manifest, *, half: bool
         meta["action_spec"] = json.dumps(spec.to_dict())
     if isinstance(fps := getattr(component, "fps", None), float | int):
         meta["fps"] = repr(fps)
-    save_weights(path, tensors, meta)
+    try:
+        save_weights(path, tensors, meta)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: cannot be written ({reason(error)}). Check the path and its permissions") from error
 
 
 def _load(path: Path, group: Group) -> Any:
@@ -325,6 +336,7 @@ def load_learned_judge(path: Path, device: str = "cpu") -> TrainableJudge:
 
 def _prepare(component: Any, device: str) -> Any:
     """Move a module to a device, in evaluation mode."""
+    check_device(device)
     return component.to(device).eval() if isinstance(component, nn.Module) else component
 
 
@@ -341,6 +353,7 @@ def load_judge(path: Path, device: str = "cpu", ledger: Ledger | None = None) ->
     """
     if path.suffix != ".json":
         return load_learned_judge(path, device)
+    check_device(device)
     return JudgeReader(lambda file: load_learned_judge(file, device), device, ledger or Ledger()).read(path)
 
 

@@ -19,6 +19,7 @@ import re
 import secrets
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -52,6 +53,14 @@ def is_disk_full(error: BaseException | None) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
+def reason(error: BaseException) -> str:
+    """Return what the system says of a failed read or write, such as "Permission denied"."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    number = re.search(r"os error (\d+)", str(error))
+    return os.strerror(int(number[1])) if number else str(error).partition("\n")[0]
+
+
 def disk_full_error(path: str | Path, size: int | None = None) -> DiskFull:
     """The error for a disk without space for `path`.
 
@@ -70,7 +79,9 @@ def disk_full_error(path: str | Path, size: int | None = None) -> DiskFull:
 
 
 def _free_bytes(path: str | Path) -> int:
-    return shutil.disk_usage(next(p for p in Path(path).absolute().parents if p.exists())).free
+    """Free bytes for a path; a large number where the file system has no size, as /proc."""
+    usage = shutil.disk_usage(next(p for p in Path(path).absolute().parents if p.exists()))
+    return usage.free if usage.total else sys.maxsize
 
 
 @contextmanager

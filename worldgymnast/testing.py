@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from typing_extensions import get_protocol_members
 
+from worldgymnast.arguments import missing_members
 from worldgymnast.protocols import Actor, Judge, Policy, RealEnvironment, WorldModel
 from worldgymnast.registry import Manifest, class_of, load_policy, save_component, weights_into
 from worldgymnast.types import ActionChunk, Clip, Observation, Verdict
@@ -39,7 +39,7 @@ def _require(is_met: bool, violation: str, consequence: str, fix: str) -> None:
 
 
 def _has_members(component: object, protocol: type[Any]) -> None:
-    missing = [name for name in sorted(get_protocol_members(protocol)) if not hasattr(component, name)]
+    missing = missing_members(component, protocol)
     _require(
         not missing,
         f"{type(component).__name__} has no {', '.join(missing)}",

@@ -150,6 +150,16 @@ class Layout:
         return Start(frame, self.instruction, self.task, self.seed)
 
 
+def require_frame_size(size: tuple[int, ...], expected: tuple[int, int], name: str = "starts") -> None:
+    """Raise InputError unless frames have the world model's height and width."""
+    if tuple(size[:2]) != tuple(expected):
+        (height, width), (wanted_height, wanted_width) = size[:2], expected
+        raise InputError(
+            f"{name}: found frames of {height}x{width} pixels, but the world model imagines {wanted_height}x"
+            f"{wanted_width}. Resize them; wg.read(..., size=world.frame_size) does"
+        )
+
+
 @dataclass(frozen=True)
 class Start:
     """One frame and one sentence, which suffice to train on a scene.
@@ -161,6 +171,9 @@ class Start:
         layout: seed of the `Layout` in the frame; None if the scene cannot be rebuilt (a user's photograph, or a frame
             from the middle of an episode).
 
+    Raises:
+        InputError: the frame is no uint8 array [h w 3], or a text is no text.
+
     >>> Start(np.zeros((64, 64, 3), np.uint8), "open the drawer").scene is None
     True
     """
@@ -170,10 +183,32 @@ class Start:
     task: str = ""
     layout: int | None = None
 
+    def __post_init__(self) -> None:
+        check_frame(self.frame)
+        for name in ("instruction", "task"):
+            if not isinstance(value := getattr(self, name), str):
+                raise InputError(f"start: {name} is {type(value).__name__}, expected str")
+
     @property
     def scene(self) -> Layout | None:
         """Layout in the frame, or None."""
         return None if self.layout is None else Layout(self.task, self.layout, self.instruction)
+
+
+def check_frame(frame: object) -> None:
+    """Raise InputError unless this is a uint8 image [h w 3]."""
+    if not isinstance(frame, np.ndarray):
+        raise InputError(f"start: frame is {type(frame).__name__}, expected a uint8 NumPy array [h w 3]")
+    shape, advice = list(frame.shape), ""
+    if frame.ndim == 3 and shape[0] == 3 != shape[-1]:
+        advice = ". Put the channels last: frame.transpose(1, 2, 0)"
+    if frame.ndim != 3 or shape[-1] != 3 or 0 in shape:
+        raise InputError(f"start: frame has shape {shape}, expected [h w 3] RGB{advice}")
+    if frame.dtype != np.uint8:
+        raise InputError(
+            f"start: frame has dtype {frame.dtype}, expected uint8 from 0 to 255. Convert it; from 0 to 1: "
+            "(frame * 255).round().astype('uint8')"
+        )
 
 
 StartOrLayout = Start | Layout

@@ -321,7 +321,7 @@ def test_bad_input_is_one_line(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{", "found no JSON"),
+        ("{", "expected a judge's description"),
         ("[]", "field 'kind': found none, expected one of VLMConfig"),
         ('{"kind": "Oracle"}', "field 'kind': found Oracle, expected one of VLMConfig"),
         ('{"kind": "VLMConfig", "endpoint": {"model": "m", "ulr": "x"}}', "field 'endpoint.ulr' of VLMConfig: unknown"),

@@ -26,7 +26,7 @@ def test_rounds_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     policy = train_policy(logged, tmp_path / "sft", recipe.policy)
     own = record_policy_to(data / "policy", policy, env, recipe.rollouts)
     world = train_world([logged, own], tmp_path / "world", recipe.world)
-    judge = train_judge(own, world, tmp_path / "judge", recipe.judge)
+    judge = train_judge(own, world, tmp_path / "judge", recipe.judge, require_both=False)
     old = formats.read(data / "policy")
     brief = replace(recipe.world.fit, steps=2)
     config = DynaConfig(

@@ -14,9 +14,9 @@ from worldgymnast.errors import InputError
 from worldgymnast.measure.novelty import task_name_warning
 from worldgymnast.protocols import Policy
 from worldgymnast.registry import EnvironmentConfig
-from worldgymnast.types import Start
+from worldgymnast.types import Layout, Start
 
-__all__ = ["SUITE", "check_policy", "check_tasks", "default_horizon", "instructions", "is_metaworld"]
+__all__ = ["SUITE", "check_policy", "check_spelling", "check_tasks", "default_horizon", "instructions", "is_metaworld"]
 
 CONTROL_RATE = 80
 """Control steps per second."""
@@ -48,6 +48,18 @@ def suite_instructions(spec: ActionSpec) -> list[str]:
 def misspelled_task(spec: ActionSpec, starts: Sequence[Start]) -> str:
     """Describe a start with a misspelled task, or return ""."""
     return task_name_warning(starts, (*SUITE, *EXTRA_TASKS)) if is_metaworld(spec) else ""
+
+
+def check_spelling(task: str, flag: str = "--task") -> None:
+    """Raise InputError if `task` is nearly the name of a known task.
+
+    Any other name is a task of the user's own.
+
+    >>> check_spelling("drawer-open"), check_spelling("stack-cups")
+    (None, None)
+    """
+    if warning := task_name_warning([Layout(task, 0, "")], (*SUITE, *EXTRA_TASKS)):
+        raise InputError(f"{flag}: {warning}. Correct it")
 
 
 def check_policy(path: Path, policy: Policy, env: EnvironmentConfig, flag: str = "--env.hold") -> None:

@@ -139,7 +139,7 @@ def _lines(commands: Mapping[str, Entry]) -> list[str]:
 
 
 def _line(left: str, right: str) -> str:
-    return f"  {left:<{_WIDTH}} {right}"
+    return f"  {left.rstrip():<{_WIDTH}} {right}"
 
 
 def preset_help(name: str, presets: Mapping[str, Callable[[], Any]]) -> str:

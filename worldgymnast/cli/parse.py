@@ -53,7 +53,7 @@ def split_name(words: Sequence[str]) -> tuple[str, list[str]]:
     if (family := words[0]) in FAMILIES:
         rest = [word for word in words[1:] if word not in ("-h", "--help")]
         if not rest:
-            known = ", ".join(f"{name} {entry.arguments}" for name, entry in commands_of(family).items())
+            known = ", ".join(f"{name} {entry.arguments}".rstrip() for name, entry in commands_of(family).items())
             raise UsageError(f"{family}: missing command. Commands: {known}")
         words = [f"{family} {rest[0]}"]
     hint = _suggestion(" ".join(words[:2]), COMMANDS, 0.8) or _suggestion(words[0], COMMANDS) or "."

@@ -16,7 +16,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from worldgymnast.errors import FieldError, InputError
 from worldgymnast.protocols import Judge, PredictsSuccess, WorldModel
-from worldgymnast.types import IMAGE, Clip, Start, Verdict, WorldState
+from worldgymnast.types import IMAGE, Clip, Start, Verdict, WorldState, require_frame_size
 
 
 class ImaginedVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
@@ -80,6 +80,13 @@ class ImaginedVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]
             raise InputError(
                 f"imagined environment: found {len(self._starts)} starts, expected {self.num_envs}, one per row"
             )
+        for start in self._starts:
+            if not isinstance(start, Start):
+                raise InputError(
+                    f"starts: found {type(start).__name__}, which has no frame to imagine from. Photograph it with the "
+                    "real environment's photograph()"
+                )
+            require_frame_size(start.frame.shape, self.world.frame_size)
         unique: dict[int, int] = {}
         rows = [unique.setdefault(id(s.frame), len(unique)) for s in self._starts]
         frames = {unique[id(s.frame)]: s.frame for s in self._starts}

@@ -280,7 +280,8 @@ def _allocate(root: Path, count: int, frame: np.ndarray) -> np.ndarray:
     if size > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
         raise InputError(
             f"{root}: {count:,} frames of {frame.shape[1]}x{frame.shape[0]} pixels take {size / 1e9:,.1f} GB, more "
-            "than this machine's memory; set WORLDGYMNAST_CACHE to a folder with enough space, or resize them (--size)"
+            "than this machine's memory; set WORLDGYMNAST_CACHE to a folder with enough space, or resize them (--size, "
+            "in Python: size=...)"
         )
     return np.empty((count, *frame.shape), np.uint8)
 
@@ -299,7 +300,7 @@ def _check_frames(frames: Iterator[tuple[object, np.ndarray]], count: int, root:
         if frame.shape != size:
             raise InputError(
                 f"{where}: found a frame of {frame.shape[0]}x{frame.shape[1]} pixels, expected {size[0]}x{size[1]} as "
-                f"in {first}; resize all, with --size {size[0]} or `size`"
+                f"in {first}; resize all with --size {size[0]} (in Python: size={size[0]})"
             )
         actual += 1
         if actual <= count:

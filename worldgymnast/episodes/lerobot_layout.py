@@ -230,7 +230,7 @@ def _cameras(features: dict[str, Any], image_key: ImageKey, path: Path) -> tuple
     if not color and (not names or is_all):
         raise InputError(
             f"{path}: field 'features': found {known}, which are depth maps, expected a color camera; to read depth, "
-            f"name it: --image-key {known[0]}"
+            f"name it: --image-key {known[0]} (in Python: cameras='{known[0]}')"
         )
     selected = tuple(_camera(name, known) for name in names)
     if not names or None in selected or len(set(selected)) < len(selected):
@@ -238,7 +238,7 @@ def _cameras(features: dict[str, Any], image_key: ImageKey, path: Path) -> tuple
         expected = f"camera '{names[0]}'" if len(names) == 1 else expected
         raise InputError(
             f"{path}: field 'features': found cameras {known}, expected {expected}; name one or several with "
-            "--image-key NAME [NAME ...], or all with --image-key all"
+            "--image-key NAME [NAME ...], or all with --image-key all (in Python: cameras=...)"
         )
     return tuple(name for name in selected if name is not None)
 

@@ -94,8 +94,8 @@ def stream(path: str | Path, *, image_key: ImageKey = None, size: Size = None) -
     layout = result.layout
     if layout.skipped_depth and image_key in (None, "all"):
         _print_once(
-            f"{layout.root}: depth maps {layout.skipped_depth} are skipped; name them with --image-key to read them as "
-            "pictures"
+            f"{layout.root}: depth maps {layout.skipped_depth} are skipped; name them with --image-key (in Python: "
+            "cameras=...) to read them as pictures"
         )
     return EpisodeStream(len(result.rows), layout.spec, layout.robot_fps, _episodes(layout, result.rows, size))
 
@@ -188,7 +188,7 @@ def _stack(camera: Camera, rows: Rows, size: Size) -> np.ndarray:
             (h, w), (height, width) = frame.shape[:2], frames[0].shape[:2]
             raise InputError(
                 f"{camera.file(rows)}: episode {rows.record.index}: found frames of {height}x{width} and {h}x{w} "
-                "pixels, expected one size; resize all with --size"
+                "pixels, expected one size; resize all with --size (in Python: size=...)"
             )
     return np.stack(frames)
 

@@ -251,12 +251,16 @@ def _select(cameras: Sequence[Camera], image_key: str | None, path: Path) -> tup
         raise InputError(f"{path}: found no color camera, expected at least one; check the path")
     for name in names:
         if name not in by_name:
-            raise InputError(f"{path}: found cameras {color}, expected '{name}'; name one of them with --image-key")
+            raise InputError(
+                f"{path}: found cameras {color}, expected '{name}'; name one of them with --image-key (in Python: "
+                "cameras=...)"
+            )
         camera = by_name[name]
         if not camera.is_readable:
             raise InputError(
                 f"{path}: field '{camera.name}': found {camera.dtype} {short(list(camera.shape))}, expected a color "
-                f"picture (uint8 with 3 channels), not depth; name one of {color} with --image-key"
+                f"picture (uint8 with 3 channels), not depth; name one of {color} with --image-key (in "
+                "Python: cameras=...)"
             )
     return tuple(by_name[name] for name in names)
 
@@ -276,7 +280,8 @@ def _default(cameras: Sequence[Camera], path: Path) -> str:
             "not supported"
         )
     raise InputError(
-        f"{path}: found cameras {names}, expected one; name it with --image-key (several separated by commas, or all)"
+        f"{path}: found cameras {names}, expected one; name it with --image-key (several separated by commas, or all; "
+        "in Python: cameras=...)"
     )
 
 

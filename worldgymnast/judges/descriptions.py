@@ -158,7 +158,7 @@ def read_description(path: Path, kinds: Sequence[type[Any]], whose: str) -> Any:
         raise InputError(f"{path}: found no file, expected {whose} description. Check the path")
     if (size := path.stat().st_size) > _LARGEST:
         raise InputError(f"{path}: found {size:,} bytes, expected {whose} description, at most {_LARGEST:,}")
-    data = parse_json(path.read_bytes(), path, f"found no JSON, expected {whose} description", unique=True)
+    data = parse_json(path.read_bytes(), path, f"expected {whose} description. Write the file again", unique=True)
     known = {kind.__name__: kind for kind in kinds}
     name = data.get(_KIND) if isinstance(data, Mapping) else None
     if isinstance(name, str) and name in known:

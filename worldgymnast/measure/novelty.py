@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from worldgymnast.evaluation.agreement import psnr
 from worldgymnast.protocols import Encodes, WorldModel
 from worldgymnast.text import SentenceEncoder
-from worldgymnast.types import Start
+from worldgymnast.types import Start, StartOrLayout
 
 FRAME_MARGIN = 1.5
 """Tolerance in dB of the reconstruction PSNR below the worst known frame. New layouts of the default suite lie within
@@ -102,7 +102,7 @@ def _negations(sentence: str) -> frozenset[str]:
     return NEGATIONS & set(sentence.lower().replace("\u2019", "'").replace(",", " ").split())
 
 
-def task_name_warning(starts: Sequence[Start], known: Sequence[str]) -> str:
+def task_name_warning(starts: Sequence[StartOrLayout], known: Sequence[str]) -> str:
     """Return a warning about a task name that is probably misspelled, or ""."""
     for task in sorted({start.task for start in starts} - set(known)):
         if near := difflib.get_close_matches(task, known, n=1, cutoff=MIN_NAME_SIMILARITY):

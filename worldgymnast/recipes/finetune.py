@@ -10,6 +10,7 @@ from typing import Any
 
 from worldgymnast import video
 from worldgymnast.actions import require_same
+from worldgymnast.arguments import require_members
 from worldgymnast.configs import checked
 from worldgymnast.errors import InputError
 from worldgymnast.measure.real import Scorer, ScoringConfig
@@ -20,11 +21,12 @@ from worldgymnast.registry import Manifest, save_component, to_dict, weights_int
 from worldgymnast.rl.collect import Uncertainty, Verify
 from worldgymnast.rl.curriculum import LearnableStarts
 from worldgymnast.rl.reinforce import PairedRollouts, ReinforceConfig, reinforce
+from worldgymnast.rl.starts import check_frame_size
 from worldgymnast.run import LogCallback, Run
 from worldgymnast.surrogates.imagination import ImaginedSurrogate, Surrogate
 from worldgymnast.surrogates.pool import LocalPool
 from worldgymnast.surrogates.verify import rollout_flips
-from worldgymnast.types import Metrics, Rollout
+from worldgymnast.types import Metrics, Rollout, require_frame_size
 from worldgymnast.weights import identity, to_json, write_text
 
 FPS = 10.0
@@ -92,6 +94,13 @@ def finetune(
         InputError: components do not fit together, or the run folder belongs to another run.
         Paused: see `reinforce`; the same call resumes.
     """
+    require_members(policy, Policy, "policy")
+    require_members(starts, StartSampler, "starts")
+    if isinstance(surrogate, ImaginedSurrogate):
+        check_frame_size(starts, surrogate.world.frame_size)
+        if scorer is not None:
+            size = next(iter(scorer.env.cameras.values()))
+            require_frame_size(size, surrogate.world.frame_size, "scorer")
     require_same(policy.action_spec, surrogate.action_spec, "policy and world model")
     result = out / "policy.safetensors"
     inputs = {"policy": identity(policy), **surrogate.inputs(), "starts": starts.identity}

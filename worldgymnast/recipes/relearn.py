@@ -62,4 +62,5 @@ def relearn_judge(
     device: str = "cpu",
 ) -> TrainableJudge:
     """Finetune the judge on all of `recorded` and on their replays in the world model."""
-    return train_judge(concatenate(recorded), world, out, with_seed(config.judge, seed), device, start=judge)
+    settings = with_seed(config.judge, seed)
+    return train_judge(concatenate(recorded), world, out, settings, device, start=judge, require_both=False)

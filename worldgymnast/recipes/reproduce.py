@@ -117,7 +117,7 @@ def reproduce(out: Path, recipe: Recipe, device: str = "cpu", imagined: int = 0)
     with stage(out, "world model"):
         world = train_world(episodes, first_round / "world", recipe.world, device)
     with stage(out, "judge"):
-        judge = train_judge(episodes, world, first_round / "judge", recipe.judge, device)
+        judge = train_judge(episodes, world, first_round / "judge", recipe.judge, device, require_both=False)
 
     def train_explorer(number: int, seed: int, world: WorldModel, judge: Judge) -> Policy:
         imagine = Imagination.of(policy, world, judge, recipe.explore.horizon)

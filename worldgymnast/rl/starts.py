@@ -9,17 +9,92 @@ import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from worldgymnast.episodes.windows import EpisodeSet, data_hash
 from worldgymnast.errors import InputError
 from worldgymnast.protocols import RealEnvironment, StartSampler
-from worldgymnast.types import Start, StartOrLayout
+from worldgymnast.types import Start, StartOrLayout, require_frame_size
 from worldgymnast.weights import fingerprint
 
 _MIN_BEFORE, _MAX_BEFORE = 2, 12
 """Range of actions before the success at which a start from the middle of an episode lies."""
+
+
+StartSource = EpisodeSet | Sequence[Start] | Start | RealEnvironment
+"""What `sampler_of` makes a sampler of."""
+
+
+def sampler_of(
+    source: StartSampler | StartSource,
+    tasks: Sequence[str] = (),
+    middle: float = 0.0,
+    per_task: int = 30,
+    first_layout: int = 6_000_000,
+) -> StartSampler:
+    """Make a sampler of any source of starts; return a sampler unchanged.
+
+    Args:
+        source: a sampler, logged episodes, one start or several, or a real environment.
+        tasks: tasks of the episodes; all by default.
+        middle: share of starts shortly before a success, for episodes.
+        per_task: photographs per task, for an environment.
+        first_layout: seed of the first photographed layout.
+
+    Raises:
+        InputError: the source has no starts, or none shortly before a success although `middle` asks for them.
+    """
+    if isinstance(source, EpisodeSet):
+        names = [tasks] if isinstance(tasks, str) else list(tasks)
+        return _sampler_of_episodes(source, names or sorted(set(source.task)), middle)
+    if isinstance(source, RealEnvironment):
+        if per_task < 1:
+            raise InputError(f"per_task: found {per_task}, expected 1 or more")
+        return PhotographedStarts(source, per_task, first_layout)
+    if isinstance(source, StartSampler) and not isinstance(source, type):
+        return source
+    several: Sequence[Any] = source if isinstance(source, list | tuple) else [source]
+    for one in several:
+        if not isinstance(one, Start):
+            raise InputError(
+                f"starts: found {type(one).__name__}, expected a wg.Start. Give episodes (wg.read), a list of starts, "
+                "or a real environment, which photographs its layouts"
+            )
+    return FixedStarts(several)
+
+
+def _sampler_of_episodes(episodes: EpisodeSet, tasks: Sequence[str], middle: float) -> EpisodeStarts:
+    """Sampler of logged frames; raises InputError if `middle` has no effect."""
+    if not 0 <= middle <= 1:
+        raise InputError(f"middle: found {middle:g}, expected a share from 0 to 1")
+    sampler = EpisodeStarts(episodes, tasks, middle)
+    if middle and not any(episodes.succeeded[episodes.where(task=task)].any() for task in tasks):
+        raise InputError(
+            f"middle: found {middle:g}, but no episode succeeds, so no start lies shortly before a success. Use "
+            "middle=0, or data with labelled successes"
+        )
+    return sampler
+
+
+def check_frame_size(starts: StartSampler, expected: tuple[int, int]) -> None:
+    """Raise InputError if a sampler is known to give frames of another size than the world model's."""
+    sizes = set[tuple[int, ...]]()
+    match starts:
+        case FixedStarts():
+            sizes = {one.frame.shape[:2] for one in starts.starts if isinstance(one, Start)}
+        case EpisodeStarts():
+            sizes = {starts.episodes.size}
+        case PhotographedStarts():
+            sizes = set(list(starts.env.cameras.values())[:1])
+        case ParaphrasedStarts():
+            check_frame_size(starts.starts, expected)
+        case MixedStarts():
+            check_frame_size(starts.first, expected)
+            check_frame_size(starts.second, expected)
+    for size in sizes:
+        require_frame_size(size, expected)
 
 
 def starts_hash(starts: Sequence[StartOrLayout]) -> str:

@@ -12,16 +12,19 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
+from jaxtyping import UInt8
 
 from worldgymnast.actions import ActionSpec
+from worldgymnast.arguments import require_members, require_type
 from worldgymnast.envs.imagined import ImaginedVectorEnv
 from worldgymnast.progress import Progress
 from worldgymnast.protocols import Actor, Judge, WorldModel
 from worldgymnast.rl.judging import EnvironmentVerdicts, JudgeVerdicts
 from worldgymnast.rl.rollout import batches
-from worldgymnast.types import Rollout, RolloutGroup, StartOrLayout
+from worldgymnast.types import Rollout, RolloutGroup, Start, StartOrLayout, Verdict
 from worldgymnast.weights import identity
 
 
@@ -101,6 +104,10 @@ class Imagination:
     chunk: int
     horizon: int
     every: int = 1
+
+    def __post_init__(self) -> None:
+        require_members(self.world, WorldModel, "world")
+        require_members(self.judge, Judge, "judge")
 
     @classmethod
     def of(cls, policy: Actor, world: WorldModel, judge: Judge, horizon: int) -> Imagination:
@@ -183,3 +190,37 @@ def score_in(
             if progress is not None:
                 progress.advance(len(batch))
         return [rollout for batch in pending for rollout in batch()]
+
+
+def imagine(
+    policy: Actor, world: WorldModel, start: Start, horizon: int = 24, seed: int = 0
+) -> UInt8[np.ndarray, "t h w 3"]:
+    """Imagine one rollout; returns frames uint8 [horizon + 1, h, w, 3], the start's frame first.
+
+    Args:
+        policy: the policy, at temperature 0.
+        world: the world model.
+        start: the start.
+        horizon: actions in the rollout.
+        seed: random seed of the world model.
+
+    >>> import numpy as np, worldgymnast as wg
+    >>> scene = wg.Start(np.zeros((64, 64, 3), np.uint8), "close the door")
+    >>> wg.imagine(wg.load_policy(wg.starter("policy")), wg.load_world(wg.starter("world")), scene, 4).shape
+    (5, 64, 64, 3)
+    """
+    require_members(policy, Actor, "policy")
+    require_type(start, Start, "start", "Give its frame and instruction")
+    unjudged = Imagination(world, _Silent(), policy.chunk, horizon)
+    return score_in(unjudged, policy, [start], rows=1, temperature=0.0, seed=seed)[0].frames
+
+
+class _Silent:
+    """Judge without verdicts."""
+
+    name = identity = "silent"
+    is_remote = False
+
+    def score(self, clips: Sequence[Any]) -> list[Any]:
+        """One verdict without a score per clip."""
+        return [Verdict(None, error="not judged") for _ in clips]

@@ -10,6 +10,7 @@ import torch
 
 from worldgymnast.configs import Count, Positive, checked
 from worldgymnast.episodes.windows import EpisodeSet, data_hash
+from worldgymnast.errors import InputError
 from worldgymnast.phrases import INSTRUCTIONS
 from worldgymnast.protocols import TrainableJudge, WorldModel
 from worldgymnast.registry import (
@@ -58,6 +59,23 @@ def all_instructions() -> dict[str, tuple[str, ...]]:
     return {task: (*INSTRUCTIONS.get(task, ()), *affordance.sentences()) for task, affordance in AFFORDANCES.items()}
 
 
+def require_both_outcomes(episodes: EpisodeSet) -> None:
+    """Raise InputError unless some of the labelled episodes succeed and others fail."""
+    count, successes = int(episodes.labelled.sum()), int((episodes.succeeded & episodes.labelled).sum())
+    if count == 0:
+        raise InputError(
+            "field 'success': no episode has a label. No judge can be trained. Label successes and failures, or record "
+            "labelled episodes with record-policy"
+        )
+    if successes in (0, count):
+        outcome, missing = ("a failure", "successes") if successes == 0 else ("a success", "failures")
+        subject = "the only labelled episode" if count == 1 else f"each of the {count} labelled episodes"
+        raise InputError(
+            f"field 'success': {subject} is {outcome}. The judge could not learn to tell successes from failures. Add "
+            f"labelled {missing} (record-policy records both)"
+        )
+
+
 def train_judge(
     real: EpisodeSet,
     world: WorldModel,
@@ -67,6 +85,7 @@ def train_judge(
     *,
     start: TrainableJudge | None = None,
     origin: Origin = None,
+    require_both: bool = True,
 ) -> TrainableJudge:
     """Train the success classifier on `real` and its imagined replays; write OUT/judge.safetensors.
 
@@ -80,7 +99,13 @@ def train_judge(
         device: of the training.
         start: a judge to finetune.
         origin: see `Manifest.origin`.
+        require_both: refuse episodes that all succeed, or all fail. Recipes do not: they test their judge later.
+
+    Raises:
+        InputError: no episode is labelled, or `require_both` and all have the same outcome.
     """
+    if require_both:
+        require_both_outcomes(real)
     result = out / "judge.safetensors"
     real = real if real.labelled.all() else real.select(real.labelled)
     config = replace(config, calibration=resolve_calibration(real, config.calibration))

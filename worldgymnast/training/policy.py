@@ -54,7 +54,7 @@ def select_demonstrations(episodes: EpisodeSet, per_task: int) -> EpisodeSet:
         raise FieldError(
             "demonstrations",
             f"found fewer than {per_task} expert episodes for {', '.join(missing)}, expected that many per task. "
-            "Record more, or lower --demonstrations",
+            "Record more, or lower --demonstrations (in Python: PolicyTraining(demonstrations=...))",
         )
     return episodes.select(np.concatenate(chosen))
 

@@ -11,7 +11,7 @@ import tyro
 
 from worldgymnast.cli.checks import check_frame_size, check_in_distribution, check_same_actions
 from worldgymnast.cli.command import NO_PREFIX, DatasetCommand, DeviceCommand, OptionalPath, print_written
-from worldgymnast.cli.environment import check_policy, check_tasks, instructions
+from worldgymnast.cli.environment import check_policy, check_spelling, check_tasks, instructions, is_metaworld
 from worldgymnast.cli.inputs import open_ledger, read
 from worldgymnast.cli.origins import check_same_cameras
 from worldgymnast.cli.results import print_results, print_training
@@ -85,6 +85,8 @@ class Adapt(DeviceCommand, DatasetCommand):
     out: Path
 
     def __post_init__(self) -> None:
+        if self.policy is None and not self.anyway:
+            check_spelling(self.task)
         if (self.frame is None) == (self.layout is None):
             problem = "neither is given" if self.frame is None else "both are given"
             raise InputError(f"--frame, --layout: {problem}. Give a picture, or a layout of --task")
@@ -100,6 +102,8 @@ class Adapt(DeviceCommand, DatasetCommand):
         files = component_files(**given)
         policy, world = load_policy(files["policy"], self.device), load_world(files["world"], self.device)
         judge = load_judge(files["judge"], self.device, open_ledger(self.out))
+        if is_metaworld(policy.action_spec) and not self.anyway:
+            check_spelling(self.task)
         check_same_actions(files["policy"], policy.action_spec, files["world"], world.action_spec)
         check_same_cameras(*files.values(), requested=self.image_key)
         env = EnvironmentConfig(size=world.frame_size[0], horizon=self.config.rl.horizon)

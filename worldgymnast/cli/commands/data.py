@@ -100,7 +100,7 @@ class DataCheck(DatasetCommand):
         for finding in findings:
             print(finding)
         errors = sum(finding.severity == "error" for finding in findings)
-        print(f"{self.path}: {errors} errors, {len(findings) - errors} warnings")
+        print(f"{self.path}: {counted(errors, 'error')}, {counted(len(findings) - errors, 'warning')}")
         return int(errors > 0)
 
 
@@ -134,3 +134,12 @@ class DataConvert(DatasetCommand):
             outcome = f"{done.succeeded} of {done.labelled} labelled episodes succeeded"
         print(f"{self.target}: {done.episodes} episodes, {done.actions} actions, {outcome}")
         return 0
+
+
+def counted(count: int, noun: str) -> str:
+    """Count of a noun in the right number.
+
+    >>> counted(1, "error"), counted(0, "warning")
+    ('1 error', '0 warnings')
+    """
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
