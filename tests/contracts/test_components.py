@@ -24,9 +24,7 @@ from worldgymnast.testing import ContractError, check_environment, check_judge, 
 from worldgymnast.types import ActionChunk, Observation, Verdict
 from worldgymnast.weights import identity
 
-BRIEF = wg.ReinforceConfig(
-    starts=4, group_size=4, rows=16, evaluate_every=2, save_every=1, resample=0, temperature=1.0
-)
+BRIEF = wg.ReinforceConfig(starts=4, group_size=4, rows=16, evaluate_every=2, save_every=1, resample=0, temperature=1.0)
 
 
 @pytest.fixture
