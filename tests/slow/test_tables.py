@@ -175,5 +175,5 @@ def test_a_refused_value_of_a_study_names_its_flag(tmp_path: Path, capsys: pytes
     assert main(["--seeds", "0", "0", "--out", str(tmp_path / "x")], {"studies.tables": Tables}) == 2
     assert capsys.readouterr().err.startswith("worldgymnast: error: --seeds: found 0 twice")
     assert main(["--sedes", "0"], {"studies.tables": Tables}) == 2
-    assert "did you mean '--seeds'? python -m studies.tables --help" in capsys.readouterr().err
+    assert "did you mean '--seeds'? Run python -m studies.tables --help" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
