@@ -322,7 +322,8 @@ def finetune(
     judge = load_judge(judge, device) if isinstance(judge, str | Path) else judge
     require_members(policy, Policy, "policy")
     sampler = sampler_of(starts)
-    settings = replace(config or ReinforceConfig(), steps=steps, horizon=horizon)
+    require_type(config := config or ReinforceConfig(), ReinforceConfig, "config", "Its fields are the settings")
+    settings = replace(config, steps=steps, horizon=horizon)
     imagination = Imagination.of(policy, world, judge, horizon)
     done = recipe.finetune(policy, imagination, sampler, _folder(out), settings, scorer, on_metrics=on_metrics)
     return Result(done.policy, done.rows(), done.metrics, done.path)

@@ -44,7 +44,7 @@ def require_members(value: object, protocol: type[Any], name: str) -> None:
 def require_type(value: object, kind: type[Any], name: str, fix: str) -> None:
     """Raise InputError unless `value` is of a class; the message ends with `fix`."""
     if not isinstance(value, kind):
-        raise InputError(f"{name}: found {type(value).__name__}, expected wg.{kind.__name__}. {fix}")
+        raise InputError(f"{name}: found {type(value).__name__}, expected {kind.__name__}. {fix}")
 
 
 def check_policies(policies: object) -> None:

@@ -96,7 +96,7 @@ def test_an_object_that_is_no_component_is_told_its_missing_members(protocol: ty
 def test_a_class_is_no_instance_and_a_list_no_policies() -> None:
     with pytest.raises(InputError, match="judge: found the class Judge, expected an instance"):
         require_members(Judge, Judge, "judge")
-    with pytest.raises(InputError, match=r"start: found int, expected wg\.Start\. Give one"):
+    with pytest.raises(InputError, match=r"start: found int, expected Start\. Give one"):
         require_type(3, Start, "start", "Give one")
     for policies, found in (([], "list"), ({}, "none"), ("a.safetensors", "str")):
         with pytest.raises(InputError, match=f"policies: found {found}, expected policies or their files by name"):

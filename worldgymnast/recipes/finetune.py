@@ -10,7 +10,7 @@ from typing import Any
 
 from worldgymnast import video
 from worldgymnast.actions import require_same
-from worldgymnast.arguments import require_members
+from worldgymnast.arguments import require_members, require_type
 from worldgymnast.configs import checked
 from worldgymnast.errors import InputError
 from worldgymnast.measure.real import Scorer, ScoringConfig
@@ -96,6 +96,8 @@ def finetune(
     """
     require_members(policy, Policy, "policy")
     require_members(starts, StartSampler, "starts")
+    if scorer is not None:
+        require_type(scorer, Scorer, "scorer", "Make one with wg.scorer(env)")
     if isinstance(surrogate, ImaginedSurrogate):
         check_frame_size(starts, surrogate.world.frame_size)
         if scorer is not None:

@@ -28,6 +28,7 @@ from worldgymnast.training.fit import Batches, FitConfig, fit
 from worldgymnast.training.replay import replay
 from worldgymnast.training.thresholds import calibrate, resolve_calibration, split_for_calibration, unsolved_after
 from worldgymnast.training.world import Origin
+from worldgymnast.types import require_frame_size
 from worldgymnast.weights import identity
 
 
@@ -106,6 +107,7 @@ def train_judge(
     """
     if require_both:
         require_both_outcomes(real)
+    require_frame_size(real.size, world.frame_size, "episodes")
     result = out / "judge.safetensors"
     real = real if real.labelled.all() else real.select(real.labelled)
     config = replace(config, calibration=resolve_calibration(real, config.calibration))
