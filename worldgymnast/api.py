@@ -1,6 +1,6 @@
 """Public API of `import worldgymnast as wg`, loaded on first use.
 
-Paths can be strings. Functions without an output folder use a temporary one, so everything works in a notebook.
+Paths can be strings. Without an output folder, functions use a temporary one: everything works in a notebook.
 """
 
 from __future__ import annotations
@@ -254,8 +254,8 @@ class Result:
     def save(self, path: AnyPath) -> Path:
         """Save the policy as one file; returns its path.
 
-        >>> result.save("better.safetensors")  # doctest: +SKIP
-        PosixPath('better.safetensors')
+        >>> Result(load_policy(starter("policy")), [], {}, Path("rl")).save(tempfile.mkdtemp() + "/better.pt").name
+        'better.pt'
         """
         return save(self.policy, path)
 
@@ -312,7 +312,7 @@ def finetune(
     >>> files = [wg.starter(name) for name in ("policy", "world", "judge")]
     >>> brief = wg.ReinforceConfig(starts=2, group_size=2, rows=4, resample=0)
     >>> result = wg.finetune(*files, starts=wg.starts([scene]), steps=1, horizon=2, config=brief)  # doctest: +ELLIPSIS
-    no group had both successes and failures in the one step...
+    No group had both successes and failures in the only step...
     >>> len(result.metrics), result.policy.chunk
     (2, 2)
     """

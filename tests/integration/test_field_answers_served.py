@@ -131,7 +131,7 @@ def test_a_server_that_does_not_count_pictures_is_asked_what_it_sees(tmp_path: P
         assert [v.score for v in judge.score(clips)] == truth
 
 
-@pytest.mark.parametrize(("server", "said"), [("none", "pictures (100"), ("last", "all but one"), ("silent", "no ")])
+@pytest.mark.parametrize(("server", "said"), [("none", "ignores images"), ("last", "all but one"), ("silent", "no ")])
 def test_a_server_that_does_not_see_is_refused_and_told_the_way_round(
     server: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

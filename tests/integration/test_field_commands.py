@@ -342,7 +342,7 @@ def test_the_size_of_frames_is_known_before_they_are_decoded(mine: Path, tmp_pat
 
 
 def test_a_long_step_is_heard_of(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worldgymnast.progress._SHORTEST_TICK", 0.02)
+    monkeypatch.setattr("worldgymnast.progress._MIN_INTERVAL", 0.02)
     with Progress("thinking", 2, every=0.02) as progress:
         time.sleep(0.2)
         progress.advance()

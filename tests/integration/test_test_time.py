@@ -101,7 +101,7 @@ def test_a_remedy_is_an_anchor_or_other_scenes_or_both() -> None:
         (["--frame", "missing.png", "--instruction", "open the drawer"], "missing.png: found no file"),
         (["--frame", "wide.png", "--instruction", "open the drawer"], "found 80x64 pixels, expected a square picture"),
         (["--frame", "text.png", "--instruction", "open the drawer"], "not a readable picture"),
-        (["--layout", "3", "--task", "drawer-ope"], "did you mean 'drawer-open'"),
+        (["--layout", "3", "--task", "drawer-ope"], "resembles 'drawer-open'"),
         (["--layout", "3", "--task", "drawer-open", "--replay", "1"], "replay"),
         (["--layout", "3", "--task", "drawer-open", "--rl.middle", "0.5"], "--rl.middle has no effect in this command"),
     ],

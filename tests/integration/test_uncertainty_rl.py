@@ -160,7 +160,9 @@ def test_dropped_rollouts_train_nobody_and_the_counts_add_up(policy: SmallVLA, t
 
     alone = copy.deepcopy(policy)
     right = [g for g in collected if not is_wrong(g)]
-    Trainer(alone, config.trainer).update(right, torch.Generator().manual_seed(0))
+    trainer = Trainer(alone, config.trainer)
+    trainer.update(right, torch.Generator().manual_seed(0))
+    trainer.finish(kept=False)
     assert weights_hash(alone.state_dict()) == found != weights_hash(policy.state_dict())
 
 

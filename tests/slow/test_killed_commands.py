@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from worldgymnast.cli.main import main
+from worldgymnast.episodes import formats, lerobot
 from worldgymnast.judges.classifier import SuccessClassifier
 from worldgymnast.phrases import INSTRUCTIONS
 from worldgymnast.policies.small_vla import SmallVLA
@@ -69,7 +70,10 @@ CASES = {
 def material(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A small recording and untrained components of the debug preset."""
     folder, recipe = tmp_path_factory.mktemp("material"), debug()
-    assert main(["record", "debug", "--out", str(folder / "data")]) == 0
+    assert main(["record", "debug", "--out", str(folder / "recorded")]) == 0
+    recorded = formats.read(folder / "recorded")
+    recorded.success[recorded.first[::2] + recorded.length[::2]] = True  # a judge needs both outcomes
+    lerobot.write(folder / "data", [recorded.episode(i) for i in range(len(recorded))])
     spec = recipe.env.action_spec
     torch.manual_seed(0)
     save_component(folder / "policy.safetensors", SmallVLA(recipe.policy.policy, spec), Manifest())

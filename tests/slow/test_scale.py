@@ -49,10 +49,13 @@ def curve(run: Path) -> list[dict[str, float]]:
 
 
 def assert_alike(found: Path, expected: Path, weights: str) -> None:
-    """The same losses at the same steps, and the same weights, within rounding."""
+    """The same losses at the same steps, and the same weights, within rounding.
+
+    In 16 bits a few steps make 1e-4 of a last bit of the gradient; a share lost or counted twice makes 1e-1.
+    """
     left, right = (curve(path.parent if path.is_file() else path) for path in (found, expected))
     assert [row.keys() for row in left] == [row.keys() for row in right]
-    assert np.allclose([list(r.values()) for r in left], [list(r.values()) for r in right], rtol=1e-5, atol=1e-6)
+    assert np.allclose([list(r.values()) for r in left], [list(r.values()) for r in right], rtol=1e-3, atol=1e-5)
     left, right = (load_weights((path / weights).resolve())[0] for path in (found, expected))
     assert left.keys() == right.keys()
     assert all(np.allclose(left[name], right[name], atol=1e-5) for name in left)
