@@ -51,7 +51,7 @@ def curve(run: Path) -> list[dict[str, float]]:
 def assert_alike(found: Path, expected: Path, weights: str) -> None:
     """The same losses at the same steps, and the same weights, within rounding.
 
-    In 16 bits a few steps make 1e-4 of a last bit of the gradient; a share lost or counted twice makes 1e-1.
+    In 16 bits a difference in the last bit of a gradient grows to 1e-4 in a few steps.
     """
     left, right = (curve(path.parent if path.is_file() else path) for path in (found, expected))
     assert [row.keys() for row in left] == [row.keys() for row in right]
