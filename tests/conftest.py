@@ -73,6 +73,12 @@ def gl() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Undo what a command that ran in this process has set: two threads add in another order than one."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture
 def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the rows of every real or simulated environment in this process: each of its own would load torch first.

@@ -51,14 +51,15 @@ def curve(run: Path) -> list[dict[str, float]]:
 def assert_alike(found: Path, expected: Path, weights: str) -> None:
     """The same losses at the same steps, and the same weights, within rounding.
 
-    In 16 bits a difference in the last bit of a gradient grows to 1e-4 in a few steps.
+    In 16 bits a difference in the last bit of a gradient grows to 1e-4 in a few steps, and Adam moves a weight without
+    a gradient to speak of by its whole rate either way. A lost share moves nearly all of them.
     """
     left, right = (curve(path.parent if path.is_file() else path) for path in (found, expected))
     assert [row.keys() for row in left] == [row.keys() for row in right]
     assert np.allclose([list(r.values()) for r in left], [list(r.values()) for r in right], rtol=1e-3, atol=1e-5)
     left, right = (load_weights((path / weights).resolve())[0] for path in (found, expected))
     assert left.keys() == right.keys()
-    assert all(np.allclose(left[name], right[name], atol=1e-5) for name in left)
+    assert all(float(np.abs(left[name] - right[name]).mean()) < 1e-4 for name in left)
 
 
 def test_two_processes_learn_what_one_learns_and_go_on_where_they_were_stopped(tmp_path: Path) -> None:
