@@ -13,7 +13,6 @@ from episode_builders import episodes
 from places import ROOT
 from scale_worker import CONFIG, SHARDED, learn
 
-from worldgymnast.cli.main import main
 from worldgymnast.episodes import lerobot
 from worldgymnast.weights import load_weights
 
@@ -49,17 +48,13 @@ def curve(run: Path) -> list[dict[str, float]]:
 
 
 def assert_alike(found: Path, expected: Path, weights: str) -> None:
-    """The same losses at the same steps, and the same weights, within rounding.
-
-    In 16 bits a difference in the last bit of a gradient grows to 1e-4 in a few steps, and Adam moves a weight without
-    a gradient to speak of by its whole rate either way. A lost share moves nearly all of them.
-    """
+    """The same losses at the same steps, and the same weights, within rounding."""
     left, right = (curve(path.parent if path.is_file() else path) for path in (found, expected))
     assert [row.keys() for row in left] == [row.keys() for row in right]
-    assert np.allclose([list(r.values()) for r in left], [list(r.values()) for r in right], rtol=1e-3, atol=1e-5)
+    assert np.allclose([list(r.values()) for r in left], [list(r.values()) for r in right], rtol=1e-5, atol=1e-6)
     left, right = (load_weights((path / weights).resolve())[0] for path in (found, expected))
     assert left.keys() == right.keys()
-    assert all(float(np.abs(left[name] - right[name]).mean()) < 1e-4 for name in left)
+    assert all(np.allclose(left[name], right[name], atol=1e-5) for name in left)
 
 
 def test_two_processes_learn_what_one_learns_and_go_on_where_they_were_stopped(tmp_path: Path) -> None:
@@ -96,7 +91,8 @@ def test_the_command_learns_the_same_in_two_processes_and_refuses_a_part_for_onl
     lerobot.write(tmp_path / "data", episodes(4))
     command = ["train-world", str(tmp_path / "data"), *TINY]
     two = together(str(WORKER), "commands", *command, "--out", str(tmp_path / "two"))
-    assert main([*command, "--fit.parts", "2", "--out", str(tmp_path / "one")]) == 0
+    one = [sys.executable, "-m", "worldgymnast", *command, "--fit.parts", "2", "--out", str(tmp_path / "one")]
+    subprocess.run(one, check=True)  # not in this process: after other tests its 16 bits round in another way
     printed, said = done(two)
     assert printed.splitlines() == [str(tmp_path / "two/world.safetensors")]
     assert_alike(tmp_path / "two", tmp_path / "one", "world.safetensors")
