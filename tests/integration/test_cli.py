@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,7 @@ POSITIONALS = {
 
 
 @pytest.fixture
-def refuses(capsys: pytest.CaptureFixture[str]) -> Iterator[Refuses]:
+def refuses(capsys: pytest.CaptureFixture[str]) -> Refuses:
     """Runs the command and returns its one line on stderr."""
 
     def check(*words: object) -> str:
@@ -48,8 +48,7 @@ def refuses(capsys: pytest.CaptureFixture[str]) -> Iterator[Refuses]:
         assert "Traceback" not in said.err + said.out
         return lines[0]
 
-    yield check
-    torch.set_num_threads(1)
+    return check
 
 
 @pytest.fixture(scope="module")
@@ -357,7 +356,6 @@ def test_what_happens_to_the_machine(
 
     monkeypatch.setattr("worldgymnast.cli.commands.train.read", fails)
     assert main(["sft", str(tmp_path), "--out", str(tmp_path / "x")]) == code
-    torch.set_num_threads(1)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert said in lines[0]

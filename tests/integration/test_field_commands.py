@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,7 +85,7 @@ def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def says(capsys: pytest.CaptureFixture[str]) -> Iterator[Said]:
+def says(capsys: pytest.CaptureFixture[str]) -> Said:
     """Runs a command; returns what it printed, or where it is to fail its one line."""
 
     def run(*words: object, code: int = 0) -> str:
@@ -99,8 +99,7 @@ def says(capsys: pytest.CaptureFixture[str]) -> Iterator[Said]:
         assert "Traceback" not in said.err + said.out
         return line
 
-    yield run
-    torch.set_num_threads(1)
+    return run
 
 
 # ---------------------------------------------------------------- starter components beside another robot's

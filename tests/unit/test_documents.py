@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
-import torch
 from documents import Block, all_blocks, commands, is_whole_method, run
 
 from worldgymnast.cli.commands import KINDS, Command
@@ -25,13 +24,12 @@ pip install worldgymnast && worldgymnast adapt --instruction "open the drawer"
 
 
 @pytest.fixture
-def built(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Command]]:
+def built(monkeypatch: pytest.MonkeyPatch) -> list[Command]:
     """The commands that were built from their flags, in the place of running them."""
     found: list[Command] = []
     for kind in set(KINDS.values()):
         monkeypatch.setattr(kind, "__call__", lambda self: found.append(self) or 0)
-    yield found
-    torch.set_num_threads(1)
+    return found
 
 
 def test_commands_are_found_in_a_script() -> None:
