@@ -17,6 +17,8 @@ from worldgymnast.measure.agreement import (
     AgreeConfig,
     agreement_by_length,
     find_duplicates,
+    imagine_more,
+    powered_by_policy,
     roll_out_policies,
     success_rates,
 )
@@ -25,6 +27,7 @@ from worldgymnast.recipes.presets import debug
 from worldgymnast.recipes.quickstart import starter, starter_explorers
 from worldgymnast.registry import load_policy
 from worldgymnast.report.agree import PolicySuccess, agreement_sheets, scatter
+from worldgymnast.report.powered import policies_sheet
 from worldgymnast.surrogates.imagination import Imagination, Surrogate
 from worldgymnast.types import Clip, Verdict
 from worldgymnast.worldmodel.sampler import LatentWorldModel
@@ -69,6 +72,17 @@ def test_outcomes_by_length_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
         "Success",
     ]
     assert scatter(by_place, seen, seen).startswith(b"\x89PNG")
+    imagination = places["world"]
+    assert isinstance(imagination, Imagination)
+    more = imagine_more(policies, imagination, robot, file, config, 2)
+    layouts = {row["layout"] for row in found["a"][REAL]}
+    assert len(more["a"]) == 4, "two more layouts of two tasks"
+    assert layouts.isdisjoint(row["layout"] for row in more["a"])
+    assert imagine_more({"a": policies["a"]}, imagination, robot, file, config, 2) == more, "saved rows are kept"
+    estimate = powered_by_policy(found, more, "world")["a"]
+    assert (estimate.real, estimate.unplayed) == (2, 4)
+    (first, _), *_ = [sheet.rows for sheet in [policies_sheet(powered_by_policy(found, {}, "world"))]]
+    assert first[:1] + first[3:5] == ["a", "2", "0"]
 
 
 def test_the_same_weights_under_two_names_are_one_policy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

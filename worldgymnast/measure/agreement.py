@@ -17,14 +17,16 @@ import numpy as np
 from worldgymnast.configs import Count, NonEmpty, NonNegative, Positive, Seed, checked
 from worldgymnast.errors import FieldError
 from worldgymnast.evaluation.agreement import Agreement, agreement
+from worldgymnast.evaluation.prediction_powered import PoweredEstimate, powered_rate
 from worldgymnast.files import json_object
 from worldgymnast.measure.real import score_real
+from worldgymnast.measure.unplayed import FIRST, imagine_unplayed
 from worldgymnast.progress import Progress
-from worldgymnast.protocols import Policy, RealEnvironment
-from worldgymnast.records import check_rows, is_count, is_verdict, read_object
+from worldgymnast.protocols import Actor, Policy, RealEnvironment
+from worldgymnast.records import UNPLAYED, check_rows, is_count, is_verdict, read_object
 from worldgymnast.rl.judging import judge_clip
 from worldgymnast.surrogates.imagination import ImaginedSurrogate, Surrogate, score_in
-from worldgymnast.types import Rollout
+from worldgymnast.types import Rollout, Start
 from worldgymnast.weights import identity, write_text
 
 REAL = "real"
@@ -110,6 +112,62 @@ def roll_out_policies(
         for surrogate in surrogates.values():
             surrogate.close()
     return {name: outcomes[name] for name in policies}
+
+
+def imagine_more(
+    policies: Mapping[str, Policy],
+    surrogate: ImaginedSurrogate,
+    env: RealEnvironment,
+    file: Path,
+    config: AgreeConfig,
+    count: int,
+) -> dict[str, list[dict[str, Any]]]:
+    """Imagine `count` more layouts per task for every policy, without real episodes; see `measure.unplayed`.
+
+    Args:
+        policies: by name.
+        surrogate: imagines and judges.
+        env: photographs the layouts.
+        file: the file of `roll_out_policies`; these rows are saved beside it.
+        config: settings of the rollouts.
+        count: layouts per task.
+    """
+    imagined = surrogate.keyframes_only()
+    assert isinstance(imagined, ImaginedSurrogate)
+
+    def starts(seed: int) -> list[Start]:
+        del seed  # all policies have the layouts of one seed
+        return env.photograph(env.layouts(count, config.first_layout + FIRST))
+
+    def imagine(policy: Actor, chosen: Sequence[Start], seed: int, label: str) -> list[Rollout]:
+        return score_in(
+            imagined, policy, chosen, rows=config.rows, temperature=config.temperature, seed=seed, label=label
+        )
+
+    by_policy = {name: (policy, (config.seed,)) for name, policy in policies.items()}
+    return imagine_unplayed(file.with_name(UNPLAYED), by_policy, starts, imagine)
+
+
+def powered_by_policy(
+    outcomes: Outcomes, unplayed: Mapping[str, Sequence[Mapping[str, Any]]], place: str
+) -> dict[str, PoweredEstimate]:
+    """Return the real success of every policy at the longest horizon, narrowed by the outcomes in a surrogate.
+
+    Args:
+        outcomes: see `Outcomes`.
+        unplayed: rows by policy of `imagine_more`; may be empty.
+        place: the surrogate.
+    """
+    return {
+        name: powered_rate(
+            [row["success"][-1] for row in places[REAL]],
+            [row["success"][-1] for row in places[place]],
+            [row["imagined"] for row in unplayed.get(name, ())],
+            [row["task"] for row in places[REAL]],
+            [row["task"] for row in unplayed.get(name, ())],
+        )
+        for name, places in outcomes.items()
+    }
 
 
 def _read_saved(file: Path, places: Sequence[str], lengths: int) -> dict[str, dict[str, list[dict[str, Any]]]]:

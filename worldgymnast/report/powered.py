@@ -11,6 +11,7 @@ from worldgymnast.evaluation.prediction_powered import PoweredEstimate, powered_
 from worldgymnast.report.world import Sheet
 
 Rows = Sequence[Mapping[str, Any]]
+_TITLE = "Real success, with imagined episodes added"
 _NOTE = (
     "95 % intervals, exact or conservative. Estimates are unbiased even if the world model is wrong (PPI++). "
     "The last column counts real episodes that one imagined episode replaces, on real layouts too."
@@ -46,7 +47,13 @@ def sheet(evaluation: Mapping[str, Rows], unplayed: Mapping[str, Rows], after: S
     if all(played.values()):
         lines.append(_line("after minus before", _difference(played, alone)))
     note = _NOTE if any(alone.values()) else _NOTE + _ADD
-    return Sheet("Real success, with imagined episodes added", _HEAD, lines, note)
+    return Sheet(_TITLE, _HEAD, lines, note)
+
+
+def policies_sheet(estimates: Mapping[str, PoweredEstimate]) -> Sheet:
+    """Make the table of several policies; see `measure.agreement.powered_by_policy`."""
+    note = _NOTE if any(one.unplayed for one in estimates.values()) else _NOTE + _ADD
+    return Sheet(_TITLE, ["policy", *_HEAD[1:]], [_line(name, one) for name, one in estimates.items()], note)
 
 
 def _rate(played: Rows, alone: Rows) -> PoweredEstimate:

@@ -11,7 +11,7 @@ import tyro
 from tyro.conf import Positional
 
 from worldgymnast.cli.checks import check_frame_size, check_same_actions
-from worldgymnast.cli.command import NO_PREFIX, DeviceCommand, OptionalPath, print_written
+from worldgymnast.cli.command import NO_PREFIX, EvaluationCommand, OptionalPath, print_written
 from worldgymnast.cli.environment import check_policy, check_tasks
 from worldgymnast.cli.inputs import open_ledger
 from worldgymnast.cli.origins import check_same_cameras
@@ -25,24 +25,29 @@ from worldgymnast.measure.agreement import (
     Outcomes,
     agreement_by_length,
     find_duplicates,
+    imagine_more,
+    powered_by_policy,
     roll_out_policies,
 )
 from worldgymnast.registry import EnvironmentConfig, environment, load_judge, load_policy, load_world, to_dict
 from worldgymnast.report import tables
 from worldgymnast.report.agree import agreement_sheets, scatter, success_rates
 from worldgymnast.report.diagnosis import closed_loop_sheet, plain_loops
+from worldgymnast.report.powered import policies_sheet
 from worldgymnast.report.world import Sheet, page
 from worldgymnast.run import Run
 from worldgymnast.surrogates.imagination import Imagination, Surrogate
 from worldgymnast.surrogates.simulation import Simulation
 from worldgymnast.weights import identity, write_bytes, write_text
 
+_WORLD = "world"
+"""Place of the outcomes of the world model."""
 MIN_TRAININGS = 12
 """Independent trainings below which a correlation says little."""
 
 
 @checked(kw_only=True)
-class Agree(DeviceCommand):
+class Agree(EvaluationCommand):
     """Correlate imagined with real success of many policies from the same starts.
 
     Attributes:
@@ -111,17 +116,23 @@ class Agree(DeviceCommand):
                     f"{path}: chunk is {policy.chunk}, but {first.chunk} in {self.policies[0]}. Give policies with one "
                     "chunk size"
                 )
-        surrogates: dict[str, Surrogate] = {"world": Imagination.of(first, world, judge, env.horizon)}
+        imagination = Imagination.of(first, world, judge, env.horizon)
+        surrogates: dict[str, Surrogate] = {_WORLD: imagination}
         if self.beside:
             simulator = replace(self.simulator, env=env)
             surrogates["simulator"] = Simulation(simulator, first.chunk, self.config.workers)
         inputs = {name: surrogate.inputs() for name, surrogate in surrogates.items()}
         inputs |= {"policies": {path: identity(policy) for path, policy in loaded.items()}}
         with Run(self.out, to_dict(self.config) | {"env": to_dict(self.env), "inputs": inputs}) as run:
-            results = roll_out_policies(loaded, surrogates, environment(env), self.out / "outcomes.json", self.config)
+            robot, file = environment(env), self.out / "outcomes.json"
+            results = roll_out_policies(loaded, surrogates, robot, file, self.config)
+            more = {}
+            if self.imagined:
+                more = imagine_more(loaded, imagination, robot, file, self.config, self.imagined)
             run.finish({})
         trainings = dict(zip(loaded, self.trainings or loaded, strict=True))
         sheets, figure = compare({f"all {len(results)}": results}, self.config, trainings)
+        sheets.append(policies_sheet(powered_by_policy(results, more, _WORLD)))
         for sheet in sheets:
             tables.show(tables.sheet(sheet))
         count = len(set(trainings.values()))
