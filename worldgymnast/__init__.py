@@ -14,6 +14,7 @@ _EXPORTS = {
     "worldgymnast.api": (
         "Evaluation",
         "Result",
+        "environment",
         "evaluate",
         "finetune",
         "imagine",

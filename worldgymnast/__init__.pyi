@@ -2,6 +2,7 @@ from worldgymnast import testing as testing
 from worldgymnast.actions import ActionSpec as ActionSpec
 from worldgymnast.api import Evaluation as Evaluation
 from worldgymnast.api import Result as Result
+from worldgymnast.api import environment as environment
 from worldgymnast.api import evaluate as evaluate
 from worldgymnast.api import finetune as finetune
 from worldgymnast.api import imagine as imagine

@@ -16,12 +16,12 @@ import torch
 
 from worldgymnast import registry
 from worldgymnast.arguments import check_device, check_policies, require_members, require_type
-from worldgymnast.envs.metaworld import EXTRA_TASKS, SUITE, MetaWorld, MetaWorldConfig, check_tasks
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.evaluation.success import SuccessTable
 from worldgymnast.measure import evaluate as evaluation
 from worldgymnast.measure.real import ScoreConfig, Scorer, ScoringConfig
+from worldgymnast.phrases import INSTRUCTIONS
 from worldgymnast.protocols import Judge, Policy, RealEnvironment, StartSampler, TrainableJudge, WorldModel
 from worldgymnast.recipes import finetune as recipe
 from worldgymnast.recipes.quickstart import starter
@@ -43,6 +43,7 @@ from worldgymnast.types import Metrics
 __all__ = [
     "Evaluation",
     "Result",
+    "environment",
     "evaluate",
     "finetune",
     "imagine",
@@ -176,10 +177,33 @@ def metaworld(**options: Any) -> RealEnvironment:
     """
     if isinstance(tasks := options.get("tasks"), str | list):
         options["tasks"] = (tasks,) if isinstance(tasks, str) else tuple(tasks)
-    config = MetaWorldConfig(**options)
-    if not {*SUITE, *EXTRA_TASKS}.issuperset(config.tasks):
-        check_tasks(config.tasks)
-    return MetaWorld(config)
+    config = type(registry.DEFAULT_ENVIRONMENT)(**options)
+    env: Any = registry.environment(config)
+    if not set(INSTRUCTIONS).issuperset(config.tasks):
+        env.check()
+    return env
+
+
+def environment(reference: Any, **fields: Any) -> Any:
+    """Real environment of a reference, a class or a function.
+
+    Args:
+        reference: `metaworld`, `gym:ID`, `module:factory`, a description FILE.json, see `registry.environment_config`;
+            a config; or in Python the class of a Gymnasium environment or a function that makes one.
+        **fields: fields of the config, such as `instruction`, `image_key`, `spec`, `success_key`.
+
+    Raises:
+        InputError: the reference is unknown, or a field is invalid.
+
+    >>> import worldgymnast as wg
+    >>> wg.environment("metaworld", tasks=("door-close",)).tasks
+    ('door-close',)
+    """
+    if isinstance(reference, str | Path):
+        return registry.environment(registry.environment_config(reference, **fields))
+    if callable(reference):
+        return registry.made_environment(reference, fields)
+    return registry.environment(replace(reference, **fields))
 
 
 def starts(

@@ -22,7 +22,15 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_type_hints, overload
 
-from pydantic import AfterValidator, ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails, core_schema
 
@@ -104,28 +112,58 @@ class ByKind:
     """Annotation of a union of configs.
 
     JSON selects one by the key "kind", by default the first.
+
+    Args:
+        is_first_plain: write the first without "kind", as files did before there were others.
     """
+
+    def __init__(self, *, is_first_plain: bool = False):
+        self.is_first_plain = is_first_plain
+
+    def more(self) -> Mapping[str, type[Any]]:
+        """Configs that belong to the union without being written in it, by name."""
+        return {}
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         kinds = {kind.__name__: kind for kind in get_args(source)}
-        known = " or ".join(kinds)
+        first = next(iter(kinds))
 
         def read(value: Any) -> Any:
-            if isinstance(value, tuple(kinds.values())):
+            if isinstance(value, tuple(kinds.values())) or type(value) in self.more().values():
                 return value
             if not isinstance(value, Mapping):
-                raise FieldError("", f"found {_shown(value)}, expected an object with fields of {known}")
-            name = value.get(_KIND, next(iter(kinds)))
-            if not isinstance(name, str) or name not in kinds:
-                raise FieldError(_KIND, f"found {_shown(name)}, expected {known}")
+                raise FieldError("", f"found {_shown(value)}, expected an object with fields of {' or '.join(kinds)}")
+            name = value.get(_KIND, first)
+            known = kinds if isinstance(name, str) and name in kinds else kinds | dict(self.more())
+            if not isinstance(name, str) or name not in known:
+                raise FieldError(_KIND, f"found {_shown(name)}, expected {' or '.join(known)}")
             rest = {key: inner for key, inner in value.items() if key != _KIND}
-            return _adapter(kinds[name]).validate_json(json.dumps(rest))
+            return _adapter(known[name]).validate_json(json.dumps(rest))
 
         def write(value: Any) -> dict[str, Any]:
-            return to_dict(value) | {_KIND: type(value).__name__}
+            is_plain = self.is_first_plain and type(value) is kinds[first]
+            return to_dict(value) | ({} if is_plain else {_KIND: type(value).__name__})
 
         as_json = core_schema.plain_serializer_function_ser_schema(write)
         return core_schema.no_info_plain_validator_function(read, serialization=as_json)
+
+
+class _AsJson:
+    """Annotation of a value that is JSON text on the command line, and JSON or an object elsewhere."""
+
+
+def _parse_json(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise FieldError("", f"found {_shown(value)}, expected JSON ({error})") from error
+
+
+AS_JSON = _AsJson()
+JsonObject = Annotated[dict[str, Any], BeforeValidator(_parse_json), AS_JSON]
+"""JSON object; as text on the command line."""
 
 
 # ---------------------------------------------------------------- checked dataclasses

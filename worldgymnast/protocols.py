@@ -454,3 +454,9 @@ class RolloutPool(Protocol):
     def sync(self, weights: Mapping[str, Tensor], version: int) -> None:
         """Set the weights and version of the acting policy."""
         ...
+
+
+def frame_size(env: RealEnvironment) -> tuple[int, int]:
+    """Height and width of an environment's frames, in which all its cameras lie."""
+    tiling = env.tiling if isinstance(env, HasTiling) else None
+    return next(iter(env.cameras.values())) if tiling is None else tiling.size

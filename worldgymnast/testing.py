@@ -6,9 +6,10 @@ They verify behavior, not names, like `gymnasium.utils.env_checker`. Each check 
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ import torch
 from torch import nn
 
 from worldgymnast.arguments import missing_members
-from worldgymnast.protocols import Actor, Judge, Policy, RealEnvironment, WorldModel
+from worldgymnast.envs.anygym import Gymnasium
+from worldgymnast.envs.inspection import Inspection, horizon_problem, inspect_description, inspect_episode
+from worldgymnast.errors import InputError
+from worldgymnast.protocols import Actor, Demonstrates, Judge, Policy, RealEnvironment, WorldModel, frame_size
 from worldgymnast.registry import Manifest, class_of, load_policy, save_component, weights_into
 from worldgymnast.types import ActionChunk, Clip, Observation, Verdict
 from worldgymnast.weights import identity
@@ -361,20 +365,80 @@ def check_environment(env: Any, chunk: int = 2, rows: int = 2) -> None:
     """Check that a real environment rebuilds layouts and reports every frame and success.
 
     Args:
-        env: the environment; the check runs two episodes of two looks.
+        env: the environment; the check runs two episodes of two looks, and a few random actions.
         chunk: actions per look.
         rows: parallel rows.
 
     Raises:
-        ContractError: the environment violates its contract.
+        ContractError: the environment violates its contract; the message has one line per problem.
 
     >>> import worldgymnast as wg
     >>> wg.testing.check_environment(wg.metaworld(tasks=("door-close",)))  # doctest: +SKIP
     """
-    _has_members(env, RealEnvironment)
-    _has_identity(env)
-    name = type(env).__name__
-    layouts = env.layouts(2, 7)
+    if problems := inspect_environment(env, chunk, rows).problems:
+        raise ContractError("\n".join(problems))
+
+
+def inspect_environment(env: Any, chunk: int = 2, rows: int = 2) -> Inspection:
+    """Look at a real environment; see `check_environment` for the arguments.
+
+    Returns:
+        All problems, one line each, with notes and what was found.
+    """
+    result = Inspection()
+    if isinstance(env, Gymnasium):
+        result = inspect_description(env, chunk)
+        if result.problems:
+            with contextlib.suppress(InputError):
+                _ = env.facts  # raises what is missing
+                result.found = describe_environment(env) | result.found
+            return result
+    checks: list[Callable[[], None]] = [
+        lambda: _has_members(env, RealEnvironment),
+        lambda: _has_identity(env),
+        lambda: result.found.update(describe_environment(env)),
+    ]
+    _collect(result, checks)
+    if result.problems:
+        return result
+    _collect(result, [lambda: _check_layouts(env), lambda: _check_horizon(env, chunk)])
+    _collect(result, [lambda: _check_photographs(env), lambda: _check_single(env, result)])
+    _collect(result, [lambda: _check_vector(env, chunk, rows)])
+    return result
+
+
+def _collect(result: Inspection, checks: Sequence[Callable[[], None]]) -> None:
+    """Run checks; a violation becomes a problem, once."""
+    for check in checks:
+        try:
+            check()
+        except (ContractError, InputError) as error:
+            if str(error) not in result.problems:
+                result.problems.append(str(error))
+
+
+def describe_environment(env: Any) -> dict[str, str]:
+    """What a real environment is, as names and values."""
+    (height, width), spec = frame_size(env), env.action_spec
+    cameras = ", ".join(f"{name} {h}x{w}" for name, (h, w) in env.cameras.items())
+    found = {
+        "actions": str(spec),
+        "bounds": " ".join(f"{low:g}..{high:g}" for low, high in zip(spec.low, spec.high, strict=True)),
+        "cameras": f"{cameras}; frame {height}x{width}",
+    }
+    if names := getattr(env, "state_names", ()):
+        found["state"] = f"{len(names)} numbers ({', '.join(names)})"
+    rate = spec.rate
+    seconds = f" ({env.horizon / rate:.3g} s)" if rate else ""
+    found["horizon"] = f"{env.horizon} actions{seconds}"
+    found["tasks"] = "; ".join(f"{task}: {' / '.join(env.instructions(task))}" for task in env.tasks)
+    if isinstance(env, Demonstrates):
+        found["expert"] = "yes" if getattr(env, "has_expert", True) else "no"
+    return found
+
+
+def _check_layouts(env: RealEnvironment) -> None:
+    name, layouts = type(env).__name__, env.layouts(2, 7)
     _require(
         [(one.task, one.seed) for one in layouts] == [(task, 7 + i) for task in env.tasks for i in range(2)],
         f"{name}.layouts(2, 7) gives {[(one.task, one.seed) for one in layouts]}",
@@ -382,15 +446,26 @@ def check_environment(env: Any, chunk: int = 2, rows: int = 2) -> None:
         "Return consecutive seeds for every task, from the given first seed",
     )
     _require(
-        all(env.instructions(task) for task in env.tasks) and all(one.instruction for one in layouts),
+        all(any(sentence.strip() for sentence in env.instructions(task)) for task in env.tasks)
+        and all(one.instruction.strip() for one in layouts),
         f"{name}: a task has no instruction",
         "The policy could not distinguish tasks",
         "Return at least one sentence per task",
     )
+
+
+def _check_horizon(env: RealEnvironment, chunk: int) -> None:
+    if env.horizon % chunk:
+        raise ContractError(horizon_problem(env.horizon, chunk))
+
+
+def _check_photographs(env: RealEnvironment) -> None:
+    name, layouts = type(env).__name__, env.layouts(2, 7)
     start, again = env.photograph(layouts[:1])[0], env.photograph(layouts[:1])[0]
-    size = next(iter(env.cameras.values()))
     _require(
-        start.frame.shape == (*size, 3) and start.frame.dtype == np.uint8 and start.layout == layouts[0].seed,
+        start.frame.shape == (*frame_size(env), 3)
+        and start.frame.dtype == np.uint8
+        and start.layout == layouts[0].seed,
         f"{name}.photograph gives a frame {list(start.frame.shape)} of {start.frame.dtype}, layout {start.layout}",
         "Starts would not match the world model, or could not be rebuilt",
         "Return layout.start(frame) with a uint8 frame [h w 3] of the size in `cameras`",
@@ -401,6 +476,24 @@ def check_environment(env: Any, chunk: int = 2, rows: int = 2) -> None:
         "Paired comparisons would compare different scenes",
         "Determine the scene by the seed alone",
     )
+
+
+def _check_single(env: RealEnvironment, result: Inspection) -> None:
+    """Play a few actions, if the environment can be opened as a single one."""
+    if not isinstance(env, Demonstrates) or isinstance(env, Gymnasium):
+        return  # a Gymnasium was played before
+    scene = env.open()
+    try:
+        played = inspect_episode(scene, env.action_spec, env.layouts(2, 7)[:2], env.horizon)
+    finally:
+        scene.close()
+    result.problems += played.problems
+    result.notes += played.notes
+    result.found |= played.found
+
+
+def _check_vector(env: RealEnvironment, chunk: int, rows: int) -> None:
+    name, layouts = type(env).__name__, env.layouts(2, 7)
     full, keyframes = (_run_episode(env, layouts, chunk, rows, only) for only in (False, True))
     _require(
         bool(np.array_equal(full[0][:, chunk - 1 :: chunk], keyframes[0])),
@@ -409,7 +502,7 @@ def check_environment(env: Any, chunk: int = 2, rows: int = 2) -> None:
         "Render the last frame of each chunk",
     )
     _require(
-        full[1] == keyframes[1],
+        bool(np.array_equal(full[1], keyframes[1], equal_nan=True)),
         f"{name}.vector gives other successes with keyframes only",
         "Success would depend on rendering",
         "Report success from the robot, not from rendered frames",

@@ -371,6 +371,7 @@ class Rollout:
         success: bool [t], success at every frame as reported by the real environment; None in imagination.
         foreseen: float [n+1], the world model's own success probability at the start and after each look, or None.
         state: float32 [n s], proprioception at each look; None if the policy does not need it.
+        executed: actions before the environment ended the episode; later frames repeat the last. None if unknown.
     """
 
     start: Start
@@ -383,6 +384,7 @@ class Rollout:
     success: np.ndarray | None = None
     foreseen: Float[np.ndarray, " n1"] | None = None
     state: Float[np.ndarray, "n s"] | None = None
+    executed: int | None = None
 
     @property
     def looks(self) -> int:

@@ -189,7 +189,7 @@ def test_nothing_real_is_said_of_another_robot(others: dict[str, Path], says: Sa
     policy, out = others["policy"], ["--out", tmp_path / "x"]
     for words in (["rl", "debug", "--data", tmp_path, *every], ["evaluate", policy, policy], ["quickstart", *every]):
         line = says(*words, *out, code=2)
-        assert "the only real environment is Meta-World" in line
+        assert "the real environment is Meta-World" in line
         assert "rl PRESET --unscored --data DATA" in line
     line = says("rl", "debug", *every, "--unscored", *out, code=2)
     assert "--data, --starts: both omitted" in line

@@ -11,7 +11,8 @@ from worldgymnast.cli.environment import misspelled_task, suite_instructions
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import InputError
 from worldgymnast.measure.novelty import frame_warning, sentence_warning
-from worldgymnast.protocols import WorldModel
+from worldgymnast.protocols import WorldModel, frame_size
+from worldgymnast.registry import EnvironmentConfig, environment
 from worldgymnast.types import Start
 
 
@@ -47,6 +48,11 @@ def check_frame_size(expected: tuple[int, int], size: tuple[int, int], flag: str
             f"frames: found {size[0]}x{size[1]} pixels, expected {expected[0]}x{expected[1]} as in the world model. "
             f"Resize with {flag} {expected[0]}"
         )
+
+
+def check_frames(expected: tuple[int, int], config: EnvironmentConfig) -> None:
+    """Require that a real environment's frames have the world model's size."""
+    check_frame_size(expected, frame_size(environment(config)), "--env.size")
 
 
 def check_same_actions(path: Path, spec: ActionSpec, other: Path, other_spec: ActionSpec) -> None:

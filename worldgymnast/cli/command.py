@@ -40,6 +40,8 @@ class Command:
     """A command of `worldgymnast`; a call returns the exit code."""
 
     takes_preset: ClassVar[bool] = False
+    takes_environment: ClassVar[bool] = False
+    """Whether the first argument is a reference, whose fields are the flags `--env.FIELD`."""
     sizes: ClassVar[Mapping[str, Callable[[], Any]]] = {}
     """Named configs; the first argument may choose one."""
     hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {}

@@ -1,27 +1,41 @@
-"""Meta-World, the environment that the library ships: its tasks and its robot.
+"""The real environment of a command, and Meta-World, the environment of the starter components.
 
-No other module of the command line knows which environment that is.
+`--env REF` chooses the environment, `--env.FIELD` sets its fields. Commands use the environment's own action spec,
+tasks, horizon and frames. Only the defaults that belong to the starter components are Meta-World's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from worldgymnast.actions import ActionSpec, ActionSpecMismatch, metaworld_spec, require_same
-from worldgymnast.envs.metaworld import EXTRA_TASKS, SUITE, check_tasks, instructions
 from worldgymnast.errors import InputError
 from worldgymnast.measure.novelty import task_name_warning
-from worldgymnast.protocols import Policy
-from worldgymnast.registry import EnvironmentConfig
+from worldgymnast.phrases import INSTRUCTIONS
+from worldgymnast.protocols import Policy, RealEnvironment
+from worldgymnast.registry import (
+    DEFAULT_ENVIRONMENT,
+    ENVIRONMENT_CONFIGS,
+    EnvironmentConfig,
+    environment,
+    resized,
+    with_horizon,
+)
 from worldgymnast.types import Layout, Start
 
-__all__ = ["SUITE", "check_policy", "check_spelling", "check_tasks", "default_horizon", "instructions", "is_metaworld"]
-
+SUITE = DEFAULT_ENVIRONMENT.tasks
+"""Tasks of the starter components."""
 CONTROL_RATE = 80
 """Control steps per second."""
 HORIZON = 24
 """Actions of an episode that are judged."""
+MAX_HORIZON = 256
+"""Longest default rollout, in actions."""
+HIDDEN_HORIZON: Mapping[type, tuple[str, ...]] = dict.fromkeys(ENVIRONMENT_CONFIGS, ("horizon",))
+"""The field that commands with a horizon of their own hide."""
 
 
 def is_metaworld(spec: ActionSpec) -> bool:
@@ -40,14 +54,19 @@ def default_horizon(spec: ActionSpec) -> int | None:
     return HORIZON if is_metaworld(spec) else None
 
 
+def task_horizon(robot: RealEnvironment, chunk: int) -> int:
+    """Return the environment's horizon in whole chunks, at most `MAX_HORIZON`."""
+    return max(chunk, min(robot.horizon, MAX_HORIZON) // chunk * chunk)
+
+
 def suite_instructions(spec: ActionSpec) -> list[str]:
     """Return the instructions of the default suite; none for another robot."""
-    return [sentence for task in SUITE for sentence in instructions(task)] if is_metaworld(spec) else []
+    return [sentence for task in SUITE for sentence in INSTRUCTIONS[task]] if is_metaworld(spec) else []
 
 
 def misspelled_task(spec: ActionSpec, starts: Sequence[Start]) -> str:
     """Describe a start with a misspelled task, or return ""."""
-    return task_name_warning(starts, (*SUITE, *EXTRA_TASKS)) if is_metaworld(spec) else ""
+    return task_name_warning(starts, tuple(INSTRUCTIONS)) if is_metaworld(spec) else ""
 
 
 def check_spelling(task: str, flag: str = "--task") -> None:
@@ -58,24 +77,91 @@ def check_spelling(task: str, flag: str = "--task") -> None:
     >>> check_spelling("drawer-open"), check_spelling("stack-cups")
     (None, None)
     """
-    if warning := task_name_warning([Layout(task, 0, "")], (*SUITE, *EXTRA_TASKS)):
+    if warning := task_name_warning([Layout(task, 0, "")], tuple(INSTRUCTIONS)):
         raise InputError(f"{flag}: {warning}. Correct it")
 
 
-def check_policy(path: Path, policy: Policy, env: EnvironmentConfig, flag: str = "--env.hold") -> None:
-    """Require a policy with the actions of `env`; `flag` sets the hold."""
-    spec = policy.action_spec
-    if not is_metaworld(spec):
+# ---------------------------------------------------------------- the environment of a command
+
+
+def has_environment(config: EnvironmentConfig, policy: Policy, is_unscored: bool) -> bool:
+    """Return whether a run needs the real environment: to score, or for photographs of the policy's own robot."""
+    if not is_unscored:
+        return True
+    spec, other = policy.action_spec, environment(config).action_spec
+    return spec.is_same_kind(other) or (is_metaworld(spec) and is_metaworld(other))
+
+
+def fitted(
+    config: Any, given_flags: Collection[str], size: tuple[int, int] | None = None, chunk: int = 0
+) -> EnvironmentConfig:
+    """Return the environment's config with the components' frame size and whole chunks, where no flag sets them.
+
+    Args:
+        config: the config.
+        given_flags: flags on the command line.
+        size: height and width of the components' frames, if known.
+        chunk: actions per look, if known; rounds the time limit of another environment than Meta-World.
+    """
+    if size is not None and not {"--env.size", "--env.width"} & set(given_flags):
+        config = resized(config, size)
+    if chunk and "--env.horizon" not in given_flags and type(config) is not type(DEFAULT_ENVIRONMENT):
+        horizon = environment(config).horizon
+        config = with_horizon(config, max(chunk, horizon // chunk * chunk))
+    return config
+
+
+def check_tasks(config: EnvironmentConfig, tasks: Sequence[str] = ()) -> None:
+    """Require that the environment can run here and has its tasks, and also `tasks`.
+
+    Raises:
+        InputError: a task is unknown, or something is not installed.
+    """
+    own = [task for task in tasks if task not in config.tasks]
+    robot = environment(replace(config, tasks=(*config.tasks, *own)) if own and config.tasks else config)
+    if hasattr(robot, "check"):
+        robot.check()  # pyright: ignore[reportAttributeAccessIssue] - an optional member
+        return
+    if unknown := [task for task in tasks if task not in robot.tasks]:
+        raise InputError(f"--task: found '{unknown[0]}', expected {' or '.join(robot.tasks)}")
+
+
+def simulated(config: EnvironmentConfig, flag: str) -> Any:
+    """Return the config of an environment that has a perturbed simulator.
+
+    Raises:
+        InputError: it has none.
+    """
+    if type(config) is not type(DEFAULT_ENVIRONMENT):
+        raise InputError(f"{flag}: only Meta-World has a perturbed simulator. Omit {flag}, or give --env metaworld")
+    return config
+
+
+def robot_of_all_tasks(robot: RealEnvironment, config: Any) -> RealEnvironment:
+    """Return the environment with all tasks that the components may know."""
+    if type(config) is not type(DEFAULT_ENVIRONMENT):
+        return robot
+    return environment(replace(DEFAULT_ENVIRONMENT, size=config.size, hold=config.hold))
+
+
+def check_policy(path: Path, policy: Policy, config: EnvironmentConfig, flag: str = "--env.hold") -> None:
+    """Require a policy with the actions of an environment; `flag` sets the hold."""
+    spec, expected = policy.action_spec, environment(config).action_spec
+    is_suite = is_metaworld(expected)
+    if is_suite and not is_metaworld(spec):
         raise InputError(
-            f"{path}: the policy acts in {spec}, but the only real environment is Meta-World ({env.action_spec}). "
-            "No photographs or real scores are possible. Give a Meta-World policy, or train without real scores: "
-            "rl PRESET --unscored --data DATA, iter-sft --unscored, adapt --frame PICTURE --data DATA"
+            f"{path}: the policy acts in {spec}, but the real environment is Meta-World ({expected}). No photographs "
+            "or real scores are possible. Give the environment of its robot (--env REF), a Meta-World policy, or train "
+            "without real scores: rl PRESET --unscored --data DATA, iter-sft --unscored, adapt --frame PICTURE --data "
+            "DATA"
         )
     try:
-        require_same(spec, env.action_spec, f"{path} and real environment")
+        require_same(spec, expected, f"{path} and real environment")
     except ActionSpecMismatch as error:
         hold = round(CONTROL_RATE / spec.rate) if spec.rate else 0
         advice = "Give a policy that was trained on its actions"
-        if hold and metaworld_spec(hold).is_same_kind(spec):
+        if is_suite and hold and metaworld_spec(hold).is_same_kind(spec):
             advice = f"Add {flag} {hold}"
+        elif not is_suite:
+            advice += ", or correct --env.spec"
         raise InputError(f"{error}. {advice}") from error

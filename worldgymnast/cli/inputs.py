@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from worldgymnast.actions import ActionSpec, ActionSpecMismatch
-from worldgymnast.cli.checks import check_frame_size, check_same_actions
-from worldgymnast.cli.environment import check_policy, check_tasks
+from worldgymnast.cli.checks import check_frames, check_same_actions
+from worldgymnast.cli.environment import check_policy, check_tasks, fitted
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.errors import InputError
@@ -96,15 +96,27 @@ def hold_out(episodes: EpisodeSet, count: int) -> tuple[EpisodeSet, EpisodeSet]:
 
 @dataclass(frozen=True)
 class Components:
-    """A policy, and a fitting world model and judge."""
+    """A policy, and a fitting world model and judge.
+
+    Attributes:
+        policy: the policy.
+        world: the world model.
+        judge: the judge.
+        env: config of the real environment, with the world model's frame size; None if nothing real is needed.
+    """
 
     policy: Policy
     world: WorldModel
     judge: Judge
+    env: EnvironmentConfig | None = None
 
 
 def load_components(
-    files: Mapping[str, Path], device: str, ledger: Ledger, env: EnvironmentConfig | None, flags: str = "--env"
+    files: Mapping[str, Path],
+    device: str,
+    ledger: Ledger,
+    env: EnvironmentConfig | None,
+    given_flags: Collection[str] = (),
 ) -> Components:
     """Load "policy", "world" and "judge", and check their fit.
 
@@ -113,7 +125,7 @@ def load_components(
         device: where they run.
         ledger: record of paid judge requests.
         env: real environment; None if nothing real is needed.
-        flags: prefix of the environment's flags.
+        given_flags: flags on the command line; all else of the environment follows the components.
 
     Raises:
         InputError: a file is missing, or the components do not fit one another or `env`.
@@ -122,7 +134,8 @@ def load_components(
     judge = load_judge(files["judge"], device, ledger)
     check_same_actions(files["policy"], policy.action_spec, files["world"], world.action_spec)
     if env is not None:
-        check_policy(files["policy"], policy, env, f"{flags}.hold")
-        check_frame_size(world.frame_size, (env.size, env.size), f"{flags}.size")
-        check_tasks(env.tasks)
-    return Components(policy, world, judge)
+        env = fitted(env, given_flags, world.frame_size, policy.chunk)
+        check_policy(files["policy"], policy, env)
+        check_frames(world.frame_size, env)
+        check_tasks(env)
+    return Components(policy, world, judge, env)

@@ -31,6 +31,13 @@ def size_of(path: Path | None) -> int | None:
     return size[0] if isinstance(size, list) and size and isinstance(size[0], int) else None
 
 
+def size_in(path: Path | None) -> tuple[int, int] | None:
+    """Return the recorded height and width of the frames, or None."""
+    size = _origin_of(path).get("frame_size")
+    is_size = isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) for side in size)
+    return (size[0], size[1]) if is_size else None
+
+
 def fps_of(path: Path | None) -> float | None:
     """Return the recorded frames per second, or None."""
     fps = _origin_of(path).get("fps")

@@ -22,6 +22,7 @@ RESUMES, RESTARTS = "resumes", "restarts"
 GROUPS: dict[str, dict[str, Entry]] = {
     "Start here": {
         "doctor": Entry("", "check what this machine can run and what is missing"),
+        "check-env": Entry("REF", "check a real environment: what it is, what is missing or wrong"),
         "quickstart": Entry("", "finetune the starter policy in the starter world model, then evaluate", RESUMES),
         "reproduce": Entry("PRESET", "run the whole method from scratch, stage by stage", RESUMES),
     },
@@ -112,7 +113,6 @@ def overview() -> str:
         _line("--allow-key VAR[@HOST]", "let judge files send this API key to their server"),
         "",
         f"{bold}Presets{plain}  metaworld: six tasks; quickstart: one seed, fewer episodes; debug: one minute",
-        "",
         f"{bold}Examples{plain}",
         EXAMPLES,
         "",

@@ -28,6 +28,8 @@ RENAMED = {
     "--finetune.workers": "--finetune.scoring.workers",
 }
 """Flags of the previous version, and their new names."""
+ENVIRONMENTS = "metaworld, gym:ID, module:factory, lerobot:TYPE, maniskill:ID, KIND:ARGUMENT or FILE.json"
+"""References of real environments."""
 _MOVED_ENV = re.compile(r"--(finetune|record|explore)\.env\.")
 
 
@@ -108,14 +110,17 @@ def parse(name: str, words: Sequence[str], study: Mapping[str, type[Command]]) -
     _check_not_empty(name, words)
     kind = (study or KINDS)[name]
     default, program, words = _defaults(name, kind, words)
-    known = sorted(flags_of(default or kind, kind.hidden))
+    env, words = _chosen_environment(name, words, any(is_env(flag) for flag in flags_of(default or kind)))
+    if kind.takes_environment and env is None:
+        env = _first_environment(words)
+    known = sorted(flags_of(default or kind, kind.hidden, env=env))
     markers = (tyro.conf.PositionalMetavarFromFieldName, tyro.conf.AvoidSubcommands)
     given: dict[str, Any] = {"default": default} if default else {}
-    with _usage_errors(name, words), drafting(kind.hidden):
+    with _usage_errors(name, words), drafting(kind.hidden, env):
         draft, unknown = tyro.cli(kind, prog=program, args=words, config=markers, return_unknown_args=True, **given)
     if unknown:
         flags = {_flag(word) for word in unknown}
-        if unused := sorted(flags & set(flags_of(default or kind)) - set(known)):
+        if unused := sorted(flags & set(flags_of(default or kind, env=env)) - set(known)):
             raise UsageError(f"{name}: {unused[0]} has no effect in this command. {kind.hidden_hint}")
         raise UsageError(_unknown(name, unknown, known))
     try:
@@ -124,6 +129,49 @@ def parse(name: str, words: Sequence[str], study: Mapping[str, type[Command]]) -
         raise InputError(with_flags(error, known)) from error
     object.__setattr__(command, "given_flags", frozenset(_flag(word) for word in words if word.startswith("--")))
     return command
+
+
+def is_env(flag: str) -> bool:
+    """Return whether a flag sets a field of the real environment."""
+    return flag.startswith("--env.")
+
+
+def _chosen_environment(name: str, words: Sequence[str], has_environment: bool) -> tuple[Any, list[str]]:
+    """Take `--env REF` off the words.
+
+    Returns:
+        Config of the environment, or None without the flag; the remaining words.
+
+    Raises:
+        UsageError: the value is missing, or the command has no real environment.
+        InputError: the reference is unknown.
+    """
+    from worldgymnast.registry import environment_config
+
+    if not has_environment:
+        return None, list(words)
+    others, references = list[str](), list[str]()
+    remaining = iter(words)
+    for word in remaining:
+        flag, equals, value = word.partition("=")
+        if flag != "--env":
+            others.append(word)
+            continue
+        references.append(value if equals else next(remaining, ""))
+        if not references[-1] or references[-1].startswith("-"):
+            raise UsageError(f"{name}: --env: missing value, expected {ENVIRONMENTS}")
+    if {"-h", "--help"} & set(words):
+        print(f"--env REF chooses the real environment: {ENVIRONMENTS}.")
+        print(f"--env.FIELD below are the fields of {references[-1] if references else 'metaworld'}.\n")
+    return environment_config(references[-1]) if references else None, others
+
+
+def _first_environment(words: Sequence[str]) -> Any:
+    """Config of the environment that is the first argument; None without one."""
+    from worldgymnast.registry import environment_config
+
+    first = next(iter(words), "")
+    return environment_config(first) if first and not first.startswith("-") else None
 
 
 def _check_not_empty(name: str, words: Sequence[str]) -> None:

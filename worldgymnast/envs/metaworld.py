@@ -37,6 +37,7 @@ SUITE = ("drawer-open", "drawer-close", "button-press", "plate-slide", "window-o
 EXTRA_TASKS = ("handle-press", "window-close", "faucet-close", "button-press-topdown")
 """Additional tasks for a policy trained on the suite; learned from play data, without demonstrations."""
 
+INSTALL = "pip install -c constraints.txt -e '.[metaworld]'"
 GL_INSTALL = "apt-get install -y libegl1 libgl1-mesa-dri"
 
 _CAMERA_POSITION = (0.9, -0.05, 0.75)
@@ -86,8 +87,8 @@ def check_tasks(tasks: tuple[str, ...]) -> None:
     _prepare_gl()
     try:
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
-    except ModuleNotFoundError:
-        raise
+    except ModuleNotFoundError as error:
+        raise InputError(f"Meta-World is not installed (no module '{error.name}'). Run: {INSTALL}") from error
     except Exception as error:  # mujoco and PyOpenGL raise many types
         raise _gl_error(error) from error
 
@@ -350,6 +351,10 @@ class MetaWorld:
     def horizon(self) -> int:
         """Actions in an episode."""
         return self.config.horizon
+
+    def check(self) -> None:
+        """Raise InputError if Meta-World is not installed, cannot render, or does not have one of the tasks."""
+        check_tasks(self.config.tasks)
 
     def instructions(self, task: str) -> tuple[str, ...]:
         """Sentences of a task, the instruction first."""

@@ -6,7 +6,9 @@ Real and imagined environments share one interface, so `rl.rollout.roll_out` ser
 - `step(chunks)` with float32 [b k a] returns {"image": uint8 [b h w 3]} and `info["frames"]` uint8 [b k h w 3], or
   [b k/every h w 3] if only the last of each `every` frames is rendered.
 - After the last chunk `truncated` is set, and `info` has "score" (NaN without a verdict), "probability" (of success, or
-  progress if the environment reports it) and "success_frame" (-1 for none), each [b].
+  progress if the environment reports it) and "success_frame" (-1 for none), each [b]; real environments add "executed",
+  the actions before the episode ended.
+- Rows end together, at the horizon. A row whose episode ended before is stepped no more: it keeps its last frame.
 """
 
 from __future__ import annotations
@@ -29,9 +31,12 @@ class ChunkedEnv(gym.Env[Values, np.ndarray]):
     """One row of a vector environment: executes a chunk per step and reports every rendered frame.
 
     `info["success"]` has one entry per rendered frame: whether the task was accomplished at or since the previous one.
+    Where the environment does not know (None), there is no success. Without a success, and if it does not know at the
+    end either, there is no score.
 
     Args:
-        make: builds the environment, which executes single actions and reports `info["success"]`.
+        make: builds the environment, which executes single actions and reports `info["success"]`. If its config has a
+            horizon, the row ends there, even if the episode `terminated` before.
         chunk: actions per look, k.
         row: index of this row's start in `options["starts"]`.
     """
@@ -41,9 +46,9 @@ class ChunkedEnv(gym.Env[Values, np.ndarray]):
         self.chunk, self.row, self.every = chunk, row, getattr(self.env, "every", 1)
         if chunk % self.every:
             raise FieldError("every", f"found {self.every}, expected a divisor of the policy's chunk ({chunk})")
-        horizon = getattr(getattr(self.env, "config", None), "horizon", chunk)
-        if horizon % chunk:
-            raise FieldError("horizon", f"found {horizon}, expected a multiple of the policy's chunk ({chunk})")
+        self.horizon = getattr(getattr(self.env, "config", None), "horizon", 0)
+        if self.horizon % chunk:
+            raise FieldError("horizon", f"found {self.horizon}, expected a multiple of the policy's chunk ({chunk})")
         single = self.env.action_space
         assert isinstance(single, gym.spaces.Box)
         self.action_space = gym.spaces.Box(
@@ -53,8 +58,10 @@ class ChunkedEnv(gym.Env[Values, np.ndarray]):
         )
         assert isinstance(self.env.observation_space, gym.spaces.Dict)
         self.observation_space = gym.spaces.Dict({"image": self.env.observation_space["image"]})
-        self._successes: list[bool] = []
+        self._successes: list[bool | None] = []
         self._progress: list[float] = []
+        self._executed, self._is_over = 0, False
+        self._image = np.zeros(0, np.uint8)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Values, Values]:
         """Reset to this row's start.
@@ -75,26 +82,49 @@ class ChunkedEnv(gym.Env[Values, np.ndarray]):
             )
         observation, _ = self.env.reset(seed=layout.seed, options={"task": layout.task})
         self._successes, self._progress = [False], [0.0]
-        return {"image": observation["image"]}, {}
+        self._executed, self._is_over, self._image = 0, False, observation["image"]
+        return {"image": self._image}, {}
 
     def step(self, action: np.ndarray) -> tuple[Values, float, bool, bool, Values]:
         """Execute the chunk [k a] action by action."""
-        frames, reward, truncated = [], 0.0, False
-        observation: Values = {}
+        frames, reward = [], 0.0
         for single in action:
-            observation, step_reward, _, truncated, info = self.env.step(single)
-            reward += float(step_reward)
-            frames.append(observation["image"])
-            self._successes.append(bool(info["success"]))
-            self._progress.append(float(info["success"] or info.get("progress", 0.0)))
-        success = np.array(self._successes[-len(frames) :]).reshape(-1, self.every)
+            reward += self._repeat() if self._is_over else self._execute(single)
+            frames.append(self._image)
+        success = np.array([bool(one) for one in self._successes[-len(frames) :]]).reshape(-1, self.every)
         report: Values = {"frames": np.stack(frames[self.every - 1 :: self.every]), "success": success.any(1)}
-        if truncated:
-            success_frames = np.flatnonzero(self._successes)
-            report["score"] = float(len(success_frames) > 0)
-            report["probability"] = max(self._progress)
-            report["success_frame"] = int(success_frames[0]) if len(success_frames) else -1
-        return {"image": observation["image"]}, reward, False, truncated, report
+        is_over = len(self._successes) > self.horizon if self.horizon else self._is_over
+        if is_over:
+            report |= self._outcome()
+        return {"image": self._image}, reward, False, is_over, report
+
+    def _execute(self, action: np.ndarray) -> float:
+        """Execute one action; return its reward."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self._image, self._is_over = observation["image"], bool(terminated or truncated)
+        self._executed += 1
+        success = info["success"]
+        unknown = np.nan if success is None else 0.0
+        self._successes.append(None if success is None else bool(success))
+        self._progress.append(1.0 if success else float(info.get("progress", unknown)))
+        return float(reward)
+
+    def _repeat(self) -> float:
+        """Keep the last frame of an episode that ended; return no reward."""
+        self._successes.append(self._successes[-1])
+        return 0.0
+
+    def _outcome(self) -> Values:
+        """Score of the episode: NaN if the environment does not know it."""
+        success_frames = np.flatnonzero([bool(one) for one in self._successes])
+        is_unknown = not len(success_frames) and self._successes[-1] is None
+        progress = [one for one in self._progress[1:] if not np.isnan(one)]
+        return {
+            "score": np.nan if is_unknown else float(len(success_frames) > 0),
+            "probability": max(progress, default=np.nan if is_unknown else 0.0),
+            "success_frame": int(success_frames[0]) if len(success_frames) else -1,
+            "executed": self._executed,
+        }
 
     def close(self) -> None:
         """Close the wrapped environment."""

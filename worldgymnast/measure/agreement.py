@@ -203,7 +203,8 @@ def _row(rollout: Rollout, success: Sequence[bool | None]) -> dict[str, Any]:
 
 def _reported_row(rollout: Rollout, lengths: Sequence[int], chunk: int) -> dict[str, Any]:
     """Return the row of an environment that reports success since the previous look."""
-    assert rollout.success is not None
+    if rollout.success is None:
+        return _row(rollout, [None] * len(lengths))
     return _row(rollout, [bool(rollout.success[: length // chunk + 1].any()) for length in lengths])
 
 

@@ -32,7 +32,7 @@ from worldgymnast.recipes.finetune import FinetuneConfig, finetune
 from worldgymnast.recipes.record import PolicyRecordConfig, record_policy_to
 from worldgymnast.recipes.relearn import RelearnConfig, relearn_judge, relearn_world
 from worldgymnast.records import DECISIONS
-from worldgymnast.registry import EnvironmentConfig, environment, to_dict
+from worldgymnast.registry import DEFAULT_ENVIRONMENT, EnvironmentConfig, environment, task_names, to_dict
 from worldgymnast.rl.reinforce import ReinforceConfig, evaluation_steps
 from worldgymnast.rl.starts import PhotographedStarts
 from worldgymnast.run import Run, stage
@@ -68,7 +68,7 @@ class DynaConfig(RelearnConfig):
     temperatures: Annotated[tuple[NonNegative, ...], NonEmpty] = (0.5, 1.0)
     length: Positive = 32
     layout: Count = 8_000_000
-    env: EnvironmentConfig = EnvironmentConfig()
+    env: EnvironmentConfig = DEFAULT_ENVIRONMENT
     finetune: FinetuneConfig = FinetuneConfig(ReinforceConfig(steps=12, evaluate_every=6), ScoringConfig(per_task=4))
     photographs: Positive = 30
     photograph_layout: Count = 6_000_000
@@ -87,12 +87,12 @@ class DynaConfig(RelearnConfig):
 
     @property
     def _least(self) -> int:
-        return len(self.temperatures) * len(self.env.tasks)
+        return len(self.temperatures) * len(task_names(self.env))
 
     @property
     def scored(self) -> int:
         """Real episodes of the evaluations in one round."""
-        return len(evaluation_steps(self.finetune.rl)) * self.finetune.scoring.per_task * len(self.env.tasks)
+        return len(evaluation_steps(self.finetune.rl)) * self.finetune.scoring.per_task * len(task_names(self.env))
 
     @property
     def per_temperature(self) -> int:
@@ -102,7 +102,7 @@ class DynaConfig(RelearnConfig):
     @property
     def tested(self) -> int:
         """Real episodes of all tests: those of the first policy and of every round's policy."""
-        return (self.rounds + 1) * self.pairs * len(self.env.tasks)
+        return (self.rounds + 1) * self.pairs * len(task_names(self.env))
 
     @property
     def test(self) -> PolicyRecordConfig:

@@ -15,7 +15,7 @@ from worldgymnast.configs import checked
 from worldgymnast.errors import InputError
 from worldgymnast.measure.real import Scorer, ScoringConfig
 from worldgymnast.measure.world import rollout_uncertainty
-from worldgymnast.protocols import Judge, Policy, StartSampler
+from worldgymnast.protocols import Judge, Policy, StartSampler, frame_size
 from worldgymnast.records import read_metrics
 from worldgymnast.registry import Manifest, save_component, to_dict, weights_into
 from worldgymnast.rl.collect import Uncertainty, Verify
@@ -101,7 +101,7 @@ def finetune(
     if isinstance(surrogate, ImaginedSurrogate):
         check_frame_size(starts, surrogate.world.frame_size)
         if scorer is not None:
-            size = next(iter(scorer.env.cameras.values()))
+            size = frame_size(scorer.env)
             require_frame_size(size, surrogate.world.frame_size, "scorer")
     require_same(policy.action_spec, surrogate.action_spec, "policy and world model")
     result = out / "policy.safetensors"

@@ -21,7 +21,15 @@ from worldgymnast.protocols import Policy, RealEnvironment
 from worldgymnast.recipes.estimate import format_duration, measure_pace
 from worldgymnast.recipes.finetune import FinetuneConfig, finetune
 from worldgymnast.records import read_object
-from worldgymnast.registry import EnvironmentConfig, environment, load_judge, load_policy, load_world, to_dict
+from worldgymnast.registry import (
+    DEFAULT_ENVIRONMENT,
+    EnvironmentConfig,
+    environment,
+    load_judge,
+    load_policy,
+    load_world,
+    to_dict,
+)
 from worldgymnast.rl.starts import PhotographedStarts
 from worldgymnast.run import Run, is_finished, stage
 from worldgymnast.surrogates.imagination import Imagination
@@ -43,7 +51,7 @@ class QuickstartConfig:
         score: the final paired evaluation.
     """
 
-    env: EnvironmentConfig = EnvironmentConfig()
+    env: EnvironmentConfig = DEFAULT_ENVIRONMENT
     finetune: FinetuneConfig = FinetuneConfig(scoring=ScoringConfig(per_task=16))
     photographs: Positive = 30
     photograph_layout: Count = 6_000_000

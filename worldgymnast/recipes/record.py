@@ -24,7 +24,7 @@ from worldgymnast.episodes.lerobot import LeRobotWriter, read
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import FieldError, InputError
 from worldgymnast.progress import Progress
-from worldgymnast.protocols import Actor, Demonstrates, RealEnvironment, ScriptedEnv
+from worldgymnast.protocols import Actor, Demonstrates, RealEnvironment, ScriptedEnv, frame_size
 from worldgymnast.rl.rollout import roll_out
 from worldgymnast.types import IMAGE, Episode, Layout, Rollout
 
@@ -105,14 +105,23 @@ def _disturbance(kind: str, rng: np.random.Generator, length: int, dim: int) -> 
 def _record_episode(env: Demonstrates, scene: ScriptedEnv, job: _Job, length: int) -> Episode:
     spec, rng = env.action_spec, np.random.default_rng((job.layout, KINDS.index(job.kind)))
     noise, keep = _disturbance(job.kind, rng, length, spec.dim)
+    low, high = np.array(spec.low), np.array(spec.high)
+    noise *= (high - low) / 2
+    if spec.is_absolute:  # targets: the noise is around the middle
+        noise += (1 - keep) * (low + high) / 2
     observed, info = scene.reset(seed=job.layout, options={"task": job.task})
-    frames, actions, success = [observed[IMAGE]], [], [False]
+    frames, actions = [observed[IMAGE]], []
+    labels = list[bool | None]()
     for t in range(length):
-        action = np.clip(keep[t] * scene.expert_action() + noise[t], spec.low, spec.high).astype(np.float32)
-        observed, _, _, _, info = scene.step(action)
+        wanted = keep[t] * scene.expert_action() + noise[t]
+        action = np.clip(wanted, spec.low, spec.high).astype(np.float32)
+        observed, _, terminated, _, info = scene.step(action)
         frames.append(observed[IMAGE])
         actions.append(action)
-        success.append(info["success"])
+        labels.append(info["success"])
+        if terminated or info.get("ended"):
+            break
+    is_known = True in labels or labels[-1] is not None
     sentences = env.instructions(job.task)
     return Episode(
         frames=np.stack(frames),
@@ -121,7 +130,7 @@ def _record_episode(env: Demonstrates, scene: ScriptedEnv, job: _Job, length: in
         task=job.task,
         fps=frame_rate(env),
         spec=spec,
-        success=np.array(success),
+        success=np.array([False, *(bool(one) for one in labels)]) if is_known else None,
         source=job.kind,
         layout=job.layout,
     )
@@ -163,16 +172,18 @@ def record(env: Demonstrates, config: RecordConfig) -> Iterator[Episode]:
 
 
 def to_episodes(rollouts: Iterable[Rollout], source: str, spec: ActionSpec, fps: float) -> Iterator[Episode]:
-    """Convert real rollouts of a policy to labeled episodes."""
+    """Convert real rollouts of a policy to labeled episodes, until the environment ended them."""
     for rollout in rollouts:
+        actions = rollout.chunks.actions.flatten(0, 1).numpy()
+        count = len(actions) if rollout.executed is None else rollout.executed
         yield Episode(
-            frames=rollout.frames,
-            actions=rollout.chunks.actions.flatten(0, 1).numpy(),
+            frames=rollout.frames[: count + 1],
+            actions=actions[:count],
             instruction=rollout.start.instruction,
             task=rollout.start.task,
             fps=fps,
             spec=spec,
-            success=rollout.success,
+            success=None if rollout.success is None else rollout.success[: count + 1],
             source=source,
             layout=rollout.start.layout,
         )
@@ -208,6 +219,11 @@ def record_to(path: Path, env: RealEnvironment, config: RecordConfig) -> Episode
             raise InputError(
                 f"{type(env).__name__} has no scripted experts, so it cannot record demonstrations. Give recorded data"
             )
+        if not getattr(env, "has_expert", True) and config.expert + config.noisy:
+            raise InputError(
+                "environment: found no expert_action(), so it cannot demonstrate. Record play alone, with --expert 0 "
+                "--noisy 0, or give recorded demonstrations"
+            )
         total = len(env.tasks) * (config.expert + config.noisy + config.play)
         _write(path, env, record(env, config), "recording", total)
     return read(path)
@@ -215,8 +231,10 @@ def record_to(path: Path, env: RealEnvironment, config: RecordConfig) -> Episode
 
 def _write(path: Path, env: RealEnvironment, episodes: Iterator[Episode], label: str, total: int) -> None:
     """Write `episodes` as they arrive, with a progress bar."""
-    size = env.cameras[IMAGE]
-    with LeRobotWriter(path, env.action_spec, frame_rate(env), size) as writer, Progress(label, total) as progress:
+    with (
+        LeRobotWriter(path, env.action_spec, frame_rate(env), frame_size(env)) as writer,
+        Progress(label, total) as progress,
+    ):
         for episode in episodes:
             writer.add(episode)
             progress.advance()

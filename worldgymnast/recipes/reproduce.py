@@ -30,7 +30,7 @@ from worldgymnast.recipes.finetune import FinetuneConfig, finetune
 from worldgymnast.recipes.record import PolicyRecordConfig, RecordConfig, record_explorers, record_policy_to, record_to
 from worldgymnast.recipes.relearn import RelearnConfig, relearn_judge, relearn_world
 from worldgymnast.records import read_object
-from worldgymnast.registry import EnvironmentConfig, environment
+from worldgymnast.registry import DEFAULT_ENVIRONMENT, EnvironmentConfig, environment
 from worldgymnast.rl.reinforce import ReinforceConfig
 from worldgymnast.rl.starts import EpisodeStarts
 from worldgymnast.run import stage
@@ -81,7 +81,7 @@ class Recipe(ExplorationConfig):
         score: the final paired evaluation.
     """
 
-    env: EnvironmentConfig = EnvironmentConfig()
+    env: EnvironmentConfig = DEFAULT_ENVIRONMENT
     record: RecordConfig = RecordConfig()
     policy: PolicyTraining = PolicyTraining()
     rollouts: PolicyRecordConfig = PolicyRecordConfig()

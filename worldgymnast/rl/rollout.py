@@ -95,6 +95,8 @@ def _run_batch(
         done = bool(np.all(np.logical_or(terminated, truncated)))
     seen = np.concatenate([first[:, None], *frames], axis=1)
     labels = np.concatenate([np.zeros((env.num_envs, 1), bool), *success], axis=1)
+    verdicts = [_verdict(info, row) for row in range(len(starts))]
+    executed = info.get("executed")
     k = chunks[0].actions.shape[1]
     return [
         Rollout(
@@ -102,12 +104,13 @@ def _run_batch(
             images={name: np.stack([look.images[name][row].numpy() for look in looks]) for name in looks[0].images},
             chunks=_row(chunks, row),
             frames=seen[row],
-            verdict=_verdict(info, row),
+            verdict=verdicts[row],
             looks_until_success=_looks_until_success(info, row, k, len(chunks)),
             policy_version=version,
-            success=labels[row] if labels.shape == seen.shape[:2] else None,
+            success=labels[row] if labels.shape == seen.shape[:2] and verdicts[row].score is not None else None,
             foreseen=info["foreseen"][row] if "foreseen" in info else None,
             state=_state(looks, row),
+            executed=None if executed is None else int(executed[row]),
         )
         for row, start in enumerate(starts)
     ]
@@ -141,6 +144,8 @@ def _verdict(info: dict[str, Any], row: int) -> Verdict:
     score, frame = float(info["score"][row]), int(info["success_frame"][row])
     probability = float(info["probability"][row])
     errors = info.get("judge_error")
+    if errors is None and np.isnan(score):
+        return Verdict(None, error="the environment reports no success")
     return Verdict(
         score=None if np.isnan(score) else score,
         probability=None if np.isnan(probability) else probability,

@@ -15,7 +15,7 @@ import numpy as np
 
 from worldgymnast.episodes.windows import EpisodeSet, data_hash
 from worldgymnast.errors import InputError
-from worldgymnast.protocols import RealEnvironment, StartSampler
+from worldgymnast.protocols import RealEnvironment, StartSampler, frame_size
 from worldgymnast.types import Start, StartOrLayout, require_frame_size
 from worldgymnast.weights import fingerprint
 
@@ -87,7 +87,7 @@ def check_frame_size(starts: StartSampler, expected: tuple[int, int]) -> None:
         case EpisodeStarts():
             sizes = {starts.episodes.size}
         case PhotographedStarts():
-            sizes = set(list(starts.env.cameras.values())[:1])
+            sizes = {frame_size(starts.env)}
         case ParaphrasedStarts():
             check_frame_size(starts.starts, expected)
         case MixedStarts():

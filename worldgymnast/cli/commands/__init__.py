@@ -8,6 +8,7 @@ from worldgymnast.cli.commands.adapt import Adapt
 from worldgymnast.cli.commands.agree import Agree
 from worldgymnast.cli.commands.baselines import IterSft, RlSimulator
 from worldgymnast.cli.commands.best_of import BestOfN
+from worldgymnast.cli.commands.check_env import CheckEnv
 from worldgymnast.cli.commands.data import DataCheck, DataConvert, Record, RecordPolicy
 from worldgymnast.cli.commands.diagnose import Diagnose
 from worldgymnast.cli.commands.import_world import ImportWorld
@@ -23,6 +24,7 @@ __all__ = ["KINDS", "Command"]
 
 KINDS: dict[str, type[Command]] = {
     "doctor": Doctor,
+    "check-env": CheckEnv,
     "quickstart": Quickstart,
     "reproduce": Reproduce,
     "record": Record,

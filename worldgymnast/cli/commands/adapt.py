@@ -11,7 +11,7 @@ import tyro
 
 from worldgymnast.cli.checks import check_frame_size, check_in_distribution, check_same_actions
 from worldgymnast.cli.command import NO_PREFIX, DatasetCommand, DeviceCommand, OptionalPath, print_written
-from worldgymnast.cli.environment import check_policy, check_spelling, check_tasks, instructions, is_metaworld
+from worldgymnast.cli.environment import HIDDEN_HORIZON, check_policy, check_spelling, check_tasks, fitted, is_metaworld
 from worldgymnast.cli.inputs import open_ledger, read
 from worldgymnast.cli.origins import check_same_cameras
 from worldgymnast.cli.results import print_results, print_training
@@ -26,7 +26,15 @@ from worldgymnast.measure.real import ScoreConfig, score_real
 from worldgymnast.protocols import Policy, RealEnvironment, StartSampler
 from worldgymnast.recipes.adapt import AdaptConfig, adapt, measure_forgetting
 from worldgymnast.recipes.quickstart import QuickstartConfig
-from worldgymnast.registry import EnvironmentConfig, environment, load_judge, load_policy, load_world
+from worldgymnast.registry import (
+    DEFAULT_ENVIRONMENT,
+    EnvironmentConfig,
+    environment,
+    load_judge,
+    load_policy,
+    load_world,
+    with_horizon,
+)
 from worldgymnast.report import tables
 from worldgymnast.rl.objective import ObjectiveConfig
 from worldgymnast.rl.reinforce import ReinforceConfig
@@ -58,10 +66,12 @@ class Adapt(DeviceCommand, DatasetCommand):
         photographs: new layouts per task to photograph, if --data is omitted.
         others: imagined starts per task on which forgetting is measured.
         real: real episodes per task, before and after; 0 for none.
+        env: real environment of --layout, photographs and --real.
         out: run folder.
     """
 
     hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {
+        **HIDDEN_HORIZON,
         ReinforceConfig: (*_REAL_SCORING, "middle", "curriculum"),
         ObjectiveConfig: ("hold",),
     }
@@ -82,6 +92,7 @@ class Adapt(DeviceCommand, DatasetCommand):
     photographs: Positive = 30
     others: Count = 8
     real: Count = 0
+    env: EnvironmentConfig = DEFAULT_ENVIRONMENT
     out: Path
 
     def __post_init__(self) -> None:
@@ -106,10 +117,10 @@ class Adapt(DeviceCommand, DatasetCommand):
             check_spelling(self.task)
         check_same_actions(files["policy"], policy.action_spec, files["world"], world.action_spec)
         check_same_cameras(*files.values(), requested=self.image_key)
-        env = EnvironmentConfig(size=world.frame_size[0], horizon=self.config.rl.horizon)
+        env = with_horizon(fitted(self.env, self.given_flags, world.frame_size), self.config.rl.horizon)
         if self.layout is not None or self.real or not self.data:
             check_policy(files["policy"], policy, env)
-        start = self._start(env)
+        start = self._start(env, world.frame_size[0])
         robot = environment(env)
         if self.layout is not None:
             refuse_unknown_tasks(self.judge, [self.task])
@@ -143,14 +154,15 @@ class Adapt(DeviceCommand, DatasetCommand):
             self._print_real_success(robot, start.scene, policy, after)
         return self._finish(robot, files["policy"])
 
-    def _start(self, env: EnvironmentConfig) -> Start:
+    def _start(self, env: EnvironmentConfig, size: int) -> Start:
         """Return the start of the scene."""
         if self.frame is None:
-            check_tasks((self.task,))
+            check_tasks(env, (self.task,))
             assert self.layout is not None
-            instruction = self.instruction.strip() or instructions(self.task)[0]
-            return environment(env).photograph([Layout(self.task, self.layout, instruction)])[0]
-        return Start(read_frame(self.frame, env.size, self.crop), self.instruction.strip(), self.task)
+            robot = environment(env)
+            instruction = self.instruction.strip() or robot.instructions(self.task)[0]
+            return robot.photograph([Layout(self.task, self.layout, instruction)])[0]
+        return Start(read_frame(self.frame, size, self.crop), self.instruction.strip(), self.task)
 
     def _print_real_success(self, robot: RealEnvironment, scene: Layout, before: Policy, after: Policy) -> None:
         """Print the real success of both policies in the scene."""

@@ -10,9 +10,9 @@ from typing import Annotated, ClassVar
 import tyro
 from tyro.conf import Positional
 
-from worldgymnast.cli.checks import check_frame_size, check_same_actions
+from worldgymnast.cli.checks import check_frames, check_same_actions
 from worldgymnast.cli.command import NO_PREFIX, EvaluationCommand, OptionalPath, print_written
-from worldgymnast.cli.environment import check_policy, check_tasks
+from worldgymnast.cli.environment import HIDDEN_HORIZON, check_policy, check_tasks, fitted, simulated
 from worldgymnast.cli.inputs import open_ledger
 from worldgymnast.cli.origins import check_same_cameras
 from worldgymnast.cli.starters import component_files, refuse_starters, refuse_unknown_tasks, spec_in
@@ -29,7 +29,17 @@ from worldgymnast.measure.agreement import (
     powered_by_policy,
     roll_out_policies,
 )
-from worldgymnast.registry import EnvironmentConfig, environment, load_judge, load_policy, load_world, to_dict
+from worldgymnast.registry import (
+    DEFAULT_ENVIRONMENT,
+    EnvironmentConfig,
+    environment,
+    environment_dict,
+    load_judge,
+    load_policy,
+    load_world,
+    to_dict,
+    with_horizon,
+)
 from worldgymnast.report import tables
 from worldgymnast.report.agree import agreement_sheets, scatter, success_rates
 from worldgymnast.report.diagnosis import closed_loop_sheet, plain_loops
@@ -63,13 +73,13 @@ class Agree(EvaluationCommand):
         out: run folder.
     """
 
-    hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {EnvironmentConfig: ("horizon",), SimulatorConfig: ("env",)}
+    hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {**HIDDEN_HORIZON, SimulatorConfig: ("env",)}
     hidden_hint: ClassVar[str] = "Use --lengths for the horizon, and --env for what is simulated"
     policies: Annotated[
         Positional[tuple[Path, ...]], Once, tyro.conf.arg(metavar="POLICY...", help_behavior_hint="(required)")
     ]
     config: Annotated[AgreeConfig, NO_PREFIX] = AgreeConfig()
-    env: EnvironmentConfig = EnvironmentConfig()
+    env: EnvironmentConfig = DEFAULT_ENVIRONMENT
     trainings: Annotated[tuple[str, ...], tyro.conf.arg(metavar="WORD...")] = ()
     world: OptionalPath = None
     judge: OptionalPath = None
@@ -91,7 +101,6 @@ class Agree(EvaluationCommand):
     def __call__(self) -> int:
         """Roll out all policies, print the tables, and write tables and figure."""
         self.prepare()
-        env = replace(self.env, horizon=max(self.config.lengths))
         given = {"world": self.world, "judge": self.judge}
         for path in self.policies:
             if (spec := spec_in(path)) is not None:
@@ -99,9 +108,10 @@ class Agree(EvaluationCommand):
         files = component_files(**given)
         world = load_world(files["world"], self.device)
         judge = load_judge(files["judge"], self.device, open_ledger(self.out))
-        check_frame_size(world.frame_size, (env.size, env.size), "--env.size")
-        check_tasks(env.tasks)
-        refuse_unknown_tasks(self.judge, env.tasks)
+        env = with_horizon(fitted(self.env, self.given_flags, world.frame_size), max(self.config.lengths))
+        check_frames(world.frame_size, env)
+        check_tasks(env)
+        refuse_unknown_tasks(self.judge, environment(env).tasks)
         loaded = {str(path): load_policy(path, self.device) for path in self.policies}
         for path, other in find_duplicates(loaded).items():
             raise InputError(f"{path}: has the same weights as {other}. Give each policy once")
@@ -116,14 +126,14 @@ class Agree(EvaluationCommand):
                     f"{path}: chunk is {policy.chunk}, but {first.chunk} in {self.policies[0]}. Give policies with one "
                     "chunk size"
                 )
-        imagination = Imagination.of(first, world, judge, env.horizon)
+        imagination = Imagination.of(first, world, judge, max(self.config.lengths))
         surrogates: dict[str, Surrogate] = {_WORLD: imagination}
         if self.beside:
-            simulator = replace(self.simulator, env=env)
+            simulator = replace(self.simulator, env=simulated(env, "--beside"))
             surrogates["simulator"] = Simulation(simulator, first.chunk, self.config.workers)
         inputs = {name: surrogate.inputs() for name, surrogate in surrogates.items()}
         inputs |= {"policies": {path: identity(policy) for path, policy in loaded.items()}}
-        with Run(self.out, to_dict(self.config) | {"env": to_dict(self.env), "inputs": inputs}) as run:
+        with Run(self.out, to_dict(self.config) | {"env": environment_dict(self.env), "inputs": inputs}) as run:
             robot, file = environment(env), self.out / "outcomes.json"
             results = roll_out_policies(loaded, surrogates, robot, file, self.config)
             more = {}

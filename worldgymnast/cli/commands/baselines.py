@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 from worldgymnast.cli.command import NO_PREFIX, Command, DatasetCommand, DeviceCommand, OptionalPath
 from worldgymnast.cli.commands.train import episodes_to_imitate
 from worldgymnast.cli.data_defaults import horizon_of
-from worldgymnast.cli.environment import check_policy, check_tasks, is_metaworld
+from worldgymnast.cli.environment import HIDDEN_HORIZON, check_policy, check_tasks, has_environment, simulated
 from worldgymnast.cli.inputs import load_components, open_ledger, read
 from worldgymnast.cli.origins import check_same_cameras
 from worldgymnast.cli.results import print_training
@@ -23,7 +23,7 @@ from worldgymnast.recipes.finetune import FinetuneConfig, finetune
 from worldgymnast.recipes.iterated_sft import IterSftConfig, iter_sft
 from worldgymnast.recipes.quickstart import QuickstartConfig
 from worldgymnast.recipes.reproduce import Recipe
-from worldgymnast.registry import EnvironmentConfig, environment, load_policy
+from worldgymnast.registry import DEFAULT_ENVIRONMENT, EnvironmentConfig, environment, load_policy
 from worldgymnast.rl.reinforce import ReinforceConfig
 from worldgymnast.rl.starts import EpisodeStarts, FixedStarts, ParaphrasedStarts, PhotographedStarts
 from worldgymnast.surrogates.imagination import Imagination
@@ -49,7 +49,7 @@ class IterSft(DeviceCommand, DatasetCommand):
         out: run folder.
     """
 
-    hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {EnvironmentConfig: ("horizon",)}
+    hidden: ClassVar[Mapping[type, tuple[str, ...]]] = HIDDEN_HORIZON
     hidden_hint: ClassVar[str] = "Use --horizon"
     config: Annotated[IterSftConfig, NO_PREFIX] = IterSftConfig()
     policy: OptionalPath = None
@@ -58,7 +58,7 @@ class IterSft(DeviceCommand, DatasetCommand):
     data: tuple[Path, ...]
     demonstrations: Positive = 5
     photographs: Positive = 30
-    env: EnvironmentConfig = EnvironmentConfig()
+    env: EnvironmentConfig = DEFAULT_ENVIRONMENT
     scoring: ScoringConfig = ScoringConfig(per_task=8)
     unscored: bool = False
     out: Path
@@ -67,18 +67,20 @@ class IterSft(DeviceCommand, DatasetCommand):
         """Train and write the report."""
         self.prepare()
         given = {"policy": self.policy, "world": self.world, "judge": self.judge}
-        files, config, env = component_files(**given), self.config, self.env
-        has_environment = not self.unscored or is_metaworld(load_policy(files["policy"]).action_spec)
-        components = load_components(files, self.device, open_ledger(self.out), env if has_environment else None)
+        files, config = component_files(**given), self.config
+        is_real = has_environment(self.env, load_policy(files["policy"]), self.unscored)
+        ledger = open_ledger(self.out)
+        components = load_components(files, self.device, ledger, self.env if is_real else None, self.given_flags)
+        env = components.env or self.env
         policy, world, judge = components.policy, components.world, components.judge
         check_same_cameras(*files.values(), requested=self.image_key)
-        if has_environment:
-            refuse_unknown_tasks(self.judge, env.tasks)
+        if is_real:
+            refuse_unknown_tasks(self.judge, environment(env).tasks)
         episodes = read(self.data, world.frame_size[0], self.cameras, self.fps)
         refuse_starters(given, self.data[0], episodes.spec)
         episodes, training = episodes_to_imitate(episodes, PolicyTraining(demonstrations=self.demonstrations))
         demos = select_demonstrations(episodes, training.demonstrations)
-        if has_environment:
+        if is_real:
             first = QuickstartConfig().photograph_layout
             starts: StartSampler = PhotographedStarts(environment(env), self.photographs, first)
         else:
@@ -107,7 +109,7 @@ class RlSimulator(DeviceCommand):
 
     takes_preset: ClassVar[bool] = True
     hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {
-        EnvironmentConfig: ("horizon",),
+        **HIDDEN_HORIZON,
         SimulatorConfig: ("env",),
         ReinforceConfig: ("middle", "jitter", "uncertainty", "uncertainty_threshold", "uncertain_limit"),
     }
@@ -115,7 +117,7 @@ class RlSimulator(DeviceCommand):
         "A simulator needs no uncertainty and starts at new layouts. Use --rl.horizon, and --env for what is simulated"
     )
     config: Annotated[FinetuneConfig, NO_PREFIX]
-    env: EnvironmentConfig = EnvironmentConfig()
+    env: EnvironmentConfig = DEFAULT_ENVIRONMENT
     simulator: SimulatorConfig = SimulatorConfig()
     dense: bool = True
     policy: OptionalPath = None
@@ -130,11 +132,11 @@ class RlSimulator(DeviceCommand):
     def __call__(self) -> int:
         """Train and write the report."""
         self.prepare()
-        env = replace(self.env, horizon=self.config.rl.horizon)
+        env = replace(simulated(self.env, "rl-simulator"), horizon=self.config.rl.horizon)
         files = component_files(policy=self.policy)
         policy = load_policy(files["policy"], self.device)
         check_policy(files["policy"], policy, env)
-        check_tasks(env.tasks)
+        check_tasks(env)
         robot, scoring = environment(env), self.config.scoring
         layouts = FixedStarts(robot.layouts(self.layouts, QuickstartConfig().photograph_layout))
         starts = ParaphrasedStarts(layouts, robot.instructions)

@@ -15,7 +15,7 @@ from worldgymnast.cli.starters import component_files, refuse_unknown_tasks
 from worldgymnast.configs import checked
 from worldgymnast.measure.planning import evaluate_planning
 from worldgymnast.measure.real import ScoreConfig
-from worldgymnast.registry import EnvironmentConfig, environment, to_dict
+from worldgymnast.registry import DEFAULT_ENVIRONMENT, EnvironmentConfig, environment, environment_dict, to_dict
 from worldgymnast.rl.best_of import BestOf, BestOfConfig
 from worldgymnast.run import Run
 from worldgymnast.weights import identity
@@ -41,7 +41,7 @@ class BestOfN(DeviceCommand):
     config: Annotated[BestOfConfig, NO_PREFIX] = BestOfConfig()
     world: OptionalPath = None
     judge: OptionalPath = None
-    env: EnvironmentConfig = EnvironmentConfig()
+    env: EnvironmentConfig = DEFAULT_ENVIRONMENT
     score: ScoreConfig = ScoreConfig(per_task=10)
     out: Path
 
@@ -49,17 +49,18 @@ class BestOfN(DeviceCommand):
         """Evaluate both, print table and time, and write the report."""
         self.prepare()
         files = component_files(policy=self.policy, world=self.world, judge=self.judge)
-        loaded = load_components(files, self.device, open_ledger(self.out), self.env)
+        loaded = load_components(files, self.device, open_ledger(self.out), self.env, self.given_flags)
+        env = loaded.env or self.env
         check_same_cameras(*files.values())
-        refuse_unknown_tasks(self.judge, self.env.tasks)
+        refuse_unknown_tasks(self.judge, environment(env).tasks)
         policy, world, judge = loaded.policy, loaded.world, loaded.judge
         inputs = {"policy": identity(policy), "world": identity(world), "judge": identity(judge)}
-        settings = {"env": to_dict(self.env), "score": to_dict(self.score), "inputs": inputs}
+        settings = {"env": environment_dict(env), "score": to_dict(self.score), "inputs": inputs}
         with Run(self.out, to_dict(self.config) | settings) as run:
             planned = BestOf(policy, world, judge, self.config)
             name = f"best of {self.config.candidates}"
             both = {"as it is": policy, name: planned}
-            rows, seconds = evaluate_planning(both, environment(self.env), self.score, self.out)
+            rows, seconds = evaluate_planning(both, environment(env), self.score, self.out)
             run.finish({})
         print_results(self.out, rows)
         alone, more = seconds["as it is"], seconds[name]

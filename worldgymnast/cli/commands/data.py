@@ -11,7 +11,8 @@ from tyro.conf import Positional
 
 from worldgymnast.cli.checks import require_new_path
 from worldgymnast.cli.command import NO_PREFIX, Command, DatasetCommand, DeviceCommand, Size
-from worldgymnast.cli.environment import check_policy, check_tasks
+from worldgymnast.cli.environment import HIDDEN_HORIZON, check_policy, check_tasks, fitted
+from worldgymnast.cli.origins import size_in
 from worldgymnast.cli.results import print_data_set
 from worldgymnast.configs import Between, checked
 from worldgymnast.episodes import formats
@@ -19,7 +20,7 @@ from worldgymnast.episodes.check import check
 from worldgymnast.errors import InputError
 from worldgymnast.recipes.record import PolicyRecordConfig, RecordConfig, record_policy_to, record_to
 from worldgymnast.recipes.reproduce import Recipe
-from worldgymnast.registry import EnvironmentConfig, environment, load_policy
+from worldgymnast.registry import DEFAULT_ENVIRONMENT, EnvironmentConfig, environment, load_policy
 
 
 @checked(kw_only=True)
@@ -33,10 +34,10 @@ class Record(Command):
     """
 
     takes_preset: ClassVar[bool] = True
-    hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {EnvironmentConfig: ("horizon",)}
+    hidden: ClassVar[Mapping[type, tuple[str, ...]]] = HIDDEN_HORIZON
     hidden_hint: ClassVar[str] = "Use --length"
     config: Annotated[RecordConfig, NO_PREFIX]
-    env: EnvironmentConfig = EnvironmentConfig()
+    env: EnvironmentConfig = DEFAULT_ENVIRONMENT
     out: Path
 
     @classmethod
@@ -47,7 +48,7 @@ class Record(Command):
     def __call__(self) -> int:
         """Record the episodes."""
         require_new_path(self.out)
-        check_tasks(self.env.tasks)
+        check_tasks(self.env)
         print_data_set(self.out, record_to(self.out, environment(self.env), self.config))
         return 0
 
@@ -63,11 +64,11 @@ class RecordPolicy(DeviceCommand):
         out: new folder for the data set.
     """
 
-    hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {EnvironmentConfig: ("horizon",)}
+    hidden: ClassVar[Mapping[type, tuple[str, ...]]] = HIDDEN_HORIZON
     hidden_hint: ClassVar[str] = "Use --length"
     policy: Positional[Path]
     config: Annotated[PolicyRecordConfig, NO_PREFIX] = PolicyRecordConfig()
-    env: EnvironmentConfig = EnvironmentConfig()
+    env: EnvironmentConfig = DEFAULT_ENVIRONMENT
     out: Path
 
     def __call__(self) -> int:
@@ -75,12 +76,13 @@ class RecordPolicy(DeviceCommand):
         self.prepare()
         require_new_path(self.out)
         policy = load_policy(self.policy, self.device)
-        check_policy(self.policy, policy, self.env)
+        env = fitted(self.env, self.given_flags, size_in(self.policy))
+        check_policy(self.policy, policy, env)
         length, chunk = self.config.length, policy.chunk
         if length % chunk:
             raise InputError(f"--length: found {length}, expected a multiple of the policy's chunk ({chunk})")
-        check_tasks(self.env.tasks)
-        print_data_set(self.out, record_policy_to(self.out, policy, environment(self.env), self.config))
+        check_tasks(env)
+        print_data_set(self.out, record_policy_to(self.out, policy, environment(env), self.config))
         return 0
 
 

@@ -22,9 +22,9 @@ from worldgymnast.cli.command import (
     print_written,
 )
 from worldgymnast.cli.data_defaults import frames_for, rate_of
-from worldgymnast.cli.environment import check_policy, check_tasks, default_horizon
+from worldgymnast.cli.environment import check_policy, check_tasks, default_horizon, fitted
 from worldgymnast.cli.inputs import hold_out, load_components, open_ledger, read
-from worldgymnast.cli.origins import cameras_of, check_same_cameras, fps_of
+from worldgymnast.cli.origins import cameras_of, check_same_cameras, fps_of, size_in
 from worldgymnast.cli.results import print_results
 from worldgymnast.cli.starters import component_files, refuse_unknown_tasks
 from worldgymnast.configs import Count, Positive, Seed, Seeds, checked
@@ -36,7 +36,16 @@ from worldgymnast.measure.evaluate import Contender, evaluate
 from worldgymnast.measure.real import ScoreConfig
 from worldgymnast.measure.world import SIGNAL, comparison_rows, judge_outcomes, measure_drift, replay_fidelity, to_plain
 from worldgymnast.protocols import Judge, WorldModel
-from worldgymnast.registry import EnvironmentConfig, environment, load_judge, load_policy, load_world, to_dict
+from worldgymnast.registry import (
+    DEFAULT_ENVIRONMENT,
+    EnvironmentConfig,
+    environment,
+    environment_dict,
+    load_judge,
+    load_policy,
+    load_world,
+    to_dict,
+)
 from worldgymnast.report import tables
 from worldgymnast.report.collect import collect
 from worldgymnast.report.markdown import markdown
@@ -65,7 +74,7 @@ class Evaluate(EvaluationCommand):
 
     before: Positional[Path]
     after: Positional[Path]
-    env: EnvironmentConfig = EnvironmentConfig()
+    env: EnvironmentConfig = DEFAULT_ENVIRONMENT
     score: ScoreConfig = ScoreConfig()
     seeds: Seeds = (0,)
     world: OptionalPath = None
@@ -76,28 +85,36 @@ class Evaluate(EvaluationCommand):
         """Evaluate, print the table and write the report."""
         self.prepare()
         policies = {"before": self.before, "after": self.after}
-        for path in policies.values():
-            check_policy(path, load_policy(path), self.env)
-        check_tasks(self.env.tasks)
+        loaded = {path: load_policy(path) for path in policies.values()}
+        env = fitted(
+            self.env,
+            self.given_flags,
+            size_in(self.world) or size_in(self.after) or size_in(self.before),
+            loaded[self.after].chunk,
+        )
+        for path, policy in loaded.items():
+            check_policy(path, policy, env)
+        check_tasks(env)
         hashes = {name: weights_hash(load_weights(path)[0]) for name, path in policies.items()}
-        config = {"policies": hashes, "env": to_dict(self.env), "score": to_dict(self.score), "seeds": self.seeds}
-        world, judge = self._world_and_judge()
+        config = {"policies": hashes, "env": environment_dict(env), "score": to_dict(self.score), "seeds": self.seeds}
+        world, judge = self._world_and_judge(env)
         config |= {name: identity(part) for name, part in (("world", world), ("judge", judge)) if part is not None}
         with Run(self.out, config) as run:
             file = self.out / "evaluation.json"
             both = {name: Contender(path, self.seeds) for name, path in policies.items()}
-            rows = evaluate(file, both, environment(self.env), self.score, self.device, world, judge, self.imagined)
+            rows = evaluate(file, both, environment(env), self.score, self.device, world, judge, self.imagined)
             run.finish({})
         print_results(self.out, rows)
         return 0
 
-    def _world_and_judge(self) -> tuple[WorldModel | None, Judge | None]:
+    def _world_and_judge(self, env: EnvironmentConfig) -> tuple[WorldModel | None, Judge | None]:
         """Load and check world model and judge if layouts are imagined."""
         if not (self.imagined or self.world or self.judge):
             return None, None
         files = component_files(world=self.world, judge=self.judge)
-        refuse_unknown_tasks(self.judge, self.env.tasks)
-        loaded = load_components({"policy": self.before, **files}, self.device, open_ledger(self.out), self.env)
+        refuse_unknown_tasks(self.judge, environment(env).tasks)
+        parts = {"policy": self.before, **files}
+        loaded = load_components(parts, self.device, open_ledger(self.out), env, self.given_flags)
         check_same_actions(self.after, load_policy(self.after).action_spec, files["world"], loaded.world.action_spec)
         check_same_cameras(self.before, self.after, *files.values())
         return loaded.world, loaded.judge

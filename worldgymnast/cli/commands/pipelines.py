@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 import tyro
 
 from worldgymnast import doctor
-from worldgymnast.cli.checks import check_frame_size, check_same_actions, require_labels
+from worldgymnast.cli.checks import check_frames, check_same_actions, require_labels
 from worldgymnast.cli.command import NO_PREFIX, Command, DatasetCommand, EvaluationCommand, OptionalPath
-from worldgymnast.cli.environment import check_policy, check_tasks
+from worldgymnast.cli.environment import HIDDEN_HORIZON, check_policy, check_tasks, fitted
 from worldgymnast.cli.inputs import read
 from worldgymnast.cli.origins import check_same_cameras
 from worldgymnast.cli.results import print_results
@@ -20,7 +21,7 @@ from worldgymnast.configs import checked
 from worldgymnast.recipes.dyna import DynaConfig, dyna
 from worldgymnast.recipes.quickstart import QuickstartConfig, quickstart
 from worldgymnast.recipes.reproduce import Recipe, reproduce
-from worldgymnast.registry import EnvironmentConfig, load_learned_judge, load_policy, load_world, to_dict
+from worldgymnast.registry import environment, load_learned_judge, load_policy, load_world, to_dict
 from worldgymnast.run import Run, check_folder
 from worldgymnast.training.judge import JudgeTraining
 from worldgymnast.training.world import WorldTraining
@@ -61,16 +62,17 @@ class Quickstart(EvaluationCommand):
         check_folder(self.out)
         given = {"policy": self.policy, "world": self.world, "judge": self.judge}
         files = {name: path for name, path in given.items() if path is not None}
-        env = self.config.env
         paths = component_files(**given)
         policy, world = load_policy(paths["policy"]), load_world(paths["world"])
+        env = fitted(self.config.env, self.given_flags, world.frame_size, policy.chunk)
+        config = replace(self.config, env=env)
         check_same_actions(paths["policy"], policy.action_spec, paths["world"], world.action_spec)
         check_same_cameras(*paths.values())
         check_policy(paths["policy"], policy, env, "--env.hold")
-        check_frame_size(world.frame_size, (env.size, env.size), "--env.size")
-        check_tasks(env.tasks)
-        refuse_unknown_tasks(self.judge, env.tasks)
-        print_results(self.out, quickstart(self.out, self.config, files, self.device, self.imagined))
+        check_frames(world.frame_size, env)
+        check_tasks(env)
+        refuse_unknown_tasks(self.judge, environment(env).tasks)
+        print_results(self.out, quickstart(self.out, config, files, self.device, self.imagined))
         return 0
 
 
@@ -88,7 +90,7 @@ class Dyna(EvaluationCommand, DatasetCommand):
     """
 
     hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {
-        EnvironmentConfig: ("horizon",),
+        **HIDDEN_HORIZON,
         WorldTraining: ("world",),
         JudgeTraining: ("judge",),
     }
@@ -103,22 +105,23 @@ class Dyna(EvaluationCommand, DatasetCommand):
     def __call__(self) -> int:
         """Run all unfinished stages, print the table and write the report."""
         self.prepare()
-        env = self.config.env
         given = {"policy": self.policy, "world": self.world, "judge": self.judge}
         paths = component_files(**given)
         policy, world = load_policy(paths["policy"], self.device), load_world(paths["world"], self.device)
         judge = load_learned_judge(paths["judge"], self.device)
         check_same_cameras(*paths.values(), requested=self.image_key)
         check_same_actions(paths["policy"], policy.action_spec, paths["world"], world.action_spec)
+        env = fitted(self.config.env, self.given_flags, world.frame_size, policy.chunk)
         check_policy(paths["policy"], policy, env, "--env.hold")
-        check_frame_size(world.frame_size, (env.size, env.size), "--env.size")
-        check_tasks(env.tasks)
-        episodes = read(self.data, env.size, self.cameras, self.fps)
+        check_frames(world.frame_size, env)
+        check_tasks(env)
+        episodes = read(self.data, world.frame_size[0], self.cameras, self.fps)
         refuse_starters(given, self.data[0], episodes.spec)
         require_labels(self.data, episodes)
         check_same_actions(paths["policy"], policy.action_spec, self.data[0], episodes.spec)
         components = (policy, world, judge)
-        rows = dyna(paths["policy"], components, episodes, self.out, self.config, self.device, self.imagined)
+        config = replace(self.config, env=env)
+        rows = dyna(paths["policy"], components, episodes, self.out, config, self.device, self.imagined)
         print_results(self.out, rows)
         return 0
 
@@ -149,7 +152,7 @@ class Reproduce(EvaluationCommand):
         """Run all unfinished stages, print the table and write the report."""
         self.prepare()
         recipe = self.config
-        check_tasks(recipe.env.tasks)
+        check_tasks(recipe.env)
         with Run(self.out, to_dict(recipe)) as run:
             rows = reproduce(self.out, recipe, self.device, self.imagined)
             if run.summary is None:

@@ -12,7 +12,7 @@ import numpy as np
 from worldgymnast.cli.checks import check_in_distribution
 from worldgymnast.cli.command import NO_PREFIX, Command, DatasetCommand, DeviceCommand, OptionalPath
 from worldgymnast.cli.data_defaults import horizon_of
-from worldgymnast.cli.environment import is_metaworld
+from worldgymnast.cli.environment import HIDDEN_HORIZON, has_environment, is_metaworld, robot_of_all_tasks, task_horizon
 from worldgymnast.cli.inputs import Components, load_components, open_ledger, read
 from worldgymnast.cli.origins import check_same_cameras
 from worldgymnast.cli.results import print_training
@@ -23,11 +23,11 @@ from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import InputError
 from worldgymnast.judges.combined import check
 from worldgymnast.measure.real import Scorer
-from worldgymnast.protocols import StartSampler
+from worldgymnast.protocols import RealEnvironment, StartSampler
 from worldgymnast.recipes.finetune import FinetuneConfig, finetune
 from worldgymnast.recipes.quickstart import QuickstartConfig
 from worldgymnast.recipes.reproduce import Recipe
-from worldgymnast.registry import EnvironmentConfig, environment, load_judge, load_policy
+from worldgymnast.registry import DEFAULT_ENVIRONMENT, EnvironmentConfig, environment, load_judge, load_policy
 from worldgymnast.rl.starts import EpisodeStarts, FixedStarts, MixedStarts, PhotographedStarts
 from worldgymnast.run import is_finished
 from worldgymnast.surrogates.imagination import Imagination
@@ -61,10 +61,10 @@ class Rl(DeviceCommand, DatasetCommand):
     """
 
     takes_preset: ClassVar[bool] = True
-    hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {EnvironmentConfig: ("horizon",)}
+    hidden: ClassVar[Mapping[type, tuple[str, ...]]] = HIDDEN_HORIZON
     hidden_hint: ClassVar[str] = "Use --rl.horizon"
     config: Annotated[FinetuneConfig, NO_PREFIX]
-    env: EnvironmentConfig = EnvironmentConfig()
+    env: EnvironmentConfig = DEFAULT_ENVIRONMENT
     unscored: bool = False
     policy: OptionalPath = None
     world: OptionalPath = None
@@ -87,83 +87,91 @@ class Rl(DeviceCommand, DatasetCommand):
         self.prepare()
         given = {"policy": self.policy, "world": self.world, "judge": self.judge}
         files, ledger = component_files(**given), open_ledger(self.out)
-        is_suite = is_metaworld(load_policy(files["policy"]).action_spec)
-        if not (is_suite or self.data or self.starts):
+        is_real = has_environment(self.env, load_policy(files["policy"]), self.unscored)
+        is_suite = is_real and is_metaworld(environment(self.env).action_spec)
+        if not (is_real or self.data or self.starts):
             raise InputError(
                 f"--data, --starts: both omitted, but photographs of Meta-World are no starts for {files['policy']}, a "
-                "policy of another robot. Add --data, or --starts with pictures"
+                "policy of another robot. Add --data, or --starts with pictures, or its environment with --env"
             )
-        has_environment = is_suite or not self.unscored
-        components = load_components(files, self.device, ledger, self.env if has_environment else None)
+        components = load_components(files, self.device, ledger, self.env if is_real else None, self.given_flags)
         audit = load_judge(self.audit, self.device, ledger) if self.audit else None
         check_same_cameras(*files.values(), self.audit, requested=self.image_key)
-        env = self.env if is_suite else replace(self.env, size=components.world.frame_size[0])
-        if is_suite:
-            refuse_unknown_tasks(self.judge, env.tasks)
-        episodes = read(self.data, env.size, self.cameras, self.fps) if self.data else None
+        robot = environment(components.env) if components.env is not None else None
+        if is_suite and robot is not None:
+            refuse_unknown_tasks(self.judge, robot.tasks)
+        size = components.world.frame_size[0]
+        episodes = read(self.data, size, self.cameras, self.fps) if self.data else None
         if episodes is not None:
             refuse_starters(given, self.data[0], episodes.spec)
             refuse_other_robot(files["policy"], components.policy.action_spec, self.data[0], episodes.spec)
         rl = self.config.rl
         rl = replace(rl, horizon=horizon_of(rl.horizon, "--rl.horizon", components, self.given_flags, episodes))
+        if robot is not None and episodes is None and not (is_suite or "--rl.horizon" in self.given_flags):
+            rl = replace(rl, horizon=task_horizon(robot, components.policy.chunk))
         if not is_finished(self.out):
-            tasks = _instructions_by_task(env, episodes, is_suite)
+            tasks = _instructions_by_task(robot, episodes)
             for judge in filter(None, (components.judge, audit)):
                 check(judge, tasks)
-        starts = self._starts(env, components, episodes, is_suite)
+        starts = self._starts(robot, components, episodes)
         imagination = Imagination.of(components.policy, components.world, components.judge, rl.horizon)
-        scorer = None if self.unscored else Scorer(environment(env), self.config.scoring)
+        scorer = None if self.unscored or robot is None else Scorer(robot, self.config.scoring)
         finetune(components.policy, imagination, starts, self.out, rl, scorer, audit)
         return print_training(self.out)
 
     def _starts(
-        self, env: EnvironmentConfig, components: Components, episodes: EpisodeSet | None, is_suite: bool
+        self, robot: RealEnvironment | None, components: Components, episodes: EpisodeSet | None
     ) -> StartSampler:
         """Make the start sampler that the flags describe."""
         samplers: list[StartSampler] = []
         if episodes is not None:
-            tasks = env.tasks if is_suite else sorted(set(episodes.task))
+            recorded = sorted(set(episodes.task))
+            tasks = [task for task in (robot.tasks if robot is not None else ()) if task in recorded] or recorded
             samplers.append(EpisodeStarts(episodes, tasks, self.config.rl.middle))
         if self.starts:
-            pictures = [start for folder in self.starts for start in read_starts(folder, env.size, self.crop)]
+            pictures = [
+                start
+                for folder in self.starts
+                for start in read_starts(folder, components.world.frame_size[0], self.crop)
+            ]
             if not is_finished(self.out):
-                self._check_pictures(pictures, env, components, episodes, is_suite)
-            unscored = sorted({start.task for start in pictures} - set(env.tasks)) if is_suite else []
+                self._check_pictures(pictures, robot, components, episodes)
+            scored = {start.task for start in pictures} if robot is None else set(robot.tasks)
+            unscored = sorted({start.task for start in pictures} - scored)
             if unscored:
                 print(f"--starts: {', '.join(unscored)}: trained but not scored, since not in --env.tasks")
             samplers.append(FixedStarts(pictures))
         if not samplers:
-            return PhotographedStarts(environment(env), self.photographs, QuickstartConfig().photograph_layout)
+            assert robot is not None
+            return PhotographedStarts(robot, self.photographs, QuickstartConfig().photograph_layout)
         return samplers[0] if len(samplers) == 1 else MixedStarts(*samplers)
 
     def _check_pictures(
         self,
         pictures: Sequence[Start],
-        env: EnvironmentConfig,
+        robot: RealEnvironment | None,
         components: Components,
         episodes: EpisodeSet | None,
-        is_suite: bool,
     ) -> None:
         """Check the pictures against the judge and the training data."""
         check(components.judge, [(start.task, start.instruction) for start in pictures])
-        if is_suite:
-            suite = EnvironmentConfig(size=env.size, hold=env.hold)
+        if robot is not None:
             first = QuickstartConfig().photograph_layout
-            known: Sequence[Start] = PhotographedStarts(environment(suite), _PHOTOGRAPHS, first).photographs
+            suite = robot_of_all_tasks(robot, components.env)
+            known: Sequence[Start] = PhotographedStarts(suite, _PHOTOGRAPHS, first).photographs
         else:
             known = _first_frames(episodes)
-        if not (is_suite or self.data):
+        if robot is None and not self.data:
             print("--starts: not compared with the training data of world model, policy and judge. Add --data to do so")
-        known_instructions = () if is_suite or episodes is None else episodes.instruction
+        known_instructions = () if robot is not None or episodes is None else episodes.instruction
         flags = ("--starts", "--starts")
         check_in_distribution(components.world, pictures, known, flags, self.anyway, known_instructions)
 
 
-def _instructions_by_task(env: EnvironmentConfig, episodes: EpisodeSet | None, is_suite: bool) -> list[tuple[str, str]]:
+def _instructions_by_task(robot: RealEnvironment | None, episodes: EpisodeSet | None) -> list[tuple[str, str]]:
     """Return pairs of task and instruction that the judge will score."""
-    if is_suite:
-        robot = environment(env)
-        return [(task, sentence) for task in env.tasks for sentence in robot.instructions(task)]
+    if robot is not None:
+        return [(task, sentence) for task in robot.tasks for sentence in robot.instructions(task)]
     return [] if episodes is None else list(zip(episodes.task, episodes.instruction, strict=True))
 
 

@@ -25,7 +25,7 @@ from worldgymnast.cli.command import (
     file_suffix,
     print_written,
 )
-from worldgymnast.cli.environment import check_tasks, is_metaworld
+from worldgymnast.cli.environment import HIDDEN_HORIZON, check_tasks, is_metaworld
 from worldgymnast.cli.inputs import read
 from worldgymnast.configs import Between, Count, Seed, checked
 from worldgymnast.episodes import formats
@@ -37,7 +37,14 @@ from worldgymnast.progress import Progress
 from worldgymnast.protocols import Editor
 from worldgymnast.recipes.edit_episodes import distract_episodes
 from worldgymnast.recipes.quickstart import QuickstartConfig, starter_plate
-from worldgymnast.registry import EnvironmentConfig, environment, load_editor, load_proposer, to_dict
+from worldgymnast.registry import (
+    DEFAULT_ENVIRONMENT,
+    EnvironmentConfig,
+    environment,
+    environment_dict,
+    load_editor,
+    load_proposer,
+)
 from worldgymnast.run import Run
 from worldgymnast.scenes.edit import add_distractors
 from worldgymnast.scenes.language import sample_instructions
@@ -65,17 +72,17 @@ class ScenesPhotograph(Command):
         first_layout: number of the first layout.
     """
 
-    hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {EnvironmentConfig: ("horizon",)}
+    hidden: ClassVar[Mapping[type, tuple[str, ...]]] = HIDDEN_HORIZON
     hidden_hint: ClassVar[str] = "A photograph has no horizon"
     target: Target
-    env: EnvironmentConfig = EnvironmentConfig()
+    env: EnvironmentConfig = DEFAULT_ENVIRONMENT
     per_task: Annotated[int, Between(1, 100_000)] = 30
     first_layout: Count = QuickstartConfig().photograph_layout
 
     def __call__(self) -> int:
         """Take the photographs."""
-        check_tasks(self.env.tasks)
-        config = {"env": to_dict(self.env), "per_task": self.per_task, "first_layout": self.first_layout}
+        check_tasks(self.env)
+        config = {"env": environment_dict(self.env), "per_task": self.per_task, "first_layout": self.first_layout}
         with Run(self.target, config) as run:
             robot = environment(self.env)
             layouts = [] if run.summary else robot.layouts(self.per_task, self.first_layout)
