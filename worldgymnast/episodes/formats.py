@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from worldgymnast.episodes import lerobot, rlds, rlds_episodes, rlds_layout, worldgym
-from worldgymnast.episodes.lerobot_layout import INFO, ImageKey
+from worldgymnast.episodes.labels import Labels
+from worldgymnast.episodes.lerobot_layout import INFO, ImageKey, read_layout
 from worldgymnast.episodes.rates import check_fps
 from worldgymnast.episodes.subsample import subsample, subsampled_spec, subsampling_factor
 from worldgymnast.episodes.windows import EpisodeSet, EpisodeStream
@@ -87,8 +88,11 @@ def read(
     size: int | tuple[int, int] | None = None,
     fps: float | None = None,
     assumed_fps: float | None = None,
+    labels: Labels | None = None,
 ) -> EpisodeSet:
     """Read a dataset of any supported format.
+
+    Episodes without a task name get their instruction as one; see `EpisodeSet.with_task_names`.
 
     Args:
         path: the folder.
@@ -96,6 +100,7 @@ def read(
         size: pixels to resize the frames to.
         fps: frames per second of robot time; required for formats without a rate (RLDS other than BridgeData V2).
         assumed_fps: default rate if neither the dataset nor `fps` has one, reported on stderr.
+        labels: label files with success labels of the episodes; see `labels.Labels`.
 
     Raises:
         InputError: the folder cannot be read, `size` or `fps` is not positive, or the dataset has another rate.
@@ -103,10 +108,28 @@ def read(
     _check_positive(size, fps)
     kind = detect(path)
     if kind == "rlds":
-        return rlds.read(path, image_key=join_cameras(image_key), size=size, fps=fps, assumed_fps=assumed_fps)
-    if kind == "worldgym":
-        return worldgym.read(path, size=size, fps=fps)
-    return lerobot.read(path, image_key=image_key, size=size, fps=fps)
+        episodes = rlds.read(path, image_key=join_cameras(image_key), size=size, fps=fps, assumed_fps=assumed_fps)
+    elif kind == "worldgym":
+        episodes = worldgym.read(path, size=size, fps=fps)
+    else:
+        episodes = lerobot.read(path, image_key=image_key, size=size, fps=fps)
+    if labels is not None:
+        episodes = labels.apply(episodes, episode_numbers(path, len(episodes), image_key), path)
+    return episodes.with_task_names()
+
+
+def episode_numbers(path: str | Path, count: int, image_key: ImageKey = None) -> list[int]:
+    """Numbers of the episodes that `read` returns, as the dataset counts them.
+
+    LeRobot: `episode_index`. WorldGym: the names of the files, if they are numbers. Otherwise the position.
+    """
+    kind = detect(path)
+    numbers: list[int] = []
+    if kind.startswith("lerobot"):
+        numbers = [record.index for record in read_layout(path, "all" if image_key is None else image_key).records]
+    if kind == "worldgym" and all(video.stem.isdecimal() for video in worldgym.videos(Path(path))):
+        numbers = [int(video.stem) for video in worldgym.videos(Path(path))]
+    return numbers if len(numbers) == len(set(numbers)) == count else list(range(count))
 
 
 def join_cameras(image_key: ImageKey) -> str | None:
@@ -154,6 +177,7 @@ def convert(
     image_key: ImageKey = None,
     fps: float | None = None,
     lossless: bool = False,
+    labels: Labels | None = None,
 ) -> ConversionSummary:
     """Convert a dataset of any supported format to LeRobotDataset v3.0.
 
@@ -168,6 +192,7 @@ def convert(
         fps: frames per second to write, an integer fraction of the data's rate (see `subsample`). For formats without
             a rate (RLDS other than BridgeData V2) it is the data's rate.
         lossless: keep the frames bit-identical (H.264 in RGB) instead of writing small files (yuv420p).
+        labels: label files with success labels of the episodes, which are written into the new dataset.
 
     Raises:
         InputError: the source cannot be read, the target exists or is being written, `size` or `fps` is invalid, no
@@ -178,22 +203,26 @@ def convert(
     with ExitStack() as stack:
         folder = StagedFolder(target)  # fails before gigabytes are read
         stack.callback(folder.discard)
-        stream = _stream(source, image_key, size, fps)
-        every = 1 if fps is None else subsampling_factor(stream.fps, fps)
-        summary = ConversionSummary(fps=stream.fps / every)
+        episodes = stream(source, image_key, size, fps)
+        every = 1 if fps is None else subsampling_factor(episodes.fps, fps)
+        summary = ConversionSummary(fps=episodes.fps / every)
         writer = stack.enter_context(
-            lerobot.LeRobotWriter(folder, subsampled_spec(stream.spec, every), summary.fps, lossless=lossless)
+            lerobot.LeRobotWriter(folder, subsampled_spec(episodes.spec, every), summary.fps, lossless=lossless)
         )
-        progress = stack.enter_context(Progress("converting episodes", stream.count))
-        for episode in stream.episodes:
-            _convert_one(subsample(episode, every), writer, summary)
+        progress = stack.enter_context(Progress("converting episodes", episodes.count))
+        for number, episode in zip(episode_numbers(source, episodes.count), episodes.episodes, strict=True):
+            known = episode if labels is None else labels.label(episode, number)
+            add_episode(subsample(known, every), writer, summary)
             progress.advance()
+        if labels is not None:
+            labels.require_used(str(source))
     if summary.left_out:
         print(f"{source}: {summary.left_out} episodes of one frame at {summary.fps:g} frames per second are skipped")
     return summary
 
 
-def _convert_one(episode: Episode, writer: lerobot.LeRobotWriter, summary: ConversionSummary) -> None:
+def add_episode(episode: Episode, writer: lerobot.LeRobotWriter, summary: ConversionSummary) -> None:
+    """Write an episode and count it; one of a single frame is skipped."""
     if not len(episode.actions):
         summary.left_out += 1
         return
@@ -204,10 +233,13 @@ def _convert_one(episode: Episode, writer: lerobot.LeRobotWriter, summary: Conve
     summary.succeeded += bool(episode.succeeded)
 
 
-def _stream(
-    source: str | Path, image_key: ImageKey, size: int | tuple[int, int] | None, fps: float | None
+def stream(
+    source: str | Path,
+    image_key: ImageKey = None,
+    size: int | tuple[int, int] | None = None,
+    fps: float | None = None,
 ) -> EpisodeStream:
-    """The complete episodes of a dataset of any format."""
+    """Read the complete episodes of a dataset of any format, one by one; all cameras by default."""
     kind = detect(source)
     if kind.startswith("lerobot"):
         return lerobot.stream(source, image_key=image_key, size=size)

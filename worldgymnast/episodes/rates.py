@@ -49,3 +49,12 @@ def resolve_rate(
     if rate is None:
         raise InputError(f"{path}: RLDS stores no frame rate; give the robot's rate with --fps (in Python: fps=...)")
     return rate
+
+
+def is_same_rate(first: float, second: float) -> bool:
+    """Whether two frame rates are equal to within 1 %.
+
+    >>> is_same_rate(30, 29.97), is_same_rate(30, 25)
+    (True, False)
+    """
+    return math.isclose(first, second, rel_tol=_TOLERANCE)

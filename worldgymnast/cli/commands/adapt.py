@@ -10,7 +10,7 @@ import numpy as np
 import tyro
 
 from worldgymnast.cli.checks import check_frame_size, check_in_distribution, check_same_actions
-from worldgymnast.cli.command import NO_PREFIX, DatasetCommand, DeviceCommand, OptionalPath, print_written
+from worldgymnast.cli.command import NO_PREFIX, DeviceCommand, LabelledCommand, OptionalPath, print_written
 from worldgymnast.cli.environment import check_policy, check_spelling, check_tasks, instructions, is_metaworld
 from worldgymnast.cli.inputs import open_ledger, read
 from worldgymnast.cli.origins import check_same_cameras
@@ -40,7 +40,7 @@ _REAL_SCORING = ("evaluate_every", "keep_best", "keep_evidence", "trust")
 
 
 @checked(kw_only=True)
-class Adapt(DeviceCommand, DatasetCommand):
+class Adapt(DeviceCommand, LabelledCommand):
     """Finetune a policy for one scene, from one frame and one instruction.
 
     Attributes:
@@ -117,7 +117,7 @@ class Adapt(DeviceCommand, DatasetCommand):
             check(judge, [(start.task, start.instruction)])
         known_instructions: tuple[str, ...] = ()
         if self.data:
-            episodes = read(self.data, world.frame_size[0], self.cameras, self.fps)
+            episodes = read(self.data, world.frame_size[0], self.cameras, self.fps, labels=self.labels)
             refuse_starters(given, self.data[0], episodes.spec)
             refuse_other_robot(files["policy"], policy.action_spec, self.data[0], episodes.spec)
             check_frame_size(world.frame_size, episodes.size, "data convert SOURCE TARGET --size")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-from worldgymnast.cli.command import NO_PREFIX, Command, DatasetCommand, DeviceCommand, OptionalPath
+from worldgymnast.cli.command import NO_PREFIX, Command, DeviceCommand, LabelledCommand, OptionalPath
 from worldgymnast.cli.commands.train import episodes_to_imitate
 from worldgymnast.cli.data_defaults import horizon_of
 from worldgymnast.cli.environment import check_policy, check_tasks, is_metaworld
@@ -32,7 +32,7 @@ from worldgymnast.training.policy import PolicyTraining, select_demonstrations
 
 
 @checked(kw_only=True)
-class IterSft(DeviceCommand, DatasetCommand):
+class IterSft(DeviceCommand, LabelledCommand):
     """Baseline: imitate imagined successes together with demonstrations, round by round.
 
     Attributes:
@@ -74,7 +74,7 @@ class IterSft(DeviceCommand, DatasetCommand):
         check_same_cameras(*files.values(), requested=self.image_key)
         if has_environment:
             refuse_unknown_tasks(self.judge, env.tasks)
-        episodes = read(self.data, world.frame_size[0], self.cameras, self.fps)
+        episodes = read(self.data, world.frame_size[0], self.cameras, self.fps, labels=self.labels)
         refuse_starters(given, self.data[0], episodes.spec)
         episodes, training = episodes_to_imitate(episodes, PolicyTraining(demonstrations=self.demonstrations))
         demos = select_demonstrations(episodes, training.demonstrations)

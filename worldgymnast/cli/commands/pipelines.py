@@ -10,7 +10,7 @@ import tyro
 
 from worldgymnast import doctor
 from worldgymnast.cli.checks import check_frame_size, check_same_actions, require_labels
-from worldgymnast.cli.command import NO_PREFIX, Command, DatasetCommand, EvaluationCommand, OptionalPath
+from worldgymnast.cli.command import NO_PREFIX, Command, EvaluationCommand, LabelledCommand, OptionalPath
 from worldgymnast.cli.environment import check_policy, check_tasks
 from worldgymnast.cli.inputs import read
 from worldgymnast.cli.origins import check_same_cameras
@@ -75,7 +75,7 @@ class Quickstart(EvaluationCommand):
 
 
 @checked(kw_only=True)
-class Dyna(EvaluationCommand, DatasetCommand):
+class Dyna(EvaluationCommand, LabelledCommand):
     """Alternate real rollouts, world model and judge updates, and RL.
 
     Attributes:
@@ -113,7 +113,7 @@ class Dyna(EvaluationCommand, DatasetCommand):
         check_policy(paths["policy"], policy, env, "--env.hold")
         check_frame_size(world.frame_size, (env.size, env.size), "--env.size")
         check_tasks(env.tasks)
-        episodes = read(self.data, env.size, self.cameras, self.fps)
+        episodes = read(self.data, env.size, self.cameras, self.fps, labels=self.labels)
         refuse_starters(given, self.data[0], episodes.spec)
         require_labels(self.data, episodes)
         check_same_actions(paths["policy"], policy.action_spec, self.data[0], episodes.spec)

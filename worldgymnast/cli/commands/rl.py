@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 
 from worldgymnast.cli.checks import check_in_distribution
-from worldgymnast.cli.command import NO_PREFIX, Command, DatasetCommand, DeviceCommand, OptionalPath
+from worldgymnast.cli.command import NO_PREFIX, Command, DeviceCommand, LabelledCommand, OptionalPath
 from worldgymnast.cli.data_defaults import horizon_of
 from worldgymnast.cli.environment import is_metaworld
 from worldgymnast.cli.inputs import Components, load_components, open_ledger, read
@@ -40,7 +40,7 @@ _EPISODES = 60
 
 
 @checked(kw_only=True)
-class Rl(DeviceCommand, DatasetCommand):
+class Rl(DeviceCommand, LabelledCommand):
     """Finetune a policy by reinforcement learning inside a world model.
 
     Attributes:
@@ -100,7 +100,7 @@ class Rl(DeviceCommand, DatasetCommand):
         env = self.env if is_suite else replace(self.env, size=components.world.frame_size[0])
         if is_suite:
             refuse_unknown_tasks(self.judge, env.tasks)
-        episodes = read(self.data, env.size, self.cameras, self.fps) if self.data else None
+        episodes = read(self.data, env.size, self.cameras, self.fps, labels=self.labels) if self.data else None
         if episodes is not None:
             refuse_starters(given, self.data[0], episodes.spec)
             refuse_other_robot(files["policy"], components.policy.action_spec, self.data[0], episodes.spec)
