@@ -2,8 +2,8 @@
 
 Cohen 1960: kappa = (observed - expected agreement) / (1 - expected agreement). Its interval is the central 95 % of the
 posterior under Jeffreys' prior (Dirichlet, 1/2 for each of the four cells), drawn with a seed. Unlike a bootstrap it
-does not claim certainty for a handful of equal labels. Where one of the two always gives the same label, chance alone explains the agreement and kappa
-is 0; where both always give the same one, it is unknown (NaN).
+does not claim certainty for a handful of equal labels. Where one of the two always gives the same label, chance alone
+explains the agreement and kappa is 0; where both always give the same one, it is unknown (NaN).
 """
 
 from __future__ import annotations

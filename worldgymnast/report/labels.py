@@ -60,8 +60,8 @@ def _pairs(votes: Votes) -> Sheet:
         rows.append([first, second, str(found.agreement), _kappa(found), *cells])
     head = ("first", "second", "same label", "Cohen's kappa", "only 1st", "only 2nd", "frames apart")
     note = (
-        "only: one alone says success. Kappa: agreement beyond chance, 1 perfect, 0 chance, with a 95% interval. Frames apart: median "
-        "distance of the marked frames of success"
+        "only: one alone says success. Kappa: agreement beyond chance, 1 perfect, 0 chance, with a 95% interval. "
+        "Frames apart: median distance of the marked frames of success"
     )
     return Sheet("Agreement of labellers", head, rows, note)
 
