@@ -26,7 +26,13 @@ from worldgymnast.scenes.language import AFFORDANCES
 from worldgymnast.training.batches import success_batches
 from worldgymnast.training.fit import Batches, FitConfig, fit
 from worldgymnast.training.replay import replay
-from worldgymnast.training.thresholds import calibrate, resolve_calibration, split_for_calibration, unsolved_after
+from worldgymnast.training.thresholds import (
+    FEW_LABELS,
+    calibrate,
+    resolve_calibration,
+    split_for_calibration,
+    unsolved_after,
+)
 from worldgymnast.training.world import Origin
 from worldgymnast.types import require_frame_size
 from worldgymnast.weights import identity
@@ -77,6 +83,16 @@ def require_both_outcomes(episodes: EpisodeSet) -> None:
         )
 
 
+def _note_few_labels(labeled: EpisodeSet) -> None:
+    """Print that the threshold is uncertain, if there are few successes or failures."""
+    successes = int(labeled.succeeded.sum())
+    if min(successes, len(labeled) - successes) < FEW_LABELS:
+        print(
+            f"{len(labeled)} labeled episodes, {successes} successes: the judge's threshold is uncertain below "
+            f"{FEW_LABELS} of each outcome. Label more, and check it with judge calibrate"
+        )
+
+
 def train_judge(
     real: EpisodeSet,
     world: WorldModel,
@@ -111,6 +127,7 @@ def train_judge(
     result = out / "judge.safetensors"
     real = real if real.labelled.all() else real.select(real.labelled)
     config = replace(config, calibration=resolve_calibration(real, config.calibration))
+    _note_few_labels(real)
     inputs = {"data": data_hash(real), "world": identity(world)}
     if start is not None:
         inputs["start"] = identity(start)
