@@ -54,7 +54,7 @@ def check_same_cameras(*paths: Path | None, requested: Sequence[str] = ()) -> No
         requested: cameras of the data, as --image-key names them.
     """
     named = [("--image-key", _names(requested))]
-    named += [(str(file), _cameras_in(file)) for path in filter(None, paths) for file in _weight_files(path)]
+    named += [(str(file), _cameras_in(file)) for path in filter(None, paths) for file in weight_files(path)]
     for (first, cameras), (other, others) in itertools.combinations([one for one in named if one[1]], 2):
         if not _may_be_same(cameras, others):
             raise InputError(
@@ -86,10 +86,10 @@ def _cameras_in(path: Path | None) -> tuple[str, ...]:
     return _names([key for key in keys if isinstance(key, str)]) if isinstance(keys, list) else ()
 
 
-def _weight_files(path: Path) -> list[Path]:
+def weight_files(path: Path) -> list[Path]:
     """Return the file, or those of all judges in a description."""
     if path.suffix != ".json":
         return [path]
     description = read_json_object(path)
     members = [description.get(key) for key in ("judge", "first", "then")] + list(description.get("judges") or ())
-    return [file for name in members if isinstance(name, str) for file in _weight_files(path.parent / name)]
+    return [file for name in members if isinstance(name, str) for file in weight_files(path.parent / name)]

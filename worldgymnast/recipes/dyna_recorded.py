@@ -143,6 +143,6 @@ def _conclusion(before: Path, after: Path, recorded: Sequence[EpisodeSet]) -> st
     success = f" (success in them: {Rate.of(map(bool, outcomes))})" if outcomes else ""
     return (
         f"Round 1: learned from {sum(map(len, recorded))} recorded episodes{success}. Nothing was verified for real, "
-        f"so no policy replaces the other: both are kept, {before} and {after}. Record episodes of both, or compare them "
-        "in a real environment (evaluate), before you trust the new one."
+        f"so no policy replaces the other: both are kept, {before} and {after}. Record episodes of both, or compare "
+        "them in a real environment (evaluate), before you trust the new one."
     )

@@ -17,7 +17,7 @@ from worldgymnast.cli.command import DatasetCommand, DeviceCommand, OptionalPath
 from worldgymnast.cli.commands.diagnose import short_names
 from worldgymnast.cli.commands.judge_evaluation import load_judge_with_ledger
 from worldgymnast.cli.data_defaults import frames_for, rate_of
-from worldgymnast.cli.origins import cameras_of, check_same_cameras, fps_of, size_of
+from worldgymnast.cli.origins import cameras_of, check_same_cameras, fps_of, size_of, weight_files
 from worldgymnast.configs import Between, Once, Positive, checked
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.labels import SUFFIX, FrameRule, Label, Labels, LabelWriter, keys_of, read_labels
@@ -142,11 +142,12 @@ class LabelEpisodes(DeviceCommand, DatasetCommand):
     def _read(self) -> tuple[EpisodeSet, list[int]]:
         """Read the episodes; all cameras side by side, unless flags or the judges' training name some."""
         check_same_cameras(*self.judge, requested=self.image_key)
-        cameras = self.cameras or next(filter(None, map(cameras_of, self.judge)), None)
+        trained = [file for path in self.judge for file in weight_files(path)]
+        cameras = self.cameras or next(filter(None, map(cameras_of, trained)), None)
         if cameras is None and not self.judge and not formats.detect(self.data).startswith("worldgym"):
             cameras = "all"
-        size = self.size or next(filter(None, map(size_of, self.judge)), None)
-        fps = next(filter(None, map(fps_of, self.judge)), None)
+        size = self.size or next(filter(None, map(size_of, trained)), None)
+        fps = next(filter(None, map(fps_of, trained)), None)
         assumed = fps if self.judge else 10.0  # only the speed of play depends on it
         episodes = formats.read(self.data, image_key=cameras, size=size, fps=self.fps, assumed_fps=assumed)
         return episodes, formats.episode_numbers(self.data, len(episodes), cameras)
