@@ -62,13 +62,13 @@ def test_columns_become_labels(rewarded: Path, tmp_path: Path, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("episode,success\n0,true\n9,false\n", "line 3: found episode '9', expected one of 0 to 3"),
+        ("episode,success\n0,true\n9,false\n", 'line 3: found episode "9", expected one of 0 to 3'),
         ("episode,success\n0,true\n0,true\n", "line 3: episode 0 was already labelled in line 2"),
-        ("episode,success\n0,maybe\n", "line 2: field 'success': found 'maybe', expected true or false"),
+        ("episode,success\n0,maybe\n", "line 2: field 'success': found \"maybe\", expected true or false"),
         ("episode,success\n0,\n", "line 2: field 'success'"),
-        ("episode,frame,success\n0,99,true\n", "line 2: field 'frame': found '99', expected 0 to 5"),
+        ("episode,frame,success\n0,99,true\n", "line 2: field 'frame': found \"99\", expected 0 to 5"),
         ("episode,frame,success\n0,2,false\n", "line 2: field 'frame': found 2 for a failure"),
-        ("episode,success\n-1,true\n", "line 2: found episode '-1'"),
+        ("episode,success\n-1,true\n", 'line 2: found episode "-1"'),
         ("episode,success\n0,true,1\n", "line 2: found 3 values, expected 2"),
         ("number,success\n0,true\n", "line 1: found the columns number, success, expected 'episode' once"),
         ("", "is empty"),
