@@ -39,7 +39,7 @@ def ask(server, method="GET", path="", body=None, **headers):
 
 def test_page_and_frames_are_served_with_a_strict_policy(server):
     answer, content = ask(server)
-    policy = answer.getheader("Content-Security-Policy")
+    policy = answer.getheader("Content-Security-Policy") or ""
     assert answer.status == 200
     assert "default-src 'none'" in policy
     assert "frame-ancestors 'none'" in policy
