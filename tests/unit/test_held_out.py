@@ -9,10 +9,11 @@ import pytest
 from episode_builders import SPEC, episode
 
 from worldgymnast.actions import BRIDGE
-from worldgymnast.cli.inputs import choose_held_out, held_out_or_default, hold_out
+from worldgymnast.cli.inputs import choose_held_out, held_out_or_default, hold_out_each
 from worldgymnast.episodes.windows import EpisodeSet, from_episodes
 from worldgymnast.errors import InputError
-from worldgymnast.training.thresholds import draw_calibration, split_for_calibration
+from worldgymnast.training.judge import require_both_outcomes
+from worldgymnast.training.thresholds import split_for_calibration
 
 HERE = [Path("data")]
 
@@ -24,7 +25,7 @@ def tasks_of(sizes: dict[str, int], spec=BRIDGE) -> EpisodeSet:
 
 def test_auto_follows_the_tasks(capsys: pytest.CaptureFixture[str]) -> None:
     episodes = tasks_of({"one": 1, "two": 2, "three": 3, "nine": 9, "ten": 10})
-    (rest,), (held,) = hold_out(HERE, [episodes], "auto")
+    (rest,), (held,) = hold_out_each(HERE, [episodes], "auto")
     assert Counter(held.task) == {"three": 1, "nine": 1, "ten": 2}
     assert len(rest) + len(held) == len(episodes)
     assert not set(rest.first) & set(held.first)
@@ -38,14 +39,14 @@ def test_auto_follows_the_tasks(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_set_is_split_alike_alone_and_beside_others() -> None:
     a, b = tasks_of({"x": 10}), tasks_of({"x": 5, "y": 7})
-    _, together = hold_out([Path("a"), Path("b")], [a, b], 2)
-    _, (alone,) = hold_out([Path("b")], [b], 2)
+    _, together = hold_out_each([Path("a"), Path("b")], [a, b], 2)
+    _, (alone,) = hold_out_each([Path("b")], [b], 2)
     assert together[1].first.tolist() == alone.first.tolist()
 
 
 def test_a_given_number_still_refuses() -> None:
     with pytest.raises(InputError, match=r"--held-out: cannot hold out 3 of 2 episodes of task 'two'.*auto: 0"):
-        hold_out(HERE, [tasks_of({"two": 2, "ten": 10})], 3)
+        hold_out_each(HERE, [tasks_of({"two": 2, "ten": 10})], 3)
     with pytest.raises(InputError, match="no task has 3 episodes"):
         choose_held_out(HERE, [tasks_of({"two": 2})], "auto", trained=False)
 
@@ -76,7 +77,7 @@ def test_a_success_and_a_failure_are_left_to_train_on(outcomes: str) -> None:
         assert set(train.succeeded.tolist()) == {True, False}
 
 
-@pytest.mark.parametrize("outcomes", ["+", "+-"])
-def test_the_least_is_said(outcomes: str) -> None:
-    with pytest.raises(InputError, match="expected at least 3: a success and a failure to learn from, and one"):
-        draw_calibration(labeled(outcomes), 0)
+def test_the_least_is_said() -> None:
+    with pytest.raises(InputError, match="found 2 labelled episodes, expected at least 3: a success and a failure"):
+        require_both_outcomes(labeled("+-"))
+    require_both_outcomes(labeled("+--"))

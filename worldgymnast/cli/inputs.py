@@ -102,16 +102,10 @@ def _print_unused_labels(paths: Sequence[Path]) -> None:
             print(f"{file}: not used; to use these labels, add --labels {file}")
 
 
-def hold_out(
+def hold_out_each(
     paths: Sequence[Path], sets: Sequence[EpisodeSet], held_out: int | Literal["auto"]
 ) -> tuple[list[EpisodeSet], list[EpisodeSet]]:
-    """Split off episodes of every task of each data set, the same in every command.
-
-    Args:
-        paths: the data sets, for messages.
-        sets: their episodes.
-        held_out: number per task; or "auto", a fifth of each task, at least one of three or more episodes and at most
-            `MAX_HELD_OUT`. What "auto" holds out is printed.
+    """Split off episodes of every data set with `hold_out`; what "auto" holds out is printed.
 
     Returns:
         Of each data set the rest, and the held-out episodes.
@@ -119,7 +113,7 @@ def hold_out(
     Raises:
         InputError: a task has no more than the given number of episodes.
     """
-    pairs = [_hold_out(path, part, held_out) for path, part in zip(paths, sets, strict=True)]
+    pairs = [hold_out(part, held_out, path) for path, part in zip(paths, sets, strict=True)]
     return [rest for rest, _ in pairs], [held for _, held in pairs]
 
 
@@ -132,16 +126,28 @@ def auto_held_out(episodes: int) -> int:
     return min(MAX_HELD_OUT, max(1, episodes // 5)) if episodes >= 3 else 0
 
 
-def _hold_out(path: Path, episodes: EpisodeSet, held_out: int | Literal["auto"]) -> tuple[EpisodeSet, EpisodeSet]:
+def hold_out(
+    episodes: EpisodeSet, held_out: int | Literal["auto"], path: Path | None = None
+) -> tuple[EpisodeSet, EpisodeSet]:
+    """Split off episodes of every task, the same in every command.
+
+    Args:
+        episodes: the episodes of one data set.
+        held_out: number per task; or "auto", a fifth of each task, at least one of three or more episodes and at most
+            `MAX_HELD_OUT`.
+        path: the data set; with it, what "auto" holds out is printed.
+
+    Raises:
+        InputError: a task has no more than the given number of episodes.
+    """
     sizes = {task: len(episodes.where(task=task)) for task in sorted(set(episodes.task))}
     if held_out == "auto":
         counts = {task: auto_held_out(size) for task, size in sizes.items()}
         without = sum(count == 0 for count in counts.values())
         rest = f"; none of {without} of {len(counts)} tasks, which have fewer than 3 episodes" if without else ""
-        print(
-            f"{path}: {sum(counts.values())} of {len(episodes)} episodes are held out (a fifth of each task{rest}). "
-            "--held-out N changes this"
-        )
+        line = f"{sum(counts.values())} of {len(episodes)} episodes are held out (a fifth of each task{rest})"
+        if path is not None:
+            print(f"{path}: {line}. --held-out N changes this")
         return episodes.split_by_task(counts, SPLIT_SEED)
     for task, available in sizes.items() if held_out else ():
         if available <= held_out:
@@ -173,7 +179,7 @@ def choose_held_out(
     """
     if not held_out:
         return list(sets)
-    rest, held = hold_out(paths, sets, held_out)
+    rest, held = hold_out_each(paths, sets, held_out)
     chosen = [part for part in (rest if trained else held) if len(part)]
     if not chosen:
         raise InputError("--held-out: no task has 3 episodes, so none is held out. Omit it, or add data")

@@ -28,6 +28,7 @@ from worldgymnast.training.fit import Batches, FitConfig, fit
 from worldgymnast.training.replay import replay
 from worldgymnast.training.thresholds import (
     FEW_LABELS,
+    LEAST_LABELS,
     calibrate,
     resolve_calibration,
     split_for_calibration,
@@ -80,6 +81,11 @@ def require_both_outcomes(episodes: EpisodeSet) -> None:
         raise InputError(
             f"field 'success': {subject} is {outcome}. The judge could not learn to tell successes from failures. Add "
             f"labelled {missing} (record-policy records both)"
+        )
+    if count < LEAST_LABELS:
+        raise InputError(
+            f"field 'success': found {count} labelled episodes, expected at least {LEAST_LABELS}: a success and a "
+            "failure to learn from, and one that is held out to set the threshold. Label more (worldgymnast label)"
         )
 
 

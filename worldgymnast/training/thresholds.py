@@ -56,11 +56,8 @@ def split_for_calibration(episodes: EpisodeSet, per_task: int, seed: int) -> tup
             f"found {per_task} episodes to hold out, but task '{small[0]}' has only {count} labeled episodes; expected "
             f"at most {count - 1}, or 0 for one in {CALIBRATION_ONE_IN}. Lower it, or label more episodes",
         )
-    if per_task:
-        held_out = candidates.split(per_task, seed)[1]
-    else:
-        held_out = draw_calibration(candidates, seed, episodes.select(~np.isin(episodes.first, candidates.first)))
-        held_out = held_out if len(held_out) else draw_calibration(episodes, seed)
+    others = episodes.select(~np.isin(episodes.first, candidates.first))
+    held_out = candidates.split(per_task, seed)[1] if per_task else draw_calibration(candidates, seed, others)
     excluded = set(_episode_keys(held_out))
     return episodes.select(np.array([key not in excluded for key in _episode_keys(episodes)], bool)), held_out
 
@@ -85,7 +82,7 @@ def draw_calibration(episodes: EpisodeSet, seed: int, others: EpisodeSet | None 
     """Draw one in `CALIBRATION_ONE_IN` episodes per task, at most `MAX_CALIBRATION`.
 
     Where every task is too small, a single episode is drawn. The last success and the last failure are left to train
-    on.
+    on, where there are three or more episodes.
 
     Args:
         episodes: labeled episodes to draw from.
@@ -93,15 +90,14 @@ def draw_calibration(episodes: EpisodeSet, seed: int, others: EpisodeSet | None 
         others: further labeled episodes to train on.
 
     Raises:
-        InputError: there are fewer than `LEAST_LABELS` episodes in all.
+        InputError: there is only one episode in all.
     """
     outcomes = np.concatenate([episodes.succeeded, np.zeros(0, bool) if others is None else others.succeeded])
-    if len(outcomes) < LEAST_LABELS:
+    if len(outcomes) < 2:
         raise FieldError(
             "calibration",
-            f"found {len(outcomes)} labeled {'episode' if len(outcomes) == 1 else 'episodes'}, expected at least "
-            f"{LEAST_LABELS}: a success and a failure to learn from, and one that is held out to set the threshold. "
-            "Label more episodes",
+            f"found {len(outcomes)} labeled episode, expected at least 2: one is held out to set the threshold. Label "
+            "more episodes",
         )
     rng, chosen = np.random.default_rng(seed), []
     for task in sorted(set(episodes.task)):
@@ -109,7 +105,9 @@ def draw_calibration(episodes: EpisodeSet, seed: int, others: EpisodeSet | None 
         chosen.append(rng.permutation(rows)[: min(MAX_CALIBRATION, len(rows) // CALIBRATION_ONE_IN)])
     index = _spare(np.concatenate(chosen), episodes, outcomes)
     if not len(index):
-        index = _spare(rng.permutation(len(episodes)), episodes, outcomes)[:1]
+        order = rng.permutation(len(episodes))
+        spare = _spare(order, episodes, outcomes)
+        index = (spare if len(spare) else order)[:1]
     return episodes.select(np.sort(index))
 
 

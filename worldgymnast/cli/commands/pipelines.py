@@ -22,7 +22,7 @@ from worldgymnast.cli.command import (
 )
 from worldgymnast.cli.data_defaults import RATE, fit_judge, fit_world, horizon_of
 from worldgymnast.cli.environment import check_policy, check_tasks
-from worldgymnast.cli.inputs import Components, hold_out, read, read_each
+from worldgymnast.cli.inputs import Components, hold_out_each, read, read_each
 from worldgymnast.cli.origins import cameras_of, check_same_cameras
 from worldgymnast.cli.results import print_results
 from worldgymnast.cli.starters import component_files, refuse_starters, refuse_unknown_tasks
@@ -177,7 +177,7 @@ class Dyna(EvaluationCommand, LabelledCommand):
         require_labels(self.recorded, concatenate(recorded))
         check_frame_size(world.frame_size, sets[0].size, "data convert SOURCE TARGET --size")
         check_same_actions(paths["policy"], policy.action_spec, folders[0], sets[0].spec)
-        rest, held = hold_out(self.recorded, recorded, "auto" if self.held_out is None else self.held_out)
+        rest, held = hold_out_each(self.recorded, recorded, "auto" if self.held_out is None else self.held_out)
         config, rl = self._fitted(old, Components(policy, world, judge), concatenate(recorded))
         result = dyna_recorded(
             paths["policy"],

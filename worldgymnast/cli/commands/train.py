@@ -13,7 +13,7 @@ from worldgymnast.actions import BRIDGE, WORLDGYM, require_same
 from worldgymnast.cli.checks import check_frame_size, check_instructions, check_same_actions, require_labels
 from worldgymnast.cli.command import NO_PREFIX, Command, HeldOut, OptionalPath, TrainingCommand, print_written
 from worldgymnast.cli.data_defaults import RATE, fit_judge, fit_policy, fit_world, size_for
-from worldgymnast.cli.inputs import held_out_or_default, hold_out, read, read_each
+from worldgymnast.cli.inputs import held_out_or_default, hold_out_each, read, read_each
 from worldgymnast.cli.origins import check_same_cameras, origin
 from worldgymnast.cli.starters import refuse_starters
 from worldgymnast.configs import checked
@@ -125,7 +125,7 @@ class TrainWorld(WorldTrainingCommand):
             spec = start.action_spec
         size = size_for(self.data, self.size, self.cameras, world.frame_size[0])
         sets = read_each(self.data, size, spec, self.cameras, self.fps, labels=self.labels)
-        sets, _ = hold_out(self.data, sets, held_out_or_default(self.held_out, sets[0]))
+        sets, _ = hold_out_each(self.data, sets, held_out_or_default(self.held_out, sets[0]))
         if start:
             for path, part in zip(self.data, sets, strict=True):
                 warn_out_of_range(part, start.action_spec, f"{path} and {self.begin_with}")
@@ -198,7 +198,7 @@ class Distill(WorldTrainingCommand):
             )
         size = self.size or teacher.frame_size[0]
         sets = read_each(self.data, size, None, self.cameras, self.fps, labels=self.labels)
-        episodes = concatenate(hold_out(self.data, sets, held_out_or_default(self.held_out, sets[0]))[0])
+        episodes = concatenate(hold_out_each(self.data, sets, held_out_or_default(self.held_out, sets[0]))[0])
         check_frame_size(teacher.frame_size, episodes.size, "--size")
         require_same(episodes.spec, teacher.action_spec, f"{self.world} and data")
         distill(teacher, episodes, self.out, self.config, self.device, origin(episodes, self.image_key))
