@@ -12,7 +12,7 @@ from worldgymnast import video
 from worldgymnast.actions import require_same
 from worldgymnast.arguments import require_members, require_type
 from worldgymnast.configs import checked
-from worldgymnast.errors import InputError
+from worldgymnast.errors import FieldError, InputError
 from worldgymnast.measure.real import Scorer, ScoringConfig
 from worldgymnast.measure.world import rollout_uncertainty
 from worldgymnast.protocols import Judge, Policy, StartSampler
@@ -21,6 +21,7 @@ from worldgymnast.registry import Manifest, save_component, to_dict, weights_int
 from worldgymnast.rl.collect import Uncertainty, Verify
 from worldgymnast.rl.curriculum import LearnableStarts
 from worldgymnast.rl.reinforce import PairedRollouts, ReinforceConfig, reinforce
+from worldgymnast.rl.rollout import executed_per_look
 from worldgymnast.rl.starts import check_frame_size
 from worldgymnast.run import LogCallback, Run
 from worldgymnast.surrogates.imagination import ImaginedSurrogate, Surrogate
@@ -99,6 +100,10 @@ def finetune(
     if scorer is not None:
         require_type(scorer, Scorer, "scorer", "Make one with wg.scorer(env)")
     if isinstance(surrogate, ImaginedSurrogate):
+        if (executed := executed_per_look(policy, config.execute)) != surrogate.chunk:
+            raise FieldError(
+                "execute", f"found {executed} actions per look, but the surrogate executes {surrogate.chunk}"
+            )
         check_frame_size(starts, surrogate.world.frame_size)
         if scorer is not None:
             size = next(iter(scorer.env.cameras.values()))
@@ -131,7 +136,7 @@ def _train(
     audit: Judge | None,
 ) -> Metrics:
     """Train `policy` in place, save videos of the last evaluation, and return its metrics."""
-    uncertainty = _uncertainty(policy, surrogate, config)
+    uncertainty = _uncertainty(surrogate, config)
     verify = _verify(surrogate, config)
     # Only the measurement of uncertainty needs the frames between two looks.
     rendered = surrogate.keyframes_only() if uncertainty is None else surrogate
@@ -148,7 +153,7 @@ def _train(
     def evaluate(step: int) -> PairedRollouts | None:
         if scorer is None:
             return None
-        return scorer(policy, surrogate, step, horizon=config.horizon, rows=config.rows)
+        return scorer(policy, surrogate, step, horizon=config.horizon, rows=config.rows, execute=config.execute)
 
     try:
         sampler = LearnableStarts(starts, run.metrics) if config.curriculum else starts
@@ -166,7 +171,7 @@ def _train(
         surrogate.close()
 
 
-def _uncertainty(policy: Policy, surrogate: Surrogate, config: ReinforceConfig) -> Uncertainty | None:
+def _uncertainty(surrogate: Surrogate, config: ReinforceConfig) -> Uncertainty | None:
     """Make the uncertainty measure that the config asks for."""
     if config.uncertainty == "off":
         return None
@@ -174,7 +179,7 @@ def _uncertainty(policy: Policy, surrogate: Surrogate, config: ReinforceConfig) 
         raise InputError(
             f"--rl.uncertainty is '{config.uncertainty}', but the surrogate has no world model to measure. Use off"
         )
-    return rollout_uncertainty(surrogate.world, surrogate.judge, policy.chunk, config.jitter, config.rows)
+    return rollout_uncertainty(surrogate.world, surrogate.judge, surrogate.chunk, config.jitter, config.rows)
 
 
 def _verify(surrogate: Surrogate, config: ReinforceConfig) -> Verify | None:

@@ -19,7 +19,7 @@ from typing import Annotated
 import numpy as np
 import torch
 
-from worldgymnast.configs import Between, Fraction, Positive, checked
+from worldgymnast.configs import Between, Executed, Fraction, Positive, checked
 from worldgymnast.errors import Paused
 from worldgymnast.evaluation.agreement import success_gap
 from worldgymnast.evaluation.guard import GuardConfig
@@ -91,7 +91,8 @@ class ReinforceConfig(CollectConfig):
         temperature: sampling temperature, also used in the probability ratio.
         middle: share of starts taken from logged episodes shortly before they succeed.
         rows: most rollouts imagined in parallel.
-        horizon: actions per imagined rollout.
+        horizon: actions per imagined rollout; a multiple of the actions per look.
+        execute: actions to execute of each predicted chunk before the policy looks again; all by default.
         evaluate_every: steps between two evaluations; the first and the last step are always evaluated.
         keep_best: end with the weights chosen by `evaluation.keeping.choose`, possibly the untrained ones, instead of
             the last. Then the result is no worse where only imagined success rises.
@@ -108,6 +109,7 @@ class ReinforceConfig(CollectConfig):
     middle: Fraction = 0.25
     rows: Positive = 96
     horizon: Positive = 24
+    execute: Executed = None
     evaluate_every: Positive = 8
     keep_best: bool = True
     keep_evidence: Annotated[float, Between(1)] = EVIDENCE

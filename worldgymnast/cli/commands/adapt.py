@@ -30,6 +30,7 @@ from worldgymnast.registry import EnvironmentConfig, environment, load_judge, lo
 from worldgymnast.report import tables
 from worldgymnast.rl.objective import ObjectiveConfig
 from worldgymnast.rl.reinforce import ReinforceConfig
+from worldgymnast.rl.rollout import executed_per_look
 from worldgymnast.rl.starts import EpisodeStarts, PhotographedStarts
 from worldgymnast.run import is_finished
 from worldgymnast.surrogates.imagination import Imagination
@@ -131,7 +132,7 @@ class Adapt(DeviceCommand, DatasetCommand):
             known, measured = others.photographs, list[Start]()
             if self.others:
                 measured = PhotographedStarts(robot, self.others, first + self.photographs).photographs
-        imagination = Imagination.of(policy, world, judge, self.config.rl.horizon)
+        imagination = Imagination.of(policy, world, judge, self.config.rl.horizon, self.config.rl.execute)
         flags = ("--frame" if self.frame else "--layout", "--instruction")
         check_in_distribution(world, [start], known, flags, self.anyway, known_instructions)
         after = adapt(policy, imagination, start, others, self.out, self.config)
@@ -154,7 +155,9 @@ class Adapt(DeviceCommand, DatasetCommand):
 
     def _print_real_success(self, robot: RealEnvironment, scene: Layout, before: Policy, after: Policy) -> None:
         """Print the real success of both policies in the scene."""
-        env = robot.vector(2, before.chunk, horizon=robot.horizon, keyframes_only=True)
+        env = robot.vector(
+            2, executed_per_look(before, self.config.rl.execute), horizon=robot.horizon, keyframes_only=True
+        )
         layouts, temperature = [scene] * self.config.trials, self.config.rl.temperature
         rates = list[Rate]()
         try:
@@ -171,6 +174,6 @@ class Adapt(DeviceCommand, DatasetCommand):
             return print_training(self.out)
         after = self.out / "policy.safetensors"
         policies = {"before": Contender(before), "after": Contender(after)}
-        score = ScoreConfig(per_task=self.real)
+        score = ScoreConfig(per_task=self.real, execute=self.config.rl.execute)
         print_results(self.out, evaluate(self.out / "evaluation.json", policies, robot, score, self.device))
         return print_written(after)

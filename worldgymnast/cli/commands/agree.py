@@ -35,6 +35,7 @@ from worldgymnast.report.agree import agreement_sheets, scatter, success_rates
 from worldgymnast.report.diagnosis import closed_loop_sheet, plain_loops
 from worldgymnast.report.powered import policies_sheet
 from worldgymnast.report.world import Sheet, page
+from worldgymnast.rl.rollout import executed_per_look
 from worldgymnast.run import Run
 from worldgymnast.surrogates.imagination import Imagination, Surrogate
 from worldgymnast.surrogates.simulation import Simulation
@@ -116,11 +117,12 @@ class Agree(EvaluationCommand):
                     f"{path}: chunk is {policy.chunk}, but {first.chunk} in {self.policies[0]}. Give policies with one "
                     "chunk size"
                 )
-        imagination = Imagination.of(first, world, judge, env.horizon)
+        imagination = Imagination.of(first, world, judge, env.horizon, self.config.execute)
         surrogates: dict[str, Surrogate] = {_WORLD: imagination}
         if self.beside:
             simulator = replace(self.simulator, env=env)
-            surrogates["simulator"] = Simulation(simulator, first.chunk, self.config.workers)
+            executed = executed_per_look(first, self.config.execute)
+            surrogates["simulator"] = Simulation(simulator, executed, self.config.workers)
         inputs = {name: surrogate.inputs() for name, surrogate in surrogates.items()}
         inputs |= {"policies": {path: identity(policy) for path, policy in loaded.items()}}
         with Run(self.out, to_dict(self.config) | {"env": to_dict(self.env), "inputs": inputs}) as run:

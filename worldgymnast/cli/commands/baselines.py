@@ -25,6 +25,7 @@ from worldgymnast.recipes.quickstart import QuickstartConfig
 from worldgymnast.recipes.reproduce import Recipe
 from worldgymnast.registry import EnvironmentConfig, environment, load_policy
 from worldgymnast.rl.reinforce import ReinforceConfig
+from worldgymnast.rl.rollout import executed_per_look
 from worldgymnast.rl.starts import EpisodeStarts, FixedStarts, ParaphrasedStarts, PhotographedStarts
 from worldgymnast.surrogates.imagination import Imagination
 from worldgymnast.surrogates.simulation import Simulation
@@ -83,9 +84,9 @@ class IterSft(DeviceCommand, DatasetCommand):
             starts: StartSampler = PhotographedStarts(environment(env), self.photographs, first)
         else:
             starts = EpisodeStarts(demos, sorted(set(demos.task)), 0.0)
-            horizon = horizon_of(config.horizon, "--horizon", components, self.given_flags, demos)
+            horizon = horizon_of(config.horizon, "--horizon", components, self.given_flags, demos, config.execute)
             config = replace(config, horizon=horizon)
-        imagination = Imagination.of(policy, world, judge, config.horizon)
+        imagination = Imagination.of(policy, world, judge, config.horizon, config.execute)
         scorer = None if self.unscored else Scorer(environment(env), self.scoring)
         iter_sft(policy, imagination, starts, demos, self.out, config, scorer, self.device)
         return print_training(self.out)
@@ -138,6 +139,7 @@ class RlSimulator(DeviceCommand):
         robot, scoring = environment(env), self.config.scoring
         layouts = FixedStarts(robot.layouts(self.layouts, QuickstartConfig().photograph_layout))
         starts = ParaphrasedStarts(layouts, robot.instructions)
-        simulation = Simulation(replace(self.simulator, env=env), policy.chunk, scoring.workers, self.dense)
+        executed = executed_per_look(policy, self.config.rl.execute)
+        simulation = Simulation(replace(self.simulator, env=env), executed, scoring.workers, self.dense)
         finetune(policy, simulation, starts, self.out, self.config.rl, Scorer(robot, scoring))
         return print_training(self.out)

@@ -105,13 +105,15 @@ class Rl(DeviceCommand, DatasetCommand):
             refuse_starters(given, self.data[0], episodes.spec)
             refuse_other_robot(files["policy"], components.policy.action_spec, self.data[0], episodes.spec)
         rl = self.config.rl
-        rl = replace(rl, horizon=horizon_of(rl.horizon, "--rl.horizon", components, self.given_flags, episodes))
+        rl = replace(
+            rl, horizon=horizon_of(rl.horizon, "--rl.horizon", components, self.given_flags, episodes, rl.execute)
+        )
         if not is_finished(self.out):
             tasks = _instructions_by_task(env, episodes, is_suite)
             for judge in filter(None, (components.judge, audit)):
                 check(judge, tasks)
         starts = self._starts(env, components, episodes, is_suite)
-        imagination = Imagination.of(components.policy, components.world, components.judge, rl.horizon)
+        imagination = Imagination.of(components.policy, components.world, components.judge, rl.horizon, rl.execute)
         scorer = None if self.unscored else Scorer(environment(env), self.config.scoring)
         finetune(components.policy, imagination, starts, self.out, rl, scorer, audit)
         return print_training(self.out)
