@@ -14,9 +14,10 @@ from worldgymnast.files import read_json_object
 from worldgymnast.registry import manifest_of
 
 
-def origin(episodes: EpisodeSet, cameras: Sequence[str]) -> Mapping[str, Any]:
-    """Describe the data of a component for `Manifest.origin`."""
-    return {
+def origin(episodes: EpisodeSet, cameras: Sequence[str], held_out: int = 0) -> Mapping[str, Any]:
+    """Describe the data of a component for `Manifest.origin`; `held_out` episodes per task were not used."""
+    known = {"held_out": held_out} if held_out else {}
+    return known | {
         "action_spec": episodes.spec.to_dict(),
         "frame_size": list(episodes.size),
         "fps": episodes.fps,
@@ -35,6 +36,12 @@ def fps_of(path: Path | None) -> float | None:
     """Return the recorded frames per second, or None."""
     fps = _origin_of(path).get("fps")
     return float(fps) if isinstance(fps, int | float) and 0 < fps < math.inf else None
+
+
+def held_out_of(path: Path | None) -> int:
+    """Return the recorded number of episodes per task that were held out, 0 if none or unknown."""
+    count = _origin_of(path).get("held_out")
+    return count if isinstance(count, int) and count > 0 else 0
 
 
 def cameras_of(path: Path | None) -> str | tuple[str, ...] | None:

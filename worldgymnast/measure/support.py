@@ -110,9 +110,11 @@ def _reduce(frames: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n d"]:
 
 def _nearest(looks: Float[np.ndarray, "n d"], bank: Float[np.ndarray, "m d"]) -> Float[np.ndarray, " n"]:
     """Return the root mean square difference of each look from the nearest of the bank."""
+    center = bank.mean(0)  # for precision
+    bank = bank - center
     squares, values = np.square(bank).sum(1), []
     for i in range(0, len(looks), _BATCH):
-        part = looks[i : i + _BATCH]
+        part = looks[i : i + _BATCH] - center
         values.append((np.square(part).sum(1)[:, None] - 2 * part @ bank.T + squares).min(1))
     return np.sqrt(np.maximum(np.concatenate(values), 0) / looks.shape[1])
 
@@ -124,7 +126,7 @@ def _mean_nearest(parts: Sequence[np.ndarray], bank: np.ndarray) -> np.ndarray:
 
 
 def _limit(parts: Sequence[np.ndarray]) -> float:
-    """Compare the looks of each episode with all others; return the limit that leaves `EXPECTED` / 2 of them outside."""
+    """Compare the looks of each episode with all others; return the limit that `EXPECTED` / 2 of them exceed."""
     others = [np.concatenate([*parts[:i], *parts[i + 1 :]]) for i in range(len(parts))]
     distances = [float(_nearest(own, bank).mean()) for own, bank in zip(parts, others, strict=True)]
     return float(np.quantile(distances, 1 - EXPECTED / 2, method="higher"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from worldgymnast.arguments import require_members, require_type
 from worldgymnast.configs import checked
 from worldgymnast.errors import FieldError, InputError
 from worldgymnast.measure.real import Scorer, ScoringConfig
+from worldgymnast.measure.support import Support
 from worldgymnast.measure.world import rollout_uncertainty
 from worldgymnast.protocols import Judge, Policy, StartSampler
 from worldgymnast.records import read_metrics
@@ -75,6 +77,7 @@ def finetune(
     scorer: Scorer | None = None,
     audit: Judge | None = None,
     on_metrics: LogCallback | None = None,
+    support: Support | None = None,
 ) -> FinetuneResult:
     """Finetune a copy of `policy` by RL in a surrogate.
 
@@ -90,6 +93,7 @@ def finetune(
             step is kept.
         audit: independent judge that re-checks judged successes; gives no reward.
         on_metrics: called with every step and its metrics.
+        support: real episodes; the share of imagined rollouts outside of them is logged as "outside_rate".
 
     Raises:
         InputError: components do not fit together, or the run folder belongs to another run.
@@ -116,7 +120,7 @@ def finetune(
     with Run(out, {"rl": to_dict(config), "scoring": scoring, "inputs": inputs}, on_log=on_metrics) as run:
         trained = copy.deepcopy(policy)
         if run.summary is None:
-            metrics = _train(trained, policy, surrogate, starts, config, run, scorer, audit)
+            metrics = _train(trained, policy, surrogate, starts, config, run, scorer, audit, support)
             save_component(result, trained, Manifest(run.command, config.seed, inputs["policy"], metrics))
             run.finish(metrics)
         else:
@@ -134,6 +138,7 @@ def _train(
     run: Run,
     scorer: Scorer | None,
     audit: Judge | None,
+    support: Support | None,
 ) -> Metrics:
     """Train `policy` in place, save videos of the last evaluation, and return its metrics."""
     uncertainty = _uncertainty(surrogate, config)
@@ -155,9 +160,14 @@ def _train(
             return None
         return scorer(policy, surrogate, step, horizon=config.horizon, rows=config.rows, execute=config.execute)
 
+    def watch(rollouts: Sequence[Rollout]) -> Metrics:
+        return {} if support is None or not rollouts else {"outside_rate": float(support.outside(rollouts).mean())}
+
     try:
         sampler = LearnableStarts(starts, run.metrics) if config.curriculum else starts
-        metrics, pairs = reinforce(policy, pool, sampler, evaluate, config, run, uncertainty, audit, verify, start)
+        metrics, pairs = reinforce(
+            policy, pool, sampler, evaluate, config, run, uncertainty, audit, verify, start, watch
+        )
         if pairs is not None:
             save_gallery(run, pairs, policy.action_spec.rate or FPS)
         return metrics

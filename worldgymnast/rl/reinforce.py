@@ -35,6 +35,8 @@ from worldgymnast.rl.trainer import Trainer, TrainerConfig
 from worldgymnast.run import Run
 from worldgymnast.types import Metrics, Rollout
 
+WatchRollouts = Callable[[Sequence[Rollout]], Metrics]
+"""Measures the imagined rollouts of a step for the log; it changes nothing."""
 EvaluateStep = Callable[[int], "PairedRollouts | None"]
 """Evaluates the policy after that many updates, imagined and real, or returns None without a real environment."""
 
@@ -139,6 +141,7 @@ def reinforce(
     audit: Judge | None = None,
     verify: Verify | None = None,
     start: Policy | None = None,
+    watch: WatchRollouts | None = None,
 ) -> tuple[Metrics, PairedRollouts | None]:
     """Train `policy` in place.
 
@@ -153,6 +156,7 @@ def reinforce(
         audit: independent judge that re-checks a sample of judged successes; gives no reward.
         verify: imagines judged successes again; required if `config.verify.futures` is above 0.
         start: an unchanging copy of `policy` as it is now; made if omitted.
+        watch: measures the imagined rollouts of every step, for the log.
 
     Returns:
         Metrics of the evaluation of the final weights, and the rollouts of the last evaluation.
@@ -171,6 +175,7 @@ def reinforce(
         evaluate,
         config,
         run,
+        watch,
     )
     loop.run_from(first)
     _warn_if_nothing_learned(run)
@@ -193,6 +198,7 @@ class _Loop:
     evaluate: EvaluateStep
     config: ReinforceConfig
     run: Run
+    watch: WatchRollouts | None = None
     metrics: Metrics = field(default_factory=dict)
     pairs: PairedRollouts | None = None
 
@@ -238,12 +244,14 @@ class _Loop:
         for later in range(step + 1, min(step + config.ahead, config.steps - 1) + 1):
             self.collector.begin(later, weights)
         collected = self.collector.finish(step, weights, anchors)
-        audited = self.guard.audit(step, [r for group in collected.groups for r in group.rollouts])
+        rollouts = [r for group in collected.groups for r in group.rollouts]
+        audited = self.guard.audit(step, rollouts)
+        watched = {} if self.watch is None else self.watch(rollouts)
         began = time.perf_counter()
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         metrics = trainer.update(collected.groups, generator, anchors)
         trainer.acting = weights if config.ahead else None
-        return metrics | collected.metrics() | {"seconds_update": time.perf_counter() - began} | audited
+        return metrics | collected.metrics() | {"seconds_update": time.perf_counter() - began} | audited | watched
 
     def finish(self) -> Metrics:
         """Give the policy its final weights, and return the metrics of their evaluation."""

@@ -136,7 +136,7 @@ class TrainWorld(WorldTrainingCommand):
             self.shares,
             start=start,
             autoencoder=_autoencoder(self.autoencoder_of, config.world, self.device) if start is None else None,
-            origin=origin(concatenate(sets), self.image_key),
+            origin=origin(concatenate(sets), self.image_key, self.held_out),
         )
         return print_written(self.out / "world.safetensors")
 
@@ -197,7 +197,7 @@ class Distill(WorldTrainingCommand):
         )
         check_frame_size(teacher.frame_size, episodes.size, "--size")
         require_same(episodes.spec, teacher.action_spec, f"{self.world} and data")
-        distill(teacher, episodes, self.out, self.config, self.device, origin(episodes, self.image_key))
+        distill(teacher, episodes, self.out, self.config, self.device, origin(episodes, self.image_key, self.held_out))
         return print_written(self.out / "world.safetensors")
 
 
@@ -209,11 +209,13 @@ class TrainJudge(TrainingCommand):
         world: world-model file; the starter world model if omitted.
         config: the training.
         begin_with: file of a learned judge to continue training from; it keeps its architecture.
+        held_out: episodes per task to hold out, the same as with train-world --held-out.
     """
 
     world: OptionalPath = None
     config: Annotated[JudgeTraining, NO_PREFIX] = JudgeTraining(calibration=0)
     begin_with: OptionalPath = None
+    held_out: Count = 0
 
     def __call__(self) -> int:
         """Train the judge."""
@@ -222,13 +224,14 @@ class TrainJudge(TrainingCommand):
         start = load_learned_judge(self.begin_with, self.device) if self.begin_with else None
         world = load_world(self.world or starter("world"), self.device)
         check_same_cameras(self.world, self.begin_with, requested=self.image_key)
-        episodes = read(self.data, self.size or world.frame_size[0], self.cameras, self.fps)
+        sets = read_each(self.data, self.size or world.frame_size[0], cameras=self.cameras, fps=self.fps)
+        episodes = concatenate([hold_out(part, self.held_out)[0] for part in sets])
         refuse_starters({"world": self.world}, self.data[0], episodes.spec)
         require_labels(self.data, episodes)
         check_instructions(self.data, episodes)
         check_frame_size(world.frame_size, episodes.size, "--size")
         config = fit_judge(self.config, episodes, self.given_flags)
-        data = origin(episodes, self.image_key)
+        data = origin(episodes, self.image_key, self.held_out)
         train_judge(episodes, world, self.out, config, self.device, start=start, origin=data)
         return print_written(self.out / "judge.safetensors")
 
