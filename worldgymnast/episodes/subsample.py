@@ -7,12 +7,16 @@ at the end are dropped; their success labels are moved to the last frame.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 
-from worldgymnast.actions import ActionSpec, is_gripper, is_velocity
+from worldgymnast.actions import UNKNOWN, ActionSpec, is_gripper, is_velocity
+from worldgymnast.episodes.frame_view import FrameView
+from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import InputError
 from worldgymnast.types import Episode
 
@@ -78,6 +82,50 @@ def subsample(episode: Episode, every: int) -> Episode:
         spec=subsampled_spec(episode.spec, every),
         fps=episode.fps / every,
     )
+
+
+def subsample_set(episodes: EpisodeSet, every: int) -> EpisodeSet:
+    """Keep every `every`-th frame of all episodes and combine their actions; frames are not copied."""
+    if every == 1:
+        return episodes
+    kept_length = episodes.length // every
+    rows = [f + every * np.arange(n + 1) for f, n in zip(episodes.first.tolist(), kept_length.tolist(), strict=True)]
+    actions, success = [], []
+    for first, length, count in zip(episodes.first, episodes.length, kept_length, strict=True):
+        groups = episodes.actions[first : first + count * every].reshape(-1, every, episodes.spec.dim)
+        actions += [combine_actions(episodes.spec, groups), np.zeros((1, episodes.spec.dim), np.float32)]
+        success.append(_labels(episodes.success[first : first + length + 1], every))
+    count, index = len(episodes.frames), np.concatenate(rows)
+    others = {
+        one.name: value[index]
+        for one in fields(episodes)
+        if one.name not in ("frames", "actions", "success", "first", "length", "labelled", "layout")
+        and isinstance(value := getattr(episodes, one.name), np.ndarray)
+        and len(value) == count
+    }
+    return replace(
+        episodes,
+        frames=FrameView([episodes.frames], [index]),
+        actions=np.concatenate(actions),
+        success=np.concatenate(success),
+        first=np.concatenate([[0], np.cumsum(kept_length + 1)[:-1]]).astype(np.int64),
+        length=kept_length,
+        spec=subsampled_spec(episodes.spec, every),
+        fps=episodes.fps / every,
+        **others,
+    )
+
+
+def warn_unknown_motion(path: str | Path, spec: ActionSpec) -> None:
+    """Print how actions whose meaning is unknown are combined, on stderr."""
+    if spec.motion == UNKNOWN:
+        way = "taken at the end, as targets" if spec.is_absolute else "added up, as deltas"
+        print(
+            f"{path}: it is unknown whether actions are deltas or targets; they are {way}. Names such as 'elbow.pos' "
+            "(target) or 'delta_x' tell",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def combine_actions(spec: ActionSpec, groups: np.ndarray) -> np.ndarray:
