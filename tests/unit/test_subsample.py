@@ -89,7 +89,9 @@ def test_rates_of_cameras(fps, wanted, every):
     assert subsampling_factor(fps, wanted) == every
 
 
-@pytest.mark.parametrize(("fps", "wanted", "choices"), [(15, 6, "7.5 or 5"), (24, 10, "12 or 8"), (5, 3, "2.5 or 1.667")])
+@pytest.mark.parametrize(
+    ("fps", "wanted", "choices"), [(15, 6, "7.5 or 5"), (24, 10, "12 or 8"), (5, 3, "2.5 or 1.667")]
+)
 def test_rates_that_do_not_divide_are_refused_with_the_nearest(fps, wanted, choices):
     with pytest.raises(InputError, match=f"expected an integer fraction of it, such as {choices}"):
         subsampling_factor(fps, wanted)
