@@ -55,6 +55,15 @@ def has_real_environment(
     return is_given or (is_metaworld(spec) and not has_own_starts)
 
 
+def require_environment(command: str, path: Path, spec: ActionSpec, given_flags: Collection[str], instead: str) -> None:
+    """Raise InputError if a command that needs a real environment has none; `instead` is what to do then."""
+    if not has_real_environment(spec, given_flags):
+        raise InputError(
+            f"{command}: needs a real environment, but --env is omitted and {path} acts on another robot than "
+            f"Meta-World's ({spec}). Add --env; without an environment: {instead}"
+        )
+
+
 def default_horizon(spec: ActionSpec) -> int | None:
     """Return how many actions are judged; None for whole episodes."""
     return HORIZON if is_metaworld(spec) else None

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from worldgymnast.actions import ActionSpec, ActionSpecMismatch
-from worldgymnast.cli.checks import check_frame_size, check_same_actions
+from worldgymnast.cli.checks import check_frame_size, check_same_actions, check_same_rate
 from worldgymnast.cli.environment import check_policy, check_tasks
+from worldgymnast.cli.origins import fps_of
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.errors import InputError
@@ -62,14 +63,15 @@ def read_each(
     ]
     first, spec = sets[0], spec or sets[0].spec
     for i, (path, part) in enumerate(zip(paths, sets, strict=True)):
+        if part.fps != first.fps:
+            raise InputError(
+                f"{path}: found {part.fps:g} frames per second, expected {first.fps:g} as in {paths[0]}. Leave one out, "
+                "or read both at a rate that divides both, with --fps"
+            )
         try:
             sets[i] = part.with_action_spec(spec)
         except ActionSpecMismatch as error:
             raise InputError(f"{path}: {error}. Train on it alone, or leave it out") from error
-        if part.fps != first.fps:
-            raise InputError(
-                f"{path}: found {part.fps:g} frames per second, expected {first.fps:g} as in {paths[0]}. Leave one out"
-            )
         if part.size != first.size:
             (h, w), (height, width) = part.size, first.size
             raise InputError(
@@ -121,6 +123,8 @@ def load_components(
     policy, world = load_policy(files["policy"], device), load_world(files["world"], device)
     judge = load_judge(files["judge"], device, ledger)
     check_same_actions(files["policy"], policy.action_spec, files["world"], world.action_spec)
+    if files["judge"].suffix == ".safetensors":
+        check_same_rate(files["judge"], fps_of(files["judge"]), files["world"], world.fps)
     if env is not None:
         check_policy(files["policy"], policy, env, f"{flags}.hold")
         check_frame_size(world.frame_size, (env.size, env.size), f"{flags}.size")

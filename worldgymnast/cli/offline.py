@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from worldgymnast.actions import ActionSpec, ActionSpecMismatch, converter
-from worldgymnast.cli.inputs import Components, hold_out
+from worldgymnast.cli.inputs import hold_out
 from worldgymnast.cli.origins import held_out_of
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.errors import InputError
 from worldgymnast.measure.offline import ROLLOUTS, References
 from worldgymnast.measure.support import Support
 from worldgymnast.protocols import Policy, StartSampler
+from worldgymnast.recipes.iterated_sft import IterSftConfig
 from worldgymnast.recipes.offline import write_offline
 from worldgymnast.records import OFFLINE
 from worldgymnast.rl.reinforce import ReinforceConfig
@@ -23,8 +24,8 @@ from worldgymnast.surrogates.imagination import Imagination
 from worldgymnast.types import Start
 
 NOTICE = (
-    "No real environment: nothing is scored for real, and the result is the last step. --env chooses an environment "
-    "that scores it."
+    "No real environment: nothing is scored for real, and the result is the last step or round. --env chooses an "
+    "environment that scores it."
 )
 """Printed before the training."""
 
@@ -98,13 +99,12 @@ def support_of(references: References | None, imagination: Imagination) -> Suppo
 
 def measure(
     out: Path,
-    components: Components,
-    trained: Policy,
+    policies: tuple[Policy, Policy],
     imagination: Imagination,
     sampler: StartSampler,
     pictures: Sequence[Start],
     references: References | None,
-    rl: ReinforceConfig,
+    config: ReinforceConfig | IterSftConfig,
 ) -> None:
     """Write what is known of a finished training to its folder, unless this was done before.
 
@@ -119,12 +119,12 @@ def measure(
         starts += [test.episode(int(e)).start() for e in chosen]
     write_offline(
         out,
-        (components.policy, trained),
+        policies,
         imagination.keyframes_only(),
         starts,
         references,
-        horizon=rl.horizon,
-        temperature=rl.temperature,
-        rows=rl.rows,
-        seed=rl.seed,
+        horizon=config.horizon,
+        temperature=config.temperature,
+        rows=config.rows,
+        seed=config.seed,
     )

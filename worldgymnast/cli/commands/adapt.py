@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 import tyro
 
-from worldgymnast.cli.checks import check_frame_size, check_in_distribution, check_same_actions
+from worldgymnast.cli.checks import check_frame_size, check_in_distribution, check_same_actions, check_same_rate
 from worldgymnast.cli.command import NO_PREFIX, DatasetCommand, DeviceCommand, OptionalPath, print_written
 from worldgymnast.cli.environment import check_policy, check_spelling, check_tasks, instructions, is_metaworld
 from worldgymnast.cli.inputs import open_ledger, read
@@ -31,7 +31,7 @@ from worldgymnast.report import tables
 from worldgymnast.rl.objective import ObjectiveConfig
 from worldgymnast.rl.reinforce import ReinforceConfig
 from worldgymnast.rl.rollout import executed_per_look
-from worldgymnast.rl.starts import EpisodeStarts, PhotographedStarts
+from worldgymnast.rl.starts import EpisodeStarts, FixedStarts, PhotographedStarts
 from worldgymnast.run import is_finished
 from worldgymnast.surrogates.imagination import Imagination
 from worldgymnast.types import Layout, Start
@@ -108,7 +108,8 @@ class Adapt(DeviceCommand, DatasetCommand):
         check_same_actions(files["policy"], policy.action_spec, files["world"], world.action_spec)
         check_same_cameras(*files.values(), requested=self.image_key)
         env = EnvironmentConfig(size=world.frame_size[0], horizon=self.config.rl.horizon)
-        if self.layout is not None or self.real or not self.data:
+        is_suite = is_metaworld(policy.action_spec)
+        if self.layout is not None or self.real or (is_suite and not self.data):
             check_policy(files["policy"], policy, env)
         start = self._start(env)
         robot = environment(env)
@@ -122,10 +123,16 @@ class Adapt(DeviceCommand, DatasetCommand):
             refuse_starters(given, self.data[0], episodes.spec)
             refuse_other_robot(files["policy"], policy.action_spec, self.data[0], episodes.spec)
             check_frame_size(world.frame_size, episodes.size, "data convert SOURCE TARGET --size")
+            check_same_rate(self.data[0], episodes.fps, files["world"], world.fps, is_data=True)
             known_instructions = tuple(episodes.instruction)
             others: StartSampler = EpisodeStarts(episodes, sorted(set(episodes.task)), 0.0)
             sample = others(np.random.default_rng(self.config.rl.seed), self.others * len(set(episodes.task)))
             known = measured = [start for start in sample if isinstance(start, Start)]
+        elif not is_suite:
+            if self.config.replay:
+                raise InputError("--replay: --data is missing. Give data sets of other scenes, or --replay 0")
+            print("--data: omitted, so the frame is not compared with the training data, and forgetting not measured")
+            others, known, measured = FixedStarts([start]), list[Start](), list[Start]()
         else:
             first = QuickstartConfig().photograph_layout
             others = PhotographedStarts(robot, self.photographs, first)

@@ -12,7 +12,7 @@ from tyro.conf import Positional
 
 from worldgymnast.cli.checks import check_frame_size, check_same_actions
 from worldgymnast.cli.command import NO_PREFIX, EvaluationCommand, OptionalPath, print_written
-from worldgymnast.cli.environment import check_policy, check_tasks
+from worldgymnast.cli.environment import check_policy, check_tasks, require_environment
 from worldgymnast.cli.inputs import open_ledger
 from worldgymnast.cli.origins import check_same_cameras
 from worldgymnast.cli.starters import component_files, refuse_starters, refuse_unknown_tasks, spec_in
@@ -43,6 +43,10 @@ from worldgymnast.weights import identity, write_bytes, write_text
 
 _WORLD = "world"
 """Place of the outcomes of the world model."""
+_INSTEAD = (
+    "agreement is a correlation with real outcomes, so it cannot be measured. diagnose DATA compares world model and "
+    "judge with recorded episodes"
+)
 MIN_TRAININGS = 12
 """Independent trainings below which a correlation says little."""
 
@@ -108,6 +112,7 @@ class Agree(EvaluationCommand):
             raise InputError(f"{path}: has the same weights as {other}. Give each policy once")
         for path, policy in loaded.items():
             check_same_actions(Path(path), policy.action_spec, files["world"], world.action_spec)
+            require_environment("agree", Path(path), policy.action_spec, self.given_flags, _INSTEAD)
             check_policy(Path(path), policy, env)
         check_same_cameras(*files.values(), *self.policies)
         first = next(iter(loaded.values()))

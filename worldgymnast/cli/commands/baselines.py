@@ -7,16 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
+from worldgymnast.cli.checks import check_same_rate
 from worldgymnast.cli.command import NO_PREFIX, Command, DatasetCommand, DeviceCommand, OptionalPath
 from worldgymnast.cli.commands.train import episodes_to_imitate
 from worldgymnast.cli.data_defaults import horizon_of
-from worldgymnast.cli.environment import check_policy, check_tasks, is_metaworld
-from worldgymnast.cli.inputs import load_components, open_ledger, read
+from worldgymnast.cli.environment import check_policy, check_tasks, has_real_environment, is_metaworld
+from worldgymnast.cli.inputs import load_components, open_ledger, read_each
+from worldgymnast.cli.offline import announce, comparable, measure, split_references
 from worldgymnast.cli.origins import check_same_cameras
 from worldgymnast.cli.results import print_training
 from worldgymnast.cli.starters import component_files, refuse_starters, refuse_unknown_tasks
 from worldgymnast.configs import Between, Positive, checked
 from worldgymnast.envs.simulator import SimulatorConfig
+from worldgymnast.episodes.windows import concatenate
 from worldgymnast.measure.real import Scorer, ScoringConfig
 from worldgymnast.protocols import StartSampler
 from worldgymnast.recipes.finetune import FinetuneConfig, finetune
@@ -46,7 +49,7 @@ class IterSft(DeviceCommand, DatasetCommand):
         photographs: new layouts per task to photograph as starts; for another robot, its first frames are starts.
         env: real environment of photographs and scoring.
         scoring: real scoring before the first round and after each.
-        unscored: train without real scoring; the result is that of the first round.
+        unscored: train without real scoring; the result is that of the last round.
         out: run folder.
     """
 
@@ -69,14 +72,22 @@ class IterSft(DeviceCommand, DatasetCommand):
         self.prepare()
         given = {"policy": self.policy, "world": self.world, "judge": self.judge}
         files, config, env = component_files(**given), self.config, self.env
-        has_environment = not self.unscored or is_metaworld(load_policy(files["policy"]).action_spec)
+        spec = load_policy(files["policy"]).action_spec
+        is_scored = has_real_environment(spec, self.given_flags, is_unscored=self.unscored)
+        has_environment = is_scored or is_metaworld(spec)
+        if not is_scored:
+            announce(self.given_flags, self.unscored)
         components = load_components(files, self.device, open_ledger(self.out), env if has_environment else None)
         policy, world, judge = components.policy, components.world, components.judge
         check_same_cameras(*files.values(), requested=self.image_key)
         if has_environment:
             refuse_unknown_tasks(self.judge, env.tasks)
-        episodes = read(self.data, world.frame_size[0], self.cameras, self.fps)
+        sets = read_each(self.data, world.frame_size[0], cameras=self.cameras, fps=self.fps)
+        episodes, references = concatenate(sets), None
+        if not is_scored:
+            episodes, references = split_references(sets, None, None, files)
         refuse_starters(given, self.data[0], episodes.spec)
+        check_same_rate(self.data[0], episodes.fps, files["world"], world.fps, is_data=True)
         episodes, training = episodes_to_imitate(episodes, PolicyTraining(demonstrations=self.demonstrations))
         demos = select_demonstrations(episodes, training.demonstrations)
         if has_environment:
@@ -87,8 +98,11 @@ class IterSft(DeviceCommand, DatasetCommand):
             horizon = horizon_of(config.horizon, "--horizon", components, self.given_flags, demos, config.execute)
             config = replace(config, horizon=horizon)
         imagination = Imagination.of(policy, world, judge, config.horizon, config.execute)
-        scorer = None if self.unscored else Scorer(environment(env), self.scoring)
-        iter_sft(policy, imagination, starts, demos, self.out, config, scorer, self.device)
+        scorer = Scorer(environment(env), self.scoring) if is_scored else None
+        trained = iter_sft(policy, imagination, starts, demos, self.out, config, scorer, self.device)
+        if not is_scored:
+            references = comparable(references, world.action_spec)
+            measure(self.out, (policy, trained), imagination, starts, (), references, config)
         return print_training(self.out)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import tyro
 from tyro.conf import Positional
 
-from worldgymnast.cli.checks import check_frame_size, require_labels
+from worldgymnast.cli.checks import check_frame_size, check_same_rate, require_labels
 from worldgymnast.cli.command import (
     REPORT,
     DatasetCommand,
@@ -122,6 +122,7 @@ class Diagnose(DeviceCommand, DatasetCommand):
         refuse_starters({"world": self.world, "judge": self.judge}, self.data[0], episodes.spec)
         refuse_unknown_tasks(self.judge, sorted(set(episodes.task)))
         check_frame_size(world.frame_size, episodes.size, "data convert SOURCE TARGET --size")
+        check_same_rate(self.data[0], episodes.fps, files["world"], world.fps, is_data=True)
         require_labels(self.data, episodes)
         if self.held_out:
             episodes = hold_out(episodes, self.held_out)[0 if self.trained else 1]

@@ -148,7 +148,8 @@ class Rl(DeviceCommand, DatasetCommand):
             references = comparable(references, components.world.action_spec)
             support = support_of(references, imagination)
             result = finetune(components.policy, imagination, starts, self.out, rl, None, audit, support=support)
-            measure(self.out, components, result.policy, imagination, starts, pictures, references, rl)
+            policies = components.policy, result.policy
+            measure(self.out, policies, imagination, starts, pictures, references, rl)
         return print_training(self.out)
 
     def _read(self, paths: Sequence[Path], size: int) -> list[EpisodeSet]:

@@ -10,7 +10,13 @@ from typing import Annotated, ClassVar, Literal
 import tyro
 
 from worldgymnast.actions import BRIDGE, WORLDGYM, require_same
-from worldgymnast.cli.checks import check_frame_size, check_instructions, check_same_actions, require_labels
+from worldgymnast.cli.checks import (
+    check_frame_size,
+    check_instructions,
+    check_same_actions,
+    check_same_rate,
+    require_labels,
+)
 from worldgymnast.cli.command import NO_PREFIX, Command, OptionalPath, TrainingCommand, print_written
 from worldgymnast.cli.data_defaults import RATE, fit_judge, fit_policy, fit_world, size_for
 from worldgymnast.cli.inputs import hold_out, read, read_each
@@ -196,6 +202,7 @@ class Distill(WorldTrainingCommand):
             read(self.data, self.size or teacher.frame_size[0], self.cameras, self.fps), self.held_out
         )
         check_frame_size(teacher.frame_size, episodes.size, "--size")
+        check_same_rate(self.data[0], episodes.fps, self.world, teacher.fps, is_data=True)
         require_same(episodes.spec, teacher.action_spec, f"{self.world} and data")
         distill(teacher, episodes, self.out, self.config, self.device, origin(episodes, self.image_key, self.held_out))
         return print_written(self.out / "world.safetensors")
@@ -230,6 +237,7 @@ class TrainJudge(TrainingCommand):
         require_labels(self.data, episodes)
         check_instructions(self.data, episodes)
         check_frame_size(world.frame_size, episodes.size, "--size")
+        check_same_rate(self.data[0], episodes.fps, self.world or starter("world"), world.fps, is_data=True)
         config = fit_judge(self.config, episodes, self.given_flags)
         data = origin(episodes, self.image_key, self.held_out)
         train_judge(episodes, world, self.out, config, self.device, start=start, origin=data)
