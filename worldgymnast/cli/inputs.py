@@ -65,8 +65,8 @@ def read_each(
     for i, (path, part) in enumerate(zip(paths, sets, strict=True)):
         if part.fps != first.fps:
             raise InputError(
-                f"{path}: found {part.fps:g} frames per second, expected {first.fps:g} as in {paths[0]}. Leave one out, "
-                "or read both at a rate that divides both, with --fps"
+                f"{path}: found {part.fps:g} frames per second, expected {first.fps:g} as in {paths[0]}. Leave one "
+                "out, or read both at a rate that divides both, with --fps"
             )
         try:
             sets[i] = part.with_action_spec(spec)
