@@ -111,9 +111,7 @@ class ActionChunk:
 
     def execute(self, count: int) -> ActionChunk:
         """Keep the first `count` actions of each look; the sample and its log-probabilities stay whole."""
-        if count == self.actions.shape[1]:
-            return self
-        return ActionChunk(self.actions[:, :count], self.sample, self.logprobs, self.temperature)
+        return replace(self, actions=self.actions[:, :count])
 
     def rows(self, index: Tensor) -> ActionChunk:
         """Select rows `index` [n]."""

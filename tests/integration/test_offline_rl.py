@@ -26,6 +26,7 @@ from worldgymnast.registry import Manifest, save_component
 from worldgymnast.report.offline import NOTHING_REAL
 from worldgymnast.surrogates.imagination import Imagination
 from worldgymnast.types import ActionChunk, Observation
+from worldgymnast.video import png
 from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 
@@ -205,3 +206,68 @@ def test_unscored_stays_valid_and_is_the_same(
     for name, more in (("one", []), ("two", ["--unscored"])):
         assert main([str(word) for word in [*words, *more, "--out", tmp_path / name]]) == 0
     assert (tmp_path / "one" / "offline.json").read_text() == (tmp_path / "two" / "offline.json").read_text()
+
+
+# ---------------------------------------------------------------- other commands
+
+
+def test_iter_sft_and_adapt_of_another_robot(
+    mine: Path,  # noqa: F811
+    others: dict[str, Path],
+    says: Said,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    every = flags(others, "policy", "world", "judge")
+    brief = ["--rounds", 1, "--starts", 2, "--group-size", 2, "--horizon", 4, "--fit.steps", 1, "--threads", 1]
+    line = says("iter-sft", "--data", mine, *every, "--out", tmp_path / "sft", *brief, "--scoring.per-task", 1, code=2)
+    assert "--scoring.per-task: has no effect" in line
+    code = main([str(w) for w in ["iter-sft", "--data", mine, *every, "--out", tmp_path / "sft", *brief]])
+    assert code in (0, 2), "an untrained judge may see no success to imitate"
+    picture = tmp_path / "scene.png"
+    picture.write_bytes(png(np.zeros((64, 64, 3), np.uint8)))
+    words = ["adapt", "--frame", picture, "--instruction", "pick the cube", *every, "--out", tmp_path / "adapt"]
+    brief = ["--rl.steps", 1, "--rl.starts", 1, "--rl.group-size", 2, "--rl.horizon", 4, "--trials", 2, "--threads", 1]
+    said = says(*words, *brief)
+    assert "--data: omitted, so the frame is not compared" in said
+    assert "This scene, imagined, sampled" in said
+    assert "--replay: --data is missing" in says(*words, *brief, "--replay", 0.5, code=2)
+    assert "the only real environment" in says(*words, *brief, "--real", 1, code=2)
+
+
+def test_a_part_of_the_chunk_and_seconds_on_the_command_line(
+    mine: Path,  # noqa: F811
+    others: dict[str, Path],
+    says: Said,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    words = ["rl", "debug", "--data", mine, *flags(others, "policy", "world", "judge"), "--out", tmp_path / "run"]
+    brief = ["--rl.steps", 1, "--rl.starts", 1, "--rl.group-size", 2, "--rl.execute", 1, "--threads", 1]
+    said = says(*words, *brief, "--rl.horizon", "0.1s")
+    assert "--rl.horizon: 0.1s is 3 actions (0.1 s) at 30 per second" in said
+    config = json.loads((tmp_path / "run" / "config.json").read_text())["rl"]
+    assert (config["horizon"], config["execute"]) == (3, 1)
+    assert "--rl.execute: found 9, expected at most" in says(*words, *brief, "--rl.execute", 9, code=2)
+
+
+def test_a_judge_of_another_rate_is_refused(
+    mine: Path,  # noqa: F811
+    others: dict[str, Path],
+    says: Said,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    judge = tmp_path / "judge.safetensors"
+    origin = {"fps": 10.0, "action_spec": formats.read(mine, size=64).spec.to_dict()}
+    save_component(judge, SuccessClassifier(debug().judge.judge), Manifest(origin=origin))
+    words = [
+        "rl",
+        "debug",
+        "--data",
+        mine,
+        *flags(others, "policy", "world"),
+        "--judge",
+        judge,
+        "--out",
+        tmp_path / "x",
+    ]
+    line = says(*words, code=2)
+    assert f"{judge}: 10 actions per second, but 30 in {others['world']}" in line
