@@ -7,6 +7,7 @@ import pytest
 from episode_builders import assert_identical, episode
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
 from worldgymnast.actions import BRIDGE, ActionSpec, metaworld_spec
 from worldgymnast.episodes import formats, lerobot
@@ -134,3 +135,18 @@ def test_targets_are_those_at_the_end_and_unknown_motion_is_said(tmp_path, capsy
     assert "they are added up, as deltas" in capsys.readouterr().err
     warn_unknown_motion(tmp_path, spec)
     assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("frame", ["base", "end_effector"])
+def test_rotation_vectors_of_any_unit_are_composed(frame):
+    axes = ("x", "y", "z", "rx", "ry", "rz", "gripper")
+    spec = ActionSpec(axes, "5cm+0.5rad", (-1.0,) * 7, (1.0,) * 7, frame=frame, rotation="axis_angle", gripper="effort")
+    step = np.random.default_rng(0).uniform(-1, 1, (5, 3, 7)).astype(np.float32)
+    found = combine_actions(spec, step)
+    for group, combined in zip(step, found, strict=True):
+        turns = [Rotation.from_rotvec(0.5 * one[3:6]) for one in group]
+        total = turns[2] * turns[1] * turns[0] if frame == "base" else turns[0] * turns[1] * turns[2]
+        assert np.allclose(combined[3:6], total.as_rotvec() / 0.5, atol=1e-5)
+        assert combined[6] == group[-1, 6]
+    if frame == "base":
+        assert np.allclose(found[:, :3], step[:, :, :3].sum(1), atol=1e-6)
