@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -98,7 +98,7 @@ def labelled(episodes: EpisodeSet) -> Iterator[Episode]:
         yield replace(episode, success=np.zeros_like(done), instruction=other, source="")
 
 
-def commands(out: Path, brief: dict[str, Sequence[str]], threads: int) -> Iterator[tuple[int, list[str]]]:
+def commands(out: Path, brief: Mapping[str, Sequence[str]], threads: int) -> Iterator[tuple[int, list[str]]]:
     """Yield every command and its expected exit code."""
     policy, world, judge = (out / name / f"{name}.safetensors" for name in ("policy", "world", "judge"))
     common = ["--threads", str(threads)]
