@@ -32,6 +32,8 @@ from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import InputError
 from worldgymnast.types import Episode
 
+TASK = "bridge"
+"""Name under which results of all scenes are grouped."""
 STRIDE = 5
 """Every fifth episode is held out."""
 BRIEF = {
@@ -82,9 +84,9 @@ def prepare(episodes: EpisodeSet, out: Path) -> None:
     lerobot.write(out / "test", labelled(held_out))
     for e in range(len(held_out)):
         start = held_out.episode(e).start()
-        write_start(out / "scenes", f"scene-{e}", start.frame, [start.instruction], start.task)
+        write_start(out / "scenes", f"scene-{e}", start.frame, [start.instruction], TASK)
     noise = np.random.default_rng(0).integers(0, 256, episodes.frames.shape[1:], dtype=np.uint8)
-    write_start(out / "strange", "noise", noise, [episodes.instruction[0]], "")
+    write_start(out / "strange", "noise", noise, [episodes.instruction[0]], TASK)
 
 
 def labelled(episodes: EpisodeSet) -> Iterator[Episode]:
