@@ -2,7 +2,7 @@
 
 `python -m studies.bridge_starts DATA OUT` reads BridgeData V2 in RLDS, and prints and runs the commands that train a
 policy, `bridge-25m` and a judge on some of its episodes, and finetune the policy from first frames of the others. At
-the end, a picture of another robot and one of noise must be refused.
+the end, a picture of noise must be refused.
 
 The demonstrations have no success labels and no failures. So the judge learns from a substitute: a demonstration is a
 success at its last frame, and the same demonstration with the sentence of another task is a failure. That is enough to

@@ -110,7 +110,7 @@ def _needed(needed: Mapping[str, Any]) -> Sheet:
     before = "unknown" if needed["before"] is None else f"{100 * needed['before']:.0f} %"
     note = (
         f"Episodes for a gain of {points} to be found with 80 % probability at the 5 % level, by exact tests, if real "
-        f"success before is {before}, as imagined."
+        f"success before is {before}, as imagined. If it may be near 50 %, plan for about 400 episodes of each policy."
     )
     return Sheet(f"Real episodes that show a gain of {points}", ["", "per policy", "in total"], rows, note)
 
