@@ -187,10 +187,19 @@ def test_nothing_real_is_said_of_another_robot(others: dict[str, Path], says: Sa
     """There is no real environment of it: the line says so, and what can be done without."""
     every = flags(others, "policy", "world", "judge")
     policy, out = others["policy"], ["--out", tmp_path / "x"]
-    for words in (["rl", "debug", "--data", tmp_path, *every], ["evaluate", policy, policy], ["quickstart", *every]):
+    real = ["rl", "debug", "--data", tmp_path, *every, "--env.size", 64]
+    for words in (real, ["quickstart", *every]):
         line = says(*words, *out, code=2)
         assert "the only real environment is Meta-World" in line
         assert "rl PRESET --unscored --data DATA" in line
+    world = flags(others, "world", "judge")
+    for words, instead in (
+        (["evaluate", policy, policy], "run both policies on the robot, label the episodes"),
+        (["best-of", policy, *world], "planning is compared on real layouts"),
+    ):
+        line = says(*words, *out, code=2)
+        assert f"{words[0]}: needs a real environment, but --env is omitted" in line
+        assert instead in line
     line = says("rl", "debug", *every, "--unscored", *out, code=2)
     assert "--data, --starts: both omitted" in line
 

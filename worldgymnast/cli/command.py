@@ -117,7 +117,8 @@ class DatasetCommand(Command):
 
     Attributes:
         image_key: cameras of data sets that have several: one name, several names, or "all".
-        fps: frames per second of data sets that do not state it (RLDS other than BridgeData V2).
+        fps: frames per second to read, an integer fraction of the data's rate. For data sets that do not state a rate
+            (RLDS other than BridgeData V2), it is their rate.
     """
 
     image_key: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME...")] = ()

@@ -5,7 +5,7 @@ No other module of the command line knows which environment that is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from worldgymnast.actions import ActionSpec, ActionSpecMismatch, metaworld_spec, require_same
@@ -33,6 +33,35 @@ def is_metaworld(spec: ActionSpec) -> bool:
     """
     range_cm = spec.unit.removesuffix("cm")
     return spec.axes == ("x", "y", "z", "gripper") and spec.gripper == "effort" and range_cm.isdigit()
+
+
+def has_real_environment(
+    spec: ActionSpec, given_flags: Collection[str], *, is_unscored: bool = False, has_own_starts: bool = False
+) -> bool:
+    """Return whether a command scores policies for real.
+
+    It does if --env is given, or by default in Meta-World for a Meta-World policy without data or pictures to start
+    from.
+
+    Args:
+        spec: actions of the policy.
+        given_flags: flags on the command line.
+        is_unscored: whether --unscored is given.
+        has_own_starts: whether the starts come from data or pictures.
+    """
+    if is_unscored:
+        return False
+    is_given = any(flag == "--env" or flag.startswith("--env.") for flag in given_flags)
+    return is_given or (is_metaworld(spec) and not has_own_starts)
+
+
+def require_environment(command: str, path: Path, spec: ActionSpec, given_flags: Collection[str], instead: str) -> None:
+    """Raise InputError if a command that needs a real environment has none; `instead` is what to do then."""
+    if not has_real_environment(spec, given_flags):
+        raise InputError(
+            f"{command}: needs a real environment, but --env is omitted and {path} acts on another robot than "
+            f"Meta-World's ({spec}). Add --env; without an environment: {instead}"
+        )
 
 
 def default_horizon(spec: ActionSpec) -> int | None:

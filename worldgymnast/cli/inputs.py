@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from worldgymnast.actions import ActionSpec, ActionSpecMismatch
-from worldgymnast.cli.checks import check_frame_size, check_same_actions
+from worldgymnast.cli.checks import check_frame_size, check_same_actions, check_same_rate
 from worldgymnast.cli.environment import check_policy, check_tasks, is_metaworld
+from worldgymnast.cli.origins import fps_of
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.labels import SUFFIX, Labels
 from worldgymnast.episodes.rates import is_same_rate
@@ -76,15 +77,15 @@ def read_each(
         _print_unused_labels(paths)
     first, spec = sets[0], spec or sets[0].spec
     for i, (path, part) in enumerate(zip(paths, sets, strict=True)):
+        if not is_same_rate(part.fps, first.fps):
+            raise InputError(
+                f"{path}: found {part.fps:g} frames per second, expected {first.fps:g} as in {paths[0]}. Leave one "
+                "out, or read both at a rate that divides both, with --fps"
+            )
         try:
             sets[i] = part.with_action_spec(spec)
         except ActionSpecMismatch as error:
             raise InputError(f"{path}: {error}. Train on it alone, or leave it out") from error
-        if not is_same_rate(part.fps, first.fps):
-            raise InputError(
-                f"{path}: found {part.fps:g} frames per second, expected {first.fps:g} as in {paths[0]}. Leave one "
-                "out, or convert one (data convert --fps)"
-            )
         sets[i] = replace(sets[i], fps=first.fps)
         if part.size != first.size:
             (h, w), (height, width) = part.size, first.size
@@ -213,6 +214,8 @@ def load_components(
     policy, world = load_policy(files["policy"], device), load_world(files["world"], device)
     judge = load_judge(files["judge"], device, ledger)
     check_same_actions(files["policy"], policy.action_spec, files["world"], world.action_spec)
+    if files["judge"].suffix == ".safetensors":
+        check_same_rate(files["judge"], fps_of(files["judge"]), files["world"], world.fps)
     if env is not None:
         check_policy(files["policy"], policy, env, f"{flags}.hold")
         check_frame_size(world.frame_size, (env.size, env.size), f"{flags}.size")

@@ -6,17 +6,21 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import InputError
 from worldgymnast.files import read_json_object
 from worldgymnast.registry import manifest_of
 
+HeldOut = int | Literal["auto"]
+"""Held-out episodes per task; see `inputs.hold_out`."""
 
-def origin(episodes: EpisodeSet, cameras: Sequence[str]) -> Mapping[str, Any]:
-    """Describe the data of a component for `Manifest.origin`."""
-    return {
+
+def origin(episodes: EpisodeSet, cameras: Sequence[str], held_out: HeldOut = 0) -> Mapping[str, Any]:
+    """Describe the data of a component for `Manifest.origin`; `held_out` episodes per task were not used."""
+    known = {"held_out": held_out} if held_out else {}
+    return known | {
         "action_spec": episodes.spec.to_dict(),
         "frame_size": list(episodes.size),
         "fps": episodes.fps,
@@ -35,6 +39,23 @@ def fps_of(path: Path | None) -> float | None:
     """Return the recorded frames per second, or None."""
     fps = _origin_of(path).get("fps")
     return float(fps) if isinstance(fps, int | float) and 0 < fps < math.inf else None
+
+
+def held_out_of(path: Path | None) -> HeldOut:
+    """Return the recorded number of episodes per task that were held out, 0 if none or unknown."""
+    count = _origin_of(path).get("held_out")
+    if count == "auto":
+        return "auto"
+    return count if isinstance(count, int) and count > 0 else 0
+
+
+def holds_out(path: Path | None, count: HeldOut) -> bool:
+    """Return whether a component was trained without the episodes that `count` holds out.
+
+    The order of the choice is the same for every number, so a larger number includes a smaller one.
+    """
+    own = held_out_of(path)
+    return own == count or (own != "auto" and count != "auto" and own >= count)
 
 
 def cameras_of(path: Path | None) -> str | tuple[str, ...] | None:

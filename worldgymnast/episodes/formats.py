@@ -11,7 +11,13 @@ from worldgymnast.episodes import lerobot, rlds, rlds_episodes, rlds_layout, wor
 from worldgymnast.episodes.labels import Labels
 from worldgymnast.episodes.lerobot_layout import INFO, ImageKey, read_layout
 from worldgymnast.episodes.rates import check_fps
-from worldgymnast.episodes.subsample import subsample, subsampled_spec, subsampling_factor
+from worldgymnast.episodes.subsample import (
+    subsample,
+    subsample_set,
+    subsampled_spec,
+    subsampling_factor,
+    warn_unknown_motion,
+)
 from worldgymnast.episodes.windows import EpisodeSet, EpisodeStream
 from worldgymnast.errors import FieldError, InputError
 from worldgymnast.files import read_json_object, visible
@@ -98,14 +104,32 @@ def read(
         path: the folder.
         image_key: the cameras; several are placed side by side.
         size: pixels to resize the frames to.
-        fps: frames per second of robot time; required for formats without a rate (RLDS other than BridgeData V2).
+        fps: frames per second to read, an integer fraction of the data's rate (see `subsample`). For formats without a
+            rate (RLDS other than BridgeData V2) it is the data's rate.
         assumed_fps: default rate if neither the dataset nor `fps` has one, reported on stderr.
         labels: label files with success labels of the episodes; see `labels.Labels`.
 
     Raises:
-        InputError: the folder cannot be read, `size` or `fps` is not positive, or the dataset has another rate.
+        InputError: the folder cannot be read, `size` or `fps` is not positive, or the dataset has a rate that is no
+            multiple of `fps`.
     """
     _check_positive(size, fps)
+    episodes = _read(path, image_key, size, fps, assumed_fps, labels)
+    every = 1 if fps is None else subsampling_factor(episodes.fps, fps)
+    if every > 1:
+        warn_unknown_motion(path, episodes.spec)
+    return subsample_set(episodes, every)
+
+
+def _read(
+    path: str | Path,
+    image_key: ImageKey,
+    size: int | tuple[int, int] | None,
+    fps: float | None,
+    assumed_fps: float | None,
+    labels: Labels | None,
+) -> EpisodeSet:
+    """Read a dataset at its own rate."""
     kind = detect(path)
     if kind == "rlds":
         episodes = rlds.read(path, image_key=join_cameras(image_key), size=size, fps=fps, assumed_fps=assumed_fps)
@@ -205,6 +229,8 @@ def convert(
         stack.callback(folder.discard)
         episodes = stream(source, image_key, size, fps)
         every = 1 if fps is None else subsampling_factor(episodes.fps, fps)
+        if every > 1:
+            warn_unknown_motion(source, episodes.spec)
         summary = ConversionSummary(fps=episodes.fps / every)
         writer = stack.enter_context(
             lerobot.LeRobotWriter(folder, subsampled_spec(episodes.spec, every), summary.fps, lossless=lossless)

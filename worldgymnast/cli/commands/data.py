@@ -24,6 +24,7 @@ from worldgymnast.errors import InputError
 from worldgymnast.recipes.record import PolicyRecordConfig, RecordConfig, record_policy_to, record_to
 from worldgymnast.recipes.reproduce import Recipe
 from worldgymnast.registry import EnvironmentConfig, environment, load_policy
+from worldgymnast.rl.rollout import executed_per_look
 
 
 @checked(kw_only=True)
@@ -80,9 +81,10 @@ class RecordPolicy(DeviceCommand):
         require_new_path(self.out)
         policy = load_policy(self.policy, self.device)
         check_policy(self.policy, policy, self.env)
-        length, chunk = self.config.length, policy.chunk
+        length, chunk = self.config.length, executed_per_look(policy, self.config.execute)
         if length % chunk:
-            raise InputError(f"--length: found {length}, expected a multiple of the policy's chunk ({chunk})")
+            name = "the policy's chunk" if chunk == policy.chunk else "--execute"
+            raise InputError(f"--length: found {length}, expected a multiple of {name} ({chunk})")
         check_tasks(self.env.tasks)
         print_data_set(self.out, record_policy_to(self.out, policy, environment(self.env), self.config))
         return 0

@@ -12,7 +12,7 @@ import numpy as np
 import tyro
 from tyro.conf import Positional
 
-from worldgymnast.cli.checks import check_frame_size, require_labels
+from worldgymnast.cli.checks import check_frame_size, check_same_rate, require_labels
 from worldgymnast.cli.command import (
     REPORT,
     DeviceCommand,
@@ -123,6 +123,7 @@ class Diagnose(DeviceCommand, LabelledCommand):
         refuse_starters({"world": self.world, "judge": self.judge}, self.data[0], episodes.spec)
         refuse_unknown_tasks(self.judge, sorted(set(episodes.task)))
         check_frame_size(world.frame_size, episodes.size, "data convert SOURCE TARGET --size")
+        check_same_rate(self.data[0], episodes.fps, files["world"], world.fps, is_data=True)
         require_labels(self.data, episodes)
         check(judge, set(zip(episodes.task, episodes.instruction, strict=True)))
         diagnosis = examine(

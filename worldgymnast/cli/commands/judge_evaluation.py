@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional
 
 from worldgymnast.actions import converter
-from worldgymnast.cli.checks import check_frame_size, require_labels, require_writable
+from worldgymnast.cli.checks import check_frame_size, check_same_rate, require_labels, require_writable
 from worldgymnast.cli.command import (
     DeviceCommand,
     LabelledCommand,
@@ -111,6 +111,8 @@ class JudgeEvaluationCommand(DeviceCommand, LabelledCommand):
         real = episodes.select(episodes.labelled) if horizon is None else truncate_labeled(episodes, horizon)
         if world is not None:
             check_frame_size(world.frame_size, episodes.size, "data convert SOURCE TARGET --size")
+            if self.world is not None:
+                check_same_rate(self.data[0], episodes.fps, self.world, world.fps, is_data=True)
             converter(episodes.spec, world.action_spec)
         if skipped := len(episodes) - len(real):
             print(f"{skipped} of {len(episodes)} episodes have no label and are skipped")

@@ -9,7 +9,7 @@ import numpy as np
 import tyro
 from tyro.conf import Positional
 
-from worldgymnast.cli.checks import check_frame_size, check_same_actions, require_writable
+from worldgymnast.cli.checks import check_frame_size, check_same_actions, check_same_rate, require_writable
 from worldgymnast.cli.command import (
     REPORT,
     Command,
@@ -23,7 +23,7 @@ from worldgymnast.cli.command import (
     print_written,
 )
 from worldgymnast.cli.data_defaults import frames_for, rate_of
-from worldgymnast.cli.environment import check_policy, check_tasks, default_horizon
+from worldgymnast.cli.environment import check_policy, check_tasks, default_horizon, require_environment
 from worldgymnast.cli.inputs import choose_held_out, load_components, open_ledger, read_each
 from worldgymnast.cli.origins import cameras_of, check_same_cameras, fps_of
 from worldgymnast.cli.results import print_results
@@ -47,6 +47,11 @@ from worldgymnast.report.world import sheets
 from worldgymnast.run import Run
 from worldgymnast.video import contact_sheet, png
 from worldgymnast.weights import identity, load_weights, to_json, weights_hash, write_bytes, write_text
+
+_INSTEAD = (
+    "run both policies on the robot, label the episodes, and compare the counts (docs/no-robot.md); or let the report "
+    "of rl show what is known"
+)
 
 
 @checked(kw_only=True)
@@ -78,7 +83,9 @@ class Evaluate(EvaluationCommand):
         self.prepare()
         policies = {"before": self.before, "after": self.after}
         for path in policies.values():
-            check_policy(path, load_policy(path), self.env)
+            policy = load_policy(path)
+            require_environment("evaluate", path, policy.action_spec, self.given_flags, _INSTEAD)
+            check_policy(path, policy, self.env)
         check_tasks(self.env.tasks)
         hashes = {name: weights_hash(load_weights(path)[0]) for name, path in policies.items()}
         config = {"policies": hashes, "env": to_dict(self.env), "score": to_dict(self.score), "seeds": self.seeds}
@@ -166,6 +173,7 @@ class EvalWorld(DeviceCommand, LabelledCommand):
         )
         episodes = concatenate(choose_held_out(self.data, sets, self.held_out, self.trained))
         check_frame_size(world.frame_size, episodes.size, "data convert SOURCE TARGET --size")
+        check_same_rate(self.data[0], episodes.fps, self.world, world.fps, is_data=True)
         rate = rate_of(episodes)
         results: dict[str, Any] = {}
 

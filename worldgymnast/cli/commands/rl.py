@@ -9,17 +9,18 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 
-from worldgymnast.cli.checks import check_in_distribution
-from worldgymnast.cli.command import NO_PREFIX, Command, DeviceCommand, LabelledCommand, OptionalPath
+from worldgymnast.cli.checks import check_in_distribution, check_same_rate
+from worldgymnast.cli.command import NO_PREFIX, Command, DeviceCommand, HeldOut, LabelledCommand, OptionalPath
 from worldgymnast.cli.data_defaults import horizon_of
-from worldgymnast.cli.environment import is_metaworld
-from worldgymnast.cli.inputs import Components, load_components, open_ledger, read
+from worldgymnast.cli.environment import has_real_environment, is_metaworld
+from worldgymnast.cli.inputs import Components, load_components, open_ledger, read_each
+from worldgymnast.cli.offline import announce, comparable, measure, split_references, support_of
 from worldgymnast.cli.origins import check_same_cameras
 from worldgymnast.cli.results import print_training
 from worldgymnast.cli.starters import component_files, refuse_other_robot, refuse_starters, refuse_unknown_tasks
 from worldgymnast.configs import Positive, checked
 from worldgymnast.episodes.starts import read_starts
-from worldgymnast.episodes.windows import EpisodeSet
+from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.errors import InputError
 from worldgymnast.judges.combined import check
 from worldgymnast.measure.real import Scorer
@@ -50,12 +51,16 @@ class Rl(DeviceCommand, LabelledCommand):
         judge: judge file, weights or a description (.json); the starter judge if omitted.
         audit: file of a second judge, which gives no reward but re-checks judged successes.
         data: data sets whose frames are starts.
+        held_out: episodes per task of --data that world model and judge were not trained on (train-world --held-out).
+            They measure both, and are no starts. Default: as recorded in the world model's file.
+        test: data sets that no component was trained on, to measure world model and judge on instead.
         starts: folders of start pictures (NAME.png with NAME.json). With --data, half of the starts are from each;
             without both, starts are photographs of new layouts.
         crop: crop pictures that are not square to their central square.
         anyway: continue with out-of-distribution pictures or instructions.
         photographs: new layouts per task to photograph as starts.
-        env: real environment of photographs and scoring.
+        env: real environment of photographs and scoring. Without it, starts from --data or --starts are not scored for
+            real; the report then shows what can be known.
         unscored: train without real scoring; the result is the last step.
         out: run folder; runs/rl-PRESET if omitted.
     """
@@ -71,6 +76,8 @@ class Rl(DeviceCommand, LabelledCommand):
     judge: OptionalPath = None
     audit: OptionalPath = None
     data: tuple[Path, ...] = ()
+    held_out: HeldOut = None
+    test: tuple[Path, ...] = ()
     starts: tuple[Path, ...] = ()
     crop: bool = False
     anyway: bool = False
@@ -82,53 +89,91 @@ class Rl(DeviceCommand, LabelledCommand):
         """See `Command.from_preset`."""
         return cls(config=recipe.finetune, env=recipe.env, out=Path("runs") / f"rl-{name}")
 
+    def __post_init__(self) -> None:
+        if (self.test or self.held_out) and not self.data:
+            raise InputError("--test, --held-out: --data is missing. Give the data that the components were trained on")
+        if self.test and self.held_out:
+            raise InputError("--test, --held-out: both are given. Give one of them")
+
     def __call__(self) -> int:
         """Train and write the report."""
         self.prepare()
         given = {"policy": self.policy, "world": self.world, "judge": self.judge}
         files, ledger = component_files(**given), open_ledger(self.out)
-        is_suite = is_metaworld(load_policy(files["policy"]).action_spec)
-        if not (is_suite or self.data or self.starts):
+        spec = load_policy(files["policy"]).action_spec
+        has_own_starts = bool(self.data or self.starts)
+        is_suite = is_metaworld(spec)
+        is_scored = has_real_environment(
+            spec, self.given_flags, is_unscored=self.unscored, has_own_starts=has_own_starts
+        )
+        if not (is_suite or has_own_starts):
             raise InputError(
                 f"--data, --starts: both omitted, but photographs of Meta-World are no starts for {files['policy']}, a "
                 "policy of another robot. Add --data, or --starts with pictures"
             )
-        has_environment = is_suite or not self.unscored
-        components = load_components(files, self.device, ledger, self.env if has_environment else None)
+        if not is_scored:
+            announce(self.given_flags, self.unscored)
+        uses_environment = is_scored or (is_suite and not self.data)
+        components = load_components(files, self.device, ledger, self.env if uses_environment else None)
         audit = load_judge(self.audit, self.device, ledger) if self.audit else None
         check_same_cameras(*files.values(), self.audit, requested=self.image_key)
-        env = self.env if is_suite else replace(self.env, size=components.world.frame_size[0])
+        env = self.env if uses_environment else replace(self.env, size=components.world.frame_size[0])
+        sets = self._read(self.data, env.size)
+        if sets:
+            refuse_starters(given, self.data[0], sets[0].spec)
+            refuse_other_robot(files["policy"], components.policy.action_spec, self.data[0], sets[0].spec)
+            check_same_rate(self.data[0], sets[0].fps, files["world"], components.world.fps, is_data=True)
+        episodes, references = None, None
+        if sets:
+            test = self._read(self.test, env.size)
+            episodes, references = split_references(sets, concatenate(test) if test else None, self.held_out, files)
         if is_suite:
-            refuse_unknown_tasks(self.judge, env.tasks)
-        episodes = read(self.data, env.size, self.cameras, self.fps, labels=self.labels) if self.data else None
-        if episodes is not None:
-            refuse_starters(given, self.data[0], episodes.spec)
-            refuse_other_robot(files["policy"], components.policy.action_spec, self.data[0], episodes.spec)
+            tasks = env.tasks if is_scored or episodes is None else sorted(set(episodes.task))
+            refuse_unknown_tasks(self.judge, tasks)
         rl = self.config.rl
-        rl = replace(rl, horizon=horizon_of(rl.horizon, "--rl.horizon", components, self.given_flags, episodes))
+        horizon = horizon_of(rl.horizon, "--rl.horizon", components, self.given_flags, episodes, rl.execute)
+        rl = replace(rl, horizon=horizon)
         if not is_finished(self.out):
-            tasks = _instructions_by_task(env, episodes, is_suite)
+            named = _instructions_by_task(env, episodes, uses_environment)
             for judge in filter(None, (components.judge, audit)):
-                check(judge, tasks)
-        starts = self._starts(env, components, episodes, is_suite)
-        imagination = Imagination.of(components.policy, components.world, components.judge, rl.horizon)
-        scorer = None if self.unscored else Scorer(environment(env), self.config.scoring)
-        finetune(components.policy, imagination, starts, self.out, rl, scorer, audit)
+                check(judge, named)
+        pictures = [start for folder in self.starts for start in read_starts(folder, env.size, self.crop)]
+        starts = self._starts(env, components, episodes, pictures, is_scored)
+        imagination = Imagination.of(components.policy, components.world, components.judge, rl.horizon, rl.execute)
+        if is_scored:
+            scorer = Scorer(environment(env), self.config.scoring)
+            finetune(components.policy, imagination, starts, self.out, rl, scorer, audit)
+        else:
+            references = comparable(references, components.world.action_spec)
+            support = support_of(references, imagination)
+            result = finetune(components.policy, imagination, starts, self.out, rl, None, audit, support=support)
+            policies = components.policy, result.policy
+            measure(self.out, policies, imagination, starts, pictures, references, rl)
         return print_training(self.out)
 
+    def _read(self, paths: Sequence[Path], size: int) -> list[EpisodeSet]:
+        """Read data sets; none for no path."""
+        if not paths:
+            return []
+        return read_each(paths, size, cameras=self.cameras, fps=self.fps, labels=self.labels)
+
     def _starts(
-        self, env: EnvironmentConfig, components: Components, episodes: EpisodeSet | None, is_suite: bool
+        self,
+        env: EnvironmentConfig,
+        components: Components,
+        episodes: EpisodeSet | None,
+        pictures: Sequence[Start],
+        is_scored: bool,
     ) -> StartSampler:
         """Make the start sampler that the flags describe."""
         samplers: list[StartSampler] = []
         if episodes is not None:
-            tasks = env.tasks if is_suite else sorted(set(episodes.task))
+            tasks = env.tasks if is_scored else sorted(set(episodes.task))
             samplers.append(EpisodeStarts(episodes, tasks, self.config.rl.middle))
-        if self.starts:
-            pictures = [start for folder in self.starts for start in read_starts(folder, env.size, self.crop)]
+        if pictures:
             if not is_finished(self.out):
-                self._check_pictures(pictures, env, components, episodes, is_suite)
-            unscored = sorted({start.task for start in pictures} - set(env.tasks)) if is_suite else []
+                self._check_pictures(pictures, env, components, episodes)
+            unscored = sorted({start.task for start in pictures} - set(env.tasks)) if is_scored else []
             if unscored:
                 print(f"--starts: {', '.join(unscored)}: trained but not scored, since not in --env.tasks")
             samplers.append(FixedStarts(pictures))
@@ -142,10 +187,10 @@ class Rl(DeviceCommand, LabelledCommand):
         env: EnvironmentConfig,
         components: Components,
         episodes: EpisodeSet | None,
-        is_suite: bool,
     ) -> None:
         """Check the pictures against the judge and the training data."""
         check(components.judge, [(start.task, start.instruction) for start in pictures])
+        is_suite = is_metaworld(components.policy.action_spec) and episodes is None
         if is_suite:
             suite = EnvironmentConfig(size=env.size, hold=env.hold)
             first = QuickstartConfig().photograph_layout
@@ -159,9 +204,11 @@ class Rl(DeviceCommand, LabelledCommand):
         check_in_distribution(components.world, pictures, known, flags, self.anyway, known_instructions)
 
 
-def _instructions_by_task(env: EnvironmentConfig, episodes: EpisodeSet | None, is_suite: bool) -> list[tuple[str, str]]:
+def _instructions_by_task(
+    env: EnvironmentConfig, episodes: EpisodeSet | None, uses_environment: bool
+) -> list[tuple[str, str]]:
     """Return pairs of task and instruction that the judge will score."""
-    if is_suite:
+    if uses_environment:
         robot = environment(env)
         return [(task, sentence) for task in env.tasks for sentence in robot.instructions(task)]
     return [] if episodes is None else list(zip(episodes.task, episodes.instruction, strict=True))
