@@ -348,7 +348,7 @@ def finetune(
     sampler = sampler_of(starts)
     require_type(config := config or ReinforceConfig(), ReinforceConfig, "config", "Its fields are the settings")
     settings = replace(config, steps=steps, horizon=horizon)
-    imagination = Imagination.of(policy, world, judge, horizon)
+    imagination = Imagination.of(policy, world, judge, horizon, settings.execute)
     done = recipe.finetune(policy, imagination, sampler, _folder(out), settings, scorer, on_metrics=on_metrics)
     return Result(done.policy, done.rows(), done.metrics, done.path)
 

@@ -91,6 +91,8 @@ Width = Annotated[int, Between(1, MOST_WIDE)]
 Layers = Annotated[int, Between(1, MOST_LAYERS)]
 Fraction = Annotated[float, Between(0, 1)]
 NonNegative = Annotated[float, Between(0)]
+Executed = Annotated[Positive | None, Field(exclude_if=lambda value: value is None)]
+"""Actions executed of each predicted chunk; None for all, and then absent in JSON, as in files of earlier versions."""
 
 
 def _each_once(entries: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -142,6 +142,8 @@ class Policy(Actor, Component, Protocol):
         """Differentiable log-probabilities of `chunk.sample` at `chunk.temperature`.
 
         With the weights that sampled the chunk they equal `chunk.logprobs`: the ratio is 1 before the first update.
+        Shapes [b k] and [b ... k a] are per action; where only a part of a chunk is executed, the rest of them gets no
+        gradient. `chunk.actions` may then be shorter than the sample.
         """
         ...
 
@@ -347,7 +349,7 @@ class RealEnvironment(Component, Protocol):
 
         Args:
             rows: number of parallel episodes.
-            chunk: actions per look.
+            chunk: actions executed per look.
             horizon: actions in an episode.
             keyframes_only: render only the frames at looks.
         """

@@ -25,6 +25,8 @@ UNPLAYED = "imagined.json"
 """File with outcomes of layouts that were imagined only."""
 DECISIONS = "decisions.json"
 """File that lists the rounds that replaced the kept policy, with reasons."""
+OFFLINE = "offline.json"
+"""File with what is known of a training without a real environment."""
 RERUN = "remove it, then rerun the same command"
 _MAX_STEP = 2**53
 

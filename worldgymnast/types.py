@@ -91,7 +91,7 @@ class ActionChunk:
     """Output of a policy at one look.
 
     Attributes:
-        actions: float32 [b k a] in the units of the policy's `ActionSpec`.
+        actions: float32 [b k a] in the units of the policy's `ActionSpec`; in a rollout, the executed ones alone.
         sample: the policy's sample, which `Policy.logprobs` evaluates: action tokens, or the noise path of a flow
             policy. Opaque to everything else.
         logprobs: float32 [b ...], detached log-probabilities of the sample at `temperature`, per token or per chunk.
@@ -108,6 +108,10 @@ class ActionChunk:
         return ActionChunk(
             function(self.actions), map_sample(function, self.sample), function(self.logprobs), self.temperature
         )
+
+    def execute(self, count: int) -> ActionChunk:
+        """Keep the first `count` actions of each look; the sample and its log-probabilities stay whole."""
+        return replace(self, actions=self.actions[:, :count])
 
     def rows(self, index: Tensor) -> ActionChunk:
         """Select rows `index` [n]."""

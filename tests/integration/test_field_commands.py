@@ -187,10 +187,19 @@ def test_nothing_real_is_said_of_another_robot(others: dict[str, Path], says: Sa
     """There is no real environment of it: the line says so, and what can be done without."""
     every = flags(others, "policy", "world", "judge")
     policy, out = others["policy"], ["--out", tmp_path / "x"]
-    for words in (["rl", "debug", "--data", tmp_path, *every], ["evaluate", policy, policy], ["quickstart", *every]):
+    real = ["rl", "debug", "--data", tmp_path, *every, "--env.size", 64]
+    for words in (real, ["quickstart", *every]):
         line = says(*words, *out, code=2)
         assert "the real environment is Meta-World" in line
         assert "rl PRESET --unscored --data DATA" in line
+    world = flags(others, "world", "judge")
+    for words, instead in (
+        (["evaluate", policy, policy], "run both policies on the robot, label the episodes"),
+        (["best-of", policy, *world], "planning is compared on real layouts"),
+    ):
+        line = says(*words, *out, code=2)
+        assert f"{words[0]}: needs a real environment, but --env is omitted" in line
+        assert instead in line
     line = says("rl", "debug", *every, "--unscored", *out, code=2)
     assert "--data, --starts: both omitted" in line
 
@@ -544,7 +553,9 @@ def test_flags_that_contradict_the_data_say_what_the_data_are(mine: Path, says: 
     assert "--world.transformer.grid: found 8 8, which is for frames of 128x128 pixels, but the data have 64x64" in line
     assert "multiples of 16" in says("train-world", mine, "--size", 50, *out, code=2)
     assert "--shares: found 1 2 for 1 datasets" in says("train-world", mine, "--shares", 1, 2, *out, code=2)
-    assert "--held-out: cannot hold out 6 of 6 episodes" in says("train-world", mine, "--held-out", 6, *out, code=2)
+    assert "--held-out: cannot hold out 6 of 3 episodes of task 'pick the cube'" in says(
+        "train-world", mine, "--held-out", 6, *out, code=2
+    )
 
 
 def test_frames_that_are_not_square_are_squashed_and_it_is_said(says: Said, tmp_path: Path) -> None:

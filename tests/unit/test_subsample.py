@@ -4,12 +4,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from episode_builders import episode
+from episode_builders import assert_identical, episode
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
-from worldgymnast.actions import BRIDGE, metaworld_spec
-from worldgymnast.episodes.subsample import combine_actions, subsample, subsampling_factor
+from worldgymnast.actions import BRIDGE, ActionSpec, metaworld_spec
+from worldgymnast.episodes import formats, lerobot
+from worldgymnast.episodes.subsample import (
+    combine_actions,
+    subsample,
+    subsample_set,
+    subsampling_factor,
+    warn_unknown_motion,
+)
+from worldgymnast.episodes.windows import from_episodes
 from worldgymnast.errors import InputError
 
 # ---------------------------------------------------------------- lower rates
@@ -74,3 +83,70 @@ def test_other_rates_are_refused_with_alternatives(fps, wanted, choices):
         InputError, match=f"--fps: found {wanted} .*{choices}; frames can be dropped but not interpolated"
     ):
         subsampling_factor(fps, wanted)
+
+
+@pytest.mark.parametrize(("fps", "wanted", "every"), [(25, 5, 5), (50, 10, 5), (60, 29.97, 2), (29.97, 30, 1)])
+def test_rates_of_cameras(fps, wanted, every):
+    assert subsampling_factor(fps, wanted) == every
+
+
+@pytest.mark.parametrize(
+    ("fps", "wanted", "choices"), [(15, 6, "7.5 or 5"), (24, 10, "12 or 8"), (5, 3, "2.5 or 1.667")]
+)
+def test_rates_that_do_not_divide_are_refused_with_the_nearest(fps, wanted, choices):
+    with pytest.raises(InputError, match=f"expected an integer fraction of it, such as {choices}"):
+        subsampling_factor(fps, wanted)
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 7, 20])
+def test_a_set_is_subsampled_like_its_episodes(every):
+    each = [episode(i, steps=3 + 2 * i) for i in range(6)]
+    whole = from_episodes(each)
+    found = subsample_set(whole.select([4, 1, 0, 5]), every)
+    assert found.fps == whole.fps / every
+    for e, index in enumerate([4, 1, 0, 5]):
+        expected = subsample(replace(each[index], spec=whole.spec), every)
+        assert_identical(found.episode(e), expected)
+        assert (found.actions[found.first[e] + found.length[e]] == 0).all()
+    assert len(found.frames) == len(found.actions) == len(found.success)
+
+
+def test_reading_subsamples_like_converting(tmp_path):
+    each = [replace(episode(i, steps=9 + i), fps=30.0, spec=replace(metaworld_spec(3), rate=30.0)) for i in range(3)]
+    lerobot.write(tmp_path / "set", each)
+    read = formats.read(tmp_path / "set", fps=10)
+    formats.convert(tmp_path / "set", tmp_path / "converted", fps=10, lossless=True)
+    converted = formats.read(tmp_path / "converted")
+    assert read.fps == converted.fps == read.spec.rate == 10
+    for e in range(3):
+        assert np.array_equal(read.episode(e).actions, converted.episode(e).actions)
+        assert (read.episode(e).success is None) == (converted.episode(e).success is None)
+    with pytest.raises(InputError, match=r"--fps: found 7 for data of 30 .*such as 7.5 or 6"):
+        formats.read(tmp_path / "set", fps=7)
+    with pytest.raises(InputError, match="found 30 frames per second in the dataset, expected 60"):
+        formats.read(tmp_path / "set", fps=60)
+
+
+def test_targets_are_those_at_the_end_and_unknown_motion_is_said(tmp_path, capsys):
+    spec = ActionSpec(("j.pos", "gripper.pos"), "deg", (-90.0, 0.0), (90.0, 100.0), motion="absolute", space="joint")
+    groups = np.array([[[1, 2], [3, 4], [5, 6]]], np.float32)
+    assert combine_actions(spec, groups).tolist() == [[5, 6]]
+    warn_unknown_motion(tmp_path, replace(spec, motion="unknown"))
+    assert "they are added up, as deltas" in capsys.readouterr().err
+    warn_unknown_motion(tmp_path, spec)
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("frame", ["base", "end_effector"])
+def test_rotation_vectors_of_any_unit_are_composed(frame):
+    axes = ("x", "y", "z", "rx", "ry", "rz", "gripper")
+    spec = ActionSpec(axes, "5cm+0.5rad", (-1.0,) * 7, (1.0,) * 7, frame=frame, rotation="axis_angle", gripper="effort")
+    step = np.random.default_rng(0).uniform(-1, 1, (5, 3, 7)).astype(np.float32)
+    found = combine_actions(spec, step)
+    for group, combined in zip(step, found, strict=True):
+        turns = [Rotation.from_rotvec(0.5 * one[3:6]) for one in group]
+        total = turns[2] * turns[1] * turns[0] if frame == "base" else turns[0] * turns[1] * turns[2]
+        assert np.allclose(combined[3:6], total.as_rotvec() / 0.5, atol=1e-5)
+        assert combined[6] == group[-1, 6]
+    if frame == "base":
+        assert np.allclose(found[:, :3], step[:, :, :3].sum(1), atol=1e-6)

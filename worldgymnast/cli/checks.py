@@ -15,6 +15,9 @@ from worldgymnast.protocols import WorldModel, frame_size
 from worldgymnast.registry import EnvironmentConfig, environment
 from worldgymnast.types import Start
 
+_RATE_TOLERANCE = 0.01
+"""Relative difference of two rates that count as the same, as 29.97 and 30."""
+
 
 def check_instructions(paths: Sequence[Path], episodes: EpisodeSet, required: bool = False) -> None:
     """Print how many episodes lack an instruction.
@@ -36,8 +39,9 @@ def require_labels(paths: Sequence[Path], episodes: EpisodeSet) -> None:
     """Raise `InputError` if no episode has a success label."""
     if not episodes.labelled.any():
         raise InputError(
-            f"{' '.join(map(str, paths))}: field 'success': no episode has a label. Add a boolean feature 'success' or "
-            "'next.success' per frame, or record labelled episodes with record-policy"
+            f"{' '.join(map(str, paths))}: field 'success': no episode has a label. Label them (worldgymnast label "
+            f"{paths[0]} --by-hand --out labels.jsonl, then --labels labels.jsonl), or record labelled episodes with "
+            "record-policy"
         )
 
 
@@ -57,10 +61,46 @@ def check_frames(expected: tuple[int, int], config: EnvironmentConfig) -> None:
 
 def check_same_actions(path: Path, spec: ActionSpec, other: Path, other_spec: ActionSpec) -> None:
     """Require the same actions in two files (policy, world or data)."""
+    if spec.differences(other_spec) == ["rate"]:
+        check_same_rate(path, spec.rate, other, other_spec.rate)
     try:
         require_same(spec, other_spec, f"{path} and {other}")
     except ActionSpecMismatch as error:
         raise InputError(f"{error}. Give two that were trained on the same data") from error
+
+
+def check_same_rate(
+    path: Path | str, rate: float | None, other: Path | str, other_rate: float | None, is_data: bool = False
+) -> None:
+    """Require one rate of two components, or of data (`path`) and a component; an unknown rate fits any.
+
+    Raises:
+        InputError: the rates differ by more than 1 %; the message has both, and the fix.
+    """
+    if rate is None or other_rate is None or abs(rate / other_rate - 1) <= _RATE_TOLERANCE:
+        return
+    fix = "Give two that were trained at one rate, or train one of them again (data convert --fps subsamples the data)"
+    factor = rate / other_rate
+    if is_data and factor > 1 and abs(factor / round(factor) - 1) <= _RATE_TOLERANCE:
+        fix = f"Add --fps {other_rate:g} to read every {round(factor)}{_ordinal(round(factor))} frame"
+    elif is_data:
+        fix = (
+            f"{other_rate:g} is no integer fraction of {rate:g}, and frames cannot be interpolated. Train the "
+            f"component again on data of {rate:g} frames per second"
+        )
+    raise InputError(
+        f"{path}: {rate:g} actions per second, but {other_rate:g} in {other}. An action would last another time. {fix}"
+    )
+
+
+def _ordinal(number: int) -> str:
+    """Return the ending of an ordinal number.
+
+    >>> [f"{n}{_ordinal(n)}" for n in (1, 2, 3, 4, 11, 12, 22)]
+    ['1st', '2nd', '3rd', '4th', '11th', '12th', '22nd']
+    """
+    is_teen = number // 10 % 10 == 1
+    return "th" if is_teen else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
 
 
 def check_in_distribution(

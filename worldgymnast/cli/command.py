@@ -15,7 +15,7 @@ from pydantic import AfterValidator
 from tyro.conf import Positional
 
 from worldgymnast import processes
-from worldgymnast.configs import Between, Positive, checked
+from worldgymnast.configs import Between, Count, Positive, checked
 from worldgymnast.errors import FieldError, InputError
 from worldgymnast.measure.unplayed import MOST
 from worldgymnast.recipes.reproduce import Recipe
@@ -32,6 +32,8 @@ NO_PREFIX: Any = tyro.conf.arg(name="")
 OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
 OptionalPositive = Annotated[Positive | None, tyro.conf.arg(metavar="N")]
 Size = Annotated[Annotated[int, Between(1, 4096)] | None, tyro.conf.arg(metavar="N")]
+HeldOut = Annotated[Count | Literal["auto"] | None, tyro.conf.arg(metavar="N|auto")]
+"""Episodes per task to hold out; "auto" follows the number of episodes (see `inputs.hold_out`)."""
 DataSets = Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="DATA...", help_behavior_hint="(required)")]
 
 
@@ -117,7 +119,8 @@ class DatasetCommand(Command):
 
     Attributes:
         image_key: cameras of data sets that have several: one name, several names, or "all".
-        fps: frames per second of data sets that do not state it (RLDS other than BridgeData V2).
+        fps: frames per second to read, an integer fraction of the data's rate. For data sets that do not state a rate
+            (RLDS other than BridgeData V2), it is their rate.
     """
 
     image_key: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME...")] = ()
@@ -130,7 +133,18 @@ class DatasetCommand(Command):
 
 
 @checked(kw_only=True)
-class TrainingCommand(DeviceCommand, DatasetCommand):
+class LabelledCommand(DatasetCommand):
+    """A command that uses success labels of data sets.
+
+    Attributes:
+        labels: files of `label`, with success labels of the data sets' episodes; they replace the data's own.
+    """
+
+    labels: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE...")] = ()
+
+
+@checked(kw_only=True)
+class TrainingCommand(DeviceCommand, LabelledCommand):
     """A command that trains on data sets.
 
     Attributes:

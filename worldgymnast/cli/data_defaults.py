@@ -17,6 +17,7 @@ from worldgymnast.cli.inputs import Components
 from worldgymnast.episodes.sizes import frame_size
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import InputError
+from worldgymnast.rl.rollout import executed_per_look
 from worldgymnast.training.judge import JudgeTraining
 from worldgymnast.training.policy import PolicyTraining
 from worldgymnast.training.world import WorldTraining
@@ -162,15 +163,16 @@ def horizon_of(
     components: Components,
     given_flags: Collection[str],
     episodes: EpisodeSet | None = None,
+    execute: int | None = None,
 ) -> int:
-    """Choose the actions per imagined rollout, in whole chunks.
+    """Choose the actions per imagined rollout, in whole looks.
 
     The horizon is the median length of the data's successful episodes (of all, if none succeeded), at most
     `MAX_HORIZON`. Without data the default is scaled to the same seconds; Meta-World keeps it.
     """
     if flag in given_flags or is_metaworld(components.world.action_spec):
         return default
-    rate, chunk = components.world.fps, components.policy.chunk
+    rate, chunk = components.world.fps, executed_per_look(components.policy, execute)
     length = 0 if episodes is None else _median_length(episodes)
     actions = min(length, MAX_HORIZON) or frames_for(default, rate)
     horizon = -(-actions // chunk) * chunk

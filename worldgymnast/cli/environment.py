@@ -49,6 +49,39 @@ def is_metaworld(spec: ActionSpec) -> bool:
     return spec.axes == ("x", "y", "z", "gripper") and spec.gripper == "effort" and range_cm.isdigit()
 
 
+def has_real_environment(
+    spec: ActionSpec, given_flags: Collection[str], *, is_unscored: bool = False, has_own_starts: bool = False
+) -> bool:
+    """Return whether a command scores policies for real.
+
+    It does if --env is given, or by default in Meta-World for a Meta-World policy without data or pictures to start
+    from.
+
+    Args:
+        spec: actions of the policy.
+        given_flags: flags on the command line.
+        is_unscored: whether --unscored is given.
+        has_own_starts: whether the starts come from data or pictures.
+    """
+    if is_unscored:
+        return False
+    return names_environment(given_flags) or (is_metaworld(spec) and not has_own_starts)
+
+
+def names_environment(given_flags: Collection[str]) -> bool:
+    """Return whether a flag is about the real environment."""
+    return any(flag == "--env" or flag.startswith("--env.") for flag in given_flags)
+
+
+def require_environment(command: str, path: Path, spec: ActionSpec, given_flags: Collection[str], instead: str) -> None:
+    """Raise InputError if a command that needs a real environment has none; `instead` is what to do then."""
+    if not has_real_environment(spec, given_flags):
+        raise InputError(
+            f"{command}: needs a real environment, but --env is omitted and {path} acts on another robot than "
+            f"Meta-World's ({spec}). Add --env; without an environment: {instead}"
+        )
+
+
 def default_horizon(spec: ActionSpec) -> int | None:
     """Return how many actions are judged; None for whole episodes."""
     return HORIZON if is_metaworld(spec) else None
@@ -82,14 +115,6 @@ def check_spelling(task: str, flag: str = "--task") -> None:
 
 
 # ---------------------------------------------------------------- the environment of a command
-
-
-def has_environment(config: EnvironmentConfig, policy: Policy, is_unscored: bool) -> bool:
-    """Return whether a run needs the real environment: to score, or for photographs of the policy's own robot."""
-    if not is_unscored:
-        return True
-    spec, other = policy.action_spec, environment(config).action_spec
-    return spec.is_same_kind(other) or (is_metaworld(spec) and is_metaworld(other))
 
 
 def fitted(

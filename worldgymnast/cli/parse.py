@@ -105,9 +105,11 @@ def parse(name: str, words: Sequence[str], study: Mapping[str, type[Command]]) -
 
     from worldgymnast.cli.commands import KINDS
     from worldgymnast.cli.drafts import build, drafting, flags_of, with_flags
+    from worldgymnast.cli.durations import resolve_all, split_seconds
     from worldgymnast.errors import FieldError, InputError
 
     _check_not_empty(name, words)
+    words, seconds = split_seconds(words)
     kind = (study or KINDS)[name]
     default, program, words = _defaults(name, kind, words)
     env, words = _chosen_environment(name, words, any(is_env(flag) for flag in flags_of(default or kind)))
@@ -127,7 +129,13 @@ def parse(name: str, words: Sequence[str], study: Mapping[str, type[Command]]) -
         command = build(draft)
     except FieldError as error:
         raise InputError(with_flags(error, known)) from error
-    object.__setattr__(command, "given_flags", frozenset(_flag(word) for word in words if word.startswith("--")))
+    given_flags = frozenset(_flag(word) for word in words if word.startswith("--"))
+    if seconds:
+        try:
+            command = resolve_all(command, seconds)
+        except FieldError as error:
+            raise InputError(with_flags(error, known)) from error
+    object.__setattr__(command, "given_flags", given_flags)
     return command
 
 

@@ -10,6 +10,7 @@ from worldgymnast.cli.command import REPORT, print_written
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.report import tables
 from worldgymnast.report.collect import collect, success
+from worldgymnast.report.offline import NOTHING_REAL
 from worldgymnast.report.report import write
 
 
@@ -40,8 +41,13 @@ def print_results(out: Path, evaluation: dict[str, Any]) -> None:
 
 
 def print_training(out: Path) -> int:
-    """Write the report of a training, and print the result's paths."""
-    write(out / REPORT, collect(out))
+    """Write the report of a training; print its tables without a real environment, and the result's paths."""
+    page = collect(out)
+    write(out / REPORT, page)
+    if page.offline:
+        for sheet in page.offline:
+            tables.show(tables.sheet(sheet))
+        print(" ".join([NOTHING_REAL, *page.offline_notes]))
     print(f"Report: {out / REPORT}")
     return print_written(out / "policy.safetensors")
 

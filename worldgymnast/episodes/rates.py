@@ -6,6 +6,7 @@ import math
 import sys
 from pathlib import Path
 
+from worldgymnast.episodes.subsample import subsampling_factor
 from worldgymnast.errors import FieldError, InputError
 
 MIN_FPS, MAX_FPS = 1e-3, 1e4
@@ -27,7 +28,8 @@ def resolve_rate(
     Args:
         path: the dataset, for messages.
         declared: rate in the dataset's metadata; None if its format has none.
-        given: rate given by the user; must agree with `declared` to within 1%.
+        given: rate given by the user; must agree with `declared` to within 1%, or be an integer fraction of it: then
+            the caller subsamples.
         assumed: default without either, reported on stderr.
 
     Raises:
@@ -37,7 +39,9 @@ def resolve_rate(
     10
     """
     if declared is not None:
-        if given is not None and not math.isclose(declared, given, rel_tol=_TOLERANCE):
+        if given is not None and given < declared:
+            subsampling_factor(declared, given)
+        elif given is not None and not math.isclose(declared, given, rel_tol=_TOLERANCE):
             raise InputError(
                 f"{path}: found {declared:g} frames per second in the dataset, expected {given:g} (--fps); omit --fps, "
                 "or correct the dataset"
@@ -49,3 +53,12 @@ def resolve_rate(
     if rate is None:
         raise InputError(f"{path}: RLDS stores no frame rate; give the robot's rate with --fps (in Python: fps=...)")
     return rate
+
+
+def is_same_rate(first: float, second: float) -> bool:
+    """Whether two frame rates are equal to within 1 %.
+
+    >>> is_same_rate(30, 29.97), is_same_rate(30, 25)
+    (True, False)
+    """
+    return math.isclose(first, second, rel_tol=_TOLERANCE)

@@ -1,23 +1,30 @@
 """Temporal subsampling of episodes, combining the actions in between.
 
-The factor is an integer, which gives all actions the same duration. Deltas are added (roll, pitch and yaw as
+The factor is an integer, which gives all actions the same duration. Deltas are added (angles and rotation vectors as
 rotations), velocities averaged; for absolute targets and grippers the last value counts. Remaining frames and actions
 at the end are dropped; their success labels are moved to the last frame.
 """
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 
-from worldgymnast.actions import ActionSpec, is_gripper, is_velocity
+from worldgymnast.actions import UNKNOWN, ActionSpec, is_gripper, is_velocity
+from worldgymnast.episodes.frame_view import FrameView
+from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import InputError
 from worldgymnast.types import Episode
 
 _TOLERANCE = 0.01
-_RPY = ("roll", "pitch", "yaw")
+_ROTATIONS = {"rpy": ("roll", "pitch", "yaw"), "axis_angle": ("rx", "ry", "rz")}
+"""Axes of the rotations that are composed, by representation."""
+_RADIANS = re.compile(r"(?:^|[^\d.])(\d*\.?\d*)rad")
 _XYZ = ("x", "y", "z")
 
 
@@ -80,6 +87,50 @@ def subsample(episode: Episode, every: int) -> Episode:
     )
 
 
+def subsample_set(episodes: EpisodeSet, every: int) -> EpisodeSet:
+    """Keep every `every`-th frame of all episodes and combine their actions; frames are not copied."""
+    if every == 1:
+        return episodes
+    kept_length = episodes.length // every
+    rows = [f + every * np.arange(n + 1) for f, n in zip(episodes.first.tolist(), kept_length.tolist(), strict=True)]
+    actions, success = [], []
+    for first, length, count in zip(episodes.first, episodes.length, kept_length, strict=True):
+        groups = episodes.actions[first : first + count * every].reshape(-1, every, episodes.spec.dim)
+        actions += [combine_actions(episodes.spec, groups), np.zeros((1, episodes.spec.dim), np.float32)]
+        success.append(_labels(episodes.success[first : first + length + 1], every))
+    count, index = len(episodes.frames), np.concatenate(rows)
+    others = {
+        one.name: value[index]
+        for one in fields(episodes)
+        if one.name not in ("frames", "actions", "success", "first", "length", "labelled", "layout")
+        and isinstance(value := getattr(episodes, one.name), np.ndarray)
+        and len(value) == count
+    }
+    return replace(
+        episodes,
+        frames=FrameView([episodes.frames], [index]),
+        actions=np.concatenate(actions),
+        success=np.concatenate(success),
+        first=np.concatenate([[0], np.cumsum(kept_length + 1)[:-1]]).astype(np.int64),
+        length=kept_length,
+        spec=subsampled_spec(episodes.spec, every),
+        fps=episodes.fps / every,
+        **others,
+    )
+
+
+def warn_unknown_motion(path: str | Path, spec: ActionSpec) -> None:
+    """Print how actions whose meaning is unknown are combined, on stderr."""
+    if spec.motion == UNKNOWN:
+        way = "taken at the end, as targets" if spec.is_absolute else "added up, as deltas"
+        print(
+            f"{path}: it is unknown whether actions are deltas or targets; they are {way}. Names such as 'elbow.pos' "
+            "(target) or 'delta_x' tell",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
 def combine_actions(spec: ActionSpec, groups: np.ndarray) -> np.ndarray:
     """Combine each group of actions [n k a] into one action, float32 [n a]."""
     combined = groups[:, -1].astype(np.float64)
@@ -88,8 +139,8 @@ def combine_actions(spec: ActionSpec, groups: np.ndarray) -> np.ndarray:
             combined[:, axis] = groups[:, :, axis].sum(1, dtype=np.float64)
         if kind == "mean":
             combined[:, axis] = groups[:, :, axis].mean(1, dtype=np.float64)
-    rotation_axes = _axes(spec, _RPY)
-    if spec.rotation == "rpy" and "rad" in spec.unit and rotation_axes and not spec.is_absolute:
+    rotation_axes = _axes(spec, _ROTATIONS.get(spec.rotation, ()))
+    if rotation_axes and _RADIANS.search(spec.unit) and not spec.is_absolute:
         combined[:, rotation_axes], translation = _compose(spec, groups, rotation_axes)
         if translation is not None:
             combined[:, _axes(spec, _XYZ)] = translation
@@ -114,6 +165,12 @@ def _axes(spec: ActionSpec, names: Sequence[str]) -> list[int]:
     return [spec.axes.index(name) for name in names] if set(names) <= set(spec.axes) else []
 
 
+def _radians(spec: ActionSpec) -> float:
+    """Radians of 1.0 on a rotation axis, as 0.5 in "5cm+0.5rad"."""
+    found = _RADIANS.search(spec.unit)
+    return float(found[1]) if found and found[1] else 1.0
+
+
 def _compose(spec: ActionSpec, groups: np.ndarray, rotation_axes: list[int]) -> tuple[np.ndarray, np.ndarray | None]:
     """Compose the rotations of each group.
 
@@ -121,8 +178,9 @@ def _compose(spec: ActionSpec, groups: np.ndarray, rotation_axes: list[int]) -> 
     multiply from the right, and translations follow the current orientation.
 
     Returns:
-        Roll, pitch and yaw [n 3], and the translation [n 3] in the end effector's frame, None in the base frame.
+        Rotation [n 3] as in `groups`, and the translation [n 3] in the end effector's frame, None in the base frame.
     """
+    scale = _radians(spec)
     is_local = spec.frame == "end_effector"
     translation_axes = _axes(spec, _XYZ)
     rotation = np.tile(np.eye(3), (len(groups), 1, 1))
@@ -130,16 +188,20 @@ def _compose(spec: ActionSpec, groups: np.ndarray, rotation_axes: list[int]) -> 
     for step in range(groups.shape[1]):
         if is_local and translation_axes:
             translation += (rotation @ groups[:, step, translation_axes, None].astype(np.float64))[..., 0]
-        delta = _matrix(groups[:, step, rotation_axes].astype(np.float64))
+        delta = _matrix(groups[:, step, rotation_axes].astype(np.float64) * scale, spec.rotation)
         rotation = rotation @ delta if is_local else delta @ rotation
-    return _angles(rotation), translation if is_local and translation_axes else None
+    return _angles(rotation, spec.rotation) / scale, translation if is_local and translation_axes else None
 
 
-def _matrix(rpy: np.ndarray) -> np.ndarray:
-    """Rotation matrices [n 3 3] of roll, pitch and yaw [n 3].
+def _matrix(rpy: np.ndarray, rotation: str) -> np.ndarray:
+    """Rotation matrices [n 3 3] of rotation vectors, or of roll, pitch and yaw [n 3].
 
-    They rotate about the fixed x, y and z axes, in that order.
+    The latter rotate about the fixed x, y and z axes, in that order.
     """
+    if rotation == "axis_angle":
+        from scipy.spatial.transform import Rotation
+
+        return Rotation.from_rotvec(rpy).as_matrix()
     (cr, cp, cy), (sr, sp, sy) = np.cos(rpy).T, np.sin(rpy).T
     rows = [
         [cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr],
@@ -149,8 +211,12 @@ def _matrix(rpy: np.ndarray) -> np.ndarray:
     return np.moveaxis(np.array(rows), -1, 0)
 
 
-def _angles(matrix: np.ndarray) -> np.ndarray:
+def _angles(matrix: np.ndarray, rotation: str) -> np.ndarray:
     """The inverse of `_matrix`, for pitches below 90 degrees."""
+    if rotation == "axis_angle":
+        from scipy.spatial.transform import Rotation
+
+        return Rotation.from_matrix(matrix).as_rotvec()
     pitch = np.arcsin(np.clip(-matrix[:, 2, 0], -1, 1))
     roll = np.arctan2(matrix[:, 2, 1], matrix[:, 2, 2])
     yaw = np.arctan2(matrix[:, 1, 0], matrix[:, 0, 0])

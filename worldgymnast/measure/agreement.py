@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from worldgymnast.configs import Count, NonEmpty, NonNegative, Positive, Seed, checked
+from worldgymnast.configs import Count, Executed, NonEmpty, NonNegative, Positive, Seed, checked
 from worldgymnast.errors import FieldError
 from worldgymnast.evaluation.agreement import Agreement, agreement
 from worldgymnast.evaluation.prediction_powered import PoweredEstimate, powered_rate
@@ -25,6 +25,7 @@ from worldgymnast.progress import Progress
 from worldgymnast.protocols import Actor, Policy, RealEnvironment
 from worldgymnast.records import UNPLAYED, check_rows, is_count, is_verdict, read_object
 from worldgymnast.rl.judging import judge_clip
+from worldgymnast.rl.rollout import executed_per_look
 from worldgymnast.surrogates.imagination import ImaginedSurrogate, Surrogate, score_in
 from worldgymnast.types import Rollout, Start
 from worldgymnast.weights import identity, write_text
@@ -46,6 +47,7 @@ class AgreeConfig:
         rows: most rollouts imagined in parallel.
         workers: processes of the real environment.
         seed: of every random draw.
+        execute: actions to execute of each predicted chunk; all by default.
     """
 
     per_task: Positive = 10
@@ -55,6 +57,7 @@ class AgreeConfig:
     rows: Positive = 96
     workers: Positive = 2
     seed: Seed = 0
+    execute: Executed = None
 
 
 def roll_out_policies(
@@ -76,7 +79,7 @@ def roll_out_policies(
     Raises:
         InputError: a length is not a multiple of the policies' chunk.
     """
-    chunk = next(iter(policies.values())).chunk
+    chunk = executed_per_look(next(iter(policies.values())), config.execute)
     if invalid := [length for length in config.lengths if length % chunk]:
         raise FieldError("lengths", f"found {invalid[0]}, expected multiples of the policies' chunk ({chunk})")
     outcomes = _read_saved(file, (REAL, *surrogates), len(config.lengths))

@@ -16,6 +16,7 @@ from worldgymnast.measure.unplayed import FIRST, imagine_unplayed
 from worldgymnast.protocols import Actor, Judge, Policy, RealEnvironment, WorldModel
 from worldgymnast.records import UNPLAYED, read_outcomes
 from worldgymnast.registry import load_policy
+from worldgymnast.rl.rollout import executed_per_look
 from worldgymnast.surrogates.imagination import Imagination, score_in
 from worldgymnast.types import Layout, Rollout, Start
 from worldgymnast.weights import write_text
@@ -77,7 +78,7 @@ def evaluate(
         require_same(policy.action_spec, env.action_spec, f"policy '{name}' and real environment")
     imagine = None
     if world is not None and judge is not None:
-        imagine = Imagination.of(next(iter(loaded.values())), world, judge, env.horizon)
+        imagine = Imagination.of(next(iter(loaded.values())), world, judge, env.horizon, config.execute)
     if missing:
         _evaluate_missing(file, outcomes, contenders, {name: loaded[name] for name in missing}, env, config, imagine)
     if imagined and imagine is not None:
@@ -95,7 +96,7 @@ def _evaluate_missing(
     imagine: Imagination | None,
 ) -> None:
     """Add the rows of `policies` to `outcomes` and to `file`."""
-    chunk = next(iter(policies.values())).chunk
+    chunk = executed_per_look(next(iter(policies.values())), config.execute)
     real = env.vector(config.workers, chunk, horizon=env.horizon, keyframes_only=True)
     try:
         for name, policy in policies.items():

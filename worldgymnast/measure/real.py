@@ -10,11 +10,11 @@ import torch
 from gymnasium.vector import VectorEnv
 
 from worldgymnast.actions import require_same
-from worldgymnast.configs import Between, Count, NonNegative, Positive, checked
+from worldgymnast.configs import Between, Count, Executed, NonNegative, Positive, checked
 from worldgymnast.progress import Progress
 from worldgymnast.protocols import Actor, RealEnvironment
 from worldgymnast.rl.reinforce import PairedRollouts
-from worldgymnast.rl.rollout import roll_out
+from worldgymnast.rl.rollout import executed_per_look, roll_out
 from worldgymnast.surrogates.imagination import Surrogate, score_in
 from worldgymnast.types import Layout, Rollout
 from worldgymnast.weights import identity
@@ -32,12 +32,14 @@ class ScoreConfig:
         temperature: of sampling; 0 is greedy.
         first_layout: seed of the first layout; use layouts that were never recorded.
         workers: processes of the real environment.
+        execute: actions to execute of each predicted chunk; all by default.
     """
 
     per_task: Annotated[int, Between(1, 160)] = 50
     temperature: NonNegative = 0.0
     first_layout: Count = 1_000_000
     workers: Positive = 2
+    execute: Executed = None
 
 
 @checked
@@ -106,7 +108,16 @@ class Scorer:
         """Return tasks, layouts and environment as JSON, for config.json."""
         return {"tasks": list(self.env.tasks), **asdict(self.config), "environment": identity(self.env)}
 
-    def __call__(self, policy: Actor, surrogate: Surrogate, step: int, *, horizon: int, rows: int) -> PairedRollouts:
+    def __call__(
+        self,
+        policy: Actor,
+        surrogate: Surrogate,
+        step: int,
+        *,
+        horizon: int,
+        rows: int,
+        execute: int | None = None,
+    ) -> PairedRollouts:
         """Roll out the greedy policy from the same layouts, imagined and real.
 
         Args:
@@ -115,21 +126,22 @@ class Scorer:
             step: seed of the draws.
             horizon: actions per rollout.
             rows: most rollouts imagined in parallel.
+            execute: actions to execute of each predicted chunk; all by default.
         """
-        env = self._vector(policy, horizon)
+        env = self._vector(policy, horizon, execute)
         layouts = self.env.layouts(self.config.per_task, self.config.first_layout)
         real = score_real(policy, env, layouts, temperature=0.0, seed=step)
         imagined = score_in(surrogate, policy, [r.start for r in real], rows=rows, temperature=0.0, seed=step)
         return PairedRollouts(imagined, real)
 
-    def _vector(self, policy: Actor, horizon: int) -> VectorEnv[Any, Any, Any]:
+    def _vector(self, policy: Actor, horizon: int, execute: int | None) -> VectorEnv[Any, Any, Any]:
         """Return the real environment for this chunk and horizon, opened once."""
         require_same(policy.action_spec, self.env.action_spec, "policy and real environment")
-        key = (policy.chunk, horizon)
+        key = (executed_per_look(policy, execute), horizon)
         if self._open is not None and self._open[0] != key:
             self.close()
         if self._open is None:
-            self._open = key, self.env.vector(self.config.workers, policy.chunk, horizon=horizon)
+            self._open = key, self.env.vector(self.config.workers, key[0], horizon=horizon)
         return self._open[1]
 
     def close(self) -> None:

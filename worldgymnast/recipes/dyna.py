@@ -210,7 +210,8 @@ def dyna(
                 judge = relearn_judge(recorded, world, judge, folder["judge"], config, seed, device)
             with stage(out, f"reinforce {number}"):
                 rl = replace(config.finetune.rl, seed=seed)
-                imagine, scorer = Imagination.of(kept, world, judge, rl.horizon), Scorer(env, config.finetune.scoring)
+                imagine = Imagination.of(kept, world, judge, rl.horizon, rl.execute)
+                scorer = Scorer(env, config.finetune.scoring)
                 trained = finetune(kept, imagine, starts, folder["rl"], rl, scorer).policy
             with stage(out, f"test {number}"):
                 newest = record_policy_to(recording_folders(out, number + 1)[0], trained, env, config.test)

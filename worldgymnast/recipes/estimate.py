@@ -13,7 +13,7 @@ import torch
 from worldgymnast.measure.real import ScoringConfig
 from worldgymnast.protocols import Policy, RealEnvironment
 from worldgymnast.rl.reinforce import ReinforceConfig, evaluation_steps
-from worldgymnast.rl.rollout import group
+from worldgymnast.rl.rollout import executed_per_look, group
 from worldgymnast.rl.trainer import Trainer
 from worldgymnast.surrogates.imagination import Imagination, score_in
 from worldgymnast.types import IMAGE, Rollout, Start, Verdict
@@ -55,9 +55,10 @@ class Pace:
 
 def measure_pace(policy: Policy, imagine: Imagination, env: RealEnvironment, rl: ReinforceConfig) -> Pace:
     """Time a few seconds of each part, without changing anything."""
-    acted, laid_out, start = _time_real(env, policy.chunk)
+    executed = executed_per_look(policy, rl.execute)
+    acted, laid_out, start = _time_real(env, executed)
     rows = min(rl.rows, rl.starts * rl.group_size)
-    short = Imagination.of(policy, imagine.world, imagine.judge, _LOOKS * policy.chunk).keyframes_only()
+    short = Imagination.of(policy, imagine.world, imagine.judge, _LOOKS * executed, rl.execute).keyframes_only()
     seconds, rollouts = _time(
         lambda: score_in(short, policy, [start] * rows, rows=rows, temperature=rl.temperature, seed=0)
     )

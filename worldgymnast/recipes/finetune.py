@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from worldgymnast import video
 from worldgymnast.actions import require_same
 from worldgymnast.arguments import require_members, require_type
 from worldgymnast.configs import checked
-from worldgymnast.errors import InputError
+from worldgymnast.errors import FieldError, InputError
 from worldgymnast.measure.real import Scorer, ScoringConfig
+from worldgymnast.measure.support import Support
 from worldgymnast.measure.world import rollout_uncertainty
 from worldgymnast.protocols import Judge, Policy, StartSampler, frame_size
 from worldgymnast.records import read_metrics
@@ -21,6 +23,7 @@ from worldgymnast.registry import Manifest, save_component, to_dict, weights_int
 from worldgymnast.rl.collect import Uncertainty, Verify
 from worldgymnast.rl.curriculum import LearnableStarts
 from worldgymnast.rl.reinforce import PairedRollouts, ReinforceConfig, reinforce
+from worldgymnast.rl.rollout import executed_per_look
 from worldgymnast.rl.starts import check_frame_size
 from worldgymnast.run import LogCallback, Run
 from worldgymnast.surrogates.imagination import ImaginedSurrogate, Surrogate
@@ -74,6 +77,7 @@ def finetune(
     scorer: Scorer | None = None,
     audit: Judge | None = None,
     on_metrics: LogCallback | None = None,
+    support: Support | None = None,
 ) -> FinetuneResult:
     """Finetune a copy of `policy` by RL in a surrogate.
 
@@ -89,6 +93,7 @@ def finetune(
             step is kept.
         audit: independent judge that re-checks judged successes; gives no reward.
         on_metrics: called with every step and its metrics.
+        support: real episodes; the share of imagined rollouts outside of them is logged as "outside_rate".
 
     Raises:
         InputError: components do not fit together, or the run folder belongs to another run.
@@ -99,6 +104,10 @@ def finetune(
     if scorer is not None:
         require_type(scorer, Scorer, "scorer", "Make one with wg.scorer(env)")
     if isinstance(surrogate, ImaginedSurrogate):
+        if (executed := executed_per_look(policy, config.execute)) != surrogate.chunk:
+            raise FieldError(
+                "execute", f"found {executed} actions per look, but the surrogate executes {surrogate.chunk}"
+            )
         check_frame_size(starts, surrogate.world.frame_size)
         if scorer is not None:
             size = frame_size(scorer.env)
@@ -111,7 +120,7 @@ def finetune(
     with Run(out, {"rl": to_dict(config), "scoring": scoring, "inputs": inputs}, on_log=on_metrics) as run:
         trained = copy.deepcopy(policy)
         if run.summary is None:
-            metrics = _train(trained, policy, surrogate, starts, config, run, scorer, audit)
+            metrics = _train(trained, policy, surrogate, starts, config, run, scorer, audit, support)
             save_component(result, trained, Manifest(run.command, config.seed, inputs["policy"], metrics))
             run.finish(metrics)
         else:
@@ -129,9 +138,10 @@ def _train(
     run: Run,
     scorer: Scorer | None,
     audit: Judge | None,
+    support: Support | None,
 ) -> Metrics:
     """Train `policy` in place, save videos of the last evaluation, and return its metrics."""
-    uncertainty = _uncertainty(policy, surrogate, config)
+    uncertainty = _uncertainty(surrogate, config)
     verify = _verify(surrogate, config)
     # Only the measurement of uncertainty needs the frames between two looks.
     rendered = surrogate.keyframes_only() if uncertainty is None else surrogate
@@ -148,11 +158,16 @@ def _train(
     def evaluate(step: int) -> PairedRollouts | None:
         if scorer is None:
             return None
-        return scorer(policy, surrogate, step, horizon=config.horizon, rows=config.rows)
+        return scorer(policy, surrogate, step, horizon=config.horizon, rows=config.rows, execute=config.execute)
+
+    def watch(rollouts: Sequence[Rollout]) -> Metrics:
+        return {} if support is None or not rollouts else {"outside_rate": float(support.outside(rollouts).mean())}
 
     try:
         sampler = LearnableStarts(starts, run.metrics) if config.curriculum else starts
-        metrics, pairs = reinforce(policy, pool, sampler, evaluate, config, run, uncertainty, audit, verify, start)
+        metrics, pairs = reinforce(
+            policy, pool, sampler, evaluate, config, run, uncertainty, audit, verify, start, watch
+        )
         if pairs is not None:
             save_gallery(run, pairs, policy.action_spec.rate or FPS)
         return metrics
@@ -166,7 +181,7 @@ def _train(
         surrogate.close()
 
 
-def _uncertainty(policy: Policy, surrogate: Surrogate, config: ReinforceConfig) -> Uncertainty | None:
+def _uncertainty(surrogate: Surrogate, config: ReinforceConfig) -> Uncertainty | None:
     """Make the uncertainty measure that the config asks for."""
     if config.uncertainty == "off":
         return None
@@ -174,7 +189,7 @@ def _uncertainty(policy: Policy, surrogate: Surrogate, config: ReinforceConfig) 
         raise InputError(
             f"--rl.uncertainty is '{config.uncertainty}', but the surrogate has no world model to measure. Use off"
         )
-    return rollout_uncertainty(surrogate.world, surrogate.judge, policy.chunk, config.jitter, config.rows)
+    return rollout_uncertainty(surrogate.world, surrogate.judge, surrogate.chunk, config.jitter, config.rows)
 
 
 def _verify(surrogate: Surrogate, config: ReinforceConfig) -> Verify | None:

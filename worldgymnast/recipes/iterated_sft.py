@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from worldgymnast.actions import require_same
-from worldgymnast.configs import Between, Positive, Seed, checked
+from worldgymnast.configs import Between, Executed, Positive, Seed, checked
 from worldgymnast.episodes.windows import EpisodeSet, data_hash, from_episodes
 from worldgymnast.errors import InputError
 from worldgymnast.measure.real import Scorer
@@ -48,6 +48,7 @@ class IterSftConfig:
         temperature: of sampling.
         rows: most rollouts imagined in parallel.
         horizon: actions per imagined rollout.
+        execute: actions to execute of each predicted chunk; all by default.
         batch: looks per step of imitation, half of them demonstrations.
         fit: the training loop of every round.
         seed: of every random draw.
@@ -59,6 +60,7 @@ class IterSftConfig:
     temperature: Annotated[float, Between(1e-3)] = 1.0
     rows: Positive = 96
     horizon: Positive = 24
+    execute: Executed = None
     batch: Annotated[int, Between(2)] = 64
     fit: FitConfig = FitConfig(steps=300, lr=5e-4)
     seed: Seed = 0
@@ -136,7 +138,9 @@ def _rounds(
                 policy, metrics = _round(policy, surrogate, starts, demonstrations, run.path, config, number, device)
             pairs = None
             if scorer is not None:
-                pairs = scorer(policy, surrogate, number, horizon=config.horizon, rows=config.rows)
+                pairs = scorer(
+                    policy, surrogate, number, horizon=config.horizon, rows=config.rows, execute=config.execute
+                )
                 metrics |= pairs.metrics() | pairs.task_metrics(number)
             run.log(number, metrics)
             rates = {int(row["step"]): row.get("real_success", 0.0) for row in run.metrics()}

@@ -30,6 +30,7 @@ from worldgymnast.registry import (
     load_world,
     to_dict,
 )
+from worldgymnast.rl.rollout import executed_per_look
 from worldgymnast.rl.starts import PhotographedStarts
 from worldgymnast.run import Run, is_finished, stage
 from worldgymnast.surrogates.imagination import Imagination
@@ -109,7 +110,7 @@ def quickstart(
     world, judge = load_world(files["world"], device), load_judge(files["judge"], device, Ledger(out / FILE))
     inputs = {"policy": identity(before), "world": identity(world), "judge": identity(judge)}
     env, rl = environment(config.env), config.finetune.rl
-    imagine = Imagination.of(before, world, judge, rl.horizon)
+    imagine = Imagination.of(before, world, judge, rl.horizon, rl.execute)
     with Run(out, to_dict(config) | {"inputs": inputs}) as run:
         if not is_finished(out / "rl") and not judge.is_remote:
             seconds = _duration(before, imagine, env, config, imagined)
@@ -131,7 +132,8 @@ def _duration(
     """Estimate the total seconds on this machine."""
     finetuning, tasks = config.finetune, len(env.tasks)
     pace = measure_pace(policy, imagine, env, finetuning.rl)
-    seconds = pace.finetuning(finetuning.rl, finetuning.scoring, policy.chunk, tasks)
+    executed = executed_per_look(policy, finetuning.rl.execute)
+    seconds = pace.finetuning(finetuning.rl, finetuning.scoring, executed, tasks)
     seconds += pace.evaluation(2 * config.score.per_task * tasks, env.horizon, config.score.workers)
     seconds += 2 * imagined * tasks * env.horizon * pace.imagined
     return seconds + (config.photographs + imagined) * tasks * pace.laid_out

@@ -19,13 +19,13 @@ import numpy as np
 import torch
 
 from worldgymnast.actions import ActionSpec
-from worldgymnast.configs import Between, NonNegative, Positive, Seed, checked
+from worldgymnast.configs import Between, Executed, NonNegative, Positive, Seed, checked
 from worldgymnast.episodes.lerobot import LeRobotWriter, read
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import FieldError, InputError
 from worldgymnast.progress import Progress
 from worldgymnast.protocols import Actor, Demonstrates, RealEnvironment, ScriptedEnv, frame_size
-from worldgymnast.rl.rollout import roll_out
+from worldgymnast.rl.rollout import executed_per_look, roll_out
 from worldgymnast.types import IMAGE, Episode, Layout, Rollout
 
 KINDS = ("expert", "noisy", "play")
@@ -199,6 +199,7 @@ class PolicyRecordConfig:
         length: actions per episode.
         seed: first layout; every task and temperature has its own.
         workers: processes of the real environment.
+        execute: actions to execute of each predicted chunk; all by default.
     """
 
     temperatures: tuple[NonNegative, ...] = (0.5, 1.0, 1.5)
@@ -206,6 +207,7 @@ class PolicyRecordConfig:
     length: Positive = 32
     seed: Seed = 2_000_000
     workers: Positive = 2
+    execute: Executed = None
 
 
 def record_to(path: Path, env: RealEnvironment, config: RecordConfig) -> EpisodeSet:
@@ -274,7 +276,7 @@ def explorer_config(config: PolicyRecordConfig, number: int) -> PolicyRecordConf
 
 def policy_episodes(policy: Actor, env: RealEnvironment, config: PolicyRecordConfig) -> Iterator[Episode]:
     """Yield labeled real rollouts of `policy`, with layouts and sentences drawn from `config.seed`."""
-    real = env.vector(config.workers, policy.chunk, horizon=config.length)
+    real = env.vector(config.workers, executed_per_look(policy, config.execute), horizon=config.length)
     rng = np.random.default_rng(config.seed)
     try:
         for i, temperature in enumerate(config.temperatures):

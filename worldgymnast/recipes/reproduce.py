@@ -120,7 +120,7 @@ def reproduce(out: Path, recipe: Recipe, device: str = "cpu", imagined: int = 0)
         judge = train_judge(episodes, world, first_round / "judge", recipe.judge, device, require_both=False)
 
     def train_explorer(number: int, seed: int, world: WorldModel, judge: Judge) -> Policy:
-        imagine = Imagination.of(policy, world, judge, recipe.explore.horizon)
+        imagine = Imagination.of(policy, world, judge, recipe.explore.horizon, recipe.explore.execute)
         starts = EpisodeStarts(episodes, env.tasks, recipe.explore.middle)
         folder = round_folder(out, number, recipe) / f"rl-{seed}"
         return finetune(policy, imagine, starts, folder, replace(recipe.explore, seed=seed)).policy
@@ -131,7 +131,7 @@ def reproduce(out: Path, recipe: Recipe, device: str = "cpu", imagined: int = 0)
     for seed in recipe.seeds:
         with stage(out, f"reinforce {seed}"):
             rl = replace(recipe.finetune.rl, seed=seed)
-            imagine = Imagination.of(policy, world, judge, rl.horizon)
+            imagine = Imagination.of(policy, world, judge, rl.horizon, rl.execute)
             starts = EpisodeStarts(episodes, env.tasks, rl.middle)
             finetune(policy, imagine, starts, out / f"rl-{seed}", rl, Scorer(env, recipe.finetune.scoring))
     with stage(out, "evaluate"):

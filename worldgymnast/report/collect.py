@@ -35,6 +35,7 @@ from worldgymnast.report.folder import (
     summary_of,
     versions_of,
 )
+from worldgymnast.report.offline import offline_notes, offline_sheets
 from worldgymnast.report.report import Curve, GapRow, Pair, Report, Series
 from worldgymnast.report.world import Sheet
 from worldgymnast.run_folder import os_errors_as_input_errors
@@ -52,6 +53,7 @@ _CURVES = (
     ("Imagined reward", "reward", True),
     ("Groups without signal", "zero_advantage_groups", True),
     ("Failed judgements", "judge_error_rate", True),
+    ("Imagined rollouts outside the data", "outside_rate", True),
     ("Judged successes rejected by the audit judge", "audit_denied_share", True),
     ("Imagined successes that fail for real", "real_denied_share", True),
     ("Seconds waiting for verdicts", "seconds_judge", False),
@@ -120,6 +122,8 @@ def _collect(run: Path) -> Report:
         },
         gate=gate,
         diagnosis=diagnosis,
+        offline=offline_sheets(run),
+        offline_notes=offline_notes(run),
     )
 
 

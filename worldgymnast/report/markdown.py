@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from worldgymnast.evaluation.agreement import GATE
+from worldgymnast.report.offline import NOTHING_REAL
 from worldgymnast.report.report import Report, duration
 from worldgymnast.report.world import Sheet
 
@@ -13,7 +14,7 @@ from worldgymnast.report.world import Sheet
 def markdown(report: Report) -> str:
     """Write the tables of a report; empty ones are omitted."""
     parts = [f"# {report.title}", f"`{report.command}`, {report.date}"]
-    parts += [*_success(report), *_gap(report), *_tasks(report), *_powered(report), *_gate(report)]
+    parts += [*_success(report), *_offline(report), *_gap(report), *_tasks(report), *_powered(report), *_gate(report)]
     parts += [*_fidelity(report), *_diagnosis(report), *_cost(report)]
     parts += ["\n".join(f"- {note}" for note in report.notes)] if report.notes else []
     return ("\n\n".join(parts) + "\n").encode(errors="replace").decode()
@@ -59,6 +60,13 @@ def _diagnosis(report: Report) -> list[str]:
         return []
     head = ["## Causes of wrong verdicts on imagined rollouts", *diagnosis.sentences]
     return [*head, *(part for sheet in (*diagnosis.sheets, *diagnosis.more) for part in _sheet(sheet))]
+
+
+def _offline(report: Report) -> list[str]:
+    if not report.offline:
+        return []
+    head = ["## Without a real environment", " ".join([NOTHING_REAL, *report.offline_notes])]
+    return [*head, *(part for sheet in report.offline for part in _sheet(sheet))]
 
 
 def _powered(report: Report) -> list[str]:

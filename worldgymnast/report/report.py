@@ -20,6 +20,7 @@ from worldgymnast.evaluation.success import Difference, Estimate, Rate, SuccessT
 from worldgymnast.report.by_task import TaskHistory, TaskScore
 from worldgymnast.report.charts import DARK, LIGHT, Curve, Series, dot_plot, draw_bars, draw_curve
 from worldgymnast.report.diagnosis import DiagnosisView
+from worldgymnast.report.offline import NOTHING_REAL
 from worldgymnast.report.world import Sheet
 from worldgymnast.video import data_url
 from worldgymnast.weights import write_text
@@ -89,6 +90,8 @@ class Report:
         seeds: paired difference of each policy after, by name.
         gate: rates of the gate before RL (see `measure.gate`), and "fidelity".
         diagnosis: causes of wrong verdicts on imagined rollouts.
+        offline: what is known of a training without a real environment.
+        offline_notes: sentences about it.
     """
 
     title: str
@@ -108,6 +111,8 @@ class Report:
     seeds: Mapping[str, Difference] = field(default_factory=dict)
     gate: Mapping[str, Any] = field(default_factory=dict)
     diagnosis: DiagnosisView | None = None
+    offline: Sequence[Sheet] = ()
+    offline_notes: Sequence[str] = ()
 
 
 _UNKNOWN, _MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
@@ -183,6 +188,7 @@ def render(report: Report) -> str:
         dots=[dot_plot(report.table, width) for width in (860, 360)] if report.table else [],
         curves=[(curve, draw_curve(curve)) for curve in report.curves],
         gallery=[(pair, _video(pair.imagined, pair.fps), _video(pair.real, pair.fps)) for pair in report.gallery],
+        nothing_real=NOTHING_REAL,
         diagnosis=report.diagnosis,
         diagnosis_bars=[(bars, draw_bars(bars)) for bars in (report.diagnosis.bars if report.diagnosis else ())],
         diagnosis_curves=[

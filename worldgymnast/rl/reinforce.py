@@ -19,7 +19,7 @@ from typing import Annotated
 import numpy as np
 import torch
 
-from worldgymnast.configs import Between, Fraction, Positive, checked
+from worldgymnast.configs import Between, Executed, Fraction, Positive, checked
 from worldgymnast.errors import Paused
 from worldgymnast.evaluation.agreement import success_gap
 from worldgymnast.evaluation.guard import GuardConfig
@@ -35,6 +35,8 @@ from worldgymnast.rl.trainer import Trainer, TrainerConfig
 from worldgymnast.run import Run
 from worldgymnast.types import Metrics, Rollout
 
+WatchRollouts = Callable[[Sequence[Rollout]], Metrics]
+"""Measures the imagined rollouts of a step for the log; it changes nothing."""
 EvaluateStep = Callable[[int], "PairedRollouts | None"]
 """Evaluates the policy after that many updates, imagined and real, or returns None without a real environment."""
 
@@ -91,7 +93,8 @@ class ReinforceConfig(CollectConfig):
         temperature: sampling temperature, also used in the probability ratio.
         middle: share of starts taken from logged episodes shortly before they succeed.
         rows: most rollouts imagined in parallel.
-        horizon: actions per imagined rollout.
+        horizon: actions per imagined rollout; a multiple of the actions per look.
+        execute: actions to execute of each predicted chunk before the policy looks again; all by default.
         evaluate_every: steps between two evaluations; the first and the last step are always evaluated.
         keep_best: end with the weights chosen by `evaluation.keeping.choose`, possibly the untrained ones, instead of
             the last. Then the result is no worse where only imagined success rises.
@@ -108,6 +111,7 @@ class ReinforceConfig(CollectConfig):
     middle: Fraction = 0.25
     rows: Positive = 96
     horizon: Positive = 24
+    execute: Executed = None
     evaluate_every: Positive = 8
     keep_best: bool = True
     keep_evidence: Annotated[float, Between(1)] = EVIDENCE
@@ -137,6 +141,7 @@ def reinforce(
     audit: Judge | None = None,
     verify: Verify | None = None,
     start: Policy | None = None,
+    watch: WatchRollouts | None = None,
 ) -> tuple[Metrics, PairedRollouts | None]:
     """Train `policy` in place.
 
@@ -151,6 +156,7 @@ def reinforce(
         audit: independent judge that re-checks a sample of judged successes; gives no reward.
         verify: imagines judged successes again; required if `config.verify.futures` is above 0.
         start: an unchanging copy of `policy` as it is now; made if omitted.
+        watch: measures the imagined rollouts of every step, for the log.
 
     Returns:
         Metrics of the evaluation of the final weights, and the rollouts of the last evaluation.
@@ -169,6 +175,7 @@ def reinforce(
         evaluate,
         config,
         run,
+        watch,
     )
     loop.run_from(first)
     _warn_if_nothing_learned(run)
@@ -191,6 +198,7 @@ class _Loop:
     evaluate: EvaluateStep
     config: ReinforceConfig
     run: Run
+    watch: WatchRollouts | None = None
     metrics: Metrics = field(default_factory=dict)
     pairs: PairedRollouts | None = None
 
@@ -236,12 +244,14 @@ class _Loop:
         for later in range(step + 1, min(step + config.ahead, config.steps - 1) + 1):
             self.collector.begin(later, weights)
         collected = self.collector.finish(step, weights, anchors)
-        audited = self.guard.audit(step, [r for group in collected.groups for r in group.rollouts])
+        rollouts = [r for group in collected.groups for r in group.rollouts]
+        audited = self.guard.audit(step, rollouts)
+        watched = {} if self.watch is None else self.watch(rollouts)
         began = time.perf_counter()
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         metrics = trainer.update(collected.groups, generator, anchors)
         trainer.acting = weights if config.ahead else None
-        return metrics | collected.metrics() | {"seconds_update": time.perf_counter() - began} | audited
+        return metrics | collected.metrics() | {"seconds_update": time.perf_counter() - began} | audited | watched
 
     def finish(self) -> Metrics:
         """Give the policy its final weights, and return the metrics of their evaluation."""

@@ -13,7 +13,7 @@ from gymnasium.vector import VectorEnv
 from jaxtyping import Float
 from torch import Tensor
 
-from worldgymnast.errors import InputError
+from worldgymnast.errors import FieldError, InputError
 from worldgymnast.protocols import Actor
 from worldgymnast.types import IMAGE, ActionChunk, Observation, Rollout, RolloutGroup, Start, StartOrLayout, Verdict
 
@@ -46,6 +46,9 @@ def batches(
 ) -> Iterator[list[Rollout]]:
     """Yield one rollout per start, in the order of `starts`, `env.num_envs` at a time.
 
+    The environment decides how many actions of each chunk are executed: those of one of its steps. The policy is asked
+    again afterwards, and the rest of its chunk is discarded.
+
     Args:
         env: a vector environment of `envs.wrappers` or `envs.imagined`.
         policy: acts.
@@ -55,8 +58,10 @@ def batches(
         version: version of the weights, recorded in the rollouts.
 
     Raises:
-        InputError: the policy needs an input that the environment does not provide.
+        InputError: the policy needs an input that the environment does not provide, or predicts fewer actions than the
+            environment executes.
     """
+    executed = _executed(env, policy)
     space = env.single_observation_space
     provided = set(space.spaces) if isinstance(space, gym.spaces.Dict) else set()
     if missing := (policy.needs | set(policy.cameras)) - provided:
@@ -66,13 +71,26 @@ def batches(
         )
     for first in range(0, len(starts), env.num_envs):
         batch = list(starts[first : first + env.num_envs])
-        yield _run_batch(env, policy, batch, temperature, generator, version)
+        yield _run_batch(env, policy, batch, executed, temperature, generator, version)
+
+
+def _executed(env: VectorEnv[Any, Any, Any], policy: Actor) -> int:
+    """Return how many actions of each of the policy's chunks the environment executes."""
+    space = env.single_action_space
+    executed = space.shape[0] if space.shape is not None and len(space.shape) == 2 else policy.chunk
+    if executed > policy.chunk:
+        raise InputError(
+            f"environment: executes {executed} actions per look, but the policy predicts {policy.chunk}. Execute at "
+            f"most {policy.chunk}"
+        )
+    return executed
 
 
 def _run_batch(
     env: VectorEnv[Any, Any, Any],
     policy: Actor,
     starts: list[StartOrLayout],
+    executed: int,
     temperature: float,
     generator: torch.Generator,
     version: int,
@@ -86,7 +104,7 @@ def _run_batch(
     done = False
     while not done:
         obs = _observe(policy, observed, sentences, looks[0].images if looks else None)
-        chunk = policy.act(obs, temperature=temperature, generator=generator)
+        chunk = policy.act(obs, temperature=temperature, generator=generator).execute(executed)
         looks.append(obs)
         chunks.append(chunk)
         observed, _, terminated, truncated, info = env.step(chunk.actions.cpu().numpy())
@@ -167,6 +185,17 @@ def looks_until(success_look: int | None, looks: int) -> int:
     (3, 1, 8)
     """
     return looks if success_look is None else min(looks, max(1, success_look))
+
+
+def executed_per_look(policy: Actor, execute: int | None) -> int:
+    """Return the number of actions executed per look: the policy's chunk, or `execute` of it.
+
+    Raises:
+        FieldError: the policy predicts fewer actions.
+    """
+    if execute is not None and execute > policy.chunk:
+        raise FieldError("execute", f"found {execute}, expected at most the policy's chunk ({policy.chunk})")
+    return policy.chunk if execute is None else execute
 
 
 def group(rollouts: Sequence[Rollout], size: int) -> list[RolloutGroup]:

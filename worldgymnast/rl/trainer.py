@@ -231,7 +231,7 @@ class Trainer:
             obs, chunk, _ = stack([rollout])
             with torch.no_grad():
                 target = anchor.act(obs, temperature=chunk.temperature, generator=generator)
-            samples.append(_Sample(replace(rollout, chunks=target.cpu())))
+            samples.append(_Sample(replace(rollout, chunks=target.execute(chunk.actions.shape[1]).cpu())))
         return samples
 
     def _optimize(
@@ -272,7 +272,7 @@ class Trainer:
         shape = (len(batch), batch[0].rollout.looks)
         mask = token_mask(looks, shape[1])
         used = mask.flatten().nonzero()[:, 0]
-        recorded = chunk.logprobs.flatten(1) if chunk.logprobs.ndim > 1 else chunk.logprobs[:, None]
+        recorded = _acting(chunk.logprobs, self.policy.chunk, chunk.actions)
         obs, chunk = obs.rows(used), chunk.rows(used)
         fresh = _logprobs(self.policy, obs, chunk)
         used, recorded, mask = used.to(fresh.device), recorded.to(fresh.device), mask.to(fresh.device)
@@ -298,14 +298,33 @@ class Trainer:
         used = token_mask(looks, batch[0].rollout.looks).flatten().nonzero()[:, 0]
         obs, chunk = obs.rows(used), chunk.rows(used)
         fresh = _logprobs(self.policy, obs, chunk)
-        target = chunk.logprobs.to(fresh.device).reshape(fresh.shape)
+        target = _acting(chunk.logprobs, self.policy.chunk, chunk.actions).to(fresh.device).reshape(fresh.shape)
         kl = torch.where((fresh - target).abs() > _ROUNDING, divergence(target, fresh), 0.0).mean()
         return self.config.objective.hold * kl * len(batch) / total, {"kl_to_anchor": float(kl.detach())}
 
 
 def _logprobs(policy: Policy, obs: Observation, chunk: ActionChunk) -> Tensor:
-    """Return log-probabilities of the sampled tokens, [looks t]."""
-    logprobs = policy.logprobs(obs, chunk)
+    """Return log-probabilities of the sampled tokens that acted, [looks t]."""
+    return _acting(policy.logprobs(obs, chunk), policy.chunk, chunk.actions)
+
+
+def _acting(logprobs: Tensor, predicted: int, executed: Tensor) -> Tensor:
+    """Return the log-probabilities that get a gradient, [looks t].
+
+    The whole sample is always scored. Where only a part of each chunk was executed and the log-probabilities have an
+    axis of actions, [b k] or [b ... k a], those of the executed actions count. Any other shape, such as one number per
+    chunk [b], counts whole. Old and new log-probabilities are cut alike, so the ratio is 1 before the first update.
+
+    Args:
+        logprobs: of the whole sample, [b ...].
+        predicted: actions that the policy predicts per look, k.
+        executed: the executed actions [b n a].
+    """
+    count, width = executed.shape[1:]
+    if count < predicted and logprobs.ndim > 2 and tuple(logprobs.shape[-2:]) == (predicted, width):
+        logprobs = logprobs[..., :count, :]
+    elif count < predicted and logprobs.ndim == 2 and logprobs.shape[1] == predicted:
+        logprobs = logprobs[:, :count]
     return logprobs.flatten(1) if logprobs.ndim > 1 else logprobs[:, None]
 
 

@@ -23,7 +23,7 @@ from worldgymnast.envs.imagined import ImaginedVectorEnv
 from worldgymnast.progress import Progress
 from worldgymnast.protocols import Actor, Judge, WorldModel
 from worldgymnast.rl.judging import EnvironmentVerdicts, JudgeVerdicts
-from worldgymnast.rl.rollout import batches
+from worldgymnast.rl.rollout import batches, executed_per_look
 from worldgymnast.types import Rollout, RolloutGroup, Start, StartOrLayout, Verdict
 from worldgymnast.weights import identity
 
@@ -94,7 +94,7 @@ class Imagination:
     Attributes:
         world: the world model.
         judge: the judge.
-        chunk: actions per look.
+        chunk: actions executed per look.
         horizon: actions per rollout.
         every: decode only the last of each `every` frames, see `ImaginedVectorEnv`.
     """
@@ -110,9 +110,11 @@ class Imagination:
         require_members(self.judge, Judge, "judge")
 
     @classmethod
-    def of(cls, policy: Actor, world: WorldModel, judge: Judge, horizon: int) -> Imagination:
-        """Make an imagination with the action chunk of `policy`."""
-        return cls(world, judge, policy.chunk, horizon)
+    def of(
+        cls, policy: Actor, world: WorldModel, judge: Judge, horizon: int, execute: int | None = None
+    ) -> Imagination:
+        """Make an imagination for `policy`, which executes its whole chunks, or their first `execute` actions."""
+        return cls(world, judge, executed_per_look(policy, execute), horizon)
 
     def __call__(self, rows: int, generator: torch.Generator) -> VectorEnv[Any, Any, Any]:
         """Make an imagined environment of `rows` rows."""

@@ -9,8 +9,8 @@ from typing import Annotated, ClassVar
 import numpy as np
 import tyro
 
-from worldgymnast.cli.checks import check_frame_size, check_in_distribution, check_same_actions
-from worldgymnast.cli.command import NO_PREFIX, DatasetCommand, DeviceCommand, OptionalPath, print_written
+from worldgymnast.cli.checks import check_frame_size, check_in_distribution, check_same_actions, check_same_rate
+from worldgymnast.cli.command import NO_PREFIX, DeviceCommand, LabelledCommand, OptionalPath, print_written
 from worldgymnast.cli.environment import HIDDEN_HORIZON, check_policy, check_spelling, check_tasks, fitted, is_metaworld
 from worldgymnast.cli.inputs import open_ledger, read
 from worldgymnast.cli.origins import check_same_cameras
@@ -38,7 +38,8 @@ from worldgymnast.registry import (
 from worldgymnast.report import tables
 from worldgymnast.rl.objective import ObjectiveConfig
 from worldgymnast.rl.reinforce import ReinforceConfig
-from worldgymnast.rl.starts import EpisodeStarts, PhotographedStarts
+from worldgymnast.rl.rollout import executed_per_look
+from worldgymnast.rl.starts import EpisodeStarts, FixedStarts, PhotographedStarts
 from worldgymnast.run import is_finished
 from worldgymnast.surrogates.imagination import Imagination
 from worldgymnast.types import Layout, Start
@@ -48,7 +49,7 @@ _REAL_SCORING = ("evaluate_every", "keep_best", "keep_evidence", "trust")
 
 
 @checked(kw_only=True)
-class Adapt(DeviceCommand, DatasetCommand):
+class Adapt(DeviceCommand, LabelledCommand):
     """Finetune a policy for one scene, from one frame and one instruction.
 
     Attributes:
@@ -118,7 +119,8 @@ class Adapt(DeviceCommand, DatasetCommand):
         check_same_actions(files["policy"], policy.action_spec, files["world"], world.action_spec)
         check_same_cameras(*files.values(), requested=self.image_key)
         env = with_horizon(fitted(self.env, self.given_flags, world.frame_size), self.config.rl.horizon)
-        if self.layout is not None or self.real or not self.data:
+        is_suite = is_metaworld(policy.action_spec)
+        if self.layout is not None or self.real or (is_suite and not self.data):
             check_policy(files["policy"], policy, env)
         start = self._start(env, world.frame_size[0])
         robot = environment(env)
@@ -128,21 +130,27 @@ class Adapt(DeviceCommand, DatasetCommand):
             check(judge, [(start.task, start.instruction)])
         known_instructions: tuple[str, ...] = ()
         if self.data:
-            episodes = read(self.data, world.frame_size[0], self.cameras, self.fps)
+            episodes = read(self.data, world.frame_size[0], self.cameras, self.fps, labels=self.labels)
             refuse_starters(given, self.data[0], episodes.spec)
             refuse_other_robot(files["policy"], policy.action_spec, self.data[0], episodes.spec)
             check_frame_size(world.frame_size, episodes.size, "data convert SOURCE TARGET --size")
+            check_same_rate(self.data[0], episodes.fps, files["world"], world.fps, is_data=True)
             known_instructions = tuple(episodes.instruction)
             others: StartSampler = EpisodeStarts(episodes, sorted(set(episodes.task)), 0.0)
             sample = others(np.random.default_rng(self.config.rl.seed), self.others * len(set(episodes.task)))
             known = measured = [start for start in sample if isinstance(start, Start)]
+        elif not is_suite:
+            if self.config.replay:
+                raise InputError("--replay: --data is missing. Give data sets of other scenes, or --replay 0")
+            print("--data: omitted, so the frame is not compared with the training data, and forgetting not measured")
+            others, known, measured = FixedStarts([start]), list[Start](), list[Start]()
         else:
             first = QuickstartConfig().photograph_layout
             others = PhotographedStarts(robot, self.photographs, first)
             known, measured = others.photographs, list[Start]()
             if self.others:
                 measured = PhotographedStarts(robot, self.others, first + self.photographs).photographs
-        imagination = Imagination.of(policy, world, judge, self.config.rl.horizon)
+        imagination = Imagination.of(policy, world, judge, self.config.rl.horizon, self.config.rl.execute)
         flags = ("--frame" if self.frame else "--layout", "--instruction")
         check_in_distribution(world, [start], known, flags, self.anyway, known_instructions)
         after = adapt(policy, imagination, start, others, self.out, self.config)
@@ -166,7 +174,9 @@ class Adapt(DeviceCommand, DatasetCommand):
 
     def _print_real_success(self, robot: RealEnvironment, scene: Layout, before: Policy, after: Policy) -> None:
         """Print the real success of both policies in the scene."""
-        env = robot.vector(2, before.chunk, horizon=robot.horizon, keyframes_only=True)
+        env = robot.vector(
+            2, executed_per_look(before, self.config.rl.execute), horizon=robot.horizon, keyframes_only=True
+        )
         layouts, temperature = [scene] * self.config.trials, self.config.rl.temperature
         rates = list[Rate]()
         try:
@@ -183,6 +193,6 @@ class Adapt(DeviceCommand, DatasetCommand):
             return print_training(self.out)
         after = self.out / "policy.safetensors"
         policies = {"before": Contender(before), "after": Contender(after)}
-        score = ScoreConfig(per_task=self.real)
+        score = ScoreConfig(per_task=self.real, execute=self.config.rl.execute)
         print_results(self.out, evaluate(self.out / "evaluation.json", policies, robot, score, self.device))
         return print_written(after)

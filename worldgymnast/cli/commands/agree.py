@@ -12,7 +12,14 @@ from tyro.conf import Positional
 
 from worldgymnast.cli.checks import check_frames, check_same_actions
 from worldgymnast.cli.command import NO_PREFIX, EvaluationCommand, OptionalPath, print_written
-from worldgymnast.cli.environment import HIDDEN_HORIZON, check_policy, check_tasks, fitted, simulated
+from worldgymnast.cli.environment import (
+    HIDDEN_HORIZON,
+    check_policy,
+    check_tasks,
+    fitted,
+    require_environment,
+    simulated,
+)
 from worldgymnast.cli.inputs import open_ledger
 from worldgymnast.cli.origins import check_same_cameras
 from worldgymnast.cli.starters import component_files, refuse_starters, refuse_unknown_tasks, spec_in
@@ -45,6 +52,7 @@ from worldgymnast.report.agree import agreement_sheets, scatter, success_rates
 from worldgymnast.report.diagnosis import closed_loop_sheet, plain_loops
 from worldgymnast.report.powered import policies_sheet
 from worldgymnast.report.world import Sheet, page
+from worldgymnast.rl.rollout import executed_per_look
 from worldgymnast.run import Run
 from worldgymnast.surrogates.imagination import Imagination, Surrogate
 from worldgymnast.surrogates.simulation import Simulation
@@ -52,6 +60,10 @@ from worldgymnast.weights import identity, write_bytes, write_text
 
 _WORLD = "world"
 """Place of the outcomes of the world model."""
+_INSTEAD = (
+    "agreement is a correlation with real outcomes, so it cannot be measured. diagnose DATA compares world model and "
+    "judge with recorded episodes"
+)
 MIN_TRAININGS = 12
 """Independent trainings below which a correlation says little."""
 
@@ -117,6 +129,7 @@ class Agree(EvaluationCommand):
             raise InputError(f"{path}: has the same weights as {other}. Give each policy once")
         for path, policy in loaded.items():
             check_same_actions(Path(path), policy.action_spec, files["world"], world.action_spec)
+            require_environment("agree", Path(path), policy.action_spec, self.given_flags, _INSTEAD)
             check_policy(Path(path), policy, env)
         check_same_cameras(*files.values(), *self.policies)
         first = next(iter(loaded.values()))
@@ -126,11 +139,12 @@ class Agree(EvaluationCommand):
                     f"{path}: chunk is {policy.chunk}, but {first.chunk} in {self.policies[0]}. Give policies with one "
                     "chunk size"
                 )
-        imagination = Imagination.of(first, world, judge, max(self.config.lengths))
+        imagination = Imagination.of(first, world, judge, max(self.config.lengths), self.config.execute)
         surrogates: dict[str, Surrogate] = {_WORLD: imagination}
         if self.beside:
             simulator = replace(self.simulator, env=simulated(env, "--beside"))
-            surrogates["simulator"] = Simulation(simulator, first.chunk, self.config.workers)
+            executed = executed_per_look(first, self.config.execute)
+            surrogates["simulator"] = Simulation(simulator, executed, self.config.workers)
         inputs = {name: surrogate.inputs() for name, surrogate in surrogates.items()}
         inputs |= {"policies": {path: identity(policy) for path, policy in loaded.items()}}
         with Run(self.out, to_dict(self.config) | {"env": environment_dict(self.env), "inputs": inputs}) as run:

@@ -7,16 +7,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-from worldgymnast.cli.command import NO_PREFIX, Command, DatasetCommand, DeviceCommand, OptionalPath
+from worldgymnast.cli.checks import check_same_rate
+from worldgymnast.cli.command import NO_PREFIX, Command, DeviceCommand, LabelledCommand, OptionalPath
 from worldgymnast.cli.commands.train import episodes_to_imitate
 from worldgymnast.cli.data_defaults import horizon_of
-from worldgymnast.cli.environment import HIDDEN_HORIZON, check_policy, check_tasks, has_environment, simulated
-from worldgymnast.cli.inputs import load_components, open_ledger, read
+from worldgymnast.cli.environment import (
+    HIDDEN_HORIZON,
+    check_policy,
+    check_tasks,
+    has_real_environment,
+    is_metaworld,
+    names_environment,
+    simulated,
+)
+from worldgymnast.cli.inputs import load_components, open_ledger, read_each
+from worldgymnast.cli.offline import announce, comparable, measure, split_references
 from worldgymnast.cli.origins import check_same_cameras
 from worldgymnast.cli.results import print_training
 from worldgymnast.cli.starters import component_files, refuse_starters, refuse_unknown_tasks
 from worldgymnast.configs import Between, Positive, checked
 from worldgymnast.envs.simulator import SimulatorConfig
+from worldgymnast.episodes.windows import concatenate
 from worldgymnast.measure.real import Scorer, ScoringConfig
 from worldgymnast.protocols import StartSampler
 from worldgymnast.recipes.finetune import FinetuneConfig, finetune
@@ -25,6 +36,7 @@ from worldgymnast.recipes.quickstart import QuickstartConfig
 from worldgymnast.recipes.reproduce import Recipe
 from worldgymnast.registry import DEFAULT_ENVIRONMENT, EnvironmentConfig, environment, load_policy
 from worldgymnast.rl.reinforce import ReinforceConfig
+from worldgymnast.rl.rollout import executed_per_look
 from worldgymnast.rl.starts import EpisodeStarts, FixedStarts, ParaphrasedStarts, PhotographedStarts
 from worldgymnast.surrogates.imagination import Imagination
 from worldgymnast.surrogates.simulation import Simulation
@@ -32,7 +44,7 @@ from worldgymnast.training.policy import PolicyTraining, select_demonstrations
 
 
 @checked(kw_only=True)
-class IterSft(DeviceCommand, DatasetCommand):
+class IterSft(DeviceCommand, LabelledCommand):
     """Baseline: imitate imagined successes together with demonstrations, round by round.
 
     Attributes:
@@ -45,7 +57,7 @@ class IterSft(DeviceCommand, DatasetCommand):
         photographs: new layouts per task to photograph as starts; for another robot, its first frames are starts.
         env: real environment of photographs and scoring.
         scoring: real scoring before the first round and after each.
-        unscored: train without real scoring; the result is that of the first round.
+        unscored: train without real scoring; the result is that of the last round.
         out: run folder.
     """
 
@@ -68,28 +80,39 @@ class IterSft(DeviceCommand, DatasetCommand):
         self.prepare()
         given = {"policy": self.policy, "world": self.world, "judge": self.judge}
         files, config = component_files(**given), self.config
-        is_real = has_environment(self.env, load_policy(files["policy"]), self.unscored)
-        ledger = open_ledger(self.out)
-        components = load_components(files, self.device, ledger, self.env if is_real else None, self.given_flags)
+        spec = load_policy(files["policy"]).action_spec
+        is_scored = has_real_environment(spec, self.given_flags, is_unscored=self.unscored)
+        takes_photographs = is_scored or is_metaworld(spec) or names_environment(self.given_flags)
+        if not is_scored:
+            announce(self.given_flags, self.unscored)
+        used = self.env if takes_photographs else None
+        components = load_components(files, self.device, open_ledger(self.out), used, self.given_flags)
         env = components.env or self.env
         policy, world, judge = components.policy, components.world, components.judge
         check_same_cameras(*files.values(), requested=self.image_key)
-        if is_real:
+        if takes_photographs:
             refuse_unknown_tasks(self.judge, environment(env).tasks)
-        episodes = read(self.data, world.frame_size[0], self.cameras, self.fps)
+        sets = read_each(self.data, world.frame_size[0], cameras=self.cameras, fps=self.fps, labels=self.labels)
+        episodes, references = concatenate(sets), None
+        if not is_scored:
+            episodes, references = split_references(sets, None, None, files)
         refuse_starters(given, self.data[0], episodes.spec)
+        check_same_rate(self.data[0], episodes.fps, files["world"], world.fps, is_data=True)
         episodes, training = episodes_to_imitate(episodes, PolicyTraining(demonstrations=self.demonstrations))
         demos = select_demonstrations(episodes, training.demonstrations)
-        if is_real:
+        if takes_photographs:
             first = QuickstartConfig().photograph_layout
             starts: StartSampler = PhotographedStarts(environment(env), self.photographs, first)
         else:
             starts = EpisodeStarts(demos, sorted(set(demos.task)), 0.0)
-            horizon = horizon_of(config.horizon, "--horizon", components, self.given_flags, demos)
+            horizon = horizon_of(config.horizon, "--horizon", components, self.given_flags, demos, config.execute)
             config = replace(config, horizon=horizon)
-        imagination = Imagination.of(policy, world, judge, config.horizon)
-        scorer = None if self.unscored else Scorer(environment(env), self.scoring)
-        iter_sft(policy, imagination, starts, demos, self.out, config, scorer, self.device)
+        imagination = Imagination.of(policy, world, judge, config.horizon, config.execute)
+        scorer = Scorer(environment(env), self.scoring) if is_scored else None
+        trained = iter_sft(policy, imagination, starts, demos, self.out, config, scorer, self.device)
+        if not is_scored:
+            references = comparable(references, world.action_spec)
+            measure(self.out, (policy, trained), imagination, starts, (), references, config)
         return print_training(self.out)
 
 
@@ -140,6 +163,7 @@ class RlSimulator(DeviceCommand):
         robot, scoring = environment(env), self.config.scoring
         layouts = FixedStarts(robot.layouts(self.layouts, QuickstartConfig().photograph_layout))
         starts = ParaphrasedStarts(layouts, robot.instructions)
-        simulation = Simulation(replace(self.simulator, env=env), policy.chunk, scoring.workers, self.dense)
+        executed = executed_per_look(policy, self.config.rl.execute)
+        simulation = Simulation(replace(self.simulator, env=env), executed, scoring.workers, self.dense)
         finetune(policy, simulation, starts, self.out, self.config.rl, Scorer(robot, scoring))
         return print_training(self.out)

@@ -8,6 +8,7 @@ from typing import Annotated
 from tyro.conf import Positional
 
 from worldgymnast.cli.command import NO_PREFIX, DeviceCommand, OptionalPath
+from worldgymnast.cli.environment import require_environment
 from worldgymnast.cli.inputs import load_components, open_ledger
 from worldgymnast.cli.origins import check_same_cameras
 from worldgymnast.cli.results import print_results
@@ -15,10 +16,21 @@ from worldgymnast.cli.starters import component_files, refuse_unknown_tasks
 from worldgymnast.configs import checked
 from worldgymnast.measure.planning import evaluate_planning
 from worldgymnast.measure.real import ScoreConfig
-from worldgymnast.registry import DEFAULT_ENVIRONMENT, EnvironmentConfig, environment, environment_dict, to_dict
+from worldgymnast.registry import (
+    DEFAULT_ENVIRONMENT,
+    EnvironmentConfig,
+    environment,
+    environment_dict,
+    load_policy,
+    to_dict,
+)
 from worldgymnast.rl.best_of import BestOf, BestOfConfig
 from worldgymnast.run import Run
 from worldgymnast.weights import identity
+
+_INSTEAD = (
+    "planning is compared on real layouts, so nothing can be measured. In Python, rl.best_of.BestOf plans on any robot"
+)
 
 
 @checked(kw_only=True)
@@ -49,6 +61,8 @@ class BestOfN(DeviceCommand):
         """Evaluate both, print table and time, and write the report."""
         self.prepare()
         files = component_files(policy=self.policy, world=self.world, judge=self.judge)
+        spec = load_policy(self.policy).action_spec
+        require_environment("best-of", self.policy, spec, self.given_flags, _INSTEAD)
         loaded = load_components(files, self.device, open_ledger(self.out), self.env, self.given_flags)
         env = loaded.env or self.env
         check_same_cameras(*files.values())

@@ -11,10 +11,10 @@ from typing import Annotated, Any
 from tyro.conf import Positional
 
 from worldgymnast.actions import converter
-from worldgymnast.cli.checks import check_frame_size, require_labels, require_writable
+from worldgymnast.cli.checks import check_frame_size, check_same_rate, require_labels, require_writable
 from worldgymnast.cli.command import (
-    DatasetCommand,
     DeviceCommand,
+    LabelledCommand,
     OptionalPath,
     OptionalPositive,
     file_suffix,
@@ -59,7 +59,7 @@ def load_judge_with_ledger(path: Path, device: str) -> Judge:
 
 
 @checked(kw_only=True)
-class JudgeEvaluationCommand(DeviceCommand, DatasetCommand):
+class JudgeEvaluationCommand(DeviceCommand, LabelledCommand):
     """A command that asks judges about real rollouts and imagined replays.
 
     Attributes:
@@ -99,13 +99,20 @@ class JudgeEvaluationCommand(DeviceCommand, DatasetCommand):
         world = None if self.world is None else load_world(self.world, self.device)
         check_same_cameras(self.world, *judges, requested=self.image_key)
         episodes = read(
-            self.data, size_of(self.world), self.cameras or cameras_of(self.world), self.fps, fps_of(self.world)
+            self.data,
+            size_of(self.world),
+            self.cameras or cameras_of(self.world),
+            self.fps,
+            fps_of(self.world),
+            self.labels,
         )
         require_labels(self.data, episodes)
         horizon = self.horizon or default_horizon(episodes.spec)
         real = episodes.select(episodes.labelled) if horizon is None else truncate_labeled(episodes, horizon)
         if world is not None:
             check_frame_size(world.frame_size, episodes.size, "data convert SOURCE TARGET --size")
+            if self.world is not None:
+                check_same_rate(self.data[0], episodes.fps, self.world, world.fps, is_data=True)
             converter(episodes.spec, world.action_spec)
         if skipped := len(episodes) - len(real):
             print(f"{skipped} of {len(episodes)} episodes have no label and are skipped")

@@ -9,26 +9,27 @@ import numpy as np
 import tyro
 from tyro.conf import Positional
 
-from worldgymnast.cli.checks import check_frame_size, check_same_actions, require_writable
+from worldgymnast.cli.checks import check_frame_size, check_same_actions, check_same_rate, require_writable
 from worldgymnast.cli.command import (
     REPORT,
     Command,
-    DatasetCommand,
     DeviceCommand,
     EvaluationCommand,
+    HeldOut,
+    LabelledCommand,
     OptionalPath,
     OptionalPositive,
     file_suffix,
     print_written,
 )
 from worldgymnast.cli.data_defaults import frames_for, rate_of
-from worldgymnast.cli.environment import check_policy, check_tasks, default_horizon, fitted
-from worldgymnast.cli.inputs import hold_out, load_components, open_ledger, read
+from worldgymnast.cli.environment import check_policy, check_tasks, default_horizon, fitted, require_environment
+from worldgymnast.cli.inputs import choose_held_out, load_components, open_ledger, read_each
 from worldgymnast.cli.origins import cameras_of, check_same_cameras, fps_of, size_in
 from worldgymnast.cli.results import print_results
 from worldgymnast.cli.starters import component_files, refuse_unknown_tasks
 from worldgymnast.configs import Count, Positive, Seed, Seeds, checked
-from worldgymnast.episodes.windows import EpisodeSet
+from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.errors import InputError
 from worldgymnast.evaluation.perceptual import lpips_distance
 from worldgymnast.evaluation.uncertainty import JitterConfig
@@ -52,9 +53,15 @@ from worldgymnast.report.markdown import markdown
 from worldgymnast.report.report import write
 from worldgymnast.report.world import markdown as world_markdown
 from worldgymnast.report.world import sheets
+from worldgymnast.rl.rollout import executed_per_look
 from worldgymnast.run import Run
 from worldgymnast.video import contact_sheet, png
 from worldgymnast.weights import identity, load_weights, to_json, weights_hash, write_bytes, write_text
+
+_INSTEAD = (
+    "run both policies on the robot, label the episodes, and compare the counts (docs/no-robot.md); or let the report "
+    "of rl show what is known"
+)
 
 
 @checked(kw_only=True)
@@ -86,12 +93,10 @@ class Evaluate(EvaluationCommand):
         self.prepare()
         policies = {"before": self.before, "after": self.after}
         loaded = {path: load_policy(path) for path in policies.values()}
-        env = fitted(
-            self.env,
-            self.given_flags,
-            size_in(self.world) or size_in(self.after) or size_in(self.before),
-            loaded[self.after].chunk,
-        )
+        for path, policy in loaded.items():
+            require_environment("evaluate", path, policy.action_spec, self.given_flags, _INSTEAD)
+        size = size_in(self.world) or size_in(self.after) or size_in(self.before)
+        env = fitted(self.env, self.given_flags, size, executed_per_look(loaded[self.after], self.score.execute))
         for path, policy in loaded.items():
             check_policy(path, policy, env)
         check_tasks(env)
@@ -121,14 +126,14 @@ class Evaluate(EvaluationCommand):
 
 
 @checked(kw_only=True)
-class EvalWorld(DeviceCommand, DatasetCommand):
+class EvalWorld(DeviceCommand, LabelledCommand):
     """Measure a world model: fidelity, action-following, drift and, with a judge, outcomes.
 
     Attributes:
         world: world-model file.
         judge: judge file; outcomes are not measured if omitted.
         data: data sets that neither was trained on; outcomes need labelled ones.
-        held_out: use only the episodes that train-world or distill held out with this number per task.
+        held_out: use only the episodes that train-world or distill held out with this number per task, or "auto".
         trained: with --held-out, use the training episodes instead.
         starts: start frames per episode, evenly spaced.
         length: frames to imagine from each start; default 2.25 seconds (30 frames in Meta-World).
@@ -147,7 +152,7 @@ class EvalWorld(DeviceCommand, DatasetCommand):
     world: Positional[Path]
     judge: OptionalPath = None
     data: tuple[Path, ...]
-    held_out: Count = 0
+    held_out: HeldOut = None
     trained: bool = False
     starts: Positive = 1
     length: OptionalPositive = None
@@ -163,7 +168,7 @@ class EvalWorld(DeviceCommand, DatasetCommand):
 
     def __post_init__(self) -> None:
         if self.trained and not self.held_out:
-            raise InputError("--trained: --held-out is missing. Give the same number as in training")
+            raise InputError("--trained: --held-out is missing. Give the same as in training")
 
     def __call__(self) -> int:
         """Measure, and print each table as soon as possible."""
@@ -172,12 +177,17 @@ class EvalWorld(DeviceCommand, DatasetCommand):
         world = load_world(self.world, self.device)
         judge = None if self.judge is None else load_judge(self.judge, self.device)
         check_same_cameras(self.world, self.judge, requested=self.image_key)
-        episodes = read(
-            self.data, world.frame_size[0], self.cameras or cameras_of(self.world), self.fps, fps_of(self.world)
+        sets = read_each(
+            self.data,
+            world.frame_size[0],
+            cameras=self.cameras or cameras_of(self.world),
+            fps=self.fps,
+            assumed_fps=fps_of(self.world),
+            labels=self.labels,
         )
+        episodes = concatenate(choose_held_out(self.data, sets, self.held_out, self.trained))
         check_frame_size(world.frame_size, episodes.size, "data convert SOURCE TARGET --size")
-        if self.held_out:
-            episodes = hold_out(episodes, self.held_out)[0 if self.trained else 1]
+        check_same_rate(self.data[0], episodes.fps, self.world, world.fps, is_data=True)
         rate = rate_of(episodes)
         results: dict[str, Any] = {}
 

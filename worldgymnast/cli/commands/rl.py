@@ -9,17 +9,25 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 
-from worldgymnast.cli.checks import check_in_distribution
-from worldgymnast.cli.command import NO_PREFIX, Command, DatasetCommand, DeviceCommand, OptionalPath
+from worldgymnast.cli.checks import check_in_distribution, check_same_rate
+from worldgymnast.cli.command import NO_PREFIX, Command, DeviceCommand, HeldOut, LabelledCommand, OptionalPath
 from worldgymnast.cli.data_defaults import horizon_of
-from worldgymnast.cli.environment import HIDDEN_HORIZON, has_environment, is_metaworld, robot_of_all_tasks, task_horizon
-from worldgymnast.cli.inputs import Components, load_components, open_ledger, read
+from worldgymnast.cli.environment import (
+    HIDDEN_HORIZON,
+    has_real_environment,
+    is_metaworld,
+    names_environment,
+    robot_of_all_tasks,
+    task_horizon,
+)
+from worldgymnast.cli.inputs import Components, load_components, open_ledger, read_each
+from worldgymnast.cli.offline import announce, comparable, measure, split_references, support_of
 from worldgymnast.cli.origins import check_same_cameras
 from worldgymnast.cli.results import print_training
 from worldgymnast.cli.starters import component_files, refuse_other_robot, refuse_starters, refuse_unknown_tasks
 from worldgymnast.configs import Positive, checked
 from worldgymnast.episodes.starts import read_starts
-from worldgymnast.episodes.windows import EpisodeSet
+from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.errors import InputError
 from worldgymnast.judges.combined import check
 from worldgymnast.measure.real import Scorer
@@ -28,6 +36,7 @@ from worldgymnast.recipes.finetune import FinetuneConfig, finetune
 from worldgymnast.recipes.quickstart import QuickstartConfig
 from worldgymnast.recipes.reproduce import Recipe
 from worldgymnast.registry import DEFAULT_ENVIRONMENT, EnvironmentConfig, environment, load_judge, load_policy
+from worldgymnast.rl.rollout import executed_per_look
 from worldgymnast.rl.starts import EpisodeStarts, FixedStarts, MixedStarts, PhotographedStarts
 from worldgymnast.run import is_finished
 from worldgymnast.surrogates.imagination import Imagination
@@ -40,7 +49,7 @@ _EPISODES = 60
 
 
 @checked(kw_only=True)
-class Rl(DeviceCommand, DatasetCommand):
+class Rl(DeviceCommand, LabelledCommand):
     """Finetune a policy by reinforcement learning inside a world model.
 
     Attributes:
@@ -50,12 +59,16 @@ class Rl(DeviceCommand, DatasetCommand):
         judge: judge file, weights or a description (.json); the starter judge if omitted.
         audit: file of a second judge, which gives no reward but re-checks judged successes.
         data: data sets whose frames are starts.
+        held_out: episodes per task of --data that world model and judge were not trained on (train-world --held-out).
+            They measure both, and are no starts. Default: as recorded in the world model's file.
+        test: data sets that no component was trained on, to measure world model and judge on instead.
         starts: folders of start pictures (NAME.png with NAME.json). With --data, half of the starts are from each;
             without both, starts are photographs of new layouts.
         crop: crop pictures that are not square to their central square.
         anyway: continue with out-of-distribution pictures or instructions.
         photographs: new layouts per task to photograph as starts.
-        env: real environment of photographs and scoring.
+        env: real environment of photographs and scoring. Without it, starts from --data or --starts are not scored for
+            real; the report then shows what can be known.
         unscored: train without real scoring; the result is the last step.
         out: run folder; runs/rl-PRESET if omitted.
     """
@@ -71,6 +84,8 @@ class Rl(DeviceCommand, DatasetCommand):
     judge: OptionalPath = None
     audit: OptionalPath = None
     data: tuple[Path, ...] = ()
+    held_out: HeldOut = None
+    test: tuple[Path, ...] = ()
     starts: tuple[Path, ...] = ()
     crop: bool = False
     anyway: bool = False
@@ -82,45 +97,88 @@ class Rl(DeviceCommand, DatasetCommand):
         """See `Command.from_preset`."""
         return cls(config=recipe.finetune, env=recipe.env, out=Path("runs") / f"rl-{name}")
 
+    def __post_init__(self) -> None:
+        if (self.test or self.held_out) and not self.data:
+            raise InputError("--test, --held-out: --data is missing. Give the data that the components were trained on")
+        if self.test and self.held_out:
+            raise InputError("--test, --held-out: both are given. Give one of them")
+
     def __call__(self) -> int:
         """Train and write the report."""
         self.prepare()
         given = {"policy": self.policy, "world": self.world, "judge": self.judge}
         files, ledger = component_files(**given), open_ledger(self.out)
-        is_real = has_environment(self.env, load_policy(files["policy"]), self.unscored)
-        is_suite = is_real and is_metaworld(environment(self.env).action_spec)
-        if not (is_real or self.data or self.starts):
+        spec = load_policy(files["policy"]).action_spec
+        has_own_starts = bool(self.data or self.starts)
+        is_scored = has_real_environment(
+            spec, self.given_flags, is_unscored=self.unscored, has_own_starts=has_own_starts
+        )
+        takes_photographs = not self.data and (is_metaworld(spec) or names_environment(self.given_flags))
+        if not (is_scored or takes_photographs or has_own_starts):
             raise InputError(
                 f"--data, --starts: both omitted, but photographs of Meta-World are no starts for {files['policy']}, a "
                 "policy of another robot. Add --data, or --starts with pictures, or its environment with --env"
             )
-        components = load_components(files, self.device, ledger, self.env if is_real else None, self.given_flags)
+        if not is_scored:
+            announce(self.given_flags, self.unscored)
+        env = self.env if is_scored or takes_photographs else None
+        components = load_components(files, self.device, ledger, env, self.given_flags)
         audit = load_judge(self.audit, self.device, ledger) if self.audit else None
         check_same_cameras(*files.values(), self.audit, requested=self.image_key)
         robot = environment(components.env) if components.env is not None else None
-        if is_suite and robot is not None:
-            refuse_unknown_tasks(self.judge, robot.tasks)
         size = components.world.frame_size[0]
-        episodes = read(self.data, size, self.cameras, self.fps) if self.data else None
-        if episodes is not None:
-            refuse_starters(given, self.data[0], episodes.spec)
-            refuse_other_robot(files["policy"], components.policy.action_spec, self.data[0], episodes.spec)
+        sets = self._read(self.data, size)
+        episodes, references = None, None
+        if sets:
+            refuse_starters(given, self.data[0], sets[0].spec)
+            refuse_other_robot(files["policy"], components.policy.action_spec, self.data[0], sets[0].spec)
+            check_same_rate(self.data[0], sets[0].fps, files["world"], components.world.fps, is_data=True)
+            test = self._read(self.test, size)
+            episodes, references = split_references(sets, concatenate(test) if test else None, self.held_out, files)
+        if is_metaworld(spec):
+            recorded = () if episodes is None else sorted(set(episodes.task))
+            refuse_unknown_tasks(self.judge, recorded if robot is None else robot.tasks)
         rl = self.config.rl
-        rl = replace(rl, horizon=horizon_of(rl.horizon, "--rl.horizon", components, self.given_flags, episodes))
-        if robot is not None and episodes is None and not (is_suite or "--rl.horizon" in self.given_flags):
-            rl = replace(rl, horizon=task_horizon(robot, components.policy.chunk))
+        rl = replace(rl, horizon=self._horizon(components, robot, episodes))
         if not is_finished(self.out):
-            tasks = _instructions_by_task(robot, episodes)
+            named = _instructions_by_task(robot, episodes)
             for judge in filter(None, (components.judge, audit)):
-                check(judge, tasks)
-        starts = self._starts(robot, components, episodes)
-        imagination = Imagination.of(components.policy, components.world, components.judge, rl.horizon)
-        scorer = None if self.unscored or robot is None else Scorer(robot, self.config.scoring)
-        finetune(components.policy, imagination, starts, self.out, rl, scorer, audit)
+                check(judge, named)
+        pictures = [start for folder in self.starts for start in read_starts(folder, size, self.crop)]
+        starts = self._starts(robot, components, episodes, pictures, is_scored)
+        imagination = Imagination.of(components.policy, components.world, components.judge, rl.horizon, rl.execute)
+        if is_scored and robot is not None:
+            scorer = Scorer(robot, self.config.scoring)
+            finetune(components.policy, imagination, starts, self.out, rl, scorer, audit)
+        else:
+            references = comparable(references, components.world.action_spec)
+            support = support_of(references, imagination)
+            result = finetune(components.policy, imagination, starts, self.out, rl, None, audit, support=support)
+            policies = components.policy, result.policy
+            measure(self.out, policies, imagination, starts, pictures, references, rl)
         return print_training(self.out)
 
+    def _horizon(self, components: Components, robot: RealEnvironment | None, episodes: EpisodeSet | None) -> int:
+        """Return the actions per rollout: of the flag, the environment, the data, or the preset."""
+        rl, flag = self.config.rl, "--rl.horizon"
+        of_environment = robot is not None and episodes is None and flag not in self.given_flags
+        if robot is not None and of_environment and not is_metaworld(robot.action_spec):
+            return task_horizon(robot, executed_per_look(components.policy, rl.execute))
+        return horizon_of(rl.horizon, flag, components, self.given_flags, episodes, rl.execute)
+
+    def _read(self, paths: Sequence[Path], size: int) -> list[EpisodeSet]:
+        """Read data sets; none for no path."""
+        if not paths:
+            return []
+        return read_each(paths, size, cameras=self.cameras, fps=self.fps, labels=self.labels)
+
     def _starts(
-        self, robot: RealEnvironment | None, components: Components, episodes: EpisodeSet | None
+        self,
+        robot: RealEnvironment | None,
+        components: Components,
+        episodes: EpisodeSet | None,
+        pictures: Sequence[Start],
+        is_scored: bool,
     ) -> StartSampler:
         """Make the start sampler that the flags describe."""
         samplers: list[StartSampler] = []
@@ -128,16 +186,11 @@ class Rl(DeviceCommand, DatasetCommand):
             recorded = sorted(set(episodes.task))
             tasks = [task for task in (robot.tasks if robot is not None else ()) if task in recorded] or recorded
             samplers.append(EpisodeStarts(episodes, tasks, self.config.rl.middle))
-        if self.starts:
-            pictures = [
-                start
-                for folder in self.starts
-                for start in read_starts(folder, components.world.frame_size[0], self.crop)
-            ]
+        if pictures:
             if not is_finished(self.out):
                 self._check_pictures(pictures, robot, components, episodes)
-            scored = {start.task for start in pictures} if robot is None else set(robot.tasks)
-            unscored = sorted({start.task for start in pictures} - scored)
+            shown = {start.task for start in pictures}
+            unscored = sorted(shown - set(robot.tasks)) if is_scored and robot is not None else []
             if unscored:
                 print(f"--starts: {', '.join(unscored)}: trained but not scored, since not in --env.tasks")
             samplers.append(FixedStarts(pictures))
@@ -155,7 +208,7 @@ class Rl(DeviceCommand, DatasetCommand):
     ) -> None:
         """Check the pictures against the judge and the training data."""
         check(components.judge, [(start.task, start.instruction) for start in pictures])
-        if robot is not None:
+        if robot is not None and episodes is None:
             first = QuickstartConfig().photograph_layout
             suite = robot_of_all_tasks(robot, components.env)
             known: Sequence[Start] = PhotographedStarts(suite, _PHOTOGRAPHS, first).photographs
@@ -163,7 +216,7 @@ class Rl(DeviceCommand, DatasetCommand):
             known = _first_frames(episodes)
         if robot is None and not self.data:
             print("--starts: not compared with the training data of world model, policy and judge. Add --data to do so")
-        known_instructions = () if robot is not None or episodes is None else episodes.instruction
+        known_instructions = () if episodes is None else episodes.instruction
         flags = ("--starts", "--starts")
         check_in_distribution(components.world, pictures, known, flags, self.anyway, known_instructions)
 

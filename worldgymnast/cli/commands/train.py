@@ -10,13 +10,19 @@ from typing import Annotated, ClassVar, Literal
 import tyro
 
 from worldgymnast.actions import BRIDGE, WORLDGYM, require_same
-from worldgymnast.cli.checks import check_frame_size, check_instructions, check_same_actions, require_labels
-from worldgymnast.cli.command import NO_PREFIX, Command, OptionalPath, TrainingCommand, print_written
+from worldgymnast.cli.checks import (
+    check_frame_size,
+    check_instructions,
+    check_same_actions,
+    check_same_rate,
+    require_labels,
+)
+from worldgymnast.cli.command import NO_PREFIX, Command, HeldOut, OptionalPath, TrainingCommand, print_written
 from worldgymnast.cli.data_defaults import RATE, fit_judge, fit_policy, fit_world, size_for
-from worldgymnast.cli.inputs import hold_out, read, read_each
-from worldgymnast.cli.origins import check_same_cameras, origin
+from worldgymnast.cli.inputs import held_out_or_default, hold_out_each, read, read_each
+from worldgymnast.cli.origins import check_same_cameras, held_out_of, origin
 from worldgymnast.cli.starters import refuse_starters
-from worldgymnast.configs import Count, checked
+from worldgymnast.configs import checked
 from worldgymnast.episodes.shares import check_shares
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, warn_out_of_range
 from worldgymnast.errors import InputError
@@ -61,7 +67,9 @@ class Sft(TrainingCommand):
         start = load_policy(self.begin_with, self.device) if self.begin_with else None
         check_same_cameras(self.begin_with, requested=self.image_key)
         size = size_for(self.data, self.size, self.cameras)
-        episodes, config = episodes_to_imitate(read(self.data, size, self.cameras, self.fps), self.config)
+        episodes, config = episodes_to_imitate(
+            read(self.data, size, self.cameras, self.fps, labels=self.labels), self.config
+        )
         check_instructions(self.data, episodes, required=True)
         if self.begin_with and start:
             check_same_actions(self.begin_with, start.action_spec, self.data[0], episodes.spec)
@@ -77,10 +85,11 @@ class WorldTrainingCommand(TrainingCommand):
     """A command that trains a world model and can hold out episodes.
 
     Attributes:
-        held_out: episodes per task to hold out; eval-world and diagnose --held-out use the same ones.
+        held_out: episodes per task to hold out; eval-world and diagnose --held-out use the same ones. "auto" holds out
+            a fifth of each task, at most 20, and none of fewer than 3; default auto, and 0 in Meta-World.
     """
 
-    held_out: Count = 0
+    held_out: HeldOut = None
 
 
 @checked(kw_only=True)
@@ -121,7 +130,9 @@ class TrainWorld(WorldTrainingCommand):
         if start:
             spec = start.action_spec
         size = size_for(self.data, self.size, self.cameras, world.frame_size[0])
-        sets = [hold_out(part, self.held_out)[0] for part in read_each(self.data, size, spec, self.cameras, self.fps)]
+        sets = read_each(self.data, size, spec, self.cameras, self.fps, labels=self.labels)
+        held_out = held_out_or_default(self.held_out, sets[0])
+        sets, _ = hold_out_each(self.data, sets, held_out)
         if start:
             for path, part in zip(self.data, sets, strict=True):
                 warn_out_of_range(part, start.action_spec, f"{path} and {self.begin_with}")
@@ -136,7 +147,7 @@ class TrainWorld(WorldTrainingCommand):
             self.shares,
             start=start,
             autoencoder=_autoencoder(self.autoencoder_of, config.world, self.device) if start is None else None,
-            origin=origin(concatenate(sets), self.image_key),
+            origin=origin(concatenate(sets), self.image_key, held_out),
         )
         return print_written(self.out / "world.safetensors")
 
@@ -192,12 +203,14 @@ class Distill(WorldTrainingCommand):
                 f"{self.world}: already samples in {teacher.config.steps} steps without guidance (--sampling-steps "
                 f"{self.config.sampling_steps}). There is nothing to distill"
             )
-        episodes, _ = hold_out(
-            read(self.data, self.size or teacher.frame_size[0], self.cameras, self.fps), self.held_out
-        )
+        size = self.size or teacher.frame_size[0]
+        sets = read_each(self.data, size, None, self.cameras, self.fps, labels=self.labels)
+        held_out = held_out_or_default(self.held_out, sets[0])
+        episodes = concatenate(hold_out_each(self.data, sets, held_out)[0])
         check_frame_size(teacher.frame_size, episodes.size, "--size")
+        check_same_rate(self.data[0], episodes.fps, self.world, teacher.fps, is_data=True)
         require_same(episodes.spec, teacher.action_spec, f"{self.world} and data")
-        distill(teacher, episodes, self.out, self.config, self.device, origin(episodes, self.image_key))
+        distill(teacher, episodes, self.out, self.config, self.device, origin(episodes, self.image_key, held_out))
         return print_written(self.out / "world.safetensors")
 
 
@@ -209,11 +222,13 @@ class TrainJudge(TrainingCommand):
         world: world-model file; the starter world model if omitted.
         config: the training.
         begin_with: file of a learned judge to continue training from; it keeps its architecture.
+        held_out: episodes per task to hold out, as in train-world; by default as many as for --world.
     """
 
     world: OptionalPath = None
     config: Annotated[JudgeTraining, NO_PREFIX] = JudgeTraining(calibration=0)
     begin_with: OptionalPath = None
+    held_out: HeldOut = None
 
     def __call__(self) -> int:
         """Train the judge."""
@@ -222,13 +237,17 @@ class TrainJudge(TrainingCommand):
         start = load_learned_judge(self.begin_with, self.device) if self.begin_with else None
         world = load_world(self.world or starter("world"), self.device)
         check_same_cameras(self.world, self.begin_with, requested=self.image_key)
-        episodes = read(self.data, self.size or world.frame_size[0], self.cameras, self.fps)
+        size = self.size or world.frame_size[0]
+        sets = read_each(self.data, size, cameras=self.cameras, fps=self.fps, labels=self.labels)
+        held_out = held_out_of(self.world) if self.held_out is None else self.held_out
+        episodes = concatenate(hold_out_each(self.data, sets, held_out)[0])
         refuse_starters({"world": self.world}, self.data[0], episodes.spec)
         require_labels(self.data, episodes)
         check_instructions(self.data, episodes)
         check_frame_size(world.frame_size, episodes.size, "--size")
+        check_same_rate(self.data[0], episodes.fps, self.world or starter("world"), world.fps, is_data=True)
         config = fit_judge(self.config, episodes, self.given_flags)
-        data = origin(episodes, self.image_key)
+        data = origin(episodes, self.image_key, held_out)
         train_judge(episodes, world, self.out, config, self.device, start=start, origin=data)
         return print_written(self.out / "judge.safetensors")
 

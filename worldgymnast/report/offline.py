@@ -1,0 +1,133 @@
+"""Tables of what is known of a training without a real environment."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from worldgymnast.errors import InputError
+from worldgymnast.records import OFFLINE, RERUN, read_hashed
+from worldgymnast.report.world import Sheet
+
+NOTHING_REAL = "Nothing was scored for real: whether the policy is better on the robot is unknown."
+"""First sentence about a training without a real environment."""
+_LABELS = (
+    "No episode has a success label, so the judge's errors are unknown. Label some with `worldgymnast label DATA`, "
+    "then run `worldgymnast diagnose`."
+)
+
+
+def offline_sheets(run: Path) -> list[Sheet]:
+    """Make the tables of RUN/offline.json; empty without this file.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    file = run / OFFLINE
+    if not file.exists():
+        return []
+    known = read_hashed(file, RERUN)
+    try:
+        reality = [_reality(known)] if "episodes" in known else []
+        return [_imagined(known), *reality, _needed(known["needed"])]
+    except (KeyError, TypeError, IndexError) as error:
+        raise InputError(f"{file}: a value is missing or has another type ({error}); {RERUN}") from error
+
+
+def offline_notes(run: Path) -> list[str]:
+    """Return sentences about RUN/offline.json; empty without this file."""
+    file = run / OFFLINE
+    if not file.exists():
+        return []
+    known, notes = read_hashed(file, RERUN), list[str]()
+    if known.get("labelled") == 0:
+        notes.append(_LABELS)
+    if seen_by := known.get("seen_by"):
+        notes.append(
+            f"The {' and the '.join(seen_by)} may have been trained on the real episodes of this table, so the numbers "
+            "are optimistic. Hold episodes out (train-world, train-judge: --held-out N), or give others with --test."
+        )
+    if "episodes" not in known:
+        notes.append("Without --data, world model and judge were not compared with real episodes.")
+    return notes
+
+
+def _imagined(known: Mapping[str, Any]) -> Sheet:
+    """Make the table of imagined rollouts before and after."""
+    imagined, doubt, outside = known["imagined"], known["doubt"], known["outside"]
+    change = imagined["difference"]
+    rows = [
+        ["judged successes", _rate(imagined["before"]), _rate(imagined["after"]), _change(change)],
+        ["unsure verdicts", _rate(doubt["before"]["unsure"]), _rate(doubt["after"]["unsure"]), ""],
+    ]
+    if outside["before"] is not None:
+        expected = f"real episodes: {100 * outside['expected']:.0f} %"
+        rows.append(["outside the data", _rate(outside["before"]), _rate(outside["after"]), expected])
+    note = (
+        f"{known['rollouts']} imagined rollouts of each policy, sampled from the same starts, {known['horizon']} "
+        "actions each. Imagined success alone also rises where the policy exploits errors of world model or judge. "
+        "Unsure: a success probability between 28 and 72 %. Outside: frames or actions unlike those of real episodes."
+    )
+    return Sheet("Imagined, not real", ["share of imagined rollouts", "before", "after", ""], rows, note)
+
+
+def _reality(known: Mapping[str, Any]) -> Sheet:
+    """Make the table of world model and judge on real episodes."""
+    rows = []
+    if fidelity := known["fidelity"]:
+        frames = fidelity["horizon"]
+        last = len(frames) - 1
+        for t in sorted({0, last // 2, last}):
+            cells = [_number(fidelity["psnr"].get(name), t) for name in ("world", "copy", "shuffled")]
+            text = f"{cells[0]} dB (frame copied: {cells[1]}, wrong actions: {cells[2]})"
+            rows.append([f"imagined frame {frames[t]:.0f}: PSNR", text, f"{fidelity['episodes']} episodes"])
+    if judge := known["judge"]:
+        names = {"known": ("true successes recognized", "successes"), "refused": ("true failures refused", "failures")}
+        for key, (title, kind) in names.items():
+            sources = {"real": "real frames", "imagined": "imagined replays"}
+            text = ", ".join(f"{_rate(judge[source][key])} on {name}" for source, name in sources.items())
+            rows.append([f"judge: {title}", text, f"{judge[kind]} {kind}"])
+    title = f"World model and judge on {known['episodes']} real episodes"
+    note = "Replays of logged actions from the first frame. A world model is useful where it beats the copied frame."
+    return Sheet(title, ["", "value", "measured on"], rows, note)
+
+
+def _needed(needed: Mapping[str, Any]) -> Sheet:
+    """Make the table of the real episodes that would show a gain."""
+    points = f"{100 * needed['gain']:.0f} points"
+    lines: Sequence[tuple[str, str, int]] = (
+        ("the same scenes for both, lost as often as imagined", "paired", 2),
+        ("the same scenes for both, independent outcomes", "independent", 2),
+        ("other scenes for each policy", "unpaired", 2),
+    )
+    rows = []
+    for name, key, times in lines:
+        count = needed[key]
+        episodes = "more than 20000, or impossible" if count is None else str(times * count)
+        rows.append([name, "" if count is None else str(count), episodes])
+    before = "unknown" if needed["before"] is None else f"{100 * needed['before']:.0f} %"
+    note = (
+        f"Episodes for a gain of {points} to be found with 80 % probability at the 5 % level, by exact tests, if real "
+        f"success before is {before}, as imagined. If it may be near 50 %, plan for about 400 episodes of each policy."
+    )
+    return Sheet(f"Real episodes that show a gain of {points}", ["", "per policy", "in total"], rows, note)
+
+
+def _rate(rate: Mapping[str, Any]) -> str:
+    if not rate["count"]:
+        return "unknown"
+    interval = f"[{100 * rate['low']:.0f}, {100 * rate['high']:.0f}]"
+    return f"{100 * rate['value']:.0f} % {interval} ({rate['successes']}/{rate['count']})"
+
+
+def _change(change: Mapping[str, Any]) -> str:
+    if change["mean"] is None:
+        return "unknown"
+    return f"{100 * change['mean']:+.0f} points [{100 * change['low']:+.0f}, {100 * change['high']:+.0f}]"
+
+
+def _number(curve: Mapping[str, Any] | None, t: int) -> str:
+    value = None if curve is None else curve["mean"][t]
+    return "unknown" if value is None or math.isnan(value) else f"{value:.1f}"
