@@ -10,12 +10,11 @@ from typing import Literal
 from worldgymnast.episodes import lerobot, rlds, rlds_episodes, rlds_layout, worldgym
 from worldgymnast.episodes.labels import Labels
 from worldgymnast.episodes.lerobot_layout import INFO, ImageKey, read_layout
-from worldgymnast.episodes.rates import check_fps
+from worldgymnast.episodes.rates import check_fps, subsampling_factor
 from worldgymnast.episodes.subsample import (
     subsample,
     subsample_set,
     subsampled_spec,
-    subsampling_factor,
     warn_unknown_motion,
 )
 from worldgymnast.episodes.windows import EpisodeSet, EpisodeStream

@@ -15,8 +15,8 @@ from worldgymnast.episodes.labels import Labels, episode_key
 from worldgymnast.episodes.lerobot import LeRobotWriter
 from worldgymnast.episodes.lerobot_layout import ImageKey
 from worldgymnast.episodes.lerobot_tables import Contents
-from worldgymnast.episodes.rates import is_same_rate
-from worldgymnast.episodes.subsample import subsample, subsampled_spec, subsampling_factor
+from worldgymnast.episodes.rates import is_same_rate, subsampling_factor
+from worldgymnast.episodes.subsample import subsample, subsampled_spec
 from worldgymnast.episodes.windows import EpisodeStream
 from worldgymnast.errors import InputError
 from worldgymnast.progress import Progress
