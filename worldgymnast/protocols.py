@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from worldgymnast.actions import ActionSpec
 from worldgymnast.errors import InputError
+from worldgymnast.tiling import Tiling
 from worldgymnast.types import (
     ActionChunk,
     Clip,
@@ -352,6 +353,19 @@ class RealEnvironment(Component, Protocol):
             horizon: actions in an episode.
             keyframes_only: render only the frames at looks.
         """
+        ...
+
+
+@runtime_checkable
+class HasTiling(Protocol):
+    """Environment, vector environment or world model whose frame has several named cameras.
+
+    Without this member the frame is one camera named "image".
+    """
+
+    @property
+    def tiling(self) -> Tiling | None:
+        """Where each camera lies in the frame; None for a frame of one camera."""
         ...
 
 

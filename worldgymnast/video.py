@@ -19,6 +19,8 @@ from PIL import Image
 
 from worldgymnast.errors import InputError
 from worldgymnast.pictures import open_picture
+from worldgymnast.preprocessing import center_crop as center_crop
+from worldgymnast.preprocessing import resize as resize
 from worldgymnast.staging import atomic_path
 from worldgymnast.video_reader import ffmpeg_path
 from worldgymnast.video_reader import iterate_timed as iterate_timed
@@ -199,26 +201,6 @@ def frame_count(path: str | Path) -> int:
     return sum(1 for _ in iterate_frames(path))
 
 
-def resize(frames: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
-    """Resize uint8 [... h w 3] with antialiasing, without cropping.
-
-    Args:
-        frames: the frames; returned as is if they already have the size.
-        size: pixels of a square, or height and width; a different aspect ratio is not preserved.
-
-    >>> resize(np.zeros((2, 64, 48, 3), np.uint8), 32).shape
-    (2, 32, 32, 3)
-    """
-    height, width = (size, size) if isinstance(size, int) else size
-    if frames.shape[-3:-1] == (height, width):
-        return frames
-    flat = frames.reshape(-1, *frames.shape[-3:])
-    out = np.empty((len(flat), height, width, 3), np.uint8)
-    for index, image in enumerate(flat):
-        out[index] = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
-    return out.reshape(*frames.shape[:-3], height, width, 3)
-
-
 def read_picture(path: Path) -> np.ndarray:
     """Read an image file as uint8 [h w 3], by the rules of `pictures`.
 
@@ -226,18 +208,6 @@ def read_picture(path: Path) -> np.ndarray:
         InputError: the file is missing or not a valid picture.
     """
     return open_picture(path, path)
-
-
-def center_crop(frame: np.ndarray) -> np.ndarray:
-    """The central square of uint8 [h w 3].
-
-    >>> center_crop(np.zeros((48, 64, 3), np.uint8)).shape
-    (48, 48, 3)
-    """
-    height, width = frame.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    return frame[top : top + side, left : left + side]
 
 
 def enlarge(frames: np.ndarray, factor: int) -> np.ndarray:
