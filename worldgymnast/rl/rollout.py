@@ -15,10 +15,17 @@ from torch import Tensor
 
 from worldgymnast.errors import FieldError, InputError
 from worldgymnast.protocols import Actor
-from worldgymnast.types import IMAGE, ActionChunk, Observation, Rollout, RolloutGroup, Start, StartOrLayout, Verdict
-
-STATE = "state"
-"""Key of proprioception in an observation."""
+from worldgymnast.types import (
+    IMAGE,
+    STATE,
+    ActionChunk,
+    Observation,
+    Rollout,
+    RolloutGroup,
+    Start,
+    StartOrLayout,
+    Verdict,
+)
 
 
 def roll_out(
