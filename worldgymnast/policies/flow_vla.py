@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import field
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -18,9 +19,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from worldgymnast.actions import ActionSpec
-from worldgymnast.configs import MOST_WIDE, Between, Layers, NonNegative, Width, checked
+from worldgymnast.configs import LATER, MOST_WIDE, Between, Layers, NonNegative, Width, checked
 from worldgymnast.errors import FieldError
-from worldgymnast.policies.trunk import Trunk, augment, check_camera_names
+from worldgymnast.policies.trunk import Trunk, add_noise, augment, check_camera_names
 from worldgymnast.protocols import ComponentInfo
 from worldgymnast.text import SENTENCE_WIDTH, SentenceEncoder
 from worldgymnast.types import IMAGE, ActionChunk, Metrics, Observation
@@ -44,6 +45,7 @@ class FlowVLAConfig:
         jitter: strength of random brightness, contrast and color in imitation.
         text_noise: standard deviation of noise on the sentence vector in imitation, relative to its length.
         state_dim: numbers of the robot's state (proprioception) that the policy reads; 0 for none.
+        state_noise: standard deviation of noise on the state in imitation, in standard deviations of the data.
         cameras: names of the cameras that the policy reads; "image" alone is the whole frame.
     """
 
@@ -56,8 +58,9 @@ class FlowVLAConfig:
     shift: Annotated[int, Between(0, 4096)] = 3
     jitter: NonNegative = 0.2
     text_noise: NonNegative = 0.1
-    state_dim: Annotated[int, Between(0, MOST_WIDE)] = 0
-    cameras: tuple[str, ...] = (IMAGE,)
+    state_dim: Annotated[int, Between(0, MOST_WIDE)] = field(default=0, metadata=LATER)
+    state_noise: NonNegative = field(default=0.1, metadata=LATER)
+    cameras: tuple[str, ...] = field(default=(IMAGE,), metadata=LATER)
 
     def __post_init__(self) -> None:
         if self.width % 8:
@@ -177,6 +180,7 @@ class FlowVLA(Trunk):
         """
         obs, generator = batch["obs"], batch["generator"]
         images, sentence, state = self.preprocess(obs)
+        state = add_noise(state, self.config.state_noise, generator)
         scale = self.config.text_noise / SENTENCE_WIDTH**0.5
         sentence = sentence + torch.randn(sentence.shape, generator=generator).to(self.device) * scale
         seen = [augment(image, self.config.shift, self.config.jitter, generator) for image in images]

@@ -7,6 +7,7 @@ One head on the features of `policies.trunk` predicts all `k a` action tokens in
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import field
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -15,9 +16,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from worldgymnast.actions import ActionSpec
-from worldgymnast.configs import MOST_WIDE, Between, Layers, NonNegative, Width, checked
+from worldgymnast.configs import LATER, MOST_WIDE, Between, Layers, NonNegative, Width, checked
 from worldgymnast.errors import FieldError
-from worldgymnast.policies.trunk import Trunk, augment, check_camera_names
+from worldgymnast.policies.trunk import Trunk, add_noise, augment, check_camera_names
 from worldgymnast.protocols import ComponentInfo
 from worldgymnast.text import SENTENCE_WIDTH, SentenceEncoder
 from worldgymnast.types import IMAGE, ActionChunk, Metrics, Observation
@@ -38,6 +39,7 @@ class SmallVLAConfig:
         smoothing: standard deviation, in bins, of the target distribution around the demonstrated token.
         text_noise: standard deviation of noise on the sentence vector in imitation, relative to its length.
         state_dim: numbers of the robot's state (proprioception) that the policy reads; 0 for none.
+        state_noise: standard deviation of noise on the state in imitation, in standard deviations of the data.
         cameras: names of the cameras that the policy reads; "image" alone is the whole frame.
     """
 
@@ -50,8 +52,9 @@ class SmallVLAConfig:
     jitter: NonNegative = 0.2
     smoothing: NonNegative = 0.7
     text_noise: NonNegative = 0.1
-    state_dim: Annotated[int, Between(0, MOST_WIDE)] = 0
-    cameras: tuple[str, ...] = (IMAGE,)
+    state_dim: Annotated[int, Between(0, MOST_WIDE)] = field(default=0, metadata=LATER)
+    state_noise: NonNegative = field(default=0.1, metadata=LATER)
+    cameras: tuple[str, ...] = field(default=(IMAGE,), metadata=LATER)
 
     def __post_init__(self) -> None:
         if self.width % 8:
@@ -146,6 +149,7 @@ class SmallVLA(Trunk):
         """
         obs, actions, generator = batch["obs"], batch["actions"], batch["generator"]
         images, sentence, state = self.preprocess(obs)
+        state = add_noise(state, self.config.state_noise, generator)
         scale = self.config.text_noise / SENTENCE_WIDTH**0.5
         sentence = sentence + torch.randn(sentence.shape, generator=generator).to(self.device) * scale
         seen = [augment(image, self.config.shift, self.config.jitter, generator) for image in images]

@@ -177,6 +177,13 @@ def state_statistics(state: Float[np.ndarray, "n s"]) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(mean).float(), torch.from_numpy(std).float()
 
 
+def add_noise(state: Tensor | None, deviation: float, generator: torch.Generator) -> Tensor | None:
+    """Add noise to a normalized state, so that a policy relies on the images as well."""
+    if state is None:
+        return None
+    return state + torch.randn(state.shape, generator=generator).to(state.device) * deviation
+
+
 def check_camera_names(cameras: Sequence[str]) -> None:
     """Raise FieldError unless these are names of cameras, each once."""
     if not cameras or len(set(cameras)) < len(cameras) or not all(cameras) or STATE in cameras:

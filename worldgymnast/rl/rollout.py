@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from worldgymnast.errors import FieldError, InputError
-from worldgymnast.protocols import Actor
+from worldgymnast.protocols import Actor, HasTiling
+from worldgymnast.tiling import Tiling
 from worldgymnast.types import (
     IMAGE,
     STATE,
@@ -69,13 +70,7 @@ def batches(
             environment executes.
     """
     executed = _executed(env, policy)
-    space = env.single_observation_space
-    provided = set(space.spaces) if isinstance(space, gym.spaces.Dict) else set()
-    if missing := (policy.needs | set(policy.cameras)) - provided:
-        raise InputError(
-            f"policy needs {', '.join(sorted(missing))}, but the environment only provides "
-            f"{', '.join(sorted(provided))}. Choose another policy or environment"
-        )
+    check_provided(env, policy)
     for first in range(0, len(starts), env.num_envs):
         batch = list(starts[first : first + env.num_envs])
         yield _run_batch(env, policy, batch, executed, temperature, generator, version)
@@ -93,6 +88,32 @@ def _executed(env: VectorEnv[Any, Any, Any], policy: Actor) -> int:
     return executed
 
 
+def tiling_of(env: object) -> Tiling | None:
+    """Tiling of an environment's frames; None if it names no cameras."""
+    return env.tiling if isinstance(env, HasTiling) else None
+
+
+def check_provided(env: VectorEnv[Any, Any, Any], policy: Actor) -> None:
+    """Raise InputError unless an environment provides all inputs of a policy."""
+    space = env.single_observation_space
+    provided = set(space.spaces) if isinstance(space, gym.spaces.Dict) else set()
+    tiling = tiling_of(env)
+    cameras = {name for name in policy.cameras if name in provided or (tiling is not None and tiling.find(name))}
+    missing = (policy.needs | set(policy.cameras)) - provided - cameras
+    if not missing:
+        return
+    shown = sorted(provided | set(() if tiling is None else tiling.cameras))
+    advice = "Choose another policy or environment"
+    if missing == {STATE}:
+        advice = (
+            "Train a world model with a state head on data with the state (train-world DATA --state), or use a policy "
+            "without state (sft without --state)"
+        )
+    raise InputError(
+        f"policy needs {', '.join(sorted(missing))}, but the environment only provides {', '.join(shown)}. {advice}"
+    )
+
+
 def _run_batch(
     env: VectorEnv[Any, Any, Any],
     policy: Actor,
@@ -104,13 +125,14 @@ def _run_batch(
 ) -> list[Rollout]:
     """Roll out one batch; missing rows are filled with copies of the last start."""
     padded = starts + [starts[-1]] * (env.num_envs - len(starts))
-    sentences = [start.instruction for start in padded]
+    sentences, tiling = [start.instruction for start in padded], tiling_of(env)
     observed, _ = env.reset(options={"starts": padded})
     first, looks, chunks, frames, success = observed[IMAGE], list[Observation](), [], [], []
+    initial = observed.get(STATE)
     info: dict[str, Any] = {}
     done = False
     while not done:
-        obs = _observe(policy, observed, sentences, looks[0].images if looks else None)
+        obs = _observe(policy, observed, sentences, looks[0].images if looks else None, tiling)
         chunk = policy.act(obs, temperature=temperature, generator=generator).execute(executed)
         looks.append(obs)
         chunks.append(chunk)
@@ -121,9 +143,13 @@ def _run_batch(
     seen = np.concatenate([first[:, None], *frames], axis=1)
     labels = np.concatenate([np.zeros((env.num_envs, 1), bool), *success], axis=1)
     k = chunks[0].actions.shape[1]
+
+    def first_state(row: int) -> np.ndarray | None:
+        return None if initial is None else np.asarray(initial[row], np.float32)
+
     return [
         Rollout(
-            start=start if isinstance(start, Start) else start.start(first[row]),
+            start=start if isinstance(start, Start) else start.start(first[row], first_state(row)),
             images={name: np.stack([look.images[name][row].numpy() for look in looks]) for name in looks[0].images},
             chunks=_row(chunks, row),
             frames=seen[row],
@@ -139,10 +165,17 @@ def _run_batch(
 
 
 def _observe(
-    policy: Actor, observed: Mapping[str, np.ndarray], sentences: Sequence[str], first: Mapping[str, Tensor] | None
+    policy: Actor,
+    observed: Mapping[str, np.ndarray],
+    sentences: Sequence[str],
+    first: Mapping[str, Tensor] | None,
+    tiling: Tiling | None = None,
 ) -> Observation:
-    """Return what the policy sees: its cameras, and the state if needed."""
-    images = {name: torch.from_numpy(np.ascontiguousarray(observed[name])) for name in policy.cameras}
+    """Return what the policy sees: its cameras, untiled from the frame unless observed alone; the state if needed."""
+    seen = {name: observed[name] for name in policy.cameras if name in observed}
+    if tiling is not None and tuple(policy.cameras) != (IMAGE,):
+        seen = tiling.untile(np.asarray(observed[IMAGE]), policy.cameras)
+    images = {name: torch.from_numpy(np.ascontiguousarray(seen[name])) for name in policy.cameras}
     state = torch.from_numpy(np.asarray(observed[STATE], np.float32)) if STATE in policy.needs else None
     return Observation(images, sentences, state, first or images)
 
