@@ -22,6 +22,8 @@ from worldgymnast.preprocessing import Resize, Size, fit, resize, sides
 
 ONE_CAMERA = "image"
 """Name of the only camera; the same as `types.IMAGE`."""
+_UNNAMED = ("observation.images.camera",)
+"""Names of the only camera in recordings of this project."""
 Frames = TypeVar("Frames", np.ndarray, Tensor)
 
 
@@ -107,6 +109,11 @@ class Tiling:
             return camera
         matches = [name for name in self.boxes if name.endswith(f".{camera}") or camera.endswith(f".{name}")]
         return matches[0] if len(matches) == 1 else None
+
+    @property
+    def names_cameras(self) -> bool:
+        """Whether the names say more than that there is one camera."""
+        return len(self.boxes) > 1 or not {*self.boxes} <= {ONE_CAMERA, *_UNNAMED}
 
     @property
     def cameras(self) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from worldgymnast.errors import FieldError, InputError
 from worldgymnast.text import SENTENCE_WIDTH, SentenceEncoder
 from worldgymnast.types import IMAGE, STATE, Observation
-from worldgymnast.weights import module_identity
+from worldgymnast.weights import mean_and_deviation, module_identity
 
 
 class _Block(nn.Module):
@@ -89,7 +89,7 @@ class Trunk(nn.Module):
     @torch.no_grad()
     def measure_state(self, state: Float[np.ndarray, "n s"]) -> None:
         """Set the statistics that normalize the state."""
-        mean, std = state_statistics(state)
+        mean, std = mean_and_deviation(state)
         self.state_mean.copy_(mean)
         self.state_std.copy_(std)
 
@@ -163,18 +163,6 @@ class Trunk(nn.Module):
             )
         normalized = (state.to(self.device).float() - self.state_mean) / self.state_std
         return normalized.clamp(-_MAX_DEVIATION, _MAX_DEVIATION)
-
-
-def state_statistics(state: Float[np.ndarray, "n s"]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation [s] of states; 1 for a number that does not change.
-
-    >>> [each.tolist() for each in state_statistics(np.array([[1, 5], [3, 5]], np.float32))]
-    [[2.0, 5.0], [1.0, 1.0]]
-    """
-    values = np.asarray(state, np.float64)
-    mean, std = values.mean(0), values.std(0)
-    std = np.where(std > 1e-6 * np.maximum(1.0, np.abs(mean)), std, 1.0)
-    return torch.from_numpy(mean).float(), torch.from_numpy(std).float()
 
 
 def add_noise(state: Tensor | None, deviation: float, generator: torch.Generator) -> Tensor | None:
