@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from worldgymnast.actions import ActionSpec, ActionSpecMismatch
-from worldgymnast.cli.checks import check_frame_size, check_same_actions, check_same_rate
+from worldgymnast.cli.checks import check_frame_size, check_observed, check_same_actions, check_same_rate
 from worldgymnast.cli.environment import check_policy, check_tasks
-from worldgymnast.cli.origins import fps_of
+from worldgymnast.cli.origins import check_same_state, fps_of, rule_of
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.errors import InputError
 from worldgymnast.ledger import FILE, Ledger
+from worldgymnast.preprocessing import Resize, Size, compact, size_text
 from worldgymnast.protocols import Judge, Policy, WorldModel
 from worldgymnast.registry import EnvironmentConfig, load_judge, load_policy, load_world
 from worldgymnast.run import check_folder
@@ -31,24 +32,44 @@ def open_ledger(out: Path) -> Ledger:
 
 def read(
     paths: Sequence[Path],
-    size: int | None,
+    size: Size | None,
     cameras: Cameras = None,
     fps: float | None = None,
     assumed_fps: float | None = None,
+    resize: Resize | None = None,
+    state: bool | None = False,
 ) -> EpisodeSet:
     """Read data sets as one; see `read_each`."""
-    return concatenate(read_each(paths, size, cameras=cameras, fps=fps, assumed_fps=assumed_fps))
+    sets = read_each(paths, size, cameras=cameras, fps=fps, assumed_fps=assumed_fps, resize=resize, state=state)
+    if state:
+        check_one_state(paths, sets)
+    return concatenate(sets)
+
+
+def check_one_state(paths: Sequence[Path], sets: Sequence[EpisodeSet]) -> None:
+    """Raise InputError unless all data sets have a state of the same numbers."""
+    for path, part in zip(paths, sets, strict=True):
+        if (part.state_dim, part.state_names) != (sets[0].state_dim, sets[0].state_names):
+            raise InputError(
+                f"{path}: found a state of {part.state_dim} numbers ({', '.join(part.state_names) or 'no names'}), "
+                f"expected {sets[0].state_dim} ({', '.join(sets[0].state_names) or 'no names'}) as in {paths[0]}. Give "
+                "data of one robot"
+            )
 
 
 def read_each(
     paths: Sequence[Path],
-    size: int | None,
+    size: Size | None,
     spec: ActionSpec | None = None,
     cameras: Cameras = None,
     fps: float | None = None,
     assumed_fps: float | None = None,
+    resize: Resize | None = None,
+    state: bool | None = False,
 ) -> list[EpisodeSet]:
     """Read data sets with actions in `spec`, or as in the first.
+
+    `state` False does not use the state, True requires it, None keeps it where there is one.
 
     Raises:
         InputError: frame sizes or rates differ, or actions cannot be converted.
@@ -58,7 +79,15 @@ def read_each(
     if len({path.resolve() for path in paths}) < len(paths):
         raise InputError("DATA: a data set was given twice. Give each once (train-world weighs them with --shares)")
     sets = [
-        formats.read(path, size=size, image_key=cameras, fps=fps, assumed_fps=assumed_fps)  # pyright: ignore[reportArgumentType]
+        formats.read(
+            path,
+            size=size,
+            image_key=cameras,  # pyright: ignore[reportArgumentType]
+            fps=fps,
+            assumed_fps=assumed_fps,
+            resize=resize or "squash",
+            state=state,
+        )
         for path in paths
     ]
     first, spec = sets[0], spec or sets[0].spec
@@ -74,9 +103,10 @@ def read_each(
             raise InputError(f"{path}: {error}. Train on it alone, or leave it out") from error
         if part.size != first.size:
             (h, w), (height, width) = part.size, first.size
+            advice = size_text(compact(first.size))
             raise InputError(
                 f"{path}: found frames of {h}x{w} pixels, expected {height}x{width} as in {paths[0]}. Resize all of "
-                f"them with --size, such as --size {height}"
+                f"them with --size, such as --size {advice}"
             )
     return sets
 
@@ -125,6 +155,9 @@ def load_components(
     check_same_actions(files["policy"], policy.action_spec, files["world"], world.action_spec)
     if files["judge"].suffix == ".safetensors":
         check_same_rate(files["judge"], fps_of(files["judge"]), files["world"], world.fps)
+    check_observed(files["policy"], policy, files["world"], world)
+    rule_of(*files.values())
+    check_same_state(files["policy"], files["world"])
     if env is not None:
         check_policy(files["policy"], policy, env, f"{flags}.hold")
         check_frame_size(world.frame_size, (env.size, env.size), f"{flags}.size")

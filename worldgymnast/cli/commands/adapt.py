@@ -9,11 +9,17 @@ from typing import Annotated, ClassVar
 import numpy as np
 import tyro
 
-from worldgymnast.cli.checks import check_frame_size, check_in_distribution, check_same_actions, check_same_rate
+from worldgymnast.cli.checks import (
+    check_frame_size,
+    check_in_distribution,
+    check_observed,
+    check_same_actions,
+    check_same_rate,
+)
 from worldgymnast.cli.command import NO_PREFIX, DatasetCommand, DeviceCommand, OptionalPath, print_written
 from worldgymnast.cli.environment import check_policy, check_spelling, check_tasks, instructions, is_metaworld
 from worldgymnast.cli.inputs import open_ledger, read
-from worldgymnast.cli.origins import check_same_cameras
+from worldgymnast.cli.origins import cameras_of, check_same_cameras, rule_of
 from worldgymnast.cli.results import print_results, print_training
 from worldgymnast.cli.starters import component_files, refuse_other_robot, refuse_starters, refuse_unknown_tasks
 from worldgymnast.configs import Count, Positive, checked
@@ -23,7 +29,8 @@ from worldgymnast.evaluation.success import Rate
 from worldgymnast.judges.combined import check
 from worldgymnast.measure.evaluate import Contender, evaluate
 from worldgymnast.measure.real import ScoreConfig, score_real
-from worldgymnast.protocols import Policy, RealEnvironment, StartSampler
+from worldgymnast.preprocessing import Resize, Size, compact
+from worldgymnast.protocols import Policy, RealEnvironment, StartSampler, predicts_state
 from worldgymnast.recipes.adapt import AdaptConfig, adapt, measure_forgetting
 from worldgymnast.recipes.quickstart import QuickstartConfig
 from worldgymnast.registry import EnvironmentConfig, environment, load_judge, load_policy, load_world
@@ -107,11 +114,13 @@ class Adapt(DeviceCommand, DatasetCommand):
             check_spelling(self.task)
         check_same_actions(files["policy"], policy.action_spec, files["world"], world.action_spec)
         check_same_cameras(*files.values(), requested=self.image_key)
+        check_observed(files["policy"], policy, files["world"], world)
+        rule = rule_of(*files.values(), requested=self.resize)
         env = EnvironmentConfig(size=world.frame_size[0], horizon=self.config.rl.horizon)
         is_suite = is_metaworld(policy.action_spec)
         if self.layout is not None or self.real or (is_suite and not self.data):
             check_policy(files["policy"], policy, env)
-        start = self._start(env)
+        start = self._start(env, compact(world.frame_size), rule)
         robot = environment(env)
         if self.layout is not None:
             refuse_unknown_tasks(self.judge, [self.task])
@@ -119,7 +128,9 @@ class Adapt(DeviceCommand, DatasetCommand):
             check(judge, [(start.task, start.instruction)])
         known_instructions: tuple[str, ...] = ()
         if self.data:
-            episodes = read(self.data, world.frame_size[0], self.cameras, self.fps)
+            cameras = self.cameras or cameras_of(files["world"])
+            state = None if predicts_state(world) else False
+            episodes = read(self.data, compact(world.frame_size), cameras, self.fps, resize=rule, state=state)
             refuse_starters(given, self.data[0], episodes.spec)
             refuse_other_robot(files["policy"], policy.action_spec, self.data[0], episodes.spec)
             check_frame_size(world.frame_size, episodes.size, "data convert SOURCE TARGET --size")
@@ -151,14 +162,14 @@ class Adapt(DeviceCommand, DatasetCommand):
             self._print_real_success(robot, start.scene, policy, after)
         return self._finish(robot, files["policy"])
 
-    def _start(self, env: EnvironmentConfig) -> Start:
+    def _start(self, env: EnvironmentConfig, size: Size, rule: Resize | None) -> Start:
         """Return the start of the scene."""
         if self.frame is None:
             check_tasks((self.task,))
             assert self.layout is not None
             instruction = self.instruction.strip() or instructions(self.task)[0]
             return environment(env).photograph([Layout(self.task, self.layout, instruction)])[0]
-        return Start(read_frame(self.frame, env.size, self.crop), self.instruction.strip(), self.task)
+        return Start(read_frame(self.frame, size, self.crop, rule), self.instruction.strip(), self.task)
 
     def _print_real_success(self, robot: RealEnvironment, scene: Layout, before: Policy, after: Policy) -> None:
         """Print the real success of both policies in the scene."""

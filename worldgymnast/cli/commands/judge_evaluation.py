@@ -23,7 +23,7 @@ from worldgymnast.cli.command import (
 from worldgymnast.cli.data_defaults import frames_for, rate_of
 from worldgymnast.cli.environment import default_horizon
 from worldgymnast.cli.inputs import read
-from worldgymnast.cli.origins import cameras_of, check_same_cameras, fps_of, size_of
+from worldgymnast.cli.origins import cameras_of, check_same_cameras, fps_of, rule_of, size_of
 from worldgymnast.configs import Fraction, Positive, Seed, checked
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import InputError
@@ -99,7 +99,12 @@ class JudgeEvaluationCommand(DeviceCommand, DatasetCommand):
         world = None if self.world is None else load_world(self.world, self.device)
         check_same_cameras(self.world, *judges, requested=self.image_key)
         episodes = read(
-            self.data, size_of(self.world), self.cameras or cameras_of(self.world), self.fps, fps_of(self.world)
+            self.data,
+            size_of(self.world),
+            self.cameras or cameras_of(self.world),
+            self.fps,
+            fps_of(self.world),
+            rule_of(self.world, *judges, requested=self.resize),
         )
         require_labels(self.data, episodes)
         horizon = self.horizon or default_horizon(episodes.spec)

@@ -24,7 +24,7 @@ from worldgymnast.cli.command import (
 from worldgymnast.cli.data_defaults import frames_for, rate_of
 from worldgymnast.cli.environment import check_policy, check_tasks, default_horizon, require_environment
 from worldgymnast.cli.inputs import hold_out, load_components, open_ledger, read
-from worldgymnast.cli.origins import cameras_of, check_same_cameras, fps_of
+from worldgymnast.cli.origins import cameras_of, check_same_cameras, check_same_state, fps_of, rule_of
 from worldgymnast.cli.results import print_results
 from worldgymnast.cli.starters import component_files, refuse_unknown_tasks
 from worldgymnast.configs import Count, Positive, Seed, Seeds, checked
@@ -35,7 +35,8 @@ from worldgymnast.evaluation.uncertainty import JitterConfig
 from worldgymnast.measure.evaluate import Contender, evaluate
 from worldgymnast.measure.real import ScoreConfig
 from worldgymnast.measure.world import SIGNAL, comparison_rows, judge_outcomes, measure_drift, replay_fidelity, to_plain
-from worldgymnast.protocols import Judge, WorldModel
+from worldgymnast.preprocessing import compact
+from worldgymnast.protocols import Judge, WorldModel, predicts_state
 from worldgymnast.registry import EnvironmentConfig, environment, load_judge, load_policy, load_world, to_dict
 from worldgymnast.report import tables
 from worldgymnast.report.collect import collect
@@ -163,8 +164,15 @@ class EvalWorld(DeviceCommand, DatasetCommand):
         judge = None if self.judge is None else load_judge(self.judge, self.device)
         check_same_cameras(self.world, self.judge, requested=self.image_key)
         episodes = read(
-            self.data, world.frame_size[0], self.cameras or cameras_of(self.world), self.fps, fps_of(self.world)
+            self.data,
+            compact(world.frame_size),
+            self.cameras or cameras_of(self.world),
+            self.fps,
+            fps_of(self.world),
+            rule_of(self.world, self.judge, requested=self.resize),
+            True if predicts_state(world) else False,
         )
+        check_same_state(self.world, names=episodes.state_names)
         check_frame_size(world.frame_size, episodes.size, "data convert SOURCE TARGET --size")
         check_same_rate(self.data[0], episodes.fps, self.world, world.fps, is_data=True)
         if self.held_out:

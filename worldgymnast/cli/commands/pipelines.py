@@ -13,7 +13,7 @@ from worldgymnast.cli.checks import check_frame_size, check_same_actions, requir
 from worldgymnast.cli.command import NO_PREFIX, Command, DatasetCommand, EvaluationCommand, OptionalPath
 from worldgymnast.cli.environment import check_policy, check_tasks
 from worldgymnast.cli.inputs import read
-from worldgymnast.cli.origins import check_same_cameras
+from worldgymnast.cli.origins import check_same_cameras, rule_of
 from worldgymnast.cli.results import print_results
 from worldgymnast.cli.starters import component_files, refuse_starters, refuse_unknown_tasks
 from worldgymnast.configs import checked
@@ -113,7 +113,8 @@ class Dyna(EvaluationCommand, DatasetCommand):
         check_policy(paths["policy"], policy, env, "--env.hold")
         check_frame_size(world.frame_size, (env.size, env.size), "--env.size")
         check_tasks(env.tasks)
-        episodes = read(self.data, env.size, self.cameras, self.fps)
+        rule = rule_of(*paths.values(), requested=self.resize)
+        episodes = read(self.data, env.size, self.cameras, self.fps, resize=rule)
         refuse_starters(given, self.data[0], episodes.spec)
         require_labels(self.data, episodes)
         check_same_actions(paths["policy"], policy.action_spec, self.data[0], episodes.spec)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -14,9 +14,9 @@ from worldgymnast.cli.checks import check_in_distribution, check_same_rate
 from worldgymnast.cli.command import NO_PREFIX, Command, DatasetCommand, DeviceCommand, OptionalPath
 from worldgymnast.cli.data_defaults import horizon_of
 from worldgymnast.cli.environment import has_real_environment, is_metaworld
-from worldgymnast.cli.inputs import Components, load_components, open_ledger, read_each
+from worldgymnast.cli.inputs import Cameras, Components, load_components, open_ledger, read_each
 from worldgymnast.cli.offline import announce, comparable, measure, split_references, support_of
-from worldgymnast.cli.origins import check_same_cameras
+from worldgymnast.cli.origins import cameras_of, check_same_cameras, rule_of
 from worldgymnast.cli.results import print_training
 from worldgymnast.cli.starters import component_files, refuse_other_robot, refuse_starters, refuse_unknown_tasks
 from worldgymnast.configs import Count, Positive, checked
@@ -25,7 +25,8 @@ from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.errors import InputError
 from worldgymnast.judges.combined import check
 from worldgymnast.measure.real import Scorer
-from worldgymnast.protocols import StartSampler
+from worldgymnast.preprocessing import Resize, Size, compact
+from worldgymnast.protocols import StartSampler, WorldModel, predicts_state
 from worldgymnast.recipes.finetune import FinetuneConfig, finetune
 from worldgymnast.recipes.quickstart import QuickstartConfig
 from worldgymnast.recipes.reproduce import Recipe
@@ -119,14 +120,17 @@ class Rl(DeviceCommand, DatasetCommand):
         audit = load_judge(self.audit, self.device, ledger) if self.audit else None
         check_same_cameras(*files.values(), self.audit, requested=self.image_key)
         env = self.env if uses_environment else replace(self.env, size=components.world.frame_size[0])
-        sets = self._read(self.data, env.size)
+        size = env.size if uses_environment else compact(components.world.frame_size)
+        rule = rule_of(*files.values(), self.audit, requested=self.resize)
+        reader = _Reader(size, self.cameras or cameras_of(files["world"]), self.fps, rule, components.world)
+        sets = reader(self.data)
         if sets:
             refuse_starters(given, self.data[0], sets[0].spec)
             refuse_other_robot(files["policy"], components.policy.action_spec, self.data[0], sets[0].spec)
             check_same_rate(self.data[0], sets[0].fps, files["world"], components.world.fps, is_data=True)
         episodes, references = None, None
         if sets:
-            test = self._read(self.test, env.size)
+            test = reader(self.test)
             episodes, references = split_references(sets, concatenate(test) if test else None, self.held_out, files)
         if is_suite:
             tasks = env.tasks if is_scored or episodes is None else sorted(set(episodes.task))
@@ -138,7 +142,7 @@ class Rl(DeviceCommand, DatasetCommand):
             named = _instructions_by_task(env, episodes, uses_environment)
             for judge in filter(None, (components.judge, audit)):
                 check(judge, named)
-        pictures = [start for folder in self.starts for start in read_starts(folder, env.size, self.crop)]
+        pictures = [start for folder in self.starts for start in read_starts(folder, size, self.crop, rule)]
         starts = self._starts(env, components, episodes, pictures, is_scored)
         imagination = Imagination.of(components.policy, components.world, components.judge, rl.horizon, rl.execute)
         if is_scored:
@@ -151,10 +155,6 @@ class Rl(DeviceCommand, DatasetCommand):
             policies = components.policy, result.policy
             measure(self.out, policies, imagination, starts, pictures, references, rl)
         return print_training(self.out)
-
-    def _read(self, paths: Sequence[Path], size: int) -> list[EpisodeSet]:
-        """Read data sets; none for no path."""
-        return read_each(paths, size, cameras=self.cameras, fps=self.fps) if paths else []
 
     def _starts(
         self,
@@ -201,6 +201,26 @@ class Rl(DeviceCommand, DatasetCommand):
         known_instructions = () if is_suite or episodes is None else episodes.instruction
         flags = ("--starts", "--starts")
         check_in_distribution(components.world, pictures, known, flags, self.anyway, known_instructions)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads data sets with frames and states as a world model needs them."""
+
+    size: Size
+    cameras: Cameras
+    fps: float | None
+    resize: Resize | None
+    world: WorldModel
+
+    def __call__(self, paths: Sequence[Path]) -> list[EpisodeSet]:
+        """Read data sets; none for no path."""
+        if not paths:
+            return []
+        state = None if predicts_state(self.world) else False
+        return read_each(
+            paths, self.size, cameras=self.cameras, fps=self.fps, resize=self.resize, state=state
+        )
 
 
 def _instructions_by_task(
