@@ -393,6 +393,7 @@ class Rollout:
         success: bool [t], success at every frame as reported by the real environment; None in imagination.
         foreseen: float [n+1], the world model's own success probability at the start and after each look, or None.
         state: float32 [n s], proprioception at each look; None if the policy does not need it.
+        frame_state: float32 [t s], proprioception at each of `frames`; None if the environment does not report it.
     """
 
     start: Start
@@ -405,6 +406,7 @@ class Rollout:
     success: np.ndarray | None = None
     foreseen: Float[np.ndarray, " n1"] | None = None
     state: Float[np.ndarray, "n s"] | None = None
+    frame_state: Float[np.ndarray, "t s"] | None = None
 
     @property
     def looks(self) -> int:

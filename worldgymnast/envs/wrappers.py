@@ -5,6 +5,8 @@ Real and imagined environments share one interface, so `rl.rollout.roll_out` ser
 - `reset(options={"starts": [...]})` takes one `Layout` per row, or one `Start` if the environment is imagined.
 - `step(chunks)` with float32 [b k a] returns {"image": uint8 [b h w 3]} and `info["frames"]` uint8 [b k h w 3], or
   [b k/every h w 3] if only the last of each `every` frames is rendered.
+- An environment with proprioception also returns "state" float32 [b s], and `info["states"]` at the rendered frames.
+- Several cameras are tiled into the image; the vector environment's `tiling` says where each lies (see `HasTiling`).
 - After the last chunk `truncated` is set, and `info` has "score" (NaN without a verdict), "probability" (of success, or
   progress if the environment reports it) and "success_frame" (-1 for none), each [b].
 """
@@ -20,7 +22,7 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from worldgymnast.errors import FieldError, InputError
-from worldgymnast.types import Layout
+from worldgymnast.types import IMAGE, STATE, Layout
 
 Values = dict[str, Any]
 
@@ -52,7 +54,8 @@ class ChunkedEnv(gym.Env[Values, np.ndarray]):
             dtype=np.float32,
         )
         assert isinstance(self.env.observation_space, gym.spaces.Dict)
-        self.observation_space = gym.spaces.Dict({"image": self.env.observation_space["image"]})
+        spaces = self.env.observation_space.spaces
+        self.observation_space = gym.spaces.Dict({key: spaces[key] for key in (IMAGE, STATE) if key in spaces})
         self._successes: list[bool] = []
         self._progress: list[float] = []
 
@@ -75,26 +78,33 @@ class ChunkedEnv(gym.Env[Values, np.ndarray]):
             )
         observation, _ = self.env.reset(seed=layout.seed, options={"task": layout.task})
         self._successes, self._progress = [False], [0.0]
-        return {"image": observation["image"]}, {}
+        return self._seen(observation), {}
+
+    def _seen(self, observation: Values) -> Values:
+        """The image, and the state if the environment has one."""
+        return {key: observation[key] for key in self.observation_space.spaces}
 
     def step(self, action: np.ndarray) -> tuple[Values, float, bool, bool, Values]:
         """Execute the chunk [k a] action by action."""
-        frames, reward, truncated = [], 0.0, False
+        frames, states, reward, truncated = [], [], 0.0, False
         observation: Values = {}
         for single in action:
             observation, step_reward, _, truncated, info = self.env.step(single)
             reward += float(step_reward)
             frames.append(observation["image"])
+            states += [observation[STATE]] if STATE in self.observation_space.spaces else []
             self._successes.append(bool(info["success"]))
             self._progress.append(float(info["success"] or info.get("progress", 0.0)))
         success = np.array(self._successes[-len(frames) :]).reshape(-1, self.every)
         report: Values = {"frames": np.stack(frames[self.every - 1 :: self.every]), "success": success.any(1)}
+        if states:
+            report["states"] = np.stack(states[self.every - 1 :: self.every]).astype(np.float32)
         if truncated:
             success_frames = np.flatnonzero(self._successes)
             report["score"] = float(len(success_frames) > 0)
             report["probability"] = max(self._progress)
             report["success_frame"] = int(success_frames[0]) if len(success_frames) else -1
-        return {"image": observation["image"]}, reward, False, truncated, report
+        return self._seen(observation), reward, False, truncated, report
 
     def close(self) -> None:
         """Close the wrapped environment."""

@@ -124,9 +124,7 @@ def read(
     return subsample_set(episodes, every)
 
 
-def _read(
-    path: str | Path, image_key: ImageKey, assumed_fps: float | None, common: dict[str, Any]
-) -> EpisodeSet:
+def _read(path: str | Path, image_key: ImageKey, assumed_fps: float | None, common: dict[str, Any]) -> EpisodeSet:
     """Read a dataset at its own rate."""
     kind = detect(path)
     if kind == "rlds":

@@ -25,8 +25,8 @@ from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import FieldError, InputError
 from worldgymnast.progress import Progress
 from worldgymnast.protocols import Actor, Demonstrates, RealEnvironment, ScriptedEnv
-from worldgymnast.rl.rollout import executed_per_look, roll_out
-from worldgymnast.types import IMAGE, Episode, Layout, Rollout
+from worldgymnast.rl.rollout import executed_per_look, open_vector, roll_out
+from worldgymnast.types import IMAGE, STATE, Episode, Layout, Rollout
 
 KINDS = ("expert", "noisy", "play")
 
@@ -106,11 +106,12 @@ def _record_episode(env: Demonstrates, scene: ScriptedEnv, job: _Job, length: in
     spec, rng = env.action_spec, np.random.default_rng((job.layout, KINDS.index(job.kind)))
     noise, keep = _disturbance(job.kind, rng, length, spec.dim)
     observed, info = scene.reset(seed=job.layout, options={"task": job.task})
-    frames, actions, success = [observed[IMAGE]], [], [False]
+    frames, actions, success, states = [observed[IMAGE]], [], [False], [observed.get(STATE)]
     for t in range(length):
         action = np.clip(keep[t] * scene.expert_action() + noise[t], spec.low, spec.high).astype(np.float32)
         observed, _, _, _, info = scene.step(action)
         frames.append(observed[IMAGE])
+        states.append(observed.get(STATE))
         actions.append(action)
         success.append(info["success"])
     sentences = env.instructions(job.task)
@@ -124,6 +125,7 @@ def _record_episode(env: Demonstrates, scene: ScriptedEnv, job: _Job, length: in
         success=np.array(success),
         source=job.kind,
         layout=job.layout,
+        state=None if states[0] is None else np.stack([np.asarray(state, np.float32) for state in states]),
     )
 
 
@@ -175,6 +177,7 @@ def to_episodes(rollouts: Iterable[Rollout], source: str, spec: ActionSpec, fps:
             success=rollout.success,
             source=source,
             layout=rollout.start.layout,
+            state=rollout.frame_state,
         )
 
 
@@ -258,7 +261,7 @@ def explorer_config(config: PolicyRecordConfig, number: int) -> PolicyRecordConf
 
 def policy_episodes(policy: Actor, env: RealEnvironment, config: PolicyRecordConfig) -> Iterator[Episode]:
     """Yield labeled real rollouts of `policy`, with layouts and sentences drawn from `config.seed`."""
-    real = env.vector(config.workers, executed_per_look(policy, config.execute), horizon=config.length)
+    real = open_vector(env, config.workers, executed_per_look(policy, config.execute), horizon=config.length)
     rng = np.random.default_rng(config.seed)
     try:
         for i, temperature in enumerate(config.temperatures):

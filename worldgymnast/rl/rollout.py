@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from worldgymnast.errors import FieldError, InputError
-from worldgymnast.protocols import Actor, HasTiling
+from worldgymnast.protocols import Actor, HasTiling, RealEnvironment
 from worldgymnast.tiling import Tiling
 from worldgymnast.types import (
     IMAGE,
@@ -88,6 +88,17 @@ def _executed(env: VectorEnv[Any, Any, Any], policy: Actor) -> int:
     return executed
 
 
+def open_vector(
+    env: RealEnvironment, rows: int, chunk: int, *, horizon: int, keyframes_only: bool = False
+) -> VectorEnv[Any, Any, Any]:
+    """Vector environment of a real one, with its tiling; see `RealEnvironment.vector`."""
+    vector = env.vector(rows, chunk, horizon=horizon, keyframes_only=keyframes_only)
+    if tiling_of(vector) is None and (tiling := tiling_of(env)) is not None:
+        with_tiling: Any = vector
+        with_tiling.tiling = tiling
+    return vector
+
+
 def tiling_of(env: object) -> Tiling | None:
     """Tiling of an environment's frames; None if it names no cameras."""
     return env.tiling if isinstance(env, HasTiling) else None
@@ -128,7 +139,7 @@ def _run_batch(
     sentences, tiling = [start.instruction for start in padded], tiling_of(env)
     observed, _ = env.reset(options={"starts": padded})
     first, looks, chunks, frames, success = observed[IMAGE], list[Observation](), [], [], []
-    initial = observed.get(STATE)
+    initial, states = observed.get(STATE), list[np.ndarray]()
     info: dict[str, Any] = {}
     done = False
     while not done:
@@ -138,10 +149,13 @@ def _run_batch(
         chunks.append(chunk)
         observed, _, terminated, truncated, info = env.step(chunk.actions.cpu().numpy())
         frames.append(np.asarray(info["frames"]))
+        states += [np.asarray(info["states"], np.float32)] if "states" in info else []
         success.append(np.asarray(info.get("success", np.zeros((env.num_envs, 0), bool))))
         done = bool(np.all(np.logical_or(terminated, truncated)))
     seen = np.concatenate([first[:, None], *frames], axis=1)
     labels = np.concatenate([np.zeros((env.num_envs, 1), bool), *success], axis=1)
+    known = initial is not None and len(states) == len(frames)
+    robot = np.concatenate([np.asarray(initial, np.float32)[:, None], *states], axis=1) if known else None
     k = chunks[0].actions.shape[1]
 
     def first_state(row: int) -> np.ndarray | None:
@@ -159,6 +173,7 @@ def _run_batch(
             success=labels[row] if labels.shape == seen.shape[:2] else None,
             foreseen=info["foreseen"][row] if "foreseen" in info else None,
             state=_state(looks, row),
+            frame_state=None if robot is None else robot[row],
         )
         for row, start in enumerate(starts)
     ]

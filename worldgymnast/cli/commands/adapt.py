@@ -37,7 +37,7 @@ from worldgymnast.registry import EnvironmentConfig, environment, load_judge, lo
 from worldgymnast.report import tables
 from worldgymnast.rl.objective import ObjectiveConfig
 from worldgymnast.rl.reinforce import ReinforceConfig
-from worldgymnast.rl.rollout import executed_per_look
+from worldgymnast.rl.rollout import executed_per_look, open_vector
 from worldgymnast.rl.starts import EpisodeStarts, FixedStarts, PhotographedStarts
 from worldgymnast.run import is_finished
 from worldgymnast.surrogates.imagination import Imagination
@@ -173,8 +173,8 @@ class Adapt(DeviceCommand, DatasetCommand):
 
     def _print_real_success(self, robot: RealEnvironment, scene: Layout, before: Policy, after: Policy) -> None:
         """Print the real success of both policies in the scene."""
-        env = robot.vector(
-            2, executed_per_look(before, self.config.rl.execute), horizon=robot.horizon, keyframes_only=True
+        env = open_vector(
+            robot, 2, executed_per_look(before, self.config.rl.execute), horizon=robot.horizon, keyframes_only=True
         )
         layouts, temperature = [scene] * self.config.trials, self.config.rl.temperature
         rates = list[Rate]()

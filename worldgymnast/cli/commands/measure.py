@@ -34,6 +34,7 @@ from worldgymnast.evaluation.perceptual import lpips_distance
 from worldgymnast.evaluation.uncertainty import JitterConfig
 from worldgymnast.measure.evaluate import Contender, evaluate
 from worldgymnast.measure.real import ScoreConfig
+from worldgymnast.measure.state import state_fidelity
 from worldgymnast.measure.world import SIGNAL, comparison_rows, judge_outcomes, measure_drift, replay_fidelity, to_plain
 from worldgymnast.preprocessing import compact
 from worldgymnast.protocols import Judge, WorldModel, predicts_state
@@ -193,6 +194,8 @@ class EvalWorld(DeviceCommand, DatasetCommand):
         show(
             fidelity=replay_fidelity(world, episodes, starts=self.starts, length=length, perceptual=distance, **common)
         )
+        if predicts_state(world):
+            show(state=state_fidelity(world, episodes, starts=self.starts, length=length, **common))
         if frames := frames_for(200, rate) if self.drift is None else self.drift:
             show(drift=measure_drift(world, episodes, frames=frames, **common))
         labelled = episodes.select(episodes.labelled)

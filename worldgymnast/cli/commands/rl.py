@@ -218,9 +218,7 @@ class _Reader:
         if not paths:
             return []
         state = None if predicts_state(self.world) else False
-        return read_each(
-            paths, self.size, cameras=self.cameras, fps=self.fps, resize=self.resize, state=state
-        )
+        return read_each(paths, self.size, cameras=self.cameras, fps=self.fps, resize=self.resize, state=state)
 
 
 def _instructions_by_task(
