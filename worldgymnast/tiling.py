@@ -175,7 +175,8 @@ class Tiling:
         worldgymnast.errors.InputError: rl: camera 'frnt' is not in the frame, which has front. Did you mean 'front'?
         """
         if missing := [name for name in cameras if self.find(name) is None]:
-            close = difflib.get_close_matches(missing[0], self.boxes, n=1)
+            parts = {name.rpartition(".")[2]: name for name in self.boxes}
+            close = difflib.get_close_matches(missing[0], [*self.boxes, *parts], n=1)
             advice = f"Did you mean '{close[0]}'?" if close else "Use cameras of these names, in data and components"
             raise InputError(
                 f"{who}: camera '{missing[0]}' is not in the frame, which has {', '.join(self.boxes)}. {advice}"

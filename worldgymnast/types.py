@@ -32,7 +32,7 @@ class Observation:
     """Input of a policy at one look.
 
     Attributes:
-        images: uint8 [b h w 3] by camera name, the newest frames.
+        images: uint8 [b h w 3] by camera name, the newest frames; sizes may differ between cameras.
         instruction: b sentences.
         state: float32 [b s], proprioception; None if the policy does not need it.
         first: uint8 [b h w 3] by camera name, initial frames of the episode, for planning policies; None otherwise.
@@ -42,10 +42,10 @@ class Observation:
     torch.Size([2, 64, 64, 3])
     """
 
-    images: Mapping[str, UInt8[Tensor, "b h w 3"]]
+    images: Mapping[str, UInt8[Tensor, "b _ _ 3"]]
     instruction: Sequence[str]
     state: Float[Tensor, "b s"] | None = None
-    first: Mapping[str, UInt8[Tensor, "b h w 3"]] | None = None
+    first: Mapping[str, UInt8[Tensor, "b _ _ 3"]] | None = None
 
     @classmethod
     def of(cls, image: UInt8[Tensor, "b h w 3"], instruction: Sequence[str]) -> Observation:
@@ -397,7 +397,7 @@ class Rollout:
     """
 
     start: Start
-    images: Mapping[str, UInt8[np.ndarray, "n h w 3"]]
+    images: Mapping[str, UInt8[np.ndarray, "n _ _ 3"]]
     chunks: ActionChunk
     frames: UInt8[np.ndarray, "t h w 3"]
     verdict: Verdict

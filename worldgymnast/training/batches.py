@@ -119,7 +119,7 @@ def check_observed(episodes: EpisodeSet, cameras: Sequence[str], needs_state: bo
         )
 
 
-def _states(episodes: EpisodeSet, rows: Sequence[int]) -> Tensor:
+def _states(episodes: EpisodeSet, rows: Sequence[Any]) -> Tensor:
     """The state of some frames, float32 [b s]."""
     assert episodes.state is not None
     return torch.from_numpy(episodes.state[np.asarray(rows)])

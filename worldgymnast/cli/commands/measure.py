@@ -171,7 +171,7 @@ class EvalWorld(DeviceCommand, DatasetCommand):
             self.fps,
             fps_of(self.world),
             rule_of(self.world, self.judge, requested=self.resize),
-            True if predicts_state(world) else False,
+            predicts_state(world),
         )
         check_same_state(self.world, names=episodes.state_names)
         check_frame_size(world.frame_size, episodes.size, "data convert SOURCE TARGET --size")
