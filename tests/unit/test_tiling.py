@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+
 from worldgymnast.errors import InputError
 from worldgymnast.preprocessing import RULES, check_rule, fit, resize
 from worldgymnast.tiling import Box, Tiling, compose, tiling_of

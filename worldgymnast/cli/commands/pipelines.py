@@ -17,6 +17,7 @@ from worldgymnast.cli.origins import check_same_cameras, rule_of
 from worldgymnast.cli.results import print_results
 from worldgymnast.cli.starters import component_files, refuse_starters, refuse_unknown_tasks
 from worldgymnast.configs import checked
+from worldgymnast.protocols import predicts_state
 from worldgymnast.recipes.dyna import DynaConfig, dyna
 from worldgymnast.recipes.quickstart import QuickstartConfig, quickstart
 from worldgymnast.recipes.reproduce import Recipe, reproduce
@@ -114,7 +115,8 @@ class Dyna(EvaluationCommand, DatasetCommand):
         check_frame_size(world.frame_size, (env.size, env.size), "--env.size")
         check_tasks(env.tasks)
         rule = rule_of(*paths.values(), requested=self.resize)
-        episodes = read(self.data, env.size, self.cameras, self.fps, resize=rule)
+        state = None if predicts_state(world) else False
+        episodes = read(self.data, env.size, self.cameras, self.fps, resize=rule, state=state)
         refuse_starters(given, self.data[0], episodes.spec)
         require_labels(self.data, episodes)
         check_same_actions(paths["policy"], policy.action_spec, self.data[0], episodes.spec)
