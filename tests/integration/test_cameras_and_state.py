@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,13 @@ import two_cameras
 from two_cameras import FRONT, JOINTS, WRIST
 
 from worldgymnast.cli.main import main
+from worldgymnast.episodes import formats
+from worldgymnast.recipes.finetune import finetune
 from worldgymnast.registry import load_policy, load_world
+from worldgymnast.rl.reinforce import ReinforceConfig
+from worldgymnast.rl.starts import EpisodeStarts
+from worldgymnast.surrogates.imagination import Imagination
+from worldgymnast.types import Clip, Verdict
 from worldgymnast.weights import read_header
 
 SIZE = ["--size", "32x64"]
@@ -67,8 +74,27 @@ def test_components_know_their_cameras_and_state(trained: Path) -> None:
 
 def test_rl_trains_a_policy_with_state_and_two_cameras(trained: Path, tmp_path: Path) -> None:
     assert main(["rl", "debug", *files(trained), *RL, "--out", str(tmp_path / "rl")]) == 0
-    before, after = (load_policy(p) for p in (trained / "sft/policy.safetensors", tmp_path / "rl/policy.safetensors"))
-    assert before.identity != after.identity
+    rows = [json.loads(line) for line in (tmp_path / "rl/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0, 1]
+
+
+class Parity:
+    """Success is an even sum of the last frame, so that groups have both outcomes."""
+
+    name = identity = "parity"
+    is_remote = False
+
+    def score(self, clips: Sequence[Clip]) -> list[Verdict]:
+        return [Verdict(float(int(clip.frames[-1].astype(int).sum()) % 2)) for clip in clips]
+
+
+def test_rl_learns_from_state_and_two_cameras(trained: Path, tmp_path: Path) -> None:
+    policy = load_policy(trained / "sft/policy.safetensors")
+    world = load_world(trained / "world/world.safetensors")
+    starts = EpisodeStarts(formats.read(trained / "data", image_key=("front", "wrist"), size=(32, 64)), ["move"], 0.0)
+    config = ReinforceConfig(steps=2, starts=2, group_size=4, horizon=8)
+    after = finetune(policy, Imagination.of(policy, world, Parity(), 8), starts, tmp_path / "rl", config)
+    assert after.policy.identity != policy.identity
 
 
 def test_eval_world_reports_the_state_error(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

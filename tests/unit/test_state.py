@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 import torch
 import two_cameras
+from foreign_data import T as Tensor
+from foreign_data import rlds, v3
+from rlds_builders import record, step
 from two_cameras import FRONT, JOINTS, SPEC, WRIST
 
 from worldgymnast.configs import from_dict, to_dict
@@ -154,3 +157,37 @@ def test_configs_of_earlier_versions_stay_the_same() -> None:
     assert from_dict(SmallVLAConfig, to_dict(changed), "here") == changed
     with pytest.raises(FieldError, match="each once"):
         SmallVLAConfig(cameras=("a", "a"))
+
+
+def test_parts_of_the_state_are_joined(tmp_path: Path) -> None:
+    parts = {"observation.state.arm": 3, "observation.state.gripper": 1, "observation.environment_state": 2}
+    feats = {name: {"dtype": "float32", "shape": [width], "names": None} for name, width in parts.items()}
+    feats["observation.state.gripper"]["names"] = ["opening"]
+
+    def extra(index: int, count: int) -> dict[str, list[list[float]]]:
+        return {
+            name: [[index + k + row / 10 for k in range(width)] for row in range(count)]
+            for name, width in parts.items()
+        }
+
+    v3(tmp_path / "v3", extra=extra, feats=feats)
+    found = formats.read(tmp_path / "v3")
+    assert found.state.shape[1] == 4, "the environment's state is not the robot's"
+    assert found.state_names[-1] == "gripper.opening"
+    np.testing.assert_allclose(found.episode(1).state[2], [1.2, 2.2, 3.2, 1.2], rtol=1e-6)
+    assert found.cameras == ("observation.images.cam",)
+
+
+def test_rlds_has_a_state(tmp_path: Path) -> None:
+    states = [np.arange(3 * 2, dtype=np.float32) + 10 * i for i in range(2)]
+    steps = step(state=Tensor([2]))
+    rlds(tmp_path / "a", [record(i, 3) | {"steps/observation/state": states[i]} for i in range(2)], steps)
+    found = formats.read(tmp_path / "a", fps=10)
+    np.testing.assert_array_equal(found.episode(1).state, states[1].reshape(3, 2))
+    formats.convert(tmp_path / "a", tmp_path / "b", fps=10)
+    np.testing.assert_array_equal(formats.read(tmp_path / "b").episode(1).state, states[1].reshape(3, 2))
+    with_hole = [record(0, 3) | {"steps/observation/state": states[0] * np.nan}]
+    rlds(tmp_path / "c", with_hole, steps)
+    assert formats.read(tmp_path / "c", fps=10).state is None
+    with pytest.raises(InputError, match="found no state"):
+        formats.read(tmp_path / "c", fps=10, state=True)
