@@ -75,7 +75,7 @@ def test_components_know_their_cameras_and_state(trained: Path) -> None:
 def test_rl_trains_a_policy_with_state_and_two_cameras(trained: Path, tmp_path: Path) -> None:
     assert main(["rl", "debug", *files(trained), *RL, "--out", str(tmp_path / "rl")]) == 0
     rows = [json.loads(line) for line in (tmp_path / "rl/metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [0, 1]
+    assert [row["step"] for row in rows if "reward" in row][:2] == [0, 1]
 
 
 class Parity:

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 import tyro
 from tyro.conf import Positional
 
-from worldgymnast.cli.checks import check_frame_size, check_same_actions
+from worldgymnast.cli.checks import check_frame_size, check_observed, check_same_actions
 from worldgymnast.cli.command import NO_PREFIX, EvaluationCommand, OptionalPath, print_written
 from worldgymnast.cli.environment import check_policy, check_tasks, require_environment
 from worldgymnast.cli.inputs import open_ledger

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 import tyro
 
 from worldgymnast import doctor
-from worldgymnast.cli.checks import check_frame_size, check_same_actions, require_labels
+from worldgymnast.cli.checks import check_frame_size, check_observed, check_same_actions, require_labels
 from worldgymnast.cli.command import NO_PREFIX, Command, DatasetCommand, EvaluationCommand, OptionalPath
 from worldgymnast.cli.environment import check_policy, check_tasks
 from worldgymnast.cli.inputs import read
@@ -66,6 +66,7 @@ class Quickstart(EvaluationCommand):
         paths = component_files(**given)
         policy, world = load_policy(paths["policy"]), load_world(paths["world"])
         check_same_actions(paths["policy"], policy.action_spec, paths["world"], world.action_spec)
+        check_observed(paths["policy"], policy, paths["world"], world)
         check_same_cameras(*paths.values())
         check_policy(paths["policy"], policy, env, "--env.hold")
         check_frame_size(world.frame_size, (env.size, env.size), "--env.size")
@@ -111,6 +112,7 @@ class Dyna(EvaluationCommand, DatasetCommand):
         judge = load_learned_judge(paths["judge"], self.device)
         check_same_cameras(*paths.values(), requested=self.image_key)
         check_same_actions(paths["policy"], policy.action_spec, paths["world"], world.action_spec)
+        check_observed(paths["policy"], policy, paths["world"], world)
         check_policy(paths["policy"], policy, env, "--env.hold")
         check_frame_size(world.frame_size, (env.size, env.size), "--env.size")
         check_tasks(env.tasks)
