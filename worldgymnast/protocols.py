@@ -400,6 +400,11 @@ class HasTiling(Protocol):
         ...
 
 
+def tiling_of(component: object) -> Tiling | None:
+    """Tiling of a component's frames; None if it names no cameras."""
+    return component.tiling if isinstance(component, HasTiling) else None
+
+
 @runtime_checkable
 class Demonstrates(RealEnvironment, Protocol):
     """Real environment with scripted experts."""

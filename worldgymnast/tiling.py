@@ -198,7 +198,7 @@ class Tiling:
         if isinstance(first, Tensor):
             arrays = {name: np.asarray(torch.as_tensor(picture).cpu()) for name, picture in pictures.items()}
             return torch.from_numpy(self.tile(arrays, rule)).to(first.device)
-        frame = np.zeros((*first.shape[:-3], *self.size, 3), np.uint8)
+        frame: Any = np.zeros((*first.shape[:-3], *self.size, 3), np.uint8)
         for name, box in self.boxes.items():
             picture: Any = pictures[name]
             if picture.dtype != np.uint8 or picture.shape[-1] != 3 or picture.shape[:-3] != first.shape[:-3]:

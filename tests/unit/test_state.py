@@ -13,6 +13,7 @@ import two_cameras
 from foreign_data import T as Tensor
 from foreign_data import rlds, v3
 from rlds_builders import record, step
+from small_worlds import SMALL, randomised
 from two_cameras import FRONT, JOINTS, SPEC, WRIST
 
 from worldgymnast.configs import from_dict, to_dict
@@ -25,10 +26,12 @@ from worldgymnast.policies.flow_vla import FlowVLA, FlowVLAConfig
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
 from worldgymnast.preprocessing import RULES, fit
 from worldgymnast.rl.starts import EpisodeStarts, starts_hash
+from worldgymnast.testing import check_world
 from worldgymnast.tiling import compose
 from worldgymnast.training.batches import imitation_batches
 from worldgymnast.types import Observation, Start
 from worldgymnast.video import png
+from worldgymnast.worldmodel.sampler import WorldModelConfig
 
 
 @pytest.fixture(scope="module")
@@ -191,3 +194,55 @@ def test_rlds_has_a_state(tmp_path: Path) -> None:
     assert formats.read(tmp_path / "c", fps=10).state is None
     with pytest.raises(InputError, match="found no state"):
         formats.read(tmp_path / "c", fps=10, state=True)
+
+
+def head_config(state_dim: int, grid: tuple[int, int] = (4, 4)) -> WorldModelConfig:
+    return replace(SMALL, state_dim=state_dim, transformer=replace(SMALL.transformer, grid=grid))
+
+
+@pytest.mark.parametrize("grid", [(4, 4), (4, 8), (6, 8)])
+def test_a_world_model_of_any_shape_keeps_the_contract_with_and_without_state(grid: tuple[int, int]) -> None:
+    for state_dim in (0, 3):
+        world = randomised(head_config(state_dim, grid))
+        assert (world.frame_size[0] * grid[1], world.state_dim) == (world.frame_size[1] * grid[0], state_dim)
+        check_world(world)
+
+
+def test_the_state_head_changes_nothing_else() -> None:
+    plain, headed = randomised(head_config(0)), randomised(head_config(3))
+    headed.load_state_dict(plain.state_dict(), strict=False)
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, *plain.frame_size, 3), dtype=np.uint8))
+    actions = torch.zeros(2, 3, plain.action_spec.dim)
+    shown = [
+        world.step(world.start(images), actions, generator=torch.Generator().manual_seed(0))[1]
+        for world in (plain, headed)
+    ]
+    assert torch.equal(*shown)
+    assert plain.predict_state(plain.start(images)) is None
+    assert not any(name.startswith("state_head") for name in plain.state_dict())
+    assert not {"state_dim", "state_weight"} & set(to_dict(plain.config))
+
+
+def test_the_state_head_learns_from_both_kinds_of_clips() -> None:
+    world = randomised(head_config(2)).train()
+    world.measure_state(np.random.default_rng(0).normal(5, 3, (50, 2)).astype(np.float32))
+    h, w = world.config.transformer.grid
+    batch = {
+        "latents": torch.randn(4, 6, h, w, world.config.transformer.channels),
+        "actions": torch.zeros(4, 5, world.action_spec.dim),
+        "mask": torch.ones(4, 5, dtype=torch.bool),
+        "state": torch.randn(4, 6, 2) * 3 + 5,
+        "success": torch.zeros(4, 6, dtype=torch.bool),
+        "labelled": torch.zeros(4, dtype=torch.bool),
+        "instruction": ("move",) * 4,
+        "progress": 1.0,
+    }
+    optimizer = torch.optim.Adam(world.parameters(), 1e-2)
+    losses = []
+    for _ in range(25):
+        loss, metrics = world.loss(batch | {"generator": torch.Generator().manual_seed(0)})
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(metrics["state_loss"])
+    assert losses[-1] < 0.8 * losses[0]

@@ -12,7 +12,7 @@ from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import InputError
 from worldgymnast.measure.novelty import frame_warning, sentence_warning
 from worldgymnast.preprocessing import compact, size_text
-from worldgymnast.protocols import HasTiling, Policy, PredictsState, WorldModel, predicts_state
+from worldgymnast.protocols import Policy, PredictsState, WorldModel, predicts_state, tiling_of
 from worldgymnast.tiling import check_cameras
 from worldgymnast.types import IMAGE, STATE, Start
 
@@ -68,7 +68,7 @@ def check_observed(path: Path, policy: Policy, world_path: Path, world: WorldMod
             f"{path}: the policy reads a state of {widths[0]} numbers, but {world_path} predicts {widths[1]}. Train "
             "both on the same data"
         )
-    tiling = world.tiling if isinstance(world, HasTiling) else None
+    tiling = tiling_of(world)
     if any(name not in (IMAGE, STATE) for name in policy.cameras):
         check_cameras(policy.cameras, tiling, f"{path} with {world_path}: the policy")
 

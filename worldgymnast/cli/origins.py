@@ -59,7 +59,7 @@ def rule_of(*paths: Path | None, requested: Resize | None = None) -> Resize | No
     Raises:
         InputError: they differ.
     """
-    named = [("--resize", requested)]
+    named: list[tuple[str, Resize | None]] = [("--resize", requested)]
     named += [(str(file), _rule_in(file)) for path in filter(None, paths) for file in _weight_files(path)]
     known = [one for one in named if one[1] is not None]
     for (first, rule), (other, another) in itertools.pairwise(known):

@@ -16,7 +16,7 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from worldgymnast.errors import FieldError, InputError
-from worldgymnast.protocols import HasTiling, Judge, PredictsState, PredictsSuccess, WorldModel
+from worldgymnast.protocols import Judge, PredictsState, PredictsSuccess, WorldModel, tiling_of
 from worldgymnast.types import IMAGE, STATE, Clip, Start, Verdict, WorldState, require_frame_size
 
 
@@ -53,7 +53,7 @@ class ImaginedVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]
             raise FieldError("horizon", f"found {horizon}, expected a multiple of the policy's chunk ({chunk})")
         self.world, self.judge, self.generator = world, judge, generator
         self.num_envs, self.chunk, self.horizon, self.every = rows, chunk, horizon, every
-        self.tiling = world.tiling if isinstance(world, HasTiling) else None
+        self.tiling = tiling_of(world)
         spec = world.action_spec
         spaces: dict[str, gym.Space[Any]] = {IMAGE: gym.spaces.Box(0, 255, (*world.frame_size, 3), np.uint8)}
         self._state_dim = world.state_dim if isinstance(world, PredictsState) else 0
@@ -101,9 +101,10 @@ class ImaginedVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]
 
     def _start(self, images: np.ndarray, starts: Sequence[Start]) -> WorldState:
         """State of the world model, with the robot's state where it is known."""
-        frames = torch.from_numpy(images)
-        if not self._state_dim or not isinstance(self.world, PredictsState):
+        frames, world = torch.from_numpy(images), self.world
+        if not self._state_dim or not isinstance(world, PredictsState):
             return self.world.start(frames)
+        robot: PredictsState = world
         known = np.full((len(starts), self._state_dim), np.nan, np.float32)
         for row, start in zip(known, starts, strict=True):
             if start.state is None:
@@ -114,7 +115,7 @@ class ImaginedVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]
                     f"{self._state_dim}. Give data and starts of the robot that it was trained on"
                 )
             row[:] = start.state
-        return self.world.start(frames, torch.from_numpy(known))
+        return robot.start(frames, torch.from_numpy(known))
 
     def _observation(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """The frames, and the robot's state if the world model predicts it."""

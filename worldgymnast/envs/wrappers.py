@@ -55,7 +55,8 @@ class ChunkedEnv(gym.Env[Values, np.ndarray]):
         )
         assert isinstance(self.env.observation_space, gym.spaces.Dict)
         spaces = self.env.observation_space.spaces
-        self.observation_space = gym.spaces.Dict({key: spaces[key] for key in (IMAGE, STATE) if key in spaces})
+        self._keys = [key for key in (IMAGE, STATE) if key in spaces]
+        self.observation_space = gym.spaces.Dict({key: spaces[key] for key in self._keys})
         self._successes: list[bool] = []
         self._progress: list[float] = []
 
@@ -82,7 +83,7 @@ class ChunkedEnv(gym.Env[Values, np.ndarray]):
 
     def _seen(self, observation: Values) -> Values:
         """The image, and the state if the environment has one."""
-        return {key: observation[key] for key in self.observation_space.spaces}
+        return {key: observation[key] for key in self._keys}
 
     def step(self, action: np.ndarray) -> tuple[Values, float, bool, bool, Values]:
         """Execute the chunk [k a] action by action."""
@@ -92,7 +93,7 @@ class ChunkedEnv(gym.Env[Values, np.ndarray]):
             observation, step_reward, _, truncated, info = self.env.step(single)
             reward += float(step_reward)
             frames.append(observation["image"])
-            states += [observation[STATE]] if STATE in self.observation_space.spaces else []
+            states += [observation[STATE]] if STATE in self._keys else []
             self._successes.append(bool(info["success"]))
             self._progress.append(float(info["success"] or info.get("progress", 0.0)))
         success = np.array(self._successes[-len(frames) :]).reshape(-1, self.every)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from worldgymnast.actions import ActionSpec
 from worldgymnast.configs import Between, Positive, checked
-from worldgymnast.protocols import Actor, HasTiling, Judge, PredictsState, WorldModel
+from worldgymnast.protocols import Actor, Judge, PredictsState, WorldModel, tiling_of
 from worldgymnast.tiling import Tiling, see
 from worldgymnast.types import IMAGE, ActionChunk, Clip, Observation
 
@@ -92,7 +92,7 @@ class BestOf:
 
     @property
     def _tiling(self) -> Tiling | None:
-        return self.world.tiling if isinstance(self.world, HasTiling) else None
+        return tiling_of(self.world)
 
     def _frame(self, images: Mapping[str, Tensor]) -> Tensor:
         """The world model's frame from the images of the policy's cameras, uint8 [b h w 3].
@@ -115,7 +115,9 @@ class BestOf:
         """
         count, rows = len(candidates), len(obs)
         frame, world = self._frame(obs.images), self.world
-        robot = world if isinstance(world, PredictsState) and world.state_dim and obs.state is not None else None
+        robot: PredictsState | None = None
+        if obs.state is not None and isinstance(world, PredictsState) and world.state_dim:
+            robot = world
         state = self.world.start(frame) if robot is None else robot.start(frame, obs.state)
         state = state.fork(torch.arange(rows).repeat(count))
         sentences = [*obs.instruction] * count

@@ -99,11 +99,6 @@ def open_vector(
     return vector
 
 
-def tiling_of(env: object) -> Tiling | None:
-    """Tiling of an environment's frames; None if it names no cameras."""
-    return env.tiling if isinstance(env, HasTiling) else None
-
-
 def check_provided(env: VectorEnv[Any, Any, Any], policy: Actor) -> None:
     """Raise InputError unless an environment provides all inputs of a policy."""
     space = env.single_observation_space

@@ -15,7 +15,7 @@ from worldgymnast.configs import Positive, checked
 from worldgymnast.episodes.shares import balanced_weights, share_weights
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, data_hash, state_hash
 from worldgymnast.errors import FieldError, InputError
-from worldgymnast.protocols import ComponentInfo, TrainableWorld, WorldModel
+from worldgymnast.protocols import ComponentInfo, TrainableWorld, WorldModel, tiling_of
 from worldgymnast.registry import Manifest, WorldConfig, load_world, make, save_component, to_dict
 from worldgymnast.run import Run
 from worldgymnast.training.batches import encode_all, frame_batches, latent_batches
@@ -110,7 +110,8 @@ def train_world(
     with Run(out, to_dict(config) | {"inputs": inputs}) as run:
         if run.summary is None:
             torch.manual_seed(config.fit.seed)
-            stored = ComponentInfo(action_spec=spec, fps=data.fps, tiling=data.tiling)
+            tiling = tiling_of(initial.world) or data.tiling
+            stored = ComponentInfo(action_spec=spec, fps=data.fps, tiling=tiling)
             world = make("worlds", config.world, stored).to(device)
             if state_dim and data.state is not None:
                 world.measure_state(data.state[data.rows])
