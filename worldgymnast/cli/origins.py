@@ -60,7 +60,8 @@ def rule_of(*paths: Path | None, requested: Resize | None = None) -> Resize | No
         InputError: they differ.
     """
     named: list[tuple[str, Resize | None]] = [("--resize", requested)]
-    named += [(str(file), _rule_in(file)) for path in filter(None, paths) for file in _weight_files(path)]
+    for path in filter(None, paths):
+        named += [(str(file), _rule_in(file)) for file in _weight_files(path)]
     known = [one for one in named if one[1] is not None]
     for (first, rule), (other, another) in itertools.pairwise(known):
         if rule != another:

@@ -104,7 +104,7 @@ class ImaginedVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]
         frames, world = torch.from_numpy(images), self.world
         if not self._state_dim or not isinstance(world, PredictsState):
             return self.world.start(frames)
-        robot: PredictsState = world
+        robot: Any = world  # pyright takes `start` of WorldModel, the first of its two Protocols
         known = np.full((len(starts), self._state_dim), np.nan, np.float32)
         for row, start in zip(known, starts, strict=True):
             if start.state is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -115,7 +115,7 @@ class BestOf:
         """
         count, rows = len(candidates), len(obs)
         frame, world = self._frame(obs.images), self.world
-        robot: PredictsState | None = None
+        robot: Any = None
         if obs.state is not None and isinstance(world, PredictsState) and world.state_dim:
             robot = world
         state = self.world.start(frame) if robot is None else robot.start(frame, obs.state)
