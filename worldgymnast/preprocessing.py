@@ -49,8 +49,8 @@ def parse_size(text: str) -> Size:
     >>> parse_size("64"), parse_size("48x64"), parse_size("64x64")
     (64, (48, 64), 64)
     """
-    height, _, width = text.lower().partition("x")
-    return compact((int(height), int(width))) if width else int(height)
+    height, separator, width = text.lower().partition("x")
+    return compact((int(height), int(width))) if separator else int(height)
 
 
 def size_text(size: Size) -> str:

@@ -122,7 +122,8 @@ def test_eval_world_reports_the_state_error(trained: Path, tmp_path: Path, capsy
         (["train-world", "DATA", *CAMERAS, "--size", "30x64"], "--size 32x64"),
         (["train-world", "DATA", "OTHER", *CAMERAS, *SIZE, "--state"], "expected 6 (joint_1.pos"),
         (["sft", "DATA", "--size", "0x64"], "--size: found 0, expected 1 to 4096"),
-        (["sft", "DATA", "--size", "64by64"], "--size: found '64by64'"),
+        (["sft", "DATA", "--size", "64by64"], "--size: found '64by64', expected a number or HxW"),
+        (["sft", "DATA", "--size", "64x"], "--size: found '64x'"),
     ],
 )
 def test_conflicts_are_one_line_before_anything_runs(
