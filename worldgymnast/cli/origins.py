@@ -59,10 +59,9 @@ def rule_of(*paths: Path | None, requested: Resize | None = None) -> Resize | No
     Raises:
         InputError: they differ.
     """
-    named: list[tuple[str, Resize | None]] = [("--resize", requested)]
+    known = list[tuple[str, Resize]]() if requested is None else [("--resize", requested)]
     for path in filter(None, paths):
-        named += [(str(file), _rule_in(file)) for file in _weight_files(path)]
-    known = [one for one in named if one[1] is not None]
+        known += [(str(file), rule) for file in _weight_files(path) if (rule := _rule_in(file)) is not None]
     for (first, rule), (other, another) in itertools.pairwise(known):
         if rule != another:
             raise InputError(
