@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from worldgymnast.errors import FieldError, InputError
-from worldgymnast.protocols import Actor, HasTiling, RealEnvironment
+from worldgymnast.protocols import Actor, RealEnvironment, tiling_of
 from worldgymnast.tiling import Tiling
 from worldgymnast.types import (
     IMAGE,

@@ -113,6 +113,7 @@ class Agree(EvaluationCommand):
         for path, policy in loaded.items():
             check_same_actions(Path(path), policy.action_spec, files["world"], world.action_spec)
             require_environment("agree", Path(path), policy.action_spec, self.given_flags, _INSTEAD)
+            check_observed(Path(path), policy, files["world"], world)
             check_policy(Path(path), policy, env)
         check_same_cameras(*files.values(), *self.policies)
         first = next(iter(loaded.values()))
