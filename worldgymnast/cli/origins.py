@@ -59,7 +59,9 @@ def rule_of(*paths: Path | None, requested: Resize | None = None) -> Resize | No
     Raises:
         InputError: they differ.
     """
-    known = list[tuple[str, Resize]]() if requested is None else [("--resize", requested)]
+    known = list[tuple[str, Resize]]()
+    if requested is not None:
+        known.append(("--resize", requested))
     for path in filter(None, paths):
         known += [(str(file), rule) for file in _weight_files(path) if (rule := _rule_in(file)) is not None]
     for (first, rule), (other, another) in itertools.pairwise(known):
