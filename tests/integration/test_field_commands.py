@@ -553,7 +553,9 @@ def test_flags_that_contradict_the_data_say_what_the_data_are(mine: Path, says: 
     assert "--world.transformer.grid: found 8 8, which is for frames of 128x128 pixels, but the data have 64x64" in line
     assert "multiples of 16" in says("train-world", mine, "--size", 50, *out, code=2)
     assert "--shares: found 1 2 for 1 datasets" in says("train-world", mine, "--shares", 1, 2, *out, code=2)
-    assert "--held-out: cannot hold out 6 of 6 episodes" in says("train-world", mine, "--held-out", 6, *out, code=2)
+    assert "--held-out: cannot hold out 6 of 3 episodes of task 'pick the cube'" in says(
+        "train-world", mine, "--held-out", 6, *out, code=2
+    )
 
 
 def test_frames_that_are_not_square_are_squashed_and_it_is_said(says: Said, tmp_path: Path) -> None:

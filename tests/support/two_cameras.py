@@ -33,7 +33,7 @@ def wrist(joints: np.ndarray) -> np.ndarray:
 
 
 def episode(index: int, length: int = 12, names: Sequence[str] = JOINTS) -> Episode:
-    """An episode of small random motions; it succeeds where the first joint is positive."""
+    """An episode of small random motions; those of odd number succeed where the first joint is positive."""
     rng = np.random.default_rng(index)
     joints = [rng.uniform(-0.8, 0.8, 6)]
     actions = rng.uniform(-0.2, 0.2, (length, 6)).astype(np.float32)
@@ -48,7 +48,7 @@ def episode(index: int, length: int = 12, names: Sequence[str] = JOINTS) -> Epis
         task="move",
         fps=10.0,
         spec=SPEC,
-        success=state[:, 0] > 0,
+        success=(state[:, 0] > 0) & (index % 2 == 1),
         source="expert",
         camera=FRONT,
         cameras={WRIST: np.stack([wrist(each) for each in state])},

@@ -40,8 +40,9 @@ def require_labels(paths: Sequence[Path], episodes: EpisodeSet) -> None:
     """Raise `InputError` if no episode has a success label."""
     if not episodes.labelled.any():
         raise InputError(
-            f"{' '.join(map(str, paths))}: field 'success': no episode has a label. Add a boolean feature 'success' or "
-            "'next.success' per frame, or record labelled episodes with record-policy"
+            f"{' '.join(map(str, paths))}: field 'success': no episode has a label. Label them (worldgymnast label "
+            f"{paths[0]} --by-hand --out labels.jsonl, then --labels labels.jsonl), or record labelled episodes with "
+            "record-policy"
         )
 
 

@@ -15,7 +15,7 @@ from pydantic import AfterValidator
 from tyro.conf import Positional
 
 from worldgymnast import processes
-from worldgymnast.configs import Between, Positive, checked
+from worldgymnast.configs import Between, Count, Positive, checked
 from worldgymnast.errors import FieldError, InputError
 from worldgymnast.measure.unplayed import MOST
 from worldgymnast.preprocessing import parse_size, sides, size_text
@@ -51,6 +51,8 @@ _SIZE: Any = tyro.constructors.PrimitiveConstructorSpec(
 )
 Size = Annotated[int | tuple[int, int] | None, AfterValidator(_in_range), _SIZE]
 """Pixels of square frames, N, or height and width, HxW."""
+HeldOut = Annotated[Count | Literal["auto"] | None, tyro.conf.arg(metavar="N|auto")]
+"""Episodes per task to hold out; "auto" follows the number of episodes (see `inputs.hold_out`)."""
 DataSets = Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="DATA...", help_behavior_hint="(required)")]
 
 
@@ -151,7 +153,18 @@ class DatasetCommand(Command):
 
 
 @checked(kw_only=True)
-class TrainingCommand(DeviceCommand, DatasetCommand):
+class LabelledCommand(DatasetCommand):
+    """A command that uses success labels of data sets.
+
+    Attributes:
+        labels: files of `label`, with success labels of the data sets' episodes; they replace the data's own.
+    """
+
+    labels: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE...")] = ()
+
+
+@checked(kw_only=True)
+class TrainingCommand(DeviceCommand, LabelledCommand):
     """A command that trains on data sets.
 
     Attributes:

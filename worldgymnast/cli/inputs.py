@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from worldgymnast.actions import ActionSpec, ActionSpecMismatch
 from worldgymnast.cli.checks import check_frame_size, check_observed, check_same_actions, check_same_rate
-from worldgymnast.cli.environment import check_policy, check_tasks
+from worldgymnast.cli.environment import check_policy, check_tasks, is_metaworld
 from worldgymnast.cli.origins import check_same_state, fps_of, rule_of
 from worldgymnast.episodes import formats
+from worldgymnast.episodes.labels import SUFFIX, Labels
+from worldgymnast.episodes.rates import is_same_rate
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.errors import InputError
 from worldgymnast.ledger import FILE, Ledger
@@ -22,6 +25,8 @@ from worldgymnast.run import check_folder
 Cameras = str | tuple[str, ...] | None
 SPLIT_SEED = 0
 """Seed of the held-out split, the same in every command."""
+MAX_HELD_OUT = 20
+"""Most episodes per task that are held out by default."""
 
 
 def open_ledger(out: Path) -> Ledger:
@@ -36,11 +41,14 @@ def read(
     cameras: Cameras = None,
     fps: float | None = None,
     assumed_fps: float | None = None,
+    labels: Sequence[Path] = (),
     resize: Resize | None = None,
     state: bool | None = False,
 ) -> EpisodeSet:
     """Read data sets as one; see `read_each`."""
-    sets = read_each(paths, size, cameras=cameras, fps=fps, assumed_fps=assumed_fps, resize=resize, state=state)
+    sets = read_each(
+        paths, size, cameras=cameras, fps=fps, assumed_fps=assumed_fps, labels=labels, resize=resize, state=state
+    )
     if state:
         check_one_state(paths, sets)
     return concatenate(sets)
@@ -64,20 +72,24 @@ def read_each(
     cameras: Cameras = None,
     fps: float | None = None,
     assumed_fps: float | None = None,
+    labels: Sequence[Path] = (),
     resize: Resize | None = None,
     state: bool | None = False,
 ) -> list[EpisodeSet]:
-    """Read data sets with actions in `spec`, or as in the first.
+    """Read data sets with actions in `spec`, or as in the first, and with the labels of label files.
+
+    Rates that differ by less than 1 % count as equal.
 
     `state` False does not use the state, True requires it, None keeps it where there is one.
 
     Raises:
-        InputError: frame sizes or rates differ, or actions cannot be converted.
+        InputError: frame sizes or rates differ, actions cannot be converted, or a label file fits no data set.
     """
     if not paths:
         raise InputError("DATA: missing data sets. Give at least one folder")
     if len({path.resolve() for path in paths}) < len(paths):
         raise InputError("DATA: a data set was given twice. Give each once (train-world weighs them with --shares)")
+    known = Labels(labels) if labels else None
     sets = [
         formats.read(
             path,
@@ -85,14 +97,19 @@ def read_each(
             image_key=cameras,  # pyright: ignore[reportArgumentType]
             fps=fps,
             assumed_fps=assumed_fps,
+            labels=known,
             resize=resize or "squash",
             state=state,
         )
         for path in paths
     ]
+    if known is not None:
+        known.require_used(" or ".join(map(str, paths)))
+    else:
+        _print_unused_labels(paths)
     first, spec = sets[0], spec or sets[0].spec
     for i, (path, part) in enumerate(zip(paths, sets, strict=True)):
-        if part.fps != first.fps:
+        if not is_same_rate(part.fps, first.fps):
             raise InputError(
                 f"{path}: found {part.fps:g} frames per second, expected {first.fps:g} as in {paths[0]}. Leave one "
                 "out, or read both at a rate that divides both, with --fps"
@@ -101,6 +118,7 @@ def read_each(
             sets[i] = part.with_action_spec(spec)
         except ActionSpecMismatch as error:
             raise InputError(f"{path}: {error}. Train on it alone, or leave it out") from error
+        sets[i] = replace(sets[i], fps=first.fps)
         if part.size != first.size:
             (h, w), (height, width) = part.size, first.size
             advice = size_text(compact(first.size))
@@ -111,19 +129,95 @@ def read_each(
     return sets
 
 
-def hold_out(episodes: EpisodeSet, count: int) -> tuple[EpisodeSet, EpisodeSet]:
-    """Split off `count` episodes per task, the same in every command.
+def _print_unused_labels(paths: Sequence[Path]) -> None:
+    """Print which data sets have label files beside or inside their folder that were not given."""
+    for path in paths:
+        for file in sorted([*path.glob(f"*labels*{SUFFIX}"), *path.parent.glob(f"{path.name}*labels*{SUFFIX}")]):
+            print(f"{file}: not used; to use these labels, add --labels {file}")
+
+
+def hold_out_each(
+    paths: Sequence[Path], sets: Sequence[EpisodeSet], held_out: int | Literal["auto"]
+) -> tuple[list[EpisodeSet], list[EpisodeSet]]:
+    """Split off episodes of every data set with `hold_out`; what "auto" holds out is printed.
+
+    Returns:
+        Of each data set the rest, and the held-out episodes.
 
     Raises:
-        InputError: a task has no more than `count` episodes.
+        InputError: a task has no more than the given number of episodes.
     """
-    for task in sorted(set(episodes.task)) if count else ():
-        if (available := len(episodes.where(task=task))) <= count:
+    pairs = [hold_out(part, held_out, path) for path, part in zip(paths, sets, strict=True)]
+    return [rest for rest, _ in pairs], [held for _, held in pairs]
+
+
+def auto_held_out(episodes: int) -> int:
+    """Number of a task's episodes that "auto" holds out.
+
+    >>> [auto_held_out(count) for count in (1, 2, 3, 9, 10, 50, 1000)]
+    [0, 0, 1, 1, 2, 10, 20]
+    """
+    return min(MAX_HELD_OUT, max(1, episodes // 5)) if episodes >= 3 else 0
+
+
+def hold_out(
+    episodes: EpisodeSet, held_out: int | Literal["auto"], path: Path | None = None
+) -> tuple[EpisodeSet, EpisodeSet]:
+    """Split off episodes of every task, the same in every command.
+
+    Args:
+        episodes: the episodes of one data set.
+        held_out: number per task; or "auto", a fifth of each task, at least one of three or more episodes and at most
+            `MAX_HELD_OUT`.
+        path: the data set; with it, what "auto" holds out is printed.
+
+    Raises:
+        InputError: a task has no more than the given number of episodes.
+    """
+    sizes = {task: len(episodes.where(task=task)) for task in sorted(set(episodes.task))}
+    if held_out == "auto":
+        counts = {task: auto_held_out(size) for task, size in sizes.items()}
+        without = sum(count == 0 for count in counts.values())
+        rest = f"; none of {without} of {len(counts)} tasks, which have fewer than 3 episodes" if without else ""
+        line = f"{sum(counts.values())} of {len(episodes)} episodes are held out (a fifth of each task{rest})"
+        if path is not None:
+            print(f"{path}: {line}. --held-out N changes this")
+        return episodes.split_by_task(counts, SPLIT_SEED)
+    for task, available in sizes.items() if held_out else ():
+        if available <= held_out:
             of = f" of task '{task}'" if task else ""
             raise InputError(
-                f"--held-out: cannot hold out {count} of {available} episodes{of}. Hold out fewer, or add data"
+                f"--held-out: cannot hold out {held_out} of {available} episodes{of}. Hold out fewer (--held-out auto: "
+                f"{auto_held_out(available)}), or add data"
             )
-    return episodes.split(count, SPLIT_SEED)
+    return episodes.split(held_out, SPLIT_SEED)
+
+
+def held_out_or_default(held_out: int | Literal["auto"] | None, episodes: EpisodeSet) -> int | Literal["auto"]:
+    """The value of a training command's flag.
+
+    If omitted, "auto"; but 0 in Meta-World, whose held-out data are recorded separately.
+    """
+    if held_out is not None:
+        return held_out
+    return 0 if is_metaworld(episodes.spec) else "auto"
+
+
+def choose_held_out(
+    paths: Sequence[Path], sets: Sequence[EpisodeSet], held_out: int | Literal["auto"] | None, trained: bool
+) -> list[EpisodeSet]:
+    """Choose the episodes to measure on: all, or those that `hold_out` holds out, or with `trained` the rest.
+
+    Raises:
+        InputError: none is held out.
+    """
+    if not held_out:
+        return list(sets)
+    rest, held = hold_out_each(paths, sets, held_out)
+    chosen = [part for part in (rest if trained else held) if len(part)]
+    if not chosen:
+        raise InputError("--held-out: no task has 3 episodes, so none is held out. Omit it, or add data")
+    return chosen
 
 
 @dataclass(frozen=True)

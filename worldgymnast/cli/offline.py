@@ -9,7 +9,7 @@ import numpy as np
 
 from worldgymnast.actions import ActionSpec, ActionSpecMismatch, converter
 from worldgymnast.cli.inputs import hold_out
-from worldgymnast.cli.origins import held_out_of
+from worldgymnast.cli.origins import HeldOut, held_out_of, holds_out
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.errors import InputError
 from worldgymnast.measure.offline import ROLLOUTS, References
@@ -45,7 +45,7 @@ def announce(given_flags: Collection[str], is_unscored: bool) -> None:
 
 
 def split_references(
-    sets: Sequence[EpisodeSet], test: EpisodeSet | None, held_out: int | None, files: Mapping[str, Path]
+    sets: Sequence[EpisodeSet], test: EpisodeSet | None, held_out: HeldOut | None, files: Mapping[str, Path]
 ) -> tuple[EpisodeSet, References]:
     """Split the data into episodes to start from and episodes to measure world model and judge on.
 
@@ -70,7 +70,7 @@ def split_references(
         return data, References(data, data, tuple(names[name] for name in learned))
     parts = [hold_out(part, count) for part in sets]
     data, kept = (concatenate([part[i] for part in parts]) for i in (0, 1))
-    seen_by = tuple(names[name] for name in learned if name == "judge" and held_out_of(files[name]) < count)
+    seen_by = tuple(names[name] for name in learned if name == "judge" and not holds_out(files[name], count))
     return data, References(kept, data, seen_by)
 
 

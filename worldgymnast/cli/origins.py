@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import InputError
@@ -14,11 +14,14 @@ from worldgymnast.files import read_json_object
 from worldgymnast.preprocessing import RULES, Resize, Size, compact
 from worldgymnast.registry import manifest_of
 
+HeldOut = int | Literal["auto"]
+"""Held-out episodes per task; see `inputs.hold_out`."""
+
 
 def origin(
     episodes: EpisodeSet,
     cameras: Sequence[str],
-    held_out: int = 0,
+    held_out: HeldOut = 0,
     resize: Resize | None = None,
     reads_state: bool = False,
 ) -> Mapping[str, Any]:
@@ -63,7 +66,9 @@ def rule_of(*paths: Path | None, requested: Resize | None = None) -> Resize | No
     if requested is not None:
         known.append(("--resize", requested))
     for path in filter(None, paths):
-        known += [(str(file), rule) for file in _weight_files(path) if (rule := _rule_in(file)) is not None]
+        for file in weight_files(path):
+            if (recorded := _rule_in(file)) is not None:
+                known.append((str(file), recorded))
     for (first, rule), (other, another) in itertools.pairwise(known):
         if rule != another:
             raise InputError(
@@ -101,10 +106,21 @@ def fps_of(path: Path | None) -> float | None:
     return float(fps) if isinstance(fps, int | float) and 0 < fps < math.inf else None
 
 
-def held_out_of(path: Path | None) -> int:
+def held_out_of(path: Path | None) -> HeldOut:
     """Return the recorded number of episodes per task that were held out, 0 if none or unknown."""
     count = _origin_of(path).get("held_out")
+    if count == "auto":
+        return "auto"
     return count if isinstance(count, int) and count > 0 else 0
+
+
+def holds_out(path: Path | None, count: HeldOut) -> bool:
+    """Return whether a component was trained without the episodes that `count` holds out.
+
+    The order of the choice is the same for every number, so a larger number includes a smaller one.
+    """
+    own = held_out_of(path)
+    return own == count or (own != "auto" and count != "auto" and own >= count)
 
 
 def cameras_of(path: Path | None) -> str | tuple[str, ...] | None:
@@ -124,7 +140,7 @@ def check_same_cameras(*paths: Path | None, requested: Sequence[str] = ()) -> No
         requested: cameras of the data, as --image-key names them.
     """
     named = [("--image-key", _names(requested))]
-    named += [(str(file), _cameras_in(file)) for path in filter(None, paths) for file in _weight_files(path)]
+    named += [(str(file), _cameras_in(file)) for path in filter(None, paths) for file in weight_files(path)]
     for (first, cameras), (other, others) in itertools.combinations([one for one in named if one[1]], 2):
         if not _may_be_same(cameras, others):
             raise InputError(
@@ -156,10 +172,10 @@ def _cameras_in(path: Path | None) -> tuple[str, ...]:
     return _names([key for key in keys if isinstance(key, str)]) if isinstance(keys, list) else ()
 
 
-def _weight_files(path: Path) -> list[Path]:
+def weight_files(path: Path) -> list[Path]:
     """Return the file, or those of all judges in a description."""
     if path.suffix != ".json":
         return [path]
     description = read_json_object(path)
     members = [description.get(key) for key in ("judge", "first", "then")] + list(description.get("judges") or ())
-    return [file for name in members if isinstance(name, str) for file in _weight_files(path.parent / name)]
+    return [file for name in members if isinstance(name, str) for file in weight_files(path.parent / name)]

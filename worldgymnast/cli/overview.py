@@ -30,6 +30,8 @@ GROUPS: dict[str, dict[str, Entry]] = {
         "record-policy": Entry("POLICY", "record labelled rollouts of a policy", RESTARTS),
         "data check": Entry("PATH", "check a data set, file by file"),
         "data convert": Entry("SOURCE TARGET", "convert LeRobot v2.1, RLDS or WorldGym to LeRobot v3.0", RESTARTS),
+        "data add": Entry("DATA MORE...", "merge data sets, such as new recordings of the same robot", RESTARTS),
+        "label": Entry("DATA", "label successes: by hand, by judges, from a column or CSV", RESUMES),
         "scenes photograph": Entry("TARGET", "photograph new layouts, each with an instruction", RESUMES),
         "scenes distract": Entry("SOURCE TARGET", "add unrelated objects to scenes", RESUMES),
         "scenes propose": Entry("SOURCE TARGET", "write new instructions for scenes", RESUMES),

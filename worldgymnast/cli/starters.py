@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from worldgymnast.actions import ActionSpec, ActionSpecMismatch
-from worldgymnast.cli.environment import SUITE, is_metaworld
+from worldgymnast.cli.environment import SUITE, instructions, is_metaworld
 from worldgymnast.errors import InputError
 from worldgymnast.recipes.quickstart import starter
 
@@ -49,8 +49,12 @@ def refuse_other_robot(policy: Path, policy_spec: ActionSpec, data: Path, data_s
 
 
 def refuse_unknown_tasks(judge: Path | None, tasks: Sequence[str]) -> None:
-    """Refuse the starter judge for tasks outside the suite."""
-    unknown = [task for task in tasks if task and task not in SUITE]
+    """Refuse the starter judge for tasks outside the suite.
+
+    Data without task names have instructions as names; those of the suite are known.
+    """
+    known = {*SUITE, *(" ".join(sentence.split()) for task in SUITE for sentence in instructions(task))}
+    unknown = [task for task in tasks if task and task not in known]
     if judge is None and unknown:
         raise InputError(
             f"--judge: omitted, but the starter judge knows only {', '.join(SUITE)}, not {', '.join(unknown)}. Its "

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from worldgymnast.episodes import lerobot, rlds, rlds_episodes, rlds_layout, worldgym
-from worldgymnast.episodes.lerobot_layout import INFO, ImageKey
+from worldgymnast.episodes.labels import Labels
+from worldgymnast.episodes.lerobot_layout import INFO, ImageKey, read_layout
 from worldgymnast.episodes.rates import check_fps
 from worldgymnast.episodes.subsample import (
     subsample,
@@ -96,8 +97,11 @@ def read(
     assumed_fps: float | None = None,
     resize: Resize = "squash",
     state: bool | None = None,
+    labels: Labels | None = None,
 ) -> EpisodeSet:
     """Read a dataset of any supported format.
+
+    Episodes without a task name get their instruction as one; see `EpisodeSet.with_task_names`.
 
     Args:
         path: the folder.
@@ -109,6 +113,7 @@ def read(
         resize: how a picture of another shape becomes a frame of `size`: "squash" scales height and width separately,
             "crop" uses the center, "pad" adds black bars. With several cameras "crop" and "pad" apply to each.
         state: whether to read the state: None reads it if there is a valid one, True requires it.
+        labels: label files with success labels of the episodes; see `labels.Labels`.
 
     Raises:
         InputError: the folder cannot be read, `size` or `fps` is not positive, the dataset has a rate that is no
@@ -117,21 +122,45 @@ def read(
     _check_positive(size, fps)
     check_rule(resize)
     common: dict[str, Any] = {"size": size, "fps": fps, "resize": resize, "state": state}
-    episodes = _read(path, image_key, assumed_fps, common)
+    episodes = _read(path, image_key, assumed_fps, labels, common)
     every = 1 if fps is None else subsampling_factor(episodes.fps, fps)
     if every > 1:
         warn_unknown_motion(path, episodes.spec)
     return subsample_set(episodes, every)
 
 
-def _read(path: str | Path, image_key: ImageKey, assumed_fps: float | None, common: dict[str, Any]) -> EpisodeSet:
+def _read(
+    path: str | Path,
+    image_key: ImageKey,
+    assumed_fps: float | None,
+    labels: Labels | None,
+    common: dict[str, Any],
+) -> EpisodeSet:
     """Read a dataset at its own rate."""
     kind = detect(path)
     if kind == "rlds":
-        return rlds.read(path, image_key=join_cameras(image_key), assumed_fps=assumed_fps, **common)
-    if kind == "worldgym":
-        return worldgym.read(path, **common)
-    return lerobot.read(path, image_key=image_key, **common)
+        episodes = rlds.read(path, image_key=join_cameras(image_key), assumed_fps=assumed_fps, **common)
+    elif kind == "worldgym":
+        episodes = worldgym.read(path, **common)
+    else:
+        episodes = lerobot.read(path, image_key=image_key, **common)
+    if labels is not None:
+        episodes = labels.apply(episodes, episode_numbers(path, len(episodes), image_key), path)
+    return episodes.with_task_names()
+
+
+def episode_numbers(path: str | Path, count: int, image_key: ImageKey = None) -> list[int]:
+    """Numbers of the episodes that `read` returns, as the dataset counts them.
+
+    LeRobot: `episode_index`. WorldGym: the names of the files, if they are numbers. Otherwise the position.
+    """
+    kind = detect(path)
+    numbers: list[int] = []
+    if kind.startswith("lerobot"):
+        numbers = [record.index for record in read_layout(path, "all" if image_key is None else image_key).records]
+    if kind == "worldgym" and all(video.stem.isdecimal() for video in worldgym.videos(Path(path))):
+        numbers = [int(video.stem) for video in worldgym.videos(Path(path))]
+    return numbers if len(numbers) == len(set(numbers)) == count else list(range(count))
 
 
 def join_cameras(image_key: ImageKey) -> str | None:
@@ -180,6 +209,7 @@ def convert(
     fps: float | None = None,
     lossless: bool = False,
     resize: Resize = "squash",
+    labels: Labels | None = None,
 ) -> ConversionSummary:
     """Convert a dataset of any supported format to LeRobotDataset v3.0.
 
@@ -195,6 +225,7 @@ def convert(
             a rate (RLDS other than BridgeData V2) it is the data's rate.
         lossless: keep the frames bit-identical (H.264 in RGB) instead of writing small files (yuv420p).
         resize: how a picture of another shape becomes a frame of `size`.
+        labels: label files with success labels of the episodes, which are written into the new dataset.
 
     Raises:
         InputError: the source cannot be read, the target exists or is being written, `size` or `fps` is invalid, no
@@ -205,24 +236,28 @@ def convert(
     with ExitStack() as stack:
         folder = StagedFolder(target)  # fails before gigabytes are read
         stack.callback(folder.discard)
-        stream = _stream(source, image_key, size, fps, resize)
-        every = 1 if fps is None else subsampling_factor(stream.fps, fps)
+        episodes = stream(source, image_key, size, fps, resize)
+        every = 1 if fps is None else subsampling_factor(episodes.fps, fps)
         if every > 1:
-            warn_unknown_motion(source, stream.spec)
-        summary = ConversionSummary(fps=stream.fps / every)
+            warn_unknown_motion(source, episodes.spec)
+        summary = ConversionSummary(fps=episodes.fps / every)
         writer = stack.enter_context(
-            lerobot.LeRobotWriter(folder, subsampled_spec(stream.spec, every), summary.fps, lossless=lossless)
+            lerobot.LeRobotWriter(folder, subsampled_spec(episodes.spec, every), summary.fps, lossless=lossless)
         )
-        progress = stack.enter_context(Progress("converting episodes", stream.count))
-        for episode in stream.episodes:
-            _convert_one(subsample(episode, every), writer, summary)
+        progress = stack.enter_context(Progress("converting episodes", episodes.count))
+        for number, episode in zip(episode_numbers(source, episodes.count), episodes.episodes, strict=True):
+            known = episode if labels is None else labels.label(episode, number)
+            add_episode(subsample(known, every), writer, summary)
             progress.advance()
+        if labels is not None:
+            labels.require_used(str(source))
     if summary.left_out:
         print(f"{source}: {summary.left_out} episodes of one frame at {summary.fps:g} frames per second are skipped")
     return summary
 
 
-def _convert_one(episode: Episode, writer: lerobot.LeRobotWriter, summary: ConversionSummary) -> None:
+def add_episode(episode: Episode, writer: lerobot.LeRobotWriter, summary: ConversionSummary) -> None:
+    """Write an episode and count it; one of a single frame is skipped."""
     if not len(episode.actions):
         summary.left_out += 1
         return
@@ -233,10 +268,14 @@ def _convert_one(episode: Episode, writer: lerobot.LeRobotWriter, summary: Conve
     summary.succeeded += bool(episode.succeeded)
 
 
-def _stream(
-    source: str | Path, image_key: ImageKey, size: int | tuple[int, int] | None, fps: float | None, resize: Resize
+def stream(
+    source: str | Path,
+    image_key: ImageKey = None,
+    size: int | tuple[int, int] | None = None,
+    fps: float | None = None,
+    resize: Resize = "squash",
 ) -> EpisodeStream:
-    """The complete episodes of a dataset of any format."""
+    """Read the complete episodes of a dataset of any format, one by one; all cameras by default."""
     kind = detect(source)
     if kind.startswith("lerobot"):
         return lerobot.stream(source, image_key=image_key, size=size, resize=resize)

@@ -6,7 +6,6 @@ import math
 import sys
 from pathlib import Path
 
-from worldgymnast.episodes.subsample import subsampling_factor
 from worldgymnast.errors import FieldError, InputError
 
 MIN_FPS, MAX_FPS = 1e-3, 1e4
@@ -53,3 +52,36 @@ def resolve_rate(
     if rate is None:
         raise InputError(f"{path}: RLDS stores no frame rate; give the robot's rate with --fps (in Python: fps=...)")
     return rate
+
+
+def subsampling_factor(fps: float, target: float) -> int:
+    """The integer factor between two frame rates.
+
+    Args:
+        fps: frames per second of the data.
+        target: frames per second to write.
+
+    Raises:
+        InputError: the ratio is not an integer, to within 1%.
+
+    >>> subsampling_factor(29.97, 10)
+    3
+    """
+    every = round(fps / target)
+    if every < 1 or abs(fps / target / every - 1) > _TOLERANCE:
+        lower = f"{fps / (every + 1):.4g}" if every else f"{fps:.4g}"
+        choices = f"{fps / every:.4g} or {lower}" if every else lower
+        raise InputError(
+            f"--fps: found {target:g} for data of {fps:g} frames per second, expected an integer fraction of it, such "
+            f"as {choices}; frames can be dropped but not interpolated"
+        )
+    return every
+
+
+def is_same_rate(first: float, second: float) -> bool:
+    """Whether two frame rates are equal to within 1 %.
+
+    >>> is_same_rate(30, 29.97), is_same_rate(30, 25)
+    (True, False)
+    """
+    return math.isclose(first, second, rel_tol=_TOLERANCE)

@@ -17,39 +17,14 @@ import numpy as np
 
 from worldgymnast.actions import UNKNOWN, ActionSpec, is_gripper, is_velocity
 from worldgymnast.episodes.frame_view import FrameView
+from worldgymnast.episodes.rates import subsampling_factor as subsampling_factor
 from worldgymnast.episodes.windows import EpisodeSet
-from worldgymnast.errors import InputError
 from worldgymnast.types import Episode
 
-_TOLERANCE = 0.01
 _ROTATIONS = {"rpy": ("roll", "pitch", "yaw"), "axis_angle": ("rx", "ry", "rz")}
 """Axes of the rotations that are composed, by representation."""
 _RADIANS = re.compile(r"(?:^|[^\d.])(\d*\.?\d*)rad")
 _XYZ = ("x", "y", "z")
-
-
-def subsampling_factor(fps: float, target: float) -> int:
-    """The integer factor between two frame rates.
-
-    Args:
-        fps: frames per second of the data.
-        target: frames per second to write.
-
-    Raises:
-        InputError: the ratio is not an integer, to within 1%.
-
-    >>> subsampling_factor(29.97, 10)
-    3
-    """
-    every = round(fps / target)
-    if every < 1 or abs(fps / target / every - 1) > _TOLERANCE:
-        lower = f"{fps / (every + 1):.4g}" if every else f"{fps:.4g}"
-        choices = f"{fps / every:.4g} or {lower}" if every else lower
-        raise InputError(
-            f"--fps: found {target:g} for data of {fps:g} frames per second, expected an integer fraction of it, such "
-            f"as {choices}; frames can be dropped but not interpolated"
-        )
-    return every
 
 
 def subsampled_spec(spec: ActionSpec, every: int) -> ActionSpec:

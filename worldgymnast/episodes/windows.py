@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from worldgymnast.actions import ActionSpec, ActionSpecMismatch, clipped_share, converter, union
 from worldgymnast.episodes.frame_view import FrameView
+from worldgymnast.episodes.rates import is_same_rate
 from worldgymnast.errors import InputError
 from worldgymnast.text import is_sentence
 from worldgymnast.tiling import Tiling
@@ -115,10 +116,22 @@ class EpisodeSet:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """Names for grouping results: tasks, or else instructions if few."""
-        if any(self.task):
-            return self.task
-        return self.instruction if len(set(self.instruction)) <= _MAX_KINDS else ("no task",) * len(self)
+        """Names for grouping results: tasks, or else instructions if few, or else "no task"."""
+        return tuple(name or "no task" for name in self.with_task_names().task)
+
+    def with_task_names(self) -> EpisodeSet:
+        """The set, in which the instruction is the task name of episodes without one.
+
+        Not with more than 20 different instructions, nor for texts that are no sentence (see `text.is_sentence`).
+        """
+        unnamed = [not name and is_sentence(text) for name, text in zip(self.task, self.instruction, strict=True)]
+        names = {
+            " ".join(text.split()) for text, is_unnamed in zip(self.instruction, unnamed, strict=True) if is_unnamed
+        }
+        if not names or len(names) > _MAX_KINDS:
+            return self
+        rows = zip(self.task, self.instruction, unnamed, strict=True)
+        return replace(self, task=tuple(" ".join(text.split()) if new else name for name, text, new in rows))
 
     @property
     def without_instruction(self) -> int:
@@ -208,17 +221,22 @@ class EpisodeSet:
         Raises:
             InputError: no episode of some task would remain for training.
         """
+        sizes = {name: len(self.where(task=name)) for name in sorted(set(self.task))}
+        counts = {n: round(held_out * size) if isinstance(held_out, float) else held_out for n, size in sizes.items()}
+        for name, count in counts.items():
+            if count < 0 or count >= sizes[name]:
+                raise InputError(
+                    f"episodes: found {sizes[name]} of task '{name}', expected more than the {count} to hold out; "
+                    "record more or hold out fewer"
+                )
+        return self.split_by_task(counts, seed)
+
+    def split_by_task(self, counts: Mapping[str, int], seed: int) -> tuple[EpisodeSet, EpisodeSet]:
+        """Hold out a number of random episodes of every task; see `split`."""
         generator = np.random.default_rng(seed)
         is_held_out = np.zeros(len(self), bool)
         for name in sorted(set(self.task)):
-            index = self.where(task=name)
-            count = round(held_out * len(index)) if isinstance(held_out, float) else held_out
-            if count < 0 or count >= len(index):
-                raise InputError(
-                    f"episodes: found {len(index)} of task '{name}', expected more than the {count} to hold out; "
-                    "record more or hold out fewer"
-                )
-            is_held_out[generator.permutation(index)[:count]] = True
+            is_held_out[generator.permutation(self.where(task=name))[: counts[name]]] = True
         return self.select(~is_held_out), self.select(is_held_out)
 
 
@@ -270,7 +288,7 @@ def concatenate(sets: Sequence[EpisodeSet]) -> EpisodeSet:
 
     The state is kept if all sets have one of the same names and width, the tiling if it is the same in all.
 
-    Raises if specs, frame rates or frame sizes differ.
+    Raises if specs, frame sizes, or frame rates (by 1 % or more) differ.
     """
     if not sets:
         raise InputError("episodes: found 0 sets to concatenate, expected at least 1")
@@ -279,7 +297,7 @@ def concatenate(sets: Sequence[EpisodeSet]) -> EpisodeSet:
         return head
     for other in sets[1:]:
         check_compatible(head.spec, other.spec, head.frames, other.frames)
-        if other.fps != head.fps:
+        if not is_same_rate(other.fps, head.fps):
             raise InputError(f"episode sets: found {other.fps} frames per second, expected {head.fps} in all")
     joint = replace(
         head,

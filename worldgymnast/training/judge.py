@@ -26,7 +26,14 @@ from worldgymnast.scenes.language import AFFORDANCES
 from worldgymnast.training.batches import success_batches
 from worldgymnast.training.fit import Batches, FitConfig, fit
 from worldgymnast.training.replay import replay
-from worldgymnast.training.thresholds import calibrate, resolve_calibration, split_for_calibration, unsolved_after
+from worldgymnast.training.thresholds import (
+    FEW_LABELS,
+    LEAST_LABELS,
+    calibrate,
+    resolve_calibration,
+    split_for_calibration,
+    unsolved_after,
+)
 from worldgymnast.training.world import Origin
 from worldgymnast.types import require_frame_size
 from worldgymnast.weights import identity
@@ -75,6 +82,21 @@ def require_both_outcomes(episodes: EpisodeSet) -> None:
             f"field 'success': {subject} is {outcome}. The judge could not learn to tell successes from failures. Add "
             f"labelled {missing} (record-policy records both)"
         )
+    if count < LEAST_LABELS:
+        raise InputError(
+            f"field 'success': found {count} labelled episodes, expected at least {LEAST_LABELS}: a success and a "
+            "failure to learn from, and one that is held out to set the threshold. Label more (worldgymnast label)"
+        )
+
+
+def _note_few_labels(labeled: EpisodeSet) -> None:
+    """Print that the threshold is uncertain, if there are few successes or failures."""
+    successes = int(labeled.succeeded.sum())
+    if min(successes, len(labeled) - successes) < FEW_LABELS:
+        print(
+            f"{len(labeled)} labeled episodes, {successes} successes: the judge's threshold is uncertain below "
+            f"{FEW_LABELS} of each outcome. Label more, and check it with judge calibrate"
+        )
 
 
 def train_judge(
@@ -111,6 +133,7 @@ def train_judge(
     result = out / "judge.safetensors"
     real = real if real.labelled.all() else real.select(real.labelled)
     config = replace(config, calibration=resolve_calibration(real, config.calibration))
+    _note_few_labels(real)
     inputs = {"data": data_hash(real), "world": identity(world)}
     if start is not None:
         inputs["start"] = identity(start)

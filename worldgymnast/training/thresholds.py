@@ -17,6 +17,10 @@ from worldgymnast.types import Metrics
 
 MAX_CALIBRATION, CALIBRATION_ONE_IN = 20, 4
 """Default size of a task's calibration set: one in `CALIBRATION_ONE_IN` episodes, at most `MAX_CALIBRATION`."""
+LEAST_LABELS = 3
+"""Labeled episodes that a judge needs: a success and a failure to learn from, and one to set the threshold."""
+FEW_LABELS = 20
+"""Labeled successes, and failures, below which a judge's threshold is little more than a guess."""
 
 
 def unsolved_after(episodes: EpisodeSet, frame: int) -> EpisodeSet:
@@ -52,7 +56,8 @@ def split_for_calibration(episodes: EpisodeSet, per_task: int, seed: int) -> tup
             f"found {per_task} episodes to hold out, but task '{small[0]}' has only {count} labeled episodes; expected "
             f"at most {count - 1}, or 0 for one in {CALIBRATION_ONE_IN}. Lower it, or label more episodes",
         )
-    held_out = candidates.split(per_task, seed)[1] if per_task else draw_calibration(candidates, seed)
+    others = episodes.select(~np.isin(episodes.first, candidates.first))
+    held_out = candidates.split(per_task, seed)[1] if per_task else draw_calibration(candidates, seed, others)
     excluded = set(_episode_keys(held_out))
     return episodes.select(np.array([key not in excluded for key in _episode_keys(episodes)], bool)), held_out
 
@@ -73,26 +78,49 @@ def resolve_calibration(episodes: EpisodeSet, per_task: int) -> int:
     return MAX_CALIBRATION if is_large else 0
 
 
-def draw_calibration(episodes: EpisodeSet, seed: int) -> EpisodeSet:
+def draw_calibration(episodes: EpisodeSet, seed: int, others: EpisodeSet | None = None) -> EpisodeSet:
     """Draw one in `CALIBRATION_ONE_IN` episodes per task, at most `MAX_CALIBRATION`.
 
-    Where every task is too small, a single episode is drawn.
+    Where every task is too small, a single episode is drawn. The last success and the last failure are left to train
+    on, where there are three or more episodes.
+
+    Args:
+        episodes: labeled episodes to draw from.
+        seed: of the draw.
+        others: further labeled episodes to train on.
 
     Raises:
-        InputError: there is only one episode.
+        InputError: there is only one episode in all.
     """
-    if len(episodes) < 2:
+    outcomes = np.concatenate([episodes.succeeded, np.zeros(0, bool) if others is None else others.succeeded])
+    if len(outcomes) < 2:
         raise FieldError(
             "calibration",
-            f"found {len(episodes)} labeled episode, expected at least 2: one is held out to set the threshold. Label "
+            f"found {len(outcomes)} labeled episode, expected at least 2: one is held out to set the threshold. Label "
             "more episodes",
         )
     rng, chosen = np.random.default_rng(seed), []
     for task in sorted(set(episodes.task)):
         rows = episodes.where(task=task)
         chosen.append(rng.permutation(rows)[: min(MAX_CALIBRATION, len(rows) // CALIBRATION_ONE_IN)])
-    index = np.concatenate(chosen)
-    return episodes.select(np.sort(index if len(index) else rng.permutation(len(episodes))[:1]))
+    index = _spare(np.concatenate(chosen), episodes, outcomes)
+    if not len(index):
+        order = rng.permutation(len(episodes))
+        spare = _spare(order, episodes, outcomes)
+        index = (spare if len(spare) else order)[:1]
+    return episodes.select(np.sort(index))
+
+
+def _spare(index: np.ndarray, episodes: EpisodeSet, outcomes: np.ndarray) -> np.ndarray:
+    """Those of the drawn episodes without which a success and a failure remain, if there are any."""
+    left = {outcome: int((outcomes == outcome).sum()) for outcome in (True, False)}
+    kept = []
+    for e in index.tolist():
+        outcome = bool(episodes.succeeded[e])
+        if left[outcome] > 1:
+            left[outcome] -= 1
+            kept.append(e)
+    return np.array(kept, np.int64)
 
 
 def _episode_keys(episodes: EpisodeSet) -> list[tuple[str, str, int] | int]:

@@ -8,11 +8,12 @@ from worldgymnast.cli.commands.adapt import Adapt
 from worldgymnast.cli.commands.agree import Agree
 from worldgymnast.cli.commands.baselines import IterSft, RlSimulator
 from worldgymnast.cli.commands.best_of import BestOfN
-from worldgymnast.cli.commands.data import DataCheck, DataConvert, Record, RecordPolicy
+from worldgymnast.cli.commands.data import DataAdd, DataCheck, DataConvert, Record, RecordPolicy
 from worldgymnast.cli.commands.diagnose import Diagnose
 from worldgymnast.cli.commands.import_world import ImportWorld
 from worldgymnast.cli.commands.judge_evaluation import JudgeCalibrate, JudgeCompare
 from worldgymnast.cli.commands.judge_files import JudgeCascade, JudgeEnsemble, JudgeForeseen, JudgeLocal, JudgeVLM
+from worldgymnast.cli.commands.label import LabelEpisodes
 from worldgymnast.cli.commands.measure import Evaluate, EvalWorld, Report
 from worldgymnast.cli.commands.pipelines import Doctor, Dyna, Quickstart, Reproduce
 from worldgymnast.cli.commands.rl import Rl
@@ -29,6 +30,8 @@ KINDS: dict[str, type[Command]] = {
     "record-policy": RecordPolicy,
     "data check": DataCheck,
     "data convert": DataConvert,
+    "data add": DataAdd,
+    "label": LabelEpisodes,
     "scenes photograph": ScenesPhotograph,
     "scenes distract": ScenesDistract,
     "scenes propose": ScenesPropose,

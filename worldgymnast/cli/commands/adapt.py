@@ -16,7 +16,7 @@ from worldgymnast.cli.checks import (
     check_same_actions,
     check_same_rate,
 )
-from worldgymnast.cli.command import NO_PREFIX, DatasetCommand, DeviceCommand, OptionalPath, print_written
+from worldgymnast.cli.command import NO_PREFIX, DeviceCommand, LabelledCommand, OptionalPath, print_written
 from worldgymnast.cli.environment import check_policy, check_spelling, check_tasks, instructions, is_metaworld
 from worldgymnast.cli.inputs import open_ledger, read
 from worldgymnast.cli.origins import cameras_of, check_same_cameras, rule_of
@@ -48,7 +48,7 @@ _REAL_SCORING = ("evaluate_every", "keep_best", "keep_evidence", "trust")
 
 
 @checked(kw_only=True)
-class Adapt(DeviceCommand, DatasetCommand):
+class Adapt(DeviceCommand, LabelledCommand):
     """Finetune a policy for one scene, from one frame and one instruction.
 
     Attributes:
@@ -130,7 +130,8 @@ class Adapt(DeviceCommand, DatasetCommand):
         if self.data:
             cameras = self.cameras or cameras_of(files["world"])
             state = None if predicts_state(world) else False
-            episodes = read(self.data, compact(world.frame_size), cameras, self.fps, resize=rule, state=state)
+            size, labels = compact(world.frame_size), self.labels
+            episodes = read(self.data, size, cameras, self.fps, labels=labels, resize=rule, state=state)
             refuse_starters(given, self.data[0], episodes.spec)
             refuse_other_robot(files["policy"], policy.action_spec, self.data[0], episodes.spec)
             check_frame_size(world.frame_size, episodes.size, "data convert SOURCE TARGET --size")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 from worldgymnast.cli.checks import check_same_rate
-from worldgymnast.cli.command import NO_PREFIX, Command, DatasetCommand, DeviceCommand, OptionalPath
+from worldgymnast.cli.command import NO_PREFIX, Command, DeviceCommand, LabelledCommand, OptionalPath
 from worldgymnast.cli.commands.train import episodes_to_imitate
 from worldgymnast.cli.data_defaults import horizon_of
 from worldgymnast.cli.environment import check_policy, check_tasks, has_real_environment, is_metaworld
@@ -38,7 +38,7 @@ from worldgymnast.types import STATE
 
 
 @checked(kw_only=True)
-class IterSft(DeviceCommand, DatasetCommand):
+class IterSft(DeviceCommand, LabelledCommand):
     """Baseline: imitate imagined successes together with demonstrations, round by round.
 
     Attributes:
@@ -86,8 +86,8 @@ class IterSft(DeviceCommand, DatasetCommand):
             refuse_unknown_tasks(self.judge, env.tasks)
         rule, cameras = rule_of(*files.values(), requested=self.resize), self.cameras or cameras_of(files["world"])
         state = None if STATE in policy.needs else False
-        size = compact(world.frame_size)
-        sets = read_each(self.data, size, cameras=cameras, fps=self.fps, resize=rule, state=state)
+        size, labels = compact(world.frame_size), self.labels
+        sets = read_each(self.data, size, cameras=cameras, fps=self.fps, labels=labels, resize=rule, state=state)
         episodes, references = concatenate(sets), None
         if not is_scored:
             episodes, references = split_references(sets, None, None, files)

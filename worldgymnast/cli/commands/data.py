@@ -1,8 +1,9 @@
-"""The commands about episodes: record, record-policy, data check, data convert."""
+"""The commands about episodes: record, record-policy, data check, data convert, data add."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import astuple
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -10,12 +11,15 @@ import tyro
 from tyro.conf import Positional
 
 from worldgymnast.cli.checks import require_new_path
-from worldgymnast.cli.command import NO_PREFIX, Command, DatasetCommand, DeviceCommand, Size
+from worldgymnast.cli.command import NO_PREFIX, Command, DatasetCommand, DataSets, DeviceCommand, LabelledCommand, Size
 from worldgymnast.cli.environment import check_policy, check_tasks
 from worldgymnast.cli.results import print_data_set
 from worldgymnast.configs import Between, checked
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.check import check
+from worldgymnast.episodes.formats import ConversionSummary
+from worldgymnast.episodes.labels import Labels
+from worldgymnast.episodes.merge import merge
 from worldgymnast.errors import InputError
 from worldgymnast.recipes.record import PolicyRecordConfig, RecordConfig, record_policy_to, record_to
 from worldgymnast.recipes.reproduce import Recipe
@@ -107,7 +111,7 @@ class DataCheck(DatasetCommand):
 
 
 @checked(kw_only=True)
-class DataConvert(DatasetCommand):
+class DataConvert(LabelledCommand):
     """Convert a data set to LeRobot v3.0, with cameras and state.
 
     Attributes:
@@ -136,12 +140,61 @@ class DataConvert(DatasetCommand):
             fps=self.fps,
             lossless=self.lossless,
             resize=self.resize or "squash",
+            labels=Labels(self.labels) if self.labels else None,
         )
-        outcome = "no labels"
-        if done.labelled:
-            outcome = f"{done.succeeded} of {done.labelled} labelled episodes succeeded"
-        print(f"{self.target}: {done.episodes} episodes, {done.actions} actions, {outcome}")
+        print(f"{self.target}: {summary_line(done)}")
         return 0
+
+
+@checked(kw_only=True)
+class DataAdd(LabelledCommand):
+    """Add data sets to a data set: new recordings of the same robot, or rollouts of its policies.
+
+    The first data set decides on actions, cameras, state and frame rate; the others are converted, or refused with the
+    reason. Success labels, tasks and instructions are kept. An episode that is in two of them is refused.
+
+    Attributes:
+        data: the data set, and those to add: LeRobot v2.1 or v3.0, RLDS or WorldGym.
+        out: new folder to write, LeRobot v3.0; the data sets are not changed.
+        source: origin of the added episodes that do not state one, such as policy@act; default the name of their
+            folder.
+        size: height and width to resize the frames to, in pixels.
+        lossless: store frames losslessly.
+    """
+
+    data: DataSets
+    out: Path
+    source: Annotated[str, tyro.conf.arg(metavar="NAME")] = ""
+    size: Size = None
+    lossless: bool = False
+
+    def __call__(self) -> int:
+        """Write the merged data set."""
+        if len(self.data) < 2:
+            raise InputError("DATA: found one data set, expected the data set and at least one to add")
+        parts = merge(
+            self.data,
+            self.out,
+            size=self.size,
+            image_key=self.cameras,
+            fps=self.fps,
+            source=self.source,
+            lossless=self.lossless,
+            labels=Labels(self.labels) if self.labels else None,
+        )
+        for path, part in zip(self.data, parts, strict=True):
+            print(f"{path}: {summary_line(part)}")
+        total = ConversionSummary(*map(sum, zip(*(astuple(part)[:-1] for part in parts), strict=True)))
+        print(f"{self.out}: {summary_line(total)}")
+        return 0
+
+
+def summary_line(done: ConversionSummary) -> str:
+    """Counts of written episodes in words."""
+    outcome = "no labels"
+    if done.labelled:
+        outcome = f"{done.succeeded} of {done.labelled} labelled episodes succeeded"
+    return f"{done.episodes} episodes, {done.actions} actions, {outcome}"
 
 
 def counted(count: int, noun: str) -> str:

@@ -15,8 +15,9 @@ from tyro.conf import Positional
 from worldgymnast.cli.checks import check_frame_size, check_same_rate, require_labels
 from worldgymnast.cli.command import (
     REPORT,
-    DatasetCommand,
     DeviceCommand,
+    HeldOut,
+    LabelledCommand,
     OptionalPath,
     OptionalPositive,
     print_written,
@@ -24,7 +25,7 @@ from worldgymnast.cli.command import (
 from worldgymnast.cli.commands.judge_evaluation import load_judge_with_ledger
 from worldgymnast.cli.data_defaults import frames_for, rate_of
 from worldgymnast.cli.environment import default_horizon
-from worldgymnast.cli.inputs import hold_out, read_each
+from worldgymnast.cli.inputs import choose_held_out, read_each
 from worldgymnast.cli.origins import cameras_of, check_same_cameras, fps_of, rule_of
 from worldgymnast.cli.starters import component_files, refuse_starters, refuse_unknown_tasks
 from worldgymnast.configs import Count, Positive, Seed, checked
@@ -48,7 +49,7 @@ STRIPS = "diagnosis"
 
 
 @checked(kw_only=True)
-class Diagnose(DeviceCommand, DatasetCommand):
+class Diagnose(DeviceCommand, LabelledCommand):
     """Locate the cause of wrong verdicts: judge, frame encoding or dynamics.
 
     The judge scores labelled real rollouts three times: on their real frames, on these frames encoded and decoded by
@@ -62,7 +63,7 @@ class Diagnose(DeviceCommand, DatasetCommand):
         outcomes: files with imagined and real outcomes: outcomes.json of agree, evaluation.json of quickstart,
             reproduce or rl, or state.json of an RL checkpoint.
         by: group policies by the source recorded in the data, or by folder; "auto" is by folder if several are given.
-        held_out: use only the episodes that train-world or distill held out with this number per task.
+        held_out: use only the episodes that train-world or distill held out with this number per task, or "auto".
         trained: with --held-out, use the training episodes instead, which shows whether the world model fits them.
         horizon: actions per episode to judge; default 24 in Meta-World, else whole episodes.
         stride: frames between two that the judge sees; default 0.15 seconds (2 frames in Meta-World).
@@ -77,7 +78,7 @@ class Diagnose(DeviceCommand, DatasetCommand):
     judge: OptionalPath = None
     outcomes: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE...")] = ()
     by: Literal["auto", "source", "folder"] = "auto"
-    held_out: Count = 0
+    held_out: HeldOut = None
     trained: bool = False
     horizon: OptionalPositive = None
     stride: OptionalPositive = None
@@ -90,7 +91,7 @@ class Diagnose(DeviceCommand, DatasetCommand):
         if not self.data and not self.outcomes:
             raise InputError("DATA, --outcomes: both are missing. Give labelled rollouts, or a file with outcomes")
         if self.trained and not self.held_out:
-            raise InputError("--trained: --held-out is missing. Give the same number as in training")
+            raise InputError("--trained: --held-out is missing. Give the same as in training")
 
     def __call__(self) -> int:
         """Print the tables; with `out`, write numbers, strips and report."""
@@ -125,8 +126,6 @@ class Diagnose(DeviceCommand, DatasetCommand):
         check_frame_size(world.frame_size, episodes.size, "data convert SOURCE TARGET --size")
         check_same_rate(self.data[0], episodes.fps, files["world"], world.fps, is_data=True)
         require_labels(self.data, episodes)
-        if self.held_out:
-            episodes = hold_out(episodes, self.held_out)[0 if self.trained else 1]
         check(judge, set(zip(episodes.task, episodes.instruction, strict=True)))
         diagnosis = examine(
             world,
@@ -155,6 +154,7 @@ class Diagnose(DeviceCommand, DatasetCommand):
             cameras=self.cameras or cameras_of(files["world"]),
             fps=self.fps,
             assumed_fps=fps_of(files["world"]),
+            labels=self.labels,
             resize=rule_of(files["world"], files["judge"], requested=self.resize),
         )
         if self.by == "folder" or (self.by == "auto" and len(sets) > 1):
@@ -162,7 +162,7 @@ class Diagnose(DeviceCommand, DatasetCommand):
                 replace(part, source=(name,) * len(part))
                 for name, part in zip(short_names(self.data), sets, strict=True)
             ]
-        return concatenate(sets)
+        return concatenate(choose_held_out(self.data, sets, self.held_out, self.trained))
 
     def _write(self, out: Path, results: dict[str, Any], strips: Sequence[Strip]) -> int:
         rows = []

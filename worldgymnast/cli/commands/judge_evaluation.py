@@ -13,8 +13,8 @@ from tyro.conf import Positional
 from worldgymnast.actions import converter
 from worldgymnast.cli.checks import check_frame_size, check_same_rate, require_labels, require_writable
 from worldgymnast.cli.command import (
-    DatasetCommand,
     DeviceCommand,
+    LabelledCommand,
     OptionalPath,
     OptionalPositive,
     file_suffix,
@@ -59,7 +59,7 @@ def load_judge_with_ledger(path: Path, device: str) -> Judge:
 
 
 @checked(kw_only=True)
-class JudgeEvaluationCommand(DeviceCommand, DatasetCommand):
+class JudgeEvaluationCommand(DeviceCommand, LabelledCommand):
     """A command that asks judges about real rollouts and imagined replays.
 
     Attributes:
@@ -104,6 +104,7 @@ class JudgeEvaluationCommand(DeviceCommand, DatasetCommand):
             self.cameras or cameras_of(self.world),
             self.fps,
             fps_of(self.world),
+            self.labels,
             rule_of(self.world, *judges, requested=self.resize),
         )
         require_labels(self.data, episodes)

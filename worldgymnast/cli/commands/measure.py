@@ -13,9 +13,10 @@ from worldgymnast.cli.checks import check_frame_size, check_same_actions, check_
 from worldgymnast.cli.command import (
     REPORT,
     Command,
-    DatasetCommand,
     DeviceCommand,
     EvaluationCommand,
+    HeldOut,
+    LabelledCommand,
     OptionalPath,
     OptionalPositive,
     file_suffix,
@@ -23,12 +24,12 @@ from worldgymnast.cli.command import (
 )
 from worldgymnast.cli.data_defaults import frames_for, rate_of
 from worldgymnast.cli.environment import check_policy, check_tasks, default_horizon, require_environment
-from worldgymnast.cli.inputs import hold_out, load_components, open_ledger, read
+from worldgymnast.cli.inputs import check_one_state, choose_held_out, load_components, open_ledger, read_each
 from worldgymnast.cli.origins import cameras_of, check_same_cameras, check_same_state, fps_of, rule_of
 from worldgymnast.cli.results import print_results
 from worldgymnast.cli.starters import component_files, refuse_unknown_tasks
 from worldgymnast.configs import Count, Positive, Seed, Seeds, checked
-from worldgymnast.episodes.windows import EpisodeSet
+from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.errors import InputError
 from worldgymnast.evaluation.perceptual import lpips_distance
 from worldgymnast.evaluation.uncertainty import JitterConfig
@@ -113,14 +114,14 @@ class Evaluate(EvaluationCommand):
 
 
 @checked(kw_only=True)
-class EvalWorld(DeviceCommand, DatasetCommand):
+class EvalWorld(DeviceCommand, LabelledCommand):
     """Measure a world model: fidelity, action-following, drift and, with a judge, outcomes.
 
     Attributes:
         world: world-model file.
         judge: judge file; outcomes are not measured if omitted.
         data: data sets that neither was trained on; outcomes need labelled ones.
-        held_out: use only the episodes that train-world or distill held out with this number per task.
+        held_out: use only the episodes that train-world or distill held out with this number per task, or "auto".
         trained: with --held-out, use the training episodes instead.
         starts: start frames per episode, evenly spaced.
         length: frames to imagine from each start; default 2.25 seconds (30 frames in Meta-World).
@@ -139,7 +140,7 @@ class EvalWorld(DeviceCommand, DatasetCommand):
     world: Positional[Path]
     judge: OptionalPath = None
     data: tuple[Path, ...]
-    held_out: Count = 0
+    held_out: HeldOut = None
     trained: bool = False
     starts: Positive = 1
     length: OptionalPositive = None
@@ -155,7 +156,7 @@ class EvalWorld(DeviceCommand, DatasetCommand):
 
     def __post_init__(self) -> None:
         if self.trained and not self.held_out:
-            raise InputError("--trained: --held-out is missing. Give the same number as in training")
+            raise InputError("--trained: --held-out is missing. Give the same as in training")
 
     def __call__(self) -> int:
         """Measure, and print each table as soon as possible."""
@@ -164,20 +165,21 @@ class EvalWorld(DeviceCommand, DatasetCommand):
         world = load_world(self.world, self.device)
         judge = None if self.judge is None else load_judge(self.judge, self.device)
         check_same_cameras(self.world, self.judge, requested=self.image_key)
-        episodes = read(
+        sets = read_each(
             self.data,
             compact(world.frame_size),
-            self.cameras or cameras_of(self.world),
-            self.fps,
-            fps_of(self.world),
-            rule_of(self.world, self.judge, requested=self.resize),
-            predicts_state(world),
+            cameras=self.cameras or cameras_of(self.world),
+            fps=self.fps,
+            assumed_fps=fps_of(self.world),
+            labels=self.labels,
+            resize=rule_of(self.world, self.judge, requested=self.resize),
+            state=predicts_state(world),
         )
-        check_same_state(self.world, names=episodes.state_names)
+        check_one_state(self.data, sets)
+        check_same_state(self.world, names=sets[0].state_names)
+        episodes = concatenate(choose_held_out(self.data, sets, self.held_out, self.trained))
         check_frame_size(world.frame_size, episodes.size, "data convert SOURCE TARGET --size")
         check_same_rate(self.data[0], episodes.fps, self.world, world.fps, is_data=True)
-        if self.held_out:
-            episodes = hold_out(episodes, self.held_out)[0 if self.trained else 1]
         rate = rate_of(episodes)
         results: dict[str, Any] = {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -10,21 +11,44 @@ import tyro
 
 from worldgymnast import doctor
 from worldgymnast.cli.checks import check_frame_size, check_observed, check_same_actions, require_labels
-from worldgymnast.cli.command import NO_PREFIX, Command, DatasetCommand, EvaluationCommand, OptionalPath
+from worldgymnast.cli.command import (
+    NO_PREFIX,
+    REPORT,
+    Command,
+    EvaluationCommand,
+    HeldOut,
+    LabelledCommand,
+    OptionalPath,
+)
+from worldgymnast.cli.data_defaults import RATE, fit_judge, fit_world, horizon_of
 from worldgymnast.cli.environment import check_policy, check_tasks
-from worldgymnast.cli.inputs import read
-from worldgymnast.cli.origins import check_same_cameras, rule_of
+from worldgymnast.cli.inputs import Components, hold_out_each, read, read_each
+from worldgymnast.cli.origins import cameras_of, check_same_cameras, rule_of
 from worldgymnast.cli.results import print_results
 from worldgymnast.cli.starters import component_files, refuse_starters, refuse_unknown_tasks
 from worldgymnast.configs import checked
+from worldgymnast.episodes.windows import EpisodeSet, concatenate
+from worldgymnast.errors import InputError
+from worldgymnast.preprocessing import compact
 from worldgymnast.protocols import predicts_state
 from worldgymnast.recipes.dyna import DynaConfig, dyna
+from worldgymnast.recipes.dyna_recorded import dyna_recorded
 from worldgymnast.recipes.quickstart import QuickstartConfig, quickstart
+from worldgymnast.recipes.relearn import RelearnConfig
 from worldgymnast.recipes.reproduce import Recipe, reproduce
 from worldgymnast.registry import EnvironmentConfig, load_learned_judge, load_policy, load_world, to_dict
+from worldgymnast.report.collect import collect
+from worldgymnast.report.report import write
+from worldgymnast.rl.reinforce import ReinforceConfig
 from worldgymnast.run import Run, check_folder
 from worldgymnast.training.judge import JudgeTraining
 from worldgymnast.training.world import WorldTraining
+
+_NEEDS_ENVIRONMENT = (
+    *("--env", "--rounds", "--budget", "--pairs", "--alpha", "--temperatures", "--length", "--layout", "--photograph"),
+    *("--score", "--imagined", "--finetune.scoring"),
+)
+"""Beginnings of flags of dyna that have no effect with --from."""
 
 
 @checked(kw_only=True)
@@ -77,11 +101,16 @@ class Quickstart(EvaluationCommand):
 
 
 @checked(kw_only=True)
-class Dyna(EvaluationCommand, DatasetCommand):
+class Dyna(EvaluationCommand, LabelledCommand):
     """Alternate real rollouts, world model and judge updates, and RL.
+
+    With --from, one round learns from episodes that were recorded elsewhere, without a real environment. Nothing is
+    verified for real then, so both policies are kept.
 
     Attributes:
         config: the rounds, and the budget of real episodes.
+        recorded: labelled data sets with new episodes, instead of real rollouts of this command.
+        held_out: with --from, recorded episodes per task to hold out; predictions of outcomes are measured on them.
         data: labelled data sets that world model and judge were trained on.
         policy: policy file; the starter policy if omitted.
         world: world-model file; the starter world model if omitted.
@@ -96,6 +125,8 @@ class Dyna(EvaluationCommand, DatasetCommand):
     }
     hidden_hint: ClassVar[str] = "World model and judge keep their architecture; the horizon is --finetune.rl.horizon"
     config: Annotated[DynaConfig, NO_PREFIX] = DynaConfig()
+    recorded: Annotated[tuple[Path, ...], tyro.conf.arg(name="from", metavar="DATA...")] = ()
+    held_out: HeldOut = None
     data: tuple[Path, ...]
     policy: OptionalPath = None
     world: OptionalPath = None
@@ -105,6 +136,10 @@ class Dyna(EvaluationCommand, DatasetCommand):
     def __call__(self) -> int:
         """Run all unfinished stages, print the table and write the report."""
         self.prepare()
+        if self.recorded:
+            return self._learn_from_recorded()
+        if self.held_out is not None:
+            raise InputError("--held-out: needs --from, the data sets that episodes are held out of. Omit it")
         env = self.config.env
         given = {"policy": self.policy, "world": self.world, "judge": self.judge}
         paths = component_files(**given)
@@ -117,8 +152,8 @@ class Dyna(EvaluationCommand, DatasetCommand):
         check_frame_size(world.frame_size, (env.size, env.size), "--env.size")
         check_tasks(env.tasks)
         rule = rule_of(*paths.values(), requested=self.resize)
-        state = None if predicts_state(world) else False
-        episodes = read(self.data, env.size, self.cameras, self.fps, resize=rule, state=state)
+        state, labels = None if predicts_state(world) else False, self.labels
+        episodes = read(self.data, env.size, self.cameras, self.fps, labels=labels, resize=rule, state=state)
         refuse_starters(given, self.data[0], episodes.spec)
         require_labels(self.data, episodes)
         check_same_actions(paths["policy"], policy.action_spec, self.data[0], episodes.spec)
@@ -126,6 +161,79 @@ class Dyna(EvaluationCommand, DatasetCommand):
         rows = dyna(paths["policy"], components, episodes, self.out, self.config, self.device, self.imagined)
         print_results(self.out, rows)
         return 0
+
+    def _learn_from_recorded(self) -> int:
+        """Run one round from recorded episodes; print what is known, and write the report."""
+        if unused := sorted(flag for flag in self.given_flags if flag.startswith(_NEEDS_ENVIRONMENT)):
+            raise InputError(f"{', '.join(unused)}: needs a real environment, which --from does without. Omit it")
+        check_folder(self.out)
+        given = {"policy": self.policy, "world": self.world, "judge": self.judge}
+        paths = component_files(**given)
+        policy, world = load_policy(paths["policy"], self.device), load_world(paths["world"], self.device)
+        judge = load_learned_judge(paths["judge"], self.device)
+        check_same_cameras(*paths.values(), requested=self.image_key)
+        check_same_actions(paths["policy"], policy.action_spec, paths["world"], world.action_spec)
+        folders = (*self.data, *self.recorded)
+        cameras = self.cameras or cameras_of(paths["world"])
+        check_observed(paths["policy"], policy, paths["world"], world)
+        sets = read_each(
+            folders,
+            compact(world.frame_size),
+            cameras=cameras,
+            fps=self.fps,
+            assumed_fps=world.fps,
+            labels=self.labels,
+            resize=rule_of(*paths.values(), requested=self.resize),
+            state=predicts_state(world),
+        )
+        refuse_starters(given, folders[0], sets[0].spec)
+        old, recorded = concatenate(sets[: len(self.data)]), sets[len(self.data) :]
+        require_labels(self.recorded, concatenate(recorded))
+        check_frame_size(world.frame_size, sets[0].size, "data convert SOURCE TARGET --size")
+        check_same_actions(paths["policy"], policy.action_spec, folders[0], sets[0].spec)
+        rest, held = hold_out_each(self.recorded, recorded, "auto" if self.held_out is None else self.held_out)
+        config, rl = self._fitted(old, Components(policy, world, judge), concatenate(recorded))
+        result = dyna_recorded(
+            paths["policy"],
+            (policy, world, judge),
+            [old],
+            [part for part in rest if len(part)],
+            concatenate(held),
+            self.out,
+            config,
+            rl,
+            self.config.seed,
+            self.device,
+        )
+        for name, rates in result.predictions.items():
+            print(
+                f"{name}: on {sum(map(len, held))} held-out recorded episodes, replayed in the world model, balanced "
+                f"accuracy of outcomes {rates['imagined_balanced_accuracy']:.2f}; on their real frames "
+                f"{rates['real_balanced_accuracy']:.2f}"
+            )
+        print(result.said)
+        write(self.out / REPORT, collect(self.out))
+        print(f"Report: {self.out / REPORT}")
+        return 0
+
+    def _fitted(
+        self, old: EpisodeSet, components: Components, recorded: EpisodeSet
+    ) -> tuple[RelearnConfig, ReinforceConfig]:
+        """Adapt durations to the data's frame rate, and the judge's calibration to the number of episodes."""
+
+        def given_under(prefix: str) -> set[str]:
+            return {f"--{flag.removeprefix(prefix)}" for flag in self.given_flags if flag.startswith(prefix)}
+
+        judge = self.config.judge
+        if "--judge.calibration" not in self.given_flags:
+            judge = replace(judge, calibration=0)
+        judge = fit_judge(judge, old, given_under("--judge."))
+        world = fit_world(self.config.world, RATE, old, given_under("--world."), is_new=False)
+        rl = self.config.finetune.rl
+        rl = replace(
+            rl, horizon=horizon_of(rl.horizon, "--finetune.rl.horizon", components, self.given_flags, recorded)
+        )
+        return RelearnConfig(self.config.new, world, judge), rl
 
 
 @checked(kw_only=True)

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 import numpy as np
-import tyro
 
 from worldgymnast.cli.checks import check_in_distribution, check_same_rate
-from worldgymnast.cli.command import NO_PREFIX, Command, DatasetCommand, DeviceCommand, OptionalPath
+from worldgymnast.cli.command import NO_PREFIX, Command, DeviceCommand, HeldOut, LabelledCommand, OptionalPath
 from worldgymnast.cli.data_defaults import horizon_of
 from worldgymnast.cli.environment import has_real_environment, is_metaworld
 from worldgymnast.cli.inputs import Cameras, Components, load_components, open_ledger, read_each
@@ -19,7 +18,7 @@ from worldgymnast.cli.offline import announce, comparable, measure, split_refere
 from worldgymnast.cli.origins import cameras_of, check_same_cameras, rule_of
 from worldgymnast.cli.results import print_training
 from worldgymnast.cli.starters import component_files, refuse_other_robot, refuse_starters, refuse_unknown_tasks
-from worldgymnast.configs import Count, Positive, checked
+from worldgymnast.configs import Positive, checked
 from worldgymnast.episodes.starts import read_starts
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.errors import InputError
@@ -43,7 +42,7 @@ _EPISODES = 60
 
 
 @checked(kw_only=True)
-class Rl(DeviceCommand, DatasetCommand):
+class Rl(DeviceCommand, LabelledCommand):
     """Finetune a policy by reinforcement learning inside a world model.
 
     Attributes:
@@ -78,7 +77,7 @@ class Rl(DeviceCommand, DatasetCommand):
     judge: OptionalPath = None
     audit: OptionalPath = None
     data: tuple[Path, ...] = ()
-    held_out: Annotated[Count | None, tyro.conf.arg(metavar="N")] = None
+    held_out: HeldOut = None
     test: tuple[Path, ...] = ()
     starts: tuple[Path, ...] = ()
     crop: bool = False
@@ -122,7 +121,9 @@ class Rl(DeviceCommand, DatasetCommand):
         env = self.env if uses_environment else replace(self.env, size=components.world.frame_size[0])
         size = env.size if uses_environment else compact(components.world.frame_size)
         rule = rule_of(*files.values(), self.audit, requested=self.resize)
-        reader = _Reader(size, self.cameras or cameras_of(files["world"]), self.fps, rule, components.world)
+        reader = _Reader(
+            size, self.cameras or cameras_of(files["world"]), self.fps, rule, components.world, self.labels
+        )
         sets = reader(self.data)
         if sets:
             refuse_starters(given, self.data[0], sets[0].spec)
@@ -212,13 +213,22 @@ class _Reader:
     fps: float | None
     resize: Resize | None
     world: WorldModel
+    labels: Sequence[Path] = ()
 
     def __call__(self, paths: Sequence[Path]) -> list[EpisodeSet]:
         """Read data sets; none for no path."""
         if not paths:
             return []
         state = None if predicts_state(self.world) else False
-        return read_each(paths, self.size, cameras=self.cameras, fps=self.fps, resize=self.resize, state=state)
+        return read_each(
+            paths,
+            self.size,
+            cameras=self.cameras,
+            fps=self.fps,
+            labels=self.labels,
+            resize=self.resize,
+            state=state,
+        )
 
 
 def _instructions_by_task(

@@ -17,12 +17,20 @@ from worldgymnast.cli.checks import (
     check_same_rate,
     require_labels,
 )
-from worldgymnast.cli.command import NO_PREFIX, Command, OptionalPath, TrainingCommand, print_written
+from worldgymnast.cli.command import NO_PREFIX, Command, HeldOut, OptionalPath, TrainingCommand, print_written
 from worldgymnast.cli.data_defaults import RATE, fit_judge, fit_policy, fit_world, size_for, use_state
-from worldgymnast.cli.inputs import check_one_state, hold_out, read, read_each
-from worldgymnast.cli.origins import cameras_of, check_same_cameras, check_same_state, origin, rule_of, size_of
+from worldgymnast.cli.inputs import check_one_state, held_out_or_default, hold_out_each, read, read_each
+from worldgymnast.cli.origins import (
+    cameras_of,
+    check_same_cameras,
+    check_same_state,
+    held_out_of,
+    origin,
+    rule_of,
+    size_of,
+)
 from worldgymnast.cli.starters import refuse_starters
-from worldgymnast.configs import Count, checked
+from worldgymnast.configs import checked
 from worldgymnast.episodes.shares import check_shares
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, warn_out_of_range
 from worldgymnast.errors import InputError
@@ -75,7 +83,8 @@ class Sft(TrainingCommand):
         rule, cameras = rule_of(self.begin_with, requested=self.resize), self.cameras or cameras_of(self.begin_with)
         size = size_for(self.data, self.size or size_of(self.begin_with), cameras)
         reads_state = STATE in start.needs if start else self.state or self.config.policy.state_dim > 0
-        every = read(self.data, size, cameras, self.fps, resize=rule, state=True if reads_state else None)
+        state, labels = True if reads_state else None, self.labels
+        every = read(self.data, size, cameras, self.fps, labels=labels, resize=rule, state=state)
         policy = use_state(self.config.policy, every, reads_state, self.data)
         episodes, config = episodes_to_imitate(every, replace(self.config, policy=policy))
         check_cameras((start or config.policy).cameras, episodes.tiling, "the policy")
@@ -95,10 +104,11 @@ class WorldTrainingCommand(TrainingCommand):
     """A command that trains a world model and can hold out episodes.
 
     Attributes:
-        held_out: episodes per task to hold out; eval-world and diagnose --held-out use the same ones.
+        held_out: episodes per task to hold out; eval-world and diagnose --held-out use the same ones. "auto" holds out
+            a fifth of each task, at most 20, and none of fewer than 3; default auto, and 0 in Meta-World.
     """
 
-    held_out: Count = 0
+    held_out: HeldOut = None
 
 
 @checked(kw_only=True)
@@ -143,8 +153,10 @@ class TrainWorld(WorldTrainingCommand):
         rule, cameras = rule_of(self.begin_with, requested=self.resize), self.cameras or cameras_of(self.begin_with)
         size = size_for(self.data, self.size, cameras, compact(world.frame_size))
         predicts = self.state or world.state_dim > 0
-        parts = read_each(self.data, size, spec, cameras, self.fps, resize=rule, state=True if predicts else None)
-        sets = [hold_out(part, self.held_out)[0] for part in parts]
+        state, labels = True if predicts else None, self.labels
+        sets = read_each(self.data, size, spec, cameras, self.fps, labels=labels, resize=rule, state=state)
+        held_out = held_out_or_default(self.held_out, sets[0])
+        sets, _ = hold_out_each(self.data, sets, held_out)
         joint = concatenate(sets)
         if predicts:
             check_one_state(self.data, sets)
@@ -164,7 +176,7 @@ class TrainWorld(WorldTrainingCommand):
             self.shares,
             start=start,
             autoencoder=_autoencoder(self.autoencoder_of, config.world, self.device) if start is None else None,
-            origin=origin(joint, self.image_key or _names(cameras), self.held_out, rule, predicts),
+            origin=origin(joint, self.image_key or _names(cameras), held_out, rule, predicts),
         )
         return print_written(self.out / "world.safetensors")
 
@@ -221,13 +233,14 @@ class Distill(WorldTrainingCommand):
                 f"{self.world}: already samples in {teacher.config.steps} steps without guidance (--sampling-steps "
                 f"{self.config.sampling_steps}). There is nothing to distill"
             )
-        episodes, _ = hold_out(
-            read(self.data, self.size or compact(teacher.frame_size), cameras, self.fps, resize=rule), self.held_out
-        )
+        size = self.size or compact(teacher.frame_size)
+        sets = read_each(self.data, size, None, cameras, self.fps, labels=self.labels, resize=rule)
+        held_out = held_out_or_default(self.held_out, sets[0])
+        episodes = concatenate(hold_out_each(self.data, sets, held_out)[0])
         check_frame_size(teacher.frame_size, episodes.size, "--size")
         check_same_rate(self.data[0], episodes.fps, self.world, teacher.fps, is_data=True)
         require_same(episodes.spec, teacher.action_spec, f"{self.world} and data")
-        data = origin(episodes, self.image_key or _names(cameras), self.held_out, rule)
+        data = origin(episodes, self.image_key or _names(cameras), held_out, rule)
         distill(teacher, episodes, self.out, self.config, self.device, data)
         return print_written(self.out / "world.safetensors")
 
@@ -240,13 +253,13 @@ class TrainJudge(TrainingCommand):
         world: world-model file; the starter world model if omitted.
         config: the training.
         begin_with: file of a learned judge to continue training from; it keeps its architecture.
-        held_out: episodes per task to hold out, the same as with train-world --held-out.
+        held_out: episodes per task to hold out, as in train-world; by default as many as for --world.
     """
 
     world: OptionalPath = None
     config: Annotated[JudgeTraining, NO_PREFIX] = JudgeTraining(calibration=0)
     begin_with: OptionalPath = None
-    held_out: Count = 0
+    held_out: HeldOut = None
 
     def __call__(self) -> int:
         """Train the judge."""
@@ -256,17 +269,17 @@ class TrainJudge(TrainingCommand):
         world = load_world(self.world or starter("world"), self.device)
         check_same_cameras(self.world, self.begin_with, requested=self.image_key)
         rule, cameras = rule_of(self.world, self.begin_with, requested=self.resize), self.cameras
-        cameras = cameras or cameras_of(self.world)
-        size = self.size or compact(world.frame_size)
-        sets = read_each(self.data, size, cameras=cameras, fps=self.fps, resize=rule)
-        episodes = concatenate([hold_out(part, self.held_out)[0] for part in sets])
+        cameras, size = cameras or cameras_of(self.world), self.size or compact(world.frame_size)
+        sets = read_each(self.data, size, cameras=cameras, fps=self.fps, labels=self.labels, resize=rule)
+        held_out = held_out_of(self.world) if self.held_out is None else self.held_out
+        episodes = concatenate(hold_out_each(self.data, sets, held_out)[0])
         refuse_starters({"world": self.world}, self.data[0], episodes.spec)
         require_labels(self.data, episodes)
         check_instructions(self.data, episodes)
         check_frame_size(world.frame_size, episodes.size, "--size")
         check_same_rate(self.data[0], episodes.fps, self.world or starter("world"), world.fps, is_data=True)
         config = fit_judge(self.config, episodes, self.given_flags)
-        data = origin(episodes, self.image_key or _names(cameras), self.held_out, rule)
+        data = origin(episodes, self.image_key or _names(cameras), held_out, rule)
         train_judge(episodes, world, self.out, config, self.device, start=start, origin=data)
         return print_written(self.out / "judge.safetensors")
 
