@@ -22,6 +22,7 @@ from worldgymnast.evaluation.success import SuccessTable
 from worldgymnast.measure import evaluate as evaluation
 from worldgymnast.measure.real import ScoreConfig, Scorer, ScoringConfig
 from worldgymnast.phrases import INSTRUCTIONS
+from worldgymnast.preprocessing import Resize
 from worldgymnast.protocols import Judge, Policy, RealEnvironment, StartSampler, TrainableJudge, WorldModel
 from worldgymnast.recipes import finetune as recipe
 from worldgymnast.recipes.quickstart import starter
@@ -143,6 +144,7 @@ def read(
     size: int | tuple[int, int] | None = None,
     cameras: str | Sequence[str] | None = None,
     fps: float | None = None,
+    resize: Resize = "squash",
 ) -> EpisodeSet:
     """Read the episodes of a folder: LeRobot v3.0 or v2.1, RLDS or WorldGym.
 
@@ -151,12 +153,14 @@ def read(
         size: frame size, as (height, width) or one number for both; by default frames are not resized.
         cameras: names of the cameras to use; several are tiled side by side.
         fps: frames per second, for data that do not state it (RLDS other than BridgeData V2).
+        resize: how a picture of another shape becomes a frame of `size`: "squash", "crop" (central) or "pad" (black
+            bars).
 
     Raises:
         InputError: the folder has no known format, or is damaged.
     """
     names = tuple(cameras) if isinstance(cameras, list | tuple) else cameras
-    return formats.read(path, size=size, image_key=names, fps=fps)  # pyright: ignore[reportArgumentType]
+    return formats.read(path, size=size, image_key=names, fps=fps, resize=resize)  # pyright: ignore[reportArgumentType]
 
 
 # ---------------------------------------------------------------- starts and environments

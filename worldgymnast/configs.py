@@ -219,9 +219,26 @@ def _checked(kind: type[Any], kw_only: bool) -> type[Any]:
 _adapter = functools.cache(TypeAdapter)
 
 
+LATER: Mapping[str, bool] = {"is_later": True}
+"""Metadata of a field that files and runs of earlier versions lack: its default is not written."""
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """Convert a config to nested dictionaries of JSON values."""
-    return _adapter(type(config)).dump_python(config, mode="json", warnings=False)
+    return _without_later_defaults(config, _adapter(type(config)).dump_python(config, mode="json", warnings=False))
+
+
+def _without_later_defaults(config: Any, data: Any) -> Any:
+    """Remove the defaults of `LATER` fields from the JSON of a config, at every level."""
+    if not dataclasses.is_dataclass(config) or not isinstance(data, dict):
+        return data
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.metadata.get("is_later") and value == field.default:
+            data.pop(field.name, None)
+        elif field.name in data:
+            data[field.name] = _without_later_defaults(value, data[field.name])
+    return data
 
 
 def from_dict(kind: type[Config], data: Mapping[str, Any], where: str) -> Config:

@@ -31,6 +31,37 @@ def sides(size: Size) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
+def compact(size: tuple[int, int]) -> Size:
+    """One number for a square, as it is usually written.
+
+    >>> compact((64, 64)), compact((48, 64))
+    (64, (48, 64))
+    """
+    return size[0] if size[0] == size[1] else size
+
+
+def parse_size(text: str) -> Size:
+    """Read "N", or "HxW" for height and width.
+
+    Raises:
+        ValueError: the text is neither.
+
+    >>> parse_size("64"), parse_size("48x64"), parse_size("64x64")
+    (64, (48, 64), 64)
+    """
+    height, separator, width = text.lower().partition("x")
+    return compact((int(height), int(width))) if separator else int(height)
+
+
+def size_text(size: Size) -> str:
+    """Inverse of `parse_size`.
+
+    >>> size_text(64), size_text((48, 64))
+    ('64', '48x64')
+    """
+    return str(size) if isinstance(size, int) else f"{size[0]}x{size[1]}"
+
+
 def resize(frames: np.ndarray, size: Size) -> np.ndarray:
     """Resize uint8 [... h w 3] with antialiasing, without cropping.
 

@@ -52,12 +52,14 @@ class ComponentInfo:
         action_spec: meaning of the action numbers; None if the component has no actions.
         fps: frames per second of a world model.
         metadata: all entries of the file's header.
+        tiling: where each camera lies in the component's frames; None if unknown.
     """
 
     path: str = ""
     action_spec: ActionSpec | None = None
     fps: float | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    tiling: Tiling | None = None
 
     @property
     def spec(self) -> ActionSpec:
@@ -251,6 +253,35 @@ class PredictsSuccess(Protocol):
 
 
 @runtime_checkable
+class PredictsState(Protocol):
+    """World model that also predicts the robot's state, for policies that read it."""
+
+    @property
+    def state_dim(self) -> int:
+        """Numbers in a state; 0 if this model predicts none."""
+        ...
+
+    def start(self, frames: UInt8[Tensor, "b h w 3"], state: Float[Tensor, "b s"] | None = None) -> WorldState:
+        """State whose current frames are `frames`.
+
+        `state` is the robot's state in them, NaN where it is unknown; None if all are.
+        """
+        ...
+
+    def predict_state(self, state: WorldState) -> Float[Tensor, "b s"] | None:
+        """The robot's state at the newest frame, in the units of the data.
+
+        At the start it is the given one. None if unavailable.
+        """
+        ...
+
+
+def predicts_state(world: object) -> bool:
+    """Whether a world model predicts the robot's state."""
+    return isinstance(world, PredictsState) and world.state_dim > 0
+
+
+@runtime_checkable
 class Judge(Component, Protocol):
     """Clips in, verdicts out."""
 
@@ -367,6 +398,11 @@ class HasTiling(Protocol):
     def tiling(self) -> Tiling | None:
         """Where each camera lies in the frame; None for a frame of one camera."""
         ...
+
+
+def tiling_of(component: object) -> Tiling | None:
+    """Tiling of a component's frames; None if it names no cameras."""
+    return component.tiling if isinstance(component, HasTiling) else None
 
 
 @runtime_checkable

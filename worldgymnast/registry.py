@@ -52,6 +52,7 @@ from worldgymnast.scenes.plate import Plate, load_plate
 from worldgymnast.scenes.proposals import Proposer, ProposerConfig
 from worldgymnast.scenes.remote import RemoteEditor, RemoteEditorConfig
 from worldgymnast.staging import reason
+from worldgymnast.tiling import Tiling
 from worldgymnast.weights import (
     Header,
     as_floats,
@@ -230,6 +231,8 @@ def save_component(path: Path, component: Any, manifest: Manifest, *, half: bool
         meta["action_spec"] = json.dumps(spec.to_dict())
     if isinstance(fps := getattr(component, "fps", None), float | int):
         meta["fps"] = repr(fps)
+    if isinstance(tiling := getattr(component, "tiling", None), Tiling) and tiling.names_cameras:
+        meta["tiling"] = tiling.to_json()
     try:
         save_weights(path, tensors, meta)
     except (OSError, SafetensorError) as error:
@@ -248,7 +251,11 @@ def _load(path: Path, group: Group) -> Any:
         raise InputError(f"{path}: field 'kind': {_other_kind(group, kind)}")
     config = _config(component_class.config_type, path, header)
     spec = _spec(path, header) if "action_spec" in header.metadata else None
-    stored = ComponentInfo(str(path), spec, _fps(path, header) if "fps" in header.metadata else None, header.metadata)
+    fps = _fps(path, header) if "fps" in header.metadata else None
+    tiling = None
+    if "tiling" in header.metadata:
+        tiling = Tiling.from_json(header.metadata["tiling"], f"{path}: field 'tiling'")
+    stored = ComponentInfo(str(path), spec, fps, header.metadata, tiling)
     with torch.device("meta"):
         check_shapes(shapes_of(component_class.from_config(config, stored).state_dict()), header.shapes, kind, path)
     component = component_class.from_config(config, stored)

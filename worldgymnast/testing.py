@@ -21,7 +21,16 @@ from worldgymnast.arguments import missing_members
 from worldgymnast.envs.anygym import Gymnasium
 from worldgymnast.envs.inspection import Inspection, horizon_problem, inspect_description, inspect_episode
 from worldgymnast.errors import InputError
-from worldgymnast.protocols import Actor, Demonstrates, Judge, Policy, RealEnvironment, WorldModel, frame_size
+from worldgymnast.protocols import (
+    Actor,
+    Demonstrates,
+    Judge,
+    Policy,
+    RealEnvironment,
+    WorldModel,
+    frame_size,
+    predicts_state,
+)
 from worldgymnast.registry import Manifest, class_of, load_policy, save_component, weights_into
 from worldgymnast.types import ActionChunk, Clip, Observation, Verdict
 from worldgymnast.weights import identity
@@ -292,6 +301,32 @@ def check_world(world: Any) -> None:
         "The rollouts of a group would influence each other",
         "Return a new WorldState, and never modify the given one",
     )
+    if predicts_state(world):
+        _check_state(world, frames, actions)
+
+
+def _check_state(world: Any, frames: torch.Tensor, actions: torch.Tensor) -> None:
+    """Check the predictions of a world model with a state head."""
+    name, known = type(world).__name__, torch.arange(2.0 * world.state_dim).reshape(2, world.state_dim)
+    state = world.start(frames, known)
+    first = world.predict_state(state)
+    _require(
+        first is not None and bool(torch.allclose(first.cpu(), known, atol=1e-3)),
+        f"{name}.predict_state at the start differs from the state that start was given",
+        "A policy would begin with a wrong state",
+        "Keep the given state in WorldState.extra, and return it until the first step",
+    )
+    known[1] = torch.nan
+    for given in (None, known):
+        state, _ = world.step(world.start(frames, given), actions, generator=torch.Generator().manual_seed(0))
+        predicted = world.predict_state(state)
+        _require(
+            predicted is not None and predicted.shape == known.shape and bool(torch.isfinite(predicted).all()),
+            f"{name}.predict_state without a known start gives {None if predicted is None else list(predicted.shape)}, "
+            f"or non-finite numbers",
+            "Photographs have no state, so no policy with state could start from them",
+            "Estimate the state from the start frame where it is None or NaN",
+        )
 
 
 # ---------------------------------------------------------------- judges

@@ -22,6 +22,8 @@ from worldgymnast.preprocessing import Resize, Size, fit, resize, sides
 
 ONE_CAMERA = "image"
 """Name of the only camera; the same as `types.IMAGE`."""
+_UNNAMED = ("observation.images.camera",)
+"""Names of the only camera in recordings of this project."""
 Frames = TypeVar("Frames", np.ndarray, Tensor)
 
 
@@ -93,7 +95,25 @@ class Tiling:
             InputError: the camera is not in the frame.
         """
         self.require([camera])
-        return self.boxes[camera]
+        return self.boxes[self.find(camera) or camera]
+
+    def find(self, camera: str) -> str | None:
+        """Name in the frame of a camera, given as a whole or by its last part; None if there is no such one.
+
+        >>> Tiling.single(8, "observation.images.top").find("top")
+        'observation.images.top'
+        >>> Tiling.single(8, "top").find("observation.images.top")
+        'top'
+        """
+        if camera in self.boxes:
+            return camera
+        matches = [name for name in self.boxes if name.endswith(f".{camera}") or camera.endswith(f".{name}")]
+        return matches[0] if len(matches) == 1 else None
+
+    @property
+    def names_cameras(self) -> bool:
+        """Whether the names say more than that there is one camera."""
+        return len(self.boxes) > 1 or not {*self.boxes} <= {ONE_CAMERA, *_UNNAMED}
 
     @property
     def cameras(self) -> tuple[str, ...]:
@@ -154,8 +174,9 @@ class Tiling:
         Traceback (most recent call last):
         worldgymnast.errors.InputError: rl: camera 'frnt' is not in the frame, which has front. Did you mean 'front'?
         """
-        if missing := [name for name in cameras if name not in self.boxes]:
-            close = difflib.get_close_matches(missing[0], self.boxes, n=1)
+        if missing := [name for name in cameras if self.find(name) is None]:
+            parts = {name.rpartition(".")[2]: name for name in self.boxes}
+            close = difflib.get_close_matches(missing[0], [*self.boxes, *parts], n=1)
             advice = f"Did you mean '{close[0]}'?" if close else "Use cameras of these names, in data and components"
             raise InputError(
                 f"{who}: camera '{missing[0]}' is not in the frame, which has {', '.join(self.boxes)}. {advice}"
@@ -170,13 +191,14 @@ class Tiling:
             InputError: a camera is missing or unknown, or a picture's dtype or shape is wrong.
         """
         self.require(list(pictures), "tile")
+        pictures = {self.find(name) or name: picture for name, picture in pictures.items()}
         if missing := [name for name in self.boxes if name not in pictures]:
             raise InputError(f"tile: found no picture of camera {', '.join(missing)}, expected {', '.join(self.boxes)}")
         first = next(iter(pictures.values()))
         if isinstance(first, Tensor):
             arrays = {name: np.asarray(torch.as_tensor(picture).cpu()) for name, picture in pictures.items()}
             return torch.from_numpy(self.tile(arrays, rule)).to(first.device)
-        frame = np.zeros((*first.shape[:-3], *self.size, 3), np.uint8)
+        frame: Any = np.zeros((*first.shape[:-3], *self.size, 3), np.uint8)
         for name, box in self.boxes.items():
             picture: Any = pictures[name]
             if picture.dtype != np.uint8 or picture.shape[-1] != 3 or picture.shape[:-3] != first.shape[:-3]:
@@ -209,7 +231,7 @@ class Tiling:
             )
         parts = {}
         for name in names:
-            top, left, height, width = self.boxes[name]
+            top, left, height, width = self[name]
             parts[name] = frames[..., top : top + height, left : left + width, :]
         return parts
 
@@ -227,10 +249,14 @@ class Tiling:
         try:
             content: Any = data
             height, width = content["size"]
-            return cls((height, width), {name: Box(*box) for name, box in content["boxes"].items()})
+            boxes = {name: Box(*box) for name, box in content["boxes"].items()}
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             expected = '{"size": [h, w], "boxes": {"CAMERA": [top, left, height, width]}}'
             raise InputError(f"{where}: found {str(data)[:80]}, expected {expected}") from error
+        try:
+            return cls((height, width), boxes)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{where}: {error}") from error
 
     def to_json(self) -> str:
         """One line of JSON."""
@@ -248,6 +274,41 @@ class Tiling:
         except ValueError as error:
             raise InputError(f"{where}: found no JSON ({error})") from error
         return cls.from_dict(data, where)
+
+
+def check_cameras(cameras: Sequence[str], tiling: Tiling | None, who: str) -> None:
+    """Raise InputError unless a frame has these cameras; "image" alone is the whole frame.
+
+    Args:
+        cameras: names of the cameras that are needed.
+        tiling: of the frame; None if it is unknown.
+        who: what needs them, for the message.
+    """
+    if tuple(cameras) == (ONE_CAMERA,):
+        return
+    if tiling is None:
+        raise InputError(
+            f"{who} needs the cameras {', '.join(cameras)}, but the frame is one picture without known cameras. Name "
+            "the cameras when reading data (--image-key NAME NAME), and use an environment and a world model with them"
+        )
+    tiling.require(cameras, who)
+
+
+def see(frames: Frames, cameras: Sequence[str], tiling: Tiling | None) -> dict[str, Frames]:
+    """Frames [... h w 3] as a policy sees them: by name of the camera; "image" alone is the whole frame.
+
+    >>> frames = np.zeros((2, 8, 16, 3), np.uint8)
+    >>> two = Tiling.side_by_side({"front": (8, 8), "hand": (8, 8)})
+    >>> {name: part.shape for name, part in see(frames, ["hand"], two).items()}
+    {'hand': (2, 8, 8, 3)}
+    >>> see(frames, ["image"], two)["image"].shape
+    (2, 8, 16, 3)
+    """
+    if tuple(cameras) == (ONE_CAMERA,):
+        return {ONE_CAMERA: frames}
+    check_cameras(cameras, tiling, "policy")
+    assert tiling is not None
+    return tiling.untile(frames, cameras)
 
 
 def tiling_of(sizes: Mapping[str, tuple[int, int]], size: Size | None = None) -> Tiling:

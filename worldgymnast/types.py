@@ -23,13 +23,16 @@ Metrics = dict[str, float]
 IMAGE = "image"
 """Name of the only camera, or of the frame into which several cameras are tiled."""
 
+STATE = "state"
+"""Key of proprioception in an observation of an environment, and in a policy's `needs`."""
+
 
 @dataclass(frozen=True)
 class Observation:
     """Input of a policy at one look.
 
     Attributes:
-        images: uint8 [b h w 3] by camera name, the newest frames.
+        images: uint8 [b h w 3] by camera name, the newest frames; sizes may differ between cameras.
         instruction: b sentences.
         state: float32 [b s], proprioception; None if the policy does not need it.
         first: uint8 [b h w 3] by camera name, initial frames of the episode, for planning policies; None otherwise.
@@ -39,10 +42,10 @@ class Observation:
     torch.Size([2, 64, 64, 3])
     """
 
-    images: Mapping[str, UInt8[Tensor, "b h w 3"]]
+    images: Mapping[str, UInt8[Tensor, "b _ _ 3"]]
     instruction: Sequence[str]
     state: Float[Tensor, "b s"] | None = None
-    first: Mapping[str, UInt8[Tensor, "b h w 3"]] | None = None
+    first: Mapping[str, UInt8[Tensor, "b _ _ 3"]] | None = None
 
     @classmethod
     def of(cls, image: UInt8[Tensor, "b h w 3"], instruction: Sequence[str]) -> Observation:
@@ -149,9 +152,9 @@ class Layout:
     seed: int
     instruction: str
 
-    def start(self, frame: UInt8[np.ndarray, "h w 3"]) -> Start:
-        """Start with the frame of this layout."""
-        return Start(frame, self.instruction, self.task, self.seed)
+    def start(self, frame: UInt8[np.ndarray, "h w 3"], state: np.ndarray | None = None) -> Start:
+        """Start with the frame of this layout, and the state if it is known."""
+        return Start(frame, self.instruction, self.task, self.seed, state)
 
 
 def require_frame_size(size: tuple[int, ...], expected: tuple[int, int], name: str = "starts") -> None:
@@ -174,9 +177,10 @@ class Start:
         task: name that groups results; free text.
         layout: seed of the `Layout` in the frame; None if the scene cannot be rebuilt (a user's photograph, or a frame
             from the middle of an episode).
+        state: float32 [s], proprioception at this frame; None if unknown.
 
     Raises:
-        InputError: the frame is no uint8 array [h w 3], or a text is no text.
+        InputError: the frame is no uint8 array [h w 3], a text is no text, or the state is no finite vector.
 
     >>> Start(np.zeros((64, 64, 3), np.uint8), "open the drawer").scene is None
     True
@@ -186,9 +190,11 @@ class Start:
     instruction: str
     task: str = ""
     layout: int | None = None
+    state: Float[np.ndarray, " s"] | None = None
 
     def __post_init__(self) -> None:
         check_frame(self.frame)
+        check_state(self.state)
         for name in ("instruction", "task"):
             if not isinstance(value := getattr(self, name), str):
                 raise InputError(f"start: {name} is {type(value).__name__}, expected str")
@@ -213,6 +219,17 @@ def check_frame(frame: object) -> None:
             f"start: frame has dtype {frame.dtype}, expected uint8 from 0 to 255. Convert it; from 0 to 1: "
             "(frame * 255).round().astype('uint8')"
         )
+
+
+def check_state(state: object) -> None:
+    """Raise InputError unless this is None or a vector of finite float32."""
+    if state is None:
+        return
+    if not isinstance(state, np.ndarray) or state.ndim != 1 or state.dtype != np.float32:
+        found = f"{state.dtype} {list(state.shape)}" if isinstance(state, np.ndarray) else type(state).__name__
+        raise InputError(f"start: state is {found}, expected a float32 NumPy array [s]")
+    if not np.isfinite(state).all():
+        raise InputError("start: state has NaN or infinity, expected finite numbers. Omit it if it is unknown")
 
 
 StartOrLayout = Start | Layout
@@ -302,7 +319,8 @@ class Episode:
 
     def start(self, index: int = 0) -> Start:
         """Start at frame `index`; only the first frame keeps the layout."""
-        return Start(self.frames[index], self.instruction, self.task, self.layout if index == 0 else None)
+        state = None if self.state is None else self.state[index].astype(np.float32)
+        return Start(self.frames[index], self.instruction, self.task, self.layout if index == 0 else None, state)
 
 
 @dataclass(frozen=True)
@@ -376,10 +394,11 @@ class Rollout:
         foreseen: float [n+1], the world model's own success probability at the start and after each look, or None.
         state: float32 [n s], proprioception at each look; None if the policy does not need it.
         executed: actions before the environment ended the episode; later frames repeat the last. None if unknown.
+        frame_state: float32 [t s], proprioception at each of `frames`; None if the environment does not report it.
     """
 
     start: Start
-    images: Mapping[str, UInt8[np.ndarray, "n h w 3"]]
+    images: Mapping[str, UInt8[np.ndarray, "n _ _ 3"]]
     chunks: ActionChunk
     frames: UInt8[np.ndarray, "t h w 3"]
     verdict: Verdict
@@ -389,6 +408,7 @@ class Rollout:
     foreseen: Float[np.ndarray, " n1"] | None = None
     state: Float[np.ndarray, "n s"] | None = None
     executed: int | None = None
+    frame_state: Float[np.ndarray, "t s"] | None = None
 
     @property
     def looks(self) -> int:

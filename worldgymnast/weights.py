@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -368,3 +369,15 @@ def generator_state(generator: torch.Generator) -> Tensor:
 def set_generator_state(generator: torch.Generator, state: Tensor) -> None:
     """Restore a state from `generator_state`."""
     generator.set_state(state.cpu())
+
+
+def mean_and_deviation(values: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation [s] of rows [n s], to normalize them; 1 for a number that does not change.
+
+    >>> [each.tolist() for each in mean_and_deviation(np.array([[1, 5], [3, 5]], np.float32))]
+    [[2.0, 5.0], [1.0, 1.0]]
+    """
+    rows = np.asarray(values, np.float64)
+    mean, deviation = rows.mean(0), rows.std(0)
+    deviation = np.where(deviation > 1e-6 * np.maximum(1.0, np.abs(mean)), deviation, 1.0)
+    return torch.from_numpy(mean).float(), torch.from_numpy(deviation).float()

@@ -25,6 +25,7 @@ KEPT = [
     *((kind, protocols.Judge) for kind in (LocalVLM, VLMJudge)),
     *((kind, protocols.Editor) for kind in (Cutouts, Inpainting, RemoteEditor)),
     *((LatentWorldModel, each) for each in (protocols.WorldModel, protocols.RoundTrip, protocols.PredictsSuccess)),
+    (LatentWorldModel, protocols.PredictsState),
     (SmallVLA, protocols.Policy),
     (LocalPool, protocols.RolloutPool),
 ]

@@ -351,7 +351,7 @@ def test_what_happens_to_the_machine(
     code: int,
     said: str,
 ) -> None:
-    def fails(*_: object) -> None:
+    def fails(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr("worldgymnast.cli.commands.train.read", fails)

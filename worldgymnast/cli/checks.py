@@ -11,9 +11,11 @@ from worldgymnast.cli.environment import misspelled_task, suite_instructions
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import InputError
 from worldgymnast.measure.novelty import frame_warning, sentence_warning
-from worldgymnast.protocols import WorldModel, frame_size
+from worldgymnast.preprocessing import compact, size_text
+from worldgymnast.protocols import Policy, PredictsState, WorldModel, frame_size, predicts_state, tiling_of
 from worldgymnast.registry import EnvironmentConfig, environment
-from worldgymnast.types import Start
+from worldgymnast.tiling import check_cameras
+from worldgymnast.types import IMAGE, STATE, Start
 
 _RATE_TOLERANCE = 0.01
 """Relative difference of two rates that count as the same, as 29.97 and 30."""
@@ -50,13 +52,32 @@ def check_frame_size(expected: tuple[int, int], size: tuple[int, int], flag: str
     if size != expected:
         raise InputError(
             f"frames: found {size[0]}x{size[1]} pixels, expected {expected[0]}x{expected[1]} as in the world model. "
-            f"Resize with {flag} {expected[0]}"
+            f"Resize with {flag} {size_text(compact(expected))}"
         )
 
 
 def check_frames(expected: tuple[int, int], config: EnvironmentConfig) -> None:
     """Require that a real environment's frames have the world model's size."""
     check_frame_size(expected, frame_size(environment(config)), "--env.size")
+
+
+def check_observed(path: Path, policy: Policy, world_path: Path, world: WorldModel) -> None:
+    """Require a world model that provides the state and the cameras that a policy reads."""
+    if STATE in policy.needs and not predicts_state(world):
+        raise InputError(
+            f"{path}: the policy reads the robot's state, but {world_path} does not predict it. Train a world model "
+            f"that does: worldgymnast train-world DATA --state --begin-with {world_path}, or a policy without state "
+            "(sft without --state)"
+        )
+    widths = getattr(policy, "state_dim", 0), world.state_dim if isinstance(world, PredictsState) else 0
+    if STATE in policy.needs and widths[0] and widths[0] != widths[1]:
+        raise InputError(
+            f"{path}: the policy reads a state of {widths[0]} numbers, but {world_path} predicts {widths[1]}. Train "
+            "both on the same data"
+        )
+    tiling = tiling_of(world)
+    if any(name not in (IMAGE, STATE) for name in policy.cameras):
+        check_cameras(policy.cameras, tiling, f"{path} with {world_path}: the policy")
 
 
 def check_same_actions(path: Path, spec: ActionSpec, other: Path, other_spec: ActionSpec) -> None:

@@ -18,6 +18,7 @@ from worldgymnast import processes
 from worldgymnast.configs import Between, Count, Positive, checked
 from worldgymnast.errors import FieldError, InputError
 from worldgymnast.measure.unplayed import MOST
+from worldgymnast.preprocessing import parse_size, sides, size_text
 from worldgymnast.recipes.reproduce import Recipe
 
 REPORT = "report.html"
@@ -31,7 +32,25 @@ NO_PREFIX: Any = tyro.conf.arg(name="")
 """Annotates a config whose fields become flags without a prefix."""
 OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
 OptionalPositive = Annotated[Positive | None, tyro.conf.arg(metavar="N")]
-Size = Annotated[Annotated[int, Between(1, 4096)] | None, tyro.conf.arg(metavar="N")]
+
+
+def _in_range(size: Any) -> Any:
+    """Refuse a size that is no picture's."""
+    for side in () if size is None else sides(size):
+        if not 1 <= side <= 4096:
+            raise FieldError("", f"found {side}, expected 1 to 4096")
+    return size
+
+
+_SIZE: Any = tyro.constructors.PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="N|HxW",
+    instance_from_str=lambda words: parse_size(words[0]),
+    is_instance=lambda value: value is None or isinstance(value, int | tuple),
+    str_from_instance=lambda value: ["None" if value is None else size_text(value)],
+)
+Size = Annotated[int | tuple[int, int] | None, AfterValidator(_in_range), _SIZE]
+"""Pixels of square frames, N, or height and width, HxW."""
 HeldOut = Annotated[Count | Literal["auto"] | None, tyro.conf.arg(metavar="N|auto")]
 """Episodes per task to hold out; "auto" follows the number of episodes (see `inputs.hold_out`)."""
 DataSets = Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="DATA...", help_behavior_hint="(required)")]
@@ -121,10 +140,13 @@ class DatasetCommand(Command):
         image_key: cameras of data sets that have several: one name, several names, or "all".
         fps: frames per second to read, an integer fraction of the data's rate. For data sets that do not state a rate
             (RLDS other than BridgeData V2), it is their rate.
+        resize: how a picture of another shape becomes a frame: squash (height and width separately, the default for
+            data), crop (its center) or pad (black bars). Recorded with trained components, and then their default.
     """
 
     image_key: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME...")] = ()
     fps: Annotated[float | None, tyro.conf.arg(metavar="N")] = None
+    resize: Literal["squash", "crop", "pad"] | None = None
 
     @property
     def cameras(self) -> str | tuple[str, ...] | None:
@@ -149,7 +171,7 @@ class TrainingCommand(DeviceCommand, LabelledCommand):
 
     Attributes:
         data: data set folders.
-        size: height and width to resize the frames to, in pixels.
+        size: pixels to resize the frames to: N for squares, HxW for height and width.
         out: run folder.
     """
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from worldgymnast.cli.inputs import Components
 from worldgymnast.episodes.sizes import frame_size
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import InputError
+from worldgymnast.preprocessing import Size, compact, sides, size_text
 from worldgymnast.rl.rollout import executed_per_look
 from worldgymnast.training.judge import JudgeTraining
 from worldgymnast.training.policy import PolicyTraining
@@ -50,8 +52,8 @@ def rate_of(episodes: EpisodeSet) -> float:
 
 
 def size_for(
-    paths: Sequence[Path], size: int | None, cameras: str | tuple[str, ...] | None, target: int = SIZE
-) -> int | None:
+    paths: Sequence[Path], size: Size | None, cameras: str | tuple[str, ...] | None, target: Size = SIZE
+) -> Size | None:
     """Choose the size to resize frames to, in pixels, or None.
 
     Frames keep their size if it is square, a multiple of 16 and at most 256; others become `target` pixels square.
@@ -59,7 +61,8 @@ def size_for(
     if size is not None or not paths:
         return size
     if cameras == "all" or isinstance(cameras, tuple):
-        print(f"{paths[0]}: cameras side by side are resized to {target}x{target} together; --size N changes this")
+        shape = "x".join(map(str, sides(target)))
+        print(f"{paths[0]}: cameras side by side are resized to {shape} together; --size N or HxW changes this")
         return target
     sizes = [frame_size(path, cameras) for path in paths]
     if None in sizes or all(h == w and h % _SIZE_STEP == 0 and h <= MAX_SIZE for h, w in filter(None, sizes)):
@@ -68,8 +71,8 @@ def size_for(
         return None  # the reader reports that they differ
     height, width = next(filter(None, sizes))
     print(
-        f"{paths[0]}: frames of {height}x{width} pixels are resized to {target}x{target}, height and width separately; "
-        "--size N changes this"
+        f"{paths[0]}: frames of {height}x{width} pixels are resized to {'x'.join(map(str, sides(target)))}, height and "
+        "width separately; --size N or HxW, and --resize, change this"
     )
     return target
 
@@ -83,6 +86,23 @@ def fit_policy(config: PolicyTraining, episodes: EpisodeSet, given_flags: Collec
     policy = replace(config.policy, chunk=scaled("--policy.chunk", config.policy.chunk))
     scaled.print_changes()
     return replace(config, policy=policy)
+
+
+def use_state(config: Any, episodes: EpisodeSet, is_used: bool, paths: Sequence[Path]) -> Any:
+    """Set the width of the state in the config of a policy or world model, or say that there is one.
+
+    Args:
+        config: of the component; it has `state_dim`.
+        episodes: the data.
+        is_used: whether --state was given.
+        paths: the data sets, for the message.
+    """
+    if is_used:
+        return replace(config, state_dim=episodes.state_dim)
+    if episodes.state is not None:
+        names = f" ({', '.join(episodes.state_names[:8])})" if episodes.state_names else ""
+        print(f"{paths[0]}: has a state of {episodes.state_dim} numbers{names}, which is not used; --state uses it")
+    return config
 
 
 def fit_judge(config: JudgeTraining, episodes: EpisodeSet, given_flags: Collection[str]) -> JudgeTraining:
@@ -138,10 +158,10 @@ def _grid(config: WorldTraining, size: tuple[int, int], given_flags: Collection[
         raise InputError(
             f"{flag}: found {' '.join(map(str, world.transformer.grid))}, which is for frames of "
             f"{world.frame_size[0]}x{world.frame_size[1]} pixels, but the data have {size[0]}x{size[1]}. Omit it, or "
-            f"resize with --size {world.frame_size[0]}"
+            f"resize with --size {size_text(compact(world.frame_size))}"
         )
     if size[0] % step or size[1] % step:
-        nearest = max(step, round(size[0] / step) * step)
+        nearest = size_text(compact(tuple(max(step, round(side / step) * step) for side in size)))  # pyright: ignore
         raise InputError(
             f"frames: found {size[0]}x{size[1]} pixels, expected multiples of {step} for this world model. Resize "
             f"with --size {nearest}"

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Literal
 
 from worldgymnast.actions import ActionSpec, ActionSpecMismatch
-from worldgymnast.cli.checks import check_frames, check_same_actions, check_same_rate
+from worldgymnast.cli.checks import check_frames, check_observed, check_same_actions, check_same_rate
 from worldgymnast.cli.environment import check_policy, check_tasks, fitted, is_metaworld
-from worldgymnast.cli.origins import fps_of
+from worldgymnast.cli.origins import check_same_state, fps_of, rule_of
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.labels import SUFFIX, Labels
 from worldgymnast.episodes.rates import is_same_rate
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.errors import InputError
 from worldgymnast.ledger import FILE, Ledger
+from worldgymnast.preprocessing import Resize, Size, compact, size_text
 from worldgymnast.protocols import Judge, Policy, WorldModel
 from worldgymnast.registry import EnvironmentConfig, load_judge, load_policy, load_world
 from worldgymnast.run import check_folder
@@ -36,28 +37,50 @@ def open_ledger(out: Path) -> Ledger:
 
 def read(
     paths: Sequence[Path],
-    size: int | None,
+    size: Size | None,
     cameras: Cameras = None,
     fps: float | None = None,
     assumed_fps: float | None = None,
     labels: Sequence[Path] = (),
+    resize: Resize | None = None,
+    state: bool | None = False,
 ) -> EpisodeSet:
     """Read data sets as one; see `read_each`."""
-    return concatenate(read_each(paths, size, cameras=cameras, fps=fps, assumed_fps=assumed_fps, labels=labels))
+    sets = read_each(
+        paths, size, cameras=cameras, fps=fps, assumed_fps=assumed_fps, labels=labels, resize=resize, state=state
+    )
+    if state:
+        check_one_state(paths, sets)
+    return concatenate(sets)
+
+
+def check_one_state(paths: Sequence[Path], sets: Sequence[EpisodeSet]) -> None:
+    """Raise InputError unless all data sets have a state of the same numbers."""
+    for path, part in zip(paths, sets, strict=True):
+        if (part.state_dim, part.state_names) != (sets[0].state_dim, sets[0].state_names):
+            raise InputError(
+                f"{path}: found a state of {part.state_dim} numbers ({', '.join(part.state_names) or 'no names'}), "
+                f"expected {sets[0].state_dim} ({', '.join(sets[0].state_names) or 'no names'}) as in {paths[0]}. Give "
+                "data of one robot"
+            )
 
 
 def read_each(
     paths: Sequence[Path],
-    size: int | None,
+    size: Size | None,
     spec: ActionSpec | None = None,
     cameras: Cameras = None,
     fps: float | None = None,
     assumed_fps: float | None = None,
     labels: Sequence[Path] = (),
+    resize: Resize | None = None,
+    state: bool | None = False,
 ) -> list[EpisodeSet]:
     """Read data sets with actions in `spec`, or as in the first, and with the labels of label files.
 
     Rates that differ by less than 1 % count as equal.
+
+    `state` False does not use the state, True requires it, None keeps it where there is one.
 
     Raises:
         InputError: frame sizes or rates differ, actions cannot be converted, or a label file fits no data set.
@@ -68,7 +91,16 @@ def read_each(
         raise InputError("DATA: a data set was given twice. Give each once (train-world weighs them with --shares)")
     known = Labels(labels) if labels else None
     sets = [
-        formats.read(path, size=size, image_key=cameras, fps=fps, assumed_fps=assumed_fps, labels=known)  # pyright: ignore[reportArgumentType]
+        formats.read(
+            path,
+            size=size,
+            image_key=cameras,  # pyright: ignore[reportArgumentType]
+            fps=fps,
+            assumed_fps=assumed_fps,
+            labels=known,
+            resize=resize or "squash",
+            state=state,
+        )
         for path in paths
     ]
     if known is not None:
@@ -89,9 +121,10 @@ def read_each(
         sets[i] = replace(sets[i], fps=first.fps)
         if part.size != first.size:
             (h, w), (height, width) = part.size, first.size
+            advice = size_text(compact(first.size))
             raise InputError(
                 f"{path}: found frames of {h}x{w} pixels, expected {height}x{width} as in {paths[0]}. Resize all of "
-                f"them with --size, such as --size {height}"
+                f"them with --size, such as --size {advice}"
             )
     return sets
 
@@ -228,6 +261,9 @@ def load_components(
     check_same_actions(files["policy"], policy.action_spec, files["world"], world.action_spec)
     if files["judge"].suffix == ".safetensors":
         check_same_rate(files["judge"], fps_of(files["judge"]), files["world"], world.fps)
+    check_observed(files["policy"], policy, files["world"], world)
+    rule_of(*files.values())
+    check_same_state(files["policy"], files["world"])
     if env is not None:
         env = fitted(env, given_flags, world.frame_size, policy.chunk)
         check_policy(files["policy"], policy, env)

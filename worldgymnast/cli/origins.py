@@ -11,16 +11,35 @@ from typing import Any, Literal
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import InputError
 from worldgymnast.files import read_json_object
+from worldgymnast.preprocessing import RULES, Resize, Size, compact
 from worldgymnast.registry import manifest_of
 
 HeldOut = int | Literal["auto"]
 """Held-out episodes per task; see `inputs.hold_out`."""
 
 
-def origin(episodes: EpisodeSet, cameras: Sequence[str], held_out: HeldOut = 0) -> Mapping[str, Any]:
-    """Describe the data of a component for `Manifest.origin`; `held_out` episodes per task were not used."""
-    known = {"held_out": held_out} if held_out else {}
-    return known | {
+def origin(
+    episodes: EpisodeSet,
+    cameras: Sequence[str],
+    held_out: HeldOut = 0,
+    resize: Resize | None = None,
+    reads_state: bool = False,
+) -> Mapping[str, Any]:
+    """Describe the data of a component for `Manifest.origin`.
+
+    Args:
+        episodes: the data.
+        cameras: as --image-key names them.
+        held_out: episodes per task that were not used.
+        resize: the rule for pictures of another shape, if one was chosen.
+        reads_state: whether the component reads or predicts the state.
+    """
+    extra: dict[str, Any] = {"held_out": held_out} if held_out else {}
+    if resize is not None:
+        extra["resize"] = resize
+    if reads_state:
+        extra["state_names"] = list(episodes.state_names)
+    return extra | {
         "action_spec": episodes.spec.to_dict(),
         "frame_size": list(episodes.size),
         "fps": episodes.fps,
@@ -29,10 +48,56 @@ def origin(episodes: EpisodeSet, cameras: Sequence[str], held_out: HeldOut = 0) 
     }
 
 
-def size_of(path: Path | None) -> int | None:
-    """Return the recorded frame height in pixels, or None."""
+def size_of(path: Path | None) -> Size | None:
+    """Return the recorded frame size in pixels, or None."""
     size = _origin_of(path).get("frame_size")
-    return size[0] if isinstance(size, list) and size and isinstance(size[0], int) else None
+    if not isinstance(size, list) or len(size) != 2 or not all(isinstance(side, int) for side in size):
+        return None
+    return compact((size[0], size[1]))
+
+
+def rule_of(*paths: Path | None, requested: Resize | None = None) -> Resize | None:
+    """Return the one rule for pictures of another shape that components record and --resize gives; None for none.
+
+    Raises:
+        InputError: they differ.
+    """
+    known = list[tuple[str, Resize]]()
+    if requested is not None:
+        known.append(("--resize", requested))
+    for path in filter(None, paths):
+        for file in weight_files(path):
+            if (recorded := _rule_in(file)) is not None:
+                known.append((str(file), recorded))
+    for (first, rule), (other, another) in itertools.pairwise(known):
+        if rule != another:
+            raise InputError(
+                f"{first}: found {rule} for pictures of another shape, but {other} was trained with {another}. One of "
+                "them would see unfamiliar pictures. Give the same --resize to every command"
+            )
+    return known[0][1] if known else None
+
+
+def _rule_in(path: Path) -> Resize | None:
+    """Return the recorded rule."""
+    rule = _origin_of(path).get("resize")
+    return rule if rule in RULES else None
+
+
+def check_same_state(*paths: Path | None, names: Sequence[str] = ()) -> None:
+    """Raise `InputError` if the numbers of the state have other names in components or data.
+
+    Args:
+        paths: files of components; those that record no names fit any.
+        names: those of the data.
+    """
+    named = [("data", list(names))] + [(str(path), _origin_of(path).get("state_names") or []) for path in paths]
+    for (first, axes), (other, others) in itertools.combinations([one for one in named if one[1]], 2):
+        if axes != others:
+            raise InputError(
+                f"{first}: the state is {' '.join(map(str, axes))}, but that of {other} is "
+                f"{' '.join(map(str, others))}. Give data and components of one robot"
+            )
 
 
 def size_in(path: Path | None) -> tuple[int, int] | None:

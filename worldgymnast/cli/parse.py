@@ -310,5 +310,5 @@ def _value(flag: str, words: Sequence[str]) -> str:
 
 def _type(argument: Any) -> str:
     metavar = str(argument.lowered.metavar)
-    nouns = {"INT": "an integer", "FLOAT": "a number", "N": "a number"}
+    nouns = {"INT": "an integer", "FLOAT": "a number", "N": "a number", "N|HxW": "a number or HxW"}
     return nouns.get(metavar, metavar.replace("{None}|", "None or "))

@@ -7,6 +7,7 @@ start and end together.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -15,8 +16,8 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from worldgymnast.errors import FieldError, InputError
-from worldgymnast.protocols import Judge, PredictsSuccess, WorldModel
-from worldgymnast.types import IMAGE, Clip, Start, Verdict, WorldState, require_frame_size
+from worldgymnast.protocols import Judge, PredictsState, PredictsSuccess, WorldModel, tiling_of
+from worldgymnast.types import IMAGE, STATE, Clip, Start, Verdict, WorldState, require_frame_size
 
 
 class ImaginedVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
@@ -52,10 +53,13 @@ class ImaginedVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]
             raise FieldError("horizon", f"found {horizon}, expected a multiple of the policy's chunk ({chunk})")
         self.world, self.judge, self.generator = world, judge, generator
         self.num_envs, self.chunk, self.horizon, self.every = rows, chunk, horizon, every
+        self.tiling = tiling_of(world)
         spec = world.action_spec
-        self.single_observation_space = gym.spaces.Dict(
-            {IMAGE: gym.spaces.Box(0, 255, (*world.frame_size, 3), np.uint8)}
-        )
+        spaces: dict[str, gym.Space[Any]] = {IMAGE: gym.spaces.Box(0, 255, (*world.frame_size, 3), np.uint8)}
+        self._state_dim = world.state_dim if isinstance(world, PredictsState) else 0
+        if self._state_dim:
+            spaces[STATE] = gym.spaces.Box(-np.inf, np.inf, (self._state_dim,), np.float32)
+        self.single_observation_space = gym.spaces.Dict(spaces)
         low, high = (np.broadcast_to(np.array(x, np.float32), (chunk, spec.dim)).copy() for x in (spec.low, spec.high))
         self.single_action_space = gym.spaces.Box(low, high, dtype=np.float32)
         self.observation_space = gym.vector.utils.batch_space(self.single_observation_space, rows)
@@ -87,13 +91,43 @@ class ImaginedVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]
                     "real environment's photograph()"
                 )
             require_frame_size(start.frame.shape, self.world.frame_size)
-        unique: dict[int, int] = {}
-        rows = [unique.setdefault(id(s.frame), len(unique)) for s in self._starts]
-        frames = {unique[id(s.frame)]: s.frame for s in self._starts}
-        images = np.stack([frames[i] for i in range(len(frames))])
-        self._state = self.world.start(torch.from_numpy(images)).fork(torch.tensor(rows))
+        unique: dict[tuple[int, int], int] = {}
+        rows = [unique.setdefault((id(s.frame), id(s.state)), len(unique)) for s in self._starts]
+        distinct = [self._starts[rows.index(i)] for i in range(len(unique))]
+        images = np.stack([start.frame for start in distinct])
+        self._state = self._start(images, distinct).fork(torch.tensor(rows))
         self._keyframes, self._foreseen, self._actions = [images[rows]], [np.zeros(len(rows), np.float32)], 0
-        return {IMAGE: self._keyframes[0]}, {}
+        return self._observation(images[rows]), {}
+
+    def _start(self, images: np.ndarray, starts: Sequence[Start]) -> WorldState:
+        """State of the world model, with the robot's state where it is known."""
+        frames, world = torch.from_numpy(images), self.world
+        if not self._state_dim or not isinstance(world, PredictsState):
+            return self.world.start(frames)
+        robot: Any = world  # pyright takes `start` of WorldModel, the first of its two Protocols
+        known = np.full((len(starts), self._state_dim), np.nan, np.float32)
+        for row, start in zip(known, starts, strict=True):
+            if start.state is None:
+                continue
+            if len(start.state) != self._state_dim:
+                raise InputError(
+                    f"start of task '{start.task}': state has {len(start.state)} numbers, but the world model predicts "
+                    f"{self._state_dim}. Give data and starts of the robot that it was trained on"
+                )
+            row[:] = start.state
+        return robot.start(frames, torch.from_numpy(known))
+
+    def _observation(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """The frames, and the robot's state if the world model predicts it."""
+        if not self._state_dim or not isinstance(self.world, PredictsState) or self._state is None:
+            return {IMAGE: images}
+        robot = self.world.predict_state(self._state)
+        if robot is None:
+            raise InputError(
+                f"world model {type(self.world).__name__} has state_dim {self._state_dim}, but predict_state returned "
+                "None. Return the state at the newest frame, also at the start"
+            )
+        return {IMAGE: images, STATE: robot.float().cpu().numpy()}
 
     def step(
         self, actions: np.ndarray
@@ -120,7 +154,7 @@ class ImaginedVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]
             reward = np.array([v.score or 0.0 for v in verdicts])
             info |= verdict_info(verdicts, self.chunk)
         flags = np.zeros(self.num_envs, bool)
-        return {IMAGE: decoded[:, -1]}, reward, flags, np.full(self.num_envs, is_over), info
+        return self._observation(decoded[:, -1]), reward, flags, np.full(self.num_envs, is_over), info
 
     def _predict_success(self) -> None:
         """Record the world model's own success probability, if it has a success head."""

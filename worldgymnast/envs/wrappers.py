@@ -5,6 +5,8 @@ Real and imagined environments share one interface, so `rl.rollout.roll_out` ser
 - `reset(options={"starts": [...]})` takes one `Layout` per row, or one `Start` if the environment is imagined.
 - `step(chunks)` with float32 [b k a] returns {"image": uint8 [b h w 3]} and `info["frames"]` uint8 [b k h w 3], or
   [b k/every h w 3] if only the last of each `every` frames is rendered.
+- An environment with proprioception also returns "state" float32 [b s], and `info["states"]` at the rendered frames.
+- Several cameras are tiled into the image; the vector environment's `tiling` says where each lies (see `HasTiling`).
 - After the last chunk `truncated` is set, and `info` has "score" (NaN without a verdict), "probability" (of success, or
   progress if the environment reports it) and "success_frame" (-1 for none), each [b]; real environments add "executed",
   the actions before the episode ended.
@@ -22,7 +24,7 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from worldgymnast.errors import FieldError, InputError
-from worldgymnast.types import Layout
+from worldgymnast.types import IMAGE, STATE, Layout
 
 Values = dict[str, Any]
 
@@ -57,11 +59,13 @@ class ChunkedEnv(gym.Env[Values, np.ndarray]):
             dtype=np.float32,
         )
         assert isinstance(self.env.observation_space, gym.spaces.Dict)
-        self.observation_space = gym.spaces.Dict({"image": self.env.observation_space["image"]})
+        spaces = self.env.observation_space.spaces
+        self._keys = [key for key in (IMAGE, STATE) if key in spaces]
+        self.observation_space = gym.spaces.Dict({key: spaces[key] for key in self._keys})
         self._successes: list[bool | None] = []
         self._progress: list[float] = []
         self._executed, self._is_over = 0, False
-        self._image = np.zeros(0, np.uint8)
+        self._seen: Values = {}
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Values, Values]:
         """Reset to this row's start.
@@ -82,26 +86,33 @@ class ChunkedEnv(gym.Env[Values, np.ndarray]):
             )
         observation, _ = self.env.reset(seed=layout.seed, options={"task": layout.task})
         self._successes, self._progress = [False], [0.0]
-        self._executed, self._is_over, self._image = 0, False, observation["image"]
-        return {"image": self._image}, {}
+        self._executed, self._is_over, self._seen = 0, False, self._visible(observation)
+        return self._seen, {}
+
+    def _visible(self, observation: Values) -> Values:
+        """The image, and the state if the environment has one."""
+        return {key: observation[key] for key in self._keys}
 
     def step(self, action: np.ndarray) -> tuple[Values, float, bool, bool, Values]:
         """Execute the chunk [k a] action by action."""
-        frames, reward = [], 0.0
+        seen, reward = list[Values](), 0.0
         for single in action:
             reward += self._repeat() if self._is_over else self._execute(single)
-            frames.append(self._image)
-        success = np.array([bool(one) for one in self._successes[-len(frames) :]]).reshape(-1, self.every)
-        report: Values = {"frames": np.stack(frames[self.every - 1 :: self.every]), "success": success.any(1)}
+            seen.append(self._seen)
+        rendered = seen[self.every - 1 :: self.every]
+        success = np.array([bool(one) for one in self._successes[-len(seen) :]]).reshape(-1, self.every)
+        report: Values = {"frames": np.stack([one[IMAGE] for one in rendered]), "success": success.any(1)}
+        if STATE in self._keys:
+            report["states"] = np.stack([one[STATE] for one in rendered]).astype(np.float32)
         is_over = len(self._successes) > self.horizon if self.horizon else self._is_over
         if is_over:
             report |= self._outcome()
-        return {"image": self._image}, reward, False, is_over, report
+        return self._seen, reward, False, is_over, report
 
     def _execute(self, action: np.ndarray) -> float:
         """Execute one action; return its reward."""
         observation, reward, terminated, truncated, info = self.env.step(action)
-        self._image, self._is_over = observation["image"], bool(terminated or truncated)
+        self._seen, self._is_over = self._visible(observation), bool(terminated or truncated)
         self._executed += 1
         success = info["success"]
         unknown = np.nan if success is None else 0.0

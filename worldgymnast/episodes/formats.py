@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from worldgymnast.episodes import lerobot, rlds, rlds_episodes, rlds_layout, worldgym
 from worldgymnast.episodes.labels import Labels
@@ -20,6 +20,7 @@ from worldgymnast.episodes.subsample import (
 from worldgymnast.episodes.windows import EpisodeSet, EpisodeStream
 from worldgymnast.errors import FieldError, InputError
 from worldgymnast.files import read_json_object, visible
+from worldgymnast.preprocessing import Resize, check_rule
 from worldgymnast.progress import Progress
 from worldgymnast.staging import StagedFolder
 from worldgymnast.types import Episode
@@ -93,6 +94,8 @@ def read(
     size: int | tuple[int, int] | None = None,
     fps: float | None = None,
     assumed_fps: float | None = None,
+    resize: Resize = "squash",
+    state: bool | None = None,
     labels: Labels | None = None,
 ) -> EpisodeSet:
     """Read a dataset of any supported format.
@@ -106,14 +109,19 @@ def read(
         fps: frames per second to read, an integer fraction of the data's rate (see `subsample`). For formats without a
             rate (RLDS other than BridgeData V2) it is the data's rate.
         assumed_fps: default rate if neither the dataset nor `fps` has one, reported on stderr.
+        resize: how a picture of another shape becomes a frame of `size`: "squash" scales height and width separately,
+            "crop" uses the center, "pad" adds black bars. With several cameras "crop" and "pad" apply to each.
+        state: whether to read the state: None reads it if there is a valid one, True requires it.
         labels: label files with success labels of the episodes; see `labels.Labels`.
 
     Raises:
-        InputError: the folder cannot be read, `size` or `fps` is not positive, or the dataset has a rate that is no
-            multiple of `fps`.
+        InputError: the folder cannot be read, `size` or `fps` is not positive, the dataset has a rate that is no
+            multiple of `fps`, or it has no state although one is required.
     """
     _check_positive(size, fps)
-    episodes = _read(path, image_key, size, fps, assumed_fps, labels)
+    check_rule(resize)
+    common: dict[str, Any] = {"size": size, "fps": fps, "resize": resize, "state": state}
+    episodes = _read(path, image_key, assumed_fps, labels, common)
     every = 1 if fps is None else subsampling_factor(episodes.fps, fps)
     if every > 1:
         warn_unknown_motion(path, episodes.spec)
@@ -123,19 +131,18 @@ def read(
 def _read(
     path: str | Path,
     image_key: ImageKey,
-    size: int | tuple[int, int] | None,
-    fps: float | None,
     assumed_fps: float | None,
     labels: Labels | None,
+    common: dict[str, Any],
 ) -> EpisodeSet:
     """Read a dataset at its own rate."""
     kind = detect(path)
     if kind == "rlds":
-        episodes = rlds.read(path, image_key=join_cameras(image_key), size=size, fps=fps, assumed_fps=assumed_fps)
+        episodes = rlds.read(path, image_key=join_cameras(image_key), assumed_fps=assumed_fps, **common)
     elif kind == "worldgym":
-        episodes = worldgym.read(path, size=size, fps=fps)
+        episodes = worldgym.read(path, **common)
     else:
-        episodes = lerobot.read(path, image_key=image_key, size=size, fps=fps)
+        episodes = lerobot.read(path, image_key=image_key, **common)
     if labels is not None:
         episodes = labels.apply(episodes, episode_numbers(path, len(episodes), image_key), path)
     return episodes.with_task_names()
@@ -200,6 +207,7 @@ def convert(
     image_key: ImageKey = None,
     fps: float | None = None,
     lossless: bool = False,
+    resize: Resize = "squash",
     labels: Labels | None = None,
 ) -> ConversionSummary:
     """Convert a dataset of any supported format to LeRobotDataset v3.0.
@@ -215,6 +223,7 @@ def convert(
         fps: frames per second to write, an integer fraction of the data's rate (see `subsample`). For formats without
             a rate (RLDS other than BridgeData V2) it is the data's rate.
         lossless: keep the frames bit-identical (H.264 in RGB) instead of writing small files (yuv420p).
+        resize: how a picture of another shape becomes a frame of `size`.
         labels: label files with success labels of the episodes, which are written into the new dataset.
 
     Raises:
@@ -226,7 +235,7 @@ def convert(
     with ExitStack() as stack:
         folder = StagedFolder(target)  # fails before gigabytes are read
         stack.callback(folder.discard)
-        episodes = stream(source, image_key, size, fps)
+        episodes = stream(source, image_key, size, fps, resize)
         every = 1 if fps is None else subsampling_factor(episodes.fps, fps)
         if every > 1:
             warn_unknown_motion(source, episodes.spec)
@@ -263,13 +272,14 @@ def stream(
     image_key: ImageKey = None,
     size: int | tuple[int, int] | None = None,
     fps: float | None = None,
+    resize: Resize = "squash",
 ) -> EpisodeStream:
     """Read the complete episodes of a dataset of any format, one by one; all cameras by default."""
     kind = detect(source)
     if kind.startswith("lerobot"):
-        return lerobot.stream(source, image_key=image_key, size=size)
+        return lerobot.stream(source, image_key=image_key, size=size, resize=resize)
     if kind == "rlds":
-        return rlds_episodes.stream(source, join_cameras(image_key), size, fps)
-    episodes = worldgym.read(source, size=size)
+        return rlds_episodes.stream(source, join_cameras(image_key), size, fps, resize)
+    episodes = worldgym.read(source, size=size, resize=resize)
     iterator = (episodes.episode(index) for index in range(len(episodes)))
     return EpisodeStream(len(episodes), episodes.spec, episodes.fps, iterator)

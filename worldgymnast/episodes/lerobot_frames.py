@@ -17,7 +17,8 @@ from worldgymnast.episodes.parquet import field_of, python_values, read_table
 from worldgymnast.errors import InputError
 from worldgymnast.files import short
 from worldgymnast.pictures import open_picture
-from worldgymnast.video import iterate_timed, resize
+from worldgymnast.tiling import compose
+from worldgymnast.video import iterate_timed
 from worldgymnast.video_reader import frame_times
 
 _TOLERANCE = 1e-3
@@ -143,21 +144,22 @@ def sort_by_file(layout: Layout, episodes: Sequence[Rows]) -> list[Rows]:
     return sorted(episodes, key=key)
 
 
+def pictures(cameras: Sequence[Camera], rows: Rows) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yield the pictures of all cameras, frame by frame."""
+    return zip(*(camera.frames(rows) for camera in cameras), strict=True)
+
+
 def side_by_side(cameras: Sequence[Camera], rows: Rows) -> Iterator[np.ndarray]:
     """Yield the frames of an episode with all cameras in one picture."""
-    for pictures in zip(*(camera.frames(rows) for camera in cameras), strict=True):
-        yield join_pictures(pictures)
+    for several in pictures(cameras, rows):
+        yield compose({str(index): picture for index, picture in enumerate(several)})
 
 
-def join_pictures(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """Join pictures uint8 [h w 3] at the height of the first.
-
-    >>> join_pictures([np.zeros((4, 6, 3), np.uint8), np.zeros((8, 8, 3), np.uint8)]).shape
-    (4, 10, 3)
-    """
-    if len(pictures) == 1:
-        return pictures[0]
-    height = pictures[0].shape[0]
-    widths = [max(1, round(picture.shape[1] * height / picture.shape[0])) for picture in pictures]
-    scaled = [resize(picture, (height, width)) for picture, width in zip(pictures, widths, strict=True)]
-    return np.concatenate(scaled, axis=1)
+def first_sizes(layout: Layout, rows: Rows) -> dict[str, tuple[int, int]]:
+    """Height and width of each camera's first picture in an episode."""
+    sizes = {}
+    for name in layout.cameras:
+        camera, _ = open_camera(layout, name, [rows])
+        picture = next(iter(camera.frames(rows)))
+        sizes[name] = picture.shape[0], picture.shape[1]
+    return sizes

@@ -150,13 +150,25 @@ class Layout:
 
     @property
     def state(self) -> str:
-        """Name of the state's feature and column.
+        """Name of the state's feature and column; the first of `states`."""
+        return self.states[0]
 
-        "state", as openpi writes it, if it is the only one.
+    @property
+    def states(self) -> tuple[str, ...]:
+        """Names of the features and columns whose numbers are the state, in order.
+
+        Without "observation.state" they are its parts "observation.state.NAME", or else "state", as openpi writes it.
         """
         main, other = STATES
-        is_numeric = str(self.info["features"].get(other, {}).get("dtype")).startswith(("float", "int"))
-        return other if main not in self.info["features"] and is_numeric else main
+        features = self.info["features"]
+
+        def is_numeric(name: str) -> bool:
+            return str(features.get(name, {}).get("dtype")).startswith(("float", "int"))
+
+        parts = tuple(name for name in features if name.startswith(f"{main}.") and is_numeric(name))
+        if main in features or not (parts or is_numeric(other)):
+            return (main,)
+        return parts or (other,)
 
     @property
     def skipped_depth(self) -> list[str]:

@@ -6,12 +6,13 @@ import functools
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from worldgymnast.episodes.cache import cached_frames, files_hash
-from worldgymnast.episodes.lerobot_frames import Camera, open_camera, side_by_side, sort_by_file
-from worldgymnast.episodes.lerobot_layout import ImageKey, Layout, read_layout
+from worldgymnast.episodes.lerobot_frames import Camera, first_sizes, open_camera, pictures, sort_by_file
+from worldgymnast.episodes.lerobot_layout import INFO, ImageKey, Layout, read_layout
 from worldgymnast.episodes.lerobot_rows import Rows
 from worldgymnast.episodes.lerobot_spec import axis_names
 from worldgymnast.episodes.lerobot_survey import PRINTED, Survey, survey
@@ -19,8 +20,9 @@ from worldgymnast.episodes.rates import resolve_rate
 from worldgymnast.episodes.windows import EpisodeSet, EpisodeStream
 from worldgymnast.errors import InputError
 from worldgymnast.files import visible
+from worldgymnast.preprocessing import Resize, fit
+from worldgymnast.tiling import Tiling, compose, tiling_of
 from worldgymnast.types import Episode
-from worldgymnast.video import resize
 
 _CACHE_FORMAT = "rows-by-time-1"
 """Part of the cache key. Change it if the same files are paired with different frames than before."""
@@ -28,7 +30,15 @@ _CACHE_FORMAT = "rows-by-time-1"
 Size = int | tuple[int, int] | None
 
 
-def read(path: str | Path, *, image_key: ImageKey = None, size: Size = None, fps: float | None = None) -> EpisodeSet:
+def read(
+    path: str | Path,
+    *,
+    image_key: ImageKey = None,
+    size: Size = None,
+    fps: float | None = None,
+    resize: Resize = "squash",
+    state: bool | None = None,
+) -> EpisodeSet:
     """Read a dataset, v3.0 or v2.1.
 
     Each row of an episode, sorted by `frame_index`, gets the frame at its time (see `lerobot_pairing`). Decoded frames
@@ -40,24 +50,27 @@ def read(path: str | Path, *, image_key: ImageKey = None, size: Size = None, fps
             side in the given order, each scaled to the height of the first.
         size: pixels to resize the frames to.
         fps: expected frames per second of robot time, compared with the dataset's rate.
+        resize: how a picture of another shape becomes a frame of `size`.
+        state: whether to read the state; None reads it if there is a valid one, and reports an invalid one on stderr.
 
     Raises:
         InputError: a file is missing, truncated, or contradicts the metadata or `fps`; names the file and the field.
     """
     metadata = read_layout(path, image_key)
     resolve_rate(path, metadata.robot_fps, fps)
-    result = _checked_survey(metadata)
+    result = _survey_with_state(metadata, state)
     layout, episodes = result.layout, result.rows
     order = sort_by_file(layout, episodes)
     counts = [len(rows.index) for rows in order]
     first = dict(zip((rows.record.index for rows in order), np.cumsum([0, *counts[:-1]]), strict=True))
     actions = np.concatenate([_zero_last(rows.actions) for rows in order])
     success = [np.zeros(len(rows.index), bool) if rows.success is None else rows.success for rows in order]
-    key = files_hash(_files(layout), _CACHE_FORMAT, layout.cameras, size)
+    key = files_hash(_files(layout), _CACHE_FORMAT, layout.cameras, size, *rule_of_cache(size, resize))
     pixels = "native" if size is None else str(size).replace(" ", "")
     name = f"{'+'.join(layout.cameras)[:80]}-{pixels}".replace("/", "_")
+    frames = cached_frames(layout.root, name, key, len(actions), lambda: _decode(layout, order, size, resize))
     return EpisodeSet(
-        frames=cached_frames(layout.root, name, key, len(actions), lambda: _decode(layout, order, size)),
+        frames=frames,
         actions=actions,
         success=np.concatenate(success),
         first=np.array([first[rows.record.index] for rows in episodes], np.int64),
@@ -69,7 +82,53 @@ def read(path: str | Path, *, image_key: ImageKey = None, size: Size = None, fps
         layout=np.array([rows.record.layout for rows in episodes], np.int64),
         spec=layout.spec,
         fps=layout.robot_fps,
+        tiling=_tiling(layout, order, (frames.shape[1], frames.shape[2])),
+        **_state_of(layout, order),
     )
+
+
+def rule_of_cache(size: Size, rule: Resize) -> tuple[str, ...]:
+    """What a rule adds to a cache key; nothing for the default, whose entries are older than the rules."""
+    return () if size is None or rule == "squash" else (rule,)
+
+
+def _survey_with_state(layout: Layout, state: bool | None) -> Survey:
+    """The survey with the state; without it if the state alone is invalid and not required.
+
+    Raises:
+        InputError: see `_checked_survey`, or the state is required and there is none.
+    """
+    if state is False:
+        return _checked_survey(layout)
+    try:
+        result = _checked_survey(layout, read_state=True)
+    except InputError as error:
+        if state:
+            raise
+        result = _checked_survey(layout)
+        _print_once(f"{error}. The state is not read")
+    if state and any(rows.state is None for rows in result.rows):
+        raise InputError(
+            f"{layout.root / INFO}: field 'features': found no {layout.state}, expected the robot's state. "
+            "Record it, or train without the state"
+        )
+    return result
+
+
+def _state_of(layout: Layout, order: Sequence[Rows]) -> dict[str, Any]:
+    """State and its names as fields of an `EpisodeSet`."""
+    states = [rows.state for rows in order if rows.state is not None]
+    if len(states) < len(order) or len({state.shape[1] for state in states}) != 1:
+        return {}
+    names = _state_names(layout)
+    return {"state": np.concatenate(states), "state_names": names if len(names) == states[0].shape[1] else ()}
+
+
+def _tiling(layout: Layout, order: Sequence[Rows], size: tuple[int, int]) -> Tiling:
+    """Where each camera lies in frames of a size."""
+    if len(layout.cameras) == 1:
+        return Tiling.single(size, layout.cameras[0])
+    return tiling_of(first_sizes(layout, order[0]), size)
 
 
 def episodes(path: str | Path, *, image_key: ImageKey = None, size: Size = None) -> Iterator[Episode]:
@@ -77,7 +136,9 @@ def episodes(path: str | Path, *, image_key: ImageKey = None, size: Size = None)
     return stream(path, image_key=image_key, size=size).episodes
 
 
-def stream(path: str | Path, *, image_key: ImageKey = None, size: Size = None) -> EpisodeStream:
+def stream(
+    path: str | Path, *, image_key: ImageKey = None, size: Size = None, resize: Resize = "squash"
+) -> EpisodeStream:
     """Read complete episodes, with all cameras and the state, one by one.
 
     Nothing is cached; one episode is in memory at a time.
@@ -86,6 +147,7 @@ def stream(path: str | Path, *, image_key: ImageKey = None, size: Size = None) -
         path: the folder.
         image_key: the cameras; all by default. The first is `Episode.camera`, the others are `Episode.cameras`.
         size: pixels to resize the frames to; by default each camera keeps its size.
+        resize: how a picture of another shape becomes a frame of `size`.
 
     Raises:
         InputError: see `read`.
@@ -97,14 +159,14 @@ def stream(path: str | Path, *, image_key: ImageKey = None, size: Size = None) -
             f"{layout.root}: depth maps {layout.skipped_depth} are skipped; name them with --image-key (in Python: "
             "cameras=...) to read them as pictures"
         )
-    return EpisodeStream(len(result.rows), layout.spec, layout.robot_fps, _episodes(layout, result.rows, size))
+    return EpisodeStream(len(result.rows), layout.spec, layout.robot_fps, _episodes(layout, result.rows, size, resize))
 
 
-def _episodes(layout: Layout, episodes: Sequence[Rows], size: Size) -> Iterator[Episode]:
+def _episodes(layout: Layout, episodes: Sequence[Rows], size: Size, resize: Resize) -> Iterator[Episode]:
     cameras = {name: _camera(layout, name, episodes) for name in layout.cameras}
     names = _state_names(layout)
     for rows in episodes:
-        frames = {name: _stack(camera, rows, size) for name, camera in cameras.items()}
+        frames = {name: _stack(camera, rows, size, resize) for name, camera in cameras.items()}
         main, *others = layout.cameras
         seed = rows.record.layout
         yield Episode(
@@ -168,7 +230,7 @@ def _camera(layout: Layout, name: str, episodes: Sequence[Rows]) -> Camera:
     return camera
 
 
-def _decode(layout: Layout, order: Sequence[Rows], size: Size) -> Iterator[tuple[Path, np.ndarray]]:
+def _decode(layout: Layout, order: Sequence[Rows], size: Size, resize: Resize) -> Iterator[tuple[Path, np.ndarray]]:
     """Yield the frames of the episodes in order, each with its file.
 
     Decodes each file once.
@@ -176,13 +238,13 @@ def _decode(layout: Layout, order: Sequence[Rows], size: Size) -> Iterator[tuple
     cameras = [_camera(layout, name, order) for name in layout.cameras]
     for rows in order:
         file = cameras[0].file(rows)
-        for frame in side_by_side(cameras, rows):
-            yield file, frame if size is None else resize(frame, size)
+        for several in pictures(cameras, rows):
+            yield file, compose(dict(zip(layout.cameras, several, strict=True)), size, resize)
 
 
-def _stack(camera: Camera, rows: Rows, size: Size) -> np.ndarray:
+def _stack(camera: Camera, rows: Rows, size: Size, resize: Resize) -> np.ndarray:
     """The frames of an episode, uint8 [n h w 3]."""
-    frames = [frame if size is None else resize(frame, size) for frame in camera.frames(rows)]
+    frames = [frame if size is None else fit(frame, size, resize) for frame in camera.frames(rows)]
     for frame in frames:
         if frame.shape != frames[0].shape:
             (h, w), (height, width) = frame.shape[:2], frames[0].shape[:2]
@@ -194,7 +256,12 @@ def _stack(camera: Camera, rows: Rows, size: Size) -> np.ndarray:
 
 
 def _state_names(layout: Layout) -> tuple[str, ...]:
-    feature = layout.info["features"].get(layout.state, {})
-    shape = feature.get("shape")
-    width = shape[0] if isinstance(shape, list) and len(shape) == 1 and isinstance(shape[0], int) else 0
-    return axis_names(feature.get("names"), width) if 0 < width < 10_000 else ()
+    names: tuple[str, ...] = ()
+    for part in layout.states:
+        feature = layout.info["features"].get(part, {})
+        shape = feature.get("shape")
+        width = shape[0] if isinstance(shape, list) and len(shape) == 1 and isinstance(shape[0], int) else 0
+        own = axis_names(feature.get("names"), width) if 0 < width < 10_000 else ()
+        prefix = "" if len(layout.states) == 1 else part.rpartition(".")[2] + "."
+        names += tuple(f"{prefix}{name}" for name in own)
+    return names

@@ -107,7 +107,7 @@ def call_reporting(function: Callable[[], Result], report: Callable[[InputError]
 
 def _columns(path: Path, layout: Layout, read_state: bool) -> _Columns:
     names = ("episode_index", "frame_index", "timestamp", "task_index", "action_is_pad", *ACTIONS, *_LABELS, *TEXTS)
-    table = read_table(path, (*names, layout.state) if read_state else names, max_rows=layout.max_rows)
+    table = read_table(path, (*names, *layout.states) if read_state else names, max_rows=layout.max_rows)
     action = layout.action
     if action not in table:
         action = next((name for name in ACTIONS if name in table), action)
@@ -134,12 +134,15 @@ def _state(table: Table, path: Path, layout: Layout) -> np.ndarray | None:
 
     None if there is none.
     """
-    feature = layout.info["features"].get(layout.state)
-    if layout.state not in table and feature is None:
-        return None
-    shape = feature.get("shape") if feature else None
-    width = shape[0] if isinstance(shape, list) and len(shape) == 1 and type(shape[0]) is int else 0
-    return vectors(table, layout.state, path, width if width > 0 else None)
+    parts = []
+    for name in layout.states:
+        feature = layout.info["features"].get(name)
+        if name not in table and feature is None:
+            return None
+        shape = feature.get("shape") if feature else None
+        width = shape[0] if isinstance(shape, list) and len(shape) == 1 and type(shape[0]) is int else 0
+        parts.append(vectors(table, name, path, width if width > 0 else None))
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 
 def _rows(record: Record, unsorted: np.ndarray, columns: _Columns, layout: Layout, tasks: Tasks | None) -> Rows:

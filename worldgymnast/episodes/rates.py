@@ -54,15 +54,6 @@ def resolve_rate(
     return rate
 
 
-def is_same_rate(first: float, second: float) -> bool:
-    """Whether two frame rates are equal to within 1 %.
-
-    >>> is_same_rate(30, 29.97), is_same_rate(30, 25)
-    (True, False)
-    """
-    return math.isclose(first, second, rel_tol=_TOLERANCE)
-
-
 def subsampling_factor(fps: float, target: float) -> int:
     """The integer factor between two frame rates.
 
@@ -85,3 +76,12 @@ def subsampling_factor(fps: float, target: float) -> int:
             f"as {choices}; frames can be dropped but not interpolated"
         )
     return every
+
+
+def is_same_rate(first: float, second: float) -> bool:
+    """Whether two frame rates are equal to within 1 %.
+
+    >>> is_same_rate(30, 29.97), is_same_rate(30, 25)
+    (True, False)
+    """
+    return math.isclose(first, second, rel_tol=_TOLERANCE)

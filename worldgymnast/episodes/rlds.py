@@ -29,15 +29,15 @@ import numpy as np
 
 from worldgymnast.actions import BRIDGE, ActionSpec, foreign_spec
 from worldgymnast.episodes.cache import cached_frames, files_hash
-from worldgymnast.episodes.lerobot_frames import join_pictures
 from worldgymnast.episodes.rates import resolve_rate
-from worldgymnast.episodes.rlds_layout import FEATURES, INFO, Camera, Description, describe
+from worldgymnast.episodes.rlds_layout import FEATURES, INFO, STATES, Camera, Description, describe
 from worldgymnast.episodes.tfrecord import Feature, parse_example, records
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import InputError
 from worldgymnast.files import short
 from worldgymnast.pictures import open_picture
-from worldgymnast.video import resize
+from worldgymnast.preprocessing import Resize
+from worldgymnast.tiling import Tiling, compose, tiling_of
 
 _SENTENCE = re.compile(
     r"(?P<name>language_instruction|natural_language_instruction|instruction)(_(?P<number>\d{1,3}))?"
@@ -57,6 +57,7 @@ class Record:
         actions: float32 [T a], one row per step.
         instruction: the sentence, or "".
         pictures: the feature of each camera.
+        state: float32 [T s], one row per step; None without a valid one.
     """
 
     where: str
@@ -64,6 +65,7 @@ class Record:
     actions: np.ndarray
     instruction: str
     pictures: tuple[Feature, ...]
+    state: np.ndarray | None = None
 
 
 def inspect(description: Description) -> Iterator[Record | InputError]:
@@ -97,7 +99,7 @@ def _validate(record: bytes, description: Description, shard: Path, index: int) 
 
     def is_needed(name: str) -> bool:
         names.append(name)
-        return name in keys or _rank(name) is not None
+        return name in keys or name == description.state_key or _rank(name) is not None
 
     try:
         features = parse_example(record, is_needed)
@@ -112,7 +114,8 @@ def _validate(record: bytes, description: Description, shard: Path, index: int) 
         pictures = tuple(features[camera.key] for camera in description.cameras)
         steps = _count_steps(pictures, description, where)
         actions = _actions(features[description.action_key], steps, description, where)
-        return Record(where, shard, actions, find_instruction(features, steps, where), pictures)
+        state = _state(features.get(description.state_key), steps, description.state_width)
+        return Record(where, shard, actions, find_instruction(features, steps, where), pictures, state)
     except InputError as error:
         return error
 
@@ -151,6 +154,14 @@ def _actions(values: Feature, steps: int, description: Description, where: str) 
     if not np.isfinite(rows[:-1]).all():
         raise InputError(f"{where}: field '{name}': found NaN or infinity, expected finite numbers; remove the episode")
     return rows
+
+
+def _state(values: Feature | None, steps: int, width: int) -> np.ndarray | None:
+    """The state, float32 [T s]; None if its numbers are not those that features.json declares."""
+    if not isinstance(values, np.ndarray) or not width or len(values) != steps * width:
+        return None
+    rows = values.astype(np.float32).reshape(steps, width)
+    return rows if np.isfinite(rows).all() else None
 
 
 def _rank(key: str) -> tuple[int, int, int, str] | None:
@@ -217,19 +228,30 @@ def _text(value: bytes, key: str, where: str) -> str:
 
 
 def iterate_frames(
-    record: Record, description: Description, size: int | tuple[int, int] | None
+    record: Record, description: Description, size: int | tuple[int, int] | None, rule: Resize = "squash"
 ) -> Iterator[np.ndarray]:
     """Yield the decoded frames, uint8 [h w 3], cameras side by side.
 
     Raises InputError for damaged ones.
     """
     for step in range(len(record.actions)):
-        views = [
-            _picture(blobs, step, camera, f"{record.where}: step {step}")
-            for camera, blobs in zip(description.cameras, record.pictures, strict=True)
-        ]
-        frame = join_pictures(views)
-        yield frame if size is None else resize(frame, size)
+        yield compose(_views(record, description, step), size, rule)
+
+
+def _views(record: Record, description: Description, step: int) -> dict[str, np.ndarray]:
+    """The pictures of a step by name of the camera."""
+    return {
+        camera.name: _picture(blobs, step, camera, f"{record.where}: step {step}")
+        for camera, blobs in zip(description.cameras, record.pictures, strict=True)
+    }
+
+
+def _tiling(description: Description, size: tuple[int, int]) -> Tiling:
+    """Where each camera lies in frames of a size."""
+    if len(description.cameras) == 1:
+        return Tiling.single(size, description.cameras[0].name)
+    views = _views(next(valid_records(description)), description, 0)
+    return tiling_of({name: (view.shape[0], view.shape[1]) for name, view in views.items()}, size)
 
 
 def _picture(blobs: Feature, step: int, camera: Camera, where: str) -> np.ndarray:
@@ -276,6 +298,8 @@ def read(
     size: int | tuple[int, int] | None = None,
     fps: float | None = None,
     assumed_fps: float | None = None,
+    resize: Resize = "squash",
+    state: bool | None = None,
 ) -> EpisodeSet:
     """Read a folder; decoded frames are cached as in `lerobot.read`.
 
@@ -287,6 +311,8 @@ def read(
         size: pixels to resize the frames to.
         fps: frames per second of robot time; required except for BridgeData V2 (5 Hz).
         assumed_fps: default rate if neither the dataset nor `fps` has one, reported on stderr.
+        resize: how a picture of another shape becomes a frame of `size`.
+        state: whether to read the state; None reads it if every episode has a valid one.
 
     Raises:
         InputError: a shard is missing, truncated or damaged, or the frame rate is unknown or different.
@@ -294,20 +320,29 @@ def read(
     description = describe(path, image_key, split)
     if split is None:
         print_split(description)
-    actions, sentences = [], []
+    actions, sentences, states = [], [], []
     for record in valid_records(description):
         actions.append(record.actions)
         sentences.append(record.instruction)
+        states += [] if record.state is None or state is False else [record.state]
+    has_state = bool(states) and len(states) == len(actions)
+    if state and not has_state:
+        raise InputError(
+            f"{description.root}: found no state (observation/{', '.join(STATES)}) of finite numbers in every episode. "
+            "Train without the state"
+        )
     spec = spec_of(description, actions)
     rate = resolve_rate(path, spec.rate, fps, assumed_fps)
     count = np.array([len(rows) for rows in actions], np.int64)
     files = [shard.path for shard in description.shards]
     files += [file for name in (FEATURES, INFO) if (file := description.root / name).is_file()]
-    key = files_hash(files, description.cameras, description.action_key, description.width, size)
+    rule = () if size is None or resize == "squash" else (resize,)
+    key = files_hash(files, description.cameras, description.action_key, description.width, size, *rule)
     pixels = "native" if size is None else str(size).replace(" ", "")
     name = f"{'+'.join(camera.name.replace('/', '.') for camera in description.cameras)}-{description.split}-{pixels}"
+    frames = cached_frames(description.root, name, key, int(count.sum()), lambda: _frames(description, size, resize))
     return EpisodeSet(
-        frames=cached_frames(description.root, name, key, int(count.sum()), lambda: _frames(description, size)),
+        frames=frames,
         actions=np.concatenate([np.concatenate([rows[:-1], np.zeros_like(rows[:1])]) for rows in actions]),
         success=np.zeros(int(count.sum()), bool),
         first=np.concatenate([[0], np.cumsum(count)[:-1]]).astype(np.int64),
@@ -319,6 +354,8 @@ def read(
         layout=np.full(len(actions), -1, np.int64),
         spec=spec,
         fps=rate,
+        state=np.concatenate(states) if has_state else None,
+        tiling=_tiling(description, (frames.shape[1], frames.shape[2])),
     )
 
 
@@ -349,7 +386,9 @@ def valid_records(description: Description) -> Iterator[Record]:
         yield record
 
 
-def _frames(description: Description, size: int | tuple[int, int] | None) -> Iterator[tuple[str, np.ndarray]]:
+def _frames(
+    description: Description, size: int | tuple[int, int] | None, rule: Resize
+) -> Iterator[tuple[str, np.ndarray]]:
     for record in valid_records(description):
-        for frame in iterate_frames(record, description, size):
+        for frame in iterate_frames(record, description, size, rule):
             yield record.where, frame

@@ -14,6 +14,7 @@ from worldgymnast.episodes.rlds import Record, iterate_frames, print_split, spec
 from worldgymnast.episodes.rlds_layout import Description, describe
 from worldgymnast.episodes.windows import EpisodeStream
 from worldgymnast.errors import InputError
+from worldgymnast.preprocessing import Resize
 from worldgymnast.types import Episode
 
 
@@ -22,6 +23,7 @@ def stream(
     image_key: str | None = None,
     size: int | tuple[int, int] | None = None,
     fps: float | None = None,
+    resize: Resize = "squash",
 ) -> EpisodeStream:
     """Read complete episodes one by one; nothing is cached.
 
@@ -31,6 +33,7 @@ def stream(
         path: the folder with `features.json` and the shards.
         image_key: the cameras; by default all color cameras, and `image_0` of BridgeData V2.
         size: pixels to resize the frames to.
+        resize: how a picture of another shape becomes a frame of `size`.
         fps: frames per second of robot time; ignored for BridgeData V2, which has 5 Hz.
 
     Raises:
@@ -38,10 +41,13 @@ def stream(
     """
     description = _describe(path, image_key)
     print_split(description)
-    rows = [record.actions for record in valid_records(description)]
+    rows, has_state = [], bool(description.state_key)
+    for record in valid_records(description):
+        rows.append(record.actions)
+        has_state = has_state and record.state is not None
     spec = spec_of(description, rows)
     rate = spec.rate or resolve_rate(path, None, fps)
-    return EpisodeStream(len(rows), spec, rate, _episodes(description, spec, rate, size))
+    return EpisodeStream(len(rows), spec, rate, _episodes(description, spec, rate, size, resize, has_state))
 
 
 def _describe(path: str | Path, image_key: str | None) -> Description:
@@ -55,10 +61,15 @@ def _describe(path: str | Path, image_key: str | None) -> Description:
 
 
 def _episodes(
-    description: Description, spec: ActionSpec, fps: float, size: int | tuple[int, int] | None
+    description: Description,
+    spec: ActionSpec,
+    fps: float,
+    size: int | tuple[int, int] | None,
+    resize: Resize,
+    has_state: bool,
 ) -> Iterator[Episode]:
     for record in valid_records(description):
-        frames = _frames(record, description, size)
+        frames = _frames(record, description, size, resize)
         main, *others = frames
         yield Episode(
             frames=frames[main],
@@ -70,13 +81,17 @@ def _episodes(
             source=description.name,
             camera=main if others else "",
             cameras={name: frames[name] for name in others},
+            state=record.state if has_state else None,
         )
 
 
-def _frames(record: Record, description: Description, size: int | tuple[int, int] | None) -> dict[str, np.ndarray]:
+def _frames(
+    record: Record, description: Description, size: int | tuple[int, int] | None, resize: Resize
+) -> dict[str, np.ndarray]:
     """The frames of every camera by name, uint8 [t h w 3]."""
     frames = {}
     for camera, pictures in zip(description.cameras, record.pictures, strict=True):
         single = replace(description, cameras=(camera,))
-        frames[camera.name] = np.stack(list(iterate_frames(replace(record, pictures=(pictures,)), single, size)))
+        views = iterate_frames(replace(record, pictures=(pictures,)), single, size, resize)
+        frames[camera.name] = np.stack(list(views))
     return frames

@@ -26,6 +26,8 @@ _MAX_WIDTH = 10_000
 _MAX_PIXELS = 64 * 2**20
 _MAIN_CAMERA = "image_0"
 _ACTIONS = ("action", "actions")
+STATES = ("state", "proprio", "robot_state")
+"""Names of the state in an observation, by precedence."""
 _MAX_SHOWN = 5
 
 
@@ -92,6 +94,8 @@ class Description:
         action_key: key of the action feature, such as "steps/action".
         width: width of the action.
         texts: keys of text features.
+        state_key: key of the feature with the robot's state, such as "steps/observation/state"; "" for none.
+        state_width: width of the state.
     """
 
     root: Path
@@ -104,6 +108,8 @@ class Description:
     action_key: str
     width: int
     texts: tuple[str, ...] = ()
+    state_key: str = ""
+    state_width: int = 0
 
 
 def describe(path: str | Path, image_key: str | None = None, split: str | None = None) -> Description:
@@ -133,7 +139,9 @@ def describe(path: str | Path, image_key: str | None = None, split: str | None =
     split = _choose_split(splits, split, root)
     shards = _shards([(file, match) for file, match in files if match["split"] == split], _lengths(root, name, split))
     others = tuple(other for other in splits if other != split)
-    return Description(root, name, split, others, shards, tuple(unread), cameras, action_key, width, tuple(texts))
+    return Description(
+        root, name, split, others, shards, tuple(unread), cameras, action_key, width, tuple(texts), *_state(leaves)
+    )
 
 
 def versions(root: Path) -> list[Path]:
@@ -219,6 +227,18 @@ def _action(leaves: dict[str, dict[str, Any]], path: Path) -> tuple[str, int]:
     raise InputError(
         f"{path}: field 'action': found {shown}, expected one tensor of one axis; join its parts into one feature"
     )
+
+
+def _state(leaves: dict[str, dict[str, Any]]) -> tuple[str, int]:
+    """Key and width of the robot's state; ("", 0) if there is none that is a flat tensor of numbers."""
+    for name in STATES:
+        feature = leaves.get(key := f"steps/observation/{name}")
+        tensor = feature.get("tensor") if feature else None
+        shape = _shape(tensor) if isinstance(tensor, dict) else None
+        is_numeric = str(_get_nested(feature, "tensor", "dtype")).startswith(("float", "int"))
+        if shape is not None and len(shape) == 1 and is_numeric and 0 < (shape[0] or 0) <= _MAX_WIDTH:
+            return key, int(shape[0] or 0)
+    return "", 0
 
 
 def _cameras(leaves: dict[str, dict[str, Any]]) -> list[Camera]:

@@ -2,9 +2,10 @@
 
 A folder has WorldGym's layout: `NAME.png` (or .jpg, or the first frame of .mp4) with `NAME.json`:
 
-    {"instruction": "open the drawer", "task": "drawer-open"}
+    {"instruction": "open the drawer", "task": "drawer-open", "state": [0.1, -0.4, 0.7]}
 
-`instruction` is a sentence or a list of paraphrases. `task` defaults to the first sentence. Other keys, such as
+`instruction` is a sentence or a list of paraphrases. `task` defaults to the first sentence. `state` is the robot's
+proprioception in the picture, for policies that need it; without it a world model estimates it. Other keys, such as
 WorldGym's "partial_credit_criteria", belong to a judge's description and are ignored here, as are hidden files.
 
 Pictures are decoded by the rules of `worldgymnast.pictures` and `worldgymnast.video_reader`: orientations are applied,
@@ -24,58 +25,65 @@ import numpy as np
 
 from worldgymnast.errors import InputError
 from worldgymnast.files import read_json, short, visible
+from worldgymnast.preprocessing import Resize, Size, fit, sides
 from worldgymnast.types import Start
-from worldgymnast.video import center_crop, decode, png, read_picture, resize
+from worldgymnast.video import decode, png, read_picture
 from worldgymnast.weights import write_bytes, write_text
 
 PICTURES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 _UNSUPPORTED = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".exr", ".ppm", ".tga", ".dng")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
-_KEYS = ("instruction", "task")
+_KEYS = ("instruction", "task", "state")
 
 
-def read_frame(path: Path, size: int | None, crop: bool = False) -> np.ndarray:
-    """Read a picture, or a video's first frame, as uint8 [size size 3].
+def read_frame(path: Path, size: Size | None, crop: bool = False, resize: Resize | None = None) -> np.ndarray:
+    """Read a picture, or a video's first frame, as uint8 [h w 3].
 
     Args:
         path: the file.
-        size: pixels on each side; None keeps the original size, which may not be square.
-        crop: crop a picture to its central square.
+        size: pixels on each side, or height and width; None keeps the original size.
+        crop: the same as `resize` "crop".
+        resize: how a picture of another shape becomes a frame of `size`; None refuses it.
 
     Raises:
-        InputError: the file is not a picture, or not square.
+        InputError: the file is not a picture, or has another shape.
     """
     is_video = path.suffix.lower() in VIDEOS and path.is_file()
     frame = decode(path, 0, 1)[0] if is_video else read_picture(path)
     if size is None:
         return frame
-    height, width = frame.shape[:2]
-    if height != width and not crop:
+    (height, width), (wanted_height, wanted_width) = frame.shape[:2], sides(size)
+    rule = "crop" if crop else resize
+    if height * wanted_width != width * wanted_height and rule is None:
+        shape = f"a picture of shape {wanted_width}x{wanted_height}"
+        if wanted_height == wanted_width:
+            shape = "a square picture"
         raise InputError(
-            f"{path}: found {width}x{height} pixels, expected a square picture, as the world model requires; add "
+            f"{path}: found {width}x{height} pixels, expected {shape}, as the world model requires; add "
             "--crop to use the center, or crop it to the view of the robot's camera"
         )
-    return resize(center_crop(frame), size)
+    return fit(frame, size, rule or "squash")
 
 
-def read_starts(folder: Path, size: int | None, crop: bool = False) -> list[Start]:
+def read_starts(folder: Path, size: Size | None, crop: bool = False, resize: Resize | None = None) -> list[Start]:
     """Read the starts in a folder, sorted by name.
 
     A picture with several instructions yields several starts.
 
     Args:
         folder: a folder in the layout of this module.
-        size: pixels on each side to resize to; None keeps the original size.
-        crop: crop pictures to their central square.
+        size: pixels on each side to resize to, or height and width; None keeps the original size.
+        crop: the same as `resize` "crop".
+        resize: how a picture of another shape becomes a frame of `size`; None refuses it.
 
     Raises:
-        InputError: the folder is missing or has no pictures, or a picture has no instruction.
+        InputError: the folder is missing or has no pictures, or a picture has no instruction or a wrong state.
     """
     starts = []
     for path in list_pictures(folder):
         sentences, task = read_instructions(path)
-        frame = read_frame(path, size, crop)
-        starts += [Start(frame, sentence, task) for sentence in sentences]
+        frame, state = read_frame(path, size, crop, resize), read_state(path)
+        starts += [Start(frame, sentence, task, state=state) for sentence in sentences]
     return starts
 
 
@@ -153,6 +161,19 @@ def read_instructions(path: Path) -> tuple[list[str], str]:
     if not _is_text(task):
         raise InputError(f"{file}: field 'task': found {short(task)}, expected a name")
     return [s.strip() for s in sentences], task
+
+
+def read_state(path: Path) -> np.ndarray | None:
+    """The state, float32 [s], in the JSON file of a picture; None if it has none."""
+    file = path.with_suffix(".json")
+    labels = read_json(file, 'expected {"instruction": "open the drawer"}')
+    value = labels.get("state") if isinstance(labels, dict) else None
+    if value is None:
+        return None
+    is_numbers = isinstance(value, list) and bool(value)
+    if not is_numbers or not all(type(number) in (int, float) and abs(number) < 1e30 for number in value):
+        raise InputError(f"{file}: field 'state': found {short(value)}, expected a list of numbers")
+    return np.array(value, np.float32)
 
 
 def _is_text(value: object) -> bool:

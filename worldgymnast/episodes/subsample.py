@@ -17,6 +17,7 @@ import numpy as np
 
 from worldgymnast.actions import UNKNOWN, ActionSpec, is_gripper, is_velocity
 from worldgymnast.episodes.frame_view import FrameView
+from worldgymnast.episodes.rates import subsampling_factor as subsampling_factor
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.types import Episode
 

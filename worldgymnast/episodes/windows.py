@@ -6,6 +6,7 @@ import hashlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -15,6 +16,7 @@ from worldgymnast.episodes.frame_view import FrameView
 from worldgymnast.episodes.rates import is_same_rate
 from worldgymnast.errors import InputError
 from worldgymnast.text import is_sentence
+from worldgymnast.tiling import Tiling
 from worldgymnast.types import Episode
 
 _MAX_KINDS = 20
@@ -56,6 +58,9 @@ class EpisodeSet:
         spec: meaning of the actions.
         fps: frames per second of robot time.
         foreseen: float [n], the world model's own success probability at imagined frames; or None.
+        state: float32 [n s], proprioception at each frame; None if unknown.
+        state_names: one name for each of the s numbers, or empty.
+        tiling: where each camera lies in the frames; None if unknown.
     """
 
     frames: UInt8[np.ndarray | FrameView, "n h w 3"]
@@ -71,6 +76,9 @@ class EpisodeSet:
     spec: ActionSpec
     fps: float
     foreseen: Float[np.ndarray, " n"] | None = None
+    state: Float[np.ndarray, "n s"] | None = None
+    state_names: tuple[str, ...] = ()
+    tiling: Tiling | None = None
 
     def __len__(self) -> int:
         """Number of episodes."""
@@ -80,6 +88,20 @@ class EpisodeSet:
     def size(self) -> tuple[int, int]:
         """Height and width of the frames in pixels."""
         return self.frames.shape[1], self.frames.shape[2]
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Names of the cameras in the frames; empty if unknown."""
+        return () if self.tiling is None else self.tiling.cameras
+
+    @property
+    def state_dim(self) -> int:
+        """Numbers in a state, 0 without one."""
+        return 0 if self.state is None else self.state.shape[1]
+
+    def without_state(self) -> EpisodeSet:
+        """The same episodes without the state."""
+        return replace(self, state=None, state_names=())
 
     @property
     def rows(self) -> np.ndarray:
@@ -130,6 +152,8 @@ class EpisodeSet:
             success=self.success[start:stop] if self.labelled[index] else None,
             source=self.source[index],
             layout=None if layout < 0 else layout,
+            state=None if self.state is None else self.state[start:stop],
+            state_names=self.state_names,
         )
 
     def select(self, selection: np.ndarray | Sequence[int]) -> EpisodeSet:
@@ -219,6 +243,8 @@ class EpisodeSet:
 def from_episodes(episodes: Sequence[Episode]) -> EpisodeSet:
     """Concatenate episodes.
 
+    The state is kept if all episodes have one of the same names and width.
+
     Raises InputError if their specs, frame rates or frame sizes differ.
     """
     if not episodes:
@@ -244,11 +270,23 @@ def from_episodes(episodes: Sequence[Episode]) -> EpisodeSet:
         layout=np.array([-1 if e.layout is None else e.layout for e in episodes], np.int64),
         spec=spec,
         fps=episodes[0].fps,
+        **_joint_state([(e.state, e.state_names) for e in episodes]),
     )
+
+
+def _joint_state(parts: Sequence[tuple[np.ndarray | None, tuple[str, ...]]]) -> dict[str, Any]:
+    """The joint state and its names; none unless all parts have a state of the same names and width."""
+    states = [state for state, _ in parts if state is not None]
+    kinds = {(state.shape[1], names) for state, names in parts if state is not None}
+    if len(states) < len(parts) or len(kinds) > 1:
+        return {"state": None, "state_names": ()}
+    return {"state": np.concatenate(states).astype(np.float32), "state_names": parts[0][1]}
 
 
 def concatenate(sets: Sequence[EpisodeSet]) -> EpisodeSet:
     """Concatenate sets without copying frames.
+
+    The state is kept if all sets have one of the same names and width, the tiling if it is the same in all.
 
     Raises if specs, frame sizes, or frame rates (by 1 % or more) differ.
     """
@@ -272,8 +310,10 @@ def concatenate(sets: Sequence[EpisodeSet]) -> EpisodeSet:
         task=tuple(name for part in sets for name in part.task),
         source=tuple(name for part in sets for name in part.source),
     )
+    joint = replace(joint, tiling=head.tiling if all(part.tiling == head.tiling for part in sets) else None)
     if all(other.frames is head.frames for other in sets):
-        return joint
+        same_state = all(part.state is head.state and part.state_names == head.state_names for part in sets)
+        return joint if same_state else joint.without_state()
     rows = [part.rows for part in sets]
     first = np.concatenate([[0], np.cumsum(joint.length + 1)[:-1]]).astype(np.int64)
     actions = np.concatenate([part.actions[row] for part, row in zip(sets, rows, strict=True)])
@@ -287,6 +327,12 @@ def concatenate(sets: Sequence[EpisodeSet]) -> EpisodeSet:
         actions=actions,
         success=np.concatenate([part.success[row] for part, row in zip(sets, rows, strict=True)]) & is_labelled,
         first=first,
+        **_joint_state(
+            [
+                (None if part.state is None else part.state[row], part.state_names)
+                for part, row in zip(sets, rows, strict=True)
+            ]
+        ),
     )
 
 
@@ -319,6 +365,18 @@ def check_compatible(
             f"episodes differ in frame size: found {list(other_frames.shape[1:3])}, expected "
             f"{list(frames.shape[1:3])}; read them with one `size`"
         )
+
+
+def state_hash(episodes: EpisodeSet) -> str:
+    """Hash of the state and its names, 16 hex digits; "" without a state.
+
+    `data_hash` does not depend on the state, which most components do not use.
+    """
+    if episodes.state is None:
+        return ""
+    digest = hashlib.sha256("\0".join(episodes.state_names).encode())
+    digest.update(np.ascontiguousarray(episodes.state[episodes.rows]).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def data_hash(episodes: EpisodeSet) -> str:

@@ -29,9 +29,10 @@ from worldgymnast.episodes.rates import resolve_rate
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import InputError
 from worldgymnast.files import mistaken, read_json_object, short, visible
+from worldgymnast.preprocessing import Resize, fit
 from worldgymnast.staging import StagedFolder
 from worldgymnast.types import Episode
-from worldgymnast.video import check_rate, encode, frame_count, iterate_frames, rate, resize
+from worldgymnast.video import check_rate, encode, frame_count, iterate_frames, rate
 
 _CONTAINER_FPS = 20.0
 _ROBOT_FPS = 5.0
@@ -269,30 +270,42 @@ def _success(value: Any, frames: int, video: Path) -> np.ndarray | None:
     return np.array(value, bool)
 
 
-def read(path: str | Path, *, size: int | tuple[int, int] | None = None, fps: float | None = None) -> EpisodeSet:
+def read(
+    path: str | Path,
+    *,
+    size: int | tuple[int, int] | None = None,
+    fps: float | None = None,
+    resize: Resize = "squash",
+    state: bool | None = None,
+) -> EpisodeSet:
     """Read a folder; decoded frames are cached as in `lerobot.read`.
 
     Args:
         path: the folder.
         size: pixels to resize the frames to.
         fps: expected frames per second of robot time, compared with those of the JSON files.
+        resize: how a picture of another shape becomes a frame of `size`.
+        state: must not be True: the format has no state.
 
     Raises:
         InputError: a file is missing, damaged or invalid, actions are NaN, the lengths of video and actions differ, or
             the rate is different.
     """
     root = Path(path)
+    if state:
+        raise InputError(f"{root}: WorldGym's format has no state. Train without it, or give LeRobot or RLDS data")
     episodes = list(_valid_episodes(root))
     notes = [episode.notes for episode in episodes]
     resolve_rate(path, notes[0].fps if notes else None, fps)
     count = np.array([len(episode.actions) for episode in episodes], np.int64)
     files = [episode.video for episode in episodes]
-    key = files_hash([*files, *(file.with_suffix(".npz") for file in files)], size)
+    rule = () if size is None or resize == "squash" else (resize,)
+    key = files_hash([*files, *(file.with_suffix(".npz") for file in files)], size, *rule)
     pixels = "native" if size is None else str(size).replace(" ", "")
     labels = [np.zeros(n, bool) if note.success is None else note.success for n, note in zip(count, notes, strict=True)]
     rows = [np.concatenate([episode.actions[:-1], np.zeros_like(episode.actions[:1])]) for episode in episodes]
     return EpisodeSet(
-        frames=cached_frames(root, pixels, key, int(count.sum()), lambda: _frames(episodes, size)),
+        frames=cached_frames(root, pixels, key, int(count.sum()), lambda: _frames(episodes, size, resize)),
         actions=np.concatenate(rows),
         success=np.concatenate(labels),
         first=np.concatenate([[0], np.cumsum(count)[:-1]]).astype(np.int64),
@@ -319,13 +332,15 @@ def _valid_episodes(root: Path) -> Iterator[EpisodeFiles]:
         yield episode
 
 
-def _frames(episodes: list[EpisodeFiles], size: int | tuple[int, int] | None) -> Iterator[tuple[Path, np.ndarray]]:
+def _frames(
+    episodes: list[EpisodeFiles], size: int | tuple[int, int] | None, rule: Resize
+) -> Iterator[tuple[Path, np.ndarray]]:
     for episode in episodes:
         count, expected = 0, len(episode.actions)
         for frame in iterate_frames(episode.video):
             count += 1
             if count <= expected:
-                yield episode.video, frame if size is None else resize(frame, size)
+                yield episode.video, frame if size is None else fit(frame, size, rule)
         _check_count(count, expected, episode.video)
 
 

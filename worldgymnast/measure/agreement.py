@@ -25,7 +25,7 @@ from worldgymnast.progress import Progress
 from worldgymnast.protocols import Actor, Policy, RealEnvironment
 from worldgymnast.records import UNPLAYED, check_rows, is_count, is_verdict, read_object
 from worldgymnast.rl.judging import judge_clip
-from worldgymnast.rl.rollout import executed_per_look
+from worldgymnast.rl.rollout import executed_per_look, open_vector
 from worldgymnast.surrogates.imagination import ImaginedSurrogate, Surrogate, score_in
 from worldgymnast.types import Rollout, Start
 from worldgymnast.weights import identity, write_text
@@ -88,7 +88,7 @@ def roll_out_policies(
         return {name: outcomes[name] for name in policies}
     surrogates = {place: each.keyframes_only() for place, each in surrogates.items()}
     starts = env.layouts(config.per_task, config.first_layout)
-    real = env.vector(config.workers, chunk, horizon=max(config.lengths), keyframes_only=True)
+    real = open_vector(env, config.workers, chunk, horizon=max(config.lengths), keyframes_only=True)
     try:
         with Progress("rolling policies out", len(policies), done=len(policies) - len(todo)) as progress:
             for name, policy in todo.items():

@@ -16,7 +16,7 @@ from worldgymnast.measure.unplayed import FIRST, imagine_unplayed
 from worldgymnast.protocols import Actor, Judge, Policy, RealEnvironment, WorldModel
 from worldgymnast.records import UNPLAYED, read_outcomes
 from worldgymnast.registry import load_policy
-from worldgymnast.rl.rollout import executed_per_look
+from worldgymnast.rl.rollout import executed_per_look, open_vector
 from worldgymnast.surrogates.imagination import Imagination, score_in
 from worldgymnast.types import Layout, Rollout, Start
 from worldgymnast.weights import write_text
@@ -97,7 +97,7 @@ def _evaluate_missing(
 ) -> None:
     """Add the rows of `policies` to `outcomes` and to `file`."""
     chunk = executed_per_look(next(iter(policies.values())), config.execute)
-    real = env.vector(config.workers, chunk, horizon=env.horizon, keyframes_only=True)
+    real = open_vector(env, config.workers, chunk, horizon=env.horizon, keyframes_only=True)
     try:
         for name, policy in policies.items():
             contender = contenders[name]

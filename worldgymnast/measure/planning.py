@@ -11,7 +11,7 @@ from typing import Any
 from worldgymnast.measure.real import ScoreConfig, result_row, run_trials
 from worldgymnast.protocols import Actor, RealEnvironment
 from worldgymnast.records import read_outcomes, read_seconds
-from worldgymnast.rl.rollout import executed_per_look
+from worldgymnast.rl.rollout import executed_per_look, open_vector
 from worldgymnast.weights import write_text
 
 
@@ -34,7 +34,7 @@ def evaluate_planning(
     seconds = read_seconds(seconds_file)
     layouts = env.layouts(score.per_task, score.first_layout)
     chunk = executed_per_look(next(iter(policies.values())), score.execute)
-    real = env.vector(score.workers, chunk, horizon=env.horizon, keyframes_only=True)
+    real = open_vector(env, score.workers, chunk, horizon=env.horizon, keyframes_only=True)
     try:
         for name, policy in policies.items():
             if name in outcomes:

@@ -14,7 +14,7 @@ from worldgymnast.configs import Between, Count, Executed, NonNegative, Positive
 from worldgymnast.progress import Progress
 from worldgymnast.protocols import Actor, RealEnvironment
 from worldgymnast.rl.reinforce import PairedRollouts
-from worldgymnast.rl.rollout import executed_per_look, roll_out
+from worldgymnast.rl.rollout import executed_per_look, open_vector, roll_out
 from worldgymnast.surrogates.imagination import Surrogate, score_in
 from worldgymnast.types import Layout, Rollout
 from worldgymnast.weights import identity
@@ -141,7 +141,7 @@ class Scorer:
         if self._open is not None and self._open[0] != key:
             self.close()
         if self._open is None:
-            self._open = key, self.env.vector(self.config.workers, key[0], horizon=horizon)
+            self._open = key, open_vector(self.env, self.config.workers, key[0], horizon=horizon)
         return self._open[1]
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import field
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -18,12 +19,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from worldgymnast.actions import ActionSpec
-from worldgymnast.configs import MOST_WIDE, Between, Layers, NonNegative, Width, checked
+from worldgymnast.configs import LATER, MOST_WIDE, Between, Layers, NonNegative, Width, checked
 from worldgymnast.errors import FieldError
-from worldgymnast.policies.trunk import Trunk, augment
+from worldgymnast.policies.trunk import Trunk, add_noise, augment, check_camera_names
 from worldgymnast.protocols import ComponentInfo
 from worldgymnast.text import SENTENCE_WIDTH, SentenceEncoder
-from worldgymnast.types import ActionChunk, Metrics, Observation
+from worldgymnast.types import IMAGE, ActionChunk, Metrics, Observation
 
 _TIMES = 16
 """Features of the time embedding."""
@@ -43,6 +44,9 @@ class FlowVLAConfig:
         shift: largest random image shift in imitation, in pixels.
         jitter: strength of random brightness, contrast and color in imitation.
         text_noise: standard deviation of noise on the sentence vector in imitation, relative to its length.
+        state_dim: numbers of the robot's state (proprioception) that the policy reads; 0 for none.
+        state_noise: standard deviation of noise on the state in imitation, in standard deviations of the data.
+        cameras: names of the cameras that the policy reads; "image" alone is the whole frame.
     """
 
     chunk: Width = 2
@@ -54,10 +58,14 @@ class FlowVLAConfig:
     shift: Annotated[int, Between(0, 4096)] = 3
     jitter: NonNegative = 0.2
     text_noise: NonNegative = 0.1
+    state_dim: Annotated[int, Between(0, MOST_WIDE)] = field(default=0, metadata=LATER)
+    state_noise: NonNegative = field(default=0.1, metadata=LATER)
+    cameras: tuple[str, ...] = field(default=(IMAGE,), metadata=LATER)
 
     def __post_init__(self) -> None:
         if self.width % 8:
             raise FieldError("width", f"found {self.width}, expected a multiple of 8")
+        check_camera_names(self.cameras)
 
 
 class FlowVLA(Trunk):
@@ -71,11 +79,11 @@ class FlowVLA(Trunk):
     half_range: Tensor
 
     def __init__(self, config: FlowVLAConfig, action_spec: ActionSpec, text: SentenceEncoder | None = None):
-        super().__init__(config.width, config.blocks, text)
+        super().__init__(config.width, config.blocks, text, config.cameras, config.state_dim)
         self.config, self.action_spec = config, action_spec
         numbers = config.chunk * action_spec.dim
         self.field = nn.Sequential(
-            nn.Linear(4 * config.width + 128 + numbers + _TIMES, config.hidden),
+            nn.Linear(self.feature_width + numbers + _TIMES, config.hidden),
             nn.SiLU(),
             nn.Linear(config.hidden, config.hidden),
             nn.SiLU(),
@@ -171,10 +179,12 @@ class FlowVLA(Trunk):
             batch: "obs" (`Observation`), "actions" float32 [b k a], "mask" bool [b k] and "generator".
         """
         obs, generator = batch["obs"], batch["generator"]
-        image, sentence = self.preprocess(obs)
+        images, sentence, state = self.preprocess(obs)
+        state = add_noise(state, self.config.state_noise, generator)
         scale = self.config.text_noise / SENTENCE_WIDTH**0.5
         sentence = sentence + torch.randn(sentence.shape, generator=generator).to(self.device) * scale
-        features = self.features(augment(image, self.config.shift, self.config.jitter, generator), sentence)
+        seen = [augment(image, self.config.shift, self.config.jitter, generator) for image in images]
+        features = self.features(seen, sentence, state)
         target = ((batch["actions"].to(self.device) - self.center) / self.half_range).clamp(-1, 1)
         noise = torch.randn(target.shape, generator=generator).to(self.device)
         time = torch.rand(len(target), generator=generator).to(self.device)

@@ -6,7 +6,8 @@ One head on the features of `policies.trunk` predicts all `k a` action tokens in
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import field
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -15,12 +16,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from worldgymnast.actions import ActionSpec
-from worldgymnast.configs import MOST_WIDE, Between, Layers, NonNegative, Width, checked
+from worldgymnast.configs import LATER, MOST_WIDE, Between, Layers, NonNegative, Width, checked
 from worldgymnast.errors import FieldError
-from worldgymnast.policies.trunk import Trunk, augment
+from worldgymnast.policies.trunk import Trunk, add_noise, augment, check_camera_names
 from worldgymnast.protocols import ComponentInfo
 from worldgymnast.text import SENTENCE_WIDTH, SentenceEncoder
-from worldgymnast.types import ActionChunk, Metrics, Observation
+from worldgymnast.types import IMAGE, ActionChunk, Metrics, Observation
 
 
 @checked
@@ -37,6 +38,9 @@ class SmallVLAConfig:
         jitter: strength of random brightness, contrast and color in imitation.
         smoothing: standard deviation, in bins, of the target distribution around the demonstrated token.
         text_noise: standard deviation of noise on the sentence vector in imitation, relative to its length.
+        state_dim: numbers of the robot's state (proprioception) that the policy reads; 0 for none.
+        state_noise: standard deviation of noise on the state in imitation, in standard deviations of the data.
+        cameras: names of the cameras that the policy reads; "image" alone is the whole frame.
     """
 
     chunk: Width = 2
@@ -48,10 +52,14 @@ class SmallVLAConfig:
     jitter: NonNegative = 0.2
     smoothing: NonNegative = 0.7
     text_noise: NonNegative = 0.1
+    state_dim: Annotated[int, Between(0, MOST_WIDE)] = field(default=0, metadata=LATER)
+    state_noise: NonNegative = field(default=0.1, metadata=LATER)
+    cameras: tuple[str, ...] = field(default=(IMAGE,), metadata=LATER)
 
     def __post_init__(self) -> None:
         if self.width % 8:
             raise FieldError("width", f"found {self.width}, expected a multiple of 8")
+        check_camera_names(self.cameras)
 
 
 class SmallVLA(Trunk):
@@ -61,11 +69,11 @@ class SmallVLA(Trunk):
     centres: Tensor
 
     def __init__(self, config: SmallVLAConfig, action_spec: ActionSpec, text: SentenceEncoder | None = None):
-        super().__init__(config.width, config.blocks, text)
+        super().__init__(config.width, config.blocks, text, config.cameras, config.state_dim)
         self.config, self.action_spec = config, action_spec
         c = config
         self.head = nn.Sequential(
-            nn.Linear(4 * c.width + 128, c.hidden),
+            nn.Linear(self.feature_width, c.hidden),
             nn.ReLU(),
             nn.Linear(c.hidden, c.hidden),
             nn.ReLU(),
@@ -86,10 +94,15 @@ class SmallVLA(Trunk):
         """Actions per look, k."""
         return self.config.chunk
 
-    def logits(self, image: Float[Tensor, "b 3 h w"], sentence: Float[Tensor, "b s"]) -> Float[Tensor, "b k a v"]:
-        """Logits of every token; `image` in -1..1."""
-        logits = self.head(self.features(image, sentence))
-        return logits.view(len(image), self.config.chunk, self.action_spec.dim, self.config.bins)
+    def logits(
+        self,
+        images: Float[Tensor, "b 3 h w"] | Sequence[Tensor],
+        sentence: Float[Tensor, "b s"],
+        state: Tensor | None = None,
+    ) -> Float[Tensor, "b k a v"]:
+        """Logits of every token; see `features`."""
+        logits = self.head(self.features(images, sentence, state))
+        return logits.view(len(sentence), self.config.chunk, self.action_spec.dim, self.config.bins)
 
     def distribution(self, obs: Observation, temperature: float) -> Float[Tensor, "b k a v"]:
         """Log-probabilities of the vocabulary; temperature 0 returns those at temperature 1."""
@@ -135,12 +148,12 @@ class SmallVLA(Trunk):
             batch: "obs" (`Observation`), "actions" float32 [b k a], "mask" bool [b k] and "generator".
         """
         obs, actions, generator = batch["obs"], batch["actions"], batch["generator"]
-        image, sentence = self.preprocess(obs)
+        images, sentence, state = self.preprocess(obs)
+        state = add_noise(state, self.config.state_noise, generator)
         scale = self.config.text_noise / SENTENCE_WIDTH**0.5
         sentence = sentence + torch.randn(sentence.shape, generator=generator).to(self.device) * scale
-        logprobs = F.log_softmax(
-            self.logits(augment(image, self.config.shift, self.config.jitter, generator), sentence), dim=-1
-        )
+        seen = [augment(image, self.config.shift, self.config.jitter, generator) for image in images]
+        logprobs = F.log_softmax(self.logits(seen, sentence, state), dim=-1)
         tokens = self.tokenize(actions.to(self.device))
         distance = torch.arange(self.config.bins, device=self.device) - tokens[..., None]
         target = F.softmax(-(distance**2) / (2 * max(self.config.smoothing, 1e-3) ** 2), dim=-1)

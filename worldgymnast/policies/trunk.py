@@ -1,21 +1,25 @@
 """Trunk of the small policies: an image and a sentence to a feature vector.
 
 A residual convolutional network, modulated by the sentence in every block (FiLM, Perez et al. 2018), predicts keypoints
-(spatial softmax, Levine et al. 2016). Not supported: proprioception, history.
+(spatial softmax, Levine et al. 2016). Several cameras pass through the same network, one after the other; their
+features are concatenated. Proprioception is normalized by statistics that are stored with the weights. Not supported:
+history.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from worldgymnast.errors import FieldError, InputError
 from worldgymnast.text import SENTENCE_WIDTH, SentenceEncoder
-from worldgymnast.types import IMAGE, Observation
-from worldgymnast.weights import module_identity
+from worldgymnast.types import IMAGE, STATE, Observation
+from worldgymnast.weights import mean_and_deviation, module_identity
 
 
 class _Block(nn.Module):
@@ -34,6 +38,12 @@ class _Block(nn.Module):
         return x + self.second(F.relu(y * (1 + scale) + shift))
 
 
+STATE_FEATURES = 64
+"""Width of the embedded state."""
+_MAX_DEVIATION = 5.0
+"""Largest normalized state, in standard deviations; beyond it lies nothing that training has shown."""
+
+
 class Trunk(nn.Module):
     """Trunk and common members of the small policies.
 
@@ -41,13 +51,24 @@ class Trunk(nn.Module):
         width: channels.
         blocks: residual blocks.
         text: frozen sentence encoder.
+        cameras: names of the cameras; "image" alone is the whole frame.
+        state_dim: numbers of proprioception; 0 for none.
     """
 
-    needs = frozenset({IMAGE})
-    cameras = (IMAGE,)
+    state_mean: Tensor
+    state_std: Tensor
 
-    def __init__(self, width: int, blocks: int, text: SentenceEncoder | None = None):
+    def __init__(
+        self,
+        width: int,
+        blocks: int,
+        text: SentenceEncoder | None = None,
+        cameras: Sequence[str] = (IMAGE,),
+        state_dim: int = 0,
+    ):
         super().__init__()
+        self.cameras, self.state_dim = tuple(cameras), state_dim
+        self.feature_width = 4 * width * len(self.cameras) + 128 + (STATE_FEATURES if state_dim else 0)
         self.text = text or SentenceEncoder()
         self.sentence = nn.Linear(SENTENCE_WIDTH, 128)
         self.stem = nn.Sequential(
@@ -55,6 +76,22 @@ class Trunk(nn.Module):
         )
         self.blocks = nn.ModuleList([_Block(width, 128) for _ in range(blocks)])
         self.keypoints = nn.Conv2d(width, width, 1)
+        if state_dim:
+            self.state = nn.Sequential(nn.Linear(state_dim, STATE_FEATURES), nn.ReLU())
+            self.register_buffer("state_mean", torch.zeros(state_dim))
+            self.register_buffer("state_std", torch.ones(state_dim))
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Parts of an observation that the policy reads."""
+        return frozenset({*self.cameras, *((STATE,) if self.state_dim else ())})
+
+    @torch.no_grad()
+    def measure_state(self, state: Float[np.ndarray, "n s"]) -> None:
+        """Set the statistics that normalize the state."""
+        mean, std = mean_and_deviation(state)
+        self.state_mean.copy_(mean)
+        self.state_std.copy_(std)
 
     @property
     def identity(self) -> str:
@@ -74,12 +111,26 @@ class Trunk(nn.Module):
         """Device of the weights."""
         return self.sentence.weight.device
 
-    def features(self, image: Float[Tensor, "b 3 h w"], sentence: Float[Tensor, "b s"]) -> Float[Tensor, "b f"]:
-        """Feature vector, 4 width + 128 numbers; `image` in -1..1.
+    def features(
+        self,
+        images: Float[Tensor, "b 3 h w"] | Sequence[Tensor],
+        sentence: Float[Tensor, "b s"],
+        state: Float[Tensor, "b p"] | None = None,
+    ) -> Float[Tensor, "b f"]:
+        """Feature vector, `feature_width` numbers; images in -1..1, one of each camera, and normalized state.
 
-        It contains the keypoints' coordinates, the features at the keypoints, the mean features and the sentence.
+        It contains the keypoints' coordinates, the features at the keypoints and the mean features of each camera, the
+        sentence and the state.
         """
         condition = F.relu(self.sentence(sentence))
+        several = [images] if isinstance(images, Tensor) else images
+        parts = [part for image in several for part in self._image_features(image, condition)]
+        if state is not None:
+            return torch.cat([*parts, condition, self.state(state)], -1)
+        return torch.cat([*parts, condition], -1)
+
+    def _image_features(self, image: Tensor, condition: Tensor) -> tuple[Tensor, ...]:
+        """Coordinates of the keypoints, features at the keypoints, and mean features of one camera."""
         x = self.stem(image.contiguous(memory_format=torch.channels_last))
         for block in self.blocks:
             x = block(x, condition)
@@ -90,12 +141,41 @@ class Trunk(nn.Module):
         columns = torch.linspace(-1, 1, w, device=x.device)
         y_mean, x_mean = (heatmaps.sum(3) * rows).sum(-1), (heatmaps.sum(2) * columns).sum(-1)
         at_keypoints = (x * heatmaps).flatten(2).sum(-1)
-        return torch.cat([y_mean, x_mean, at_keypoints, x.mean((2, 3)), condition], -1)
+        return y_mean, x_mean, at_keypoints, x.mean((2, 3))
 
-    def preprocess(self, obs: Observation) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b s"]]:
-        """Image in -1..1, and sentence vector."""
-        image = obs.images[IMAGE].to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
-        return image, self.text(obs.instruction, self.device)
+    def preprocess(self, obs: Observation) -> tuple[list[Tensor], Float[Tensor, "b s"], Tensor | None]:
+        """Images [b 3 h w] of each camera in -1..1, sentence vector, and normalized state [b p] or None.
+
+        Raises:
+            InputError: the policy needs a state of another width, or there is none.
+        """
+        images = [obs.images[name].to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1 for name in self.cameras]
+        return images, self.text(obs.instruction, self.device), self._normalized(obs.state)
+
+    def _normalized(self, state: Tensor | None) -> Tensor | None:
+        if not self.state_dim:
+            return None
+        if state is None or state.shape[-1] != self.state_dim:
+            found = "none" if state is None else f"one of {state.shape[-1]} numbers"
+            raise InputError(
+                f"policy needs a state of {self.state_dim} numbers, found {found}. Give a policy, a world model and "
+                "data with the same state"
+            )
+        normalized = (state.to(self.device).float() - self.state_mean) / self.state_std
+        return normalized.clamp(-_MAX_DEVIATION, _MAX_DEVIATION)
+
+
+def add_noise(state: Tensor | None, deviation: float, generator: torch.Generator) -> Tensor | None:
+    """Add noise to a normalized state, so that a policy relies on the images as well."""
+    if state is None:
+        return None
+    return state + torch.randn(state.shape, generator=generator).to(state.device) * deviation
+
+
+def check_camera_names(cameras: Sequence[str]) -> None:
+    """Raise FieldError unless these are names of cameras, each once."""
+    if not cameras or len(set(cameras)) < len(cameras) or not all(cameras) or STATE in cameras:
+        raise FieldError("cameras", f"found {' '.join(cameras) or 'none'}, expected names of cameras, each once")
 
 
 def augment(image: Tensor, shift: int, jitter: float, generator: torch.Generator) -> Tensor:

@@ -33,7 +33,7 @@ from worldgymnast.run_folder import checkpoint_errors_as_input_errors
 from worldgymnast.surrogates.imagination import Surrogate, score_in
 from worldgymnast.training.batches import imitation_batches
 from worldgymnast.training.fit import Batches, FitConfig, fit
-from worldgymnast.types import Metrics, Observation, Rollout
+from worldgymnast.types import STATE, Metrics, Observation, Rollout
 from worldgymnast.weights import identity
 
 
@@ -175,6 +175,11 @@ def _round(
     device: str,
 ) -> tuple[Policy, Metrics]:
     """Run one round; return the trained policy and its metrics."""
+    if STATE in policy.needs:
+        raise InputError(
+            "policy reads the robot's state, which iter-sft does not record in imagination. Use rl, or a policy "
+            "without state"
+        )
     result = _policy_file(out, number)
     folder = result.parent
     with Run(folder, {"round": number, "inputs": {"policy": identity(policy)}}) as run:
@@ -196,9 +201,11 @@ def _round(
                 "imagined_frames": float(sum(len(r.frames) - 1 for r in rollouts)),
             }
             k, half = policy.chunk, config.batch // 2
+            seen = policy.cameras
+            episodes = replace(episodes, tiling=demonstrations.tiling)
             batches = combine_batches(
-                imitation_batches(demonstrations, k, config.batch - half, seed, INSTRUCTIONS),
-                imitation_batches(episodes, k, half, seed + 1, INSTRUCTIONS),
+                imitation_batches(demonstrations, k, config.batch - half, seed, INSTRUCTIONS, cameras=seen),
+                imitation_batches(episodes, k, half, seed + 1, INSTRUCTIONS, cameras=seen),
             )
             learner: Any = copy.deepcopy(policy)
             metrics |= fit(learner, batches, replace(config.fit, seed=seed), run, f"imitation, round {number}")
@@ -238,9 +245,9 @@ def combine_batches(first: Batches, second: Batches) -> Batches:
 
     def make(step: int) -> Mapping[str, Any]:
         a, b = first(step), second(step)
-        images = torch.cat([a["obs"].image, b["obs"].image])
+        images = {name: torch.cat([a["obs"].images[name], b["obs"].images[name]]) for name in a["obs"].images}
         return {
-            "obs": Observation.of(images, [*a["obs"].instruction, *b["obs"].instruction]),
+            "obs": Observation(images, [*a["obs"].instruction, *b["obs"].instruction]),
             "actions": torch.cat([a["actions"], b["actions"]]),
             "mask": torch.cat([a["mask"], b["mask"]]),
         }

@@ -25,8 +25,8 @@ from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import FieldError, InputError
 from worldgymnast.progress import Progress
 from worldgymnast.protocols import Actor, Demonstrates, RealEnvironment, ScriptedEnv, frame_size
-from worldgymnast.rl.rollout import executed_per_look, roll_out
-from worldgymnast.types import IMAGE, Episode, Layout, Rollout
+from worldgymnast.rl.rollout import executed_per_look, open_vector, roll_out
+from worldgymnast.types import IMAGE, STATE, Episode, Layout, Rollout
 
 KINDS = ("expert", "noisy", "play")
 
@@ -110,13 +110,14 @@ def _record_episode(env: Demonstrates, scene: ScriptedEnv, job: _Job, length: in
     if spec.is_absolute:  # targets: the noise is around the middle
         noise += (1 - keep) * (low + high) / 2
     observed, info = scene.reset(seed=job.layout, options={"task": job.task})
-    frames, actions = [observed[IMAGE]], []
+    frames, actions, states = [observed[IMAGE]], [], [observed.get(STATE)]
     labels = list[bool | None]()
     for t in range(length):
         wanted = keep[t] * scene.expert_action() + noise[t]
         action = np.clip(wanted, spec.low, spec.high).astype(np.float32)
         observed, _, terminated, _, info = scene.step(action)
         frames.append(observed[IMAGE])
+        states.append(observed.get(STATE))
         actions.append(action)
         labels.append(info["success"])
         if terminated or info.get("ended"):
@@ -133,6 +134,7 @@ def _record_episode(env: Demonstrates, scene: ScriptedEnv, job: _Job, length: in
         success=np.array([False, *(bool(one) for one in labels)]) if is_known else None,
         source=job.kind,
         layout=job.layout,
+        state=None if states[0] is None else np.stack([np.asarray(state, np.float32) for state in states]),
     )
 
 
@@ -186,6 +188,7 @@ def to_episodes(rollouts: Iterable[Rollout], source: str, spec: ActionSpec, fps:
             success=None if rollout.success is None else rollout.success[: count + 1],
             source=source,
             layout=rollout.start.layout,
+            state=None if rollout.frame_state is None else rollout.frame_state[: count + 1],
         )
 
 
@@ -276,7 +279,7 @@ def explorer_config(config: PolicyRecordConfig, number: int) -> PolicyRecordConf
 
 def policy_episodes(policy: Actor, env: RealEnvironment, config: PolicyRecordConfig) -> Iterator[Episode]:
     """Yield labeled real rollouts of `policy`, with layouts and sentences drawn from `config.seed`."""
-    real = env.vector(config.workers, executed_per_look(policy, config.execute), horizon=config.length)
+    real = open_vector(env, config.workers, executed_per_look(policy, config.execute), horizon=config.length)
     rng = np.random.default_rng(config.seed)
     try:
         for i, temperature in enumerate(config.temperatures):

@@ -37,6 +37,8 @@ def sheets(results: Mapping[str, Any]) -> list[Sheet]:
     made: list[Sheet] = []
     if fidelity := results.get("fidelity"):
         made += [_fidelity(fidelity, metric) for metric in _UNITS if metric in fidelity] + [_following(fidelity)]
+    if state := results.get("state"):
+        made += [_state(state), _state_by_axis(state)]
     if drift := results.get("drift"):
         made.append(_drift(drift))
     if gate := results.get("gate"):
@@ -85,6 +87,39 @@ def _fidelity(fidelity: Mapping[str, Any], metric: str) -> Sheet:
     plural = "s" if fidelity["starts"] > 1 else ""
     starts = f"{fidelity['episodes']} episodes, {fidelity['starts']} start{plural} each"
     return Sheet(f"{title} of imagined replays; {starts}", ["frame", *(_NAMES[name] for name in columns)], rows)
+
+
+_STATES = {
+    "world": "world model",
+    "estimated": "start estimated from its frame",
+    "held": "state as at the start",
+}
+
+
+def _state(state: Mapping[str, Any]) -> Sheet:
+    rows = [
+        [f"{state['horizon'][t]:.0f}", *(_cell(state[name]["overall"], t, 3) for name in _STATES)]
+        for t in sorted({0, *(mark + 1 for mark in _marks(len(state["horizon"]) - 1))})
+    ]
+    title = f"State error, standard deviations of the data; {state['episodes']} episodes"
+    return Sheet(title, ["frame", *_STATES.values()], rows, "Mean absolute error over the axes of the state.")
+
+
+def _state_by_axis(state: Mapping[str, Any]) -> Sheet:
+    last = len(state["horizon"]) - 1
+    columns = {name: np.asarray(state[name]["raw"]) for name in _STATES}
+    head = ["axis", "deviation", *(f"{title}, frame {last}" for title in _STATES.values()), "frame 1"]
+    rows = [
+        [
+            axis,
+            f"{float(state['deviation'][i]):.4g}",
+            *(f"{raw[last, i]:.4g}" for raw in columns.values()),
+            f"{columns['world'][min(1, last), i]:.4g}",
+        ]
+        for i, axis in enumerate(state["axes"])
+    ]
+    note = "Mean absolute error in the units of the data. The last column is the world model's, one frame ahead."
+    return Sheet("State error by axis", head, rows, note)
 
 
 def _following(fidelity: Mapping[str, Any]) -> Sheet:

@@ -7,17 +7,19 @@ instead of a world model. The cost is imagination at every look; errors of world
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from worldgymnast.actions import ActionSpec
 from worldgymnast.configs import Between, Positive, checked
-from worldgymnast.protocols import Actor, Judge, WorldModel
-from worldgymnast.types import ActionChunk, Clip, Observation
+from worldgymnast.protocols import Actor, Judge, PredictsState, WorldModel, tiling_of
+from worldgymnast.tiling import Tiling, see
+from worldgymnast.types import IMAGE, ActionChunk, Clip, Observation
 
 
 @checked
@@ -88,6 +90,22 @@ class BestOf:
         best = [candidates[int(n)].map(lambda tensor, row=row: tensor[row : row + 1]) for row, n in enumerate(chosen)]
         return replace(ActionChunk.join(best, torch.cat), temperature=temperature)
 
+    @property
+    def _tiling(self) -> Tiling | None:
+        return tiling_of(self.world)
+
+    def _frame(self, images: Mapping[str, Tensor]) -> Tensor:
+        """The world model's frame from the images of the policy's cameras, uint8 [b h w 3].
+
+        Raises:
+            InputError: the policy does not read all cameras of the frame.
+        """
+        if tuple(images) == (IMAGE,):
+            return images[IMAGE]
+        if self._tiling is None:
+            return next(iter(images.values()))
+        return self._tiling.tile(dict(images))
+
     def _success_probabilities(
         self, obs: Observation, candidates: Sequence[ActionChunk], generator: torch.Generator
     ) -> np.ndarray:
@@ -96,18 +114,26 @@ class BestOf:
         All futures are imagined in parallel, n per row.
         """
         count, rows = len(candidates), len(obs)
-        state = self.world.start(obs.image).fork(torch.arange(rows).repeat(count))
+        frame, world = self._frame(obs.images), self.world
+        robot: Any = None
+        if obs.state is not None and isinstance(world, PredictsState) and world.state_dim:
+            robot = world
+        state = self.world.start(frame) if robot is None else robot.start(frame, obs.state)
+        state = state.fork(torch.arange(rows).repeat(count))
         sentences = [*obs.instruction] * count
         proprioception = None if obs.state is None else obs.state.repeat(count, 1)
         actions = torch.cat([chunk.actions for chunk in candidates])
-        first = obs.image if obs.first is None else next(iter(obs.first.values()))
-        images = [image.repeat(count, 1, 1, 1) for image in (first, obs.image)]
+        first = frame if obs.first is None else self._frame(obs.first)
+        images = [image.repeat(count, 1, 1, 1) for image in (first, frame)]
         for look in range(self.config.looks):
             if look:
-                ahead = replace(Observation.of(images[-1], sentences), state=proprioception)
+                proprioception = proprioception if robot is None else robot.predict_state(state)
+                newest = images[-1]
+                seen = {IMAGE: newest} if self._tiling is None else see(newest, self.policy.cameras, self._tiling)
+                ahead = Observation(seen, sentences, proprioception)
                 actions = self.policy.act(ahead, temperature=0.0, generator=generator).actions
             state, frames = self.world.step(state, actions, generator=generator, every=actions.shape[1])
-            images.append(frames[:, -1].to(obs.image.device))
+            images.append(frames[:, -1].to(frame.device))
         clips = torch.stack(images, 1).cpu().numpy()
         pairs = zip(clips, sentences, strict=True)
         verdicts = self.judge.score([Clip(clip, sentence, imagined=True) for clip, sentence in pairs])

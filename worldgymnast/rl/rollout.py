@@ -14,11 +14,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from worldgymnast.errors import FieldError, InputError
-from worldgymnast.protocols import Actor
-from worldgymnast.types import IMAGE, ActionChunk, Observation, Rollout, RolloutGroup, Start, StartOrLayout, Verdict
-
-STATE = "state"
-"""Key of proprioception in an observation."""
+from worldgymnast.protocols import Actor, RealEnvironment, tiling_of
+from worldgymnast.tiling import Tiling
+from worldgymnast.types import (
+    IMAGE,
+    STATE,
+    ActionChunk,
+    Observation,
+    Rollout,
+    RolloutGroup,
+    Start,
+    StartOrLayout,
+    Verdict,
+)
 
 
 def roll_out(
@@ -62,13 +70,7 @@ def batches(
             environment executes.
     """
     executed = _executed(env, policy)
-    space = env.single_observation_space
-    provided = set(space.spaces) if isinstance(space, gym.spaces.Dict) else set()
-    if missing := (policy.needs | set(policy.cameras)) - provided:
-        raise InputError(
-            f"policy needs {', '.join(sorted(missing))}, but the environment only provides "
-            f"{', '.join(sorted(provided))}. Choose another policy or environment"
-        )
+    check_provided(env, policy)
     for first in range(0, len(starts), env.num_envs):
         batch = list(starts[first : first + env.num_envs])
         yield _run_batch(env, policy, batch, executed, temperature, generator, version)
@@ -86,6 +88,38 @@ def _executed(env: VectorEnv[Any, Any, Any], policy: Actor) -> int:
     return executed
 
 
+def open_vector(
+    env: RealEnvironment, rows: int, chunk: int, *, horizon: int, keyframes_only: bool = False
+) -> VectorEnv[Any, Any, Any]:
+    """Vector environment of a real one, with its tiling; see `RealEnvironment.vector`."""
+    vector = env.vector(rows, chunk, horizon=horizon, keyframes_only=keyframes_only)
+    if tiling_of(vector) is None and (tiling := tiling_of(env)) is not None:
+        with_tiling: Any = vector
+        with_tiling.tiling = tiling
+    return vector
+
+
+def check_provided(env: VectorEnv[Any, Any, Any], policy: Actor) -> None:
+    """Raise InputError unless an environment provides all inputs of a policy."""
+    space = env.single_observation_space
+    provided = set(space.spaces) if isinstance(space, gym.spaces.Dict) else set()
+    tiling = tiling_of(env)
+    cameras = {name for name in policy.cameras if name in provided or (tiling is not None and tiling.find(name))}
+    missing = (policy.needs | set(policy.cameras)) - provided - cameras
+    if not missing:
+        return
+    shown = sorted(provided | set(() if tiling is None else tiling.cameras))
+    advice = "Choose another policy or environment"
+    if missing == {STATE}:
+        advice = (
+            "Train a world model with a state head on data with the state (train-world DATA --state), or use a policy "
+            "without state (sft without --state)"
+        )
+    raise InputError(
+        f"policy needs {', '.join(sorted(missing))}, but the environment only provides {', '.join(shown)}. {advice}"
+    )
+
+
 def _run_batch(
     env: VectorEnv[Any, Any, Any],
     policy: Actor,
@@ -97,28 +131,36 @@ def _run_batch(
 ) -> list[Rollout]:
     """Roll out one batch; missing rows are filled with copies of the last start."""
     padded = starts + [starts[-1]] * (env.num_envs - len(starts))
-    sentences = [start.instruction for start in padded]
+    sentences, tiling = [start.instruction for start in padded], tiling_of(env)
     observed, _ = env.reset(options={"starts": padded})
     first, looks, chunks, frames, success = observed[IMAGE], list[Observation](), [], [], []
+    initial, states = observed.get(STATE), list[np.ndarray]()
     info: dict[str, Any] = {}
     done = False
     while not done:
-        obs = _observe(policy, observed, sentences, looks[0].images if looks else None)
+        obs = _observe(policy, observed, sentences, looks[0].images if looks else None, tiling)
         chunk = policy.act(obs, temperature=temperature, generator=generator).execute(executed)
         looks.append(obs)
         chunks.append(chunk)
         observed, _, terminated, truncated, info = env.step(chunk.actions.cpu().numpy())
         frames.append(np.asarray(info["frames"]))
+        states += [np.asarray(info["states"], np.float32)] if "states" in info else []
         success.append(np.asarray(info.get("success", np.zeros((env.num_envs, 0), bool))))
         done = bool(np.all(np.logical_or(terminated, truncated)))
     seen = np.concatenate([first[:, None], *frames], axis=1)
     labels = np.concatenate([np.zeros((env.num_envs, 1), bool), *success], axis=1)
     verdicts = [_verdict(info, row) for row in range(len(starts))]
     executed = info.get("executed")
+    known = initial is not None and len(states) == len(frames)
+    robot = np.concatenate([np.asarray(initial, np.float32)[:, None], *states], axis=1) if known else None
     k = chunks[0].actions.shape[1]
+
+    def first_state(row: int) -> np.ndarray | None:
+        return None if initial is None else np.asarray(initial[row], np.float32)
+
     return [
         Rollout(
-            start=start if isinstance(start, Start) else start.start(first[row]),
+            start=start if isinstance(start, Start) else start.start(first[row], first_state(row)),
             images={name: np.stack([look.images[name][row].numpy() for look in looks]) for name in looks[0].images},
             chunks=_row(chunks, row),
             frames=seen[row],
@@ -129,16 +171,24 @@ def _run_batch(
             foreseen=info["foreseen"][row] if "foreseen" in info else None,
             state=_state(looks, row),
             executed=None if executed is None else int(executed[row]),
+            frame_state=None if robot is None else robot[row],
         )
         for row, start in enumerate(starts)
     ]
 
 
 def _observe(
-    policy: Actor, observed: Mapping[str, np.ndarray], sentences: Sequence[str], first: Mapping[str, Tensor] | None
+    policy: Actor,
+    observed: Mapping[str, np.ndarray],
+    sentences: Sequence[str],
+    first: Mapping[str, Tensor] | None,
+    tiling: Tiling | None = None,
 ) -> Observation:
-    """Return what the policy sees: its cameras, and the state if needed."""
-    images = {name: torch.from_numpy(np.ascontiguousarray(observed[name])) for name in policy.cameras}
+    """Return what the policy sees: its cameras, untiled from the frame unless observed alone; the state if needed."""
+    seen = {name: observed[name] for name in policy.cameras if name in observed}
+    if tiling is not None and tuple(policy.cameras) != (IMAGE,):
+        seen = tiling.untile(np.asarray(observed[IMAGE]), policy.cameras)
+    images = {name: torch.from_numpy(np.ascontiguousarray(seen[name])) for name in policy.cameras}
     state = torch.from_numpy(np.asarray(observed[STATE], np.float32)) if STATE in policy.needs else None
     return Observation(images, sentences, state, first or images)
 

@@ -104,6 +104,8 @@ def starts_hash(starts: Sequence[StartOrLayout]) -> str:
         frame = start.frame.tobytes() if isinstance(start, Start) else b""
         seed = start.layout if isinstance(start, Start) else start.seed
         digest.update(frame + f"\0{start.instruction}\0{start.task}\0{seed}".encode())
+        if isinstance(start, Start) and start.state is not None:
+            digest.update(start.state.tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -256,7 +258,8 @@ class EpisodeStarts:
         e = int(rng.choice(succeeded if is_middle and len(succeeded) else self._by_task[task]))
         index = self._index_before_success(rng, e) if is_middle else 0
         frame = np.asarray(episodes.frames[int(episodes.first[e]) + index])
-        return Start(frame, episodes.instruction[e], episodes.task[e])
+        state = None if episodes.state is None else episodes.state[int(episodes.first[e]) + index]
+        return Start(frame, episodes.instruction[e], episodes.task[e], state=state)
 
     def _index_before_success(self, rng: np.random.Generator, episode: int) -> int:
         """Draw a frame shortly before the success of an episode."""

@@ -16,8 +16,9 @@ from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import InputError
 from worldgymnast.precision import Precision, autocast
 from worldgymnast.progress import Progress
+from worldgymnast.tiling import check_cameras, see
 from worldgymnast.training.fit import Batches
-from worldgymnast.types import Observation
+from worldgymnast.types import IMAGE, Observation
 from worldgymnast.worldmodel.autoencoder import Codec
 
 
@@ -54,6 +55,8 @@ def imitation_batches(
     seed: int,
     paraphrases: Mapping[str, Sequence[str]],
     after_success: int = 3,
+    cameras: Sequence[str] = (IMAGE,),
+    needs_state: bool = False,
 ) -> Batches:
     """Return looks and the actions that followed: "obs", "actions" [b k a], "mask" [b k].
 
@@ -64,9 +67,11 @@ def imitation_batches(
         seed: of the draws.
         paraphrases: instructions of each task to draw from; for other tasks, the episode's own instruction is used.
         after_success: actions imitated after the first success.
+        cameras: cameras that the policy sees; "image" alone is the whole frame.
+        needs_state: whether the policy sees the state.
 
     Raises:
-        InputError: there is no action to imitate.
+        InputError: there is no action to imitate, or the episodes lack a camera or the state.
     """
     looks, actions, mask = [], [], []
     for e, (first, length) in enumerate(zip(episodes.first, episodes.length, strict=True)):
@@ -79,6 +84,7 @@ def imitation_batches(
             mask.append(within < end)
     if not looks:
         raise InputError("Demonstrations contain no action to imitate. Give at least one with actions")
+    check_observed(episodes, cameras, needs_state)
     all_actions, all_masks = torch.from_numpy(np.stack(actions)), torch.from_numpy(np.stack(mask))
 
     def sentence(e: int, rng: np.random.Generator) -> str:
@@ -91,12 +97,32 @@ def imitation_batches(
         frames = np.asarray(episodes.frames[[looks[i][0] for i in chosen]])
         sentences = [sentence(looks[i][1], rng) for i in chosen]
         return {
-            "obs": Observation.of(torch.from_numpy(frames), sentences),
+            "obs": Observation(
+                see(torch.from_numpy(frames), cameras, episodes.tiling),
+                sentences,
+                _states(episodes, [looks[i][0] for i in chosen]) if needs_state else None,
+            ),
             "actions": all_actions[chosen],
             "mask": all_masks[chosen],
         }
 
     return make
+
+
+def check_observed(episodes: EpisodeSet, cameras: Sequence[str], needs_state: bool) -> None:
+    """Raise InputError unless episodes have what a policy sees."""
+    check_cameras(cameras, episodes.tiling, "policy")
+    if needs_state and episodes.state is None:
+        raise InputError(
+            "policy needs the state, but not all episodes have one of the same numbers. Give data with the state, or "
+            "train a policy without it"
+        )
+
+
+def _states(episodes: EpisodeSet, rows: Sequence[Any]) -> Tensor:
+    """The state of some frames, float32 [b s]."""
+    assert episodes.state is not None
+    return torch.from_numpy(episodes.state[np.asarray(rows)])
 
 
 @torch.no_grad()
@@ -128,6 +154,8 @@ def latent_batches(
 ) -> Batches:
     """Return clips for the world model: "latents" [b t+1 h w c], "actions" [b t a], "mask" [b t].
 
+    With a state in the episodes also "state" [b t+1 s].
+
     Args:
         episodes: provide actions and labels.
         latents: of every frame, see `encode_all`.
@@ -150,9 +178,16 @@ def latent_batches(
             "success": clip.success.to(device),
             "labelled": clip.labelled.to(device),
             "instruction": clip.instruction,
+            **({} if episodes.state is None else {"state": _clip_states(episodes, episode, within).to(device)}),
         }
 
     return make
+
+
+def _clip_states(episodes: EpisodeSet, episode: np.ndarray, within: np.ndarray) -> Tensor:
+    """The state at every frame of clips, float32 [b t+1 s]."""
+    assert episodes.state is not None
+    return torch.from_numpy(episodes.state[episodes.first[episode][:, None] + within])
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 from worldgymnast.configs import Fraction, NonNegative, Positive, checked
 from worldgymnast.episodes.windows import EpisodeSet, data_hash, warn_out_of_range
 from worldgymnast.errors import InputError
-from worldgymnast.protocols import ComponentInfo, TrainableWorld, WorldModel
+from worldgymnast.protocols import ComponentInfo, TrainableWorld, WorldModel, tiling_of
 from worldgymnast.registry import Manifest, load_world, make, save_component, to_dict
 from worldgymnast.run import Run
 from worldgymnast.training.batches import encode_all, latent_batches
@@ -73,7 +73,7 @@ def distill(
     with Run(out, to_dict(config) | {"inputs": inputs}) as run:
         if run.summary is None:
             settings = replace(teacher.config, steps=config.sampling_steps, guidance=1.0, slide="band")
-            stored = ComponentInfo(action_spec=teacher.action_spec, fps=teacher.fps)
+            stored = ComponentInfo(action_spec=teacher.action_spec, fps=teacher.fps, tiling=tiling_of(teacher))
             student = make("worlds", settings, stored).to(device)
             student.load_state_dict(teacher.state_dict())
             latents = encode_all(teacher.autoencoder, episodes.frames, precision=config.fit.precision)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from worldgymnast.actions import require_same
 from worldgymnast.configs import Positive, checked
-from worldgymnast.episodes.windows import EpisodeSet, concatenate, data_hash, warn_out_of_range
+from worldgymnast.episodes.windows import EpisodeSet, concatenate, data_hash, state_hash, warn_out_of_range
 from worldgymnast.errors import FieldError, InputError
 from worldgymnast.phrases import INSTRUCTIONS
 from worldgymnast.protocols import ComponentInfo, Policy, TrainablePolicy
@@ -19,6 +20,7 @@ from worldgymnast.run import Run
 from worldgymnast.training.batches import imitation_batches
 from worldgymnast.training.fit import FitConfig, fit
 from worldgymnast.training.world import Origin
+from worldgymnast.types import STATE
 from worldgymnast.weights import identity
 
 
@@ -39,6 +41,11 @@ class PolicyTraining:
     successes: bool = False
     batch: Positive = 64
     fit: FitConfig = FitConfig(steps=800, lr=1e-3)
+
+
+def config_reads_state(config: Any) -> bool:
+    """Whether a policy of this config reads the state."""
+    return bool(getattr(config, "state_dim", 0))
 
 
 def select_demonstrations(episodes: EpisodeSet, per_task: int) -> EpisodeSet:
@@ -101,6 +108,8 @@ def train_policy(
         warn_out_of_range(episodes, start.action_spec, "policy")
         inputs["start"] = identity(start)
         config = replace(config, policy=start.config)
+    if config_reads_state(config.policy):
+        inputs["state"] = state_hash(episodes)
     with Run(out, to_dict(config) | {"inputs": inputs}) as run:
         if run.summary is None:
             demos = select_imitated(episodes, config)
@@ -109,7 +118,18 @@ def train_policy(
             policy = make("policies", config.policy, stored).to(device)
             if start is not None:
                 policy.load_state_dict(start.state_dict())
-            batches = imitation_batches(demos, policy.chunk, config.batch, config.fit.seed, INSTRUCTIONS)
+            needs_state = STATE in policy.needs
+            if needs_state and start is None and demos.state is not None:
+                policy.measure_state(demos.state[demos.rows])
+            batches = imitation_batches(
+                demos,
+                policy.chunk,
+                config.batch,
+                config.fit.seed,
+                INSTRUCTIONS,
+                cameras=policy.cameras,
+                needs_state=needs_state,
+            )
             metrics = fit(policy, batches, config.fit, run, "imitation")
             save_component(result, policy, Manifest(run.command, config.fit.seed, data_hash(demos), metrics, origin))
             run.finish(metrics)

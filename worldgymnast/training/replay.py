@@ -77,6 +77,8 @@ def replay(
         first=np.concatenate([[0], np.cumsum(episodes.length + 1)[:-1]]).astype(np.int64),
         source=tuple(f"{IMAGINED}{source}" for source in episodes.source),
         foreseen=None if any(np.isnan(each).any() for each in foreseen) else np.concatenate(foreseen),
+        state=None,  # logged, not imagined
+        state_names=(),
     )
 
 

@@ -13,9 +13,9 @@ import torch
 from worldgymnast.actions import union
 from worldgymnast.configs import Positive, checked
 from worldgymnast.episodes.shares import balanced_weights, share_weights
-from worldgymnast.episodes.windows import EpisodeSet, concatenate, data_hash
+from worldgymnast.episodes.windows import EpisodeSet, concatenate, data_hash, state_hash
 from worldgymnast.errors import FieldError, InputError
-from worldgymnast.protocols import ComponentInfo, TrainableWorld, WorldModel
+from worldgymnast.protocols import ComponentInfo, TrainableWorld, WorldModel, tiling_of
 from worldgymnast.registry import Manifest, WorldConfig, load_world, make, save_component, to_dict
 from worldgymnast.run import Run
 from worldgymnast.training.batches import encode_all, frame_batches, latent_batches
@@ -78,8 +78,8 @@ def train_world(
     Args:
         episodes: one data set or several.
         out: the run folder.
-        config: the training. `start` and `autoencoder` override its world model, except that a success head is added
-            if `start` has none.
+        config: the training. `start` and `autoencoder` override its world model, except that a success head and a
+            state head are added if `start` has none.
         device: of the training.
         shares: share of each set in the clips and frames; by default proportional to its length.
         start: a world model to finetune, including its autoencoder.
@@ -100,10 +100,21 @@ def train_world(
     if (component := initial.component) is not None:
         inputs["start"] = identity(component)
     config = replace(config, world=initial.config(config.world, has_labels=bool(data.labelled.any())))
+    if (state_dim := config.world.state_dim) and state_dim != data.state_dim:
+        raise InputError(
+            f"world model predicts a state of {state_dim} numbers, but the data have {data.state_dim or 'none'}. Give "
+            "data with the same state, or train without a state head"
+        )
+    if state_dim:
+        inputs["state"] = state_hash(data)
     with Run(out, to_dict(config) | {"inputs": inputs}) as run:
         if run.summary is None:
             torch.manual_seed(config.fit.seed)
-            world = make("worlds", config.world, ComponentInfo(action_spec=spec, fps=data.fps)).to(device)
+            tiling = tiling_of(initial.world) or data.tiling
+            stored = ComponentInfo(action_spec=spec, fps=data.fps, tiling=tiling)
+            world = make("worlds", config.world, stored).to(device)
+            if state_dim and data.state is not None:
+                world.measure_state(data.state[data.rows])
             initial.load_into(world)
             if component is None or config.thaw:
                 train_autoencoder(world, data, out / "autoencoder", config, weights)
@@ -131,15 +142,16 @@ class _Initial:
 
         Without labels, no success head can be trained.
         """
-        head = config.success_head
+        head, state_dim = config.success_head, config.state_dim
         if self.world is not None:
             config, head = self.world.config, self.world.config.success_head or head
+            config = replace(config, state_dim=config.state_dim or state_dim)
         elif self.autoencoder is not None:
             config = replace(config, autoencoder=self.autoencoder.config)
         return replace(config, success_head=head if has_labels else 0)
 
     def load_into(self, world: Any) -> None:
-        """Copy the weights into `world`; a success head may be missing in them."""
+        """Copy the weights into `world`; a success head and a state head may be missing in them."""
         if self.world is not None:
             world.load_state_dict(self.world.state_dict(), strict=False)
         elif self.autoencoder is not None:

@@ -37,11 +37,12 @@ class LossTerms:
 
     Attributes:
         count: number of clips.
-        terms: means over the clips: the error, the error of predicting no change, and the success head's loss.
+        terms: means over the clips: the error, the error of predicting no change, and the losses of the success head
+            and of the state head.
     """
 
     count: int
-    terms: tuple[Tensor, Tensor, Tensor]
+    terms: tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def select_rows(batch: Mapping[str, Any], rows: slice) -> dict[str, Any]:

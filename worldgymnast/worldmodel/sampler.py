@@ -15,20 +15,22 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import field, replace
 from typing import Annotated, Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from worldgymnast.actions import ActionSpec
-from worldgymnast.configs import MOST_WIDE, Between, ByKind, NonNegative, Positive, checked
+from worldgymnast.configs import LATER, MOST_WIDE, Between, ByKind, NonNegative, Positive, checked
 from worldgymnast.errors import FieldError, InputError
 from worldgymnast.precision import Precision, autocast
 from worldgymnast.protocols import ComponentInfo
 from worldgymnast.text import SentenceEncoder
+from worldgymnast.tiling import Tiling
 from worldgymnast.types import Metrics, WorldState
 from worldgymnast.weights import module_identity
 from worldgymnast.worldmodel.autoencoder import Autoencoder, AutoencoderConfig
@@ -42,6 +44,7 @@ from worldgymnast.worldmodel.objective import (
     objective,
     weighted_error,
 )
+from worldgymnast.worldmodel.state_head import RobotState
 from worldgymnast.worldmodel.success_head import SuccessHead, success_loss
 from worldgymnast.worldmodel.transformer import Cache, TransformerConfig, VideoTransformer
 from worldgymnast.worldmodel.vae import ImageVAE, VAEConfig
@@ -52,7 +55,9 @@ MOST_FPS = 10_000.0
 _FRAMES_PER_PASS = 8
 """Frames of each clip that are encoded and decoded at a time."""
 HIDDEN = "hidden"
-"""Entry of `WorldState.extra` for the success head: the newest frame's tokens [b n d]."""
+"""Entry of `WorldState.extra` for the heads: the newest frame's tokens [b n d]."""
+ROBOT = "robot"
+"""Entry of `WorldState.extra` for the state head: the robot's normalized state at the start [b s]."""
 
 
 @checked
@@ -73,6 +78,8 @@ class WorldModelConfig:
             frame. 0 disables it.
         precision: precision of matrix products in imagination: "auto", "fp32" or "bf16".
         success_head: width of the success head; 0 for none.
+        state_dim: numbers of the robot's state that the state head predicts; 0 for none.
+        state_weight: weight of the state head's loss.
     """
 
     autoencoder: Annotated[AutoencoderConfig | VAEConfig, ByKind()] = AutoencoderConfig()
@@ -86,6 +93,8 @@ class WorldModelConfig:
     detail: NonNegative = 0.0
     precision: Precision = "auto"
     success_head: Annotated[int, Between(0, MOST_WIDE)] = 0
+    state_dim: Annotated[int, Between(0, MOST_WIDE)] = field(default=0, metadata=LATER)
+    state_weight: NonNegative = field(default=0.3, metadata=LATER)
 
     def __post_init__(self) -> None:
         if self.hop > (limit := max(1, self.transformer.window - 1)):
@@ -103,7 +112,7 @@ class LatentWorldModel(nn.Module):
 
     config_type: ClassVar[type] = WorldModelConfig
 
-    def __init__(self, config: WorldModelConfig, action_spec: ActionSpec, fps: float):
+    def __init__(self, config: WorldModelConfig, action_spec: ActionSpec, fps: float, tiling: Tiling | None = None):
         super().__init__()
         if (config.guidance != 1 or config.objective.drop_action) and not action_spec.axes[-1].startswith("pad"):
             raise FieldError(
@@ -113,7 +122,7 @@ class LatentWorldModel(nn.Module):
             )
         if not 0 < fps <= MOST_FPS:
             raise FieldError("fps", f"found {fps:g}, expected a number above 0, at most {MOST_FPS:g}")
-        self.config, self.action_spec, self.fps = config, action_spec, fps
+        self.config, self.action_spec, self.fps, self.tiling = config, action_spec, fps, tiling
         a = config.autoencoder
         autoencoder = ImageVAE(a) if isinstance(a, VAEConfig) else Autoencoder(a)
         self.autoencoder: Autoencoder | ImageVAE = autoencoder.requires_grad_(False)
@@ -122,6 +131,18 @@ class LatentWorldModel(nn.Module):
         width = config.success_head
         self.success_head = SuccessHead(config.transformer.width, width) if width else None
         self.text = SentenceEncoder()
+        t, s = config.transformer, config.state_dim
+        self.state_head = RobotState(s, t.width, t.tokens, t.channels, t.grid[0] * t.grid[1]) if s else None
+
+    @property
+    def state_dim(self) -> int:
+        """Numbers in the predicted state; 0 without a state head."""
+        return self.config.state_dim
+
+    def measure_state(self, state: Float[np.ndarray, "n s"]) -> None:
+        """Set the statistics that normalize the state; only with a state head."""
+        assert self.state_head is not None
+        self.state_head.measure(state)
 
     @classmethod
     def from_config(cls, config: WorldModelConfig, info: ComponentInfo) -> LatentWorldModel:
@@ -132,7 +153,7 @@ class LatentWorldModel(nn.Module):
         """
         if info.fps is None:
             raise InputError(f"{info.path}: field 'fps': found nothing, expected a number")
-        return cls(config, info.spec, info.fps)
+        return cls(config, info.spec, info.fps, info.tiling)
 
     @property
     def identity(self) -> str:
@@ -156,15 +177,30 @@ class LatentWorldModel(nn.Module):
     # -- imagination ------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def start(self, frames: UInt8[Tensor, "b h w 3"]) -> WorldState:
-        """Encode the start frames into a new state."""
+    def start(self, frames: UInt8[Tensor, "b h w 3"], state: Float[Tensor, "b s"] | None = None) -> WorldState:
+        """Encode the start frames into a new state.
+
+        Args:
+            frames: the start frames.
+            state: the robot's state in them, for a world model with a state head; NaN or None where it is unknown,
+                which is estimated from the frame.
+        """
         with self._autocast():
             latent = self.autoencoder.encode(frames).float()
-            state = self.start_latent(latent)
+            started = self.start_latent(latent)
+            if self.state_head is not None:
+                started = replace(started, extra={**started.extra, ROBOT: self.state_head.start(latent, state)})
             if not self.config.detail:
-                return state
+                return started
             residual = frames.to(self.device).short() - self.autoencoder.decode(latent)
-        return replace(state, extra={**state.extra, "detail": residual})
+        return replace(started, extra={**started.extra, "detail": residual})
+
+    @torch.no_grad()
+    def predict_state(self, state: WorldState) -> Float[Tensor, "b s"] | None:
+        """The robot's state at the newest frame; None without a state head."""
+        if self.state_head is None or ROBOT not in state.extra:
+            return None
+        return self.state_head.predict(state.extra.get(HIDDEN), state.extra[ROBOT])
 
     @torch.no_grad()
     def start_latent(self, latent: Float[Tensor, "b h w c"]) -> WorldState:
@@ -259,7 +295,8 @@ class LatentWorldModel(nn.Module):
         if not self._sees_previous:
             inputs, fresh = self._clean_inputs(state, x[:, 0], action), None
         state = self._window.append(state, inputs, fresh)
-        extra = state.extra if self.success_head is None or hidden is None else {**state.extra, HIDDEN: hidden}
+        has_heads = self.success_head is not None or self.state_head is not None
+        extra = {**state.extra, HIDDEN: hidden} if has_heads and hidden is not None else state.extra
         return replace(state, latent=x[:, 0], frame=state.frame + 1, extra=extra)
 
     def _inputs(self, state: WorldState, noisy: Float[Tensor, "b 1 h w c"], level: float, action: Tensor) -> Inputs:
@@ -319,10 +356,11 @@ class LatentWorldModel(nn.Module):
         Args:
             batch: "latents" float [b t+1 h w c], "actions" float [b t a], "mask" bool [b t], "generator", and
                 "progress" in 0..1. A success head also needs "success" bool [b t+1], "labelled" bool [b] and
-                "instruction" (b sentences).
+                "instruction" (b sentences), a state head "state" float [b t+1 s].
 
         Returns:
-            The loss, and the metrics "loss", "relative_error" (ratio to predicting no change) and "success_loss".
+            The loss, and the metrics "loss", "relative_error" (ratio to predicting no change), "success_loss" and
+            "state_loss".
         """
         count, o = len(batch["latents"]), self.config.objective
         unrolled = 0
@@ -333,11 +371,15 @@ class LatentWorldModel(nn.Module):
             parts.append(self._forced_loss(select_rows(batch, slice(unrolled, None))))
         shares = torch.tensor([part.count / count for part in parts], device=self.device)
         columns = zip(*(part.terms for part in parts), strict=True)
-        error, no_change, success = (shares @ torch.stack(terms) for terms in columns)
+        error, no_change, success, robot = (shares @ torch.stack(terms) for terms in columns)
         loss = error + o.success * success if isinstance(o, FlowConfig) else error
+        if self.state_head is not None:
+            loss = loss + self.config.state_weight * robot
         metrics = {"loss": float(error.detach()), "relative_error": float(error.detach() / no_change)}
         if self.success_head is not None:
             metrics["success_loss"] = float(success.detach())
+        if self.state_head is not None:
+            metrics["state_loss"] = float(robot.detach())
         return loss, metrics
 
     def _unrolled_loss(self, batch: Mapping[str, Any]) -> LossTerms:
@@ -351,12 +393,13 @@ class LatentWorldModel(nn.Module):
         weight = self.autoencoder.latent_weight * motion_weights(latents, self.config.transformer.patch, o.motion)
         error = weighted_error(imagined, latents[:, 1:], weight, batch["mask"])
         no_change = weighted_error(latents[:, :-1], latents[:, 1:], weight, batch["mask"])
-        return LossTerms(len(latents), (error, no_change, self._success_loss(hidden, batch)))
+        terms = (error, no_change, self._success_loss(hidden, batch), self._state_loss(hidden, batch))
+        return LossTerms(len(latents), terms)
 
     def _unroll(
         self, first: Float[Tensor, "b h w c"], actions: Float[Tensor, "b t a"], noise: Float[Tensor, "t b h w c"]
     ) -> tuple[Float[Tensor, "b t h w c"], tuple[Tensor, ...]]:
-        """Imagined latents, and the hidden states of each frame; none without a success head."""
+        """Imagined latents, and the hidden states of each frame; none without a head."""
         state, imagined, hidden = self.start_latent(first), [], []
         for action, frame_noise in zip(actions.unbind(1), noise.unbind(0), strict=True):
             state = self._imagine_frame(state, action, frame_noise)
@@ -379,7 +422,9 @@ class LatentWorldModel(nn.Module):
         error = weighted_error(prediction, target, clips.weight, clips.mask)
         no_change = weighted_error(torch.zeros_like(target), target, clips.weight, clips.mask)
         frames = hidden[:, -batch["actions"].shape[1] :]  # the first frame, if it has tokens, follows no action
-        return LossTerms(len(batch["latents"]), (error, no_change, self._success_loss(frames.unbind(1), batch)))
+        tokens = frames.unbind(1)
+        terms = (error, no_change, self._success_loss(tokens, batch), self._state_loss(tokens, batch))
+        return LossTerms(len(batch["latents"]), terms)
 
     def _success_loss(self, hidden: Sequence[Tensor], batch: Mapping[str, Any]) -> Tensor:
         """Success head's loss on the tokens [b n d] of each frame after an action; 0 without a head."""
@@ -389,6 +434,13 @@ class LatentWorldModel(nn.Module):
         counts = batch["mask"] & batch["labelled"][:, None]
         logits = self.success_head(torch.stack(list(hidden), 1).float(), sentence)
         return success_loss(logits, batch["success"][:, 1:], counts)
+
+    def _state_loss(self, hidden: Sequence[Tensor], batch: Mapping[str, Any]) -> Tensor:
+        """Loss of both state heads: on the first frame, and on the tokens [b n d] of each frame after an action."""
+        if self.state_head is None or not hidden:
+            return torch.zeros((), device=self.device)
+        tokens = torch.stack(list(hidden), 1).float()
+        return self.state_head.loss(tokens, batch["latents"], batch["state"], batch["mask"], batch["generator"])
 
     def training_clips(self, batch: Mapping[str, Any], drop_action: float = 0.0) -> TrainingClips:
         """Network inputs and targets of a batch of `loss`; a share `drop_action` gets the null action."""

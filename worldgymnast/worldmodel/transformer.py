@@ -65,6 +65,8 @@ class TransformerConfig:
                 f"found {self.width}, expected a multiple of 4 x heads ({4 * self.heads}), which rotary positions "
                 "on two axes need",
             )
+        if self.grid[0] % self.patch or self.grid[1] % self.patch:
+            raise FieldError("grid", f"found {self.grid[0]} {self.grid[1]}, expected multiples of patch ({self.patch})")
 
     @property
     def tokens(self) -> int:

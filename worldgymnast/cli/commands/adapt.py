@@ -9,11 +9,17 @@ from typing import Annotated, ClassVar
 import numpy as np
 import tyro
 
-from worldgymnast.cli.checks import check_frame_size, check_in_distribution, check_same_actions, check_same_rate
+from worldgymnast.cli.checks import (
+    check_frame_size,
+    check_in_distribution,
+    check_observed,
+    check_same_actions,
+    check_same_rate,
+)
 from worldgymnast.cli.command import NO_PREFIX, DeviceCommand, LabelledCommand, OptionalPath, print_written
 from worldgymnast.cli.environment import HIDDEN_HORIZON, check_policy, check_spelling, check_tasks, fitted, is_metaworld
 from worldgymnast.cli.inputs import open_ledger, read
-from worldgymnast.cli.origins import check_same_cameras
+from worldgymnast.cli.origins import cameras_of, check_same_cameras, rule_of
 from worldgymnast.cli.results import print_results, print_training
 from worldgymnast.cli.starters import component_files, refuse_other_robot, refuse_starters, refuse_unknown_tasks
 from worldgymnast.configs import Count, Positive, checked
@@ -23,7 +29,8 @@ from worldgymnast.evaluation.success import Rate
 from worldgymnast.judges.combined import check
 from worldgymnast.measure.evaluate import Contender, evaluate
 from worldgymnast.measure.real import ScoreConfig, score_real
-from worldgymnast.protocols import Policy, RealEnvironment, StartSampler
+from worldgymnast.preprocessing import Resize, Size, compact
+from worldgymnast.protocols import Policy, RealEnvironment, StartSampler, predicts_state
 from worldgymnast.recipes.adapt import AdaptConfig, adapt, measure_forgetting
 from worldgymnast.recipes.quickstart import QuickstartConfig
 from worldgymnast.registry import (
@@ -38,7 +45,7 @@ from worldgymnast.registry import (
 from worldgymnast.report import tables
 from worldgymnast.rl.objective import ObjectiveConfig
 from worldgymnast.rl.reinforce import ReinforceConfig
-from worldgymnast.rl.rollout import executed_per_look
+from worldgymnast.rl.rollout import executed_per_look, open_vector
 from worldgymnast.rl.starts import EpisodeStarts, FixedStarts, PhotographedStarts
 from worldgymnast.run import is_finished
 from worldgymnast.surrogates.imagination import Imagination
@@ -118,11 +125,13 @@ class Adapt(DeviceCommand, LabelledCommand):
             check_spelling(self.task)
         check_same_actions(files["policy"], policy.action_spec, files["world"], world.action_spec)
         check_same_cameras(*files.values(), requested=self.image_key)
+        check_observed(files["policy"], policy, files["world"], world)
+        rule = rule_of(*files.values(), requested=self.resize)
         env = with_horizon(fitted(self.env, self.given_flags, world.frame_size), self.config.rl.horizon)
         is_suite = is_metaworld(policy.action_spec)
         if self.layout is not None or self.real or (is_suite and not self.data):
             check_policy(files["policy"], policy, env)
-        start = self._start(env, world.frame_size[0])
+        start = self._start(env, compact(world.frame_size), rule)
         robot = environment(env)
         if self.layout is not None:
             refuse_unknown_tasks(self.judge, [self.task])
@@ -130,7 +139,10 @@ class Adapt(DeviceCommand, LabelledCommand):
             check(judge, [(start.task, start.instruction)])
         known_instructions: tuple[str, ...] = ()
         if self.data:
-            episodes = read(self.data, world.frame_size[0], self.cameras, self.fps, labels=self.labels)
+            cameras = self.cameras or cameras_of(files["world"])
+            state = None if predicts_state(world) else False
+            size, labels = compact(world.frame_size), self.labels
+            episodes = read(self.data, size, cameras, self.fps, labels=labels, resize=rule, state=state)
             refuse_starters(given, self.data[0], episodes.spec)
             refuse_other_robot(files["policy"], policy.action_spec, self.data[0], episodes.spec)
             check_frame_size(world.frame_size, episodes.size, "data convert SOURCE TARGET --size")
@@ -162,7 +174,7 @@ class Adapt(DeviceCommand, LabelledCommand):
             self._print_real_success(robot, start.scene, policy, after)
         return self._finish(robot, files["policy"])
 
-    def _start(self, env: EnvironmentConfig, size: int) -> Start:
+    def _start(self, env: EnvironmentConfig, size: Size, rule: Resize | None) -> Start:
         """Return the start of the scene."""
         if self.frame is None:
             check_tasks(env, (self.task,))
@@ -170,12 +182,12 @@ class Adapt(DeviceCommand, LabelledCommand):
             robot = environment(env)
             instruction = self.instruction.strip() or robot.instructions(self.task)[0]
             return robot.photograph([Layout(self.task, self.layout, instruction)])[0]
-        return Start(read_frame(self.frame, size, self.crop), self.instruction.strip(), self.task)
+        return Start(read_frame(self.frame, size, self.crop, rule), self.instruction.strip(), self.task)
 
     def _print_real_success(self, robot: RealEnvironment, scene: Layout, before: Policy, after: Policy) -> None:
         """Print the real success of both policies in the scene."""
-        env = robot.vector(
-            2, executed_per_look(before, self.config.rl.execute), horizon=robot.horizon, keyframes_only=True
+        env = open_vector(
+            robot, 2, executed_per_look(before, self.config.rl.execute), horizon=robot.horizon, keyframes_only=True
         )
         layouts, temperature = [scene] * self.config.trials, self.config.rl.temperature
         rates = list[Rate]()

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 import tyro
 from tyro.conf import Positional
 
-from worldgymnast.cli.checks import check_frames, check_same_actions
+from worldgymnast.cli.checks import check_frames, check_observed, check_same_actions
 from worldgymnast.cli.command import NO_PREFIX, EvaluationCommand, OptionalPath, print_written
 from worldgymnast.cli.environment import (
     HIDDEN_HORIZON,
@@ -130,6 +130,7 @@ class Agree(EvaluationCommand):
         for path, policy in loaded.items():
             check_same_actions(Path(path), policy.action_spec, files["world"], world.action_spec)
             require_environment("agree", Path(path), policy.action_spec, self.given_flags, _INSTEAD)
+            check_observed(Path(path), policy, files["world"], world)
             check_policy(Path(path), policy, env)
         check_same_cameras(*files.values(), *self.policies)
         first = next(iter(loaded.values()))

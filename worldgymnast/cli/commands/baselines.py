@@ -22,13 +22,14 @@ from worldgymnast.cli.environment import (
 )
 from worldgymnast.cli.inputs import load_components, open_ledger, read_each
 from worldgymnast.cli.offline import announce, comparable, measure, split_references
-from worldgymnast.cli.origins import check_same_cameras
+from worldgymnast.cli.origins import cameras_of, check_same_cameras, rule_of
 from worldgymnast.cli.results import print_training
 from worldgymnast.cli.starters import component_files, refuse_starters, refuse_unknown_tasks
 from worldgymnast.configs import Between, Positive, checked
 from worldgymnast.envs.simulator import SimulatorConfig
 from worldgymnast.episodes.windows import concatenate
 from worldgymnast.measure.real import Scorer, ScoringConfig
+from worldgymnast.preprocessing import compact
 from worldgymnast.protocols import StartSampler
 from worldgymnast.recipes.finetune import FinetuneConfig, finetune
 from worldgymnast.recipes.iterated_sft import IterSftConfig, iter_sft
@@ -41,6 +42,7 @@ from worldgymnast.rl.starts import EpisodeStarts, FixedStarts, ParaphrasedStarts
 from worldgymnast.surrogates.imagination import Imagination
 from worldgymnast.surrogates.simulation import Simulation
 from worldgymnast.training.policy import PolicyTraining, select_demonstrations
+from worldgymnast.types import STATE
 
 
 @checked(kw_only=True)
@@ -92,7 +94,10 @@ class IterSft(DeviceCommand, LabelledCommand):
         check_same_cameras(*files.values(), requested=self.image_key)
         if takes_photographs:
             refuse_unknown_tasks(self.judge, environment(env).tasks)
-        sets = read_each(self.data, world.frame_size[0], cameras=self.cameras, fps=self.fps, labels=self.labels)
+        rule, cameras = rule_of(*files.values(), requested=self.resize), self.cameras or cameras_of(files["world"])
+        state = None if STATE in policy.needs else False
+        size, labels = compact(world.frame_size), self.labels
+        sets = read_each(self.data, size, cameras=cameras, fps=self.fps, labels=labels, resize=rule, state=state)
         episodes, references = concatenate(sets), None
         if not is_scored:
             episodes, references = split_references(sets, None, None, files)

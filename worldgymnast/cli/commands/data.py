@@ -119,7 +119,7 @@ class DataConvert(LabelledCommand):
     Attributes:
         source: folder of a LeRobot v2.1 or v3.0, RLDS or WorldGym data set.
         target: new folder to write.
-        size: height and width to resize the frames to, in pixels.
+        size: pixels to resize the frames to: N for squares, HxW for height and width.
         image_key: cameras to keep: one name or several; all if omitted.
         fps: frames per second to write, an integer fraction of the source's. If the source format does not state a
             rate, this must be its rate.
@@ -141,6 +141,7 @@ class DataConvert(LabelledCommand):
             image_key=self.cameras,
             fps=self.fps,
             lossless=self.lossless,
+            resize=self.resize or "squash",
             labels=Labels(self.labels) if self.labels else None,
         )
         print(f"{self.target}: {summary_line(done)}")

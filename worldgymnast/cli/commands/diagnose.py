@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,7 +26,7 @@ from worldgymnast.cli.commands.judge_evaluation import load_judge_with_ledger
 from worldgymnast.cli.data_defaults import frames_for, rate_of
 from worldgymnast.cli.environment import default_horizon
 from worldgymnast.cli.inputs import choose_held_out, read_each
-from worldgymnast.cli.origins import cameras_of, check_same_cameras, fps_of
+from worldgymnast.cli.origins import cameras_of, check_same_cameras, fps_of, rule_of
 from worldgymnast.cli.starters import component_files, refuse_starters, refuse_unknown_tasks
 from worldgymnast.configs import Count, Positive, Seed, checked
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
@@ -34,6 +34,7 @@ from worldgymnast.errors import InputError
 from worldgymnast.evaluation.closed_loop import Episode, read_episodes
 from worldgymnast.judges.combined import check
 from worldgymnast.measure.diagnosis import Strip, examine
+from worldgymnast.preprocessing import Size, compact
 from worldgymnast.registry import load_world
 from worldgymnast.report import tables
 from worldgymnast.report.collect import collect
@@ -119,7 +120,7 @@ class Diagnose(DeviceCommand, LabelledCommand):
         files = component_files(world=self.world, judge=self.judge)
         world, judge = load_world(files["world"], self.device), load_judge_with_ledger(files["judge"], self.device)
         check_same_cameras(files["world"], files["judge"], requested=self.image_key)
-        episodes = self._episodes(files["world"], world.frame_size[0])
+        episodes = self._episodes(files, compact(world.frame_size))
         refuse_starters({"world": self.world, "judge": self.judge}, self.data[0], episodes.spec)
         refuse_unknown_tasks(self.judge, sorted(set(episodes.task)))
         check_frame_size(world.frame_size, episodes.size, "data convert SOURCE TARGET --size")
@@ -145,15 +146,16 @@ class Diagnose(DeviceCommand, LabelledCommand):
             print(f"{judge.name}: {errors.total()} judgements failed. Most common error ({count}x): {error}")
         return numbers, diagnosis.strips
 
-    def _episodes(self, world: Path, size: int) -> EpisodeSet:
+    def _episodes(self, files: Mapping[str, Path], size: Size) -> EpisodeSet:
         """Read the data sets as one, with policies as sources."""
         sets = read_each(
             self.data,
             size,
-            cameras=self.cameras or cameras_of(world),
+            cameras=self.cameras or cameras_of(files["world"]),
             fps=self.fps,
-            assumed_fps=fps_of(world),
+            assumed_fps=fps_of(files["world"]),
             labels=self.labels,
+            resize=rule_of(files["world"], files["judge"], requested=self.resize),
         )
         if self.by == "folder" or (self.by == "auto" and len(sets) > 1):
             sets = [

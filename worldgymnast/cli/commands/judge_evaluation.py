@@ -23,7 +23,7 @@ from worldgymnast.cli.command import (
 from worldgymnast.cli.data_defaults import frames_for, rate_of
 from worldgymnast.cli.environment import default_horizon
 from worldgymnast.cli.inputs import read
-from worldgymnast.cli.origins import cameras_of, check_same_cameras, fps_of, size_of
+from worldgymnast.cli.origins import cameras_of, check_same_cameras, fps_of, rule_of, size_of
 from worldgymnast.configs import Fraction, Positive, Seed, checked
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import InputError
@@ -105,6 +105,7 @@ class JudgeEvaluationCommand(DeviceCommand, LabelledCommand):
             self.fps,
             fps_of(self.world),
             self.labels,
+            rule_of(self.world, *judges, requested=self.resize),
         )
         require_labels(self.data, episodes)
         horizon = self.horizon or default_horizon(episodes.spec)

@@ -24,8 +24,8 @@ from worldgymnast.cli.command import (
 )
 from worldgymnast.cli.data_defaults import frames_for, rate_of
 from worldgymnast.cli.environment import check_policy, check_tasks, default_horizon, fitted, require_environment
-from worldgymnast.cli.inputs import choose_held_out, load_components, open_ledger, read_each
-from worldgymnast.cli.origins import cameras_of, check_same_cameras, fps_of, size_in
+from worldgymnast.cli.inputs import check_one_state, choose_held_out, load_components, open_ledger, read_each
+from worldgymnast.cli.origins import cameras_of, check_same_cameras, check_same_state, fps_of, rule_of, size_in
 from worldgymnast.cli.results import print_results
 from worldgymnast.cli.starters import component_files, refuse_unknown_tasks
 from worldgymnast.configs import Count, Positive, Seed, Seeds, checked
@@ -35,8 +35,10 @@ from worldgymnast.evaluation.perceptual import lpips_distance
 from worldgymnast.evaluation.uncertainty import JitterConfig
 from worldgymnast.measure.evaluate import Contender, evaluate
 from worldgymnast.measure.real import ScoreConfig
+from worldgymnast.measure.state import state_fidelity
 from worldgymnast.measure.world import SIGNAL, comparison_rows, judge_outcomes, measure_drift, replay_fidelity, to_plain
-from worldgymnast.protocols import Judge, WorldModel
+from worldgymnast.preprocessing import compact
+from worldgymnast.protocols import Judge, WorldModel, predicts_state
 from worldgymnast.registry import (
     DEFAULT_ENVIRONMENT,
     EnvironmentConfig,
@@ -179,12 +181,16 @@ class EvalWorld(DeviceCommand, LabelledCommand):
         check_same_cameras(self.world, self.judge, requested=self.image_key)
         sets = read_each(
             self.data,
-            world.frame_size[0],
+            compact(world.frame_size),
             cameras=self.cameras or cameras_of(self.world),
             fps=self.fps,
             assumed_fps=fps_of(self.world),
             labels=self.labels,
+            resize=rule_of(self.world, self.judge, requested=self.resize),
+            state=predicts_state(world),
         )
+        check_one_state(self.data, sets)
+        check_same_state(self.world, names=sets[0].state_names)
         episodes = concatenate(choose_held_out(self.data, sets, self.held_out, self.trained))
         check_frame_size(world.frame_size, episodes.size, "data convert SOURCE TARGET --size")
         check_same_rate(self.data[0], episodes.fps, self.world, world.fps, is_data=True)
@@ -204,6 +210,8 @@ class EvalWorld(DeviceCommand, LabelledCommand):
         show(
             fidelity=replay_fidelity(world, episodes, starts=self.starts, length=length, perceptual=distance, **common)
         )
+        if predicts_state(world):
+            show(state=state_fidelity(world, episodes, starts=self.starts, length=length, **common))
         if frames := frames_for(200, rate) if self.drift is None else self.drift:
             show(drift=measure_drift(world, episodes, frames=frames, **common))
         labelled = episodes.select(episodes.labelled)

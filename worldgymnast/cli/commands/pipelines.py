@@ -10,7 +10,13 @@ from typing import Annotated, ClassVar
 import tyro
 
 from worldgymnast import doctor
-from worldgymnast.cli.checks import check_frame_size, check_frames, check_same_actions, require_labels
+from worldgymnast.cli.checks import (
+    check_frame_size,
+    check_frames,
+    check_observed,
+    check_same_actions,
+    require_labels,
+)
 from worldgymnast.cli.command import (
     NO_PREFIX,
     REPORT,
@@ -23,12 +29,14 @@ from worldgymnast.cli.command import (
 from worldgymnast.cli.data_defaults import RATE, fit_judge, fit_world, horizon_of
 from worldgymnast.cli.environment import HIDDEN_HORIZON, check_policy, check_tasks, fitted
 from worldgymnast.cli.inputs import Components, hold_out_each, read, read_each
-from worldgymnast.cli.origins import cameras_of, check_same_cameras
+from worldgymnast.cli.origins import cameras_of, check_same_cameras, rule_of
 from worldgymnast.cli.results import print_results
 from worldgymnast.cli.starters import component_files, refuse_starters, refuse_unknown_tasks
 from worldgymnast.configs import checked
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.errors import InputError
+from worldgymnast.preprocessing import compact
+from worldgymnast.protocols import predicts_state
 from worldgymnast.recipes.dyna import DynaConfig, dyna
 from worldgymnast.recipes.dyna_recorded import dyna_recorded
 from worldgymnast.recipes.quickstart import QuickstartConfig, quickstart
@@ -89,6 +97,7 @@ class Quickstart(EvaluationCommand):
         env = fitted(self.config.env, self.given_flags, world.frame_size, policy.chunk)
         config = replace(self.config, env=env)
         check_same_actions(paths["policy"], policy.action_spec, paths["world"], world.action_spec)
+        check_observed(paths["policy"], policy, paths["world"], world)
         check_same_cameras(*paths.values())
         check_policy(paths["policy"], policy, env, "--env.hold")
         check_frames(world.frame_size, env)
@@ -145,10 +154,13 @@ class Dyna(EvaluationCommand, LabelledCommand):
         check_same_cameras(*paths.values(), requested=self.image_key)
         check_same_actions(paths["policy"], policy.action_spec, paths["world"], world.action_spec)
         env = fitted(self.config.env, self.given_flags, world.frame_size, policy.chunk)
+        check_observed(paths["policy"], policy, paths["world"], world)
         check_policy(paths["policy"], policy, env, "--env.hold")
         check_frames(world.frame_size, env)
         check_tasks(env)
-        episodes = read(self.data, world.frame_size[0], self.cameras, self.fps, labels=self.labels)
+        rule = rule_of(*paths.values(), requested=self.resize)
+        state, labels, size = None if predicts_state(world) else False, self.labels, compact(world.frame_size)
+        episodes = read(self.data, size, self.cameras, self.fps, labels=labels, resize=rule, state=state)
         refuse_starters(given, self.data[0], episodes.spec)
         require_labels(self.data, episodes)
         check_same_actions(paths["policy"], policy.action_spec, self.data[0], episodes.spec)
@@ -171,8 +183,16 @@ class Dyna(EvaluationCommand, LabelledCommand):
         check_same_actions(paths["policy"], policy.action_spec, paths["world"], world.action_spec)
         folders = (*self.data, *self.recorded)
         cameras = self.cameras or cameras_of(paths["world"])
+        check_observed(paths["policy"], policy, paths["world"], world)
         sets = read_each(
-            folders, world.frame_size[0], cameras=cameras, fps=self.fps, assumed_fps=world.fps, labels=self.labels
+            folders,
+            compact(world.frame_size),
+            cameras=cameras,
+            fps=self.fps,
+            assumed_fps=world.fps,
+            labels=self.labels,
+            resize=rule_of(*paths.values(), requested=self.resize),
+            state=predicts_state(world),
         )
         refuse_starters(given, folders[0], sets[0].spec)
         old, recorded = concatenate(sets[: len(self.data)]), sets[len(self.data) :]

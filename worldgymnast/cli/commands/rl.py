@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -20,9 +20,9 @@ from worldgymnast.cli.environment import (
     robot_of_all_tasks,
     task_horizon,
 )
-from worldgymnast.cli.inputs import Components, load_components, open_ledger, read_each
+from worldgymnast.cli.inputs import Cameras, Components, load_components, open_ledger, read_each
 from worldgymnast.cli.offline import announce, comparable, measure, split_references, support_of
-from worldgymnast.cli.origins import check_same_cameras
+from worldgymnast.cli.origins import cameras_of, check_same_cameras, rule_of
 from worldgymnast.cli.results import print_training
 from worldgymnast.cli.starters import component_files, refuse_other_robot, refuse_starters, refuse_unknown_tasks
 from worldgymnast.configs import Positive, checked
@@ -31,7 +31,8 @@ from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.errors import InputError
 from worldgymnast.judges.combined import check
 from worldgymnast.measure.real import Scorer
-from worldgymnast.protocols import RealEnvironment, StartSampler
+from worldgymnast.preprocessing import Resize, Size, compact
+from worldgymnast.protocols import RealEnvironment, StartSampler, WorldModel, predicts_state
 from worldgymnast.recipes.finetune import FinetuneConfig, finetune
 from worldgymnast.recipes.quickstart import QuickstartConfig
 from worldgymnast.recipes.reproduce import Recipe
@@ -126,14 +127,18 @@ class Rl(DeviceCommand, LabelledCommand):
         audit = load_judge(self.audit, self.device, ledger) if self.audit else None
         check_same_cameras(*files.values(), self.audit, requested=self.image_key)
         robot = environment(components.env) if components.env is not None else None
-        size = components.world.frame_size[0]
-        sets = self._read(self.data, size)
+        size = compact(components.world.frame_size)
+        rule = rule_of(*files.values(), self.audit, requested=self.resize)
+        reader = _Reader(
+            size, self.cameras or cameras_of(files["world"]), self.fps, rule, components.world, self.labels
+        )
+        sets = reader(self.data)
         episodes, references = None, None
         if sets:
             refuse_starters(given, self.data[0], sets[0].spec)
             refuse_other_robot(files["policy"], components.policy.action_spec, self.data[0], sets[0].spec)
             check_same_rate(self.data[0], sets[0].fps, files["world"], components.world.fps, is_data=True)
-            test = self._read(self.test, size)
+            test = reader(self.test)
             episodes, references = split_references(sets, concatenate(test) if test else None, self.held_out, files)
         if is_metaworld(spec):
             recorded = () if episodes is None else sorted(set(episodes.task))
@@ -144,7 +149,7 @@ class Rl(DeviceCommand, LabelledCommand):
             named = _instructions_by_task(robot, episodes)
             for judge in filter(None, (components.judge, audit)):
                 check(judge, named)
-        pictures = [start for folder in self.starts for start in read_starts(folder, size, self.crop)]
+        pictures = [start for folder in self.starts for start in read_starts(folder, size, self.crop, rule)]
         starts = self._starts(robot, components, episodes, pictures, is_scored)
         imagination = Imagination.of(components.policy, components.world, components.judge, rl.horizon, rl.execute)
         if is_scored and robot is not None:
@@ -165,12 +170,6 @@ class Rl(DeviceCommand, LabelledCommand):
         if robot is not None and of_environment and not is_metaworld(robot.action_spec):
             return task_horizon(robot, executed_per_look(components.policy, rl.execute))
         return horizon_of(rl.horizon, flag, components, self.given_flags, episodes, rl.execute)
-
-    def _read(self, paths: Sequence[Path], size: int) -> list[EpisodeSet]:
-        """Read data sets; none for no path."""
-        if not paths:
-            return []
-        return read_each(paths, size, cameras=self.cameras, fps=self.fps, labels=self.labels)
 
     def _starts(
         self,
@@ -219,6 +218,33 @@ class Rl(DeviceCommand, LabelledCommand):
         known_instructions = () if episodes is None else episodes.instruction
         flags = ("--starts", "--starts")
         check_in_distribution(components.world, pictures, known, flags, self.anyway, known_instructions)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads data sets with frames and states as a world model needs them."""
+
+    size: Size
+    cameras: Cameras
+    fps: float | None
+    resize: Resize | None
+    world: WorldModel
+    labels: Sequence[Path] = ()
+
+    def __call__(self, paths: Sequence[Path]) -> list[EpisodeSet]:
+        """Read data sets; none for no path."""
+        if not paths:
+            return []
+        state = None if predicts_state(self.world) else False
+        return read_each(
+            paths,
+            self.size,
+            cameras=self.cameras,
+            fps=self.fps,
+            labels=self.labels,
+            resize=self.resize,
+            state=state,
+        )
 
 
 def _instructions_by_task(robot: RealEnvironment | None, episodes: EpisodeSet | None) -> list[tuple[str, str]]:

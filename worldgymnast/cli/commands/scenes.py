@@ -136,7 +136,7 @@ class ScenesDistract(DeviceCommand, DatasetCommand):
                 "for more copies, rerun with another --seed"
             )
         editor = load_editor(self.editor, plate, self.device)
-        episodes = read([self.source], self.size, self.cameras, self.fps)
+        episodes = read([self.source], self.size, self.cameras, self.fps, resize=self.resize, state=None)
         if self.plate is None and not is_metaworld(episodes.spec):
             raise InputError(
                 f"--plate: omitted, but the starter plate is Meta-World's empty table, while {self.source} is of "
@@ -162,7 +162,7 @@ class ScenesDistract(DeviceCommand, DatasetCommand):
         with Progress("editing", total) as progress:
             for number, path in enumerate(files):
                 sentences, task = read_instructions(path)
-                start = Start(read_frame(path, self.size, self.crop), sentences[0], task)
+                start = Start(read_frame(path, self.size, self.crop, self.resize), sentences[0], task)
                 for copy in range(self.copies):
                     name = f"{path.stem}-{copy + 1}"
                     if name not in skipped and not (self.target / f"{name}.json").exists():
@@ -257,7 +257,7 @@ class ScenesPlate(DatasetCommand):
     def __call__(self) -> int:
         """Estimate and write the background."""
         require_writable("--out", self.out)
-        episodes = read(self.data, self.size, self.cameras, self.fps)
+        episodes = read(self.data, self.size, self.cameras, self.fps, resize=self.resize)
         estimate_plate(sample_frames(episodes, self.frames, self.seed)).save(self.out)
         return print_written(self.out)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -18,14 +18,23 @@ from worldgymnast.cli.checks import (
     require_labels,
 )
 from worldgymnast.cli.command import NO_PREFIX, Command, HeldOut, OptionalPath, TrainingCommand, print_written
-from worldgymnast.cli.data_defaults import RATE, fit_judge, fit_policy, fit_world, size_for
-from worldgymnast.cli.inputs import held_out_or_default, hold_out_each, read, read_each
-from worldgymnast.cli.origins import check_same_cameras, held_out_of, origin
+from worldgymnast.cli.data_defaults import RATE, fit_judge, fit_policy, fit_world, size_for, use_state
+from worldgymnast.cli.inputs import check_one_state, held_out_or_default, hold_out_each, read, read_each
+from worldgymnast.cli.origins import (
+    cameras_of,
+    check_same_cameras,
+    check_same_state,
+    held_out_of,
+    origin,
+    rule_of,
+    size_of,
+)
 from worldgymnast.cli.starters import refuse_starters
 from worldgymnast.configs import checked
 from worldgymnast.episodes.shares import check_shares
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, warn_out_of_range
 from worldgymnast.errors import InputError
+from worldgymnast.preprocessing import compact
 from worldgymnast.recipes.presets import WORLDS
 from worldgymnast.recipes.quickstart import starter
 from worldgymnast.registry import (
@@ -35,11 +44,13 @@ from worldgymnast.registry import (
     load_trainable_world,
     load_world,
 )
+from worldgymnast.tiling import check_cameras
 from worldgymnast.training.distillation import Distillation, distill
 from worldgymnast.training.fit import check_parts
 from worldgymnast.training.judge import JudgeTraining, train_judge
 from worldgymnast.training.policy import PolicyTraining, train_policy
 from worldgymnast.training.world import WorldTraining, train_world
+from worldgymnast.types import STATE
 from worldgymnast.worldmodel.autoencoder import Autoencoder
 from worldgymnast.worldmodel.vae import ImageVAE, VAEConfig
 
@@ -55,10 +66,13 @@ class Sft(TrainingCommand):
     Attributes:
         config: the training.
         begin_with: policy file to continue training from; it keeps its architecture.
+        state: also give the policy the robot's state (proprioception). Then it needs a world model that predicts it
+            (train-world --state).
     """
 
     config: Annotated[PolicyTraining, NO_PREFIX] = PolicyTraining()
     begin_with: OptionalPath = None
+    state: bool = False
 
     def __call__(self) -> int:
         """Train the policy."""
@@ -66,16 +80,21 @@ class Sft(TrainingCommand):
         check_parts(self.config)
         start = load_policy(self.begin_with, self.device) if self.begin_with else None
         check_same_cameras(self.begin_with, requested=self.image_key)
-        size = size_for(self.data, self.size, self.cameras)
-        episodes, config = episodes_to_imitate(
-            read(self.data, size, self.cameras, self.fps, labels=self.labels), self.config
-        )
+        rule, cameras = rule_of(self.begin_with, requested=self.resize), self.cameras or cameras_of(self.begin_with)
+        size = size_for(self.data, self.size or size_of(self.begin_with), cameras)
+        reads_state = STATE in start.needs if start else self.state or self.config.policy.state_dim > 0
+        state, labels = True if reads_state else None, self.labels
+        every = read(self.data, size, cameras, self.fps, labels=labels, resize=rule, state=state)
+        policy = use_state(self.config.policy, every, reads_state, self.data)
+        episodes, config = episodes_to_imitate(every, replace(self.config, policy=policy))
+        check_cameras((start or config.policy).cameras, episodes.tiling, "the policy")
+        check_same_state(self.begin_with, names=episodes.state_names if reads_state else ())
         check_instructions(self.data, episodes, required=True)
         if self.begin_with and start:
             check_same_actions(self.begin_with, start.action_spec, self.data[0], episodes.spec)
         else:
             config = fit_policy(config, episodes, self.given_flags)
-        data = origin(episodes, self.image_key)
+        data = origin(episodes, self.image_key or _names(cameras), 0, rule, reads_state)
         train_policy(episodes, self.out, config, self.device, start=start, origin=data)
         return print_written(self.out / "policy.safetensors")
 
@@ -102,6 +121,7 @@ class TrainWorld(WorldTrainingCommand):
         config: the training; sizes are adapted to the data's frame size, action width and rate.
         begin_with: world-model file to continue training from; it keeps its architecture.
         autoencoder_of: world-model file whose autoencoder is used unchanged, or folder or hub name of an image VAE.
+        state: also predict the robot's state (proprioception), for policies that read it.
     """
 
     sizes: ClassVar[Mapping[str, Callable[[], WorldTraining]]] = WORLDS
@@ -111,6 +131,7 @@ class TrainWorld(WorldTrainingCommand):
     config: Annotated[WorldTraining, NO_PREFIX] = WorldTraining()
     begin_with: OptionalPath = None
     autoencoder_of: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    state: bool = False
 
     @classmethod
     def from_size(cls, size: str) -> Command:
@@ -129,16 +150,24 @@ class TrainWorld(WorldTrainingCommand):
         spec = _SPECS.get(self.actions or "")
         if start:
             spec = start.action_spec
-        size = size_for(self.data, self.size, self.cameras, world.frame_size[0])
-        sets = read_each(self.data, size, spec, self.cameras, self.fps, labels=self.labels)
+        rule, cameras = rule_of(self.begin_with, requested=self.resize), self.cameras or cameras_of(self.begin_with)
+        size = size_for(self.data, self.size, cameras, compact(world.frame_size))
+        predicts = self.state or world.state_dim > 0
+        state, labels = True if predicts else None, self.labels
+        sets = read_each(self.data, size, spec, cameras, self.fps, labels=labels, resize=rule, state=state)
         held_out = held_out_or_default(self.held_out, sets[0])
         sets, _ = hold_out_each(self.data, sets, held_out)
+        joint = concatenate(sets)
+        if predicts:
+            check_one_state(self.data, sets)
+            check_same_state(self.begin_with, names=joint.state_names)
         if start:
             for path, part in zip(self.data, sets, strict=True):
                 warn_out_of_range(part, start.action_spec, f"{path} and {self.begin_with}")
             check_frame_size(world.frame_size, sets[0].size, "--size")
         default_rate = 5.0 if self.preset.startswith("bridge") else RATE
         config = fit_world(self.config, default_rate, sets[0], self.given_flags, is_new=start is None)
+        config = replace(config, world=use_state(config.world, joint, predicts, self.data))
         train_world(
             sets,
             self.out,
@@ -147,7 +176,7 @@ class TrainWorld(WorldTrainingCommand):
             self.shares,
             start=start,
             autoencoder=_autoencoder(self.autoencoder_of, config.world, self.device) if start is None else None,
-            origin=origin(concatenate(sets), self.image_key, held_out),
+            origin=origin(joint, self.image_key or _names(cameras), held_out, rule, predicts),
         )
         return print_written(self.out / "world.safetensors")
 
@@ -198,19 +227,21 @@ class Distill(WorldTrainingCommand):
         check_parts(self.config)
         teacher = load_trainable_world(self.world, self.device)
         check_same_cameras(self.world, requested=self.image_key)
+        rule, cameras = rule_of(self.world, requested=self.resize), self.cameras or cameras_of(self.world)
         if teacher.config.steps <= self.config.sampling_steps and teacher.config.guidance == 1:
             raise InputError(
                 f"{self.world}: already samples in {teacher.config.steps} steps without guidance (--sampling-steps "
                 f"{self.config.sampling_steps}). There is nothing to distill"
             )
-        size = self.size or teacher.frame_size[0]
-        sets = read_each(self.data, size, None, self.cameras, self.fps, labels=self.labels)
+        size = self.size or compact(teacher.frame_size)
+        sets = read_each(self.data, size, None, cameras, self.fps, labels=self.labels, resize=rule)
         held_out = held_out_or_default(self.held_out, sets[0])
         episodes = concatenate(hold_out_each(self.data, sets, held_out)[0])
         check_frame_size(teacher.frame_size, episodes.size, "--size")
         check_same_rate(self.data[0], episodes.fps, self.world, teacher.fps, is_data=True)
         require_same(episodes.spec, teacher.action_spec, f"{self.world} and data")
-        distill(teacher, episodes, self.out, self.config, self.device, origin(episodes, self.image_key, held_out))
+        data = origin(episodes, self.image_key or _names(cameras), held_out, rule)
+        distill(teacher, episodes, self.out, self.config, self.device, data)
         return print_written(self.out / "world.safetensors")
 
 
@@ -237,8 +268,9 @@ class TrainJudge(TrainingCommand):
         start = load_learned_judge(self.begin_with, self.device) if self.begin_with else None
         world = load_world(self.world or starter("world"), self.device)
         check_same_cameras(self.world, self.begin_with, requested=self.image_key)
-        size = self.size or world.frame_size[0]
-        sets = read_each(self.data, size, cameras=self.cameras, fps=self.fps, labels=self.labels)
+        rule, cameras = rule_of(self.world, self.begin_with, requested=self.resize), self.cameras
+        cameras, size = cameras or cameras_of(self.world), self.size or compact(world.frame_size)
+        sets = read_each(self.data, size, cameras=cameras, fps=self.fps, labels=self.labels, resize=rule)
         held_out = held_out_of(self.world) if self.held_out is None else self.held_out
         episodes = concatenate(hold_out_each(self.data, sets, held_out)[0])
         refuse_starters({"world": self.world}, self.data[0], episodes.spec)
@@ -247,9 +279,14 @@ class TrainJudge(TrainingCommand):
         check_frame_size(world.frame_size, episodes.size, "--size")
         check_same_rate(self.data[0], episodes.fps, self.world or starter("world"), world.fps, is_data=True)
         config = fit_judge(self.config, episodes, self.given_flags)
-        data = origin(episodes, self.image_key, held_out)
+        data = origin(episodes, self.image_key or _names(cameras), held_out, rule)
         train_judge(episodes, world, self.out, config, self.device, start=start, origin=data)
         return print_written(self.out / "judge.safetensors")
+
+
+def _names(cameras: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Return cameras as a component records them."""
+    return (cameras,) if isinstance(cameras, str) else tuple(cameras or ())
 
 
 def episodes_to_imitate(episodes: EpisodeSet, config: PolicyTraining) -> tuple[EpisodeSet, PolicyTraining]:

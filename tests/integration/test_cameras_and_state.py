@@ -1,0 +1,170 @@
+"""A robot with two cameras and proprioception through the whole method."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import two_cameras
+from two_cameras import FRONT, JOINTS, WRIST
+
+from worldgymnast.cli.main import main
+from worldgymnast.episodes import formats
+from worldgymnast.recipes.finetune import finetune
+from worldgymnast.registry import load_policy, load_world
+from worldgymnast.rl.reinforce import ReinforceConfig
+from worldgymnast.rl.starts import EpisodeStarts
+from worldgymnast.surrogates.imagination import Imagination
+from worldgymnast.types import Clip, Verdict
+from worldgymnast.weights import read_header
+
+SIZE = ["--size", "32x64"]
+CAMERAS = ["--image-key", "front", "wrist"]
+FIT = ["--fit.steps", "4", "--fit.log-every", "2", "--threads", "1"]
+POLICY = ["--policy.width", "16", "--policy.blocks", "1", "--policy.hidden", "32", "--policy.cameras", "front", "wrist"]
+WORLD = [
+    *("--world.autoencoder.channels", "8", "--world.autoencoder.widths", "8", "8", "16", "16"),
+    *("--world.autoencoder.blocks", "0", "0", "0", "0", "--world.transformer.channels", "8"),
+    *("--world.transformer.width", "32", "--world.transformer.heads", "2", "--world.transformer.layers", "1"),
+    *("--autoencoder.steps", "4", "--clips", "4", "--length", "6", "--frames", "8"),
+]
+RL = [
+    *("--rl.steps", "2", "--rl.starts", "2", "--rl.group-size", "2", "--rl.horizon", "8", "--threads", "1"),
+    *("--unscored", "--anyway"),
+]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data, policy, world model and judge."""
+    root = tmp_path_factory.mktemp("robot")
+    data = str(two_cameras.write(root / "data"))
+    commands = (
+        ["sft", data, *CAMERAS, *SIZE, *FIT, *POLICY, "--state", "--out", str(root / "sft")],
+        ["train-world", data, *CAMERAS, *SIZE, *FIT, *WORLD, "--state", "--out", str(root / "world")],
+        ["train-judge", data, "--world", str(root / "world/world.safetensors"), *FIT, "--out", str(root / "judge")],
+    )
+    for words in commands:
+        assert main(words) == 0, words
+    return root
+
+
+def files(root: Path) -> list[str]:
+    return [
+        *("--policy", str(root / "sft/policy.safetensors"), "--world", str(root / "world/world.safetensors")),
+        *("--judge", str(root / "judge/judge.safetensors"), "--data", str(root / "data")),
+    ]
+
+
+def test_components_know_their_cameras_and_state(trained: Path) -> None:
+    policy = load_policy(trained / "sft/policy.safetensors")
+    assert tuple(policy.cameras) == ("front", "wrist")
+    assert policy.needs == {"front", "wrist", "state"}
+    world = load_world(trained / "world/world.safetensors")
+    assert world.frame_size == (32, 64)
+    assert world.tiling.cameras == (FRONT, WRIST)
+    assert world.state_dim == 6
+    for name in ("sft/policy", "world/world"):
+        manifest = json.loads(read_header(trained / f"{name}.safetensors").metadata["manifest"])
+        assert manifest["origin"]["state_names"] == list(JOINTS)
+
+
+def test_rl_trains_a_policy_with_state_and_two_cameras(trained: Path, tmp_path: Path) -> None:
+    assert main(["rl", "debug", *files(trained), *RL, "--out", str(tmp_path / "rl")]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "rl/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "reward" in row][:2] == [0, 1]
+
+
+class Parity:
+    """Success is an even sum of the last frame, so that groups have both outcomes."""
+
+    name = identity = "parity"
+    is_remote = False
+
+    def score(self, clips: Sequence[Clip]) -> list[Verdict]:
+        return [Verdict(float(int(clip.frames[-1].astype(int).sum()) % 2)) for clip in clips]
+
+
+def test_rl_learns_from_state_and_two_cameras(trained: Path, tmp_path: Path) -> None:
+    policy = load_policy(trained / "sft/policy.safetensors")
+    world = load_world(trained / "world/world.safetensors")
+    starts = EpisodeStarts(formats.read(trained / "data", image_key=("front", "wrist"), size=(32, 64)), ["move"], 0.0)
+    config = ReinforceConfig(steps=2, starts=2, group_size=4, horizon=8)
+    after = finetune(policy, Imagination.of(policy, world, Parity(), 8), starts, tmp_path / "rl", config)
+    assert after.policy.identity != policy.identity
+
+
+def test_eval_world_reports_the_state_error(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["eval-world", str(trained / "world/world.safetensors"), "--data", str(trained / "data"), "--length", "6"]
+    assert main([*words, "--drift", "0", "--threads", "1", "--out", str(tmp_path / "world.json")]) == 0
+    assert "State error by axis" in capsys.readouterr().out
+    state = json.loads((tmp_path / "world.json").read_text())["state"]
+    assert state["axes"] == list(JOINTS)
+    assert np.array(state["world"]["raw"]).shape == (7, 6)
+    assert state["world"]["overall"]["mean"][0] == pytest.approx(0, abs=1e-5)
+    assert state["held"]["overall"]["mean"][-1] > 0.1
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (
+            ["sft", "DATA", *CAMERAS, *SIZE, "--policy.cameras", "front", "wrst"],
+            "Did you mean 'wrist'",
+        ),
+        (
+            ["sft", "DATA", "--image-key", "front", *SIZE, "--policy.cameras", "wrist"],
+            "camera 'wrist' is not in the frame",
+        ),
+        (["train-world", "DATA", *CAMERAS, "--size", "30x64"], "--size 32x64"),
+        (["train-world", "DATA", "OTHER", *CAMERAS, *SIZE, "--state"], "expected 6 (joint_1.pos"),
+        (["sft", "DATA", "--size", "0x64"], "--size: found 0, expected 1 to 4096"),
+        (["sft", "DATA", "--size", "64by64"], "--size: found '64by64', expected a number or HxW"),
+        (["sft", "DATA", "--size", "64x"], "--size: found '64x'"),
+    ],
+)
+def test_conflicts_are_one_line_before_anything_runs(
+    command: list[str], said: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "OTHER" in command:
+        two_cameras.write(tmp_path / "other", 2, names=[f"axis_{i}" for i in range(6)])
+    places = {"DATA": str(trained / "data"), "OTHER": str(tmp_path / "other")}
+    assert main([*(places.get(word, word) for word in command), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_policy_with_state_needs_a_world_that_predicts_it(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = str(trained / "data")
+    assert main(["train-world", data, *CAMERAS, *SIZE, *FIT, *WORLD, "--out", str(tmp_path / "world")]) == 0
+    assert "has a state of 6 numbers (joint_1.pos" in capsys.readouterr().out
+    words = files(trained)
+    words[words.index("--world") + 1] = str(tmp_path / "world/world.safetensors")
+    assert main(["rl", "debug", *words, *RL, "--out", str(tmp_path / "rl")]) == 2
+    error = capsys.readouterr().err
+    assert "does not predict it" in error
+    assert f"--state --begin-with {tmp_path}" in error
+    # The fix that the message names works: a state head is added to the trained world model.
+    more = ["--begin-with", str(tmp_path / "world/world.safetensors"), "--state", *FIT, "--clips", "4", "--length", "6"]
+    assert main(["train-world", data, *more, "--out", str(tmp_path / "more")]) == 0
+    assert load_world(tmp_path / "more/world.safetensors").state_dim == 6
+
+
+def test_one_rule_for_pictures_of_another_shape(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = str(trained / "data")
+    words = ["sft", data, "--image-key", "front", "--size", "32", *FIT, *POLICY[:6]]
+    assert main([*words, "--resize", "pad", "--out", str(tmp_path / "padded")]) == 0
+    assert main([*words, "--resize", "crop", "--out", str(tmp_path / "cropped")]) == 0
+    capsys.readouterr()
+    begin = ["--begin-with", str(tmp_path / "padded/policy.safetensors")]
+    assert main(["sft", data, *FIT, *begin, "--resize", "crop", "--out", str(tmp_path / "more")]) == 2
+    assert "--resize: found crop" in capsys.readouterr().err
+    assert main(["sft", data, *FIT, *begin, "--out", str(tmp_path / "more")]) == 0, "the recorded rule is the default"
