@@ -24,7 +24,7 @@ from worldgymnast.episodes.lerobot import LeRobotWriter, read
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import FieldError, InputError
 from worldgymnast.progress import Progress
-from worldgymnast.protocols import Actor, Demonstrates, RealEnvironment, ScriptedEnv
+from worldgymnast.protocols import Actor, Demonstrates, RealEnvironment, ReservesLayouts, ScriptedEnv
 from worldgymnast.rl.rollout import executed_per_look, roll_out
 from worldgymnast.types import IMAGE, Episode, Layout, Rollout
 
@@ -40,7 +40,8 @@ class RecordConfig:
         noisy: episodes of the noisy expert per task.
         play: play episodes per task.
         length: actions per episode; longer than the horizon, so the world model also learns what follows success.
-        seed: the first layout; every episode has its own. Layouts from 1,000,000 on are reserved for other uses.
+        seed: the first layout, after those that a benchmark reserves for scores; every episode has its own. Layouts
+            from 1,000,000 on are reserved for other uses.
         workers: processes.
     """
 
@@ -64,10 +65,11 @@ class _Job:
 
 
 def _jobs(env: Demonstrates, config: RecordConfig) -> list[_Job]:
+    first = config.seed + (env.reserved_layouts if isinstance(env, ReservesLayouts) else 0)
     jobs = []
     for t, task in enumerate(env.tasks):
         kinds = [kind for kind in KINDS for _ in range(getattr(config, kind))]
-        jobs += [_Job(task, kind, config.seed + 10_000 * t + i) for i, kind in enumerate(kinds)]
+        jobs += [_Job(task, kind, first + 10_000 * t + i) for i, kind in enumerate(kinds)]
     return jobs
 
 
