@@ -25,6 +25,10 @@ _TURN = 0.125
 """Radians per control step that the hand turns at the largest action, about."""
 _WIDEST = 0.07
 """Widest object that fits between the fingers, in meters; wider ones are grasped at the rim."""
+_OPENING = 0.08
+"""Distance of the open fingers, in meters."""
+_ACROSS = 0.02
+"""Meters by which a grasp may be off across the line of the fingers."""
 _FINGER = 0.03
 """Meters from the finger tips up to the body of the hand, less a margin."""
 _HAND = (0.11, 0.04)
@@ -43,10 +47,18 @@ class Grasp:
     Attributes:
         position: of the point between the finger tips, float64 [3].
         yaw: turn about the vertical axis, in radians.
+        slack: meters by which the hand may be off along the line of the fingers.
     """
 
     position: np.ndarray
     yaw: float
+    slack: float
+
+    def miss(self, hand: np.ndarray) -> float:
+        """How far the hand [3] is off sideways; below 1 the object is between the fingers."""
+        along = np.array([-np.sin(self.yaw), np.cos(self.yaw)])
+        offset = hand[:2] - self.position[:2]
+        return float(np.hypot(offset @ along / self.slack, offset @ [along[1], -along[0]] / _ACROSS))
 
 
 def has_expert(goals: Sequence[Sequence[str]]) -> bool:
@@ -71,14 +83,15 @@ def plan_grasp(corners: np.ndarray, others: np.ndarray) -> Grasp:
     if widths.min() > _WIDEST:
         height = top - 0.015
         rim = widths / 2 - 0.008
-        options = [(yaw, center + side * rim[i] * fingers[i]) for side in (1, -1) for i, yaw in enumerate(_YAWS)]
+        options = [(yaw, center + s * rim[i] * fingers[i], 0.015) for s in (1, -1) for i, yaw in enumerate(_YAWS)]
     else:
         height = max((top + bottom) / 2, top - 0.04, bottom + 0.01)
         fits = np.flatnonzero(widths < max(0.75 * _WIDEST, widths.min() + 0.004))
         along = [np.array([u[1], -u[0]]) for u in fingers]
-        options = [(_YAWS[i], center + shift * along[i]) for i in fits for shift in _SHIFTS]
+        slack = np.maximum(_OPENING / 2 - widths / 2 - 0.003, 0.008)
+        options = [(_YAWS[i], center + shift * along[i], slack[i]) for i in fits for shift in _SHIFTS]
     tall = others[others[:, 2] > height + _FINGER, :2]
-    grasps = [Grasp(np.array([*place, height]), float(yaw)) for yaw, place in options]
+    grasps = [Grasp(np.array([*place, height]), float(yaw), float(slack)) for yaw, place, slack in options]
     clearances = [_clearance(grasp, tall) for grasp in grasps]
     return next((g for g, c in zip(grasps, clearances, strict=True) if c > 0.0), grasps[int(np.argmax(clearances))])
 
@@ -131,13 +144,13 @@ class Expert:
         others = [self.scene.corners(name) for name in self.scene.env.objects_dict if name != thing]
         grasp = plan_grasp(corners, np.concatenate(others))
         yaw_error = np.linalg.norm(self._turn(grasp.yaw))
-        distance = np.linalg.norm(hand[:2] - grasp.position[:2])
+        distance, miss = np.linalg.norm(hand[:2] - grasp.position[:2]), grasp.miss(hand)
         above = hand[2] - grasp.position[2]
-        if distance < 0.012 and abs(above) < 0.012 and yaw_error < 0.2:
+        if miss < 1.2 and abs(above) < 0.015 and yaw_error < 0.35:
             return self._move(grasp.position, grasp.yaw, _CLOSE)
         clearance = corners[:, 2].max() + 0.05 - grasp.position[2]
-        is_aligned = distance < 0.03 and yaw_error < 0.3
-        height = np.clip(8.0 * (distance - 0.007), 0.0, clearance) if is_aligned else clearance
+        is_aligned = distance < 0.03 and yaw_error < 0.35
+        height = np.clip(0.06 * (miss - 0.9), 0.0, clearance) if is_aligned else clearance
         target = grasp.position + np.array([0.0, 0.0, height])
         if distance > 0.05 and above < clearance - 0.03:  # rise before moving sideways
             target[:2] = hand[:2]

@@ -212,8 +212,8 @@ def _version(package: str) -> str:
 
 def cache_folder() -> Path:
     """Folder for compiled numba functions and an empty configuration of LIBERO."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    folder = Path(base) / "worldgymnast" / "libero"
+    own, shared = os.environ.get("WORLDGYMNAST_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    folder = Path(own or Path(shared or Path.home() / ".cache") / "worldgymnast") / "libero"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
