@@ -356,14 +356,6 @@ class RealEnvironment(Component, Protocol):
 
 
 @runtime_checkable
-class ReservesLayouts(Protocol):
-    """Real environment whose first `reserved_layouts` layouts are for scores; recordings start after them."""
-
-    @property
-    def reserved_layouts(self) -> int: ...  # noqa: D102
-
-
-@runtime_checkable
 class Demonstrates(RealEnvironment, Protocol):
     """Real environment with scripted experts."""
 

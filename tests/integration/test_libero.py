@@ -1,4 +1,4 @@
-"""LIBERO: layouts that depend on their number alone, pictures, the scripted expert, and the contract of environments."""
+"""LIBERO: layouts that depend on their number alone, pictures, the scripted expert, and the contract."""
 
 import hashlib
 import importlib.util

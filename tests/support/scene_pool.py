@@ -1,4 +1,4 @@
-"""Scenes that outlive their environment, of Meta-World and LIBERO: loading one costs as much as a hundred decisions in it.
+"""Scenes of Meta-World and LIBERO that outlive their environment: to load one costs as much as a hundred decisions.
 
 A layout's seed alone decides what a scene is after its reset (tests/integration/test_metaworld.py), so the next
 environment of the same task, frame size and distractors takes the scene that another has closed. A simulator's scene

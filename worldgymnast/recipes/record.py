@@ -24,7 +24,7 @@ from worldgymnast.episodes.lerobot import LeRobotWriter, read
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import FieldError, InputError
 from worldgymnast.progress import Progress
-from worldgymnast.protocols import Actor, Demonstrates, RealEnvironment, ReservesLayouts, ScriptedEnv
+from worldgymnast.protocols import Actor, Demonstrates, RealEnvironment, ScriptedEnv
 from worldgymnast.rl.rollout import executed_per_look, roll_out
 from worldgymnast.types import IMAGE, Episode, Layout, Rollout
 
@@ -65,7 +65,8 @@ class _Job:
 
 
 def _jobs(env: Demonstrates, config: RecordConfig) -> list[_Job]:
-    first = config.seed + (env.reserved_layouts if isinstance(env, ReservesLayouts) else 0)
+    """All episodes to record; layouts that a benchmark keeps for scores (`reserved_layouts`) are left out."""
+    first = config.seed + getattr(env, "reserved_layouts", 0)
     jobs = []
     for t, task in enumerate(env.tasks):
         kinds = [kind for kind in KINDS for _ in range(getattr(config, kind))]
