@@ -142,6 +142,11 @@ def test_no_layout_is_for_two_purposes() -> None:
     assert layouts == [50, 51, 52, 10_050, 10_051, 10_052]
 
 
+def test_recorded_noise_is_smaller_where_it_matters_most() -> None:
+    assert len(Libero().noise_scale) == LIBERO.dim
+    assert Libero().noise_scale[6] < Libero().noise_scale[0] == 1.0
+
+
 def test_layouts_and_sentences() -> None:
     env = Libero(LiberoConfig(tasks=("milk", "butter")))
     assert [(one.task, one.seed) for one in env.layouts(2, 25)] == [

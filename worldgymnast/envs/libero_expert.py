@@ -164,9 +164,10 @@ class Expert:
         bottom, top = corners[:, 2].min(), goal[:, 2].max()
         offset = (goal.max(0) + goal.min(0))[:2] / 2 - center[:2]
         is_over = np.linalg.norm(offset) < (0.03 if is_container else 0.012)
+        is_centered = np.linalg.norm(offset) < 0.012
         release = top - 0.03 if is_container else top + 0.006
         yaw = self._current_yaw()
-        if is_over and bottom < release + 0.008:
+        if is_centered and bottom < release + 0.008:
             return self._move(hand, yaw, _OPEN)
         target = np.append(hand[:2] + offset, hand[2] + release - bottom)
         if not is_over:
@@ -197,7 +198,8 @@ class Expert:
         """Whether a released object is falling into its container."""
         corners, goal = self.scene.corners(thing), self._place(place)
         offset = (corners.max(0) + corners.min(0) - goal.max(0) - goal.min(0))[:2] / 2
-        return self._is_container(place) and np.linalg.norm(offset) < 0.05 and corners[:, 2].min() > goal[:, 2].min()
+        is_inside = np.linalg.norm(offset) < 0.05 and corners[:, 2].min() > goal[:, 2].min()
+        return self._is_container(place) and bool(is_inside)
 
     def _current_yaw(self) -> float:
         """Turn of the hand about the vertical axis, relative to `_DOWN`."""

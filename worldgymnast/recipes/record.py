@@ -108,6 +108,8 @@ def _disturbance(kind: str, rng: np.random.Generator, length: int, dim: int) -> 
 def _record_episode(env: Demonstrates, scene: ScriptedEnv, job: _Job, length: int) -> Episode:
     spec, rng = env.action_spec, np.random.default_rng((job.layout, KINDS.index(job.kind)))
     noise, keep = _disturbance(job.kind, rng, length, spec.dim)
+    if job.kind != "play":
+        noise = noise * np.asarray(getattr(env, "noise_scale", 1.0))
     observed, info = scene.reset(seed=job.layout, options={"task": job.task})
     frames, actions, success = [observed[IMAGE]], [], [False]
     for t in range(length):
