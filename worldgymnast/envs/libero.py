@@ -135,7 +135,7 @@ class LiberoEnv(gym.Env[dict[str, Any], np.ndarray]):
 
     @property
     def scene(self) -> LiberoScene:
-        """Simulator of the current task; built on first use, which takes 10 to 20 seconds."""
+        """Simulator of the current task; built on first use, which takes seconds."""
         if self._task not in self._scenes:
             config = self.config
             is_near = config.view == "workspace"

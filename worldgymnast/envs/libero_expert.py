@@ -165,7 +165,9 @@ class Expert:
         offset = (goal.max(0) + goal.min(0))[:2] / 2 - center[:2]
         is_over = np.linalg.norm(offset) < (0.03 if is_container else 0.012)
         is_centered = np.linalg.norm(offset) < 0.012
-        release = top - 0.03 if is_container else top + 0.006
+        release = top + 0.006
+        if is_container:  # as deep as the hand can go, so that tall objects do not tip
+            release = max(top - 0.02 - (hand[2] - bottom), goal[:, 2].min() + 0.04)
         yaw = self._current_yaw()
         if is_centered and bottom < release + 0.008:
             return self._move(hand, yaw, _OPEN)
