@@ -30,7 +30,7 @@ from worldgymnast.types import IMAGE, Layout, Start
 from worldgymnast.weights import fingerprint
 
 DEFAULT_TASKS = ("alphabet-soup", "cream-cheese", "salad-dressing", "ketchup", "tomato-sauce", "butter")
-"""Tasks of LIBERO-Object that the scripted expert does best."""
+"""Default tasks of LIBERO-Object; the scripted expert does all ten of the suite."""
 SCORING_LAYOUTS = range(25)
 """Standard initial states for scores during training."""
 EVALUATION_LAYOUTS = range(25, STANDARD_LAYOUTS)
@@ -254,7 +254,7 @@ class Libero:
 
     @property
     def noise_scale(self) -> tuple[float, ...]:
-        """Factor per axis of the noise on a recorded expert; with it about half of the noisy episodes succeed.
+        """Factor per axis of the noise on a recorded expert; so that noisy episodes succeed more often.
 
         Noise on the gripper, of which the sign alone counts, drops the object; turned hands miss it.
         """
