@@ -102,7 +102,7 @@ _BUILT_IN: Mapping[str, Mapping[str, str]] = {
     },
     "worlds": {"LatentWorldModel": "worldgymnast.worldmodel.sampler:LatentWorldModel"},
     "judges": {"SuccessClassifier": "worldgymnast.judges.classifier:SuccessClassifier"},
-    "environments": {"MetaWorld": "worldgymnast.envs.metaworld:MetaWorld"},
+    "environments": {"MetaWorld": "worldgymnast.envs.metaworld:MetaWorld", "Libero": "worldgymnast.envs.libero:Libero"},
 }
 _NOUNS = {"policies": "a policy", "worlds": "a world model", "judges": "a judge", "environments": "an environment"}
 _REGISTERED: dict[str, dict[str, type[Any]]] = {group: {} for group in GROUPS}
@@ -129,7 +129,7 @@ def kinds(group: Group) -> list[str]:
     """Names of all kinds of a group: built-in, of installed packages, and registered in this process.
 
     >>> kinds("environments")
-    ['MetaWorld']
+    ['Libero', 'MetaWorld']
     """
     return sorted({*_BUILT_IN[group], *_entry_points(group), *_REGISTERED[group]})
 
