@@ -24,6 +24,7 @@ MARKED_BY_FIXTURE = {
 
 os.environ.setdefault("MUJOCO_GL", "egl")
 os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(ROOT / ".pytest_cache" / "hypothesis"))
+os.environ.setdefault("NUMBA_CACHE_DIR", str(ROOT / ".pytest_cache" / "numba"))  # LIBERO compiles for a minute
 _CACHE = tempfile.TemporaryDirectory(prefix="worldgymnast-test-cache-")
 os.environ["WORLDGYMNAST_CACHE"] = _CACHE.name  # rather than the home of whoever tests
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # to compile the package is a quarter of the start of a process

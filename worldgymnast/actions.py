@@ -1,8 +1,8 @@
 """Meaning of action numbers, and all conversions between action conventions.
 
-No code outside this module scales actions or flips a gripper. Policies, data sets and world models each have an
-`ActionSpec`. Two specs that meet are converted by `converter`, or refused with both printed. Specs are of one kind if
-their numbers mean the same; bounds may differ, as they do between recordings of one robot. The WorldGym arithmetic
+No code outside this module and `motions` scales actions or flips a gripper. Policies, data sets and world models have
+an `ActionSpec`. Two specs that meet are converted by `converter`, or refused with both printed. Specs are of one kind
+if their numbers mean the same; bounds may differ, as they do between recordings of one robot. The WorldGym arithmetic
 (position +-0.05 m to +-1.75, rotation +-0.25 rad to +-1.4, gripper above 0.8 to -1) is from arXiv 2506.00613.
 """
 
@@ -20,21 +20,25 @@ import torch
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor
 
+from worldgymnast.axes import Motion, Space, infer_motion, is_gripper, is_velocity
+from worldgymnast.motions import (
+    BRIDGE_LIMITS,
+    BRIDGE_OPEN,
+    WORLDGYM_LIMITS,
+    bridge_to_worldgym,
+    gripper_numbers,
+    is_opening,
+    libero_to_meters,
+    meters_to_libero,
+    worldgym_to_bridge,
+)
+
 ArrayOrTensor = TypeVar("ArrayOrTensor", np.ndarray, Tensor)
 Gripper = Literal["none", "effort", "open_1", "open_0", "open_-1"]
-Motion = Literal["delta", "absolute", "unknown"]
-Space = Literal["cartesian", "joint", "unknown"]
 
 UNKNOWN = "unknown"
 _RATE_TOLERANCE = 0.01
 _UNKNOWN_RATE = 10.0
-_JOINTS = {"pos", "joint", "joints", "motor", "shoulder", "elbow", "wrist", "waist", "forearm", "flex", "j"}
-_CARTESIAN = {"x", "y", "z", "rx", "ry", "rz", "wx", "wy", "wz", "roll", "pitch", "yaw", "dx", "dy", "dz"}
-_DELTAS = {"delta", "deltas", "rel", "relative", "dx", "dy", "dz", "vel", "velocity", "speed"}
-_ABSOLUTE = {"pos", "position", "abs", "absolute", "target", "goal"}
-_GRIPPERS = ("grip", "finger", "jaw", "claw", "robotiq")
-_VELOCITIES = {"vel", "velocity", "speed"}
-_NO_OPENING = _VELOCITIES | {"x", "y", "z", "rx", "ry", "rz", "roll", "pitch", "yaw"}
 
 
 class ActionSpecMismatch(ValueError):
@@ -52,7 +56,7 @@ class ActionSpec:
         low: smallest allowed value of each axis; for external data the smallest observed.
         high: largest allowed value of each axis; for external data the largest observed.
         frame: coordinate frame of the motion, "base" or "end_effector".
-        rotation: representation of rotations: "none" or "rpy".
+        rotation: representation of rotations: "none", "rpy" (roll, pitch, yaw), or "axis_angle" (rotation vector).
         gripper: convention of the gripper axis. "effort": -1 opens, 1 closes, continuous; "open_1": 1 is open, 0 is
             closed; "open_0": 0 is open, 1 is closed; "open_-1": -1 is open, 1 is closed, only these two values.
         rate: decisions per second of robot time (Hz), or None if unknown.
@@ -219,34 +223,6 @@ def foreign_spec(
     )
 
 
-def infer_motion(axes: Sequence[str], low: Sequence[float], high: Sequence[float]) -> tuple[Motion, Space]:
-    """Infer motion and space of actions, as far as their names and ranges determine them.
-
-    Names such as "elbow_flex.pos" are absolute joint targets (LeRobot's convention), "delta_x" is a delta. A range far
-    from 0, on any axis except a gripper, cannot be that of deltas. "unknown" matches any spec.
-
-    >>> infer_motion(["elbow_flex.pos", "gripper.pos"], [-90, 0], [90, 100])
-    ('absolute', 'joint')
-    >>> infer_motion(["delta_x", "delta_y", "gripper"], [-1, -1, 0], [1, 1, 1])
-    ('delta', 'cartesian')
-    """
-    moving = [i for i, axis in enumerate(axes) if not is_gripper(axis) and not axis.startswith("pad")]
-    words = [set(words_of(axes[i])) for i in moving]
-    if not words:
-        return "unknown", "unknown"
-    space: Space = "unknown"
-    if all(part & _JOINTS for part in words):
-        space = "joint"
-    elif all(part & _CARTESIAN and not part & _JOINTS for part in words):
-        space = "cartesian"
-    if all(part & _DELTAS for part in words):
-        return "delta", space
-    if any(part & _JOINTS and part & _ABSOLUTE for part in words):
-        return "absolute", space
-    is_far_from_zero = any(max(low[i], -high[i]) > 0.5 * (high[i] - low[i]) for i in moving)
-    return ("absolute" if is_far_from_zero else "unknown"), space
-
-
 def union(specs: Sequence[ActionSpec]) -> ActionSpec:
     """Merge specs of one kind: the widest bounds, and every field that one of them knows.
 
@@ -295,14 +271,43 @@ def metaworld_spec(hold: int) -> ActionSpec:
     )
 
 
-_BRIDGE_LIMITS = np.array([0.05] * 3 + [0.25] * 3)
-_WORLDGYM_LIMITS = np.array([1.75] * 3 + [1.4] * 3)
+LIBERO_RATE = 20.0
+"""Control steps of LIBERO per second."""
+_LIBERO_UNIT = re.compile(r"(?:(\d+)x)?5cm\+0\.5rad")
+
+
+def libero_spec(hold: int = 4, gripper: Gripper = "effort") -> ActionSpec:
+    """Spec of LIBERO actions held for `hold` control steps of 1/20 s.
+
+    In every control step, 1.0 moves the target of the hand to 5 cm, or 0.5 rad, from where the hand is. So the
+    commanded motion of a decision is `hold` times 5 cm; the controller reaches about a third of it. Rotations are
+    rotation vectors (axis times angle) about the axes of the base. Only the sign of the gripper matters: it closes
+    above 0 and opens below.
+
+    Args:
+        hold: control steps per decision; 1 in published work.
+        gripper: "effort" is LIBERO's; "open_1" that of policies such as OpenVLA (above 0.5 is open, else closed).
+
+    >>> print(libero_spec())
+    [x y z rx ry rz gripper] in 4x5cm+0.5rad, frame base, gripper effort, cartesian delta, 5 Hz
+    """
+    low = 0.0 if gripper in ("open_1", "open_0") else -1.0
+    return ActionSpec(
+        axes=("x", "y", "z", "rx", "ry", "rz", "gripper"),
+        unit=f"{hold}x5cm+0.5rad" if hold > 1 else "5cm+0.5rad",
+        low=(*(-1.0,) * 6, low),
+        high=(1.0,) * 7,
+        rotation="axis_angle",
+        gripper=gripper,
+        rate=LIBERO_RATE / hold,
+    )
+
 
 BRIDGE = ActionSpec(
     axes=("x", "y", "z", "roll", "pitch", "yaw", "gripper"),
     unit="m+rad",
-    low=(*(-_BRIDGE_LIMITS).tolist(), 0.0),
-    high=(*_BRIDGE_LIMITS.tolist(), 1.0),
+    low=(*(-BRIDGE_LIMITS).tolist(), 0.0),
+    high=(*BRIDGE_LIMITS.tolist(), 1.0),
     rotation="rpy",
     gripper="open_1",
     rate=5.0,
@@ -312,8 +317,8 @@ BRIDGE = ActionSpec(
 WORLDGYM = ActionSpec(
     axes=("x", "y", "z", "roll", "pitch", "yaw", "gripper", "pad0", "pad1", "pad2"),
     unit="worldgym",
-    low=(*(-_WORLDGYM_LIMITS).tolist(), -1.0, 0.0, 0.0, 0.0),
-    high=(*_WORLDGYM_LIMITS.tolist(), 1.0, 0.0, 0.0, 1.0),
+    low=(*(-WORLDGYM_LIMITS).tolist(), -1.0, 0.0, 0.0, 0.0),
+    high=(*WORLDGYM_LIMITS.tolist(), 1.0, 0.0, 0.0, 1.0),
     rotation="rpy",
     gripper="open_-1",
     rate=5.0,
@@ -321,15 +326,34 @@ WORLDGYM = ActionSpec(
 """Input of the published world model; the last padding axis marks "no action" for classifier-free guidance."""
 
 
-def _bridge_to_worldgym(actions: np.ndarray) -> np.ndarray:
-    motion = np.clip(actions[..., :6], -_BRIDGE_LIMITS, _BRIDGE_LIMITS) / _BRIDGE_LIMITS * _WORLDGYM_LIMITS
-    gripper = np.where(actions[..., 6:7] > 0.8, -1.0, 1.0)
-    return np.concatenate([motion, gripper, np.zeros((*actions.shape[:-1], 3))], -1).astype(np.float32)
+def _is_libero(spec: ActionSpec) -> bool:
+    return _LIBERO_UNIT.fullmatch(spec.unit) is not None and spec.is_same_kind(libero_spec(_hold(spec), spec.gripper))
 
 
-def _worldgym_to_bridge(actions: np.ndarray) -> np.ndarray:
-    motion = actions[..., :6] / _WORLDGYM_LIMITS * _BRIDGE_LIMITS
-    return np.concatenate([motion, np.where(actions[..., 6:7] < 0, 1.0, 0.0)], -1).astype(np.float32)
+def _hold(spec: ActionSpec) -> int:
+    """Control steps per decision of a LIBERO spec."""
+    match = _LIBERO_UNIT.fullmatch(spec.unit)
+    return int(match.group(1) or 1) if match else 1
+
+
+def _opening(spec: ActionSpec, gripper: np.ndarray) -> np.ndarray:
+    """Whether each number of a gripper axis opens it."""
+    return is_opening(spec.gripper, gripper, BRIDGE_OPEN if spec.is_same_kind(BRIDGE) else 0.5)
+
+
+def _libero_to_libero(source: ActionSpec, target: ActionSpec, actions: np.ndarray) -> np.ndarray:
+    gripper = gripper_numbers(target.gripper, _opening(source, actions[..., 6:7]))
+    return np.concatenate([actions[..., :6], gripper], -1).astype(np.float32)
+
+
+def _libero_to_bridge(spec: ActionSpec, actions: np.ndarray) -> np.ndarray:
+    gripper = gripper_numbers("open_1", _opening(spec, actions[..., 6:7]))
+    return np.concatenate([libero_to_meters(actions[..., :6], _hold(spec)), gripper], -1).astype(np.float32)
+
+
+def _bridge_to_libero(spec: ActionSpec, actions: np.ndarray) -> np.ndarray:
+    gripper = gripper_numbers(spec.gripper, _opening(BRIDGE, actions[..., 6:7]))
+    return np.concatenate([meters_to_libero(actions[..., :6], _hold(spec)), gripper], -1).astype(np.float32)
 
 
 def motionless(spec: ActionSpec, actions: np.ndarray, before: np.ndarray | None = None) -> np.ndarray:
@@ -366,30 +390,6 @@ def jittered(spec: ActionSpec, actions: np.ndarray, noise: np.ndarray) -> np.nda
     return np.where(step > 0, np.clip(noisy, low, high), actions).astype(np.float32)
 
 
-def is_gripper(axis: str) -> bool:
-    """Whether an axis of this name is the opening of a gripper.
-
-    >>> [name for name in ("gripper.pos", "left_gripper", "wrist_roll", "gripper_x") if is_gripper(name)]
-    ['gripper.pos', 'left_gripper']
-    """
-    words = words_of(axis)
-    return any(word.startswith(_GRIPPERS) for word in words) and not _NO_OPENING & set(words)
-
-
-def is_velocity(axis: str) -> bool:
-    """Whether an axis of this name is a velocity, such as "x.vel"."""
-    return bool(_VELOCITIES & set(words_of(axis)))
-
-
-def words_of(axis: str) -> list[str]:
-    """Words in the name of an axis.
-
-    >>> words_of("leftGripper.pos")
-    ['left', 'gripper', 'pos']
-    """
-    return re.findall("[a-z]+", re.sub("(?<=[a-z])(?=[A-Z])", " ", axis).lower())
-
-
 def _grippers(spec: ActionSpec) -> list[int]:
     return [i for i, axis in enumerate(spec.axes) if is_gripper(axis)]
 
@@ -413,13 +413,30 @@ def converter(source: ActionSpec, target: ActionSpec) -> Callable[[np.ndarray], 
     >>> converter(BRIDGE, WORLDGYM)(np.zeros((1, 7), np.float32)).shape
     (1, 10)
     """
+    convert = _conversion(source, target)
+    if convert is None:
+        raise ActionSpecMismatch(f"no conversion between action specs: {_describe(source, target)}")
+    return lambda actions: convert(source.check(actions, "action conversion"))
+
+
+def _conversion(source: ActionSpec, target: ActionSpec) -> Callable[[np.ndarray], np.ndarray] | None:
+    """Conversion between two specs; None if there is none."""
     if source.is_same_kind(target):
-        return lambda actions: source.check(actions, "action conversion")
-    if source.is_same_kind(BRIDGE) and target.is_same_kind(WORLDGYM):
-        return lambda actions: _bridge_to_worldgym(source.check(actions, "action conversion"))
-    if source.is_same_kind(WORLDGYM) and target.is_same_kind(BRIDGE):
-        return lambda actions: _worldgym_to_bridge(source.check(actions, "action conversion"))
-    raise ActionSpecMismatch(f"no conversion between action specs: {_describe(source, target)}")
+        return lambda actions: actions
+    if source.is_same_kind(BRIDGE):
+        if target.is_same_kind(WORLDGYM):
+            return bridge_to_worldgym
+        is_known = _is_libero(target) and target.rate == BRIDGE.rate
+        return functools.partial(_bridge_to_libero, target) if is_known else None
+    if source.is_same_kind(WORLDGYM):
+        last = _conversion(BRIDGE, target)
+        return None if last is None else lambda actions: last(worldgym_to_bridge(actions))
+    if not _is_libero(source):
+        return None
+    if _is_libero(target):
+        return functools.partial(_libero_to_libero, source, target) if _hold(source) == _hold(target) else None
+    last = _conversion(BRIDGE, target) if source.rate == BRIDGE.rate else None
+    return None if last is None else lambda actions: last(_libero_to_bridge(source, actions))
 
 
 def require_same(found: ActionSpec, expected: ActionSpec, where: str) -> None:

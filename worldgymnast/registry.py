@@ -25,6 +25,7 @@ from worldgymnast.arguments import check_device
 from worldgymnast.configs import ByKind, Config, from_dict, to_dict
 from worldgymnast.envs.anygym import Gymnasium
 from worldgymnast.envs.description import GymnasiumConfig
+from worldgymnast.envs.libero import LiberoConfig
 from worldgymnast.envs.metaworld import MetaWorldConfig
 from worldgymnast.envs.references import resolve_reference
 from worldgymnast.errors import InputError
@@ -106,7 +107,7 @@ class _Environments(ByKind):
         return {one.config_type.__name__: one.config_type for one in classes if hasattr(one, "config_type")}
 
 
-EnvironmentConfig = Annotated[MetaWorldConfig | GymnasiumConfig, _Environments(is_first_plain=True)]
+EnvironmentConfig = Annotated[MetaWorldConfig | LiberoConfig | GymnasiumConfig, _Environments(is_first_plain=True)]
 """Configs of real environments for recipes; JSON without "kind" is Meta-World's."""
 ENVIRONMENT_CONFIGS: tuple[type[Any], ...] = get_args(get_args(EnvironmentConfig)[0])
 """The built-in ones."""
@@ -123,6 +124,7 @@ _BUILT_IN: Mapping[str, Mapping[str, str]] = {
     "judges": {"SuccessClassifier": "worldgymnast.judges.classifier:SuccessClassifier"},
     "environments": {
         "MetaWorld": "worldgymnast.envs.metaworld:MetaWorld",
+        "Libero": "worldgymnast.envs.libero:Libero",
         "Gymnasium": "worldgymnast.envs.anygym:Gymnasium",
     },
 }
@@ -152,7 +154,7 @@ def kinds(group: Group) -> list[str]:
     """Names of all kinds of a group: built-in, of installed packages, and registered in this process.
 
     >>> kinds("environments")
-    ['Gymnasium', 'MetaWorld']
+    ['Gymnasium', 'Libero', 'MetaWorld']
     """
     return sorted({*_BUILT_IN[group], *_entry_points(group), *_REGISTERED[group]})
 

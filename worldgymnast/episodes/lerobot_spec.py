@@ -20,7 +20,7 @@ OWN = "worldgymnast"
 _MAX_AXES = 10_000
 _CHOICES = {
     "frame": ("base", "end_effector", "unknown"),
-    "rotation": ("none", "rpy", "unknown"),
+    "rotation": ("none", "rpy", "axis_angle", "unknown"),
     "gripper": get_args(Gripper),
     "motion": get_args(Motion),
     "space": get_args(Space),

@@ -24,10 +24,13 @@ from worldgymnast.episodes.lerobot import LeRobotWriter, read
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import FieldError, InputError
 from worldgymnast.progress import Progress
-from worldgymnast.protocols import Actor, Demonstrates, RealEnvironment, ScriptedEnv, frame_size
+from worldgymnast.protocols import Actor, Demonstrates, RealEnvironment, ScriptedEnv, tiling_of
 from worldgymnast.rl.rollout import executed_per_look, open_vector, roll_out
+from worldgymnast.tiling import Tiling
 from worldgymnast.types import IMAGE, STATE, Episode, Layout, Rollout
 
+_KEY = "observation.images."
+"""Prefix of the names of cameras in a LeRobot data set."""
 KINDS = ("expert", "noisy", "play")
 
 
@@ -40,7 +43,8 @@ class RecordConfig:
         noisy: episodes of the noisy expert per task.
         play: play episodes per task.
         length: actions per episode; longer than the horizon, so the world model also learns what follows success.
-        seed: the first layout; every episode has its own. Layouts from 1,000,000 on are reserved for other uses.
+        seed: the first layout, after those that a benchmark reserves for scores; every episode has its own. Layouts
+            from 1,000,000 on are reserved for other uses.
         workers: processes.
     """
 
@@ -64,10 +68,12 @@ class _Job:
 
 
 def _jobs(env: Demonstrates, config: RecordConfig) -> list[_Job]:
+    """All episodes to record; layouts that a benchmark keeps for scores (`reserved_layouts`) are left out."""
+    first = config.seed + getattr(env, "reserved_layouts", 0)
     jobs = []
     for t, task in enumerate(env.tasks):
         kinds = [kind for kind in KINDS for _ in range(getattr(config, kind))]
-        jobs += [_Job(task, kind, config.seed + 10_000 * t + i) for i, kind in enumerate(kinds)]
+        jobs += [_Job(task, kind, first + 10_000 * t + i) for i, kind in enumerate(kinds)]
     return jobs
 
 
@@ -107,6 +113,8 @@ def _record_episode(env: Demonstrates, scene: ScriptedEnv, job: _Job, length: in
     noise, keep = _disturbance(job.kind, rng, length, spec.dim)
     low, high = np.array(spec.low), np.array(spec.high)
     noise *= (high - low) / 2
+    if job.kind != "play":
+        noise = noise * np.asarray(getattr(env, "noise_scale", 1.0))
     if spec.is_absolute:  # targets: the noise is around the middle
         noise += (1 - keep) * (low + high) / 2
     observed, info = scene.reset(seed=job.layout, options={"task": job.task})
@@ -231,18 +239,37 @@ def record_to(path: Path, env: RealEnvironment, config: RecordConfig) -> Episode
             )
         total = len(env.tasks) * (config.expert + config.noisy + config.play)
         _write(path, env, record(env, config), "recording", total)
-    return read(path)
+    return read_recording(path, env)
 
 
 def _write(path: Path, env: RealEnvironment, episodes: Iterator[Episode], label: str, total: int) -> None:
     """Write `episodes` as they arrive, with a progress bar."""
-    with (
-        LeRobotWriter(path, env.action_spec, frame_rate(env), frame_size(env)) as writer,
-        Progress(label, total) as progress,
-    ):
+    names = getattr(env, "state_names", ())
+    with LeRobotWriter(path, env.action_spec, frame_rate(env)) as writer, Progress(label, total) as progress:
         for episode in episodes:
-            writer.add(episode)
+            writer.add(_apart(replace(episode, state_names=tuple(names)), tiling_of(env)))
             progress.advance()
+
+
+def _apart(episode: Episode, tiling: Tiling | None) -> Episode:
+    """Return the episode with one picture per camera, as other programs read them."""
+    if tiling is None or not tiling.names_cameras:
+        return episode
+    (camera, frames), *others = tiling.untile(episode.frames).items()
+    return replace(
+        episode,
+        frames=np.ascontiguousarray(frames),
+        camera=_KEY + camera,
+        cameras={_KEY + name: np.ascontiguousarray(part) for name, part in others},
+    )
+
+
+def read_recording(path: Path, env: RealEnvironment) -> EpisodeSet:
+    """Read a recording of an environment, with the frames that the environment shows."""
+    tiling = tiling_of(env)
+    if tiling is None or not tiling.names_cameras:
+        return read(path)
+    return read(path, image_key=[_KEY + name for name in tiling.cameras])
 
 
 def record_policy_to(path: Path, policy: Actor, env: RealEnvironment, config: PolicyRecordConfig) -> EpisodeSet:
@@ -250,7 +277,7 @@ def record_policy_to(path: Path, policy: Actor, env: RealEnvironment, config: Po
     if not path.exists():
         total = len(config.temperatures) * len(env.tasks) * config.per_temperature
         _write(path, env, policy_episodes(policy, env, config), "recording the policy", total)
-    return read(path)
+    return read_recording(path, env)
 
 
 def record_explorers(
