@@ -140,7 +140,7 @@ def test_a_judge_needs_successes_and_failures(outcomes: tuple[bool, ...]) -> Non
     missing = "failures" if outcomes[0] else "successes"
     with pytest.raises(InputError, match=f"labelled episode.* is a .*Add labelled {missing}"):
         require_both_outcomes(episodes(*outcomes))
-    require_both_outcomes(episodes(True, False))
+    require_both_outcomes(episodes(True, False, True))
 
 
 # ---------------------------------------------------------------- files

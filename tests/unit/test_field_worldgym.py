@@ -177,7 +177,7 @@ def test_notes_with_a_byte_order_mark_line_separators_and_nulls(root):
     (root / "0.json").write_bytes(b"\xef\xbb\xbf" + content)
     found = seen(root)
     assert found.instruction[0] == "open\u2028it\u0085"
-    assert (found.task[0], found.source[0], found.layout[0], found.fps) == ("", "", -1, 5.0)
+    assert (found.task[0], found.source[0], found.layout[0], found.fps) == ("open it", "", -1, 5.0)
 
 
 def test_notes_of_a_judge_are_ignored_by_the_reader(root):

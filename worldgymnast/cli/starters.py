@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from worldgymnast.actions import ActionSpec, ActionSpecMismatch
-from worldgymnast.cli.environment import SUITE, instructions, is_metaworld
+from worldgymnast.cli.environment import SUITE, is_metaworld
 from worldgymnast.errors import InputError
+from worldgymnast.phrases import INSTRUCTIONS
 from worldgymnast.recipes.quickstart import starter
 
 _TRAINERS = {"policy": "sft", "world": "train-world", "judge": "train-judge"}
@@ -53,7 +54,7 @@ def refuse_unknown_tasks(judge: Path | None, tasks: Sequence[str]) -> None:
 
     Data without task names have instructions as names; those of the suite are known.
     """
-    known = {*SUITE, *(" ".join(sentence.split()) for task in SUITE for sentence in instructions(task))}
+    known = {*SUITE, *(" ".join(sentence.split()) for task in SUITE for sentence in INSTRUCTIONS[task])}
     unknown = [task for task in tasks if task and task not in known]
     if judge is None and unknown:
         raise InputError(
