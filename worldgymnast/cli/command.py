@@ -11,14 +11,14 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import tyro
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BeforeValidator
 from tyro.conf import Positional
 
 from worldgymnast import processes
 from worldgymnast.configs import Between, Count, Positive, checked
 from worldgymnast.errors import FieldError, InputError
 from worldgymnast.measure.unplayed import MOST
-from worldgymnast.preprocessing import parse_size, size_text
+from worldgymnast.preprocessing import parse_size, sides, size_text
 from worldgymnast.recipes.reproduce import Recipe
 
 REPORT = "report.html"
@@ -34,6 +34,14 @@ OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
 OptionalPositive = Annotated[Positive | None, tyro.conf.arg(metavar="N")]
 
 
+def _in_range(size: Any) -> Any:
+    """Refuse a size that is no picture's; tyro's own constructor skips the range of the type."""
+    for side in () if size is None else sides(size):
+        if not 1 <= side <= 4096:
+            raise FieldError("", f"found {side}, expected 1 to 4096")
+    return size
+
+
 _SIZE: Any = tyro.constructors.PrimitiveConstructorSpec(
     nargs=1,
     metavar="N|HxW",
@@ -42,7 +50,7 @@ _SIZE: Any = tyro.constructors.PrimitiveConstructorSpec(
     str_from_instance=lambda value: ["None" if value is None else size_text(value)],
 )
 _Side = Annotated[int, Between(1, 4096)]
-Size = Annotated[_Side | tuple[_Side, _Side] | None, _SIZE]
+Size = Annotated[_Side | tuple[_Side, _Side] | None, BeforeValidator(_in_range), _SIZE]
 """Pixels of square frames, N, or height and width, HxW."""
 HeldOut = Annotated[Count | Literal["auto"] | None, tyro.conf.arg(metavar="N|auto")]
 """Episodes per task to hold out; "auto" follows the number of episodes (see `inputs.hold_out`)."""
