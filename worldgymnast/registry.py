@@ -103,7 +103,7 @@ class _Environments(ByKind):
 
     def more(self) -> dict[str, type[Any]]:
         """See `ByKind.more`."""
-        classes = [class_of("environments", kind) for kind in kinds("environments") if kind not in _BUILT_IN_ENVS]
+        classes = [_environment_class(kind) for kind in kinds("environments") if kind not in _BUILT_IN_ENVS]
         return {one.config_type.__name__: one.config_type for one in classes if hasattr(one, "config_type")}
 
 
@@ -410,14 +410,16 @@ def resized(config: Any, size: tuple[int, int]) -> Any:
     """
     if hasattr(config, "resized"):
         return config.resized(size)
-    has_size = is_dataclass(config) and any(field.name == "size" for field in fields_of(config))
-    return replace(config, size=size[0]) if has_size and size[0] == size[1] else config
+    return replace(config, size=size[0]) if _has_field(config, "size") and size[0] == size[1] else config
 
 
 def with_horizon(config: Any, horizon: int) -> Any:
     """Config of an environment with episodes of `horizon` actions."""
-    has_horizon = is_dataclass(config) and any(field.name == "horizon" for field in fields_of(config))
-    return replace(config, horizon=horizon) if has_horizon else config
+    return replace(config, horizon=horizon) if _has_field(config, "horizon") else config
+
+
+def _has_field(config: Any, name: str) -> bool:
+    return is_dataclass(config) and any(field.name == name for field in fields_of(config))
 
 
 def task_names(config: Any) -> tuple[str, ...]:

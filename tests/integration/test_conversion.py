@@ -275,7 +275,7 @@ def test_a_rate_that_is_none_is_refused(robot, tmp_path, fps, capsys):
 
 def test_the_target_is_looked_at_before_anything_is_read(tmp_path, monkeypatch, robot):
     (tmp_path / "there").mkdir()
-    monkeypatch.setattr("worldgymnast.episodes.formats._stream", lambda *_: pytest.fail("the source was read"))
+    monkeypatch.setattr("worldgymnast.episodes.formats.stream", lambda *_: pytest.fail("the source was read"))
     for target, message in ((tmp_path / "there", "exists already"), ("/proc/x/y", "cannot be written")):
         with pytest.raises(InputError, match=message):
             formats.convert(robot, target)

@@ -57,7 +57,7 @@ def test_the_layout_alone_decides_the_scene(env: LiberoEnv) -> None:
     assert [digest(env, layout) for layout in (RANDOM, STANDARD)] == first[::-1]
     assert len({*first, digest(env, STANDARD + 1), digest(env, RANDOM + 1)}) == 4
     code = (
-        "import test_libero as t; env = t.LiberoEnv(t.CONFIG); "
+        "import test_libero_environment as t; env = t.LiberoEnv(t.CONFIG); "
         f"print([t.digest(env, i) for i in ({RANDOM}, {STANDARD})]); env.close()"
     )
     command = [sys.executable, "-c", f"import sys; sys.path.insert(0, 'tests/integration'); {code}"]

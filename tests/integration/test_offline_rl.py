@@ -231,7 +231,7 @@ def test_iter_sft_and_adapt_of_another_robot(
     assert "--data: omitted, so the frame is not compared" in said
     assert "This scene, imagined, sampled" in said
     assert "--replay: --data is missing" in says(*words, *brief, "--replay", 0.5, code=2)
-    assert "the only real environment" in says(*words, *brief, "--real", 1, code=2)
+    assert "the real environment is Meta-World" in says(*words, *brief, "--real", 1, code=2)
 
 
 def test_a_part_of_the_chunk_and_seconds_on_the_command_line(

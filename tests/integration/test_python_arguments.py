@@ -64,7 +64,9 @@ CASES = {
     "wg.train_policy([scene])": "episodes: found list, expected EpisodeSet. Read a folder with wg.read",
     "wg.train_judge(episodes(False, False), wg.load_world(world))": "each of the 2 labelled episodes is a failure",
     "wg.train_judge(episodes(True), wg.load_world(world))": "the only labelled episode is a success",
-    "wg.train_judge(episodes(True, False, size=48), wg.load_world(world))": "episodes: found frames of 48x48 pixels",
+    "wg.train_judge(episodes(True, False, True, size=48), wg.load_world(world))": (
+        "episodes: found frames of 48x48 pixels"
+    ),
     "wg.imagine(wg.load_policy(policy), wg.load_world(world), small)": "starts: found frames of 48x48 pixels",
     "wg.imagine(wg.load_policy(policy), wg.load_world(world), None)": "start: found NoneType, expected Start",
     "wg.metaworld(tasks=('door-clsoe',))": "field 'tasks': found 'door-clsoe', .*did you mean 'door-close'",

@@ -109,15 +109,15 @@ def read_each(
         _print_unused_labels(paths)
     first, spec = sets[0], spec or sets[0].spec
     for i, (path, part) in enumerate(zip(paths, sets, strict=True)):
+        try:
+            sets[i] = part.with_action_spec(spec)
+        except ActionSpecMismatch as error:
+            raise InputError(f"{path}: {error}. Train on it alone, or leave it out") from error
         if not is_same_rate(part.fps, first.fps):
             raise InputError(
                 f"{path}: found {part.fps:g} frames per second, expected {first.fps:g} as in {paths[0]}. Leave one "
                 "out, or read both at a rate that divides both, with --fps"
             )
-        try:
-            sets[i] = part.with_action_spec(spec)
-        except ActionSpecMismatch as error:
-            raise InputError(f"{path}: {error}. Train on it alone, or leave it out") from error
         sets[i] = replace(sets[i], fps=first.fps)
         if part.size != first.size:
             (h, w), (height, width) = part.size, first.size

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from worldgymnast.actions import ActionSpec, ActionSpecMismatch, converter
 from worldgymnast.cli.inputs import hold_out
 from worldgymnast.cli.origins import HeldOut, held_out_of, holds_out
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.errors import InputError
 from worldgymnast.measure.offline import ROLLOUTS, References
-from worldgymnast.measure.support import Support
+from worldgymnast.measure.support import Support, evenly_spaced
 from worldgymnast.protocols import Policy, StartSampler
 from worldgymnast.recipes.iterated_sft import IterSftConfig
 from worldgymnast.recipes.offline import write_offline
@@ -115,8 +113,7 @@ def measure(
     starts = sampler.photographs if isinstance(sampler, PhotographedStarts) else list(pictures)
     if references is not None:
         test = references.test
-        chosen = np.unique(np.linspace(0, len(test) - 1, ROLLOUTS).round().astype(int)) if len(test) else ()
-        starts += [test.episode(int(e)).start() for e in chosen]
+        starts += [test.episode(int(e)).start() for e in evenly_spaced(len(test), ROLLOUTS)]
     write_offline(
         out,
         policies,

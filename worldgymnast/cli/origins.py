@@ -50,10 +50,8 @@ def origin(
 
 def size_of(path: Path | None) -> Size | None:
     """Return the recorded frame size in pixels, or None."""
-    size = _origin_of(path).get("frame_size")
-    if not isinstance(size, list) or len(size) != 2 or not all(isinstance(side, int) for side in size):
-        return None
-    return compact((size[0], size[1]))
+    size = size_in(path)
+    return None if size is None else compact(size)
 
 
 def rule_of(*paths: Path | None, requested: Resize | None = None) -> Resize | None:
@@ -103,8 +101,9 @@ def check_same_state(*paths: Path | None, names: Sequence[str] = ()) -> None:
 def size_in(path: Path | None) -> tuple[int, int] | None:
     """Return the recorded height and width of the frames, or None."""
     size = _origin_of(path).get("frame_size")
-    is_size = isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) for side in size)
-    return (size[0], size[1]) if is_size else None
+    if not isinstance(size, list) or len(size) != 2 or not all(isinstance(side, int) for side in size):
+        return None
+    return size[0], size[1]
 
 
 def fps_of(path: Path | None) -> float | None:

@@ -71,9 +71,7 @@ GROUPS: dict[str, dict[str, Entry]] = {
 COMMANDS = {name: entry for group in GROUPS.values() for name, entry in group.items()}
 FAMILIES = {"data": "data sets", "scenes": "start scenes", "judge": "judges"}
 """First words of two-word commands, and their subject."""
-EXAMPLES = """\
-  worldgymnast quickstart
-  worldgymnast rl metaworld --rl.group-size 4 --out runs/rl"""
+EXAMPLE = "worldgymnast rl metaworld --rl.group-size 4 --out runs/rl"
 _WIDTH = 28
 """Characters of the left column."""
 
@@ -115,8 +113,7 @@ def overview() -> str:
         _line("--allow-key VAR[@HOST]", "let judge files send this API key to their server"),
         "",
         f"{bold}Presets{plain}  metaworld: six tasks; quickstart: one seed, fewer episodes; debug: one minute",
-        f"{bold}Examples{plain}",
-        EXAMPLES,
+        f"{bold}Example{plain}  {EXAMPLE}",
         "",
         "Interrupted training and evaluation resume when rerun; record and data convert start over.",
     ]

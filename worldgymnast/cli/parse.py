@@ -64,15 +64,20 @@ def split_name(words: Sequence[str]) -> tuple[str, list[str]]:
 
 def split_keys(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Separate the values of `--allow-key` from the other words; see `worldgymnast.keys`."""
-    others, keys = list[str](), list[str]()
+    return _split_values(words, ("--allow-key", "--allow_key"))
+
+
+def _split_values(words: Sequence[str], flags: Collection[str]) -> tuple[list[str], list[str]]:
+    """Return the words without `flags` and their values, and the values; "" for a missing one."""
+    others, values = list[str](), list[str]()
     remaining = iter(words)
     for word in remaining:
         flag, equals, value = word.partition("=")
-        if flag not in ("--allow-key", "--allow_key"):
+        if flag not in flags:
             others.append(word)
         else:
-            keys.append(value if equals else next(remaining, ""))
-    return others, keys
+            values.append(value if equals else next(remaining, ""))
+    return others, values
 
 
 def _program(name: str) -> str:
@@ -112,13 +117,14 @@ def parse(name: str, words: Sequence[str], study: Mapping[str, type[Command]]) -
     words, seconds = split_seconds(words)
     kind = (study or KINDS)[name]
     default, program, words = _defaults(name, kind, words)
-    env, words = _chosen_environment(name, words, any(is_env(flag) for flag in flags_of(default or kind)))
+    has_environment = any(is_env(flag) for flag in flags_of(default or kind))
+    env, words = _chosen_environment(name, words, has_environment)
     if kind.takes_environment and env is None:
         env = _first_environment(words)
     known = sorted(flags_of(default or kind, kind.hidden, env=env))
     markers = (tyro.conf.PositionalMetavarFromFieldName, tyro.conf.AvoidSubcommands)
     given: dict[str, Any] = {"default": default} if default else {}
-    with _usage_errors(name, words), drafting(kind.hidden, env):
+    with _environment_help(has_environment), _usage_errors(name, words), drafting(kind.hidden, env):
         draft, unknown = tyro.cli(kind, prog=program, args=words, config=markers, return_unknown_args=True, **given)
     if unknown:
         flags = {_flag(word) for word in unknown}
@@ -158,20 +164,22 @@ def _chosen_environment(name: str, words: Sequence[str], has_environment: bool) 
 
     if not has_environment:
         return None, list(words)
-    others, references = list[str](), list[str]()
-    remaining = iter(words)
-    for word in remaining:
-        flag, equals, value = word.partition("=")
-        if flag != "--env":
-            others.append(word)
-            continue
-        references.append(value if equals else next(remaining, ""))
-        if not references[-1] or references[-1].startswith("-"):
-            raise UsageError(f"{name}: --env: missing value, expected {ENVIRONMENTS}")
-    if {"-h", "--help"} & set(words):
-        print(f"--env REF chooses the real environment: {ENVIRONMENTS}.")
-        print(f"--env.FIELD below are the fields of {references[-1] if references else 'metaworld'}.\n")
+    others, references = _split_values(words, ("--env",))
+    if any(not reference or reference.startswith("-") for reference in references):
+        raise UsageError(f"{name}: --env: missing value, expected {ENVIRONMENTS}")
     return environment_config(references[-1]) if references else None, others
+
+
+@contextlib.contextmanager
+def _environment_help(has_environment: bool) -> Iterator[None]:
+    """Print how `--env` is used after the help of a command that has a real environment."""
+    try:
+        yield
+    except SystemExit as stop:
+        if has_environment and not stop.code:
+            print(f"\n--env REF chooses the real environment:\n{ENVIRONMENTS}.")
+            print("The fields --env.FIELD above are those of the chosen one, by default of metaworld.")
+        raise
 
 
 def _first_environment(words: Sequence[str]) -> Any:

@@ -13,7 +13,6 @@ A `GymnasiumConfig` describes any other environment. `envs.references` has the d
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -24,19 +23,18 @@ from worldgymnast.configs import to_dict
 from worldgymnast.envs import making
 from worldgymnast.envs.described import Facts, GymnasiumEnv, look_at, open_raw
 from worldgymnast.envs.description import HORIZON, GymnasiumConfig, Make, check_raw
+from worldgymnast.envs.layouts import PhotographsLayouts
 from worldgymnast.envs.wrappers import vectorize
 from worldgymnast.errors import InputError
-from worldgymnast.progress import Progress
 from worldgymnast.protocols import ComponentInfo, RealEnvironment
 from worldgymnast.tiling import Tiling
-from worldgymnast.types import IMAGE, Layout, Start
 from worldgymnast.weights import fingerprint
 
 _KNOWN: dict[str, Facts] = {}
 """Facts of environments that were looked at, by identity: commands ask for an environment several times."""
 
 
-class Gymnasium:
+class Gymnasium(PhotographsLayouts):
     """Any Gymnasium environment as a `RealEnvironment`.
 
     The environment is opened once, at the first question about it.
@@ -145,23 +143,6 @@ class Gymnasium:
                 f"environment '{self.config.name}': task '{task}' is unknown, expected {', '.join(self.tasks)}"
             )
         return self.facts.sentences[task]
-
-    def layouts(self, per_task: int, first: int) -> list[Layout]:
-        """Consecutive layouts of every task, with seeds from `first`."""
-        return [Layout(task, first + i, self.instructions(task)[0]) for task in self.tasks for i in range(per_task)]
-
-    def photograph(self, layouts: Sequence[Layout]) -> list[Start]:
-        """Starts with the frame of each layout before any action."""
-        camera, starts = self.open(), []
-        try:
-            with Progress("photographing new layouts", len(layouts)) as progress:
-                for layout in layouts:
-                    observation, _ = camera.reset(seed=layout.seed, options={"task": layout.task})
-                    starts.append(layout.start(observation[IMAGE]))
-                    progress.advance()
-        finally:
-            camera.close()
-        return starts
 
     def vector(self, rows: int, chunk: int, *, horizon: int, keyframes_only: bool = False) -> VectorEnv[Any, Any, Any]:
         """Vector environment with one process per row; see `envs.wrappers`."""

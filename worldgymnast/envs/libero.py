@@ -10,7 +10,6 @@ docs/libero.md.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -20,14 +19,14 @@ from gymnasium.vector import VectorEnv
 
 from worldgymnast.actions import ActionSpec, libero_spec
 from worldgymnast.configs import Between, NonEmpty, Once, Positive, checked
+from worldgymnast.envs.layouts import PhotographsLayouts
 from worldgymnast.envs.libero_expert import Expert
 from worldgymnast.envs.libero_package import check_tasks, instructions, task_names
 from worldgymnast.envs.libero_scene import STANDARD_LAYOUTS, LiberoScene
 from worldgymnast.envs.wrappers import vectorize
-from worldgymnast.progress import Progress
 from worldgymnast.protocols import ComponentInfo
 from worldgymnast.tiling import Tiling
-from worldgymnast.types import IMAGE, Layout, Start
+from worldgymnast.types import IMAGE
 from worldgymnast.weights import fingerprint
 
 DEFAULT_TASKS = ("alphabet-soup", "cream-cheese", "salad-dressing", "ketchup", "tomato-sauce", "butter")
@@ -216,7 +215,7 @@ class LiberoEnv(gym.Env[dict[str, Any], np.ndarray]):
 
 
 @dataclass(frozen=True)
-class Libero:
+class Libero(PhotographsLayouts):
     """LIBERO as a `RealEnvironment`.
 
     Args:
@@ -287,24 +286,6 @@ class Libero:
     def instructions(self, task: str) -> tuple[str, ...]:
         """Sentences of a task, the instruction first."""
         return instructions(self.config.suite, task)
-
-    def layouts(self, per_task: int, first: int) -> list[Layout]:
-        """Consecutive layouts of every task, with seeds from `first`."""
-        sentences = {task: self.instructions(task)[0] for task in self.tasks}
-        return [Layout(task, first + i, sentences[task]) for task in self.tasks for i in range(per_task)]
-
-    def photograph(self, layouts: Sequence[Layout]) -> list[Start]:
-        """Starts with the frame of each layout before any action."""
-        camera, starts = LiberoEnv(self.config), []
-        try:
-            with Progress("photographing new layouts", len(layouts)) as progress:
-                for layout in layouts:
-                    observation, _ = camera.reset(seed=layout.seed, options={"task": layout.task})
-                    starts.append(layout.start(observation[IMAGE]))
-                    progress.advance()
-        finally:
-            camera.close()
-        return starts
 
     def vector(self, rows: int, chunk: int, *, horizon: int, keyframes_only: bool = False) -> VectorEnv[Any, Any, Any]:
         """Vector environment with one process per row; see `envs.wrappers`."""

@@ -62,7 +62,7 @@ class LiberoScene:
         self._states = libero_package.initial_states(suite, task)
         self._size, self._is_near = size, is_near
         self.model, self.data = self.env.sim.model._model, self.env.sim.data._data
-        self._options = mujoco.MjvOption()
+        self._options = self._mujoco.MjvOption()
         self._options.geomgroup[_COLLISION_GROUP] = 0
         if is_near:
             self._move_camera()

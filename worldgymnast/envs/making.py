@@ -159,7 +159,7 @@ class EmbodimentEnv(gym.Env[Any, Any]):
     def __init__(self, embodiment: Any):
         self.embodiment = embodiment
         info = getattr(embodiment, "info", None)
-        box = getattr(embodiment, "action_space", None) or getattr(info, "action_space", None)
+        box: Any = getattr(embodiment, "action_space", None) or getattr(info, "action_space", None)
         low, high = np.asarray(box.low, np.float32), np.asarray(box.high, np.float32)
         self.action_space = gym.spaces.Box(low, high, low.shape, np.float32)
         self.observation_space = gym.spaces.Dict({})

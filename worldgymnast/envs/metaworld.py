@@ -13,7 +13,6 @@ import difflib
 import functools
 import importlib
 import os
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, ClassVar
 
@@ -24,12 +23,12 @@ from gymnasium.vector import VectorEnv
 from worldgymnast.actions import ActionSpec, metaworld_spec
 from worldgymnast.configs import Between, NonEmpty, Once, Positive, checked
 from worldgymnast.envs.clutter import Clutter
+from worldgymnast.envs.layouts import PhotographsLayouts
 from worldgymnast.envs.wrappers import vectorize
 from worldgymnast.errors import FieldError, InputError
 from worldgymnast.phrases import INSTRUCTIONS
-from worldgymnast.progress import Progress
 from worldgymnast.protocols import ComponentInfo
-from worldgymnast.types import IMAGE, Layout, Start
+from worldgymnast.types import IMAGE
 from worldgymnast.weights import fingerprint
 
 SUITE = ("drawer-open", "drawer-close", "button-press", "plate-slide", "window-open", "door-close")
@@ -311,7 +310,7 @@ class MetaWorldEnv(gym.Env[dict[str, Any], np.ndarray]):
 
 
 @dataclass(frozen=True)
-class MetaWorld:
+class MetaWorld(PhotographsLayouts):
     """Meta-World as a `RealEnvironment`.
 
     Args:
@@ -359,23 +358,6 @@ class MetaWorld:
     def instructions(self, task: str) -> tuple[str, ...]:
         """Sentences of a task, the instruction first."""
         return instructions(task)
-
-    def layouts(self, per_task: int, first: int) -> list[Layout]:
-        """Consecutive layouts of every task, with seeds from `first`."""
-        return [Layout(task, first + i, instructions(task)[0]) for task in self.tasks for i in range(per_task)]
-
-    def photograph(self, layouts: Sequence[Layout]) -> list[Start]:
-        """Starts with the frame of each layout before any action."""
-        camera, starts = MetaWorldEnv(self.config), []
-        try:
-            with Progress("photographing new layouts", len(layouts)) as progress:
-                for layout in layouts:
-                    observation, _ = camera.reset(seed=layout.seed, options={"task": layout.task})
-                    starts.append(layout.start(observation[IMAGE]))
-                    progress.advance()
-        finally:
-            camera.close()
-        return starts
 
     def vector(self, rows: int, chunk: int, *, horizon: int, keyframes_only: bool = False) -> VectorEnv[Any, Any, Any]:
         """Vector environment with one process per row; see `envs.wrappers`."""

@@ -24,7 +24,7 @@ from worldgymnast.evaluation.power import episodes_needed
 from worldgymnast.evaluation.success import Rate, numbers, paired_difference
 from worldgymnast.evaluation.uncertainty import judge_uncertainty, success_probability
 from worldgymnast.measure.diagnosis import diagnose
-from worldgymnast.measure.support import EXPECTED, Support
+from worldgymnast.measure.support import EXPECTED, Support, evenly_spaced
 from worldgymnast.measure.world import replay_fidelity, to_plain
 from worldgymnast.protocols import Policy
 from worldgymnast.surrogates.imagination import ImaginedSurrogate, score_in
@@ -109,10 +109,7 @@ def measure_offline(
 
 def _spread(items: Sequence[Any], count: int) -> list[Any]:
     """Choose at most `count` items, evenly spaced."""
-    if not items:
-        return []
-    chosen = np.linspace(0, len(items) - 1, min(count, len(items)))
-    return [items[int(i)] for i in np.unique(chosen.round())]
+    return [items[i] for i in evenly_spaced(len(items), count).tolist()]
 
 
 def _support(data: EpisodeSet, surrogate: ImaginedSurrogate) -> Support | None:

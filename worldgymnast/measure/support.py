@@ -68,7 +68,7 @@ class Support:
         usable = np.flatnonzero(episodes.length > 0)
         if len(usable) < MIN_EPISODES:
             raise ValueError(f"found {len(usable)} episodes with an action, expected at least {MIN_EPISODES}")
-        chosen = np.unique(np.linspace(0, len(usable) - 1, min(len(usable), _MAX_EPISODES)).round().astype(int))
+        chosen = evenly_spaced(len(usable), _MAX_EPISODES)
         most = max(1, _MAX_LOOKS // len(chosen))
         low, high = np.array(spec.low), np.array(spec.high)
         self._half_range = np.where(high > low, (high - low) / 2, 1.0).astype(np.float32)
@@ -91,13 +91,22 @@ class Support:
         return (own.frames > self.max_frames) | (own.actions > self.max_actions)
 
 
+def evenly_spaced(count: int, most: int) -> np.ndarray:
+    """Choose at most `most` of `count` indices, evenly spaced, with the first and the last: int64 [n].
+
+    >>> evenly_spaced(9, 3).tolist(), evenly_spaced(2, 3).tolist(), evenly_spaced(0, 3).tolist()
+    ([0, 4, 8], [0, 1], [])
+    """
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
+
+
 def _looks(
     episodes: EpisodeSet, index: int, chunk: int, most: int
 ) -> tuple[UInt8[np.ndarray, "n h w 3"], Float[np.ndarray, "n a"]]:
     """Return some frames of an episode, evenly spaced, and the mean of the `chunk` actions after each."""
     first, length = int(episodes.first[index]), int(episodes.length[index])
     starts = np.arange(0, length, chunk)
-    starts = starts[np.unique(np.linspace(0, len(starts) - 1, min(len(starts), most)).round().astype(int))]
+    starts = starts[evenly_spaced(len(starts), most)]
     actions = [episodes.actions[first + s : first + min(s + chunk, length)].mean(0) for s in starts]
     return np.asarray(episodes.frames[first + starts]), np.stack(actions).astype(np.float32)
 

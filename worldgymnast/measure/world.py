@@ -34,6 +34,7 @@ from worldgymnast.evaluation.uncertainty import (
     unroll,
 )
 from worldgymnast.measure.gate import gate_rates, truncate
+from worldgymnast.measure.support import evenly_spaced
 from worldgymnast.progress import Progress, track
 from worldgymnast.protocols import Judge, WorldModel
 from worldgymnast.training.replay import episode_clips, frame_clips, imagine_actions, logged_actions, shuffled_actions
@@ -195,7 +196,7 @@ def measure_drift(
         (PSNR in dB to the nearest real frame of any other episode, at the end of the band). "real": the mean of
         "nearest" and "colour" for the frames of the real episodes.
     """
-    chosen = np.unique(np.linspace(0, len(episodes) - 1, DRIFT_EPISODES).round().astype(int))
+    chosen = evenly_spaced(len(episodes), DRIFT_EPISODES)
     bounds = [0, *(b for b in (10, 25, 50, 100, 150, 200) if b < frames), frames]
     bands = np.array([(low + 1, high) for low, high in itertools.pairwise(bounds)])
     banks = [_bank(episodes, int(e), seed) for e in chosen]

@@ -150,7 +150,7 @@ def _run_batch(
     seen = np.concatenate([first[:, None], *frames], axis=1)
     labels = np.concatenate([np.zeros((env.num_envs, 1), bool), *success], axis=1)
     verdicts = [_verdict(info, row) for row in range(len(starts))]
-    executed = info.get("executed")
+    ended = info.get("executed")
     known = initial is not None and len(states) == len(frames)
     robot = np.concatenate([np.asarray(initial, np.float32)[:, None], *states], axis=1) if known else None
     k = chunks[0].actions.shape[1]
@@ -170,7 +170,7 @@ def _run_batch(
             success=labels[row] if labels.shape == seen.shape[:2] and verdicts[row].score is not None else None,
             foreseen=info["foreseen"][row] if "foreseen" in info else None,
             state=_state(looks, row),
-            executed=None if executed is None else int(executed[row]),
+            executed=None if ended is None else int(ended[row]),
             frame_state=None if robot is None else robot[row],
         )
         for row, start in enumerate(starts)
