@@ -15,6 +15,7 @@ import pytest
 import torch
 from episode_builders import episode
 from lamp import Lamp, lamp_episode
+from tiny_flags import BRIEF, TINY_JUDGE, TINY_POLICY, TINY_WORLD
 
 from worldgymnast.actions import ActionSpec, metaworld_spec
 from worldgymnast.cli.checks import check_instructions
@@ -43,24 +44,6 @@ from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 LENGTHS = (12, 25, 9, 1, 14, 18)
 SENTENCES = ["pick the cube", "pick the cube", "put it away", "pick the cube", "put it away", "put it away"]
-BRIEF = ["--fit.steps", "1", "--threads", "1"]
-TINY_WORLD = [
-    *[
-        "--autoencoder.steps",
-        "1",
-        "--world.autoencoder.channels",
-        "4",
-        "--world.autoencoder.widths",
-        "8",
-        "8",
-        "8",
-        "8",
-    ],
-    *["--world.autoencoder.blocks", "0", "0", "0", "0", "--world.transformer.channels", "4", "--frames", "2"],
-    *["--world.transformer.width", "16", "--world.transformer.layers", "1", "--world.transformer.heads", "2"],
-]
-TINY_POLICY = ["--policy.width", "8", "--policy.blocks", "1", "--policy.hidden", "8", "--batch", "2"]
-TINY_JUDGE = ["--judge.widths", "8", "8", "8", "--batch", "4"]
 
 Said = Callable[..., str]
 

@@ -7,30 +7,13 @@ import foreign_data
 import numpy as np
 import pyarrow as pa
 import pytest
+from tiny_flags import BRIEF, TINY_JUDGE, TINY_POLICY, TINY_WORLD
 
 from worldgymnast.cli.main import main
 from worldgymnast.registry import load_policy
 from worldgymnast.report.collect import collect
 from worldgymnast.weights import identity
 
-BRIEF = ["--fit.steps", "1", "--threads", "1"]
-TINY_WORLD = [
-    *(
-        "--autoencoder.steps",
-        "1",
-        "--world.autoencoder.channels",
-        "4",
-        "--world.autoencoder.widths",
-        "8",
-        "8",
-        "8",
-        "8",
-    ),
-    *("--world.autoencoder.blocks", "0", "0", "0", "0", "--world.transformer.channels", "4", "--frames", "2"),
-    *("--world.transformer.width", "16", "--world.transformer.layers", "1", "--world.transformer.heads", "2"),
-]
-TINY_POLICY = ["--policy.width", "8", "--policy.blocks", "1", "--policy.hidden", "8", "--batch", "2"]
-TINY_JUDGE = ["--judge.widths", "8", "8", "8", "--batch", "4"]
 SENTENCES = ["pick the cube", "put it away"]
 
 

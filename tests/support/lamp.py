@@ -23,7 +23,6 @@ class Lamp:
     `fades` adds that many levels a frame on top, which is what it gets wrong.
     """
 
-    fps = 10.0
     frame_size = (SIZE, SIZE)
 
     @property
@@ -31,7 +30,7 @@ class Lamp:
         return f"lamp {self.fades} {self.action_spec}"
 
     def __init__(self, fades: float = 0.0, spec: ActionSpec = SPEC):
-        self.fades, self.action_spec = fades, spec
+        self.fades, self.action_spec, self.fps = fades, spec, spec.rate or 10.0
 
     def start(self, frames: Tensor) -> WorldState:
         return WorldState(frames.float(), 0)

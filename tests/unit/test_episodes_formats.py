@@ -119,7 +119,7 @@ def test_real_data_convert_to_lerobot_unchanged(tmp_path, name, kind):
     before = formats.read(source, size=32)
     convert(source, tmp_path / "new", size=32, lossless=True)
     assert detect(tmp_path / "new") == "lerobot-v3.0"
-    after = lerobot.read(tmp_path / "new")
+    after = formats.read(tmp_path / "new")
     assert len(after) == len(before)
     for index in (0, len(before) - 1):
         assert_identical(after.episode(index), before.episode(index))
