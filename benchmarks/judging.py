@@ -24,11 +24,12 @@ import numpy as np
 import torch
 
 from worldgymnast.endpoint import EndpointConfig
+from worldgymnast.environments import environment
 from worldgymnast.judges.prompt import question
 from worldgymnast.judges.vlm import VLMConfig, VLMJudge
 from worldgymnast.protocols import StartSampler
 from worldgymnast.recipes.quickstart import QuickstartConfig, starter
-from worldgymnast.registry import environment, load_policy, load_world
+from worldgymnast.registry import load_policy, load_world
 from worldgymnast.rl.collect import Collector
 from worldgymnast.rl.starts import PhotographedStarts
 from worldgymnast.rl.trainer import Trainer

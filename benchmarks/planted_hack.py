@@ -20,13 +20,14 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
+from worldgymnast.environments import environment
 from worldgymnast.evaluation.guard import find_alarm, read_history
 from worldgymnast.evaluation.success import Rate
 from worldgymnast.measure.real import Scorer
 from worldgymnast.protocols import Judge
 from worldgymnast.recipes.finetune import FinetuneConfig, finetune
 from worldgymnast.recipes.quickstart import QuickstartConfig, starter
-from worldgymnast.registry import environment, load_judge, load_policy, load_world
+from worldgymnast.registry import load_judge, load_policy, load_world
 from worldgymnast.rl.starts import PhotographedStarts
 from worldgymnast.surrogates.imagination import Imagination
 from worldgymnast.types import Clip, Verdict

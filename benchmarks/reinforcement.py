@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from worldgymnast.environments import environment
 from worldgymnast.recipes.quickstart import QuickstartConfig, starter
-from worldgymnast.registry import environment, load_judge, load_policy, load_world
+from worldgymnast.registry import load_judge, load_policy, load_world
 from worldgymnast.rl.starts import PhotographedStarts
 from worldgymnast.rl.trainer import Trainer
 from worldgymnast.surrogates.imagination import Imagination

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, get_args
 from studies.diverse import VARIANTS, DiverseConfig, check_diverse, try_out, variant, widen
 from studies.new_scenes import ROWS, NewScenesConfig, new_scenes
 from worldgymnast.configs import NonEmpty, NonNegative, Once, Positive, Seeds, checked
+from worldgymnast.environments import environment
 from worldgymnast.envs.metaworld import MetaWorldConfig
 from worldgymnast.envs.simulator import SimulatorConfig
 from worldgymnast.episodes.lerobot import read
@@ -33,7 +34,7 @@ from worldgymnast.recipes.quickstart import QuickstartConfig, starter, starter_e
 from worldgymnast.recipes.record import PolicyRecordConfig, RecordConfig, record_explorers, record_policy_to, record_to
 from worldgymnast.recipes.relearn import with_seed
 from worldgymnast.recipes.reproduce import Recipe
-from worldgymnast.registry import environment, load_judge, load_learned_judge, load_policy, load_world, to_dict
+from worldgymnast.registry import load_judge, load_learned_judge, load_policy, load_world, to_dict
 from worldgymnast.rl.starts import FixedStarts, ParaphrasedStarts, PhotographedStarts
 from worldgymnast.run import Run, stage
 from worldgymnast.surrogates.imagination import Imagination

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from worldgymnast.configs import Between, Count, Positive, checked
+from worldgymnast.environments import environment
 from worldgymnast.envs.metaworld import EXTRA_TASKS, MetaWorldConfig
 from worldgymnast.episodes.shares import check_shares
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, data_hash, from_episodes
@@ -35,7 +36,7 @@ from worldgymnast.recipes.record import PolicyRecordConfig, RecordConfig, record
 from worldgymnast.recipes.relearn import RelearnConfig
 from worldgymnast.recipes.reproduce import ExplorationConfig, explore, round_folder
 from worldgymnast.records import read_outcomes
-from worldgymnast.registry import environment, load_editor, load_learned_judge, load_policy, load_world, to_dict
+from worldgymnast.registry import load_editor, load_learned_judge, load_policy, load_world, to_dict
 from worldgymnast.rl.reinforce import ReinforceConfig
 from worldgymnast.rl.starts import EpisodeStarts, FixedStarts, MixedStarts, ParaphrasedStarts, PhotographedStarts
 from worldgymnast.run import Run

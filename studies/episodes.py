@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 
 from worldgymnast import video
 from worldgymnast.actions import ActionSpec
+from worldgymnast.environments import environment
 from worldgymnast.episodes import lerobot
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, from_episodes
 from worldgymnast.errors import InputError
@@ -25,7 +26,7 @@ from worldgymnast.protocols import Demonstrates, Policy
 from worldgymnast.recipes.quickstart import starter, starter_explorers
 from worldgymnast.recipes.record import PolicyRecordConfig, explorer_config, policy_episodes, record
 from worldgymnast.recipes.reproduce import Recipe
-from worldgymnast.registry import environment, load_policy
+from worldgymnast.registry import load_policy
 from worldgymnast.staging import atomic_path
 from worldgymnast.types import Episode
 

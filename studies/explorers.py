@@ -16,11 +16,12 @@ from tyro.conf import Positional
 
 from studies.command import Out, run
 from studies.episodes import EXPLORED, find, keep, rollouts_of
+from worldgymnast.environments import environment
 from worldgymnast.recipes.finetune import finetune
 from worldgymnast.recipes.quickstart import QuickstartConfig, starter
 from worldgymnast.recipes.record import explorer_config
 from worldgymnast.recipes.reproduce import Recipe
-from worldgymnast.registry import Manifest, environment, load_learned_judge, load_policy, load_world, save_component
+from worldgymnast.registry import Manifest, load_learned_judge, load_policy, load_world, save_component
 from worldgymnast.rl.starts import PhotographedStarts
 from worldgymnast.surrogates.imagination import Imagination
 

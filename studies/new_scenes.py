@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from worldgymnast.configs import Between, Count, checked
+from worldgymnast.environments import environment
 from worldgymnast.envs.metaworld import MetaWorldConfig
 from worldgymnast.errors import FieldError
 from worldgymnast.measure.real import score_real
@@ -20,7 +21,7 @@ from worldgymnast.protocols import Policy
 from worldgymnast.recipes.adapt import AdaptConfig, adapt
 from worldgymnast.recipes.quickstart import QuickstartConfig, starter
 from worldgymnast.records import is_scene, read_rows
-from worldgymnast.registry import environment, load_judge, load_policy, load_world, to_dict
+from worldgymnast.registry import load_judge, load_policy, load_world, to_dict
 from worldgymnast.rl.starts import PhotographedStarts
 from worldgymnast.run import Run
 from worldgymnast.surrogates.imagination import Imagination

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from worldgymnast import registry
+from worldgymnast import environments, registry
 from worldgymnast.arguments import check_device, check_policies, require_members, require_type
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.windows import EpisodeSet
@@ -181,8 +181,8 @@ def metaworld(**options: Any) -> RealEnvironment:
     """
     if isinstance(tasks := options.get("tasks"), str | list):
         options["tasks"] = (tasks,) if isinstance(tasks, str) else tuple(tasks)
-    config = type(registry.DEFAULT_ENVIRONMENT)(**options)
-    env: Any = registry.environment(config)
+    config = type(environments.DEFAULT_ENVIRONMENT)(**options)
+    env: Any = environments.environment(config)
     if not set(INSTRUCTIONS).issuperset(config.tasks):
         env.check()
     return env
@@ -192,7 +192,7 @@ def environment(reference: Any, **fields: Any) -> Any:
     """Real environment of a reference, a class or a function.
 
     Args:
-        reference: `metaworld`, `gym:ID`, `module:factory`, a description FILE.json, see `registry.environment_config`;
+        reference: `metaworld`, `gym:ID`, `module:factory`, FILE.json, see `environments.environment_config`;
             a config; or in Python the class of a Gymnasium environment or a function that makes one.
         **fields: fields of the config, such as `instruction`, `image_key`, `spec`, `success_key`.
 
@@ -204,10 +204,10 @@ def environment(reference: Any, **fields: Any) -> Any:
     ('door-close',)
     """
     if isinstance(reference, str | Path):
-        return registry.environment(registry.environment_config(reference, **fields))
+        return environments.environment(environments.environment_config(reference, **fields))
     if callable(reference):
-        return registry.made_environment(reference, fields)
-    return registry.environment(replace(reference, **fields))
+        return environments.made_environment(reference, fields)
+    return environments.environment(replace(reference, **fields))
 
 
 def starts(

@@ -311,7 +311,7 @@ def see(frames: Frames, cameras: Sequence[str], tiling: Tiling | None) -> dict[s
     return tiling.untile(frames, cameras)
 
 
-def tiling_of(sizes: Mapping[str, tuple[int, int]], size: Size | None = None) -> Tiling:
+def composed_tiling(sizes: Mapping[str, tuple[int, int]], size: Size | None = None) -> Tiling:
     """The tiling of the frame that `compose` makes of pictures of these sizes."""
     return Tiling.side_by_side(sizes).resized(size)
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import worldgymnast as wg
-from worldgymnast import registry
+from worldgymnast import environments
 from worldgymnast.configs import from_dict, to_dict
 from worldgymnast.envs.description import GymnasiumConfig
 from worldgymnast.envs.observing import as_frame
@@ -37,7 +37,7 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
 
 
 def described(word: str, fields: dict[str, Any]) -> wg.RealEnvironment:
-    return registry.environment(from_dict(GymnasiumConfig, {**PREFIXES[word], **fields}, word))
+    return environments.environment(from_dict(GymnasiumConfig, {**PREFIXES[word], **fields}, word))
 
 
 def drive(env: wg.RealEnvironment, forward: float, looks: int = 6) -> dict[str, Any]:
@@ -128,14 +128,14 @@ def test_pictures_that_are_refused(value: Any, said: str) -> None:
 
 
 def test_references(tmp_path: Path) -> None:
-    assert registry.environment("metaworld") == registry.environment(registry.DEFAULT_ENVIRONMENT)
+    assert environments.environment("metaworld") == environments.environment(environments.DEFAULT_ENVIRONMENT)
     file = tmp_path / "cart.json"
     file.write_text(json.dumps({"kind": "Gymnasium", "factory": "other_environments:Cart", "size": 32}))
-    assert registry.environment_config(file, horizon=8).horizon == 8
-    assert frame_size(registry.environment(str(file))) == (32, 32)
-    limited = registry.environment(registry.environment_config("gym:other/Cart-v0"))
+    assert environments.environment_config(file, horizon=8).horizon == 8
+    assert frame_size(environments.environment(str(file))) == (32, 32)
+    limited = environments.environment(environments.environment_config("gym:other/Cart-v0"))
     assert limited.horizon == 12
-    assert registry.environment_config("maniskill:PickCube-v1").kwargs["num_envs"] == 1
+    assert environments.environment_config("maniskill:PickCube-v1").kwargs["num_envs"] == 1
 
 
 @pytest.mark.parametrize(
@@ -151,19 +151,19 @@ def test_references(tmp_path: Path) -> None:
 )
 def test_what_is_not_there_is_one_line(reference: str, said: str) -> None:
     with pytest.raises(InputError, match=said) as refusal:
-        _ = registry.environment(reference).tasks
+        _ = environments.environment(reference).tasks
     assert "\n" not in str(refusal.value)
 
 
 def test_a_factory_may_give_a_real_environment() -> None:
-    assert registry.environment("foreign:Light").tasks == ("light",)
+    assert environments.environment("foreign:Light").tasks == ("light",)
 
 
 def test_metaworld_configs_are_written_as_before() -> None:
     plain = {"tasks", "size", "hold", "horizon", "distractors"}
     assert set(to_dict(QuickstartConfig())["env"]) == plain
-    assert set(registry.environment_dict(registry.DEFAULT_ENVIRONMENT)) == plain
-    cart = registry.environment_config("other_environments:Cart")
+    assert set(environments.environment_dict(environments.DEFAULT_ENVIRONMENT)) == plain
+    cart = environments.environment_config("other_environments:Cart")
     stored = to_dict(QuickstartConfig(env=cart))
     assert stored["env"]["kind"] == "GymnasiumConfig"
     assert from_dict(QuickstartConfig, stored, "config.json").env == cart
@@ -171,7 +171,7 @@ def test_metaworld_configs_are_written_as_before() -> None:
 
 
 def test_the_tasks_of_the_environment_count_in_a_budget() -> None:
-    assert DynaConfig(env=registry.environment_config("other_environments:Cart")).tested == 3 * 16 * 2
+    assert DynaConfig(env=environments.environment_config("other_environments:Cart")).tested == 3 * 16 * 2
 
 
 # ---------------------------------------------------------------- check

@@ -10,7 +10,7 @@ import torch
 
 from worldgymnast.errors import InputError
 from worldgymnast.preprocessing import RULES, check_rule, fit, resize
-from worldgymnast.tiling import Box, Tiling, compose, tiling_of
+from worldgymnast.tiling import Box, Tiling, compose, composed_tiling
 
 
 def noise(*shape: int) -> np.ndarray:
@@ -79,7 +79,7 @@ def test_errors_name_the_camera() -> None:
 def test_compose_has_the_size_of_its_tiling(size: int | tuple[int, int] | None, rule: str) -> None:
     pictures = {"front": noise(24, 32, 3), "hand": noise(40, 40, 3), "top": noise(10, 30, 3)}
     frame = compose(pictures, size, rule)  # pyright: ignore[reportArgumentType]
-    tiling = tiling_of({name: picture.shape[:2] for name, picture in pictures.items()}, size)
+    tiling = composed_tiling({name: picture.shape[:2] for name, picture in pictures.items()}, size)
     assert frame.shape == (*tiling.size, 3)
     assert list(tiling.untile(frame)) == list(pictures)
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from worldgymnast.actions import ActionSpec, ActionSpecMismatch, require_same
 from worldgymnast.cli.environment import misspelled_task, suite_instructions
+from worldgymnast.environments import EnvironmentConfig, environment
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import InputError
 from worldgymnast.measure.novelty import frame_warning, sentence_warning
 from worldgymnast.preprocessing import compact, size_text
 from worldgymnast.protocols import Policy, PredictsState, WorldModel, frame_size, predicts_state, tiling_of
-from worldgymnast.registry import EnvironmentConfig, environment
 from worldgymnast.tiling import check_cameras
 from worldgymnast.types import IMAGE, STATE, Start
 

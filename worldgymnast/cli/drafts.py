@@ -15,8 +15,8 @@ from typing import Annotated, Any, get_origin, get_type_hints
 
 import tyro
 
+from worldgymnast.environments import EnvironmentConfig
 from worldgymnast.errors import FieldError
-from worldgymnast.registry import EnvironmentConfig
 
 _OPTIONAL: Any = tyro.conf.arg(help_behavior_hint="(optional)")
 

@@ -12,11 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from worldgymnast.actions import ActionSpec, ActionSpecMismatch, metaworld_spec, require_same
-from worldgymnast.errors import InputError
-from worldgymnast.measure.novelty import task_name_warning
-from worldgymnast.phrases import INSTRUCTIONS
-from worldgymnast.protocols import Policy, RealEnvironment
-from worldgymnast.registry import (
+from worldgymnast.environments import (
     DEFAULT_ENVIRONMENT,
     ENVIRONMENT_CONFIGS,
     EnvironmentConfig,
@@ -24,6 +20,10 @@ from worldgymnast.registry import (
     resized,
     with_horizon,
 )
+from worldgymnast.errors import InputError
+from worldgymnast.measure.novelty import task_name_warning
+from worldgymnast.phrases import INSTRUCTIONS
+from worldgymnast.protocols import Policy, RealEnvironment
 from worldgymnast.types import Layout, Start
 
 SUITE = DEFAULT_ENVIRONMENT.tasks

@@ -11,6 +11,7 @@ from worldgymnast.actions import ActionSpec, ActionSpecMismatch
 from worldgymnast.cli.checks import check_frames, check_observed, check_same_actions, check_same_rate
 from worldgymnast.cli.environment import check_policy, check_tasks, fitted, is_metaworld
 from worldgymnast.cli.origins import check_same_state, fps_of, rule_of
+from worldgymnast.environments import EnvironmentConfig
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.labels import SUFFIX, Labels
 from worldgymnast.episodes.rates import is_same_rate
@@ -19,7 +20,7 @@ from worldgymnast.errors import InputError
 from worldgymnast.ledger import FILE, Ledger
 from worldgymnast.preprocessing import Resize, Size, compact, size_text
 from worldgymnast.protocols import Judge, Policy, WorldModel
-from worldgymnast.registry import EnvironmentConfig, load_judge, load_policy, load_world
+from worldgymnast.registry import load_judge, load_policy, load_world
 from worldgymnast.run import check_folder
 
 Cameras = str | tuple[str, ...] | None

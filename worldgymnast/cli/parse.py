@@ -160,7 +160,7 @@ def _chosen_environment(name: str, words: Sequence[str], has_environment: bool) 
         UsageError: the value is missing, or the command has no real environment.
         InputError: the reference is unknown.
     """
-    from worldgymnast.registry import environment_config
+    from worldgymnast.environments import environment_config
 
     if not has_environment:
         return None, list(words)
@@ -184,7 +184,7 @@ def _environment_help(has_environment: bool) -> Iterator[None]:
 
 def _first_environment(words: Sequence[str]) -> Any:
     """Config of the environment that is the first argument; None without one."""
-    from worldgymnast.registry import environment_config
+    from worldgymnast.environments import environment_config
 
     first = next(iter(words), "")
     return environment_config(first) if first and not first.startswith("-") else None

@@ -33,7 +33,7 @@ from worldgymnast.envs.observing import (
 )
 from worldgymnast.errors import InputError
 from worldgymnast.files import short
-from worldgymnast.tiling import Tiling, compose, tiling_of
+from worldgymnast.tiling import Tiling, compose, composed_tiling
 from worldgymnast.types import IMAGE
 
 
@@ -239,7 +239,7 @@ def no_instruction(config: GymnasiumConfig, task: str) -> InputError:
 def tiling_in(config: GymnasiumConfig, raw: Any, observation: Any, info: Mapping[str, Any]) -> Tiling:
     """Cameras in the frame of an observation."""
     found = pictures(config, raw, observation, info)
-    return tiling_of({name: one.shape[:2] for name, one in found.items()}, config.frame_size)
+    return composed_tiling({name: one.shape[:2] for name, one in found.items()}, config.frame_size)
 
 
 def time_limit(config: GymnasiumConfig, raw: Any) -> int:

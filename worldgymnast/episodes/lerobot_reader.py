@@ -21,7 +21,7 @@ from worldgymnast.episodes.windows import EpisodeSet, EpisodeStream
 from worldgymnast.errors import InputError
 from worldgymnast.files import visible
 from worldgymnast.preprocessing import Resize, fit
-from worldgymnast.tiling import Tiling, compose, tiling_of
+from worldgymnast.tiling import Tiling, compose, composed_tiling
 from worldgymnast.types import Episode
 
 _CACHE_FORMAT = "rows-by-time-1"
@@ -128,7 +128,7 @@ def _tiling(layout: Layout, order: Sequence[Rows], size: tuple[int, int]) -> Til
     """Where each camera lies in frames of a size."""
     if len(layout.cameras) == 1:
         return Tiling.single(size, layout.cameras[0])
-    return tiling_of(first_sizes(layout, order[0]), size)
+    return composed_tiling(first_sizes(layout, order[0]), size)
 
 
 def episodes(path: str | Path, *, image_key: ImageKey = None, size: Size = None) -> Iterator[Episode]:

@@ -37,7 +37,7 @@ from worldgymnast.errors import InputError
 from worldgymnast.files import short
 from worldgymnast.pictures import open_picture
 from worldgymnast.preprocessing import Resize
-from worldgymnast.tiling import Tiling, compose, tiling_of
+from worldgymnast.tiling import Tiling, compose, composed_tiling
 
 _SENTENCE = re.compile(
     r"(?P<name>language_instruction|natural_language_instruction|instruction)(_(?P<number>\d{1,3}))?"
@@ -251,7 +251,7 @@ def _tiling(description: Description, size: tuple[int, int]) -> Tiling:
     if len(description.cameras) == 1:
         return Tiling.single(size, description.cameras[0].name)
     views = _views(next(valid_records(description)), description, 0)
-    return tiling_of({name: (view.shape[0], view.shape[1]) for name, view in views.items()}, size)
+    return composed_tiling({name: (view.shape[0], view.shape[1]) for name, view in views.items()}, size)
 
 
 def _picture(blobs: Feature, step: int, camera: Camera, where: str) -> np.ndarray:

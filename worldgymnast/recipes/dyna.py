@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from worldgymnast.configs import Between, Count, NonEmpty, NonNegative, Positive, Seed, checked
+from worldgymnast.environments import DEFAULT_ENVIRONMENT, EnvironmentConfig, environment, task_names
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, data_hash
 from worldgymnast.errors import FieldError, InputError
 from worldgymnast.evaluation.sequential import ALPHA_REPLACE, PairedEvidence, worse_strata
@@ -32,7 +33,7 @@ from worldgymnast.recipes.finetune import FinetuneConfig, finetune
 from worldgymnast.recipes.record import PolicyRecordConfig, record_policy_to
 from worldgymnast.recipes.relearn import RelearnConfig, relearn_judge, relearn_world
 from worldgymnast.records import DECISIONS
-from worldgymnast.registry import DEFAULT_ENVIRONMENT, EnvironmentConfig, environment, task_names, to_dict
+from worldgymnast.registry import to_dict
 from worldgymnast.rl.reinforce import ReinforceConfig, evaluation_steps
 from worldgymnast.rl.starts import PhotographedStarts
 from worldgymnast.run import Run, stage

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from worldgymnast.configs import Count, Positive, checked
+from worldgymnast.environments import DEFAULT_ENVIRONMENT, EnvironmentConfig, environment
 from worldgymnast.errors import InputError
 from worldgymnast.files import json_object
 from worldgymnast.ledger import FILE, Ledger
@@ -21,15 +22,7 @@ from worldgymnast.protocols import Policy, RealEnvironment
 from worldgymnast.recipes.estimate import format_duration, measure_pace
 from worldgymnast.recipes.finetune import FinetuneConfig, finetune
 from worldgymnast.records import read_object
-from worldgymnast.registry import (
-    DEFAULT_ENVIRONMENT,
-    EnvironmentConfig,
-    environment,
-    load_judge,
-    load_policy,
-    load_world,
-    to_dict,
-)
+from worldgymnast.registry import load_judge, load_policy, load_world, to_dict
 from worldgymnast.rl.rollout import executed_per_look
 from worldgymnast.rl.starts import PhotographedStarts
 from worldgymnast.run import Run, is_finished, stage

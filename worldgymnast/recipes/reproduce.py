@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from worldgymnast.configs import Between, Count, Seeds, checked
+from worldgymnast.environments import DEFAULT_ENVIRONMENT, EnvironmentConfig, environment
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.errors import FieldError
 from worldgymnast.evaluation.agreement import GATE
@@ -30,7 +31,6 @@ from worldgymnast.recipes.finetune import FinetuneConfig, finetune
 from worldgymnast.recipes.record import PolicyRecordConfig, RecordConfig, record_explorers, record_policy_to, record_to
 from worldgymnast.recipes.relearn import RelearnConfig, relearn_judge, relearn_world
 from worldgymnast.records import read_object
-from worldgymnast.registry import DEFAULT_ENVIRONMENT, EnvironmentConfig, environment
 from worldgymnast.rl.reinforce import ReinforceConfig
 from worldgymnast.rl.starts import EpisodeStarts
 from worldgymnast.run import stage

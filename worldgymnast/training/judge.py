@@ -13,14 +13,7 @@ from worldgymnast.episodes.windows import EpisodeSet, data_hash
 from worldgymnast.errors import InputError
 from worldgymnast.phrases import INSTRUCTIONS
 from worldgymnast.protocols import TrainableJudge, WorldModel
-from worldgymnast.registry import (
-    JudgeConfig,
-    Manifest,
-    load_learned_judge,
-    make,
-    save_component,
-    to_dict,
-)
+from worldgymnast.registry import JudgeConfig, Manifest, load_learned_judge, make, save_component, to_dict
 from worldgymnast.run import Run
 from worldgymnast.scenes.language import AFFORDANCES
 from worldgymnast.training.batches import success_batches

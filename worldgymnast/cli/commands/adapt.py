@@ -23,6 +23,7 @@ from worldgymnast.cli.origins import cameras_of, check_same_cameras, rule_of
 from worldgymnast.cli.results import print_results, print_training
 from worldgymnast.cli.starters import component_files, refuse_other_robot, refuse_starters, refuse_unknown_tasks
 from worldgymnast.configs import Count, Positive, checked
+from worldgymnast.environments import DEFAULT_ENVIRONMENT, EnvironmentConfig, environment, with_horizon
 from worldgymnast.episodes.starts import read_frame
 from worldgymnast.errors import InputError
 from worldgymnast.evaluation.success import Rate
@@ -33,15 +34,7 @@ from worldgymnast.preprocessing import Resize, Size, compact
 from worldgymnast.protocols import Policy, RealEnvironment, StartSampler, predicts_state
 from worldgymnast.recipes.adapt import AdaptConfig, adapt, measure_forgetting
 from worldgymnast.recipes.quickstart import QuickstartConfig
-from worldgymnast.registry import (
-    DEFAULT_ENVIRONMENT,
-    EnvironmentConfig,
-    environment,
-    load_judge,
-    load_policy,
-    load_world,
-    with_horizon,
-)
+from worldgymnast.registry import load_judge, load_policy, load_world
 from worldgymnast.report import tables
 from worldgymnast.rl.objective import ObjectiveConfig
 from worldgymnast.rl.reinforce import ReinforceConfig

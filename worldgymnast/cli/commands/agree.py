@@ -24,6 +24,13 @@ from worldgymnast.cli.inputs import open_ledger
 from worldgymnast.cli.origins import check_same_cameras
 from worldgymnast.cli.starters import component_files, refuse_starters, refuse_unknown_tasks, spec_in
 from worldgymnast.configs import Once, checked
+from worldgymnast.environments import (
+    DEFAULT_ENVIRONMENT,
+    EnvironmentConfig,
+    environment,
+    environment_dict,
+    with_horizon,
+)
 from worldgymnast.envs.simulator import SimulatorConfig
 from worldgymnast.errors import InputError
 from worldgymnast.evaluation.closed_loop import agreement_episodes
@@ -36,17 +43,7 @@ from worldgymnast.measure.agreement import (
     powered_by_policy,
     roll_out_policies,
 )
-from worldgymnast.registry import (
-    DEFAULT_ENVIRONMENT,
-    EnvironmentConfig,
-    environment,
-    environment_dict,
-    load_judge,
-    load_policy,
-    load_world,
-    to_dict,
-    with_horizon,
-)
+from worldgymnast.registry import load_judge, load_policy, load_world, to_dict
 from worldgymnast.report import tables
 from worldgymnast.report.agree import agreement_sheets, scatter, success_rates
 from worldgymnast.report.diagnosis import closed_loop_sheet, plain_loops

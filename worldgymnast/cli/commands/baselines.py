@@ -26,6 +26,7 @@ from worldgymnast.cli.origins import cameras_of, check_same_cameras, rule_of
 from worldgymnast.cli.results import print_training
 from worldgymnast.cli.starters import component_files, refuse_starters, refuse_unknown_tasks
 from worldgymnast.configs import Between, Positive, checked
+from worldgymnast.environments import DEFAULT_ENVIRONMENT, EnvironmentConfig, environment
 from worldgymnast.envs.simulator import SimulatorConfig
 from worldgymnast.episodes.windows import concatenate
 from worldgymnast.measure.real import Scorer, ScoringConfig
@@ -35,7 +36,7 @@ from worldgymnast.recipes.finetune import FinetuneConfig, finetune
 from worldgymnast.recipes.iterated_sft import IterSftConfig, iter_sft
 from worldgymnast.recipes.quickstart import QuickstartConfig
 from worldgymnast.recipes.reproduce import Recipe
-from worldgymnast.registry import DEFAULT_ENVIRONMENT, EnvironmentConfig, environment, load_policy
+from worldgymnast.registry import load_policy
 from worldgymnast.rl.reinforce import ReinforceConfig
 from worldgymnast.rl.rollout import executed_per_look
 from worldgymnast.rl.starts import EpisodeStarts, FixedStarts, ParaphrasedStarts, PhotographedStarts

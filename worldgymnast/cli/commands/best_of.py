@@ -14,16 +14,10 @@ from worldgymnast.cli.origins import check_same_cameras
 from worldgymnast.cli.results import print_results
 from worldgymnast.cli.starters import component_files, refuse_unknown_tasks
 from worldgymnast.configs import checked
+from worldgymnast.environments import DEFAULT_ENVIRONMENT, EnvironmentConfig, environment, environment_dict
 from worldgymnast.measure.planning import evaluate_planning
 from worldgymnast.measure.real import ScoreConfig
-from worldgymnast.registry import (
-    DEFAULT_ENVIRONMENT,
-    EnvironmentConfig,
-    environment,
-    environment_dict,
-    load_policy,
-    to_dict,
-)
+from worldgymnast.registry import load_policy, to_dict
 from worldgymnast.rl.best_of import BestOf, BestOfConfig
 from worldgymnast.run import Run
 from worldgymnast.weights import identity

@@ -11,9 +11,10 @@ from tyro.conf import Positional
 from worldgymnast.actions import ActionSpecMismatch, require_same
 from worldgymnast.cli.command import Command, OptionalPath
 from worldgymnast.configs import Positive, checked
+from worldgymnast.environments import DEFAULT_ENVIRONMENT, EnvironmentConfig, unopened_environment
 from worldgymnast.errors import InputError
 from worldgymnast.protocols import RealEnvironment
-from worldgymnast.registry import DEFAULT_ENVIRONMENT, EnvironmentConfig, load_policy, unopened_environment
+from worldgymnast.registry import load_policy
 from worldgymnast.testing import inspect_environment
 
 Reference = Annotated[Positional[str], tyro.conf.arg(metavar="REF", help_behavior_hint="(required)")]

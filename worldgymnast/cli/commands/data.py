@@ -16,6 +16,7 @@ from worldgymnast.cli.environment import HIDDEN_HORIZON, check_policy, check_tas
 from worldgymnast.cli.origins import size_in
 from worldgymnast.cli.results import print_data_set
 from worldgymnast.configs import Between, checked
+from worldgymnast.environments import DEFAULT_ENVIRONMENT, EnvironmentConfig, environment
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.check import check
 from worldgymnast.episodes.formats import ConversionSummary
@@ -24,7 +25,7 @@ from worldgymnast.episodes.merge import merge
 from worldgymnast.errors import InputError
 from worldgymnast.recipes.record import PolicyRecordConfig, RecordConfig, record_policy_to, record_to
 from worldgymnast.recipes.reproduce import Recipe
-from worldgymnast.registry import DEFAULT_ENVIRONMENT, EnvironmentConfig, environment, load_policy
+from worldgymnast.registry import load_policy
 from worldgymnast.rl.rollout import executed_per_look
 
 

@@ -29,6 +29,7 @@ from worldgymnast.cli.origins import cameras_of, check_same_cameras, check_same_
 from worldgymnast.cli.results import print_results
 from worldgymnast.cli.starters import component_files, refuse_unknown_tasks
 from worldgymnast.configs import Count, Positive, Seed, Seeds, checked
+from worldgymnast.environments import DEFAULT_ENVIRONMENT, EnvironmentConfig, environment, environment_dict
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.errors import InputError
 from worldgymnast.evaluation.perceptual import lpips_distance
@@ -39,16 +40,7 @@ from worldgymnast.measure.state import state_fidelity
 from worldgymnast.measure.world import SIGNAL, comparison_rows, judge_outcomes, measure_drift, replay_fidelity, to_plain
 from worldgymnast.preprocessing import compact
 from worldgymnast.protocols import Judge, WorldModel, predicts_state
-from worldgymnast.registry import (
-    DEFAULT_ENVIRONMENT,
-    EnvironmentConfig,
-    environment,
-    environment_dict,
-    load_judge,
-    load_policy,
-    load_world,
-    to_dict,
-)
+from worldgymnast.registry import load_judge, load_policy, load_world, to_dict
 from worldgymnast.report import tables
 from worldgymnast.report.collect import collect
 from worldgymnast.report.markdown import markdown

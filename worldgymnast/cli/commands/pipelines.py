@@ -33,6 +33,7 @@ from worldgymnast.cli.origins import cameras_of, check_same_cameras, rule_of
 from worldgymnast.cli.results import print_results
 from worldgymnast.cli.starters import component_files, refuse_starters, refuse_unknown_tasks
 from worldgymnast.configs import checked
+from worldgymnast.environments import environment
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.errors import InputError
 from worldgymnast.preprocessing import compact
@@ -42,7 +43,7 @@ from worldgymnast.recipes.dyna_recorded import dyna_recorded
 from worldgymnast.recipes.quickstart import QuickstartConfig, quickstart
 from worldgymnast.recipes.relearn import RelearnConfig
 from worldgymnast.recipes.reproduce import Recipe, reproduce
-from worldgymnast.registry import environment, load_learned_judge, load_policy, load_world, to_dict
+from worldgymnast.registry import load_learned_judge, load_policy, load_world, to_dict
 from worldgymnast.report.collect import collect
 from worldgymnast.report.report import write
 from worldgymnast.rl.reinforce import ReinforceConfig

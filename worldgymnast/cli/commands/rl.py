@@ -26,6 +26,7 @@ from worldgymnast.cli.origins import cameras_of, check_same_cameras, rule_of
 from worldgymnast.cli.results import print_training
 from worldgymnast.cli.starters import component_files, refuse_other_robot, refuse_starters, refuse_unknown_tasks
 from worldgymnast.configs import Positive, checked
+from worldgymnast.environments import DEFAULT_ENVIRONMENT, EnvironmentConfig, environment
 from worldgymnast.episodes.starts import read_starts
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.errors import InputError
@@ -36,7 +37,7 @@ from worldgymnast.protocols import RealEnvironment, StartSampler, WorldModel, pr
 from worldgymnast.recipes.finetune import FinetuneConfig, finetune
 from worldgymnast.recipes.quickstart import QuickstartConfig
 from worldgymnast.recipes.reproduce import Recipe
-from worldgymnast.registry import DEFAULT_ENVIRONMENT, EnvironmentConfig, environment, load_judge, load_policy
+from worldgymnast.registry import load_judge, load_policy
 from worldgymnast.rl.rollout import executed_per_look
 from worldgymnast.rl.starts import EpisodeStarts, FixedStarts, MixedStarts, PhotographedStarts
 from worldgymnast.run import is_finished

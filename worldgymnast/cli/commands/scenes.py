@@ -28,6 +28,7 @@ from worldgymnast.cli.command import (
 from worldgymnast.cli.environment import HIDDEN_HORIZON, check_tasks, is_metaworld
 from worldgymnast.cli.inputs import read
 from worldgymnast.configs import Between, Count, Seed, checked
+from worldgymnast.environments import DEFAULT_ENVIRONMENT, EnvironmentConfig, environment, environment_dict
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.starts import folder_hash, list_pictures, read_frame, read_instructions, write_start
 from worldgymnast.episodes.windows import EpisodeSet
@@ -37,14 +38,7 @@ from worldgymnast.progress import Progress
 from worldgymnast.protocols import Editor
 from worldgymnast.recipes.edit_episodes import distract_episodes
 from worldgymnast.recipes.quickstart import QuickstartConfig, starter_plate
-from worldgymnast.registry import (
-    DEFAULT_ENVIRONMENT,
-    EnvironmentConfig,
-    environment,
-    environment_dict,
-    load_editor,
-    load_proposer,
-)
+from worldgymnast.registry import load_editor, load_proposer
 from worldgymnast.run import Run
 from worldgymnast.scenes.edit import add_distractors
 from worldgymnast.scenes.language import sample_instructions

@@ -37,13 +37,7 @@ from worldgymnast.errors import InputError
 from worldgymnast.preprocessing import compact
 from worldgymnast.recipes.presets import WORLDS
 from worldgymnast.recipes.quickstart import starter
-from worldgymnast.registry import (
-    WorldConfig,
-    load_learned_judge,
-    load_policy,
-    load_trainable_world,
-    load_world,
-)
+from worldgymnast.registry import WorldConfig, load_learned_judge, load_policy, load_trainable_world, load_world
 from worldgymnast.tiling import check_cameras
 from worldgymnast.training.distillation import Distillation, distill
 from worldgymnast.training.fit import check_parts
