@@ -28,6 +28,7 @@ from worldgymnast.recipes.record import PolicyRecordConfig, explorer_config, pol
 from worldgymnast.recipes.reproduce import Recipe
 from worldgymnast.registry import load_policy
 from worldgymnast.staging import atomic_path
+from worldgymnast.tiling import Tiling
 from worldgymnast.types import Episode
 
 HELD_OUT = "held_out"
@@ -155,7 +156,8 @@ def compact(episodes: EpisodeSet) -> EpisodeSet:
 def save(path: Path, episodes: EpisodeSet) -> None:
     """Write a set as one plain file, atomically."""
     strings = {name: list(getattr(episodes, name)) for name in ("instruction", "task", "source")}
-    meta = strings | {"spec": episodes.spec.to_dict(), "fps": episodes.fps}
+    tiling = None if episodes.tiling is None else episodes.tiling.to_dict()
+    meta = strings | {"spec": episodes.spec.to_dict(), "fps": episodes.fps, "tiling": tiling}
     arrays = {name: np.ascontiguousarray(getattr(episodes, name)) for name in _ARRAYS}
     with atomic_path(path, arrays["frames"].nbytes) as temporary:
         save_file(arrays, temporary, {"episodes": json.dumps(meta)})
@@ -167,4 +169,5 @@ def load_plain(path: Path) -> EpisodeSet:
         arrays = {name: file.get_tensor(name) for name in _ARRAYS}
         meta = json.loads(file.metadata()["episodes"])
     fields: dict[str, Any] = arrays | {name: tuple(meta[name]) for name in ("instruction", "task", "source")}
-    return EpisodeSet(**fields, spec=ActionSpec.from_dict(meta["spec"]), fps=meta["fps"])
+    tiling = Tiling.from_dict(meta["tiling"]) if meta.get("tiling") else None
+    return EpisodeSet(**fields, spec=ActionSpec.from_dict(meta["spec"]), fps=meta["fps"], tiling=tiling)

@@ -115,6 +115,52 @@ def train_for(
     return steps, last
 
 
+def train_frames(
+    world: LatentWorldModel, data: EpisodeSet, weights: np.ndarray | None, config: WorldTraining, seconds: float
+) -> None:
+    """Train the autoencoder of `world` in place for `seconds`, and measure its latents."""
+    autoencoder, fit = world.autoencoder, config.autoencoder
+    assert isinstance(autoencoder, Autoencoder)
+    autoencoder.requires_grad_(True)
+    batches = frame_batches(data, config.frames, 0, weights)
+    train_for(
+        autoencoder, batches, seconds, fit.lr, ema=fit.ema, weight_decay=fit.weight_decay, precision=fit.precision
+    )
+    autoencoder.measure_latents(batches(step)["frames"] for step in range(16))
+    autoencoder.requires_grad_(False)
+
+
+def train_clips(
+    world: LatentWorldModel,
+    data: EpisodeSet,
+    weights: np.ndarray | None,
+    config: WorldTraining,
+    seconds: float,
+    lr: float,
+) -> tuple[int, dict[str, float]]:
+    """Train the transformer of `world` in place for `seconds`, encoding of the frames included.
+
+    Returns:
+        Steps and last metrics.
+    """
+    deadline = time.monotonic() + seconds
+    latents = encode_all(world.autoencoder, data.frames, precision=config.fit.precision)
+    objective = world.config.objective
+    assert isinstance(objective, FlowConfig)
+    object.__setattr__(world, "_unroll", capture(world, round(objective.unroll * config.clips), config.length))
+    drawn = balanced_weights(data, weights) if config.balanced else weights
+    batches = latent_batches(data, latents, config.length, config.clips, config.fit.seed, world.device, drawn)
+    return train_for(
+        world,
+        batches,
+        deadline - time.monotonic(),
+        lr,
+        ema=config.fit.ema,
+        weight_decay=config.fit.weight_decay,
+        precision="fp32",
+    )
+
+
 def _schedule(progress: float) -> float:
     """Return the factor of the learning rate: linear warmup, then cosine decay."""
     return min(1, progress / _WARM + 0.01) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
@@ -161,23 +207,7 @@ class Graphed:
         sets, shares = load_shared(self.data, self.explored)
         data, weights = concatenate(sets), share_weights(sets, shares)
         world, kept = self._initial(config, data, weights)
-        latents = encode_all(world.autoencoder, data.frames, precision=config.fit.precision)
-        objective = world.config.objective
-        assert isinstance(objective, FlowConfig)
-        follow = capture(world, round(objective.unroll * self.clips), config.length)
-        object.__setattr__(world, "_unroll", follow)
-        batches = latent_batches(
-            data, latents, config.length, self.clips, 0, world.device, balanced_weights(data, weights)
-        )
-        steps, metrics = train_for(
-            world,
-            batches,
-            deadline - time.monotonic(),
-            self.lr,
-            ema=config.fit.ema,
-            weight_decay=config.fit.weight_decay,
-            precision="fp32",
-        )
+        steps, metrics = train_clips(world, data, weights, config, deadline - time.monotonic(), self.lr)
         made = Manifest(f"studies/graphed.py {self.variant}", config.fit.seed, data_hash(data), metrics)
         (self.out / "world").mkdir(parents=True, exist_ok=True)
         save_component(self.out / "world" / "world.safetensors", world, made)
@@ -199,21 +229,8 @@ class Graphed:
         if self.start != "nothing":
             return begin(self.start, config, data, self.out.parent / "autoencoders", self.seconds / 60, self.device)
         torch.manual_seed(config.fit.seed)
-        world = LatentWorldModel(config.world, data.spec, data.fps).to(self.device)
-        assert isinstance(world.autoencoder, Autoencoder)
-        batches, fit = frame_batches(data, self.frames, 0, weights), config.autoencoder
-        world.autoencoder.requires_grad_(True)
-        train_for(
-            world.autoencoder,
-            batches,
-            self.autoencoder,
-            fit.lr,
-            ema=fit.ema,
-            weight_decay=fit.weight_decay,
-            precision="auto",
-        )
-        world.autoencoder.measure_latents(batches(step)["frames"] for step in range(16))
-        world.autoencoder.requires_grad_(False)
+        world = LatentWorldModel(config.world, data.spec, data.fps, data.tiling).to(self.device)
+        train_frames(world, data, weights, config, self.autoencoder)
         return world, "nothing"
 
 

@@ -29,7 +29,7 @@ from worldgymnast.tiling import Tiling
 from worldgymnast.types import IMAGE
 from worldgymnast.weights import fingerprint
 
-DEFAULT_TASKS = ("alphabet-soup", "cream-cheese", "salad-dressing", "ketchup", "tomato-sauce", "butter")
+DEFAULT_TASKS = ("cream-cheese", "salad-dressing", "ketchup", "butter", "milk", "orange-juice")
 """Default tasks of LIBERO-Object; the scripted expert does all ten of the suite."""
 SCORING_LAYOUTS = range(25)
 """Standard initial states for scores during training."""

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Callable
 from dataclasses import replace
 
+from worldgymnast.envs.libero import LiberoConfig
 from worldgymnast.envs.metaworld import MetaWorldConfig
 from worldgymnast.errors import InputError
 from worldgymnast.judges.classifier import ClassifierConfig
@@ -37,6 +38,31 @@ def quickstart() -> Recipe:
     """Return `metaworld` with one RL seed and the evaluations of `make quickstart`."""
     short = QuickstartConfig()
     return replace(metaworld(), finetune=short.finetune, score=short.score, seeds=(short.finetune.rl.seed,))
+
+
+def libero() -> Recipe:
+    """Return the recipe of six tasks of LIBERO-Object from scratch, with two cameras: a day on two cores."""
+    env = LiberoConfig(cameras=("agentview", "wrist"), horizon=32)
+    sizes = replace(EMBEDDED, transformer=replace(EMBEDDED.transformer, grid=(4, 8), action_dim=7))
+    base, length = Recipe(), 40
+    return replace(
+        base,
+        env=env,
+        record=RecordConfig(expert=25, noisy=50, play=25, length=length),
+        policy=PolicyTraining(
+            SmallVLAConfig(chunk=1), demonstrations=25, successes=True, fit=FitConfig(steps=2000, lr=1e-3)
+        ),
+        rollouts=replace(base.rollouts, temperatures=(0.5, 1.0), length=length),
+        held_out=replace(base.held_out, per_temperature=10, length=length),
+        world=WorldTraining(sizes),
+        judge=JudgeTraining(stride=1),
+        explore=replace(base.explore, steps=14, horizon=env.horizon),
+        explored=replace(base.explored, per_temperature=8, length=length),
+        finetune=FinetuneConfig(
+            ReinforceConfig(horizon=env.horizon, evaluate_every=12), ScoringConfig(per_task=16, first_layout=0)
+        ),
+        score=ScoreConfig(per_task=25, first_layout=25),
+    )
 
 
 def debug() -> Recipe:
@@ -73,7 +99,7 @@ def debug() -> Recipe:
     )
 
 
-PRESETS: dict[str, Callable[[], Recipe]] = {f.__name__: f for f in (metaworld, quickstart, debug)}
+PRESETS: dict[str, Callable[[], Recipe]] = {f.__name__: f for f in (metaworld, quickstart, libero, debug)}
 
 
 # ---------------------------------------------------------------- world models by size
