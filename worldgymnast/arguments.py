@@ -4,14 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from typing_extensions import get_protocol_members
+from typing_extensions import TypeIs, get_protocol_members
 
 from worldgymnast.errors import InputError
 from worldgymnast.files import short
 from worldgymnast.protocols import Policy
+
+_P = TypeVar("_P")
+
+
+def implements(value: object, protocol: type[_P]) -> TypeIs[_P]:
+    """Whether `value` has every member of a Protocol.
+
+    Unlike `isinstance`, which from Python 3.12 on misses the submodules and buffers of an `nn.Module`.
+
+    >>> from worldgymnast.protocols import Judge
+    >>> implements(object(), Judge)
+    False
+    """
+    return not missing_members(value, protocol)
 
 
 def missing_members(value: object, protocol: type[Any]) -> list[str]:

@@ -171,7 +171,6 @@ class ImitablePolicy(Policy, Protocol):
         ...
 
 
-@runtime_checkable
 class TrainablePolicy(ImitablePolicy, Storable, Protocol):
     """Policy that `training.policy` builds and saves."""
 
@@ -202,7 +201,6 @@ class WorldModel(Component, Protocol):
         ...
 
 
-@runtime_checkable
 class TrainableWorld(WorldModel, Storable, Protocol):
     """World model in the latent space of an autoencoder, built and saved by `training.world`.
 
@@ -315,7 +313,6 @@ class Cancelable(Protocol):
         ...
 
 
-@runtime_checkable
 class TrainableJudge(Judge, Storable, Protocol):
     """Judge that `training.judge` builds, calibrates and saves.
 

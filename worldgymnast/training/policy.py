@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from worldgymnast.actions import require_same
+from worldgymnast.arguments import implements
 from worldgymnast.configs import Positive, checked
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, data_hash, state_hash, warn_out_of_range
 from worldgymnast.errors import FieldError, InputError
@@ -100,7 +101,7 @@ def train_policy(
     result = out / "policy.safetensors"
     inputs = {"data": data_hash(episodes)}
     if start is not None:
-        if not isinstance(start, TrainablePolicy):
+        if not implements(start, TrainablePolicy):
             raise InputError(
                 f"{type(start).__name__} has no imitation loss, so it cannot be trained by imitation. Omit it"
             )
