@@ -412,6 +412,21 @@ class Demonstrates(RealEnvironment, Protocol):
 
 
 @runtime_checkable
+class KeepsLayouts(Protocol):
+    """Real environment of a benchmark with standard layouts, which recordings leave out."""
+
+    @property
+    def scoring_layouts(self) -> range:
+        """Layouts of each task for scores during training."""
+        ...
+
+    @property
+    def evaluation_layouts(self) -> range:
+        """Layouts of each task for the final evaluation alone."""
+        ...
+
+
+@runtime_checkable
 class ScriptedEnv(Protocol):
     """Single environment with a scripted expert.
 

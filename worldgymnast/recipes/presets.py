@@ -58,10 +58,8 @@ def libero() -> Recipe:
         judge=JudgeTraining(stride=1),
         explore=replace(base.explore, steps=14, horizon=env.horizon),
         explored=replace(base.explored, per_temperature=6, length=length),
-        finetune=FinetuneConfig(
-            ReinforceConfig(horizon=env.horizon, evaluate_every=12), ScoringConfig(per_task=12, first_layout=0)
-        ),
-        score=ScoreConfig(per_task=25, first_layout=25),
+        finetune=FinetuneConfig(ReinforceConfig(horizon=env.horizon, evaluate_every=12), ScoringConfig(per_task=12)),
+        score=ScoreConfig(per_task=25),
     )
 
 
