@@ -4,14 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from typing_extensions import get_protocol_members
+from typing_extensions import TypeIs, get_protocol_members
 
 from worldgymnast.errors import InputError
 from worldgymnast.files import short
 from worldgymnast.protocols import Policy
+from worldgymnast.tiling import ONE_CAMERA, Tiling, picture_sizes
+
+_P = TypeVar("_P")
+
+
+def implements(value: object, protocol: type[_P]) -> TypeIs[_P]:
+    """Whether `value` has every member of a Protocol.
+
+    Unlike `isinstance`, which from Python 3.12 on misses the submodules and buffers of an `nn.Module`.
+
+    >>> from worldgymnast.protocols import Judge
+    >>> implements(object(), Judge)
+    False
+    """
+    return not missing_members(value, protocol)
 
 
 def missing_members(value: object, protocol: type[Any]) -> list[str]:
@@ -75,3 +90,25 @@ def check_device(device: str) -> None:
         raise InputError(f"device: found '{device}', but no {parsed.type} device is available. Use device='cpu'")
     if parsed.type == "cuda" and (parsed.index or 0) >= count:
         raise InputError(f"device: found '{device}', but the last device is cuda:{count - 1}. Use another")
+
+
+def check_pictures(policy: Policy, size: tuple[int, int], tiling: Tiling | None, who: str, source: str) -> None:
+    """Raise InputError if a policy was trained on pictures of another size, as far as it knows (`image_sizes`).
+
+    Args:
+        policy: the policy.
+        size: height and width of the frames.
+        tiling: part of each camera in the frames.
+        who: names the policy, for the message.
+        source: names what gives the frames, for the message.
+    """
+    expected = getattr(getattr(policy, "config", None), "image_sizes", ())
+    if not expected or (tiling is None and tuple(policy.cameras) != (ONE_CAMERA,)):
+        return  # of any size, or each camera comes alone, and the policy sees for itself
+    for name, known, found in zip(policy.cameras, expected, picture_sizes(policy.cameras, size, tiling), strict=False):
+        if tuple(known) != tuple(found):
+            raise InputError(
+                f"{who}: trained on pictures of {known[0]}x{known[1]} pixels (camera '{name}'), but {source} gives "
+                f"{found[0]}x{found[1]}. Its actions would be wrong. Give data, world model and environment of one "
+                "size (--size, --env.size), or train the policy again"
+            )

@@ -171,7 +171,6 @@ class ImitablePolicy(Policy, Protocol):
         ...
 
 
-@runtime_checkable
 class TrainablePolicy(ImitablePolicy, Storable, Protocol):
     """Policy that `training.policy` builds and saves."""
 
@@ -202,7 +201,6 @@ class WorldModel(Component, Protocol):
         ...
 
 
-@runtime_checkable
 class TrainableWorld(WorldModel, Storable, Protocol):
     """World model in the latent space of an autoencoder, built and saved by `training.world`.
 
@@ -315,7 +313,6 @@ class Cancelable(Protocol):
         ...
 
 
-@runtime_checkable
 class TrainableJudge(Judge, Storable, Protocol):
     """Judge that `training.judge` builds, calibrates and saves.
 
@@ -411,6 +408,21 @@ class Demonstrates(RealEnvironment, Protocol):
 
     def open(self) -> ScriptedEnv:
         """Single environment that executes actions one by one."""
+        ...
+
+
+@runtime_checkable
+class KeepsLayouts(Protocol):
+    """Real environment of a benchmark with standard layouts, which recordings leave out."""
+
+    @property
+    def scoring_layouts(self) -> range:
+        """Layouts of each task for scores during training."""
+        ...
+
+    @property
+    def evaluation_layouts(self) -> range:
+        """Layouts of each task for the final evaluation alone."""
         ...
 
 

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from worldgymnast.actions import ActionSpec, ActionSpecMismatch
-from worldgymnast.arguments import check_device
+from worldgymnast.arguments import check_device, implements
 from worldgymnast.configs import ByKind, Config, from_dict, to_dict
 from worldgymnast.errors import InputError
 from worldgymnast.files import json_object, parse_json, short
@@ -320,7 +320,7 @@ def load_trainable_world(path: Path, device: str = "cpu") -> TrainableWorld:
         InputError: the world model is of another kind.
     """
     world = load_world(path, device)
-    if not isinstance(world, TrainableWorld):
+    if not implements(world, TrainableWorld):
         raise InputError(f"{path}: {type(world).__name__} cannot be trained here. Train it with its own program")
     return world
 

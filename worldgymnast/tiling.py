@@ -311,6 +311,20 @@ def see(frames: Frames, cameras: Sequence[str], tiling: Tiling | None) -> dict[s
     return tiling.untile(frames, cameras)
 
 
+def picture_sizes(cameras: Sequence[str], size: tuple[int, int], tiling: Tiling | None) -> tuple[tuple[int, int], ...]:
+    """Height and width of the picture of each camera, as `see` gives them.
+
+    >>> two = Tiling.side_by_side({"front": (8, 8), "hand": (8, 6)})
+    >>> picture_sizes(["hand", "front"], two.size, two), picture_sizes(["image"], two.size, two)
+    (((8, 6), (8, 8)), ((8, 14),))
+    """
+    if tuple(cameras) == (ONE_CAMERA,):
+        return (size,)
+    check_cameras(cameras, tiling, "policy")
+    assert tiling is not None
+    return tuple(tiling[name].size for name in cameras)
+
+
 def composed_tiling(sizes: Mapping[str, tuple[int, int]], size: Size | None = None) -> Tiling:
     """The tiling of the frame that `compose` makes of pictures of these sizes."""
     return Tiling.side_by_side(sizes).resized(size)

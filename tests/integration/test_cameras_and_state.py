@@ -13,8 +13,9 @@ from two_cameras import FRONT, JOINTS, WRIST
 
 from worldgymnast.cli.main import main
 from worldgymnast.episodes import formats
+from worldgymnast.errors import InputError
 from worldgymnast.recipes.finetune import finetune
-from worldgymnast.registry import load_policy, load_world
+from worldgymnast.registry import load_judge, load_policy, load_world
 from worldgymnast.rl.reinforce import ReinforceConfig
 from worldgymnast.rl.starts import EpisodeStarts
 from worldgymnast.surrogates.imagination import Imagination
@@ -154,6 +155,27 @@ def test_a_policy_with_state_needs_a_world_that_predicts_it(
     more = ["--begin-with", str(tmp_path / "world/world.safetensors"), "--state", *FIT, "--clips", "4", "--length", "6"]
     assert main(["train-world", data, *more, "--out", str(tmp_path / "more")]) == 0
     assert load_world(tmp_path / "more/world.safetensors").state_dim == 6
+
+
+def test_pictures_of_another_size_are_refused(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = str(trained / "data")
+    assert main(["sft", data, *CAMERAS, *FIT, *POLICY, "--state", "--out", str(tmp_path / "sft")]) == 0
+    assert "2 cameras side by side are resized to 64x128 together" in capsys.readouterr().out
+    words = files(trained)
+    words[words.index("--policy") + 1] = str(tmp_path / "sft/policy.safetensors")
+    assert main(["rl", "debug", *words, *RL, "--out", str(tmp_path / "rl")]) == 2
+    error = capsys.readouterr().err
+    assert "trained on pictures of 64x73 pixels (camera 'front'), but" in error
+    assert not (tmp_path / "rl").exists()
+    policy, world = load_policy(tmp_path / "sft/policy.safetensors"), load_world(trained / "world/world.safetensors")
+    imagine = Imagination.of(policy, world, load_judge(trained / "judge/judge.safetensors"), 8)
+    starts = EpisodeStarts(formats.read(trained / "data", image_key=("front", "wrist"), size=(32, 64)), ["move"], 0.0)
+    with pytest.raises(InputError, match="policy: found pictures of 32x"):
+        finetune(
+            policy, imagine, starts, tmp_path / "python", ReinforceConfig(steps=1, starts=2, group_size=2, horizon=8)
+        )
 
 
 def test_one_rule_for_pictures_of_another_shape(

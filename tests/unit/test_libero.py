@@ -24,7 +24,10 @@ from worldgymnast.envs.libero import (
 )
 from worldgymnast.envs.libero_expert import has_expert, plan_grasp
 from worldgymnast.envs.libero_scene import STANDARD_LAYOUTS
+from worldgymnast.envs.metaworld import MetaWorld
 from worldgymnast.errors import FieldError, InputError
+from worldgymnast.measure.evaluate import seed_layouts
+from worldgymnast.measure.real import ScoreConfig, Scorer, ScoringConfig
 from worldgymnast.recipes.record import RecordConfig, _jobs
 from worldgymnast.registry import class_of
 
@@ -140,6 +143,20 @@ def test_no_layout_is_for_two_purposes() -> None:
     env = Libero(LiberoConfig(tasks=("milk", "butter")))
     layouts = [job.layout for job in _jobs(env, RecordConfig(expert=2, noisy=1, play=0))]
     assert layouts == [50, 51, 52, 10_050, 10_051, 10_052]
+
+
+def test_scores_use_the_standard_states_by_default(capsys: pytest.CaptureFixture[str]) -> None:
+    env = Libero(LiberoConfig(tasks=("milk",)))
+    assert [one.seed for one in seed_layouts(env, ScoreConfig(per_task=3), 1)] == [25, 26, 27]
+    assert capsys.readouterr().out == ""
+    assert ScoreConfig().resolved(env) == ScoreConfig(per_task=25, first_layout=25)
+    assert "keeps 25 layouts per task for the final evaluation: 25 are used, not 50" in capsys.readouterr().out
+    assert ScoreConfig(first_layout=60).resolved(env).per_task == 50
+    assert ScoringConfig(per_task=30).resolved(env) == ScoringConfig(per_task=25, first_layout=0)
+    assert Scorer(env).config.first_layout == 0
+    without = MetaWorld()
+    assert (ScoreConfig().resolved(without).first_layout, Scorer(without).config.first_layout) == (1_000_000, 5_000_000)
+    assert next(one.seed for one in seed_layouts(without, ScoreConfig(per_task=1), 2)) == 1_002_000
 
 
 def test_recorded_noise_is_smaller_where_it_matters_most() -> None:

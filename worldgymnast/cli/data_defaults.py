@@ -15,7 +15,7 @@ import numpy as np
 
 from worldgymnast.cli.environment import is_metaworld
 from worldgymnast.cli.inputs import Components
-from worldgymnast.episodes.sizes import frame_size
+from worldgymnast.episodes.sizes import frame_size, frame_sizes
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import InputError
 from worldgymnast.preprocessing import Size, compact, sides, size_text
@@ -56,16 +56,15 @@ def size_for(
 ) -> Size | None:
     """Choose the size to resize frames to, in pixels, or None.
 
-    Frames keep their size if it is square, a multiple of 16 and at most 256; others become `target` pixels square.
+    Frames keep their size if it is square, a multiple of 16 and at most 256; others become `target` pixels square. The
+    same holds for each of several cameras side by side. A `target` of height and width is that of the whole frame.
     """
     if size is not None or not paths:
         return size
-    if cameras == "all" or isinstance(cameras, tuple):
-        shape = "x".join(map(str, sides(target)))
-        print(f"{paths[0]}: cameras side by side are resized to {shape} together; --size N or HxW changes this")
-        return target
+    if cameras == "all" or (isinstance(cameras, tuple) and len(cameras) > 1):
+        return _size_of_several(paths, cameras, target)
     sizes = [frame_size(path, cameras) for path in paths]
-    if None in sizes or all(h == w and h % _SIZE_STEP == 0 and h <= MAX_SIZE for h, w in filter(None, sizes)):
+    if None in sizes or all(map(_is_kept, filter(None, sizes))):
         return None
     if len({one for one in sizes if one and one[0] == one[1]}) > 1 or len(set(sizes)) > 1:
         return None  # the reader reports that they differ
@@ -75,6 +74,27 @@ def size_for(
         "width separately; --size N or HxW, and --resize, change this"
     )
     return target
+
+
+def _size_of_several(paths: Sequence[Path], cameras: str | tuple[str, ...], target: Size) -> Size | None:
+    """Choose the size of a frame of several cameras side by side, or None to keep it."""
+    each = [frame_sizes(path, cameras) for path in paths]
+    if len(each[0]) < 2:
+        return size_for(paths, None, None, target)
+    kept = {one for sizes in each for one in sizes}
+    if len(kept) == 1 and all(one and _is_kept(one) for one in kept):
+        return None
+    chosen = target if isinstance(target, tuple) else (target, target * len(each[0]))
+    print(
+        f"{paths[0]}: {len(each[0])} cameras side by side are resized to {size_text(chosen)} together; --size HxW "
+        "changes this"
+    )
+    return chosen
+
+
+def _is_kept(size: tuple[int, int]) -> bool:
+    """Whether frames of that height and width are used as they are."""
+    return size[0] == size[1] and size[0] % _SIZE_STEP == 0 and size[0] <= MAX_SIZE
 
 
 # ---------------------------------------------------------------- durations

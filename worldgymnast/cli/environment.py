@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from worldgymnast.actions import ActionSpec, ActionSpecMismatch, metaworld_spec, require_same
+from worldgymnast.arguments import check_pictures
 from worldgymnast.environments import (
     DEFAULT_ENVIRONMENT,
     ENVIRONMENT_CONFIGS,
@@ -23,7 +24,7 @@ from worldgymnast.environments import (
 from worldgymnast.errors import InputError
 from worldgymnast.measure.novelty import task_name_warning
 from worldgymnast.phrases import INSTRUCTIONS
-from worldgymnast.protocols import Policy, RealEnvironment
+from worldgymnast.protocols import Policy, RealEnvironment, frame_size, tiling_of
 from worldgymnast.types import Layout, Start
 
 SUITE = DEFAULT_ENVIRONMENT.tasks
@@ -170,8 +171,9 @@ def robot_of_all_tasks(robot: RealEnvironment, config: Any) -> RealEnvironment:
 
 
 def check_policy(path: Path, policy: Policy, config: EnvironmentConfig, flag: str = "--env.hold") -> None:
-    """Require a policy with the actions of an environment; `flag` sets the hold."""
-    spec, expected = policy.action_spec, environment(config).action_spec
+    """Require a policy with the actions and the pictures of an environment; `flag` sets the hold."""
+    env = environment(config)
+    spec, expected = policy.action_spec, env.action_spec
     is_suite = is_metaworld(expected)
     if is_suite and not is_metaworld(spec):
         raise InputError(
@@ -190,3 +192,4 @@ def check_policy(path: Path, policy: Policy, config: EnvironmentConfig, flag: st
         elif not is_suite:
             advice += ", or correct --env.spec"
         raise InputError(f"{error}. {advice}") from error
+    check_pictures(policy, frame_size(env), tiling_of(env), str(path), "the environment")

@@ -267,9 +267,14 @@ class Libero(PhotographsLayouts):
         return STATE_NAMES
 
     @property
-    def reserved_layouts(self) -> int:
-        """Layouts below this number are the benchmark's, for scores; recordings start after them."""
-        return STANDARD_LAYOUTS
+    def scoring_layouts(self) -> range:
+        """Standard initial states for scores during training."""
+        return SCORING_LAYOUTS
+
+    @property
+    def evaluation_layouts(self) -> range:
+        """Standard initial states for the final evaluation alone."""
+        return EVALUATION_LAYOUTS
 
     @property
     def noise_scale(self) -> tuple[float, ...]:

@@ -37,6 +37,30 @@ def frame_size(path: Path, cameras: str | Sequence[str] | None = None) -> tuple[
         return None
 
 
+def frame_sizes(path: Path, cameras: str | Sequence[str]) -> list[tuple[int, int] | None]:
+    """Height and width of the frames of each of several cameras; "all" are those in the metadata."""
+    names = cameras
+    if cameras == "all":
+        try:
+            names = _cameras(path)
+        except (InputError, OSError, KeyError, TypeError, ValueError, AttributeError):
+            names = ()
+    return [frame_size(path, name) for name in ([names] if isinstance(names, str) else names)]
+
+
+def _cameras(path: Path) -> list[str]:
+    """Names of all cameras of a LeRobot or RLDS data set."""
+    if detect(path) == "rlds":
+        return [name for name, feature in _observation(read_json_object(path / "features.json")) if "image" in feature]
+    features = read_json_object(path / "meta/info.json")["features"]
+    return [name for name, feature in features.items() if feature.get("dtype") in ("video", "image")]
+
+
+def _observation(features: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    steps = features["featuresDict"]["features"]["steps"]["sequence"]["feature"]["featuresDict"]["features"]
+    return sorted(steps["observation"]["featuresDict"]["features"].items())
+
+
 def _lerobot(info: Mapping[str, Any], camera: str | None) -> tuple[int, int] | None:
     features = {name: f for name, f in info["features"].items() if f.get("dtype") in ("video", "image")}
     feature = features[camera] if camera else next(iter(features.values()))
@@ -45,9 +69,8 @@ def _lerobot(info: Mapping[str, Any], camera: str | None) -> tuple[int, int] | N
 
 
 def _rlds(features: Mapping[str, Any], camera: str | None) -> tuple[int, int] | None:
-    steps = features["featuresDict"]["features"]["steps"]["sequence"]["feature"]["featuresDict"]["features"]
-    observation = steps["observation"]["featuresDict"]["features"]
-    cameras = sorted(name for name, feature in observation.items() if "image" in feature)
+    observation = dict(_observation(features))
+    cameras = [name for name, feature in observation.items() if "image" in feature]
     main = "image_0" if len(cameras) > 1 else cameras[0]
     shape = observation[camera or main]["image"]["shape"]["dimensions"]
     return _height_width([int(side) for side in shape], None)

@@ -13,7 +13,7 @@ from gymnasium.vector import VectorEnv
 from worldgymnast.actions import require_same
 from worldgymnast.measure.real import ScoreConfig, result_row, run_trials
 from worldgymnast.measure.unplayed import FIRST, imagine_unplayed
-from worldgymnast.protocols import Actor, Judge, Policy, RealEnvironment, WorldModel
+from worldgymnast.protocols import Actor, Judge, KeepsLayouts, Policy, RealEnvironment, WorldModel
 from worldgymnast.records import UNPLAYED, read_outcomes
 from worldgymnast.registry import load_policy
 from worldgymnast.rl.rollout import executed_per_look, open_vector
@@ -66,6 +66,7 @@ def evaluate(
     Raises:
         InputError: a policy and the environment have different actions.
     """
+    config = config.resolved(env)
     outcomes: dict[str, Any] = read_outcomes(file)
     missing = {name: contender for name, contender in contenders.items() if name not in outcomes}
     if not missing and not imagined:
@@ -141,8 +142,10 @@ def _seed_rows(
 
 
 def seed_layouts(env: RealEnvironment, config: ScoreConfig, seed: int) -> list[Layout]:
-    """Return the layouts of a seed."""
-    return env.layouts(config.per_task, config.first_layout + seed * 1000)
+    """Return the layouts of a seed; those of a benchmark are the same for every seed."""
+    resolved = config.resolved(env)
+    step = 0 if isinstance(env, KeepsLayouts) and resolved.first_layout in env.evaluation_layouts else 1000
+    return env.layouts(resolved.per_task, (resolved.first_layout or 0) + seed * step)
 
 
 def _imagine_additional(
@@ -157,7 +160,7 @@ def _imagine_additional(
     """Imagine `count` additional layouts per task and seed."""
 
     def starts(seed: int) -> list[Start]:
-        return env.photograph(env.layouts(count, config.first_layout + seed * 1000 + FIRST))
+        return env.photograph(env.layouts(count, (config.first_layout or 0) + seed * 1000 + FIRST))
 
     def imagine(policy: Actor, chosen: Sequence[Start], seed: int, label: str) -> list[Rollout]:
         return score_in(surrogate, policy, chosen, rows=_ROWS, temperature=config.temperature, seed=seed, label=label)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from worldgymnast.measure.evaluate import seed_layouts
 from worldgymnast.measure.real import ScoreConfig, result_row, run_trials
 from worldgymnast.protocols import Actor, RealEnvironment
 from worldgymnast.records import read_outcomes, read_seconds
@@ -32,7 +33,7 @@ def evaluate_planning(
     file, seconds_file = out / "evaluation.json", out / "seconds.json"
     outcomes: dict[str, Any] = read_outcomes(file)
     seconds = read_seconds(seconds_file)
-    layouts = env.layouts(score.per_task, score.first_layout)
+    layouts = seed_layouts(env, score, 0)
     chunk = executed_per_look(next(iter(policies.values())), score.execute)
     real = open_vector(env, score.workers, chunk, horizon=env.horizon, keyframes_only=True)
     try:

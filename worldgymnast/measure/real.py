@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any
 
 import torch
@@ -12,7 +12,7 @@ from gymnasium.vector import VectorEnv
 from worldgymnast.actions import require_same
 from worldgymnast.configs import Between, Count, Executed, NonNegative, Positive, checked
 from worldgymnast.progress import Progress
-from worldgymnast.protocols import Actor, RealEnvironment
+from worldgymnast.protocols import Actor, KeepsLayouts, RealEnvironment
 from worldgymnast.rl.reinforce import PairedRollouts
 from worldgymnast.rl.rollout import executed_per_look, open_vector, roll_out
 from worldgymnast.surrogates.imagination import Surrogate, score_in
@@ -30,16 +30,23 @@ class ScoreConfig:
     Attributes:
         per_task: episodes per task.
         temperature: of sampling; 0 is greedy.
-        first_layout: seed of the first layout; use layouts that were never recorded.
+        first_layout: seed of the first layout; use layouts that were never recorded. By default those that a benchmark
+            keeps for the final evaluation, at most as many as it has; otherwise 1000000.
         workers: processes of the real environment.
         execute: actions to execute of each predicted chunk; all by default.
     """
 
     per_task: Annotated[int, Between(1, 160)] = 50
     temperature: NonNegative = 0.0
-    first_layout: Count = 1_000_000
+    first_layout: Count | None = None
     workers: Positive = 2
     execute: Executed = None
+
+    def resolved(self, env: RealEnvironment) -> ScoreConfig:
+        """Config with the layouts of an environment."""
+        kept = env.evaluation_layouts if isinstance(env, KeepsLayouts) else None
+        per_task, first = _layouts(self.per_task, self.first_layout, kept, 1_000_000, "the final evaluation")
+        return replace(self, per_task=per_task, first_layout=first)
 
 
 @checked
@@ -49,13 +56,29 @@ class ScoringConfig:
     Attributes:
         per_task: layouts per task.
         first_layout: seed of the first layout; use layouts that were never recorded, and not those of the final
-            evaluation.
+            evaluation. By default those that a benchmark keeps for scores, at most as many as it has; otherwise
+            5000000.
         workers: processes of the real environment.
     """
 
     per_task: Positive = 10
-    first_layout: Count = 5_000_000
+    first_layout: Count | None = None
     workers: Positive = 2
+
+    def resolved(self, env: RealEnvironment) -> ScoringConfig:
+        """Config with the layouts of an environment."""
+        kept = env.scoring_layouts if isinstance(env, KeepsLayouts) else None
+        per_task, first = _layouts(self.per_task, self.first_layout, kept, 5_000_000, "scores during training")
+        return replace(self, per_task=per_task, first_layout=first)
+
+
+def _layouts(per_task: int, first: int | None, kept: range | None, default: int, purpose: str) -> tuple[int, int]:
+    """Number of layouts per task, and the first."""
+    if first is not None or kept is None:
+        return per_task, default if first is None else first
+    if per_task > len(kept):
+        print(f"the benchmark keeps {len(kept)} layouts per task for {purpose}: {len(kept)} are used, not {per_task}")
+    return min(per_task, len(kept)), kept.start
 
 
 def score_real(
@@ -104,6 +127,9 @@ class Scorer:
     config: ScoringConfig = ScoringConfig()
     _open: tuple[tuple[int, int], VectorEnv[Any, Any, Any]] | None = field(default=None, init=False, repr=False)
 
+    def __post_init__(self) -> None:
+        self.config = self.config.resolved(self.env)
+
     def description(self) -> dict[str, Any]:
         """Return tasks, layouts and environment as JSON, for config.json."""
         return {"tasks": list(self.env.tasks), **asdict(self.config), "environment": identity(self.env)}
@@ -129,7 +155,7 @@ class Scorer:
             execute: actions to execute of each predicted chunk; all by default.
         """
         env = self._vector(policy, horizon, execute)
-        layouts = self.env.layouts(self.config.per_task, self.config.first_layout)
+        layouts = self.env.layouts(self.config.per_task, self.config.first_layout or 0)
         real = score_real(policy, env, layouts, temperature=0.0, seed=step)
         imagined = score_in(surrogate, policy, [r.start for r in real], rows=rows, temperature=0.0, seed=step)
         return PairedRollouts(imagined, real)

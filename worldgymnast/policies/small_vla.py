@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from worldgymnast.actions import ActionSpec
 from worldgymnast.configs import LATER, MOST_WIDE, Between, Layers, NonNegative, Width, checked
 from worldgymnast.errors import FieldError
-from worldgymnast.policies.trunk import Trunk, add_noise, augment, check_camera_names
+from worldgymnast.policies.trunk import Pixels, Trunk, add_noise, augment, check_camera_names, check_image_sizes
 from worldgymnast.protocols import ComponentInfo
 from worldgymnast.text import SENTENCE_WIDTH, SentenceEncoder
 from worldgymnast.types import IMAGE, ActionChunk, Metrics, Observation
@@ -41,6 +41,8 @@ class SmallVLAConfig:
         state_dim: numbers of the robot's state (proprioception) that the policy reads; 0 for none.
         state_noise: standard deviation of noise on the state in imitation, in standard deviations of the data.
         cameras: names of the cameras that the policy reads; "image" alone is the whole frame.
+        image_sizes: height and width of the pictures of each camera, set by training; other pictures are refused. None
+            for any size, as in files of earlier versions.
     """
 
     chunk: Width = 2
@@ -55,11 +57,13 @@ class SmallVLAConfig:
     state_dim: Annotated[int, Between(0, MOST_WIDE)] = field(default=0, metadata=LATER)
     state_noise: NonNegative = field(default=0.1, metadata=LATER)
     cameras: tuple[str, ...] = field(default=(IMAGE,), metadata=LATER)
+    image_sizes: tuple[tuple[Pixels, Pixels], ...] = field(default=(), metadata=LATER)
 
     def __post_init__(self) -> None:
         if self.width % 8:
             raise FieldError("width", f"found {self.width}, expected a multiple of 8")
         check_camera_names(self.cameras)
+        check_image_sizes(self.image_sizes, self.cameras)
 
 
 class SmallVLA(Trunk):
@@ -69,7 +73,7 @@ class SmallVLA(Trunk):
     centres: Tensor
 
     def __init__(self, config: SmallVLAConfig, action_spec: ActionSpec, text: SentenceEncoder | None = None):
-        super().__init__(config.width, config.blocks, text, config.cameras, config.state_dim)
+        super().__init__(config.width, config.blocks, text, config.cameras, config.state_dim, config.image_sizes)
         self.config, self.action_spec = config, action_spec
         c = config
         self.head = nn.Sequential(

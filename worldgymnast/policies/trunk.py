@@ -9,6 +9,7 @@ history.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -16,10 +17,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from worldgymnast.configs import Between
 from worldgymnast.errors import FieldError, InputError
 from worldgymnast.text import SENTENCE_WIDTH, SentenceEncoder
 from worldgymnast.types import IMAGE, STATE, Observation
 from worldgymnast.weights import mean_and_deviation, module_identity
+
+Pixels = Annotated[int, Between(1, 4096)]
+"""Height or width of a picture."""
 
 
 class _Block(nn.Module):
@@ -53,6 +58,7 @@ class Trunk(nn.Module):
         text: frozen sentence encoder.
         cameras: names of the cameras; "image" alone is the whole frame.
         state_dim: numbers of proprioception; 0 for none.
+        image_sizes: height and width of the pictures of each camera; none for any size.
     """
 
     state_mean: Tensor
@@ -65,9 +71,11 @@ class Trunk(nn.Module):
         text: SentenceEncoder | None = None,
         cameras: Sequence[str] = (IMAGE,),
         state_dim: int = 0,
+        image_sizes: Sequence[tuple[int, int]] = (),
     ):
         super().__init__()
         self.cameras, self.state_dim = tuple(cameras), state_dim
+        self._image_sizes = dict(zip(cameras, image_sizes, strict=True)) if image_sizes else {}
         self.feature_width = 4 * width * len(self.cameras) + 128 + (STATE_FEATURES if state_dim else 0)
         self.text = text or SentenceEncoder()
         self.sentence = nn.Linear(SENTENCE_WIDTH, 128)
@@ -147,8 +155,15 @@ class Trunk(nn.Module):
         """Images [b 3 h w] of each camera in -1..1, sentence vector, and normalized state [b p] or None.
 
         Raises:
-            InputError: the policy needs a state of another width, or there is none.
+            InputError: the pictures have another size than those of the training, or the state another width.
         """
+        for name, (height, width) in self._image_sizes.items():
+            if (found := tuple(obs.images[name].shape[1:3])) != (height, width):
+                raise InputError(
+                    f"policy: found pictures of {found[0]}x{found[1]} pixels (camera '{name}'), but it was trained on "
+                    f"{height}x{width}. Its actions would be wrong. Resize the frames, as with --env.size or --size, "
+                    "or train it again on these"
+                )
         images = [obs.images[name].to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1 for name in self.cameras]
         return images, self.text(obs.instruction, self.device), self._normalized(obs.state)
 
@@ -176,6 +191,12 @@ def check_camera_names(cameras: Sequence[str]) -> None:
     """Raise FieldError unless these are names of cameras, each once."""
     if not cameras or len(set(cameras)) < len(cameras) or not all(cameras) or STATE in cameras:
         raise FieldError("cameras", f"found {' '.join(cameras) or 'none'}, expected names of cameras, each once")
+
+
+def check_image_sizes(sizes: Sequence[tuple[int, int]], cameras: Sequence[str]) -> None:
+    """Raise FieldError unless there is one size per camera, or none at all."""
+    if sizes and (len(sizes) != len(cameras) or min(map(min, sizes)) < 1):
+        raise FieldError("image_sizes", f"found {sizes} for {len(cameras)} cameras, expected a height and width each")
 
 
 def augment(image: Tensor, shift: int, jitter: float, generator: torch.Generator) -> Tensor:

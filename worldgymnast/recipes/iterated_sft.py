@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from worldgymnast.actions import require_same
+from worldgymnast.arguments import implements
 from worldgymnast.configs import Between, Executed, Positive, Seed, checked
 from worldgymnast.episodes.windows import EpisodeSet, data_hash, from_episodes
 from worldgymnast.errors import InputError
@@ -94,7 +95,7 @@ def iter_sft(
     Raises:
         InputError: a round has no success to imitate, or the policy cannot be trained by imitation.
     """
-    if not isinstance(policy, TrainablePolicy):
+    if not implements(policy, TrainablePolicy):
         raise InputError(f"{type(policy).__name__} has no imitation loss, so it cannot be trained by imitation")
     require_same(policy.action_spec, surrogate.action_spec, "policy and surrogate")
     require_same(policy.action_spec, demonstrations.spec, "policy and demonstrations")

@@ -48,20 +48,18 @@ def libero() -> Recipe:
     return replace(
         base,
         env=env,
-        record=RecordConfig(expert=25, noisy=50, play=25, length=length),
+        record=RecordConfig(expert=25, noisy=40, play=10, length=length),
         policy=PolicyTraining(
             SmallVLAConfig(chunk=1), demonstrations=25, successes=True, fit=FitConfig(steps=2000, lr=1e-3)
         ),
-        rollouts=replace(base.rollouts, temperatures=(0.5, 1.0), length=length),
+        rollouts=replace(base.rollouts, temperatures=(0.5, 1.0), per_temperature=15, length=length),
         held_out=replace(base.held_out, per_temperature=10, length=length),
         world=WorldTraining(sizes),
         judge=JudgeTraining(stride=1),
         explore=replace(base.explore, steps=14, horizon=env.horizon),
-        explored=replace(base.explored, per_temperature=8, length=length),
-        finetune=FinetuneConfig(
-            ReinforceConfig(horizon=env.horizon, evaluate_every=12), ScoringConfig(per_task=16, first_layout=0)
-        ),
-        score=ScoreConfig(per_task=25, first_layout=25),
+        explored=replace(base.explored, per_temperature=6, length=length),
+        finetune=FinetuneConfig(ReinforceConfig(horizon=env.horizon, evaluate_every=12), ScoringConfig(per_task=12)),
+        score=ScoreConfig(per_task=25),
     )
 
 

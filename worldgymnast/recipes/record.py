@@ -24,7 +24,7 @@ from worldgymnast.episodes.lerobot import LeRobotWriter, read
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import FieldError, InputError
 from worldgymnast.progress import Progress
-from worldgymnast.protocols import Actor, Demonstrates, RealEnvironment, ScriptedEnv, tiling_of
+from worldgymnast.protocols import Actor, Demonstrates, KeepsLayouts, RealEnvironment, ScriptedEnv, tiling_of
 from worldgymnast.rl.rollout import executed_per_look, open_vector, roll_out
 from worldgymnast.tiling import Tiling
 from worldgymnast.types import IMAGE, STATE, Episode, Layout, Rollout
@@ -68,8 +68,9 @@ class _Job:
 
 
 def _jobs(env: Demonstrates, config: RecordConfig) -> list[_Job]:
-    """All episodes to record; layouts that a benchmark keeps for scores (`reserved_layouts`) are left out."""
-    first = config.seed + getattr(env, "reserved_layouts", 0)
+    """All episodes to record; layouts that a benchmark keeps for scores are left out."""
+    kept = (env.scoring_layouts, env.evaluation_layouts) if isinstance(env, KeepsLayouts) else ()
+    first = config.seed + max((layouts.stop for layouts in kept), default=0)
     jobs = []
     for t, task in enumerate(env.tasks):
         kinds = [kind for kind in KINDS for _ in range(getattr(config, kind))]

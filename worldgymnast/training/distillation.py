@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from worldgymnast.arguments import implements
 from worldgymnast.configs import Fraction, NonNegative, Positive, checked
 from worldgymnast.episodes.windows import EpisodeSet, data_hash, warn_out_of_range
 from worldgymnast.errors import InputError
@@ -62,7 +63,7 @@ def distill(
         InputError: `teacher` has no latents to learn from.
     """
     teacher_module: Any = teacher
-    if not isinstance(teacher, TrainableWorld):
+    if not implements(teacher, TrainableWorld):
         raise InputError(
             f"{type(teacher).__name__} cannot be distilled, because it has no latents for a student to learn from. "
             "Give a world model that was trained here"

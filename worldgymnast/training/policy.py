@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from worldgymnast.actions import require_same
+from worldgymnast.arguments import implements
 from worldgymnast.configs import Positive, checked
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, data_hash, state_hash, warn_out_of_range
 from worldgymnast.errors import FieldError, InputError
@@ -17,6 +18,7 @@ from worldgymnast.phrases import INSTRUCTIONS
 from worldgymnast.protocols import ComponentInfo, Policy, TrainablePolicy
 from worldgymnast.registry import DEFAULT_POLICY, Manifest, PolicyConfig, load_policy, make, save_component, to_dict
 from worldgymnast.run import Run
+from worldgymnast.tiling import picture_sizes
 from worldgymnast.training.batches import imitation_batches
 from worldgymnast.training.fit import FitConfig, fit
 from worldgymnast.training.world import Origin
@@ -75,6 +77,13 @@ def select_imitated(episodes: EpisodeSet, config: PolicyTraining) -> EpisodeSet:
     return concatenate([demos, episodes.select(other_successes)])
 
 
+def with_image_sizes(config: Any, episodes: EpisodeSet) -> Any:
+    """Config of a policy that refuses pictures of another size than those of the episodes, if its kind can do so."""
+    if getattr(config, "image_sizes", None) != ():
+        return config
+    return replace(config, image_sizes=picture_sizes(config.cameras, episodes.size, episodes.tiling))
+
+
 def train_policy(
     episodes: EpisodeSet,
     out: Path,
@@ -100,7 +109,7 @@ def train_policy(
     result = out / "policy.safetensors"
     inputs = {"data": data_hash(episodes)}
     if start is not None:
-        if not isinstance(start, TrainablePolicy):
+        if not implements(start, TrainablePolicy):
             raise InputError(
                 f"{type(start).__name__} has no imitation loss, so it cannot be trained by imitation. Omit it"
             )
@@ -115,7 +124,7 @@ def train_policy(
             demos = select_imitated(episodes, config)
             torch.manual_seed(config.fit.seed)
             stored = ComponentInfo(action_spec=episodes.spec if start is None else start.action_spec)
-            policy = make("policies", config.policy, stored).to(device)
+            policy = make("policies", with_image_sizes(config.policy, demos), stored).to(device)
             if start is not None:
                 policy.load_state_dict(start.state_dict())
             needs_state = STATE in policy.needs

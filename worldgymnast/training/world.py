@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from worldgymnast.actions import union
+from worldgymnast.arguments import implements
 from worldgymnast.configs import Positive, checked
 from worldgymnast.episodes.shares import balanced_weights, share_weights
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, data_hash, state_hash
@@ -164,7 +165,7 @@ def _initial(start: WorldModel | None, autoencoder: Autoencoder | ImageVAE | Non
     Raises:
         InputError: see `train_world`.
     """
-    if start is not None and not isinstance(start, TrainableWorld):
+    if start is not None and not implements(start, TrainableWorld):
         raise InputError(
             f"{type(start).__name__} cannot be trained here. Train it with its own program, and pass the resulting file"
         )

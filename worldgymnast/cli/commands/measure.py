@@ -95,13 +95,15 @@ class Evaluate(EvaluationCommand):
             check_policy(path, policy, env)
         check_tasks(env)
         hashes = {name: weights_hash(load_weights(path)[0]) for name, path in policies.items()}
-        config = {"policies": hashes, "env": environment_dict(env), "score": to_dict(self.score), "seeds": self.seeds}
+        robot = environment(env)
+        score = self.score.resolved(robot)
+        config = {"policies": hashes, "env": environment_dict(env), "score": to_dict(score), "seeds": self.seeds}
         world, judge = self._world_and_judge(env)
         config |= {name: identity(part) for name, part in (("world", world), ("judge", judge)) if part is not None}
         with Run(self.out, config) as run:
             file = self.out / "evaluation.json"
             both = {name: Contender(path, self.seeds) for name, path in policies.items()}
-            rows = evaluate(file, both, environment(env), self.score, self.device, world, judge, self.imagined)
+            rows = evaluate(file, both, robot, score, self.device, world, judge, self.imagined)
             run.finish({})
         print_results(self.out, rows)
         return 0
