@@ -1,0 +1,318 @@
+"""Reader of published OpenVLA and OpenVLA-OFT checkpoints, from a folder or the hub.
+
+No code of the checkpoint runs. Its files state sizes, statistics and preprocessing, which are read or checked. They do
+not state how actions are decoded, so an `OpenVLACheckpoint` says it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from worldgymnast.actions import BRIDGE, ActionSpec, ActionSpecMismatch, libero_spec
+from worldgymnast.configs import JsonObject, NonNegative, Width, checked
+from worldgymnast.errors import FieldError, InputError
+from worldgymnast.files import json_object, read_json_object, short
+from worldgymnast.policies.openvla import Crop, Decoding, OpenVLA, OpenVLAConfig
+from worldgymnast.policies.openvla_files import checkpoint_folder, extra_tensors, merge_adapter, read_tensors
+from worldgymnast.policies.openvla_language import Attention, LanguageConfig, restore_rotary
+from worldgymnast.policies.openvla_prompt import PromptTokenizer
+from worldgymnast.policies.openvla_tokens import BINS, Statistics
+from worldgymnast.policies.openvla_vision import CENTERED, IMAGENET, SIDE, TowerConfig
+from worldgymnast.types import IMAGE
+from worldgymnast.weights import check_shapes, shapes_of
+
+_EXPECTED: Mapping[str, Any] = {
+    "model_type": "openvla",
+    "vision_backbone_id": "dinosiglip-vit-so-224px",
+    "llm_backbone_id": "llama2-7b-pure",
+    "arch_specifier": "no-align+fused-gelu-mlp",
+    "use_fused_vision_backbone": True,
+    "timm_model_ids": ["vit_large_patch14_reg4_dinov2.lvd142m", "vit_so400m_patch14_siglip_224"],
+    "timm_override_act_layers": [None, None],
+    "image_sizes": [SIDE, SIDE],
+    "image_resize_strategy": "resize-naive",
+    "n_action_bins": BINS,
+}
+"""Fields of config.json that this reader supports with one value only."""
+_PROCESSOR: Mapping[str, Any] = {
+    "image_resize_strategy": "resize-naive",
+    "input_sizes": [[3, SIDE, SIDE]] * 2,
+    "interpolations": ["bicubic", "bicubic"],
+    "means": [list(IMAGENET[0]), list(CENTERED[0])],
+    "stds": [list(IMAGENET[1]), list(CENTERED[1])],
+}
+"""The same of preprocessor_config.json."""
+_TOWERS = ("vision_backbone.featurizer.", "vision_backbone.fused_featurizer.")
+_STATE = "proprio_projector."
+
+
+@checked(kw_only=True)
+class OpenVLACheckpoint:
+    """Description of a published checkpoint: its place, and what its files leave open.
+
+    Attributes:
+        checkpoint: folder, relative to that of the description, or name on the hub.
+        decoding: see `OpenVLAConfig`, like all fields without a description here.
+        attention: direction of the attention.
+        stop_token: whether the stop token follows the slots.
+        support: ids of the softmax.
+        crop: recipe of the frames.
+        chunk: actions per look.
+        bounds: which of its statistics normalized the actions: "q99" for most data, "minmax" for ALOHA.
+        epsilon: added to a range; 0 in OpenVLA, 1e-8 in OpenVLA-OFT, SimpleVLA-RL and RLinf.
+        key: entry of the statistics; "" for the only one.
+        head: kind of head.
+        noise: noise of the regression head.
+        cameras: cameras in the policy's order.
+        weights: dtype of the weights.
+        adapter: folder of a LoRA adapter to merge, relative to the checkpoint; "" for none. Training of OpenVLA-OFT
+            leaves its adapter beside weights into which it is already merged.
+        tokenizer: tokenizer.json, relative to the checkpoint.
+        tower_heads: attention heads of both vision towers.
+        action_spec: meaning of the actions, as JSON; by default that of Bridge or LIBERO if the key says so.
+    """
+
+    checkpoint: str
+    decoding: Decoding
+    attention: Attention
+    stop_token: bool
+    support: Literal["actions", "vocabulary"]
+    crop: Crop
+    chunk: Width
+    bounds: Literal["q99", "minmax"]
+    epsilon: NonNegative
+    key: str = ""
+    head: Literal["tokens", "l1"] = "tokens"
+    noise: NonNegative = 0.0
+    cameras: tuple[str, ...] = (IMAGE,)
+    weights: Literal["float32", "bfloat16"] = "float32"
+    adapter: str = ""
+    tokenizer: str = "tokenizer.json"
+    tower_heads: tuple[Width, Width] = (16, 16)
+    action_spec: JsonObject | None = None
+
+    def load(self, base: Path = Path()) -> OpenVLA:
+        """Load the policy on the CPU.
+
+        Args:
+            base: folder that `checkpoint` is relative to.
+
+        Raises:
+            InputError: a file is missing or damaged, describes another architecture or contradicts the description;
+                or tensors are missing, left over or misshapen.
+        """
+        folder = checkpoint_folder(self.checkpoint, base)
+        settings = read_json_object(folder / "config.json")
+        _check_fields(settings, _EXPECTED, folder / "config.json")
+        _check_processor(folder)
+        tensors = read_tensors(folder)
+        if self.adapter:
+            merge_adapter(tensors, folder / self.adapter)
+        tensors |= self._extras(folder, tensors)
+        dino, siglip = (
+            tower_config(tensors, prefix, heads, folder)
+            for prefix, heads in zip(_TOWERS, self.tower_heads, strict=True)
+        )
+        statistics = self._statistics(folder, settings, has_state=any(name.startswith(_STATE) for name in tensors))
+        tokenizer = PromptTokenizer(folder / self.tokenizer)
+        config = OpenVLAConfig(
+            decoding=self.decoding,
+            attention=self.attention,
+            stop_token=self.stop_token,
+            support=self.support,
+            crop=self.crop,
+            statistics=statistics,
+            chunk=self.chunk,
+            head=self.head,
+            noise=self.noise,
+            cameras=self.cameras,
+            tokenizer=str(tokenizer.path.resolve()),
+            tokenizer_hash=tokenizer.hash,
+            weights=self.weights,
+            dino=dino,
+            siglip=siglip,
+            language=language_config(settings, folder / "config.json"),
+        )
+        return _fill(config, self._spec(statistics), tokenizer, tensors, folder)
+
+    def _extras(self, folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors of the regression head and of the state's projector, by their names in the policy."""
+        for part in ("noisy_action_projector", "vision_backbone"):
+            if extra_tensors(folder, part):
+                raise InputError(
+                    f"{folder}: found {part}--*_checkpoint.pt, the part of a policy with a diffusion head or FiLM. "
+                    "Such policies are not supported. Use one with action tokens or a regression head"
+                )
+        head = {f"action_head.{name}": value for name, value in extra_tensors(folder, "action_head").items()}
+        if (self.head == "l1") != bool(head):
+            found = "an" if head else "no"
+            raise InputError(
+                f"{folder}: found {found} action_head--*_checkpoint.pt, but the description has head '{self.head}'. "
+                f"Set head to '{'l1' if head else 'tokens'}', or use another checkpoint"
+            )
+        state = {f"{_STATE}{name}": value for name, value in extra_tensors(folder, "proprio_projector").items()}
+        if state and any(name.startswith(_STATE) for name in tensors):
+            raise InputError(f"{folder}: found {_STATE}* in a file of its own and in the model. Remove one")
+        return head | state
+
+    def _statistics(self, folder: Path, settings: Mapping[str, Any], *, has_state: bool) -> Statistics:
+        path = folder / "dataset_statistics.json"
+        where = path if path.is_file() else folder / "config.json"
+        known = read_json_object(path) if path.is_file() else json_object(settings.get("norm_stats"), where)
+        if self.key not in known and (self.key or len(known) != 1):
+            found = f"no key '{self.key}'" if self.key else f"{len(known)} keys and no choice among them"
+            raise InputError(
+                f"{where}: found {found}. Actions would have no scale. Set 'key' to one of: {_list(known)}"
+            )
+        key = self.key or next(iter(known))
+        entry = json_object(known[key], where, key)
+        low, high = self._ends(json_object(entry.get("action"), where, f"{key}.action"), f"{where}: {key}.action")
+        state_low, state_high = (), ()
+        if has_state:
+            state = json_object(entry.get("proprio"), where, f"{key}.proprio")
+            state_low, state_high = self._ends(state, f"{where}: {key}.proprio")
+        return Statistics(
+            key=key,
+            bounds=self.bounds,
+            epsilon=self.epsilon,
+            low=low,
+            high=high,
+            mask=tuple(entry["action"].get("mask", [True] * len(low))),
+            state_low=state_low,
+            state_high=state_high,
+        )
+
+    def _ends(self, entry: Mapping[str, Any], where: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        ends = []
+        for name in ("q01", "q99") if self.bounds == "q99" else ("min", "max"):
+            values = entry.get(name)
+            if not isinstance(values, list) or not all(isinstance(x, int | float) for x in values):
+                raise InputError(
+                    f"{where}: field '{name}': found {short(values)}, expected numbers. Set other 'bounds'"
+                )
+            ends.append(tuple(map(float, values)))
+        return ends[0], ends[1]
+
+    def _spec(self, statistics: Statistics) -> ActionSpec:
+        """Action spec of the description, or the one that the key implies, with the bounds of the statistics."""
+        if self.action_spec is not None:
+            try:
+                return ActionSpec.from_dict(self.action_spec)
+            except ActionSpecMismatch as error:
+                raise FieldError("action_spec", str(error), type(self).__name__) from error
+        if statistics.key.startswith("libero"):
+            return libero_spec(1, "open_1")
+        if not statistics.key.startswith("bridge"):
+            raise InputError(
+                f"statistics '{statistics.key}' name no known robot, so the meaning of the actions is unknown. Set "
+                "'action_spec'"
+            )
+        ends = zip(statistics.low, statistics.high, statistics.mask, BRIDGE.low, BRIDGE.high, strict=False)
+        low, high = zip(*((a, b) if is_scaled else (c, d) for a, b, is_scaled, c, d in ends), strict=True)
+        return replace(BRIDGE, low=low, high=high)
+
+
+def _fill(
+    config: OpenVLAConfig, spec: ActionSpec, tokenizer: PromptTokenizer, tensors: dict[str, Tensor], folder: Path
+) -> OpenVLA:
+    """Policy with the given tensors, without initializing weights first."""
+    with torch.device("meta"):
+        policy = OpenVLA(config, spec, tokenizer)
+    expected = shapes_of(policy.state_dict())
+    used = {name: value for name, value in tensors.items() if name in expected or not _is_unused(name, config)}
+    check_shapes(expected, shapes_of(used), "OpenVLA", folder)
+    dtype = getattr(torch, config.weights)
+    policy.load_state_dict({name: value.to(dtype) for name, value in used.items()}, assign=True)
+    restore_rotary(policy.language_model)
+    return policy
+
+
+def _is_unused(name: str, config: OpenVLAConfig) -> bool:
+    """Whether a published tensor has no effect: last block, norm and pooling of a tower, stored rotary frequencies."""
+    for prefix, tower in zip(_TOWERS, (config.dino, config.siglip), strict=True):
+        unused = (f"{prefix}blocks.{tower.blocks}.", f"{prefix}norm.", f"{prefix}attn_pool.")
+        if name.startswith(unused):
+            return True
+    return name.endswith(".rotary_emb.inv_freq")
+
+
+def tower_config(tensors: Mapping[str, Tensor], prefix: str, heads: int, where: Path) -> TowerConfig:
+    """Size of the vision tower whose tensors begin with `prefix`.
+
+    Raises:
+        InputError: a tensor is missing.
+    """
+
+    def shape(name: str) -> tuple[int, ...]:
+        if (tensor := tensors.get(prefix + name)) is None:
+            raise InputError(f"{where}: found no tensor '{prefix}{name}', expected the weights of OpenVLA")
+        return tuple(tensor.shape)
+
+    start = f"{prefix}blocks."
+    blocks = {name.removeprefix(start).split(".")[0] for name in tensors if name.startswith(start)}
+    has_registers = f"{prefix}reg_token" in tensors
+    return TowerConfig(
+        width=shape("pos_embed")[-1],
+        blocks=max(1, len(blocks) - 1),
+        heads=heads,
+        hidden=shape("blocks.0.mlp.fc1.weight")[0],
+        registers=1 + shape("reg_token")[1] if has_registers else 0,
+        has_scales=f"{start}0.ls1.scale_factor" in tensors,
+    )
+
+
+_TEXT: Mapping[str, str] = {
+    "hidden": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "intermediate": "intermediate_size",
+    "vocabulary": "vocab_size",
+    "rope": "rope_theta",
+    "norm_epsilon": "rms_norm_eps",
+}
+
+
+def language_config(settings: Mapping[str, Any], where: Path) -> LanguageConfig:
+    """Size of the language model in config.json, where fields that are absent have Llama's defaults."""
+    text = json_object(settings.get("text_config", {}), where, "text_config")
+    if text.get("rope_scaling"):
+        raise InputError(
+            f"{where}: field 'text_config.rope_scaling': found {short(text['rope_scaling'])}, expected null"
+        )
+    values: dict[str, Any] = {name: text[key] for name, key in _TEXT.items() if key in text}
+    heads = values.get("heads", LanguageConfig().heads)
+    padding = settings.get("pad_to_multiple_of", LanguageConfig().padding)
+    floats = {name: float(values[name]) for name in ("rope", "norm_epsilon") if name in values}
+    try:
+        return LanguageConfig(**values | floats, key_heads=text.get("num_key_value_heads") or heads, padding=padding)
+    except FieldError as error:
+        raise InputError(f"{where}: {error.within('text_config')}") from error
+
+
+def _check_fields(found: Mapping[str, Any], expected: Mapping[str, Any], where: Path) -> None:
+    """Raise InputError unless every field that the file has is supported."""
+    for name, value in expected.items():
+        if name in found and found[name] != value:
+            raise InputError(
+                f"{where}: field '{name}': found {short(found[name])}, expected {short(value)}. Other variants of "
+                "OpenVLA are not supported"
+            )
+    if "model_type" not in found and "model_type" in expected:
+        raise InputError(f"{where}: found no field 'model_type', expected \"openvla\". Use a checkpoint of OpenVLA")
+
+
+def _check_processor(folder: Path) -> None:
+    path = folder / "preprocessor_config.json"
+    if path.is_file():
+        _check_fields(read_json_object(path), _PROCESSOR, path)
+
+
+def _list(names: Mapping[str, Any]) -> str:
+    shown = [short(name) for name in list(names)[:8]]
+    return ", ".join(shown) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
