@@ -29,6 +29,7 @@ from worldgymnast.policies.flow_chain import (
     times,
 )
 from worldgymnast.policies.letterbox import letterbox
+from worldgymnast.policies.pi0_network import Pi0Network, Pi0Sizes
 from worldgymnast.policies.smolvla_network import SmolVLANetwork, SmolVLASizes
 
 DATA = Path(__file__).parents[1] / "data" / "vla"
@@ -61,8 +62,30 @@ def smolvla() -> SmolVLANetwork:
     return SmolVLANetwork(sizes)
 
 
-NETWORKS: dict[str, Callable[[], Any]] = {"smolvla": smolvla}
-UNUSED = ("vlm_with_expert.vlm.lm_head.weight",)
+def pi0(*, is_adaptive: bool) -> Pi0Network:
+    sizes = Pi0Sizes(
+        vocabulary=300,
+        width=24,
+        hidden=48,
+        layers=2,
+        head=4,
+        expert_width=16,
+        expert_hidden=32,
+        vision_width=24,
+        vision_hidden=40,
+        vision_layers=2,
+        vision_heads=2,
+        image=56,
+    )
+    return Pi0Network(sizes, is_adaptive=is_adaptive)
+
+
+NETWORKS: dict[str, Callable[[], Any]] = {
+    "smolvla": smolvla,
+    "pi0": functools.partial(pi0, is_adaptive=False),
+    "pi05": functools.partial(pi0, is_adaptive=True),
+}
+UNUSED = "lm_head.weight"
 kinds = pytest.mark.parametrize("kind", sorted(NETWORKS))
 
 
@@ -71,7 +94,7 @@ def network(kind: str) -> Any:
     net = NETWORKS[kind]()
     stored = load_file(DATA / kind / "share_model.safetensors")
     plain = {name.removeprefix("model."): tensor.float() for name, tensor in stored.items()}
-    net.load_state_dict({name: tensor for name, tensor in plain.items() if name not in UNUSED})
+    net.load_state_dict({name: tensor for name, tensor in plain.items() if not name.endswith(UNUSED)})
     return net.requires_grad_(False)
 
 

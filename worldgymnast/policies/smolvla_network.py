@@ -158,7 +158,8 @@ class SmolVLANetwork(nn.Module):
         return self.vlm_with_expert["vlm"].model
 
     @property
-    def _expert(self) -> Any:
+    def expert(self) -> Any:
+        """The action expert."""
         return self.vlm_with_expert["lm_expert"]
 
     def embed(self, inputs: Inputs) -> tuple[Float[Tensor, "b p c"], Bool[Tensor, " p"], Bool[Tensor, "b p"]]:
@@ -187,8 +188,8 @@ class SmolVLANetwork(nn.Module):
         mixed = torch.cat([actions, features[:, None].expand_as(actions)], -1)
         suffix = self.action_time_mlp_out(F.silu(self.action_time_mlp_in(mixed)))
         causal = torch.ones(x.shape[1], dtype=torch.bool, device=x.device)
-        out = run_suffix(list(self._expert.layers), suffix, causal, context, crosses=self._crosses)
-        return self._expert.norm(out)[0].float()
+        out = run_suffix(list(self.expert.layers), suffix, causal, context, crosses=self._crosses)
+        return self.expert.norm(out)[0].float()
 
     def velocity(self, hidden: Float[Tensor, "b k w"]) -> Float[Tensor, "b k a"]:
         """Velocity, noise minus actions, of a hidden state."""
