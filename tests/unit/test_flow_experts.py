@@ -148,7 +148,7 @@ def test_imitation_learns_what_is_shown(kind: str, tokenizer: str) -> None:
     torch.manual_seed(0)
     changed = {"action": 8, "expert_width": 48, "expert_hidden": 96}
     policy = tiny_policy(
-        kind, tokenizer, SamplerConfig(steps=10), libero_spec(1), changed, trained="all", prompt_length=16
+        kind, tokenizer, SamplerConfig(steps=10), libero_spec(1), changed, trained="all", prompt_length=20
     )
     shown = torch.linspace(-0.6, 0.6, 28).reshape(1, 4, 7).repeat(8, 1, 1)
     images = torch.zeros(8, 32, 32, 3, dtype=torch.uint8)
