@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from tiny_vla import DATA, KINDS, PI0, SMOLVLA, with_weights
 from torch import Tensor
 
 from worldgymnast.policies.experts import Inputs
@@ -29,73 +30,28 @@ from worldgymnast.policies.flow_chain import (
     times,
 )
 from worldgymnast.policies.letterbox import letterbox
-from worldgymnast.policies.pi0_network import Pi0Network, Pi0Sizes
-from worldgymnast.policies.smolvla_network import SmolVLANetwork, SmolVLASizes
+from worldgymnast.policies.pi0_network import Pi0Network
+from worldgymnast.policies.smolvla_network import SmolVLANetwork
 
-DATA = Path(__file__).parents[1] / "data" / "vla"
 STEPS, NOISE, DEVIATIONS = 4, 0.5, (0.08, 0.16)
 close = functools.partial(torch.testing.assert_close, atol=2e-5, rtol=1e-5)
 
 
-def vectors(kind: str) -> dict[str, Tensor]:
-    return load_file(DATA / kind / "share_vectors.safetensors")
-
-
-def smolvla() -> SmolVLANetwork:
-    sizes = SmolVLASizes(
-        vocabulary=200,
-        width=32,
-        hidden=48,
-        layers=4,
-        heads=4,
-        kv_heads=2,
-        head=8,
-        expert_width=24,
-        expert_hidden=256,
-        vision_width=16,
-        vision_hidden=24,
-        vision_layers=2,
-        vision_heads=2,
-        image=64,
-        shuffle=2,
-    )
-    return SmolVLANetwork(sizes)
-
-
-def pi0(*, is_adaptive: bool) -> Pi0Network:
-    sizes = Pi0Sizes(
-        vocabulary=300,
-        width=24,
-        hidden=48,
-        layers=2,
-        head=4,
-        expert_width=16,
-        expert_hidden=32,
-        vision_width=24,
-        vision_hidden=40,
-        vision_layers=2,
-        vision_heads=2,
-        image=56,
-    )
-    return Pi0Network(sizes, is_adaptive=is_adaptive)
-
-
 NETWORKS: dict[str, Callable[[], Any]] = {
-    "smolvla": smolvla,
-    "pi0": functools.partial(pi0, is_adaptive=False),
-    "pi05": functools.partial(pi0, is_adaptive=True),
+    "smolvla": lambda: SmolVLANetwork(SMOLVLA),
+    "pi0": lambda: Pi0Network(PI0, is_adaptive=False),
+    "pi05": lambda: Pi0Network(PI0, is_adaptive=True),
 }
-UNUSED = "lm_head.weight"
-kinds = pytest.mark.parametrize("kind", sorted(NETWORKS))
+kinds = pytest.mark.parametrize("kind", KINDS)
 
 
 @functools.cache
 def network(kind: str) -> Any:
-    net = NETWORKS[kind]()
-    stored = load_file(DATA / kind / "share_model.safetensors")
-    plain = {name.removeprefix("model."): tensor.float() for name, tensor in stored.items()}
-    net.load_state_dict({name: tensor for name, tensor in plain.items() if not name.endswith(UNUSED)})
-    return net.requires_grad_(False)
+    return with_weights(NETWORKS[kind](), kind).requires_grad_(False)
+
+
+def vectors(kind: str) -> dict[str, Tensor]:
+    return load_file(DATA / kind / "share_vectors.safetensors")
 
 
 def inputs_of(v: dict[str, Tensor]) -> Inputs:
@@ -205,3 +161,13 @@ def test_a_chain_drawn_with_the_noise_of_the_original_is_its_chain(kind: str, me
     found, logprobs = sample_chain(transition(kind, v, method), noise, step, 1.0)
     close(found, chain, atol=5e-5)
     close(logprobs, v[f"{method}_logprob"], atol=2e-4)
+
+
+@kinds
+def test_a_missing_camera_can_be_left_out(kind: str) -> None:
+    v, net = vectors(kind), network(kind)
+    full = inputs_of(v)
+    assert not bool(full.image_mask[:, 2].any())
+    shown = replace(full, images=full.images[:2], image_mask=full.image_mask[:, :2])
+    velocity = net.velocity(net.hidden(net.context(shown), v["noise"], torch.ones(2)))
+    close(velocity, v["ode_velocities"][:, 0])
