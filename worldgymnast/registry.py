@@ -29,6 +29,7 @@ from worldgymnast.judges.descriptions import JudgeReader, build_client, read_des
 from worldgymnast.judges.descriptions import save_judge as save_judge
 from worldgymnast.ledger import Ledger
 from worldgymnast.policies.flow_vla import FlowVLAConfig
+from worldgymnast.policies.published import is_published, load_published
 from worldgymnast.policies.small_vla import SmallVLAConfig
 from worldgymnast.processes import rank_zero_only
 from worldgymnast.protocols import (
@@ -81,7 +82,17 @@ class Manifest:
     origin: Mapping[str, Any] | None = None
 
 
-PolicyConfig = Annotated[SmallVLAConfig | FlowVLAConfig, ByKind()]
+class _Policies(ByKind):
+    """The configs of policies to train from scratch, and of all others, which training continues from."""
+
+    def more(self) -> dict[str, type[Any]]:
+        """See `ByKind.more`."""
+        classes = [class_of("policies", kind) for kind in kinds("policies")]
+        configs: list[Any] = [getattr(one, "config_type", None) for one in classes]
+        return {config.__name__: config for config in configs if config}
+
+
+PolicyConfig = Annotated[SmallVLAConfig | FlowVLAConfig, _Policies()]
 """Configs of policies for `training.policy`."""
 DEFAULT_POLICY = SmallVLAConfig()
 """Default policy of `sft`."""
@@ -98,6 +109,7 @@ _BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "SmolVLA": "worldgymnast.policies.smolvla:SmolVLA",
         "Pi0": "worldgymnast.policies.pi0:Pi0",
         "Pi05": "worldgymnast.policies.pi0:Pi05",
+        "OpenVLA": "worldgymnast.policies.openvla:OpenVLA",
     },
     "worlds": {"LatentWorldModel": "worldgymnast.worldmodel.sampler:LatentWorldModel"},
     "judges": {"SuccessClassifier": "worldgymnast.judges.classifier:SuccessClassifier"},
@@ -307,8 +319,9 @@ def _fps(path: Path, header: Header) -> float:
 
 
 def load_policy(path: Path, device: str = "cpu") -> Policy:
-    """Load a policy of any kind from its file."""
-    return _prepare(_load(path, "policies"), device)
+    """Load a policy of any kind from its file, or a published one from its description or folder."""
+    loaded = load_published(path) if is_published(path) else _load(path, "policies")
+    return _prepare(loaded, device)
 
 
 def load_world(path: Path, device: str = "cpu") -> WorldModel:
@@ -393,6 +406,8 @@ def load_proposer(path: Path, ledger: Ledger | None = None) -> Proposer:
 
 
 def manifest_of(path: Path) -> dict[str, Any]:
-    """Manifest of a component's file."""
+    """Manifest of a component's file; empty for a published policy."""
+    if is_published(path):
+        return {}
     data = parse_json(read_header(path).metadata.get("manifest", "{}"), f"{path}: field 'manifest'", unique=True)
     return json_object(data, path, "manifest")

@@ -99,6 +99,11 @@ class OpenVLAConfig:
         if self.noise and self.head != "l1":
             raise FieldError("noise", f"found {self.noise}, expected 0 for a policy with action tokens")
 
+    @property
+    def state_dim(self) -> int:
+        """Numbers of the robot's state that the policy reads; 0 for none."""
+        return len(self.statistics.state_low)
+
 
 class OpenVLA(nn.Module):
     """OpenVLA or OpenVLA-OFT as a `Policy`.
@@ -131,8 +136,8 @@ class OpenVLA(nn.Module):
         self.language_model = build_llama(c.language)
         if c.head == "l1":
             self.action_head = RegressionHead(c.language.hidden, axes)
-        if c.statistics.state_low:
-            self.proprio_projector = StateProjector(len(c.statistics.state_low), c.language.hidden)
+        if c.state_dim:
+            self.proprio_projector = StateProjector(c.state_dim, c.language.hidden)
         for parameter in self.parameters():  # not .to(): the rotary buffers stay float32
             parameter.data = parameter.data.to(getattr(torch, c.weights))
 
@@ -156,7 +161,7 @@ class OpenVLA(nn.Module):
     @property
     def needs(self) -> frozenset[str]:
         """Parts of an observation that the policy reads."""
-        return frozenset({*self.config.cameras, *((STATE,) if self.config.statistics.state_low else ())})
+        return frozenset({*self.config.cameras, *((STATE,) if self.config.state_dim else ())})
 
     @property
     def identity(self) -> str:
@@ -216,7 +221,7 @@ class OpenVLA(nn.Module):
         return vla_images.center_crop(frames, _CROP_AREA, SIDE)
 
     def _state(self, obs: Observation) -> Float[Tensor, "b p"]:
-        expected, state = len(self.config.statistics.state_low), obs.state
+        expected, state = self.config.state_dim, obs.state
         if state is None or state.shape[-1] != expected:
             found = "none" if state is None else f"one of {state.shape[-1]} numbers"
             raise InputError(
@@ -235,7 +240,7 @@ class OpenVLA(nn.Module):
         ids = torch.cat([torch.full((len(rest), 1), BOS), rest], 1).to(self.device)
         words = embed(ids)
         parts = [words[:, :1], self.projector(self.vision_backbone(self.pixels(obs))).to(words.dtype)]
-        if self.config.statistics.state_low:
+        if self.config.state_dim:
             parts.append(self.proprio_projector(self._state(obs))[:, None].to(words.dtype))
         before = sum(part.shape[1] for part in parts)
         valid = torch.cat([torch.ones(len(rest), before, dtype=torch.bool), is_word], 1)

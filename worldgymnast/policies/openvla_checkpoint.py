@@ -288,9 +288,9 @@ def language_config(settings: Mapping[str, Any], where: Path) -> LanguageConfig:
     values: dict[str, Any] = {name: text[key] for name, key in _TEXT.items() if key in text}
     heads = values.get("heads", LanguageConfig().heads)
     padding = settings.get("pad_to_multiple_of", LanguageConfig().padding)
-    floats = {name: float(values[name]) for name in ("rope", "norm_epsilon") if name in values}
+    values |= {name: float(values[name]) for name in ("rope", "norm_epsilon") if name in values}
     try:
-        return LanguageConfig(**values | floats, key_heads=text.get("num_key_value_heads") or heads, padding=padding)
+        return LanguageConfig(**values, key_heads=text.get("num_key_value_heads") or heads, padding=padding)
     except FieldError as error:
         raise InputError(f"{where}: {error.within('text_config')}") from error
 

@@ -1,0 +1,63 @@
+"""Published policies by description: a JSON file that names a checkpoint and says what its own files leave open.
+
+`{"kind": "OpenVLACheckpoint", "checkpoint": "openvla/openvla-7b", ...}`; the file may lie in the checkpoint's folder.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from worldgymnast.configs import from_dict
+from worldgymnast.errors import InputError
+from worldgymnast.files import read_json_object, short
+
+FILE = "policy.json"
+"""Name of a description in the folder of its checkpoint."""
+_KINDS: Mapping[str, str] = {"OpenVLACheckpoint": "worldgymnast.policies.openvla_checkpoint"}
+"""Module of each kind of description, whose `load(base)` returns the policy."""
+_TYPES: Mapping[str, str] = {"openvla": "OpenVLACheckpoint"}
+"""Kind of description of each type of model in a `config.json`."""
+
+
+def is_published(path: Path) -> bool:
+    """Whether a path is a description, or a folder, which may contain one."""
+    try:
+        return path.suffix == ".json" or path.is_dir()
+    except OSError:  # the name is too long
+        return False
+
+
+def load_published(path: Path) -> Any:
+    """Load the policy of a description on the CPU.
+
+    Args:
+        path: the description, or the folder that contains it as policy.json.
+
+    Raises:
+        InputError: there is no description, or it does not fit the checkpoint.
+    """
+    file = path / FILE if path.is_dir() else path
+    if path.is_dir() and not file.is_file():
+        raise InputError(_explain(path))
+    data = read_json_object(file)
+    kind = data.pop("kind", None)
+    if not isinstance(kind, str) or kind not in _KINDS:
+        known = ", ".join(_KINDS)
+        raise InputError(f"{file}: field 'kind': found {short(kind)}, expected one of {known}")
+    description: Any = getattr(importlib.import_module(_KINDS[kind]), kind)
+    return from_dict(description, data, str(file)).load(file.parent)
+
+
+def _explain(folder: Path) -> str:
+    """Message about a folder without a description."""
+    found = read_json_object(folder / "config.json") if (folder / "config.json").is_file() else {}
+    model = found.get("model_type") or found.get("type")
+    if (kind := _TYPES.get(str(model))) is None:
+        return f"{folder}: found no file but a folder, expected a policy, or a checkpoint with {FILE}"
+    return (
+        f"{folder}: its files do not say how actions are decoded, and a guess could be wrong unnoticed. Write {FILE} "
+        f'into it, {{"kind": "{kind}", "checkpoint": ".", ...}}, as docs/openvla.md shows'
+    )
