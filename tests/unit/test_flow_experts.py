@@ -67,6 +67,42 @@ def test_the_ratio_is_exactly_one_before_the_first_update(
 
 
 @kinds
+def test_fixed_weights_in_half_precision_change_actions_little(kind: str, tokenizer: str) -> None:
+    exact = tiny_policy(kind, tokenizer, state_dim=2)
+    half = tiny_policy(kind, tokenizer, state_dim=2, fixed="bfloat16")
+    dtypes = {weight.dtype for name, weight in half.named_parameters() if name.startswith(half.backbone)}
+    assert dtypes == {torch.bfloat16}
+    assert {weight.dtype for weight in half.parameters() if weight.requires_grad} == {torch.float32}
+    obs = observation(half, (48, 64), state_size=2)
+    actions = [policy.act(obs, temperature=0.0, generator=None).actions for policy in (exact, half)]
+    assert 0 < float((actions[0] - actions[1]).abs().max()) < 0.05
+    chunk = half.act(obs, temperature=1.0, generator=generator())
+    assert torch.equal(half.logprobs(obs, chunk).detach(), chunk.logprobs)
+    check_policy(half, (48, 64), state_size=2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"fixed": "bfloat16", "trained": "all"}, "field 'fixed'"),
+        ({"chunk": 5, "horizon": 4}, "field 'chunk' of SmolVLAConfig: found 5, expected at most horizon, 4"),
+        ({"shortest": 5.0}, "field 'shortest'"),
+        ({"cameras": ("a", "a")}, "field 'cameras'"),
+        ({"state_dim": 33}, "field 'state_dim': found 33, expected at most sizes.state, 32"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(fields: dict[str, Any], said: str, tokenizer: str) -> None:
+    with pytest.raises(InputError, match=said):
+        tiny_policy("smolvla", tokenizer, **fields)
+
+
+@pytest.mark.parametrize("fields", [{"low": 0.2}, {"steps": 1}, {"noise": 0.0}, {"method": "ode"}])
+def test_a_sampler_without_noise_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=f"field '{next(iter(fields))}' of SamplerConfig"):
+        SamplerConfig(**fields)
+
+
+@kinds
 @methods
 def test_log_probabilities_per_look_are_sums_over_executed_numbers(kind: str, method: Method, tokenizer: str) -> None:
     single = tiny_policy(kind, tokenizer, sampler(method), ratio="number", chunk=3)

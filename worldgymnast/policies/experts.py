@@ -220,7 +220,7 @@ def run_prefix(
 ) -> list[tuple[Tensor, Tensor]]:
     """Keys and values of the prefix in every layer; nothing else of its last layer is read."""
     positions, visible = positions_of(mask), block_mask(blocks, mask)
-    cache = []
+    x, cache = x.to(layers[0].self_attn.q_proj.weight.dtype), []
     for index, layer in enumerate(layers):
         y, gate = layer.input_layernorm(x)
         k, v = layer.keys_values(y, positions)
@@ -258,7 +258,7 @@ def run_suffix(
         if crosses(index):
             attention = layer.self_attn
             k = layer.split(attention.k_proj(keys.transpose(1, 2).flatten(2)))
-            v = layer.split(attention.v_proj(values.transpose(1, 2).flatten(2)))
+            v = layer.split(attention.v_proj(values.transpose(1, 2).flatten(2).to(attention.v_proj.weight.dtype)))
             mixed = attend(layer.queries(y, own), k, v, prefix)
         else:
             k, v = layer.keys_values(y, positions)

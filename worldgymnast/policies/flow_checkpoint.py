@@ -163,6 +163,7 @@ class FlowCheckpoint:
         sampler: the sampler in reinforcement learning; None for "flow_sde" with the checkpoint's number of steps.
         ratio: see `FlowExpertConfig`.
         trained: see `FlowExpertConfig`.
+        fixed: see `FlowExpertConfig`.
     """
 
     checkpoint: str
@@ -181,6 +182,7 @@ class FlowCheckpoint:
     sampler: SamplerConfig | None = None
     ratio: Literal["look", "number"] = "look"
     trained: Literal["expert", "all"] = "expert"
+    fixed: Literal["float32", "bfloat16"] = "float32"
 
     def load(self, base: Path = Path()) -> FlowExpert:
         """Load the policy on the CPU, in float32.
@@ -245,6 +247,7 @@ class FlowCheckpoint:
             sampler=self.sampler or SamplerConfig(steps=steps),
             ratio=self.ratio,
             trained=self.trained,
+            fixed=self.fixed,
             shortest=shortest,
             longest=longest,
             **values,
@@ -321,7 +324,8 @@ def _fill(
     policy_type: Any = _KINDS[kind][0]
     with torch.device("meta"):
         policy: FlowExpert = policy_type(config, spec)
-    known = {f"model.{name}": tensor.float() for name, tensor in tensors.items()}
+    dtypes = {name: tensor.dtype for name, tensor in policy.state_dict().items()}
+    known = {f"model.{name}": tensor.to(dtypes.get(f"model.{name}", torch.float32)) for name, tensor in tensors.items()}
     known |= {f"{name}_{part}": value for name in scales for part, value in scales[name]._asdict().items()}
     if "state" not in scales:
         known |= {"state_offset": torch.zeros(0), "state_scale": torch.ones(0)}

@@ -74,6 +74,7 @@ class FlowExpertConfig:
         sampler: the sampler in reinforcement learning. Greedy actions use its number of steps.
         ratio: log-probabilities per look, the sum over the chain ("look"), or of every number ("number").
         trained: weights that training changes: the action expert and the projections ("expert"), or all ("all").
+        fixed: dtype of the weights that training does not change. The others are float32.
         shortest: shortest period of the time features.
         longest: longest period of the time features.
     """
@@ -91,6 +92,7 @@ class FlowExpertConfig:
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     ratio: Literal["look", "number"] = "look"
     trained: Literal["expert", "all"] = "expert"
+    fixed: Literal["float32", "bfloat16"] = "float32"
     shortest: Annotated[float, Between(1e-9, 1e9)] = 4e-3
     longest: Annotated[float, Between(1e-9, 1e9)] = 4.0
 
@@ -98,6 +100,8 @@ class FlowExpertConfig:
         check_camera_names(self.cameras)
         if self.chunk > self.horizon:
             raise FieldError("chunk", f"found {self.chunk}, expected at most horizon, {self.horizon}")
+        if self.fixed != "float32" and self.trained == "all":
+            raise FieldError("fixed", f"found {self.fixed} with trained 'all', which fixes nothing, expected float32")
         if self.shortest >= self.longest:
             raise FieldError("shortest", f"found {self.shortest}, expected less than longest, {self.longest}")
 
@@ -153,7 +157,9 @@ class FlowExpert(nn.Module):
         self.register_buffer("state_scale", torch.ones(config.state_dim))
         if config.trained == "expert":
             for name, weight in self.named_parameters():
-                weight.requires_grad_(not name.startswith(self.backbone))
+                if name.startswith(self.backbone):
+                    weight.requires_grad_(False)
+                    weight.data = weight.data.to(getattr(torch, config.fixed))
         self._frozen_hash = ""
         self.register_load_state_dict_post_hook(_forget_hash)
 
