@@ -17,13 +17,17 @@ from torch import Tensor
 
 from worldgymnast.actions import BRIDGE
 from worldgymnast.errors import FieldError, InputError
-from worldgymnast.policies.openvla import OpenVLA
+from worldgymnast.policies.lora import add_adapters, save_adapter
+from worldgymnast.policies.openvla import OpenVLA, adapted_layers
 from worldgymnast.policies.openvla_checkpoint import OpenVLACheckpoint
+from worldgymnast.policies.openvla_config import OpenVLAConfig
+from worldgymnast.policies.openvla_export import export
 from worldgymnast.policies.openvla_tokens import Statistics, decode, draw, encode
 from worldgymnast.precision import autocast
 from worldgymnast.registry import Manifest, load_policy, save_component
 from worldgymnast.testing import check_policy
 from worldgymnast.types import ActionChunk, Observation
+from worldgymnast.weights import load_weights
 
 KINDS = {"parallel": PARALLEL, "autoregressive": ONE_BY_ONE}
 CPU = torch.device("cpu")
@@ -264,6 +268,86 @@ def test_a_lora_adapter_is_merged(folder: Path) -> None:
     save_file({k.replace("q_proj", "x_proj"): v for k, v in parts.items()}, adapter / "adapter_model.safetensors")
     with pytest.raises(InputError, match=r"x_proj\.weight"):
         loaded(folder, adapter="lora_adapter")
+
+
+# ---------------------------------------------------------------- LoRA and export
+
+
+def shifted(policy: OpenVLA, scale: float = 0.05) -> OpenVLA:
+    """The policy with other trainable weights."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for weight in policy.parameters():
+            if weight.requires_grad:
+                weight += scale * torch.randn(weight.shape, generator=generator).to(weight.dtype)
+    return policy
+
+
+def test_a_fresh_adapter_changes_nothing_and_alone_is_trained(folder: Path) -> None:
+    plain, adapted = loaded(folder), loaded(folder, lora_rank=4)
+    assert torch.equal(plain.logits(look()), adapted.logits(look()))
+    assert all(name.endswith(("lora_A.weight", "lora_B.weight")) for name in adapted.trainable_state())
+    assert len(adapted.trainable_state()) == 2 * len(adapted_layers(plain))
+    assert adapted.identity == loaded(folder, lora_rank=4).identity != plain.identity
+    check_policy(adapted)
+
+
+def test_an_adapter_at_full_size_has_the_published_number_of_weights() -> None:
+    statistics = Statistics(key="x", bounds="q99", epsilon=0, low=(-1.0,) * 7, high=(1.0,) * 7, mask=(True,) * 7)
+    config = OpenVLAConfig(
+        decoding="parallel", attention="bidirectional", stop_token=True, support="actions", crop="center",
+        statistics=statistics, chunk=5, lora_rank=32,
+    )  # fmt: skip
+    with torch.device("meta"):
+        policy = OpenVLA(config, BRIDGE)
+    total = sum(weight.numel() for weight in policy.parameters())
+    trained = sum(weight.numel() for weight in policy.trainable_state().values())
+    assert total - trained == 7_498_156_704, "the published 7,541,237,184 without the tensors that have no effect"
+    assert 105e6 < trained < 111e6
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_saved_adapter_merges_to_the_same_policy(folder: Path, dtype: str) -> None:
+    policy = shifted(loaded(folder, lora_rank=4, weights=dtype))
+    save_adapter(policy, folder / "mine", str(folder))
+    names = load_weights(folder / "mine" / "adapter_model.safetensors")[0]
+    assert "base_model.model.language_model.model.layers.0.self_attn.q_proj.lora_A.weight" in names
+    again = loaded(folder, adapter="mine")
+    tolerance = 1e-4 if dtype == "float32" else 0.1
+    close(again.logits(look()), policy.logits(look()), tolerance)
+    assert (again.logits(look()) - loaded(folder).logits(look())).abs().max() > 0.3
+
+
+def test_an_exported_policy_loads_like_a_published_one(folder: Path, tmp_path: Path) -> None:
+    policy = shifted(loaded(folder, lora_rank=4), 0.01)
+    export(policy, folder, tmp_path / "out")
+    names = load_weights(tmp_path / "out" / "model.safetensors")[0]
+    assert {name: value.shape for name, value in names.items()} == {n: v.shape for n, v in weights().items()}
+    assert {value.dtype for value in names.values()} == {torch.bfloat16}
+    close(loaded(tmp_path / "out").logits(look()), policy.logits(look()), 0.05)
+    with pytest.raises(InputError, match="has content"):
+        export(policy, folder, tmp_path / "out")
+
+
+def test_an_export_without_training_is_bit_exact(folder: Path, tmp_path: Path) -> None:
+    export(loaded(folder), folder, tmp_path / "out")
+    found = load_weights(tmp_path / "out" / "model.safetensors")[0]
+    assert all(torch.equal(found[name], value) for name, value in weights().items())
+
+
+def test_the_regression_head_is_exported_and_trained_beside_an_adapter(tmp_path: Path) -> None:
+    policy = shifted(regression(tmp_path, lora_rank=4), 0.0)
+    assert any(name.startswith("action_head.") for name in policy.trainable_state())
+    export(policy, tmp_path / "regression", tmp_path / "out")
+    cameras = {"head": "l1", "cameras": ("image", "wrist")}
+    again = loaded(tmp_path / "out", **cameras)
+    obs = regression_look(policy)
+    close(again.regress(obs), policy.regress(obs), 1e-5)
+
+
+def test_lora_of_no_linear_layer_is_refused(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"no linear layer projector\.fc9"):
+        add_adapters(loaded(folder), ["projector.fc1", "projector.fc9"], 4, 8.0)
 
 
 def test_a_copy_is_independent(folder: Path) -> None:

@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 
 from worldgymnast.actions import BRIDGE, ActionSpec, ActionSpecMismatch, libero_spec
-from worldgymnast.configs import JsonObject, NonNegative, Width, checked
+from worldgymnast.configs import Count, JsonObject, NonNegative, Width, checked
 from worldgymnast.errors import FieldError, InputError
 from worldgymnast.files import json_object, read_json_object, short
-from worldgymnast.policies.openvla import Crop, Decoding, OpenVLA, OpenVLAConfig
-from worldgymnast.policies.openvla_files import checkpoint_folder, extra_tensors, merge_adapter, read_tensors
+from worldgymnast.policies.lora import merge_adapter
+from worldgymnast.policies.openvla import OpenVLA
+from worldgymnast.policies.openvla_config import Crop, Decoding, OpenVLAConfig
+from worldgymnast.policies.openvla_files import checkpoint_folder, extra_tensors, read_tensors
 from worldgymnast.policies.openvla_language import Attention, LanguageConfig, restore_rotary
 from worldgymnast.policies.openvla_prompt import PromptTokenizer
 from worldgymnast.policies.openvla_tokens import BINS, Statistics
@@ -73,6 +75,8 @@ class OpenVLACheckpoint:
         weights: dtype of the weights.
         adapter: folder of a LoRA adapter to merge, relative to the checkpoint; "" for none. Training of OpenVLA-OFT
             leaves its adapter beside weights into which it is already merged.
+        lora_rank: see `OpenVLAConfig`; the new adapter begins without effect.
+        lora_alpha: scale of the adapter.
         tokenizer: tokenizer.json, relative to the checkpoint.
         tower_heads: attention heads of both vision towers.
         action_spec: meaning of the actions, as JSON; by default that of Bridge or LIBERO if the key says so.
@@ -93,6 +97,8 @@ class OpenVLACheckpoint:
     cameras: tuple[str, ...] = (IMAGE,)
     weights: Literal["float32", "bfloat16"] = "float32"
     adapter: str = ""
+    lora_rank: Count = 0
+    lora_alpha: NonNegative = 16.0
     tokenizer: str = "tokenizer.json"
     tower_heads: tuple[Width, Width] = (16, 16)
     action_spec: JsonObject | None = None
@@ -139,7 +145,9 @@ class OpenVLACheckpoint:
             siglip=siglip,
             language=language_config(settings, folder / "config.json"),
         )
-        return _fill(config, self._spec(statistics), tokenizer, tensors, folder)
+        policy = _fill(config, self._spec(statistics), tokenizer, tensors, folder)
+        policy.adapt(self.lora_rank, self.lora_alpha)
+        return policy
 
     def _extras(self, folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tensors of the regression head and of the state's projector, by their names in the policy."""
