@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from worldgymnast.actions import ActionSpec
 from worldgymnast.configs import to_dict
 from worldgymnast.errors import InputError
-from worldgymnast.policies import vla_images
+from worldgymnast.policies import vla_images, vla_jpeg
 from worldgymnast.policies.lora import add_adapters
 from worldgymnast.policies.openvla_config import OpenVLAConfig
 from worldgymnast.policies.openvla_heads import RegressionHead, StateProjector
@@ -164,7 +164,7 @@ class OpenVLA(nn.Module):
         if self.config.crop == "none":
             return vla_images.bicubic(frames, SIDE)
         if self.config.crop == "jpeg_lanczos_center":
-            frames = vla_images.lanczos(vla_images.jpeg(frames), SIDE)
+            frames = vla_images.lanczos(vla_jpeg.round_trip(frames), SIDE)
         return vla_images.center_crop(frames, _CROP_AREA, SIDE)
 
     def _state(self, obs: Observation) -> Float[Tensor, "b p"]:
