@@ -108,6 +108,9 @@ _BUILT_IN: Mapping[str, Mapping[str, str]] = {
     "policies": {
         "SmallVLA": "worldgymnast.policies.small_vla:SmallVLA",
         "FlowVLA": "worldgymnast.policies.flow_vla:FlowVLA",
+        "SmolVLA": "worldgymnast.policies.smolvla:SmolVLA",
+        "Pi0": "worldgymnast.policies.pi0:Pi0",
+        "Pi05": "worldgymnast.policies.pi0:Pi05",
         "OpenVLA": "worldgymnast.policies.openvla:OpenVLA",
     },
     "worlds": {"LatentWorldModel": "worldgymnast.worldmodel.sampler:LatentWorldModel"},
