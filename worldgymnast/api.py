@@ -17,6 +17,7 @@ import torch
 from worldgymnast import environments, registry
 from worldgymnast.arguments import check_device, check_policies, require_members, require_type
 from worldgymnast.episodes import formats
+from worldgymnast.episodes.labels import Labels
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.evaluation.success import SuccessTable
 from worldgymnast.measure import evaluate as evaluation
@@ -145,6 +146,7 @@ def read(
     cameras: str | Sequence[str] | None = None,
     fps: float | None = None,
     resize: Resize = "squash",
+    labels: AnyPath | Sequence[AnyPath] = (),
 ) -> EpisodeSet:
     """Read the episodes of a folder: LeRobot v3.0 or v2.1, RLDS or WorldGym.
 
@@ -155,12 +157,19 @@ def read(
         fps: frames per second, for data that do not state it (RLDS other than BridgeData V2).
         resize: how a picture of another shape becomes a frame of `size`: "squash", "crop" (central) or "pad" (black
             bars).
+        labels: files with success labels of the episodes, as `worldgymnast label` writes them.
 
     Raises:
-        InputError: the folder has no known format, or is damaged.
+        InputError: the folder has no known format, or is damaged; or a file of labels is, or has none of its episodes.
     """
     names = tuple(cameras) if isinstance(cameras, list | tuple) else cameras
-    return formats.read(path, size=size, image_key=names, fps=fps, resize=resize)  # pyright: ignore[reportArgumentType]
+    files = [labels] if isinstance(labels, str | Path) else labels
+    found = Labels([Path(file) for file in files]) if files else None
+    key: Any = names
+    episodes = formats.read(path, size=size, image_key=key, fps=fps, resize=resize, labels=found)
+    if found is not None:
+        found.require_used(str(path))
+    return episodes
 
 
 # ---------------------------------------------------------------- starts and environments

@@ -15,10 +15,12 @@ from worldgymnast.cli.main import main
 from worldgymnast.episodes import formats
 from worldgymnast.errors import InputError
 from worldgymnast.recipes.finetune import finetune
+from worldgymnast.recipes.iterated_sft import IterSftConfig, iter_sft
 from worldgymnast.registry import load_judge, load_policy, load_world
 from worldgymnast.rl.reinforce import ReinforceConfig
 from worldgymnast.rl.starts import EpisodeStarts
 from worldgymnast.surrogates.imagination import Imagination
+from worldgymnast.training.fit import FitConfig
 from worldgymnast.types import Clip, Verdict
 from worldgymnast.weights import read_header
 
@@ -155,6 +157,16 @@ def test_a_policy_with_state_needs_a_world_that_predicts_it(
     more = ["--begin-with", str(tmp_path / "world/world.safetensors"), "--state", *FIT, "--clips", "4", "--length", "6"]
     assert main(["train-world", data, *more, "--out", str(tmp_path / "more")]) == 0
     assert load_world(tmp_path / "more/world.safetensors").state_dim == 6
+
+
+def test_iterated_imitation_of_a_policy_with_state(trained: Path, tmp_path: Path) -> None:
+    policy = load_policy(trained / "sft/policy.safetensors")
+    world = load_world(trained / "world/world.safetensors")
+    demos = formats.read(trained / "data", image_key=("front", "wrist"), size=(32, 64), state=True)
+    starts = EpisodeStarts(demos, ["move"], 0.0)
+    config = IterSftConfig(rounds=1, starts=2, group_size=2, horizon=8, batch=8, fit=FitConfig(steps=2))
+    after = iter_sft(policy, Imagination.of(policy, world, Parity(), 8), starts, demos, tmp_path / "rounds", config)
+    assert after.identity != policy.identity
 
 
 def test_pictures_of_another_size_are_refused(

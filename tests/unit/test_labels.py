@@ -12,6 +12,7 @@ from foreign_data import v3
 from hypothesis import given
 from hypothesis import strategies as st
 
+import worldgymnast as wg
 from worldgymnast.episodes import formats, lerobot
 from worldgymnast.episodes.labels import (
     FrameRule,
@@ -57,6 +58,15 @@ def test_labels_reach_reading_and_conversion(data: Path, tmp_path: Path, capsys:
     assert copy.labelled.tolist() == found.labelled.tolist()
     assert copy.success.tolist() == found.success.tolist()
     assert not formats.read(data).labelled.any(), "the data set itself is not changed"
+
+
+def test_labels_in_python(data: Path, tmp_path: Path) -> None:
+    path = write(tmp_path / "l.jsonl", data, {"anna": {0: True, 1: False}}, frame=2)
+    assert wg.read(data, labels=path).labelled.tolist() == [True, True, False, False]
+    assert wg.read(data, labels=[str(path)]).succeeded.tolist() == [True, False, False, False]
+    lerobot.write(tmp_path / "other", episodes(9)[4:])
+    with pytest.raises(InputError, match="none of its 2 labels"):
+        wg.read(tmp_path / "other", labels=path)
 
 
 def test_labels_follow_episodes_that_were_renumbered(data: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from worldgymnast.precision import autocast
 from worldgymnast.registry import Manifest, load_policy, save_component
 from worldgymnast.testing import check_policy
 from worldgymnast.types import ActionChunk, Observation
-from worldgymnast.weights import load_weights
+from worldgymnast.weights import load_weights, save_weights
 
 KINDS = {"parallel": PARALLEL, "autoregressive": ONE_BY_ONE}
 CPU = torch.device("cpu")
@@ -117,6 +117,22 @@ def test_gradients_reach_every_part(folder: Path) -> None:
     policy.logprobs(look(), sampled(policy, look())).mean().backward()
     without = [name for name, weight in policy.named_parameters() if weight.grad is None]
     assert without == []
+
+
+def test_checkpointing_changes_no_number(folder: Path) -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        policy = loaded(folder, checkpointing=checkpointing)
+        chunk = sampled(policy, look())
+        passes = []
+        layers = [policy.language_model.model.layers[0].mlp, policy.vision_backbone.featurizer.blocks[0].mlp]
+        for layer in layers:
+            layer.register_forward_pre_hook(lambda *_, calls=passes: calls.append(1))
+        policy.logprobs(look(), chunk).mean().backward()
+        assert len(passes) == (4 if checkpointing else 2), "a recomputed layer runs twice"
+        gradients.append({name: weight.grad for name, weight in policy.named_parameters()})
+    plain, recomputed = gradients
+    assert all(torch.equal(plain[name], recomputed[name]) for name in plain)
 
 
 def test_frozen_weights_are_not_trainable_state(folder: Path) -> None:
@@ -246,11 +262,26 @@ def test_a_component_file_needs_the_same_tokenizer(folder: Path, tmp_path: Path)
     again = load_policy(path)
     assert isinstance(again, OpenVLA)
     assert again.identity == policy.identity
+    assert {buffer.device.type for buffer in again.buffers()} == {"cpu"}
     assert torch.equal(again.logits(look()), policy.logits(look()))
     tokenizer = folder / "tokenizer.json"
     tokenizer.write_text(tokenizer.read_text() + " ")
     with pytest.raises(InputError, match="was saved with"):
         load_policy(path).act(look(), temperature=0.0, generator=None)
+
+
+def test_a_component_file_keeps_its_dtypes(folder: Path, tmp_path: Path) -> None:
+    policy, path = loaded(folder, weights="bfloat16", lora_rank=2), tmp_path / "policy.safetensors"
+    save_component(path, policy, Manifest())
+    again = load_policy(path)
+    assert isinstance(again, OpenVLA)
+    assert {n: w.dtype for n, w in again.named_parameters()} == {n: w.dtype for n, w in policy.named_parameters()}
+    assert set(again.trainable_state()) == set(policy.trainable_state())
+    assert torch.equal(again.logits(look()), policy.logits(look()))
+    tensors, meta = load_weights(path)
+    save_weights(path, {**tensors, "projector.fc2.bias": tensors["projector.fc2.bias"] * torch.nan}, meta)
+    with pytest.raises(InputError, match=r"projector\.fc2\.bias.*NaN"):
+        load_policy(path)
 
 
 def test_a_lora_adapter_is_merged(folder: Path) -> None:

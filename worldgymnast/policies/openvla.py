@@ -29,6 +29,7 @@ from worldgymnast.policies.openvla_language import (
     CausalDecoder,
     build_llama,
     hidden_states,
+    restore_rotary,
 )
 from worldgymnast.policies.openvla_prompt import BOS, STOP, PromptTokenizer, left_padded
 from worldgymnast.policies.openvla_tokens import BINS, decode, draw, encode
@@ -69,9 +70,9 @@ class OpenVLA(nn.Module):
             )
         self.config, self.action_spec, self._tokenizer = config, action_spec, tokenizer
         c = config
-        self.vision_backbone = VisionBackbone(c.dino, c.siglip)
+        self.vision_backbone = VisionBackbone(c.dino, c.siglip, checkpointing=c.checkpointing)
         self.projector = Projector(c.dino.width + c.siglip.width, c.language.hidden)
-        self.language_model = build_llama(c.language)
+        self.language_model = build_llama(c.language, checkpointing=c.checkpointing)
         if c.head == "l1":
             self.action_head = RegressionHead(c.language.hidden, axes)
         if c.state_dim:
@@ -84,6 +85,15 @@ class OpenVLA(nn.Module):
     def from_config(cls, config: OpenVLAConfig, info: ComponentInfo) -> OpenVLA:
         """Build the policy with fresh weights."""
         return cls(config, info.spec)
+
+    def fill(self, tensors: Mapping[str, Tensor]) -> None:
+        """Use the given tensors as weights, in the policy's dtypes; for a policy built on the "meta" device.
+
+        No weights are initialized first, and none are copied that have the right dtype.
+        """
+        dtypes = {name: value.dtype for name, value in self.state_dict().items()}
+        self.load_state_dict({name: value.to(dtypes[name]) for name, value in tensors.items()}, assign=True)
+        restore_rotary(self.language_model)
 
     def adapt(self, rank: int, alpha: float) -> None:
         """Freeze all weights but those of the continuous heads, and add a LoRA adapter; rank 0 changes nothing."""

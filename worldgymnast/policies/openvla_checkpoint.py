@@ -22,7 +22,7 @@ from worldgymnast.policies.lora import merge_adapter
 from worldgymnast.policies.openvla import OpenVLA
 from worldgymnast.policies.openvla_config import Crop, Decoding, OpenVLAConfig
 from worldgymnast.policies.openvla_files import checkpoint_folder, extra_tensors, read_tensors
-from worldgymnast.policies.openvla_language import Attention, LanguageConfig, restore_rotary
+from worldgymnast.policies.openvla_language import Attention, LanguageConfig
 from worldgymnast.policies.openvla_prompt import PromptTokenizer
 from worldgymnast.policies.openvla_tokens import BINS, Statistics
 from worldgymnast.policies.openvla_vision import CENTERED, IMAGENET, SIDE, TowerConfig
@@ -75,6 +75,7 @@ class OpenVLACheckpoint:
         weights: dtype of the weights.
         adapter: folder of a LoRA adapter to merge, relative to the checkpoint; "" for none. Training of OpenVLA-OFT
             leaves its adapter beside weights into which it is already merged.
+        checkpointing: whether layers are recomputed in the backward pass.
         lora_rank: see `OpenVLAConfig`; the new adapter begins without effect.
         lora_alpha: scale of the adapter.
         tokenizer: tokenizer.json, relative to the checkpoint.
@@ -97,6 +98,7 @@ class OpenVLACheckpoint:
     cameras: tuple[str, ...] = (IMAGE,)
     weights: Literal["float32", "bfloat16"] = "float32"
     adapter: str = ""
+    checkpointing: bool = False
     lora_rank: Count = 0
     lora_alpha: NonNegative = 16.0
     tokenizer: str = "tokenizer.json"
@@ -141,6 +143,7 @@ class OpenVLACheckpoint:
             tokenizer=str(tokenizer.path.resolve()),
             tokenizer_hash=tokenizer.hash,
             weights=self.weights,
+            checkpointing=self.checkpointing,
             dino=dino,
             siglip=siglip,
             language=language_config(settings, folder / "config.json"),
@@ -235,9 +238,7 @@ def _fill(
     expected = shapes_of(policy.state_dict())
     used = {name: value for name, value in tensors.items() if name in expected or not _is_unused(name, config)}
     check_shapes(expected, shapes_of(used), "OpenVLA", folder)
-    dtype = getattr(torch, config.weights)
-    policy.load_state_dict({name: value.to(dtype) for name, value in used.items()}, assign=True)
-    restore_rotary(policy.language_model)
+    policy.fill(used)
     return policy
 
 

@@ -37,6 +37,7 @@ class OpenVLAConfig:
         tokenizer: path of tokenizer.json.
         tokenizer_hash: start of its SHA-256; "" skips the check.
         weights: dtype of the weights.
+        checkpointing: recompute the layers of towers and language model in the backward pass, which saves memory.
         lora_rank: rank of a LoRA adapter, which alone is trained, on every linear layer of towers, projector and
             language model; 0 for none, and all weights are trained. OpenVLA uses 32.
         lora_alpha: scale of the adapter, times its rank.
@@ -58,6 +59,7 @@ class OpenVLAConfig:
     tokenizer: str = ""
     tokenizer_hash: str = ""
     weights: Literal["float32", "bfloat16"] = "float32"
+    checkpointing: bool = False
     lora_rank: Count = 0
     lora_alpha: NonNegative = 16.0
     dino: TowerConfig = field(default_factory=lambda: TowerConfig(1024, 23, 16, 4096, 5, True))

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from worldgymnast.actions import require_same
 from worldgymnast.arguments import implements
@@ -29,6 +30,7 @@ from worldgymnast.protocols import Policy, StartSampler, TrainablePolicy
 from worldgymnast.recipes.finetune import FPS, save_gallery
 from worldgymnast.recipes.record import to_episodes
 from worldgymnast.registry import Manifest, load_policy, save_component, to_dict
+from worldgymnast.rl.rollout import executed_per_look
 from worldgymnast.run import Run
 from worldgymnast.run_folder import checkpoint_errors_as_input_errors
 from worldgymnast.surrogates.imagination import Surrogate, score_in
@@ -176,18 +178,13 @@ def _round(
     device: str,
 ) -> tuple[Policy, Metrics]:
     """Run one round; return the trained policy and its metrics."""
-    if STATE in policy.needs:
-        raise InputError(
-            "policy reads the robot's state, which iter-sft does not record in imagination. Use rl, or a policy "
-            "without state"
-        )
     result = _policy_file(out, number)
     folder = result.parent
     with Run(folder, {"round": number, "inputs": {"policy": identity(policy)}}) as run:
         if run.summary is None:
             seed = config.seed * 1_000_003 + number
             rollouts = _rollouts(policy, surrogate, starts, config, number)
-            won = list(label_successes(rollouts))
+            won = [_with_state(rollout) for rollout in label_successes(rollouts)]
             if not won:
                 raise InputError(
                     f"{folder}: none of {len(rollouts)} imagined rollouts succeeded, so there is nothing to imitate. "
@@ -202,11 +199,12 @@ def _round(
                 "imagined_frames": float(sum(len(r.frames) - 1 for r in rollouts)),
             }
             k, half = policy.chunk, config.batch // 2
-            seen = policy.cameras
+            seen: Any = {"cameras": policy.cameras, "needs_state": STATE in policy.needs}
+            looks = executed_per_look(policy, config.execute) if STATE in policy.needs else 1
             episodes = replace(episodes, tiling=demonstrations.tiling)
             batches = combine_batches(
-                imitation_batches(demonstrations, k, config.batch - half, seed, INSTRUCTIONS, cameras=seen),
-                imitation_batches(episodes, k, half, seed + 1, INSTRUCTIONS, cameras=seen),
+                imitation_batches(demonstrations, k, config.batch - half, seed, INSTRUCTIONS, **seen),
+                imitation_batches(episodes, k, half, seed + 1, INSTRUCTIONS, **seen, every=looks),
             )
             learner: Any = copy.deepcopy(policy)
             metrics |= fit(learner, batches, replace(config.fit, seed=seed), run, f"imitation, round {number}")
@@ -241,14 +239,36 @@ def label_successes(rollouts: Iterable[Rollout]) -> Iterator[Rollout]:
             yield replace(rollout, success=np.arange(last + 1) >= frame)
 
 
+def _with_state(rollout: Rollout) -> Rollout:
+    """Rollout with the state at each frame, if the policy reads it; between two looks that of the look before."""
+    if rollout.state is None or rollout.frame_state is not None:
+        return rollout
+    return replace(rollout, frame_state=state_by_frame(rollout.state, len(rollout.frames)))
+
+
+def state_by_frame(state: Float[np.ndarray, "n s"], frames: int) -> Float[np.ndarray, "t s"]:
+    """State at each of t = n k + 1 frames from those at n looks, k actions apart.
+
+    >>> state_by_frame(np.array([[1.0], [2.0]]), 5)[:, 0]
+    array([1., 1., 2., 2., 2.])
+    """
+    at = np.arange(frames) // ((frames - 1) // len(state))
+    return state[at.clip(max=len(state) - 1)]
+
+
 def combine_batches(first: Batches, second: Batches) -> Batches:
     """Concatenate the imitation batches of both."""
 
     def make(step: int) -> Mapping[str, Any]:
         a, b = first(step), second(step)
         images = {name: torch.cat([a["obs"].images[name], b["obs"].images[name]]) for name in a["obs"].images}
+        states: Any = [part["obs"].state for part in (a, b)]
         return {
-            "obs": Observation(images, [*a["obs"].instruction, *b["obs"].instruction]),
+            "obs": Observation(
+                images,
+                [*a["obs"].instruction, *b["obs"].instruction],
+                None if states[0] is None else torch.cat(states),
+            ),
             "actions": torch.cat([a["actions"], b["actions"]]),
             "mask": torch.cat([a["mask"], b["mask"]]),
         }

@@ -57,6 +57,7 @@ def imitation_batches(
     after_success: int = 3,
     cameras: Sequence[str] = (IMAGE,),
     needs_state: bool = False,
+    every: int = 1,
 ) -> Batches:
     """Return looks and the actions that followed: "obs", "actions" [b k a], "mask" [b k].
 
@@ -69,6 +70,7 @@ def imitation_batches(
         after_success: actions imitated after the first success.
         cameras: cameras that the policy sees; "image" alone is the whole frame.
         needs_state: whether the policy sees the state.
+        every: looks are at every `every`-th frame of an episode.
 
     Raises:
         InputError: there is no action to imitate, or the episodes lack a camera or the state.
@@ -77,7 +79,7 @@ def imitation_batches(
     for e, (first, length) in enumerate(zip(episodes.first, episodes.length, strict=True)):
         successes = np.flatnonzero(episodes.success[first : first + length + 1])
         end = min(length, successes[0] + after_success) if len(successes) else length
-        for t in range(end):
+        for t in range(0, end, every):
             within = np.arange(t, t + chunk)
             looks.append((first + t, e))
             actions.append(episodes.actions[first + np.minimum(within, length)])

@@ -1,0 +1,217 @@
+"""SmolVLA, pi0 and pi0.5 as policies: acting, scoring, imitation, saving."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy import stats
+from tiny_vla import KINDS, tiny_policy, write_tokenizer
+from torch import Tensor
+
+from worldgymnast.actions import libero_spec
+from worldgymnast.errors import InputError
+from worldgymnast.policies.flow_chain import Method, SamplerConfig
+from worldgymnast.policies.flow_expert import training_times
+from worldgymnast.policies.prompts import load_tokenizer, prompt_ids, prompt_tokens
+from worldgymnast.testing import check_policy, observation
+from worldgymnast.types import Observation
+
+METHODS: tuple[Method, ...] = ("flow_sde", "one_step", "flow_noise")
+kinds = pytest.mark.parametrize("kind", KINDS)
+methods = pytest.mark.parametrize("method", METHODS)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+def sampler(method: Method, steps: int = 4) -> SamplerConfig:
+    return SamplerConfig(method=method, steps=steps)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@kinds
+@methods
+def test_the_contract_holds(kind: str, method: Method, tokenizer: str) -> None:
+    cameras = ("front", "wrist")
+    policy = tiny_policy(kind, tokenizer, sampler(method), cameras=cameras, state_dim=3, chunk=3)
+    check_policy(policy, frame_size=(48, 64), state_size=3)
+    check_policy(tiny_policy(kind, tokenizer, sampler(method), ratio="number"), frame_size=(32, 32))
+
+
+@kinds
+@methods
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_ratio_is_exactly_one_before_the_first_update(
+    kind: str, method: Method, dtype: torch.dtype, tokenizer: str
+) -> None:
+    policy = tiny_policy(kind, tokenizer, sampler(method), ratio="number", state_dim=2)
+    obs = observation(policy, (48, 64), state_size=2)
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        chunk = policy.act(obs, temperature=1.0, generator=generator())
+        fresh = policy.logprobs(obs, chunk)
+    assert fresh.requires_grad
+    assert torch.equal(fresh.detach(), chunk.logprobs)
+    steps = 1 if method == "one_step" else 4
+    assert fresh.shape == (4, steps, 4, 7)
+
+
+@kinds
+@methods
+def test_log_probabilities_per_look_are_sums_over_executed_numbers(kind: str, method: Method, tokenizer: str) -> None:
+    single = tiny_policy(kind, tokenizer, sampler(method), ratio="number", chunk=3)
+    whole = tiny_policy(kind, tokenizer, sampler(method), chunk=3)
+    whole.load_state_dict(single.state_dict())
+    obs = observation(single, (32, 32))
+    chunk = single.act(obs, temperature=0.8, generator=generator())
+    assert chunk.actions.shape == (4, 3, 7)
+    per_number, per_look = single.logprobs(obs, chunk), whole.logprobs(obs, chunk)
+    assert per_look.shape == (4,)
+    torch.testing.assert_close(per_look, per_number.sum((1, 2, 3)))
+
+
+@kinds
+@methods
+def test_the_temperature_scales_the_noise(kind: str, method: Method, tokenizer: str) -> None:
+    policy = tiny_policy(kind, tokenizer, sampler(method), ratio="number")
+    obs = observation(policy, (32, 32))
+    hot = policy.act(obs, temperature=1.0, generator=generator())
+    cold = policy.act(obs, temperature=1e-3, generator=generator())
+    # The noise of a step is divided by 1000, so its log-density is larger by log(1000).
+    gain = float((cold.logprobs - hot.logprobs).mean())
+    assert gain == pytest.approx(np.log(1000), abs=0.01)
+
+
+@kinds
+def test_greedy_actions_follow_the_flow_whatever_the_sampler(kind: str, tokenizer: str) -> None:
+    found = []
+    for method in METHODS:
+        policy = tiny_policy(kind, tokenizer, sampler(method))
+        chunk = policy.act(observation(policy, (32, 32)), temperature=0.0, generator=None)
+        assert bool(torch.isfinite(chunk.logprobs).all())
+        found.append(chunk.actions)
+    torch.testing.assert_close(found[0], found[1])
+    torch.testing.assert_close(found[0], found[2])
+
+
+@kinds
+@pytest.mark.parametrize(("trained", "is_fixed"), [("expert", True), ("all", False)])
+def test_a_policy_gradient_step_changes_what_the_config_trains(
+    kind: str, trained: str, is_fixed: bool, tokenizer: str
+) -> None:
+    policy = tiny_policy(kind, tokenizer, trained=trained, state_dim=2)
+    obs = observation(policy, (32, 32), state_size=2)
+    chunk = policy.act(obs, temperature=1.0, generator=generator())
+    before = {name: weight.clone() for name, weight in policy.state_dict().items()}
+    optimizer = torch.optim.SGD([w for w in policy.parameters() if w.requires_grad], lr=1e-4)
+    old = policy.logprobs(obs, chunk)
+    (-old.mean()).backward()
+    optimizer.step()
+    assert float((policy.logprobs(obs, chunk) - old).detach().mean()) > 0
+    changed = {name for name, weight in policy.state_dict().items() if not torch.equal(weight, before[name])}
+    assert any(name.startswith(policy.backbone) for name in changed) != is_fixed
+    assert {name for name in changed if not name.startswith(policy.backbone)}
+    assert set(policy.trainable_state()) >= changed
+
+
+@kinds
+def test_the_state_changes_the_actions(kind: str, tokenizer: str) -> None:
+    policy = tiny_policy(kind, tokenizer, state_dim=2)
+    policy.measure_state(np.array([[0.0, 10.0], [2.0, 30.0]], np.float32))
+    obs = observation(policy, (32, 32), state_size=2)
+    near = replace(obs, state=torch.tensor([1.0, 20.0]).expand(4, 2))
+    far = replace(obs, state=torch.tensor([1.5, 28.0]).expand(4, 2))
+    assert torch.equal(policy.preprocess(near).state, torch.zeros(4, 32))
+    actions = [policy.act(each, temperature=0.0, generator=None).actions for each in (near, far)]
+    assert float((actions[0] - actions[1]).abs().max()) > 1e-4
+    with pytest.raises(InputError, match="needs a state of 2 numbers, found none"):
+        policy.act(replace(obs, state=None), temperature=0.0, generator=None)
+
+
+def test_training_times_have_the_published_distribution() -> None:
+    found = (training_times(20_000, generator()) - 0.001) / 0.999
+    assert stats.kstest(found.numpy(), stats.beta(1.5, 1).cdf).pvalue > 0.01
+
+
+@kinds
+def test_imitation_learns_what_is_shown(kind: str, tokenizer: str) -> None:
+    torch.manual_seed(0)
+    changed = {"action": 8, "expert_width": 48, "expert_hidden": 96}
+    policy = tiny_policy(
+        kind, tokenizer, SamplerConfig(steps=10), libero_spec(1), changed, trained="all", prompt_length=20
+    )
+    shown = torch.linspace(-0.6, 0.6, 28).reshape(1, 4, 7).repeat(8, 1, 1)
+    images = torch.zeros(8, 32, 32, 3, dtype=torch.uint8)
+    optimizer, rng = torch.optim.Adam(policy.parameters(), 3e-3), generator()
+    obs, mask = Observation.of(images, ["open the drawer"] * 8), torch.ones(8, 4, dtype=torch.bool)
+    losses = []
+    for _ in range(150):
+        optimizer.zero_grad()
+        loss, _metrics = policy.loss({"obs": obs, "actions": shown, "mask": mask, "generator": rng})
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert np.mean(losses[-10:]) < 0.3 * np.mean(losses[:10])
+    greedy = policy.act(obs.rows(torch.tensor([0])), temperature=0.0, generator=None).actions
+    assert float((greedy - shown[:1]).abs().mean()) < 0.2
+
+
+@kinds
+def test_actions_after_the_end_of_an_episode_do_not_count(kind: str, tokenizer: str) -> None:
+    policy = tiny_policy(kind, tokenizer)
+    obs, mask = observation(policy, (32, 32)), torch.tensor([True, True, False, False]).expand(4, 4)
+    actions = torch.rand(4, 4, 7, generator=generator())
+
+    def gradient(batch: dict[str, Any]) -> Tensor:
+        policy.zero_grad()
+        policy.loss(batch | {"obs": obs, "generator": generator()})[0].backward()
+        return policy.model.action_out_proj.weight.grad.clone()
+
+    whole = gradient({"actions": actions, "mask": mask})
+    assert not torch.equal(whole, gradient({"actions": actions, "mask": torch.ones_like(mask)}))
+    short = gradient({"actions": actions[:, :2], "mask": mask[:, :2]})
+    ended = gradient({"actions": F.pad(actions[:, :2], (0, 0, 0, 2)), "mask": mask})
+    torch.testing.assert_close(short, ended)
+
+
+# ---------------------------------------------------------------- prompts
+
+
+def text(tokenizer: str, ids: list[int]) -> str:
+    return "".join(load_tokenizer(tokenizer).id_to_token(i) or "" for i in ids)
+
+
+def test_prompts_have_the_published_formats(tokenizer: str) -> None:
+    read = load_tokenizer(tokenizer)
+    assert text(tokenizer, prompt_ids(read, "smolvla", "open it")) == "open it\n"
+    assert text(tokenizer, prompt_ids(read, "smolvla", "open it\n")) == "open it\n"
+    assert text(tokenizer, prompt_ids(read, "pi0", " open_it\nnow ")) == "<bos>open it now\n"
+    state = np.array([-1.0, 0.0, 0.999, 1.5, -1.1], np.float32)
+    wanted = "<bos>Task: open it, State: 0 128 255 255 -1;\nAction: "
+    assert text(tokenizer, prompt_ids(read, "pi05", "open_it", state)) == wanted
+    assert text(tokenizer, prompt_ids(read, "pi05", "open it")) == "<bos>open it\n"
+
+
+def test_prompts_are_padded_to_one_length(tokenizer: str) -> None:
+    tokens, mask = prompt_tokens(tokenizer, "smolvla", ["open", "open it"], 10)
+    assert mask.sum(1).tolist() == [5, 8]
+    assert not tokens[~mask].any()
+    with pytest.raises(InputError, match="has 8 tokens, but the policy reads 7"):
+        prompt_tokens(tokenizer, "smolvla", ["open it"], 7)
+
+
+def test_a_missing_tokenizer_is_one_line(tmp_path: Path) -> None:
+    for source, said in (("", "names no tokenizer"), (str(tmp_path), "no tokenizer can be loaded")):
+        with pytest.raises(InputError, match=said) as caught:
+            load_tokenizer(source)
+        assert "\n" not in str(caught.value)

@@ -1,0 +1,337 @@
+"""Common part of SmolVLA, pi0 and pi0.5: policies with an action expert that is trained by RL through its sampler.
+
+The sample is the chain from noise to actions, with the index of its stochastic step. `logprobs` scores the chain by the
+functions that drew it, so the ratio is 1 before the first update. Numbers that are not executed, actions beyond `chunk`
+and padding axes, do not count. Greedy actions follow the flow from noise that is the same at every look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import field
+from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from worldgymnast.actions import ActionSpec
+from worldgymnast.configs import Between, Positive, Width, checked, to_dict
+from worldgymnast.errors import FieldError, InputError
+from worldgymnast.policies.experts import Context, Inputs
+from worldgymnast.policies.flow_chain import (
+    ALL_STEPS,
+    Gaussian,
+    NoiseNet,
+    SamplerConfig,
+    Transition,
+    chain_logprobs,
+    flow_step,
+    one_step_logprobs,
+    sample_chain,
+    sde_step,
+    times,
+)
+from worldgymnast.policies.letterbox import Resize, letterbox
+from worldgymnast.policies.prompts import Template, prompt_tokens
+from worldgymnast.policies.trunk import check_camera_names
+from worldgymnast.types import IMAGE, STATE, ActionChunk, Metrics, Observation
+from worldgymnast.weights import fingerprint, mean_and_deviation, weights_hash
+
+_GREEDY_SEED = 0
+_SMALLEST = 1e-6
+"""Smallest scale of a number that is normalized."""
+
+
+@runtime_checkable
+class Network(Protocol):
+    """Network of a policy with an action expert; `SmolVLANetwork` documents the members."""
+
+    def context(self, inputs: Inputs) -> Context: ...  # noqa: D102
+    def hidden(self, context: Context, x: Tensor, time: Tensor) -> Tensor: ...  # noqa: D102
+    def velocity(self, hidden: Tensor) -> Tensor: ...  # noqa: D102
+
+
+@checked
+class FlowExpertConfig:
+    """Fields that SmolVLA, pi0 and pi0.5 share.
+
+    Attributes:
+        horizon: actions that the network predicts.
+        chunk: actions that a look returns, the first of them; they alone count in the log-probabilities.
+        cameras: names of the cameras, in the order of the checkpoint; "image" alone is the whole frame. The original
+            code shows missing cameras as black and masks them, which gives the same actions as leaving them out.
+        resize: resizing of frames, see `letterbox`.
+        tokenizer: folder or hub name of the language model's tokenizer.
+        prompt: format of the prompt, see `prompts`.
+        prompt_length: tokens of a padded prompt.
+        state_dim: numbers of the robot's state (proprioception) that the policy reads; 0 for none, shown as zeros.
+        sampler: the sampler in reinforcement learning. Greedy actions use its number of steps.
+        ratio: log-probabilities per look, the sum over the chain ("look"), or of every number ("number").
+        trained: weights that training changes: the action expert and the projections ("expert"), or all ("all").
+        shortest: shortest period of the time features.
+        longest: longest period of the time features.
+    """
+
+    horizon: Width = 50
+    chunk: Width = 50
+    cameras: tuple[str, ...] = (IMAGE,)
+    resize: Resize = "center"
+    tokenizer: str = ""
+    prompt: Template = "pi0"
+    prompt_length: Positive = 48
+    state_dim: Annotated[int, Between(0, 4096)] = 0
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    ratio: Literal["look", "number"] = "look"
+    trained: Literal["expert", "all"] = "expert"
+    shortest: Annotated[float, Between(1e-9, 1e9)] = 4e-3
+    longest: Annotated[float, Between(1e-9, 1e9)] = 4.0
+
+    def __post_init__(self) -> None:
+        check_camera_names(self.cameras)
+        if self.chunk > self.horizon:
+            raise FieldError("chunk", f"found {self.chunk}, expected at most horizon, {self.horizon}")
+        if self.shortest >= self.longest:
+            raise FieldError("shortest", f"found {self.shortest}, expected less than longest, {self.longest}")
+
+
+class FlowExpert(nn.Module):
+    """`Policy` with an action expert; `SmolVLA`, `Pi0` and `Pi05` derive from it.
+
+    Args:
+        config: the config.
+        action_spec: meaning of the action numbers.
+        network: the network.
+        width: channels of its hidden state.
+        action: its width of actions, with padding.
+        state: its width of the state, with padding.
+        image: side of its images, in pixels.
+
+    Raises:
+        FieldError: the actions or the state are wider than the network's.
+    """
+
+    backbone: ClassVar[str]
+    """Prefix of the names of the weights that stay fixed if only the expert is trained."""
+    state_offset: Tensor
+    state_scale: Tensor
+    action_offset: Tensor
+    action_scale: Tensor
+
+    def __init__(
+        self,
+        config: FlowExpertConfig,
+        action_spec: ActionSpec,
+        network: nn.Module,
+        *,
+        width: int,
+        action: int,
+        state: int,
+        image: int,
+    ):
+        super().__init__()
+        self.config, self.action_spec = config, action_spec
+        self._width, self._action, self._state, self._image = width, action, state, image
+        if action_spec.dim > action:
+            raise FieldError("sizes.action", f"found {action}, expected at least the {action_spec.dim} action axes")
+        if config.state_dim > state:
+            raise FieldError("state_dim", f"found {config.state_dim}, expected at most sizes.state, {state}")
+        self.model = network
+        if config.sampler.method == "flow_noise":
+            self.noise_net = NoiseNet(width, action)
+        low, high = (torch.tensor(ends, device="cpu") for ends in (action_spec.low, action_spec.high))
+        self.register_buffer("action_offset", (high + low) / 2)
+        self.register_buffer("action_scale", ((high - low) / 2).clamp(min=_SMALLEST))
+        self.register_buffer("state_offset", torch.zeros(config.state_dim))
+        self.register_buffer("state_scale", torch.ones(config.state_dim))
+        if config.trained == "expert":
+            for name, weight in self.named_parameters():
+                weight.requires_grad_(not name.startswith(self.backbone))
+        self._frozen_hash = ""
+        self.register_load_state_dict_post_hook(_forget_hash)
+
+    @property
+    def network(self) -> Network:
+        """The network."""
+        network: Any = self.model
+        return network
+
+    @property
+    def chunk(self) -> int:
+        """Actions per look, k."""
+        return self.config.chunk
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Names of the cameras."""
+        return self.config.cameras
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Parts of an observation that the policy reads."""
+        return frozenset({*self.cameras, *((STATE,) if self.config.state_dim else ())})
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return self.action_scale.device
+
+    # ------------------------------------------------------------ weights
+
+    @property
+    def identity(self) -> str:
+        """Hash of config and weights; the part of the fixed weights is computed once."""
+        if not self._frozen_hash:
+            fixed = {name: weight for name, weight in self.named_parameters() if not weight.requires_grad}
+            self._frozen_hash = weights_hash(fixed)
+        changing = weights_hash(self.trainable_state() | dict(self.named_buffers()))
+        return fingerprint([to_dict(self.config), self._frozen_hash, changing])
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        """Weights that require a gradient."""
+        return {name: weight.data for name, weight in self.named_parameters() if weight.requires_grad}
+
+    @torch.no_grad()
+    def load_trainable(self, state: Mapping[str, Tensor]) -> None:
+        """Copy the tensors of a `trainable_state` into the policy."""
+        for name, weight in self.trainable_state().items():
+            weight.copy_(state[name])
+
+    @torch.no_grad()
+    def measure_state(self, state: Float[np.ndarray, "n s"]) -> None:
+        """Set the statistics that normalize the state, to mean 0 and standard deviation 1."""
+        mean, deviation = mean_and_deviation(state)
+        self.state_offset.copy_(mean)
+        self.state_scale.copy_(deviation)
+
+    # ------------------------------------------------------------ inputs
+
+    def preprocess(self, obs: Observation) -> Inputs:
+        """Images, prompt and state as the network expects them.
+
+        Raises:
+            InputError: the state has another width, or a prompt is too long.
+        """
+        b, config = len(obs), self.config
+        images = [self._letterbox(obs.images[name]) for name in self.cameras]
+        state = self._normalized(obs.state)
+        in_prompt = state if config.prompt == "pi05" and config.state_dim else None
+        tokens, mask = prompt_tokens(config.tokenizer, config.prompt, obs.instruction, config.prompt_length, in_prompt)
+        width = self._state if state is None else self._state - state.shape[1]
+        padding = torch.zeros(b, width, device=self.device)
+        padded = padding if state is None else torch.cat([state, padding], 1)
+        shown = torch.ones(b, len(images), dtype=torch.bool, device=self.device)
+        return Inputs(images, shown, tokens.to(self.device), mask.to(self.device), padded)
+
+    def _letterbox(self, frames: Tensor) -> Tensor:
+        image = frames.to(self.device).permute(0, 3, 1, 2).float() / 255
+        return letterbox(image, self._image, self.config.resize)
+
+    def _normalized(self, state: Tensor | None) -> Tensor | None:
+        if not (width := self.config.state_dim):
+            return None
+        if state is None or state.shape[-1] != width:
+            found = "none" if state is None else f"one of {state.shape[-1]} numbers"
+            raise InputError(
+                f"policy needs a state of {width} numbers, found {found}. Give a policy, a world model and data with "
+                "the same state"
+            )
+        return (state.to(self.device).float() - self.state_offset) / self.state_scale
+
+    # ------------------------------------------------------------ acting and scoring
+
+    def _transition(self, context: Context) -> Transition:
+        """The policy's step, see `flow_chain`."""
+        sampler = self.config.sampler
+
+        def step(x: Tensor, index: Tensor, level: Tensor) -> Gaussian:
+            hidden = self.network.hidden(context, x, times(index, sampler.steps))
+            velocity = self.network.velocity(hidden)
+            if sampler.method == "flow_noise":
+                deviation = self.noise_net(hidden, sampler.low, sampler.high) * level[:, None, None]
+                return Gaussian(flow_step(x, velocity, index, sampler.steps), deviation)
+            return sde_step(x, velocity, index, sampler.steps, sampler.noise * level)
+
+        return step
+
+    def _counted(self, logprobs: Float[Tensor, "b s h w"]) -> Float[Tensor, "b ..."]:
+        """Log-probabilities of the executed numbers, per look or per number."""
+        counted = logprobs[:, :, : self.chunk, : self.action_spec.dim]
+        return counted if self.config.ratio == "number" else counted.sum((1, 2, 3))
+
+    def _scored(self, context: Context, sample: Mapping[str, Tensor], temperature: float) -> Float[Tensor, "b ..."]:
+        score = one_step_logprobs if self.config.sampler.method == "one_step" else chain_logprobs
+        chain, step = sample["chain"].to(self.device), sample["step"].to(self.device)
+        return self._counted(score(self._transition(context), chain, step, temperature or 1.0))
+
+    def _draw(self, rows: int, generator: torch.Generator | None, *, is_greedy: bool) -> tuple[Tensor, Tensor]:
+        """Noise [s1 b h w] of a chain, and the stochastic step [b] of each row."""
+        steps, size = self.config.sampler.steps, (self.config.horizon, self._action)
+        if is_greedy:
+            fixed = torch.Generator().manual_seed(_GREEDY_SEED)
+            noise = torch.zeros(steps + 1, rows, *size)
+            noise[0] = torch.randn(size, generator=fixed)
+        else:
+            noise = torch.randn(rows, steps + 1, *size, generator=generator).transpose(0, 1)
+        step = torch.full((rows,), ALL_STEPS)
+        if self.config.sampler.method == "one_step":
+            step = torch.full((rows,), steps - 1)
+            step = step if is_greedy else torch.randint(steps, (rows,), generator=generator)
+        return noise.to(self.device), step.to(self.device)
+
+    @torch.no_grad()
+    def act(self, obs: Observation, *, temperature: float, generator: torch.Generator | None) -> ActionChunk:
+        """Sample a chunk per row; the temperature scales the noise of the chain.
+
+        At temperature 0 the chain follows the flow from fixed noise.
+        """
+        context = self.network.context(self.preprocess(obs))
+        noise, step = self._draw(len(obs), generator, is_greedy=temperature == 0)
+        chain, logprobs = sample_chain(self._transition(context), noise, step, temperature)
+        sample = {"chain": chain, "step": step}
+        is_scored = temperature > 0 and self.config.sampler.method != "one_step"
+        counted = self._counted(logprobs) if is_scored else self._scored(context, sample, temperature)
+        normalized = chain[:, -1, : self.chunk, : self.action_spec.dim]
+        return ActionChunk(normalized * self.action_scale + self.action_offset, sample, counted, temperature)
+
+    def logprobs(self, obs: Observation, chunk: ActionChunk) -> Float[Tensor, "b ..."]:
+        """Log-densities of the chain in `chunk.sample`, differentiable: [b], or [b s k a] per number."""
+        assert isinstance(chunk.sample, Mapping)
+        return self._scored(self.network.context(self.preprocess(obs)), chunk.sample, chunk.temperature)
+
+    # ------------------------------------------------------------ imitation
+
+    def loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, Metrics]:
+        """Imitation loss: squared error of the velocity (conditional flow matching).
+
+        The time is 0.999 Beta(1.5, 1) + 0.001, so noisy actions are shown more often (pi0, appendix B). Padding axes
+        count, since the flow carries them too.
+
+        Args:
+            batch: "obs" (`Observation`), "actions" float32 [b k a], "mask" bool [b k] and "generator". Actions beyond
+                k are shown as the mean action, and do not count: train with chunk = horizon.
+        """
+        actions, generator = batch["actions"].to(self.device), batch["generator"]
+        b, missing = len(actions), self.config.horizon - actions.shape[1]
+        normalized = (actions - self.action_offset) / self.action_scale
+        target = F.pad(normalized, (0, self._action - self.action_spec.dim, 0, missing))
+        mask = F.pad(batch["mask"].to(self.device), (0, missing))
+        noise = torch.randn(target.shape, generator=generator).to(self.device)
+        time = training_times(b, generator).to(self.device)
+        mixed = torch.lerp(target, noise, time[:, None, None])
+        context = self.network.context(self.preprocess(batch["obs"]))
+        velocity = self.network.velocity(self.network.hidden(context, mixed, time))
+        error = ((velocity - (noise - target)) ** 2).mean(-1)
+        loss = (error * mask).sum() / mask.sum()
+        return loss, {"loss": float(loss.detach())}
+
+
+def training_times(count: int, generator: torch.Generator) -> Float[Tensor, " b"]:
+    """Times of imitation, 0.999 Beta(1.5, 1) + 0.001, by inversion of the distribution function t^1.5."""
+    return 0.999 * torch.rand(count, generator=generator) ** (2 / 3) + 0.001
+
+
+def _forget_hash(policy: FlowExpert, _: Any) -> None:
+    policy._frozen_hash = ""
