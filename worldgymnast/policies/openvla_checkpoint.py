@@ -25,7 +25,7 @@ from worldgymnast.policies.openvla_files import checkpoint_folder, extra_tensors
 from worldgymnast.policies.openvla_language import Attention, LanguageConfig
 from worldgymnast.policies.openvla_prompt import PromptTokenizer
 from worldgymnast.policies.openvla_tokens import BINS, Statistics
-from worldgymnast.policies.openvla_vision import CENTERED, IMAGENET, SIDE, TowerConfig
+from worldgymnast.policies.openvla_vision import SIDE, TowerConfig
 from worldgymnast.types import IMAGE
 from worldgymnast.weights import check_shapes, shapes_of
 
@@ -46,8 +46,6 @@ _PROCESSOR: Mapping[str, Any] = {
     "image_resize_strategy": "resize-naive",
     "input_sizes": [[3, SIDE, SIDE]] * 2,
     "interpolations": ["bicubic", "bicubic"],
-    "means": [list(IMAGENET[0]), list(CENTERED[0])],
-    "stds": [list(IMAGENET[1]), list(CENTERED[1])],
 }
 """The same of preprocessor_config.json."""
 _TOWERS = ("vision_backbone.featurizer.", "vision_backbone.fused_featurizer.")
@@ -118,7 +116,7 @@ class OpenVLACheckpoint:
         folder = checkpoint_folder(self.checkpoint, base)
         settings = read_json_object(folder / "config.json")
         _check_fields(settings, _EXPECTED, folder / "config.json")
-        _check_processor(folder)
+        processor = _read_processor(folder)
         tensors = read_tensors(folder)
         if self.adapter:
             merge_adapter(tensors, folder / self.adapter)
@@ -144,6 +142,7 @@ class OpenVLACheckpoint:
             tokenizer_hash=tokenizer.hash,
             weights=self.weights,
             checkpointing=self.checkpointing,
+            **processor,
             dino=dino,
             siglip=siglip,
             language=language_config(settings, folder / "config.json"),
@@ -316,10 +315,17 @@ def _check_fields(found: Mapping[str, Any], expected: Mapping[str, Any], where: 
         raise InputError(f"{where}: found no field 'model_type', expected \"openvla\". Use a checkpoint of OpenVLA")
 
 
-def _check_processor(folder: Path) -> None:
+def _read_processor(folder: Path) -> dict[str, Any]:
+    """Mean and standard deviation of the images, from preprocessor_config.json."""
     path = folder / "preprocessor_config.json"
-    if path.is_file():
-        _check_fields(read_json_object(path), _PROCESSOR, path)
+    found = read_json_object(path, "copy it from the checkpoint")
+    _check_fields(found, _PROCESSOR, path)
+    try:
+        colors = {name: tuple(tuple(map(float, row)) for row in found[name]) for name in ("means", "stds")}
+    except (KeyError, TypeError, ValueError) as error:
+        shown = short([found.get("means"), found.get("stds")])
+        raise InputError(f"{path}: fields 'means', 'stds': found {shown}, expected 2 x 3 numbers each") from error
+    return colors
 
 
 def _list(names: Mapping[str, Any]) -> str:
