@@ -411,7 +411,7 @@ def rewritten(folder: Path, file: str, **changes: Any) -> Path:
         ("config.json", "n_action_bins", 128),
         ("config.json", "image_resize_strategy", "letterbox"),
         ("config.json", "model_type", "llava"),
-        ("preprocessor_config.json", "means", [[0, 0, 0], [0, 0, 0]]),
+        ("preprocessor_config.json", "interpolations", ["bilinear", "bilinear"]),
         ("preprocessor_config.json", "image_resize_strategy", "resize-crop"),
     ],
 )
@@ -419,6 +419,28 @@ def test_other_architectures_and_preprocessing_are_refused(folder: Path, file: s
     with pytest.raises(InputError, match=f"{file}: field '{field}'") as caught:
         loaded(rewritten(folder, file, **{field: value}))
     assert "\n" not in str(caught.value)
+
+
+def test_colors_are_those_of_the_checkpoint(folder: Path) -> None:
+    rounded = [0.484375, 0.455078125, 0.40625]
+    rewritten(folder, "preprocessor_config.json", means=[rounded, [0.5] * 3])
+    policy = loaded(folder)
+    assert policy.config.means[0] == tuple(rounded)
+    frame = torch.full((1, 224, 224, 3), 255, dtype=torch.uint8)
+    pixels = policy.pixels(Observation.of(frame, ["x"]))[0, :, 0, 0]
+    close(pixels[:3], (1 - torch.tensor(rounded)) / torch.tensor([0.229, 0.224, 0.225]), 1e-6)
+
+
+@pytest.mark.parametrize("colors", [{"means": [[0, 0], [0, 0]]}, {"stds": None}, {"stds": [[0, 1, 1], [1, 1, 1]]}])
+def test_colors_that_are_none(folder: Path, colors: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=f"{next(iter(colors))}"):
+        loaded(rewritten(folder, "preprocessor_config.json", **colors))
+
+
+def test_a_processor_that_is_missing(folder: Path) -> None:
+    (folder / "preprocessor_config.json").unlink()
+    with pytest.raises(InputError, match=r"preprocessor_config\.json.*copy it from the checkpoint"):
+        loaded(folder)
 
 
 @pytest.mark.parametrize(
@@ -454,6 +476,24 @@ def test_the_file_of_statistics_replaces_those_of_the_config(folder: Path) -> No
     assert loaded(folder).config.statistics.key == "bridge_orig"
     (folder / "dataset_statistics.json").unlink()
     assert loaded(folder).config.statistics.key == "bridge_dataset"
+
+
+def test_without_a_mask_every_axis_is_normalized(folder: Path) -> None:
+    path = folder / "dataset_statistics.json"
+    known = json.loads(path.read_text())
+    del known["bridge_dataset"]["action"]["mask"]
+    path.write_text(json.dumps(known))
+    assert loaded(folder).config.statistics.mask == (True,) * 7
+
+
+def test_bounds_are_quantiles_or_extremes(folder: Path) -> None:
+    known = json.loads((folder / "dataset_statistics.json").read_text())["bridge_dataset"]["action"]
+    assert loaded(folder, bounds="minmax").config.statistics.high == tuple(known["max"])
+    assert loaded(folder, bounds="q99").config.statistics.high == tuple(known["q99"])
+    del known["q01"]
+    (folder / "dataset_statistics.json").write_text(json.dumps({"bridge_dataset": {"action": known}}))
+    with pytest.raises(InputError, match="field 'q01'"):
+        loaded(folder)
 
 
 def test_an_unknown_robot_needs_an_action_spec(folder: Path) -> None:

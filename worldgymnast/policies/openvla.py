@@ -33,7 +33,7 @@ from worldgymnast.policies.openvla_language import (
 )
 from worldgymnast.policies.openvla_prompt import BOS, STOP, PromptTokenizer, left_padded
 from worldgymnast.policies.openvla_tokens import BINS, decode, draw, encode
-from worldgymnast.policies.openvla_vision import CENTERED, IMAGENET, SIDE, Projector, VisionBackbone
+from worldgymnast.policies.openvla_vision import SIDE, Projector, VisionBackbone
 from worldgymnast.protocols import ComponentInfo
 from worldgymnast.types import STATE, ActionChunk, Metrics, Observation
 from worldgymnast.weights import content_hash
@@ -167,7 +167,8 @@ class OpenVLA(nn.Module):
         images = []
         for name in self.config.cameras:
             frames = self._resized(obs.images[name]).to(self.device)
-            images += [vla_images.normalized(frames, *IMAGENET), vla_images.normalized(frames, *CENTERED)]
+            colors = zip(self.config.means, self.config.stds, strict=True)
+            images += [vla_images.normalized(frames, mean, std) for mean, std in colors]
         return torch.cat(images, 1)
 
     def _resized(self, frames: UInt8[Tensor, "b h w 3"]) -> UInt8[Tensor, "b 224 224 3"]:

@@ -24,7 +24,14 @@ from worldgymnast.policies.openvla_config import Crop, Decoding, OpenVLAConfig
 from worldgymnast.policies.openvla_files import checkpoint_folder, extra_tensors, read_tensors
 from worldgymnast.policies.openvla_language import Attention
 from worldgymnast.policies.openvla_prompt import PromptTokenizer
-from worldgymnast.policies.openvla_sizes import TOWERS, check_settings, is_unused, language_config, tower_config
+from worldgymnast.policies.openvla_sizes import (
+    TOWERS,
+    check_settings,
+    is_unused,
+    language_config,
+    read_processor,
+    tower_config,
+)
 from worldgymnast.policies.openvla_tokens import Statistics
 from worldgymnast.types import IMAGE
 from worldgymnast.weights import check_finite, check_shapes, shapes_of
@@ -97,7 +104,8 @@ class OpenVLACheckpoint:
         """
         folder = checkpoint_folder(self.checkpoint, base)
         settings = read_json_object(folder / "config.json")
-        check_settings(folder, settings)
+        check_settings(settings, folder / "config.json")
+        processor = read_processor(folder)
         tensors = read_tensors(folder)
         if self.adapter:
             merge_adapter(tensors, folder / self.adapter)
@@ -123,6 +131,7 @@ class OpenVLACheckpoint:
             tokenizer_hash=tokenizer.hash,
             weights=self.weights,
             checkpointing=self.checkpointing,
+            **processor,
             dino=dino,
             siglip=siglip,
             language=language_config(settings, folder / "config.json"),

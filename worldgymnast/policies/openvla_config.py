@@ -9,9 +9,12 @@ from worldgymnast.configs import Count, NonNegative, Width, checked
 from worldgymnast.errors import FieldError
 from worldgymnast.policies.openvla_language import Attention, LanguageConfig
 from worldgymnast.policies.openvla_tokens import Statistics
-from worldgymnast.policies.openvla_vision import TowerConfig
+from worldgymnast.policies.openvla_vision import CENTERED, IMAGENET, TowerConfig
 from worldgymnast.policies.trunk import check_camera_names
 from worldgymnast.types import IMAGE
+
+_Color = tuple[float, float, float]
+_Colors = tuple[_Color, _Color]
 
 Crop = Literal["none", "center", "jpeg_lanczos_center"]
 Decoding = Literal["autoregressive", "parallel"]
@@ -37,6 +40,8 @@ class OpenVLAConfig:
         tokenizer: path of tokenizer.json.
         tokenizer_hash: start of its SHA-256; "" skips the check.
         weights: dtype of the weights.
+        means: mean color of the images of both towers, in 0..1.
+        stds: standard deviation of the same. Published OpenVLA has those of ImageNet rounded to bfloat16.
         checkpointing: recompute the layers of towers and language model in the backward pass, which saves memory.
         lora_rank: rank of a LoRA adapter, which alone is trained, on every linear layer of towers, projector and
             language model; 0 for none, and all weights are trained. OpenVLA uses 32.
@@ -59,6 +64,8 @@ class OpenVLAConfig:
     tokenizer: str = ""
     tokenizer_hash: str = ""
     weights: Literal["float32", "bfloat16"] = "float32"
+    means: _Colors = (IMAGENET[0], CENTERED[0])
+    stds: _Colors = (IMAGENET[1], CENTERED[1])
     checkpointing: bool = False
     lora_rank: Count = 0
     lora_alpha: NonNegative = 16.0
@@ -75,6 +82,8 @@ class OpenVLAConfig:
                 raise FieldError("stop_token", "found true, expected false with autoregressive decoding")
             if self.head == "l1":
                 raise FieldError("head", "found l1, expected tokens with autoregressive decoding")
+        if min(map(min, self.stds)) <= 0:
+            raise FieldError("stds", f"found {self.stds}, expected numbers above 0")
         if self.noise and self.head != "l1":
             raise FieldError("noise", f"found {self.noise}, expected 0 for a policy with action tokens")
 

@@ -12,7 +12,7 @@ from worldgymnast.errors import FieldError, InputError
 from worldgymnast.files import json_object, read_json_object, short
 from worldgymnast.policies.openvla_language import LanguageConfig
 from worldgymnast.policies.openvla_tokens import BINS
-from worldgymnast.policies.openvla_vision import CENTERED, IMAGENET, SIDE, TowerConfig
+from worldgymnast.policies.openvla_vision import SIDE, TowerConfig
 
 _EXPECTED: Mapping[str, Any] = {
     "model_type": "openvla",
@@ -32,8 +32,6 @@ _PROCESSOR: Mapping[str, Any] = {
     "image_resize_strategy": "resize-naive",
     "input_sizes": [[3, SIDE, SIDE]] * 2,
     "interpolations": ["bicubic", "bicubic"],
-    "means": [list(IMAGENET[0]), list(CENTERED[0])],
-    "stds": [list(IMAGENET[1]), list(CENTERED[1])],
 }
 """The same of preprocessor_config.json."""
 TOWERS = ("vision_backbone.featurizer.", "vision_backbone.fused_featurizer.")
@@ -41,20 +39,32 @@ _DINO_REGISTERS = 5
 """Class token and registers of the first tower."""
 
 
-def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Raise InputError unless config.json and preprocessor_config.json describe a supported variant.
+def check_settings(settings: Mapping[str, Any], where: Path) -> None:
+    """Raise InputError unless config.json describes a supported variant.
 
     Args:
-        folder: the checkpoint.
-        settings: content of its config.json.
+        settings: its content.
+        where: the file, for messages.
     """
-    where = folder / "config.json"
     _check_fields(settings, _EXPECTED, where)
     if "model_type" not in settings:
         raise InputError(f"{where}: found no field 'model_type', expected \"openvla\". Use a checkpoint of OpenVLA")
+
+
+def read_processor(folder: Path) -> dict[str, Any]:
+    """Mean and standard deviation of the images, from preprocessor_config.json.
+
+    Raises:
+        InputError: the file is missing, or describes other preprocessing.
+    """
     path = folder / "preprocessor_config.json"
-    if path.is_file():
-        _check_fields(read_json_object(path), _PROCESSOR, path)
+    found = read_json_object(path, "copy it from the checkpoint")
+    _check_fields(found, _PROCESSOR, path)
+    try:
+        return {name: tuple(tuple(map(float, row)) for row in found[name]) for name in ("means", "stds")}
+    except (KeyError, TypeError, ValueError) as error:
+        shown = short([found.get("means"), found.get("stds")])
+        raise InputError(f"{path}: fields 'means', 'stds': found {shown}, expected 2 x 3 numbers each") from error
 
 
 def tower_config(tensors: Mapping[str, Tensor], prefix: str, heads: int, blocks: int, where: Path) -> TowerConfig:
