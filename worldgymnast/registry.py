@@ -11,7 +11,7 @@ import importlib
 import importlib.metadata
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -206,7 +206,7 @@ def save_component(path: Path, component: Any, manifest: Manifest, *, half: bool
     Args:
         path: the file.
         component: the component.
-        manifest: origin of its weights.
+        manifest: origin of its weights; without `Manifest.origin`, that of the file which the component comes from.
         half: store floats as float16.
 
     Raises:
@@ -216,6 +216,8 @@ def save_component(path: Path, component: Any, manifest: Manifest, *, half: bool
         raise InputError(f"{path}: {type(component).__name__} has no state_dict, so it has no weights to save")
     tensors = {k: v.half() if half and v.is_floating_point() else v for k, v in component.state_dict().items()}
     config = getattr(component, "config", None)
+    if manifest.origin is None:
+        manifest = replace(manifest, origin=origin_of(component))
     meta = {
         "kind": type(component).__name__,
         "config": json.dumps(to_dict(config) if config is not None else {}),
@@ -260,7 +262,19 @@ def _load(path: Path, group: Group) -> Any:
         return empty
     component = component_class.from_config(config, stored)
     component.load_state_dict(as_floats(path, load_weights(path)[0]))
+    origin = manifest_of(path).get("origin")
+    if isinstance(component, nn.Module) and isinstance(origin, Mapping):
+        object.__setattr__(component, _ORIGIN, origin)
     return component
+
+
+_ORIGIN = "_worldgymnast_origin"
+"""Attribute of a loaded component."""
+
+
+def origin_of(component: object) -> Mapping[str, Any] | None:
+    """`Manifest.origin` in the file that a component comes from, also of a trained copy; None if unknown."""
+    return getattr(component, _ORIGIN, None)
 
 
 def _other_kind(group: Group, kind: str) -> str:

@@ -8,15 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import two_cameras
 from two_cameras import FRONT, JOINTS, WRIST
 
 from worldgymnast.cli.main import main
+from worldgymnast.cli.origins import size_in
 from worldgymnast.episodes import formats
 from worldgymnast.errors import InputError
+from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
 from worldgymnast.recipes.finetune import finetune
 from worldgymnast.recipes.iterated_sft import IterSftConfig, iter_sft
-from worldgymnast.registry import load_judge, load_policy, load_world
+from worldgymnast.recipes.quickstart import starter
+from worldgymnast.registry import Manifest, load_judge, load_policy, load_world, save_component
 from worldgymnast.rl.reinforce import ReinforceConfig
 from worldgymnast.rl.starts import EpisodeStarts
 from worldgymnast.surrogates.imagination import Imagination
@@ -202,3 +206,68 @@ def test_one_rule_for_pictures_of_another_shape(
     assert main(["sft", data, *FIT, *begin, "--resize", "crop", "--out", str(tmp_path / "more")]) == 2
     assert "--resize: found crop" in capsys.readouterr().err
     assert main(["sft", data, *FIT, *begin, "--out", str(tmp_path / "more")]) == 0, "the recorded rule is the default"
+
+
+def write_small(path: Path, size: int) -> str:
+    """Write the file of a Meta-World policy that was trained on frames of that size."""
+    config = SmallVLAConfig(width=16, blocks=1, hidden=32, image_sizes=((size, size),))
+    policy = SmallVLA(config, load_policy(starter("policy")).action_spec)
+    with torch.no_grad():
+        policy.head[-1].bias.fill_(size)  # pyright: ignore - two files with different weights
+    save_component(path, policy, Manifest())
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["rl", "quickstart", "--policy", "SMALL"],
+        ["evaluate", "SMALL", "SMALL", "--env.size", "64"],
+        ["evaluate", "SMALL", "OTHER"],
+        ["agree", "SMALL", "OTHER"],
+        ["best-of", "SMALL"],
+        ["dyna", "--policy", "SMALL", "--data", "DATA"],
+        ["dyna", "--policy", "SMALL", "--data", "DATA", "--from", "DATA"],
+        ["iter-sft", "--policy", "SMALL", "--data", "DATA"],
+        ["quickstart", "--policy", "SMALL"],
+        ["adapt", "--policy", "SMALL", "--frame", "x.png", "--instruction", "open the drawer"],
+        ["rl-simulator", "quickstart", "--policy", "SMALL"],
+        ["record-policy", "SMALL", "--env.size", "64"],
+        ["check-env", "metaworld", "--policy", "SMALL"],
+    ],
+    ids=" ".join,
+)
+def test_a_policy_of_another_frame_size_is_refused(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {
+        "SMALL": write_small(tmp_path / "32.safetensors", 32),
+        "OTHER": write_small(tmp_path / "48.safetensors", 48),
+    }
+    words = [places.get(word, word) for word in command]
+    refused = 2
+    if command[0] == "check-env":
+        refused = 1
+    else:
+        words += ["--out", str(tmp_path / "out")]
+    assert main(words) == refused
+    said = capsys.readouterr()
+    (line,) = [line for line in (said.out + said.err).splitlines() if "trained on pictures of " in line]
+    assert "--env.size" in line
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").rglob("*.safetensors"))
+
+
+def test_rl_keeps_the_frame_size(trained: Path, tmp_path: Path) -> None:
+    """Its file still knows what the policy may see, so a later command can refuse it."""
+    assert main(["rl", "debug", *files(trained), *RL, "--out", str(tmp_path / "rl")]) == 0
+    before, after = (load_policy(path / "policy.safetensors") for path in (trained / "sft", tmp_path / "rl"))
+    assert before.config.image_sizes == after.config.image_sizes != ()
+    assert size_in(tmp_path / "rl/policy.safetensors") == (32, 64)
+
+
+def test_imitation_goes_on_at_one_size(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["sft", str(trained / "data"), *FIT, "--begin-with", str(trained / "sft/policy.safetensors")]
+    assert main([*words, "--size", "32", "--out", str(tmp_path / "more")]) == 2
+    error = capsys.readouterr().err
+    assert "policy: trained on pictures of 32x37 pixels (camera 'front'), but the data set gives 32x18" in error
+    assert not (tmp_path / "more").exists()

@@ -203,11 +203,11 @@ def test_prompts_have_the_published_formats(tokenizer: str) -> None:
 
 
 def test_prompts_are_padded_to_one_length(tokenizer: str) -> None:
-    tokens, mask = prompt_tokens(tokenizer, "smolvla", ["open", "open it"], 10)
+    tokens, mask = prompt_tokens(load_tokenizer(tokenizer), "smolvla", ["open", "open it"], 10)
     assert mask.sum(1).tolist() == [5, 8]
     assert not tokens[~mask].any()
     with pytest.raises(InputError, match="has 8 tokens, but the policy reads 7"):
-        prompt_tokens(tokenizer, "smolvla", ["open it"], 7)
+        prompt_tokens(load_tokenizer(tokenizer), "smolvla", ["open it"], 7)
 
 
 def test_a_missing_tokenizer_is_one_line(tmp_path: Path) -> None:

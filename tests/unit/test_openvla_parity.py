@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from openvla_folder import HEADS, facts, vectors, write_folder
+from openvla_folder import BLOCKS, HEADS, facts, vectors, write_folder
 from torch import Tensor
 
 from worldgymnast.policies import vla_images, vla_jpeg
@@ -20,7 +20,7 @@ from worldgymnast.policies.openvla_tokens import decode, encode
 from worldgymnast.types import ActionChunk, Observation
 
 TEMPERATURE = 1.6
-COMMON: Mapping[str, Any] = {"crop": "center", "bounds": "q99", "tower_heads": (HEADS, HEADS)}
+COMMON: Mapping[str, Any] = {"crop": "center", "bounds": "q99", "tower_heads": (HEADS, HEADS), "tower_blocks": BLOCKS}
 PARALLEL: Mapping[str, Any] = {
     "decoding": "parallel", "attention": "bidirectional", "stop_token": True, "support": "actions", "chunk": 5,
     "epsilon": 1e-8,

@@ -35,7 +35,7 @@ from worldgymnast.policies.flow_chain import (
     times,
 )
 from worldgymnast.policies.letterbox import Resize, letterbox
-from worldgymnast.policies.prompts import Template, prompt_tokens
+from worldgymnast.policies.prompts import Template, load_tokenizer, prompt_tokens
 from worldgymnast.policies.trunk import check_camera_names
 from worldgymnast.types import IMAGE, STATE, ActionChunk, Metrics, Observation
 from worldgymnast.weights import fingerprint, mean_and_deviation, weights_hash
@@ -65,9 +65,12 @@ class FlowExpertConfig:
             code shows missing cameras as black and masks them, which gives the same actions as leaving them out.
         resize: resizing of frames, see `letterbox`.
         tokenizer: folder or hub name of the language model's tokenizer.
+        tokenizer_hash: first 16 hex digits of the SHA-256 of its file; "" for any. Another file is refused.
         prompt: format of the prompt, see `prompts`.
         prompt_length: tokens of a padded prompt.
         state_dim: numbers of the robot's state (proprioception) that the policy reads; 0 for none, shown as zeros.
+        binned_state: numbers of the state in a "pi05" prompt, with zeros as padding; 0 for no padding. Some versions of
+            lerobot pad to 32.
         sampler: the sampler in reinforcement learning. Greedy actions use its number of steps.
         ratio: log-probabilities per look, the sum over the chain ("look"), or of every number ("number").
         trained: weights that training changes: the action expert and the projections ("expert"), or all ("all").
@@ -80,9 +83,11 @@ class FlowExpertConfig:
     cameras: tuple[str, ...] = (IMAGE,)
     resize: Resize = "center"
     tokenizer: str = ""
+    tokenizer_hash: str = ""
     prompt: Template = "pi0"
     prompt_length: Positive = 48
     state_dim: Annotated[int, Between(0, 4096)] = 0
+    binned_state: Annotated[int, Between(0, 4096)] = 0
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     ratio: Literal["look", "number"] = "look"
     trained: Literal["expert", "all"] = "expert"
@@ -217,8 +222,11 @@ class FlowExpert(nn.Module):
         b, config = len(obs), self.config
         images = [self._letterbox(obs.images[name]) for name in self.cameras]
         state = self._normalized(obs.state)
-        in_prompt = state if config.prompt == "pi05" and config.state_dim else None
-        tokens, mask = prompt_tokens(config.tokenizer, config.prompt, obs.instruction, config.prompt_length, in_prompt)
+        in_prompt = None
+        if state is not None and config.prompt == "pi05":
+            in_prompt = F.pad(state, (0, max(0, config.binned_state - config.state_dim)))
+        tokenizer = load_tokenizer(config.tokenizer, config.tokenizer_hash)
+        tokens, mask = prompt_tokens(tokenizer, config.prompt, obs.instruction, config.prompt_length, in_prompt)
         width = self._state if state is None else self._state - state.shape[1]
         padding = torch.zeros(b, width, device=self.device)
         padded = padding if state is None else torch.cat([state, padding], 1)

@@ -42,6 +42,10 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     """
     if not (folder / _INDEX).is_file():
         return load_weights(folder / "model.safetensors")[0]
+    if (folder / "model.safetensors").is_file():
+        raise InputError(
+            f"{folder}: found model.safetensors and {_INDEX}, which can hold different weights. Remove the wrong ones"
+        )
     index = read_json_object(folder / _INDEX)
     places = json_object(index.get("weight_map"), folder / _INDEX, "weight_map")
     tensors: dict[str, Tensor] = {}

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from worldgymnast.configs import MOST_WIDE, Between, Layers, Width, checked
+from worldgymnast.errors import FieldError
 
 PATCH = 14
 """Side of a patch, in pixels."""
@@ -48,6 +49,10 @@ class TowerConfig:
     hidden: Width
     registers: Annotated[int, Between(0, MOST_WIDE)] = 0
     has_scales: bool = False
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise FieldError("heads", f"found {self.heads}, expected a divisor of the width {self.width}")
 
 
 class _Attention(nn.Module):

@@ -33,19 +33,17 @@ _Rows = Sequence[np.ndarray]
 def round_trip(frames: UInt8[Tensor, "b h w 3"]) -> UInt8[Tensor, "b h w 3"]:
     """Encode and decode frames as TensorFlow does.
 
-    Bit-exact for heights and widths that are multiples of 16.
-
-    >>> round_trip(torch.full((1, 16, 16, 3), 7, dtype=torch.uint8)).unique().tolist()
+    >>> round_trip(torch.full((1, 20, 30, 3), 7, dtype=torch.uint8)).unique().tolist()
     [7]
     """
     pixels = frames.cpu().numpy().astype(np.int64)
     height, width = pixels.shape[1:3]
-    edges = ((0, 0), (0, -height % 16), (0, -width % 16), (0, 0))
-    luma, blue, red = _to_ycc(np.pad(pixels, edges, mode="edge"))
-    chroma_table = _table(_CHROMA)
-    blue, red = (_upsampled(_coded(_downsampled(part), chroma_table)) for part in (blue, red))
-    rgb = _to_rgb(_coded(luma, _table(_LUMA)), blue, red)
-    return torch.from_numpy(rgb[:, :height, :width].astype(np.uint8))
+    luma, blue, red = _to_ycc(pixels)
+    luma, chroma_table = _coded(luma, _table(_LUMA)), _table(_CHROMA)
+    half = -(-width // 2)
+    blue, red = (_upsampled(_coded(_downsampled(part), chroma_table)[..., :half]) for part in (blue, red))
+    rgb = _to_rgb(luma, blue[:, :height, :width], red[:, :height, :width])
+    return torch.from_numpy(rgb.astype(np.uint8))
 
 
 def _table(text: str) -> np.ndarray:
@@ -81,9 +79,15 @@ def _to_rgb(luma: np.ndarray, blue: np.ndarray, red: np.ndarray) -> np.ndarray:
 
 
 def _downsampled(part: np.ndarray) -> np.ndarray:
-    """Mean of 2x2 pixels, rounded down and up in turn."""
+    """Mean of 2x2 pixels, rounded down and up in turn; rows are as long as whole blocks."""
+    part = _padded(part, -part.shape[1] % 2, -part.shape[2] % 16)
     total = part[:, ::2, ::2] + part[:, ::2, 1::2] + part[:, 1::2, ::2] + part[:, 1::2, 1::2]
     return (total + 1 + np.arange(total.shape[2]) % 2) >> 2
+
+
+def _padded(part: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """Part [b h w] with its last rows and columns repeated."""
+    return np.pad(part, ((0, 0), (0, rows), (0, columns)), mode="edge")
 
 
 def _upsampled(part: np.ndarray) -> np.ndarray:
@@ -101,13 +105,15 @@ def _upsampled(part: np.ndarray) -> np.ndarray:
 
 def _coded(part: np.ndarray, table: np.ndarray) -> np.ndarray:
     """One color part [b h w] after transform, quantization and the inverse of both."""
+    height, width = part.shape[1:]
+    part = _padded(part, -height % 8, -width % 8)
     b, h, w = part.shape
     blocks = part.reshape(b, h // 8, 8, w // 8, 8).swapaxes(2, 3) - 128
     coefficients = _forward(blocks)
     divisor = table * 8
     quantized = np.sign(coefficients) * ((np.abs(coefficients) + divisor // 2) // divisor)
     pixels = (_inverse(quantized * _fast_table(table)) + 128).clip(0, 255)
-    return pixels.swapaxes(2, 3).reshape(b, h, w)
+    return pixels.swapaxes(2, 3).reshape(b, h, w)[:, :height, :width]
 
 
 def _fast_table(table: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ from worldgymnast.measure.support import Support
 from worldgymnast.measure.world import rollout_uncertainty
 from worldgymnast.protocols import Judge, Policy, StartSampler, frame_size
 from worldgymnast.records import read_metrics
-from worldgymnast.registry import Manifest, save_component, to_dict, weights_into
+from worldgymnast.registry import Manifest, origin_of, save_component, to_dict, weights_into
 from worldgymnast.rl.collect import Uncertainty, Verify
 from worldgymnast.rl.curriculum import LearnableStarts
 from worldgymnast.rl.reinforce import PairedRollouts, ReinforceConfig, reinforce
@@ -121,7 +121,10 @@ def finetune(
         trained = copy.deepcopy(policy)
         if run.summary is None:
             metrics = _train(trained, policy, surrogate, starts, config, run, scorer, audit, support)
-            save_component(result, trained, Manifest(run.command, config.seed, inputs["policy"], metrics))
+            origin = dict(origin_of(policy) or {})
+            if isinstance(surrogate, ImaginedSurrogate):
+                origin["frame_size"] = list(surrogate.world.frame_size)
+            save_component(result, trained, Manifest(run.command, config.seed, inputs["policy"], metrics, origin))
             run.finish(metrics)
         else:
             metrics = run.summary

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from worldgymnast.actions import require_same
-from worldgymnast.arguments import implements
+from worldgymnast.arguments import check_pictures, implements
 from worldgymnast.configs import Positive, checked
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, data_hash, state_hash, warn_out_of_range
 from worldgymnast.errors import FieldError, InputError
@@ -115,6 +115,7 @@ def train_policy(
             )
         require_same(start.action_spec, episodes.spec, "policy and demonstrations")
         warn_out_of_range(episodes, start.action_spec, "policy")
+        check_pictures(start, episodes.size, episodes.tiling, "policy", "the data set")
         inputs["start"] = identity(start)
         config = replace(config, policy=start.config)
     if config_reads_state(config.policy):

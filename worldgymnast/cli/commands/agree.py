@@ -145,13 +145,13 @@ class Agree(EvaluationCommand):
             surrogates["simulator"] = Simulation(simulator, executed, self.config.workers)
         inputs = {name: surrogate.inputs() for name, surrogate in surrogates.items()}
         inputs |= {"policies": {path: identity(policy) for path, policy in loaded.items()}}
-        with Run(self.out, to_dict(self.config) | {"env": environment_dict(self.env), "inputs": inputs}) as run:
+        with Run(self.out, to_dict(self.config) | {"env": environment_dict(env), "inputs": inputs}) as run:
             robot, file = environment(env), self.out / "outcomes.json"
             results = roll_out_policies(loaded, surrogates, robot, file, self.config)
             more = {}
             if self.imagined:
                 more = imagine_more(loaded, imagination, robot, file, self.config, self.imagined)
-            run.finish({})
+            run.finish({"frame_size": list(world.frame_size)})
         trainings = dict(zip(loaded, self.trainings or loaded, strict=True))
         sheets, figure = compare({f"all {len(results)}": results}, self.config, trainings)
         sheets.append(policies_sheet(powered_by_policy(results, more, _WORLD)))

@@ -69,7 +69,7 @@ class BestOfN(DeviceCommand):
             name = f"best of {self.config.candidates}"
             both = {"as it is": policy, name: planned}
             rows, seconds = evaluate_planning(both, environment(env), self.score, self.out)
-            run.finish({})
+            run.finish({"frame_size": list(world.frame_size)})
         print_results(self.out, rows)
         alone, more = seconds["as it is"], seconds[name]
         print(f"Seconds per episode, environment included: {alone:.2f} without planning, {more:.2f} with {name}.")

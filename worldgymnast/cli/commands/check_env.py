@@ -9,11 +9,12 @@ import tyro
 from tyro.conf import Positional
 
 from worldgymnast.actions import ActionSpecMismatch, require_same
+from worldgymnast.arguments import check_pictures
 from worldgymnast.cli.command import Command, OptionalPath
 from worldgymnast.configs import Positive, checked
 from worldgymnast.environments import DEFAULT_ENVIRONMENT, EnvironmentConfig, unopened_environment
 from worldgymnast.errors import InputError
-from worldgymnast.protocols import RealEnvironment
+from worldgymnast.protocols import RealEnvironment, frame_size, tiling_of
 from worldgymnast.registry import load_policy
 from worldgymnast.testing import inspect_environment
 
@@ -79,4 +80,9 @@ def policy_problems(path: Path, robot: RealEnvironment) -> list[str]:
             f"{path}: needs the cameras {', '.join(missing)}, but the environment has {', '.join(robot.cameras)}. Set "
             "--env.image-key or --env.cameras"
         )
+    else:
+        try:
+            check_pictures(policy, frame_size(robot), tiling_of(robot), str(path), "the environment")
+        except InputError as error:
+            problems.append(str(error))
     return problems

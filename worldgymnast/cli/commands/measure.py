@@ -39,7 +39,7 @@ from worldgymnast.measure.real import ScoreConfig
 from worldgymnast.measure.state import state_fidelity
 from worldgymnast.measure.world import SIGNAL, comparison_rows, judge_outcomes, measure_drift, replay_fidelity, to_plain
 from worldgymnast.preprocessing import compact
-from worldgymnast.protocols import Judge, WorldModel, predicts_state
+from worldgymnast.protocols import Judge, WorldModel, frame_size, predicts_state
 from worldgymnast.registry import load_judge, load_policy, load_world, to_dict
 from worldgymnast.report import tables
 from worldgymnast.report.collect import collect
@@ -104,7 +104,7 @@ class Evaluate(EvaluationCommand):
             file = self.out / "evaluation.json"
             both = {name: Contender(path, self.seeds) for name, path in policies.items()}
             rows = evaluate(file, both, robot, score, self.device, world, judge, self.imagined)
-            run.finish({})
+            run.finish({"frame_size": list(frame_size(robot))})
         print_results(self.out, rows)
         return 0
 
