@@ -30,7 +30,8 @@ from worldgymnast.policies.flow_statistics import (
     openpi_file,
     openpi_statistics,
 )
-from worldgymnast.policies.openvla_files import checkpoint_folder, merge_adapter, read_tensors
+from worldgymnast.policies.lora import merge_adapter
+from worldgymnast.policies.openvla_files import checkpoint_folder, read_tensors
 from worldgymnast.policies.pi0 import Pi0, Pi0Config, Pi05, Pi05Config
 from worldgymnast.policies.prompts import tokenizer_hash
 from worldgymnast.policies.smolvla import SmolVLA, SmolVLAConfig
