@@ -1,8 +1,8 @@
 """Common part of SmolVLA, pi0 and pi0.5: policies with an action expert that is trained by RL through its sampler.
 
 The sample is the chain from noise to actions, with the index of its stochastic step. `logprobs` scores the chain by the
-functions that drew it, so the ratio is 1 before the first update. Numbers that are not executed, actions beyond `chunk`
-and padding axes, do not count. Greedy actions follow the flow from noise that is the same at every look.
+functions that drew it, so the ratio is 1 before the first update. Greedy actions follow the flow from noise that is the
+same at every look.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from worldgymnast.actions import ActionSpec
-from worldgymnast.configs import Between, Positive, Width, checked, to_dict
+from worldgymnast.configs import Between, Count, Once, Positive, Width, checked, to_dict
 from worldgymnast.errors import FieldError, InputError
 from worldgymnast.policies.experts import Context, Inputs
 from worldgymnast.policies.flow_chain import (
@@ -60,7 +61,7 @@ class FlowExpertConfig:
 
     Attributes:
         horizon: actions that the network predicts.
-        chunk: actions that a look returns, the first of them; they alone count in the log-probabilities.
+        chunk: actions that a look returns, the first of them.
         cameras: names of the cameras, in the order of the checkpoint; "image" alone is the whole frame. The original
             code shows missing cameras as black and masks them, which gives the same actions as leaving them out.
         resize: resizing of frames, see `letterbox`.
@@ -73,8 +74,14 @@ class FlowExpertConfig:
             lerobot pad to 32.
         sampler: the sampler in reinforcement learning. Greedy actions use its number of steps.
         ratio: log-probabilities per look, the sum over the chain ("look"), or of every number ("number").
+        counted: numbers of the chain that count in the log-probabilities: those of the executed actions ("executed", as
+            in pi-RL), or also those of padding axes and of actions beyond `chunk` ("all"). All together are the density
+            of the chain, so the gradient is unbiased. The others alone are drawn too and change later steps; leaving
+            them out biases the gradient, and lowers its variance.
         trained: weights that training changes: the action expert and the projections ("expert"), or all ("all").
         fixed: dtype of the weights that training does not change. The others are float32.
+        checkpointing: whether the steps of the flow are recomputed in the backward pass, which saves memory.
+        relative_axes: action axes whose prediction is relative to the number of the same index in the state.
         shortest: shortest period of the time features.
         longest: longest period of the time features.
     """
@@ -91,8 +98,11 @@ class FlowExpertConfig:
     binned_state: Annotated[int, Between(0, 4096)] = 0
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     ratio: Literal["look", "number"] = "look"
+    counted: Literal["executed", "all"] = "executed"
     trained: Literal["expert", "all"] = "expert"
     fixed: Literal["float32", "bfloat16"] = "float32"
+    checkpointing: bool = False
+    relative_axes: Annotated[tuple[Count, ...], Once] = ()
     shortest: Annotated[float, Between(1e-9, 1e9)] = 4e-3
     longest: Annotated[float, Between(1e-9, 1e9)] = 4.0
 
@@ -104,6 +114,8 @@ class FlowExpertConfig:
             raise FieldError("fixed", f"found {self.fixed} with trained 'all', which fixes nothing, expected float32")
         if self.shortest >= self.longest:
             raise FieldError("shortest", f"found {self.shortest}, expected less than longest, {self.longest}")
+        if (last := max(self.relative_axes, default=-1)) >= self.state_dim:
+            raise FieldError("relative_axes", f"found {last}, expected indices below state_dim, {self.state_dim}")
 
 
 class FlowExpert(nn.Module):
@@ -145,6 +157,8 @@ class FlowExpert(nn.Module):
         self._width, self._action, self._state, self._image = width, action, state, image
         if action_spec.dim > action:
             raise FieldError("sizes.action", f"found {action}, expected at least the {action_spec.dim} action axes")
+        if (last := max(config.relative_axes, default=-1)) >= action_spec.dim:
+            raise FieldError("relative_axes", f"found {last}, expected indices of the {action_spec.dim} action axes")
         if config.state_dim > state:
             raise FieldError("state_dim", f"found {config.state_dim}, expected at most sizes.state, {state}")
         self.model = network
@@ -210,6 +224,11 @@ class FlowExpert(nn.Module):
         for name, weight in self.trainable_state().items():
             weight.copy_(state[name])
 
+    def fill(self, tensors: Mapping[str, Tensor]) -> None:
+        """See `protocols.Fillable`."""
+        own = self.state_dict()
+        self.load_state_dict({name: value.to(own[name].dtype) for name, value in tensors.items()}, assign=True)
+
     @torch.no_grad()
     def measure_state(self, state: Float[np.ndarray, "n s"]) -> None:
         """Set the statistics that normalize the state, to mean 0 and standard deviation 1."""
@@ -254,6 +273,13 @@ class FlowExpert(nn.Module):
             )
         return (state.to(self.device).float() - self.state_offset) / self.state_scale
 
+    def _origin(self, obs: Observation) -> Float[Tensor, "b 1 a"]:
+        """Numbers to which predictions are relative: those of the state on `relative_axes`, elsewhere 0."""
+        origin, axes = torch.zeros(len(obs), 1, self.action_spec.dim, device=self.device), self.config.relative_axes
+        if axes and obs.state is not None:
+            origin[:, 0, list(axes)] = obs.state.to(self.device).float()[:, list(axes)]
+        return origin
+
     # ------------------------------------------------------------ acting and scoring
 
     def _transition(self, context: Context) -> Transition:
@@ -268,11 +294,16 @@ class FlowExpert(nn.Module):
                 return Gaussian(flow_step(x, velocity, index, sampler.steps), deviation)
             return sde_step(x, velocity, index, sampler.steps, sampler.noise * level)
 
-        return step
+        def recomputed(x: Tensor, index: Tensor, level: Tensor) -> Gaussian:
+            result: Any = checkpoint(step, x, index, level, use_reentrant=False)
+            return result
+
+        return recomputed if self.config.checkpointing and torch.is_grad_enabled() else step
 
     def _counted(self, logprobs: Float[Tensor, "b s h w"]) -> Float[Tensor, "b ..."]:
-        """Log-probabilities of the executed numbers, per look or per number."""
-        counted = logprobs[:, :, : self.chunk, : self.action_spec.dim]
+        """Log-probabilities of the numbers that count, per look or per number."""
+        is_whole = self.config.counted == "all"
+        counted = logprobs if is_whole else logprobs[:, :, : self.chunk, : self.action_spec.dim]
         return counted if self.config.ratio == "number" else counted.sum((1, 2, 3))
 
     def _scored(self, context: Context, sample: Mapping[str, Tensor], temperature: float) -> Float[Tensor, "b ..."]:
@@ -307,11 +338,11 @@ class FlowExpert(nn.Module):
         sample = {"chain": chain, "step": step}
         is_scored = temperature > 0 and self.config.sampler.method != "one_step"
         counted = self._counted(logprobs) if is_scored else self._scored(context, sample, temperature)
-        normalized = chain[:, -1, : self.chunk, : self.action_spec.dim]
-        return ActionChunk(normalized * self.action_scale + self.action_offset, sample, counted, temperature)
+        actions = chain[:, -1, : self.chunk, : self.action_spec.dim] * self.action_scale + self.action_offset
+        return ActionChunk(actions + self._origin(obs), sample, counted, temperature)
 
     def logprobs(self, obs: Observation, chunk: ActionChunk) -> Float[Tensor, "b ..."]:
-        """Log-densities of the chain in `chunk.sample`, differentiable: [b], or [b s k a] per number."""
+        """Log-densities of the chain in `chunk.sample`, differentiable: [b], or per number [b s k a], see `counted`."""
         assert isinstance(chunk.sample, Mapping)
         return self._scored(self.network.context(self.preprocess(obs)), chunk.sample, chunk.temperature)
 
@@ -329,7 +360,7 @@ class FlowExpert(nn.Module):
         """
         actions, generator = batch["actions"].to(self.device), batch["generator"]
         b, missing = len(actions), self.config.horizon - actions.shape[1]
-        normalized = (actions - self.action_offset) / self.action_scale
+        normalized = (actions - self._origin(batch["obs"]) - self.action_offset) / self.action_scale
         target = F.pad(normalized, (0, self._action - self.action_spec.dim, 0, missing))
         mask = F.pad(batch["mask"].to(self.device), (0, missing))
         noise = torch.randn(target.shape, generator=generator).to(self.device)
