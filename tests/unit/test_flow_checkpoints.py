@@ -207,6 +207,24 @@ def test_a_loaded_policy_is_saved_as_one_file(kind: str, tmp_path: Path) -> None
     assert torch.equal(*actions)
 
 
+def test_a_new_adapter_is_saved_with_its_policy(tmp_path: Path) -> None:
+    policy: Any = load_policy(write(tmp_path, lerobot("pi0", tmp_path, lora_rank=2, fixed="bfloat16")))
+    assert policy.config.lora_rank == 2
+    save_component(tmp_path / "saved.safetensors", policy, Manifest())
+    again: Any = load_policy(tmp_path / "saved.safetensors")
+    assert again.identity == policy.identity
+    assert set(again.trainable_state()) == set(policy.trainable_state())
+    assert {weight.dtype for name, weight in again.named_parameters() if "embed_tokens" in name} == {torch.bfloat16}
+
+
+def test_the_place_of_the_tokenizer_is_no_part_of_the_identity(tmp_path: Path) -> None:
+    places = [tmp_path / "one", tmp_path / "two"]
+    for place in places:
+        place.mkdir()
+    one, two = (load_policy(write(place, lerobot("pi0", place))) for place in places)
+    assert one.identity == two.identity
+
+
 def test_an_adapter_is_merged(tmp_path: Path) -> None:
     plain: Any = load_policy(write(tmp_path / "plain", lerobot("smolvla", tmp_path)))
     name = "model.vlm_with_expert.lm_expert.layers.0.self_attn.q_proj"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from worldgymnast.actions import ActionSpec, ActionSpecMismatch
-from worldgymnast.configs import Count, JsonObject, checked
+from worldgymnast.configs import Count, JsonObject, NonNegative, checked
 from worldgymnast.errors import FieldError, InputError
 from worldgymnast.files import json_object, read_json_object, short
 from worldgymnast.policies.flow_chain import NoiseNet, SamplerConfig
@@ -30,11 +30,12 @@ from worldgymnast.policies.flow_statistics import (
     openpi_file,
     openpi_statistics,
 )
-from worldgymnast.policies.openvla_files import checkpoint_folder, merge_adapter, read_tensors
+from worldgymnast.policies.lora import merge_adapter
+from worldgymnast.policies.openvla_files import checkpoint_folder, read_tensors
 from worldgymnast.policies.pi0 import Pi0, Pi0Config, Pi05, Pi05Config
 from worldgymnast.policies.prompts import tokenizer_hash
 from worldgymnast.policies.smolvla import SmolVLA, SmolVLAConfig
-from worldgymnast.weights import check_shapes, shapes_of
+from worldgymnast.weights import check_finite, check_shapes, shapes_of
 
 _KINDS: Mapping[str, tuple[type[FlowExpert], type[Any]]] = {
     "smolvla": (SmolVLA, SmolVLAConfig),
@@ -164,6 +165,8 @@ class FlowCheckpoint:
         ratio: see `FlowExpertConfig`.
         trained: see `FlowExpertConfig`.
         fixed: see `FlowExpertConfig`.
+        lora_rank: see `FlowExpertConfig`; the new adapters begin without effect.
+        lora_alpha: see `FlowExpertConfig`.
     """
 
     checkpoint: str
@@ -183,6 +186,8 @@ class FlowCheckpoint:
     ratio: Literal["look", "number"] = "look"
     trained: Literal["expert", "all"] = "expert"
     fixed: Literal["float32", "bfloat16"] = "float32"
+    lora_rank: Count = 0
+    lora_alpha: NonNegative = 16.0
 
     def load(self, base: Path = Path()) -> FlowExpert:
         """Load the policy on the CPU, in float32.
@@ -211,7 +216,9 @@ class FlowCheckpoint:
         spec = self._spec()
         scales = self._scales(settings, kind, stored, spec, base)
         config = self._config(settings, kind, tensors, base, scales.get("state"))
-        return _fill(kind, config, spec, tensors, scales, folder)
+        policy = _fill(kind, config, spec, tensors, scales, folder)
+        policy.adapt(self.lora_rank, self.lora_alpha)
+        return policy
 
     def _spec(self) -> ActionSpec:
         try:
@@ -324,8 +331,7 @@ def _fill(
     policy_type: Any = _KINDS[kind][0]
     with torch.device("meta"):
         policy: FlowExpert = policy_type(config, spec)
-    dtypes = {name: tensor.dtype for name, tensor in policy.state_dict().items()}
-    known = {f"model.{name}": tensor.to(dtypes.get(f"model.{name}", torch.float32)) for name, tensor in tensors.items()}
+    known = {f"model.{name}": tensor for name, tensor in tensors.items()}
     known |= {f"{name}_{part}": value for name in scales for part, value in scales[name]._asdict().items()}
     if "state" not in scales:
         known |= {"state_offset": torch.zeros(0), "state_scale": torch.ones(0)}
@@ -335,5 +341,6 @@ def _fill(
             noise = NoiseNet(config.sizes.expert_width, config.sizes.action)
         known |= {f"noise_net.{name}": tensor for name, tensor in noise.state_dict().items()}
     check_shapes(shapes_of(policy.state_dict()), shapes_of(known), policy_type.__name__, folder)
-    policy.load_state_dict(known, assign=True)
+    check_finite(folder, known)
+    policy.fill(known)
     return policy

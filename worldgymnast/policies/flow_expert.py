@@ -7,8 +7,9 @@ and padding axes, do not count. Greedy actions follow the flow from noise that i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -18,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from worldgymnast.actions import ActionSpec
-from worldgymnast.configs import Between, Positive, Width, checked, to_dict
+from worldgymnast.configs import Between, Count, NonNegative, Positive, Width, checked, to_dict
 from worldgymnast.errors import FieldError, InputError
 from worldgymnast.policies.experts import Context, Inputs
 from worldgymnast.policies.flow_chain import (
@@ -35,12 +36,15 @@ from worldgymnast.policies.flow_chain import (
     times,
 )
 from worldgymnast.policies.letterbox import Resize, letterbox
+from worldgymnast.policies.lora import add_adapters
 from worldgymnast.policies.prompts import Template, load_tokenizer, prompt_tokens
 from worldgymnast.policies.trunk import check_camera_names
 from worldgymnast.types import IMAGE, STATE, ActionChunk, Metrics, Observation
 from worldgymnast.weights import fingerprint, mean_and_deviation, weights_hash
 
 _GREEDY_SEED = 0
+_ADAPTED = re.compile(r"(?<!encoder)\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj$")
+"""Linear layers of language model and expert, not those of the vision tower's encoder."""
 _SMALLEST = 1e-6
 """Smallest scale of a number that is normalized."""
 
@@ -74,7 +78,10 @@ class FlowExpertConfig:
         sampler: the sampler in reinforcement learning. Greedy actions use its number of steps.
         ratio: log-probabilities per look, the sum over the chain ("look"), or of every number ("number").
         trained: weights that training changes: the action expert and the projections ("expert"), or all ("all").
-        fixed: dtype of the weights that training does not change. The others are float32.
+        fixed: dtype of the vision-language model if training does not change it. The others are float32.
+        lora_rank: rank of LoRA adapters on the linear layers of language model and expert, which are then trained
+            with the projections, instead of the expert; 0 for none.
+        lora_alpha: scale of the adapters, times their rank.
         shortest: shortest period of the time features.
         longest: longest period of the time features.
     """
@@ -93,6 +100,8 @@ class FlowExpertConfig:
     ratio: Literal["look", "number"] = "look"
     trained: Literal["expert", "all"] = "expert"
     fixed: Literal["float32", "bfloat16"] = "float32"
+    lora_rank: Count = 0
+    lora_alpha: NonNegative = 16.0
     shortest: Annotated[float, Between(1e-9, 1e9)] = 4e-3
     longest: Annotated[float, Between(1e-9, 1e9)] = 4.0
 
@@ -100,8 +109,9 @@ class FlowExpertConfig:
         check_camera_names(self.cameras)
         if self.chunk > self.horizon:
             raise FieldError("chunk", f"found {self.chunk}, expected at most horizon, {self.horizon}")
-        if self.fixed != "float32" and self.trained == "all":
-            raise FieldError("fixed", f"found {self.fixed} with trained 'all', which fixes nothing, expected float32")
+        for name, default in (("fixed", "float32"), ("lora_rank", 0)):
+            if (found := getattr(self, name)) != default and self.trained == "all":
+                raise FieldError(name, f"found {found} with trained 'all', which fixes nothing, expected {default}")
         if self.shortest >= self.longest:
             raise FieldError("shortest", f"found {self.shortest}, expected less than longest, {self.longest}")
 
@@ -160,6 +170,7 @@ class FlowExpert(nn.Module):
                 if name.startswith(self.backbone):
                     weight.requires_grad_(False)
                     weight.data = weight.data.to(getattr(torch, config.fixed))
+        self.adapt(config.lora_rank, config.lora_alpha)
         self._frozen_hash = ""
         self.register_load_state_dict_post_hook(_forget_hash)
 
@@ -193,12 +204,33 @@ class FlowExpert(nn.Module):
 
     @property
     def identity(self) -> str:
-        """Hash of config and weights; the part of the fixed weights is computed once."""
+        """Hash of config and weights; that of the fixed weights is computed once.
+
+        The place of the tokenizer does not count if the hash of its file is known.
+        """
         if not self._frozen_hash:
             fixed = {name: weight for name, weight in self.named_parameters() if not weight.requires_grad}
             self._frozen_hash = weights_hash(fixed)
         changing = weights_hash(self.trainable_state() | dict(self.named_buffers()))
-        return fingerprint([to_dict(self.config), self._frozen_hash, changing])
+        config = replace(self.config, tokenizer="") if self.config.tokenizer_hash else self.config
+        return fingerprint([to_dict(config), self._frozen_hash, changing])
+
+    def adapt(self, rank: int, alpha: float) -> None:
+        """Add LoRA adapters that change nothing yet, see `FlowExpertConfig`; none if the rank is 0."""
+        if not rank:
+            return
+        names = [name for name, part in self.named_modules() if type(part) is nn.Linear and _ADAPTED.search(name)]
+        free = [name for name, weight in self.named_parameters() if weight.requires_grad and ".layers." not in name]
+        add_adapters(self, names, rank, alpha)
+        for name in free:
+            self.get_parameter(name).requires_grad_(True)
+        self.config = replace(self.config, lora_rank=rank, lora_alpha=alpha)
+        self._frozen_hash = ""
+
+    def fill(self, tensors: Mapping[str, Tensor]) -> None:
+        """Use tensors of any precision as the weights of a policy that was built on the "meta" device."""
+        dtypes = {name: tensor.dtype for name, tensor in self.state_dict().items()}
+        self.load_state_dict({name: tensor.to(dtypes[name]) for name, tensor in tensors.items()}, assign=True)
 
     def trainable_state(self) -> dict[str, Tensor]:
         """Weights that require a gradient."""
