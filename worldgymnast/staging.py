@@ -10,6 +10,7 @@ this user owns it and no process holds the target's lock.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import hashlib
@@ -203,23 +204,28 @@ class StagedFolder:
         path: the folder to fill.
     """
 
-    def __init__(self, target: str | Path):
+    def __init__(self, target: str | Path, *, replaces: bool = False):
         """Lock `target` and create an empty folder to fill.
 
+        Args:
+            target: the final path.
+            replaces: whether the folder changes places with an existing one, which is then removed.
+
         Raises:
-            InputError: `target` exists, is not writable, or another process is writing it.
+            InputError: `target` exists (or with `replaces` does not), is not writable, or another process is writing
+                it.
         """
-        self.target = Path(target)
+        self.target, self._replaces = Path(target), replaces
         self._staging: Path | None = None
         self._lock: int | None = None
-        _require_absent(self.target)
+        self._check_target()
         try:
             parent = self.target.parent
             parent.mkdir(parents=True, exist_ok=True)
             parent = parent.resolve()
             self._lock_file = parent / f".{_label(self.target)}.{_MARK}.lock"
             self._take_lock()
-            _require_absent(self.target)  # again, since another writer may have published it before the lock
+            self._check_target()  # again, since another writer may have published it before the lock
             prefix = f".{_label(self.target)}.{_MARK}-"
             _remove_folders(parent, prefix)
             self._staging = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
@@ -231,6 +237,12 @@ class StagedFolder:
                 raise
             reason = getattr(error, "strerror", None) or error
             raise InputError(f"{self.target}: cannot be written ({reason}); give another path") from error
+
+    def _check_target(self) -> None:
+        if not self._replaces:
+            _require_absent(self.target)
+        elif self.target.is_symlink() or not self.target.is_dir():
+            raise InputError(f"{self.target}: expected a folder to replace, and no link to one; check the path")
 
     def _take_lock(self) -> None:
         while self._lock is None:
@@ -257,6 +269,9 @@ class StagedFolder:
         """
         assert self._staging is not None
         try:
+            if self._replaces:
+                exchange(self.path, self.target)
+                return
             if os.path.lexists(self.target):
                 raise FileExistsError(errno.EEXIST, "exists")
             os.rename(self.path, self.target)
@@ -291,6 +306,30 @@ class StagedFolder:
         self.discard()
         if is_disk_full(error):
             raise disk_full_error(self.target) from error
+
+
+_RENAME_EXCHANGE, _AT_FDCWD = 2, -100
+
+
+def exchange(first: Path, second: Path) -> None:
+    """Let two folders of one file system change places, at once.
+
+    Raises:
+        InputError: the system cannot do so; both folders are unchanged.
+    """
+    library = ctypes.CDLL(None, use_errno=True)
+    try:
+        rename = library.renameat2
+    except AttributeError as error:
+        raise InputError(_NO_EXCHANGE.format(second, "not Linux")) from error
+    if rename(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE):
+        reason = os.strerror(ctypes.get_errno())
+        raise InputError(_NO_EXCHANGE.format(second, reason))
+
+
+_NO_EXCHANGE = (
+    "{}: this system cannot exchange two folders at once ({}). The folder is unchanged; write to a new one (--out)"
+)
 
 
 def _require_absent(target: Path) -> None:

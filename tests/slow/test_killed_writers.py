@@ -2,11 +2,18 @@
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pytest
 from episode_builders import SPEC, assert_identical, episode, episodes
 
-from worldgymnast.episodes import lerobot
+from worldgymnast import staging
+from worldgymnast.episodes import formats, lerobot
+from worldgymnast.episodes.lerobot_writer import LeRobotWriter
+from worldgymnast.episodes.merge import merge
+from worldgymnast.errors import InputError
 from worldgymnast.staging import TEMPORARY, StagedFolder, atomic_path
 from worldgymnast.weights import write_text
 
@@ -57,3 +64,51 @@ def test_a_killed_writer_leaves_the_old_file_and_the_next_clears_up(tmp_path: Pa
     write_text(path, "new")
     assert os.listdir(tmp_path) == ["file"]
     assert path.read_text() == "new"
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Content of every file."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def killed(function: Callable[[], object]) -> None:
+    """Run a function in a process that it kills."""
+    if (child := os.fork()) == 0:
+        function()
+        os._exit(1)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+
+
+def kill(*_: object, **__: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("moment", ["add", "before", "after"])
+def test_a_kill_at_any_moment_loses_nothing(moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lerobot.write(tmp_path / "base", episodes(2))
+    lerobot.write(tmp_path / "more", [episode(5), episode(7)])
+    before = files(tmp_path / "base")
+
+    def exchange_and_die(first: Path, second: Path) -> None:
+        exchange(first, second)
+        kill()
+
+    exchange = staging.exchange
+    with monkeypatch.context() as patch:
+        if moment == "add":
+            patch.setattr(LeRobotWriter, "_episode_row", kill)
+        else:
+            patch.setattr(staging, "exchange", kill if moment == "before" else exchange_and_die)
+        killed(lambda: merge([tmp_path / "base", tmp_path / "more"], None))
+    if moment == "after":
+        assert len(list(formats.stream(tmp_path / "base").episodes)) == 4
+        with pytest.raises(InputError, match="is also episode 2 of"):
+            merge([tmp_path / "base", tmp_path / "more"], None)
+    else:
+        assert files(tmp_path / "base") == before
+        merge([tmp_path / "base", tmp_path / "more"], None)
+    for found, expected in zip(
+        list(formats.stream(tmp_path / "base").episodes), [*episodes(2), episode(5), episode(7)], strict=True
+    ):
+        assert np.array_equal(found.frames, expected.frames)
+    assert sorted(os.listdir(tmp_path)) == ["base", "more"], "the next command clears what a killed one left"

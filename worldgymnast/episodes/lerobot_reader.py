@@ -162,6 +162,15 @@ def stream(
     return EpisodeStream(len(result.rows), layout.spec, layout.robot_fps, _episodes(layout, result.rows, size, resize))
 
 
+def recorded_actions(path: str | Path) -> list[np.ndarray]:
+    """Actions [t a] of each episode of a dataset, without decoding a frame.
+
+    Raises:
+        InputError: see `read`.
+    """
+    return [rows.actions[:-1] for rows in _checked_survey(read_layout(path, "all")).rows]
+
+
 def _episodes(layout: Layout, episodes: Sequence[Rows], size: Size, resize: Resize) -> Iterator[Episode]:
     cameras = {name: _camera(layout, name, episodes) for name in layout.cameras}
     names = _state_names(layout)

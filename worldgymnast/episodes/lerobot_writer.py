@@ -105,7 +105,7 @@ class LeRobotWriter:
         first_frame = next(iter(self._videos.values())).count
         for name, writer in self._videos.items():
             writer.add(frames[name])
-        self._data.write_table(rows_table(columns))
+        self._data.write_table(self._table(columns))
         self._stats.append(
             {name: compute_stats(values) for name, values in columns.items()}
             | {name: compute_image_stats(pixels) for name, pixels in frames.items()}
@@ -192,10 +192,18 @@ class LeRobotWriter:
         data = self._root / layout.DATA.format(**self._file_indices())
         data.parent.mkdir(parents=True, exist_ok=True)
         self._data_file = open(data, "wb")  # noqa: SIM115 - closed by `_close_part`
-        self._data = pq.ParquetWriter(self._data_file, rows_schema(columns))
+        self._data = pq.ParquetWriter(self._data_file, self._schema(columns))
         for name, pixels in self._contents.cameras.items():
             self._video_file(name).parent.mkdir(parents=True, exist_ok=True)
             self._videos[name] = VideoWriter(self._video_file(name), pixels, self._rate, self._lossless, exact=True)
+
+    def _schema(self, columns: dict[str, np.ndarray]) -> Any:
+        """Schema of a data file."""
+        return rows_schema(columns)
+
+    def _table(self, columns: dict[str, np.ndarray]) -> Any:
+        """Rows of an episode in this schema."""
+        return rows_table(columns)
 
     def _video_file(self, camera: str) -> Path:
         return self._root / layout.VIDEO.format(video_key=camera, **self._file_indices())
@@ -218,7 +226,7 @@ class LeRobotWriter:
         """
         try:
             with space_for(self.path):
-                if not self.episodes:
+                if not self._rows:
                     raise InputError(f"{self.path}: found 0 episodes to write, expected at least 1")
                 self._close_part()
                 if not any(row[f"{layout.OWN}/labelled"] for row in self._rows):

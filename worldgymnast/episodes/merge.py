@@ -13,7 +13,9 @@ from worldgymnast.actions import ActionSpec, ActionSpecMismatch, converter, unio
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.labels import Labels, episode_key
 from worldgymnast.episodes.lerobot import LeRobotWriter
+from worldgymnast.episodes.lerobot_appender import LeRobotAppender
 from worldgymnast.episodes.lerobot_layout import ImageKey
+from worldgymnast.episodes.lerobot_reader import recorded_actions
 from worldgymnast.episodes.lerobot_tables import Contents
 from worldgymnast.episodes.rates import is_same_rate, subsampling_factor
 from worldgymnast.episodes.subsample import subsample, subsampled_spec
@@ -51,14 +53,32 @@ class _Source:
 
 @dataclass
 class _Seen:
-    """Episodes added so far, to notice one that is added twice."""
+    """Episodes added so far, to notice one that is added twice.
+
+    Attributes:
+        pictures: dataset, number and first and last frame of each, by the hash of its actions.
+        dataset: the dataset that others are added to in place; it is decoded only if an episode may be in it.
+        keys: hashes of the actions of its episodes.
+    """
 
     pictures: dict[str, list[tuple[Path, int, np.ndarray]]] = field(default_factory=dict)
+    dataset: Path | None = None
+    keys: frozenset[str] = frozenset()
+
+    @classmethod
+    def in_dataset(cls, path: Path) -> _Seen:
+        """With the episodes of a LeRobot dataset."""
+        return cls(dataset=path, keys=frozenset(map(episode_key, recorded_actions(path))))
 
     def require_new(self, episode: Episode, path: Path, number: int) -> None:
         """Raise InputError if another dataset has contained the episode."""
-        picture = _thumbnail(episode)
-        known = self.pictures.setdefault(episode_key(episode.actions), [])
+        key, picture = episode_key(episode.actions), _thumbnail(episode)
+        if self.dataset is not None and key in self.keys:
+            whole, self.dataset = self.dataset, None
+            opened = formats.stream(whole)
+            for known_number, one in zip(formats.episode_numbers(whole, opened.count), opened.episodes, strict=True):
+                self.require_new(one, whole, known_number)
+        known = self.pictures.setdefault(key, [])
         for other, other_number, other_picture in known:
             if other != path and np.abs(other_picture - picture).mean() < _SAME:
                 raise InputError(
@@ -76,7 +96,7 @@ def _thumbnail(episode: Episode) -> np.ndarray:
 
 def merge(
     paths: Sequence[Path],
-    target: Path,
+    target: Path | None,
     *,
     size: int | tuple[int, int] | None = None,
     image_key: ImageKey = None,
@@ -85,7 +105,7 @@ def merge(
     lossless: bool = False,
     labels: Labels | None = None,
 ) -> list[formats.ConversionSummary]:
-    """Write the episodes of several datasets of any format to a new one, LeRobot v3.0.
+    """Write the episodes of several datasets of any format to a new one, LeRobot v3.0, or into the first of them.
 
     The first dataset decides on actions, cameras, state and frame rate. Others are converted: actions to its spec (the
     bounds are united), higher rates by subsampling, cameras by the last part of their name. A rate within 1 % is equal.
@@ -93,12 +113,13 @@ def merge(
 
     Args:
         paths: the datasets.
-        target: the folder to create.
+        target: the folder to create; None adds the other datasets to the first one, which must be LeRobot v3.0. Its
+            files are kept, and a killed process leaves it as it was.
         size: pixels to resize the frames of every camera to.
         image_key: the cameras; all by default.
         fps: frames per second of datasets that do not state it.
         source: origin of the episodes without one, of all datasets but the first.
-        lossless: keep the frames bit-identical instead of writing small files.
+        lossless: keep the frames bit-identical instead of writing small files; without `target` as the first dataset.
         labels: label files with success labels of the episodes.
 
     Returns:
@@ -109,24 +130,33 @@ def merge(
     """
     if len({path.resolve() for path in paths}) < len(paths):
         raise InputError("DATA: a data set was given twice. Give each once")
+    if target is None and (size is not None or lossless):
+        raise InputError("--size, --lossless: frames are written as those of the data set. Omit it, or give --out")
     with ExitStack() as stack:
-        folder = StagedFolder(target)  # fails before gigabytes are read
+        # fails before gigabytes are read
+        folder = StagedFolder(paths[0], replaces=True) if target is None else StagedFolder(target)
         stack.callback(folder.discard)
         sources = _open(paths, image_key, size, fps)
         rate = sources[0].stream.fps
         spec = _joint_spec(sources)
-        writer = stack.enter_context(LeRobotWriter(folder, spec, rate, lossless=lossless))
-        progress = stack.enter_context(Progress("adding episodes", sum(one.stream.count for one in sources)))
         summaries, seen, first = [formats.ConversionSummary(fps=rate) for _ in paths], _Seen(), None
-        for i, (one, summary) in enumerate(zip(sources, summaries, strict=True)):
-            origin = one.path.resolve().name if i == 0 or not source else source
+        if target is None:
+            first = next(sources[0].stream.episodes)
+            seen = _Seen.in_dataset(paths[0])
+            writer: LeRobotWriter = stack.enter_context(LeRobotAppender(folder, first, spec, rate))
+        else:
+            writer = stack.enter_context(LeRobotWriter(folder, spec, rate, lossless=lossless))
+        added = [*zip(sources, summaries, strict=True)][target is None :]
+        progress = stack.enter_context(Progress("adding episodes", sum(one.stream.count for one, _ in added)))
+        for one, summary in added:
+            origin = source or one.path.resolve().name if one is not sources[0] else one.path.resolve().name
             for number, episode in _episodes(one, seen, labels):
                 converted = _converted(episode, spec, rate, origin)
                 first = first or converted
                 formats.add_episode(_fit(converted, first, f"{one.path}: episode {number}"), writer, summary)
                 progress.advance()
         if labels is not None:
-            labels.require_used(" or ".join(map(str, paths)))
+            labels.require_used(" or ".join(str(one.path) for one, _ in added))
     return summaries
 
 

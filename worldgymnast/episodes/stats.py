@@ -60,7 +60,7 @@ def compute_image_stats(frames: np.ndarray) -> Stats:
 def aggregate(parts: Sequence[Stats]) -> Stats:
     """Statistics of the union of disjoint sets of rows.
 
-    Uses the parallel variance formula. Empty parts are ignored.
+    Uses the parallel variance formula. Empty parts are ignored, and quantiles that a part lacks are left out.
     """
     nonempty = [part for part in parts if part["count"][0] > 0] or list(parts[:1])
     count = np.array([part["count"][0] for part in nonempty], np.float64)
@@ -73,5 +73,9 @@ def aggregate(parts: Sequence[Stats]) -> Stats:
         "mean": np.asarray(mean),
         "std": np.sqrt(np.asarray(variance)),
         "count": np.array([int(count.sum())], np.int64),
-        **{name: np.asarray(sum(w * p[name] for w, p in zip(weight, nonempty, strict=True))) for name in QUANTILES},
+        **{
+            name: np.asarray(sum(w * p[name] for w, p in zip(weight, nonempty, strict=True)))
+            for name in QUANTILES
+            if all(name in part for part in nonempty)
+        },
     }

@@ -11,7 +11,16 @@ import tyro
 from tyro.conf import Positional
 
 from worldgymnast.cli.checks import require_new_path
-from worldgymnast.cli.command import NO_PREFIX, Command, DatasetCommand, DataSets, DeviceCommand, LabelledCommand, Size
+from worldgymnast.cli.command import (
+    NO_PREFIX,
+    Command,
+    DatasetCommand,
+    DataSets,
+    DeviceCommand,
+    LabelledCommand,
+    OptionalPath,
+    Size,
+)
 from worldgymnast.cli.environment import HIDDEN_HORIZON, check_policy, check_tasks, fitted
 from worldgymnast.cli.origins import size_in
 from worldgymnast.cli.results import print_data_set
@@ -21,6 +30,7 @@ from worldgymnast.episodes import formats
 from worldgymnast.episodes.check import check
 from worldgymnast.episodes.formats import ConversionSummary
 from worldgymnast.episodes.labels import Labels
+from worldgymnast.episodes.lerobot_layout import read_layout
 from worldgymnast.episodes.merge import merge
 from worldgymnast.errors import InputError
 from worldgymnast.recipes.record import PolicyRecordConfig, RecordConfig, record_policy_to, record_to
@@ -159,6 +169,8 @@ class DataAdd(LabelledCommand):
     Attributes:
         data: the data set, and those to add: LeRobot v2.1 or v3.0, RLDS or WorldGym.
         out: new folder to write, LeRobot v3.0; the data sets are not changed.
+        in_place: add to the first data set (LeRobot v3.0) without a copy, instead of --out; --labels are for the added
+            episodes. A killed command leaves it as it was.
         source: origin of the added episodes that do not state one, such as policy@act; default the name of their
             folder.
         size: height and width to resize the frames to, in pixels.
@@ -166,7 +178,8 @@ class DataAdd(LabelledCommand):
     """
 
     data: DataSets
-    out: Path
+    out: OptionalPath = None
+    in_place: bool = False
     source: Annotated[str, tyro.conf.arg(metavar="NAME")] = ""
     size: Size = None
     lossless: bool = False
@@ -175,6 +188,11 @@ class DataAdd(LabelledCommand):
         """Write the merged data set."""
         if len(self.data) < 2:
             raise InputError("DATA: found one data set, expected the data set and at least one to add")
+        if (self.out is None) != self.in_place:
+            problem = "neither is given" if self.out is None else "both are given"
+            raise InputError(
+                f"--out, --in-place: {problem}. Give --out for a new data set, or --in-place to add to {self.data[0]}"
+            )
         parts = merge(
             self.data,
             self.out,
@@ -185,8 +203,11 @@ class DataAdd(LabelledCommand):
             lossless=self.lossless,
             labels=Labels(self.labels) if self.labels else None,
         )
-        for path, part in zip(self.data, parts, strict=True):
+        for path, part in zip(self.data[self.in_place :], parts[self.in_place :], strict=True):
             print(f"{path}: {summary_line(part)}")
+        if self.out is None:
+            print(f"{self.data[0]}: {len(read_layout(self.data[0], 'all').all_records)} episodes")
+            return 0
         total = ConversionSummary(*map(sum, zip(*(astuple(part)[:-1] for part in parts), strict=True)))
         print(f"{self.out}: {summary_line(total)}")
         return 0
