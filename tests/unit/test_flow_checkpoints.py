@@ -13,9 +13,13 @@ from safetensors.torch import load_file, save_file
 from tiny_vla import DATA, KINDS, write_tokenizer
 from torch import Tensor
 
-from worldgymnast.actions import libero_spec
+from worldgymnast.actions import ActionSpec, libero_spec
+from worldgymnast.configs import from_dict
+from worldgymnast.envs.libero import published_config
 from worldgymnast.errors import InputError
 from worldgymnast.policies.experts import Inputs
+from worldgymnast.policies.flow_checkpoint import FlowCheckpoint
+from worldgymnast.policies.prompts import load_tokenizer
 from worldgymnast.registry import Manifest, load_policy, origin_of, save_component
 from worldgymnast.testing import check_policy, observation
 
@@ -246,6 +250,24 @@ def test_a_loaded_policy_is_saved_as_one_file(kind: str, tmp_path: Path) -> None
     assert torch.equal(*actions)
 
 
+def test_a_new_adapter_is_saved_with_its_policy(tmp_path: Path) -> None:
+    policy: Any = load_policy(write(tmp_path, lerobot("pi0", tmp_path, lora_rank=2, fixed="bfloat16")))
+    assert policy.config.lora_rank == 2
+    save_component(tmp_path / "saved.safetensors", policy, Manifest())
+    again: Any = load_policy(tmp_path / "saved.safetensors")
+    assert again.identity == policy.identity
+    assert set(again.trainable_state()) == set(policy.trainable_state())
+    assert {weight.dtype for name, weight in again.named_parameters() if "embed_tokens" in name} == {torch.bfloat16}
+
+
+def test_the_place_of_the_tokenizer_is_no_part_of_the_identity(tmp_path: Path) -> None:
+    places = [tmp_path / "one", tmp_path / "two"]
+    for place in places:
+        place.mkdir()
+    one, two = (load_policy(write(place, lerobot("pi0", place))) for place in places)
+    assert one.identity == two.identity
+
+
 def test_an_adapter_is_merged(tmp_path: Path) -> None:
     plain: Any = load_policy(write(tmp_path / "plain", lerobot("smolvla", tmp_path)))
     name = "model.vlm_with_expert.lm_expert.layers.0.self_attn.q_proj"
@@ -354,6 +376,15 @@ def test_what_does_not_fit_is_refused_in_one_line(case: str, tmp_path: Path) -> 
     assert "\n" not in str(caught.value)
 
 
+def test_the_description_in_the_docs_is_valid() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "flow-experts.md").read_text()
+    fields = json.loads(page.split("```json")[1].split("```")[0])
+    assert fields.pop("kind") == "FlowCheckpoint"
+    described = from_dict(FlowCheckpoint, fields, "docs")
+    assert ActionSpec.from_dict(described.action_spec) == libero_spec(1)
+    assert described.cameras == published_config("spatial").cameras
+
+
 def test_a_folder_without_a_description_says_how_to_write_one(tmp_path: Path) -> None:
     for i, files in enumerate((lerobot("pi05", tmp_path), openpi("pi0", tmp_path))):
         del files["policy.json"]
@@ -397,8 +428,6 @@ def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_text(path.read_text() + " ")
     again: Any = load_policy(tmp_path / "saved.safetensors")
-    from worldgymnast.policies.prompts import load_tokenizer
-
     load_tokenizer.cache_clear()
     with pytest.raises(InputError, match="SHA-256"):
         again.act(observation(again, (48, 64), STATE), temperature=0.0, generator=None)

@@ -81,9 +81,28 @@ def test_fixed_weights_in_half_precision_change_actions_little(kind: str, tokeni
     check_policy(half, (48, 64), state_size=2)
 
 
+@kinds
+def test_adapters_begin_without_effect_and_are_trained_alone_with_the_projections(kind: str, tokenizer: str) -> None:
+    plain = tiny_policy(kind, tokenizer, state_dim=2)
+    adapted = tiny_policy(kind, tokenizer, state_dim=2, fixed="bfloat16")
+    adapted.fill({name: tensor.clone() for name, tensor in plain.state_dict().items()})
+    obs = observation(plain, (48, 64), state_size=2)
+    before = adapted.act(obs, temperature=0.0, generator=None).actions
+    adapted.adapt(2, 4.0)
+    assert adapted.config.lora_rank == 2
+    assert torch.equal(adapted.act(obs, temperature=0.0, generator=None).actions, before)
+    trained = {name for name in adapted.trainable_state() if ".layers." in name and "noise_net" not in name}
+    assert {name.rsplit(".", 2)[1] for name in trained} == {"lora_A", "lora_B"}
+    assert {name for name in trained if name.startswith(adapted.backbone)}
+    assert not {name for name in trained if "vision" in name}
+    assert "model.action_out_proj.weight" in adapted.trainable_state()
+    check_policy(adapted, (48, 64), state_size=2)
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
+        ({"lora_rank": 2, "trained": "all"}, "field 'lora_rank'"),
         ({"fixed": "bfloat16", "trained": "all"}, "field 'fixed'"),
         ({"chunk": 5, "horizon": 4}, "field 'chunk' of SmolVLAConfig: found 5, expected at most horizon, 4"),
         ({"shortest": 5.0}, "field 'shortest'"),

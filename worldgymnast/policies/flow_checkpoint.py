@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from worldgymnast.actions import ActionSpec, ActionSpecMismatch
-from worldgymnast.configs import Count, JsonObject, Once, checked
+from worldgymnast.configs import Count, JsonObject, NonNegative, Once, checked
 from worldgymnast.errors import FieldError, InputError
 from worldgymnast.files import json_object, read_json_object, short
 from worldgymnast.policies.flow_chain import NoiseNet, SamplerConfig
@@ -38,7 +38,7 @@ from worldgymnast.policies.openvla_files import checkpoint_folder, read_tensors
 from worldgymnast.policies.pi0 import Pi0, Pi0Config, Pi05, Pi05Config
 from worldgymnast.policies.prompts import tokenizer_hash
 from worldgymnast.policies.smolvla import SmolVLA, SmolVLAConfig
-from worldgymnast.weights import check_shapes, shapes_of
+from worldgymnast.weights import check_finite, check_shapes, shapes_of
 
 _KINDS: Mapping[str, tuple[type[FlowExpert], type[Any]]] = {
     "smolvla": (SmolVLA, SmolVLAConfig),
@@ -193,6 +193,8 @@ class FlowCheckpoint:
         checkpointing: see `FlowExpertConfig`.
         relative_axes: see `FlowExpertConfig`; None for what lerobot's files say. openpi's do not say whether its
             DeltaActions was used, so there it must be given.
+        lora_rank: see `FlowExpertConfig`; the new adapters begin without effect.
+        lora_alpha: see `FlowExpertConfig`.
     """
 
     checkpoint: str
@@ -215,6 +217,8 @@ class FlowCheckpoint:
     fixed: Literal["float32", "bfloat16"] = "float32"
     checkpointing: bool = False
     relative_axes: Annotated[tuple[Count, ...], Once] | None = None
+    lora_rank: Count = 0
+    lora_alpha: NonNegative = 16.0
 
     def load(self, base: Path = Path()) -> FlowExpert:
         """Load the policy on the CPU.
@@ -243,7 +247,9 @@ class FlowCheckpoint:
         spec = self._spec()
         scales = self._scales(settings, kind, stored, spec, base)
         config = self._config(settings, kind, tensors, base, scales.get("state"))
-        return _fill(kind, config, spec, tensors, scales, folder)
+        policy = _fill(kind, config, spec, tensors, scales, folder)
+        policy.adapt(self.lora_rank, self.lora_alpha)
+        return policy
 
     def _spec(self) -> ActionSpec:
         try:
@@ -385,5 +391,6 @@ def _fill(
             noise = NoiseNet(config.sizes.expert_width, config.sizes.action)
         known |= {f"noise_net.{name}": tensor for name, tensor in noise.state_dict().items()}
     check_shapes(shapes_of(policy.state_dict()), shapes_of(known), policy_type.__name__, folder)
+    check_finite(folder, known)
     policy.fill(known)
     return policy

@@ -7,9 +7,10 @@ same at every look.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import field
-from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
+from dataclasses import replace
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,14 +20,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from worldgymnast.actions import ActionSpec
-from worldgymnast.configs import Between, Count, Once, Positive, Width, checked, to_dict
+from worldgymnast.configs import to_dict
 from worldgymnast.errors import FieldError, InputError
 from worldgymnast.policies.experts import Context, Inputs
 from worldgymnast.policies.flow_chain import (
     ALL_STEPS,
     Gaussian,
     NoiseNet,
-    SamplerConfig,
     Transition,
     chain_logprobs,
     flow_step,
@@ -35,13 +35,16 @@ from worldgymnast.policies.flow_chain import (
     sde_step,
     times,
 )
-from worldgymnast.policies.letterbox import Resize, letterbox
-from worldgymnast.policies.prompts import Template, load_tokenizer, prompt_tokens
-from worldgymnast.policies.trunk import check_camera_names
-from worldgymnast.types import IMAGE, STATE, ActionChunk, Metrics, Observation
+from worldgymnast.policies.flow_expert_config import FlowExpertConfig
+from worldgymnast.policies.letterbox import letterbox
+from worldgymnast.policies.lora import add_adapters
+from worldgymnast.policies.prompts import load_tokenizer, prompt_tokens
+from worldgymnast.types import STATE, ActionChunk, Metrics, Observation
 from worldgymnast.weights import fingerprint, mean_and_deviation, weights_hash
 
 _GREEDY_SEED = 0
+_ADAPTED = re.compile(r"(?<!encoder)\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj$")
+"""Linear layers of language model and expert, not those of the vision tower's encoder."""
 _SMALLEST = 1e-6
 """Smallest scale of a number that is normalized."""
 
@@ -53,69 +56,6 @@ class Network(Protocol):
     def context(self, inputs: Inputs) -> Context: ...  # noqa: D102
     def hidden(self, context: Context, x: Tensor, time: Tensor) -> Tensor: ...  # noqa: D102
     def velocity(self, hidden: Tensor) -> Tensor: ...  # noqa: D102
-
-
-@checked
-class FlowExpertConfig:
-    """Fields that SmolVLA, pi0 and pi0.5 share.
-
-    Attributes:
-        horizon: actions that the network predicts.
-        chunk: actions that a look returns, the first of them.
-        cameras: names of the cameras, in the order of the checkpoint; "image" alone is the whole frame. The original
-            code shows missing cameras as black and masks them, which gives the same actions as leaving them out.
-        resize: resizing of frames, see `letterbox`.
-        tokenizer: folder or hub name of the language model's tokenizer.
-        tokenizer_hash: first 16 hex digits of the SHA-256 of its file; "" for any. Another file is refused.
-        prompt: format of the prompt, see `prompts`.
-        prompt_length: tokens of a padded prompt.
-        state_dim: numbers of the robot's state (proprioception) that the policy reads; 0 for none, shown as zeros.
-        binned_state: numbers of the state in a "pi05" prompt, with zeros as padding; 0 for no padding. Some versions of
-            lerobot pad to 32.
-        sampler: the sampler in reinforcement learning. Greedy actions use its number of steps.
-        ratio: log-probabilities per look, the sum over the chain ("look"), or of every number ("number").
-        counted: numbers of the chain that count in the log-probabilities: those of the executed actions ("executed", as
-            in pi-RL), or also those of padding axes and of actions beyond `chunk` ("all"). All together are the density
-            of the chain, so the gradient is unbiased. The others alone are drawn too and change later steps; leaving
-            them out biases the gradient, and lowers its variance.
-        trained: weights that training changes: the action expert and the projections ("expert"), or all ("all").
-        fixed: dtype of the weights that training does not change. The others are float32.
-        checkpointing: whether the steps of the flow are recomputed in the backward pass, which saves memory.
-        relative_axes: action axes whose prediction is relative to the number of the same index in the state.
-        shortest: shortest period of the time features.
-        longest: longest period of the time features.
-    """
-
-    horizon: Width = 50
-    chunk: Width = 50
-    cameras: tuple[str, ...] = (IMAGE,)
-    resize: Resize = "center"
-    tokenizer: str = ""
-    tokenizer_hash: str = ""
-    prompt: Template = "pi0"
-    prompt_length: Positive = 48
-    state_dim: Annotated[int, Between(0, 4096)] = 0
-    binned_state: Annotated[int, Between(0, 4096)] = 0
-    sampler: SamplerConfig = field(default_factory=SamplerConfig)
-    ratio: Literal["look", "number"] = "look"
-    counted: Literal["executed", "all"] = "executed"
-    trained: Literal["expert", "all"] = "expert"
-    fixed: Literal["float32", "bfloat16"] = "float32"
-    checkpointing: bool = False
-    relative_axes: Annotated[tuple[Count, ...], Once] = ()
-    shortest: Annotated[float, Between(1e-9, 1e9)] = 4e-3
-    longest: Annotated[float, Between(1e-9, 1e9)] = 4.0
-
-    def __post_init__(self) -> None:
-        check_camera_names(self.cameras)
-        if self.chunk > self.horizon:
-            raise FieldError("chunk", f"found {self.chunk}, expected at most horizon, {self.horizon}")
-        if self.fixed != "float32" and self.trained == "all":
-            raise FieldError("fixed", f"found {self.fixed} with trained 'all', which fixes nothing, expected float32")
-        if self.shortest >= self.longest:
-            raise FieldError("shortest", f"found {self.shortest}, expected less than longest, {self.longest}")
-        if (last := max(self.relative_axes, default=-1)) >= self.state_dim:
-            raise FieldError("relative_axes", f"found {last}, expected indices below state_dim, {self.state_dim}")
 
 
 class FlowExpert(nn.Module):
@@ -174,6 +114,7 @@ class FlowExpert(nn.Module):
                 if name.startswith(self.backbone):
                     weight.requires_grad_(False)
                     weight.data = weight.data.to(getattr(torch, config.fixed))
+        self.adapt(config.lora_rank, config.lora_alpha)
         self._frozen_hash = ""
         self.register_load_state_dict_post_hook(_forget_hash)
 
@@ -207,12 +148,33 @@ class FlowExpert(nn.Module):
 
     @property
     def identity(self) -> str:
-        """Hash of config and weights; the part of the fixed weights is computed once."""
+        """Hash of config and weights; that of the fixed weights is computed once.
+
+        The place of the tokenizer does not count if the hash of its file is known.
+        """
         if not self._frozen_hash:
             fixed = {name: weight for name, weight in self.named_parameters() if not weight.requires_grad}
             self._frozen_hash = weights_hash(fixed)
         changing = weights_hash(self.trainable_state() | dict(self.named_buffers()))
-        return fingerprint([to_dict(self.config), self._frozen_hash, changing])
+        config = replace(self.config, tokenizer="") if self.config.tokenizer_hash else self.config
+        return fingerprint([to_dict(config), self._frozen_hash, changing])
+
+    def adapt(self, rank: int, alpha: float) -> None:
+        """Add LoRA adapters that change nothing yet, see `FlowExpertConfig`; none if the rank is 0."""
+        if not rank:
+            return
+        names = [name for name, part in self.named_modules() if type(part) is nn.Linear and _ADAPTED.search(name)]
+        free = [name for name, weight in self.named_parameters() if weight.requires_grad and ".layers." not in name]
+        add_adapters(self, names, rank, alpha)
+        for name in free:
+            self.get_parameter(name).requires_grad_(True)
+        self.config = replace(self.config, lora_rank=rank, lora_alpha=alpha)
+        self._frozen_hash = ""
+
+    def fill(self, tensors: Mapping[str, Tensor]) -> None:
+        """Use tensors of any precision as the weights of a policy that was built on the "meta" device."""
+        dtypes = {name: tensor.dtype for name, tensor in self.state_dict().items()}
+        self.load_state_dict({name: tensor.to(dtypes[name]) for name, tensor in tensors.items()}, assign=True)
 
     def trainable_state(self) -> dict[str, Tensor]:
         """Weights that require a gradient."""
@@ -223,11 +185,6 @@ class FlowExpert(nn.Module):
         """Copy the tensors of a `trainable_state` into the policy."""
         for name, weight in self.trainable_state().items():
             weight.copy_(state[name])
-
-    def fill(self, tensors: Mapping[str, Tensor]) -> None:
-        """See `protocols.Fillable`."""
-        own = self.state_dict()
-        self.load_state_dict({name: value.to(own[name].dtype) for name, value in tensors.items()}, assign=True)
 
     @torch.no_grad()
     def measure_state(self, state: Float[np.ndarray, "n s"]) -> None:

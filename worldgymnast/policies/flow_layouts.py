@@ -50,15 +50,16 @@ def split_statistics(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], 
 def network_tensors(tensors: Mapping[str, Tensor], where: Path) -> dict[str, Tensor]:
     """Tensors by their names in the network.
 
-    A leading "model." of lerobot and names of older versions of transformers are replaced, and tensors without effect
-    are left out. A token embedding that was saved as the output layer alone, to which it is tied, is restored.
+    Prefixes of lerobot ("model.") and of compiled models ("_orig_mod.") are removed, names of older versions of
+    transformers are replaced, and tensors without effect are left out. A token embedding that was saved as the output
+    layer alone, to which it is tied, is restored.
 
     Raises:
         InputError: the embedding and the output layer of pi0 differ.
     """
     renamed = {}
     for name, tensor in tensors.items():
-        plain = name.removeprefix("model.")
+        plain = name.removeprefix("model.").removeprefix("_orig_mod.")
         for old, new in _RENAMED:
             if plain.startswith(old):
                 plain = new + plain.removeprefix(old)
