@@ -81,7 +81,7 @@ class RoleMemory:
     Attributes:
         role: "policy", "world model" or "judge".
         weights: parameters and buffers.
-        training: gradients, optimizer state and averaged weights.
+        training: gradients, optimizer state, and the trained weights of the start, the best and the averaged policy.
         rollout: most that one call in a rollout adds.
         update: most that one micro-batch of an update adds.
     """
@@ -107,7 +107,7 @@ def policy_memory(policy: Policy, world: WorldModel, config: ReinforceConfig) ->
     """Memory of a policy that is trained by RL in a world model."""
     module: Any = policy
     trainable = sum(_bytes(p) for p in module.parameters() if p.requires_grad)
-    copies = 3 + (config.trainer.average > 0)  # gradients, two moments of AdamW, the average
+    copies = 5 + (config.trainer.average > 0)  # gradients, two moments of AdamW, start and kept weights, the average
     looks = config.trainer.micro_batch * -(-config.horizon // executed_per_look(policy, config.execute))
     faked = _fake(module)
     faked.act(_observation(policy, world, 1), temperature=1.0, generator=None)  # loads what the policy loads once

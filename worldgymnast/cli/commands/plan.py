@@ -81,7 +81,7 @@ def advice(roles: Sequence[RoleMemory], rl: ReinforceConfig, available: float) -
     >>> advice([policy], ReinforceConfig(), 8.0)
     'Add --rl.trainer.micro-batch 8'
     >>> advice([policy], ReinforceConfig(), 4.0).split(".")[0]
-    'Weights, gradients and optimizer alone take 4 GB'
+    'Weights, gradients and optimizer take 4 GB, which leaves too little for one rollout at a time'
     """
     room = available - sum(role.weights + role.training for role in roles) / _GB
     each = {
@@ -91,8 +91,9 @@ def advice(roles: Sequence[RoleMemory], rl: ReinforceConfig, available: float) -
     fitting = {flag: int(count * room / needed) for flag, (count, needed) in each.items() if needed > room}
     if min(fitting.values(), default=0) < 1:
         return (
-            f"Weights, gradients and optimizer alone take {available - room:.3g} GB. Train fewer weights (adapters), "
-            "store them in 16 bits, or use a smaller policy or a larger device"
+            f"Weights, gradients and optimizer take {available - room:.3g} GB, which leaves too little for one rollout "
+            "at a time. Train fewer weights (adapters), store them in 16 bits, or use a smaller policy or a larger "
+            "device"
         )
     return "Add " + " ".join(flag.format(count) for flag, count in fitting.items())
 
