@@ -167,6 +167,37 @@ def test_recomputed_steps_give_the_same_gradient(kind: str, tokenizer: str) -> N
 
 
 @kinds
+def test_a_fixed_prefix_keeps_no_activations_for_the_gradient(kind: str, tokenizer: str) -> None:
+    policy = tiny_policy(kind, tokenizer, state_dim=2)
+    inputs = policy.preprocess(observation(policy, (48, 64), state_size=2))
+    weights = {weight.untyped_storage().data_ptr() for weight in policy.parameters()}
+    saved: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if (place := tensor.untyped_storage().data_ptr()) not in weights:
+            saved[place] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        context = policy.model.context(inputs)
+    cache = sum(tensor.numel() for pair in context.cache for tensor in pair)
+    numbers = sum(tensor.untyped_storage().nbytes() // tensor.element_size() for tensor in saved.values())
+    assert numbers <= (1.5 * cache if kind == "smolvla" else 0)
+
+
+@kinds
+def test_the_prefix_is_computed_once_per_look(kind: str, tokenizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, calls = tiny_policy(kind, tokenizer), list[str]()
+    for name in ("context", "hidden"):
+        method = getattr(policy.model, name)
+        monkeypatch.setattr(policy.model, name, lambda *a, m=method, n=name: (calls.append(n), m(*a))[1])
+    obs = observation(policy, (32, 32))
+    chunk = policy.act(obs, temperature=1.0, generator=generator())
+    policy.logprobs(obs, chunk)
+    assert calls == ["context", *["hidden"] * 4] * 2
+
+
+@kinds
 def test_actions_relative_to_the_state(kind: str, tokenizer: str) -> None:
     plain = tiny_policy(kind, tokenizer, state_dim=3)
     relative = tiny_policy(kind, tokenizer, state_dim=3, relative_axes=(0, 2))

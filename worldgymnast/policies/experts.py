@@ -230,6 +230,31 @@ def run_prefix(
     return cache
 
 
+def extend(layers: Sequence[Layer], x: Float[Tensor, "b n c"], context: Context) -> Context:
+    """Append tokens that see the prefix and one another, but are not seen by it.
+
+    If `x` alone depends on trained weights, the gradient passes through these few tokens only.
+
+    Args:
+        layers: layers of the prefix.
+        x: embedded tokens, all valid.
+        context: the prefix.
+    """
+    shown = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+    mask = torch.cat([context.mask, shown], 1)
+    positions = positions_of(mask)[:, context.mask.shape[1] :]
+    visible = mask[:, None, :].expand(-1, x.shape[1], -1)
+    x, cache = x.to(layers[0].self_attn.q_proj.weight.dtype), []
+    for index, (layer, (keys, values)) in enumerate(zip(layers, context.cache, strict=True)):
+        y, gate = layer.input_layernorm(x)
+        k, v = layer.keys_values(y, positions)
+        k, v = torch.cat([keys, k], 2), torch.cat([values, v], 2)
+        cache.append((k, v))
+        if index + 1 < len(layers):
+            x = layer.finish(x, attend(layer.queries(y, positions), k, v, visible), gate)
+    return Context(cache, mask, context.state)
+
+
 def run_suffix(
     layers: Sequence[Layer],
     x: Float[Tensor, "b n c"],
