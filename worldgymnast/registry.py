@@ -258,10 +258,11 @@ def _load(path: Path, group: Group) -> Any:
     if implements(empty, Fillable):
         tensors = load_weights(path)[0]
         check_finite(path, tensors)
-        empty.fill(tensors)
-        return empty
-    component = component_class.from_config(config, stored)
-    component.load_state_dict(as_floats(path, load_weights(path)[0]))
+        component = empty
+        component.fill(tensors)
+    else:
+        component = component_class.from_config(config, stored)
+        component.load_state_dict(as_floats(path, load_weights(path)[0]))
     origin = manifest_of(path).get("origin")
     if isinstance(component, nn.Module) and isinstance(origin, Mapping):
         object.__setattr__(component, _ORIGIN, origin)

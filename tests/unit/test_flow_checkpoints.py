@@ -20,7 +20,7 @@ from worldgymnast.errors import InputError
 from worldgymnast.policies.experts import Inputs
 from worldgymnast.policies.flow_checkpoint import FlowCheckpoint
 from worldgymnast.policies.prompts import load_tokenizer
-from worldgymnast.registry import Manifest, load_policy, save_component
+from worldgymnast.registry import Manifest, load_policy, origin_of, save_component
 from worldgymnast.testing import check_policy, observation
 
 Files = dict[str, Any]
@@ -114,7 +114,7 @@ def openpi(kind: str, folder: Path, **fields: Any) -> Files:
     numbers = {key: {name: tensor.tolist() for name, tensor in entry.items()} for key, entry in entries.items()}
     return {
         "config.json": {"action_dim": 32, "action_horizon": 4, "paligemma_variant": "gemma_2b", "precision": "float32"},
-        "policy.json": description(kind, folder, cameras=["front", "wrist"], **fields),
+        "policy.json": description(kind, folder, cameras=["front", "wrist"], relative_axes=[], **fields),
         "model.safetensors": tensors,
         "assets/physical-intelligence/libero/norm_stats.json": {"norm_stats": numbers},
     }
@@ -175,6 +175,40 @@ def test_pi05_of_openpi_without_the_state_in_its_prompt_needs_none(tmp_path: Pat
     check_policy(policy, (48, 64))
 
 
+def test_cameras_have_the_names_of_the_data(tmp_path: Path) -> None:
+    files = lerobot("smolvla", tmp_path)
+    features = files["config.json"]["input_features"]
+    features["observation.image"] = features.pop("observation.images.front")
+    renames = {"rename_map": {"observation.images.hand": "observation.images.wrist"}}
+    files["policy_preprocessor.json"]["steps"].insert(
+        0, {"registry_name": "rename_observations_processor", "config": renames}
+    )
+    policy: Any = load_policy(write(tmp_path, files))
+    assert policy.cameras == ("hand", "image"), "in the order of config.json"
+
+
+def test_the_state_can_be_left_out(tmp_path: Path) -> None:
+    files = lerobot("smolvla", tmp_path, reads_state=False)
+    without_state_statistics(files)
+    policy: Any = load_policy(write(tmp_path, files))
+    assert policy.needs == {"front", "wrist"}
+
+
+def test_actions_are_relative_to_the_state_where_the_files_say_so(tmp_path: Path) -> None:
+    names = [*(f"joint_{i}.pos" for i in range(ACTION - 1)), "gripper.pos"]
+    files = lerobot("pi0", tmp_path)
+    files["policy_preprocessor.json"]["steps"][0]["config"] = {
+        "enabled": True, "exclude_joints": ["Gripper", "joint_3", "joint_4", "joint_5"], "action_names": names,
+    }  # fmt: skip
+    back = {"registry_name": "absolute_actions_processor", "config": {"enabled": True}}
+    files["policy_postprocessor.json"]["steps"].append(back)
+    policy: Any = load_policy(write(tmp_path / "named", files))
+    assert policy.config.relative_axes == (0, 1, 2)
+    files["policy.json"]["relative_axes"] = [1]
+    policy = load_policy(write(tmp_path / "described", files))
+    assert policy.config.relative_axes == (1,)
+
+
 def test_a_checkpoint_in_shards_loads_as_in_one_file(tmp_path: Path) -> None:
     whole = load_policy(write(tmp_path / "whole", lerobot("smolvla", tmp_path)))
     files = lerobot("smolvla", tmp_path)
@@ -201,11 +235,16 @@ def test_statistics_among_the_weights_of_older_checkpoints_are_read(tmp_path: Pa
 
 @kinds
 def test_a_loaded_policy_is_saved_as_one_file(kind: str, tmp_path: Path) -> None:
-    policy: Any = load_policy(write(tmp_path, lerobot(kind, tmp_path, sampler={"method": "flow_noise", "steps": 3})))
+    fields = {"sampler": {"method": "flow_noise", "steps": 3}, "fixed": "bfloat16"}
+    policy: Any = load_policy(write(tmp_path, lerobot(kind, tmp_path, **fields)))
     assert policy.config.sampler.steps == 3
-    save_component(tmp_path / "saved.safetensors", policy, Manifest())
+    save_component(tmp_path / "saved.safetensors", policy, Manifest(origin={"fps": 20.0}))
     again: Any = load_policy(tmp_path / "saved.safetensors")
     assert again.identity == policy.identity
+    assert {name: w.dtype for name, w in again.state_dict().items()} == {
+        name: w.dtype for name, w in policy.state_dict().items()
+    }
+    assert origin_of(again) == {"fps": 20.0}
     obs = observation(policy, (48, 64), STATE)
     actions = [each.act(obs, temperature=0.0, generator=None).actions for each in (policy, again)]
     assert torch.equal(*actions)
@@ -278,6 +317,11 @@ def other_statistics(files: Files) -> None:
     files[name] = {key: tensor + 1 for key, tensor in files[name].items()}
 
 
+def without_state_statistics(files: Files) -> None:
+    for name in [name for name in files if name.endswith("processor.safetensors")]:
+        files[name] = {key: tensor for key, tensor in files[name].items() if key.startswith("action.")}
+
+
 REFUSALS: dict[str, tuple[Callable[[Files], None], str]] = {
     "missing tensor": (drop("model.action_out_proj.bias"), "missing: model.action_out_proj.bias"),
     "extra tensor": (put("model.value_head.weight", torch.zeros(1)), "extra: model.value_head.weight"),
@@ -298,7 +342,18 @@ REFUSALS: dict[str, tuple[Callable[[Files], None], str]] = {
     "no cameras": (config(input_features={}), "names no cameras"),
     "no statistics": (without_processors, "has no statistics of actions"),
     "normalization": (config(normalization_mapping={"ACTION": "LOG"}), 'normalization LOG is not supported|"LOG"'),
-    "relative actions": (another_step, 'found step "?relative_actions_processor'),
+    "relative actions": (another_step, "relative to the state, but its files do not name the axes"),
+    "other relative actions": (config(use_relative_actions=True), "files disagree whether actions are relative"),
+    "step": (
+        lambda files: files["policy_preprocessor.json"]["steps"].append({"registry_name": "rotate"}),
+        'found step "rotate", which is not reproduced',
+    ),
+    "images": (config(normalization_mapping={"VISUAL": "MEAN_STD"}), "images are normalized by .MEAN_STD"),
+    "modes": (
+        lambda files: files["policy_preprocessor.json"]["steps"][1]["config"].update(norm_map={"STATE": "MIN_MAX"}),
+        "normalization_mapping.STATE': found .MEAN_STD., but the processors have MIN_MAX",
+    ),
+    "state": (without_state_statistics, "reads the state, but has no statistics of it"),
     "two statistics": (other_statistics, "differs from the other processor's"),
     "heads": (described(head=7), "no multiples of heads 7 wide"),
     "action spec": (described(action_spec={}), "'action_spec"),
@@ -341,6 +396,10 @@ def test_checkpoints_of_openpi_that_leave_a_choice_are_refused(tmp_path: Path) -
     with pytest.raises(InputError, match="discrete_state_input"):
         load_policy(write(tmp_path / "prompt", openpi("pi05", tmp_path)))
     files = openpi("pi0", tmp_path)
+    del files["policy.json"]["relative_axes"]
+    with pytest.raises(InputError, match=r"DeltaActions.*Set 'relative_axes'"):
+        load_policy(write(tmp_path / "relative", files))
+    files["policy.json"]["relative_axes"] = []
     files["assets/other/norm_stats.json"] = files["assets/physical-intelligence/libero/norm_stats.json"]
     with pytest.raises(InputError, match="Set 'asset' to one of: other, physical-intelligence/libero"):
         load_policy(write(tmp_path / "asset", files))

@@ -137,6 +137,59 @@ def test_log_probabilities_per_look_are_sums_over_executed_numbers(kind: str, me
 
 @kinds
 @methods
+def test_all_numbers_of_a_chain_can_count(kind: str, method: Method, tokenizer: str) -> None:
+    policy = tiny_policy(kind, tokenizer, sampler(method), counted="all", chunk=3)
+    obs = observation(policy, (32, 32))
+    chunk = policy.act(obs, temperature=1.0, generator=generator())
+    assert torch.equal(policy.logprobs(obs, chunk).detach(), chunk.logprobs)
+    executed = tiny_policy(kind, tokenizer, sampler(method), chunk=3)
+    executed.load_state_dict(policy.state_dict())
+    others = (1 if method == "one_step" else 4) * (4 * 32 - 3 * 7)
+    # The others are drawn too, so each adds about -1.42 - log(deviation), the mean log-density of a normal number.
+    deviation = {"flow_sde": 0.5, "one_step": 0.5, "flow_noise": 0.12}[method]
+    added = float((chunk.logprobs - executed.logprobs(obs, chunk).detach()).mean()) / others
+    assert added == pytest.approx(-1.42 - np.log(deviation), abs=0.6)
+
+
+@kinds
+def test_recomputed_steps_give_the_same_gradient(kind: str, tokenizer: str) -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        policy = tiny_policy(kind, tokenizer, state_dim=2, checkpointing=checkpointing)
+        obs = observation(policy, (32, 32), state_size=2)
+        chunk = policy.act(obs, temperature=1.0, generator=generator())
+        policy.logprobs(obs, chunk).sum().backward()
+        gradients.append({name: w.grad for name, w in policy.named_parameters() if w.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    assert gradients[0]["model.action_out_proj.weight"].abs().max() > 0
+    for name, gradient in gradients[0].items():
+        assert torch.equal(gradient, gradients[1][name]), name
+
+
+@kinds
+def test_actions_relative_to_the_state(kind: str, tokenizer: str) -> None:
+    plain = tiny_policy(kind, tokenizer, state_dim=3)
+    relative = tiny_policy(kind, tokenizer, state_dim=3, relative_axes=(0, 2))
+    obs = observation(plain, (32, 32), state_size=3)
+    chunks = [policy.act(obs, temperature=0.0, generator=None) for policy in (plain, relative)]
+    added = chunks[1].actions - chunks[0].actions
+    assert obs.state is not None
+    torch.testing.assert_close(added[..., [0, 2]], obs.state[:, None, [0, 2]].expand(4, 4, 2))
+    assert not added[..., [1, 3, 4, 5, 6]].any()
+    batch = {"obs": obs, "mask": torch.ones(4, 4, dtype=torch.bool)}
+    losses = [
+        policy.loss(batch | {"actions": chunk.actions, "generator": generator()})[0]
+        for policy, chunk in zip((plain, relative), chunks, strict=True)
+    ]
+    torch.testing.assert_close(losses[0], losses[1])
+    with pytest.raises(InputError, match="found 3, expected indices below state_dim, 3"):
+        tiny_policy(kind, tokenizer, state_dim=3, relative_axes=(3,))
+    with pytest.raises(InputError, match="found 7, expected indices of the 7 action axes"):
+        tiny_policy(kind, tokenizer, state_dim=9, relative_axes=(7,))
+
+
+@kinds
+@methods
 def test_the_temperature_scales_the_noise(kind: str, method: Method, tokenizer: str) -> None:
     policy = tiny_policy(kind, tokenizer, sampler(method), ratio="number")
     obs = observation(policy, (32, 32))

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
 from worldgymnast.actions import ActionSpec, ActionSpecMismatch
-from worldgymnast.configs import Count, JsonObject, NonNegative, checked
+from worldgymnast.configs import Count, JsonObject, NonNegative, Once, checked
 from worldgymnast.errors import FieldError, InputError
 from worldgymnast.files import json_object, read_json_object, short
 from worldgymnast.policies.flow_chain import NoiseNet, SamplerConfig
@@ -26,9 +26,12 @@ from worldgymnast.policies.flow_statistics import (
     OPENPI_EPSILON,
     Affine,
     affine,
+    camera_renames,
     lerobot_statistics,
     openpi_file,
     openpi_statistics,
+    processor_modes,
+    relative_axes,
 )
 from worldgymnast.policies.lora import merge_adapter
 from worldgymnast.policies.openvla_files import checkpoint_folder, read_tensors
@@ -46,7 +49,6 @@ _EXPECTED: Mapping[str, tuple[Any, ...]] = {
     "n_obs_steps": (1,),
     "adapt_to_pi_aloha": (False,),
     "use_delta_joint_actions_aloha": (False,),
-    "use_relative_actions": (False,),
     "use_visual_memory": (False,),
     "use_proprioceptive_memory": (False,),
     "add_image_special_tokens": (False,),
@@ -56,7 +58,6 @@ _EXPECTED: Mapping[str, tuple[Any, ...]] = {
 }
 """Supported values of fields of config.json."""
 _PERIODS = (("min_period", 4e-3), ("max_period", 4.0))
-_IMAGES = "observation.images."
 _EMPTY = "empty_camera"
 _SEED = 0
 
@@ -124,20 +125,43 @@ class _Settings:
 
     def cameras(self) -> tuple[str, ...]:
         """Names of the cameras in config.json, in order."""
-        features = json_object(self.values.get("input_features") or {}, self.folder / "config.json", "input_features")
-        names = [key.removeprefix(_IMAGES) for key in features if key.startswith(_IMAGES)]
-        if not (shown := tuple(name for name in names if not name.startswith(_EMPTY))):
+        renames = camera_renames(self.folder)
+        keys = [key for key, type_ in self._features() if type_ == "VISUAL" and _EMPTY not in key]
+        names = [renames.get(key, key).removeprefix("observation.").removeprefix("images.") for key in keys]
+        if not (shown := tuple(names)):
             raise InputError(
                 f"{self.folder / 'config.json'}: names no cameras. Set 'cameras' to yours, in the order of the "
                 "checkpoint (pi0: base, left wrist, right wrist)"
             )
         return shown
 
+    def _features(self) -> list[tuple[str, str]]:
+        """Name and type of every input in config.json."""
+        path = self.folder / "config.json"
+        features = json_object(self.values.get("input_features") or {}, path, "input_features")
+        return [
+            (name, str(json_object(value, path, f"input_features.{name}").get("type")))
+            for name, value in features.items()
+        ]
+
+    @property
+    def has_state(self) -> bool:
+        """Whether config.json names a state among the inputs."""
+        return any(type_ == "STATE" for _, type_ in self._features())
+
     def modes(self, kind: Kind) -> dict[str, str]:
         """Normalization of "ACTION" and "STATE"."""
         path = self.folder / "config.json"
         default = "QUANTILES" if kind == "pi05" else "MEAN_STD"
         found = json_object(self.values.get("normalization_mapping") or {}, path, "normalization_mapping")
+        if (mode := found.get("VISUAL", "IDENTITY")) != "IDENTITY":
+            raise InputError(f"{path}: images are normalized by {short(mode)}, expected IDENTITY. It is not supported")
+        for name, applied in processor_modes(self.folder).items():
+            if found.setdefault(name, applied) != applied:
+                raise InputError(
+                    f"{path}: field 'normalization_mapping.{name}': found {short(found[name])}, but the processors "
+                    f"have {applied}. Actions would be wrong. Correct one of them"
+                )
         return {name: str(found.get(name, default)) for name in ("ACTION", "STATE")}
 
 
@@ -163,8 +187,12 @@ class FlowCheckpoint:
         vision_heads: heads of the vision tower; 0 for those of the published model.
         sampler: the sampler in reinforcement learning; None for "flow_sde" with the checkpoint's number of steps.
         ratio: see `FlowExpertConfig`.
+        counted: see `FlowExpertConfig`.
         trained: see `FlowExpertConfig`.
         fixed: see `FlowExpertConfig`.
+        checkpointing: see `FlowExpertConfig`.
+        relative_axes: see `FlowExpertConfig`; None for what lerobot's files say. openpi's do not say whether its
+            DeltaActions was used, so there it must be given.
         lora_rank: see `FlowExpertConfig`; the new adapters begin without effect.
         lora_alpha: see `FlowExpertConfig`.
     """
@@ -184,13 +212,16 @@ class FlowCheckpoint:
     vision_heads: Count = 0
     sampler: SamplerConfig | None = None
     ratio: Literal["look", "number"] = "look"
+    counted: Literal["executed", "all"] = "executed"
     trained: Literal["expert", "all"] = "expert"
     fixed: Literal["float32", "bfloat16"] = "float32"
+    checkpointing: bool = False
+    relative_axes: Annotated[tuple[Count, ...], Once] | None = None
     lora_rank: Count = 0
     lora_alpha: NonNegative = 16.0
 
     def load(self, base: Path = Path()) -> FlowExpert:
-        """Load the policy on the CPU, in float32.
+        """Load the policy on the CPU.
 
         Args:
             base: folder that paths are relative to.
@@ -253,8 +284,11 @@ class FlowCheckpoint:
             binned_state=self.binned_state,
             sampler=self.sampler or SamplerConfig(steps=steps),
             ratio=self.ratio,
+            counted=self.counted,
             trained=self.trained,
             fixed=self.fixed,
+            checkpointing=self.checkpointing,
+            relative_axes=self._relative(settings),
             shortest=shortest,
             longest=longest,
             **values,
@@ -268,6 +302,17 @@ class FlowCheckpoint:
                 '"pi0" without it, as for pi05_libero'
             )
         return self.prompt or "pi05"
+
+    def _relative(self, settings: _Settings) -> tuple[int, ...]:
+        if self.relative_axes is not None:
+            return self.relative_axes
+        if settings.is_lerobot:
+            return relative_axes(settings.folder, settings.values)
+        raise InputError(
+            f"{settings.folder}: openpi's files do not say whether actions were relative to the state in training "
+            "(DeltaActions, as in pi0_libero). Actions could be wrong unnoticed. Set 'relative_axes' to the indices of "
+            "those axes, or to [] for none"
+        )
 
     def _tokenizer(self, settings: _Settings, base: Path) -> str:
         if self.tokenizer and (base / self.tokenizer).exists():
@@ -302,6 +347,11 @@ class FlowCheckpoint:
         if is_shown and "observation_state" in found:
             where = f"{settings.folder}: observation.state"
             scales["state"] = affine(found["observation_state"], modes["STATE"], epsilon, where)
+        elif is_shown and settings.has_state:
+            raise InputError(
+                f"{settings.folder}: reads the state, but has no statistics of it, so it has no scale. Set "
+                "'reads_state' to false to show zeros, or 'statistics' to a norm_stats.json with the state"
+            )
         return scales
 
 

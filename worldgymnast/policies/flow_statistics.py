@@ -29,8 +29,11 @@ _STEPS = frozenset(
     }
 )
 """Steps of lerobot's processors that are reproduced here."""
-_OPTIONAL = frozenset({"relative_actions_processor", "absolute_actions_processor", "delta_actions_processor"})
-"""Steps that are supported if they are switched off."""
+_RELATIVE = {
+    "policy_preprocessor.json": ("relative_actions_processor", "delta_actions_processor"),
+    "policy_postprocessor.json": ("absolute_actions_processor",),
+}
+"""Steps of each processor that convert actions from and to those relative to the state."""
 LEROBOT_EPSILON, OPENPI_EPSILON = 1e-8, 1e-6
 
 
@@ -86,10 +89,8 @@ def lerobot_statistics(folder: Path) -> dict[str, dict[str, Tensor]]:
         InputError: a processor has a step that is not reproduced here, or the two disagree.
     """
     found: dict[str, dict[str, Tensor]] = {}
-    for name in ("policy_preprocessor.json", "policy_postprocessor.json"):
-        if not (path := folder / name).is_file():
-            continue
-        for file in _state_files(path):
+    for name in _RELATIVE:
+        for file in _state_files(folder / name):
             for key, tensor in load_weights(folder / file)[0].items():
                 feature, _, statistic = key.rpartition(".")
                 known = found.setdefault(feature.replace(".", "_"), {})
@@ -103,14 +104,9 @@ def lerobot_statistics(folder: Path) -> dict[str, dict[str, Tensor]]:
 
 def _state_files(path: Path) -> list[str]:
     """Names of the files with statistics in a processor's JSON."""
-    steps, files = read_json_object(path).get("steps"), []
-    if not isinstance(steps, list):
-        raise InputError(f"{path}: field 'steps': found {short(steps)}, expected a list. Copy the file again")
-    for step in steps:
-        values = json_object(step, path, "steps")
-        name, settings = values.get("registry_name"), values.get("config") or {}
-        is_off = isinstance(settings, dict) and settings.get("enabled") is False
-        if name not in _STEPS and not (name in _OPTIONAL and is_off):
+    files = []
+    for name, values in _steps(path).items():
+        if name not in _STEPS and name not in _RELATIVE[path.name]:
             raise InputError(
                 f"{path}: found step {short(name)}, which is not reproduced here, so inputs or actions would be wrong. "
                 "Use a checkpoint without it"
@@ -120,6 +116,80 @@ def _state_files(path: Path) -> list[str]:
                 raise InputError(f"{path}: names {short(file)}, expected a file in the same folder. Copy it again")
             files.append(file)
     return files
+
+
+def _steps(path: Path) -> dict[str, dict[str, Any]]:
+    """Steps of a processor by name; none without the file."""
+    if not path.is_file():
+        return {}
+    steps = read_json_object(path).get("steps")
+    if not isinstance(steps, list):
+        raise InputError(f"{path}: field 'steps': found {short(steps)}, expected a list. Copy the file again")
+    return {str(step.get("registry_name")): step for step in (json_object(step, path, "steps") for step in steps)}
+
+
+def _settings(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
+    """Settings of the first of these steps that a processor has."""
+    steps = _steps(path)
+    step = next((steps[name] for name in names if name in steps), {})
+    return json_object(step.get("config") or {}, path, "config")
+
+
+def processor_modes(folder: Path) -> dict[str, str]:
+    """Normalization of each type of feature, as the processors of a lerobot checkpoint apply it; empty if unknown.
+
+    Raises:
+        InputError: the two processors disagree.
+    """
+    found: dict[str, str] = {}
+    for file, name in zip(_RELATIVE, ("normalizer_processor", "unnormalizer_processor"), strict=True):
+        path = folder / file
+        for key, mode in json_object(_settings(path, (name,)).get("norm_map") or {}, path, "norm_map").items():
+            if found.setdefault(key, str(mode)) != mode:
+                raise InputError(
+                    f"{path}: normalizes {key} by {mode}, the other processor by {found[key]}. Correct one"
+                )
+    return found
+
+
+def camera_renames(folder: Path) -> dict[str, str]:
+    """Names of the data's cameras, by the names that they get in a lerobot checkpoint."""
+    path = folder / "policy_preprocessor.json"
+    settings = _settings(path, ("rename_observations_processor",))
+    return {str(new): old for old, new in json_object(settings.get("rename_map") or {}, path, "rename_map").items()}
+
+
+def relative_axes(folder: Path, config: Mapping[str, Any]) -> tuple[int, ...]:
+    """Action axes that a lerobot checkpoint predicts relative to the state: all but those of excluded joints.
+
+    Args:
+        folder: the checkpoint.
+        config: its config.json.
+
+    Raises:
+        InputError: the axes have no names, or the files contradict one another.
+    """
+    before, after = (_settings(folder / file, names) for file, names in _RELATIVE.items())
+    stated = [bool(entry["enabled"]) for entry in (before, after) if "enabled" in entry]
+    if "use_relative_actions" in config:
+        stated.append(bool(config["use_relative_actions"]))
+    if len(set(stated)) > 1:
+        raise InputError(
+            f"{folder}: its files disagree whether actions are relative to the state. Actions could be wrong. Set "
+            "'relative_axes', [] for none, or copy the checkpoint again"
+        )
+    if not any(stated):
+        return ()
+    names = before.get("action_names") or config.get("action_feature_names")
+    if not names:
+        raise InputError(
+            f"{folder}: predicts actions relative to the state, but its files do not name the axes. Set "
+            "'relative_axes' to the indices of those that are relative"
+        )
+    excluded = before.get("exclude_joints") or config.get("relative_exclude_joints") or ()
+    return tuple(
+        index for index, name in enumerate(names) if not any(word.lower() in name.lower() for word in excluded)
+    )
 
 
 def openpi_statistics(path: Path) -> dict[str, dict[str, Any]]:
