@@ -34,7 +34,7 @@ from worldgymnast.policies.pi0_network import Pi0Network, Pi0Sizes
 from worldgymnast.policies.smolvla_network import SmolVLANetwork, SmolVLASizes
 
 STEPS, NOISE, DEVIATIONS = 4, 0.5, (0.08, 0.16)
-close = functools.partial(torch.testing.assert_close, atol=2e-5, rtol=1e-5)
+close = functools.partial(torch.testing.assert_close, atol=1e-5, rtol=1e-5)
 
 
 NETWORKS: dict[str, Callable[[], Any]] = {
@@ -145,10 +145,10 @@ def test_means_deviations_and_densities_of_a_chain_are_those_of_the_original(kin
         found = move(chain[:, i], torch.full((2,), i), level[:, i])
         close(found.mean, v[f"{method}_mean"][:, i])
         close(found.deviation, v[f"{method}_std"][:, i], atol=1e-6)
-        close(found.logprob(chain[:, i + 1]), v[f"{method}_logprob"][:, i], atol=5e-5)
-    close(chain_logprobs(move, chain, step, 1.0), v[f"{method}_logprob"], atol=5e-5)
+        close(found.logprob(chain[:, i + 1]), v[f"{method}_logprob"][:, i], atol=2e-5)
+    close(chain_logprobs(move, chain, step, 1.0), v[f"{method}_logprob"], atol=2e-5)
     if method == "sde_one":
-        close(one_step_logprobs(move, chain, step, 1.0)[:, 0], v["sde_one_logprob"][:, 1], atol=5e-5)
+        close(one_step_logprobs(move, chain, step, 1.0)[:, 0], v["sde_one_logprob"][:, 1], atol=2e-5)
 
 
 @kinds
