@@ -42,7 +42,7 @@ BRIEF = {
     "sft": ["--fit.steps", "30", "--batch", "16"],
     "world": ["--autoencoder.steps", "40", "--fit.steps", "30", "--clips", "2", "--length", "6"],
     "judge": ["--fit.steps", "40", "--batch", "16"],
-    "rl": ["--rl.steps", "2", "--rl.starts", "2", "--rl.group-size", "4", "--rl.horizon", "2s"],
+    "rl": ["--rl.steps", "5", "--rl.starts", "2", "--rl.group-size", "4", "--rl.horizon", "2s"],
 }
 """Settings that take minutes on a laptop; the results mean nothing."""
 
@@ -54,12 +54,16 @@ class BridgeStarts:
     Attributes:
         data: folder of BridgeData V2 in RLDS.
         out: new folder.
+        begin_with: policy that sft begins with, such as the description of an OpenVLA checkpoint (policy.json).
+        judge: judge of RL, such as the description of a vision-language model; default the one that is trained.
         full: use the default sizes of all trainings.
         threads: CPU threads; 0 for all cores.
     """
 
     data: Annotated[Positional[Path], tyro.conf.arg(metavar="DATA")]
     out: Annotated[Positional[Path], tyro.conf.arg(metavar="OUT")]
+    begin_with: Path | None = None
+    judge: Path | None = None
     full: bool = False
     threads: int = 0
 
@@ -69,7 +73,8 @@ class BridgeStarts:
         if len(episodes) < 2 * STRIDE or len(set(episodes.instruction)) < 2:
             raise InputError(f"{self.data}: expected at least {2 * STRIDE} episodes and two instructions")
         prepare(episodes, self.out)
-        for code, words in commands(self.out, {} if self.full else BRIEF, self.threads):
+        given = {"begin_with": self.begin_with, "judge": self.judge}
+        for code, words in commands(self.out, {} if self.full else BRIEF, self.threads, **given):
             print(f"\n$ worldgymnast {shlex.join(words)}", flush=True)
             if (found := main(words)) != code:
                 raise InputError(f"worldgymnast {words[0]} ended with {found}, expected {code}")
@@ -106,15 +111,22 @@ def labelled(episodes: EpisodeSet) -> Iterator[Episode]:
         yield replace(episode, success=np.zeros_like(done), instruction=other, source="")
 
 
-def commands(out: Path, brief: Mapping[str, Sequence[str]], threads: int) -> Iterator[tuple[int, list[str]]]:
+def commands(
+    out: Path,
+    brief: Mapping[str, Sequence[str]],
+    threads: int,
+    begin_with: Path | None = None,
+    judge: Path | None = None,
+) -> Iterator[tuple[int, list[str]]]:
     """Yield every command and its expected exit code."""
-    policy, world, judge = (out / name / f"{name}.safetensors" for name in ("policy", "world", "judge"))
+    policy, world, trained = (out / name / f"{name}.safetensors" for name in ("policy", "world", "judge"))
     common = ["--threads", str(threads)]
-    files = ["--policy", policy, "--world", world, "--judge", judge]
+    files = ["--policy", policy, "--world", world, "--judge", judge or trained]
+    begin = ["--begin-with", begin_with] if begin_with else []
     measured = ["--data", out / "demos", "--test", out / "test"]
     rows: list[tuple[int, list[object]]] = [
         (0, ["data", "check", out / "demos"]),
-        (0, ["sft", out / "demos", "--out", out / "policy", *brief.get("sft", ()), *common]),
+        (0, ["sft", out / "demos", *begin, "--out", out / "policy", *brief.get("sft", ()), *common]),
         (0, ["train-world", "bridge-25m", out / "demos", "--out", out / "world", *brief.get("world", ()), *common]),
         (
             0,
@@ -129,7 +141,7 @@ def commands(out: Path, brief: Mapping[str, Sequence[str]], threads: int) -> Ite
                 *common,
             ],
         ),
-        (0, ["diagnose", out / "test", "--world", world, "--judge", judge, "--out", out / "diagnosis", *common]),
+        (0, ["diagnose", out / "test", "--world", world, "--judge", trained, "--out", out / "diagnosis", *common]),
         (
             0,
             [

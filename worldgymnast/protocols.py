@@ -105,6 +105,18 @@ class Storable(Component, Protocol):
 
 
 @runtime_checkable
+class Fillable(Protocol):
+    """Storable component so large that its weights are not initialized before they are loaded."""
+
+    def fill(self, tensors: Mapping[str, Tensor]) -> None:
+        """Use `tensors` as the weights of a component that was built on the "meta" device.
+
+        Afterwards no tensor is on that device.
+        """
+        ...
+
+
+@runtime_checkable
 class Actor(Protocol):
     """Observations in, chunks of actions out: the interface that a rollout needs.
 

@@ -35,6 +35,7 @@ from worldgymnast.processes import rank_zero_only
 from worldgymnast.protocols import (
     ComponentInfo,
     Editor,
+    Fillable,
     Judge,
     Policy,
     TrainableJudge,
@@ -51,6 +52,7 @@ from worldgymnast.tiling import Tiling
 from worldgymnast.weights import (
     Header,
     as_floats,
+    check_finite,
     check_shapes,
     load_weights,
     read_header,
@@ -251,9 +253,16 @@ def _load(path: Path, group: Group) -> Any:
         tiling = Tiling.from_json(header.metadata["tiling"], f"{path}: field 'tiling'")
     stored = ComponentInfo(str(path), spec, fps, header.metadata, tiling)
     with torch.device("meta"):
-        check_shapes(shapes_of(component_class.from_config(config, stored).state_dict()), header.shapes, kind, path)
-    component = component_class.from_config(config, stored)
-    component.load_state_dict(as_floats(path, load_weights(path)[0]))
+        empty = component_class.from_config(config, stored)
+    check_shapes(shapes_of(empty.state_dict()), header.shapes, kind, path)
+    if implements(empty, Fillable):
+        tensors = load_weights(path)[0]
+        check_finite(path, tensors)
+        component = empty
+        component.fill(tensors)
+    else:
+        component = component_class.from_config(config, stored)
+        component.load_state_dict(as_floats(path, load_weights(path)[0]))
     origin = manifest_of(path).get("origin")
     if isinstance(component, nn.Module) and isinstance(origin, Mapping):
         object.__setattr__(component, _ORIGIN, origin)

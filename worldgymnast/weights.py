@@ -201,18 +201,21 @@ def as_floats(path: Path | str, tensors: Mapping[str, Tensor]) -> dict[str, Tens
     Raises:
         InputError: a tensor is not of floats, or contains NaN or infinity.
     """
-    floats = {}
+    check_finite(path, tensors)
+    return {name: tensor.float() for name, tensor in tensors.items()}
+
+
+def check_finite(path: Path | str, tensors: Mapping[str, Tensor]) -> None:
+    """Raise InputError unless all tensors are of finite floats; `path` is their source, for messages."""
     for name, tensor in tensors.items():
         if tensor.dtype not in _FLOATS:
             raise InputError(f"{path}: tensor '{_plain(name)}' holds {tensor.dtype}, expected floats. Train it again")
-        floats[name] = converted = tensor.float()
-        if converted.numel() and not all(math.isfinite(float(end)) for end in torch.aminmax(converted)):
-            count = int((~torch.isfinite(converted)).sum())
+        if tensor.numel() and not all(math.isfinite(float(end)) for end in torch.aminmax(tensor.float())):
+            count = int((~torch.isfinite(tensor)).sum())
             raise InputError(
                 f"{path}: tensor '{_plain(name)}' holds {count} numbers that are NaN or infinite, expected none. The "
                 "training diverged, or the file is damaged. Train it again, or copy it again"
             )
-    return floats
 
 
 def some_of(names: list[str]) -> str:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from episode_builders import episode
 from foreign import Bright, Dimmer, Light
-from openvla_folder import HEADS, write_folder
+from openvla_folder import BLOCKS, HEADS, write_folder
 from torch import Tensor
 
 import worldgymnast as wg
@@ -29,6 +29,7 @@ DESCRIPTION: dict[str, Any] = {
     "kind": "OpenVLACheckpoint", "checkpoint": ".", "decoding": "parallel", "attention": "bidirectional",
     "stop_token": True, "support": "actions", "crop": "center", "bounds": "q99", "epsilon": 1e-8, "chunk": 2,
     "tower_heads": [HEADS, HEADS],
+    "tower_blocks": [*BLOCKS],
 }  # fmt: skip
 
 

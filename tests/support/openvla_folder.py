@@ -21,6 +21,8 @@ from torch import Tensor
 DATA = Path(__file__).resolve().parents[1] / "data" / "vla" / "openvla"
 HEADS = 2
 """Attention heads of both tiny towers; published ones have 16."""
+BLOCKS = (4, 5)
+"""Blocks of the tiny towers; published ones have 24 and 27."""
 _EMBEDDING = "language_model.model.embed_tokens.weight"
 _VOCABULARY = 32064
 _START = {"▁In": 512, ":": 29901, "▁What": 1724, "▁action": 3158, "▁should": 881, "▁the": 278, "▁robot": 19964}

@@ -67,6 +67,61 @@ def test_the_ratio_is_exactly_one_before_the_first_update(
 
 
 @kinds
+def test_fixed_weights_in_half_precision_change_actions_little(kind: str, tokenizer: str) -> None:
+    exact = tiny_policy(kind, tokenizer, state_dim=2)
+    half = tiny_policy(kind, tokenizer, state_dim=2, fixed="bfloat16")
+    dtypes = {weight.dtype for name, weight in half.named_parameters() if name.startswith(half.backbone)}
+    assert dtypes == {torch.bfloat16}
+    assert {weight.dtype for weight in half.parameters() if weight.requires_grad} == {torch.float32}
+    obs = observation(half, (48, 64), state_size=2)
+    actions = [policy.act(obs, temperature=0.0, generator=None).actions for policy in (exact, half)]
+    assert 0 < float((actions[0] - actions[1]).abs().max()) < 0.05
+    chunk = half.act(obs, temperature=1.0, generator=generator())
+    assert torch.equal(half.logprobs(obs, chunk).detach(), chunk.logprobs)
+    check_policy(half, (48, 64), state_size=2)
+
+
+@kinds
+def test_adapters_begin_without_effect_and_are_trained_alone_with_the_projections(kind: str, tokenizer: str) -> None:
+    plain = tiny_policy(kind, tokenizer, state_dim=2)
+    adapted = tiny_policy(kind, tokenizer, state_dim=2, fixed="bfloat16")
+    adapted.fill({name: tensor.clone() for name, tensor in plain.state_dict().items()})
+    obs = observation(plain, (48, 64), state_size=2)
+    before = adapted.act(obs, temperature=0.0, generator=None).actions
+    adapted.adapt(2, 4.0)
+    assert adapted.config.lora_rank == 2
+    assert torch.equal(adapted.act(obs, temperature=0.0, generator=None).actions, before)
+    trained = {name for name in adapted.trainable_state() if ".layers." in name and "noise_net" not in name}
+    assert {name.rsplit(".", 2)[1] for name in trained} == {"lora_A", "lora_B"}
+    assert {name for name in trained if name.startswith(adapted.backbone)}
+    assert not {name for name in trained if "vision" in name}
+    assert "model.action_out_proj.weight" in adapted.trainable_state()
+    check_policy(adapted, (48, 64), state_size=2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"lora_rank": 2, "trained": "all"}, "field 'lora_rank'"),
+        ({"fixed": "bfloat16", "trained": "all"}, "field 'fixed'"),
+        ({"chunk": 5, "horizon": 4}, "field 'chunk' of SmolVLAConfig: found 5, expected at most horizon, 4"),
+        ({"shortest": 5.0}, "field 'shortest'"),
+        ({"cameras": ("a", "a")}, "field 'cameras'"),
+        ({"state_dim": 33}, "field 'state_dim': found 33, expected at most sizes.state, 32"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(fields: dict[str, Any], said: str, tokenizer: str) -> None:
+    with pytest.raises(InputError, match=said):
+        tiny_policy("smolvla", tokenizer, **fields)
+
+
+@pytest.mark.parametrize("fields", [{"low": 0.2}, {"steps": 1}, {"noise": 0.0}, {"method": "ode"}])
+def test_a_sampler_without_noise_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=f"field '{next(iter(fields))}' of SamplerConfig"):
+        SamplerConfig(**fields)
+
+
+@kinds
 @methods
 def test_log_probabilities_per_look_are_sums_over_executed_numbers(kind: str, method: Method, tokenizer: str) -> None:
     single = tiny_policy(kind, tokenizer, sampler(method), ratio="number", chunk=3)
@@ -78,6 +133,90 @@ def test_log_probabilities_per_look_are_sums_over_executed_numbers(kind: str, me
     per_number, per_look = single.logprobs(obs, chunk), whole.logprobs(obs, chunk)
     assert per_look.shape == (4,)
     torch.testing.assert_close(per_look, per_number.sum((1, 2, 3)))
+
+
+@kinds
+@methods
+def test_all_numbers_of_a_chain_can_count(kind: str, method: Method, tokenizer: str) -> None:
+    policy = tiny_policy(kind, tokenizer, sampler(method), counted="all", chunk=3)
+    obs = observation(policy, (32, 32))
+    chunk = policy.act(obs, temperature=1.0, generator=generator())
+    assert torch.equal(policy.logprobs(obs, chunk).detach(), chunk.logprobs)
+    executed = tiny_policy(kind, tokenizer, sampler(method), chunk=3)
+    executed.load_state_dict(policy.state_dict())
+    others = (1 if method == "one_step" else 4) * (4 * 32 - 3 * 7)
+    # The others are drawn too, so each adds about -1.42 - log(deviation), the mean log-density of a normal number.
+    deviation = {"flow_sde": 0.5, "one_step": 0.5, "flow_noise": 0.12}[method]
+    added = float((chunk.logprobs - executed.logprobs(obs, chunk).detach()).mean()) / others
+    assert added == pytest.approx(-1.42 - np.log(deviation), abs=0.6)
+
+
+@kinds
+def test_recomputed_steps_give_the_same_gradient(kind: str, tokenizer: str) -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        policy = tiny_policy(kind, tokenizer, state_dim=2, checkpointing=checkpointing)
+        obs = observation(policy, (32, 32), state_size=2)
+        chunk = policy.act(obs, temperature=1.0, generator=generator())
+        policy.logprobs(obs, chunk).sum().backward()
+        gradients.append({name: w.grad for name, w in policy.named_parameters() if w.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    assert gradients[0]["model.action_out_proj.weight"].abs().max() > 0
+    for name, gradient in gradients[0].items():
+        assert torch.equal(gradient, gradients[1][name]), name
+
+
+@kinds
+def test_a_fixed_prefix_keeps_no_activations_for_the_gradient(kind: str, tokenizer: str) -> None:
+    policy = tiny_policy(kind, tokenizer, state_dim=2)
+    inputs = policy.preprocess(observation(policy, (48, 64), state_size=2))
+    weights = {weight.untyped_storage().data_ptr() for weight in policy.parameters()}
+    saved: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if (place := tensor.untyped_storage().data_ptr()) not in weights:
+            saved[place] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        context = policy.model.context(inputs)
+    cache = sum(tensor.numel() for pair in context.cache for tensor in pair)
+    numbers = sum(tensor.untyped_storage().nbytes() // tensor.element_size() for tensor in saved.values())
+    assert numbers <= (1.5 * cache if kind == "smolvla" else 0)
+
+
+@kinds
+def test_the_prefix_is_computed_once_per_look(kind: str, tokenizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, calls = tiny_policy(kind, tokenizer), list[str]()
+    for name in ("context", "hidden"):
+        method = getattr(policy.model, name)
+        monkeypatch.setattr(policy.model, name, lambda *a, m=method, n=name: (calls.append(n), m(*a))[1])
+    obs = observation(policy, (32, 32))
+    chunk = policy.act(obs, temperature=1.0, generator=generator())
+    policy.logprobs(obs, chunk)
+    assert calls == ["context", *["hidden"] * 4] * 2
+
+
+@kinds
+def test_actions_relative_to_the_state(kind: str, tokenizer: str) -> None:
+    plain = tiny_policy(kind, tokenizer, state_dim=3)
+    relative = tiny_policy(kind, tokenizer, state_dim=3, relative_axes=(0, 2))
+    obs = observation(plain, (32, 32), state_size=3)
+    chunks = [policy.act(obs, temperature=0.0, generator=None) for policy in (plain, relative)]
+    added = chunks[1].actions - chunks[0].actions
+    assert obs.state is not None
+    torch.testing.assert_close(added[..., [0, 2]], obs.state[:, None, [0, 2]].expand(4, 4, 2))
+    assert not added[..., [1, 3, 4, 5, 6]].any()
+    batch = {"obs": obs, "mask": torch.ones(4, 4, dtype=torch.bool)}
+    losses = [
+        policy.loss(batch | {"actions": chunk.actions, "generator": generator()})[0]
+        for policy, chunk in zip((plain, relative), chunks, strict=True)
+    ]
+    torch.testing.assert_close(losses[0], losses[1])
+    with pytest.raises(InputError, match="found 3, expected indices below state_dim, 3"):
+        tiny_policy(kind, tokenizer, state_dim=3, relative_axes=(3,))
+    with pytest.raises(InputError, match="found 7, expected indices of the 7 action axes"):
+        tiny_policy(kind, tokenizer, state_dim=9, relative_axes=(7,))
 
 
 @kinds
@@ -203,11 +342,11 @@ def test_prompts_have_the_published_formats(tokenizer: str) -> None:
 
 
 def test_prompts_are_padded_to_one_length(tokenizer: str) -> None:
-    tokens, mask = prompt_tokens(tokenizer, "smolvla", ["open", "open it"], 10)
+    tokens, mask = prompt_tokens(load_tokenizer(tokenizer), "smolvla", ["open", "open it"], 10)
     assert mask.sum(1).tolist() == [5, 8]
     assert not tokens[~mask].any()
     with pytest.raises(InputError, match="has 8 tokens, but the policy reads 7"):
-        prompt_tokens(tokenizer, "smolvla", ["open it"], 7)
+        prompt_tokens(load_tokenizer(tokenizer), "smolvla", ["open it"], 7)
 
 
 def test_a_missing_tokenizer_is_one_line(tmp_path: Path) -> None:

@@ -17,13 +17,17 @@ from torch import Tensor
 
 from worldgymnast.actions import BRIDGE
 from worldgymnast.errors import FieldError, InputError
-from worldgymnast.policies.openvla import OpenVLA
+from worldgymnast.policies.lora import add_adapters, save_adapter
+from worldgymnast.policies.openvla import OpenVLA, adapted_layers
 from worldgymnast.policies.openvla_checkpoint import OpenVLACheckpoint
+from worldgymnast.policies.openvla_config import OpenVLAConfig
+from worldgymnast.policies.openvla_export import export
 from worldgymnast.policies.openvla_tokens import Statistics, decode, draw, encode
 from worldgymnast.precision import autocast
 from worldgymnast.registry import Manifest, load_policy, save_component
 from worldgymnast.testing import check_policy
 from worldgymnast.types import ActionChunk, Observation
+from worldgymnast.weights import load_weights, save_weights
 
 KINDS = {"parallel": PARALLEL, "autoregressive": ONE_BY_ONE}
 CPU = torch.device("cpu")
@@ -113,6 +117,22 @@ def test_gradients_reach_every_part(folder: Path) -> None:
     policy.logprobs(look(), sampled(policy, look())).mean().backward()
     without = [name for name, weight in policy.named_parameters() if weight.grad is None]
     assert without == []
+
+
+def test_checkpointing_changes_no_number(folder: Path) -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        policy = loaded(folder, checkpointing=checkpointing)
+        chunk = sampled(policy, look())
+        passes = []
+        layers = [policy.language_model.model.layers[0].mlp, policy.vision_backbone.featurizer.blocks[0].mlp]
+        for layer in layers:
+            layer.register_forward_pre_hook(lambda *_, calls=passes: calls.append(1))
+        policy.logprobs(look(), chunk).mean().backward()
+        assert len(passes) == (4 if checkpointing else 2), "a recomputed layer runs twice"
+        gradients.append({name: weight.grad for name, weight in policy.named_parameters()})
+    plain, recomputed = gradients
+    assert all(torch.equal(plain[name], recomputed[name]) for name in plain)
 
 
 def test_frozen_weights_are_not_trainable_state(folder: Path) -> None:
@@ -242,11 +262,26 @@ def test_a_component_file_needs_the_same_tokenizer(folder: Path, tmp_path: Path)
     again = load_policy(path)
     assert isinstance(again, OpenVLA)
     assert again.identity == policy.identity
+    assert {buffer.device.type for buffer in again.buffers()} == {"cpu"}
     assert torch.equal(again.logits(look()), policy.logits(look()))
     tokenizer = folder / "tokenizer.json"
     tokenizer.write_text(tokenizer.read_text() + " ")
     with pytest.raises(InputError, match="was saved with"):
         load_policy(path).act(look(), temperature=0.0, generator=None)
+
+
+def test_a_component_file_keeps_its_dtypes(folder: Path, tmp_path: Path) -> None:
+    policy, path = loaded(folder, weights="bfloat16", lora_rank=2), tmp_path / "policy.safetensors"
+    save_component(path, policy, Manifest())
+    again = load_policy(path)
+    assert isinstance(again, OpenVLA)
+    assert {n: w.dtype for n, w in again.named_parameters()} == {n: w.dtype for n, w in policy.named_parameters()}
+    assert set(again.trainable_state()) == set(policy.trainable_state())
+    assert torch.equal(again.logits(look()), policy.logits(look()))
+    tensors, meta = load_weights(path)
+    save_weights(path, {**tensors, "projector.fc2.bias": tensors["projector.fc2.bias"] * torch.nan}, meta)
+    with pytest.raises(InputError, match=r"projector\.fc2\.bias.*NaN"):
+        load_policy(path)
 
 
 def test_a_lora_adapter_is_merged(folder: Path) -> None:
@@ -264,6 +299,86 @@ def test_a_lora_adapter_is_merged(folder: Path) -> None:
     save_file({k.replace("q_proj", "x_proj"): v for k, v in parts.items()}, adapter / "adapter_model.safetensors")
     with pytest.raises(InputError, match=r"x_proj\.weight"):
         loaded(folder, adapter="lora_adapter")
+
+
+# ---------------------------------------------------------------- LoRA and export
+
+
+def shifted(policy: OpenVLA, scale: float = 0.05) -> OpenVLA:
+    """The policy with other trainable weights."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for weight in policy.parameters():
+            if weight.requires_grad:
+                weight += scale * torch.randn(weight.shape, generator=generator).to(weight.dtype)
+    return policy
+
+
+def test_a_fresh_adapter_changes_nothing_and_alone_is_trained(folder: Path) -> None:
+    plain, adapted = loaded(folder), loaded(folder, lora_rank=4)
+    assert torch.equal(plain.logits(look()), adapted.logits(look()))
+    assert all(name.endswith(("lora_A.weight", "lora_B.weight")) for name in adapted.trainable_state())
+    assert len(adapted.trainable_state()) == 2 * len(adapted_layers(plain))
+    assert adapted.identity == loaded(folder, lora_rank=4).identity != plain.identity
+    check_policy(adapted)
+
+
+def test_an_adapter_at_full_size_has_the_published_number_of_weights() -> None:
+    statistics = Statistics(key="x", bounds="q99", epsilon=0, low=(-1.0,) * 7, high=(1.0,) * 7, mask=(True,) * 7)
+    config = OpenVLAConfig(
+        decoding="parallel", attention="bidirectional", stop_token=True, support="actions", crop="center",
+        statistics=statistics, chunk=5, lora_rank=32,
+    )  # fmt: skip
+    with torch.device("meta"):
+        policy = OpenVLA(config, BRIDGE)
+    total = sum(weight.numel() for weight in policy.parameters())
+    trained = sum(weight.numel() for weight in policy.trainable_state().values())
+    assert total - trained == 7_498_156_704, "the published 7,541,237,184 without the tensors that have no effect"
+    assert 105e6 < trained < 111e6
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_saved_adapter_merges_to_the_same_policy(folder: Path, dtype: str) -> None:
+    policy = shifted(loaded(folder, lora_rank=4, weights=dtype))
+    save_adapter(policy, folder / "mine", str(folder))
+    names = load_weights(folder / "mine" / "adapter_model.safetensors")[0]
+    assert "base_model.model.language_model.model.layers.0.self_attn.q_proj.lora_A.weight" in names
+    again = loaded(folder, adapter="mine")
+    tolerance = 1e-4 if dtype == "float32" else 0.1
+    close(again.logits(look()), policy.logits(look()), tolerance)
+    assert (again.logits(look()) - loaded(folder).logits(look())).abs().max() > 0.3
+
+
+def test_an_exported_policy_loads_like_a_published_one(folder: Path, tmp_path: Path) -> None:
+    policy = shifted(loaded(folder, lora_rank=4), 0.01)
+    export(policy, folder, tmp_path / "out")
+    names = load_weights(tmp_path / "out" / "model.safetensors")[0]
+    assert {name: value.shape for name, value in names.items()} == {n: v.shape for n, v in weights().items()}
+    assert {value.dtype for value in names.values()} == {torch.bfloat16}
+    close(loaded(tmp_path / "out").logits(look()), policy.logits(look()), 0.05)
+    with pytest.raises(InputError, match="has content"):
+        export(policy, folder, tmp_path / "out")
+
+
+def test_an_export_without_training_is_bit_exact(folder: Path, tmp_path: Path) -> None:
+    export(loaded(folder), folder, tmp_path / "out")
+    found = load_weights(tmp_path / "out" / "model.safetensors")[0]
+    assert all(torch.equal(found[name], value) for name, value in weights().items())
+
+
+def test_the_regression_head_is_exported_and_trained_beside_an_adapter(tmp_path: Path) -> None:
+    policy = shifted(regression(tmp_path, lora_rank=4), 0.0)
+    assert any(name.startswith("action_head.") for name in policy.trainable_state())
+    export(policy, tmp_path / "regression", tmp_path / "out")
+    cameras = {"head": "l1", "cameras": ("image", "wrist")}
+    again = loaded(tmp_path / "out", **cameras)
+    obs = regression_look(policy)
+    close(again.regress(obs), policy.regress(obs), 1e-5)
+
+
+def test_lora_of_no_linear_layer_is_refused(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"no linear layer projector\.fc9"):
+        add_adapters(loaded(folder), ["projector.fc1", "projector.fc9"], 4, 8.0)
 
 
 def test_a_copy_is_independent(folder: Path) -> None:
@@ -296,7 +411,7 @@ def rewritten(folder: Path, file: str, **changes: Any) -> Path:
         ("config.json", "n_action_bins", 128),
         ("config.json", "image_resize_strategy", "letterbox"),
         ("config.json", "model_type", "llava"),
-        ("preprocessor_config.json", "means", [[0, 0, 0], [0, 0, 0]]),
+        ("preprocessor_config.json", "interpolations", ["bilinear", "bilinear"]),
         ("preprocessor_config.json", "image_resize_strategy", "resize-crop"),
     ],
 )
@@ -304,6 +419,28 @@ def test_other_architectures_and_preprocessing_are_refused(folder: Path, file: s
     with pytest.raises(InputError, match=f"{file}: field '{field}'") as caught:
         loaded(rewritten(folder, file, **{field: value}))
     assert "\n" not in str(caught.value)
+
+
+def test_colors_are_those_of_the_checkpoint(folder: Path) -> None:
+    rounded = [0.484375, 0.455078125, 0.40625]
+    rewritten(folder, "preprocessor_config.json", means=[rounded, [0.5] * 3])
+    policy = loaded(folder)
+    assert policy.config.means[0] == tuple(rounded)
+    frame = torch.full((1, 224, 224, 3), 255, dtype=torch.uint8)
+    pixels = policy.pixels(Observation.of(frame, ["x"]))[0, :, 0, 0]
+    close(pixels[:3], (1 - torch.tensor(rounded)) / torch.tensor([0.229, 0.224, 0.225]), 1e-6)
+
+
+@pytest.mark.parametrize("colors", [{"means": [[0, 0], [0, 0]]}, {"stds": None}, {"stds": [[0, 1, 1], [1, 1, 1]]}])
+def test_colors_that_are_none(folder: Path, colors: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=f"{next(iter(colors))}"):
+        loaded(rewritten(folder, "preprocessor_config.json", **colors))
+
+
+def test_a_processor_that_is_missing(folder: Path) -> None:
+    (folder / "preprocessor_config.json").unlink()
+    with pytest.raises(InputError, match=r"preprocessor_config\.json.*copy it from the checkpoint"):
+        loaded(folder)
 
 
 @pytest.mark.parametrize(
@@ -339,6 +476,24 @@ def test_the_file_of_statistics_replaces_those_of_the_config(folder: Path) -> No
     assert loaded(folder).config.statistics.key == "bridge_orig"
     (folder / "dataset_statistics.json").unlink()
     assert loaded(folder).config.statistics.key == "bridge_dataset"
+
+
+def test_without_a_mask_every_axis_is_normalized(folder: Path) -> None:
+    path = folder / "dataset_statistics.json"
+    known = json.loads(path.read_text())
+    del known["bridge_dataset"]["action"]["mask"]
+    path.write_text(json.dumps(known))
+    assert loaded(folder).config.statistics.mask == (True,) * 7
+
+
+def test_bounds_are_quantiles_or_extremes(folder: Path) -> None:
+    known = json.loads((folder / "dataset_statistics.json").read_text())["bridge_dataset"]["action"]
+    assert loaded(folder, bounds="minmax").config.statistics.high == tuple(known["max"])
+    assert loaded(folder, bounds="q99").config.statistics.high == tuple(known["q99"])
+    del known["q01"]
+    (folder / "dataset_statistics.json").write_text(json.dumps({"bridge_dataset": {"action": known}}))
+    with pytest.raises(InputError, match="field 'q01'"):
+        loaded(folder)
 
 
 def test_an_unknown_robot_needs_an_action_spec(folder: Path) -> None:

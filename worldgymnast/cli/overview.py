@@ -23,6 +23,7 @@ GROUPS: dict[str, dict[str, Entry]] = {
     "Start here": {
         "doctor": Entry("", "check what this machine can run and what is missing"),
         "check-env": Entry("REF", "check a real environment: what it is, what is missing or wrong"),
+        "plan": Entry("", "compute the memory that rl takes on its device"),
         "quickstart": Entry("", "finetune the starter policy in the starter world model, then evaluate", RESUMES),
         "reproduce": Entry("PRESET", "run the whole method from scratch, stage by stage", RESUMES),
     },

@@ -220,7 +220,7 @@ def run_prefix(
 ) -> list[tuple[Tensor, Tensor]]:
     """Keys and values of the prefix in every layer; nothing else of its last layer is read."""
     positions, visible = positions_of(mask), block_mask(blocks, mask)
-    cache = []
+    x, cache = x.to(layers[0].self_attn.q_proj.weight.dtype), []
     for index, layer in enumerate(layers):
         y, gate = layer.input_layernorm(x)
         k, v = layer.keys_values(y, positions)
@@ -228,6 +228,31 @@ def run_prefix(
         if index + 1 < len(layers):
             x = layer.finish(x, attend(layer.queries(y, positions), k, v, visible), gate)
     return cache
+
+
+def extend(layers: Sequence[Layer], x: Float[Tensor, "b n c"], context: Context) -> Context:
+    """Append tokens that see the prefix and one another, but are not seen by it.
+
+    If `x` alone depends on trained weights, the gradient passes through these few tokens only.
+
+    Args:
+        layers: layers of the prefix.
+        x: embedded tokens, all valid.
+        context: the prefix.
+    """
+    shown = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+    mask = torch.cat([context.mask, shown], 1)
+    positions = positions_of(mask)[:, context.mask.shape[1] :]
+    visible = mask[:, None, :].expand(-1, x.shape[1], -1)
+    x, cache = x.to(layers[0].self_attn.q_proj.weight.dtype), []
+    for index, (layer, (keys, values)) in enumerate(zip(layers, context.cache, strict=True)):
+        y, gate = layer.input_layernorm(x)
+        k, v = layer.keys_values(y, positions)
+        k, v = torch.cat([keys, k], 2), torch.cat([values, v], 2)
+        cache.append((k, v))
+        if index + 1 < len(layers):
+            x = layer.finish(x, attend(layer.queries(y, positions), k, v, visible), gate)
+    return Context(cache, mask, context.state)
 
 
 def run_suffix(
@@ -258,7 +283,7 @@ def run_suffix(
         if crosses(index):
             attention = layer.self_attn
             k = layer.split(attention.k_proj(keys.transpose(1, 2).flatten(2)))
-            v = layer.split(attention.v_proj(values.transpose(1, 2).flatten(2)))
+            v = layer.split(attention.v_proj(values.transpose(1, 2).flatten(2).to(attention.v_proj.weight.dtype)))
             mixed = attend(layer.queries(y, own), k, v, prefix)
         else:
             k, v = layer.keys_values(y, positions)

@@ -5,8 +5,8 @@ Time runs from 1 (noise) to 0 (actions), and the velocity is noise minus actions
 - "flow_sde": every step adds noise and corrects the drift, so the marginals stay those of the flow (Flow-GRPO, Liu et
   al. 2025, arXiv 2505.05470; pi-RL, arXiv 2510.25889).
 - "one_step": one step of each row, drawn uniformly, is such a stochastic step; the others follow the flow. Scoring a
-  sample takes one evaluation of the network. The steps after it depend on the weights too, but are treated as part of
-  the environment: the gradient is biased unless it is the last one.
+  sample takes one evaluation of the network. The other steps, before and after it, depend on the weights too, but are
+  treated as part of the environment, as in RLinf: the gradient is biased.
 - "flow_noise": every step adds noise of a learned standard deviation (ReinFlow, arXiv 2505.22094).
 """
 

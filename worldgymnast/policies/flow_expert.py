@@ -1,31 +1,32 @@
 """Common part of SmolVLA, pi0 and pi0.5: policies with an action expert that is trained by RL through its sampler.
 
 The sample is the chain from noise to actions, with the index of its stochastic step. `logprobs` scores the chain by the
-functions that drew it, so the ratio is 1 before the first update. Numbers that are not executed, actions beyond `chunk`
-and padding axes, do not count. Greedy actions follow the flow from noise that is the same at every look.
+functions that drew it, so the ratio is 1 before the first update. Greedy actions follow the flow from noise that is the
+same at every look.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import field
-from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
+from dataclasses import replace
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from worldgymnast.actions import ActionSpec
-from worldgymnast.configs import Between, Positive, Width, checked, to_dict
+from worldgymnast.configs import to_dict
 from worldgymnast.errors import FieldError, InputError
 from worldgymnast.policies.experts import Context, Inputs
 from worldgymnast.policies.flow_chain import (
     ALL_STEPS,
     Gaussian,
     NoiseNet,
-    SamplerConfig,
     Transition,
     chain_logprobs,
     flow_step,
@@ -34,13 +35,16 @@ from worldgymnast.policies.flow_chain import (
     sde_step,
     times,
 )
-from worldgymnast.policies.letterbox import Resize, letterbox
-from worldgymnast.policies.prompts import Template, prompt_tokens
-from worldgymnast.policies.trunk import check_camera_names
-from worldgymnast.types import IMAGE, STATE, ActionChunk, Metrics, Observation
+from worldgymnast.policies.flow_expert_config import FlowExpertConfig
+from worldgymnast.policies.letterbox import letterbox
+from worldgymnast.policies.lora import add_adapters
+from worldgymnast.policies.prompts import load_tokenizer, prompt_tokens
+from worldgymnast.types import STATE, ActionChunk, Metrics, Observation
 from worldgymnast.weights import fingerprint, mean_and_deviation, weights_hash
 
 _GREEDY_SEED = 0
+_ADAPTED = re.compile(r"(?<!encoder)\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj$")
+"""Linear layers of language model and expert, not those of the vision tower's encoder."""
 _SMALLEST = 1e-6
 """Smallest scale of a number that is normalized."""
 
@@ -52,49 +56,6 @@ class Network(Protocol):
     def context(self, inputs: Inputs) -> Context: ...  # noqa: D102
     def hidden(self, context: Context, x: Tensor, time: Tensor) -> Tensor: ...  # noqa: D102
     def velocity(self, hidden: Tensor) -> Tensor: ...  # noqa: D102
-
-
-@checked
-class FlowExpertConfig:
-    """Fields that SmolVLA, pi0 and pi0.5 share.
-
-    Attributes:
-        horizon: actions that the network predicts.
-        chunk: actions that a look returns, the first of them; they alone count in the log-probabilities.
-        cameras: names of the cameras, in the order of the checkpoint; "image" alone is the whole frame. The original
-            code shows missing cameras as black and masks them, which gives the same actions as leaving them out.
-        resize: resizing of frames, see `letterbox`.
-        tokenizer: folder or hub name of the language model's tokenizer.
-        prompt: format of the prompt, see `prompts`.
-        prompt_length: tokens of a padded prompt.
-        state_dim: numbers of the robot's state (proprioception) that the policy reads; 0 for none, shown as zeros.
-        sampler: the sampler in reinforcement learning. Greedy actions use its number of steps.
-        ratio: log-probabilities per look, the sum over the chain ("look"), or of every number ("number").
-        trained: weights that training changes: the action expert and the projections ("expert"), or all ("all").
-        shortest: shortest period of the time features.
-        longest: longest period of the time features.
-    """
-
-    horizon: Width = 50
-    chunk: Width = 50
-    cameras: tuple[str, ...] = (IMAGE,)
-    resize: Resize = "center"
-    tokenizer: str = ""
-    prompt: Template = "pi0"
-    prompt_length: Positive = 48
-    state_dim: Annotated[int, Between(0, 4096)] = 0
-    sampler: SamplerConfig = field(default_factory=SamplerConfig)
-    ratio: Literal["look", "number"] = "look"
-    trained: Literal["expert", "all"] = "expert"
-    shortest: Annotated[float, Between(1e-9, 1e9)] = 4e-3
-    longest: Annotated[float, Between(1e-9, 1e9)] = 4.0
-
-    def __post_init__(self) -> None:
-        check_camera_names(self.cameras)
-        if self.chunk > self.horizon:
-            raise FieldError("chunk", f"found {self.chunk}, expected at most horizon, {self.horizon}")
-        if self.shortest >= self.longest:
-            raise FieldError("shortest", f"found {self.shortest}, expected less than longest, {self.longest}")
 
 
 class FlowExpert(nn.Module):
@@ -136,6 +97,8 @@ class FlowExpert(nn.Module):
         self._width, self._action, self._state, self._image = width, action, state, image
         if action_spec.dim > action:
             raise FieldError("sizes.action", f"found {action}, expected at least the {action_spec.dim} action axes")
+        if (last := max(config.relative_axes, default=-1)) >= action_spec.dim:
+            raise FieldError("relative_axes", f"found {last}, expected indices of the {action_spec.dim} action axes")
         if config.state_dim > state:
             raise FieldError("state_dim", f"found {config.state_dim}, expected at most sizes.state, {state}")
         self.model = network
@@ -148,7 +111,10 @@ class FlowExpert(nn.Module):
         self.register_buffer("state_scale", torch.ones(config.state_dim))
         if config.trained == "expert":
             for name, weight in self.named_parameters():
-                weight.requires_grad_(not name.startswith(self.backbone))
+                if name.startswith(self.backbone):
+                    weight.requires_grad_(False)
+                    weight.data = weight.data.to(getattr(torch, config.fixed))
+        self.adapt(config.lora_rank, config.lora_alpha)
         self._frozen_hash = ""
         self.register_load_state_dict_post_hook(_forget_hash)
 
@@ -182,12 +148,33 @@ class FlowExpert(nn.Module):
 
     @property
     def identity(self) -> str:
-        """Hash of config and weights; the part of the fixed weights is computed once."""
+        """Hash of config and weights; that of the fixed weights is computed once.
+
+        The place of the tokenizer does not count if the hash of its file is known.
+        """
         if not self._frozen_hash:
             fixed = {name: weight for name, weight in self.named_parameters() if not weight.requires_grad}
             self._frozen_hash = weights_hash(fixed)
         changing = weights_hash(self.trainable_state() | dict(self.named_buffers()))
-        return fingerprint([to_dict(self.config), self._frozen_hash, changing])
+        config = replace(self.config, tokenizer="") if self.config.tokenizer_hash else self.config
+        return fingerprint([to_dict(config), self._frozen_hash, changing])
+
+    def adapt(self, rank: int, alpha: float) -> None:
+        """Add LoRA adapters that change nothing yet, see `FlowExpertConfig`; none if the rank is 0."""
+        if not rank:
+            return
+        names = [name for name, part in self.named_modules() if type(part) is nn.Linear and _ADAPTED.search(name)]
+        free = [name for name, weight in self.named_parameters() if weight.requires_grad and ".layers." not in name]
+        add_adapters(self, names, rank, alpha)
+        for name in free:
+            self.get_parameter(name).requires_grad_(True)
+        self.config = replace(self.config, lora_rank=rank, lora_alpha=alpha)
+        self._frozen_hash = ""
+
+    def fill(self, tensors: Mapping[str, Tensor]) -> None:
+        """Use tensors of any precision as the weights of a policy that was built on the "meta" device."""
+        dtypes = {name: tensor.dtype for name, tensor in self.state_dict().items()}
+        self.load_state_dict({name: tensor.to(dtypes[name]) for name, tensor in tensors.items()}, assign=True)
 
     def trainable_state(self) -> dict[str, Tensor]:
         """Weights that require a gradient."""
@@ -217,8 +204,11 @@ class FlowExpert(nn.Module):
         b, config = len(obs), self.config
         images = [self._letterbox(obs.images[name]) for name in self.cameras]
         state = self._normalized(obs.state)
-        in_prompt = state if config.prompt == "pi05" and config.state_dim else None
-        tokens, mask = prompt_tokens(config.tokenizer, config.prompt, obs.instruction, config.prompt_length, in_prompt)
+        in_prompt = None
+        if state is not None and config.prompt == "pi05":
+            in_prompt = F.pad(state, (0, max(0, config.binned_state - config.state_dim)))
+        tokenizer = load_tokenizer(config.tokenizer, config.tokenizer_hash)
+        tokens, mask = prompt_tokens(tokenizer, config.prompt, obs.instruction, config.prompt_length, in_prompt)
         width = self._state if state is None else self._state - state.shape[1]
         padding = torch.zeros(b, width, device=self.device)
         padded = padding if state is None else torch.cat([state, padding], 1)
@@ -240,6 +230,13 @@ class FlowExpert(nn.Module):
             )
         return (state.to(self.device).float() - self.state_offset) / self.state_scale
 
+    def _origin(self, obs: Observation) -> Float[Tensor, "b 1 a"]:
+        """Numbers to which predictions are relative: those of the state on `relative_axes`, elsewhere 0."""
+        origin, axes = torch.zeros(len(obs), 1, self.action_spec.dim, device=self.device), self.config.relative_axes
+        if axes and obs.state is not None:
+            origin[:, 0, list(axes)] = obs.state.to(self.device).float()[:, list(axes)]
+        return origin
+
     # ------------------------------------------------------------ acting and scoring
 
     def _transition(self, context: Context) -> Transition:
@@ -254,11 +251,16 @@ class FlowExpert(nn.Module):
                 return Gaussian(flow_step(x, velocity, index, sampler.steps), deviation)
             return sde_step(x, velocity, index, sampler.steps, sampler.noise * level)
 
-        return step
+        def recomputed(x: Tensor, index: Tensor, level: Tensor) -> Gaussian:
+            result: Any = checkpoint(step, x, index, level, use_reentrant=False)
+            return result
+
+        return recomputed if self.config.checkpointing and torch.is_grad_enabled() else step
 
     def _counted(self, logprobs: Float[Tensor, "b s h w"]) -> Float[Tensor, "b ..."]:
-        """Log-probabilities of the executed numbers, per look or per number."""
-        counted = logprobs[:, :, : self.chunk, : self.action_spec.dim]
+        """Log-probabilities of the numbers that count, per look or per number."""
+        is_whole = self.config.counted == "all"
+        counted = logprobs if is_whole else logprobs[:, :, : self.chunk, : self.action_spec.dim]
         return counted if self.config.ratio == "number" else counted.sum((1, 2, 3))
 
     def _scored(self, context: Context, sample: Mapping[str, Tensor], temperature: float) -> Float[Tensor, "b ..."]:
@@ -293,11 +295,11 @@ class FlowExpert(nn.Module):
         sample = {"chain": chain, "step": step}
         is_scored = temperature > 0 and self.config.sampler.method != "one_step"
         counted = self._counted(logprobs) if is_scored else self._scored(context, sample, temperature)
-        normalized = chain[:, -1, : self.chunk, : self.action_spec.dim]
-        return ActionChunk(normalized * self.action_scale + self.action_offset, sample, counted, temperature)
+        actions = chain[:, -1, : self.chunk, : self.action_spec.dim] * self.action_scale + self.action_offset
+        return ActionChunk(actions + self._origin(obs), sample, counted, temperature)
 
     def logprobs(self, obs: Observation, chunk: ActionChunk) -> Float[Tensor, "b ..."]:
-        """Log-densities of the chain in `chunk.sample`, differentiable: [b], or [b s k a] per number."""
+        """Log-densities of the chain in `chunk.sample`, differentiable: [b], or per number [b s k a], see `counted`."""
         assert isinstance(chunk.sample, Mapping)
         return self._scored(self.network.context(self.preprocess(obs)), chunk.sample, chunk.temperature)
 
@@ -315,7 +317,7 @@ class FlowExpert(nn.Module):
         """
         actions, generator = batch["actions"].to(self.device), batch["generator"]
         b, missing = len(actions), self.config.horizon - actions.shape[1]
-        normalized = (actions - self.action_offset) / self.action_scale
+        normalized = (actions - self._origin(batch["obs"]) - self.action_offset) / self.action_scale
         target = F.pad(normalized, (0, self._action - self.action_spec.dim, 0, missing))
         mask = F.pad(batch["mask"].to(self.device), (0, missing))
         noise = torch.randn(target.shape, generator=generator).to(self.device)

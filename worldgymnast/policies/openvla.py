@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import field, replace
-from typing import Any, ClassVar, Literal
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -19,90 +19,29 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
 from worldgymnast.actions import ActionSpec
-from worldgymnast.configs import NonNegative, Width, checked, to_dict
-from worldgymnast.errors import FieldError, InputError
-from worldgymnast.policies import vla_images
+from worldgymnast.configs import to_dict
+from worldgymnast.errors import InputError
+from worldgymnast.policies import vla_images, vla_jpeg
+from worldgymnast.policies.lora import add_adapters
+from worldgymnast.policies.openvla_config import OpenVLAConfig
 from worldgymnast.policies.openvla_heads import RegressionHead, StateProjector
 from worldgymnast.policies.openvla_language import (
-    Attention,
     CausalDecoder,
-    LanguageConfig,
     build_llama,
     hidden_states,
+    restore_rotary,
 )
 from worldgymnast.policies.openvla_prompt import BOS, STOP, PromptTokenizer, left_padded
-from worldgymnast.policies.openvla_tokens import BINS, Statistics, decode, draw, encode
-from worldgymnast.policies.openvla_vision import CENTERED, IMAGENET, SIDE, Projector, TowerConfig, VisionBackbone
-from worldgymnast.policies.trunk import check_camera_names
+from worldgymnast.policies.openvla_tokens import BINS, decode, draw, encode
+from worldgymnast.policies.openvla_vision import SIDE, Projector, VisionBackbone
 from worldgymnast.protocols import ComponentInfo
-from worldgymnast.types import IMAGE, STATE, ActionChunk, Metrics, Observation
+from worldgymnast.types import STATE, ActionChunk, Metrics, Observation
 from worldgymnast.weights import content_hash
 
 _CROP_AREA = 0.9
 """Share of a frame that policies trained with random crops see."""
 
-Crop = Literal["none", "center", "jpeg_lanczos_center"]
-Decoding = Literal["autoregressive", "parallel"]
-
-
-@checked(kw_only=True)
-class OpenVLAConfig:
-    """Config of an `OpenVLA`; fields without a default are not in a published checkpoint's files.
-
-    Attributes:
-        decoding: one token after the other (OpenVLA), or all at once (OpenVLA-OFT).
-        attention: direction of the language model's attention; "bidirectional" needs parallel decoding.
-        stop_token: whether the stop token follows the slots of parallel decoding.
-        support: ids that sampling and the softmax range over: those of the action bins, or the whole vocabulary.
-        crop: what happens to a frame before it is resized to 224 pixels: nothing; the central 90 % as TensorFlow cuts
-            it (SimpleVLA-RL, World-Gymnast); or that after a JPEG and a Lanczos resize (OpenVLA-OFT's evaluation).
-        statistics: ranges of the training data.
-        chunk: actions per look, k.
-        head: action tokens, or the regression head of OpenVLA-OFT.
-        noise: standard deviation of normalized actions around the regression head at temperature 1; 0 makes it
-            deterministic, which reinforcement learning cannot train.
-        cameras: cameras in the order in which the policy reads them; "image" alone is the whole frame.
-        tokenizer: path of tokenizer.json.
-        tokenizer_hash: start of its SHA-256; "" skips the check.
-        weights: dtype of the weights.
-        dino: size of the first vision tower.
-        siglip: size of the second vision tower.
-        language: size of the language model.
-    """
-
-    decoding: Decoding
-    attention: Attention
-    stop_token: bool
-    support: Literal["actions", "vocabulary"]
-    crop: Crop
-    statistics: Statistics
-    chunk: Width
-    head: Literal["tokens", "l1"] = "tokens"
-    noise: NonNegative = 0.0
-    cameras: tuple[str, ...] = (IMAGE,)
-    tokenizer: str = ""
-    tokenizer_hash: str = ""
-    weights: Literal["float32", "bfloat16"] = "float32"
-    dino: TowerConfig = field(default_factory=lambda: TowerConfig(1024, 23, 16, 4096, 5, True))
-    siglip: TowerConfig = field(default_factory=lambda: TowerConfig(1152, 26, 16, 4304))
-    language: LanguageConfig = field(default_factory=LanguageConfig)
-
-    def __post_init__(self) -> None:
-        check_camera_names(self.cameras)
-        if self.decoding == "autoregressive":
-            if self.attention != "causal":
-                raise FieldError("attention", "found bidirectional, expected causal with autoregressive decoding")
-            if self.stop_token:
-                raise FieldError("stop_token", "found true, expected false with autoregressive decoding")
-            if self.head == "l1":
-                raise FieldError("head", "found l1, expected tokens with autoregressive decoding")
-        if self.noise and self.head != "l1":
-            raise FieldError("noise", f"found {self.noise}, expected 0 for a policy with action tokens")
-
-    @property
-    def state_dim(self) -> int:
-        """Numbers of the robot's state that the policy reads; 0 for none."""
-        return len(self.statistics.state_low)
+_CONTINUOUS = ("action_head.", "proprio_projector.")
 
 
 class OpenVLA(nn.Module):
@@ -131,20 +70,38 @@ class OpenVLA(nn.Module):
             )
         self.config, self.action_spec, self._tokenizer = config, action_spec, tokenizer
         c = config
-        self.vision_backbone = VisionBackbone(c.dino, c.siglip)
+        self.vision_backbone = VisionBackbone(c.dino, c.siglip, checkpointing=c.checkpointing)
         self.projector = Projector(c.dino.width + c.siglip.width, c.language.hidden)
-        self.language_model = build_llama(c.language)
+        self.language_model = build_llama(c.language, checkpointing=c.checkpointing)
         if c.head == "l1":
             self.action_head = RegressionHead(c.language.hidden, axes)
         if c.state_dim:
             self.proprio_projector = StateProjector(c.state_dim, c.language.hidden)
         for parameter in self.parameters():  # not .to(): the rotary buffers stay float32
             parameter.data = parameter.data.to(getattr(torch, c.weights))
+        self.adapt(c.lora_rank, c.lora_alpha)
 
     @classmethod
     def from_config(cls, config: OpenVLAConfig, info: ComponentInfo) -> OpenVLA:
         """Build the policy with fresh weights."""
         return cls(config, info.spec)
+
+    def fill(self, tensors: Mapping[str, Tensor]) -> None:
+        """Use the given tensors as weights, in the policy's dtypes; for a policy built on the "meta" device.
+
+        No weights are initialized first, and none are copied that have the right dtype.
+        """
+        dtypes = {name: value.dtype for name, value in self.state_dict().items()}
+        self.load_state_dict({name: value.to(dtypes[name]) for name, value in tensors.items()}, assign=True)
+        restore_rotary(self.language_model)
+
+    def adapt(self, rank: int, alpha: float) -> None:
+        """Freeze all weights but those of the continuous heads, and add a LoRA adapter; rank 0 changes nothing."""
+        self.config = replace(self.config, lora_rank=rank, lora_alpha=alpha)
+        if rank:
+            add_adapters(self, adapted_layers(self), rank, alpha)
+            for name, parameter in self.named_parameters():
+                parameter.requires_grad_(parameter.requires_grad or name.startswith(_CONTINUOUS))
 
     # ------------------------------------------------------------ members of a policy
 
@@ -210,14 +167,15 @@ class OpenVLA(nn.Module):
         images = []
         for name in self.config.cameras:
             frames = self._resized(obs.images[name]).to(self.device)
-            images += [vla_images.normalized(frames, *IMAGENET), vla_images.normalized(frames, *CENTERED)]
+            colors = zip(self.config.means, self.config.stds, strict=True)
+            images += [vla_images.normalized(frames, mean, std) for mean, std in colors]
         return torch.cat(images, 1)
 
     def _resized(self, frames: UInt8[Tensor, "b h w 3"]) -> UInt8[Tensor, "b 224 224 3"]:
         if self.config.crop == "none":
             return vla_images.bicubic(frames, SIDE)
         if self.config.crop == "jpeg_lanczos_center":
-            frames = vla_images.lanczos(vla_images.jpeg(frames), SIDE)
+            frames = vla_images.lanczos(vla_jpeg.round_trip(frames), SIDE)
         return vla_images.center_crop(frames, _CROP_AREA, SIDE)
 
     def _state(self, obs: Observation) -> Float[Tensor, "b p"]:
@@ -396,3 +354,10 @@ class OpenVLA(nn.Module):
         is_right = (scores[:, :-1, words - BINS : words].argmax(-1) + words - BINS == tokens).float()
         accuracy = (is_right * weight[:, :-1]).sum() / weight[:, :-1].sum()
         return loss, {"loss": float(loss.detach()), "token_accuracy": float(accuracy)}
+
+
+def adapted_layers(policy: nn.Module) -> list[str]:
+    """Names of the linear layers that LoRA adapts: all but the output layer and the continuous heads."""
+    skipped = ("language_model.lm_head", *_CONTINUOUS)
+    layers = [name for name, layer in policy.named_modules() if isinstance(layer, nn.Linear)]
+    return [name for name in layers if not name.startswith(skipped)]

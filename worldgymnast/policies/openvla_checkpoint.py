@@ -15,40 +15,27 @@ import torch
 from torch import Tensor
 
 from worldgymnast.actions import BRIDGE, ActionSpec, ActionSpecMismatch, libero_spec
-from worldgymnast.configs import JsonObject, NonNegative, Width, checked
+from worldgymnast.configs import Count, JsonObject, Layers, NonNegative, Width, checked
 from worldgymnast.errors import FieldError, InputError
 from worldgymnast.files import json_object, read_json_object, short
-from worldgymnast.policies.openvla import Crop, Decoding, OpenVLA, OpenVLAConfig
-from worldgymnast.policies.openvla_files import checkpoint_folder, extra_tensors, merge_adapter, read_tensors
-from worldgymnast.policies.openvla_language import Attention, LanguageConfig, restore_rotary
+from worldgymnast.policies.lora import merge_adapter
+from worldgymnast.policies.openvla import OpenVLA
+from worldgymnast.policies.openvla_config import Crop, Decoding, OpenVLAConfig
+from worldgymnast.policies.openvla_files import checkpoint_folder, extra_tensors, read_tensors
+from worldgymnast.policies.openvla_language import Attention
 from worldgymnast.policies.openvla_prompt import PromptTokenizer
-from worldgymnast.policies.openvla_tokens import BINS, Statistics
-from worldgymnast.policies.openvla_vision import CENTERED, IMAGENET, SIDE, TowerConfig
+from worldgymnast.policies.openvla_sizes import (
+    TOWERS,
+    check_settings,
+    is_unused,
+    language_config,
+    read_processor,
+    tower_config,
+)
+from worldgymnast.policies.openvla_tokens import Statistics
 from worldgymnast.types import IMAGE
-from worldgymnast.weights import check_shapes, shapes_of
+from worldgymnast.weights import check_finite, check_shapes, shapes_of
 
-_EXPECTED: Mapping[str, Any] = {
-    "model_type": "openvla",
-    "vision_backbone_id": "dinosiglip-vit-so-224px",
-    "llm_backbone_id": "llama2-7b-pure",
-    "arch_specifier": "no-align+fused-gelu-mlp",
-    "use_fused_vision_backbone": True,
-    "timm_model_ids": ["vit_large_patch14_reg4_dinov2.lvd142m", "vit_so400m_patch14_siglip_224"],
-    "timm_override_act_layers": [None, None],
-    "image_sizes": [SIDE, SIDE],
-    "image_resize_strategy": "resize-naive",
-    "n_action_bins": BINS,
-}
-"""Fields of config.json that this reader supports with one value only."""
-_PROCESSOR: Mapping[str, Any] = {
-    "image_resize_strategy": "resize-naive",
-    "input_sizes": [[3, SIDE, SIDE]] * 2,
-    "interpolations": ["bicubic", "bicubic"],
-    "means": [list(IMAGENET[0]), list(CENTERED[0])],
-    "stds": [list(IMAGENET[1]), list(CENTERED[1])],
-}
-"""The same of preprocessor_config.json."""
-_TOWERS = ("vision_backbone.featurizer.", "vision_backbone.fused_featurizer.")
 _STATE = "proprio_projector."
 
 
@@ -73,8 +60,12 @@ class OpenVLACheckpoint:
         weights: dtype of the weights.
         adapter: folder of a LoRA adapter to merge, relative to the checkpoint; "" for none. Training of OpenVLA-OFT
             leaves its adapter beside weights into which it is already merged.
+        checkpointing: whether layers are recomputed in the backward pass.
+        lora_rank: see `OpenVLAConfig`; the new adapter begins without effect.
+        lora_alpha: scale of the adapter.
         tokenizer: tokenizer.json, relative to the checkpoint.
         tower_heads: attention heads of both vision towers.
+        tower_blocks: blocks of both vision towers, the last of which has no effect.
         action_spec: meaning of the actions, as JSON; by default that of Bridge or LIBERO if the key says so.
     """
 
@@ -93,8 +84,12 @@ class OpenVLACheckpoint:
     cameras: tuple[str, ...] = (IMAGE,)
     weights: Literal["float32", "bfloat16"] = "float32"
     adapter: str = ""
+    checkpointing: bool = False
+    lora_rank: Count = 0
+    lora_alpha: NonNegative = 16.0
     tokenizer: str = "tokenizer.json"
     tower_heads: tuple[Width, Width] = (16, 16)
+    tower_blocks: tuple[Layers, Layers] = (24, 27)
     action_spec: JsonObject | None = None
 
     def load(self, base: Path = Path()) -> OpenVLA:
@@ -109,15 +104,15 @@ class OpenVLACheckpoint:
         """
         folder = checkpoint_folder(self.checkpoint, base)
         settings = read_json_object(folder / "config.json")
-        _check_fields(settings, _EXPECTED, folder / "config.json")
-        _check_processor(folder)
+        check_settings(settings, folder / "config.json")
+        processor = read_processor(folder)
         tensors = read_tensors(folder)
         if self.adapter:
             merge_adapter(tensors, folder / self.adapter)
         tensors |= self._extras(folder, tensors)
         dino, siglip = (
-            tower_config(tensors, prefix, heads, folder)
-            for prefix, heads in zip(_TOWERS, self.tower_heads, strict=True)
+            tower_config(tensors, prefix, heads, blocks, folder)
+            for prefix, heads, blocks in zip(TOWERS, self.tower_heads, self.tower_blocks, strict=True)
         )
         statistics = self._statistics(folder, settings, has_state=any(name.startswith(_STATE) for name in tensors))
         tokenizer = PromptTokenizer(folder / self.tokenizer)
@@ -135,11 +130,15 @@ class OpenVLACheckpoint:
             tokenizer=str(tokenizer.path.resolve()),
             tokenizer_hash=tokenizer.hash,
             weights=self.weights,
+            checkpointing=self.checkpointing,
+            **processor,
             dino=dino,
             siglip=siglip,
             language=language_config(settings, folder / "config.json"),
         )
-        return _fill(config, self._spec(statistics), tokenizer, tensors, folder)
+        policy = _fill(config, self._spec(statistics), tokenizer, tensors, folder)
+        policy.adapt(self.lora_rank, self.lora_alpha)
+        return policy
 
     def _extras(self, folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tensors of the regression head and of the state's projector, by their names in the policy."""
@@ -183,7 +182,7 @@ class OpenVLACheckpoint:
             epsilon=self.epsilon,
             low=low,
             high=high,
-            mask=tuple(entry["action"].get("mask", [True] * len(low))),
+            mask=_mask(entry["action"].get("mask"), len(low), f"{where}: {key}.action"),
             state_low=state_low,
             state_high=state_high,
         )
@@ -218,6 +217,15 @@ class OpenVLACheckpoint:
         return replace(BRIDGE, low=low, high=high)
 
 
+def _mask(found: Any, axes: int, where: str) -> tuple[bool, ...]:
+    """Which axes are normalized; all without a mask."""
+    if found is None:
+        return (True,) * axes
+    if not isinstance(found, list) or not all(isinstance(x, bool) for x in found):
+        raise InputError(f"{where}: field 'mask': found {short(found)}, expected true or false per axis")
+    return tuple(found)
+
+
 def _fill(
     config: OpenVLAConfig, spec: ActionSpec, tokenizer: PromptTokenizer, tensors: dict[str, Tensor], folder: Path
 ) -> OpenVLA:
@@ -225,92 +233,15 @@ def _fill(
     with torch.device("meta"):
         policy = OpenVLA(config, spec, tokenizer)
     expected = shapes_of(policy.state_dict())
-    used = {name: value for name, value in tensors.items() if name in expected or not _is_unused(name, config)}
+    used = {
+        name: value
+        for name, value in tensors.items()
+        if name in expected or not is_unused(name, config.dino, config.siglip)
+    }
     check_shapes(expected, shapes_of(used), "OpenVLA", folder)
-    dtype = getattr(torch, config.weights)
-    policy.load_state_dict({name: value.to(dtype) for name, value in used.items()}, assign=True)
-    restore_rotary(policy.language_model)
+    check_finite(folder, used)
+    policy.fill(used)
     return policy
-
-
-def _is_unused(name: str, config: OpenVLAConfig) -> bool:
-    """Whether a published tensor has no effect: last block, norm and pooling of a tower, stored rotary frequencies."""
-    for prefix, tower in zip(_TOWERS, (config.dino, config.siglip), strict=True):
-        unused = (f"{prefix}blocks.{tower.blocks}.", f"{prefix}norm.", f"{prefix}attn_pool.")
-        if name.startswith(unused):
-            return True
-    return name.endswith(".rotary_emb.inv_freq")
-
-
-def tower_config(tensors: Mapping[str, Tensor], prefix: str, heads: int, where: Path) -> TowerConfig:
-    """Size of the vision tower whose tensors begin with `prefix`.
-
-    Raises:
-        InputError: a tensor is missing.
-    """
-
-    def shape(name: str) -> tuple[int, ...]:
-        if (tensor := tensors.get(prefix + name)) is None:
-            raise InputError(f"{where}: found no tensor '{prefix}{name}', expected the weights of OpenVLA")
-        return tuple(tensor.shape)
-
-    start = f"{prefix}blocks."
-    blocks = {name.removeprefix(start).split(".")[0] for name in tensors if name.startswith(start)}
-    has_registers = f"{prefix}reg_token" in tensors
-    return TowerConfig(
-        width=shape("pos_embed")[-1],
-        blocks=max(1, len(blocks) - 1),
-        heads=heads,
-        hidden=shape("blocks.0.mlp.fc1.weight")[0],
-        registers=1 + shape("reg_token")[1] if has_registers else 0,
-        has_scales=f"{start}0.ls1.scale_factor" in tensors,
-    )
-
-
-_TEXT: Mapping[str, str] = {
-    "hidden": "hidden_size",
-    "layers": "num_hidden_layers",
-    "heads": "num_attention_heads",
-    "intermediate": "intermediate_size",
-    "vocabulary": "vocab_size",
-    "rope": "rope_theta",
-    "norm_epsilon": "rms_norm_eps",
-}
-
-
-def language_config(settings: Mapping[str, Any], where: Path) -> LanguageConfig:
-    """Size of the language model in config.json, where fields that are absent have Llama's defaults."""
-    text = json_object(settings.get("text_config", {}), where, "text_config")
-    if text.get("rope_scaling"):
-        raise InputError(
-            f"{where}: field 'text_config.rope_scaling': found {short(text['rope_scaling'])}, expected null"
-        )
-    values: dict[str, Any] = {name: text[key] for name, key in _TEXT.items() if key in text}
-    heads = values.get("heads", LanguageConfig().heads)
-    padding = settings.get("pad_to_multiple_of", LanguageConfig().padding)
-    values |= {name: float(values[name]) for name in ("rope", "norm_epsilon") if name in values}
-    try:
-        return LanguageConfig(**values, key_heads=text.get("num_key_value_heads") or heads, padding=padding)
-    except FieldError as error:
-        raise InputError(f"{where}: {error.within('text_config')}") from error
-
-
-def _check_fields(found: Mapping[str, Any], expected: Mapping[str, Any], where: Path) -> None:
-    """Raise InputError unless every field that the file has is supported."""
-    for name, value in expected.items():
-        if name in found and found[name] != value:
-            raise InputError(
-                f"{where}: field '{name}': found {short(found[name])}, expected {short(value)}. Other variants of "
-                "OpenVLA are not supported"
-            )
-    if "model_type" not in found and "model_type" in expected:
-        raise InputError(f"{where}: found no field 'model_type', expected \"openvla\". Use a checkpoint of OpenVLA")
-
-
-def _check_processor(folder: Path) -> None:
-    path = folder / "preprocessor_config.json"
-    if path.is_file():
-        _check_fields(read_json_object(path), _PROCESSOR, path)
 
 
 def _list(names: Mapping[str, Any]) -> str:

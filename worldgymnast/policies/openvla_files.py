@@ -1,11 +1,10 @@
-"""Files of published OpenVLA checkpoints: shards, extra parts, LoRA adapters."""
+"""Files of published OpenVLA checkpoints: shards and extra parts."""
 
 from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,6 +42,10 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     """
     if not (folder / _INDEX).is_file():
         return load_weights(folder / "model.safetensors")[0]
+    if (folder / "model.safetensors").is_file():
+        raise InputError(
+            f"{folder}: found model.safetensors and {_INDEX}, which can hold different weights. Remove the wrong ones"
+        )
     index = read_json_object(folder / _INDEX)
     places = json_object(index.get("weight_map"), folder / _INDEX, "weight_map")
     tensors: dict[str, Tensor] = {}
@@ -83,46 +86,3 @@ def extra_tensors(folder: Path, part: str) -> dict[str, Tensor]:
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise InputError(f"{files[0]}: found no dict of tensors. Copy it again")
     return {str(name).removeprefix("module."): value for name, value in content.items()}
-
-
-def merge_adapter(tensors: dict[str, Tensor], folder: Path) -> None:
-    """Add a LoRA adapter in PEFT's layout to the weights, in place: W + scale B A in float32.
-
-    Raises:
-        InputError: the adapter is of another kind, incomplete, or names weights that the model lacks.
-    """
-    path = folder / "adapter_config.json"
-    settings = read_json_object(path)
-    for name, value in {"peft_type": "LORA", "use_dora": False, "bias": "none", "fan_in_fan_out": False}.items():
-        if (found := settings.get(name, value)) != value:
-            raise InputError(f"{path}: field '{name}': found {short(found)}, expected {short(value)}")
-    for name in ("rank_pattern", "alpha_pattern", "modules_to_save"):
-        if settings.get(name):
-            raise InputError(f"{path}: field '{name}': found {short(settings[name])}, expected none")
-    scale = _scale(settings, path)
-    file = folder / "adapter_model.safetensors"
-    parts, _ = load_weights(file)
-    ends = ("lora_A.weight", "lora_B.weight")
-    if odd := next((name for name in parts if not name.endswith(ends)), None):
-        raise InputError(f"{file}: found tensor '{odd}', expected names that end with {' or '.join(ends)}")
-    if not parts:
-        raise InputError(f"{file}: found no tensors, expected those of a LoRA adapter. Copy it again")
-    for name in sorted({name.rsplit(".", 2)[0] for name in parts}):
-        target = f"{name.removeprefix('base_model.model.')}.weight"
-        try:
-            down, up, weight = parts[f"{name}.{ends[0]}"], parts[f"{name}.{ends[1]}"], tensors[target]
-        except KeyError as error:
-            raise InputError(
-                f"{file}: '{name}' needs {error}, which is missing. Use the adapter's own base model"
-            ) from error
-        if (len(up), down.shape[1]) != tuple(weight.shape) or len(down) != up.shape[1]:
-            shapes = f"{list(up.shape)} and {list(down.shape)}"
-            raise InputError(f"{file}: '{name}' has shapes {shapes}, which do not give {list(weight.shape)}")
-        tensors[target] = weight.float() + scale * (up.float() @ down.float())
-
-
-def _scale(settings: Mapping[str, Any], path: Path) -> float:
-    rank, alpha = settings.get("r"), settings.get("lora_alpha")
-    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
-        raise InputError(f"{path}: fields 'r', 'lora_alpha': found {short([rank, alpha])}, expected two numbers")
-    return alpha / (rank**0.5 if settings.get("use_rslora") else rank)

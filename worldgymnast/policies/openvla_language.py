@@ -55,12 +55,12 @@ class LanguageConfig:
         return self.vocabulary - self.padding
 
 
-def build_llama(config: LanguageConfig) -> Any:
-    """Llama of transformers with fresh weights."""
+def build_llama(config: LanguageConfig, *, checkpointing: bool = False) -> Any:
+    """Llama of transformers with fresh weights; `checkpointing` recomputes its layers in the backward pass."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     settings: Any = LlamaConfig
-    return LlamaForCausalLM(
+    llama = LlamaForCausalLM(
         settings(
             hidden_size=config.hidden,
             num_hidden_layers=config.layers,
@@ -75,6 +75,10 @@ def build_llama(config: LanguageConfig) -> Any:
             attn_implementation="sdpa",
         )
     )
+    if checkpointing:
+        former: Any = llama.gradient_checkpointing_enable  # its name in earlier 5.x
+        getattr(llama, "activation_checkpointing_enable", former)({"use_reentrant": False})
+    return llama
 
 
 def attention_mask(valid: Bool[Tensor, "b n"], attention: Attention, dtype: torch.dtype) -> Float[Tensor, "b 1 n n"]:
@@ -107,6 +111,8 @@ def hidden_states(
 ) -> Float[Tensor, "b n h"]:
     """Hidden states after the final norm."""
     mask = attention_mask(valid, attention, embeddings.dtype)
+    for layer in llama.model.layers:  # transformers recomputes only layers in training mode; there is no dropout
+        layer.training = torch.is_grad_enabled()
     output = llama.model(inputs_embeds=embeddings, attention_mask=mask, position_ids=positions(valid), use_cache=False)
     return output.last_hidden_state
 

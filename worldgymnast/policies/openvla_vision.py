@@ -13,8 +13,10 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from worldgymnast.configs import MOST_WIDE, Between, Layers, Width, checked
+from worldgymnast.errors import FieldError
 
 PATCH = 14
 """Side of a patch, in pixels."""
@@ -47,6 +49,10 @@ class TowerConfig:
     hidden: Width
     registers: Annotated[int, Between(0, MOST_WIDE)] = 0
     has_scales: bool = False
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise FieldError("heads", f"found {self.heads}, expected a divisor of the width {self.width}")
 
 
 class _Attention(nn.Module):
@@ -106,9 +112,9 @@ class _PatchEmbedding(nn.Module):
 class Tower(nn.Module):
     """Vision transformer from normalized images to patches."""
 
-    def __init__(self, config: TowerConfig):
+    def __init__(self, config: TowerConfig, *, checkpointing: bool = False):
         super().__init__()
-        self.registers = config.registers
+        self.registers, self.checkpointing = config.registers, checkpointing
         self.patch_embed = _PatchEmbedding(config.width)
         self.pos_embed = nn.Parameter(torch.zeros(1, PATCHES, config.width))
         if config.registers:
@@ -124,17 +130,22 @@ class Tower(nn.Module):
             first = torch.cat([self.cls_token, self.reg_token], 1).expand(len(x), -1, -1)
             x = torch.cat([first.to(x.dtype), x], 1)
         for block in self.blocks:
-            x = block(x)
+            x = self._run(block, x)
         return x[:, self.registers :]
+
+    def _run(self, block: nn.Module, x: Tensor) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, x, use_reentrant=False)
+        return block(x)
 
 
 class VisionBackbone(nn.Module):
     """Both towers."""
 
-    def __init__(self, dino: TowerConfig, siglip: TowerConfig):
+    def __init__(self, dino: TowerConfig, siglip: TowerConfig, *, checkpointing: bool = False):
         super().__init__()
-        self.featurizer = Tower(dino)
-        self.fused_featurizer = Tower(siglip)
+        self.featurizer = Tower(dino, checkpointing=checkpointing)
+        self.fused_featurizer = Tower(siglip, checkpointing=checkpointing)
 
     def forward(self, pixels: Float[Tensor, "b c 224 224"]) -> Float[Tensor, "b p d"]:
         """Patches of every image, one image after the other; 6 channels per image, DINOv2's 3 first."""

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from worldgymnast.actions import ActionSpec
 from worldgymnast.configs import Positive, checked
-from worldgymnast.policies.flow_expert import FlowExpert, FlowExpertConfig
+from worldgymnast.policies.flow_expert import FlowExpert
+from worldgymnast.policies.flow_expert_config import FlowExpertConfig
 from worldgymnast.policies.pi0_network import Pi0Network, Pi0Sizes
 from worldgymnast.policies.prompts import Template
 from worldgymnast.protocols import ComponentInfo

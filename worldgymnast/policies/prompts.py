@@ -7,6 +7,7 @@ Hugging Face Hub (PaliGemma's needs an accepted license).
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -29,27 +30,41 @@ _BINS = np.linspace(-1, 1, 257)[:-1]
 
 
 @functools.lru_cache(maxsize=4)
-def load_tokenizer(source: str) -> Tokenizer:
+def load_tokenizer(source: str, expected: str = "") -> Tokenizer:
     """Load a tokenizer from a folder, a file or a hub name.
 
+    Args:
+        source: the folder, file or name.
+        expected: first 16 hex digits of the SHA-256 of a local file; "" for any.
+
     Raises:
-        InputError: there is none, or it cannot be read.
+        InputError: there is none, it cannot be read, or it is another one.
     """
     if not source:
         raise InputError(
             "policy: its config names no tokenizer, and checkpoints of its kind contain none. It cannot read "
             "instructions. Set 'tokenizer' to the language model's folder with tokenizer.json, or its hub name"
         )
-    path = Path(source)
+    path = Path(source) / _FILE if Path(source).is_dir() else Path(source)
+    if expected and path.is_file() and (found := tokenizer_hash(path)) != expected:
+        raise InputError(
+            f"{path}: its SHA-256 begins with {found}, but the policy was made with {expected}. It would read other "
+            "sentences. Restore the tokenizer of the policy"
+        )
     try:
-        if path.exists():
-            return Tokenizer.from_file(str(path / _FILE if path.is_dir() else path))
+        if Path(source).exists():
+            return Tokenizer.from_file(str(path))
         return Tokenizer.from_pretrained(source)
     except Exception as error:  # the library raises its own and the hub's errors
         raise InputError(
             f"{source}: no tokenizer can be loaded ({hub_reason(error, source)}). The policy cannot read instructions. "
             f"Give a folder with {_FILE}, or the hub name of the language model"
         ) from error
+
+
+def tokenizer_hash(path: Path) -> str:
+    """First 16 hex digits of the SHA-256 of a tokenizer's file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def prompt_ids(
@@ -84,7 +99,7 @@ def prompt_ids(
 
 
 def prompt_tokens(
-    source: str,
+    tokenizer: Tokenizer,
     template: Template,
     instructions: Sequence[str],
     length: int,
@@ -95,7 +110,7 @@ def prompt_tokens(
     The length is the same for every batch, so that learning computes what acting did.
 
     Args:
-        source: of the tokenizer, see `load_tokenizer`.
+        tokenizer: of the language model.
         template: format of the prompts.
         instructions: the sentences.
         length: number of tokens, n.
@@ -104,7 +119,6 @@ def prompt_tokens(
     Raises:
         InputError: a prompt is longer than `length`.
     """
-    tokenizer = load_tokenizer(source)
     tokens = torch.zeros(len(instructions), length, dtype=torch.int64)
     mask = torch.zeros(len(instructions), length, dtype=torch.bool)
     for row, sentence in enumerate(instructions):

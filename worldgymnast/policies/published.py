@@ -16,9 +16,17 @@ from worldgymnast.files import read_json_object, short
 
 FILE = "policy.json"
 """Name of a description in the folder of its checkpoint."""
-_KINDS: Mapping[str, str] = {"OpenVLACheckpoint": "worldgymnast.policies.openvla_checkpoint"}
+_KINDS: Mapping[str, str] = {
+    "OpenVLACheckpoint": "worldgymnast.policies.openvla_checkpoint",
+    "FlowCheckpoint": "worldgymnast.policies.flow_checkpoint",
+}
 """Module of each kind of description, whose `load(base)` returns the policy."""
-_TYPES: Mapping[str, str] = {"openvla": "OpenVLACheckpoint"}
+_TYPES: Mapping[str, str] = {
+    "openvla": "OpenVLACheckpoint",
+    "smolvla": "FlowCheckpoint",
+    "pi0": "FlowCheckpoint",
+    "pi05": "FlowCheckpoint",
+}
 """Kind of description of each type of model in a `config.json`."""
 
 
@@ -51,13 +59,17 @@ def load_published(path: Path) -> Any:
     return from_dict(description, data, str(file)).load(file.parent)
 
 
+_PAGES: Mapping[str, str] = {"OpenVLACheckpoint": "docs/openvla.md", "FlowCheckpoint": "docs/flow-experts.md"}
+"""Page about each kind of description."""
+
+
 def _explain(folder: Path) -> str:
     """Message about a folder without a description."""
     found = read_json_object(folder / "config.json") if (folder / "config.json").is_file() else {}
-    model = found.get("model_type") or found.get("type")
+    model = found.get("model_type") or found.get("type") or ("pi0" if "action_horizon" in found else None)
     if (kind := _TYPES.get(str(model))) is None:
         return f"{folder}: found no file but a folder, expected a policy, or a checkpoint with {FILE}"
     return (
         f"{folder}: its files do not say how actions are decoded, and a guess could be wrong unnoticed. Write {FILE} "
-        f'into it, {{"kind": "{kind}", "checkpoint": ".", ...}}, as docs/openvla.md shows'
+        f'into it, {{"kind": "{kind}", "checkpoint": ".", ...}}, as {_PAGES[kind]} shows'
     )

@@ -46,6 +46,17 @@ class _Layer(nn.Module):
         return x + self.mlp(self.layer_norm2(x))
 
 
+class _Embeddings(nn.Module):
+    def __init__(self, width: int, patch: int, patches: int):
+        super().__init__()
+        self.patch_embedding = nn.Conv2d(3, width, patch, stride=patch)
+        self.position_embedding = nn.Embedding(patches, width)
+
+    def forward(self, images: Tensor) -> Tensor:
+        positions = self.position_embedding.weight
+        return self.patch_embedding(images.to(positions.dtype)).flatten(2).transpose(1, 2) + positions
+
+
 class Siglip(nn.Module):
     """SigLIP tower: images to the features of their patches, after the last norm.
 
@@ -64,20 +75,14 @@ class Siglip(nn.Module):
 
     def __init__(self, width: int, layers: int, heads: int, hidden: int, patch: int, patches: int):
         super().__init__()
-        self.embeddings = nn.ModuleDict(
-            {
-                "patch_embedding": nn.Conv2d(3, width, patch, stride=patch),
-                "position_embedding": nn.Embedding(patches, width),
-            }
-        )
+        self.embeddings = _Embeddings(width, patch, patches)
         blocks = nn.ModuleList([_Layer(width, heads, hidden) for _ in range(layers)])
         self.encoder = nn.ModuleDict({"layers": blocks})
         self.post_layernorm = nn.LayerNorm(width, _EPSILON)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n c"]:
         """Patch features of square images in -1..1."""
-        patches = self.embeddings["patch_embedding"](images).flatten(2).transpose(1, 2)
-        x = patches + self.embeddings["position_embedding"].weight
+        x = self.embeddings(images)
         for block in self.encoder["layers"]:  # pyright: ignore[reportGeneralTypeIssues] - a ModuleList
             x = block(x)
         return self.post_layernorm(x)

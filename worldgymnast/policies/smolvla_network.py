@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from worldgymnast.configs import Layers, Positive, Width, checked
 from worldgymnast.errors import FieldError
-from worldgymnast.policies.experts import Context, Inputs, Layer, Norm, run_prefix, run_suffix, time_features
+from worldgymnast.policies.experts import Context, Inputs, Layer, Norm, extend, run_prefix, run_suffix, time_features
 from worldgymnast.policies.siglip import Siglip
 
 _EPSILON = 1e-5
@@ -162,24 +162,34 @@ class SmolVLANetwork(nn.Module):
         """The action expert."""
         return self.vlm_with_expert["lm_expert"]
 
-    def embed(self, inputs: Inputs) -> tuple[Float[Tensor, "b p c"], Bool[Tensor, " p"], Bool[Tensor, "b p"]]:
-        """Embedded prefix, where its blocks begin, and its mask: images and prompt see each other, then the state."""
+    def _embed(self, inputs: Inputs) -> tuple[Float[Tensor, "b p c"], Bool[Tensor, "b p"]]:
+        """Embedded images and prompt, and their mask."""
         vlm, scale = self._vlm, math.sqrt(self.sizes.width)
         images = [vlm.connector(vlm.vision_model(image)) * scale for image in inputs.images]
         count = images[0].shape[1]
         prompt = vlm.text_model.embed_tokens(inputs.tokens) * scale
-        state = self.state_proj(inputs.state)[:, None]
-        x = torch.cat([*images, prompt, state], 1)
         shown = inputs.image_mask.repeat_interleave(count, 1)
-        mask = torch.cat([shown, inputs.token_mask, torch.ones_like(inputs.token_mask[:, :1])], 1)
+        return torch.cat([*images, prompt], 1), torch.cat([shown, inputs.token_mask], 1)
+
+    def embed(self, inputs: Inputs) -> tuple[Float[Tensor, "b p c"], Bool[Tensor, " p"], Bool[Tensor, "b p"]]:
+        """Embedded prefix, where its blocks begin, and its mask: images and prompt see each other, then the state."""
+        seen, mask = self._embed(inputs)
+        x = torch.cat([seen, self.state_proj(inputs.state)[:, None].to(seen.dtype)], 1)
         blocks = torch.zeros(x.shape[1], dtype=torch.bool, device=x.device)
         blocks[-1] = True
-        return x, blocks, mask
+        return x, blocks, torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
 
     def context(self, inputs: Inputs) -> Context:
-        """Keys and values of the prefix; the same for every step of the flow."""
-        x, blocks, mask = self.embed(inputs)
-        return Context(run_prefix(list(self._vlm.text_model.layers), x, blocks, mask), mask, inputs.state)
+        """Keys and values of the prefix; the same for every step of the flow.
+
+        Images and prompt do not see the state, so they are computed without it, and without gradient if the
+        vision-language model is fixed.
+        """
+        seen, mask = self._embed(inputs)
+        layers = list(self._vlm.text_model.layers)
+        together = torch.zeros(seen.shape[1], dtype=torch.bool, device=seen.device)
+        prefix = Context(run_prefix(layers, seen, together, mask), mask, inputs.state)
+        return extend(layers, self.state_proj(inputs.state)[:, None], prefix)
 
     def hidden(self, context: Context, x: Float[Tensor, "b k a"], time: Float[Tensor, " b"]) -> Float[Tensor, "b k w"]:
         """Last hidden state of the expert for the noisy actions `x` at `time`, 1 (noise) to 0 (actions)."""

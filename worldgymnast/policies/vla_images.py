@@ -6,8 +6,6 @@ Frames are uint8 RGB [b h w 3] throughout. Sources: TensorFlow's kernels `crop_a
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -15,8 +13,6 @@ from torch import Tensor
 
 _RADIUS = 3.0
 """Radius of the Lanczos kernel, in pixels."""
-_JPEG_QUALITY = 95
-"""TensorFlow's default quality."""
 
 
 def center_crop(frames: UInt8[Tensor, "b h w 3"], area: float, size: int) -> UInt8[Tensor, "b s s 3"]:
@@ -82,28 +78,24 @@ def _lanczos_taps(length: int, size: int) -> tuple[Int[Tensor, "s n"], Float[Ten
     first = np.ceil(center - np.float32(_RADIUS) * scale - np.float32(0.5)).astype(np.int64)
     indices = first[:, None] + np.arange(2 * int(np.ceil(_RADIUS * scale)) + 1)
     distance = (indices.astype(np.float32) + np.float32(0.5) - center[:, None]) / scale
-    x = np.abs(distance).astype(np.float32)
-    angle = np.float32(np.pi) * np.maximum(x, np.float32(1e-3))
-    weights = np.float32(_RADIUS) * np.sin(angle) * np.sin(angle / np.float32(_RADIUS)) / (angle * angle)
-    is_outside = (x > _RADIUS) | (indices < 0) | (indices >= length)
-    weights = np.where(is_outside, 0, np.where(x <= 1e-3, 1, weights)).astype(np.float32)
-    weights /= weights.sum(1, keepdims=True)
+    weights = _lanczos_kernel(np.abs(distance).astype(np.float32))
+    weights[(indices < 0) | (indices >= length)] = 0
+    total = np.zeros(size, np.float32)
+    for tap in weights.T:  # one after the other, as TensorFlow adds
+        total += tap
+    weights *= (np.float32(1) / total)[:, None]
     return torch.from_numpy(indices.clip(0, length - 1)), torch.from_numpy(weights)
 
 
-def jpeg(frames: UInt8[Tensor, "b h w 3"]) -> UInt8[Tensor, "b h w 3"]:
-    """Encode and decode each frame as JPEG of quality 95, like the frames of RLDS data sets.
+def _lanczos_kernel(distance: np.ndarray) -> np.ndarray:
+    """Kernel at distances in pixels, float32, with TensorFlow's order of operations."""
+    pi, radius, x = np.float32(np.pi), np.float32(_RADIUS), np.maximum(distance, np.float32(1e-3))
 
-    TensorFlow decodes with a faster, less exact inverse transform, so single pixels can differ from it by a few levels.
-    """
-    from PIL import Image
+    def sine(angle: np.ndarray) -> np.ndarray:
+        return np.sin(angle.astype(np.float64)).astype(np.float32)
 
-    decoded = []
-    for frame in frames.cpu().numpy():
-        buffer = io.BytesIO()
-        Image.fromarray(frame).save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling="4:2:0")
-        decoded.append(np.array(Image.open(buffer)))
-    return torch.from_numpy(np.stack(decoded))
+    inside = radius * sine(pi * x) * sine(pi * x / radius) / (pi * pi * x * x)
+    return np.where(distance > radius, 0, np.where(distance <= 1e-3, 1, inside)).astype(np.float32)
 
 
 def bicubic(frames: UInt8[Tensor, "b h w 3"], size: int) -> UInt8[Tensor, "b s s 3"]:

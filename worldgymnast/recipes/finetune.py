@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from worldgymnast.rl.curriculum import LearnableStarts
 from worldgymnast.rl.reinforce import PairedRollouts, ReinforceConfig, reinforce
 from worldgymnast.rl.rollout import executed_per_look
 from worldgymnast.rl.starts import check_frame_size
+from worldgymnast.rl.trainer import copy_of
 from worldgymnast.run import LogCallback, Run
 from worldgymnast.surrogates.imagination import ImaginedSurrogate, Surrogate
 from worldgymnast.surrogates.pool import LocalPool
@@ -118,7 +118,7 @@ def finetune(
     inputs |= {} if audit is None else {"audit": identity(audit)}
     scoring = None if scorer is None else scorer.description()
     with Run(out, {"rl": to_dict(config), "scoring": scoring, "inputs": inputs}, on_log=on_metrics) as run:
-        trained = copy.deepcopy(policy)
+        trained = copy_of(policy)
         if run.summary is None:
             metrics = _train(trained, policy, surrogate, starts, config, run, scorer, audit, support)
             origin = dict(origin_of(policy) or {})
@@ -149,7 +149,7 @@ def _train(
     # Only the measurement of uncertainty needs the frames between two looks.
     rendered = surrogate.keyframes_only() if uncertainty is None else surrogate
     pool = LocalPool(
-        copy.deepcopy(policy) if config.ahead else policy,
+        copy_of(policy) if config.ahead else policy,
         rendered,
         surrogate.verdict_source,
         rows=config.rows,

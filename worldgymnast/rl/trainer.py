@@ -101,7 +101,7 @@ class Trainer:
     """
 
     def __init__(self, policy: Policy, config: TrainerConfig, start: Policy | None = None):
-        self.policy, self.config, self.start = policy, config, start or copy.deepcopy(policy)
+        self.policy, self.config, self.start = policy, config, start or copy_of(policy)
         self.kept: KeptWeights | None = None
         self.average = self.weights() if config.average else None
         self.acting: dict[str, Tensor] | None = None
@@ -187,7 +187,7 @@ class Trainer:
         """Return a frozen policy with the kept weights, or the start policy without any."""
         if self.kept is None:
             return self.start
-        policy = copy.deepcopy(self.start)
+        policy = copy_of(self.policy)
         policy.load_trainable(self.kept.weights)
         return policy
 
@@ -306,6 +306,16 @@ class Trainer:
 def _logprobs(policy: Policy, obs: Observation, chunk: ActionChunk) -> Tensor:
     """Return log-probabilities of the sampled tokens that acted, [looks t]."""
     return _acting(policy.logprobs(obs, chunk), policy.chunk, chunk.actions)
+
+
+def copy_of(policy: Policy) -> Policy:
+    """Copy of a policy that shares the tensors which training does not change: with adapters, nearly all of them."""
+    shared: dict[int, Any] = {}
+    if isinstance(policy, nn.Module):
+        trained = {tensor.data_ptr() for tensor in policy.trainable_state().values()}
+        frozen = [weight for weight in policy.parameters() if not weight.requires_grad]
+        shared = {id(weight): weight for weight in frozen if weight.data_ptr() not in trained}
+    return copy.deepcopy(policy, shared)
 
 
 def _acting(logprobs: Tensor, predicted: int, executed: Tensor) -> Tensor:

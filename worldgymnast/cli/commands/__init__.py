@@ -17,6 +17,7 @@ from worldgymnast.cli.commands.judge_files import JudgeCascade, JudgeEnsemble, J
 from worldgymnast.cli.commands.label import LabelEpisodes
 from worldgymnast.cli.commands.measure import Evaluate, EvalWorld, Report
 from worldgymnast.cli.commands.pipelines import Doctor, Dyna, Quickstart, Reproduce
+from worldgymnast.cli.commands.plan import Plan
 from worldgymnast.cli.commands.rl import Rl
 from worldgymnast.cli.commands.scenes import ScenesDistract, ScenesPhotograph, ScenesPlate, ScenesPropose
 from worldgymnast.cli.commands.train import Distill, Sft, TrainJudge, TrainWorld
@@ -26,6 +27,7 @@ __all__ = ["KINDS", "Command"]
 KINDS: dict[str, type[Command]] = {
     "doctor": Doctor,
     "check-env": CheckEnv,
+    "plan": Plan,
     "quickstart": Quickstart,
     "reproduce": Reproduce,
     "record": Record,

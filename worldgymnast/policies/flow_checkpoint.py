@@ -1,0 +1,396 @@
+"""Reader of published SmolVLA, pi0 and pi0.5 checkpoints in the layouts of lerobot and openpi.
+
+No code of the checkpoint runs. What its files leave open, above all the meaning of the actions, a `FlowCheckpoint`
+says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from torch import Tensor
+
+from worldgymnast.actions import ActionSpec, ActionSpecMismatch
+from worldgymnast.configs import Count, JsonObject, NonNegative, Once, checked
+from worldgymnast.errors import FieldError, InputError
+from worldgymnast.files import json_object, read_json_object, short
+from worldgymnast.policies.flow_chain import NoiseNet, SamplerConfig
+from worldgymnast.policies.flow_expert import FlowExpert
+from worldgymnast.policies.flow_layouts import Kind, kind_of, network_tensors, sizes_of, split_statistics
+from worldgymnast.policies.flow_statistics import (
+    LEROBOT_EPSILON,
+    OPENPI_EPSILON,
+    Affine,
+    affine,
+    camera_renames,
+    lerobot_statistics,
+    openpi_file,
+    openpi_statistics,
+    processor_modes,
+    relative_axes,
+)
+from worldgymnast.policies.lora import merge_adapter
+from worldgymnast.policies.openvla_files import checkpoint_folder, read_tensors
+from worldgymnast.policies.pi0 import Pi0, Pi0Config, Pi05, Pi05Config
+from worldgymnast.policies.prompts import tokenizer_hash
+from worldgymnast.policies.smolvla import SmolVLA, SmolVLAConfig
+from worldgymnast.weights import check_finite, check_shapes, shapes_of
+
+_KINDS: Mapping[str, tuple[type[FlowExpert], type[Any]]] = {
+    "smolvla": (SmolVLA, SmolVLAConfig),
+    "pi0": (Pi0, Pi0Config),
+    "pi05": (Pi05, Pi05Config),
+}
+_EXPECTED: Mapping[str, tuple[Any, ...]] = {
+    "n_obs_steps": (1,),
+    "adapt_to_pi_aloha": (False,),
+    "use_delta_joint_actions_aloha": (False,),
+    "use_visual_memory": (False,),
+    "use_proprioceptive_memory": (False,),
+    "add_image_special_tokens": (False,),
+    "attention_mode": ("cross_attn",),
+    "paligemma_variant": ("gemma_2b",),
+    "action_expert_variant": ("gemma_300m",),
+}
+"""Supported values of fields of config.json."""
+_PERIODS = (("min_period", 4e-3), ("max_period", 4.0))
+_EMPTY = "empty_camera"
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """Content of config.json: lerobot's if it has a "type", else openpi's."""
+
+    folder: Path
+    values: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> _Settings:
+        path = folder / "config.json"
+        values = read_json_object(path)
+        if "type" not in values and "action_horizon" not in values:
+            raise InputError(f"{path}: found neither 'type' (lerobot) nor 'action_horizon' (openpi), expected one")
+        for name, expected in _EXPECTED.items():
+            if name in values and values[name] not in expected:
+                raise InputError(
+                    f"{path}: field '{name}': found {short(values[name])}, expected {short(expected[0])}. Other "
+                    "variants are not supported"
+                )
+        return cls(folder, values)
+
+    @property
+    def is_lerobot(self) -> bool:
+        return "type" in self.values
+
+    def integer(self, name: str, default: int) -> int:
+        """Field that is an integer of 1 or more."""
+        value = self.values.get(name, default)
+        if not isinstance(value, int) or value < 1:
+            raise InputError(f"{self.folder / 'config.json'}: field '{name}': found {short(value)}, expected 1 or more")
+        return value
+
+    def check_kind(self, kind: Kind) -> None:
+        """Raise InputError if config.json names another kind than the tensors belong to."""
+        named = self.values.get("type", kind)
+        if named != kind:
+            raise InputError(
+                f"{self.folder}: config.json names {short(named)}, but the weights are those of {kind}. They do not "
+                "belong together. Copy the checkpoint again"
+            )
+
+    def check_sizes(self, sizes: Any) -> None:
+        """Raise InputError if config.json contradicts the sizes of the tensors."""
+        square = [sizes.image, sizes.image]
+        expected = {
+            "num_vlm_layers": sizes.layers,
+            "max_action_dim": sizes.action,
+            "action_dim": sizes.action,
+            "resize_imgs_with_padding": square,
+            "image_resolution": square,
+        }
+        depth = self.values.get("num_expert_layers", -1)
+        if isinstance(depth, int) and depth > 0:
+            expected["num_expert_layers"] = sizes.layers
+        for name, value in expected.items():
+            if (found := self.values.get(name, value)) != value:
+                raise InputError(
+                    f"{self.folder / 'config.json'}: field '{name}': found {short(found)}, but the weights have "
+                    f"{short(value)}. They do not belong together. Copy the checkpoint again"
+                )
+
+    def cameras(self) -> tuple[str, ...]:
+        """Names of the cameras in config.json, in order."""
+        renames = camera_renames(self.folder)
+        keys = [key for key, type_ in self._features() if type_ == "VISUAL" and _EMPTY not in key]
+        names = [renames.get(key, key).removeprefix("observation.").removeprefix("images.") for key in keys]
+        if not (shown := tuple(names)):
+            raise InputError(
+                f"{self.folder / 'config.json'}: names no cameras. Set 'cameras' to yours, in the order of the "
+                "checkpoint (pi0: base, left wrist, right wrist)"
+            )
+        return shown
+
+    def _features(self) -> list[tuple[str, str]]:
+        """Name and type of every input in config.json."""
+        path = self.folder / "config.json"
+        features = json_object(self.values.get("input_features") or {}, path, "input_features")
+        return [
+            (name, str(json_object(value, path, f"input_features.{name}").get("type")))
+            for name, value in features.items()
+        ]
+
+    @property
+    def has_state(self) -> bool:
+        """Whether config.json names a state among the inputs."""
+        return any(type_ == "STATE" for _, type_ in self._features())
+
+    def modes(self, kind: Kind) -> dict[str, str]:
+        """Normalization of "ACTION" and "STATE"."""
+        path = self.folder / "config.json"
+        default = "QUANTILES" if kind == "pi05" else "MEAN_STD"
+        found = json_object(self.values.get("normalization_mapping") or {}, path, "normalization_mapping")
+        if (mode := found.get("VISUAL", "IDENTITY")) != "IDENTITY":
+            raise InputError(f"{path}: images are normalized by {short(mode)}, expected IDENTITY. It is not supported")
+        for name, applied in processor_modes(self.folder).items():
+            if found.setdefault(name, applied) != applied:
+                raise InputError(
+                    f"{path}: field 'normalization_mapping.{name}': found {short(found[name])}, but the processors "
+                    f"have {applied}. Actions would be wrong. Correct one of them"
+                )
+        return {name: str(found.get(name, default)) for name in ("ACTION", "STATE")}
+
+
+@checked(kw_only=True)
+class FlowCheckpoint:
+    """Description of a published checkpoint: its place, and what its files leave open.
+
+    Attributes:
+        checkpoint: folder, relative to that of the description, or name on the hub.
+        action_spec: meaning of the actions, as JSON.
+        tokenizer: folder with the language model's tokenizer.json, relative to the description, or hub name; "" for the
+            name in config.json, if there is one.
+        cameras: cameras in the checkpoint's order; empty for the names in config.json. The first ones suffice.
+        chunk: actions per look; 0 for n_action_steps of lerobot, or all.
+        reads_state: whether the state is shown; it is not if the checkpoint has no statistics of it.
+        prompt: prompt of pi0.5: with the state ("pi05"), or the instruction alone ("pi0", openpi's discrete_state_input
+            = False). openpi's files do not say it.
+        binned_state: see `FlowExpertConfig`.
+        statistics: another norm_stats.json in openpi's format, relative to the description; "" for the checkpoint's.
+        asset: folder of the statistics within openpi's assets; "" for the only one.
+        adapter: folder of a LoRA adapter to merge, relative to the checkpoint; "" for none.
+        head: width of an attention head; 0 for that of the published model.
+        vision_heads: heads of the vision tower; 0 for those of the published model.
+        sampler: the sampler in reinforcement learning; None for "flow_sde" with the checkpoint's number of steps.
+        ratio: see `FlowExpertConfig`.
+        counted: see `FlowExpertConfig`.
+        trained: see `FlowExpertConfig`.
+        fixed: see `FlowExpertConfig`.
+        checkpointing: see `FlowExpertConfig`.
+        relative_axes: see `FlowExpertConfig`; None for what lerobot's files say. openpi's do not say whether its
+            DeltaActions was used, so there it must be given.
+        lora_rank: see `FlowExpertConfig`; the new adapters begin without effect.
+        lora_alpha: see `FlowExpertConfig`.
+    """
+
+    checkpoint: str
+    action_spec: JsonObject
+    tokenizer: str = ""
+    cameras: tuple[str, ...] = ()
+    chunk: Count = 0
+    reads_state: bool = True
+    prompt: Literal["", "pi0", "pi05"] = ""
+    binned_state: Count = 0
+    statistics: str = ""
+    asset: str = ""
+    adapter: str = ""
+    head: Count = 0
+    vision_heads: Count = 0
+    sampler: SamplerConfig | None = None
+    ratio: Literal["look", "number"] = "look"
+    counted: Literal["executed", "all"] = "executed"
+    trained: Literal["expert", "all"] = "expert"
+    fixed: Literal["float32", "bfloat16"] = "float32"
+    checkpointing: bool = False
+    relative_axes: Annotated[tuple[Count, ...], Once] | None = None
+    lora_rank: Count = 0
+    lora_alpha: NonNegative = 16.0
+
+    def load(self, base: Path = Path()) -> FlowExpert:
+        """Load the policy on the CPU.
+
+        Args:
+            base: folder that paths are relative to.
+
+        Raises:
+            InputError: a file is missing or damaged, describes another architecture or contradicts the description;
+                or tensors are missing, left over or misshapen.
+        """
+        folder = checkpoint_folder(self.checkpoint, base)
+        if (folder / "params").is_dir() and not (folder / "config.json").is_file():
+            raise InputError(
+                f"{folder}: found params/, a JAX checkpoint of openpi, expected its PyTorch form. Convert it with "
+                "openpi's examples/convert_jax_model_to_pytorch.py"
+            )
+        settings = _Settings.read(folder)
+        tensors = read_tensors(folder)
+        if self.adapter:
+            merge_adapter(tensors, folder / self.adapter)
+        tensors, stored = split_statistics(tensors)
+        tensors = network_tensors(tensors, folder)
+        kind = kind_of(tensors, folder)
+        settings.check_kind(kind)
+        spec = self._spec()
+        scales = self._scales(settings, kind, stored, spec, base)
+        config = self._config(settings, kind, tensors, base, scales.get("state"))
+        policy = _fill(kind, config, spec, tensors, scales, folder)
+        policy.adapt(self.lora_rank, self.lora_alpha)
+        return policy
+
+    def _spec(self) -> ActionSpec:
+        try:
+            return ActionSpec.from_dict(self.action_spec)
+        except ActionSpecMismatch as error:
+            raise FieldError("action_spec", str(error), type(self).__name__) from error
+
+    def _config(
+        self, settings: _Settings, kind: Kind, tensors: Mapping[str, Tensor], base: Path, state: Affine | None
+    ) -> Any:
+        """Config of the policy, by config.json and the description."""
+        every = settings.integer("self_attn_every_n_layers", 2)
+        sizes = sizes_of(kind, tensors, settings.folder, self.head, self.vision_heads, every)
+        settings.check_sizes(sizes)
+        horizon = settings.integer("chunk_size" if settings.is_lerobot else "action_horizon", 50)
+        steps = settings.integer("num_steps" if kind == "smolvla" else "num_inference_steps", 10)
+        length = settings.integer("tokenizer_max_length", 200 if kind == "pi05" else 48)
+        tokenizer = self._tokenizer(settings, base)
+        shortest, longest = (float(settings.values.get(name, default)) for name, default in _PERIODS)
+        values: dict[str, Any] = {"resize": "antialiased"} if not settings.is_lerobot else {}
+        if kind == "pi05":
+            values["prompt"] = self._prompt(settings)
+        return _KINDS[kind][1](
+            sizes=sizes,
+            horizon=horizon,
+            chunk=self.chunk or settings.integer("n_action_steps", horizon),
+            cameras=self.cameras or settings.cameras(),
+            tokenizer=tokenizer,
+            tokenizer_hash=_file_hash(tokenizer),
+            prompt_length=length,
+            state_dim=0 if state is None else len(state.offset),
+            binned_state=self.binned_state,
+            sampler=self.sampler or SamplerConfig(steps=steps),
+            ratio=self.ratio,
+            counted=self.counted,
+            trained=self.trained,
+            fixed=self.fixed,
+            checkpointing=self.checkpointing,
+            relative_axes=self._relative(settings),
+            shortest=shortest,
+            longest=longest,
+            **values,
+        )
+
+    def _prompt(self, settings: _Settings) -> str:
+        if not self.prompt and not settings.is_lerobot:
+            raise InputError(
+                f"{settings.folder}: openpi's files do not say whether the prompt of pi0.5 contains the state "
+                "(discrete_state_input). Actions could be wrong unnoticed. Set 'prompt' to \"pi05\" with it, or to "
+                '"pi0" without it, as for pi05_libero'
+            )
+        return self.prompt or "pi05"
+
+    def _relative(self, settings: _Settings) -> tuple[int, ...]:
+        if self.relative_axes is not None:
+            return self.relative_axes
+        if settings.is_lerobot:
+            return relative_axes(settings.folder, settings.values)
+        raise InputError(
+            f"{settings.folder}: openpi's files do not say whether actions were relative to the state in training "
+            "(DeltaActions, as in pi0_libero). Actions could be wrong unnoticed. Set 'relative_axes' to the indices of "
+            "those axes, or to [] for none"
+        )
+
+    def _tokenizer(self, settings: _Settings, base: Path) -> str:
+        if self.tokenizer and (base / self.tokenizer).exists():
+            return str((base / self.tokenizer).resolve())
+        if name := self.tokenizer or settings.values.get("vlm_model_name") or "":
+            return str(name)
+        raise InputError(
+            f"{settings.folder}: contains no tokenizer, so no instruction can be read. Set 'tokenizer' to a folder "
+            "with PaliGemma's tokenizer.json, or to its name on the hub, google/paligemma-3b-pt-224"
+        )
+
+    def _scales(
+        self, settings: _Settings, kind: Kind, stored: Mapping[str, Mapping[str, Any]], spec: ActionSpec, base: Path
+    ) -> dict[str, Affine]:
+        """Normalization of "action", and of "state" if it is read."""
+        file = base / self.statistics if self.statistics else openpi_file(settings.folder, self.asset)
+        is_lerobot = settings.is_lerobot and not self.statistics
+        if is_lerobot:
+            found = stored or lerobot_statistics(settings.folder)
+        else:
+            found = openpi_statistics(file) if file is not None else {}
+        if "action" not in found:
+            raise InputError(
+                f"{settings.folder}: has no statistics of actions, like the base models of lerobot, so actions have no "
+                "scale. Set 'statistics' to a norm_stats.json of your data, or use a finetuned checkpoint"
+            )
+        modes = settings.modes(kind) if is_lerobot else dict.fromkeys(("ACTION", "STATE"), _OPENPI_MODES[kind])
+        epsilon = LEROBOT_EPSILON if is_lerobot else OPENPI_EPSILON
+        scales = {"action": affine(found["action"], modes["ACTION"], epsilon, f"{settings.folder}: action")}
+        scales["action"] = _cut(scales["action"], spec.dim, settings.folder, is_lerobot=is_lerobot)
+        is_shown = self.reads_state and not (kind == "pi05" and self.prompt == "pi0")
+        if is_shown and "observation_state" in found:
+            where = f"{settings.folder}: observation.state"
+            scales["state"] = affine(found["observation_state"], modes["STATE"], epsilon, where)
+        elif is_shown and settings.has_state:
+            raise InputError(
+                f"{settings.folder}: reads the state, but has no statistics of it, so it has no scale. Set "
+                "'reads_state' to false to show zeros, or 'statistics' to a norm_stats.json with the state"
+            )
+        return scales
+
+
+_OPENPI_MODES: Mapping[str, str] = {"pi0": "MEAN_STD", "pi05": "QUANTILES", "smolvla": "MEAN_STD"}
+
+
+def _cut(scale: Affine, width: int, folder: Path, *, is_lerobot: bool) -> Affine:
+    """The first `width` numbers; openpi can store padding axes."""
+    found = len(scale.offset)
+    if found < width or (is_lerobot and found != width):
+        raise InputError(
+            f"{folder}: has statistics of {found} action axes, but 'action_spec' has {width}. Actions would be wrong. "
+            "Name the axes of the checkpoint's data in 'action_spec'"
+        )
+    return Affine(scale.offset[:width], scale.scale[:width])
+
+
+def _file_hash(tokenizer: str) -> str:
+    path = Path(tokenizer) / "tokenizer.json" if Path(tokenizer).is_dir() else Path(tokenizer)
+    return tokenizer_hash(path) if path.is_file() else ""
+
+
+def _fill(
+    kind: Kind, config: Any, spec: ActionSpec, tensors: Mapping[str, Tensor], scales: Mapping[str, Affine], folder: Path
+) -> FlowExpert:
+    """Policy with the given tensors, without initializing weights first."""
+    policy_type: Any = _KINDS[kind][0]
+    with torch.device("meta"):
+        policy: FlowExpert = policy_type(config, spec)
+    known = {f"model.{name}": tensor for name, tensor in tensors.items()}
+    known |= {f"{name}_{part}": value for name in scales for part, value in scales[name]._asdict().items()}
+    if "state" not in scales:
+        known |= {"state_offset": torch.zeros(0), "state_scale": torch.ones(0)}
+    if config.sampler.method == "flow_noise":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_SEED)
+            noise = NoiseNet(config.sizes.expert_width, config.sizes.action)
+        known |= {f"noise_net.{name}": tensor for name, tensor in noise.state_dict().items()}
+    check_shapes(shapes_of(policy.state_dict()), shapes_of(known), policy_type.__name__, folder)
+    check_finite(folder, known)
+    policy.fill(known)
+    return policy
