@@ -1,21 +1,24 @@
 """A LeRobot owner's data set, written by lerobot itself, and a data set of this project trained by lerobot.
 
-`record` and `train` run in lerobot's own environment (Python 3.12, `pip install "lerobot[dataset,training]"`), and need
-nothing of this project:
+`record`, `load` and `train` run in lerobot's own environment (Python 3.12, `pip install "lerobot[dataset,training]"`),
+and need nothing of this project:
 
-    python studies/lerobot_owner.py record data/mine    # two cameras, six joints, LeRobotDataset.add_frame
-    python studies/lerobot_owner.py train data/ours     # two steps of ACT with lerobot-train
+    python studies/lerobot_owner.py record data/mine          # two cameras, six joints, LeRobotDataset.add_frame
+    python studies/lerobot_owner.py record data/tuesday 100 6 # six more episodes, from another random seed on
+    python studies/lerobot_owner.py load data/mine            # read every row
+    python studies/lerobot_owner.py train data/ours           # two steps of ACT with lerobot-train
 
 `write` runs in this project's environment:
 
     python studies/lerobot_owner.py write data/ours
 
 The arm is simulated: the first two joints move it over a table, the gripper takes a block, and the block belongs in one
-of two bins. Six of ten episodes succeed; `results.csv` beside the data set says which, as an owner's notes would.
+of two bins. Three of five episodes succeed; `mine.csv` beside the data set says which, as an owner's notes would.
 """
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -104,8 +107,8 @@ def paint(picture: np.ndarray, place: Any, radius: float, color: tuple[int, int,
     picture[rows[0] : rows[1], columns[0] : columns[1]] = color
 
 
-def record(path: Path) -> None:
-    """Write the data set with lerobot, and `results.csv` beside it."""
+def record(path: Path, first: int = 0, count: int = EPISODES) -> None:
+    """Write `count` episodes with lerobot, and `results.csv` beside it."""
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     pictures = {"dtype": "video", "shape": (HEIGHT, WIDTH, 3), "names": ["height", "width", "channels"]}
@@ -114,15 +117,15 @@ def record(path: Path) -> None:
     features |= {"observation.state": numbers, "action": numbers}
     made = LeRobotDataset.create("owner/mine", FPS, features, root=path, robot_type="so101_follower")
     lines = ["episode,success"]
-    for index in range(EPISODES):
-        frames, is_success = episode(index)
+    for index in range(count):
+        frames, is_success = episode(first + index)
         for frame in frames:
             made.add_frame(frame)
         made.save_episode()
         lines.append(f"{index},{int(is_success)}")
     made.finalize()
-    path.with_name("results.csv").write_text("\n".join(lines) + "\n")
-    print(f"{path}: {EPISODES} episodes, {len(made)} frames, written by lerobot {version()}")
+    path.with_name(f"{path.name}.csv").write_text("\n".join(lines) + "\n")
+    print(f"{path}: {count} episodes, {len(made)} frames, written by lerobot {version()}")
 
 
 def write(path: Path) -> None:
@@ -179,12 +182,22 @@ def train(path: Path) -> None:
     ]
     print("$ " + " ".join(command))
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
-    lines = (ran.stdout + ran.stderr).splitlines()
+    said = ran.stdout + ran.stderr
     if ran.returncode:
-        sys.exit("\n".join(lines[-20:]))
-    for line in lines:
-        if "step:" in line or "num_learnable_params" in line or "input_features" in line:
-            print(line.split(" ", 3)[-1])
+        sys.exit("\n".join(said.splitlines()[-20:]))
+    for line in re.findall(r"num_learnable_params=\S+ \S+|step:\d+ .*loss:[\d.]+", said):
+        print(line)
+
+
+def load(path: Path) -> None:
+    """Load every row of a data set with lerobot."""
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    found = LeRobotDataset("owner/set", root=path)
+    rows = [found[index] for index in range(len(found))]
+    numbers = sorted({int(row["episode_index"]) for row in rows})
+    tasks = sorted({row["task"] for row in rows})
+    print(f"lerobot {version()} loads {path}: episodes {numbers[0]} to {numbers[-1]}, {len(rows)} rows, tasks {tasks}")
 
 
 def version() -> str:
@@ -195,4 +208,5 @@ def version() -> str:
 
 
 if __name__ == "__main__":
-    {"record": record, "write": write, "train": train}[sys.argv[1]](Path(sys.argv[2]))
+    command: Any = {"record": record, "write": write, "train": train, "load": load}[sys.argv[1]]
+    command(Path(sys.argv[2]), *map(int, sys.argv[3:]))
