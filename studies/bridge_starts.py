@@ -2,7 +2,7 @@
 
 `python -m studies.bridge_starts DATA OUT` reads BridgeData V2 in RLDS, and prints and runs the commands that train a
 policy, `bridge-25m` and a judge on some of its episodes, and finetune the policy from first frames of the others. At
-the end, a picture of noise must be refused.
+the end, a picture of noise and one of another robot, Meta-World's, must be refused.
 
 The demonstrations have no success labels and no failures. So the judge learns from a substitute: a demonstration is a
 success at its last frame, and the same demonstration with the sentence of another task is a failure. That is enough to
@@ -26,10 +26,12 @@ from tyro.conf import Positional
 
 from studies.command import run
 from worldgymnast.cli.main import main
+from worldgymnast.envs.metaworld import MetaWorld
 from worldgymnast.episodes import formats, lerobot
 from worldgymnast.episodes.starts import write_start
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import InputError
+from worldgymnast.preprocessing import resize
 from worldgymnast.types import Episode
 
 TASK = "bridge"
@@ -79,7 +81,7 @@ class BridgeStarts:
 
 
 def prepare(episodes: EpisodeSet, out: Path) -> None:
-    """Write OUT/demos, OUT/labelled, OUT/test (data sets) and OUT/scenes, OUT/strange (pictures)."""
+    """Write OUT/demos, OUT/labelled, OUT/test (data sets) and OUT/scenes, OUT/noise, OUT/metaworld (pictures)."""
     if out.exists():
         raise InputError(f"{out}: already exists. Remove it, or give a new path")
     is_held_out = np.arange(len(episodes)) % STRIDE == STRIDE - 1
@@ -91,7 +93,11 @@ def prepare(episodes: EpisodeSet, out: Path) -> None:
         start = held_out.episode(e).start()
         write_start(out / "scenes", f"scene-{e}", start.frame, [start.instruction], TASK)
     noise = np.random.default_rng(0).integers(0, 256, episodes.frames.shape[1:], dtype=np.uint8)
-    write_start(out / "strange", "noise", noise, [episodes.instruction[0]], TASK)
+    robot = MetaWorld()
+    for start in robot.photograph(robot.layouts(1, 0)):
+        frame = resize(start.frame, (episodes.size[0], episodes.size[1]))
+        write_start(out / "metaworld", start.task, frame, [episodes.instruction[0]], TASK)
+    write_start(out / "noise", "noise", noise, [episodes.instruction[0]], TASK)
 
 
 def labelled(episodes: EpisodeSet) -> Iterator[Episode]:
@@ -151,22 +157,10 @@ def commands(
                 *common,
             ],
         ),
-        (
-            2,
-            [
-                "rl",
-                "quickstart",
-                *measured,
-                "--starts",
-                out / "strange",
-                *files,
-                "--out",
-                out / "refused",
-                *brief.get("rl", ()),
-                *common,
-            ],
-        ),
     ]
+    for strange in ("noise", "metaworld"):
+        refused = ["--starts", out / strange, *files, "--out", out / "refused", *brief.get("rl", ()), *common]
+        rows.append((2, ["rl", "quickstart", *measured, *refused]))
     for code, words in rows:
         yield code, [str(word) for word in words]
 

@@ -6,9 +6,9 @@ reference or a config describes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass, replace
 from dataclasses import fields as fields_of
-from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -116,6 +116,35 @@ def _environment_class(kind: str) -> type[Any]:
 
 def _plain(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
+
+
+@dataclass(frozen=True)
+class OptionalMembers:
+    """What a real environment may have beyond the Protocol `RealEnvironment`, and what holds without it.
+
+    Larger parts have Protocols of their own: `Demonstrates`, `KeepsLayouts` and `HasTiling` in `protocols`.
+
+    Attributes:
+        state_names: one name for each number of the state; empty for a state without names, or for none.
+        has_expert: whether the single environment of `Demonstrates.open` has an expert; if not, it can only play.
+        noise_scale: share of the noise of recordings, one number, or one per axis.
+        check: raises InputError if the environment cannot run here; called before anything is computed.
+
+    >>> OptionalMembers.of(environment(DEFAULT_ENVIRONMENT)).has_expert, OptionalMembers.of(object()).noise_scale
+    (True, 1.0)
+    """
+
+    state_names: tuple[str, ...] = ()
+    has_expert: bool = True
+    noise_scale: float | Sequence[float] = 1.0
+    check: Callable[[], None] | None = None
+
+    @classmethod
+    def of(cls, env: object) -> OptionalMembers:
+        """Those of an environment."""
+        known: dict[str, Any] = {one.name: getattr(env, one.name) for one in fields_of(cls) if hasattr(env, one.name)}
+        known["state_names"] = tuple(known.get("state_names", ()))
+        return cls(**known)
 
 
 def resized(config: Any, size: tuple[int, int]) -> Any:

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from worldgymnast.arguments import missing_members
+from worldgymnast.environments import OptionalMembers
 from worldgymnast.envs.anygym import Gymnasium
 from worldgymnast.envs.inspection import Inspection, horizon_problem, inspect_description, inspect_episode
 from worldgymnast.errors import InputError
@@ -461,14 +462,14 @@ def describe_environment(env: Any) -> dict[str, str]:
         "bounds": " ".join(f"{low:g}..{high:g}" for low, high in zip(spec.low, spec.high, strict=True)),
         "cameras": f"{cameras}; frame {height}x{width}",
     }
-    if names := getattr(env, "state_names", ()):
+    if names := OptionalMembers.of(env).state_names:
         found["state"] = f"{len(names)} numbers ({', '.join(names)})"
     rate = spec.rate
     seconds = f" ({env.horizon / rate:.3g} s)" if rate else ""
     found["horizon"] = f"{env.horizon} actions{seconds}"
     found["tasks"] = "; ".join(f"{task}: {' / '.join(env.instructions(task))}" for task in env.tasks)
     if isinstance(env, Demonstrates):
-        found["expert"] = "yes" if getattr(env, "has_expert", True) else "no"
+        found["expert"] = "yes" if OptionalMembers.of(env).has_expert else "no"
     return found
 
 

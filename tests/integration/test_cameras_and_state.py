@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import torch
 import two_cameras
 from two_cameras import FRONT, JOINTS, WRIST
 
+from worldgymnast.cli.data_defaults import size_for
 from worldgymnast.cli.main import main
 from worldgymnast.cli.origins import size_in
 from worldgymnast.episodes import formats
@@ -271,3 +274,41 @@ def test_imitation_goes_on_at_one_size(trained: Path, tmp_path: Path, capsys: py
     error = capsys.readouterr().err
     assert "policy: trained on pictures of 32x37 pixels (camera 'front'), but the data set gives 32x18" in error
     assert not (tmp_path / "more").exists()
+
+
+def test_data_check_reads_every_camera(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "check", str(trained / "data")]) == 0
+    assert "2 cameras; training commands need --image-key front wrist, or one of them" in capsys.readouterr().out
+    shutil.copytree(trained / "data", tmp_path / "broken")
+    video = next((tmp_path / "broken").rglob(f"*{WRIST}*/**/*.mp4"))
+    video.write_bytes(video.read_bytes()[:100])
+    assert main(["data", "check", str(tmp_path / "broken")]) == 1
+    assert str(video) in capsys.readouterr().out
+    assert main(["data", "check", str(tmp_path / "broken"), "--image-key", "front"]) == 0
+    assert "training commands need" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("cameras", "size", "said"),
+    [
+        (None, None, ""),  # the reader asks which
+        ("front", 64, "frames of 48x64 pixels are resized to 64x64"),
+        (WRIST, 64, "frames of 40x40 pixels are resized to 64x64"),
+        (("front", "wrist"), (64, 128), "2 cameras side by side are resized to 64x128 together"),
+        ("all", (64, 128), "2 cameras side by side are resized to 64x128 together"),
+    ],
+)
+def test_the_default_size(
+    cameras: Any, size: Any, said: str, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert size_for([trained / "data"], None, cameras) == size
+    out = capsys.readouterr().out
+    assert said in out
+    assert bool(out) == bool(said)
+
+
+def test_frames_of_whole_tiles_are_kept(tmp_path: Path) -> None:
+    two_cameras.write(tmp_path / "data", 1)
+    formats.convert(tmp_path / "data", tmp_path / "large", size=128)
+    assert size_for([tmp_path / "large"], None, ("front", "wrist")) is None
+    assert formats.read(tmp_path / "large", image_key=("front", "wrist")).size == (128, 256)

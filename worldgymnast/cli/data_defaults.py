@@ -15,7 +15,7 @@ import numpy as np
 
 from worldgymnast.cli.environment import is_metaworld
 from worldgymnast.cli.inputs import Components
-from worldgymnast.episodes.sizes import frame_size, frame_sizes
+from worldgymnast.episodes.sizes import ambiguous_cameras, frame_size, frame_sizes
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import InputError
 from worldgymnast.preprocessing import Size, compact, sides, size_text
@@ -63,6 +63,8 @@ def size_for(
         return size
     if cameras == "all" or (isinstance(cameras, tuple) and len(cameras) > 1):
         return _size_of_several(paths, cameras, target)
+    if cameras is None and ambiguous_cameras(paths[0]):
+        return None  # the reader reports that one has to be chosen
     sizes = [frame_size(path, cameras) for path in paths]
     if None in sizes or all(map(_is_kept, filter(None, sizes))):
         return None

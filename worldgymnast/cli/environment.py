@@ -17,6 +17,7 @@ from worldgymnast.environments import (
     DEFAULT_ENVIRONMENT,
     ENVIRONMENT_CONFIGS,
     EnvironmentConfig,
+    OptionalMembers,
     environment,
     resized,
     with_horizon,
@@ -145,8 +146,8 @@ def check_tasks(config: EnvironmentConfig, tasks: Sequence[str] = ()) -> None:
     """
     own = [task for task in tasks if task not in config.tasks]
     robot = environment(replace(config, tasks=(*config.tasks, *own)) if own and config.tasks else config)
-    if hasattr(robot, "check"):
-        robot.check()  # pyright: ignore[reportAttributeAccessIssue] - an optional member
+    if (check := OptionalMembers.of(robot).check) is not None:
+        check()
         return
     if unknown := [task for task in tasks if task not in robot.tasks]:
         raise InputError(f"--task: found '{unknown[0]}', expected {' or '.join(robot.tasks)}")

@@ -13,7 +13,7 @@ from worldgymnast.cli.environment import check_policy, check_tasks, fitted, is_m
 from worldgymnast.cli.origins import check_same_state, fps_of, rule_of
 from worldgymnast.environments import EnvironmentConfig
 from worldgymnast.episodes import formats
-from worldgymnast.episodes.labels import SUFFIX, Labels
+from worldgymnast.episodes.labels import SUFFIX, Labels, read_labels
 from worldgymnast.episodes.rates import is_same_rate
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.errors import InputError
@@ -133,8 +133,17 @@ def read_each(
 def _print_unused_labels(paths: Sequence[Path]) -> None:
     """Print which data sets have label files beside or inside their folder that were not given."""
     for path in paths:
-        for file in sorted([*path.glob(f"*labels*{SUFFIX}"), *path.parent.glob(f"{path.name}*labels*{SUFFIX}")]):
+        beside = [one for one in path.parent.glob(f"*labels*{SUFFIX}") if _is_made_for(one, path)]
+        for file in sorted([*path.glob(f"*labels*{SUFFIX}"), *beside]):
             print(f"{file}: not used; to use these labels, add --labels {file}")
+
+
+def _is_made_for(file: Path, path: Path) -> bool:
+    """Return whether a label file names a data set, in its own name or in its content."""
+    try:
+        return file.name.startswith(path.name) or Path(read_labels(file).data).name == path.name
+    except (InputError, OSError):
+        return False
 
 
 def hold_out_each(

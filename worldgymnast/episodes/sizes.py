@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from worldgymnast.episodes.depth import is_depth
 from worldgymnast.episodes.formats import detect
 from worldgymnast.errors import InputError
 from worldgymnast.files import read_json_object
@@ -33,27 +34,36 @@ def frame_size(path: Path, cameras: str | Sequence[str] | None = None) -> tuple[
         if kind == "rlds":
             return _rlds(read_json_object(path / "features.json"), camera)
         return _lerobot(read_json_object(path / "meta/info.json"), camera)
-    except (InputError, StopIteration, OSError, KeyError, TypeError, ValueError, AttributeError):
+    except (InputError, StopIteration, OSError, LookupError, TypeError, ValueError, AttributeError):
         return None
 
 
 def frame_sizes(path: Path, cameras: str | Sequence[str]) -> list[tuple[int, int] | None]:
     """Height and width of the frames of each of several cameras; "all" are those in the metadata."""
-    names = cameras
-    if cameras == "all":
-        try:
-            names = _cameras(path)
-        except (InputError, OSError, KeyError, TypeError, ValueError, AttributeError):
-            names = ()
+    names = camera_names(path) if cameras == "all" else cameras
     return [frame_size(path, name) for name in ([names] if isinstance(names, str) else names)]
 
 
-def _cameras(path: Path) -> list[str]:
-    """Names of all cameras of a LeRobot or RLDS data set."""
-    if detect(path) == "rlds":
-        return [name for name, feature in _observation(read_json_object(path / "features.json")) if "image" in feature]
-    features = read_json_object(path / "meta/info.json")["features"]
-    return [name for name, feature in features.items() if feature.get("dtype") in ("video", "image")]
+def camera_names(path: Path) -> list[str]:
+    """Names of all color cameras of a LeRobot or RLDS data set.
+
+    Empty if the metadata are missing or invalid, which the reader reports.
+    """
+    try:
+        if detect(path) == "rlds":
+            observed = _observation(read_json_object(path / "features.json"))
+            return [name for name, feature in observed if "image" in feature]
+        features = read_json_object(path / "meta/info.json")["features"]
+        cameras = {name: one for name, one in features.items() if one.get("dtype") in ("video", "image")}
+        return [name for name, one in cameras.items() if not is_depth(name, one)]
+    except (InputError, OSError, KeyError, TypeError, ValueError, AttributeError):
+        return []
+
+
+def ambiguous_cameras(path: Path) -> list[str]:
+    """Names of the color cameras of a LeRobot data set that has several, so that a reader must be told which."""
+    names = camera_names(path)
+    return names if len(names) > 1 and detect(path).startswith("lerobot") else []
 
 
 def _observation(features: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -63,7 +73,8 @@ def _observation(features: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 def _lerobot(info: Mapping[str, Any], camera: str | None) -> tuple[int, int] | None:
     features = {name: f for name, f in info["features"].items() if f.get("dtype") in ("video", "image")}
-    feature = features[camera] if camera else next(iter(features.values()))
+    named = [name for name in features if name == camera or name.endswith(f".{camera}")]
+    feature = features[camera if camera in features else named[0]] if camera else next(iter(features.values()))
     names = feature.get("names")
     return _height_width(feature["shape"], str(names[0]).startswith("channel") if isinstance(names, list) else None)
 

@@ -20,6 +20,7 @@ import torch
 
 from worldgymnast.actions import ActionSpec
 from worldgymnast.configs import Between, Executed, NonNegative, Positive, Seed, checked
+from worldgymnast.environments import OptionalMembers
 from worldgymnast.episodes.lerobot import LeRobotWriter, read
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import FieldError, InputError
@@ -115,7 +116,7 @@ def _record_episode(env: Demonstrates, scene: ScriptedEnv, job: _Job, length: in
     low, high = np.array(spec.low), np.array(spec.high)
     noise *= (high - low) / 2
     if job.kind != "play":
-        noise = noise * np.asarray(getattr(env, "noise_scale", 1.0))
+        noise = noise * np.asarray(OptionalMembers.of(env).noise_scale)
     if spec.is_absolute:  # targets: the noise is around the middle
         noise += (1 - keep) * (low + high) / 2
     observed, info = scene.reset(seed=job.layout, options={"task": job.task})
@@ -233,7 +234,7 @@ def record_to(path: Path, env: RealEnvironment, config: RecordConfig) -> Episode
             raise InputError(
                 f"{type(env).__name__} has no scripted experts, so it cannot record demonstrations. Give recorded data"
             )
-        if not getattr(env, "has_expert", True) and config.expert + config.noisy:
+        if not OptionalMembers.of(env).has_expert and config.expert + config.noisy:
             raise InputError(
                 "environment: found no expert_action(), so it cannot demonstrate. Record play alone, with --expert 0 "
                 "--noisy 0, or give recorded demonstrations"
@@ -245,10 +246,10 @@ def record_to(path: Path, env: RealEnvironment, config: RecordConfig) -> Episode
 
 def _write(path: Path, env: RealEnvironment, episodes: Iterator[Episode], label: str, total: int) -> None:
     """Write `episodes` as they arrive, with a progress bar."""
-    names = getattr(env, "state_names", ())
+    names = OptionalMembers.of(env).state_names
     with LeRobotWriter(path, env.action_spec, frame_rate(env)) as writer, Progress(label, total) as progress:
         for episode in episodes:
-            writer.add(_apart(replace(episode, state_names=tuple(names)), tiling_of(env)))
+            writer.add(_apart(replace(episode, state_names=names), tiling_of(env)))
             progress.advance()
 
 

@@ -12,7 +12,7 @@ from worldgymnast.actions import ActionSpecMismatch, require_same
 from worldgymnast.arguments import check_pictures
 from worldgymnast.cli.command import Command, OptionalPath
 from worldgymnast.configs import Positive, checked
-from worldgymnast.environments import DEFAULT_ENVIRONMENT, EnvironmentConfig, unopened_environment
+from worldgymnast.environments import DEFAULT_ENVIRONMENT, EnvironmentConfig, OptionalMembers, unopened_environment
 from worldgymnast.errors import InputError
 from worldgymnast.protocols import RealEnvironment, frame_size, tiling_of
 from worldgymnast.registry import load_policy
@@ -72,7 +72,7 @@ def policy_problems(path: Path, robot: RealEnvironment) -> list[str]:
         require_same(policy.action_spec, robot.action_spec, f"{path} and environment")
     except ActionSpecMismatch as error:
         problems.append(f"{error}. Give a policy that was trained on its actions, or correct --env.spec")
-    if "state" in policy.needs and not getattr(robot, "state_names", ()):
+    if "state" in policy.needs and not OptionalMembers.of(robot).state_names:
         problems.append(f"{path}: needs proprioception, which the environment does not give. Set --env.state-key")
     missing = [name for name in policy.cameras if name not in ("image", *robot.cameras)]
     if missing:

@@ -32,6 +32,7 @@ from worldgymnast.episodes.formats import ConversionSummary
 from worldgymnast.episodes.labels import Labels
 from worldgymnast.episodes.lerobot_layout import read_layout
 from worldgymnast.episodes.merge import merge
+from worldgymnast.episodes.sizes import ambiguous_cameras
 from worldgymnast.errors import InputError
 from worldgymnast.recipes.record import PolicyRecordConfig, RecordConfig, record_policy_to, record_to
 from worldgymnast.recipes.reproduce import Recipe
@@ -107,6 +108,8 @@ class RecordPolicy(DeviceCommand):
 class DataCheck(DatasetCommand):
     """Check a data set (LeRobot, RLDS or WorldGym), file by file.
 
+    All cameras are checked, unless some are named.
+
     Attributes:
         path: data set folder.
     """
@@ -115,11 +118,15 @@ class DataCheck(DatasetCommand):
 
     def __call__(self) -> int:
         """Print the findings; return 1 if one of them is an error."""
-        findings = check(self.path, self.cameras, self.fps)
+        several = [] if self.image_key else ambiguous_cameras(self.path)
+        findings = check(self.path, "all" if several else self.cameras, self.fps)
         for finding in findings:
             print(finding)
         errors = sum(finding.severity == "error" for finding in findings)
         print(f"{self.path}: {counted(errors, 'error')}, {counted(len(findings) - errors, 'warning')}")
+        if several:
+            short = " ".join(name.rpartition(".")[2] for name in several)
+            print(f"{self.path}: {len(several)} cameras; training commands need --image-key {short}, or one of them")
         return int(errors > 0)
 
 
