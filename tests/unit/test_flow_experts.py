@@ -13,9 +13,11 @@ import torch.nn.functional as F
 from scipy import stats
 from tiny_vla import KINDS, tiny_policy, write_tokenizer
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from worldgymnast.actions import libero_spec
 from worldgymnast.errors import InputError
+from worldgymnast.measure.memory import LiveBytes
 from worldgymnast.policies.flow_chain import Method, SamplerConfig
 from worldgymnast.policies.flow_expert import training_times
 from worldgymnast.policies.prompts import load_tokenizer, prompt_ids, prompt_tokens
@@ -183,6 +185,25 @@ def test_a_fixed_prefix_keeps_no_activations_for_the_gradient(kind: str, tokeniz
     cache = sum(tensor.numel() for pair in context.cache for tensor in pair)
     numbers = sum(tensor.untyped_storage().nbytes() // tensor.element_size() for tensor in saved.values())
     assert numbers <= (1.5 * cache if kind == "smolvla" else 0)
+
+
+@kinds
+def test_memory_is_planned_on_tensors_without_contents(kind: str, tokenizer: str) -> None:
+    peaks = []
+    for checkpointing in (False, True):
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            sizes = {"expert_width": 512, "expert_hidden": 1024, "layers": 6}
+            policy = tiny_policy(
+                kind, tokenizer, sampler("flow_sde", 8), changed=sizes, state_dim=2, checkpointing=checkpointing,
+                prompt_length=60,
+            )  # fmt: skip
+            images = {"image": torch.zeros(4, 32, 32, 3, dtype=torch.uint8)}
+            obs = Observation(images, ["open the drawer"] * 4, torch.zeros(4, 2))
+            chunk = policy.act(obs, temperature=1.0, generator=None)
+            with LiveBytes() as memory:
+                policy.logprobs(obs, chunk)
+        peaks.append(memory.peak)
+    assert peaks[1] < 0.5 * peaks[0]
 
 
 @kinds

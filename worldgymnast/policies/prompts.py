@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from tokenizers import Tokenizer
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 
 from worldgymnast.errors import InputError
 from worldgymnast.files import short
@@ -121,8 +122,11 @@ def prompt_tokens(
     """
     tokens = torch.zeros(len(instructions), length, dtype=torch.int64)
     mask = torch.zeros(len(instructions), length, dtype=torch.bool)
+    numbers = None
+    if state is not None:  # tensors without contents, by which memory is planned, count as zeros
+        numbers = np.zeros(state.shape) if is_fake(state) else state.cpu().numpy()
     for row, sentence in enumerate(instructions):
-        ids = prompt_ids(tokenizer, template, sentence, None if state is None else state[row].cpu().numpy())
+        ids = prompt_ids(tokenizer, template, sentence, None if numbers is None else numbers[row])
         if len(ids) > length:
             raise InputError(
                 f"policy: the prompt of {short(sentence)} has {len(ids)} tokens, but the policy reads {length}. "
