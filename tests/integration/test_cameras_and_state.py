@@ -16,7 +16,7 @@ from two_cameras import FRONT, JOINTS, WRIST
 
 from worldgymnast.cli.data_defaults import size_for
 from worldgymnast.cli.main import main
-from worldgymnast.cli.origins import size_in
+from worldgymnast.cli.origins import cameras_of, size_in
 from worldgymnast.episodes import formats
 from worldgymnast.errors import InputError
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
@@ -174,6 +174,8 @@ def test_iterated_imitation_of_a_policy_with_state(trained: Path, tmp_path: Path
     config = IterSftConfig(rounds=1, starts=2, group_size=2, horizon=8, batch=8, fit=FitConfig(steps=2))
     after = iter_sft(policy, Imagination.of(policy, world, Parity(), 8), starts, demos, tmp_path / "rounds", config)
     assert after.identity != policy.identity
+    assert size_in(tmp_path / "rounds/policy.safetensors") == (32, 64)
+    assert cameras_of(tmp_path / "rounds/policy.safetensors") == ("front", "wrist")
 
 
 def test_pictures_of_another_size_are_refused(

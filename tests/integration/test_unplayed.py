@@ -95,6 +95,7 @@ def test_evaluate_imagines_more_than_it_plays(tmp_path: Path, capsys: pytest.Cap
     command = ["evaluate", *policies, *flags, "--imagined", "1", "--out", str(out)]
     assert main(command) == 0
     assert "Real success, with imagined episodes added" in capsys.readouterr().out
+    assert json.loads((out / "summary.json").read_text())["frame_size"] == [64, 64]
     played = (out / "evaluation.json").stat().st_mtime_ns
     command[command.index("--imagined") + 1] = "2"
     assert main(command) == 0
