@@ -63,16 +63,18 @@ def color_shares(frames: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n 6
     >>> color_shares(white)[0].nonzero()[0].tolist(), bool(color_shares(white // 2).max() < 0.2)
     ([63], True)
     """
-    positions = frames.reshape(len(frames), -1, 3) / 255 * (_LEVELS - 1)
+    return np.stack([_color_shares(frame) for frame in frames])
+
+
+def _color_shares(frame: UInt8[np.ndarray, "h w 3"]) -> np.ndarray:
+    positions = frame.reshape(-1, 3) / 255 * (_LEVELS - 1)
     lower = np.floor(positions).astype(int).clip(0, _LEVELS - 2)
     upper_share = positions - lower
-    shares = np.zeros((len(frames), _LEVELS**3))
+    shares = np.zeros(_LEVELS**3)
     for corner in itertools.product((0, 1), repeat=3):
         weight = np.where(corner, upper_share, 1 - upper_share).prod(-1)
-        color = (lower + corner) @ (_LEVELS**2, _LEVELS, 1)
-        for row in range(len(frames)):
-            shares[row] += np.bincount(color[row], weight[row], _LEVELS**3)
-    return shares / positions.shape[1]
+        shares += np.bincount((lower + corner) @ (_LEVELS**2, _LEVELS, 1), weight, _LEVELS**3)
+    return shares / len(positions)
 
 
 def new_colors(frames: UInt8[np.ndarray, "n h w 3"], known: UInt8[np.ndarray, "m h w 3"]) -> np.ndarray:
