@@ -19,7 +19,7 @@ run() {
     echo "\$ worldgymnast $*"
     code=0
     "$python" -m worldgymnast "$@" >out.log 2>&1 || code=$?
-    tr '\r' '\n' <out.log | grep -v -e ' left' -e '%|' || true
+    tr '\r' '\n' <out.log | grep -v -e 's, .* left, ' -e 's, .* left$' -e '%|' || true
     [ "$code" = "$expected" ] || { echo "exit code $code, expected $expected"; exit 1; }
     echo
 }

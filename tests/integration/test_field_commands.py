@@ -368,8 +368,9 @@ def found(others: dict[str, Path]) -> Components:
     [
         (None, 56, "--rl.horizon 56 (1.9 s)"),
         ((0, 0), 56, "--rl.horizon 56 (1.9 s)"),
-        ((30, 50, 41), 44, "--rl.horizon 44 (1.5 s), the median length of your episodes"),
-        ((360, 400), 256, "--rl.horizon 256 (8.5 s); your episodes last 13 s (median): set --rl.horizon for longer"),
+        ((30, 50, 41), 52, "--rl.horizon 52 (1.7 s), within which nine in ten of your episodes end"),
+        ((40,) * 19 + (80,), 40, "--rl.horizon 40 (1.3 s), within which nine in ten"),
+        ((360, 400), 256, "--rl.horizon 256 (8.5 s); your episodes take up to 13 s (nine in ten): set --rl.h"),
     ],
 )
 def test_the_horizon_that_is_said_is_taken_and_follows_the_data(
@@ -390,7 +391,7 @@ def test_the_horizon_that_is_said_is_taken_and_follows_the_data(
 
 def test_the_horizon_is_that_of_the_episodes_that_succeeded(found: Components) -> None:
     assert horizon_of(24, "--rl.horizon", found, (), lasting((20, 90, 90), (0,))) == 20
-    assert horizon_of(24, "--rl.horizon", found, (), lasting((20, 90, 90), (0, 2))) == 56  # the median is 55
+    assert horizon_of(24, "--rl.horizon", found, (), lasting((20, 50, 90), (0, 1))) == 52
 
 
 # ---------------------------------------------------------------- the same cameras everywhere
@@ -512,8 +513,8 @@ def test_a_robots_owner_walks_from_data_to_a_finetuned_policy(mine: Path, says: 
     assert "real" in json.loads((tmp_path / "judged.json").read_text())
     few = ["--rl.steps", 1, "--rl.starts", 2, "--rl.group-size", 2, "--unscored", "--threads", 1]
     said = says("rl", "debug", *every, "--data", mine, "--out", tmp_path / "rl", *few)
-    assert "--rl.horizon 12 (0.4 s), the median length of your episodes" in said
-    assert json.loads((tmp_path / "rl/config.json").read_text())["rl"]["horizon"] == 12
+    assert "--rl.horizon 16 (0.53 s), within which nine in ten of your episodes end" in said
+    assert json.loads((tmp_path / "rl/config.json").read_text())["rl"]["horizon"] == 16
     assert load_policy(tmp_path / "rl/policy.safetensors").config.chunk == 4
 
 

@@ -30,6 +30,8 @@ SIZE, MAX_SIZE = 64, 256
 """Default height and width of resized frames, and the largest size that is kept, in pixels."""
 MAX_HORIZON = 256
 """Longest default rollout, in actions; longer ones take much time and memory."""
+_WITHIN = 0.9
+"""Share of the successful episodes that end within the default horizon."""
 _SIZE_STEP = 16
 """World models take frames whose height and width are multiples of this."""
 
@@ -209,28 +211,30 @@ def horizon_of(
 ) -> int:
     """Choose the actions per imagined rollout, in whole looks.
 
-    The horizon is the median length of the data's successful episodes (of all, if none succeeded), at most
-    `MAX_HORIZON`. Without data the default is scaled to the same seconds; Meta-World keeps it.
+    Nine in ten of the data's successful episodes (of all, if none succeeded) end within the horizon: the policy was
+    trained on them, and a shorter one would call them failures. It is at most `MAX_HORIZON`. Without data the default
+    is scaled to the same seconds; Meta-World keeps it.
     """
     if flag in given_flags or is_metaworld(components.world.action_spec):
         return default
     rate, chunk = components.world.fps, executed_per_look(components.policy, execute)
-    length = 0 if episodes is None else _median_length(episodes)
+    length = 0 if episodes is None else _usual_length(episodes)
     actions = min(length, MAX_HORIZON) or frames_for(default, rate)
     horizon = -(-actions // chunk) * chunk
     line = f"{rate:g} frames per second: {flag} {horizon} ({horizon / rate:.2g} s)"
     if horizon < length:
-        line += f"; your episodes last {length / rate:.2g} s (median): set {flag} for longer rollouts"
+        line += f"; your episodes take up to {length / rate:.2g} s (nine in ten): set {flag} for longer rollouts"
     elif length:
-        line += ", the median length of your episodes"
+        line += ", within which nine in ten of your episodes end"
     print(line)
     return horizon
 
 
-def _median_length(episodes: EpisodeSet) -> int:
-    """Return the median length of successful episodes, else of all."""
+def _usual_length(episodes: EpisodeSet) -> int:
+    """Return the length that nine in ten successful episodes (else of all) do not exceed."""
     length = episodes.length[episodes.succeeded] if episodes.succeeded.any() else episodes.length
-    return round(float(np.median(length[length > 0]))) if (length > 0).any() else 0
+    usual = length[length > 0]
+    return int(np.quantile(usual, _WITHIN, method="higher")) if len(usual) else 0
 
 
 class _Scaled:
