@@ -13,6 +13,7 @@ import tarfile
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from worldgymnast.errors import InputError
 
@@ -70,7 +71,8 @@ def pack(out: Path, files: Sequence[Path], root: Path) -> list[Path]:
 def unpack(out: Path, folder: Path) -> None:
     """Extract the files packed by `pack` to `folder`."""
     with tempfile.TemporaryDirectory() as temporary, tarfile.open(join(out, Path(temporary) / "whole.tar")) as tar:
-        tar.extractall(folder, filter="data")
+        safely: Any = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # not in Python 3.11.0 to 3.11.3
+        tar.extractall(folder, **safely)
 
 
 if __name__ == "__main__":
