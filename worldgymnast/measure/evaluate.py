@@ -11,7 +11,7 @@ from typing import Any
 from gymnasium.vector import VectorEnv
 
 from worldgymnast.actions import require_same
-from worldgymnast.measure.real import ScoreConfig, result_row, run_trials
+from worldgymnast.measure.real import ScoreConfig, first_of, result_row, run_trials
 from worldgymnast.measure.unplayed import FIRST, imagine_unplayed
 from worldgymnast.protocols import Actor, Judge, KeepsLayouts, Policy, RealEnvironment, WorldModel
 from worldgymnast.records import UNPLAYED, read_outcomes
@@ -145,7 +145,7 @@ def seed_layouts(env: RealEnvironment, config: ScoreConfig, seed: int) -> list[L
     """Return the layouts of a seed; those of a benchmark are the same for every seed."""
     resolved = config.resolved(env)
     step = 0 if isinstance(env, KeepsLayouts) and resolved.first_layout in env.evaluation_layouts else 1000
-    return env.layouts(resolved.per_task, (resolved.first_layout or 0) + seed * step)
+    return env.layouts(resolved.per_task, first_of(resolved) + seed * step)
 
 
 def _imagine_additional(
@@ -160,7 +160,7 @@ def _imagine_additional(
     """Imagine `count` additional layouts per task and seed."""
 
     def starts(seed: int) -> list[Start]:
-        return env.photograph(env.layouts(count, (config.first_layout or 0) + seed * 1000 + FIRST))
+        return env.photograph(env.layouts(count, first_of(config) + seed * 1000 + FIRST))
 
     def imagine(policy: Actor, chosen: Sequence[Start], seed: int, label: str) -> list[Rollout]:
         return score_in(surrogate, policy, chosen, rows=_ROWS, temperature=config.temperature, seed=seed, label=label)

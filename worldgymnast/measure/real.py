@@ -72,6 +72,12 @@ class ScoringConfig:
         return replace(self, per_task=per_task, first_layout=first)
 
 
+def first_of(config: ScoreConfig | ScoringConfig) -> int:
+    """First layout of a config that is `resolved`."""
+    assert config.first_layout is not None, "resolve the config with its environment first"
+    return config.first_layout
+
+
 def _layouts(per_task: int, first: int | None, kept: range | None, default: int, purpose: str) -> tuple[int, int]:
     """Number of layouts per task, and the first."""
     if first is not None or kept is None:
@@ -155,7 +161,7 @@ class Scorer:
             execute: actions to execute of each predicted chunk; all by default.
         """
         env = self._vector(policy, horizon, execute)
-        layouts = self.env.layouts(self.config.per_task, self.config.first_layout or 0)
+        layouts = self.env.layouts(self.config.per_task, first_of(self.config))
         real = score_real(policy, env, layouts, temperature=0.0, seed=step)
         imagined = score_in(surrogate, policy, [r.start for r in real], rows=rows, temperature=0.0, seed=step)
         return PairedRollouts(imagined, real)
