@@ -146,6 +146,7 @@ def judge_memory(judge: Judge, world: WorldModel, config: ReinforceConfig) -> Ro
             judge.score([Clip(frames, "pick up the cup", "", True) for _ in range(count)])
         return scoring.peak
 
+    measured(1)  # loads what the judge loads once, such as the encoder of its sentences
     two, four = measured(2), measured(4)
     return RoleMemory("judge", module_bytes(judge), rollout=two + (four - two) * (config.rows - 2) // 2)
 
