@@ -50,6 +50,8 @@ GROUPS: dict[str, dict[str, Entry]] = {
         "iter-sft": Entry("", "baseline: imitate imagined successes, round by round", RESUMES),
         "rl-simulator": Entry("PRESET", "baseline: the same RL in a perturbed simulator", RESUMES),
         "import-world": Entry("CHECKPOINT", "import a published WorldGym checkpoint"),
+        "import-policy": Entry("CHECKPOINT", "describe a published OpenVLA, SmolVLA, pi0 or pi0.5"),
+        "export-policy": Entry("POLICY", "write a finetuned policy in the layout of its base"),
     },
     "Judge": {
         "judge vlm": Entry("MODEL", "use a vision-language model behind a server as a judge"),
@@ -101,7 +103,6 @@ def overview() -> str:
     bold, plain = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("", "")
     lines = [
         f"{bold}worldgymnast{plain}: finetune robot policies by reinforcement learning in a learned world model",
-        "",
         f"{bold}Usage{plain}  worldgymnast COMMAND [ARGUMENTS] [--flags]",
     ]
     for group, commands in GROUPS.items():
@@ -115,7 +116,6 @@ def overview() -> str:
         "",
         f"{bold}Presets{plain}  metaworld: six tasks; quickstart: one seed, fewer episodes; debug: one minute",
         f"{bold}Example{plain}  {EXAMPLE}",
-        "",
         "Interrupted training and evaluation resume when rerun; record and data convert start over.",
     ]
     return "\n".join(lines)

@@ -18,6 +18,7 @@ from worldgymnast.cli.commands.label import LabelEpisodes
 from worldgymnast.cli.commands.measure import Evaluate, EvalWorld, Report
 from worldgymnast.cli.commands.pipelines import Doctor, Dyna, Quickstart, Reproduce
 from worldgymnast.cli.commands.plan import Plan
+from worldgymnast.cli.commands.publish import ExportPolicy, ImportPolicy
 from worldgymnast.cli.commands.rl import Rl
 from worldgymnast.cli.commands.scenes import ScenesDistract, ScenesPhotograph, ScenesPlate, ScenesPropose
 from worldgymnast.cli.commands.train import Distill, Sft, TrainJudge, TrainWorld
@@ -50,6 +51,8 @@ KINDS: dict[str, type[Command]] = {
     "iter-sft": IterSft,
     "rl-simulator": RlSimulator,
     "import-world": ImportWorld,
+    "import-policy": ImportPolicy,
+    "export-policy": ExportPolicy,
     "judge vlm": JudgeVLM,
     "judge local": JudgeLocal,
     "judge foreseen": JudgeForeseen,
