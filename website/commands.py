@@ -127,11 +127,15 @@ def _value(metavar: str) -> str:
     return plain.replace("{None}|", "").replace("{None,", "{").replace("{", "").replace("}", "")
 
 
-def _rows(flags: tuple[Flag, ...]) -> Iterator[tuple[str, str, str]]:
+def _rows(flags: tuple[Flag, ...]) -> Iterator[tuple[str, str]]:
     for flag in flags:
-        name = code(f"{flag.name} {flag.value}".strip()).replace("|", "\\|")
-        default = flag.default if flag.default in ("", "required") else code(flag.default).replace("|", "\\|")
-        yield name, default, cell(flag.help)
+        name = code(f"{flag.name} {flag.value}".strip())
+        text = sentence(cell(flag.help))
+        if flag.default == "required":
+            text += " **Required.**"
+        elif flag.default:
+            text += f" Default: {code(flag.default)}"
+        yield name, text
 
 
 def _changes(name: str, chosen: Mapping[str, Command]) -> list[str]:
@@ -143,9 +147,7 @@ def _changes(name: str, chosen: Mapping[str, Command]) -> list[str]:
     if not names:
         return []
     noun = "preset" if KINDS[name].takes_preset else "size"
-    rows = [
-        [code(flag), *(code(each.get(flag) or "-").replace("|", "\\|") for each in columns.values())] for flag in names
-    ]
+    rows = [[code(flag), *(code(each.get(flag) or "-") for each in columns.values())] for flag in names]
     return [f"## Defaults by {noun}", "", *table(["flag", *columns], rows)]
 
 
@@ -153,7 +155,7 @@ def _section(group: Group) -> list[str]:
     arguments = tuple(flag for flag in group.flags if not flag.name.startswith("-"))
     title = f"--{group.title}" if group.title else "Arguments" if arguments else "Flags"
     help_text = [sentence(cell(group.help)), ""] if group.help else []
-    header = ("argument" if arguments else "flag", "default", "what it sets")
+    header = ("argument" if arguments else "flag", "what it sets")
     return [f"## {title}", "", *help_text, *table(header, _rows(group.flags))]
 
 

@@ -149,7 +149,7 @@ def _changed(value: Any) -> str:
     except Exception:  # noqa: BLE001 - a config with required fields has no defaults to compare with
         own = {}
     changes = {key: each for key, each in to_dict(value).items() if own.get(key, own) != each}
-    return code(", ".join(f"{key}: {json.dumps(each)}" for key, each in changes.items())) or "its defaults"
+    return code(", ".join(f"{key}: {json.dumps(each)}" for key, each in changes.items())) or "its own"
 
 
 def config_section(kind: type[Any], places: Mapping[str, str], here: str) -> list[str]:
@@ -169,8 +169,9 @@ def config_section(kind: type[Any], places: Mapping[str, str], here: str) -> lis
         if inherited.get(field.name) == default:
             continue
         values = _linked(valid_values(hints[field.name]), places, here)
-        rows.append((code(field.name), values, default.replace("|", "\\|"), cell(helps.get(field.name, ""))))
-    return lines + (table(["field", "values", "default", "meaning"], rows) if rows else [])
+        value = f"{values}; required" if default == "required" else f"{values}; default {default}"
+        rows.append((code(field.name), value, sentence(cell(helps.get(field.name, "")))))
+    return lines + (table(["field", "values", "meaning"], rows) if rows else [])
 
 
 def _field_helps(kind: type[Any]) -> dict[str, str]:
@@ -207,7 +208,7 @@ def config_pages() -> dict[str, str]:
     pages = {}
     for name, kinds in found.items():
         sections = [line for kind in kinds for line in config_section(kind, places, name)]
-        pages[f"{FOLDER}/{name}.md"] = page(f"Configs: {PAGES[name][0].lower()}", sections)
+        pages[f"{FOLDER}/{name}.md"] = page(PAGES[name][0], sections)
     rows = [
         (
             f"[{PAGES[name][0]}]({name}.md)",

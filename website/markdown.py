@@ -14,12 +14,12 @@ def one_line(text: str) -> str:
 
 
 def cell(text: str) -> str:
-    """Escape a text for a table cell: no line break, no bar, no tag outside of code.
+    """Escape a text for a table cell: no line break, and outside of code no bar, no tag, no emphasis.
 
-    >>> cell("a | b < `c<d>`")
-    'a \\\\| b &lt; `c<d>`'
+    >>> cell("a | b < `c<d>|e`")
+    'a \\\\| b &lt; `c<d>|e`'
     """
-    line = one_line(text).replace("|", "\\|")
+    line = one_line(text)
     parts, last = [], 0
     for code in _CODE.finditer(line):
         parts += [_plain(line[last : code.start()]), code[0]]
@@ -28,7 +28,7 @@ def cell(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    return text.replace("<", "&lt;").replace("*", "\\*")
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
 
 
 def code(text: str) -> str:

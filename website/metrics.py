@@ -23,10 +23,10 @@ def metrics_page() -> str:
     )
     blocks = []
     for title, group in GROUPS.items():
-        blocks += [f"## {title}", table(["key", "unit", "title in the report", "meaning"], _rows(group))]
+        blocks += [f"## {title}", table(["key", "unit", "title in the report: meaning"], _rows(group))]
     return page("Logged metrics", intro, rules, *blocks)
 
 
-def _rows(group: Mapping[str, Metric]) -> Iterator[tuple[str, str, str, str]]:
+def _rows(group: Mapping[str, Metric]) -> Iterator[tuple[str, str, str]]:
     for key, metric in group.items():
-        yield code(key), metric.unit, cell(metric.title), cell(metric.meaning)
+        yield code(key), metric.unit, cell(f"{metric.title}: {metric.meaning}.")
