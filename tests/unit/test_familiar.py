@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from worldgymnast.envs.metaworld import EXTRA_TASKS, SUITE, instructions
-from worldgymnast.measure.novelty import unlike_warning, sentence_warning, task_name_warning
+from worldgymnast.measure.novelty import sentence_warning, task_name_warning, unlike_warning
 from worldgymnast.types import Start
 
 KNOWN = [words for task in SUITE for words in instructions(task)]
