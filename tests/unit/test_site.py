@@ -1,7 +1,9 @@
 """The documentation: every page is reachable, links and anchors exist, and the reference is complete."""
 
 import dataclasses
+import doctest
 import functools
+import importlib.util
 import inspect
 import re
 from collections import Counter
@@ -310,3 +312,10 @@ def test_cells_and_sentences() -> None:
     assert cell("a |\nb *c* `d|e`") == "a \\| b \\*c\\* `d|e`"
     assert sentence("the loss") == "The loss."
     assert sentence("") == ""
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "website").glob("*.py")), ids=lambda path: path.name)
+def test_examples_in_docstrings(path: Path) -> None:
+    if path.stem in ("hook", "docstrings") and importlib.util.find_spec("mkdocstrings") is None:
+        return  # they need the extra "docs"
+    assert doctest.testmod(importlib.import_module(f"website.{path.stem}")).failed == 0
