@@ -24,7 +24,14 @@ if HAS_MKDOCS:  # no skip: "docs" is no part of "dev"
         return folder
 
     def test_the_site_has_every_section(site: Path) -> None:
-        for page in ("index", "owner-path", "tutorials/first-hour", "reference/cli/rl", "reference/metrics", "log"):
+        for page in (
+            "index",
+            "tutorials/lerobot",
+            "tutorials/first-hour",
+            "reference/cli/rl",
+            "reference/metrics",
+            "log",
+        ):
             assert (site / f"{page}.html").is_file(), page
         assert "finetune" in (site / "reference/api/training.html").read_text()
         assert ">&gt;&gt;&gt;" in (site / "reference/api/files.html").read_text().replace(" ", "")
