@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import docstring_parser
+from safetensors import safe_open
 
 from website.configs import configs
 from website.markdown import cell, code, page, sentence, table
+from worldgymnast.actions import ActionSpecMismatch
 from worldgymnast.cli.parse import UsageError
 from worldgymnast.episodes.labels import Label, LabelWriter
 from worldgymnast.errors import InputError
@@ -21,6 +23,7 @@ from worldgymnast.judges import descriptions
 from worldgymnast.policies import published
 from worldgymnast.recipes.quickstart import starter
 from worldgymnast.registry import Manifest
+from worldgymnast.testing import ContractError
 from worldgymnast.weights import read_header
 
 _METADATA: Mapping[str, str] = {
@@ -44,10 +47,12 @@ _ERRORS = (
     "worldgymnast.errors",
     "worldgymnast.actions",
     "worldgymnast.staging",
+    "worldgymnast.endpoint",
     "worldgymnast.cli.parse",
     "worldgymnast.testing",
 )
 """Modules with errors that reach a user."""
+_REACHING = (InputError, UsageError, ActionSpecMismatch, ContractError)
 
 
 def _text(module: str) -> str:
@@ -67,7 +72,8 @@ def _fields(kind: type[Any]) -> list[str]:
 
 def metadata_keys() -> set[str]:
     """Return the header's entries of the shipped components."""
-    return {key for name in ("policy", "world", "judge") for key in read_header(starter(name)).metadata}
+    paths = [starter(name) for name in ("policy", "world", "judge")]
+    return {key for path in paths for key in safe_open(path, "pt").metadata()}
 
 
 def label_example() -> str:
@@ -134,15 +140,13 @@ def errors() -> list[type[Exception]]:
         found += [
             kind
             for kind in vars(module).values()
-            if inspect.isclass(kind) and issubclass(kind, Exception) and kind.__module__ == name
+            if inspect.isclass(kind) and issubclass(kind, _REACHING) and kind.__module__ == name
         ]
     return found
 
 
 def _code_of(kind: type[Exception]) -> str:
-    if kind.__name__ == "ContractError":
-        return "Python only"
-    return "2" if issubclass(kind, InputError | UsageError | ValueError) else "1"
+    return "Python only" if kind is ContractError else "2"
 
 
 def errors_page() -> str:
