@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -45,6 +45,7 @@ class Scene:
     log: Log | None = None
 
 
+@runtime_checkable
 class Scenes(Protocol):
     """A list of scenes, read when they are asked for."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
@@ -402,7 +402,3 @@ class Session:
     def real_clip(self, length: int) -> UInt8[np.ndarray, "t h w 3"] | None:
         """First frames of the log; None without one."""
         return None if self.scene.log is None else np.asarray(self.scene.log.frames[:length])
-
-
-MakeSession = Callable[[Scene], Session]
-"""Makes the session of a new visitor."""
