@@ -22,6 +22,7 @@ from worldgymnast.errors import InputError
 from worldgymnast.judges import descriptions
 from worldgymnast.policies import published
 from worldgymnast.recipes.quickstart import starter
+from worldgymnast.records import RESULTS
 from worldgymnast.registry import Manifest
 from worldgymnast.testing import ContractError
 from worldgymnast.weights import read_header
@@ -101,6 +102,8 @@ def formats_page() -> str:
         "File formats",
         "## Run folders",
         _body("worldgymnast.run"),
+        "Commands add their results, which `worldgymnast report` reads:",
+        table(["file", "content"], [(code(name), cell(sentence(text))) for name, text in RESULTS.items()]),
         "Keys of `metrics.jsonl`: [logged metrics](metrics.md). Fields of `config.json`: [configs](config/index.md).",
         "## Component files",
         _body("worldgymnast.registry"),

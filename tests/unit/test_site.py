@@ -293,6 +293,16 @@ def test_every_entry_of_a_component_file_is_in_the_reference() -> None:
     assert [key for key in formats.metadata_keys() if f"| `{key}` |" not in page] == []
 
 
+def test_every_file_of_results_is_in_the_reference() -> None:
+    folders = ("recipes", "measure", "cli/commands", "report")
+    sources = [path.read_text() for folder in folders for path in (ROOT / "worldgymnast" / folder).glob("*.py")]
+    sources.append((ROOT / "worldgymnast/records.py").read_text())
+    named = {name for text in sources for name in re.findall(r"(?:/ |\(|, |= )\"([a-z_-]+\.json)\"", text)}
+    assert named >= {"evaluation.json", "gate.json", "imagined.json"}
+    page = pages()["reference/files.md"]
+    assert [name for name in named - {"manifest.json"} if f"`{name}`" not in page and f"RUN/{name}" not in page] == []
+
+
 def test_every_error_of_a_user_is_in_the_reference() -> None:
     configs.configs()  # imports every module
 
