@@ -23,6 +23,7 @@ GROUPS: dict[str, dict[str, Entry]] = {
     "Start here": {
         "doctor": Entry("", "check what this machine can run and what is missing"),
         "check-env": Entry("REF", "check a real environment: what it is, what is missing or wrong"),
+        "play": Entry("[WORLD]", "drive a world model in the browser, by hand or by a policy"),
         "plan": Entry("", "compute the memory that rl takes on its device"),
         "quickstart": Entry("", "finetune the starter policy in the starter world model, then evaluate", RESUMES),
         "reproduce": Entry("PRESET", "run the whole method from scratch, stage by stage", RESUMES),
@@ -112,10 +113,8 @@ def overview() -> str:
         _line("--help", "list all flags with their defaults"),
         _line("--traceback", "show errors with their traceback"),
         _line("--allow-key VAR[@HOST]", "let judge files send this API key to their server"),
-        "",
         f"{bold}Presets{plain}  metaworld: six tasks; quickstart: one seed, fewer episodes; debug: one minute",
         f"{bold}Example{plain}  {EXAMPLE}",
-        "",
         "Interrupted training and evaluation resume when rerun; record and data convert start over.",
     ]
     return "\n".join(lines)

@@ -10,7 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -103,6 +103,7 @@ class StateTree:
             has_log: whether logged actions begin at the start.
             turn: entered around every use of the world model.
         """
+        start = replace(start, frame=np.array(start.frame))  # a data set's frames may be read-only
         self.world, self.start, self._turn, self._memory = world, start, turn, memory
         self.root = Node(0, None, 0, start.frame, is_on_log=has_log)
         self._nodes: dict[int, Node] = {0: self.root}

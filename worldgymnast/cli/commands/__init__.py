@@ -18,6 +18,7 @@ from worldgymnast.cli.commands.label import LabelEpisodes
 from worldgymnast.cli.commands.measure import Evaluate, EvalWorld, Report
 from worldgymnast.cli.commands.pipelines import Doctor, Dyna, Quickstart, Reproduce
 from worldgymnast.cli.commands.plan import Plan
+from worldgymnast.cli.commands.play import Play
 from worldgymnast.cli.commands.rl import Rl
 from worldgymnast.cli.commands.scenes import ScenesDistract, ScenesPhotograph, ScenesPlate, ScenesPropose
 from worldgymnast.cli.commands.train import Distill, Sft, TrainJudge, TrainWorld
@@ -28,6 +29,7 @@ KINDS: dict[str, type[Command]] = {
     "doctor": Doctor,
     "check-env": CheckEnv,
     "plan": Plan,
+    "play": Play,
     "quickstart": Quickstart,
     "reproduce": Reproduce,
     "record": Record,
