@@ -3,7 +3,6 @@
 PYTHON ?=
 VENV := .venv
 STAMP := $(VENV)/.installed
-DOCS_STAMP := $(VENV)/.installed-docs
 GL_PACKAGES := libegl1 libgl1-mesa-dri
 
 # An empty environment has no PATH, and then Python does not find itself.
@@ -71,13 +70,9 @@ lint: install ## ruff, pyright, the import rules
 	$(VENV)/bin/pyright
 	$(VENV)/bin/lint-imports --no-cache
 
-docs: $(DOCS_STAMP) ## the documentation site, into site/; a warning is a failure
+docs: install ## the documentation site, into site/; a warning is a failure
 	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(VENV)/bin/mkdocs build --strict --quiet
 	@echo "open site/index.html; with search: $(VENV)/bin/python -m http.server --bind 127.0.0.1 --directory site"
-
-$(DOCS_STAMP): $(STAMP)
-	$(VENV)/bin/python -m pip install -c constraints.txt -e '.[docs]'
-	@touch $@
 
 clean: ## removes .venv and caches; runs and data stay
 	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .ruff_cache

@@ -3,7 +3,7 @@
 import dataclasses
 import doctest
 import functools
-import importlib.util
+import importlib
 import inspect
 import re
 from collections import Counter
@@ -326,6 +326,4 @@ def test_cells_and_sentences() -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "website").glob("*.py")), ids=lambda path: path.name)
 def test_examples_in_docstrings(path: Path) -> None:
-    if path.stem in ("hook", "docstrings") and importlib.util.find_spec("mkdocstrings") is None:
-        return  # they need the extra "docs"
     assert doctest.testmod(importlib.import_module(f"website.{path.stem}")).failed == 0
