@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
@@ -470,3 +471,33 @@ class WorldState:
             tuple(x[index] for x in self.cache),
             {k: v[index] for k, v in self.extra.items()},
         )
+
+    @staticmethod
+    def join(states: Sequence[WorldState]) -> WorldState | None:
+        """States as the rows of one; the inverse of `fork`.
+
+        None where they cannot be rows of one state: another frame index, or tensors of other names or shapes.
+        """
+        first = states[0]
+        kinds = [
+            (
+                one.frame,
+                one.latent.shape[1:],
+                *(x.shape[1:] for x in one.cache),
+                {k: v.shape[1:] for k, v in one.extra.items()},
+            )
+            for one in states
+        ]
+        if any(kind != kinds[0] for kind in kinds):
+            return None
+        return WorldState(
+            torch.cat([one.latent for one in states]),
+            first.frame,
+            tuple(torch.cat(parts) for parts in zip(*(one.cache for one in states), strict=True)),
+            {name: torch.cat([one.extra[name] for one in states]) for name in first.extra},
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(x.nbytes for x in (self.latent, *self.cache, *self.extra.values()))

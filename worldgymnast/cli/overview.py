@@ -23,6 +23,7 @@ GROUPS: dict[str, dict[str, Entry]] = {
     "Start here": {
         "doctor": Entry("", "check what this machine can run and what is missing"),
         "check-env": Entry("REF", "check a real environment: what it is, what is missing or wrong"),
+        "play": Entry("[WORLD]", "drive a world model in the browser, by hand or by a policy"),
         "plan": Entry("", "compute the memory that rl takes on its device"),
         "quickstart": Entry("", "finetune the starter policy in the starter world model, then evaluate", RESUMES),
         "reproduce": Entry("PRESET", "run the whole method from scratch, stage by stage", RESUMES),
@@ -69,6 +70,7 @@ GROUPS: dict[str, dict[str, Entry]] = {
         "agree": Entry("POLICY...", "correlate imagined with real success over many policies", RESUMES),
         "best-of": Entry("POLICY", "evaluate planning with the world model at deployment", RESUMES),
         "report": Entry("RUN", "write an HTML report of a run"),
+        "watch": Entry("RUN", "watch a run in the browser while it trains"),
     },
 }
 COMMANDS = {name: entry for group in GROUPS.values() for name, entry in group.items()}

@@ -16,7 +16,7 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from worldgymnast.errors import FieldError, InputError
-from worldgymnast.protocols import Judge, PredictsState, PredictsSuccess, WorldModel, tiling_of
+from worldgymnast.protocols import Judge, PredictsState, PredictsSuccess, WorldModel, predicts_state, tiling_of
 from worldgymnast.types import IMAGE, STATE, Clip, Start, Verdict, WorldState, require_frame_size
 
 
@@ -56,9 +56,8 @@ class ImaginedVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]
         self.tiling = tiling_of(world)
         spec = world.action_spec
         spaces: dict[str, gym.Space[Any]] = {IMAGE: gym.spaces.Box(0, 255, (*world.frame_size, 3), np.uint8)}
-        self._state_dim = world.state_dim if isinstance(world, PredictsState) else 0
-        if self._state_dim:
-            spaces[STATE] = gym.spaces.Box(-np.inf, np.inf, (self._state_dim,), np.float32)
+        if predicts_state(world) and isinstance(world, PredictsState):
+            spaces[STATE] = gym.spaces.Box(-np.inf, np.inf, (world.state_dim,), np.float32)
         self.single_observation_space = gym.spaces.Dict(spaces)
         low, high = (np.broadcast_to(np.array(x, np.float32), (chunk, spec.dim)).copy() for x in (spec.low, spec.high))
         self.single_action_space = gym.spaces.Box(low, high, dtype=np.float32)
@@ -95,39 +94,9 @@ class ImaginedVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]
         rows = [unique.setdefault((id(s.frame), id(s.state)), len(unique)) for s in self._starts]
         distinct = [self._starts[rows.index(i)] for i in range(len(unique))]
         images = np.stack([start.frame for start in distinct])
-        self._state = self._start(images, distinct).fork(torch.tensor(rows))
+        self._state = start_world(self.world, distinct).fork(torch.tensor(rows))
         self._keyframes, self._foreseen, self._actions = [images[rows]], [np.zeros(len(rows), np.float32)], 0
-        return self._observation(images[rows]), {}
-
-    def _start(self, images: np.ndarray, starts: Sequence[Start]) -> WorldState:
-        """State of the world model, with the robot's state where it is known."""
-        frames, world = torch.from_numpy(images), self.world
-        if not self._state_dim or not isinstance(world, PredictsState):
-            return self.world.start(frames)
-        robot: Any = world  # pyright takes `start` of WorldModel, the first of its two Protocols
-        known = np.full((len(starts), self._state_dim), np.nan, np.float32)
-        for row, start in zip(known, starts, strict=True):
-            if start.state is None:
-                continue
-            if len(start.state) != self._state_dim:
-                raise InputError(
-                    f"start of task '{start.task}': state has {len(start.state)} numbers, but the world model predicts "
-                    f"{self._state_dim}. Give data and starts of the robot that it was trained on"
-                )
-            row[:] = start.state
-        return robot.start(frames, torch.from_numpy(known))
-
-    def _observation(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """The frames, and the robot's state if the world model predicts it."""
-        if not self._state_dim or not isinstance(self.world, PredictsState) or self._state is None:
-            return {IMAGE: images}
-        robot = self.world.predict_state(self._state)
-        if robot is None:
-            raise InputError(
-                f"world model {type(self.world).__name__} has state_dim {self._state_dim}, but predict_state returned "
-                "None. Return the state at the newest frame, also at the start"
-            )
-        return {IMAGE: images, STATE: robot.float().cpu().numpy()}
+        return observed(self.world, self._state, images[rows]), {}
 
     def step(
         self, actions: np.ndarray
@@ -154,7 +123,7 @@ class ImaginedVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]
             reward = np.array([v.score or 0.0 for v in verdicts])
             info |= verdict_info(verdicts, self.chunk)
         flags = np.zeros(self.num_envs, bool)
-        return self._observation(decoded[:, -1]), reward, flags, np.full(self.num_envs, is_over), info
+        return observed(self.world, self._state, decoded[:, -1]), reward, flags, np.full(self.num_envs, is_over), info
 
     def _predict_success(self) -> None:
         """Record the world model's own success probability, if it has a success head."""
@@ -179,6 +148,48 @@ class ImaginedVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]
                 for row, (clip, start) in enumerate(zip(clips, self._starts, strict=True))
             ]
         )
+
+
+def start_world(world: WorldModel, starts: Sequence[Start]) -> WorldState:
+    """State of a world model at these starts, with the robot's state where it is known.
+
+    Raises:
+        InputError: a start has a state of another width than the world model predicts.
+    """
+    frames = torch.from_numpy(np.stack([start.frame for start in starts]))
+    if not isinstance(world, PredictsState) or not predicts_state(world):
+        return world.start(frames)
+    robot: Any = world  # pyright takes `start` of WorldModel, the first of its two Protocols
+    known = np.full((len(starts), world.state_dim), np.nan, np.float32)
+    for row, start in zip(known, starts, strict=True):
+        if start.state is None:
+            continue
+        if len(start.state) != world.state_dim:
+            raise InputError(
+                f"start of task '{start.task}': state has {len(start.state)} numbers, but the world model predicts "
+                f"{world.state_dim}. Give data and starts of the robot that it was trained on"
+            )
+        row[:] = start.state
+    return robot.start(frames, torch.from_numpy(known))
+
+
+def observed(world: WorldModel, state: WorldState, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Observation of an imagined environment: the frames, and the robot's state if the world model predicts it.
+
+    Args:
+        world: the world model.
+        state: its state.
+        images: the newest frames, uint8 [b h w 3].
+    """
+    if not isinstance(world, PredictsState) or not predicts_state(world):
+        return {IMAGE: images}
+    robot = world.predict_state(state)
+    if robot is None:
+        raise InputError(
+            f"world model {type(world).__name__} has state_dim {world.state_dim}, but predict_state returned "
+            "None. Return the state at the newest frame, also at the start"
+        )
+    return {IMAGE: images, STATE: robot.float().cpu().numpy()}
 
 
 def verdict_info(verdicts: list[Verdict], stride: int) -> dict[str, np.ndarray]:

@@ -110,6 +110,7 @@ def _describe(policy: Any, base: Base) -> FlowCheckpoint:
         trained=config.trained,
         fixed=config.fixed,
         checkpointing=config.checkpointing,
+        self_test=bool(known.get("self_test", True)),
         relative_axes=config.relative_axes,
     )
 

@@ -102,6 +102,7 @@ def _describe(policy: Any, base: Base) -> OpenVLACheckpoint:
         weights=config.weights,
         adapter=str(known.get("adapter") or ""),
         checkpointing=config.checkpointing,
+        self_test=bool(known.get("self_test", True)),
         tokenizer=str(known.get("tokenizer") or "tokenizer.json"),
         tower_heads=(config.dino.heads, config.siglip.heads),
         tower_blocks=(config.dino.blocks + 1, config.siglip.blocks + 1),

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from worldgymnast.configs import from_dict
+from worldgymnast.configs import from_dict, to_dict
 from worldgymnast.errors import InputError
 from worldgymnast.files import read_json_object, short
 from worldgymnast.policies.openvla_files import checkpoint_folder
+from worldgymnast.sight import check_sight
 
 FILE = "policy.json"
 """Name of a description in the folder of its checkpoint."""
@@ -118,7 +119,7 @@ def _is_hub_name(path: Path) -> bool:
 
 
 def load_published(path: Path) -> Any:
-    """Load the policy of a description on the CPU.
+    """Load the policy of a description on the CPU, without testing it.
 
     Args:
         path: the description, or the folder that contains it as policy.json.
@@ -126,20 +127,39 @@ def load_published(path: Path) -> Any:
     Raises:
         InputError: there is no description, or it does not fit the checkpoint.
     """
+    description, file = _description(path)
+    return description.load(file.parent)
+
+
+def self_test(policy: Any, path: Path) -> None:
+    """Refuse a policy that does not see, unless its description has `self_test` false.
+
+    Args:
+        policy: the policy of a description, on its device.
+        path: the description, or the folder that contains it.
+
+    Raises:
+        InputError: its output does not change when the image does.
+    """
+    description, file = _description(path)
+    if description.self_test:
+        check_sight(
+            policy, str(file), "Copy the checkpoint again and check 'cameras', or set 'self_test' to false to load it"
+        )
+
+
+def _description(path: Path) -> tuple[Any, Path]:
+    """Description of a published policy, and its file."""
     file = path / FILE if path.is_dir() else path
     if not path.suffix == ".json" and not file.is_file():
         raise InputError(_explain(path))
     data = read_json_object(file)
-    return from_dict(_description(data, file), data, str(file)).load(file.parent)
-
-
-def _description(data: dict[str, Any], file: Path) -> Any:
-    """Class of a description; its kind is removed from `data`."""
     kind = data.pop("kind", None)
     if not isinstance(kind, str) or kind not in _KINDS:
         known = ", ".join(_KINDS)
         raise InputError(f"{file}: field 'kind': found {short(kind)}, expected one of {known}")
-    return getattr(importlib.import_module(_KINDS[kind]), kind)
+    description: Any = getattr(importlib.import_module(_KINDS[kind]), kind)
+    return from_dict(description, data, str(file)), file
 
 
 def base_of(name: str) -> Base:
@@ -149,18 +169,14 @@ def base_of(name: str) -> Base:
         InputError: there is none, or the description is damaged.
     """
     path = Path(name)
-    file = path / FILE if path.is_dir() else path
-    if file.suffix != ".json" or (path.is_dir() and not file.is_file()):
+    if path.suffix != ".json" and not (path / FILE).is_file():
         folder = checkpoint_folder(name)
         return Base(str(path.resolve()) if path.is_dir() else name, folder, {}, Path())
-    data = read_json_object(file)
-    _description(data, file)
-    checkpoint = data.get("checkpoint")
-    if not isinstance(checkpoint, str):
-        raise InputError(f"{file}: field 'checkpoint': found {short(checkpoint)}, expected a folder or a hub name")
-    folder = checkpoint_folder(checkpoint, file.parent)
-    is_local = (file.parent / checkpoint).is_dir()
-    return Base(str(folder.resolve()) if is_local else checkpoint, folder, data, file.parent)
+    description, file = _description(path)
+    folder = checkpoint_folder(description.checkpoint, file.parent)
+    is_local = (file.parent / description.checkpoint).is_dir()
+    place = str(folder.resolve()) if is_local else description.checkpoint
+    return Base(place, folder, to_dict(description), file.parent)
 
 
 def describe_policy(checkpoint: str, given: Mapping[str, Any]) -> Draft:

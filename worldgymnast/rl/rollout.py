@@ -138,7 +138,7 @@ def _run_batch(
     info: dict[str, Any] = {}
     done = False
     while not done:
-        obs = _observe(policy, observed, sentences, looks[0].images if looks else None, tiling)
+        obs = observe(policy, observed, sentences, looks[0].images if looks else None, tiling)
         chunk = policy.act(obs, temperature=temperature, generator=generator).execute(executed)
         looks.append(obs)
         chunks.append(chunk)
@@ -177,14 +177,22 @@ def _run_batch(
     ]
 
 
-def _observe(
+def observe(
     policy: Actor,
     observed: Mapping[str, np.ndarray],
     sentences: Sequence[str],
     first: Mapping[str, Tensor] | None,
     tiling: Tiling | None = None,
 ) -> Observation:
-    """Return what the policy sees: its cameras, untiled from the frame unless observed alone; the state if needed."""
+    """Return what the policy sees: its cameras, untiled from the frame unless observed alone; the state if needed.
+
+    Args:
+        policy: its `cameras` and `needs` decide.
+        observed: arrays of the environment by name, batch first.
+        sentences: one per row.
+        first: images of the first look; None at that look.
+        tiling: where each camera lies in the frame "image"; None for a frame of one camera.
+    """
     seen = {name: observed[name] for name in policy.cameras if name in observed}
     if tiling is not None and tuple(policy.cameras) != (IMAGE,):
         seen = tiling.untile(np.asarray(observed[IMAGE]), policy.cameras)

@@ -18,6 +18,7 @@ from worldgymnast.cli.commands.label import LabelEpisodes
 from worldgymnast.cli.commands.measure import Evaluate, EvalWorld, Report
 from worldgymnast.cli.commands.pipelines import Doctor, Dyna, Quickstart, Reproduce
 from worldgymnast.cli.commands.plan import Plan
+from worldgymnast.cli.commands.play import Play, WatchRun
 from worldgymnast.cli.commands.publish import ExportPolicy, ImportPolicy
 from worldgymnast.cli.commands.rl import Rl
 from worldgymnast.cli.commands.scenes import ScenesDistract, ScenesPhotograph, ScenesPlate, ScenesPropose
@@ -29,6 +30,7 @@ KINDS: dict[str, type[Command]] = {
     "doctor": Doctor,
     "check-env": CheckEnv,
     "plan": Plan,
+    "play": Play,
     "quickstart": Quickstart,
     "reproduce": Reproduce,
     "record": Record,
@@ -66,4 +68,5 @@ KINDS: dict[str, type[Command]] = {
     "judge calibrate": JudgeCalibrate,
     "judge compare": JudgeCompare,
     "report": Report,
+    "watch": WatchRun,
 }

@@ -1,0 +1,112 @@
+"""The playground in a real browser: keys move the arm, undo, fork, and nothing is reported to the console."""
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from browser import CHROMIUM, open_tab
+from run_builders import seed_run
+
+from worldgymnast.cli.main import main
+
+pytestmark = [pytest.mark.server, pytest.mark.skipif(not CHROMIUM, reason="no Chromium")]
+DEPTH = "Number((document.getElementById('when')?.textContent.match(/frame (\\d+)/) ?? [0, -1])[1])"
+PIXELS = "document.querySelector('canvas').toDataURL()"
+IS_DRAWN = "document.querySelector('canvas').getContext('2d').getImageData(9, 9, 1, 1).data[3] === 255"
+ERRORS = """
+window.found = [];
+addEventListener("error", event => found.push(String(event.message)));
+addEventListener("unhandledrejection", event => found.push(String(event.reason)));
+addEventListener("securitypolicyviolation", event => found.push(event.violatedDirective));
+console.error = (...words) => found.push(words.join(" "));
+"""
+
+
+@contextmanager
+def served(*words: str) -> Iterator[str]:
+    """The address that a command prints."""
+    command = [sys.executable, "-m", "worldgymnast", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = iter(process.stdout.readline, "")
+        yield next(match[0] for line in lines if (match := re.search(r"http://\S+", line)))
+        process.terminate()
+
+
+def hold(tab, key, seconds):
+    tab.call("Input.dispatchKeyEvent", type="keyDown", key=key, text=key)
+    time.sleep(seconds)
+    tab.call("Input.dispatchKeyEvent", type="keyUp", key=key)
+
+
+def test_a_person_drives_by_keyboard(tmp_path):
+    with served("play", "--threads", "1") as url, open_tab(tmp_path / "profile") as tab:
+        tab.call("Page.enable")
+        tab.call("Page.addScriptToEvaluateOnNewDocument", source=ERRORS)
+        tab.call("Page.navigate", url=url)
+        tab.until(f"{DEPTH} === 0")
+        tab.until(IS_DRAWN)
+        before = tab.run(PIXELS)
+        hold(tab, "d", 0.6)
+        tab.until(f"{DEPTH} > 2 && document.getElementById('link').textContent === 'ready'")
+        depth, after = tab.run(DEPTH), tab.run(PIXELS)
+        assert before != after
+        tab.press("u", "u")
+        tab.until(f"{DEPTH} === {depth - 1}")
+        tab.press("U", "U", modifiers=8)
+        tab.until(f"{DEPTH} === {depth} && {PIXELS} === {after!r}")
+        tab.press("Home")
+        tab.until(f"{DEPTH} === 0 && {PIXELS} === {before!r}")
+        tab.press("t", "t")
+        tab.until("document.querySelectorAll('.screen').length === 3")  # two lines and the real video
+        tab.press("p", "p")
+        tab.until(f"{DEPTH} > 3")
+        tab.press("Escape")
+        tab.until("document.getElementById('link').textContent === 'ready'")
+        assert (
+            tab.run("fetch('clip/' + sessionStorage.getItem('worldgymnast-visit') + '.mp4').then(a => a.status)") == 200
+        )
+        tab.call("Page.reload")
+        tab.until(f"document.querySelectorAll('.screen').length === 3 && {DEPTH} >= 0")
+        assert tab.run("window.found") == []
+
+
+def test_a_run_is_watched_while_it_grows(tmp_path):
+    run = seed_run(tmp_path)
+    with served("watch", str(run)) as url, open_tab(tmp_path / "profile") as tab:
+        tab.call("Page.enable")
+        tab.call("Page.addScriptToEvaluateOnNewDocument", source=ERRORS)
+        tab.call("Page.navigate", url=url)
+        tab.until("document.querySelectorAll('.curve').length > 1 && document.querySelectorAll('.tile').length > 1")
+        assert "25 % → 75 %" in tab.run("document.getElementById('verdicttext').textContent")
+        with (run / "metrics.jsonl").open("a") as file:
+            file.write('{"step": 6, "time": 2.0, "reward": 0.93}\n')
+        tab.until("document.querySelector('.tile').textContent.includes('93 %')")
+        assert tab.run("window.found") == []
+
+
+def test_a_missing_package_is_named(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "websockets", None)
+    assert main(["play"]) == 2
+    assert "pip install 'worldgymnast[play]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["a", "b"], "WORLD: found 2 files"),
+        (["--start", "x.png", "--data", "y"], "--start and --data: found both"),
+        (["--instruction", "open it"], "needs --start PICTURE"),
+        (["--start", "nothing.png"], "nothing.png"),
+        (["missing.safetensors"], "missing.safetensors"),
+    ],
+)
+def test_wrong_words_are_one_line(words, message, capsys):
+    assert main(["play", *words]) == 2
+    line = capsys.readouterr().err.strip()
+    assert message in line
+    assert "\n" not in line
