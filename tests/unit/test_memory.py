@@ -150,6 +150,21 @@ def test_imitation_equals_what_is_measured() -> None:
     assert planned.training == pytest.approx(4 * module_bytes(policy), rel=0.01)
 
 
+def test_turns_are_planned(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["plan", "--rl.rows", "8", "--rl.horizon", "4", "--rl.trainer.micro-batch", "2", "--memory", "1"]
+    peaks = []
+    for more in ([], ["--rl.offload"]):
+        assert main([*flags, *more]) == 0
+        peaks.append(float(capsys.readouterr().out.split("peak ")[1].split()[0]))
+    assert peaks[1] < 0.95 * peaks[0]
+    flags[-1] = str((peaks[0] + peaks[1]) / 2)
+    assert main(flags) == 2
+    assert "Add --rl.offload" in capsys.readouterr().err
+    assert main([*flags, "--rl.offload"]) == 0
+    assert main([*flags[:-2], "--device", "cpu", "--rl.offload"]) == 0
+    assert "lies in the same memory on a CPU" in capsys.readouterr().out
+
+
 def test_a_gpu_is_planned_in_its_own_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)  # a CPU without 16 bits
     world = wg.load_world(wg.starter("world"))

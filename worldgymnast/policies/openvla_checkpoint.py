@@ -167,8 +167,8 @@ class OpenVLACheckpoint:
         where = path if path.is_file() else folder / "config.json"
         if where != path and settings.get("norm_stats") is None:
             raise InputError(
-                f"{folder}: found no {path.name}, and no 'norm_stats' in config.json, so there are no statistics. Actions "
-                f"would have no scale. Copy {path.name} from the checkpoint"
+                f"{folder}: found no {path.name}, and no 'norm_stats' in config.json, so there are no statistics. "
+                f"Actions would have no scale. Copy {path.name} from the checkpoint"
             )
         known = read_json_object(path) if path.is_file() else json_object(settings.get("norm_stats"), where)
         if self.key not in known and (self.key or len(known) != 1):
