@@ -398,6 +398,7 @@ def load_learned_judge(path: Path, device: str = "cpu") -> TrainableJudge:
     """
     if path.suffix == ".json":
         raise InputError(f"{path}: found the description of a judge, expected a learned one (judge.safetensors)")
+    check_device(device)
     return _prepare(_load(path, "judges"), device)
 
 
