@@ -9,7 +9,7 @@ GL_PACKAGES := libegl1 libgl1-mesa-dri
 export PATH := $(or $(PATH),/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin)
 
 .DEFAULT_GOAL := help
-.PHONY: help install gl quickstart test test-fast lint clean
+.PHONY: help install gl quickstart test test-fast lint docs clean
 
 # Two processes; more skipped tests than pyproject.toml allows are a failure (tests/support/skip_limit.py).
 PYTEST := WORLDGYMNAST_COUNT_SKIPS=1 OMP_NUM_THREADS=1 MUJOCO_GL=egl $(VENV)/bin/python -m pytest -n 2 --dist loadgroup -m "not gpu"
@@ -70,6 +70,10 @@ lint: install ## ruff, pyright, the import rules
 	$(VENV)/bin/pyright
 	$(VENV)/bin/lint-imports --no-cache
 
+docs: install ## the documentation site, into site/; a warning is a failure
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(VENV)/bin/mkdocs build --strict --quiet
+	@echo "open site/index.html; with search: $(VENV)/bin/python -m http.server --bind 127.0.0.1 --directory site"
+
 clean: ## removes .venv and caches; runs and data stay
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from worldgymnast.actions import WORLDGYM
+from worldgymnast.actions import WORLDGYM, metaworld_spec
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.evaluation.agreement import psnr
@@ -305,7 +305,9 @@ def main() -> None:
     if args.world:
         world = load_trainable_world(args.world, args.device)
     else:
-        world = LatentWorldModel(preset.world, WORLDGYM, 5.0).to(args.device).eval()
+        specs = {spec.dim: spec for spec in (metaworld_spec(6), WORLDGYM)}
+        spec = specs[preset.world.transformer.action_dim]
+        world = LatentWorldModel(preset.world, spec, spec.rate).to(args.device).eval()
     found = ways(world, load_trainable_world(args.student, args.device) if args.student else None)
     found = {letter: way for letter, way in found.items() if letter in args.ways}
     size = sum(p.numel() for p in world.transformer.parameters()) / 1e6

@@ -4,7 +4,7 @@ import importlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +111,19 @@ def vlm_server(taught_vlm: Path, tmp_path_factory: pytest.TempPathFactory) -> It
 
     with serve(taught_vlm, tmp_path_factory.mktemp("vlm_server") / "server.log") as url:
         yield url, str(taught_vlm)
+
+
+@pytest.fixture(autouse=True)
+def documented_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail a test whose run logs a metric that `worldgymnast.metrics` does not document."""
+    from worldgymnast.metrics import find
+    from worldgymnast.run import Run
+
+    log = Run.log
+
+    def checked_log(run: Run, step: int, metrics: Mapping[str, float]) -> None:
+        unknown = sorted(key for key in metrics if find(key) is None)
+        assert not unknown, f"logged, but not documented in worldgymnast/metrics.py: {', '.join(unknown)}"
+        log(run, step, metrics)
+
+    monkeypatch.setattr(Run, "log", checked_log)

@@ -6,11 +6,38 @@ run in bfloat16 (mixed precision, Micikevicius et al. 2018).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Literal
 
 import torch
 
 Precision = Literal["auto", "fp32", "bf16"]
+_PLANNED: ContextVar[str] = ContextVar("planned", default="")
+
+
+@contextmanager
+def as_on(kind: str) -> Iterator[None]:
+    """Choose dtypes and kernels as on another kind of device, to plan its memory on tensors without contents.
+
+    Args:
+        kind: type of a device, such as "cuda"; "" for that of the tensors.
+
+    >>> with as_on("cuda"):
+    ...     kind_of(torch.device("cpu"))
+    'cuda'
+    """
+    token = _PLANNED.set(kind)
+    try:
+        yield
+    finally:
+        _PLANNED.reset(token)
+
+
+def kind_of(device: torch.device) -> str:
+    """Type of a device, or that of the device which is planned (`as_on`)."""
+    return _PLANNED.get() or device.type
 
 
 def compute_dtype(precision: Precision, device: torch.device) -> torch.dtype:
@@ -23,9 +50,11 @@ def compute_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     """
     if precision != "auto":
         return torch.bfloat16 if precision == "bf16" else torch.float32
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    features = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    kind = kind_of(device)
+    if kind == "cuda":  # one that is planned elsewhere is recent
+        is_recent = not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if is_recent else torch.float32
+    features = torch.cpu.get_capabilities() if kind == "cpu" else {}
     return torch.bfloat16 if features.get("amx_bf16") or features.get("avx512_bf16") else torch.float32
 
 

@@ -27,6 +27,22 @@ DECISIONS = "decisions.json"
 """File that lists the rounds that replaced the kept policy, with reasons."""
 OFFLINE = "offline.json"
 """File with what is known of a training without a real environment."""
+RESULTS: Mapping[str, str] = {
+    "evaluation.json": "real outcomes by policy: rows with task, layout, seed, success (null if unknown), frames, and "
+    "success of the same start imagined",
+    UNPLAYED: "outcomes of layouts that were imagined only, by policy (`--imagined`)",
+    "gate.json": "world model and judge on held-out rollouts, before RL",
+    "stages.json": "seconds of each stage",
+    "seconds.json": "seconds per episode by policy (best-of)",
+    "gallery.json": "videos of the last scoring, imagined and real: name, task, instruction, layout, verdict of the "
+    "judge, its probability, real success",
+    OFFLINE: "what is known of a training without a real environment",
+    DECISIONS: "rounds that replaced the kept policy, with reasons (dyna)",
+    "predictions.json": "quality of the predicted outcomes of held-out episodes, before and after (dyna --from)",
+    "outcomes.json": "imagined and real outcomes of every policy (agree)",
+    "diagnosis.json": "wrong verdicts by cause (diagnose)",
+}
+"""Files of results in a run folder; those of every run are in `worldgymnast.run`."""
 RERUN = "remove it, then rerun the same command"
 _MAX_STEP = 2**53
 

@@ -317,18 +317,45 @@ def exchange(first: Path, second: Path) -> None:
     Raises:
         InputError: the system cannot do so; both folders are unchanged.
     """
-    library = ctypes.CDLL(None, use_errno=True)
-    try:
-        rename = library.renameat2
-    except AttributeError as error:
-        raise InputError(_NO_EXCHANGE.format(second, "not Linux")) from error
-    if rename(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE):
-        reason = os.strerror(ctypes.get_errno())
+    if reason := _exchange(first, second):
         raise InputError(_NO_EXCHANGE.format(second, reason))
 
 
+def check_exchange(folder: Path, target: Path) -> None:
+    """Check with two empty folders in `folder`, before any work, that its file system can exchange folders.
+
+    Args:
+        folder: an existing folder on the file system of `target`.
+        target: the folder that is to be exchanged, for the message.
+
+    Raises:
+        InputError: it cannot, as some network and FUSE file systems.
+    """
+    first, second = folder / "exchange-1", folder / "exchange-2"
+    first.mkdir()
+    second.mkdir()
+    try:
+        if reason := _exchange(first, second):
+            raise InputError(_NO_EXCHANGE.format(target, reason))
+    finally:
+        first.rmdir()
+        second.rmdir()
+
+
+def _exchange(first: Path, second: Path) -> str:
+    """Let two folders change places; returns why that is impossible, or ""."""
+    library = ctypes.CDLL(None, use_errno=True)
+    try:
+        rename = library.renameat2
+    except AttributeError:
+        return "not Linux"
+    if rename(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE):
+        return os.strerror(ctypes.get_errno())
+    return ""
+
+
 _NO_EXCHANGE = (
-    "{}: this system cannot exchange two folders at once ({}). The folder is unchanged; write to a new one (--out)"
+    "{}: its file system cannot exchange two folders at once ({}). The folder is unchanged. Write to a new one (--out)"
 )
 
 

@@ -33,7 +33,7 @@ def test_a_frame_unlike_all_that_is_known_is_told() -> None:
 
 @pytest.mark.usefixtures("gl")
 def test_another_robot_s_scene_is_refused_by_an_untrained_world_too() -> None:
-    """Its autoencoder reconstructs everything equally badly, so only the colors tell."""
+    """Its autoencoder reconstructs everything equally badly, so only the coarse pictures tell."""
     world = randomised()
     episodes = formats.read(shared("bridge_rlds"), size=64)
     bridge = [episodes.episode(e).start() for e in range(len(episodes))]
@@ -42,6 +42,6 @@ def test_another_robot_s_scene_is_refused_by_an_untrained_world_too() -> None:
         for one in other:
             assert "out of distribution" in frame_warning(world, [one], known)
     for known in (bridge, metaworld):
-        for light in (0.85, 1.0, 1.15):
+        for light in (0.6, 1.0, 1.3):
             lit = [replace(one, frame=(one.frame * light).clip(0, 255).astype(np.uint8)) for one in known[1::2]]
-            assert "colors" not in frame_warning(world, lit, known[::2])
+            assert "8x8" not in frame_warning(world, lit, known[::2])

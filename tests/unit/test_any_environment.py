@@ -6,15 +6,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import other_environments as other
 import pytest
 import torch
+from gymnasium.envs.registration import EnvSpec
 
 import worldgymnast as wg
 from worldgymnast import environments
 from worldgymnast.configs import from_dict, to_dict
-from worldgymnast.envs.description import GymnasiumConfig
+from worldgymnast.envs import making
+from worldgymnast.envs.described import steps_until_truncated
+from worldgymnast.envs.description import GymnasiumConfig, make_raw
+from worldgymnast.envs.making import MANISKILL
 from worldgymnast.envs.observing import as_frame
 from worldgymnast.envs.references import PREFIXES
 from worldgymnast.errors import InputError
@@ -26,7 +31,7 @@ from worldgymnast.testing import ContractError, check_environment, inspect_envir
 TWO = {"axes": ["x", "grip"]}
 ROWS: list[tuple[str, dict[str, Any]]] = [
     ("lerobot", {"factory": "other_environments:LerobotCart", "adapter": "", "spec": TWO}),
-    ("maniskill", {"factory": "other_environments:ManiskillCart", "imports": [], "kwargs": {}, "spec": TWO}),
+    ("maniskill", {"factory": "other_environments:ManiskillCart", "imports": [], "spec": TWO}),
     (
         "stable-worldmodel",
         {"factory": "other_environments:StableCart", "imports": [], "instruction": "drive to the right", "spec": TWO},
@@ -135,7 +140,6 @@ def test_references(tmp_path: Path) -> None:
     assert frame_size(environments.environment(str(file))) == (32, 32)
     limited = environments.environment(environments.environment_config("gym:other/Cart-v0"))
     assert limited.horizon == 12
-    assert environments.environment_config("maniskill:PickCube-v1").kwargs["num_envs"] == 1
 
 
 @pytest.mark.parametrize(
@@ -229,3 +233,42 @@ def test_what_was_found_is_told() -> None:
     assert "16x24" in found["cameras"]
     assert "drive to the left" in found["tasks"]
     assert found["expert"] == "yes"
+
+
+def test_maniskill_has_defaults_that_single_arguments_override(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    def make(render_mode: str | None = None, **kwargs: Any) -> Any:
+        given.update(kwargs)
+        return other.ManiskillCart(render_mode)
+
+    monkeypatch.setitem(gym.registry, "Maniskill-v0", EnvSpec("Maniskill-v0", make))
+    config = environments.environment_config("maniskill:Maniskill-v0", imports=(), kwargs={"num_envs": 3})
+    make_raw(config).close()
+    assert given == {**MANISKILL, "num_envs": 3}
+
+
+@pytest.mark.parametrize(("hold", "limit"), [(1, 12), (3, 4)])
+def test_a_horizon_beyond_the_time_limit_is_a_problem(hold: int, limit: int) -> None:
+    fields = {"spec": other.SPEC, "hold": hold}
+    longer = wg.environment("gym:other/Cart-v0", horizon=limit + 1, **fields)
+    (problem,) = [one for one in inspect_environment(longer, rows=1).problems if "time limit" in one]
+    assert f"--env.horizon {limit}," in problem
+    assert f'"max_episode_steps": {hold * (limit + 1)}' in problem
+    assert not inspect_environment(wg.environment("gym:other/Cart-v0", horizon=limit, **fields), rows=1).problems
+
+
+def test_a_wrapper_may_keep_the_time_limit() -> None:
+    class Limit(gym.Wrapper[Any, Any, Any, Any]):
+        _max_episode_steps = 50
+
+    assert steps_until_truncated(Limit(other.Cart())) == 50
+    assert steps_until_truncated(other.Cart()) == 0
+
+
+def test_a_renderer_without_vulkan_says_what_it_needs() -> None:
+    def make() -> Any:
+        raise RuntimeError('Failed to find a supported physical device "cpu"')
+
+    with pytest.raises(InputError, match="needs Vulkan"):
+        making.call(make, {}, "maniskill:PickCube-v1")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import foreign_data
 import numpy as np
@@ -23,6 +26,7 @@ from worldgymnast.episodes.check import check
 from worldgymnast.episodes.lerobot_writer import LeRobotWriter
 from worldgymnast.episodes.merge import merge
 from worldgymnast.errors import InputError
+from worldgymnast.staging import exchange
 from worldgymnast.types import Episode
 
 
@@ -172,6 +176,43 @@ def test_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main([*words, *flags]) == 2
         assert said in capsys.readouterr().err
     assert len(complete(tmp_path / "base")) == 1
+
+
+def no_links(old: object, new: object) -> None:
+    raise PermissionError(errno.EPERM, "Operation not permitted")
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        ("worldgymnast.episodes.lerobot_appender.os.link", no_links, r"no hard links \(Operation not permitted\)"),
+        ("worldgymnast.staging._exchange", lambda first, second: "Invalid argument", r"at once \(Invalid argument\)"),
+    ],
+    ids=["exFAT", "FUSE"],
+)
+def test_a_file_system_that_cannot_do_it_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, value: Any, said: str
+) -> None:
+    """As measured on exFAT (no hard links) and bindfs (no exchange of folders)."""
+    lerobot.write(tmp_path / "base", [episode(1)])
+    lerobot.write(tmp_path / "more", [episode(2)])
+    before = content(tmp_path / "base")
+    monkeypatch.setattr(place, value)
+    monkeypatch.setattr(LeRobotWriter, "add", None)
+    with pytest.raises(InputError, match=f"{said}.*--out"):
+        merge([tmp_path / "base", tmp_path / "more"], None)
+    assert content(tmp_path / "base") == before
+    assert sorted(os.listdir(tmp_path)) == ["base", "more"]
+
+
+def test_folders_of_two_file_systems_are_not_exchanged(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
+        (tmp_path / "base").mkdir()
+        (tmp_path / "base/file").touch()
+        with pytest.raises(InputError, match=r"base: its file system cannot exchange .*cross-device"):
+            exchange(Path(other), tmp_path / "base")
+        assert (tmp_path / "base/file").exists()
+        assert not os.listdir(other)
 
 
 def test_a_link_to_a_data_set_is_refused(tmp_path: Path) -> None:

@@ -277,7 +277,9 @@ def test_check_warns_of_odd_metadata_that_can_be_read(copy, key, value, said):
     assert re.search(f"^warning: .*/info.json: .*{said}", str(found))
 
 
-@pytest.mark.parametrize("unit", ["6cm", "m", "m+rad", "effort*0.06m", "worldgym", "unknown"])
+@pytest.mark.parametrize(
+    "unit", ["6cm", "4*6cm", "m", "m+rad", "4x5cm+0.5rad", "4*0.1m-0.1rad", "effort*0.06m", "worldgym", "unknown"]
+)
 def test_known_units_have_no_finding(copy, unit):
     put(copy, f"{SPEC_FIELD}.unit", unit)
     assert check(copy) == []

@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from worldgymnast.actions import libero_spec
 from worldgymnast.errors import InputError
-from worldgymnast.measure.memory import LiveBytes
+from worldgymnast.measure.live_bytes import LiveBytes
 from worldgymnast.policies.flow_chain import Method, SamplerConfig
 from worldgymnast.policies.flow_expert import training_times
 from worldgymnast.policies.prompts import load_tokenizer, prompt_ids, prompt_tokens

@@ -9,16 +9,19 @@ from typing import Any
 
 import pytest
 import torch
+from foreign import Bright, Dimmer, Mine
 from openvla_folder import write_folder
 from test_openvla_parity import COMMON, PARALLEL
 from torch import nn
 
 import worldgymnast as wg
 from worldgymnast.cli.main import main
+from worldgymnast.cli.memory_plan import plan_rl
+from worldgymnast.measure.live_bytes import LiveBytes, counting
 from worldgymnast.measure.memory import (
-    LiveBytes,
     RoleMemory,
     _observation,
+    imitation_memory,
     judge_memory,
     module_bytes,
     peak,
@@ -28,7 +31,7 @@ from worldgymnast.measure.memory import (
 from worldgymnast.policies.openvla_checkpoint import OpenVLACheckpoint
 from worldgymnast.rl.reinforce import ReinforceConfig
 from worldgymnast.rl.trainer import Trainer, TrainerConfig, copy_of
-from worldgymnast.types import Clip, Verdict
+from worldgymnast.types import Clip, Observation, Verdict
 
 
 class Elsewhere:
@@ -128,3 +131,59 @@ def test_copies_share_what_training_does_not_change(tmp_path: Path) -> None:
     for name, weight in trainer.start.trainable_state().items():
         assert torch.equal(weight, before[name])
         assert torch.equal(best[name], before[name] + 1)
+
+
+def test_imitation_equals_what_is_measured() -> None:
+    policy: Any = wg.load_policy(wg.starter("policy"))
+    planned = imitation_memory(policy, [(64, 64)], 8, "fp32")
+    images = {"image": torch.zeros(8, 64, 64, 3, dtype=torch.uint8)}
+    batch = {
+        "obs": Observation(images, ["pick up the cup"] * 8, None, images),
+        "actions": torch.zeros(8, policy.chunk, 4),
+        "mask": torch.ones(8, policy.chunk, dtype=torch.bool),
+        "generator": torch.Generator(),
+    }
+    policy.loss(batch)
+    with LiveBytes() as memory:
+        policy.loss(batch)[0].backward()
+    assert planned.update == pytest.approx(memory.peak - module_bytes(policy), rel=0.05)
+    assert planned.training == pytest.approx(4 * module_bytes(policy), rel=0.01)
+
+
+def test_a_gpu_is_planned_in_its_own_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)  # a CPU without 16 bits
+    world = wg.load_world(wg.starter("world"))
+    many = replace(SHORT, rows=512)  # so that activations outweigh the weights that autocast keeps in 16 bits
+    on_cpu, on_gpu = world_memory(world, many, "cpu"), world_memory(world, many, "cuda")
+    assert on_gpu.rollout < 0.9 * on_cpu.rollout
+    x = torch.ones(2, 8)
+    with counting("cuda"), torch.autocast("cpu", torch.bfloat16):
+        product = x @ x.T
+        assert product.dtype == torch.bfloat16
+        assert product.softmax(-1).dtype == nn.LayerNorm(2)(product).dtype == torch.float32
+    with counting("cpu"), torch.autocast("cpu", torch.bfloat16):
+        assert (x @ x.T).softmax(-1).dtype == torch.bfloat16
+
+
+def test_a_component_that_cannot_be_counted_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    class Reads(Mine):
+        def act(self, obs: Observation, **options: Any) -> Any:
+            obs.images["image"][self.net[0].weight.nonzero()]
+            return super().act(obs, **options)
+
+    plan = plan_rl(Mine(), Dimmer(), Elsewhere(), SHORT, "cpu")
+    assert [role.role for role in plan.roles] == ["policy", "judge"]
+    assert plan.roles[0].training == 6 * plan.roles[0].weights
+    assert plan.unknown == ["world model: Dimmer has no torch modules here, so it is not counted"]
+    (problem,) = plan_rl(Reads(), wg.load_world(wg.starter("world")), Bright(), SHORT, "cpu").unknown[:1]
+    assert problem.startswith("policy: Reads cannot be counted without running it (")
+    plan.show(None)
+    assert "Dimmer" in capsys.readouterr().out
+
+
+def test_turns_lower_the_peak() -> None:
+    policy = RoleMemory("policy", 10, 60, 2, 9, waiting=60, stored=20)
+    world, judge = RoleMemory("world model", 50, rollout=30), RoleMemory("judge", 20, rollout=4)
+    assert peak([policy, world, judge]) == 170
+    assert peak([policy, world, judge], offload=True) == 10 + 50 + 20 + 30
+    assert peak([policy, judge], offload=True) == 10 + 60 - 20 + 9

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from torch import nn
+
 from worldgymnast.actions import ActionSpec, ActionSpecMismatch
 from worldgymnast.cli.checks import check_frames, check_observed, check_same_actions, check_same_rate
 from worldgymnast.cli.environment import check_policy, check_tasks, fitted, is_metaworld
@@ -246,6 +248,12 @@ class Components:
     judge: Judge
     env: EnvironmentConfig | None = None
 
+    def to(self, device: str) -> None:
+        """Move the policy, the world model and a learned judge to a device."""
+        for component in (self.policy, self.world, self.judge):
+            if isinstance(component, nn.Module):
+                component.to(device)
+
 
 def load_components(
     files: Mapping[str, Path],
@@ -253,6 +261,9 @@ def load_components(
     ledger: Ledger,
     env: EnvironmentConfig | None,
     given_flags: Collection[str] = (),
+    *,
+    policy: Policy | None = None,
+    waits: bool = False,
 ) -> Components:
     """Load "policy", "world" and "judge", and check their fit.
 
@@ -262,12 +273,16 @@ def load_components(
         ledger: record of paid judge requests.
         env: real environment; None if nothing real is needed.
         given_flags: flags on the command line; all else of the environment follows the components.
+        policy: the policy, if it is loaded already.
+        waits: weights stay on the CPU until `Components.to`.
 
     Raises:
         InputError: a file is missing, or the components do not fit one another or `env`.
     """
-    policy, world = load_policy(files["policy"], device), load_world(files["world"], device)
-    judge = load_judge(files["judge"], device, ledger)
+    at_first = "cpu" if waits else device
+    policy, world = policy or load_policy(files["policy"], at_first), load_world(files["world"], at_first)
+    is_description = files["judge"].suffix == ".json"  # a local vision-language model is loaded where it runs
+    judge = load_judge(files["judge"], device if is_description else at_first, ledger)
     check_same_actions(files["policy"], policy.action_spec, files["world"], world.action_spec)
     if files["judge"].suffix == ".safetensors":
         check_same_rate(files["judge"], fps_of(files["judge"]), files["world"], world.fps)

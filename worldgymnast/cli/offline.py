@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from worldgymnast.actions import ActionSpec, ActionSpecMismatch, converter
 from worldgymnast.cli.inputs import hold_out
 from worldgymnast.cli.origins import HeldOut, held_out_of, holds_out
@@ -106,7 +108,8 @@ def measure(
 ) -> None:
     """Write what is known of a finished training to its folder, unless this was done before.
 
-    Both policies are imagined from the pictures, if there are some, and from the first frames of the test episodes.
+    Both policies are imagined from the pictures, if there are some, and from the first frames of the test episodes;
+    without either, from starts of the training.
     """
     if (out / OFFLINE).exists():
         return
@@ -114,6 +117,9 @@ def measure(
     if references is not None:
         test = references.test
         starts += [test.episode(int(e)).start() for e in evenly_spaced(len(test), ROLLOUTS)]
+    if not starts:  # the data's actions cannot be compared with the world model's
+        drawn = sampler(np.random.default_rng(config.seed), ROLLOUTS)
+        starts = [start for start in drawn if isinstance(start, Start)]
     write_offline(
         out,
         policies,

@@ -179,7 +179,7 @@ def reset_raw(config: GymnasiumConfig, raw: Any, task: str, layout: int) -> tupl
     place, _, name = config.layout.partition(":")
     options: dict[str, Any] = {}
     arguments: dict[str, Any] = {}
-    if making.member(raw, "tasks") is not None or config.adapter:
+    if making.member(raw, "tasks") is not None or config.adapter in ("lerobot", "inspect-robots"):
         options["task"] = task
     if config.layout == "seed":
         arguments["seed"] = layout
@@ -244,5 +244,11 @@ def tiling_in(config: GymnasiumConfig, raw: Any, observation: Any, info: Mapping
 
 def time_limit(config: GymnasiumConfig, raw: Any) -> int:
     """Time limit of the environment, in held actions; 0 without one."""
-    limit = getattr(getattr(raw, "spec", None), "max_episode_steps", None) or making.member(raw, "horizon")
+    limit = steps_until_truncated(raw) or making.member(raw, "horizon")
     return int(limit) // config.hold if isinstance(limit, int) else 0
+
+
+def steps_until_truncated(raw: Any) -> int:
+    """Steps after which a time limit truncates episodes; 0 without one. ManiSkill's limit is in no spec."""
+    limit = getattr(getattr(raw, "spec", None), "max_episode_steps", None) or making.member(raw, "_max_episode_steps")
+    return limit if isinstance(limit, int) else 0

@@ -119,7 +119,7 @@ class GymnasiumConfig:
         return replace(self, size=size[0], width=0 if size[0] == size[1] else size[1])
 
 
-_ADAPTERS = ("", "lerobot", "inspect-robots")
+_ADAPTERS = ("", "lerobot", "maniskill", "inspect-robots")
 Make = Callable[[], Any]
 
 
@@ -147,6 +147,8 @@ def make_raw(config: GymnasiumConfig, extra: Mapping[str, Any] | None = None) ->
         return making.make_from_factory(config.factory, kwargs)
     if not config.id:
         raise InputError("environment: found no id and no factory. Add --env gym:ID or --env module:factory")
+    if config.adapter == "maniskill":
+        return making.make_maniskill(config.id, kwargs)
     return making.make_gym(config.id, kwargs, config.image_key == RENDER)
 
 

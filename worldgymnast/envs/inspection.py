@@ -61,6 +61,7 @@ def inspect_description(env: Gymnasium, chunk: int) -> Inspection:
         result.problems += _spec_problems(env.config, raw)
         result.problems += _episode_problems(env.config, raw, result.notes)
         horizon = env.config.horizon or described.time_limit(env.config, raw) or description.HORIZON
+        result.problems += _limit_problems(env.config, raw, horizon)
         if horizon % chunk:
             result.problems.append(horizon_problem(horizon, chunk))
         facts = _provisional_facts(env.config, raw)
@@ -85,6 +86,17 @@ def horizon_problem(horizon: int, chunk: int) -> str:
         f"horizon: {horizon} actions are no multiple of the policy's chunk ({chunk}). Episodes could not end with a "
         f"look. Set --env.horizon {max(chunk, horizon // chunk * chunk)}"
     )
+
+
+def _limit_problems(config: GymnasiumConfig, raw: Any, horizon: int) -> Iterator[str]:
+    limit, hold = described.steps_until_truncated(raw), config.hold
+    if limit and horizon * hold > limit:
+        held = f" of {hold} steps" if hold > 1 else ""
+        yield (
+            f"horizon: {horizon} actions{held} are longer than the environment's time limit ({limit} steps). Rollouts "
+            f"would end with still pictures. Set --env.horizon {limit // hold}, or add to --env.kwargs "
+            f'"max_episode_steps": {horizon * hold}'
+        )
 
 
 def _provisional_facts(config: GymnasiumConfig, raw: Any) -> Facts | None:

@@ -18,6 +18,8 @@ import numpy as np
 from worldgymnast.errors import InputError
 
 _IMAGES = {"render_mode": "rgb_array"}
+_NO_VULKAN = ("supported physical device", "rendering device", "vk::")
+"""Parts of SAPIEN's errors where there is no Vulkan device that it can use."""
 _OPERATOR = "operator_end"
 """inspect-robots' reason for an episode that a person ended and that waits for a verdict."""
 
@@ -36,13 +38,14 @@ def member(env: Any, name: str) -> Any:
     return None
 
 
-def make_gym(name: str, kwargs: Mapping[str, Any], renders: bool) -> Any:
+def make_gym(name: str, kwargs: Mapping[str, Any], renders: bool, word: str = "gym") -> Any:
     """Make a registered Gymnasium environment.
 
     Args:
         name: its id; of "package/Name-v0" the package is imported, as "package:id" of Gymnasium does.
         kwargs: of `gym.make`.
         renders: ask for `env.render()` to return pictures.
+        word: its library in references, for messages.
 
     Raises:
         InputError: there is no such environment, or it cannot be made.
@@ -55,9 +58,11 @@ def make_gym(name: str, kwargs: Mapping[str, Any], renders: bool) -> Any:
     try:
         return gym.make(name, disable_env_checker=True, **arguments)
     except gym.error.Error as error:
-        raise InputError(f"environment 'gym:{name}': {_line(error)}. Check the id, and install its package") from error
+        raise InputError(
+            f"environment '{word}:{name}': {_line(error)}. Check the id, and install its package"
+        ) from error
     except Exception as error:  # a constructor can raise anything
-        raise InputError(f"environment 'gym:{name}': cannot be made ({_line(error)}). Check --env.kwargs") from error
+        raise InputError(f"environment '{word}:{name}': cannot be made ({_line(error)}). {_advice(error)}") from error
 
 
 def make_from_factory(factory: str, kwargs: Mapping[str, Any]) -> Any:
@@ -103,12 +108,43 @@ def call(factory: Callable[..., Any], kwargs: Mapping[str, Any], name: str) -> A
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"environment '{name}': cannot be made ({_line(error)}). Check --env.kwargs") from error
+        raise InputError(f"environment '{name}': cannot be made ({_line(error)}). {_advice(error)}") from error
+
+
+def _advice(error: Exception) -> str:
+    if any(sign in str(error) for sign in _NO_VULKAN):
+        return "Its renderer needs Vulkan: a GPU's driver, or Mesa's lavapipe (docs/environments.md, ManiSkill)"
+    return "Check --env.kwargs"
 
 
 def _line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:300].rstrip(".")
+
+
+# ---------------------------------------------------------------- maniskill
+
+MANISKILL: Mapping[str, Any] = {
+    "obs_mode": "rgb",
+    "num_envs": 1,
+    "sim_backend": "physx_cpu",
+    "render_backend": "cpu",
+    "control_mode": "pd_ee_delta_pose",
+}
+"""Keyword arguments of ManiSkill's environments, unless others are given."""
+
+
+def make_maniskill(name: str, kwargs: Mapping[str, Any]) -> Any:
+    """Make one environment of ManiSkill on the CPU.
+
+    Args:
+        name: its id, such as "PickCube-v1".
+        kwargs: of `gym.make`; they override those of `MANISKILL`.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    return make_gym(name, {**MANISKILL, **kwargs}, renders=False, word="maniskill")
 
 
 # ---------------------------------------------------------------- lerobot

@@ -14,12 +14,13 @@ from worldgymnast.errors import InputError
 
 _MANISKILL_SPEC = {
     "axes": ["x", "y", "z", "roll", "pitch", "yaw", "gripper"],
-    "unit": "0.1m+0.1rad",
+    "unit": "0.1m-0.1rad",
     "rotation": "rpy",
     "gripper": "none",
     "rate": 20.0,
 }
-"""`pd_ee_delta_pose`: 1.0 is 10 cm and 0.1 rad a control step at 20 Hz; gripper 1 is open, -1 is closed."""
+"""`pd_ee_delta_pose`: 1.0 is 10 cm and -0.1 rad a control step at 20 Hz; gripper 1 is open, -1 is closed. ManiSkill
+3.0.1 scales rotations by their lower bound, so their sign is inverted."""
 
 PREFIXES: Mapping[str, Mapping[str, Any]] = {
     "gym": {},
@@ -30,14 +31,8 @@ PREFIXES: Mapping[str, Mapping[str, Any]] = {
         "success_key": "is_success",
     },
     "maniskill": {
+        "adapter": "maniskill",
         "imports": ["mani_skill.envs"],
-        "kwargs": {
-            "obs_mode": "rgb",
-            "num_envs": 1,
-            "sim_backend": "physx_cpu",
-            "render_backend": "cpu",
-            "control_mode": "pd_ee_delta_pose",
-        },
         "image_key": "sensor_data.*.rgb",
         "state_key": "agent.qpos",
         "success_key": "success",

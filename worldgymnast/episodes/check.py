@@ -34,7 +34,8 @@ __all__ = ["Finding", "check", "convert", "detect"]
 
 _MAX_PER_HINT = 10
 _PART = r"(effort\*)?[\d.]*(mm|cm|m|rad|deg)"
-_UNIT = re.compile(rf"unknown|worldgym|{_PART}(\+{_PART})*")
+_UNIT = re.compile(rf"unknown|worldgym|(\d+[*x])?{_PART}([+-]{_PART})*")
+"""Of one control step, or of N held ones ("4*6cm", "4x5cm+0.5rad")."""
 
 
 @dataclass

@@ -25,7 +25,7 @@ from worldgymnast.episodes.lerobot_writer import LeRobotWriter
 from worldgymnast.episodes.stats import Stats, aggregate
 from worldgymnast.errors import InputError
 from worldgymnast.files import read_json_object, visible
-from worldgymnast.staging import StagedFolder, sync
+from worldgymnast.staging import StagedFolder, check_exchange, sync
 from worldgymnast.types import Episode
 
 _PLAIN = ("timestamp", "frame_index", "episode_index", "index", "task_index")
@@ -83,6 +83,7 @@ class LeRobotAppender(LeRobotWriter):
             if self._rate != base.info["fps"]:
                 raise InputError(f"{path}: found {base.info['fps']} frames per second, expected {fps:g}. {_INSTEAD}")
             _link_files(path, self._root)
+            check_exchange(self._root, path)
             numbers = base.listed["episode_index"].to_pylist()
             self.base_episodes = len(numbers)
             self.episodes, self.frames = max(numbers) + 1, max(base.listed["dataset_to_index"].to_pylist())

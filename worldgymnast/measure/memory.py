@@ -1,77 +1,32 @@
-"""Memory that rollouts and updates will take, computed without allocating it.
+"""Memory that training will take, computed without allocating it.
 
-The components run once on fake tensors, which have shapes and no contents, while a dispatch mode adds up the storages
-that are alive. So the numbers hold for any policy and world model, and for sizes that this machine could not load.
+The components run once on fake tensors, which have shapes and no contents, while the storages that are alive are added
+up (`live_bytes`). So the numbers hold for any policy and world model, and for sizes that this machine could not load.
 Kernels' workspaces and the allocator's fragmentation are not counted.
 """
 
 from __future__ import annotations
 
-import copy
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch import nn
 
+from worldgymnast.measure.live_bytes import counting, fake_copy, tensor_bytes
+from worldgymnast.precision import Precision, autocast
 from worldgymnast.protocols import Judge, Policy, PredictsState, WorldModel, tiling_of
+from worldgymnast.rl.offload import modules_in
 from worldgymnast.rl.reinforce import ReinforceConfig
 from worldgymnast.rl.rollout import executed_per_look
 from worldgymnast.tiling import picture_sizes
 from worldgymnast.types import STATE, Clip, Observation
 
-_M = TypeVar("_M")
-
-
-class LiveBytes(TorchDispatchMode):
-    """Bytes of the tensors that operations made and that are alive, and their peak.
-
-    Attributes:
-        live: now.
-        peak: the most so far.
-
-    >>> with LiveBytes() as memory:
-    ...     a = torch.zeros(1000)
-    ...     b = a + 1
-    ...     del a
-    ...     c = b[:10]
-    >>> memory.peak, memory.live
-    (8000, 4000)
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live = self.peak = 0
-        self._known: set[int] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation, and count the storages of its results that are not those of its arguments."""
-        self._add(args, is_counted=False)
-        result = func(*args, **(kwargs or {}))
-        self._add(result, is_counted=True)
-        return result
-
-    def _add(self, tensors: Any, *, is_counted: bool) -> None:
-        for tensor in tree_leaves(tensors):
-            if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage())._cdata not in self._known:
-                self._know(storage, storage.nbytes() if is_counted else 0)
-
-    def _know(self, storage: torch.UntypedStorage, size: int) -> None:
-        key = storage._cdata
-        self._known.add(key)
-        self.live += size
-        self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self._remove, key, size)
-
-    def _remove(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.live -= size
+_SENTENCE = "pick up the cup"
+_LARGE = 1e9
+"""Bytes above which a judge is counted on fake tensors; smaller ones judge four clips."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +39,8 @@ class RoleMemory:
         training: gradients, optimizer state, and the trained weights of the start, the best and the averaged policy.
         rollout: most that one call in a rollout adds.
         update: most that one micro-batch of an update adds.
+        waiting: part of `training` that no rollout needs, and that `ReinforceConfig.offload` moves away.
+        stored: part of `waiting` that no update needs either.
     """
 
     role: str
@@ -91,75 +48,158 @@ class RoleMemory:
     training: int = 0
     rollout: int = 0
     update: int = 0
+    waiting: int = 0
+    stored: int = 0
+
+    @property
+    def kept(self) -> int:
+        """Bytes that are always there: weights and training."""
+        return self.weights + self.training
 
 
-def peak(roles: Sequence[RoleMemory]) -> int:
+def peak(roles: Sequence[RoleMemory], *, offload: bool = False) -> int:
     """Most bytes at one time: all weights and optimizer state, and the larger of rollout and update.
 
-    >>> peak([RoleMemory("policy", 10, 30, 2, 9), RoleMemory("judge", 5, 0, 4)])
-    54
+    With `offload`, rollouts and updates take turns on the device: rollouts do without `waiting`, updates without the
+    world model, the judge and `stored`.
+
+    >>> roles = [RoleMemory("policy", 10, 30, 2, 9, waiting=30, stored=10), RoleMemory("judge", 5, 0, 4)]
+    >>> peak(roles), peak(roles, offload=True)
+    (54, 39)
     """
-    kept = sum(role.weights + role.training for role in roles)
-    return kept + max(max(role.rollout for role in roles), max(role.update for role in roles))
+    rollout, update = max(role.rollout for role in roles), max(role.update for role in roles)
+    if not offload:
+        return sum(role.kept for role in roles) + max(rollout, update)
+    collecting = sum(role.kept - role.waiting for role in roles) + rollout
+    updating = sum(role.kept - role.stored for role in roles if role.training) + update
+    return max(collecting, updating)
 
 
-def policy_memory(policy: Policy, world: WorldModel, config: ReinforceConfig) -> RoleMemory:
-    """Memory of a policy that is trained by RL in a world model."""
+# ---------------------------------------------------------------- reinforcement learning
+
+
+def policy_memory(policy: Policy, world: WorldModel, config: ReinforceConfig, kind: str = "cpu") -> RoleMemory:
+    """Memory of a policy that is trained by RL in a world model, on a kind of device ("cpu" or "cuda")."""
     module: Any = policy
-    trainable = sum(_bytes(p) for p in module.parameters() if p.requires_grad)
-    copies = 5 + (config.trainer.average > 0)  # gradients, two moments of AdamW, start and kept weights, the average
+    trainable = sum(tensor_bytes(p) for p in module.parameters() if p.requires_grad)
+    used = 4 + config.ahead  # gradients, two moments of AdamW, the start policy; with prefetch a second acting policy
+    stored = 1 + (config.trainer.average > 0) + config.ahead  # the kept weights, the average; those that act
     looks = config.trainer.micro_batch * -(-config.horizon // executed_per_look(policy, config.execute))
-    faked = _fake(module)
-    faked.act(_observation(policy, world, 1), temperature=1.0, generator=None)  # loads what the policy loads once
-    with LiveBytes() as acting:
-        faked.act(_observation(policy, world, config.rows), temperature=1.0, generator=None)
-    obs = _observation(policy, world, looks)
-    chunk = faked.act(obs, temperature=1.0, generator=None)
-    with LiveBytes() as updating:
+    faked = fake_copy(module)
+
+    def act(obs: Observation) -> Any:
+        return faked.act(obs, temperature=1.0, generator=None)
+
+    with counting(kind):
+        act(_observation(policy, world, 1))  # loads what the policy loads once
+    with counting(kind) as acting:
+        act(_observation(policy, world, config.rows))
+    with counting(kind):
+        obs = _observation(policy, world, looks)
+        chunk = act(obs)
+    with counting(kind) as updating:
         faked.logprobs(obs, chunk).sum().backward()
     update = max(0, updating.peak - trainable)  # gradients are alive at the end, and counted above
-    return RoleMemory("policy", module_bytes(module), trainable * copies, acting.peak, update)
+    return RoleMemory(
+        "policy",
+        module_bytes(module),
+        trainable * (used + stored),
+        acting.peak,
+        update,
+        waiting=trainable * (4 + stored),
+        stored=trainable * stored,
+    )
 
 
-def world_memory(world: WorldModel, config: ReinforceConfig) -> RoleMemory:
+def world_memory(world: WorldModel, config: ReinforceConfig, kind: str = "cpu") -> RoleMemory:
     """Memory of a world model that imagines the rollouts of `config`."""
     module: Any = world
-    faked = _fake(module)
-    with LiveBytes() as imagining, torch.no_grad():
+    faked = fake_copy(module)
+    with torch.no_grad(), counting(kind) as imagining:
         frames = torch.zeros(config.rows, *world.frame_size, 3, dtype=torch.uint8)
         state, generator = faked.start(frames), torch.Generator()
         window = getattr(getattr(getattr(world, "config", None), "transformer", None), "window", config.horizon)
-        for _ in range(min(window, config.horizon)):
+        for _ in range(min(window + 1, config.horizon)):
             action = torch.zeros(config.rows, 1, world.action_spec.dim)
             state, _ = faked.step(state, action, generator=generator)
     return RoleMemory("world model", module_bytes(module), rollout=imagining.peak)
 
 
-def judge_memory(judge: Judge, world: WorldModel, config: ReinforceConfig) -> RoleMemory:
+def judge_memory(judge: Judge, world: WorldModel, config: ReinforceConfig, kind: str = "cpu") -> RoleMemory:
     """Memory of a judge of the rollouts of `config`, from two small batches; none for one behind a server."""
-    if not isinstance(judge, nn.Module):
+    if members := getattr(judge, "members", ()):
+        each = [judge_memory(member, world, config, kind) for member in members]
+        return RoleMemory("judge", sum(one.weights for one in each), rollout=max(one.rollout for one in each))
+    if not modules_in(judge):
         return RoleMemory("judge", 0)
+    weights = module_bytes(judge)
+    scored: Any = judge
+    if weights >= _LARGE:
+        scored = fake_copy(judge)
+        if isinstance(vars(scored).get("device"), torch.device):
+            scored.device = torch.device("cpu")  # where fake tensors lie
 
     def measured(count: int) -> int:
         frames = np.zeros((config.horizon + 1, *world.frame_size, 3), np.uint8)
-        with LiveBytes() as scoring:
-            judge.score([Clip(frames, "pick up the cup", "", True) for _ in range(count)])
+        with counting(kind) as scoring:
+            scored.score([Clip(frames, _SENTENCE, "", True) for _ in range(count)])
         return scoring.peak
 
     measured(1)  # loads what the judge loads once, such as the encoder of its sentences
     two, four = measured(2), measured(4)
-    return RoleMemory("judge", module_bytes(judge), rollout=two + (four - two) * (config.rows - 2) // 2)
+    rows = config.rows
+    if not isinstance(judge, nn.Module):  # a vision-language model judges a few clips at a time
+        rows = min(rows, getattr(getattr(judge, "config", None), "batch", rows))
+    return RoleMemory("judge", weights, rollout=two + (four - two) * (rows - 2) // 2)
+
+
+# ---------------------------------------------------------------- imitation
+
+
+def imitation_memory(
+    policy: Any,
+    sizes: Sequence[tuple[int, int]],
+    batch: int,
+    precision: Precision = "auto",
+    kind: str = "cpu",
+    *,
+    is_finetuned: bool = False,
+) -> RoleMemory:
+    """Memory of a policy that is trained by imitation.
+
+    Args:
+        policy: an `ImitablePolicy`, which may be on the "meta" device.
+        sizes: height and width of the pictures of each of its cameras.
+        batch: looks per step.
+        precision: of matrix products.
+        kind: kind of device, "cpu" or "cuda".
+        is_finetuned: whether the policy before the training stays in memory.
+    """
+    trainable = sum(tensor_bytes(p) for p in policy.parameters() if p.requires_grad)
+    images = {n: torch.zeros(batch, *s, 3, dtype=torch.uint8) for n, s in zip(policy.cameras, sizes, strict=True)}
+    width = getattr(getattr(policy, "config", None), "state_dim", 0)
+    looks = {
+        "obs": Observation(images, [_SENTENCE] * batch, torch.zeros(batch, width) if width else None, images),
+        "actions": torch.zeros(batch, policy.chunk, policy.action_spec.dim),
+        "mask": torch.ones(batch, policy.chunk, dtype=torch.bool),
+        "generator": torch.Generator(),
+        "progress": 0.0,
+    }
+    faked = fake_copy(policy)
+    with counting(kind):
+        faked.act(looks["obs"].rows(torch.arange(1)), temperature=0.0, generator=None)  # loads what it loads once
+    with counting(kind) as updating:
+        with autocast(precision, torch.device("cpu")):
+            loss, _ = faked.loss(looks)
+        loss.backward()
+    copies = 4 + is_finetuned  # gradients, two moments of AdamW, averaged weights, the policy before
+    return RoleMemory("policy", module_bytes(policy), trainable * copies, update=max(0, updating.peak - trainable))
 
 
 def module_bytes(component: Any) -> int:
     """Bytes of a component's parameters and buffers; 0 for one without, such as a judge behind a server."""
-    if not isinstance(component, nn.Module):
-        return 0
-    return sum(map(_bytes, [*component.parameters(), *component.buffers()]))
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
+    tensors = {id(t): t for module in modules_in(component) for t in (*module.parameters(), *module.buffers())}
+    return sum(map(tensor_bytes, tensors.values()))
 
 
 def _observation(policy: Policy, world: WorldModel, rows: int) -> Observation:
@@ -171,16 +211,4 @@ def _observation(policy: Policy, world: WorldModel, rows: int) -> Observation:
     state = None
     if STATE in policy.needs and isinstance(world, PredictsState):
         state = torch.zeros(rows, world.state_dim)
-    return Observation(images, ["pick up the cup"] * rows, state, images)
-
-
-def _fake(component: _M) -> _M:
-    """Copy of a module whose tensors have shapes but no contents; so have the results of its operations."""
-    module: Any = component
-    memo: dict[int, Any] = {}
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        for tensor in [*module.parameters(), *module.buffers()]:
-            empty = torch.empty(tensor.shape, dtype=tensor.dtype)
-            is_parameter = isinstance(tensor, nn.Parameter)
-            memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty
-    return copy.deepcopy(component, memo)
+    return Observation(images, [_SENTENCE] * rows, state, images)

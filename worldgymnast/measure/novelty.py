@@ -1,24 +1,24 @@
 """Detects out-of-distribution starts before any compute is spent on them.
 
-Frames are measured by the reconstruction error of the world model's autoencoder and by the share of their colors that
-the nearest known frame lacks, sentences by their similarity to the nearest known one.
+Frames are measured by the reconstruction error of the world model's autoencoder and by their likeness to the nearest
+known frame, sentences by their similarity to the nearest known one.
 
 The two measures of frames miss different things. An autoencoder that was trained for minutes reconstructs everything
-equally badly, and one that was trained well also reconstructs simple pictures of another robot. Colors do not tell a
-known scene from its mirror image.
+equally badly, and one that was trained well also reconstructs simple pictures of another robot. A coarse picture does
+not tell a small object, or an exchange of red and blue.
 """
 
 from __future__ import annotations
 
 import difflib
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 
 from worldgymnast.evaluation.agreement import psnr
+from worldgymnast.measure.support import reduced_frames
 from worldgymnast.protocols import Encodes, WorldModel
 from worldgymnast.text import SentenceEncoder
 from worldgymnast.types import Start, StartOrLayout
@@ -26,13 +26,12 @@ from worldgymnast.types import Start, StartOrLayout
 FRAME_MARGIN = 1.5
 """Tolerance in dB of the reconstruction PSNR below the worst known frame. New layouts of the default suite lie within
 0.5 dB, another camera or other colors 2 to 8 dB below."""
-MAX_NEW_COLORS = 0.35
-"""Tolerated share of a frame's colors that the nearest known frame lacks. New layouts differ by less than 0.03, light
-that is 20 % weaker or stronger by 0.25 to 0.28, Meta-World from BridgeData V2 by 0.40 or more, noise by 0.5."""
-COLOR_MARGIN = 0.05
+MAX_UNLIKE = 0.5
+"""Tolerated difference of a frame from the nearest known one, 1 - r of both at 8x8 pixels. In scenes of BridgeData V2,
+LIBERO, Meta-World and ManiSkill, new layouts differ by up to 0.25, each from another by 0.55 or more. Light does not
+count."""
+UNLIKE_MARGIN = 0.05
 """Tolerance beyond the most unusual known frame, where known frames differ more than that."""
-_LEVELS = 4
-"""Levels of each color channel; a color counts for its neighboring levels in proportion."""
 MIN_SENTENCE_SIMILARITY = 0.5
 """Smallest cosine similarity to the nearest known sentence. Paraphrases lie above 0.5, other languages and other tasks
 below 0.45."""
@@ -54,59 +53,50 @@ def reconstruction_psnr(world: Encodes, frames: UInt8[np.ndarray, "n h w 3"]) ->
     return np.concatenate(values)
 
 
-def color_shares(frames: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n 64"]:
-    """Share of each color in each frame.
+def unlikeness(frames: UInt8[np.ndarray, "n h w 3"], known: UInt8[np.ndarray, "m h w 3"]) -> np.ndarray:
+    """Difference of each frame from the nearest known one, float [n] from 0 (the same) to 2; 1 is unrelated.
 
-    Levels overlap, so a little more or less light moves shares between neighbors.
+    It is 1 - r, with Pearson's r over the values of both frames at 8x8 pixels. More or less light changes nothing.
 
-    >>> white = np.full((1, 4, 4, 3), 255, np.uint8)
-    >>> color_shares(white)[0].nonzero()[0].tolist(), bool(color_shares(white // 2).max() < 0.2)
-    ([63], True)
+    >>> left = np.zeros((1, 16, 16, 3), np.uint8)
+    >>> left[:, :, :8] = 200
+    >>> unlikeness(np.concatenate([left // 2, left[:, :, ::-1]]), left).round(2).tolist()
+    [0.0, 2.0]
     """
-    return np.stack([_color_shares(frame) for frame in frames])
+    return _differences(_standardized(frames), _standardized(known)).min(1)
 
 
-def _color_shares(frame: UInt8[np.ndarray, "h w 3"]) -> np.ndarray:
-    positions = frame.reshape(-1, 3) / 255 * (_LEVELS - 1)
-    lower = np.floor(positions).astype(int).clip(0, _LEVELS - 2)
-    upper_share = positions - lower
-    shares = np.zeros(_LEVELS**3)
-    for corner in itertools.product((0, 1), repeat=3):
-        weight = np.where(corner, upper_share, 1 - upper_share).prod(-1)
-        shares += np.bincount((lower + corner) @ (_LEVELS**2, _LEVELS, 1), weight, _LEVELS**3)
-    return shares / len(positions)
+def _standardized(frames: np.ndarray) -> np.ndarray:
+    """Frames at 8x8 pixels with mean 0 and norm 1, float [n d]; a uniform frame is 0."""
+    reduced = reduced_frames(frames).astype(np.float64)
+    reduced -= reduced.mean(1, keepdims=True)
+    return reduced / np.maximum(np.linalg.norm(reduced, axis=1, keepdims=True), 1e-6)
 
 
-def new_colors(frames: UInt8[np.ndarray, "n h w 3"], known: UInt8[np.ndarray, "m h w 3"]) -> np.ndarray:
-    """Share of each frame's colors that the nearest known frame lacks, float [n] from 0 to 1.
+def _differences(some: np.ndarray, others: np.ndarray) -> np.ndarray:
+    return 1.0 - some @ others.T
 
-    >>> red, blue = (np.full((1, 8, 8, 3), color, np.uint8) for color in ((200, 0, 0), (0, 0, 200)))
-    >>> new_colors(red, np.concatenate([blue, red])).tolist(), bool(new_colors(red, blue)[0] > 0.5)
-    ([0.0], True)
+
+def unlike_warning(starts: Sequence[Start], known: Sequence[Start]) -> str:
+    """Return a warning about frames unlike every known one, or "".
+
+    Args:
+        starts: starts to check.
+        known: starts from the training distribution, at least one.
     """
-    return _distances(color_shares(frames), color_shares(known)).min(1)
-
-
-def _distances(some: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Half the sum of the differences of shares, float [n m]."""
-    return np.stack([np.abs(others - one).sum(1) / 2 for one in some])
-
-
-def _color_warning(starts: Sequence[Start], known: Sequence[Start]) -> str:
-    """Return a warning about frames whose colors no known frame has, or ""."""
-    frames, shares = np.stack([start.frame for start in starts]), color_shares(np.stack([one.frame for one in known]))
-    found = _distances(color_shares(frames), shares).min(1)
-    among = _distances(shares, shares)
+    reference = _standardized(np.stack([one.frame for one in known]))
+    found = _differences(_standardized(np.stack([start.frame for start in starts])), reference).min(1)
+    among = _differences(reference, reference)
     np.fill_diagonal(among, np.inf)
     unusual = float(among.min(1).max()) if len(known) > 1 else 0.0
-    count = int((found > max(MAX_NEW_COLORS, unusual + COLOR_MARGIN)).sum())
+    count = int((found > max(MAX_UNLIKE, unusual + UNLIKE_MARGIN)).sum())
     if not count:
         return ""
     frame = "a frame" if len(starts) == 1 else f"{count} of {len(starts)} frames"
     return (
-        f"found {frame} out of distribution for the world model: the nearest of {len(known)} known frames lacks "
-        f"{found.max():.0%} of the colors of {'it' if len(starts) == 1 else 'the worst'}, and at most {unusual:.0%} of "
-        "those of a known one"
+        f"found {frame} out of distribution for the world model: {'it' if len(starts) == 1 else 'the worst'} differs "
+        f"from the nearest of {len(known)} known frames by {found.max():.2f} (1 - r at 8x8 pixels), and a known one "
+        f"from the others by at most {unusual:.2f}"
     )
 
 
@@ -121,12 +111,12 @@ def frame_warning(world: WorldModel, starts: Sequence[Start], known: Sequence[St
     if not known:
         return ""
     if not isinstance(world, Encodes):
-        return _color_warning(starts, known)
+        return unlike_warning(starts, known)
     values = reconstruction_psnr(world, np.stack([start.frame for start in starts]))
     lowest = float(reconstruction_psnr(world, np.stack([start.frame for start in known])).min())
     count = int((values < lowest - FRAME_MARGIN).sum())
     if not count:
-        return _color_warning(starts, known)
+        return unlike_warning(starts, known)
     frames = "a frame" if len(starts) == 1 else f"{count} of {len(starts)} frames"
     return (
         f"found {frames} out of distribution for the world model: its autoencoder reconstructs "

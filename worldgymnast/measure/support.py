@@ -74,13 +74,13 @@ class Support:
         self._half_range = np.where(high > low, (high - low) / 2, 1.0).astype(np.float32)
         convert = converter(episodes.spec, spec)
         looks = [_looks(episodes, int(e), chunk, most) for e in usable[chosen]]
-        self._frames = [_reduce(frames) for frames, _ in looks]
+        self._frames = [reduced_frames(frames) for frames, _ in looks]
         self._actions = [convert(actions) / self._half_range for _, actions in looks]
         self.max_frames, self.max_actions = _limit(self._frames), _limit(self._actions)
 
     def distances(self, rollouts: Sequence[Rollout]) -> Distances:
         """Return the distance of each rollout from the nearest real looks."""
-        frames = [_reduce(rollout.keyframes[:-1]) for rollout in rollouts]
+        frames = [reduced_frames(rollout.keyframes[:-1]) for rollout in rollouts]
         actions = [rollout.chunks.actions.mean(1).numpy() / self._half_range for rollout in rollouts]
         banks = np.concatenate(self._frames), np.concatenate(self._actions)
         return Distances(_mean_nearest(frames, banks[0]), _mean_nearest(actions, banks[1]))
@@ -111,7 +111,7 @@ def _looks(
     return np.asarray(episodes.frames[first + starts]), np.stack(actions).astype(np.float32)
 
 
-def _reduce(frames: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n d"]:
+def reduced_frames(frames: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n d"]:
     """Average frames over a grid of 8x8 cells."""
     channels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float()
     return adaptive_avg_pool2d(channels, _SIDE).flatten(1).numpy()

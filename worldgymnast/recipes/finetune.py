@@ -156,6 +156,7 @@ def _train(
         temperature=config.temperature,
         seed=config.seed,
         assign_rewards=surrogate.assign_rewards,
+        streams=config.streams,
     )
 
     def evaluate(step: int) -> PairedRollouts | None:

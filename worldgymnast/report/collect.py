@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from worldgymnast import metrics
 from worldgymnast.episodes.lerobot_layout import INFO, read_layout
 from worldgymnast.errors import InputError
 from worldgymnast.evaluation.agreement import success_gap
@@ -50,21 +51,22 @@ _KINDS = {
     "policy": "labelled policy rollouts",
 }
 _CURVES = (
-    ("Imagined reward", "reward", True),
-    ("Groups without signal", "zero_advantage_groups", True),
-    ("Failed judgements", "judge_error_rate", True),
-    ("Imagined rollouts outside the data", "outside_rate", True),
-    ("Judged successes rejected by the audit judge", "audit_denied_share", True),
-    ("Imagined successes that fail for real", "real_denied_share", True),
-    ("Seconds waiting for verdicts", "seconds_judge", False),
-    ("Probability ratio", "last_ratio", False),
-    ("Clip fraction", "last_clip_fraction", True),
-    ("Entropy, nats per token", "entropy", False),
-    ("KL to the start policy, nats per token", "kl_to_start", False),
-    ("KL to the anchors of tasks on hold, nats per token", "kl_to_anchor", False),
-    ("Successes that fail when imagined again", "flipped_rate", True),
-    ("Imagined frames per second", "imagined_frames_per_second", False),
+    "reward",
+    "zero_advantage_groups",
+    "judge_error_rate",
+    "outside_rate",
+    "audit_denied_share",
+    "real_denied_share",
+    "seconds_judge",
+    "last_ratio",
+    "last_clip_fraction",
+    "entropy",
+    "kl_to_start",
+    "kl_to_anchor",
+    "flipped_rate",
+    "imagined_frames_per_second",
 )
+"""Metrics of RL that get a chart."""
 _TRAININGS = (("sft", "Imitation"), ("world/autoencoder", "Autoencoder"), ("world", "World model"), ("judge", "Judge"))
 """Folders of trainings in a run folder or, before exploration, in the folder of a round."""
 _MAX_SERIES = 4
@@ -189,10 +191,10 @@ def _learning(logs: Mapping[str, Rows]) -> list[Curve]:
         if lines:
             suffix = f" ({name})" if len(logs) > 1 else ""
             curves.append(Curve(f"Success on the same starts{suffix}, %", lines))
-    for title, key, percent in _CURVES:
+    for key in _CURVES:
         lines = [line for name, rows in logs.items() if (line := _series(name, rows, key))]
-        if lines:
-            curves.append(Curve(title, lines[:_MAX_SERIES], percent=percent))
+        if lines and (metric := metrics.find(key)):
+            curves.append(Curve(metric.label, lines[:_MAX_SERIES], percent=metric.is_share))
     return curves
 
 

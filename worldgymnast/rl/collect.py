@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 from torch import Tensor
 
 from worldgymnast.configs import Between, Count, Fraction, NonNegative, Positive, Seed, checked
@@ -31,6 +32,9 @@ Uncertainty = Callable[[Sequence[Rollout], int], np.ndarray]
 """Uncertainty of imagined rollouts, float [r]; higher is less reliable. The number seeds its draws."""
 Verify = Callable[[Sequence[Rollout], int], np.ndarray]
 """Marks judged successes that fail when imagined again, bool [r]. The number seeds its draws."""
+
+Streams = Literal["step", "group"]
+"""Random streams of sampling: one per step, or one per group."""
 
 _MAX_DRAWS = 8
 """Most attempts to draw enough starts of tasks that are not held."""
@@ -58,6 +62,8 @@ class CollectConfig:
             one needs disturbed pixels or actions.
         curriculum: draw tasks by learnability instead of uniformly.
         seed: of every random draw.
+        streams: random streams of sampling: one per step, or one per group. With "group" the rollouts of a group do not
+            depend on who rolls it out, which --pool ray needs; the numbers differ from those of "step".
     """
 
     starts: Positive = 12
@@ -72,6 +78,7 @@ class CollectConfig:
     jitter: JitterConfig = JitterConfig(futures=0)
     verify: JitterConfig = JitterConfig(futures=0, pixels=0.0, actions=0.0)
     seed: Seed = 0
+    streams: Annotated[Streams, Field(exclude_if=lambda value: value == "step")] = "step"
 
     def __post_init__(self) -> None:
         if self.curriculum and self.ahead:

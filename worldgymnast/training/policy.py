@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from worldgymnast.actions import require_same
 from worldgymnast.arguments import check_pictures, implements
@@ -17,6 +18,7 @@ from worldgymnast.errors import FieldError, InputError
 from worldgymnast.phrases import INSTRUCTIONS
 from worldgymnast.protocols import ComponentInfo, Policy, TrainablePolicy
 from worldgymnast.registry import DEFAULT_POLICY, Manifest, PolicyConfig, load_policy, make, save_component, to_dict
+from worldgymnast.rl.trainer import copy_of
 from worldgymnast.run import Run
 from worldgymnast.tiling import picture_sizes
 from worldgymnast.training.batches import imitation_batches
@@ -84,6 +86,22 @@ def with_image_sizes(config: Any, episodes: EpisodeSet) -> Any:
     return replace(config, image_sizes=picture_sizes(config.cameras, episodes.size, episodes.tiling))
 
 
+def _is_on(weight: Tensor, device: str) -> bool:
+    wanted = torch.device(device)
+    return weight.device.type == wanted.type and wanted.index in (None, weight.device.index)
+
+
+def _trained(start: TrainablePolicy | None, config: Any, stored: ComponentInfo, device: str) -> Any:
+    """Policy to train: with new weights, or a copy of `start`."""
+    if start is not None and config == start.config and _is_on(next(iter(start.parameters())), device):
+        copied: Any = copy_of(start)  # shares the weights that training does not change
+        return copied.train()
+    policy = make("policies", config, stored).to(device)
+    if start is not None:
+        policy.load_state_dict(start.state_dict())
+    return policy
+
+
 def train_policy(
     episodes: EpisodeSet,
     out: Path,
@@ -125,9 +143,7 @@ def train_policy(
             demos = select_imitated(episodes, config)
             torch.manual_seed(config.fit.seed)
             stored = ComponentInfo(action_spec=episodes.spec if start is None else start.action_spec)
-            policy = make("policies", with_image_sizes(config.policy, demos), stored).to(device)
-            if start is not None:
-                policy.load_state_dict(start.state_dict())
+            policy = _trained(start, with_image_sizes(config.policy, demos), stored, device)
             needs_state = STATE in policy.needs
             if needs_state and start is None and demos.state is not None:
                 policy.measure_state(demos.state[demos.rows])

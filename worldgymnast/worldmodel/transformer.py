@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from worldgymnast.configs import Between, Layers, Width, checked
 from worldgymnast.errors import FieldError
+from worldgymnast.precision import kind_of
 
 Cache = tuple[Tensor, ...]
 """Per layer the rotated keys and the values of the last s frames: [b n m s d] each (n tokens, m heads of width d)."""
@@ -186,7 +187,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tens
 
     On a CPU always in float32, whatever the autocast precision: torch's bfloat16 backward pass is 25 times slower.
     """
-    if q.device.type != "cpu":
+    if kind_of(q.device) != "cpu":
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     with torch.autocast("cpu", enabled=False):
         return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask).to(v.dtype)

@@ -21,6 +21,7 @@ from worldgymnast.cli.environment import (
     task_horizon,
 )
 from worldgymnast.cli.inputs import Cameras, Components, load_components, open_ledger, read_each
+from worldgymnast.cli.memory_plan import advice_rl, check_memory, plan_rl
 from worldgymnast.cli.offline import announce, comparable, measure, split_references, support_of
 from worldgymnast.cli.origins import cameras_of, check_same_cameras, rule_of
 from worldgymnast.cli.results import print_training
@@ -37,7 +38,8 @@ from worldgymnast.protocols import RealEnvironment, StartSampler, WorldModel, pr
 from worldgymnast.recipes.finetune import FinetuneConfig, finetune
 from worldgymnast.recipes.quickstart import QuickstartConfig
 from worldgymnast.recipes.reproduce import Recipe
-from worldgymnast.registry import load_judge, load_policy
+from worldgymnast.registry import load_judge, load_policy, self_test
+from worldgymnast.rl.reinforce import ReinforceConfig
 from worldgymnast.rl.rollout import executed_per_look
 from worldgymnast.rl.starts import EpisodeStarts, FixedStarts, MixedStarts, PhotographedStarts
 from worldgymnast.run import is_finished
@@ -72,6 +74,7 @@ class Rl(DeviceCommand, LabelledCommand):
         env: real environment of photographs and scoring. Without it, starts from --data or --starts are not scored for
             real; the report then shows what can be known.
         unscored: train without real scoring; the result is the last step.
+        over_memory: begin although the memory plan does not fit in the device.
         out: run folder; runs/rl-PRESET if omitted.
     """
 
@@ -81,6 +84,7 @@ class Rl(DeviceCommand, LabelledCommand):
     config: Annotated[FinetuneConfig, NO_PREFIX]
     env: EnvironmentConfig = DEFAULT_ENVIRONMENT
     unscored: bool = False
+    over_memory: bool = False
     policy: OptionalPath = None
     world: OptionalPath = None
     judge: OptionalPath = None
@@ -110,7 +114,8 @@ class Rl(DeviceCommand, LabelledCommand):
         self.prepare()
         given = {"policy": self.policy, "world": self.world, "judge": self.judge}
         files, ledger = component_files(**given), open_ledger(self.out)
-        spec = load_policy(files["policy"]).action_spec
+        policy = load_policy(files["policy"], is_tested=False)
+        spec = policy.action_spec
         has_own_starts = bool(self.data or self.starts)
         is_scored = has_real_environment(
             spec, self.given_flags, is_unscored=self.unscored, has_own_starts=has_own_starts
@@ -124,7 +129,7 @@ class Rl(DeviceCommand, LabelledCommand):
         if not is_scored:
             announce(self.given_flags, self.unscored)
         env = self.env if is_scored or takes_photographs else None
-        components = load_components(files, self.device, ledger, env, self.given_flags)
+        components = load_components(files, self.device, ledger, env, self.given_flags, policy=policy, waits=True)
         audit = load_judge(self.audit, self.device, ledger) if self.audit else None
         check_same_cameras(*files.values(), self.audit, requested=self.image_key)
         robot = environment(components.env) if components.env is not None else None
@@ -147,6 +152,10 @@ class Rl(DeviceCommand, LabelledCommand):
         rl = self.config.rl
         rl = replace(rl, horizon=self._horizon(components, robot, episodes))
         if not is_finished(self.out):
+            self._check_memory(components, rl)
+        components.to(self.device)
+        self_test(components.policy, files["policy"])
+        if not is_finished(self.out):
             named = _instructions_by_task(robot, episodes)
             for judge in filter(None, (components.judge, audit)):
                 check(judge, named)
@@ -163,6 +172,11 @@ class Rl(DeviceCommand, LabelledCommand):
             policies = components.policy, result.policy
             measure(self.out, policies, imagination, starts, pictures, references, rl)
         return print_training(self.out)
+
+    def _check_memory(self, components: Components, rl: ReinforceConfig) -> None:
+        """Print the memory plan, and refuse one that does not fit."""
+        plan = plan_rl(components.policy, components.world, components.judge, rl, self.device)
+        check_memory(plan, lambda room: advice_rl(plan.roles, rl, room), is_overruled=self.over_memory)
 
     def _horizon(self, components: Components, robot: RealEnvironment | None, episodes: EpisodeSet | None) -> int:
         """Return the actions per rollout: of the flag, the environment, the data, or the preset."""

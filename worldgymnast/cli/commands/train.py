@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import tyro
+from torch import nn
 
 from worldgymnast.actions import BRIDGE, WORLDGYM, require_same
 from worldgymnast.cli.checks import (
@@ -20,6 +21,7 @@ from worldgymnast.cli.checks import (
 from worldgymnast.cli.command import NO_PREFIX, Command, HeldOut, OptionalPath, TrainingCommand, print_written
 from worldgymnast.cli.data_defaults import RATE, fit_judge, fit_policy, fit_world, size_for, use_state
 from worldgymnast.cli.inputs import check_one_state, held_out_or_default, hold_out_each, read, read_each
+from worldgymnast.cli.memory_plan import advice_sft, check_memory, plan_sft
 from worldgymnast.cli.origins import (
     cameras_of,
     check_same_cameras,
@@ -37,7 +39,15 @@ from worldgymnast.errors import InputError
 from worldgymnast.preprocessing import compact
 from worldgymnast.recipes.presets import WORLDS
 from worldgymnast.recipes.quickstart import starter
-from worldgymnast.registry import WorldConfig, load_learned_judge, load_policy, load_trainable_world, load_world
+from worldgymnast.registry import (
+    WorldConfig,
+    load_learned_judge,
+    load_policy,
+    load_trainable_world,
+    load_world,
+    self_test,
+)
+from worldgymnast.run import is_finished
 from worldgymnast.tiling import check_cameras
 from worldgymnast.training.distillation import Distillation, distill
 from worldgymnast.training.fit import check_parts
@@ -62,17 +72,19 @@ class Sft(TrainingCommand):
         begin_with: policy file to continue training from; it keeps its architecture.
         state: also give the policy the robot's state (proprioception). Then it needs a world model that predicts it
             (train-world --state).
+        over_memory: begin although the memory plan does not fit in the device.
     """
 
     config: Annotated[PolicyTraining, NO_PREFIX] = PolicyTraining()
     begin_with: OptionalPath = None
     state: bool = False
+    over_memory: bool = False
 
     def __call__(self) -> int:
         """Train the policy."""
         self.prepare()
         check_parts(self.config)
-        start = load_policy(self.begin_with, self.device) if self.begin_with else None
+        start = load_policy(self.begin_with, is_tested=False) if self.begin_with else None
         check_same_cameras(self.begin_with, requested=self.image_key)
         rule, cameras = rule_of(self.begin_with, requested=self.resize), self.cameras or cameras_of(self.begin_with)
         size = size_for(self.data, self.size or size_of(self.begin_with), cameras)
@@ -89,6 +101,13 @@ class Sft(TrainingCommand):
         else:
             config = fit_policy(config, episodes, self.given_flags)
         data = origin(episodes, self.image_key or _names(cameras), 0, rule, reads_state)
+        if not is_finished(self.out):
+            plan = plan_sft(start, config, episodes, self.device)
+            check_memory(plan, lambda room: advice_sft(plan.roles, config.batch, room), is_overruled=self.over_memory)
+        if isinstance(start, nn.Module):
+            start.to(self.device)
+        if start and self.begin_with:
+            self_test(start, self.begin_with)
         train_policy(episodes, self.out, config, self.device, start=start, origin=data)
         return print_written(self.out / "policy.safetensors")
 

@@ -1,0 +1,93 @@
+"""rl and sft print the memory plan before they begin, and refuse what does not fit."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from episode_builders import episodes
+from tiny_flags import BRIEF, TINY_POLICY
+
+from worldgymnast.actions import metaworld_spec
+from worldgymnast.cli import memory_plan
+from worldgymnast.cli.main import main
+from worldgymnast.episodes.lerobot import write
+from worldgymnast.recipes.quickstart import starter
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("memory") / "data"
+    write(folder, episodes(6, size=64, spec=metaworld_spec(3), fps=40 / 3))
+    return folder
+
+
+def has(gigabytes: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the machine have that much memory."""
+    monkeypatch.setattr(memory_plan, "device_bytes", lambda device: int(gigabytes * 1e9))
+
+
+def test_sft(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["sft", str(data), *BRIEF, *TINY_POLICY, "--demonstrations", "1", "--out", str(tmp_path / "sft")]
+    has(1e-4, monkeypatch)
+    assert main(words) == 2
+    said = capsys.readouterr()
+    assert "Memory of sft on cpu, GB" in said.out
+    assert "It would run out of memory. " in said.err
+    assert "--over-memory begins nevertheless" in said.err
+    assert not (tmp_path / "sft/policy.safetensors").exists()
+    assert main([*words, "--over-memory"]) == 0
+    has(1.0, monkeypatch)
+    words[-1] = str(tmp_path / "more")
+    assert main([*words[:2], *BRIEF, "--begin-with", str(tmp_path / "sft/policy.safetensors"), *words[-4:]]) == 0
+    assert "of 1 GB" in capsys.readouterr().out
+    assert main([*words[:2], *BRIEF, "--begin-with", str(tmp_path / "sft/policy.safetensors"), *words[-4:]]) == 0
+    assert "Memory of" not in capsys.readouterr().out, "nothing is left to do"
+
+
+def test_rl(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ["--rl.steps", "1", "--rl.starts", "2", "--rl.group-size", "2", "--rl.rows", "4", "--rl.horizon", "8"]
+    flags = [
+        "--judge",
+        str(starter("judge")),
+        "--unscored",
+        "--anyway",
+        "--threads",
+        "1",
+        "--out",
+        str(tmp_path / "rl"),
+    ]
+    words = ["rl", "debug", "--data", str(data), *few, *flags]
+    has(0.1, monkeypatch)
+    assert main(words) == 2
+    said = capsys.readouterr()
+    assert "Memory of rl on cpu, GB" in said.out
+    assert "Add --rl.trainer.micro-batch" in said.err
+    assert not (tmp_path / "rl/policy.safetensors").exists()
+    has(1.0, monkeypatch)
+    assert main([*words, "--rl.trainer.micro-batch", "2"]) == 0
+    assert "of 1 GB" in capsys.readouterr().out
+
+
+QUICK = """
+import time
+import torch
+import worldgymnast as wg
+from worldgymnast.cli.memory_plan import plan_rl
+from worldgymnast.rl.reinforce import ReinforceConfig
+
+parts = wg.load_policy(wg.starter("policy")), wg.load_world(wg.starter("world")), wg.load_judge(wg.starter("judge"))
+plan_rl(*parts, ReinforceConfig(rows=1, horizon=2), "cpu")  # imports what every training imports
+began = time.process_time()
+plan = plan_rl(*parts, ReinforceConfig(), "cpu")
+print(time.process_time() - began, len(plan.roles), len(plan.unknown))
+"""
+
+
+def test_the_plan_is_quick() -> None:
+    """In a process of its own, without the type checks of the tests."""
+    found = subprocess.run([sys.executable, "-c", QUICK], capture_output=True, text=True, check=True).stdout.split()
+    assert float(found[0]) < 3, "1.2 s on an idle core"
+    assert found[1:] == ["3", "0"]

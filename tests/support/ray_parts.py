@@ -1,0 +1,119 @@
+"""Small parts for tests with Ray workers, which import this module too."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldgymnast.actions import metaworld_spec
+from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
+from worldgymnast.surrogates.imagination import Imagination
+from worldgymnast.text import SentenceEncoder
+from worldgymnast.types import Clip, Start, Verdict, WorldState
+
+SPEC, SIZE, CHUNK, HORIZON = metaworld_spec(3), 16, 2, 8
+SENTENCE = "turn the lamp on"
+
+
+class NoisyLamp:
+    """A world in which action x makes all pixels brighter by 10 x a frame, and chance flickers.
+
+    Args:
+        pause: seconds per step.
+        trap: a folder: whichever worker first makes the file "trap" in it, calls `spring`.
+    """
+
+    frame_size = (SIZE, SIZE)
+    identity = "noisy lamp"
+
+    def __init__(self, pause: float = 0.0, trap: Path | None = None):
+        self.action_spec, self.fps, self.pause, self.trap = SPEC, 10.0, pause, trap
+
+    def start(self, frames: Tensor) -> WorldState:
+        return WorldState(frames.float(), 0)
+
+    def step(
+        self, state: WorldState, actions: Tensor, *, generator: torch.Generator, every: int = 1
+    ) -> tuple[WorldState, Tensor]:
+        time.sleep(self.pause)
+        if self.trap is not None and state.frame == CHUNK and _is_first(self.trap):
+            self.spring()
+        shown = []
+        for action in actions.unbind(1):
+            noise = 4 * torch.randn(state.latent.shape, generator=generator)
+            state = WorldState((state.latent + 10 * action[:, :1, None, None] + noise).clamp(0, 255), state.frame + 1)
+            shown.append(state.latent.round().byte())
+        return state, torch.stack(shown[every - 1 :: every], 1)
+
+    def spring(self) -> None:
+        """End this process at once, as the out-of-memory killer does."""
+        os.kill(os.getpid(), 9)
+
+
+class Stalling(NoisyLamp):
+    """A world that stalls once, on one worker."""
+
+    def spring(self) -> None:
+        time.sleep(60)
+
+
+class Raising(NoisyLamp):
+    """A world that fails once, on one worker."""
+
+    def spring(self) -> None:
+        raise OSError("device lost")
+
+
+class Impossible(NoisyLamp):
+    """A world that no worker survives."""
+
+    def step(self, *args: Any, **kwargs: Any) -> Any:
+        os.kill(os.getpid(), 9)
+
+
+def _is_first(folder: Path) -> bool:
+    """Whether this call, of all processes, is the first one for this folder."""
+    try:
+        os.close(os.open(folder / "trap", os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class Bright:
+    """Success is a last frame brighter than 128; a remote one answers after `pause` seconds."""
+
+    is_remote: bool = False
+    pause: float = 0.0
+    name: str = "bright"
+    identity: str = "bright"
+
+    def score(self, clips: Sequence[Clip]) -> list[Verdict]:
+        time.sleep(self.pause)
+        return [Verdict(float(c.frames[-1].mean() > 128), float(c.frames[-1].mean() / 255)) for c in clips]
+
+
+def small_policy(seed: int = 0) -> SmallVLA:
+    torch.manual_seed(seed)
+    text = SentenceEncoder()
+    text([SENTENCE])  # so that no worker loads the encoder
+    return SmallVLA(SmallVLAConfig(chunk=CHUNK, width=16, blocks=1, hidden=32), SPEC, text)
+
+
+def imagination(world: NoisyLamp | None = None, judge: Any = None) -> Imagination:
+    return Imagination(world or NoisyLamp(), judge or Bright(), CHUNK, HORIZON, every=CHUNK)
+
+
+def starts(rng: np.random.Generator, count: int) -> list[Start]:
+    """Rooms in which chance lights some lamps."""
+    frames = rng.integers(90, 150, (count, 1, 1, 1)) + rng.integers(-20, 21, (count, SIZE, SIZE, 3))
+    return [Start(frame.astype(np.uint8), SENTENCE, "lamp") for frame in frames]

@@ -1,0 +1,198 @@
+"""The memory plan that training commands print before they begin.
+
+It says what lies on which device and how much each role needs at most, and refuses what does not fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from worldgymnast.episodes.windows import EpisodeSet
+from worldgymnast.errors import InputError
+from worldgymnast.measure.machine import device_bytes
+from worldgymnast.measure.memory import (
+    RoleMemory,
+    imitation_memory,
+    judge_memory,
+    peak,
+    policy_memory,
+    world_memory,
+)
+from worldgymnast.processes import rank
+from worldgymnast.protocols import ComponentInfo, Judge, Policy, WorldModel
+from worldgymnast.registry import make
+from worldgymnast.report import tables
+from worldgymnast.report.world import Sheet
+from worldgymnast.rl.offload import modules_in
+from worldgymnast.rl.reinforce import ReinforceConfig
+from worldgymnast.tiling import picture_sizes
+from worldgymnast.training.policy import PolicyTraining
+
+_GB = 1e9
+
+
+@dataclass
+class MemoryPlan:
+    """Memory of the roles of a training.
+
+    Attributes:
+        what: command that is planned.
+        device: where it runs.
+        roles: the roles.
+        unknown: lines about roles that cannot be counted.
+        offload: whether rollouts and updates take turns on the device.
+    """
+
+    what: str
+    device: str
+    roles: list[RoleMemory] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    offload: bool = False
+
+    def add(self, role: str, component: object, count: Callable[[], RoleMemory]) -> None:
+        """Count a role, or note why that is not possible."""
+        if not modules_in(component):
+            self.unknown.append(f"{role}: {type(component).__name__} has no torch modules here, so it is not counted")
+            return
+        try:
+            self.roles.append(count())
+        except Exception as error:  # noqa: BLE001 - a component of another package can raise anything on fake tensors
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+            self.unknown.append(f"{role}: {type(component).__name__} cannot be counted without running it ({reason})")
+
+    @property
+    def peak(self) -> float:
+        """Most memory at one time, in GB."""
+        return peak(self.roles, offload=self.offload) / _GB if self.roles else 0.0
+
+    def show(self, available: float | None) -> None:
+        """Print the plan.
+
+        Args:
+            available: memory of the device in GB; None if unknown.
+        """
+        if self.roles:
+            tables.show(tables.sheet(self._sheet()))
+        for line in self.unknown:
+            print(line)
+        print(f"peak {self.peak:.3g} GB" + ("" if available is None else f" of {available:.3g} GB"), flush=True)
+
+    def _sheet(self) -> Sheet:
+        rows = [
+            [one.role, *(f"{x / _GB:.3f}" for x in (one.weights, one.training, one.rollout, one.update))]
+            for one in self.roles
+        ]
+        columns = ("", "weights", "gradients, optimizer, copies", "in a rollout", "in an update")
+        turns = ", with --rl.offload in turns" if self.offload else ""
+        return Sheet(f"Memory of {self.what} on {self.device}{turns}, GB", columns, rows)
+
+
+def require_room(plan: MemoryPlan, available: float | None, advice: Callable[[float], str], overrule: str) -> None:
+    """Raise InputError if a plan does not fit in the memory of its device.
+
+    Args:
+        plan: the plan.
+        available: memory of the device in GB; None if unknown.
+        advice: what to change, given that memory.
+        overrule: flag that begins nevertheless.
+    """
+    if available is not None and plan.peak > available:
+        nevertheless = f". {overrule} begins nevertheless" if overrule else ""
+        raise InputError(
+            f"{plan.what} needs {plan.peak:.3g} GB, but the device has {available:.3g} GB. It would run out of memory. "
+            f"{advice(available)}{nevertheless}"
+        )
+
+
+def plan_rl(policy: Policy, world: WorldModel, judge: Judge, rl: ReinforceConfig, device: str) -> MemoryPlan:
+    """Count the roles of reinforcement learning."""
+    kind = torch.device(device).type
+    plan = MemoryPlan("rl", device)
+    plan.add("policy", policy, lambda: policy_memory(policy, world, rl, kind))
+    plan.add("world model", world, lambda: world_memory(world, rl, kind))
+    if judge.is_remote and not modules_in(judge):
+        plan.roles.append(RoleMemory("judge", 0))
+    else:
+        plan.add("judge", judge, lambda: judge_memory(judge, world, rl, kind))
+    return plan
+
+
+def plan_sft(start: Policy | None, config: PolicyTraining, episodes: EpisodeSet, device: str) -> MemoryPlan:
+    """Count a policy that imitates episodes, from `start` or from new weights."""
+    kind, plan = torch.device(device).type, MemoryPlan("sft", device)
+    policy = start
+    if policy is None:
+        with torch.device("meta"):
+            policy = make("policies", config.policy, ComponentInfo(action_spec=episodes.spec))
+    sizes = picture_sizes(policy.cameras, episodes.size, episodes.tiling)
+    plan.add(
+        "policy",
+        policy,
+        lambda: imitation_memory(
+            policy, sizes, config.batch, config.fit.precision, kind, is_finetuned=start is not None
+        ),
+    )
+    if config.fit.shard:
+        plan.unknown.append("--fit.shard: the plan is that of one process without it, so each process needs less")
+    return plan
+
+
+def check_memory(plan: MemoryPlan, advice: Callable[[float], str], *, is_overruled: bool) -> None:
+    """Print the plan of a training that is about to begin, and refuse it if it does not fit.
+
+    Args:
+        plan: the plan.
+        advice: what to change, given the memory of the device in GB.
+        is_overruled: begin nevertheless (`--over-memory`).
+
+    Raises:
+        InputError: it does not fit.
+    """
+    available = device_bytes(plan.device) / _GB
+    if rank() == 0:
+        plan.show(available)
+    if not is_overruled:
+        require_room(plan, available, advice, "--over-memory")
+
+
+def advice_rl(roles: Sequence[RoleMemory], rl: ReinforceConfig, available: float) -> str:
+    """What to change so that RL fits in `available` GB.
+
+    >>> policy = RoleMemory("policy", int(1e9), int(3e9), int(1e9), int(8e9))
+    >>> advice_rl([policy], ReinforceConfig(), 8.0)
+    'Add --rl.trainer.micro-batch 8'
+    >>> advice_rl([policy], ReinforceConfig(), 4.0).split(".")[0]
+    'Weights, gradients and optimizer take 4 GB, which leaves too little for one rollout at a time'
+    """
+    room = available - sum(role.kept for role in roles) / _GB
+    each = {
+        "--rl.rows {}": (rl.rows, max(role.rollout for role in roles) / _GB),
+        "--rl.trainer.micro-batch {}": (rl.trainer.micro_batch, max(role.update for role in roles) / _GB),
+    }
+    fitting = {flag: int(count * room / needed) for flag, (count, needed) in each.items() if needed > room}
+    if min(fitting.values(), default=0) < 1:
+        return (
+            f"Weights, gradients and optimizer take {available - room:.3g} GB, which leaves too little for one rollout "
+            "at a time. Train fewer weights (adapters), store them in 16 bits, or use a smaller policy or a larger "
+            "device"
+        )
+    return "Add " + " ".join(flag.format(count) for flag, count in fitting.items())
+
+
+def advice_sft(roles: Sequence[RoleMemory], batch: int, available: float) -> str:
+    """What to change so that imitation fits in `available` GB.
+
+    >>> advice_sft([RoleMemory("policy", int(1e9), int(3e9), update=int(8e9))], 64, 8.0)
+    'Add --batch 32'
+    """
+    room, update = available - sum(role.kept for role in roles) / _GB, max(role.update for role in roles) / _GB
+    fitting = int(batch * room / update) if update else 0
+    if fitting < 1:
+        return (
+            f"Weights, gradients and optimizer take {available - room:.3g} GB, which leaves too little for one look. "
+            "Train fewer weights (adapters), or use a smaller policy or a larger device"
+        )
+    return f"Add --batch {fitting}"

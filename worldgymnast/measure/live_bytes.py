@@ -1,0 +1,153 @@
+"""Bytes of tensors that are alive, counted on real tensors or on fake ones, which have shapes and no contents.
+
+Fake tensors lie on the CPU whatever device is planned. Where CUDA computes in other dtypes, `AsOnCuda` follows it.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from worldgymnast.precision import as_on
+from worldgymnast.rl.offload import modules_in
+
+_M = TypeVar("_M")
+
+
+class LiveBytes(TorchDispatchMode):
+    """Bytes of the tensors that operations made and that are alive, and their peak.
+
+    Attributes:
+        live: now.
+        peak: the most so far.
+
+    >>> with LiveBytes() as memory:
+    ...     a = torch.zeros(1000)
+    ...     b = a + 1
+    ...     del a
+    ...     c = b[:10]
+    >>> memory.peak, memory.live
+    (8000, 4000)
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation, and count the storages of its results that are not those of its arguments."""
+        self._add(args, is_counted=False)
+        result = func(*args, **(kwargs or {}))
+        self._add(result, is_counted=True)
+        return result
+
+    def _add(self, tensors: Any, *, is_counted: bool) -> None:
+        for tensor in tree_leaves(tensors):
+            if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage())._cdata not in self._known:
+                self._know(storage, storage.nbytes() if is_counted else 0)
+
+    def _know(self, storage: torch.UntypedStorage, size: int) -> None:
+        key = storage._cdata
+        self._known.add(key)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._remove, key, size)
+
+    def _remove(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.live -= size
+
+
+_FLOAT32 = (
+    "acos", "asin", "cdist", "cosh", "cosine_similarity", "cumprod", "cumsum", "dist", "exp", "expm1", "group_norm",
+    "huber_loss", "kl_div", "l1_loss", "layer_norm", "log", "log10", "log1p", "log2", "log_softmax", "logsumexp",
+    "mse_loss", "nll_loss", "norm", "pow", "prod", "reciprocal", "renorm", "rsqrt", "sinh", "smooth_l1_loss", "softmax",
+    "softplus", "sum", "tan",
+)  # fmt: skip
+"""Operations that CUDA's autocast computes in float32 and the CPU's does not (torch, autocast_mode.h)."""
+_IN_FLOAT32 = {getattr(place, name) for name in _FLOAT32 for place in (torch, F, torch.Tensor) if hasattr(place, name)}
+
+
+class AsOnCuda(TorchFunctionMode):
+    """Computes under the CPU's autocast in the dtypes of CUDA's.
+
+    >>> with AsOnCuda(), torch.autocast("cpu", torch.bfloat16):
+    ...     F.layer_norm(torch.ones(2, 4, dtype=torch.bfloat16), (4,)).dtype
+    torch.float32
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run a function, on float32 where CUDA's autocast would."""
+        kwargs = kwargs or {}
+        if func in _IN_FLOAT32 and torch.is_autocast_enabled("cpu"):
+            args, kwargs = tree_map(_widened, (args, kwargs))
+        return func(*args, **kwargs)
+
+
+def _widened(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) and value.dtype == torch.bfloat16 else value
+
+
+class _Readable(TorchFunctionMode):
+    """Makes numbers that are read from fake tensors, for a log or a verdict, 0, and conditions, as in checks, true."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.Tensor.item, torch.Tensor.__float__, torch.Tensor.tolist) and isinstance(args[0], FakeTensor):
+            return np.zeros(args[0].shape).tolist()
+        if func is torch.Tensor.__bool__ and isinstance(args[0], FakeTensor):
+            return True
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def counting(kind: str = "cpu") -> Iterator[LiveBytes]:
+    """Count the bytes of operations, with the dtypes of another kind of device.
+
+    Args:
+        kind: type of the device, "cpu" or "cuda".
+    """
+    with as_on(kind), _Readable():
+        if kind == "cuda":
+            with AsOnCuda(), LiveBytes() as memory:
+                yield memory
+        else:
+            with LiveBytes() as memory:
+                yield memory
+
+
+def fake_copy(component: _M) -> _M:
+    """Copy of a component whose tensors have shapes but no contents; so have the results of its operations."""
+    memo: dict[int, Any] = {}
+    with fake_tensors():
+        for tensor in [t for module in modules_in(component) for t in (*module.parameters(), *module.buffers())]:
+            empty = torch.empty(tensor.shape, dtype=tensor.dtype)
+            is_parameter = isinstance(tensor, nn.Parameter)
+            memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty
+    return copy.deepcopy(component, memo)
+
+
+def fake_tensors() -> FakeTensorMode:
+    """Context in which new tensors are fake."""
+    return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+def tensor_bytes(tensor: Tensor) -> int:
+    """Bytes of the numbers of a tensor.
+
+    >>> tensor_bytes(torch.zeros(2, 3))
+    24
+    """
+    return tensor.numel() * tensor.element_size()

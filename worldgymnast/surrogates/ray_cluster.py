@@ -1,0 +1,94 @@
+"""Starts a Ray of its own on this machine, or joins a cluster.
+
+Every other module gets Ray from `load_ray`, so a missing installation is one line.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from worldgymnast.errors import InputError
+
+_LOOPBACK = "127.0.0.1"
+_OWN_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+"""Environment of a Ray that is started here: no usage statistics."""
+
+
+def load_ray() -> Any:
+    """Import Ray.
+
+    Raises:
+        InputError: Ray is not installed.
+    """
+    try:
+        return importlib.import_module("ray")
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise InputError(
+            "--pool ray: Ray is not installed, so there are no workers. Run: pip install 'worldgymnast[ray]'; or use "
+            "--pool local"
+        ) from None
+
+
+@contextmanager
+def connected(address: str = "", *, cpus: int = 1, store_bytes: int | None = None) -> Iterator[Any]:
+    """Connect to Ray within the context.
+
+    A Ray to which this process is already connected is used and left as it is.
+
+    Args:
+        address: of a running cluster, or "auto"; "" starts a Ray on loopback, which ends with the context, and with
+            this process if it is killed.
+        cpus: workers that a Ray started here admits.
+        store_bytes: size of its object store; Ray's choice by default.
+
+    Raises:
+        InputError: Ray is not installed, does not start, or the address does not answer.
+    """
+    ray = load_ray()
+    if ray.is_initialized():
+        yield ray
+        return
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "worldgymnast"}
+    try:
+        if address:
+            ray.init(address=address, **quiet)
+        else:
+            _prepare_own()
+            ray.init(
+                num_cpus=cpus,
+                include_dashboard=False,
+                object_store_memory=store_bytes,
+                _node_ip_address=_LOOPBACK,
+                **quiet,
+            )
+    except (ConnectionError, RuntimeError, TimeoutError, ValueError, ray.exceptions.RayError) as error:
+        first = str(error).strip().split("\n")[0]
+        where = f"cluster {address}: does not answer" if address else "Ray does not start on this machine"
+        fix = "Check --ray-address and RAY_AUTH_TOKEN" if address else "Free memory, or use --pool local"
+        raise InputError(f"{where} ({first}). Nothing was rolled out. {fix}") from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _prepare_own() -> None:
+    """Set the environment of a Ray that is started here, with a token that only this process and its workers know.
+
+    With a token, Ray turns its authentication on by itself.
+    """
+    for name, value in _OWN_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    if "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
