@@ -112,7 +112,7 @@ def successes(episodes: EpisodeSet, per_task: int, seed: int) -> EpisodeSet:
         found = rng.permutation([e for e in np.flatnonzero(episodes.succeeded) if episodes.task[e] == task])
         rows += found[:per_task].tolist()
     chosen = episodes.select(np.array(rows, np.int64))
-    return replace(chosen, source=["expert"] * len(chosen))
+    return replace(chosen, source=("expert",) * len(chosen))
 
 
 @dataclass(frozen=True)
