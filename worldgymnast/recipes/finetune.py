@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from worldgymnast.errors import FieldError, InputError
 from worldgymnast.measure.real import Scorer, ScoringConfig
 from worldgymnast.measure.support import Support
 from worldgymnast.measure.world import rollout_uncertainty
-from worldgymnast.protocols import Judge, Policy, StartSampler, frame_size
+from worldgymnast.protocols import Judge, Policy, RolloutPool, StartSampler, frame_size
 from worldgymnast.records import read_metrics
 from worldgymnast.registry import Manifest, origin_of, save_component, to_dict, weights_into
 from worldgymnast.rl.collect import Uncertainty, Verify
@@ -34,6 +35,10 @@ from worldgymnast.weights import identity, to_json, write_text
 
 FPS = 10.0
 """Frame rate of videos if the rate of the actions is unknown."""
+
+
+MakePool = Callable[[Policy, Surrogate, ReinforceConfig], AbstractContextManager[RolloutPool]]
+"""Opens a pool that rolls out copies of a policy in a surrogate; `ray_pool.workers` makes one."""
 
 
 @checked
@@ -78,6 +83,7 @@ def finetune(
     audit: Judge | None = None,
     on_metrics: LogCallback | None = None,
     support: Support | None = None,
+    make_pool: MakePool | None = None,
 ) -> FinetuneResult:
     """Finetune a copy of `policy` by RL in a surrogate.
 
@@ -94,6 +100,8 @@ def finetune(
         audit: independent judge that re-checks judged successes; gives no reward.
         on_metrics: called with every step and its metrics.
         support: real episodes; the share of imagined rollouts outside of them is logged as "outside_rate".
+        make_pool: opens the pool that rolls out; by default, this process does. It changes no result if
+            `config.streams` is "group".
 
     Raises:
         InputError: components do not fit together, or the run folder belongs to another run.
@@ -120,7 +128,7 @@ def finetune(
     with Run(out, {"rl": to_dict(config), "scoring": scoring, "inputs": inputs}, on_log=on_metrics) as run:
         trained = copy_of(policy)
         if run.summary is None:
-            metrics = _train(trained, policy, surrogate, starts, config, run, scorer, audit, support)
+            metrics = _train(trained, policy, surrogate, starts, config, run, scorer, audit, support, make_pool)
             origin = dict(origin_of(policy) or {})
             if isinstance(surrogate, ImaginedSurrogate):
                 origin["frame_size"] = list(surrogate.world.frame_size)
@@ -142,22 +150,13 @@ def _train(
     scorer: Scorer | None,
     audit: Judge | None,
     support: Support | None,
+    make_pool: MakePool | None,
 ) -> Metrics:
     """Train `policy` in place, save videos of the last evaluation, and return its metrics."""
     uncertainty = _uncertainty(surrogate, config)
     verify = _verify(surrogate, config)
     # Only the measurement of uncertainty needs the frames between two looks.
     rendered = surrogate.keyframes_only() if uncertainty is None else surrogate
-    pool = LocalPool(
-        copy_of(policy) if config.ahead else policy,
-        rendered,
-        surrogate.verdict_source,
-        rows=config.rows,
-        temperature=config.temperature,
-        seed=config.seed,
-        assign_rewards=surrogate.assign_rewards,
-        streams=config.streams,
-    )
 
     def evaluate(step: int) -> PairedRollouts | None:
         if scorer is None:
@@ -169,9 +168,13 @@ def _train(
 
     try:
         sampler = LearnableStarts(starts, run.metrics) if config.curriculum else starts
-        metrics, pairs = reinforce(
-            policy, pool, sampler, evaluate, config, run, uncertainty, audit, verify, start, watch
-        )
+        with ExitStack() as opened:
+            pool = _local_pool(policy, rendered, surrogate, config)
+            if make_pool is not None:
+                pool = opened.enter_context(make_pool(policy, rendered, config))
+            metrics, pairs = reinforce(
+                policy, pool, sampler, evaluate, config, run, uncertainty, audit, verify, start, watch
+            )
         if pairs is not None:
             save_gallery(run, pairs, policy.action_spec.rate or FPS)
         return metrics
@@ -183,6 +186,20 @@ def _train(
             scorer.close()
         rendered.close()
         surrogate.close()
+
+
+def _local_pool(policy: Policy, rendered: Surrogate, surrogate: Surrogate, config: ReinforceConfig) -> RolloutPool:
+    """Make the pool that rolls out in this process."""
+    return LocalPool(
+        copy_of(policy) if config.ahead else policy,
+        rendered,
+        surrogate.verdict_source,
+        rows=config.rows,
+        temperature=config.temperature,
+        seed=config.seed,
+        assign_rewards=surrogate.assign_rewards,
+        streams=config.streams,
+    )
 
 
 def _uncertainty(surrogate: Surrogate, config: ReinforceConfig) -> Uncertainty | None:
