@@ -28,8 +28,10 @@ from worldgymnast.judges.classifier import ClassifierConfig
 from worldgymnast.judges.descriptions import JudgeReader, build_client, read_description, resolve_model
 from worldgymnast.judges.descriptions import save_judge as save_judge
 from worldgymnast.ledger import Ledger
+from worldgymnast.policies import published
 from worldgymnast.policies.flow_vla import FlowVLAConfig
-from worldgymnast.policies.published import is_published, load_published
+from worldgymnast.policies.published import is_published as is_published
+from worldgymnast.policies.published import load_published
 from worldgymnast.policies.small_vla import SmallVLAConfig
 from worldgymnast.processes import rank_zero_only
 from worldgymnast.protocols import (
@@ -341,14 +343,36 @@ def _fps(path: Path, header: Header) -> float:
         raise InputError(f"{path}: field 'fps': found {short(found)}, expected a number") from error
 
 
-def load_policy(path: Path, device: str = "cpu") -> Policy:
-    """Load a policy of any kind from its file, or a published one from its description or folder."""
-    loaded = load_published(path) if is_published(path) else _load(path, "policies")
-    return _prepare(loaded, device)
+def load_policy(path: Path, device: str = "cpu", *, is_tested: bool = True) -> Policy:
+    """Load a policy of any kind from its file, or a published one from its description or folder.
+
+    Args:
+        path: the file or folder.
+        device: device of the weights.
+        is_tested: refuse a published policy that does not see; with False, call `self_test` before it is used.
+
+    Raises:
+        InputError: the file is missing or damaged, or the output of a published policy does not change with the image.
+    """
+    check_device(device)
+    loaded = _prepare(load_published(path) if is_published(path) else _load(path, "policies"), device)
+    if is_tested:
+        self_test(loaded, path)
+    return loaded
+
+
+def self_test(policy: Policy, path: Path) -> None:
+    """Refuse a policy of a published checkpoint whose output does not change when the image does.
+
+    Does nothing for other policies, and where the description has `self_test` false.
+    """
+    if is_published(path):
+        published.self_test(policy, path)
 
 
 def load_world(path: Path, device: str = "cpu") -> WorldModel:
     """Load a world model of any kind from its file."""
+    check_device(device)
     return _prepare(_load(path, "worlds"), device)
 
 

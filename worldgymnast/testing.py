@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from worldgymnast import sight
 from worldgymnast.arguments import missing_members
 from worldgymnast.environments import OptionalMembers
 from worldgymnast.envs.anygym import Gymnasium
@@ -95,6 +96,27 @@ def observation(
 
 
 # ---------------------------------------------------------------- policies
+
+
+def check_sight(actor: Any, state_size: int = 0) -> None:
+    """Check that the output of a policy changes when the image does.
+
+    Published checkpoints are tested so when they are loaded. One pass of a black, a white and a shuffled image.
+
+    Args:
+        actor: the policy, or any other actor.
+        state_size: numbers of proprioception that it needs; 0 for none.
+
+    Raises:
+        ContractError: the actor is blind, or its output is not finite.
+
+    >>> import worldgymnast as wg
+    >>> wg.testing.check_sight(wg.load_policy(wg.starter("policy")))
+    """
+    try:
+        sight.check_sight(actor, type(actor).__name__, state_size=state_size)
+    except InputError as error:
+        raise ContractError(str(error)) from error
 
 
 def check_policy(policy: Any, frame_size: tuple[int, int] = (64, 64), state_size: int = 0) -> None:

@@ -272,12 +272,17 @@ def side_by_side(videos: Iterable[np.ndarray], gap: int = 2) -> np.ndarray:
     return np.concatenate(parts, axis=2)
 
 
-def data_url(frames: np.ndarray, fps: float, width: int = 256) -> str:
-    """uint8 [t h w 3] as an mp4 data URL, enlarged to at least `width` pixels."""
+def viewable(frames: np.ndarray, fps: float, width: int = 256) -> bytes:
+    """uint8 [t h w 3] as an mp4 file that every browser plays, enlarged to at least `width` pixels."""
     factor = max(1, -(-width // frames.shape[2]))
     buffer = io.BytesIO()
     height, wide = enlarge(frames[:1], factor).shape[1:3]
     with VideoWriter(buffer, (height, wide), fps, lossless=False) as writer:
         for frame in frames:
             writer.add(enlarge(frame[None], factor))
-    return "data:video/mp4;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()
+
+
+def data_url(frames: np.ndarray, fps: float, width: int = 256) -> str:
+    """uint8 [t h w 3] as an mp4 data URL; see `viewable`."""
+    return "data:video/mp4;base64," + base64.b64encode(viewable(frames, fps, width)).decode()

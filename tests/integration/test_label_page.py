@@ -133,3 +133,21 @@ def test_keyboard_alone_labels_undoes_skips_and_resumes(tmp_path):
     }
     assert session(path).counts == (2, 1, 0)
     assert session(path, "ben").counts == (0, 0, 3)  # another person starts anew
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium")
+@pytest.mark.parametrize(("width", "height"), [(375, 667), (320, 640), (900, 980)])
+def test_the_answers_are_on_the_screen_at_every_width(server, tmp_path, width, height):
+    with open_tab(tmp_path / "profile") as tab:
+        is_phone = width < 600
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": is_phone}
+        tab.call("Emulation.setDeviceMetricsOverride", **size)
+        tab.call("Emulation.setTouchEmulationEnabled", enabled=is_phone)
+        tab.call("Page.navigate", url=server.url)
+        tab.until("document.getElementById('meta')?.textContent && document.getElementById('picture').naturalWidth > 0")
+        for name in ("yes", "no"):
+            bottom = tab.run(f"document.getElementById('{name}').getBoundingClientRect().bottom")
+            assert 0 < bottom <= height, (name, bottom)
+        assert tab.run("document.documentElement.scrollWidth") <= width
+        keys = tab.run("getComputedStyle(document.querySelector('#yes kbd')).display")
+        assert (keys == "none") == is_phone, "key hints where there is a keyboard"

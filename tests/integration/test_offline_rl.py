@@ -168,6 +168,10 @@ def test_in_a_perfect_world_everything_is_right(references: References) -> None:
     assert known["imagined"]["after"]["value"] > known["imagined"]["before"]["value"]
     assert known["needed"]["before"] == known["imagined"]["before"]["value"]
     assert known["needed"]["paired"] <= known["needed"]["independent"]
+    corrected = known["needed"]["corrected"]
+    assert corrected["before"] == pytest.approx(known["needed"]["before"]), "the judge errs on no replay"
+    assert corrected["low"] <= corrected["before"] < corrected["high"]
+    assert corrected["unpaired"] == known["needed"]["unpaired"]
 
 
 def test_a_wrong_world_and_a_policy_outside_the_data_show(references: References) -> None:
@@ -176,6 +180,16 @@ def test_a_wrong_world_and_a_policy_outside_the_data_show(references: References
     assert known["judge"]["imagined"]["refused"]["value"] < 0.7 < known["judge"]["real"]["refused"]["value"]
     assert known["outside"]["after"]["value"] > 0.9, "it always pushes as hard as the data hardly ever"
     assert known["outside"]["after"]["value"] >= known["outside"]["before"]["value"]
+
+
+def test_imagined_success_is_corrected_for_the_errors_on_replays(references: References) -> None:
+    known = measured(0.3, 0.4, references, Lamp(fades=1))
+    corrected, judged = known["needed"]["corrected"], known["needed"]["before"]
+    rates = [known["judge"]["imagined"][name]["value"] for name in ("known", "refused")]
+    assert rates[1] < 1, "the fading lamp turns failures into successes"
+    assert corrected["before"] == pytest.approx((judged + rates[1] - 1) / (sum(rates) - 1))
+    assert corrected["low"] < corrected["before"] < judged
+    assert corrected["unpaired"] != known["needed"]["unpaired"]
 
 
 def test_without_data_or_labels(references: References) -> None:
@@ -187,6 +201,7 @@ def test_without_data_or_labels(references: References) -> None:
     object.__setattr__(unlabelled.test, "labelled", np.zeros(2, bool))
     known = measured(0.0, 0.4, unlabelled)
     assert known["judge"] is None
+    assert known["needed"]["corrected"] is None
     assert known["labelled"] == 0
     assert known["outside"]["before"] is None, "two episodes are too few to compare with"
 

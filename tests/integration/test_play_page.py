@@ -5,9 +5,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from browser import CHROMIUM, open_tab
+from run_builders import seed_run
 
 from worldgymnast.cli.main import main
 
@@ -24,9 +26,10 @@ console.error = (...words) => found.push(words.join(" "));
 """
 
 
-@pytest.fixture
-def url() -> Iterator[str]:
-    command = [sys.executable, "-m", "worldgymnast", "play", "--threads", "1"]
+@contextmanager
+def served(*words: str) -> Iterator[str]:
+    """The address that a command prints."""
+    command = [sys.executable, "-m", "worldgymnast", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         lines = iter(process.stdout.readline, "")
@@ -40,8 +43,8 @@ def hold(tab, key, seconds):
     tab.call("Input.dispatchKeyEvent", type="keyUp", key=key)
 
 
-def test_a_person_drives_by_keyboard(url, tmp_path):
-    with open_tab(tmp_path / "profile") as tab:
+def test_a_person_drives_by_keyboard(tmp_path):
+    with served("play", "--threads", "1") as url, open_tab(tmp_path / "profile") as tab:
         tab.call("Page.enable")
         tab.call("Page.addScriptToEvaluateOnNewDocument", source=ERRORS)
         tab.call("Page.navigate", url=url)
@@ -69,6 +72,20 @@ def test_a_person_drives_by_keyboard(url, tmp_path):
         )
         tab.call("Page.reload")
         tab.until(f"document.querySelectorAll('.screen').length === 3 && {DEPTH} >= 0")
+        assert tab.run("window.found") == []
+
+
+def test_a_run_is_watched_while_it_grows(tmp_path):
+    run = seed_run(tmp_path)
+    with served("watch", str(run)) as url, open_tab(tmp_path / "profile") as tab:
+        tab.call("Page.enable")
+        tab.call("Page.addScriptToEvaluateOnNewDocument", source=ERRORS)
+        tab.call("Page.navigate", url=url)
+        tab.until("document.querySelectorAll('.curve').length > 1 && document.querySelectorAll('.tile').length > 1")
+        assert "25 % → 75 %" in tab.run("document.getElementById('verdicttext').textContent")
+        with (run / "metrics.jsonl").open("a") as file:
+            file.write('{"step": 6, "time": 2.0, "reward": 0.93}\n')
+        tab.until("document.querySelector('.tile').textContent.includes('93 %')")
         assert tab.run("window.found") == []
 
 

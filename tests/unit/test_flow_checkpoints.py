@@ -431,3 +431,19 @@ def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
     load_tokenizer.cache_clear()
     with pytest.raises(InputError, match="SHA-256"):
         again.act(observation(again, (48, 64), STATE), temperature=0.0, generator=None)
+
+
+@kinds
+def test_a_blind_checkpoint_is_refused(kind: str, tmp_path: Path) -> None:
+    files = lerobot(kind, tmp_path)
+    weights_file = "model.safetensors"
+    tensors = dict(files[weights_file])
+    for name in tensors:
+        if "connector.modality_projection" in name or "multi_modal_projector" in name:
+            tensors[name] = torch.zeros_like(tensors[name])
+    files[weights_file] = tensors
+    with pytest.raises(InputError, match="so the policy is blind") as refused:
+        load_policy(write(tmp_path, files))
+    assert "\n" not in str(refused.value)
+    files["policy.json"] = {**files["policy.json"], "self_test": False}
+    assert load_policy(write(tmp_path, files)).chunk == 3

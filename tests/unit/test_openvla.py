@@ -25,7 +25,7 @@ from worldgymnast.policies.openvla_export import export
 from worldgymnast.policies.openvla_tokens import Statistics, decode, draw, encode
 from worldgymnast.precision import autocast
 from worldgymnast.registry import Manifest, load_policy, save_component
-from worldgymnast.testing import check_policy
+from worldgymnast.testing import ContractError, check_policy, check_sight
 from worldgymnast.types import ActionChunk, Observation
 from worldgymnast.weights import load_weights, save_weights
 
@@ -578,3 +578,59 @@ def test_a_state_of_another_width_is_refused(tmp_path: Path) -> None:
     obs = regression_look(policy)
     with pytest.raises(InputError, match="7 numbers, found one of 6"):
         policy.act(Observation(obs.images, obs.instruction, torch.zeros(1, 6)), temperature=0.0, generator=None)
+
+
+# ---------------------------------------------------------------- the self-test of images
+
+
+def described(folder: Path, kind: str = "parallel", **changes: Any) -> Path:
+    """Write the description of a checkpoint into its folder."""
+    fields = {**COMMON, **KINDS[kind], **changes}
+    (folder / "policy.json").write_text(json.dumps({"kind": "OpenVLACheckpoint", "checkpoint": ".", **fields}))
+    return folder / "policy.json"
+
+
+def blinded(folder: Path) -> Path:
+    """Write a checkpoint whose projector from images to words is zero."""
+    write_folder(folder)
+    tensors = {name: value.clone() for name, value in weights().items()}
+    for name in tensors:
+        if name.startswith("projector.fc3."):
+            tensors[name].zero_()
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_blind_checkpoint_is_refused(tmp_path: Path, kind: str) -> None:
+    seeing = load_policy(described(write_folder(tmp_path / "seeing"), kind))
+    check_sight(seeing)
+    file = described(blinded(tmp_path / "blind"), kind)
+    with pytest.raises(InputError, match="so the policy is blind") as refused:
+        load_policy(file)
+    assert "\n" not in str(refused.value)
+    assert "set 'self_test' to false" in str(refused.value)
+    with pytest.raises(InputError, match="blind"):
+        load_policy(file.parent)
+    untested = load_policy(file, is_tested=False)
+    with pytest.raises(ContractError, match="OpenVLA: found the same output"):
+        check_sight(untested)
+    assert load_policy(described(file.parent, kind, self_test=False)).chunk == KINDS[kind]["chunk"]
+
+
+def test_the_regression_head_sees(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "regression", heads=True)
+    policy = load_policy(described(folder, head="l1", cameras=["image", "wrist"]))
+    check_sight(policy, policy.config.state_dim)
+
+
+def test_a_checkpoint_without_statistics_is_refused(folder: Path) -> None:
+    (folder / "dataset_statistics.json").unlink()
+    settings = json.loads((folder / "config.json").read_text())
+    del settings["norm_stats"]
+    (folder / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(InputError) as refused:
+        load_policy(described(folder))
+    assert "\n" not in str(refused.value)
+    assert "config.json" in str(refused.value)
+    assert "statistics" in str(refused.value)

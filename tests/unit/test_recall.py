@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from worldgymnast.evaluation.recall import find_fault, operating_point, recall, split_faults, threshold_verdicts
+from worldgymnast.evaluation.recall import (
+    corrected_rate,
+    find_fault,
+    operating_point,
+    recall,
+    split_faults,
+    threshold_verdicts,
+)
 from worldgymnast.evaluation.success import Rate
 
 # ---------------------------------------------------------------- the parts
@@ -72,3 +79,35 @@ def test_recall_where_a_class_or_all_verdicts_are_missing() -> None:
     assert np.isnan([silent.brier.value, silent.base_brier]).all()
     assert threshold_verdicts(np.array([0.5, np.nan]), 0.5) == [True, None]
     assert threshold_verdicts(np.array([0.5]), float("nan")) == [None]
+
+
+@pytest.mark.parametrize(
+    ("true", "known", "refused", "rollouts", "labelled"),
+    [(0.3, 0.9, 0.9, 32, 32), (0.5, 0.6, 0.95, 96, 60), (0.05, 0.8, 0.97, 32, 32)],
+)
+def test_a_corrected_rate_is_unbiased_and_its_interval_holds(
+    true: float, known: float, refused: float, rollouts: int, labelled: int
+) -> None:
+    rng = np.random.default_rng(0)
+
+    def drawn(rate: float, count: int) -> Rate:
+        return Rate(int(rng.binomial(count, rate)), count)
+
+    judged = true * known + (1 - true) * (1 - refused)
+    found = [
+        corrected_rate(drawn(judged, rollouts), drawn(known, labelled // 3), drawn(refused, labelled), seed)
+        for seed in range(150)
+    ]
+    assert np.mean([one.low <= true <= one.high for one in found]) >= 0.9
+    assert np.median([one.value for one in found]) == pytest.approx(true, abs=0.06)
+
+
+@pytest.mark.parametrize(("known", "refused"), [(Rate(0, 0), Rate(9, 9)), (Rate(5, 5), Rate(0, 0))])
+def test_a_rate_is_not_corrected_without_labels_of_both_outcomes(known: Rate, refused: Rate) -> None:
+    assert np.isnan(corrected_rate(Rate(3, 9), known, refused).value)
+
+
+def test_a_judge_that_tells_nothing_apart_corrects_nothing() -> None:
+    assert np.isnan(corrected_rate(Rate(3, 9), Rate(5, 10), Rate(5, 10)).value)
+    perfect = corrected_rate(Rate(50, 100), Rate(1000, 1000), Rate(1000, 1000))
+    assert (perfect.value, perfect.low > 0.39, perfect.high < 0.61) == (0.5, True, True)

@@ -150,7 +150,7 @@ def timing_of(command: Any) -> Timing:
     world = getattr(command, "world", None) or getattr(command, "begin_with", None)
     if world is None and _has(command, "world"):
         world = starter("world")
-    chunk = _executed(command, load_policy(policy).chunk) if policy else 1
+    chunk = _executed(command, load_policy(policy, is_tested=False).chunk) if policy else 1
     if isinstance(world, Path) and "fps" in (metadata := read_header(world).metadata):
         return Timing(float(metadata["fps"]), chunk, str(world))
     if policy is not None and (spec := spec_in(policy)) is not None and spec.rate:

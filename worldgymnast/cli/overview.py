@@ -68,6 +68,7 @@ GROUPS: dict[str, dict[str, Entry]] = {
         "agree": Entry("POLICY...", "correlate imagined with real success over many policies", RESUMES),
         "best-of": Entry("POLICY", "evaluate planning with the world model at deployment", RESUMES),
         "report": Entry("RUN", "write an HTML report of a run"),
+        "watch": Entry("RUN", "watch a run in the browser while it trains"),
     },
 }
 COMMANDS = {name: entry for group in GROUPS.values() for name, entry in group.items()}

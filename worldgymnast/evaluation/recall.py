@@ -27,6 +27,8 @@ SOURCES = ("real", "round_trip", "imagined")
 STRICT = 0.95
 """True negative rate at which the true positive rate is reported."""
 _DRAWS = RESAMPLES // 10
+_CORRECTIONS = 10_000
+"""Draws of `corrected_rate`."""
 _NAN = float("nan")
 _UNKNOWN = Estimate(_NAN, _NAN, _NAN)
 
@@ -133,6 +135,38 @@ def threshold_verdicts(beliefs: Float[np.ndarray, " n"], threshold: float) -> li
 
 
 # ---------------------------------------------------------------- the split
+
+
+def corrected_rate(judged: Rate, known: Rate, refused: Rate, seed: int = 0) -> Estimate:
+    """Estimate the rate of true successes from that of judged ones (Rogan & Gladen 1978).
+
+    true = (judged + refused - 1) / (known + refused - 1). The interval is that of draws of all three rates from their
+    Jeffreys posteriors. It holds if the judge errs on these rollouts as often as on those of `known` and `refused`.
+
+    Args:
+        judged: judged successes.
+        known: true positive rate, of labelled rollouts.
+        refused: true negative rate, of labelled rollouts.
+        seed: of the draws.
+
+    Returns:
+        The rate, in [0, 1]; NaN without labelled successes or failures, or if the judge does not tell them apart.
+
+    >>> print(corrected_rate(Rate(40, 100), Rate(45, 50), Rate(40, 50)))
+    29 % [8, 46]
+    """
+    if not (judged.count and known.count and refused.count) or known.value + refused.value <= 1:
+        return _UNKNOWN
+    rng = np.random.default_rng(seed)
+    rates = (judged, known, refused)
+    draws = [rng.beta(one.successes + 0.5, one.count - one.successes + 0.5, _CORRECTIONS) for one in rates]
+    margin = draws[1] + draws[2] - 1
+    informative = np.where(margin > 0, margin, np.nan)
+    true = ((draws[0] + draws[2] - 1) / informative).clip(0, 1)
+    low = np.quantile(np.where(np.isnan(true), 0.0, true), 0.025)
+    high = np.quantile(np.where(np.isnan(true), 1.0, true), 0.975)
+    value = (judged.value + refused.value - 1) / (known.value + refused.value - 1)
+    return Estimate(float(np.clip(value, 0, 1)), float(low), float(high))
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ import numpy as np
 
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.evaluation.power import episodes_needed
+from worldgymnast.evaluation.recall import corrected_rate
 from worldgymnast.evaluation.success import Rate, numbers, paired_difference
 from worldgymnast.evaluation.uncertainty import judge_uncertainty, success_probability
 from worldgymnast.measure.diagnosis import diagnose
@@ -102,9 +103,9 @@ def measure_offline(
             name: None if support is None else numbers(Rate.of(support.outside(each).tolist()))
             for name, each in zip(("before", "after"), both, strict=True)
         },
-        "needed": _needed(both),
     }
-    return results | (_against_reality(surrogate, references, horizon, rows, seed) if references else {})
+    real = _against_reality(surrogate, references, horizon, rows, seed) if references else {}
+    return results | {"needed": _needed(both, real.get("judge"))} | real
 
 
 def _spread(items: Sequence[Any], count: int) -> list[Any]:
@@ -136,26 +137,41 @@ def _doubt(rollouts: Sequence[Rollout]) -> dict[str, Any]:
     return {"mean": numbers(mean), "unsure": numbers(Rate.of((known > UNSURE).tolist()))}
 
 
-def _needed(both: Sequence[Sequence[Rollout]]) -> dict[str, Any]:
+def _needed(both: Sequence[Sequence[Rollout]], judge: dict[str, Any] | None) -> dict[str, Any]:
     """Return the real episodes that would show a gain of `GAIN`, from imagined success.
 
     In "paired", scenes are lost as often as imagined; in "independent", outcomes do not depend on the scene.
+    "corrected" has the same for imagined success without the errors of world model and judge on labelled replays;
+    None without labels.
     """
     pairs = [(a.verdict.succeeded, b.verdict.succeeded) for a, b in zip(*both, strict=True)]
     known = [(a, b) for a, b in pairs if a is not None and b is not None]
     if not known:
-        return {"gain": GAIN, "before": None, "paired": None, "independent": None, "unpaired": None}
-    before = sum(a for a, _ in known) / len(known)
+        nothing = {"before": None, "paired": None, "independent": None, "unpaired": None}
+        return {"gain": GAIN, **nothing, "corrected": None}
+    judged = Rate.of(a for a, _ in known)
     lost = (sum(a and not b for a, b in known) + 0.5) / (len(known) + 1)  # never zero from a few rollouts
+    results = {"gain": GAIN, "before": judged.value, "lost": lost} | _episodes(judged.value, lost)
+    return results | {"corrected": None if judge is None else _corrected(judged, judge["imagined"], lost)}
+
+
+def _episodes(before: float, lost: float) -> dict[str, int | None]:
+    """Return the scenes or episodes per policy that show a gain of `GAIN`."""
     paired, independent = episodes_needed(before, GAIN, lost), episodes_needed(before, GAIN)
     return {
-        "gain": GAIN,
-        "before": before,
-        "lost": lost,
         "paired": None if paired is None else paired.paired,
         "independent": None if independent is None else independent.paired,
         "unpaired": None if independent is None else independent.unpaired,
     }
+
+
+def _corrected(judged: Rate, errors: dict[str, Any], lost: float) -> dict[str, Any] | None:
+    """Return imagined success corrected by the errors on imagined replays, and the episodes needed from there."""
+    known, refused = (Rate(errors[key]["successes"], errors[key]["count"]) for key in ("known", "refused"))
+    rate = corrected_rate(judged, known, refused)
+    if np.isnan(rate.value):
+        return None
+    return {"before": rate.value, "low": rate.low, "high": rate.high} | _episodes(rate.value, lost)
 
 
 def _against_reality(

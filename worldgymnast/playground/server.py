@@ -26,12 +26,13 @@ from worldgymnast.playground.guard import Guard
 from worldgymnast.playground.live import Live, picture
 from worldgymnast.playground.session import Session
 from worldgymnast.playground.visits import Visits
-from worldgymnast.video import VideoWriter, enlarge_to, png, side_by_side
+from worldgymnast.playground.watch import Watch
+from worldgymnast.video import png, side_by_side, viewable
 
 _KINDS = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
 _FOREVER = "private, max-age=86400, immutable"
 _CLIP_PIXELS = 256
-"""Smallest height and width of an exported clip."""
+"""Smallest width of each video in an exported clip."""
 _TOO_MANY = 4429
 """Close code of a refused session."""
 
@@ -126,7 +127,9 @@ class Playground:
         real = session.real_clip(max(map(len, clips))) if query.get("real") == "1" else None
         if real is not None:
             clips.append(real)
-        content = await anyio.to_thread.run_sync(lambda: _encode(side_by_side(clips), session.world.fps))
+        content = await anyio.to_thread.run_sync(
+            lambda: viewable(side_by_side(clips), session.world.fps, _CLIP_PIXELS * len(clips))
+        )
         headers = {"content-disposition": f'attachment; filename="{_slug(session.instruction)}.mp4"'}
         return Response(content, media_type="video/mp4", headers=headers)
 
@@ -143,20 +146,34 @@ class Playground:
         return Response(buffer.getvalue(), media_type="application/zip", headers=headers)
 
 
+def watch_app(watch: Watch, token: str | None = None) -> Guard:
+    """The page that watches a run, behind its secret."""
+
+    async def state(request: Request) -> Response:
+        known = request.query_params.get("version", "")
+        return JSONResponse(await anyio.to_thread.run_sync(lambda: watch.snapshot(known)))
+
+    async def video(request: Request) -> Response:
+        index, kind = request.path_params["index"], request.path_params["kind"]
+        content = await anyio.to_thread.run_sync(lambda: watch.video(index, kind))
+        return Response(content, media_type="video/mp4", headers={"cache-control": _FOREVER})
+
+    routes = [
+        file_route("/", "watch.html"),
+        file_route("/watch.js", "watch.js"),
+        file_route("/watch.css", "watch.css"),
+        file_route("/play.css", "play.css"),
+        file_route("/icon.svg", "icon.svg"),
+        Route("/state", state),
+        Route("/video/{index:int}/{kind}", video),
+    ]
+    return Guard(Starlette(routes=routes, exception_handlers={InputError: refuse}), token)
+
+
 def _image(frame: np.ndarray, cache: str = "no-store") -> Response:
     content = picture(frame)
     kind = "image/png" if content[:4] == b"\x89PNG" else "image/jpeg"
     return Response(content, media_type=kind, headers={"cache-control": cache})
-
-
-def _encode(frames: np.ndarray, fps: float) -> bytes:
-    """uint8 [t h w 3] as an mp4 file that every browser plays."""
-    buffer = io.BytesIO()
-    large = enlarge_to(frames[:1], _CLIP_PIXELS)
-    with VideoWriter(buffer, large.shape[1:3], fps, lossless=False) as writer:
-        for frame in frames:
-            writer.add(enlarge_to(frame[None], _CLIP_PIXELS))
-    return buffer.getvalue()
 
 
 def _slug(text: str) -> str:

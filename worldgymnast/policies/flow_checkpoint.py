@@ -195,6 +195,7 @@ class FlowCheckpoint:
             DeltaActions was used, so there it must be given.
         lora_rank: see `FlowExpertConfig`; the new adapters begin without effect.
         lora_alpha: see `FlowExpertConfig`.
+        self_test: refuse a checkpoint whose output does not change when the image does (`worldgymnast.sight`).
     """
 
     checkpoint: str
@@ -219,6 +220,7 @@ class FlowCheckpoint:
     relative_axes: Annotated[tuple[Count, ...], Once] | None = None
     lora_rank: Count = 0
     lora_alpha: NonNegative = 16.0
+    self_test: bool = True
 
     def load(self, base: Path = Path()) -> FlowExpert:
         """Load the policy on the CPU.

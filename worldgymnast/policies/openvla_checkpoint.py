@@ -67,6 +67,7 @@ class OpenVLACheckpoint:
         tower_heads: attention heads of both vision towers.
         tower_blocks: blocks of both vision towers, the last of which has no effect.
         action_spec: meaning of the actions, as JSON; by default that of Bridge or LIBERO if the key says so.
+        self_test: refuse a checkpoint whose output does not change when the image does (`worldgymnast.sight`).
     """
 
     checkpoint: str
@@ -91,6 +92,7 @@ class OpenVLACheckpoint:
     tower_heads: tuple[Width, Width] = (16, 16)
     tower_blocks: tuple[Layers, Layers] = (24, 27)
     action_spec: JsonObject | None = None
+    self_test: bool = True
 
     def load(self, base: Path = Path()) -> OpenVLA:
         """Load the policy on the CPU.
@@ -163,6 +165,11 @@ class OpenVLACheckpoint:
     def _statistics(self, folder: Path, settings: Mapping[str, Any], *, has_state: bool) -> Statistics:
         path = folder / "dataset_statistics.json"
         where = path if path.is_file() else folder / "config.json"
+        if where != path and settings.get("norm_stats") is None:
+            raise InputError(
+                f"{folder}: found no {path.name}, and no 'norm_stats' in config.json, so there are no statistics. Actions "
+                f"would have no scale. Copy {path.name} from the checkpoint"
+            )
         known = read_json_object(path) if path.is_file() else json_object(settings.get("norm_stats"), where)
         if self.key not in known and (self.key or len(known) != 1):
             found = f"no key '{self.key}'" if self.key else f"{len(known)} keys and no choice among them"

@@ -13,6 +13,7 @@ from typing import Any
 from worldgymnast.configs import from_dict
 from worldgymnast.errors import InputError
 from worldgymnast.files import read_json_object, short
+from worldgymnast.sight import check_sight
 
 FILE = "policy.json"
 """Name of a description in the folder of its checkpoint."""
@@ -39,7 +40,7 @@ def is_published(path: Path) -> bool:
 
 
 def load_published(path: Path) -> Any:
-    """Load the policy of a description on the CPU.
+    """Load the policy of a description on the CPU, without testing it.
 
     Args:
         path: the description, or the folder that contains it as policy.json.
@@ -47,6 +48,29 @@ def load_published(path: Path) -> Any:
     Raises:
         InputError: there is no description, or it does not fit the checkpoint.
     """
+    description, file = _description(path)
+    return description.load(file.parent)
+
+
+def self_test(policy: Any, path: Path) -> None:
+    """Refuse a policy that does not see, unless its description has `self_test` false.
+
+    Args:
+        policy: the policy of a description, on its device.
+        path: the description, or the folder that contains it.
+
+    Raises:
+        InputError: its output does not change when the image does.
+    """
+    description, file = _description(path)
+    if description.self_test:
+        check_sight(
+            policy, str(file), "Copy the checkpoint again and check 'cameras', or set 'self_test' to false to load it"
+        )
+
+
+def _description(path: Path) -> tuple[Any, Path]:
+    """Description of a published policy, and its file."""
     file = path / FILE if path.is_dir() else path
     if path.is_dir() and not file.is_file():
         raise InputError(_explain(path))
@@ -56,7 +80,7 @@ def load_published(path: Path) -> Any:
         known = ", ".join(_KINDS)
         raise InputError(f"{file}: field 'kind': found {short(kind)}, expected one of {known}")
     description: Any = getattr(importlib.import_module(_KINDS[kind]), kind)
-    return from_dict(description, data, str(file)).load(file.parent)
+    return from_dict(description, data, str(file)), file
 
 
 _PAGES: Mapping[str, str] = {"OpenVLACheckpoint": "docs/openvla.md", "FlowCheckpoint": "docs/flow-experts.md"}

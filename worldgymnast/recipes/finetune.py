@@ -143,7 +143,7 @@ def _train(
     audit: Judge | None,
     support: Support | None,
 ) -> Metrics:
-    """Train `policy` in place, save videos of the last evaluation, and return its metrics."""
+    """Train `policy` in place, save videos of every evaluation, and return the metrics of the last."""
     uncertainty = _uncertainty(surrogate, config)
     verify = _verify(surrogate, config)
     # Only the measurement of uncertainty needs the frames between two looks.
@@ -162,18 +162,16 @@ def _train(
     def evaluate(step: int) -> PairedRollouts | None:
         if scorer is None:
             return None
-        return scorer(policy, surrogate, step, horizon=config.horizon, rows=config.rows, execute=config.execute)
+        pairs = scorer(policy, surrogate, step, horizon=config.horizon, rows=config.rows, execute=config.execute)
+        save_gallery(run, pairs, policy.action_spec.rate or FPS)
+        return pairs
 
     def watch(rollouts: Sequence[Rollout]) -> Metrics:
         return {} if support is None or not rollouts else {"outside_rate": float(support.outside(rollouts).mean())}
 
     try:
         sampler = LearnableStarts(starts, run.metrics) if config.curriculum else starts
-        metrics, pairs = reinforce(
-            policy, pool, sampler, evaluate, config, run, uncertainty, audit, verify, start, watch
-        )
-        if pairs is not None:
-            save_gallery(run, pairs, policy.action_spec.rate or FPS)
+        metrics, _ = reinforce(policy, pool, sampler, evaluate, config, run, uncertainty, audit, verify, start, watch)
         return metrics
     except BaseException:
         surrogate.cancel()

@@ -87,7 +87,7 @@ def collect(run: Path) -> Report:
 def _collect(run: Path) -> Report:
     if not run.is_dir():
         raise InputError(f"{run}: no such folder. Check the path")
-    learners = _learners(run)
+    learners = learners_of(run)
     evaluation, gate = read_outcomes(run / "evaluation.json"), gate_of(run)
     logs = {path.name: metrics_of(path) for path in learners}
     before, summary, name = next(iter(evaluation), ""), summary_of(run), Path(os.path.abspath(run)).name
@@ -166,8 +166,8 @@ def _results(rows: Rows) -> list[EpisodeResult]:
 # ---------------------------------------------------------------- files
 
 
-def _learners(run: Path) -> list[Path]:
-    """Return the RL runs: those in the folder, or the folder itself."""
+def learners_of(run: Path) -> list[Path]:
+    """Return the folders of the RL runs: those in the folder, or the folder itself."""
     runs = sorted(path for path in run.glob("rl*") if (path / "metrics.jsonl").is_file())
     if not runs and any("reward" in row for row in metrics_of(run)[:2]):  # Iter-SFT scores before it imagines
         runs = [run]

@@ -102,17 +102,39 @@ def _needed(needed: Mapping[str, Any]) -> Sheet:
         ("the same scenes for both, independent outcomes", "independent", 2),
         ("other scenes for each policy", "unpaired", 2),
     )
-    rows = []
-    for name, key, times in lines:
-        count = needed[key]
-        episodes = "more than 20000, or impossible" if count is None else str(times * count)
-        rows.append([name, "" if count is None else str(count), episodes])
+    corrected = needed.get("corrected")
+    rows = [
+        [name, *_counts(needed[key], times), *(_counts(corrected[key], times) if corrected else ())]
+        for name, key, times in lines
+    ]
     before = "unknown" if needed["before"] is None else f"{100 * needed['before']:.0f} %"
     note = (
         f"Episodes for a gain of {points} to be found with 80 % probability at the 5 % level, by exact tests, if real "
-        f"success before is {before}, as imagined. If it may be near 50 %, plan for about 400 episodes of each policy."
+        f"success before is {before}, as imagined. {_correction(corrected)} If it may be near 50 %, plan for about 400 "
+        "episodes of each policy."
     )
-    return Sheet(f"Real episodes that show a gain of {points}", ["", "per policy", "in total"], rows, note)
+    head = ["", "per policy", "in total", *(["per policy, corrected", "in total, corrected"] if corrected else [])]
+    return Sheet(f"Real episodes that show a gain of {points}", head, rows, note)
+
+
+def _counts(count: int | None, times: int) -> tuple[str, str]:
+    if count is None:
+        return "", "more than 20000, or impossible"
+    return str(count), str(times * count)
+
+
+def _correction(corrected: Mapping[str, Any] | None) -> str:
+    """Say what real success before is without the errors on labelled replays."""
+    if corrected is None:
+        return (
+            "It is not corrected for the errors of world model and judge: that takes labelled episodes of both "
+            "outcomes, which the judge tells apart on imagined replays."
+        )
+    rate, low, high = (100 * corrected[name] for name in ("before", "low", "high"))
+    return (
+        f"Corrected for the errors of world model and judge on the replays above it is {rate:.0f} % "
+        f"[{low:.0f}, {high:.0f}], if they err as often on rollouts of the policy."
+    )
 
 
 def _rate(rate: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from worldgymnast.cli.commands.label import LabelEpisodes
 from worldgymnast.cli.commands.measure import Evaluate, EvalWorld, Report
 from worldgymnast.cli.commands.pipelines import Doctor, Dyna, Quickstart, Reproduce
 from worldgymnast.cli.commands.plan import Plan
-from worldgymnast.cli.commands.play import Play
+from worldgymnast.cli.commands.play import Play, WatchRun
 from worldgymnast.cli.commands.rl import Rl
 from worldgymnast.cli.commands.scenes import ScenesDistract, ScenesPhotograph, ScenesPlate, ScenesPropose
 from worldgymnast.cli.commands.train import Distill, Sft, TrainJudge, TrainWorld
@@ -65,4 +65,5 @@ KINDS: dict[str, type[Command]] = {
     "judge calibrate": JudgeCalibrate,
     "judge compare": JudgeCompare,
     "report": Report,
+    "watch": WatchRun,
 }

@@ -83,7 +83,7 @@ class IterSft(DeviceCommand, LabelledCommand):
         self.prepare()
         given = {"policy": self.policy, "world": self.world, "judge": self.judge}
         files, config = component_files(**given), self.config
-        spec = load_policy(files["policy"]).action_spec
+        spec = load_policy(files["policy"], is_tested=False).action_spec
         is_scored = has_real_environment(spec, self.given_flags, is_unscored=self.unscored)
         takes_photographs = is_scored or is_metaworld(spec) or names_environment(self.given_flags)
         if not is_scored:

@@ -55,7 +55,7 @@ class BestOfN(DeviceCommand):
         """Evaluate both, print table and time, and write the report."""
         self.prepare()
         files = component_files(policy=self.policy, world=self.world, judge=self.judge)
-        spec = load_policy(self.policy).action_spec
+        spec = load_policy(self.policy, is_tested=False).action_spec
         require_environment("best-of", self.policy, spec, self.given_flags, _INSTEAD)
         loaded = load_components(files, self.device, open_ledger(self.out), self.env, self.given_flags)
         env = loaded.env or self.env

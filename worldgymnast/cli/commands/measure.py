@@ -39,8 +39,8 @@ from worldgymnast.measure.real import ScoreConfig
 from worldgymnast.measure.state import state_fidelity
 from worldgymnast.measure.world import SIGNAL, comparison_rows, judge_outcomes, measure_drift, replay_fidelity, to_plain
 from worldgymnast.preprocessing import compact
-from worldgymnast.protocols import Judge, WorldModel, frame_size, predicts_state
-from worldgymnast.registry import load_judge, load_policy, load_world, to_dict
+from worldgymnast.protocols import Judge, Policy, WorldModel, frame_size, predicts_state
+from worldgymnast.registry import is_published, load_judge, load_policy, load_world, to_dict
 from worldgymnast.report import tables
 from worldgymnast.report.collect import collect
 from worldgymnast.report.markdown import markdown
@@ -86,7 +86,7 @@ class Evaluate(EvaluationCommand):
         """Evaluate, print the table and write the report."""
         self.prepare()
         policies = {"before": self.before, "after": self.after}
-        loaded = {path: load_policy(path) for path in policies.values()}
+        loaded = {path: load_policy(path, is_tested=False) for path in policies.values()}
         for path, policy in loaded.items():
             require_environment("evaluate", path, policy.action_spec, self.given_flags, _INSTEAD)
         size = size_in(self.world) or size_in(self.after) or size_in(self.before)
@@ -94,7 +94,8 @@ class Evaluate(EvaluationCommand):
         for path, policy in loaded.items():
             check_policy(path, policy, env)
         check_tasks(env)
-        hashes = {name: weights_hash(load_weights(path)[0]) for name, path in policies.items()}
+        hashes = {name: _hash(path, loaded[path]) for name, path in policies.items()}
+        loaded.clear()  # a large policy would lie in memory twice
         robot = environment(env)
         score = self.score.resolved(robot)
         config = {"policies": hashes, "env": environment_dict(env), "score": to_dict(score), "seeds": self.seeds}
@@ -116,9 +117,15 @@ class Evaluate(EvaluationCommand):
         refuse_unknown_tasks(self.judge, environment(env).tasks)
         parts = {"policy": self.before, **files}
         loaded = load_components(parts, self.device, open_ledger(self.out), env, self.given_flags)
-        check_same_actions(self.after, load_policy(self.after).action_spec, files["world"], loaded.world.action_spec)
+        after = load_policy(self.after, is_tested=False).action_spec
+        check_same_actions(self.after, after, files["world"], loaded.world.action_spec)
         check_same_cameras(self.before, self.after, *files.values())
         return loaded.world, loaded.judge
+
+
+def _hash(path: Path, policy: Policy) -> str:
+    """Hash of a policy in a file of weights, or of a published one."""
+    return identity(policy) if is_published(path) else weights_hash(load_weights(path)[0])
 
 
 @checked(kw_only=True)

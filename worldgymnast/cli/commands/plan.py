@@ -48,7 +48,7 @@ class Plan(Command):
             InputError: the training does not fit.
         """
         files = component_files(policy=self.policy, world=self.world, judge=self.judge)
-        policy, world = load_policy(files["policy"]), load_world(files["world"])
+        policy, world = load_policy(files["policy"], is_tested=False), load_world(files["world"])
         check_same_actions(files["policy"], policy.action_spec, files["world"], world.action_spec)
         check_observed(files["policy"], policy, files["world"], world)
         judge = load_judge(files["judge"], "cpu", Ledger(Path("unused")))

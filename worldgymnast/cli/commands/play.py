@@ -15,7 +15,7 @@ import tyro
 from tyro.conf import Positional
 
 from worldgymnast.cli.checks import check_observed, check_same_actions, check_same_rate
-from worldgymnast.cli.command import DatasetCommand, DeviceCommand, OptionalPath, OptionalPositive
+from worldgymnast.cli.command import Command, DatasetCommand, DeviceCommand, OptionalPath, OptionalPositive
 from worldgymnast.cli.commands.judge_evaluation import load_judge_with_ledger
 from worldgymnast.cli.data_defaults import frames_for
 from worldgymnast.cli.environment import is_metaworld
@@ -28,6 +28,7 @@ from worldgymnast.playground.scenes import EpisodeScenes, Scene, Scenes, StartSc
 from worldgymnast.playground.session import MEMORY, Session
 from worldgymnast.playground.turns import Turns
 from worldgymnast.playground.visits import MAX_VISITS, Visits
+from worldgymnast.playground.watch import Watch
 from worldgymnast.protocols import Judge, Policy, WorldModel
 from worldgymnast.recipes.quickstart import starter
 from worldgymnast.registry import load_policy, load_world
@@ -160,6 +161,27 @@ class Play(DeviceCommand, DatasetCommand):
             return [Start(frame, self.instruction or "no instruction yet", "")]
         sentences, task = read_instructions(path)
         return [replace(Start(frame, sentence, task), state=read_state(path)) for sentence in sentences]
+
+
+@checked(kw_only=True)
+class WatchRun(Command):
+    """Open a page that watches a run while it trains: success, gap, signal, speed, videos and budget.
+
+    Unfinished and killed runs can be watched. Nothing in the folder is changed.
+
+    Attributes:
+        run: run folder.
+        port: port of the page on this machine; 0 for a free one.
+    """
+
+    run: Positional[Path]
+    port: Annotated[int, Between(0, 65535)] = 0
+
+    def __call__(self) -> int:
+        """Serve the page until Ctrl-C."""
+        server = _server_module()
+        _serve(server.Server(server.watch_app(Watch(self.run)), self.port))
+        return 0
 
 
 def _demo() -> Path:

@@ -38,7 +38,7 @@ from worldgymnast.protocols import RealEnvironment, StartSampler, WorldModel, pr
 from worldgymnast.recipes.finetune import FinetuneConfig, finetune
 from worldgymnast.recipes.quickstart import QuickstartConfig
 from worldgymnast.recipes.reproduce import Recipe
-from worldgymnast.registry import load_judge, load_policy
+from worldgymnast.registry import load_judge, load_policy, self_test
 from worldgymnast.rl.reinforce import ReinforceConfig
 from worldgymnast.rl.rollout import executed_per_look
 from worldgymnast.rl.starts import EpisodeStarts, FixedStarts, MixedStarts, PhotographedStarts
@@ -114,7 +114,7 @@ class Rl(DeviceCommand, LabelledCommand):
         self.prepare()
         given = {"policy": self.policy, "world": self.world, "judge": self.judge}
         files, ledger = component_files(**given), open_ledger(self.out)
-        policy = load_policy(files["policy"])
+        policy = load_policy(files["policy"], is_tested=False)
         spec = policy.action_spec
         has_own_starts = bool(self.data or self.starts)
         is_scored = has_real_environment(
@@ -154,6 +154,7 @@ class Rl(DeviceCommand, LabelledCommand):
         if not is_finished(self.out):
             self._check_memory(components, rl)
         components.to(self.device)
+        self_test(components.policy, files["policy"])
         if not is_finished(self.out):
             named = _instructions_by_task(robot, episodes)
             for judge in filter(None, (components.judge, audit)):

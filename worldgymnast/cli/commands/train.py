@@ -39,7 +39,14 @@ from worldgymnast.errors import InputError
 from worldgymnast.preprocessing import compact
 from worldgymnast.recipes.presets import WORLDS
 from worldgymnast.recipes.quickstart import starter
-from worldgymnast.registry import WorldConfig, load_learned_judge, load_policy, load_trainable_world, load_world
+from worldgymnast.registry import (
+    WorldConfig,
+    load_learned_judge,
+    load_policy,
+    load_trainable_world,
+    load_world,
+    self_test,
+)
 from worldgymnast.run import is_finished
 from worldgymnast.tiling import check_cameras
 from worldgymnast.training.distillation import Distillation, distill
@@ -77,7 +84,7 @@ class Sft(TrainingCommand):
         """Train the policy."""
         self.prepare()
         check_parts(self.config)
-        start = load_policy(self.begin_with) if self.begin_with else None
+        start = load_policy(self.begin_with, is_tested=False) if self.begin_with else None
         check_same_cameras(self.begin_with, requested=self.image_key)
         rule, cameras = rule_of(self.begin_with, requested=self.resize), self.cameras or cameras_of(self.begin_with)
         size = size_for(self.data, self.size or size_of(self.begin_with), cameras)
@@ -99,6 +106,8 @@ class Sft(TrainingCommand):
             check_memory(plan, lambda room: advice_sft(plan.roles, config.batch, room), is_overruled=self.over_memory)
         if isinstance(start, nn.Module):
             start.to(self.device)
+        if start and self.begin_with:
+            self_test(start, self.begin_with)
         train_policy(episodes, self.out, config, self.device, start=start, origin=data)
         return print_written(self.out / "policy.safetensors")
 
