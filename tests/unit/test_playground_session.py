@@ -8,11 +8,12 @@ import torch
 from small_worlds import SMALL, SPEC, randomised
 from two_cameras import SPEC as JOINTS
 
-from worldgymnast.actions import ActionSpecMismatch, foreign_spec
+from worldgymnast.actions import BRIDGE, ActionSpecMismatch, foreign_spec
 from worldgymnast.errors import InputError
 from worldgymnast.playground.controls import clipped, controls
 from worldgymnast.playground.scenes import EpisodeScenes, Log, Scene, StartScenes
 from worldgymnast.playground.session import MAX_LINES, Session
+from worldgymnast.tiling import Tiling
 from worldgymnast.types import ActionChunk, Start, Verdict, WorldState
 
 
@@ -226,6 +227,65 @@ def test_a_policy_of_other_actions_is_refused(world):
         Session(world, Scene("s", start()), policy=Robot(JOINTS))
     with pytest.raises(InputError, match="no policy"):
         next(Session(world, Scene("s", start())).act("A"))
+
+
+class Drawer:
+    """A world of seven axes, two cameras and a state: z brightens, the state adds up x and y."""
+
+    identity, fps, frame_size = "drawer", 5.0, (8, 16)
+    action_spec, state_dim = BRIDGE, 2
+    tiling = Tiling.side_by_side({"front": (8, 8), "wrist": (8, 8)})
+
+    def start(self, frames, state=None):
+        given = torch.full((len(frames), 2), torch.nan) if state is None else state
+        return WorldState(frames.float(), 0, (), {"robot": torch.nan_to_num(given)})
+
+    def step(self, state, actions, *, generator, every=1):
+        del generator
+        robot = state.extra["robot"] + actions[:, :, :2].sum(1)
+        rise = (1 + (100 * actions[..., 2]).round()).cumsum(1)[..., None, None, None]
+        latents = state.latent[:, None] + rise
+        frames = latents[:, every - 1 :: every].clamp(0, 255).to(torch.uint8)
+        return WorldState(latents[:, -1], state.frame + actions.shape[1], (), {"robot": robot}), frames
+
+    def predict_state(self, state):
+        return state.extra["robot"]
+
+
+def test_seven_axes_two_cameras_and_a_state():
+    world = Drawer()
+    policy = Robot(BRIDGE)
+    policy.needs, policy.cameras = frozenset({"wrist", "state"}), ("wrist",)
+    frame = np.zeros((8, 16, 3), np.uint8)
+    frame[:, 8:] = 100
+    session = Session(world, Scene("s", Start(frame, "x", state=np.array([1, 2], np.float32))), policy=policy)
+    action = np.array([0.5, 1, 0, 0, 0, 0, 1], np.float32)
+    node = session.drive(["A"], action)[0]
+    assert node.frame[0, 0, 0] == 1
+    list(session.act("A"))
+    obs = policy.seen[0][0]
+    assert obs.images["wrist"].shape == (1, 8, 8, 3)
+    assert (int(obs.images["wrist"].max()), int(obs.first["wrist"].max())) == (101, 100)
+    assert obs.state.tolist() == [[1.5, 3.0]]
+    assert len(controls(BRIDGE)) == 7
+    assert controls(BRIDGE)[6].is_switch
+    assert session.still_action(node).tolist() == [0, 0, 0, 0, 0, 0, 1]  # the gripper stays
+    with pytest.raises(InputError, match="state has 3 numbers"):
+        session.begin(Scene("s", Start(frame, "x", state=np.zeros(3, np.float32))))
+
+
+def test_follow_equals_the_replay_of_the_measurements():
+    """The frames of `training.replay`, which all measurements of world models use."""
+    from worldgymnast.training.replay import imagine_actions
+
+    rng = np.random.default_rng(0)
+    actions, frame = rng.uniform(-0.05, 0.05, (5, 7)).astype(np.float32), np.zeros((8, 16, 3), np.uint8)
+    log = Log(np.zeros((6, 8, 16, 3), np.uint8), actions)
+    session = Session(Drawer(), Scene("s", Start(frame, "x"), log))
+    while session.follow(["A"]):
+        pass
+    expected, _ = imagine_actions(Drawer(), frame[None], actions[None], ["x"], torch.Generator())
+    assert np.array_equal(session.clip("A"), expected[0])
 
 
 class Counting:

@@ -202,6 +202,7 @@ class Server:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             self._socket.bind(("127.0.0.1", port))
+            self._socket.listen(128)  # a browser that is faster than the server waits
         except OSError as error:
             self._socket.close()
             raise InputError(

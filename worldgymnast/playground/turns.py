@@ -27,6 +27,10 @@ class Turns:
         """Number of threads that wait."""
         return len(self._queue)
 
+    def widen(self, parallel: int) -> None:
+        """Allow `parallel` threads at a time instead of one, before the first turn."""
+        self._free = parallel
+
     @contextmanager
     def __call__(self) -> Iterator[None]:
         """Wait for a turn, and hold it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from worldgymnast.records import read_metrics
 from worldgymnast.registry import Manifest, origin_of, save_component, to_dict, weights_into
 from worldgymnast.rl.collect import Uncertainty, Verify
 from worldgymnast.rl.curriculum import LearnableStarts
+from worldgymnast.rl.offload import Turns
 from worldgymnast.rl.reinforce import PairedRollouts, ReinforceConfig, reinforce
 from worldgymnast.rl.rollout import executed_per_look
 from worldgymnast.rl.starts import check_frame_size
@@ -117,10 +118,15 @@ def finetune(
     inputs = {"policy": identity(policy), **surrogate.inputs(), "starts": starts.identity}
     inputs |= {} if audit is None else {"audit": identity(audit)}
     scoring = None if scorer is None else scorer.description()
-    with Run(out, {"rl": to_dict(config), "scoring": scoring, "inputs": inputs}, on_log=on_metrics) as run:
+    described = to_dict(replace(config, offload=False))  # it changes no number, so a run may resume with it or without
+    with (
+        Run(out, {"rl": described, "scoring": scoring, "inputs": inputs}, on_log=on_metrics) as run,
+        Turns(_only_for_rollouts(surrogate, audit, config), is_on=config.offload and run.summary is None) as turns,
+    ):
+        turns.give_to("update")  # so that the copy of the policy does not lie beside the world model
         trained = copy_of(policy)
         if run.summary is None:
-            metrics = _train(trained, policy, surrogate, starts, config, run, scorer, audit, support)
+            metrics = _train(trained, policy, surrogate, starts, config, run, scorer, audit, support, turns)
             origin = dict(origin_of(policy) or {})
             if isinstance(surrogate, ImaginedSurrogate):
                 origin["frame_size"] = list(surrogate.world.frame_size)
@@ -142,14 +148,16 @@ def _train(
     scorer: Scorer | None,
     audit: Judge | None,
     support: Support | None,
+    turns: Turns,
 ) -> Metrics:
     """Train `policy` in place, save videos of every evaluation, and return the metrics of the last."""
     uncertainty = _uncertainty(surrogate, config)
     verify = _verify(surrogate, config)
     # Only the measurement of uncertainty needs the frames between two looks.
     rendered = surrogate.keyframes_only() if uncertainty is None else surrogate
+    acting = copy_of(policy) if config.ahead else policy
     pool = LocalPool(
-        copy_of(policy) if config.ahead else policy,
+        acting,
         rendered,
         surrogate.verdict_source,
         rows=config.rows,
@@ -171,7 +179,9 @@ def _train(
 
     try:
         sampler = LearnableStarts(starts, run.metrics) if config.curriculum else starts
-        metrics, _ = reinforce(policy, pool, sampler, evaluate, config, run, uncertainty, audit, verify, start, watch)
+        metrics, _ = reinforce(
+            policy, pool, sampler, evaluate, config, run, uncertainty, audit, verify, start, watch, turns
+        )
         return metrics
     except BaseException:
         surrogate.cancel()
@@ -181,6 +191,14 @@ def _train(
             scorer.close()
         rendered.close()
         surrogate.close()
+
+
+def _only_for_rollouts(surrogate: Surrogate, audit: Judge | None, config: ReinforceConfig) -> list[object]:
+    """Components that no update needs; with prefetch a remote judge works during updates, too."""
+    if not isinstance(surrogate, ImaginedSurrogate):
+        return []
+    judges = [judge for judge in (surrogate.judge, audit) if judge is not None]
+    return [surrogate.world, *(judge for judge in judges if not (config.ahead and judge.is_remote))]
 
 
 def _uncertainty(surrogate: Surrogate, config: ReinforceConfig) -> Uncertainty | None:

@@ -176,7 +176,7 @@ class Rl(DeviceCommand, LabelledCommand):
     def _check_memory(self, components: Components, rl: ReinforceConfig) -> None:
         """Print the memory plan, and refuse one that does not fit."""
         plan = plan_rl(components.policy, components.world, components.judge, rl, self.device)
-        check_memory(plan, lambda room: advice_rl(plan.roles, rl, room), is_overruled=self.over_memory)
+        check_memory(plan, lambda room: advice_rl(plan.roles, rl, room, self.device), is_overruled=self.over_memory)
 
     def _horizon(self, components: Components, robot: RealEnvironment | None, episodes: EpisodeSet | None) -> int:
         """Return the actions per rollout: of the flag, the environment, the data, or the preset."""

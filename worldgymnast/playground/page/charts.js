@@ -17,7 +17,7 @@ function path(points) {
   return points.map(([x, y], i) => `${i ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`).join("");
 }
 
-// lines: [{color, nodes: [node infos]}]; last: largest frame on the axis; at: frame shown.
+// lines: [{color, forked, nodes: [node infos since the fork]}]; last: largest frame on the axis; at: frame shown.
 export function drawTimeline(svg, lines, last, at, realSuccess) {
   const width = Math.max(120, svg.clientWidth);
   svg.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
@@ -41,6 +41,7 @@ export function drawTimeline(svg, lines, last, at, realSuccess) {
     const believe = value => floor + (TOP - floor) * value;
     const foreseen = curve("foreseen", believe), judge = curve("judge", believe);
     const error = curve("error", value => BOTTOM + (SPLIT + 4 - BOTTOM) * value / most);
+    if (line.forked) add(svg, "line", {class: "fork", x1: x(line.forked), x2: x(line.forked), y1: TOP, y2: BOTTOM, stroke: line.color});
     if (foreseen.length > 1) add(svg, "path", {class: "foreseen", d: path(foreseen), stroke: line.color});
     if (judge.length > 1) add(svg, "path", {class: "judge", d: path(judge), stroke: line.color});
     if (hasError && error.length > 1) add(svg, "path", {class: "error", d: path(error), stroke: line.color});

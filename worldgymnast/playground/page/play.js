@@ -227,7 +227,7 @@ function render() {
   const time = (depth / hello.fps).toFixed(1), belief = node.judge ?? lastJudge(line, node.depth);
   slider.setAttribute("aria-valuetext", `frame ${depth}, ${time} seconds${belief === null ? "" : `, judge ${percent(belief)}`}`);
   $("when").textContent = `frame ${depth} · ${time} s`;
-  drawTimeline($("chart"), lines.map(one => ({color: COLORS[one.name], nodes: past(one)})), axis, depth, hello.log?.success?.[0] ?? null);
+  drawTimeline($("chart"), lines.map(one => ({color: COLORS[one.name], forked: one.forked, nodes: past(one).slice(one.forked)})), axis, depth, hello.log?.success?.[0] ?? null);
   legend();
   $("judgevalue").textContent = node.problem || (belief === null ? "–" : percent(belief) + (node.succeeded ? " · success" : ""));
   $("judgevalue").className = node.succeeded ? "yes" : "";
