@@ -13,7 +13,8 @@ from run_builders import seed_run
 
 from worldgymnast.cli.main import main
 
-pytestmark = [pytest.mark.server, pytest.mark.skipif(not CHROMIUM, reason="no Chromium")]
+pytestmark = pytest.mark.server
+in_browser = pytest.mark.skipif(not CHROMIUM, reason="no Chromium")
 DEPTH = "Number((document.getElementById('when')?.textContent.match(/frame (\\d+)/) ?? [0, -1])[1])"
 PIXELS = "document.querySelector('canvas').toDataURL()"
 IS_DRAWN = "document.querySelector('canvas').getContext('2d').getImageData(9, 9, 1, 1).data[3] === 255"
@@ -43,6 +44,7 @@ def hold(tab, key, seconds):
     tab.call("Input.dispatchKeyEvent", type="keyUp", key=key)
 
 
+@in_browser
 def test_a_person_drives_by_keyboard(tmp_path):
     with served("play", "--threads", "1") as url, open_tab(tmp_path / "profile") as tab:
         tab.call("Page.enable")
@@ -75,6 +77,7 @@ def test_a_person_drives_by_keyboard(tmp_path):
         assert tab.run("window.found") == []
 
 
+@in_browser
 def test_a_run_is_watched_while_it_grows(tmp_path):
     run = seed_run(tmp_path)
     with served("watch", str(run)) as url, open_tab(tmp_path / "profile") as tab:

@@ -75,7 +75,7 @@ def describe_scene(visit: Visit) -> dict[str, Any]:
     """The scene of a visit, as JSON values."""
     session = visit.session
     scene, log = session.scene, session.scene.log
-    axes = controls(session.world.action_spec, session.logged_action(0))
+    axes = controls(session.world.action_spec, _initial(session))
     return {
         "scene": visit.scene,
         "instruction": session.instruction,
@@ -88,6 +88,14 @@ def describe_scene(visit: Visit) -> dict[str, Any]:
         },
         "name": scene.name,
     }
+
+
+def _initial(session: Session) -> np.ndarray | None:
+    """Action to begin with where axes keep their value, float32 [a]: the logged one, or the pose of the robot."""
+    spec, state = session.world.action_spec, session.scene.start.state
+    if (logged := session.logged_action(0)) is not None:
+        return logged
+    return state if state is not None and spec.is_absolute and len(state) == spec.dim else None
 
 
 def describe(visit: Visit, visits: Visits, names: Mapping[str, str]) -> dict[str, Any]:

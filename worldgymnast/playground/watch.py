@@ -31,12 +31,12 @@ NEWEST = (
     ("reward", "Imagined reward", "percent"),
     ("imagined_success", "Imagined success", "percent"),
     ("real_success", "Real success", "percent"),
-    ("gap", "Gap, imagined minus real", "points"),
+    ("gap", "Gap in points", "points"),
     ("zero_advantage_groups", "Groups without signal", "percent"),
     ("judge_error_rate", "Failed judgements", "percent"),
     ("kl_to_start", "KL to the start policy", "number"),
     ("entropy", "Entropy, nats a token", "number"),
-    ("imagined_frames_per_second", "Imagined frames a second", "number"),
+    ("imagined_frames_per_second", "Imagined frames per second", "number"),
 )
 """Newest values of a training that the page shows: key of metrics.jsonl, name, unit."""
 
