@@ -56,7 +56,7 @@ function receiveFrame(data) {
   if (line) line.tip = node.id;
   if (view !== null && header.line === active) view = null;
   const now = performance.now();
-  if (header.line === lines[0]?.name || lines.length === 1 || header.line === active) arrivals.push(now);
+  if (header.line === active) arrivals.push(now);
   while (arrivals.length && now - arrivals[0] > 2000) arrivals.shift();
   dirty();
 }
