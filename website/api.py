@@ -12,7 +12,7 @@ from website.markdown import cell, page, sentence, table
 FOLDER = "reference/api"
 TESTING = "worldgymnast.testing"
 PROTOCOLS = "worldgymnast.protocols"
-PAGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
+_PAGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "files": ("Files and data", ("starter", "load_policy", "load_world", "load_judge", "save", "register", "read")),
     "practice": ("Environments, starts, imagination", ("environment", "metaworld", "starts", "scorer", "imagine")),
     "training": (
@@ -33,7 +33,17 @@ PAGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "testing": ("Checks of your own components", ("testing",)),
     "errors": ("Errors in Python", ("InputError", "Paused")),
 }
-"""Title and names of each page."""
+
+
+def _others() -> tuple[str, ...]:
+    named = {name for _, names in _PAGES.values() for name in names} | {"__version__"}
+    return tuple(name for name in vars(worldgymnast)["__all__"] if name not in named)
+
+
+PAGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    name: page for name, page in {**_PAGES, "more": ("More", _others())}.items() if page[1]
+}
+"""Title and names of each page; the last has the public names that no other names."""
 _CHECKS = ("check_policy", "check_world", "check_judge", "check_environment", "inspect_environment", "ContractError")
 _INTRODUCTIONS: Mapping[str, str] = {
     "protocols": "A component is any object with these members; it needs no base class. How to write and check one: "

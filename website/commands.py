@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -181,6 +182,7 @@ def _introduction(name: str, chosen: Mapping[str, Command]) -> list[str]:
     return [part for line in lines for part in (line, "")]
 
 
+@functools.cache
 def pages_of(name: str) -> dict[str, str]:
     """Return the pages of a command by path: one, or several if it has very many flags."""
     chosen = defaults(name)
@@ -226,3 +228,8 @@ def command_pages() -> dict[str, str]:
     return {f"{FOLDER}/index.md": index_page()} | {
         path: text for name in COMMANDS for path, text in pages_of(name).items()
     }
+
+
+def command_nav() -> list[dict[str, list[str]]]:
+    """Return the navigation of the commands: the groups of `worldgymnast --help`, each with its pages."""
+    return [{group: [path for name in commands for path in pages_of(name)]} for group, commands in GROUPS.items()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import inspect
 import json
@@ -21,7 +22,7 @@ from worldgymnast.configs import AS_JSON, Between, to_dict
 
 FOLDER = "reference/config"
 PAGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "rl": ("Reinforcement learning", ("rl", "evaluation", "recipes.finetune", "measure.real")),
+    "rl": ("Reinforcement learning", ("rl", "evaluation", "surrogates", "recipes.finetune", "measure.real")),
     "training": ("Trainings", ("training",)),
     "recipes": ("Recipes", ("recipes", "measure.agreement")),
     "policies": ("Policies", ("policies",)),
@@ -44,13 +45,15 @@ PAGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "judges": ("Judges", ("judges", "endpoint", "ledger")),
     "environments": ("Environments", ("envs",)),
     "data": ("Data and scenes", ("episodes", "scenes")),
+    "more": ("More", ("",)),
 }
-"""Title of each page, and the modules whose configs it shows; the longest prefix counts."""
+"""Title of each page, and the modules whose configs it shows; the longest prefix counts. "more" has all others."""
 _NOUNS: Mapping[Any, str] = {int: "integer", float: "number", str: "text", bool: "true or false", Path: "path"}
 
 
+@functools.cache
 def configs() -> dict[str, list[type[Any]]]:
-    """Return the checked configs of every page, in the order of their modules."""
+    """Return the checked configs of every page that has some, in the order of their modules."""
     found: dict[str, list[type[Any]]] = {name: [] for name in PAGES}
     for info in sorted(pkgutil.walk_packages(worldgymnast.__path__, "worldgymnast."), key=lambda each: each.name):
         if info.name.startswith("worldgymnast.cli") or info.name.endswith("__main__"):
@@ -59,7 +62,7 @@ def configs() -> dict[str, list[type[Any]]]:
         for kind in vars(module).values():
             if inspect.isclass(kind) and kind.__module__ == module.__name__ and _is_checked(kind):
                 found[_page_of(kind)].append(kind)
-    return found
+    return {name: kinds for name, kinds in found.items() if kinds}
 
 
 def _is_checked(kind: type[Any]) -> bool:
@@ -68,20 +71,13 @@ def _is_checked(kind: type[Any]) -> bool:
 
 
 def _page_of(kind: type[Any]) -> str:
-    """Return the page of a config.
-
-    Raises:
-        LookupError: no page shows its module.
-    """
     module = kind.__module__.removeprefix("worldgymnast.")
     fits = {
         prefix: name
         for name, (_, prefixes) in PAGES.items()
         for prefix in prefixes
-        if module == prefix or module.startswith(f"{prefix}.")
+        if not prefix or module == prefix or module.startswith(f"{prefix}.")
     }
-    if not fits:
-        raise LookupError(f"{kind.__module__}: no page of the reference shows its configs. Add it to PAGES")
     return fits[max(fits, key=len)]
 
 

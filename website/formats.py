@@ -44,16 +44,8 @@ _EXIT_CODES = (
     ("2", "wrong input, full disk, out of memory, paused run", "one line on stderr"),
     ("130", "Ctrl-C", "one line on stderr"),
 )
-_ERRORS = (
-    "worldgymnast.errors",
-    "worldgymnast.actions",
-    "worldgymnast.staging",
-    "worldgymnast.endpoint",
-    "worldgymnast.cli.parse",
-    "worldgymnast.testing",
-)
-"""Modules with errors that reach a user."""
-_REACHING = (InputError, UsageError, ActionSpecMismatch, ContractError)
+_REACHING: tuple[type[Exception], ...] = (InputError, UsageError, ActionSpecMismatch, ContractError)
+"""Errors that reach a user, with the classes below them."""
 
 
 def _text(module: str) -> str:
@@ -137,15 +129,16 @@ def data_page() -> str:
 
 def errors() -> list[type[Exception]]:
     """Return the classes of errors that reach a user."""
-    found = []
-    for name in _ERRORS:
-        module = importlib.import_module(name)
-        found += [
-            kind
-            for kind in vars(module).values()
-            if inspect.isclass(kind) and issubclass(kind, _REACHING) and kind.__module__ == name
-        ]
-    return found
+    configs()  # imports every module
+    return [
+        kind for each in _REACHING for kind in _with_subclasses(each) if kind.__module__.startswith("worldgymnast.")
+    ]
+
+
+def _with_subclasses(kind: type[Exception]) -> Iterator[type[Exception]]:
+    yield kind
+    for each in kind.__subclasses__():
+        yield from _with_subclasses(each)
 
 
 def _code_of(kind: type[Exception]) -> str:

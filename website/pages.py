@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from website.api import api_pages
-from website.commands import command_pages
+from website.commands import FOLDER as COMMANDS
+from website.commands import command_nav, command_pages
 from website.configs import config_pages
 from website.formats import format_pages
 from website.metrics import metrics_page
@@ -65,7 +66,9 @@ def _expanded(nav: list[Any], unlisted: list[str]) -> list[Any]:
     return lines
 
 
-def _generated(folder: str) -> list[str]:
+def _generated(folder: str) -> list[Any]:
+    if folder == COMMANDS:
+        return list(command_nav())
     return [path for path in pages() if path.startswith(f"{folder}/") and not path.endswith("/index.md")]
 
 

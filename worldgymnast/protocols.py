@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -112,6 +113,27 @@ class Fillable(Protocol):
         """Use `tensors` as the weights of a component that was built on the "meta" device.
 
         Afterwards no tensor is on that device.
+        """
+        ...
+
+
+@runtime_checkable
+class Exports(Protocol):
+    """Policy that can be written in the layout in which its base was published, for the project that it came from."""
+
+    def export(self, base: str, out: Path, *, adapter_only: bool = False) -> Sequence[str]:
+        """Write the files of a checkpoint.
+
+        Args:
+            base: folder, hub name or description (policy.json) of the checkpoint that the policy began with.
+            out: an empty folder. It is renamed afterwards, so no file may contain its path.
+            adapter_only: write only what was trained beside the base's weights, which stay where they are.
+
+        Returns:
+            Notes for the user, one line each.
+
+        Raises:
+            InputError: the base is another policy's, or there is no adapter to write alone.
         """
         ...
 
@@ -515,6 +537,15 @@ class RolloutPool(Protocol):
 
     def sync(self, weights: Mapping[str, Tensor], version: int) -> None:
         """Set the weights and version of the acting policy."""
+        ...
+
+
+@runtime_checkable
+class MeasuredPool(RolloutPool, Protocol):
+    """Pool with counts for the log."""
+
+    def metrics(self) -> Metrics:
+        """Counts by name, such as "pool/restarts"."""
         ...
 
 

@@ -10,7 +10,7 @@ import functools
 import importlib
 import importlib.metadata
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -30,6 +30,7 @@ from worldgymnast.judges.descriptions import save_judge as save_judge
 from worldgymnast.ledger import Ledger
 from worldgymnast.policies import published
 from worldgymnast.policies.flow_vla import FlowVLAConfig
+from worldgymnast.policies.published import describe_policy as describe_policy
 from worldgymnast.policies.published import is_published as is_published
 from worldgymnast.policies.published import load_published
 from worldgymnast.policies.small_vla import SmallVLAConfig
@@ -37,6 +38,7 @@ from worldgymnast.processes import rank_zero_only
 from worldgymnast.protocols import (
     ComponentInfo,
     Editor,
+    Exports,
     Fillable,
     Judge,
     Policy,
@@ -49,7 +51,7 @@ from worldgymnast.scenes.inpainting import Inpainting, InpaintingConfig
 from worldgymnast.scenes.plate import Plate, load_plate
 from worldgymnast.scenes.proposals import Proposer, ProposerConfig
 from worldgymnast.scenes.remote import RemoteEditor, RemoteEditorConfig
-from worldgymnast.staging import reason
+from worldgymnast.staging import StagedFolder, reason
 from worldgymnast.tiling import Tiling
 from worldgymnast.weights import (
     Header,
@@ -396,6 +398,7 @@ def load_learned_judge(path: Path, device: str = "cpu") -> TrainableJudge:
     """
     if path.suffix == ".json":
         raise InputError(f"{path}: found the description of a judge, expected a learned one (judge.safetensors)")
+    check_device(device)
     return _prepare(_load(path, "judges"), device)
 
 
@@ -450,6 +453,30 @@ def load_proposer(path: Path, ledger: Ledger | None = None) -> Proposer:
     """Load a proposer of instructions from its description (.json)."""
     config = read_description(path, (ProposerConfig,), "a proposer's")
     return build_client(path, lambda: Proposer(config, ledger))
+
+
+def export_policy(policy: Policy, base: str, out: Path, *, adapter_only: bool = False) -> Sequence[str]:
+    """Write a policy in the layout in which its base was published, as one atomic step.
+
+    Args:
+        policy: the policy.
+        base: folder, hub name or description (policy.json) of the checkpoint that the policy began with.
+        out: a new folder.
+        adapter_only: write LoRA adapters alone, in PEFT's layout, instead of merging them.
+
+    Returns:
+        Notes, one line each.
+
+    Raises:
+        InputError: the policy's kind has no published layout, the base is not its own, or the folder exists.
+    """
+    if not implements(policy, Exports):
+        raise InputError(
+            f"{type(policy).__name__} has no published layout, so there is nothing to export it to. Its own file is "
+            "all that is needed to load it here. Export a policy that began with a published checkpoint"
+        )
+    with StagedFolder(out) as staged:
+        return policy.export(base, staged.path, adapter_only=adapter_only)
 
 
 def manifest_of(path: Path) -> dict[str, Any]:

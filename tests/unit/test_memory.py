@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import tiny_vlm
 import torch
 from foreign import Bright, Dimmer, Mine
 from openvla_folder import write_folder
@@ -17,6 +19,7 @@ from torch import nn
 import worldgymnast as wg
 from worldgymnast.cli.main import main
 from worldgymnast.cli.memory_plan import plan_rl
+from worldgymnast.judges.local import LocalVLM, LocalVLMConfig
 from worldgymnast.measure.live_bytes import LiveBytes, counting
 from worldgymnast.measure.memory import (
     RoleMemory,
@@ -29,6 +32,7 @@ from worldgymnast.measure.memory import (
     world_memory,
 )
 from worldgymnast.policies.openvla_checkpoint import OpenVLACheckpoint
+from worldgymnast.rl.offload import Turns
 from worldgymnast.rl.reinforce import ReinforceConfig
 from worldgymnast.rl.trainer import Trainer, TrainerConfig, copy_of
 from worldgymnast.types import Clip, Observation, Verdict
@@ -91,10 +95,35 @@ def test_a_judge_grows_with_the_rollouts() -> None:
     world, judge = wg.load_world(wg.starter("world")), wg.load_judge(wg.starter("judge"))
     few = judge_memory(judge, world, replace(SHORT, rows=8))  # the first use of its sentence encoder, which is loaded
     many = judge_memory(judge, world, replace(SHORT, rows=32))
-    assert many.rollout == pytest.approx(4 * few.rollout, rel=0.01)
+    assert many.rollout == pytest.approx(4 * few.rollout, rel=0.02)
+    clip = Clip(np.zeros((SHORT.horizon + 1, 64, 64, 3), np.uint8), "pick up the cup", "", True)
+    judge.score([clip])
+    with LiveBytes() as scoring:
+        judge.score([clip] * 32)
+    assert many.rollout == pytest.approx(scoring.peak, rel=0.02)
+    batches = judge_memory(judge, world, replace(SHORT, rows=320))
+    assert batches.rollout < 0.5 * 10 * many.rollout, "it judges 256 frames at a time"
     fresh = wg.load_judge(wg.starter("judge"))
     assert judge_memory(fresh, world, replace(SHORT, rows=8)) == few
     assert judge_memory(Elsewhere(), world, SHORT) == RoleMemory("judge", 0)
+
+
+@pytest.mark.parametrize("kind", ["qwen2_5_vl", "smolvlm"])
+def test_a_vision_language_model_in_this_process_is_counted_and_can_wait(kind: str, tmp_path: Path) -> None:
+    getattr(tiny_vlm, kind)(tmp_path / kind)
+    judge = LocalVLM(LocalVLMConfig(model=str(tmp_path / kind), frames=2, batch=4, criteria={"": "it is open"}))
+    world = wg.load_world(wg.starter("world"))
+    clip = Clip(np.zeros((SHORT.horizon + 1, 64, 64, 3), np.uint8), "pick up the cup", "", True)
+    planned = judge_memory(judge, world, SHORT)
+    with LiveBytes() as scoring:
+        verdicts = judge.score([clip] * 4)
+    assert planned.rollout == pytest.approx(scoring.peak, rel=0.02), "four of the eight rollouts at a time"
+    assert planned.weights > 0
+    turns = Turns([judge])
+    turns.give_to("update")
+    assert turns.waiting_bytes >= 0.99 * planned.weights
+    turns.close()
+    assert judge.score([clip] * 4) == verdicts
 
 
 def test_what_does_not_fit_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -148,6 +177,21 @@ def test_imitation_equals_what_is_measured() -> None:
         policy.loss(batch)[0].backward()
     assert planned.update == pytest.approx(memory.peak - module_bytes(policy), rel=0.05)
     assert planned.training == pytest.approx(4 * module_bytes(policy), rel=0.01)
+
+
+def test_turns_are_planned(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["plan", "--rl.rows", "8", "--rl.horizon", "4", "--rl.trainer.micro-batch", "2", "--memory", "1"]
+    peaks = []
+    for more in ([], ["--rl.offload"]):
+        assert main([*flags, *more]) == 0
+        peaks.append(float(capsys.readouterr().out.split("peak ")[1].split()[0]))
+    assert peaks[1] < 0.95 * peaks[0]
+    flags[-1] = str((peaks[0] + peaks[1]) / 2)
+    assert main(flags) == 2
+    assert "Add --rl.offload" in capsys.readouterr().err
+    assert main([*flags, "--rl.offload"]) == 0
+    assert main([*flags[:-2], "--device", "cpu", "--rl.offload"]) == 0
+    assert "lies in the same memory on a CPU" in capsys.readouterr().out
 
 
 def test_a_gpu_is_planned_in_its_own_precision(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,10 +21,9 @@ from worldgymnast.policies.lora import add_adapters, save_adapter
 from worldgymnast.policies.openvla import OpenVLA, adapted_layers
 from worldgymnast.policies.openvla_checkpoint import OpenVLACheckpoint
 from worldgymnast.policies.openvla_config import OpenVLAConfig
-from worldgymnast.policies.openvla_export import export
 from worldgymnast.policies.openvla_tokens import Statistics, decode, draw, encode
 from worldgymnast.precision import autocast
-from worldgymnast.registry import Manifest, load_policy, save_component
+from worldgymnast.registry import Manifest, export_policy, load_policy, save_component
 from worldgymnast.testing import ContractError, check_policy, check_sight
 from worldgymnast.types import ActionChunk, Observation
 from worldgymnast.weights import load_weights, save_weights
@@ -351,29 +350,65 @@ def test_a_saved_adapter_merges_to_the_same_policy(folder: Path, dtype: str) -> 
 
 def test_an_exported_policy_loads_like_a_published_one(folder: Path, tmp_path: Path) -> None:
     policy = shifted(loaded(folder, lora_rank=4), 0.01)
-    export(policy, folder, tmp_path / "out")
+    export_policy(policy, str(folder), tmp_path / "out")
     names = load_weights(tmp_path / "out" / "model.safetensors")[0]
     assert {name: value.shape for name, value in names.items()} == {n: v.shape for n, v in weights().items()}
     assert {value.dtype for value in names.values()} == {torch.bfloat16}
     close(loaded(tmp_path / "out").logits(look()), policy.logits(look()), 0.05)
-    with pytest.raises(InputError, match="has content"):
-        export(policy, folder, tmp_path / "out")
+    described: Any = load_policy(tmp_path / "out")
+    assert torch.equal(described.logits(look()), loaded(tmp_path / "out").logits(look()))
+    with pytest.raises(InputError, match="exists already"):
+        export_policy(policy, str(folder), tmp_path / "out")
 
 
 def test_an_export_without_training_is_bit_exact(folder: Path, tmp_path: Path) -> None:
-    export(loaded(folder), folder, tmp_path / "out")
+    assert not export_policy(loaded(folder), str(folder), tmp_path / "out")
     found = load_weights(tmp_path / "out" / "model.safetensors")[0]
     assert all(torch.equal(found[name], value) for name, value in weights().items())
 
 
-def test_the_regression_head_is_exported_and_trained_beside_an_adapter(tmp_path: Path) -> None:
-    policy = shifted(regression(tmp_path, lora_rank=4), 0.0)
+@pytest.mark.parametrize("adapter_only", [False, True])
+def test_the_regression_head_is_exported_and_trained_beside_an_adapter(tmp_path: Path, adapter_only: bool) -> None:
+    policy = regression(tmp_path, lora_rank=4)
     assert any(name.startswith("action_head.") for name in policy.trainable_state())
-    export(policy, tmp_path / "regression", tmp_path / "out")
-    cameras = {"head": "l1", "cameras": ("image", "wrist")}
-    again = loaded(tmp_path / "out", **cameras)
+    with torch.no_grad():
+        for name, weight in policy.named_parameters():
+            if name.startswith("action_head."):
+                weight += 0.1
+    save_component(tmp_path / "policy.safetensors", policy, Manifest())
+    stored: Any = load_policy(tmp_path / "policy.safetensors")
+    export_policy(stored, str(tmp_path / "regression"), tmp_path / "out", adapter_only=adapter_only)
+    again: Any = load_policy(tmp_path / "out")
     obs = regression_look(policy)
-    close(again.regress(obs), policy.regress(obs), 1e-5)
+    close(again.regress(obs), policy.regress(obs), 0.03)  # the head is published in bfloat16
+    assert (policy.regress(obs) - regression(tmp_path / "plain").regress(obs)).abs().max() > 0.1
+
+
+def test_an_adapter_alone_is_loaded_from_its_folder(folder: Path, tmp_path: Path) -> None:
+    policy = shifted(loaded(folder, lora_rank=4))
+    export_policy(policy, str(folder), tmp_path / "out", adapter_only=True)
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+    again: Any = load_policy(tmp_path / "out")
+    close(again.logits(look()), policy.logits(look()), 1e-4)
+    assert (again.logits(look()) - loaded(folder).logits(look())).abs().max() > 0.3
+
+
+def test_an_export_to_another_base_is_refused(folder: Path, tmp_path: Path) -> None:
+    policy = loaded(folder, lora_rank=4)
+    stored = weights()
+    name = "language_model.model.layers.0.mlp.up_proj.weight"
+    other = write_folder(tmp_path / "other")
+    save_file(stored | {name: stored[name] * 1.5}, other / "model.safetensors")
+    with pytest.raises(InputError, match=r"layers\.0\.mlp\.up_proj\.weight' differs"):
+        export_policy(policy, str(other), tmp_path / "out")
+    write_folder(other)
+    path = other / "dataset_statistics.json"
+    path.write_text(path.read_text().replace("0.", "0.0"))
+    with pytest.raises(InputError, match="are not those of the policy"):
+        export_policy(policy, str(other), tmp_path / "out")
+    with pytest.raises(InputError, match="trained without LoRA"):
+        export_policy(loaded(folder), str(folder), tmp_path / "out", adapter_only=True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_lora_of_no_linear_layer_is_refused(folder: Path) -> None:

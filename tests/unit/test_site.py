@@ -28,7 +28,7 @@ from worldgymnast.metrics import METRICS
 
 DOCS = ROOT / "docs"
 LONGEST = 150
-_LONGER = {"libero.md": 170}
+_LONGER = {"libero.md": 200}
 LONGEST_GENERATED = 200
 """Lines of a table of flags."""
 _LINK = re.compile(r"(?<!\\)\[[^\]]*\]\(([^)\s]+)(?: \"[^\"]*\")?\)")
@@ -263,16 +263,18 @@ def test_every_field_of_a_config_is_explained() -> None:
     assert list(configs.undocumented()) == []
 
 
-@pytest.mark.parametrize("page", configs.PAGES)
-def test_every_config_is_in_the_reference(page: str) -> None:
-    text = pages()[f"reference/config/{page}.md"]
-    kinds = configs.configs()[page]
-    assert kinds
-    for kind in kinds:
-        assert f"## {kind.__name__}\n" in text
-        own = set(inspect.get_annotations(kind))
-        missing = {each.name for each in dataclasses.fields(kind) if each.name in own and f"`{each.name}`" not in text}
-        assert missing == set()
+def test_every_config_is_in_the_reference() -> None:
+    shown = configs.configs()
+    assert set(shown) >= {"rl", "training", "judges", "environments"}
+    for page, kinds in shown.items():
+        text = pages()[f"reference/config/{page}.md"]
+        for kind in kinds:
+            assert f"## {kind.__name__}\n" in text
+            own = set(inspect.get_annotations(kind))
+            missing = [
+                each.name for each in dataclasses.fields(kind) if each.name in own - set(re.findall(r"`(\w+)`", text))
+            ]
+            assert missing == [], kind.__name__
 
 
 def test_values_and_defaults_of_a_config() -> None:

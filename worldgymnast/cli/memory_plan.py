@@ -110,7 +110,9 @@ def require_room(plan: MemoryPlan, available: float | None, advice: Callable[[fl
 def plan_rl(policy: Policy, world: WorldModel, judge: Judge, rl: ReinforceConfig, device: str) -> MemoryPlan:
     """Count the roles of reinforcement learning."""
     kind = torch.device(device).type
-    plan = MemoryPlan("rl", device)
+    plan = MemoryPlan("rl", device, offload=rl.offload and kind != "cpu")
+    if rl.offload and kind == "cpu":
+        plan.unknown.append("--rl.offload: what waits lies in the same memory on a CPU, so the peak is not lower")
     plan.add("policy", policy, lambda: policy_memory(policy, world, rl, kind))
     plan.add("world model", world, lambda: world_memory(world, rl, kind))
     if judge.is_remote and not modules_in(judge):
@@ -158,8 +160,13 @@ def check_memory(plan: MemoryPlan, advice: Callable[[float], str], *, is_overrul
         require_room(plan, available, advice, "--over-memory")
 
 
-def advice_rl(roles: Sequence[RoleMemory], rl: ReinforceConfig, available: float) -> str:
+def advice_rl(roles: Sequence[RoleMemory], rl: ReinforceConfig, available: float, device: str = "cpu") -> str:
     """What to change so that RL fits in `available` GB.
+
+    >>> world = RoleMemory("world model", int(6e9), rollout=int(1e9))
+    >>> lora = RoleMemory("policy", int(1e9), int(3e9), int(1e9), int(3e9), waiting=int(3e9))
+    >>> advice_rl([lora, world], ReinforceConfig(), 9.0, "cuda")
+    'Add --rl.offload'
 
     >>> policy = RoleMemory("policy", int(1e9), int(3e9), int(1e9), int(8e9))
     >>> advice_rl([policy], ReinforceConfig(), 8.0)
@@ -167,12 +174,21 @@ def advice_rl(roles: Sequence[RoleMemory], rl: ReinforceConfig, available: float
     >>> advice_rl([policy], ReinforceConfig(), 4.0).split(".")[0]
     'Weights, gradients and optimizer take 4 GB, which leaves too little for one rollout at a time'
     """
+    if not rl.offload and peak(roles, offload=True) / _GB <= available and device != "cpu":
+        return "Add --rl.offload"
+    in_turns = rl.offload and device != "cpu"
+    waiting = sum(role.waiting if in_turns else 0 for role in roles)
+    absent = sum(role.stored if role.training else role.kept for role in roles) if in_turns else 0
     room = available - sum(role.kept for role in roles) / _GB
-    each = {
-        "--rl.rows {}": (rl.rows, max(role.rollout for role in roles) / _GB),
-        "--rl.trainer.micro-batch {}": (rl.trainer.micro_batch, max(role.update for role in roles) / _GB),
+    needs = {
+        "--rl.rows {}": (rl.rows, max(role.rollout for role in roles), waiting),
+        "--rl.trainer.micro-batch {}": (rl.trainer.micro_batch, max(role.update for role in roles), absent),
     }
-    fitting = {flag: int(count * room / needed) for flag, (count, needed) in each.items() if needed > room}
+    fitting = {
+        flag: int(count * (room + away / _GB) * _GB / needed)
+        for flag, (count, needed, away) in needs.items()
+        if needed / _GB > room + away / _GB
+    }
     if min(fitting.values(), default=0) < 1:
         return (
             f"Weights, gradients and optimizer take {available - room:.3g} GB, which leaves too little for one rollout "

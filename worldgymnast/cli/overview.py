@@ -51,6 +51,8 @@ GROUPS: dict[str, dict[str, Entry]] = {
         "iter-sft": Entry("", "baseline: imitate imagined successes, round by round", RESUMES),
         "rl-simulator": Entry("PRESET", "baseline: the same RL in a perturbed simulator", RESUMES),
         "import-world": Entry("CHECKPOINT", "import a published WorldGym checkpoint"),
+        "import-policy": Entry("CHECKPOINT", "describe a published OpenVLA, SmolVLA, pi0 or pi0.5"),
+        "export-policy": Entry("POLICY", "write a finetuned policy in the layout of its base"),
     },
     "Judge": {
         "judge vlm": Entry("MODEL", "use a vision-language model behind a server as a judge"),
@@ -103,7 +105,6 @@ def overview() -> str:
     bold, plain = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("", "")
     lines = [
         f"{bold}worldgymnast{plain}: finetune robot policies by reinforcement learning in a learned world model",
-        "",
         f"{bold}Usage{plain}  worldgymnast COMMAND [ARGUMENTS] [--flags]",
     ]
     for group, commands in GROUPS.items():
@@ -114,6 +115,7 @@ def overview() -> str:
         _line("--help", "list all flags with their defaults"),
         _line("--traceback", "show errors with their traceback"),
         _line("--allow-key VAR[@HOST]", "let judge files send this API key to their server"),
+        "",
         f"{bold}Presets{plain}  metaworld: six tasks; quickstart: one seed, fewer episodes; debug: one minute",
         f"{bold}Example{plain}  {EXAMPLE}",
         "Interrupted training and evaluation resume when rerun; record and data convert start over.",

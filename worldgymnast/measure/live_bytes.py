@@ -107,6 +107,8 @@ class _Readable(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (torch.Tensor.item, torch.Tensor.__float__, torch.Tensor.tolist) and isinstance(args[0], FakeTensor):
             return np.zeros(args[0].shape).tolist()
+        if func is torch.Tensor.numpy and isinstance(args[0], FakeTensor):
+            return torch.zeros(args[0].shape, dtype=args[0].dtype).numpy()
         if func is torch.Tensor.__bool__ and isinstance(args[0], FakeTensor):
             return True
         return func(*args, **(kwargs or {}))

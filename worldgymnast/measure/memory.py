@@ -25,8 +25,6 @@ from worldgymnast.tiling import picture_sizes
 from worldgymnast.types import STATE, Clip, Observation
 
 _SENTENCE = "pick up the cup"
-_LARGE = 1e9
-"""Bytes above which a judge is counted on fake tensors; smaller ones judge four clips."""
 
 
 @dataclass(frozen=True)
@@ -126,31 +124,25 @@ def world_memory(world: WorldModel, config: ReinforceConfig, kind: str = "cpu") 
 
 
 def judge_memory(judge: Judge, world: WorldModel, config: ReinforceConfig, kind: str = "cpu") -> RoleMemory:
-    """Memory of a judge of the rollouts of `config`, from two small batches; none for one behind a server."""
+    """Memory of a judge of the rollouts of `config`; none for one behind a server."""
     if members := getattr(judge, "members", ()):
         each = [judge_memory(member, world, config, kind) for member in members]
         return RoleMemory("judge", sum(one.weights for one in each), rollout=max(one.rollout for one in each))
     if not modules_in(judge):
         return RoleMemory("judge", 0)
-    weights = module_bytes(judge)
-    scored: Any = judge
-    if weights >= _LARGE:
-        scored = fake_copy(judge)
-        if isinstance(vars(scored).get("device"), torch.device):
-            scored.device = torch.device("cpu")  # where fake tensors lie
-
-    def measured(count: int) -> int:
-        frames = np.zeros((config.horizon + 1, *world.frame_size, 3), np.uint8)
-        with counting(kind) as scoring:
-            scored.score([Clip(frames, _SENTENCE, "", True) for _ in range(count)])
-        return scoring.peak
-
-    measured(1)  # loads what the judge loads once, such as the encoder of its sentences
-    two, four = measured(2), measured(4)
+    faked: Any = fake_copy(judge)
+    if isinstance(vars(faked).get("device"), torch.device):
+        faked.device = torch.device("cpu")  # where fake tensors lie
     rows = config.rows
     if not isinstance(judge, nn.Module):  # a vision-language model judges a few clips at a time
         rows = min(rows, getattr(getattr(judge, "config", None), "batch", rows))
-    return RoleMemory("judge", weights, rollout=two + (four - two) * (rows - 2) // 2)
+    frames = np.zeros((config.horizon + 1, *world.frame_size, 3), np.uint8)
+    clip = Clip(frames, _SENTENCE, "", True)
+    with counting(kind):
+        faked.score([clip])  # loads what the judge loads once, such as the encoder of its sentences
+    with counting(kind) as scoring:
+        faked.score([clip] * rows)
+    return RoleMemory("judge", module_bytes(judge), rollout=scoring.peak)
 
 
 # ---------------------------------------------------------------- imitation

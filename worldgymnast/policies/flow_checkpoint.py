@@ -17,26 +17,32 @@ from torch import Tensor
 from worldgymnast.actions import ActionSpec, ActionSpecMismatch
 from worldgymnast.configs import Count, JsonObject, NonNegative, Once, checked
 from worldgymnast.errors import FieldError, InputError
-from worldgymnast.files import json_object, read_json_object, short
 from worldgymnast.policies.flow_chain import NoiseNet, SamplerConfig
 from worldgymnast.policies.flow_expert import FlowExpert
-from worldgymnast.policies.flow_layouts import Kind, kind_of, network_tensors, sizes_of, split_statistics
+from worldgymnast.policies.flow_layouts import (
+    Kind,
+    kind_of,
+    network_name,
+    network_tensors,
+    sizes_of,
+    split_statistics,
+)
+from worldgymnast.policies.flow_settings import Settings
 from worldgymnast.policies.flow_statistics import (
     LEROBOT_EPSILON,
     OPENPI_EPSILON,
     Affine,
     affine,
-    camera_renames,
     lerobot_statistics,
     openpi_file,
     openpi_statistics,
-    processor_modes,
     relative_axes,
 )
 from worldgymnast.policies.lora import merge_adapter
 from worldgymnast.policies.openvla_files import checkpoint_folder, read_tensors
 from worldgymnast.policies.pi0 import Pi0, Pi0Config, Pi05, Pi05Config
 from worldgymnast.policies.prompts import tokenizer_hash
+from worldgymnast.policies.published import OpenField, adapter_folder
 from worldgymnast.policies.smolvla import SmolVLA, SmolVLAConfig
 from worldgymnast.weights import check_finite, check_shapes, shapes_of
 
@@ -45,124 +51,54 @@ _KINDS: Mapping[str, tuple[type[FlowExpert], type[Any]]] = {
     "pi0": (Pi0, Pi0Config),
     "pi05": (Pi05, Pi05Config),
 }
-_EXPECTED: Mapping[str, tuple[Any, ...]] = {
-    "n_obs_steps": (1,),
-    "adapt_to_pi_aloha": (False,),
-    "use_delta_joint_actions_aloha": (False,),
-    "use_visual_memory": (False,),
-    "use_proprioceptive_memory": (False,),
-    "add_image_special_tokens": (False,),
-    "attention_mode": ("cross_attn",),
-    "paligemma_variant": ("gemma_2b",),
-    "action_expert_variant": ("gemma_300m",),
-}
-"""Supported values of fields of config.json."""
 _PERIODS = (("min_period", 4e-3), ("max_period", 4.0))
-_EMPTY = "empty_camera"
 _SEED = 0
 
 
-@dataclass(frozen=True)
-class _Settings:
-    """Content of config.json: lerobot's if it has a "type", else openpi's."""
+def read_settings(folder: Path) -> Settings:
+    """Content of config.json.
 
-    folder: Path
-    values: Mapping[str, Any]
+    Raises:
+        InputError: the checkpoint is one of JAX, or of an unsupported variant.
+    """
+    if (folder / "params").is_dir() and not (folder / "config.json").is_file():
+        raise InputError(
+            f"{folder}: found params/, a JAX checkpoint of openpi, expected its PyTorch form. Convert it with "
+            "openpi's examples/convert_jax_model_to_pytorch.py"
+        )
+    return Settings.read(folder)
+
+
+@dataclass(frozen=True)
+class Files:
+    """Content of a checkpoint's files.
+
+    Attributes:
+        settings: config.json.
+        kind: kind of network.
+        tensors: the weights that have an effect, by their names in the network.
+        statistics: statistics that were stored among the weights.
+    """
+
+    settings: Settings
+    kind: Kind
+    tensors: dict[str, Tensor]
+    statistics: Mapping[str, Mapping[str, Tensor]]
 
     @classmethod
-    def read(cls, folder: Path) -> _Settings:
-        path = folder / "config.json"
-        values = read_json_object(path)
-        if "type" not in values and "action_horizon" not in values:
-            raise InputError(f"{path}: found neither 'type' (lerobot) nor 'action_horizon' (openpi), expected one")
-        for name, expected in _EXPECTED.items():
-            if name in values and values[name] not in expected:
-                raise InputError(
-                    f"{path}: field '{name}': found {short(values[name])}, expected {short(expected[0])}. Other "
-                    "variants are not supported"
-                )
-        return cls(folder, values)
+    def read(cls, settings: Settings, tensors: Mapping[str, Tensor], adapter: Path | None = None) -> Files:
+        """Sort the published tensors, and merge an adapter.
 
-    @property
-    def is_lerobot(self) -> bool:
-        return "type" in self.values
-
-    def integer(self, name: str, default: int) -> int:
-        """Field that is an integer of 1 or more."""
-        value = self.values.get(name, default)
-        if not isinstance(value, int) or value < 1:
-            raise InputError(f"{self.folder / 'config.json'}: field '{name}': found {short(value)}, expected 1 or more")
-        return value
-
-    def check_kind(self, kind: Kind) -> None:
-        """Raise InputError if config.json names another kind than the tensors belong to."""
-        named = self.values.get("type", kind)
-        if named != kind:
-            raise InputError(
-                f"{self.folder}: config.json names {short(named)}, but the weights are those of {kind}. They do not "
-                "belong together. Copy the checkpoint again"
-            )
-
-    def check_sizes(self, sizes: Any) -> None:
-        """Raise InputError if config.json contradicts the sizes of the tensors."""
-        square = [sizes.image, sizes.image]
-        expected = {
-            "num_vlm_layers": sizes.layers,
-            "max_action_dim": sizes.action,
-            "action_dim": sizes.action,
-            "resize_imgs_with_padding": square,
-            "image_resolution": square,
-        }
-        depth = self.values.get("num_expert_layers", -1)
-        if isinstance(depth, int) and depth > 0:
-            expected["num_expert_layers"] = sizes.layers
-        for name, value in expected.items():
-            if (found := self.values.get(name, value)) != value:
-                raise InputError(
-                    f"{self.folder / 'config.json'}: field '{name}': found {short(found)}, but the weights have "
-                    f"{short(value)}. They do not belong together. Copy the checkpoint again"
-                )
-
-    def cameras(self) -> tuple[str, ...]:
-        """Names of the cameras in config.json, in order."""
-        renames = camera_renames(self.folder)
-        keys = [key for key, type_ in self._features() if type_ == "VISUAL" and _EMPTY not in key]
-        names = [renames.get(key, key).removeprefix("observation.").removeprefix("images.") for key in keys]
-        if not (shown := tuple(names)):
-            raise InputError(
-                f"{self.folder / 'config.json'}: names no cameras. Set 'cameras' to yours, in the order of the "
-                "checkpoint (pi0: base, left wrist, right wrist)"
-            )
-        return shown
-
-    def _features(self) -> list[tuple[str, str]]:
-        """Name and type of every input in config.json."""
-        path = self.folder / "config.json"
-        features = json_object(self.values.get("input_features") or {}, path, "input_features")
-        return [
-            (name, str(json_object(value, path, f"input_features.{name}").get("type")))
-            for name, value in features.items()
-        ]
-
-    @property
-    def has_state(self) -> bool:
-        """Whether config.json names a state among the inputs."""
-        return any(type_ == "STATE" for _, type_ in self._features())
-
-    def modes(self, kind: Kind) -> dict[str, str]:
-        """Normalization of "ACTION" and "STATE"."""
-        path = self.folder / "config.json"
-        default = "QUANTILES" if kind == "pi05" else "MEAN_STD"
-        found = json_object(self.values.get("normalization_mapping") or {}, path, "normalization_mapping")
-        if (mode := found.get("VISUAL", "IDENTITY")) != "IDENTITY":
-            raise InputError(f"{path}: images are normalized by {short(mode)}, expected IDENTITY. It is not supported")
-        for name, applied in processor_modes(self.folder).items():
-            if found.setdefault(name, applied) != applied:
-                raise InputError(
-                    f"{path}: field 'normalization_mapping.{name}': found {short(found[name])}, but the processors "
-                    f"have {applied}. Actions would be wrong. Correct one of them"
-                )
-        return {name: str(found.get(name, default)) for name in ("ACTION", "STATE")}
+        Raises:
+            InputError: they are those of another network than config.json names, or the adapter does not fit.
+        """
+        weights, statistics = split_statistics(tensors)
+        weights = network_tensors(weights, settings.folder)
+        kind = kind_of(weights, settings.folder)
+        settings.check_kind(kind)
+        if adapter is not None:
+            merge_adapter(weights, adapter, network_name)
+        return cls(settings, kind, weights, statistics)
 
 
 @checked(kw_only=True)
@@ -182,7 +118,7 @@ class FlowCheckpoint:
         binned_state: see `FlowExpertConfig`.
         statistics: another norm_stats.json in openpi's format, relative to the description; "" for the checkpoint's.
         asset: folder of the statistics within openpi's assets; "" for the only one.
-        adapter: folder of a LoRA adapter to merge, relative to the checkpoint; "" for none.
+        adapter: folder of a LoRA adapter to merge, relative to the description or the checkpoint; "" for none.
         head: width of an attention head; 0 for that of the published model.
         vision_heads: heads of the vision tower; 0 for those of the published model.
         sampler: the sampler in reinforcement learning; None for "flow_sde" with the checkpoint's number of steps.
@@ -233,23 +169,11 @@ class FlowCheckpoint:
                 or tensors are missing, left over or misshapen.
         """
         folder = checkpoint_folder(self.checkpoint, base)
-        if (folder / "params").is_dir() and not (folder / "config.json").is_file():
-            raise InputError(
-                f"{folder}: found params/, a JAX checkpoint of openpi, expected its PyTorch form. Convert it with "
-                "openpi's examples/convert_jax_model_to_pytorch.py"
-            )
-        settings = _Settings.read(folder)
-        tensors = read_tensors(folder)
-        if self.adapter:
-            merge_adapter(tensors, folder / self.adapter)
-        tensors, stored = split_statistics(tensors)
-        tensors = network_tensors(tensors, folder)
-        kind = kind_of(tensors, folder)
-        settings.check_kind(kind)
+        settings = read_settings(folder)
+        files = Files.read(settings, read_tensors(folder), adapter_folder(self.adapter, folder, base))
         spec = self._spec()
-        scales = self._scales(settings, kind, stored, spec, base)
-        config = self._config(settings, kind, tensors, base, scales.get("state"))
-        policy = _fill(kind, config, spec, tensors, scales, folder)
+        scales = self.scales(files, spec.dim, base)
+        policy = _fill(files, self.config(files, base, scales), spec, scales)
         policy.adapt(self.lora_rank, self.lora_alpha)
         return policy
 
@@ -259,21 +183,24 @@ class FlowCheckpoint:
         except ActionSpecMismatch as error:
             raise FieldError("action_spec", str(error), type(self).__name__) from error
 
-    def _config(
-        self, settings: _Settings, kind: Kind, tensors: Mapping[str, Tensor], base: Path, state: Affine | None
-    ) -> Any:
-        """Config of the policy, by config.json and the description."""
-        every = settings.integer("self_attn_every_n_layers", 2)
-        sizes = sizes_of(kind, tensors, settings.folder, self.head, self.vision_heads, every)
-        settings.check_sizes(sizes)
+    def config(self, files: Files, base: Path, scales: Mapping[str, Affine]) -> Any:
+        """Config of the policy, by config.json and the description.
+
+        Args:
+            files: the checkpoint.
+            base: folder that paths are relative to.
+            scales: see `scales`.
+        """
+        settings, kind, state = files.settings, files.kind, scales.get("state")
+        sizes = self.check_sizes(files)
         horizon = settings.integer("chunk_size" if settings.is_lerobot else "action_horizon", 50)
         steps = settings.integer("num_steps" if kind == "smolvla" else "num_inference_steps", 10)
         length = settings.integer("tokenizer_max_length", 200 if kind == "pi05" else 48)
-        tokenizer = self._tokenizer(settings, base)
+        tokenizer = self.language(settings, base)
         shortest, longest = (float(settings.values.get(name, default)) for name, default in _PERIODS)
         values: dict[str, Any] = {"resize": "antialiased"} if not settings.is_lerobot else {}
         if kind == "pi05":
-            values["prompt"] = self._prompt(settings)
+            values["prompt"] = self.template(settings)
         return _KINDS[kind][1](
             sizes=sizes,
             horizon=horizon,
@@ -290,69 +217,96 @@ class FlowCheckpoint:
             trained=self.trained,
             fixed=self.fixed,
             checkpointing=self.checkpointing,
-            relative_axes=self._relative(settings),
+            relative_axes=self.relative(settings),
             shortest=shortest,
             longest=longest,
             **values,
         )
 
-    def _prompt(self, settings: _Settings) -> str:
+    def check_sizes(self, files: Files) -> Any:
+        """Sizes of the network, which config.json must not contradict."""
+        settings = files.settings
+        every = settings.integer("self_attn_every_n_layers", 2)
+        sizes = sizes_of(files.kind, files.tensors, settings.folder, self.head, self.vision_heads, every)
+        settings.check_sizes(sizes)
+        return sizes
+
+    def template(self, settings: Settings) -> str:
+        """Prompt of pi0.5."""
         if not self.prompt and not settings.is_lerobot:
-            raise InputError(
+            raise OpenField(
+                "prompt",
+                "whether the prompt contains the state: pi05 or pi0",
                 f"{settings.folder}: openpi's files do not say whether the prompt of pi0.5 contains the state "
                 "(discrete_state_input). Actions could be wrong unnoticed. Set 'prompt' to \"pi05\" with it, or to "
-                '"pi0" without it, as for pi05_libero'
+                '"pi0" without it, as for pi05_libero',
             )
         return self.prompt or "pi05"
 
-    def _relative(self, settings: _Settings) -> tuple[int, ...]:
+    def relative(self, settings: Settings) -> tuple[int, ...]:
+        """Action axes that are relative to the state."""
         if self.relative_axes is not None:
             return self.relative_axes
         if settings.is_lerobot:
             return relative_axes(settings.folder, settings.values)
-        raise InputError(
+        raise OpenField(
+            "relative_axes",
+            "which actions are relative to the state: indices, [] for none",
             f"{settings.folder}: openpi's files do not say whether actions were relative to the state in training "
             "(DeltaActions, as in pi0_libero). Actions could be wrong unnoticed. Set 'relative_axes' to the indices of "
-            "those axes, or to [] for none"
+            "those axes, or to [] for none",
         )
 
-    def _tokenizer(self, settings: _Settings, base: Path) -> str:
+    def language(self, settings: Settings, base: Path) -> str:
+        """Folder or hub name of the tokenizer."""
         if self.tokenizer and (base / self.tokenizer).exists():
             return str((base / self.tokenizer).resolve())
         if name := self.tokenizer or settings.values.get("vlm_model_name") or "":
             return str(name)
-        raise InputError(
+        raise OpenField(
+            "tokenizer",
+            "PaliGemma's tokenizer: a folder or google/paligemma-3b-pt-224",
             f"{settings.folder}: contains no tokenizer, so no instruction can be read. Set 'tokenizer' to a folder "
-            "with PaliGemma's tokenizer.json, or to its name on the hub, google/paligemma-3b-pt-224"
+            "with PaliGemma's tokenizer.json, or to its name on the hub, google/paligemma-3b-pt-224",
         )
 
-    def _scales(
-        self, settings: _Settings, kind: Kind, stored: Mapping[str, Mapping[str, Any]], spec: ActionSpec, base: Path
-    ) -> dict[str, Affine]:
-        """Normalization of "action", and of "state" if it is read."""
+    def scales(self, files: Files, width: int, base: Path) -> dict[str, Affine]:
+        """Normalization of "action", and of "state" if it is read.
+
+        Args:
+            files: the checkpoint.
+            width: number of action axes; 0 for those of the statistics.
+            base: folder that paths are relative to.
+        """
+        settings, kind = files.settings, files.kind
         file = base / self.statistics if self.statistics else openpi_file(settings.folder, self.asset)
         is_lerobot = settings.is_lerobot and not self.statistics
         if is_lerobot:
-            found = stored or lerobot_statistics(settings.folder)
+            found = files.statistics or lerobot_statistics(settings.folder)
         else:
             found = openpi_statistics(file) if file is not None else {}
         if "action" not in found:
-            raise InputError(
+            raise OpenField(
+                "statistics",
+                "the scale of the actions, as in base models: a norm_stats.json",
                 f"{settings.folder}: has no statistics of actions, like the base models of lerobot, so actions have no "
-                "scale. Set 'statistics' to a norm_stats.json of your data, or use a finetuned checkpoint"
+                "scale. Set 'statistics' to a norm_stats.json of your data, or use a finetuned checkpoint",
             )
         modes = settings.modes(kind) if is_lerobot else dict.fromkeys(("ACTION", "STATE"), _OPENPI_MODES[kind])
         epsilon = LEROBOT_EPSILON if is_lerobot else OPENPI_EPSILON
         scales = {"action": affine(found["action"], modes["ACTION"], epsilon, f"{settings.folder}: action")}
-        scales["action"] = _cut(scales["action"], spec.dim, settings.folder, is_lerobot=is_lerobot)
+        if width:
+            scales["action"] = _cut(scales["action"], width, settings.folder, is_lerobot=is_lerobot)
         is_shown = self.reads_state and not (kind == "pi05" and self.prompt == "pi0")
         if is_shown and "observation_state" in found:
             where = f"{settings.folder}: observation.state"
             scales["state"] = affine(found["observation_state"], modes["STATE"], epsilon, where)
         elif is_shown and settings.has_state:
-            raise InputError(
+            raise OpenField(
+                "reads_state",
+                "the scale of the state: false shows zeros",
                 f"{settings.folder}: reads the state, but has no statistics of it, so it has no scale. Set "
-                "'reads_state' to false to show zeros, or 'statistics' to a norm_stats.json with the state"
+                "'reads_state' to false to show zeros, or 'statistics' to a norm_stats.json with the state",
             )
         return scales
 
@@ -376,14 +330,13 @@ def _file_hash(tokenizer: str) -> str:
     return tokenizer_hash(path) if path.is_file() else ""
 
 
-def _fill(
-    kind: Kind, config: Any, spec: ActionSpec, tensors: Mapping[str, Tensor], scales: Mapping[str, Affine], folder: Path
-) -> FlowExpert:
+def _fill(files: Files, config: Any, spec: ActionSpec, scales: Mapping[str, Affine]) -> FlowExpert:
     """Policy with the given tensors, without initializing weights first."""
-    policy_type: Any = _KINDS[kind][0]
+    folder = files.settings.folder
+    policy_type: Any = _KINDS[files.kind][0]
     with torch.device("meta"):
         policy: FlowExpert = policy_type(config, spec)
-    known = {f"model.{name}": tensor for name, tensor in tensors.items()}
+    known = {f"model.{name}": tensor for name, tensor in files.tensors.items()}
     known |= {f"{name}_{part}": value for name in scales for part, value in scales[name]._asdict().items()}
     if "state" not in scales:
         known |= {"state_offset": torch.zeros(0), "state_scale": torch.ones(0)}

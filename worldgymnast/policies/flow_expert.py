@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -185,6 +186,12 @@ class FlowExpert(nn.Module):
         """Copy the tensors of a `trainable_state` into the policy."""
         for name, weight in self.trainable_state().items():
             weight.copy_(state[name])
+
+    def export(self, base: str, out: Path, *, adapter_only: bool = False) -> list[str]:
+        """Write the policy in the layout of its base, lerobot's or openpi's; see `protocols.Exports`."""
+        from worldgymnast.policies.flow_export import export  # it imports this module
+
+        return export(self, base, out, adapter_only=adapter_only)
 
     @torch.no_grad()
     def measure_state(self, state: Float[np.ndarray, "n s"]) -> None:

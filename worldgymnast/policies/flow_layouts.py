@@ -13,6 +13,7 @@ from torch import Tensor
 
 from worldgymnast.errors import InputError
 from worldgymnast.policies.pi0_network import Pi0Sizes
+from worldgymnast.policies.published import OpenField
 from worldgymnast.policies.smolvla_network import SmolVLASizes
 
 Kind = Literal["smolvla", "pi0", "pi05"]
@@ -30,10 +31,18 @@ _UNUSED = re.compile(r"lm_head\.weight$|\.rotary_emb\.inv_freq$|\.position_ids$|
 _STATISTICS = re.compile(r"^(?:un)?normalize_(?:inputs|outputs|targets)\.buffer_(.+)\.(\w+)$")
 """Statistics that older versions of lerobot kept among the weights."""
 _TEXT = {"smolvla": "vlm_with_expert.vlm.model.text_model.", "pi0": f"{_PALIGEMMA}model.language_model."}
+_TIED = f"{_PALIGEMMA}lm_head.weight"
+_EMBEDDING = f"{_TEXT['pi0']}embed_tokens.weight"
+"""Output layer of PaliGemma, and the embedding to which it is tied."""
 _VISION = {"smolvla": "vlm_with_expert.vlm.model.vision_model.", "pi0": f"{_PALIGEMMA}model.vision_tower.vision_model."}
 _EXPERT = {"smolvla": "vlm_with_expert.lm_expert.", "pi0": "paligemma_with_expert.gemma_expert.model."}
 _HEAD = {"smolvla": 64, "pi0": 256}
 _VISION_HEADS = {"smolvla": 12, "pi0": 16}
+
+
+def is_statistic(name: str) -> bool:
+    """Whether a published tensor is a statistic, by its name."""
+    return _STATISTICS.match(name) is not None
 
 
 def split_statistics(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
@@ -47,6 +56,30 @@ def split_statistics(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], 
     return weights, statistics
 
 
+def network_name(name: str) -> str:
+    """Name in the network of a published tensor, or of a module.
+
+    >>> network_name("model.paligemma_with_expert.paligemma.vision_tower.x")
+    'paligemma_with_expert.paligemma.model.vision_tower.x'
+    """
+    plain = name.removeprefix("model.").removeprefix("_orig_mod.")
+    for old, new in _RENAMED:
+        if plain.startswith(old):
+            plain = new + plain.removeprefix(old)
+    return plain
+
+
+def effective_name(name: str) -> str | None:
+    """Name in the network of a published tensor: an output layer has that of the embedding to which it is tied.
+
+    None for a tensor without effect on actions, and for statistics.
+    """
+    plain = network_name(name)
+    if plain == _TIED:
+        return _EMBEDDING
+    return None if _UNUSED.search(plain) or _STATISTICS.match(name) else plain
+
+
 def network_tensors(tensors: Mapping[str, Tensor], where: Path) -> dict[str, Tensor]:
     """Tensors by their names in the network.
 
@@ -57,20 +90,14 @@ def network_tensors(tensors: Mapping[str, Tensor], where: Path) -> dict[str, Ten
     Raises:
         InputError: the embedding and the output layer of pi0 differ.
     """
-    renamed = {}
-    for name, tensor in tensors.items():
-        plain = name.removeprefix("model.").removeprefix("_orig_mod.")
-        for old, new in _RENAMED:
-            if plain.startswith(old):
-                plain = new + plain.removeprefix(old)
-        renamed[plain] = tensor
-    head = renamed.get(f"{_PALIGEMMA}lm_head.weight")
-    embedding = f"{_TEXT['pi0']}embed_tokens.weight"
-    if head is not None and not torch.equal(renamed.setdefault(embedding, head), head):
-        raise InputError(
-            f"{where}: '{embedding}' and its output layer differ, but PaliGemma ties them. One of them is not of this "
-            "model. Copy or convert the checkpoint again"
-        )
+    renamed = {network_name(name): tensor for name, tensor in tensors.items()}
+    if (head := renamed.get(_TIED)) is not None:
+        embedding = renamed.setdefault(_EMBEDDING, head)
+        if not head.is_meta and not torch.equal(embedding, head):
+            raise InputError(
+                f"{where}: '{_EMBEDDING}' and its output layer differ, but PaliGemma ties them. One of them is not of "
+                "this model. Copy or convert the checkpoint again"
+            )
     return {name: tensor for name, tensor in renamed.items() if not _UNUSED.search(name)}
 
 
@@ -128,9 +155,11 @@ def sizes_of(
     keys = shape(f"{text}layers.0.self_attn.k_proj.weight")[0]
     vision_width, _, patch, _ = shape(f"{vision}embeddings.patch_embedding.weight")
     if queries % head or keys % head or vision_width % vision_heads:
-        raise InputError(
+        raise OpenField(
+            "head",
+            "width of a head, and vision_heads, in a model of unpublished size",
             f"{where}: widths {queries}, {keys} and {vision_width} are no multiples of heads {head} wide and of "
-            f"{vision_heads} heads. Set 'head' and 'vision_heads' to those of the checkpoint"
+            f"{vision_heads} heads. Set 'head' and 'vision_heads' to those of the checkpoint",
         )
     side = math.isqrt(shape(f"{vision}embeddings.position_embedding.weight")[0])
     expert_width = shape("action_in_proj.weight")[0]

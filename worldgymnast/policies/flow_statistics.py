@@ -12,7 +12,8 @@ from torch import Tensor
 
 from worldgymnast.errors import InputError
 from worldgymnast.files import json_object, read_json_object, short
-from worldgymnast.weights import load_weights
+from worldgymnast.policies.published import OpenField
+from worldgymnast.weights import load_weights, save_weights, to_json, write_text
 
 _ENDS = {"MIN_MAX": ("min", "max"), "QUANTILES": ("q01", "q99"), "QUANTILE10": ("q10", "q90")}
 _STEPS = frozenset(
@@ -182,9 +183,11 @@ def relative_axes(folder: Path, config: Mapping[str, Any]) -> tuple[int, ...]:
         return ()
     names = before.get("action_names") or config.get("action_feature_names")
     if not names:
-        raise InputError(
+        raise OpenField(
+            "relative_axes",
+            "which actions are relative to the state: indices, [] for none",
             f"{folder}: predicts actions relative to the state, but its files do not name the axes. Set "
-            "'relative_axes' to the indices of those that are relative"
+            "'relative_axes' to the indices of those that are relative",
         )
     excluded = before.get("exclude_joints") or config.get("relative_exclude_joints") or ()
     return tuple(
@@ -210,9 +213,65 @@ def openpi_file(folder: Path, asset: str) -> Path | None:
         return files[asset]
     if asset or len(files) > 1:
         known = ", ".join(sorted(files)) or "none"
-        raise InputError(f"{folder / 'assets'}: found no choice of statistics. Set 'asset' to one of: {known}")
+        raise OpenField(
+            "asset",
+            f"which statistics: one of {known}",
+            f"{folder / 'assets'}: found no choice of statistics. Set 'asset' to one of: {known}",
+        )
     return next(iter(files.values()), None)
 
 
 def _norm_stats(folder: Path) -> list[Path]:
     return sorted((folder / "assets").rglob("norm_stats.json"))
+
+
+_FEATURES = {"ACTION": "action", "STATE": "observation.state"}
+"""Names of lerobot's features."""
+
+
+def write_lerobot_statistics(
+    folder: Path, scales: Mapping[str, Affine], modes: Mapping[str, str]
+) -> dict[str, dict[str, Any]]:
+    """Write statistics into the processors of a lerobot checkpoint.
+
+    Args:
+        folder: the checkpoint.
+        scales: normalization of "ACTION" and perhaps "STATE".
+        modes: see `processor_modes`.
+
+    Returns:
+        Type and shape of the features by name, as in config.json.
+
+    Raises:
+        InputError: a processor is missing, or normalizes nothing.
+    """
+    features = {_FEATURES[key]: {"type": key, "shape": [len(scales[key].offset)]} for key in scales}
+    numbers: dict[str, Tensor] = {}
+    for key, scale in scales.items():
+        statistics = _numbers(scale, modes[key], f"{folder}: {_FEATURES[key]}")
+        numbers |= {f"{_FEATURES[key]}.{name}": values for name, values in statistics.items()}
+    for file, name in zip(_RELATIVE, ("normalizer_processor", "unnormalizer_processor"), strict=True):
+        path = folder / file
+        content = read_json_object(path, "copy it from the checkpoint")
+        steps = [json_object(step, path, "steps") for step in content.get("steps") or ()]
+        index = next((i for i, step in enumerate(steps) if step.get("registry_name") == name), None)
+        if index is None:
+            raise InputError(f"{path}: found no step {name}, where statistics belong. Use a checkpoint with it")
+        step, norm_map = steps[index], {key: modes[key] for key in scales}
+        settings = json_object(step.get("config") or {}, path, "config")
+        settings["features"] = json_object(settings.get("features") or {}, path, "features") | features
+        settings["norm_map"] = json_object(settings.get("norm_map") or {}, path, "norm_map") | norm_map
+        step["config"], step["state_file"] = settings, f"{path.stem}_step_{index}_{name}.safetensors"
+        save_weights(folder / step["state_file"], numbers)
+        write_text(path, to_json(content | {"steps": steps}))
+    return features
+
+
+def _numbers(scale: Affine, mode: str, where: str) -> dict[str, Tensor]:
+    """Statistics that give a normalization; inverse of `affine` with lerobot's epsilon."""
+    if mode == "MEAN_STD":
+        return {"mean": scale.offset, "std": scale.scale - LEROBOT_EPSILON}
+    if mode not in _ENDS:
+        raise InputError(f"{where}: normalization {short(mode)} has no statistics. Set another in config.json")
+    low, high = _ENDS[mode]
+    return {low: scale.offset - scale.scale, high: scale.offset + scale.scale}

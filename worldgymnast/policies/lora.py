@@ -7,7 +7,7 @@ join them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,23 +71,28 @@ def add_adapters(module: nn.Module, names: Sequence[str], rank: int, alpha: floa
         setattr(module.get_submodule(parent), child, AdaptedLinear(layers[name], rank, alpha, generator))
 
 
-def merged(module: nn.Module) -> dict[str, Tensor]:
-    """Weights under their published names, each adapter added to its layer."""
-    tensors = {name: value for name, value in module.state_dict().items() if not name.endswith((_A, _B))}
-    for name, layer in module.named_modules():
-        if isinstance(layer, AdaptedLinear):
-            update = layer.scale * (layer.lora_B.weight @ layer.lora_A.weight)
-            tensors[f"{name}.weight"] = (layer.weight.float() + update).to(layer.weight.dtype).detach()
-    return tensors
+def is_adapter(name: str) -> bool:
+    """Whether a weight is that of an adapter, by its name."""
+    return name.endswith((_A, _B))
 
 
-def save_adapter(module: nn.Module, folder: Path, base: str) -> None:
-    """Write the adapters alone, in PEFT's layout.
+def updates(module: nn.Module) -> dict[str, Tensor]:
+    """Update of each adapted weight, alpha / rank B A, in float32, by the name of the weight."""
+    layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, AdaptedLinear)}
+    return {
+        f"{name}.weight": (layer.scale * (layer.lora_B.weight @ layer.lora_A.weight)).detach().cpu()
+        for name, layer in layers.items()
+    }
+
+
+def save_adapter(module: nn.Module, folder: Path, base: str, whole: Sequence[str] = ()) -> None:
+    """Write the adapters, and modules that are trained as a whole, in PEFT's layout.
 
     Args:
         module: the module with adapters.
         folder: gets adapter_config.json and adapter_model.safetensors.
         base: name or folder of the model that they belong to.
+        whole: names of submodules whose weights replace those of the base (PEFT's "modules_to_save").
 
     Raises:
         InputError: the module has no adapters.
@@ -107,30 +112,54 @@ def save_adapter(module: nn.Module, folder: Path, base: str) -> None:
         "use_dora": False,
         "fan_in_fan_out": False,
         "target_modules": sorted(layers),
+        "modules_to_save": sorted(whole) or None,
     }
     parts = {f"{_ROOT}{name}.{_A}": layer.lora_A.weight for name, layer in layers.items()}
     parts |= {f"{_ROOT}{name}.{_B}": layer.lora_B.weight for name, layer in layers.items()}
+    for name in whole:
+        values = module.get_submodule(name).state_dict()
+        parts |= {f"{_ROOT}{name}.{part}": value for part, value in values.items()}
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(folder / "adapter_model.safetensors", parts, {"format": "pt"})
     write_text(folder / "adapter_config.json", to_json(settings))
 
 
-def merge_adapter(tensors: dict[str, Tensor], folder: Path) -> None:
+def merge_adapter(tensors: dict[str, Tensor], folder: Path, rename: Callable[[str], str] | None = None) -> None:
     """Add an adapter in PEFT's layout to weights, in place and in float32.
+
+    Modules that were saved as a whole replace those of the weights.
+
+    Args:
+        tensors: the weights.
+        folder: the adapter.
+        rename: name in `tensors` of a weight that the adapter names; None for the same.
 
     Raises:
         InputError: the adapter is of another kind, incomplete, or names weights that the model lacks.
     """
     path = folder / "adapter_config.json"
-    scale = _scale(read_json_object(path), path)
+    settings = read_json_object(path)
+    scale, whole = _scale(settings, path), tuple(map(str, settings.get("modules_to_save") or ()))
     file = folder / "adapter_model.safetensors"
     parts, _ = load_weights(file)
-    if odd := next((name for name in parts if not name.endswith((_A, _B))), None):
-        raise InputError(f"{file}: found tensor '{odd}', expected names that end with {_A} or {_B}")
     if not parts:
         raise InputError(f"{file}: found no tensors, expected those of a LoRA adapter. Copy it again")
+
+    def base_name(name: str) -> str:
+        name = name.removeprefix(_ROOT)
+        return name if rename is None else rename(name)
+
+    for name in [name for name in parts if not name.endswith((_A, _B))]:
+        owner, target = name.removeprefix(_ROOT).rpartition(".")[0], base_name(name)
+        if not owner.endswith(whole) or not whole:
+            raise InputError(f"{file}: found tensor '{name}', expected names that end with {_A} or {_B}")
+        if target not in tensors or tensors[target].shape != parts[name].shape:
+            raise InputError(
+                f"{file}: '{name}' is missing in the base, or has another shape. Use the adapter's own base"
+            )
+        tensors[target] = parts.pop(name)
     for name in sorted({name.rsplit(".", 2)[0] for name in parts}):
-        target = f"{name.removeprefix(_ROOT)}.weight"
+        target = base_name(f"{name}.weight")
         try:
             down, up, weight = parts[f"{name}.{_A}"], parts[f"{name}.{_B}"], tensors[target]
         except KeyError as error:
@@ -146,7 +175,7 @@ def _scale(settings: Mapping[str, Any], path: Path) -> float:
     for name, value in {"peft_type": "LORA", "use_dora": False, "bias": "none", "fan_in_fan_out": False}.items():
         if (found := settings.get(name, value)) != value:
             raise InputError(f"{path}: field '{name}': found {short(found)}, expected {short(value)}")
-    for name in ("rank_pattern", "alpha_pattern", "modules_to_save"):
+    for name in ("rank_pattern", "alpha_pattern"):
         if settings.get(name):
             raise InputError(f"{path}: field '{name}': found {short(settings[name])}, expected none")
     rank, alpha = settings.get("r"), settings.get("lora_alpha")

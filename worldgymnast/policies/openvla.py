@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -152,6 +153,12 @@ class OpenVLA(nn.Module):
     def trainable_state(self) -> dict[str, Tensor]:
         """Weights that require a gradient."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def export(self, base: str, out: Path, *, adapter_only: bool = False) -> list[str]:
+        """Write the policy in the published layout; see `protocols.Exports`."""
+        from worldgymnast.policies.openvla_export import export  # it imports this module
+
+        return export(self, base, out, adapter_only=adapter_only)
 
     @torch.no_grad()
     def load_trainable(self, state: Mapping[str, Tensor]) -> None:

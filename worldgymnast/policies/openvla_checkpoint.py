@@ -33,6 +33,7 @@ from worldgymnast.policies.openvla_sizes import (
     tower_config,
 )
 from worldgymnast.policies.openvla_tokens import Statistics
+from worldgymnast.policies.published import adapter_folder
 from worldgymnast.types import IMAGE
 from worldgymnast.weights import check_finite, check_shapes, shapes_of
 
@@ -58,8 +59,8 @@ class OpenVLACheckpoint:
         noise: noise of the regression head.
         cameras: cameras in the policy's order.
         weights: dtype of the weights.
-        adapter: folder of a LoRA adapter to merge, relative to the checkpoint; "" for none. Training of OpenVLA-OFT
-            leaves its adapter beside weights into which it is already merged.
+        adapter: folder of a LoRA adapter to merge, relative to the description or the checkpoint; "" for none. Training
+            of OpenVLA-OFT leaves its adapter beside weights into which it is already merged.
         checkpointing: whether layers are recomputed in the backward pass.
         lora_rank: see `OpenVLAConfig`; the new adapter begins without effect.
         lora_alpha: scale of the adapter.
@@ -109,14 +110,14 @@ class OpenVLACheckpoint:
         check_settings(settings, folder / "config.json")
         processor = read_processor(folder)
         tensors = read_tensors(folder)
-        if self.adapter:
-            merge_adapter(tensors, folder / self.adapter)
-        tensors |= self._extras(folder, tensors)
+        if (adapter := adapter_folder(self.adapter, folder, base)) is not None:
+            merge_adapter(tensors, adapter)
+        tensors |= self._extras(folder, tensors, adapter)
         dino, siglip = (
             tower_config(tensors, prefix, heads, blocks, folder)
             for prefix, heads, blocks in zip(TOWERS, self.tower_heads, self.tower_blocks, strict=True)
         )
-        statistics = self._statistics(folder, settings, has_state=any(name.startswith(_STATE) for name in tensors))
+        statistics = self.statistics(folder, settings, has_state=any(name.startswith(_STATE) for name in tensors))
         tokenizer = PromptTokenizer(folder / self.tokenizer)
         config = OpenVLAConfig(
             decoding=self.decoding,
@@ -142,33 +143,42 @@ class OpenVLACheckpoint:
         policy.adapt(self.lora_rank, self.lora_alpha)
         return policy
 
-    def _extras(self, folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors of the regression head and of the state's projector, by their names in the policy."""
-        for part in ("noisy_action_projector", "vision_backbone"):
-            if extra_tensors(folder, part):
+    def _extras(self, folder: Path, tensors: Mapping[str, Tensor], adapter: Path | None) -> dict[str, Tensor]:
+        """Tensors of the regression head and of the state's projector, by their names in the policy.
+
+        Those beside the adapter, which were trained with it, come before those of the checkpoint.
+        """
+
+        def part(name: str) -> dict[str, Tensor]:
+            trained = extra_tensors(adapter, name) if adapter is not None else {}
+            return trained or extra_tensors(folder, name)
+
+        for other in ("noisy_action_projector", "vision_backbone"):
+            if extra_tensors(folder, other):
                 raise InputError(
-                    f"{folder}: found {part}--*_checkpoint.pt, the part of a policy with a diffusion head or FiLM. "
+                    f"{folder}: found {other}--*_checkpoint.pt, the part of a policy with a diffusion head or FiLM. "
                     "Such policies are not supported. Use one with action tokens or a regression head"
                 )
-        head = {f"action_head.{name}": value for name, value in extra_tensors(folder, "action_head").items()}
+        head = {f"action_head.{name}": value for name, value in part("action_head").items()}
         if (self.head == "l1") != bool(head):
             found = "an" if head else "no"
             raise InputError(
                 f"{folder}: found {found} action_head--*_checkpoint.pt, but the description has head '{self.head}'. "
                 f"Set head to '{'l1' if head else 'tokens'}', or use another checkpoint"
             )
-        state = {f"{_STATE}{name}": value for name, value in extra_tensors(folder, "proprio_projector").items()}
+        state = {f"{_STATE}{name}": value for name, value in part("proprio_projector").items()}
         if state and any(name.startswith(_STATE) for name in tensors):
             raise InputError(f"{folder}: found {_STATE}* in a file of its own and in the model. Remove one")
         return head | state
 
-    def _statistics(self, folder: Path, settings: Mapping[str, Any], *, has_state: bool) -> Statistics:
+    def statistics(self, folder: Path, settings: Mapping[str, Any], *, has_state: bool) -> Statistics:
+        """Ranges of the training data, in the files of a checkpoint."""
         path = folder / "dataset_statistics.json"
         where = path if path.is_file() else folder / "config.json"
         if where != path and settings.get("norm_stats") is None:
             raise InputError(
-                f"{folder}: found no {path.name}, and no 'norm_stats' in config.json, so there are no statistics. Actions "
-                f"would have no scale. Copy {path.name} from the checkpoint"
+                f"{folder}: found no {path.name}, and no 'norm_stats' in config.json, so there are no statistics. "
+                f"Actions would have no scale. Copy {path.name} from the checkpoint"
             )
         known = read_json_object(path) if path.is_file() else json_object(settings.get("norm_stats"), where)
         if self.key not in known and (self.key or len(known) != 1):

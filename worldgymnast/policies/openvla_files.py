@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from worldgymnast.errors import InputError
 from worldgymnast.files import json_object, read_json_object, short
 from worldgymnast.hub import first_line, hub_reason
-from worldgymnast.weights import load_weights
+from worldgymnast.weights import load_weights, read_header
 
 _INDEX = "model.safetensors.index.json"
 _DOWNLOADED = ("*.json", "*.safetensors", "*.model", "*_checkpoint.pt")
@@ -40,8 +40,26 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     Raises:
         InputError: a file is missing or damaged, or a shard and the index differ.
     """
+    return _gather(folder, lambda path: load_weights(path)[0])
+
+
+def meta_tensors(folder: Path) -> dict[str, Tensor]:
+    """Names and shapes of the same, as tensors without content.
+
+    Raises:
+        InputError: as `read_tensors`.
+    """
+
+    def shapes(path: Path) -> dict[str, Tensor]:
+        return {name: torch.empty(shape, device="meta") for name, shape in read_header(path).shapes.items()}
+
+    return _gather(folder, shapes)
+
+
+def _gather(folder: Path, read: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Tensors of all files of weights, each read by a function."""
     if not (folder / _INDEX).is_file():
-        return load_weights(folder / "model.safetensors")[0]
+        return read(folder / "model.safetensors")
     if (folder / "model.safetensors").is_file():
         raise InputError(
             f"{folder}: found model.safetensors and {_INDEX}, which can hold different weights. Remove the wrong ones"
@@ -54,7 +72,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
             raise InputError(
                 f"{folder / _INDEX}: names {short(file)}, expected a file in the same folder. Copy it again"
             )
-        shard, _ = load_weights(folder / file)
+        shard = read(folder / file)
         listed = {name for name, place in places.items() if place == file}
         if different := sorted(listed ^ set(shard)):
             raise InputError(

@@ -19,7 +19,7 @@ from typing import Annotated
 import numpy as np
 import torch
 
-from worldgymnast.configs import Between, Executed, Fraction, Positive, checked
+from worldgymnast.configs import LATER, Between, Executed, Fraction, Positive, checked
 from worldgymnast.errors import Paused
 from worldgymnast.evaluation.agreement import success_gap
 from worldgymnast.evaluation.guard import GuardConfig
@@ -31,6 +31,7 @@ from worldgymnast.protocols import Judge, Policy, RolloutPool
 from worldgymnast.rl.audit import Guard
 from worldgymnast.rl.collect import CollectConfig, Collector, DrawStarts, Uncertainty, Verify
 from worldgymnast.rl.hold import TrustTracker
+from worldgymnast.rl.offload import Turns
 from worldgymnast.rl.trainer import Trainer, TrainerConfig
 from worldgymnast.run import Run
 from worldgymnast.types import Metrics, Rollout
@@ -104,6 +105,8 @@ class ReinforceConfig(CollectConfig):
         trainer: the update.
         guard: whether judged successes are confirmed by an audit judge and for real.
         save_every: steps between two checkpoints.
+        offload: rollouts and updates take turns on the device: world model and judge wait in host memory during an
+            update, the optimizer's state and the start policy during rollouts. The numbers are the same.
     """
 
     steps: Positive = 24
@@ -119,6 +122,7 @@ class ReinforceConfig(CollectConfig):
     trainer: TrainerConfig = TrainerConfig()
     guard: GuardConfig = GuardConfig()
     save_every: Positive = 5
+    offload: bool = field(default=False, metadata=LATER)
 
 
 def evaluation_steps(config: ReinforceConfig) -> list[int]:
@@ -142,6 +146,7 @@ def reinforce(
     verify: Verify | None = None,
     start: Policy | None = None,
     watch: WatchRollouts | None = None,
+    turns: Turns | None = None,
 ) -> tuple[Metrics, PairedRollouts | None]:
     """Train `policy` in place.
 
@@ -157,6 +162,7 @@ def reinforce(
         verify: imagines judged successes again; required if `config.verify.futures` is above 0.
         start: an unchanging copy of `policy` as it is now; made if omitted.
         watch: measures the imagined rollouts of every step, for the log.
+        turns: moves the components that only rollouts need, with `config.offload`.
 
     Returns:
         Metrics of the evaluation of the final weights, and the rollouts of the last evaluation.
@@ -165,19 +171,24 @@ def reinforce(
         Paused: the judge failed on, or the world model was uncertain about, more rollouts than `config` allows, or the
             judge's budget is spent. A checkpoint is saved.
     """
-    trainer = Trainer(policy, config.trainer, start)
+    turns = turns or Turns(is_on=config.offload)
+    trainer = Trainer(policy, config.trainer, start, "cpu" if config.offload else None)
     first, saved = trainer.resume(run)
+    trust = TrustTracker(config.trust, config.keep_evidence, trainer, run, saved)
+    turns.join(policy, lambda: (trainer.start, *trust.anchors.values()), trainer.optimizer)
     loop = _Loop(
         trainer,
         Collector(pool, starts, config, config.trainer.objective, uncertainty, verify),
         Guard(config.guard, audit, run, config.seed),
-        TrustTracker(config.trust, config.keep_evidence, trainer, run, saved),
+        trust,
         evaluate,
         config,
         run,
+        turns,
         watch,
     )
-    loop.run_from(first)
+    with turns:
+        loop.run_from(first)
     _warn_if_nothing_learned(run)
     return loop.finish(), loop.pairs
 
@@ -198,6 +209,7 @@ class _Loop:
     evaluate: EvaluateStep
     config: ReinforceConfig
     run: Run
+    turns: Turns
     watch: WatchRollouts | None = None
     metrics: Metrics = field(default_factory=dict)
     pairs: PairedRollouts | None = None
@@ -228,6 +240,7 @@ class _Loop:
 
     def _evaluate(self, step: int) -> Metrics:
         """Evaluate the policy, and report the outcomes to the guard and the trust tracker."""
+        self.turns.give_to("collect")
         with self.trainer.averaged():
             self.pairs = self.evaluate(step)
             if self.pairs is None:
@@ -239,6 +252,7 @@ class _Loop:
     def _train(self, step: int) -> Metrics:
         """Imagine, judge, audit and update once; everything that may pause the run precedes the update."""
         trainer, config, anchors = self.trainer, self.config, self.trust.anchors
+        self.turns.give_to("collect")
         weights = trainer.weights() if config.ahead else trainer.weights(copy=False)
         self.collector.begin(step, trainer.acting or weights)
         for later in range(step + 1, min(step + config.ahead, config.steps - 1) + 1):
@@ -249,6 +263,7 @@ class _Loop:
         watched = {} if self.watch is None else self.watch(rollouts)
         began = time.perf_counter()
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+        self.turns.give_to("update")
         metrics = trainer.update(collected.groups, generator, anchors)
         trainer.acting = weights if config.ahead else None
         return metrics | collected.metrics() | {"seconds_update": time.perf_counter() - began} | audited | watched

@@ -91,6 +91,7 @@ class Trainer:
         config: the update.
         start: the policy before training, never changed. The KL divergence is measured from it, and tasks that lost
             their trust are held to it. Default: a copy of `policy`.
+        host: device of all copies of weights that are only kept; None for that of the weights.
 
     Attributes:
         average: exponential moving average of the trainable weights, if the config asks for one.
@@ -100,8 +101,14 @@ class Trainer:
         InputError: the policy has nothing to train.
     """
 
-    def __init__(self, policy: Policy, config: TrainerConfig, start: Policy | None = None):
-        self.policy, self.config, self.start = policy, config, start or copy_of(policy)
+    def __init__(
+        self,
+        policy: Policy,
+        config: TrainerConfig,
+        start: Policy | None = None,
+        host: torch.device | str | None = None,
+    ):
+        self.policy, self.config, self.start, self.host = policy, config, start or copy_of(policy), host
         self.kept: KeptWeights | None = None
         self.average = self.weights() if config.average else None
         self.acting: dict[str, Tensor] | None = None
@@ -150,10 +157,10 @@ class Trainer:
         if self.average is None:
             return
         for name, weight in self.weights(copy=False).items():
-            if weight.is_floating_point():
-                self.average[name].lerp_(weight, 1 - self.config.average)
-            else:
-                self.average[name].copy_(weight)
+            mean = weight
+            if weight.is_floating_point():  # on the weight's device, whose rounding may be another than the host's
+                mean = self.average[name].to(weight.device).lerp_(weight, 1 - self.config.average)
+            self.average[name].copy_(mean)
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
@@ -170,7 +177,10 @@ class Trainer:
 
     def weights(self, copy: bool = True) -> dict[str, Tensor]:
         """Return the trainable weights; a copy does not change while the policy learns."""
-        return {k: v.detach().clone() if copy else v.detach() for k, v in self.policy.trainable_state().items()}
+        return {k: self._copied(v) if copy else v.detach() for k, v in self.policy.trainable_state().items()}
+
+    def _copied(self, weight: Tensor) -> Tensor:
+        return weight.detach().to(weight.device if self.host is None else self.host, copy=True)
 
     def keep(self, step: int) -> None:
         """Keep a copy of the current weights as the best so far."""

@@ -59,5 +59,5 @@ class Plan(Command):
         if available is None and device == "cuda" and has_gpu:
             available = device_bytes(device) / _GB
         plan.show(available)
-        require_room(plan, available, lambda room: advice_rl(plan.roles, self.rl, room), "")
+        require_room(plan, available, lambda room: advice_rl(plan.roles, self.rl, room, device), "")
         return 0

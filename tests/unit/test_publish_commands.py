@@ -1,0 +1,168 @@
+"""import-policy and export-policy: a user with a checkpoint writes no JSON by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from flow_folders import STATE, lerobot, openpi, write
+from openvla_folder import BLOCKS, HEADS, write_folder
+from tiny_vla import KINDS, write_tokenizer
+
+from worldgymnast.actions import libero_spec
+from worldgymnast.cli.main import main
+from worldgymnast.errors import InputError
+from worldgymnast.registry import Manifest, load_policy, save_component
+from worldgymnast.testing import observation
+
+Says = Callable[..., str]
+TINY = {"smolvla": ("head=8", "vision_heads=2"), "pi0": ("head=4", "vision_heads=2")}
+TINY["pi05"] = TINY["pi0"]
+TOWERS = (f"tower_heads=[{HEADS},{HEADS}]", f"tower_blocks={json.dumps(BLOCKS)}")
+
+
+@pytest.fixture
+def says(capsys: pytest.CaptureFixture[str]) -> Says:
+    """Runs a command; returns its one line on stderr."""
+
+    def run(*words: object, code: int = 2) -> str:
+        assert main([str(word) for word in words]) == code
+        said = capsys.readouterr().err.splitlines()
+        assert len(said) == 1, said
+        return said[0]
+
+    return run
+
+
+def checkpoint(kind: str, layout: Any, folder: Path) -> Path:
+    """Folder of a checkpoint without description and tokenizer."""
+    folder.mkdir(exist_ok=True)
+    files = layout(kind, folder)
+    del files["policy.json"]
+    (folder / "tokenizer.json").unlink()
+    return write(folder, files)
+
+
+def tokenizer(folder: Path) -> str:
+    folder.mkdir()
+    return write_tokenizer(folder)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_lerobot_checkpoint_needs_the_actions_and_a_tokenizer(kind: str, tmp_path: Path, says: Says) -> None:
+    folder, out = checkpoint(kind, lerobot, tmp_path / "base"), tmp_path / "policy.json"
+    given = ["import-policy", folder, "--out", out, "--set", *TINY[kind]]
+    line = says(*given)
+    assert "its files do not say what its 7 action numbers mean (--action-spec libero|bridge|FILE|DATA)" in line
+    assert ("PaliGemma's tokenizer" in line) == (kind != "smolvla"), "SmolVLA's config.json names its own"
+    assert not out.exists()
+    words = tokenizer(tmp_path / "words")
+    said = says(*given, "--action-spec", "libero", "--tokenizer", words, code=0)
+    assert "cameras ['front', 'wrist']" in said
+    fields = json.loads(out.read_text())
+    assert fields["kind"] == "FlowCheckpoint"
+    assert (fields["cameras"], fields["chunk"], fields["reads_state"]) == (["front", "wrist"], 3, True)
+    assert fields["relative_axes"] == []
+    policy: Any = load_policy(out)
+    assert policy.action_spec == libero_spec(1)
+    policy.act(observation(policy, (48, 64), STATE), temperature=0.0, generator=None)
+
+
+def test_an_openpi_checkpoint_needs_what_only_its_code_says(tmp_path: Path, says: Says) -> None:
+    folder, out = checkpoint("pi05", openpi, tmp_path / "base"), tmp_path / "base" / "policy.json"
+    given = ["import-policy", folder, "--out", out, "--action-spec", "libero", "--set", *TINY["pi05"]]
+    line = says(*given)
+    for flag in ("--cameras NAME...", "--tokenizer NAME", "--set prompt=VALUE", "--set relative_axes=VALUE"):
+        assert flag in line
+    assert "--action-spec" not in line
+    given += ["prompt=pi05", "relative_axes=[0,1,2]", "--cameras", "front", "wrist"]
+    says(*given, "--tokenizer", tokenizer(tmp_path / "words"), code=0)
+    assert json.loads(out.read_text())["checkpoint"] == ".", "the description lies in the folder of the checkpoint"
+    policy: Any = load_policy(folder)
+    assert policy.config.relative_axes == (0, 1, 2)
+
+
+@pytest.mark.parametrize(("trainer", "asked"), [("openvla", "crop"), ("openvla-oft", ""), ("simplevla-rl", "")])
+def test_an_openvla_needs_the_code_that_trained_it(trainer: str, asked: str, tmp_path: Path, says: Says) -> None:
+    folder, out = write_folder(tmp_path / "base"), tmp_path / "policy.json"
+    given = ["import-policy", folder, "--out", out, "--key", "bridge_dataset", "--set", *TOWERS]
+    line = says(*given)
+    assert "openvla, openvla-oft, simplevla-rl (--trained-by NAME)" in line
+    assert "--set crop=VALUE" in line
+    given += ["--trained-by", trainer]
+    if asked:
+        assert f"--set {asked}=VALUE" in says(*given)
+        given += ["--set", *TOWERS, "crop=none"]
+    says(*given, code=0)
+    policy: Any = load_policy(out)
+    is_old = trainer == "openvla"
+    assert policy.config.decoding == ("autoregressive" if is_old else "parallel")
+    assert policy.chunk == (1 if is_old else 5)
+    assert policy.config.crop == {"openvla": "none", "openvla-oft": "jpeg_lanczos_center"}.get(trainer, "center")
+
+
+def test_an_openvla_with_several_statistics_needs_a_key(tmp_path: Path, says: Says) -> None:
+    folder = write_folder(tmp_path / "base", heads=True)
+    path = folder / "dataset_statistics.json"
+    known = json.loads(path.read_text())
+    path.write_text(json.dumps({"one": known["bridge_dataset"], "two": known["bridge_dataset"]}))
+    line = says("import-policy", folder, "--out", tmp_path / "p.json", "--trained-by", "openvla-oft")
+    assert "which statistics: one of one, two (--key NAME)" in line
+    line = says("import-policy", folder, "--out", tmp_path / "p.json", "--trained-by", "openvla-oft", "--key", "one")
+    assert "what its action numbers mean (--action-spec" in line
+
+
+def test_wrong_flags_and_folders_are_refused(tmp_path: Path, says: Says) -> None:
+    folder, out = checkpoint("smolvla", lerobot, tmp_path / "base"), tmp_path / "policy.json"
+    start = ["import-policy", folder, "--out", out]
+    assert "--action-spec: found 'mine', expected libero, bridge" in says(*start, "--action-spec", "mine")
+    assert "expected FIELD=VALUE" in says(*start, "--set", "chunk")
+    assert "chunks" in says(*start, "--action-spec", "libero", "--set", "chunks=3")
+    assert "found a, expected a file that ends in .json" in says("import-policy", folder, "--out", "a")
+    (tmp_path / "empty").mkdir()
+    assert "no config.json of a supported policy" in says("import-policy", tmp_path / "empty", "--out", out)
+    out.write_text("{}")
+    assert "already exists" in says(*start)
+
+
+def test_actions_come_from_a_json_file_or_a_component(tmp_path: Path, says: Says) -> None:
+    folder = checkpoint("smolvla", lerobot, tmp_path / "base")
+    (tmp_path / "spec.json").write_text(json.dumps(libero_spec(1).to_dict()))
+    given = ["import-policy", folder, "--set", *TINY["smolvla"], "--tokenizer", tokenizer(tmp_path / "words")]
+    says(*given, "--action-spec", tmp_path / "spec.json", "--out", tmp_path / "a.json", code=0)
+    save_component(tmp_path / "other.safetensors", load_policy(tmp_path / "a.json"), Manifest())
+    says(*given, "--action-spec", tmp_path / "other.safetensors", "--out", tmp_path / "b.json", code=0)
+    assert (tmp_path / "a.json").read_text() == (tmp_path / "b.json").read_text()
+
+
+def test_folders_and_hub_names_without_description_lead_to_the_command(tmp_path: Path) -> None:
+    folder = checkpoint("smolvla", lerobot, tmp_path / "base")
+    with pytest.raises(InputError, match=f"worldgymnast import-policy {folder} --out policy.json"):
+        load_policy(folder)
+    with pytest.raises(InputError, match=r"on the hub.*import-policy lerobot/smolvla_base --out policy\.json"):
+        load_policy(Path("lerobot/smolvla_base"))
+    with pytest.raises(InputError, match="found no file, expected weights"):
+        load_policy(tmp_path / "policy.safetensors")
+
+
+def test_a_trained_policy_goes_back(tmp_path: Path, says: Says, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, out = checkpoint("pi0", lerobot, tmp_path / "base"), tmp_path / "policy.json"
+    words = tokenizer(tmp_path / "words")
+    flags = ["--action-spec", "libero", "--tokenizer", words, "--set", *TINY["pi0"], "lora_rank=2"]
+    says("import-policy", folder, "--out", out, *flags, code=0)
+    policy: Any = load_policy(out)
+    with torch.no_grad():
+        policy.model.action_out_proj.bias += 0.5
+    file = tmp_path / "policy.safetensors"
+    save_component(file, policy, Manifest())
+    assert main(["export-policy", str(file), "--base", str(out), "--out", str(tmp_path / "back")]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "back")
+    back: Any = load_policy(tmp_path / "back")
+    torch.testing.assert_close(back.model.action_out_proj.bias, policy.model.action_out_proj.bias, atol=4e-3, rtol=4e-3)
+    assert "already exists" in says("export-policy", file, "--base", out, "--out", tmp_path / "back")
+    assert "cannot be read" in says("export-policy", file, "--base", tmp_path / "none.json", "--out", tmp_path / "y")
+    assert not (tmp_path / "y").exists()
