@@ -18,6 +18,7 @@ import numpy as np
 
 from worldgymnast.errors import InputError
 from worldgymnast.evaluation.success import Difference, Rate
+from worldgymnast.metrics import METRICS
 from worldgymnast.report.collect import collect, learners_of
 from worldgymnast.report.folder import config_of, inside, metrics_of
 from worldgymnast.report.report import Pair, Report
@@ -28,17 +29,18 @@ _QUIET_STEPS, _QUIET_SECONDS = 4.0, 120.0
 _FILES = ("*.json", "*.jsonl", "command.txt")
 _SHARES = (("imagine", "seconds_imagine"), ("judge", "seconds_judge"), ("update", "seconds_update"))
 NEWEST = (
-    ("reward", "Imagined reward", "percent"),
-    ("imagined_success", "Imagined success", "percent"),
-    ("real_success", "Real success", "percent"),
-    ("gap", "Gap in points", "points"),
-    ("zero_advantage_groups", "Groups without signal", "percent"),
-    ("judge_error_rate", "Failed judgements", "percent"),
-    ("kl_to_start", "KL to the start policy", "number"),
-    ("entropy", "Entropy, nats a token", "number"),
-    ("imagined_frames_per_second", "Imagined frames per second", "number"),
+    "reward",
+    "imagined_success",
+    "real_success",
+    "gap",
+    "zero_advantage_groups",
+    "judge_error_rate",
+    "kl_to_start",
+    "entropy",
+    "imagined_frames_per_second",
 )
-"""Newest values of a training that the page shows: key of metrics.jsonl, name, unit."""
+"""Metrics of a training whose newest values the page shows."""
+_KINDS = {"0..1": "percent", "-1..1": "points"}
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def progress(folder: Path) -> Progress:
     gaps = np.diff(times)
     newest = {
         key: known[-1]
-        for key, _, _ in NEWEST
+        for key in NEWEST
         if (known := [row[key] for row in rows if not math.isnan(row.get(key, math.nan))])
     }
     ends = [(row["gap_low"], row["gap_high"]) for row in rows if "gap_low" in row and "gap_high" in row]
@@ -231,7 +233,7 @@ def _page(report: Report) -> dict[str, Any]:
         "title": report.title,
         "command": report.command,
         "problem": "",
-        "names": [list(entry) for entry in NEWEST],
+        "names": [[key, METRICS[key].title, _KINDS.get(METRICS[key].unit, "number")] for key in NEWEST],
         "table": plain(table),
         "gap": plain(list(report.gap)),
         "curves": plain(list(report.curves)),

@@ -64,7 +64,7 @@ function training(one) {
     const value = one.newest[key];
     if (!known(value)) continue;
     const [low, high] = one.interval ?? [null, null], isGap = key === "gap";
-    const note = isGap && known(low) ? `${points(low)} to ${points(high)}` : "";
+    const note = isGap && known(low) ? `points, ${points(low)} to ${points(high)}` : "";
     const isBad = (isGap && low > 0) || (key === "zero_advantage_groups" && value > 0.8) || (key === "judge_error_rate" && value > 0.1);
     tiles.append(make("div", {class: `tile${isBad ? " bad" : ""}`}, make("dt", {}, name), make("dd", {}, FORMAT[unit](value), make("small", {}, note))));
   }
