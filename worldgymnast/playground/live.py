@@ -7,6 +7,7 @@ after another; a command that arrives while frames are streamed ends the stream.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import time
@@ -172,12 +173,13 @@ class Live:
             await self._socket.close(_WRONG)
 
     async def _do_all(self) -> None:
-        async for command in self._waiting:
-            try:
-                await self._commands[command["do"]](command)
-            except (InputError, ActionSpecMismatch) as error:
-                await self._send({"is": "error", "text": str(error)})
-            await self._send_lines()
+        with contextlib.suppress(WebSocketDisconnect):  # the page was closed while frames were streamed
+            async for command in self._waiting:
+                try:
+                    await self._commands[command["do"]](command)
+                except (InputError, ActionSpecMismatch) as error:
+                    await self._send({"is": "error", "text": str(error)})
+                await self._send_lines()
 
     def _is_interrupted(self) -> bool:
         return self._waiting.statistics().current_buffer_used > 0
