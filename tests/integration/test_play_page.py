@@ -1,6 +1,9 @@
 """The playground in a real browser: keys move the arm, undo, fork, and nothing is reported to the console."""
 
+import json
 import re
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -10,10 +13,12 @@ from contextlib import contextmanager
 import pytest
 from browser import CHROMIUM, open_tab
 from run_builders import seed_run
+from websockets.sync.client import connect
 
 from worldgymnast.cli.main import main
 
-pytestmark = [pytest.mark.server, pytest.mark.skipif(not CHROMIUM, reason="no Chromium")]
+pytestmark = pytest.mark.server
+in_browser = pytest.mark.skipif(not CHROMIUM, reason="no Chromium")
 DEPTH = "Number((document.getElementById('when')?.textContent.match(/frame (\\d+)/) ?? [0, -1])[1])"
 PIXELS = "document.querySelector('canvas').toDataURL()"
 IS_DRAWN = "document.querySelector('canvas').getContext('2d').getImageData(9, 9, 1, 1).data[3] === 255"
@@ -43,6 +48,7 @@ def hold(tab, key, seconds):
     tab.call("Input.dispatchKeyEvent", type="keyUp", key=key)
 
 
+@in_browser
 def test_a_person_drives_by_keyboard(tmp_path):
     with served("play", "--threads", "1") as url, open_tab(tmp_path / "profile") as tab:
         tab.call("Page.enable")
@@ -75,6 +81,27 @@ def test_a_person_drives_by_keyboard(tmp_path):
         assert tab.run("window.found") == []
 
 
+def test_a_page_that_is_cut_off_stops_its_stream_and_can_come_back():
+    with served("play", "--threads", "1", "--sessions", "1") as url:
+        address = url.replace("http:", "ws:") + "live"
+        with connect(address, max_size=None) as page:
+            visit = json.loads(page.recv())["visit"]
+            page.send(json.dumps({"do": "play", "by": "still", "lines": ["A"], "speed": 0}))
+            for _ in range(6):
+                page.recv()
+            page.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            page.socket.close()  # without a goodbye
+        time.sleep(1)
+        counts = []
+        for _ in range(2):
+            with connect(f"{address}?visit={visit}", max_size=None) as page:
+                assert json.loads(page.recv())["visit"] == visit
+                counts.append(len(json.loads(page.recv())["nodes"]))
+            time.sleep(0.5)
+        assert counts[0] == counts[1] > 2
+
+
+@in_browser
 def test_a_run_is_watched_while_it_grows(tmp_path):
     run = seed_run(tmp_path)
     with served("watch", str(run)) as url, open_tab(tmp_path / "profile") as tab:

@@ -323,6 +323,16 @@ def test_a_remote_judge_is_asked_on_request_only(world):
     assert session.belief(nodes[1], is_asked=True).judge == 0.02
 
 
+def test_a_judge_that_refuses_does_not_stop_the_driving(world):
+    class Refuses(Counting):
+        def score(self, clips):
+            raise InputError("unknown task")
+
+    session = Session(world, Scene("s", start()), judge=Refuses())
+    belief = session.belief(drive(session, 2)[1])
+    assert (belief.judge, belief.succeeded, belief.error) == (None, None, "unknown task")
+
+
 def test_a_world_without_a_success_head_foresees_nothing(world):
     session = Session(world, Scene("s", start()))
     assert session.belief(drive(session, 1)[0]).foreseen is None

@@ -89,6 +89,19 @@ def test_only_what_changed_is_read_again(run):
     assert newer["trainings"][0]["newest"]["reward"] == 0.9
 
 
+def test_a_training_without_rollouts_shows_its_loss(tmp_path):
+    rows = [{"step": 20 * i, "time": 100.0 + 10 * i, "loss": 3.0 - i, "token_accuracy": 0.1 * i} for i in range(3)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "config.json").write_text(json.dumps({"fit": {"steps": 81}}))
+    state = Watch(tmp_path).snapshot()
+    one = state["trainings"][0]
+    assert (one["steps"], one["total"], one["step_seconds"], one["left"]) == (41, 81, 0.5, 20)
+    assert one["newest"]["loss"] == 1.0
+    titles = {curve["title"]: curve["series"][0]["values"] for curve in state["curves"]}
+    assert titles["Loss"] == [3.0, 2.0, 1.0]
+    assert state["problem"] == ""
+
+
 def test_a_folder_without_a_step_says_so_and_is_read_again(tmp_path):
     watch = Watch(tmp_path)
     state = watch.snapshot()

@@ -7,6 +7,7 @@ after another; a command that arrives while frames are streamed ends the stream.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import time
@@ -75,7 +76,7 @@ def describe_scene(visit: Visit) -> dict[str, Any]:
     """The scene of a visit, as JSON values."""
     session = visit.session
     scene, log = session.scene, session.scene.log
-    axes = controls(session.world.action_spec, session.logged_action(0))
+    axes = controls(session.world.action_spec, _initial(session))
     return {
         "scene": visit.scene,
         "instruction": session.instruction,
@@ -88,6 +89,14 @@ def describe_scene(visit: Visit) -> dict[str, Any]:
         },
         "name": scene.name,
     }
+
+
+def _initial(session: Session) -> np.ndarray | None:
+    """Action to begin with where axes keep their value, float32 [a]: the logged one, or the pose of the robot."""
+    spec, state = session.world.action_spec, session.scene.start.state
+    if (logged := session.logged_action(0)) is not None:
+        return logged
+    return state if state is not None and spec.is_absolute and len(state) == spec.dim else None
 
 
 def describe(visit: Visit, visits: Visits, names: Mapping[str, str]) -> dict[str, Any]:
@@ -164,12 +173,13 @@ class Live:
             await self._socket.close(_WRONG)
 
     async def _do_all(self) -> None:
-        async for command in self._waiting:
-            try:
-                await self._commands[command["do"]](command)
-            except (InputError, ActionSpecMismatch) as error:
-                await self._send({"is": "error", "text": str(error)})
-            await self._send_lines()
+        with contextlib.suppress(WebSocketDisconnect):  # the page was closed while frames were streamed
+            async for command in self._waiting:
+                try:
+                    await self._commands[command["do"]](command)
+                except (InputError, ActionSpecMismatch) as error:
+                    await self._send({"is": "error", "text": str(error)})
+                await self._send_lines()
 
     def _is_interrupted(self) -> bool:
         return self._waiting.statistics().current_buffer_used > 0

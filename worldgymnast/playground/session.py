@@ -10,7 +10,6 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from worldgymnast.actions import converter, motionless
 from worldgymnast.envs.imagined import observed
 from worldgymnast.errors import InputError
 from worldgymnast.evaluation.uncertainty import look_indices
+from worldgymnast.playground.lines import Belief, Line
 from worldgymnast.playground.scenes import Scene
 from worldgymnast.playground.tree import Node, Origin, StateTree, Turn
 from worldgymnast.protocols import Actor, Judge, PredictsSuccess, WorldModel, tiling_of
@@ -35,48 +35,6 @@ MEMORY = 256 << 20
 LIVE_SECONDS = 0.25
 """A judge that takes longer is asked on request only."""
 _NAMES = "ABCD"
-
-
-@dataclass
-class Line:
-    """A path through the tree, from the start to its tip.
-
-    Attributes:
-        name: one letter.
-        tip: the newest node.
-        forked: depth at which it left another line; 0 for the first.
-        back: tips to which undo returns, the last first.
-        ahead: tips to which redo returns.
-    """
-
-    name: str
-    tip: Node
-    forked: int = 0
-    back: list[Node] = field(default_factory=list)
-    ahead: list[Node] = field(default_factory=list)
-
-    def move(self, node: Node) -> None:
-        """Move the tip, so that undo returns to where it was."""
-        self.back.append(self.tip)
-        self.ahead.clear()
-        self.tip = node
-
-
-@dataclass(frozen=True)
-class Belief:
-    """What is believed of success at a node.
-
-    Attributes:
-        judge: probability of the judge that the line up to here succeeds, or None.
-        succeeded: verdict of the judge, or None.
-        foreseen: the world model's own success probability at this frame; None without a success head.
-        error: reason why the judge has no verdict.
-    """
-
-    judge: float | None = None
-    succeeded: bool | None = None
-    foreseen: float | None = None
-    error: str = ""
 
 
 class Session:
@@ -361,8 +319,11 @@ class Session:
             foreseen=np.array(foreseen, np.float32) if is_known else None,
         )
         began = time.perf_counter()
-        with self._turn() if not judge.is_remote else nullcontext():
-            verdict = judge.score([clip])[0]
+        try:
+            with self._turn() if not judge.is_remote else nullcontext():
+                verdict = judge.score([clip])[0]
+        except InputError as error:  # such as a sentence that it does not know
+            verdict = Verdict(None, error=str(error))
         if node.parent is not None:  # the first call may load something
             self._judge_seconds = time.perf_counter() - began
         return verdict

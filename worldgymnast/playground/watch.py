@@ -18,27 +18,32 @@ import numpy as np
 
 from worldgymnast.errors import InputError
 from worldgymnast.evaluation.success import Difference, Rate
+from worldgymnast.metrics import METRICS
 from worldgymnast.report.collect import collect, learners_of
-from worldgymnast.report.folder import config_of, inside, metrics_of
-from worldgymnast.report.report import Pair, Report
+from worldgymnast.report.folder import command_of, config_of, inside, metrics_of
+from worldgymnast.report.report import Curve, Pair, Report, Series
 from worldgymnast.video import viewable
 
 _QUIET_STEPS, _QUIET_SECONDS = 4.0, 120.0
 """A run is called quiet after this many typical steps and seconds without a new one."""
 _FILES = ("*.json", "*.jsonl", "command.txt")
 _SHARES = (("imagine", "seconds_imagine"), ("judge", "seconds_judge"), ("update", "seconds_update"))
+TRAINED = ("loss", "relative_error", "token_accuracy", "accuracy", "success_loss", "gradient_norm", "lr")
+"""Metrics of trainings without rollouts: of a policy by imitation, an autoencoder, a world model or a judge."""
 NEWEST = (
-    ("reward", "Imagined reward", "percent"),
-    ("imagined_success", "Imagined success", "percent"),
-    ("real_success", "Real success", "percent"),
-    ("gap", "Gap, imagined minus real", "points"),
-    ("zero_advantage_groups", "Groups without signal", "percent"),
-    ("judge_error_rate", "Failed judgements", "percent"),
-    ("kl_to_start", "KL to the start policy", "number"),
-    ("entropy", "Entropy, nats a token", "number"),
-    ("imagined_frames_per_second", "Imagined frames a second", "number"),
+    "reward",
+    "imagined_success",
+    "real_success",
+    "gap",
+    "zero_advantage_groups",
+    "judge_error_rate",
+    "kl_to_start",
+    "entropy",
+    "imagined_frames_per_second",
+    *TRAINED,
 )
-"""Newest values of a training that the page shows: key of metrics.jsonl, name, unit."""
+"""Metrics of a training whose newest values the page shows."""
+_KINDS = {"0..1": "percent", "-1..1": "points"}
 
 
 @dataclass(frozen=True)
@@ -85,18 +90,21 @@ def progress(folder: Path) -> Progress:
     """
     rows = metrics_of(folder)
     times = np.array([row["time"] for row in rows if "time" in row], np.float64)
-    gaps = np.diff(times)
+    steps = np.array([row["step"] for row in rows if "time" in row], np.float64)
+    gaps = np.diff(times)[np.diff(steps) > 0] / np.diff(steps)[np.diff(steps) > 0]
     newest = {
         key: known[-1]
-        for key, _, _ in NEWEST
+        for key in NEWEST
         if (known := [row[key] for row in rows if not math.isnan(row.get(key, math.nan))])
     }
     ends = [(row["gap_low"], row["gap_high"]) for row in rows if "gap_low" in row and "gap_high" in row]
-    total = inside(config_of(folder), "rl").get("steps")
+    config = config_of(folder)
+    total = (inside(config, "rl") or inside(config, "fit")).get("steps")
+    updates = len({row["step"] for row in rows if "reward" in row})
     timed = [row for row in rows if any(key in row for _, key in _SHARES)]
     return Progress(
         folder.name,
-        len({row["step"] for row in rows if "reward" in row}),
+        updates or int(steps[-1] if len(steps) else -1) + 1,
         total if isinstance(total, int) and not isinstance(total, bool) else None,
         float(times[-1]) if len(times) else None,
         float(np.median(gaps)) if len(gaps) else None,
@@ -190,8 +198,13 @@ class Watch:
             report = collect(self.run)
             self._trainings = [progress(path) for path in learners_of(self.run)]
         except InputError as error:
-            self._trainings, self._pairs = [], ()
+            self._pairs = ()
+            rows = metrics_of(self.run)
+            self._trainings = [progress(self.run)] if rows else []
             self._page = {"title": self.run.resolve().name, "problem": str(error), "command": ""}
+            if rows:
+                curves = _curves(rows)
+                self._page = _page(Report(self.run.resolve().name, command_of([self.run]), curves=curves))
             return
         self._pairs = report.gallery
         self._page = _page(report)
@@ -220,6 +233,17 @@ class Watch:
             return self._encoded[index, kind]
 
 
+def _curves(rows: Sequence[Mapping[str, float]]) -> list[Curve]:
+    """Curves of a training without rollouts."""
+    curves = []
+    for key in TRAINED:
+        points = [(row["step"], row[key]) for row in rows if key in row]
+        if points:
+            series = Series(key, [step for step, _ in points], [value for _, value in points])
+            curves.append(Curve(METRICS[key].label, [series], percent=METRICS[key].is_share))
+    return curves
+
+
 def _page(report: Report) -> dict[str, Any]:
     """The report as JSON values, with videos by address."""
     table = None
@@ -231,7 +255,7 @@ def _page(report: Report) -> dict[str, Any]:
         "title": report.title,
         "command": report.command,
         "problem": "",
-        "names": [list(entry) for entry in NEWEST],
+        "names": [[key, METRICS[key].title, _KINDS.get(METRICS[key].unit, "number")] for key in NEWEST],
         "table": plain(table),
         "gap": plain(list(report.gap)),
         "curves": plain(list(report.curves)),

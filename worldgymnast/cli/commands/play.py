@@ -89,8 +89,9 @@ class Play(DeviceCommand, DatasetCommand):
         server = _server_module()
         self.prepare()
         app, speed, count = self.build()
+        plural = "start" if count == 1 else "starts"
         served = server.Server(app, self.port)
-        print(f"{count} starts. This machine imagines {speed:.0f} frames a second on one page.")
+        print(f"{count} {plural}. This machine imagines {speed:.0f} frames a second on one page.")
         _serve(served)
         return 0
 

@@ -113,6 +113,13 @@ export class Controls {
     return {action, active, pad};
   }
 
+  // Axes that keep their value go on from the action of the newest frame, so that nothing jumps.
+  follow(action) {
+    this.axes.forEach((axis, i) => { if (!axis.springs) this.values[i] = action ? action[i] : axis.rest; });
+    this.shown = null;
+    this.draw();
+  }
+
   // Show an action: that of the person, or of the frame on the screen.
   draw(action = null) {
     const values = action ?? this.shown ?? this.values;

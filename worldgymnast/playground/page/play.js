@@ -12,7 +12,7 @@ const KEY = "worldgymnast-visit", KNOB = 8;
 let socket = null, hello = null, pending = 0, streaming = "", running = false, replaying = false;
 let nodes = new Map(), lines = [], active = "A", view = null, arrivals = [], redraw = false, lastTick = 0;
 const controls = new Controls(() => { pulse = true; });
-let pulse = false;
+let pulse = false, lastDo = "";
 
 // -- the conversation ---------------------------------------------------------------------------------------------
 
@@ -31,6 +31,7 @@ function connect() {
 function send(command) {
   if (socket?.readyState !== WebSocket.OPEN) return;
   pending += 1;
+  lastDo = command.do;
   link("busy", "imagining");
   socket.send(JSON.stringify(command));
 }
@@ -55,7 +56,7 @@ function receiveFrame(data) {
   if (line) line.tip = node.id;
   if (view !== null && header.line === active) view = null;
   const now = performance.now();
-  if (header.line === lines[0]?.name || lines.length === 1 || header.line === active) arrivals.push(now);
+  if (header.line === active) arrivals.push(now);
   while (arrivals.length && now - arrivals[0] > 2000) arrivals.shift();
   dirty();
 }
@@ -91,7 +92,11 @@ function setLines(found) {
   lines = found;
   if (!lines.some(line => line.name === active)) active = lines[0].name;
   pending = Math.max(0, pending - 1);
-  if (!pending) { streaming = ""; link("on", "ready"); }
+  if (!pending) {
+    streaming = "";
+    link("on", "ready");
+    if (lastDo !== "drive") controls.follow(tip(activeLine())?.action);
+  }
   buildScreens();
 }
 

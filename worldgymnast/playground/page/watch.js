@@ -8,9 +8,9 @@ let version = "", shown = {};
 const known = value => value !== null && value !== undefined;
 const percent = value => known(value) ? `${Math.round(100 * value)} %` : "–";
 const points = value => known(value) ? `${value < 0 ? MINUS : value > 0 ? "+" : ""}${Math.abs(Math.round(100 * value))}` : "–";
-const number = value => known(value) ? Number(value.toPrecision(3)).toString().replace("-", MINUS) : "–";
+const number = value => !known(value) ? "–" : (value !== 0 && Math.abs(value) < 0.001 ? value.toExponential(1) : Number(value.toPrecision(3)).toString()).replaceAll("-", MINUS);
 const FORMAT = {percent, points, number};
-const duration = seconds => seconds < 60 ? `${Math.round(seconds)} s` : seconds < 3600 ? `${Math.round(seconds / 60)} min` : `${Math.floor(seconds / 3600)} h ${String(Math.round(seconds % 3600 / 60)).padStart(2, "0")} min`;
+const duration = seconds => seconds < 9.5 ? `${Number(seconds.toPrecision(2))} s` : seconds < 60 ? `${Math.round(seconds)} s` : seconds < 3600 ? `${Math.round(seconds / 60)} min` : `${Math.floor(seconds / 3600)} h ${String(Math.round(seconds % 3600 / 60)).padStart(2, "0")} min`;
 
 function make(name, attributes = {}, ...children) {
   const element = document.createElement(name);
@@ -44,7 +44,7 @@ async function ask() {
 
 function progress(state) {
   const first = state.trainings[0], parent = $("trainings");
-  const [dot, text] = first ? STATES[first.state] : ["off", shown.problem ? "nothing to show yet" : "finished"];
+  const [dot, text] = first ? STATES[first.state] : ["off", shown.problem ? "nothing to show yet" : "no training here"];
   $("state").dataset.state = dot;
   if ($("state").textContent !== text) $("state").textContent = text;
   const last = Math.max(...state.trainings.map(one => one.last ?? 0));
@@ -64,7 +64,7 @@ function training(one) {
     const value = one.newest[key];
     if (!known(value)) continue;
     const [low, high] = one.interval ?? [null, null], isGap = key === "gap";
-    const note = isGap && known(low) ? `${points(low)} to ${points(high)} points` : "";
+    const note = isGap && known(low) ? `points, ${points(low)} to ${points(high)}` : "";
     const isBad = (isGap && low > 0) || (key === "zero_advantage_groups" && value > 0.8) || (key === "judge_error_rate" && value > 0.1);
     tiles.append(make("div", {class: `tile${isBad ? " bad" : ""}`}, make("dt", {}, name), make("dd", {}, FORMAT[unit](value), make("small", {}, note))));
   }
@@ -73,7 +73,7 @@ function training(one) {
   if (total > 0) {
     const strip = make("div", {class: "shares", "aria-hidden": "true"});
     for (const [, seconds] of shares) { const part = make("i"); part.style.width = `${100 * seconds / total}%`; strip.append(part); }
-    box.append(strip, make("div", {class: "sharekey"}, ...shares.map(([name, seconds]) => make("span", {}, `${name} ${duration(seconds)} a step`))));
+    box.append(strip, make("div", {class: "sharekey"}, "newest step:", ...shares.map(([name, seconds]) => make("span", {}, `${name} ${duration(seconds)}`))));
   }
   return box;
 }
