@@ -63,6 +63,7 @@ class _Job:
         calls: workers that are rolling it out.
         failed_on: workers on which it raised an error.
         rolled: reference to the packed rollouts, while they are judged.
+        judge: the shared judge's actor that judges them.
     """
 
     unit: Unit
@@ -73,6 +74,7 @@ class _Job:
     calls: int = 0
     failed_on: set[int] = field(default_factory=set)
     rolled: Any = None
+    judge: Any = None
 
 
 @dataclass(eq=False)
@@ -241,7 +243,7 @@ class Dispatcher:
             self._finish(job, packed, None)
             return
         job.rolled = reference
-        self._judging[self._judge.score.remote(reference, job.packed)] = job
+        self._ask_judge(job)
 
     def _finish(self, job: _Job, packed: bytes, verdicts: bytes | None) -> None:
         self.counts["units"] += 1
@@ -280,11 +282,14 @@ class Dispatcher:
             job.result.set_exception(_gave_up(job, error))
             return
         self.counts["requeued"] += 1
-        if all(other.attempts < job.attempts for other in self._judging.values()):
+        if job.judge is self._judge:  # the first unit that tells of its death
             self.counts["restarts"] += 1
             self._judge = self._spawn_judge()
-        assert self._judge is not None
-        self._judging[self._judge.score.remote(job.rolled, job.packed)] = job
+        self._ask_judge(job)
+
+    def _ask_judge(self, job: _Job) -> None:
+        job.judge = self._judge
+        self._judging[job.judge.score.remote(job.rolled, job.packed)] = job
 
     # ------------------------------------------------------------ recovery
 
