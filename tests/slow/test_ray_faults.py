@@ -21,6 +21,7 @@ pytest.importorskip("ray", reason="the extra 'ray' is not installed; run: pip in
 from ray_parts import (
     FAST,
     GROUP,
+    QUESTION,
     STARTS,
     Counting,
     Impossible,
@@ -103,18 +104,19 @@ def test_a_killed_judge_is_replaced_and_no_group_is_lost(ray: Any, expected: lis
 def test_workers_share_one_budget_to_the_last_request(ray: Any, tmp_path: Path) -> None:
     """Seven of 24 questions are paid for, by whichever worker; a larger budget then pays for the others alone."""
     with faulty() as server:
+        rooms = [replace(start, instruction=QUESTION) for start in starts(np.random.default_rng(0), STARTS)]
         for budget, answered in ((Budget(requests=7), 7), (Budget(requests=100), GROUP * STARTS)):
             config = VLMConfig(endpoint=server.endpoint("m", budget=budget, concurrency=3))
             judge = VLMJudge(config, Ledger(tmp_path / "ledger.sqlite"))
             with remote(imagination(judge=judge)) as pool:
                 pool.sync(small_policy().trainable_state(), 0)
-                finish = pool.begin(starts(np.random.default_rng(0), STARTS), GROUP)
+                finish = pool.begin(rooms, GROUP)
                 if answered == 7:
                     with pytest.raises(BudgetSpent, match="Budget of m is spent"):
                         finish()
                 else:
                     assert all(r.verdict.score is not None for group in finish() for r in group.rollouts)
-            assert server.counts()["right"] == answered
+            assert server.counts()["requests"] == answered
             assert Ledger(tmp_path / "ledger.sqlite").total().requests == answered
 
 

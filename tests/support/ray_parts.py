@@ -27,7 +27,7 @@ from worldgymnast.text import SentenceEncoder
 from worldgymnast.types import Clip, RolloutGroup, Start, Verdict, WorldState
 
 SPEC, SIZE, CHUNK, HORIZON = metaworld_spec(3), 16, 2, 8
-SENTENCE = "turn the lamp on"
+SENTENCE, QUESTION = "turn the lamp on", "question 1"
 
 
 class NoisyLamp:
@@ -138,7 +138,7 @@ class Rooms:
 def small_policy(seed: int = 0) -> SmallVLA:
     torch.manual_seed(seed)
     text = SentenceEncoder()
-    text([SENTENCE])  # so that no worker loads the encoder
+    text([SENTENCE, QUESTION])  # so that no worker loads the encoder
     return SmallVLA(SmallVLAConfig(chunk=CHUNK, width=16, blocks=1, hidden=32), SPEC, text)
 
 

@@ -25,6 +25,8 @@ from worldgymnast.surrogates.units import Unit
 
 _POLL = 0.05
 """Seconds between two looks at the queue while units are rolled out."""
+_GRACE = 10.0
+"""Seconds that questions in flight get at the end."""
 _FEWEST_DURATIONS = 3
 """Finished units before a worker can count as slow."""
 _RECENT = 50
@@ -146,10 +148,15 @@ class Dispatcher:
         return sum(slot.starting is None for slot in self._slots)
 
     def close(self) -> None:
-        """Stop all workers; units without a result get none."""
+        """Stop all workers; units without a result get none.
+
+        Answers that the shared judge waits for are paid for, so they get some seconds to reach the ledger.
+        """
         self._is_closed = True
         self._wake.set()
         self._thread.join()
+        if self._judging:
+            self.ray.wait(list(self._judging), num_returns=len(self._judging), timeout=_GRACE, fetch_local=False)
         for actor in [slot.actor for slot in self._slots] + ([] if self._judge is None else [self._judge]):
             self.ray.kill(actor)
 
