@@ -1,8 +1,8 @@
 """Rollouts a second in Ray workers, beside one process: how well workers pay, and what each one costs.
 
 The parts are the starter policy, world model and judge, with one thread each, on starts of random pixels. After one
-round to warm up, several rounds of groups are timed. "sleeping judge" answers each group after a pause, as a server
-does. The metrics of one worker must equal those of one process.
+round to warm up, several rounds of groups are timed. The second judge sleeps before it answers each group. The groups
+must equal those of one process, bit for bit.
 
     python benchmarks/ray_pool.py --workers 1 2 4
 """
@@ -10,6 +10,7 @@ does. The metrics of one worker must equal those of one process.
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import time
 from collections.abc import Sequence
@@ -36,7 +37,7 @@ ROUNDS, STARTS, SIZE, HORIZON = 3, 8, 8, 8
 
 @dataclass(frozen=True)
 class Sleeping:
-    """A judge behind a slow server.
+    """A judge that waits, as a model on another device does; each worker has one.
 
     Attributes:
         judge: decides.
@@ -47,19 +48,12 @@ class Sleeping:
     pause: float
     name: str = "sleeping"
     identity: str = "sleeping"
-    is_remote: bool = True
+    is_remote: bool = False
 
     def score(self, clips: Sequence[Clip]) -> list[Verdict]:
         """Answer after the pause."""
         time.sleep(self.pause)
         return self.judge.score(clips)
-
-
-@dataclass(frozen=True)
-class Awake(Sleeping):
-    """A judge in each worker that sleeps there, as a local model on another device does."""
-
-    is_remote: bool = False
 
 
 def main() -> None:
@@ -70,10 +64,12 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     policy, world, judge = (load(starter(name)) for load, name in PARTS)
-    print(f"{_processor()}, {STARTS} groups x {SIZE} rollouts x {HORIZON} actions, {ROUNDS} rounds")
+    print(
+        f"{_processor()}, load {os.getloadavg()[0]:.1f} before, {STARTS} groups x {SIZE} rollouts x {HORIZON} actions, {ROUNDS} rounds"
+    )
     print("| judge | pool | groups/s | efficiency | MB per worker | equal to one process |\n|---|---|---|---|---|---|")
     with connected(cpus=max(args.workers)):
-        for name, one in (("classifier", judge), ("sleeping in the worker", Awake(judge, args.pause))):
+        for name, one in (("classifier", judge), (f"sleeps {args.pause:g} s", Sleeping(judge, args.pause))):
             imagination = replace(Imagination.of(policy, world, one, HORIZON), every=policy.chunk)
             table(name, policy, imagination, args.workers)
 
