@@ -64,9 +64,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     policy, world, judge = (load(starter(name)) for load, name in PARTS)
-    print(
-        f"{_processor()}, load {os.getloadavg()[0]:.1f} before, {STARTS} groups x {SIZE} rollouts x {HORIZON} actions, {ROUNDS} rounds"
-    )
+    print(f"{_processor()}, load average {os.getloadavg()[0]:.1f} before")
+    print(f"{ROUNDS} rounds of {STARTS} groups x {SIZE} rollouts x {HORIZON} actions")
     print("| judge | pool | groups/s | efficiency | MB per worker | equal to one process |\n|---|---|---|---|---|---|")
     with connected(cpus=max(args.workers)):
         for name, one in (("classifier", judge), (f"sleeps {args.pause:g} s", Sleeping(judge, args.pause))):
