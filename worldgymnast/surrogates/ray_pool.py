@@ -11,7 +11,7 @@ import pickle
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
@@ -121,6 +121,33 @@ class RayPool:
         units = self._units.units(starts, group_size, self.version)
         pending = [(unit, self._dispatcher.submit(unit, self._newest)) for unit in units]
         return lambda: [self._group(unit, future) for unit, future in pending]
+
+    def begin_filled(
+        self,
+        starts: Sequence[StartOrLayout],
+        group_size: int,
+        replace: Callable[[RolloutGroup], Sequence[StartOrLayout]],
+    ) -> Callable[[], list[RolloutGroup]]:
+        """Queue a group from each start; idle workers get those that `replace` asks for. See `FillingPool`."""
+        assert self._newest is not None, "call sync first"
+        version, broadcast = self.version, self._newest
+        pending: dict[Future[tuple[bytes, bytes | None]], Unit] = {}
+
+        def submit(more: Sequence[StartOrLayout]) -> None:
+            units = self._units.units(more, group_size, version)
+            pending.update((self._dispatcher.submit(unit, broadcast), unit) for unit in units)
+
+        def finish() -> list[RolloutGroup]:
+            groups: dict[int, RolloutGroup] = {}
+            while pending:
+                for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                    unit = pending.pop(future)
+                    groups[unit.index] = self._group(unit, future)
+                    submit(replace(groups[unit.index]))
+            return [groups[index] for index in sorted(groups)]
+
+        submit(starts)
+        return finish
 
     def sync(self, weights: Mapping[str, Tensor], version: int) -> None:
         """Put `weights` into the object store, unless they are there; units that begin later act with them."""
