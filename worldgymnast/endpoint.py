@@ -143,9 +143,6 @@ class AskResult(Generic[Parsed]):
     error: str | None = None
 
 
-# ---------------------------------------------------------------- the client
-
-
 class Endpoint:
     """Client of one model on one server.
 
@@ -170,6 +167,10 @@ class Endpoint:
         self._client: Transport | None = None
         self._omitted: set[str] = set()
         self._jitter = random.Random()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Rebuild in another process, without counts and connections; the key comes from its environment."""
+        return type(self), (self.config, self.ledger)
 
     def stop(self) -> None:
         """Send no further requests and end all pauses."""
@@ -245,10 +246,7 @@ class Endpoint:
         seen_texts: set[str],
         attempts: int | None = None,
     ) -> Any:
-        """Send a chat request and parse the reply.
-
-        Omits fields that the server rejects.
-        """
+        """Send a chat request and parse the reply; omit fields that the server rejects."""
         omitted_here: set[str] = set()
         while True:
             omitted = self._omitted | omitted_here

@@ -122,6 +122,13 @@ class Ledger:
         self._lock = threading.Lock()
         self._database: sqlite3.Connection | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """State for another process: the path, and no connection. In memory, the other process begins an empty one."""
+        return {"path": self.path}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__init__(state["path"])
+
     def answers(self, key: str) -> dict[int, str]:
         """The answers stored under `key`, by number."""
         rows = self._query("SELECT number, answer FROM answers WHERE key = ?", key)

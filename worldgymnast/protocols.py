@@ -540,6 +540,15 @@ class RolloutPool(Protocol):
         ...
 
 
+@runtime_checkable
+class MeasuredPool(RolloutPool, Protocol):
+    """Pool with counts for the log."""
+
+    def metrics(self) -> Metrics:
+        """Counts by name, such as "pool/restarts"."""
+        ...
+
+
 def frame_size(env: RealEnvironment) -> tuple[int, int]:
     """Height and width of an environment's frames, in which all its cameras lie."""
     tiling = env.tiling if isinstance(env, HasTiling) else None

@@ -1,8 +1,10 @@
-"""Rollouts in Ray workers equal those of one process, whichever worker dies, stalls or fails."""
+"""Rollouts in Ray workers equal those of one process, bit for bit."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,22 +12,28 @@ import pytest
 
 pytest.importorskip("ray", reason="the extra 'ray' is not installed; run: pip install -c constraints.txt -e '.[ray]'")
 from ray_parts import (
+    FAST,
+    GROUP,
+    STARTS,
+    Bright,
+    Counting,
+    Raising,
+    collect,
+    content,
     imagination,
+    local,
+    remote,
     small_policy,
     starts,
+    train,
 )
 
+from worldgymnast.errors import InputError
 from worldgymnast.run import weights_hash
-from worldgymnast.surrogates.imagination import Imagination
-from worldgymnast.surrogates.pool import LocalPool
 from worldgymnast.surrogates.ray_cluster import connected
-from worldgymnast.surrogates.ray_dispatch import RecoveryConfig
-from worldgymnast.surrogates.ray_pool import RayConfig, RayPool, ray_pool
-from worldgymnast.types import RolloutGroup
+from worldgymnast.surrogates.ray_pool import RayConfig, workers
 
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group("ray")]
-STARTS, SIZE = 6, 4
-FAST = RecoveryConfig(patience=1.0, slow=2.0, attempts=3, restarts=3)
 
 
 @pytest.fixture(scope="module")
@@ -34,46 +42,14 @@ def ray() -> Iterator[Any]:
         yield ray
 
 
-def local(surrogate: Imagination, **kwargs: Any) -> LocalPool:
-    source = surrogate.verdict_source
-    return LocalPool(small_policy(), surrogate, source, rows=8, temperature=1.0, seed=0, streams="group", **kwargs)
-
-
-def remote(surrogate: Imagination, workers: int = 2, recovery: RecoveryConfig = FAST) -> Any:
-    config = RayConfig(workers=workers, recovery=recovery)
-    return ray_pool(small_policy(1), surrogate, config, rows=8, temperature=1.0, seed=0)
-
-
-def collect(pool: LocalPool | RayPool) -> list[RolloutGroup]:
-    """Groups of two versions, and of a second begin at the last."""
-    rng, groups = np.random.default_rng(0), []
-    for version in (3, 4):
-        pool.sync(small_policy(version).trainable_state(), version)
-        groups += pool.begin(starts(rng, STARTS), SIZE)()
-    return groups + pool.begin(starts(rng, 2), SIZE)()
-
-
-def content(groups: Sequence[RolloutGroup]) -> list[Any]:
-    """All that a group contains, as values that can be compared."""
-    rows = []
-    for rollout in (r for group in groups for r in group.rollouts):
-        chunk = rollout.chunks
-        tensors = {"actions": chunk.actions, "logprobs": chunk.logprobs}
-        pixels = {name: images.tobytes() for name, images in rollout.images.items()}
-        rows.append([weights_hash(tensors), pixels, rollout.frames.tobytes(), rollout.verdict, rollout.policy_version])
-        rows[-1] += [rollout.start.frame.tobytes(), rollout.looks_until_success]
-    return rows
-
-
 @pytest.fixture(scope="module")
 def expected() -> list[Any]:
     """What one process collects."""
     return content(collect(local(imagination())))
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_workers_collect_what_one_process_collects(ray: Any, expected: list[Any], workers: int) -> None:
-    with remote(imagination(), workers) as pool:
+def test_workers_collect_what_one_process_collects(ray: Any, expected: list[Any]) -> None:
+    with remote(imagination()) as pool:
         assert content(collect(pool)) == expected
         assert pool.metrics()["pool/units"] == 2 * STARTS + 2
         assert pool.metrics()["pool/restarts"] == 0
@@ -83,8 +59,49 @@ def test_groups_do_not_depend_on_their_companions() -> None:
     pool = local(imagination())
     pool.sync(small_policy().trainable_state(), 0)
     one, two = starts(np.random.default_rng(0), 2)
-    both = pool.begin([one, two], SIZE)()
+    both = pool.begin([one, two], GROUP)()
     again = local(imagination())
     again.sync(small_policy().trainable_state(), 0)
-    assert content(again.begin([one], SIZE)() + again.begin([two], SIZE)()) == content(both)
-    assert content([both[0]]) != content(again.begin([one], SIZE)()), "a third group has a stream of its own"
+    assert content(again.begin([one], GROUP)() + again.begin([two], GROUP)()) == content(both)
+    assert content([both[0]]) != content(again.begin([one], GROUP)()), "a third group has a stream of its own"
+
+
+def test_a_group_that_fails_on_one_worker_is_tried_on_another(ray: Any, expected: list[Any], tmp_path: Path) -> None:
+    with remote(imagination(Raising(trap=tmp_path))) as pool:
+        assert content(collect(pool)) == expected
+        counts = pool.metrics()
+    assert (counts["pool/errors"], counts["pool/requeued"], counts["pool/restarts"]) == (1, 1, 0)
+
+
+def test_a_part_that_cannot_travel_is_one_line(ray: Any) -> None:
+    judge = Bright()
+    object.__setattr__(judge, "lock", threading.Lock())
+    with pytest.raises(InputError, match="cannot be sent to a worker"), remote(imagination(judge=judge)):
+        pass
+
+
+# ---------------------------------------------------------------- the shared judge
+
+
+def test_a_remote_judge_is_asked_once_per_rollout_by_all_workers(ray: Any, expected: list[Any], tmp_path: Path) -> None:
+    with remote(imagination(judge=Counting(path=tmp_path / "calls"))) as pool:
+        assert content(collect(pool)) == expected
+    calls = (tmp_path / "calls").read_text().split()
+    assert len(calls) == (2 * STARTS + 2) * GROUP
+    assert len(set(calls)) == 1, "one process asks"
+
+
+# ---------------------------------------------------------------- training
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_training_with_workers_equals_training_in_one_process(ray: Any, ahead: int, tmp_path: Path) -> None:
+    one = train(tmp_path / "one", ahead=ahead)
+    two = train(tmp_path / "two", workers(RayConfig(workers=2, recovery=FAST)), ahead=ahead)
+    assert one[0] == two[0] != weights_hash(small_policy().trainable_state())
+    assert repr(one[1]) == repr(two[1])
+
+
+def test_workers_need_a_stream_per_group(ray: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="streams"):
+        train(tmp_path / "run", workers(RayConfig()), streams="step")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,16 @@ from torch import Tensor
 
 from worldgymnast.actions import metaworld_spec
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
+from worldgymnast.recipes.finetune import finetune
+from worldgymnast.rl.reinforce import ReinforceConfig
+from worldgymnast.rl.trainer import TrainerConfig
+from worldgymnast.run import weights_hash
 from worldgymnast.surrogates.imagination import Imagination
+from worldgymnast.surrogates.pool import LocalPool
+from worldgymnast.surrogates.ray_dispatch import RecoveryConfig
+from worldgymnast.surrogates.ray_pool import RayConfig, RayPool, ray_pool
 from worldgymnast.text import SentenceEncoder
-from worldgymnast.types import Clip, Start, Verdict, WorldState
+from worldgymnast.types import Clip, RolloutGroup, Start, Verdict, WorldState
 
 SPEC, SIZE, CHUNK, HORIZON = metaworld_spec(3), 16, 2, 8
 SENTENCE = "turn the lamp on"
@@ -102,6 +109,28 @@ class Bright:
         return [Verdict(float(c.frames[-1].mean() > 128), float(c.frames[-1].mean() / 255)) for c in clips]
 
 
+@dataclass(frozen=True)
+class Counting(Bright):
+    """A remote judge that appends the number of its process to a file for every clip."""
+
+    path: Path = Path()
+    is_remote: bool = True
+
+    def score(self, clips: Sequence[Clip]) -> list[Verdict]:
+        with self.path.open("a") as file:
+            file.write(f"{os.getpid()}\n" * len(clips))
+        return super().score(clips)
+
+
+class Rooms:
+    """The sampler of `starts`."""
+
+    identity = "rooms"
+
+    def __call__(self, rng: np.random.Generator, count: int) -> list[Start]:
+        return starts(rng, count)
+
+
 def small_policy(seed: int = 0) -> SmallVLA:
     torch.manual_seed(seed)
     text = SentenceEncoder()
@@ -117,3 +146,61 @@ def starts(rng: np.random.Generator, count: int) -> list[Start]:
     """Rooms in which chance lights some lamps."""
     frames = rng.integers(90, 150, (count, 1, 1, 1)) + rng.integers(-20, 21, (count, SIZE, SIZE, 3))
     return [Start(frame.astype(np.uint8), SENTENCE, "lamp") for frame in frames]
+
+
+STARTS, GROUP = 6, 4
+FAST = RecoveryConfig(patience=1.0, slow=2.0, attempts=3, restarts=3)
+
+
+def local(surrogate: Imagination, **kwargs: Any) -> LocalPool:
+    source = surrogate.verdict_source
+    return LocalPool(small_policy(), surrogate, source, rows=8, temperature=1.0, seed=0, streams="group", **kwargs)
+
+
+def remote(surrogate: Imagination, workers: int = 2, recovery: RecoveryConfig = FAST) -> Any:
+    config = RayConfig(workers=workers, recovery=recovery)
+    return ray_pool(small_policy(1), surrogate, config, rows=8, temperature=1.0, seed=0)
+
+
+def collect(pool: LocalPool | RayPool) -> list[RolloutGroup]:
+    """Groups of two versions, and of a second begin at the last."""
+    rng, groups = np.random.default_rng(0), []
+    for version in (3, 4):
+        pool.sync(small_policy(version).trainable_state(), version)
+        groups += pool.begin(starts(rng, STARTS), GROUP)()
+    return groups + pool.begin(starts(rng, 2), GROUP)()
+
+
+def content(groups: Sequence[RolloutGroup]) -> list[Any]:
+    """All that a group contains, as values that can be compared."""
+    rows = []
+    for rollout in (r for group in groups for r in group.rollouts):
+        chunk = rollout.chunks
+        tensors = {"actions": chunk.actions, "logprobs": chunk.logprobs}
+        pixels = {name: images.tobytes() for name, images in rollout.images.items()}
+        rows.append([weights_hash(tensors), pixels, rollout.frames.tobytes(), rollout.verdict, rollout.policy_version])
+        rows[-1] += [rollout.start.frame.tobytes(), rollout.looks_until_success]
+    return rows
+
+
+def train(out: Path, make_pool: Any = None, judge: Any = None, **changes: Any) -> tuple[str, list[dict[str, Any]]]:
+    """Hash of the trained weights, and the metrics that do not measure time."""
+    config = ReinforceConfig(
+        steps=3,
+        starts=4,
+        group_size=4,
+        horizon=HORIZON,
+        rows=8,
+        temperature=1.0,
+        evaluate_every=100,
+        save_every=1,
+        streams="group",
+        trainer=TrainerConfig(lr=5e-3),
+    )
+    config = replace(config, **changes)
+    done = finetune(small_policy(), imagination(judge=judge), Rooms(), out, config, make_pool=make_pool)
+    rows = [
+        {k: v for k, v in row.items() if not k.startswith(("seconds", "time", "pool/", "imagined_frames"))}
+        for row in done.rows()
+    ]
+    return weights_hash(done.policy.trainable_state()), rows

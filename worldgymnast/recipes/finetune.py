@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from worldgymnast.errors import FieldError, InputError
 from worldgymnast.measure.real import Scorer, ScoringConfig
 from worldgymnast.measure.support import Support
 from worldgymnast.measure.world import rollout_uncertainty
-from worldgymnast.protocols import Judge, Policy, StartSampler, frame_size
+from worldgymnast.protocols import Judge, Policy, RolloutPool, StartSampler, frame_size
 from worldgymnast.records import read_metrics
 from worldgymnast.registry import Manifest, origin_of, save_component, to_dict, weights_into
 from worldgymnast.rl.collect import Uncertainty, Verify
@@ -35,6 +37,10 @@ from worldgymnast.weights import identity, to_json, write_text
 
 FPS = 10.0
 """Frame rate of videos if the rate of the actions is unknown."""
+
+
+MakePool = Callable[[Policy, Surrogate, ReinforceConfig], AbstractContextManager[RolloutPool]]
+"""Opens a pool that rolls out copies of a policy in a surrogate; `ray_pool.workers` makes one."""
 
 
 @checked
@@ -79,6 +85,7 @@ def finetune(
     audit: Judge | None = None,
     on_metrics: LogCallback | None = None,
     support: Support | None = None,
+    make_pool: MakePool | None = None,
 ) -> FinetuneResult:
     """Finetune a copy of `policy` by RL in a surrogate.
 
@@ -95,6 +102,8 @@ def finetune(
         audit: independent judge that re-checks judged successes; gives no reward.
         on_metrics: called with every step and its metrics.
         support: real episodes; the share of imagined rollouts outside of them is logged as "outside_rate".
+        make_pool: opens the pool that rolls out; by default, this process does. It changes no result if
+            `config.streams` is "group".
 
     Raises:
         InputError: components do not fit together, or the run folder belongs to another run.
@@ -126,7 +135,7 @@ def finetune(
         turns.give_to("update")  # so that the copy of the policy does not lie beside the world model
         trained = copy_of(policy)
         if run.summary is None:
-            metrics = _train(trained, policy, surrogate, starts, config, run, scorer, audit, support, turns)
+            metrics = _train(trained, policy, surrogate, starts, config, run, scorer, audit, support, make_pool, turns)
             origin = dict(origin_of(policy) or {})
             if isinstance(surrogate, ImaginedSurrogate):
                 origin["frame_size"] = list(surrogate.world.frame_size)
@@ -148,6 +157,7 @@ def _train(
     scorer: Scorer | None,
     audit: Judge | None,
     support: Support | None,
+    make_pool: MakePool | None,
     turns: Turns,
 ) -> Metrics:
     """Train `policy` in place, save videos of every evaluation, and return the metrics of the last."""
@@ -155,17 +165,6 @@ def _train(
     verify = _verify(surrogate, config)
     # Only the measurement of uncertainty needs the frames between two looks.
     rendered = surrogate.keyframes_only() if uncertainty is None else surrogate
-    acting = copy_of(policy) if config.ahead else policy
-    pool = LocalPool(
-        acting,
-        rendered,
-        surrogate.verdict_source,
-        rows=config.rows,
-        temperature=config.temperature,
-        seed=config.seed,
-        assign_rewards=surrogate.assign_rewards,
-        streams=config.streams,
-    )
 
     def evaluate(step: int) -> PairedRollouts | None:
         if scorer is None:
@@ -179,9 +178,11 @@ def _train(
 
     try:
         sampler = LearnableStarts(starts, run.metrics) if config.curriculum else starts
-        metrics, _ = reinforce(
-            policy, pool, sampler, evaluate, config, run, uncertainty, audit, verify, start, watch, turns
-        )
+        opened = make_pool or functools.partial(_local_pool, surrogate=surrogate)
+        with opened(policy, rendered, config) as pool:
+            metrics, _ = reinforce(
+                policy, pool, sampler, evaluate, config, run, uncertainty, audit, verify, start, watch, turns
+            )
         return metrics
     except BaseException:
         surrogate.cancel()
@@ -199,6 +200,23 @@ def _only_for_rollouts(surrogate: Surrogate, audit: Judge | None, config: Reinfo
         return []
     judges = [judge for judge in (surrogate.judge, audit) if judge is not None]
     return [surrogate.world, *(judge for judge in judges if not (config.ahead and judge.is_remote))]
+
+
+def _local_pool(
+    policy: Policy, rendered: Surrogate, config: ReinforceConfig, *, surrogate: Surrogate
+) -> AbstractContextManager[RolloutPool]:
+    """Open the pool that rolls out in this process."""
+    pool = LocalPool(
+        copy_of(policy) if config.ahead else policy,
+        rendered,
+        surrogate.verdict_source,
+        rows=config.rows,
+        temperature=config.temperature,
+        seed=config.seed,
+        assign_rewards=surrogate.assign_rewards,
+        streams=config.streams,
+    )
+    return nullcontext(pool)
 
 
 def _uncertainty(surrogate: Surrogate, config: ReinforceConfig) -> Uncertainty | None:

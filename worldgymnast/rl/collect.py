@@ -21,7 +21,7 @@ from torch import Tensor
 from worldgymnast.configs import Between, Count, Fraction, NonNegative, Positive, Seed, checked
 from worldgymnast.errors import FieldError, Paused
 from worldgymnast.evaluation.uncertainty import JitterConfig
-from worldgymnast.protocols import RolloutPool
+from worldgymnast.protocols import MeasuredPool, RolloutPool
 from worldgymnast.rl.objective import ObjectiveConfig, has_signal
 from worldgymnast.rl.rollout import drop_uncertain
 from worldgymnast.types import Metrics, Rollout, RolloutGroup, StartOrLayout
@@ -104,6 +104,7 @@ class StepGroups:
         errors: count of failed judgments by reason.
         seconds_imagine: time spent on imagination.
         seconds_judge: time spent on waiting for verdicts.
+        pool: counts of the pool, if it has any.
     """
 
     groups: list[RolloutGroup] = field(default_factory=list)
@@ -117,6 +118,7 @@ class StepGroups:
     errors: Counter[str] = field(default_factory=Counter)
     seconds_imagine: float = 0.0
     seconds_judge: float = 0.0
+    pool: Metrics = field(default_factory=dict)
 
     @property
     def error_rate(self) -> float:
@@ -140,6 +142,7 @@ class StepGroups:
             **(dropped if self.is_dropping else {}),
             **(verified if self.is_verifying else {}),
             **self._task_success(),
+            **self.pool,
             "judge_error_rate": self.error_rate,
             "groups_without_verdicts": float(sum(len(group.scores) < 2 for group in self.groups)),
             "imagined_frames_per_second": self.frames / seconds,
@@ -239,6 +242,8 @@ class Collector:
             groups = self.pool.begin(starts, config.group_size)
             self._add(collected, _Pending(pending.rng, groups, time.perf_counter() - began), step, turn + 1)
         self._check_limits(collected, step)
+        if isinstance(self.pool, MeasuredPool):
+            collected.pool = self.pool.metrics()
         return collected
 
     def _draw_replacements(self, rng: np.random.Generator, count: int, held: Collection[str]) -> list[StartOrLayout]:

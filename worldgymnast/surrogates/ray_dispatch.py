@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from worldgymnast.configs import Between, Count, Positive, checked
-from worldgymnast.errors import InputError
+from worldgymnast.errors import InputError, Paused
 from worldgymnast.surrogates.units import Unit
 
 _POLL = 0.05
@@ -119,6 +119,7 @@ class Dispatcher:
         self._durations: deque[float] = deque(maxlen=_RECENT)
         self._restarts_in_a_row = 0
         self._new: deque[_Job] = deque()
+        self._open: set[_Job] = set()
         self._wake, self._is_closed = threading.Event(), False
         self._thread = threading.Thread(target=self._run, name="ray-dispatch", daemon=True)
         self._thread.start()
@@ -126,6 +127,8 @@ class Dispatcher:
     def submit(self, unit: Unit, broadcast: Any) -> Future[tuple[bytes, bytes | None]]:
         """Queue a unit; the future is its packed rollouts and the shared judge's pickled verdicts."""
         job = _Job(unit, pickle.dumps(unit, protocol=5), broadcast)
+        self._open.add(job)
+        job.result.add_done_callback(lambda _: self._open.discard(job))
         self._new.append(job)
         self._wake.set()
         return job.result
@@ -134,6 +137,11 @@ class Dispatcher:
     def queued(self) -> int:
         """Units that no worker has begun."""
         return len(self._queue) + len(self._new)
+
+    @property
+    def started(self) -> int:
+        """Workers that have loaded their parts."""
+        return sum(slot.starting is None for slot in self._slots)
 
     def close(self) -> None:
         """Stop all workers; units without a result get none."""
@@ -170,15 +178,9 @@ class Dispatcher:
 
     def _fail_all(self, error: BaseException) -> None:
         """Give an error to every unit without a result, also to those submitted later."""
-        while True:
-            jobs = [*self._new, *self._queue, *self._judging.values(), *(s.job for s in self._slots if s.job)]
-            self._new.clear()
-            self._queue.clear()
-            for job in jobs:
-                if not job.result.done():
-                    job.result.set_exception(error)
-            if self._is_closed:
-                return
+        while not self._is_closed:
+            for job in list(self._open):
+                job.result.set_exception(error)
             self._wake.wait()
             self._wake.clear()
 
@@ -315,10 +317,10 @@ class Dispatcher:
         self.counts["restarts"] += 1
         self._restarts_in_a_row += 1
         if self._restarts_in_a_row > self.config.restarts:
-            raise InputError(
+            raise Paused(
                 f"--workers: {self._restarts_in_a_row} workers ended in a row without a finished group "
-                f"({_first_line(error) if error else 'the process died'}). The run stops; checkpoints are kept. Check "
-                "the memory per worker (docs/cluster.md), then rerun the same command to resume"
+                f"({_first_line(error) if error else 'the process died'}). Checkpoint "
+                "saved. Check the memory per worker (docs/cluster.md), then rerun the same command to resume."
             )
         self.ray.kill(slot.actor)
         fresh = self._new_slot(slot.index)
@@ -348,11 +350,11 @@ class Dispatcher:
                 return
 
 
-def _gave_up(job: _Job, error: Exception) -> InputError:
+def _gave_up(job: _Job, error: Exception) -> Paused:
     unit = job.unit
-    return InputError(
-        f"step {unit.version}, group {unit.index}: {job.attempts} attempts failed; the last: {_first_line(error)}. The "
-        "run stops; checkpoints are kept. Fix the cause, then rerun the same command to resume"
+    return Paused(
+        f"step {unit.version}, group {unit.index}: {job.attempts} attempts failed; the last: {_first_line(error)}. "
+        "Checkpoint saved. Fix the cause, then rerun the same command to resume."
     )
 
 

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import pickle
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from torch import Tensor
 
 from worldgymnast.configs import Between, Positive, checked
-from worldgymnast.errors import InputError
+from worldgymnast.errors import FieldError, InputError
 from worldgymnast.protocols import Policy
 from worldgymnast.rl.judging import JudgeVerdicts
+from worldgymnast.rl.reinforce import ReinforceConfig
 from worldgymnast.surrogates.imagination import Imagination, Surrogate
 from worldgymnast.surrogates.pool import AssignRewards
 from worldgymnast.surrogates.ray_cluster import connected
@@ -32,6 +34,8 @@ from worldgymnast.weights import savable, weights_hash
 
 _KEPT_BROADCASTS = 3
 """Versions of the weights that stay in the object store; older ones are only fetched by units in flight."""
+_POLL = 0.05
+"""Seconds between two looks at workers that start."""
 _JUDGED_AT_ONCE = 16
 """Groups that the shared judge takes at a time; its own concurrency limits the requests."""
 
@@ -135,6 +139,21 @@ class RayPool:
         counts = {f"pool/{name}": float(self._dispatcher.counts[name]) for name in names}
         return counts | {"pool/workers": float(self.config.workers), "pool/queued": float(self._dispatcher.queued)}
 
+    def wait_until_started(self, seconds: float = 600.0) -> None:
+        """Wait until every worker has loaded its parts; groups can begin earlier.
+
+        Raises:
+            InputError: it takes longer than that.
+        """
+        end = time.monotonic() + seconds
+        while (started := self._dispatcher.started) < self.config.workers:
+            if time.monotonic() > end:
+                raise InputError(
+                    f"--workers: {started} of {self.config.workers} started within {seconds:.0f} seconds. The others "
+                    "wait for a free CPU or GPU of the cluster. Use fewer workers, or add nodes"
+                )
+            time.sleep(_POLL)
+
     def close(self) -> None:
         """Stop the workers."""
         self._dispatcher.close()
@@ -193,6 +212,29 @@ class _Elsewhere:
     def score(self, clips: Sequence[Any]) -> list[Any]:
         """Raise; only the shared judge scores."""
         raise RuntimeError(f"{len(clips)} clips: the shared judge scores them")
+
+
+def workers(config: RayConfig) -> Callable[[Policy, Surrogate, ReinforceConfig], AbstractContextManager[RayPool]]:
+    """Make the `make_pool` of `recipes.finetune.finetune`: workers that collect for a training.
+
+    Raises:
+        FieldError: the training's `streams` is not "group".
+    """
+
+    def open_pool(policy: Policy, surrogate: Surrogate, rl: ReinforceConfig) -> AbstractContextManager[RayPool]:
+        if rl.streams != "group":
+            raise FieldError("streams", f"found '{rl.streams}', expected 'group': workers need a stream per group")
+        return ray_pool(
+            policy,
+            surrogate,
+            config,
+            rows=rl.rows,
+            temperature=rl.temperature,
+            seed=rl.seed,
+            assign_rewards=surrogate.assign_rewards,
+        )
+
+    return open_pool
 
 
 @contextmanager

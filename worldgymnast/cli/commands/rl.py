@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
+import torch
 
 from worldgymnast.cli.checks import check_in_distribution, check_same_rate
 from worldgymnast.cli.command import NO_PREFIX, Command, DeviceCommand, HeldOut, LabelledCommand, OptionalPath
@@ -35,7 +36,7 @@ from worldgymnast.judges.combined import check
 from worldgymnast.measure.real import Scorer
 from worldgymnast.preprocessing import Resize, Size, compact
 from worldgymnast.protocols import RealEnvironment, StartSampler, WorldModel, predicts_state
-from worldgymnast.recipes.finetune import FinetuneConfig, finetune
+from worldgymnast.recipes.finetune import FinetuneConfig, MakePool, finetune
 from worldgymnast.recipes.quickstart import QuickstartConfig
 from worldgymnast.recipes.reproduce import Recipe
 from worldgymnast.registry import load_judge, load_policy, self_test
@@ -44,6 +45,8 @@ from worldgymnast.rl.rollout import executed_per_look
 from worldgymnast.rl.starts import EpisodeStarts, FixedStarts, MixedStarts, PhotographedStarts
 from worldgymnast.run import is_finished
 from worldgymnast.surrogates.imagination import Imagination
+from worldgymnast.surrogates.ray_cluster import load_ray
+from worldgymnast.surrogates.ray_pool import RayConfig, workers
 from worldgymnast.types import Start
 
 _PHOTOGRAPHS = 10
@@ -75,6 +78,11 @@ class Rl(DeviceCommand, LabelledCommand):
             real; the report then shows what can be known.
         unscored: train without real scoring; the result is the last step.
         over_memory: begin although the memory plan does not fit in the device.
+
+        pool: where rollouts are collected: "local" in this process, "ray" in workers (extra "ray"). Workers have a
+            random stream per group (--rl.streams group), so their number changes no result.
+        workers: Ray workers, each with its own copy of policy and world model, and --threads threads (default 1).
+        ray_address: of a running Ray cluster, or auto; without it, --pool ray starts a Ray on this machine.
         out: run folder; runs/rl-PRESET if omitted.
     """
 
@@ -96,6 +104,9 @@ class Rl(DeviceCommand, LabelledCommand):
     crop: bool = False
     anyway: bool = False
     photographs: Positive = 30
+    pool: Literal["local", "ray"] = "local"
+    workers: Positive = 2
+    ray_address: str = ""
     out: Path
 
     @classmethod
@@ -112,6 +123,7 @@ class Rl(DeviceCommand, LabelledCommand):
     def __call__(self) -> int:
         """Train and write the report."""
         self.prepare()
+        make_pool = self._make_pool()
         given = {"policy": self.policy, "world": self.world, "judge": self.judge}
         files, ledger = component_files(**given), open_ledger(self.out)
         policy = load_policy(files["policy"], is_tested=False)
@@ -151,6 +163,7 @@ class Rl(DeviceCommand, LabelledCommand):
             refuse_unknown_tasks(self.judge, recorded if robot is None else robot.tasks)
         rl = self.config.rl
         rl = replace(rl, horizon=self._horizon(components, robot, episodes))
+        rl = rl if make_pool is None else replace(rl, streams="group")
         if not is_finished(self.out):
             self._check_memory(components, rl)
         components.to(self.device)
@@ -164,11 +177,13 @@ class Rl(DeviceCommand, LabelledCommand):
         imagination = Imagination.of(components.policy, components.world, components.judge, rl.horizon, rl.execute)
         if is_scored and robot is not None:
             scorer = Scorer(robot, self.config.scoring)
-            finetune(components.policy, imagination, starts, self.out, rl, scorer, audit)
+            finetune(components.policy, imagination, starts, self.out, rl, scorer, audit, make_pool=make_pool)
         else:
             references = comparable(references, components.world.action_spec)
             support = support_of(references, imagination)
-            result = finetune(components.policy, imagination, starts, self.out, rl, None, audit, support=support)
+            result = finetune(
+                components.policy, imagination, starts, self.out, rl, None, audit, support=support, make_pool=make_pool
+            )
             policies = components.policy, result.policy
             measure(self.out, policies, imagination, starts, pictures, references, rl)
         return print_training(self.out)
@@ -177,6 +192,16 @@ class Rl(DeviceCommand, LabelledCommand):
         """Print the memory plan, and refuse one that does not fit."""
         plan = plan_rl(components.policy, components.world, components.judge, rl, self.device)
         check_memory(plan, lambda room: advice_rl(plan.roles, rl, room, self.device), is_overruled=self.over_memory)
+
+    def _make_pool(self) -> MakePool | None:
+        """Make the pool that the flags describe; None for this process."""
+        if self.pool == "local":
+            if useless := {"--workers", "--ray-address"} & self.given_flags:
+                raise InputError(f"{', '.join(sorted(useless))}: no effect with --pool local. Add --pool ray")
+            return None
+        load_ray()
+        gpus = min(1.0, torch.cuda.device_count() / self.workers) if self.device == "cuda" else 0.0
+        return workers(RayConfig(self.workers, self.ray_address, self.threads or 1, gpus))
 
     def _horizon(self, components: Components, robot: RealEnvironment | None, episodes: EpisodeSet | None) -> int:
         """Return the actions per rollout: of the flag, the environment, the data, or the preset."""
