@@ -14,7 +14,7 @@ import os
 import platform
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,10 @@ from worldgymnast.run import weights_hash
 from worldgymnast.surrogates.imagination import Imagination
 from worldgymnast.surrogates.pool import LocalPool
 from worldgymnast.surrogates.ray_cluster import connected
-from worldgymnast.surrogates.ray_pool import RayConfig, ray_pool
+from worldgymnast.surrogates.ray_pool import RayConfig, RayPool, ray_pool
 from worldgymnast.types import Clip, RolloutGroup, Start, Verdict
 
-ROUNDS, STARTS, SIZE, HORIZON = 3, 8, 8, 8
+ROUNDS, STARTS, SIZE, HORIZON = 2, 8, 8, 8
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ def main() -> None:
     policy, world, judge = (load(starter(name)) for load, name in PARTS)
     print(f"{_processor()}, load average {os.getloadavg()[0]:.1f} before")
     print(f"{ROUNDS} rounds of {STARTS} groups x {SIZE} rollouts x {HORIZON} actions")
-    print("| judge | pool | groups/s | efficiency | MB per worker | equal to one process |\n|---|---|---|---|---|---|")
+    columns = "judge | pool | groups/s | efficiency | CPU s per group | MB per worker | equal to one process"
+    print(f"| {columns} |\n|---|---|---|---|---|---|---|")
     with connected(cpus=max(args.workers)):
         for name, one in (("classifier", judge), (f"sleeps {args.pause:g} s", Sleeping(judge, args.pause))):
             imagination = replace(Imagination.of(policy, world, one, HORIZON), every=policy.chunk)
@@ -76,43 +77,53 @@ def main() -> None:
 PARTS = ((load_policy, "policy"), (load_world, "world"), (load_judge, "judge"))
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What one pool did.
+
+    Attributes:
+        rate: groups a second.
+        cpu: CPU seconds per group, of this process and all workers; other programs do not change it.
+        memory: of the largest worker, MB.
+        content: all that the groups contain.
+    """
+
+    rate: float
+    cpu: float
+    memory: float
+    content: list[Any]
+
+
 def table(name: str, policy: Policy, imagination: Imagination, counts: Sequence[int]) -> None:
     """Prints the rows of one judge."""
     options: dict[str, Any] = {"rows": 96, "temperature": 0.5, "seed": 0}
     local = LocalPool(policy, imagination, imagination.verdict_source, streams="group", **options)
-    rate, expected = measure(nullcontext(local), policy, imagination)
-    print(f"| {name} | one process | {rate:.2f} | | | |", flush=True)
+    one = measure(nullcontext(local), policy, imagination)
+    print(f"| {name} | one process | {one.rate:.2f} | | {one.cpu:.2f} | | |", flush=True)
     base = 0.0
     for count in counts:
-        pool = ray_pool(policy, imagination, RayConfig(workers=count), **options)
-        rate, content = measure(pool, policy, imagination)
-        base = base or rate / count
-        memory = f"{MEMORY[-1]:.0f}"
-        print(
-            f"| {name} | {count} workers | {rate:.2f} | {rate / count / base:.0%} | {memory} | {content == expected} |",
-            flush=True,
-        )
+        done = measure(ray_pool(policy, imagination, RayConfig(workers=count), **options), policy, imagination)
+        base = base or done.rate / count
+        cells = [f"{done.rate:.2f}", f"{done.rate / count / base:.0%}", f"{done.cpu:.2f}", f"{done.memory:.0f}"]
+        equal = "yes" if done.content == one.content else "NO"
+        print("| " + " | ".join([name, f"{count} worker{'s' * (count > 1)}", *cells, equal]) + " |", flush=True)
 
 
-MEMORY = [0.0]
-
-
-def measure(
-    opened: AbstractContextManager[RolloutPool], policy: Policy, imagination: Imagination
-) -> tuple[float, list[Any]]:
-    """Groups a second, and what the groups contain."""
+def measure(opened: AbstractContextManager[RolloutPool], policy: Policy, imagination: Imagination) -> Measured:
+    """Rolls out all rounds; the first is not timed."""
     groups: list[RolloutGroup] = []
+    began = cpu = 0.0
     with opened as pool:
-        if hasattr(pool, "wait_until_started"):
+        if isinstance(pool, RayPool):
             pool.wait_until_started()
         for version in range(ROUNDS + 1):
             if version == 1:
-                began = time.perf_counter()
+                began, cpu = time.perf_counter(), _cpu_seconds()
             pool.sync(policy.trainable_state(), version)
             groups += pool.begin(rooms(version, imagination), SIZE)()
-        seconds = time.perf_counter() - began
-        MEMORY.append(_worker_memory())
-    return ROUNDS * STARTS / seconds, [_content(group) for group in groups]
+        seconds, cpu, memory = time.perf_counter() - began, _cpu_seconds() - cpu, _worker_memory()
+    count = ROUNDS * STARTS
+    return Measured(count / seconds, cpu / count, memory, [_content(group) for group in groups])
 
 
 def rooms(seed: int, imagination: Imagination) -> list[Start]:
@@ -131,15 +142,26 @@ def _content(group: RolloutGroup) -> list[Any]:
 
 def _worker_memory() -> float:
     """Private and shared memory of the largest worker, in MB (proportional set size)."""
-    sizes = [0.0]
+    reports = [(process / "smaps_rollup").read_text().splitlines() for process in _workers()]
+    rows = [row for report in reports for row in report if row.startswith("Pss:")]
+    return max((float(row.split()[1]) / 1024 for row in rows), default=0.0)
+
+
+def _cpu_seconds() -> float:
+    """CPU time of this process and all workers."""
+    stats = [(process / "stat").read_text().rpartition(")")[2].split() for process in _workers()]
+    ticks = sum(int(stat[11]) + int(stat[12]) for stat in stats)
+    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _workers() -> list[Path]:
+    """The entries of /proc of all workers."""
+    found = []
     for process in Path("/proc").glob("[0-9]*"):
-        try:
+        with suppress(OSError):
             if (process / "cmdline").read_text().startswith("ray::Worker"):
-                rows = (process / "smaps_rollup").read_text().splitlines()
-                sizes.append(float(next(row for row in rows if row.startswith("Pss:")).split()[1]) / 1024)
-        except OSError:
-            continue
-    return max(sizes)
+                found.append(process)
+    return found
 
 
 def _processor() -> str:

@@ -17,6 +17,7 @@ from ray_parts import (
     STARTS,
     Bright,
     Counting,
+    Outage,
     Raising,
     collect,
     content,
@@ -69,10 +70,14 @@ def test_groups_do_not_depend_on_their_companions() -> None:
 
 
 def test_a_group_that_fails_on_one_worker_is_tried_on_another(ray: Any, expected: list[Any], tmp_path: Path) -> None:
-    with remote(imagination(Raising(trap=tmp_path))) as pool:
+    """Once in the world model, once in the judge."""
+    world, judge = (tmp_path / name for name in ("world", "judge"))
+    for folder in (world, judge):
+        folder.mkdir()
+    with remote(imagination(Raising(trap=world), Outage(trap=judge))) as pool:
         assert content(collect(pool)) == expected
         counts = pool.metrics()
-    assert (counts["pool/errors"], counts["pool/requeued"], counts["pool/restarts"]) == (1, 1, 0)
+    assert (counts["pool/errors"], counts["pool/requeued"], counts["pool/restarts"]) == (2, 2, 0)
 
 
 def test_a_part_that_cannot_travel_is_one_line(ray: Any) -> None:

@@ -126,6 +126,18 @@ class Counting(Bright):
         return super().score(clips)
 
 
+@dataclass(frozen=True)
+class Outage(Bright):
+    """A judge in each worker, one of which fails once."""
+
+    trap: Path = Path()
+
+    def score(self, clips: Sequence[Clip]) -> list[Verdict]:
+        if _is_first(self.trap):
+            raise ConnectionError("no judge")
+        return super().score(clips)
+
+
 class Rooms:
     """The sampler of `starts`."""
 
