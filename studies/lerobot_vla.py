@@ -172,7 +172,8 @@ def write_words(kind: str, folder: Path) -> None:
     special["extra_special_tokens"] = {name: f"<{name}>" for name in names}
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
     SmolVLMProcessor(SmolVLMImageProcessor(), fast, SmolVLMVideoProcessor()).save_pretrained(folder)
-    config = SmolVLMConfig(text_config=_TEXT, vision_config=_VISION, scale_factor=2, image_token_id=199, pad_token_id=0)
+    settings: dict[str, Any] = {"scale_factor": 2, "image_token_id": 199, "pad_token_id": 0}
+    config = SmolVLMConfig(text_config=_TEXT, vision_config=_VISION, **settings)
     config.save_pretrained(folder)
 
 
