@@ -189,7 +189,7 @@ class Dispatcher:
         """Give an error to every unit without a result, also to those submitted later."""
         while not self._is_closed:
             for job in list(self._open):
-                job.result.set_exception(error)
+                self._fail(job, error)
             self._wake.wait()
             self._wake.clear()
 
@@ -253,9 +253,15 @@ class Dispatcher:
         self._ask_judge(job)
 
     def _finish(self, job: _Job, packed: bytes, verdicts: bytes | None) -> None:
-        self.counts["units"] += 1
         job.rolled = None
-        job.result.set_result((packed, verdicts))
+        if not job.result.done():
+            self.counts["units"] += 1
+            job.result.set_result((packed, verdicts))
+
+    @staticmethod
+    def _fail(job: _Job, error: BaseException) -> None:
+        if not job.result.done():
+            job.result.set_exception(error)
 
     def _collect_start(self, slot: _Slot) -> None:
         """Let a started worker work; replace one that did not start."""
@@ -274,7 +280,7 @@ class Dispatcher:
         try:
             verdicts, packed = self.ray.get([reference, job.rolled])
         except errors.RayTaskError as error:
-            job.result.set_exception(error.cause or error)
+            self._fail(job, error.cause or error)
         except errors.ObjectLostError as error:
             job.rolled = None
             self._requeue(job, error)
@@ -286,7 +292,7 @@ class Dispatcher:
     def _restart_judge(self, job: _Job, error: Exception) -> None:
         job.attempts += 1
         if job.attempts > self.config.attempts or self._spawn_judge is None:
-            job.result.set_exception(_gave_up(job, error))
+            self._fail(job, _gave_up(job, error))
             return
         self.counts["requeued"] += 1
         if job.judge is self._judge:  # the first unit that tells of its death
@@ -305,8 +311,7 @@ class Dispatcher:
         self.counts["errors"] += 1
         job.failed_on.add(slot.index)
         if isinstance(error.cause, InputError):
-            if not job.result.done():
-                job.result.set_exception(error.cause)
+            self._fail(job, error.cause)
             return
         self._requeue(job, error.cause or error)
 
@@ -315,7 +320,7 @@ class Dispatcher:
         if job.result.done() or job.rolled is not None or job.calls:
             return
         if job.attempts >= self.config.attempts:
-            job.result.set_exception(_gave_up(job, error))
+            self._fail(job, _gave_up(job, error))
             return
         self.counts["requeued"] += 1
         self._queue.appendleft(job)
