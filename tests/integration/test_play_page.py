@@ -9,13 +9,22 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from browser import CHROMIUM, open_tab
 from run_builders import seed_run
+from small_worlds import SMALL
+from starlette.testclient import TestClient
 from websockets.sync.client import connect
 
+from worldgymnast.actions import BRIDGE
+from worldgymnast.cli.commands.play import Play
 from worldgymnast.cli.main import main
+from worldgymnast.registry import Manifest, save_component
+from worldgymnast.video import png
+from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 pytestmark = pytest.mark.server
 in_browser = pytest.mark.skipif(not CHROMIUM, reason="no Chromium")
@@ -120,6 +129,25 @@ def test_a_missing_package_is_named(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "websockets", None)
     assert main(["play"]) == 2
     assert "pip install 'worldgymnast[play]'" in capsys.readouterr().err
+
+
+def test_a_world_of_another_robot_needs_a_start_and_gets_no_starter_parts(tmp_path, capsys):
+    config = replace(SMALL, transformer=replace(SMALL.transformer, action_dim=7))
+    world = LatentWorldModel(config, BRIDGE, 5.0)
+    path = tmp_path / "world.safetensors"
+    save_component(path, world, Manifest())
+    assert main(["play", str(path)]) == 2
+    assert "--start, --data: both are missing" in capsys.readouterr().err
+    picture = tmp_path / "scene.png"
+    picture.write_bytes(png(np.zeros((64, 64, 3), np.uint8)))
+    command = Play(world=(path,), start=picture, instruction="open it")
+    app, speed, count = command.build()
+    assert (count, speed > 0) == (1, True)
+    base = "http://127.0.0.1:1"
+    with TestClient(app, base_url=base).websocket_connect(f"ws://127.0.0.1:1/{app.token}/live") as socket:
+        hello = socket.receive_json()
+    assert (hello["policy"], hello["judge"], len(hello["axes"])) == (False, None, 7)
+    assert hello["instruction"] == "open it"
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from worldgymnast.cli.checks import check_observed, check_same_actions, check_sa
 from worldgymnast.cli.command import Command, DatasetCommand, DeviceCommand, OptionalPath, OptionalPositive
 from worldgymnast.cli.commands.judge_evaluation import load_judge_with_ledger
 from worldgymnast.cli.data_defaults import frames_for
-from worldgymnast.cli.environment import is_metaworld
-from worldgymnast.cli.origins import cameras_of, check_same_cameras, check_same_state, rule_of
+from worldgymnast.cli.origins import cameras_of, check_same_cameras, check_same_state, rule_of, size_in
+from worldgymnast.cli.starters import spec_in
 from worldgymnast.configs import Between, Positive, Seed, checked
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.starts import read_frame, read_instructions, read_starts, read_state
@@ -54,8 +54,8 @@ class Play(DeviceCommand, DatasetCommand):
         world: world-model file; the starter world model if omitted.
         start: picture to start from, or folder of pictures with instructions.
         data: data set folder; its episodes are the starts, and their real videos are shown beside the imagined ones.
-        policy: policy file; the starter policy if omitted, with Meta-World's actions.
-        judge: judge file; the starter judge if omitted, with Meta-World's actions.
+        policy: policy file; the starter policy if omitted, with a world model like the starter's.
+        judge: judge file; the starter judge if omitted, with a world model like the starter's.
         instruction: sentence for a single picture without a JSON file.
         stride: frames between two that the judge sees; default 0.15 seconds (2 frames in Meta-World).
         sessions: most pages that may be open at a time.
@@ -120,7 +120,7 @@ class Play(DeviceCommand, DatasetCommand):
         return app, speed, len(scenes)
 
     def _policy(self, world_path: Path, world: WorldModel) -> tuple[Policy | None, Path | None]:
-        path = self.policy or (starter("policy") if is_metaworld(world.action_spec) else None)
+        path = self.policy or (starter("policy") if _is_like_starter(world) else None)
         if path is None:
             return None, None
         policy = load_policy(path, self.device)
@@ -130,18 +130,18 @@ class Play(DeviceCommand, DatasetCommand):
         return policy, path
 
     def _judge(self, world: WorldModel) -> tuple[Judge | None, Path | None]:
-        path = self.judge or (starter("judge") if is_metaworld(world.action_spec) else None)
+        path = self.judge or (starter("judge") if _is_like_starter(world) else None)
         return (None, None) if path is None else (load_judge_with_ledger(path, self.device), path)
 
     def _scenes(self, path: Path, world: WorldModel, *others: Path | None) -> Scenes:
         rule = rule_of(path, *others, requested=self.resize)
         if self.start is not None:
             return StartScenes(self._starts(self.start, world.frame_size, rule), world.frame_size)
-        data = self.data or (_demo() if is_metaworld(world.action_spec) and not self.data else None)
+        data = self.data or (_demo() if _is_like_starter(world) else None)
         if data is None:
             raise InputError(
-                "--start, --data: both are missing, and the recorded episodes are of another robot. Give a picture or "
-                "a data set of the robot of the world model"
+                "--start, --data: both are missing, and the recorded episodes are of another robot or frame size. Give "
+                "a picture or a data set of the robot of the world model"
             )
         cameras = self.cameras or cameras_of(path)
         episodes = formats.read(
@@ -185,6 +185,13 @@ class WatchRun(Command):
         server = _server_module()
         _serve(server.Server(server.watch_app(Watch(self.run)), self.port))
         return 0
+
+
+def _is_like_starter(world: WorldModel) -> bool:
+    """Whether a world model has the actions and frames of the starter, whose other parts then fit it."""
+    path = starter("world")
+    spec = spec_in(path)
+    return spec is not None and world.action_spec.is_same_kind(spec) and size_in(path) in (None, world.frame_size)
 
 
 def _demo() -> Path:
