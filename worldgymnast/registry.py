@@ -31,6 +31,7 @@ from worldgymnast.ledger import Ledger
 from worldgymnast.policies.flow_vla import FlowVLAConfig
 from worldgymnast.policies.published import is_published, load_published
 from worldgymnast.policies.small_vla import SmallVLAConfig
+from worldgymnast.policies.tiny_smolvla import TinySmolVLAConfig
 from worldgymnast.processes import rank_zero_only
 from worldgymnast.protocols import (
     ComponentInfo,
@@ -94,7 +95,7 @@ class _Policies(ByKind):
         return {config.__name__: config for config in configs if config}
 
 
-PolicyConfig = Annotated[SmallVLAConfig | FlowVLAConfig, _Policies()]
+PolicyConfig = Annotated[SmallVLAConfig | FlowVLAConfig | TinySmolVLAConfig, _Policies()]
 """Configs of policies for `training.policy`."""
 DEFAULT_POLICY = SmallVLAConfig()
 """Default policy of `sft`."""
@@ -109,6 +110,7 @@ _BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "SmallVLA": "worldgymnast.policies.small_vla:SmallVLA",
         "FlowVLA": "worldgymnast.policies.flow_vla:FlowVLA",
         "SmolVLA": "worldgymnast.policies.smolvla:SmolVLA",
+        "TinySmolVLA": "worldgymnast.policies.tiny_smolvla:TinySmolVLA",
         "Pi0": "worldgymnast.policies.pi0:Pi0",
         "Pi05": "worldgymnast.policies.pi0:Pi05",
         "OpenVLA": "worldgymnast.policies.openvla:OpenVLA",
