@@ -34,6 +34,7 @@ from worldgymnast.policies.published import describe_policy as describe_policy
 from worldgymnast.policies.published import is_published as is_published
 from worldgymnast.policies.published import load_published
 from worldgymnast.policies.small_vla import SmallVLAConfig
+from worldgymnast.policies.tiny_smolvla import TinySmolVLAConfig
 from worldgymnast.processes import rank_zero_only
 from worldgymnast.protocols import (
     ComponentInfo,
@@ -98,7 +99,7 @@ class _Policies(ByKind):
         return {config.__name__: config for config in configs if config}
 
 
-PolicyConfig = Annotated[SmallVLAConfig | FlowVLAConfig, _Policies()]
+PolicyConfig = Annotated[SmallVLAConfig | FlowVLAConfig | TinySmolVLAConfig, _Policies()]
 """Configs of policies for `training.policy`."""
 DEFAULT_POLICY = SmallVLAConfig()
 """Default policy of `sft`."""
@@ -113,6 +114,7 @@ _BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "SmallVLA": "worldgymnast.policies.small_vla:SmallVLA",
         "FlowVLA": "worldgymnast.policies.flow_vla:FlowVLA",
         "SmolVLA": "worldgymnast.policies.smolvla:SmolVLA",
+        "TinySmolVLA": "worldgymnast.policies.tiny_smolvla:TinySmolVLA",
         "Pi0": "worldgymnast.policies.pi0:Pi0",
         "Pi05": "worldgymnast.policies.pi0:Pi05",
         "OpenVLA": "worldgymnast.policies.openvla:OpenVLA",

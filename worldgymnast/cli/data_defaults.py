@@ -107,9 +107,11 @@ def _is_kept(size: tuple[int, int]) -> bool:
 def fit_policy(config: PolicyTraining, episodes: EpisodeSet, given_flags: Collection[str]) -> PolicyTraining:
     """Scale the chunk to the data's frame rate."""
     scaled = _Scaled(rate_of(episodes), RATE, given_flags)
-    policy = replace(config.policy, chunk=scaled("--policy.chunk", config.policy.chunk))
+    policy: Any = config.policy
+    chunk = scaled("--policy.chunk", policy.chunk)
+    horizon = {"horizon": max(chunk, policy.horizon)} if hasattr(policy, "horizon") else {}
     scaled.print_changes()
-    return replace(config, policy=policy)
+    return replace(config, policy=replace(policy, chunk=chunk, **horizon))
 
 
 def use_state(config: Any, episodes: EpisodeSet, is_used: bool, paths: Sequence[Path]) -> Any:

@@ -312,6 +312,10 @@ class FlowExpert(nn.Module):
 
     # ------------------------------------------------------------ imitation
 
+    def training_inputs(self, batch: Mapping[str, Any]) -> Inputs:
+        """Inputs of imitation; a subclass can augment them, with the generator of the batch."""
+        return self.preprocess(batch["obs"])
+
     def loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, Metrics]:
         """Imitation loss: squared error of the velocity (conditional flow matching).
 
@@ -330,7 +334,7 @@ class FlowExpert(nn.Module):
         noise = torch.randn(target.shape, generator=generator).to(self.device)
         time = training_times(b, generator).to(self.device)
         mixed = torch.lerp(target, noise, time[:, None, None])
-        context = self.network.context(self.preprocess(batch["obs"]))
+        context = self.network.context(self.training_inputs(batch))
         velocity = self.network.velocity(self.network.hidden(context, mixed, time))
         error = ((velocity - (noise - target)) ** 2).mean(-1)
         loss = (error * mask).sum() / mask.sum()

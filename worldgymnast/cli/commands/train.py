@@ -37,7 +37,7 @@ from worldgymnast.episodes.shares import check_shares
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, warn_out_of_range
 from worldgymnast.errors import InputError
 from worldgymnast.preprocessing import compact
-from worldgymnast.recipes.presets import WORLDS
+from worldgymnast.recipes.presets import POLICIES, WORLDS
 from worldgymnast.recipes.quickstart import starter
 from worldgymnast.registry import (
     WorldConfig,
@@ -75,10 +75,16 @@ class Sft(TrainingCommand):
         over_memory: begin although the memory plan does not fit in the device.
     """
 
+    sizes: ClassVar[Mapping[str, Callable[[], PolicyTraining]]] = POLICIES
     config: Annotated[PolicyTraining, NO_PREFIX] = PolicyTraining()
     begin_with: OptionalPath = None
     state: bool = False
     over_memory: bool = False
+
+    @classmethod
+    def from_size(cls, size: str) -> Command:
+        """See `Command.from_size`."""
+        return cls(config=POLICIES[size](), data=(), out=Path("runs") / f"sft-{size}")
 
     def __call__(self) -> int:
         """Train the policy."""
