@@ -221,6 +221,10 @@ def test_a_component_that_cannot_be_counted_is_named(capsys: pytest.CaptureFixtu
     assert plan.unknown == ["world model: Dimmer has no torch modules here, so it is not counted"]
     (problem,) = plan_rl(Reads(), wg.load_world(wg.starter("world")), Bright(), SHORT, "cpu").unknown[:1]
     assert problem.startswith("policy: Reads cannot be counted without running it (")
+    world, judge = wg.load_world(wg.starter("world")), wg.load_judge(wg.starter("judge"))
+    audited = plan_rl(wg.load_policy(wg.starter("policy")), world, Elsewhere(), SHORT, "cpu", judge)
+    assert [role.role for role in audited.roles] == ["policy", "world model", "judge", "audit judge"]
+    assert audited.roles[2].weights == 0 < audited.roles[3].weights
     plan.show(None)
     assert "Dimmer" in capsys.readouterr().out
 

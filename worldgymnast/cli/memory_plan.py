@@ -5,8 +5,9 @@ It says what lies on which device and how much each role needs at most, and refu
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -107,7 +108,9 @@ def require_room(plan: MemoryPlan, available: float | None, advice: Callable[[fl
         )
 
 
-def plan_rl(policy: Policy, world: WorldModel, judge: Judge, rl: ReinforceConfig, device: str) -> MemoryPlan:
+def plan_rl(
+    policy: Policy, world: WorldModel, judge: Judge, rl: ReinforceConfig, device: str, audit: Judge | None = None
+) -> MemoryPlan:
     """Count the roles of reinforcement learning."""
     kind = torch.device(device).type
     plan = MemoryPlan("rl", device, offload=rl.offload and kind != "cpu")
@@ -115,10 +118,14 @@ def plan_rl(policy: Policy, world: WorldModel, judge: Judge, rl: ReinforceConfig
         plan.unknown.append("--rl.offload: what waits lies in the same memory on a CPU, so the peak is not lower")
     plan.add("policy", policy, lambda: policy_memory(policy, world, rl, kind))
     plan.add("world model", world, lambda: world_memory(world, rl, kind))
-    if judge.is_remote and not modules_in(judge):
-        plan.roles.append(RoleMemory("judge", 0))
-    else:
-        plan.add("judge", judge, lambda: judge_memory(judge, world, rl, kind))
+    for name, each in (("judge", judge), ("audit judge", audit)):
+        if each is None:
+            continue
+        if each.is_remote and not modules_in(each):
+            plan.roles.append(RoleMemory(name, 0))
+            continue
+        count = functools.partial(judge_memory, each, world, rl, kind)
+        plan.add(name, each, lambda count=count, name=name: replace(count(), role=name))
     return plan
 
 

@@ -34,7 +34,7 @@ from worldgymnast.errors import InputError
 from worldgymnast.judges.combined import check
 from worldgymnast.measure.real import Scorer
 from worldgymnast.preprocessing import Resize, Size, compact
-from worldgymnast.protocols import RealEnvironment, StartSampler, WorldModel, predicts_state
+from worldgymnast.protocols import Judge, RealEnvironment, StartSampler, WorldModel, predicts_state
 from worldgymnast.recipes.finetune import FinetuneConfig, MakePool, finetune
 from worldgymnast.recipes.quickstart import QuickstartConfig
 from worldgymnast.recipes.reproduce import Recipe
@@ -164,7 +164,7 @@ class Rl(DeviceCommand, LabelledCommand):
         rl = replace(rl, horizon=self._horizon(components, robot, episodes))
         rl = rl if make_pool is None else replace(rl, streams="group")
         if not is_finished(self.out):
-            self._check_memory(components, rl)
+            self._check_memory(components, rl, audit)
         components.to(self.device)
         self_test(components.policy, files["policy"])
         if not is_finished(self.out):
@@ -187,9 +187,9 @@ class Rl(DeviceCommand, LabelledCommand):
             measure(self.out, policies, imagination, starts, pictures, references, rl)
         return print_training(self.out)
 
-    def _check_memory(self, components: Components, rl: ReinforceConfig) -> None:
+    def _check_memory(self, components: Components, rl: ReinforceConfig, audit: Judge | None) -> None:
         """Print the memory plan, and refuse one that does not fit."""
-        plan = plan_rl(components.policy, components.world, components.judge, rl, self.device)
+        plan = plan_rl(components.policy, components.world, components.judge, rl, self.device, audit)
         check_memory(plan, lambda room: advice_rl(plan.roles, rl, room, self.device), is_overruled=self.over_memory)
 
     def _make_pool(self) -> MakePool | None:
