@@ -1,9 +1,9 @@
 """Agreement of imagined and real success on LIBERO, over policies of different quality.
 
-    python -m studies.libero_agreement imitate runs/libero --name few-3 --per-task 3 --steps 400
-    python -m studies.libero_agreement recover runs/libero --name rl-0 --step 10
-    python -m studies.libero_agreement recorded runs/libero --temperature 0.5
-    python -m studies.libero_agreement compare runs/libero --names sft rl-0 few-3 ...
+    python -m studies.libero_agreement imitate --out runs/libero --name few-3 --per-task 3 --steps 400
+    python -m studies.libero_agreement recover --out runs/libero --name rl-0 --step 10
+    python -m studies.libero_agreement recorded --out runs/libero --temperature 0.5
+    python -m studies.libero_agreement compare --out runs/libero --names sft rl-0 few-3 ...
 
 Policies learn from successful rollouts that `studies.from_nothing` has recorded. They act greedily in the same standard
 states of every task, for real and in the world model of a round. The imitation policy, sampled, is also a policy: its

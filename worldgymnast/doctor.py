@@ -24,10 +24,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from worldgymnast.measure.machine import machine_bytes
+from worldgymnast.policies.full_size import FULL_SIZES, FullSize
+
 DISK_GB = 2.0
 """Free disk space required by the main job."""
 MEMORY_GB = 8.0
 """Upper bound on the memory use of every command."""
+
+CONTEXT_GB = 0.5
+"""Memory of a GPU that CUDA itself takes."""
+WORLD_GB = 0.6
+"""A world model of 25 M parameters with the rollouts of `full_size.ROWS`, and a learned judge."""
 
 _STARTER = Path(__file__).parent / "starter"
 _GL_TIMEOUT = 60.0
@@ -54,6 +62,7 @@ _EXTRAS = {
     "lerobot": "comparing datasets with LeRobot's own reader, LeRobot policies",
     "ray": "rollouts on many machines",
     "diffusers": "pretrained image autoencoders",
+    "peft": "other programs that read saved LoRA adapters; training them needs no package",
     "torchvision": "timm, video processors of full-size VLMs (CUDA machines only)",
 }
 
@@ -96,7 +105,8 @@ def diagnose() -> list[Check]:
             _memory(),
         ]
         rendering = _rendering(renderer)
-    return [*checks[:4], rendering, *checks[4:], *(_extra(name, use) for name, use in _EXTRAS.items())]
+    published = [*_vlas(), _tokenizers(), _hub_cache()]
+    return [*checks[:4], rendering, *checks[4:], *(_extra(name, use) for name, use in _EXTRAS.items()), *published]
 
 
 def exit_code(checks: Sequence[Check]) -> int:
@@ -279,13 +289,78 @@ def _cache() -> Check:
 
 
 def _memory() -> Check:
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")  # limit of a container
-    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
-        total = min(total, int(text))
+    total = machine_bytes()
     use = f"training everything; no command needs more than {MEMORY_GB:g} GB"
     is_enough = total / 1e9 >= MEMORY_GB
     return Check("memory", is_enough, f"{total / 1e9:.1f} GB", use, "smaller batches", is_required=False)
+
+
+def _vlas() -> list[Check]:
+    """Check which published policies fit in the GPU, or in the machine's memory without one."""
+    has_gpu = torch.cuda.is_available()
+    total = torch.cuda.get_device_properties(0).total_memory if has_gpu else machine_bytes()
+    place = "the GPU" if has_gpu else "this machine, without a GPU"
+    return [_vla(size, total / 1e9 - (CONTEXT_GB if has_gpu else 0.0), place) for size in FULL_SIZES.values()]
+
+
+def _vla(size: FullSize, available: float, place: str) -> Check:
+    """Check whether a published policy fits in `available` GB.
+
+    >>> size = FullSize("a VLA", "", False, 15.0, 2.0, 1.0, 3.0, 1.0)
+    >>> _vla(size, 18.0, "the GPU").result
+    'in 18 GB of the GPU (derived): rollouts fit (16 GB), LoRA RL does not (20 GB and a world model)'
+    """
+    room = available - WORLD_GB
+    parts = [
+        f"{what} {'fit' if many else 'fits'} ({need:.3g} GB{more})"
+        if need <= space
+        else f"{what} {'do' if many else 'does'} not ({need:.3g} GB{more})"
+        for what, many, need, space, more in (
+            ("rollouts", True, size.inference, available, ""),
+            ("LoRA RL", False, size.learning, room, " and a world model"),
+        )
+    ]
+    result = f"in {available:.3g} GB of {place} (derived): {', '.join(parts)}"
+    use = "finetuning a published VLA, docs/machines.md; worldgymnast plan counts your settings"
+    return Check(size.name, size.learning <= room, result, use, is_required=False)
+
+
+def _tokenizers() -> Check:
+    """Check whether the gated tokenizer of pi0 and pi0.5 can be read, or asked for."""
+    names = sorted({size.tokenizer for size in FULL_SIZES.values() if size.is_gated})
+    missing = [name for name in names if not _is_cached(name)]
+    token = os.environ.get("HF_TOKEN") or (_hub_home() / "token").is_file()
+    found = "in the hub's cache" if not missing else f"not in the hub's cache; {'a' if token else 'no'} token is set"
+    fix = f"accept the license at https://huggingface.co/{names[0]}, then set HF_TOKEN or run: hf auth login"
+    return Check(
+        "PaliGemma's tokenizer",
+        not missing or bool(token),
+        found,
+        "optional: pi0 and pi0.5, whose checkpoints contain none",
+        fix,
+        is_required=False,
+    )
+
+
+def _hub_cache() -> Check:
+    """Locate the cache of the Hugging Face Hub, and its free space."""
+    folder = Path(os.environ.get("HF_HUB_CACHE") or _hub_home() / "hub")
+    count = len(list(folder.glob("models--*"))) if folder.is_dir() else 0
+    existing = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
+    free = shutil.disk_usage(existing).free / 1e9
+    largest = max(size.weights for size in FULL_SIZES.values())
+    result = f"{folder}: {count} models, {free:.1f} GB free"
+    use = f"optional: published VLAs and VLM judges by hub name, up to {largest:.0f} GB each; HF_HOME moves it"
+    return Check("hub cache", free >= largest, result, use, "free some space, or set HF_HOME", is_required=False)
+
+
+def _hub_home() -> Path:
+    return Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+
+
+def _is_cached(name: str) -> bool:
+    folder = Path(os.environ.get("HF_HUB_CACHE") or _hub_home() / "hub") / f"models--{name.replace('/', '--')}"
+    return any(folder.glob("snapshots/*/tokenizer.json"))
 
 
 def _extra(name: str, use: str) -> Check:

@@ -541,6 +541,25 @@ class RolloutPool(Protocol):
 
 
 @runtime_checkable
+class FillingPool(RolloutPool, Protocol):
+    """Pool that replaces groups while others are still rolled out."""
+
+    def begin_filled(
+        self,
+        starts: Sequence[StartOrLayout],
+        group_size: int,
+        replace: Callable[[RolloutGroup], Sequence[StartOrLayout]],
+    ) -> Callable[[], list[RolloutGroup]]:
+        """Begin like `begin`, and ask `replace` about every group as it is judged.
+
+        The starts that it returns are rolled out as well, with the same weights, and its answers on them likewise. The
+        returned function calls it, and returns all groups in the order in which their starts were drawn. So the result
+        does not depend on the order in which groups arrive, if the starts do not depend on the group.
+        """
+        ...
+
+
+@runtime_checkable
 class MeasuredPool(RolloutPool, Protocol):
     """Pool with counts for the log."""
 

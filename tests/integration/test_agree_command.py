@@ -71,7 +71,10 @@ def test_outcomes_by_length_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
         "Agreement with reality",
         "Success",
     ]
-    assert scatter(by_place, seen, seen).startswith(b"\x89PNG")
+    both = scatter(by_place, seen, seen)
+    alone = scatter({"world": {4: by_place["world"][4]}}, seen, seen)
+    sizes = [int.from_bytes(figure[16:20], "big") for figure in (both, alone)]
+    assert sizes == [1408 * (1 + len(by_place)) // 2, 704], "a panel by length only if there are several"
     imagination = places["world"]
     assert isinstance(imagination, Imagination)
     more = imagine_more(policies, imagination, robot, file, config, 2)

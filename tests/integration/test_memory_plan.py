@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from episode_builders import episodes
 from tiny_flags import BRIEF, TINY_POLICY
 
@@ -14,7 +15,9 @@ from worldgymnast.actions import metaworld_spec
 from worldgymnast.cli import memory_plan
 from worldgymnast.cli.main import main
 from worldgymnast.episodes.lerobot import write
+from worldgymnast.errors import InputError
 from worldgymnast.recipes.quickstart import starter
+from worldgymnast.registry import load_judge, load_learned_judge, load_policy, load_world
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +94,37 @@ def test_the_plan_is_quick() -> None:
     found = subprocess.run([sys.executable, "-c", QUICK], capture_output=True, text=True, check=True).stdout.split()
     assert float(found[0]) < 3, "1.2 s on an idle core"
     assert found[1:] == ["3", "0"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["rl", "debug", "--policy", "NONE"],
+        ["sft", "NONE"],
+        ["train-world", "NONE"],
+        ["train-judge", "NONE", "--world", "NONE"],
+        ["distill", "NONE", "--world", "NONE"],
+        ["evaluate", "NONE", "NONE"],
+        ["adapt", "--frame", "NONE.png", "--instruction", "open the drawer", "--policy", "NONE"],
+        ["dyna", "--data", "NONE", "--policy", "NONE"],
+        ["iter-sft", "--data", "NONE", "--policy", "NONE"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_missing_device_is_refused_before_anything_is_loaded(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [word.replace("NONE", str(tmp_path / "none.safetensors")) for word in words]
+    assert main([*files, "--device", "cuda", "--out", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert said == "worldgymnast: error: --device: no CUDA device is available. Use --device cpu\n"
+    assert not (tmp_path / "run").exists()
+
+
+def test_components_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    for load in (load_policy, load_world, load_learned_judge, load_judge):
+        with pytest.raises(
+            InputError, match="no cuda device is available" if not torch.cuda.is_available() else "last"
+        ):
+            load(tmp_path / "none.safetensors", "cuda:99")

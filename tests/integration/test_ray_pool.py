@@ -17,6 +17,7 @@ from ray_parts import (
     STARTS,
     Bright,
     Counting,
+    Outage,
     Raising,
     collect,
     content,
@@ -29,9 +30,11 @@ from ray_parts import (
 )
 
 from worldgymnast.errors import InputError
+from worldgymnast.rl.objective import ObjectiveConfig, has_signal
 from worldgymnast.run import weights_hash
 from worldgymnast.surrogates.ray_cluster import connected
 from worldgymnast.surrogates.ray_pool import RayConfig, workers
+from worldgymnast.types import RolloutGroup, Start
 
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group("ray")]
 
@@ -67,10 +70,14 @@ def test_groups_do_not_depend_on_their_companions() -> None:
 
 
 def test_a_group_that_fails_on_one_worker_is_tried_on_another(ray: Any, expected: list[Any], tmp_path: Path) -> None:
-    with remote(imagination(Raising(trap=tmp_path))) as pool:
+    """Once in the world model, once in the judge."""
+    world, judge = (tmp_path / name for name in ("world", "judge"))
+    for folder in (world, judge):
+        folder.mkdir()
+    with remote(imagination(Raising(trap=world), Outage(trap=judge))) as pool:
         assert content(collect(pool)) == expected
         counts = pool.metrics()
-    assert (counts["pool/errors"], counts["pool/requeued"], counts["pool/restarts"]) == (1, 1, 0)
+    assert (counts["pool/errors"], counts["pool/requeued"], counts["pool/restarts"]) == (2, 2, 0)
 
 
 def test_a_part_that_cannot_travel_is_one_line(ray: Any) -> None:
@@ -96,10 +103,31 @@ def test_a_remote_judge_is_asked_once_per_rollout_by_all_workers(ray: Any, expec
 
 @pytest.mark.parametrize("ahead", [0, 1])
 def test_training_with_workers_equals_training_in_one_process(ray: Any, ahead: int, tmp_path: Path) -> None:
-    one = train(tmp_path / "one", ahead=ahead)
-    two = train(tmp_path / "two", workers(RayConfig(workers=2, recovery=FAST)), ahead=ahead)
+    one = train(tmp_path / "one", ahead=ahead, fill=6)
+    two = train(tmp_path / "two", workers(RayConfig(workers=2, recovery=FAST)), ahead=ahead, fill=6)
+    assert max(row.get("groups", 0) for row in one[1]) > 4, "some groups were replaced"
     assert one[0] == two[0] != weights_hash(small_policy().trainable_state())
     assert repr(one[1]) == repr(two[1])
+
+
+def test_groups_without_signal_are_replaced_until_the_step_is_full() -> None:
+    """Those of the step itself and of its replacements; as many as the limit allows."""
+    for limit in (0, 1, 50):
+        pool, asked = local(imagination()), list[int]()
+        pool.sync(small_policy().trainable_state(), 0)
+        rng = np.random.default_rng(1)
+
+        def replace(group: RolloutGroup, asked: list[int] = asked, limit: int = limit, rng: Any = rng) -> list[Start]:
+            if has_signal(group, ObjectiveConfig()) or len(asked) == limit:
+                return []
+            asked.append(1)
+            return starts(rng, 1)
+
+        groups = pool.begin_filled(starts(rng, STARTS), GROUP, replace)()
+        signals = sum(has_signal(group, ObjectiveConfig()) for group in groups)
+        assert len(groups) == STARTS + len(asked)
+        assert signals == STARTS or len(asked) == limit
+        assert len(asked) > 1 or limit < 50, "the case is worth a test"
 
 
 def test_workers_need_a_stream_per_group(ray: Any, tmp_path: Path) -> None:

@@ -75,6 +75,8 @@ def lerobot(kind: str, folder: Path, **fields: Any) -> Files:
         config |= {"num_vlm_layers": 4, "self_attn_every_n_layers": 2, "vlm_model_name": "none", "num_expert_layers": 0}
     stored = {f"observation.state.{name}": tensor for name, tensor in statistics(STATE).items()}
     stored |= {f"action.{name}": tensor for name, tensor in statistics(ACTION).items()}
+    images = {f"observation.images.{name}.count": torch.tensor([9.0]) for name in ("front", "wrist")}
+    reshaped = {name: tensor[:, None, None] for name, tensor in images.items()}  # as lerobot 0.6.1 writes them
     pre, post = "policy_preprocessor_step_5_normalizer_processor", "policy_postprocessor_step_0_unnormalizer_processor"
     off = {"registry_name": "relative_actions_processor", "config": {"enabled": False}}
     first = {"registry_name": "normalizer_processor", "config": {}, "state_file": f"{pre}.safetensors"}
@@ -85,8 +87,8 @@ def lerobot(kind: str, folder: Path, **fields: Any) -> Files:
         "model.safetensors": weights(kind),
         "policy_preprocessor.json": {"name": "policy_preprocessor", "steps": [off, first]},
         "policy_postprocessor.json": {"name": "policy_postprocessor", "steps": [last]},
-        f"{pre}.safetensors": stored,
-        f"{post}.safetensors": stored,
+        f"{pre}.safetensors": stored | reshaped,
+        f"{post}.safetensors": stored | images,
     }
 
 

@@ -27,7 +27,7 @@ from worldgymnast.text import SentenceEncoder
 from worldgymnast.types import Clip, RolloutGroup, Start, Verdict, WorldState
 
 SPEC, SIZE, CHUNK, HORIZON = metaworld_spec(3), 16, 2, 8
-SENTENCE = "turn the lamp on"
+SENTENCE, QUESTION = "turn the lamp on", "question 1"
 
 
 class NoisyLamp:
@@ -35,13 +35,14 @@ class NoisyLamp:
 
     Args:
         pause: seconds per step.
+        size: height and width of a frame.
         trap: a folder: whichever worker first makes the file "trap" in it, calls `spring`.
     """
 
-    frame_size = (SIZE, SIZE)
     identity = "noisy lamp"
 
-    def __init__(self, pause: float = 0.0, trap: Path | None = None):
+    def __init__(self, pause: float = 0.0, trap: Path | None = None, size: int = SIZE):
+        self.frame_size = (size, size)
         self.action_spec, self.fps, self.pause, self.trap = SPEC, 10.0, pause, trap
 
     def start(self, frames: Tensor) -> WorldState:
@@ -115,10 +116,25 @@ class Counting(Bright):
 
     path: Path = Path()
     is_remote: bool = True
+    trap: Path | None = None
 
     def score(self, clips: Sequence[Clip]) -> list[Verdict]:
+        if self.trap is not None and _is_first(self.trap):
+            os.kill(os.getpid(), 9)
         with self.path.open("a") as file:
             file.write(f"{os.getpid()}\n" * len(clips))
+        return super().score(clips)
+
+
+@dataclass(frozen=True)
+class Outage(Bright):
+    """A judge in each worker, one of which fails once."""
+
+    trap: Path = Path()
+
+    def score(self, clips: Sequence[Clip]) -> list[Verdict]:
+        if _is_first(self.trap):
+            raise ConnectionError("no judge")
         return super().score(clips)
 
 
@@ -134,7 +150,7 @@ class Rooms:
 def small_policy(seed: int = 0) -> SmallVLA:
     torch.manual_seed(seed)
     text = SentenceEncoder()
-    text([SENTENCE])  # so that no worker loads the encoder
+    text([SENTENCE, QUESTION])  # so that no worker loads the encoder
     return SmallVLA(SmallVLAConfig(chunk=CHUNK, width=16, blocks=1, hidden=32), SPEC, text)
 
 
@@ -142,9 +158,9 @@ def imagination(world: NoisyLamp | None = None, judge: Any = None) -> Imaginatio
     return Imagination(world or NoisyLamp(), judge or Bright(), CHUNK, HORIZON, every=CHUNK)
 
 
-def starts(rng: np.random.Generator, count: int) -> list[Start]:
+def starts(rng: np.random.Generator, count: int, size: int = SIZE) -> list[Start]:
     """Rooms in which chance lights some lamps."""
-    frames = rng.integers(90, 150, (count, 1, 1, 1)) + rng.integers(-20, 21, (count, SIZE, SIZE, 3))
+    frames = rng.integers(90, 150, (count, 1, 1, 1)) + rng.integers(-20, 21, (count, size, size, 3))
     return [Start(frame.astype(np.uint8), SENTENCE, "lamp") for frame in frames]
 
 
@@ -183,7 +199,9 @@ def content(groups: Sequence[RolloutGroup]) -> list[Any]:
     return rows
 
 
-def train(out: Path, make_pool: Any = None, judge: Any = None, **changes: Any) -> tuple[str, list[dict[str, Any]]]:
+def train(
+    out: Path, make_pool: Any = None, judge: Any = None, world: NoisyLamp | None = None, **changes: Any
+) -> tuple[str, list[dict[str, Any]]]:
     """Hash of the trained weights, and the metrics that do not measure time."""
     config = ReinforceConfig(
         steps=3,
@@ -198,7 +216,7 @@ def train(out: Path, make_pool: Any = None, judge: Any = None, **changes: Any) -
         trainer=TrainerConfig(lr=5e-3),
     )
     config = replace(config, **changes)
-    done = finetune(small_policy(), imagination(judge=judge), Rooms(), out, config, make_pool=make_pool)
+    done = finetune(small_policy(), imagination(world, judge), Rooms(), out, config, make_pool=make_pool)
     rows = [
         {k: v for k, v in row.items() if not k.startswith(("seconds", "time", "pool/", "imagined_frames"))}
         for row in done.rows()

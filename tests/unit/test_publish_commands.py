@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import two_cameras
 from flow_folders import STATE, lerobot, openpi, write
 from openvla_folder import BLOCKS, HEADS, write_folder
 from tiny_vla import KINDS, write_tokenizer
@@ -129,7 +130,7 @@ def test_wrong_flags_and_folders_are_refused(tmp_path: Path, says: Says) -> None
     assert "already exists" in says(*start)
 
 
-def test_actions_come_from_a_json_file_or_a_component(tmp_path: Path, says: Says) -> None:
+def test_actions_come_from_a_json_file_a_component_or_a_data_set(tmp_path: Path, says: Says) -> None:
     folder = checkpoint("smolvla", lerobot, tmp_path / "base")
     (tmp_path / "spec.json").write_text(json.dumps(libero_spec(1).to_dict()))
     given = ["import-policy", folder, "--set", *TINY["smolvla"], "--tokenizer", tokenizer(tmp_path / "words")]
@@ -137,6 +138,16 @@ def test_actions_come_from_a_json_file_or_a_component(tmp_path: Path, says: Says
     save_component(tmp_path / "other.safetensors", load_policy(tmp_path / "a.json"), Manifest())
     says(*given, "--action-spec", tmp_path / "other.safetensors", "--out", tmp_path / "b.json", code=0)
     assert (tmp_path / "a.json").read_text() == (tmp_path / "b.json").read_text()
+    data = two_cameras.write(tmp_path / "data", 1)
+    line = says(*given, "--action-spec", data, "--out", tmp_path / "c.json")
+    assert "statistics of 7 action axes, but 'action_spec' has 6" in line
+    files = lerobot("smolvla", tmp_path / "base")
+    for name in [name for name in files if name.endswith("processor.safetensors")]:
+        files[name] |= {key: files[name][key][:6] for key in files[name] if key.startswith("action.")}
+    del files["policy.json"]
+    write(folder, files)
+    says(*given, "--action-spec", data, "--out", tmp_path / "c.json", code=0)
+    assert json.loads((tmp_path / "c.json").read_text())["action_spec"]["axes"] == list(two_cameras.SPEC.axes)
 
 
 def test_folders_and_hub_names_without_description_lead_to_the_command(tmp_path: Path) -> None:

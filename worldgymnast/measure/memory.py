@@ -17,7 +17,7 @@ from torch import nn
 
 from worldgymnast.measure.live_bytes import counting, fake_copy, tensor_bytes
 from worldgymnast.precision import Precision, autocast
-from worldgymnast.protocols import Judge, Policy, PredictsState, WorldModel, tiling_of
+from worldgymnast.protocols import Judge, PredictsState, WorldModel, tiling_of
 from worldgymnast.rl.offload import modules_in
 from worldgymnast.rl.reinforce import ReinforceConfig
 from worldgymnast.rl.rollout import executed_per_look
@@ -76,14 +76,20 @@ def peak(roles: Sequence[RoleMemory], *, offload: bool = False) -> int:
 # ---------------------------------------------------------------- reinforcement learning
 
 
-def policy_memory(policy: Policy, world: WorldModel, config: ReinforceConfig, kind: str = "cpu") -> RoleMemory:
-    """Memory of a policy that is trained by RL in a world model, on a kind of device ("cpu" or "cuda")."""
-    module: Any = policy
-    trainable = sum(tensor_bytes(p) for p in module.parameters() if p.requires_grad)
+def policy_memory(policy: Any, world: Any, config: ReinforceConfig, kind: str = "cpu") -> RoleMemory:
+    """Memory of a policy that is trained by RL in a world model.
+
+    Args:
+        policy: the `Policy`, which may be on the "meta" device.
+        world: the `WorldModel`, of which only frame size, cameras and state are read.
+        config: the training.
+        kind: kind of device, "cpu" or "cuda".
+    """
+    trainable = sum(tensor_bytes(p) for p in policy.parameters() if p.requires_grad)
     used = 4 + config.ahead  # gradients, two moments of AdamW, the start policy; with prefetch a second acting policy
     stored = 1 + (config.trainer.average > 0) + config.ahead  # the kept weights, the average; those that act
     looks = config.trainer.micro_batch * -(-config.horizon // executed_per_look(policy, config.execute))
-    faked = fake_copy(module)
+    faked = fake_copy(policy)
 
     def act(obs: Observation) -> Any:
         return faked.act(obs, temperature=1.0, generator=None)
@@ -100,7 +106,7 @@ def policy_memory(policy: Policy, world: WorldModel, config: ReinforceConfig, ki
     update = max(0, updating.peak - trainable)  # gradients are alive at the end, and counted above
     return RoleMemory(
         "policy",
-        module_bytes(module),
+        module_bytes(policy),
         trainable * (used + stored),
         acting.peak,
         update,
@@ -194,7 +200,7 @@ def module_bytes(component: Any) -> int:
     return sum(map(tensor_bytes, tensors.values()))
 
 
-def _observation(policy: Policy, world: WorldModel, rows: int) -> Observation:
+def _observation(policy: Any, world: Any, rows: int) -> Observation:
     """Blank observation as the world model gives it."""
     sizes = picture_sizes(policy.cameras, world.frame_size, tiling_of(world))
     images = {

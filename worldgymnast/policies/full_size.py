@@ -63,9 +63,13 @@ class FullSize:
         return self.weights + self.training + max(self.rollout, self.update)
 
 
-_LLAMA, _SMOL = "openvla/openvla-7b", "HuggingFaceTB/SmolVLM2-500M-Video-Instruct"
 _GEMMA = "google/paligemma-3b-pt-224"
-FULL_SIZES: Mapping[str, FullSize] = {}
+FULL_SIZES: Mapping[str, FullSize] = {
+    "OpenVLA": FullSize("OpenVLA-OFT 7B", "openvla/openvla-7b", False, 15.43, 2.59, 0.45, 1.59, 0.86),
+    "SmolVLA": FullSize("SmolVLA", "HuggingFaceTB/SmolVLM2-500M-Video-Instruct", False, 1.07, 0.41, 0.17, 1.43, 0.14),
+    "Pi0": FullSize("pi0", _GEMMA, True, 7.32, 1.35, 0.61, 11.35, 0.45),
+    "Pi05": FullSize("pi0.5", _GEMMA, True, 7.78, 1.40, 0.91, 16.82, 0.47),
+}
 """By kind of policy."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -89,7 +90,7 @@ def _p_value(p: float) -> str:
 def scatter(
     agreement: Mapping[str, Mapping[int, Agreement]], policies: Mapping[str, PolicySuccess], solid: Collection[str]
 ) -> bytes:
-    """Draw real against imagined success, and Pearson's r by length (PNG).
+    """Draw real against imagined success, and Pearson's r by length if there are several (PNG).
 
     Args:
         agreement: agreement by surrogate and rollout length.
@@ -98,7 +99,8 @@ def scatter(
     """
     legend = _LEGEND + (_HOLLOW if len(solid) < len(policies) else "")
     draw = functools.partial(_draw, agreement=agreement, policies=policies, solid=solid)
-    return picture(4.4 * (len(agreement) + 1), 4.9, legend, draw)
+    width = 4.4 * (len(agreement) + _has_lengths(agreement))
+    return picture(width, 4.9, textwrap.fill(legend, int(15 * width)), draw)
 
 
 def _draw(
@@ -107,14 +109,20 @@ def _draw(
     policies: Mapping[str, PolicySuccess],
     solid: Collection[str],
 ) -> None:
-    panels = figure.subplots(1, len(agreement) + 1, squeeze=False)[0]
+    panels = figure.subplots(1, len(agreement) + _has_lengths(agreement), squeeze=False)[0]
     for axes, (index, place) in zip(panels, enumerate(agreement), strict=False):
         longest = agreement[place][max(agreement[place])]
         points = {name: (one.surrogates[place], one.real) for name, one in policies.items()}
         _draw_points(axes, points, solid, _COLORS[index])
         axes.set_title(f"{place}: r = {_number(longest.pearson)}, n = {longest.count}")
         axes.set(xlabel=f"success in {place}", ylabel="real success" if index == 0 else "")
-    _draw_lengths(panels[-1], agreement)
+    if _has_lengths(agreement):
+        _draw_lengths(panels[-1], agreement)
+
+
+def _has_lengths(agreement: Mapping[str, Mapping[int, Agreement]]) -> bool:
+    """Whether there are several rollout lengths to draw."""
+    return max(map(len, agreement.values())) > 1
 
 
 def _draw_points(axes: Any, points: Mapping[str, tuple[Rate, Rate]], solid: Collection[str], color: str) -> None:

@@ -8,6 +8,7 @@ one, as in AReaL, arXiv 2505.24298).
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -21,7 +22,7 @@ from torch import Tensor
 from worldgymnast.configs import Between, Count, Fraction, NonNegative, Positive, Seed, checked
 from worldgymnast.errors import FieldError, Paused
 from worldgymnast.evaluation.uncertainty import JitterConfig
-from worldgymnast.protocols import MeasuredPool, RolloutPool
+from worldgymnast.protocols import FillingPool, MeasuredPool, RolloutPool
 from worldgymnast.rl.objective import ObjectiveConfig, has_signal
 from worldgymnast.rl.rollout import drop_uncertain
 from worldgymnast.types import Metrics, Rollout, RolloutGroup, StartOrLayout
@@ -50,6 +51,8 @@ class CollectConfig:
         ahead: steps that imagination runs ahead of the update (prefetch), 0 or 1. 1 hides the time of a slow judge,
             and rollouts are then one update stale.
         resample: most rounds of replacing starts whose group carries no signal (dynamic sampling).
+        fill: most groups per step that replace groups without signal as soon as these are judged, instead of in rounds
+            (`resample`); 0 replaces in rounds. Needs `streams` "group".
         judge_error_limit: largest share of failed judgments; above it, the run pauses.
         uncertainty: "drop" removes uncertain rollouts from their groups.
         uncertainty_threshold: uncertainty above which a rollout is dropped; `eval-world` shows the cost of a threshold.
@@ -71,6 +74,7 @@ class CollectConfig:
     ahead: Annotated[int, Between(0, 1)] = 0
     curriculum: bool = False
     resample: Count = 1
+    fill: Annotated[Count, Field(exclude_if=lambda value: value == 0)] = 0
     judge_error_limit: Fraction = 0.2
     uncertainty: Literal["off", "drop"] = "off"
     uncertainty_threshold: NonNegative = 0.8
@@ -81,6 +85,8 @@ class CollectConfig:
     streams: Annotated[Streams, Field(exclude_if=lambda value: value == "step")] = "step"
 
     def __post_init__(self) -> None:
+        if self.fill and self.streams != "group":
+            raise FieldError("fill, streams", f"found {self.fill} and '{self.streams}', expected 'group' with a fill")
         if self.curriculum and self.ahead:
             raise FieldError(
                 "curriculum, ahead",
@@ -168,6 +174,27 @@ class _Pending:
     rng: np.random.Generator
     groups: Callable[[], list[RolloutGroup]]
     seconds: float
+    filling: _Filling | None = None
+
+
+@dataclass
+class _Filling:
+    """Draws a start for each group without signal, up to a limit.
+
+    A group whose judgments all failed is an outage, and not replaced.
+    """
+
+    draw: Callable[[int, Collection[str]], list[StartOrLayout]]
+    objective: ObjectiveConfig
+    left: int
+    held: Collection[str] = ()
+
+    def __call__(self, group: RolloutGroup) -> list[StartOrLayout]:
+        is_outage = group.judge_errors == len(group.rollouts)
+        if not self.left or is_outage or group.start.task in self.held or has_signal(group, self.objective):
+            return []
+        self.left -= 1
+        return self.draw(1, self.held)
 
 
 class Collector:
@@ -182,7 +209,7 @@ class Collector:
         verify: imagines judged successes again; required if `config.verify.futures` is above 0.
 
     Raises:
-        ValueError: `uncertainty` or `verify` is required and missing.
+        ValueError: `uncertainty` or `verify` is required and missing, or the pool cannot fill.
     """
 
     def __init__(
@@ -198,6 +225,8 @@ class Collector:
             raise ValueError(f"config.verify.futures is {config.verify.futures}, but no `verify` was given")
         if config.uncertainty != "off" and uncertainty is None:
             raise ValueError(f"config.uncertainty is '{config.uncertainty}', but no `uncertainty` was given")
+        if config.fill and not isinstance(pool, FillingPool):
+            raise ValueError(f"config.fill is {config.fill}, but {type(pool).__name__} has no begin_filled")
         self.pool, self.sample, self.config, self.objective = pool, sample, config, objective
         self.uncertainty = None if config.uncertainty == "off" else uncertainty
         self.verify = verify if config.verify.futures else None
@@ -210,8 +239,19 @@ class Collector:
         self.pool.sync(weights, step)
         rng = np.random.default_rng([self.config.seed, step])
         began = time.perf_counter()
-        groups = self.pool.begin(self.sample(rng, self.config.starts), self.config.group_size)
-        self._pending[step] = _Pending(rng, groups, time.perf_counter() - began)
+        starts, filling = self.sample(rng, self.config.starts), self._filling(rng)
+        if filling is None:
+            groups = self.pool.begin(starts, self.config.group_size)
+        else:
+            assert isinstance(self.pool, FillingPool)
+            groups = self.pool.begin_filled(starts, self.config.group_size, filling)
+        self._pending[step] = _Pending(rng, groups, time.perf_counter() - began, filling)
+
+    def _filling(self, rng: np.random.Generator) -> _Filling | None:
+        """Make what replaces groups as they arrive, if the config asks for it."""
+        if not self.config.fill:
+            return None
+        return _Filling(functools.partial(self._draw_replacements, rng), self.objective, self.config.fill)
 
     def finish(self, step: int, weights: Mapping[str, Tensor], held: Collection[str] = ()) -> StepGroups:
         """Return the groups of `step`, after replacing groups without signal (dynamic sampling).
@@ -228,8 +268,10 @@ class Collector:
         """
         config, pending = self.config, self._pending.pop(step)
         collected = StepGroups(is_dropping=self.uncertainty is not None, is_verifying=self.verify is not None)
+        if pending.filling is not None:
+            pending.filling.held = held
         self._add(collected, pending, step, 0)
-        for turn in range(config.resample):
+        for turn in range(0 if config.fill else config.resample):
             newest = [g for g in collected.groups[-config.starts :] if g.start.task not in held]
             without_signal = sum(not has_signal(g, self.objective) for g in newest)
             if without_signal <= config.starts // 3 or collected.error_rate > config.judge_error_limit:

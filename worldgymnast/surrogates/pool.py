@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -51,6 +52,7 @@ class LocalPool:
         self.assign_rewards = assign_rewards
         self.temperature, self.seed, self.version = temperature, seed, 0
         self.generator = torch.Generator()
+        self._weights: Mapping[str, Tensor] = {}
         self._units = UnitCounter(seed) if streams == "group" else None
 
     def begin(self, starts: Sequence[StartOrLayout], group_size: int) -> Callable[[], list[RolloutGroup]]:
@@ -62,6 +64,34 @@ class LocalPool:
         def finish() -> list[RolloutGroup]:
             groups = group([rollout for batch in pending for rollout in batch()], group_size)
             return groups if self.assign_rewards is None else [self.assign_rewards(each) for each in groups]
+
+        return finish
+
+    def begin_filled(
+        self,
+        starts: Sequence[StartOrLayout],
+        group_size: int,
+        replace: Callable[[RolloutGroup], Sequence[StartOrLayout]],
+    ) -> Callable[[], list[RolloutGroup]]:
+        """Roll out a group from each start, and then those that `replace` asks for; see `FillingPool`.
+
+        Raises:
+            ValueError: the pool's streams are not "group".
+        """
+        if self._units is None:
+            raise ValueError("streams: found 'step', expected 'group' to replace groups")
+        weights, version = self._weights, self.version
+        first = self.begin(starts, group_size)
+
+        def finish() -> list[RolloutGroup]:
+            groups, unasked = list[RolloutGroup](), deque(first())
+            while unasked:
+                groups.append(unasked.popleft())
+                if more := replace(groups[-1]):
+                    if self.version != version:
+                        self.sync(weights, version)
+                    unasked += self.begin(more, group_size)()
+            return groups
 
         return finish
 
@@ -90,5 +120,5 @@ class LocalPool:
     def sync(self, weights: Mapping[str, Tensor], version: int) -> None:
         """Load `weights` into the acting policy, and reseed its random stream."""
         self.policy.load_trainable(weights)
-        self.version = version
+        self._weights, self.version = weights, version
         self.generator.manual_seed(self.seed * 1_000_003 + version)

@@ -15,7 +15,6 @@ from typing import Any
 
 from worldgymnast.errors import InputError
 
-_LOOPBACK = "127.0.0.1"
 _OWN_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -47,8 +46,8 @@ def connected(address: str = "", *, cpus: int = 1, store_bytes: int | None = Non
     A Ray to which this process is already connected is used and left as it is.
 
     Args:
-        address: of a running cluster, or "auto"; "" starts a Ray on loopback, which ends with the context, and with
-            this process if it is killed.
+        address: of a running cluster, or "auto"; "" starts a Ray on this machine, which ends with the context, and
+            with this process if it is killed. Every connection to it needs a token that only this process has.
         cpus: workers that a Ray started here admits.
         store_bytes: size of its object store; Ray's choice by default.
 
@@ -69,7 +68,6 @@ def connected(address: str = "", *, cpus: int = 1, store_bytes: int | None = Non
                 num_cpus=cpus,
                 include_dashboard=False,
                 object_store_memory=store_bytes,
-                _node_ip_address=_LOOPBACK,
                 **quiet,
             )
     except (ConnectionError, RuntimeError, TimeoutError, ValueError, ray.exceptions.RayError) as error:

@@ -25,6 +25,8 @@ from worldgymnast.surrogates.units import Unit
 
 _POLL = 0.05
 """Seconds between two looks at the queue while units are rolled out."""
+_GRACE = 10.0
+"""Seconds that questions in flight get at the end."""
 _FEWEST_DURATIONS = 3
 """Finished units before a worker can count as slow."""
 _RECENT = 50
@@ -63,6 +65,7 @@ class _Job:
         calls: workers that are rolling it out.
         failed_on: workers on which it raised an error.
         rolled: reference to the packed rollouts, while they are judged.
+        judge: the shared judge's actor that judges them.
     """
 
     unit: Unit
@@ -73,6 +76,7 @@ class _Job:
     calls: int = 0
     failed_on: set[int] = field(default_factory=set)
     rolled: Any = None
+    judge: Any = None
 
 
 @dataclass(eq=False)
@@ -144,10 +148,15 @@ class Dispatcher:
         return sum(slot.starting is None for slot in self._slots)
 
     def close(self) -> None:
-        """Stop all workers; units without a result get none."""
+        """Stop all workers; units without a result get none.
+
+        Answers that the shared judge waits for are paid for, so they get some seconds to reach the ledger.
+        """
         self._is_closed = True
         self._wake.set()
         self._thread.join()
+        if self._judging:
+            self.ray.wait(list(self._judging), num_returns=len(self._judging), timeout=_GRACE, fetch_local=False)
         for actor in [slot.actor for slot in self._slots] + ([] if self._judge is None else [self._judge]):
             self.ray.kill(actor)
 
@@ -180,7 +189,7 @@ class Dispatcher:
         """Give an error to every unit without a result, also to those submitted later."""
         while not self._is_closed:
             for job in list(self._open):
-                job.result.set_exception(error)
+                self._fail(job, error)
             self._wake.wait()
             self._wake.clear()
 
@@ -241,12 +250,18 @@ class Dispatcher:
             self._finish(job, packed, None)
             return
         job.rolled = reference
-        self._judging[self._judge.score.remote(reference, job.packed)] = job
+        self._ask_judge(job)
 
     def _finish(self, job: _Job, packed: bytes, verdicts: bytes | None) -> None:
-        self.counts["units"] += 1
         job.rolled = None
-        job.result.set_result((packed, verdicts))
+        if not job.result.done():
+            self.counts["units"] += 1
+            job.result.set_result((packed, verdicts))
+
+    @staticmethod
+    def _fail(job: _Job, error: BaseException) -> None:
+        if not job.result.done():
+            job.result.set_exception(error)
 
     def _collect_start(self, slot: _Slot) -> None:
         """Let a started worker work; replace one that did not start."""
@@ -265,7 +280,7 @@ class Dispatcher:
         try:
             verdicts, packed = self.ray.get([reference, job.rolled])
         except errors.RayTaskError as error:
-            job.result.set_exception(error.cause or error)
+            self._fail(job, error.cause or error)
         except errors.ObjectLostError as error:
             job.rolled = None
             self._requeue(job, error)
@@ -277,14 +292,17 @@ class Dispatcher:
     def _restart_judge(self, job: _Job, error: Exception) -> None:
         job.attempts += 1
         if job.attempts > self.config.attempts or self._spawn_judge is None:
-            job.result.set_exception(_gave_up(job, error))
+            self._fail(job, _gave_up(job, error))
             return
         self.counts["requeued"] += 1
-        if all(other.attempts < job.attempts for other in self._judging.values()):
+        if job.judge is self._judge:  # the first unit that tells of its death
             self.counts["restarts"] += 1
             self._judge = self._spawn_judge()
-        assert self._judge is not None
-        self._judging[self._judge.score.remote(job.rolled, job.packed)] = job
+        self._ask_judge(job)
+
+    def _ask_judge(self, job: _Job) -> None:
+        job.judge = self._judge
+        self._judging[job.judge.score.remote(job.rolled, job.packed)] = job
 
     # ------------------------------------------------------------ recovery
 
@@ -293,8 +311,7 @@ class Dispatcher:
         self.counts["errors"] += 1
         job.failed_on.add(slot.index)
         if isinstance(error.cause, InputError):
-            if not job.result.done():
-                job.result.set_exception(error.cause)
+            self._fail(job, error.cause)
             return
         self._requeue(job, error.cause or error)
 
@@ -303,7 +320,7 @@ class Dispatcher:
         if job.result.done() or job.rolled is not None or job.calls:
             return
         if job.attempts >= self.config.attempts:
-            job.result.set_exception(_gave_up(job, error))
+            self._fail(job, _gave_up(job, error))
             return
         self.counts["requeued"] += 1
         self._queue.appendleft(job)

@@ -11,7 +11,7 @@ import pickle
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
@@ -48,7 +48,8 @@ class RayConfig:
         workers: processes that roll out.
         address: of a running Ray cluster, or "auto"; "" starts a Ray on this machine.
         threads: threads of torch per worker.
-        gpus: GPUs per worker, also a share of one. Required where the policy and the world model are on a GPU.
+        gpus: GPUs per worker, also a share of one; None divides all GPUs of the cluster, at most one each. Not 0 where
+            the policy and the world model are on a GPU.
         store_mb: object store of a Ray that is started here, in MB; Ray's choice if omitted.
         recovery: when work is given to another worker.
     """
@@ -56,7 +57,7 @@ class RayConfig:
     workers: Positive = 2
     address: str = ""
     threads: Positive = 1
-    gpus: Annotated[float, Between(0, 64)] = 0.0
+    gpus: Annotated[float, Between(0, 64)] | None = 0.0
     store_mb: Annotated[int, Between(76)] | None = None
     recovery: RecoveryConfig = RecoveryConfig()
 
@@ -110,6 +111,9 @@ class RayPool:
             surrogate, spawn_judge = self._share_judge(surrogate, source)
         parts = Parts(policy, surrogate, not is_shared, rows, temperature, config.threads)
         self._parts = ray.put(self._pickled(parts, "policy or surrogate"))
+        self._gpus = config.gpus
+        if config.gpus is None:
+            self._gpus = min(1.0, ray.cluster_resources().get("GPU", 0.0) / config.workers)
         self._units = UnitCounter(seed)
         self._broadcasts: dict[str, Broadcast] = {}
         self._newest: Broadcast | None = None
@@ -121,6 +125,33 @@ class RayPool:
         units = self._units.units(starts, group_size, self.version)
         pending = [(unit, self._dispatcher.submit(unit, self._newest)) for unit in units]
         return lambda: [self._group(unit, future) for unit, future in pending]
+
+    def begin_filled(
+        self,
+        starts: Sequence[StartOrLayout],
+        group_size: int,
+        replace: Callable[[RolloutGroup], Sequence[StartOrLayout]],
+    ) -> Callable[[], list[RolloutGroup]]:
+        """Queue a group from each start; idle workers get those that `replace` asks for. See `FillingPool`."""
+        assert self._newest is not None, "call sync first"
+        version, broadcast = self.version, self._newest
+        pending: dict[Future[tuple[bytes, bytes | None]], Unit] = {}
+
+        def submit(more: Sequence[StartOrLayout]) -> None:
+            units = self._units.units(more, group_size, version)
+            pending.update((self._dispatcher.submit(unit, broadcast), unit) for unit in units)
+
+        def finish() -> list[RolloutGroup]:
+            groups: dict[int, RolloutGroup] = {}
+            while pending:
+                for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                    unit = pending.pop(future)
+                    groups[unit.index] = self._group(unit, future)
+                    submit(replace(groups[unit.index]))
+            return [groups[index] for index in sorted(groups)]
+
+        submit(starts)
+        return finish
 
     def sync(self, weights: Mapping[str, Tensor], version: int) -> None:
         """Put `weights` into the object store, unless they are there; units that begin later act with them."""
@@ -179,7 +210,7 @@ class RayPool:
 
     def _spawn(self) -> Any:
         """Start a worker."""
-        options = {"num_cpus": 1, "num_gpus": self.config.gpus, "max_restarts": 0}
+        options = {"num_cpus": 1, "num_gpus": self._gpus, "max_restarts": 0}
         return self.ray.remote(Worker).options(**options).remote(self._parts, sys.path)
 
     def _share_judge(self, surrogate: Surrogate, source: JudgeVerdicts) -> tuple[Surrogate, Callable[[], Any]]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-import torch
 
 from worldgymnast.cli.checks import check_in_distribution, check_same_rate
 from worldgymnast.cli.command import NO_PREFIX, Command, DeviceCommand, HeldOut, LabelledCommand, OptionalPath
@@ -200,7 +199,7 @@ class Rl(DeviceCommand, LabelledCommand):
                 raise InputError(f"{', '.join(sorted(useless))}: no effect with --pool local. Add --pool ray")
             return None
         load_ray()
-        gpus = min(1.0, torch.cuda.device_count() / self.workers) if self.device == "cuda" else 0.0
+        gpus = None if self.device == "cuda" else 0.0
         return workers(RayConfig(self.workers, self.ray_address, self.threads or 1, gpus))
 
     def _horizon(self, components: Components, robot: RealEnvironment | None, episodes: EpisodeSet | None) -> int:
