@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("ray", reason="the extra 'ray' is not installed; run: pip install -c constraints.txt -e '.[ray]'")
 from ray_parts import (
@@ -31,9 +32,10 @@ from ray_parts import (
 
 from worldgymnast.errors import InputError
 from worldgymnast.rl.objective import ObjectiveConfig, has_signal
+from worldgymnast.rl.trainer import stack
 from worldgymnast.run import weights_hash
 from worldgymnast.surrogates.ray_cluster import connected
-from worldgymnast.surrogates.ray_pool import RayConfig, workers
+from worldgymnast.surrogates.ray_pool import RayConfig, RayPool, workers
 from worldgymnast.types import RolloutGroup, Start
 
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group("ray")]
@@ -56,6 +58,25 @@ def test_workers_collect_what_one_process_collects(ray: Any, expected: list[Any]
         assert content(collect(pool)) == expected
         assert pool.metrics()["pool/units"] == 2 * STARTS + 2
         assert pool.metrics()["pool/restarts"] == 0
+        check_ratios_of_stale_rollouts(pool)
+
+
+def check_ratios_of_stale_rollouts(pool: RayPool) -> None:
+    """Groups begun before a sync record the log-probabilities of the weights before it."""
+    old, new = small_policy(7), small_policy(8)
+    rooms = starts(np.random.default_rng(5), STARTS)
+    pool.sync(old.trainable_state(), 7)
+    stale = pool.begin(rooms, GROUP)
+    pool.sync(new.trainable_state(), 8)
+    fresh = pool.begin(rooms, GROUP)
+    for groups, version, acting, other in ((fresh(), 8, new, old), (stale(), 7, old, new)):
+        rollouts = [rollout for group in groups for rollout in group.rollouts]
+        assert {rollout.policy_version for rollout in rollouts} == {version}
+        obs, chunk, _ = stack(rollouts)
+        with torch.no_grad():
+            ratio, wrong = (torch.exp(p.logprobs(obs, chunk) - chunk.logprobs) for p in (acting, other))
+        assert torch.allclose(ratio, torch.ones(()), atol=1e-4)
+        assert not torch.allclose(wrong, torch.ones(()), atol=1e-2)
 
 
 def test_groups_do_not_depend_on_their_companions() -> None:
