@@ -92,7 +92,7 @@ print(time.process_time() - began, len(plan.roles), len(plan.unknown))
 def test_the_plan_is_quick() -> None:
     """In a process of its own, without the type checks of the tests."""
     found = subprocess.run([sys.executable, "-c", QUICK], capture_output=True, text=True, check=True).stdout.split()
-    assert float(found[0]) < 3, "1.2 s on an idle core"
+    assert float(found[0]) < 6, "1.6 CPU seconds on an AVX512 core"
     assert found[1:] == ["3", "0"]
 
 

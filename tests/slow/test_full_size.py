@@ -1,4 +1,7 @@
-"""The memory of published policies in full size is what the plan counts today; minutes, and no weights."""
+"""The memory of published policies in full size is what the plan counts today; a minute each, and no weights.
+
+OpenVLA takes several minutes, so its numbers are recomputed by hand: add it to `KINDS`.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,12 @@ from worldgymnast.rl.reinforce import ReinforceConfig
 from worldgymnast.rl.trainer import TrainerConfig
 
 CONFIG = ReinforceConfig(rows=ROWS, horizon=HORIZON, trainer=TrainerConfig(micro_batch=1))
+KINDS = ("SmolVLA", "Pi05")
 PARAMETERS = {"OpenVLA": 7.606, "SmolVLA": 0.418, "Pi0": 3.291, "Pi05": 3.407}
 """In 1e9, with the adapters."""
 
 
-@pytest.mark.parametrize("kind", FULL_SIZES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_stored_numbers(kind: str, tmp_path: Path) -> None:
     tokenizer = tmp_path / "tokenizer.json"
     if kind == "OpenVLA":
