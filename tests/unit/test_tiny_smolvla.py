@@ -76,12 +76,12 @@ def test_the_contract_holds(method: Any) -> None:
 
 
 def test_the_contract_holds_with_state_and_two_cameras() -> None:
-    check_policy(fresh(cameras=("front", "wrist"), state_dim=3, ratio="number"), (48, 80), state_size=3)
+    check_policy(fresh(cameras=("front", "wrist"), state_dim=3, ratio="look"), (48, 80), state_size=3)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_ratio_is_exactly_one_before_the_first_update(dtype: torch.dtype) -> None:
-    policy = fresh(ratio="number")
+    policy = fresh()
     obs = observation(policy)
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
         chunk = policy.act(obs, temperature=0.5, generator=seeded())

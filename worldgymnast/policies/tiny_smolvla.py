@@ -82,6 +82,8 @@ class TinySmolVLAConfig(SmolVLAConfig):
         tokenizer: "minilm", or folder or hub name of another tokenizer, with `sizes.vocabulary` to match.
         prompt_length: tokens of a padded prompt.
         sampler: the sampler in reinforcement learning. Greedy actions use its number of steps.
+        ratio: log-probabilities per look ("look") or of every number ("number"). One update changes the sum over a look
+            so much that half of the looks are clipped.
         trained: weights that training changes; all, since none are pretrained.
         shift: largest random image shift in imitation, in pixels.
         jitter: strength of random brightness, contrast and color in imitation.
@@ -93,6 +95,7 @@ class TinySmolVLAConfig(SmolVLAConfig):
     tokenizer: str = MINILM
     prompt_length: Positive = 16
     sampler: SamplerConfig = field(default_factory=lambda: SamplerConfig(steps=4))
+    ratio: Literal["look", "number"] = "number"
     trained: Literal["expert", "all"] = "all"
     shift: Annotated[int, Between(0, 4096)] = 3
     jitter: NonNegative = 0.2
