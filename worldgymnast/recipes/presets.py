@@ -190,7 +190,7 @@ def flow_vla() -> PolicyTraining:
 
 def tiny_smolvla() -> PolicyTraining:
     """Return SmolVLA with small sizes and random weights: 2M parameters, see docs/results/small-smolvla.md."""
-    return PolicyTraining(TinySmolVLAConfig(), demonstrations=20, fit=FitConfig(steps=1500, lr=1e-3))
+    return PolicyTraining(TinySmolVLAConfig(), demonstrations=20, fit=FitConfig(steps=6000, lr=1e-3))
 
 
 POLICIES: dict[str, Callable[[], PolicyTraining]] = {
