@@ -18,8 +18,6 @@ from ray_parts import (
     STARTS,
     Bright,
     Counting,
-    Outage,
-    Raising,
     collect,
     content,
     imagination,
@@ -88,17 +86,6 @@ def test_groups_do_not_depend_on_their_companions() -> None:
     again.sync(small_policy().trainable_state(), 0)
     assert content(again.begin([one], GROUP)() + again.begin([two], GROUP)()) == content(both)
     assert content([both[0]]) != content(again.begin([one], GROUP)()), "a third group has a stream of its own"
-
-
-def test_a_group_that_fails_on_one_worker_is_tried_on_another(ray: Any, expected: list[Any], tmp_path: Path) -> None:
-    """Once in the world model, once in the judge."""
-    world, judge = (tmp_path / name for name in ("world", "judge"))
-    for folder in (world, judge):
-        folder.mkdir()
-    with remote(imagination(Raising(trap=world), Outage(trap=judge))) as pool:
-        assert content(collect(pool)) == expected
-        counts = pool.metrics()
-    assert (counts["pool/errors"], counts["pool/requeued"], counts["pool/restarts"]) == (2, 2, 0)
 
 
 def test_a_part_that_cannot_travel_is_one_line(ray: Any) -> None:

@@ -26,6 +26,8 @@ from ray_parts import (
     Counting,
     Impossible,
     NoisyLamp,
+    Outage,
+    Raising,
     Stalling,
     collect,
     content,
@@ -74,6 +76,17 @@ def test_a_stalled_worker_gets_a_backup_and_is_replaced(ray: Any, expected: list
         counts = pool.metrics()
     assert counts["pool/backups"] >= 1
     assert counts["pool/units"] == 2 * STARTS + 2
+
+
+def test_a_group_that_fails_on_one_worker_is_tried_on_another(ray: Any, expected: list[Any], tmp_path: Path) -> None:
+    """Once in the world model, once in the judge."""
+    world, judge = (tmp_path / name for name in ("world", "judge"))
+    for folder in (world, judge):
+        folder.mkdir()
+    with remote(imagination(Raising(trap=world), Outage(trap=judge))) as pool:
+        assert content(collect(pool)) == expected
+        counts = pool.metrics()
+    assert (counts["pool/errors"], counts["pool/requeued"], counts["pool/restarts"]) == (2, 2, 0)
 
 
 def test_where_no_worker_survives_the_run_pauses(ray: Any) -> None:
