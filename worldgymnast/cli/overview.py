@@ -41,7 +41,7 @@ GROUPS: dict[str, dict[str, Entry]] = {
         "scenes plate": Entry("DATA...", "estimate a camera's empty background, for scenes distract"),
     },
     "Train": {
-        "sft": Entry("DATA...", "train a policy by imitating demonstrations", RESUMES),
+        "sft": Entry("[KIND] DATA...", "train a policy by imitating demonstrations", RESUMES),
         "train-world": Entry("[SIZE] DATA...", "train a world model on all logged episodes", RESUMES),
         "distill": Entry("DATA...", "distill a multi-step world model into a single-step one", RESUMES),
         "train-judge": Entry("DATA...", "train a success judge on labelled episodes", RESUMES),
@@ -152,9 +152,10 @@ def preset_help(name: str, presets: Mapping[str, Callable[[], Any]]) -> str:
 
 
 def size_help(name: str, sizes: Mapping[str, Callable[[], Any]]) -> str:
-    """Return the introduction to help without a size."""
+    """Return the introduction to help without the first argument: a size, or a kind."""
     lines = [f"  {size:<22}{(make.__doc__ or '').partition(': ')[0]}" for size, make in sizes.items()]
-    head = f"SIZE may come first, before the data. Example: worldgymnast {name} {list(sizes)[1]} DATA --out RUN"
+    word = COMMANDS[name].arguments.split()[0].strip("[]")
+    head = f"{word} may come first, before the data. Example: worldgymnast {name} {list(sizes)[1]} DATA --out RUN"
     return "\n".join([head, *lines, f"Defaults below: {next(iter(sizes))}.", ""])
 
 
