@@ -38,7 +38,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "found no Python 3.11 or newer (looked for: $(or $(PYTHON),python3.11 python3.12 python3));" \
 	    "install one, or name it: make install PYTHON=/path/to/python3.11" >&2; exit 2; \
 	fi; \
-	echo "setting up $(VENV) with $$("$$python" --version); 2.2 GB, or 6 GB with a CUDA build of torch; a few minutes"; \
+	echo "setting up $(VENV) with $$("$$python" --version); 2.6 GB, or 7 GB with a CUDA build of torch; a few minutes"; \
 	"$$python" -m venv $(VENV)
 	$(VENV)/bin/python -m pip install -c constraints.txt -e '.[dev]'
 	@touch $@
