@@ -154,7 +154,11 @@ def config_section(kind: type[Any], places: Mapping[str, str], here: str) -> lis
     helps = _field_helps(kind)
     hints = get_type_hints(kind, include_extras=True)
     parents = [base for base in kind.__mro__[1:] if base.__name__ in places and _is_checked(base)]
-    inherited = {one.name: default_of(one) for base in parents[:1] for one in dataclasses.fields(base)}
+    inherited = {
+        one.name: (default_of(one), get_type_hints(base, include_extras=True)[one.name])
+        for base in parents[:1]
+        for one in dataclasses.fields(base)
+    }
     summary = sentence(cell(doc.short_description or ""))
     lines = [f"## {kind.__name__}", "", f"{summary} Class `{kind.__module__}.{kind.__name__}`.", ""]
     lines += [cell(doc.long_description), ""] if doc.long_description else []
@@ -162,7 +166,7 @@ def config_section(kind: type[Any], places: Mapping[str, str], here: str) -> lis
     rows = []
     for field in dataclasses.fields(kind):
         default = default_of(field)
-        if inherited.get(field.name) == default:
+        if inherited.get(field.name) == (default, hints[field.name]):
             continue
         values = _linked(valid_values(hints[field.name]), places, here)
         value = f"{values}; required" if default == "required" else f"{values}; default {default}"

@@ -103,6 +103,17 @@ GROUPS: Mapping[str, Mapping[str, Metric]] = {
         "lost": Metric("Lost", "probability that real success is below the start policy's", "0..1"),
         "held": Metric("On hold", "1 where a task is on hold and gives no reward, else 0"),
     },
+    "Workers (--pool ray), since the beginning": {
+        "pool/workers": Metric("Workers", "processes that roll out"),
+        "pool/units": Metric("Finished groups", "groups whose result counts"),
+        "pool/queued": Metric("Waiting groups", "groups that no worker has begun"),
+        "pool/requeued": Metric("Repeated groups", "groups given to another worker after a failure or a lost result"),
+        "pool/restarts": Metric("New workers", "workers started in the place of dead or slow ones"),
+        "pool/backups": Metric("Backups", "groups of slow workers that an idle worker rolled out, too"),
+        "pool/duplicates": Metric("Second results", "results of groups that had one already; they do not count"),
+        "pool/errors": Metric("Errors of workers", "groups on which a worker raised an error"),
+        "pool/bytes": Metric("Bytes", "bytes of the results that reached the driver"),
+    },
     "Checks of judged successes": {
         "audit_claims": Metric("Audited successes", "judged successes of a step that the audit judge checked"),
         "audit_denied": Metric("Rejected successes", "audited successes that the audit judge calls failures"),
