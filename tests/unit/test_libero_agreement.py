@@ -32,7 +32,10 @@ def test_so_many_successes_of_every_task_become_demonstrations() -> None:
     assert successes(known, 2, seed=1).first.tolist() != few.first.tolist()
 
 
-def test_scores_of_an_rl_run_become_outcomes_and_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_scores_of_an_rl_run_become_outcomes_and_a_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     steps = {0: (0.5, 0.25), 12: (0.75, 0.5)}
     rows = [{"step": 6, "reward": 0.1}]
     for step, (real, imagined) in steps.items():

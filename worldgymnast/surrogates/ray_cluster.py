@@ -28,6 +28,7 @@ def load_ray() -> Any:
     Raises:
         InputError: Ray is not installed.
     """
+    os.environ.setdefault("RAY_TQDM_PATCH_PRINT", "0")  # Ray replaces builtins.print in this process otherwise
     try:
         return importlib.import_module("ray")
     except ModuleNotFoundError as error:
