@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -40,7 +41,7 @@ from ray_parts import (
 )
 
 from worldgymnast.endpoint import BudgetSpent
-from worldgymnast.errors import Paused
+from worldgymnast.errors import InputError, Paused
 from worldgymnast.judges.vlm import VLMConfig, VLMJudge
 from worldgymnast.ledger import Budget, Ledger
 from worldgymnast.surrogates.ray_cluster import connected
@@ -245,3 +246,10 @@ def _descendants(pid: int) -> set[int]:
     while new := {int(p.name) for p in Path("/proc").glob("[0-9]*") if _parent(int(p.name)) in found} - found:
         found |= new
     return found - {pid}
+
+
+def test_a_cluster_that_is_not_there_is_one_line_soon() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    with pytest.raises(InputError, match=f"cluster 127.0.0.1:{port}: does not answer"), connected(f"127.0.0.1:{port}"):
+        pass

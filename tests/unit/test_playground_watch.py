@@ -113,6 +113,13 @@ def test_a_folder_without_a_step_says_so_and_is_read_again(tmp_path):
         Watch(tmp_path / "none")
 
 
+def test_a_run_that_is_deleted_meanwhile_is_a_problem_of_the_page(run):
+    watch = Watch(run)
+    assert watch.snapshot()["problem"] == ""
+    shutil.rmtree(run)
+    assert watch.snapshot()["problem"]
+
+
 def test_videos_are_served_and_others_refused(run, tmp_path):
     client = TestClient(watch_app(Watch(run), "secret"), base_url=HOST)
     state = client.get("/secret/state").json()

@@ -102,3 +102,11 @@ def test_to_fill_a_step_every_group_needs_its_own_stream() -> None:
 
     with pytest.raises(ValueError, match="begin_filled"):
         Collector(Plain(), lambda rng, count: [], CollectConfig(fill=3, streams="group"), ObjectiveConfig())  # type: ignore[arg-type]
+
+
+def test_more_workers_than_the_machine_carries_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("ray")
+    rl = ["rl", "debug", "--pool", "ray", "--workers", "9999", "--unscored", "--out", str(tmp_path / "run")]
+    assert main(rl) == 2
+    assert "--workers: found 9999, expected at most" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

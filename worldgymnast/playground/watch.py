@@ -181,7 +181,10 @@ class Watch:
 
     def _fingerprint(self) -> str:
         """Text that changes when a file of the run does."""
-        folders = [self.run, *(path for path in sorted(self.run.iterdir()) if path.is_dir())]
+        try:
+            folders = [self.run, *(path for path in sorted(self.run.iterdir()) if path.is_dir())]
+        except FileNotFoundError:
+            return "gone"
         files = [file for folder in folders for kind in _FILES for file in sorted(folder.glob(kind))]
         parts = []
         for file in files:

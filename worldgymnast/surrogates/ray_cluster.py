@@ -9,6 +9,7 @@ import importlib
 import logging
 import os
 import secrets
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,8 @@ _OWN_SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 """Environment of a Ray that is started here: no usage statistics."""
+_REACH_SECONDS = 10
+"""How long a cluster may take to accept a connection."""
 
 
 def load_ray() -> Any:
@@ -62,6 +65,7 @@ def connected(address: str = "", *, cpus: int = 1, store_bytes: int | None = Non
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "worldgymnast"}
     try:
         if address:
+            _reach(address)
             ray.init(address=address, **quiet)
         else:
             _prepare_own()
@@ -71,7 +75,7 @@ def connected(address: str = "", *, cpus: int = 1, store_bytes: int | None = Non
                 object_store_memory=store_bytes,
                 **quiet,
             )
-    except (ConnectionError, RuntimeError, TimeoutError, ValueError, ray.exceptions.RayError) as error:
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         first = str(error).strip().split("\n")[0]
         where = f"cluster {address}: does not answer" if address else "Ray does not start on this machine"
         fix = "Check --ray-address and RAY_AUTH_TOKEN" if address else "Free memory, or use --pool local"
@@ -80,6 +84,13 @@ def connected(address: str = "", *, cpus: int = 1, store_bytes: int | None = Non
         yield ray
     finally:
         ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Raise an OSError soon if nothing listens at HOST:PORT; Ray itself tries for minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_SECONDS).close()
 
 
 def _prepare_own() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,6 +49,8 @@ from worldgymnast.surrogates.ray_cluster import load_ray
 from worldgymnast.surrogates.ray_pool import RayConfig, workers
 from worldgymnast.types import Start
 
+_WORKERS_PER_CORE = 8
+"""More would wait for each other; each takes some 350 MB."""
 _PHOTOGRAPHS = 10
 """Photographs per task of the suite to which other pictures are compared."""
 _EPISODES = 60
@@ -199,6 +202,12 @@ class Rl(DeviceCommand, LabelledCommand):
                 raise InputError(f"{', '.join(sorted(useless))}: no effect with --pool local. Add --pool ray")
             return None
         load_ray()
+        most = _WORKERS_PER_CORE * (os.cpu_count() or 1)
+        if not self.ray_address and self.workers > most:
+            raise InputError(
+                f"--workers: found {self.workers}, expected at most {most} on this machine ({os.cpu_count()} cores). "
+                "Nothing was started. Lower it, or join a cluster with --ray-address"
+            )
         gpus = None if self.device == "cuda" else 0.0
         return workers(RayConfig(self.workers, self.ray_address, self.threads or 1, gpus))
 
