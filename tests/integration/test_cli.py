@@ -14,6 +14,7 @@ import torch
 from episode_builders import episode
 from places import ROOT
 
+import worldgymnast as wg
 from worldgymnast.actions import metaworld_spec
 from worldgymnast.cli.main import COMMANDS, main
 from worldgymnast.episodes import lerobot
@@ -406,3 +407,10 @@ def test_what_a_terminal_would_obey_is_shown_where_it_is_a_word(capsys: pytest.C
 def test_a_word_that_no_file_can_have_as_its_name(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", name]) == 2
     assert capsys.readouterr().err.startswith("worldgymnast: error: RUN: found ")
+
+
+def test_a_kind_beside_a_policy_of_another_kind_is_refused(refuses: Refuses, tmp_path: Path) -> None:
+    policy = wg.starter("policy")
+    said = refuses("sft", "tiny-smolvla", tmp_path, "--begin-with", policy, "--out", tmp_path / "run")
+    assert "it is a SmallVLA, which keeps its kind, but the first argument chooses TinySmolVLA" in said
+    assert not (tmp_path / "run").exists()

@@ -37,6 +37,7 @@ from worldgymnast.episodes.shares import check_shares
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, warn_out_of_range
 from worldgymnast.errors import InputError
 from worldgymnast.preprocessing import compact
+from worldgymnast.protocols import Policy
 from worldgymnast.recipes.presets import POLICIES, WORLDS
 from worldgymnast.recipes.quickstart import starter
 from worldgymnast.registry import (
@@ -91,6 +92,7 @@ class Sft(TrainingCommand):
         self.prepare()
         check_parts(self.config)
         start = load_policy(self.begin_with, is_tested=False) if self.begin_with else None
+        self._check_kind(start)
         check_same_cameras(self.begin_with, requested=self.image_key)
         rule, cameras = rule_of(self.begin_with, requested=self.resize), self.cameras or cameras_of(self.begin_with)
         size = size_for(self.data, self.size or size_of(self.begin_with), cameras)
@@ -116,6 +118,15 @@ class Sft(TrainingCommand):
             self_test(start, self.begin_with)
         train_policy(episodes, self.out, config, self.device, start=start, origin=data)
         return print_written(self.out / "policy.safetensors")
+
+    def _check_kind(self, start: Policy | None) -> None:
+        """Refuse a kind beside a policy of another kind, which would be trained instead."""
+        chosen, found = type(self.config.policy), type(getattr(start, "config", None))
+        if start is not None and chosen not in (type(PolicyTraining().policy), found):
+            raise InputError(
+                f"--begin-with {self.begin_with}: it is a {type(start).__name__}, which keeps its kind, but the first "
+                f"argument chooses {chosen.__name__.removesuffix('Config')}. Nothing was trained. Omit one of them"
+            )
 
 
 @checked(kw_only=True)
