@@ -79,6 +79,9 @@ class MemoryPlan:
             tables.show(tables.sheet(self._sheet()))
         for line in self.unknown:
             print(line)
+        if not self.roles:
+            print("peak unknown", flush=True)
+            return
         print(f"peak {self.peak:.3g} GB" + ("" if available is None else f" of {available:.3g} GB"), flush=True)
 
     def _sheet(self) -> Sheet:

@@ -158,6 +158,11 @@ class Play(DeviceCommand, DatasetCommand):
 
     def _starts(self, path: Path, size: tuple[int, int], rule: Any) -> list[Start]:
         if path.is_dir():
+            if self.instruction:
+                raise InputError(
+                    f"--instruction: --start {path} is a folder, and its starts have instructions of their own. Omit "
+                    "it; the page's text box changes the sentence"
+                )
             return read_starts(path, size, resize=rule)
         frame, sidecar = read_frame(path, size, resize=rule), path.with_suffix(".json")
         if self.instruction or not sidecar.is_file():
