@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -156,7 +157,10 @@ def test_a_world_of_another_robot_needs_a_start_and_gets_no_starter_parts(tmp_pa
         (["a", "b"], "WORLD: found 2 files"),
         (["--start", "x.png", "--data", "y"], "--start and --data: found both"),
         (["--instruction", "open it"], "needs --start PICTURE"),
-        (["--start", str(Path(__file__).parent), "--instruction", "open it"], "its starts have instructions of their own"),
+        (
+            ["--start", str(Path(__file__).parent), "--instruction", "open it"],
+            "its starts have instructions of their own",
+        ),
         (["--start", "nothing.png"], "nothing.png"),
         (["missing.safetensors"], "missing.safetensors"),
     ],
