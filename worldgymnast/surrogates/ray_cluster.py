@@ -65,7 +65,7 @@ def connected(address: str = "", *, cpus: int = 1, store_bytes: int | None = Non
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "worldgymnast"}
     try:
         if address:
-            _reach(address)
+            reach(address)
             ray.init(address=address, **quiet)
         else:
             _prepare_own()
@@ -86,8 +86,12 @@ def connected(address: str = "", *, cpus: int = 1, store_bytes: int | None = Non
         ray.shutdown()
 
 
-def _reach(address: str) -> None:
-    """Raise an OSError soon if nothing listens at HOST:PORT; Ray itself tries for minutes."""
+def reach(address: str) -> None:
+    """Raise an OSError soon if nothing listens at an address; Ray itself tries for minutes.
+
+    Args:
+        address: HOST:PORT; others, such as "auto", are not asked.
+    """
     host, colon, port = address.rpartition(":")
     if colon and port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_SECONDS).close()
