@@ -70,6 +70,7 @@ def connected(address: str = "", *, cpus: int = 1, store_bytes: int | None = Non
         else:
             _prepare_own()
             ray.init(
+                address="local",  # else Ray joins another one on this machine
                 num_cpus=cpus,
                 include_dashboard=False,
                 object_store_memory=store_bytes,
