@@ -9,10 +9,10 @@ GL_PACKAGES := libegl1 libgl1-mesa-dri
 export PATH := $(or $(PATH),/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin)
 
 .DEFAULT_GOAL := help
-.PHONY: help install gl quickstart test test-fast lint docs clean
+.PHONY: help install gl quickstart test test-fast test-cluster lint docs clean
 
 # Two processes; more skipped tests than pyproject.toml allows are a failure (tests/support/skip_limit.py).
-PYTEST := WORLDGYMNAST_COUNT_SKIPS=1 OMP_NUM_THREADS=1 MUJOCO_GL=egl $(VENV)/bin/python -m pytest -n 2 --dist loadgroup -m "not gpu"
+PYTEST := WORLDGYMNAST_COUNT_SKIPS=1 OMP_NUM_THREADS=1 MUJOCO_GL=egl $(VENV)/bin/python -m pytest -n 2 --dist loadgroup -m "not gpu and not cluster"
 
 define GL_CHECK
 import mujoco
@@ -58,11 +58,14 @@ gl: install ## a software GL to render with: checked, installed where that is po
 quickstart: install gl ## the main job: RL of the starter policy in the starter world, real evaluation, report
 	$(VENV)/bin/worldgymnast quickstart
 
-test: install gl ## every test that needs no GPU, two processes
+test: install gl ## every test that needs no GPU and no cluster, two processes
 	$(PYTEST)
 
 test-fast: install gl ## unit tests, contracts and the examples in docstrings; about a minute
 	$(PYTEST) tests/unit tests/contracts worldgymnast
+
+test-cluster: install ## killed Ray workers, nodes and drivers; three minutes
+	OMP_NUM_THREADS=1 MUJOCO_GL=egl $(VENV)/bin/python -m pytest -m cluster tests/slow
 
 lint: install ## ruff, pyright, the import rules
 	$(VENV)/bin/ruff check

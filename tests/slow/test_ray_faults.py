@@ -46,7 +46,7 @@ from worldgymnast.judges.vlm import VLMConfig, VLMJudge
 from worldgymnast.ledger import Budget, Ledger
 from worldgymnast.surrogates.ray_cluster import connected, reach
 
-pytestmark = [pytest.mark.server, pytest.mark.xdist_group("ray")]
+pytestmark = [pytest.mark.server, pytest.mark.xdist_group("ray"), pytest.mark.cluster]
 
 
 @pytest.fixture(scope="module")
