@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from worldgymnast.precision import as_on
-from worldgymnast.rl.offload import modules_in
+from worldgymnast.rl.offload import tensors_in
 
 _M = TypeVar("_M")
 
@@ -134,7 +134,7 @@ def fake_copy(component: _M) -> _M:
     """Copy of a component whose tensors have shapes but no contents; so have the results of its operations."""
     memo: dict[int, Any] = {}
     with fake_tensors():
-        for tensor in [t for module in modules_in(component) for t in (*module.parameters(), *module.buffers())]:
+        for tensor in tensors_in(component):
             empty = torch.empty(tensor.shape, dtype=tensor.dtype)
             is_parameter = isinstance(tensor, nn.Parameter)
             memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty

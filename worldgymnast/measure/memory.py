@@ -18,7 +18,7 @@ from torch import nn
 from worldgymnast.measure.live_bytes import counting, fake_copy, tensor_bytes
 from worldgymnast.precision import Precision, autocast
 from worldgymnast.protocols import Judge, PredictsState, WorldModel, tiling_of
-from worldgymnast.rl.offload import modules_in
+from worldgymnast.rl.offload import modules_in, tensors_in
 from worldgymnast.rl.reinforce import ReinforceConfig
 from worldgymnast.rl.rollout import executed_per_look
 from worldgymnast.tiling import picture_sizes
@@ -196,8 +196,7 @@ def imitation_memory(
 
 def module_bytes(component: Any) -> int:
     """Bytes of a component's parameters and buffers; 0 for one without, such as a judge behind a server."""
-    tensors = {id(t): t for module in modules_in(component) for t in (*module.parameters(), *module.buffers())}
-    return sum(map(tensor_bytes, tensors.values()))
+    return sum(map(tensor_bytes, tensors_in(component)))
 
 
 def _observation(policy: Any, world: Any, rows: int) -> Observation:
