@@ -31,6 +31,20 @@ class Line:
         self.ahead.clear()
         self.tip = node
 
+    def undo(self, count: int = 1) -> Node:
+        """Return the tip to where it was `count` moves ago, or to the first."""
+        return self._retrace(self.back, self.ahead, count)
+
+    def redo(self, count: int = 1) -> Node:
+        """Take back `count` undos, or all."""
+        return self._retrace(self.ahead, self.back, count)
+
+    def _retrace(self, source: list[Node], passed: list[Node], count: int) -> Node:
+        for _ in range(min(count, len(source))):
+            passed.append(self.tip)
+            self.tip = source.pop()
+        return self.tip
+
 
 @dataclass(frozen=True)
 class Belief:

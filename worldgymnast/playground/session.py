@@ -212,23 +212,11 @@ class Session:
 
     def undo(self, name: str, count: int = 1) -> Node:
         """Return the tip of a line to where it was `count` frames or operations ago."""
-        line = self.line(name)
-        for _ in range(count):
-            if not line.back:
-                break
-            line.ahead.append(line.tip)
-            line.tip = line.back.pop()
-        return line.tip
+        return self.line(name).undo(count)
 
     def redo(self, name: str, count: int = 1) -> Node:
         """Take back an undo."""
-        line = self.line(name)
-        for _ in range(count):
-            if not line.ahead:
-                break
-            line.back.append(line.tip)
-            line.tip = line.ahead.pop()
-        return line.tip
+        return self.line(name).redo(count)
 
     def rewind(self, name: str, depth: int) -> Node:
         """Move the tip of a line to an earlier frame, to continue from there; undo returns."""
