@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from worldgymnast.configs import to_dict
 from worldgymnast.errors import InputError
+from worldgymnast.files import short
 from worldgymnast.policies.lora import is_adapter, updates
-from worldgymnast.policies.published import FILE
+from worldgymnast.policies.published import FILE, Base
 from worldgymnast.weights import to_json, write_text
 
 _WRONG = "so it is not what the policy began with. Give the policy's own base"
@@ -41,6 +42,20 @@ def check_base(policy: nn.Module, base: Mapping[str, Tensor], where: Path) -> No
             raise InputError(f"{where}: tensor '{name}' has shape {shapes}, {_WRONG}")
         if not weight.requires_grad and not torch.equal(found.to(weight.dtype), weight.cpu()):
             raise InputError(f"{where}: tensor '{name}' differs from the policy's, which training kept fixed, {_WRONG}")
+
+
+def check_adapter(policy: Any, base: Base) -> None:
+    """Raise InputError unless the adapters alone, on the base, give the policy."""
+    if not policy.config.lora_rank:
+        raise InputError(
+            f"{type(policy).__name__} was trained without LoRA, so it has no adapters to write alone. Omit "
+            "--adapter-only, or train it with lora_rank in its policy.json"
+        )
+    if base.description.get("adapter"):
+        raise InputError(
+            f"{base.folder}: its description merges the adapter {short(base.description['adapter'])} first, which an "
+            "adapter alone would leave out. Omit --adapter-only"
+        )
 
 
 def trained_tensors(

@@ -14,7 +14,7 @@ import torch
 from worldgymnast.configs import to_dict
 from worldgymnast.errors import InputError
 from worldgymnast.files import short
-from worldgymnast.policies.exports import check_base, copy_files, trained_tensors, write_description
+from worldgymnast.policies.exports import check_adapter, check_base, copy_files, trained_tensors, write_description
 from worldgymnast.policies.flow_checkpoint import Files, FlowCheckpoint, read_settings
 from worldgymnast.policies.flow_layouts import effective_name
 from worldgymnast.policies.flow_statistics import Affine, write_lerobot_statistics
@@ -42,7 +42,7 @@ def export(policy: Any, name: str, out: Path, *, adapter_only: bool) -> list[str
     """
     base = base_of(name)
     if adapter_only:
-        _check_adapter(policy, base)
+        check_adapter(policy, base)
     description = _describe(policy, base)
     published = read_tensors(base.folder)
     adapter = adapter_folder(description.adapter, base.folder, base.place)
@@ -69,20 +69,6 @@ def export(policy: Any, name: str, out: Path, *, adapter_only: bool) -> list[str
     save_weights(out / _WEIGHTS, tensors, {"format": "pt"})
     write_description(out, result)
     return notes + more
-
-
-def _check_adapter(policy: Any, base: Base) -> None:
-    """Raise InputError unless the adapters alone, on the base, give the policy."""
-    if not policy.config.lora_rank:
-        raise InputError(
-            f"{type(policy).__name__} was trained without LoRA, so it has no adapters to write alone. Omit "
-            "--adapter-only, or train it with lora_rank in its policy.json"
-        )
-    if base.description.get("adapter"):
-        raise InputError(
-            f"{base.folder}: its description merges the adapter {short(base.description['adapter'])} first, which an "
-            "adapter alone would leave out. Omit --adapter-only"
-        )
 
 
 def _describe(policy: Any, base: Base) -> FlowCheckpoint:

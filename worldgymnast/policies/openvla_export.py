@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from worldgymnast.errors import InputError
-from worldgymnast.files import read_json_object, short
-from worldgymnast.policies.exports import check_base, copy_files, trained_tensors, write_description
+from worldgymnast.files import read_json_object
+from worldgymnast.policies.exports import check_adapter, check_base, copy_files, trained_tensors, write_description
 from worldgymnast.policies.lora import merge_adapter, save_adapter
 from worldgymnast.policies.openvla_checkpoint import OpenVLACheckpoint
 from worldgymnast.policies.openvla_files import extra_tensors, read_tensors
@@ -35,22 +35,14 @@ def export(policy: Any, name: str, out: Path, *, adapter_only: bool) -> list[str
     """
     base = base_of(name)
     folder, config = base.folder, policy.config
-    if adapter_only and not config.lora_rank:
-        raise InputError(
-            "OpenVLA was trained without LoRA, so it has no adapter to write alone. Omit --adapter-only, or train it "
-            "with lora_rank in its policy.json"
-        )
+    if adapter_only:
+        check_adapter(policy, base)
     description = _describe(policy, base)
     published = read_tensors(folder)
     weights = {one: value for one, value in published.items() if not is_unused(one, config.dino, config.siglip)}
     before = dict(weights)
     adapter = adapter_folder(description.adapter, folder, base.place)
     if adapter is not None:
-        if adapter_only:
-            raise InputError(
-                f"{folder}: its description merges the adapter {short(description.adapter)} first, which an adapter "
-                "alone would leave out. Omit --adapter-only"
-            )
         merge_adapter(before, adapter)
     extras = _extras(adapter, folder)
     check_base(policy, before | extras, folder)
