@@ -193,7 +193,6 @@ class FlowCheckpoint:
         """
         settings, kind, state = files.settings, files.kind, scales.get("state")
         sizes = self.check_sizes(files)
-        horizon = settings.integer("chunk_size" if settings.is_lerobot else "action_horizon", 50)
         steps = settings.integer("num_steps" if kind == "smolvla" else "num_inference_steps", 10)
         length = settings.integer("tokenizer_max_length", 200 if kind == "pi05" else 48)
         tokenizer = self.language(settings, base)
@@ -203,8 +202,8 @@ class FlowCheckpoint:
             values["prompt"] = self.template(settings)
         return _KINDS[kind][1](
             sizes=sizes,
-            horizon=horizon,
-            chunk=self.chunk or settings.integer("n_action_steps", horizon),
+            horizon=settings.horizon,
+            chunk=self.chunk or settings.chunk,
             cameras=self.cameras or settings.cameras(),
             tokenizer=tokenizer,
             tokenizer_hash=_file_hash(tokenizer),

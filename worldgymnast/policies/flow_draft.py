@@ -52,8 +52,7 @@ def draft(folder: Path, given: dict[str, Any]) -> Draft:
         questions = (_spec_question(len(scales["action"].offset) if scales else 0, folder), *questions)
     if scales:
         keep("reads_state", "state" in scales)
-    horizon = settings.integer("chunk_size" if settings.is_lerobot else "action_horizon", 50)
-    keep("chunk", settings.integer("n_action_steps", horizon))
+    keep("chunk", settings.chunk)
     order = [one.name for one in fields(FlowCheckpoint)]
     values = {name: (given | found)[name] for name in order if name in given or name in found}
     return Draft(values, tuple(found), questions)

@@ -115,6 +115,16 @@ class Settings:
         ]
 
     @property
+    def horizon(self) -> int:
+        """Actions that the network predicts."""
+        return self.integer("chunk_size" if self.is_lerobot else "action_horizon", 50)
+
+    @property
+    def chunk(self) -> int:
+        """Actions per look."""
+        return self.integer("n_action_steps", self.horizon)
+
+    @property
     def has_state(self) -> bool:
         """Whether config.json names a state among the inputs."""
         return any(type_ == "STATE" for _, type_ in self._features())
