@@ -117,9 +117,9 @@ def measured(role: Callable[[], None], kind: str) -> float:
     queue = context.Queue()
     process = context.Process(target=_measured, args=(role, queue, kind))
     process.start()
-    found = queue.get()
+    taken = queue.get()
     process.join()
-    return found / 1e6
+    return taken / 1e6
 
 
 def cpu_table() -> None:
@@ -153,7 +153,7 @@ def gpu_table() -> None:
         "c": {"slide": "band", "steps": 1, "guidance": 1.0},
     }
     print("| way | batch | derived, GB | measured, GB | ratio |\n|---|---|---|---|---|")
-    for (way, batch), found in MEASURED.items():
+    for (way, batch), measured_gb in MEASURED.items():
         with torch.device("meta"):
             world = LatentWorldModel(replace(preset, **ways[way]), WORLDGYM, 5.0).eval()
             quick = LatentWorldModel(replace(preset, **{**ways[way], "steps": 1}), WORLDGYM, 5.0).eval()
@@ -173,7 +173,7 @@ def gpu_table() -> None:
         copies = 2 * weights  # the world that the benchmark loaded, and the way made of it
         made = deep + (weights if way == "b" else 0)  # (b) makes the state with a third copy
         derived = (copies + held + max(step, made)) / 1e9  # `held`: a state of the timing lay beside it
-        print(f"| ({way}) | {batch} | {derived:.1f} | {found} | {derived / found:.2f} |", flush=True)
+        print(f"| ({way}) | {batch} | {derived:.1f} | {measured_gb} | {derived / measured_gb:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ def chosen(episodes: EpisodeSet, tasks: list[str]) -> EpisodeSet:
     """The first success, and the first failure."""
     rows = []
     for wanted, task in zip((True, False), tasks or ["", ""], strict=True):
-        found = [e for e in np.flatnonzero(episodes.succeeded == wanted) if episodes.task[e] == task or not task]
-        rows.append(found[0])
+        candidates = [e for e in np.flatnonzero(episodes.succeeded == wanted) if episodes.task[e] == task or not task]
+        rows.append(candidates[0])
     return episodes.select(np.array(rows, np.int64))
 
 
