@@ -63,7 +63,7 @@ class Rl(DeviceCommand, LabelledCommand):
 
     Attributes:
         config: the training.
-        policy: policy file; the starter policy if omitted.
+        policy: policy file or description (policy.json); the starter policy if omitted.
         world: world-model file; the starter world model if omitted.
         judge: judge file, weights or a description (.json); the starter judge if omitted.
         audit: file of a second judge, which gives no reward but re-checks judged successes.

@@ -70,7 +70,7 @@ class Sft(TrainingCommand):
 
     Attributes:
         config: the training.
-        begin_with: policy file to continue training from; it keeps its architecture.
+        begin_with: policy file or description (policy.json) to continue training from; it keeps its architecture.
         state: also give the policy the robot's state (proprioception). Then it needs a world model that predicts it
             (train-world --state).
         over_memory: begin although the memory plan does not fit in the device.
