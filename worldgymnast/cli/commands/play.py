@@ -54,7 +54,8 @@ class Play(DeviceCommand, DatasetCommand):
         world: world-model file; the starter world model if omitted.
         start: picture to start from, or folder of pictures with instructions.
         data: data set folder; its episodes are the starts, and their real videos are shown beside the imagined ones.
-        policy: policy file or description (policy.json); the starter policy if omitted, with a world model like the starter's.
+        policy: policy file or description (policy.json); the starter policy if omitted, with a world model like the
+            starter's.
         judge: judge file; the starter judge if omitted, with a world model like the starter's.
         instruction: sentence for a single picture without a JSON file.
         stride: frames between two that the judge sees; default 0.15 seconds (2 frames in Meta-World).
