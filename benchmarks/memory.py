@@ -5,8 +5,8 @@
 
 The first command plans the starter components, and then runs each role in a process of its own with real tensors: once
 with the bytes of living tensors counted, and once with the resident memory that the system gives, above that of the
-process before. The second repeats the measurements of docs/imagination-speed.md on tensors without contents: 608M
-parameters, a few minutes on one core.
+process before. The second repeats what docs/explanation/imagination-speed.md measured, on tensors without contents:
+608M parameters, a few minutes on one core.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 CONFIG = ReinforceConfig(rows=32, horizon=24, trainer=TrainerConfig(micro_batch=16))
 MEASURED = {("b", 1): 12.9, ("b", 8): 33.7, ("c", 1): 7.8, ("c", 8): 15.1, ("c", 32): 40.0}
-"""GB on GPUs by way and batch, with the benchmark's own copies: docs/imagination-speed.md."""
+"""GB on GPUs by way and batch, with the benchmark's own copies: docs/explanation/imagination-speed.md."""
 
 
 def acting() -> None:

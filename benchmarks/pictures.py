@@ -1,4 +1,4 @@
-"""The pictures of docs/scenes.md: `python benchmarks/pictures.py [docs/pictures]`.
+"""The pictures of docs/how-to/scenes.md: `python benchmarks/pictures.py [docs/pictures]`.
 
 distractors.png: photographs, the same with cut-outs pasted in, and real distractors in the same layouts; below, one
 episode whose robot passes in front of what was pasted. instructions.png: scenes of further tasks and the instructions

@@ -8,7 +8,7 @@ The demonstrations have no success labels and no failures. So the judge learns f
 success at its last frame, and the same demonstration with the sentence of another task is a failure. That is enough to
 run the commands, not to reward a robot: use labelled failures of your own.
 
-The default settings prove that every command runs. With `--full`, they are those of docs/no-robot.md.
+The default settings prove that every command runs. With `--full`, they are those of docs/how-to/no-robot.md.
 """
 
 from __future__ import annotations

@@ -47,7 +47,8 @@ PAGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
 _CHECKS = ("check_policy", "check_world", "check_judge", "check_environment", "inspect_environment", "ContractError")
 _INTRODUCTIONS: Mapping[str, str] = {
     "protocols": "A component is any object with these members; it needs no base class. How to write and check one: "
-    "[own components](../../own-components.md). Shapes are those of jaxtyping: `b` is the batch, `h w` the frame.",
+    "[own components](../../tutorials/own-components.md). Shapes are those of jaxtyping: `b` is the batch, `h w` the "
+    "frame.",
     "testing": "`import worldgymnast as wg`, then `wg.testing.check_policy(policy)`. A check raises `ContractError`, "
     "which says what the component must do instead.",
     "errors": "Exit codes of the command line: [errors](../errors.md).",

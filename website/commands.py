@@ -217,8 +217,8 @@ def index_page() -> str:
         blocks += [f"## {group}", table(["command", "what it does"], rows)]
     blocks += ["## Flags of every command", table(["flag", "what it does"], _EVERY)]
     blocks.append(
-        "A duration may be given in seconds, as `--rl.horizon 5s`; see [time](../../time.md). Exit codes and errors: "
-        "[errors](../errors.md)."
+        "A duration may be given in seconds, as `--rl.horizon 5s`; see [time](../../how-to/time.md). Exit codes and "
+        "errors: [errors](../errors.md)."
     )
     return page("Commands", *blocks)
 

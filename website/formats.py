@@ -120,8 +120,8 @@ def data_page() -> str:
         "## Starts",
         _body("worldgymnast.episodes.starts"),
         "## LeRobot data sets",
-        f"{_text('worldgymnast.episodes.lerobot_layout')}\n\nMore: [LeRobot](../lerobot.md), "
-        "[RLDS and WorldGym](../rlds-and-worldgym.md).",
+        f"{_text('worldgymnast.episodes.lerobot_layout')}\n\nMore: [LeRobot](../how-to/lerobot.md), "
+        "[RLDS and WorldGym](../how-to/rlds-and-worldgym.md).",
         "## Ledgers of paid judges",
         _body("worldgymnast.ledger"),
     )

@@ -321,7 +321,7 @@ def _vla(size: FullSize, available: float, place: str) -> Check:
         )
     ]
     result = f"in {available:.3g} GB of {place} (derived): {', '.join(parts)}"
-    use = "finetuning a published VLA, docs/machines.md; worldgymnast plan counts your settings"
+    use = "finetuning a published VLA, docs/how-to/machines.md; worldgymnast plan counts your settings"
     return Check(size.name, size.learning <= room, result, use, is_required=False)
 
 

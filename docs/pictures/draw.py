@@ -1,4 +1,4 @@
-"""Draws the pictures of policies at work in docs/capabilities.md and docs/scenes.md.
+"""Draws the pictures of policies at work in docs/how-to/capabilities.md and docs/how-to/scenes.md.
 
 Run `python docs/pictures/draw.py runs/tables` after `python -m studies.tables`. One seed of the tables scenes, dyna and
 diverse must be there.

@@ -188,7 +188,7 @@ def test_label_files_beside_the_data_are_mentioned(
     assert f"{out}: not used; to use these labels, add --labels {out}" in capsys.readouterr().out
     read([rewarded], None, labels=[out])
     assert "not used" not in capsys.readouterr().out
-    plain = out.rename(tmp_path / "labels.jsonl")  # the name of docs/labels.md: the content says whose they are
+    plain = out.rename(tmp_path / "labels.jsonl")  # the name of docs/how-to/labels.md: the content says whose they are
     read([rewarded], None)
     assert f"{plain}: not used; to use these labels, add --labels {plain}" in capsys.readouterr().out
     plain.write_text(plain.read_text().replace(f'"data": "{rewarded.name}"', '"data": "another"'))

@@ -39,7 +39,7 @@ def judged(
         else:
             assert verdict.score == true, verdict.error
     sent = server.counts()
-    print(sent)  # the table of docs/vlm-servers.md
+    print(sent)  # the table of docs/how-to/vlm-servers.md
     requests, early = sent.pop("requests"), sent.pop("came too early", 0)
     assert early == 0
     found = judge.endpoint.counts

@@ -14,7 +14,7 @@ SPEC = {"axes": ["x", "gripper"], "unit": "px", "rate": 5.0, "gripper": "effort"
 
 
 class Cart(gym.Env[Any, Any]):
-    """The contract of docs/environments.md: the first number of an action moves a bright column by 3 pixels."""
+    """The contract of docs/how-to/environments.md: the first number of an action moves a bright column by 3 pixels."""
 
     height, width, speed, steps = 16, 24, 3.0, 12
     metadata = {"render_modes": ["rgb_array"], "render_fps": 5}  # noqa: RUF012

@@ -284,7 +284,7 @@ def test_what_does_not_fit_is_refused_in_one_line(case: str, tmp_path: Path) -> 
 
 
 def test_the_description_in_the_docs_is_valid() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "flow-experts.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "flow-experts.md").read_text()
     fields = json.loads(page.split("```json")[1].split("```")[0])
     assert fields.pop("kind") == "FlowCheckpoint"
     described = from_dict(FlowCheckpoint, fields, "docs")

@@ -324,7 +324,7 @@ def test_messages_of_the_troubleshooting_page_are_printed() -> None:
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 found.append(node.value)
     messages = "\n".join(found)
-    rows = re.findall(r"^\| `([^`]+)` \|", (DOCS / "troubleshooting.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| `([^`]+)` \|", (DOCS / "how-to" / "troubleshooting.md").read_text(), re.MULTILINE)
     assert len(rows) > 15
     assert [message for message in rows if message not in messages] == []
 

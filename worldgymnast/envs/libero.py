@@ -4,7 +4,7 @@ Tasks, success signal and standard initial states are LIBERO's (Liu et al. 2023,
 is one decision: the action is held for `hold` control steps of 1/20 s. Layouts 0 to 49 are the benchmark's initial
 states: `SCORING_LAYOUTS` are for scores during training, `EVALUATION_LAYOUTS` for the final evaluation alone. Layouts
 from 50 on are random placements in the regions of the task, drawn from the layout's number, for everything else. See
-docs/libero.md.
+docs/how-to/libero.md.
 """
 
 from __future__ import annotations

@@ -37,7 +37,10 @@ _TYPES: Mapping[str, str] = {
     "pi05": "FlowCheckpoint",
 }
 """Kind of description of each type of model in a `config.json`."""
-_PAGES: Mapping[str, str] = {"OpenVLACheckpoint": "docs/openvla.md", "FlowCheckpoint": "docs/flow-experts.md"}
+_PAGES: Mapping[str, str] = {
+    "OpenVLACheckpoint": "docs/how-to/openvla.md",
+    "FlowCheckpoint": "docs/how-to/flow-experts.md",
+}
 """Page about each kind of description."""
 _HUB_NAME = re.compile(r"(?!\.+/)[\w.-]+/[\w.-]+(?<!\.safetensors)(?<!\.json)")
 

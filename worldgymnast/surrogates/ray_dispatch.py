@@ -337,7 +337,7 @@ class Dispatcher:
             raise Paused(
                 f"--workers: {self._restarts_in_a_row} workers ended in a row without a finished group "
                 f"({_first_line(error) if error else 'the process died'}). Checkpoint "
-                "saved. Check the memory per worker (docs/cluster.md), then rerun the same command to resume."
+                "saved. Check the memory per worker (docs/how-to/cluster.md), then rerun the same command to resume."
             )
         self.ray.kill(slot.actor)
         fresh = self._new_slot(slot.index)

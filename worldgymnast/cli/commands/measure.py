@@ -53,8 +53,8 @@ from worldgymnast.video import contact_sheet, png
 from worldgymnast.weights import identity, load_weights, to_json, weights_hash, write_bytes, write_text
 
 _INSTEAD = (
-    "run both policies on the robot, label the episodes, and compare the counts (docs/no-robot.md); or let the report "
-    "of rl show what is known"
+    "run both policies on the robot, label the episodes, and compare the counts (docs/how-to/no-robot.md); or let the "
+    "report of rl show what is known"
 )
 
 
