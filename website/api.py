@@ -77,7 +77,8 @@ def optional_protocols() -> list[str]:
 def targets(name: str) -> list[str]:
     """Return what a page documents, in order."""
     if name == "testing":
-        return [f"{TESTING}.{check}" for check in _CHECKS]
+        module = importlib.import_module(TESTING)
+        return [f"{getattr(module, check).__module__}.{check}" for check in _CHECKS]
     return [target(each) for each in PAGES[name][1]]
 
 
