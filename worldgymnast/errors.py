@@ -15,6 +15,10 @@ class InputError(ValueError):
         return escape_unprintable(super().__str__())
 
 
+class ProcessLost(InputError):
+    """Another process of a training in several processes ended."""
+
+
 class FieldError(InputError):
     """Invalid value of a config field.
 

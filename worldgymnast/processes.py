@@ -1,7 +1,8 @@
 """Distributed training with torchrun or `accelerate launch`: ranks, collectives and rank-zero calls.
 
 All processes run the same code on a shared file system. Only rank 0 writes a run folder; the other ranks wait for it
-and fail with it. Without a launcher there is one process, and every function here returns at once.
+and fail with it. Without a launcher there is one process, and every function here returns at once. In RL rank 0 runs
+`alone` and calls the others when it needs them (`crew`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import functools
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -50,7 +52,10 @@ def initialize(device: str) -> None:
     if launched_processes() == 1:
         return
     if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
-        raise InputError("accelerate launch: found --use_fsdp, expected a launch without it; use --fit.shard instead")
+        raise InputError(
+            "accelerate launch: found --use_fsdp, expected a launch without it; use --fit.shard or --rl.trainer.shard "
+            "instead"
+        )
     from accelerate import PartialState
 
     PartialState(cpu=device == "cpu")
@@ -74,17 +79,38 @@ def exit_process(code: int) -> int:
     return code
 
 
+_is_alone = False
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Run code of this process only, as if there were no other: no function here waits for another one."""
+    global _is_alone
+    _is_alone = True
+    try:
+        yield
+    finally:
+        _is_alone = False
+
+
+def is_alone() -> bool:
+    """Whether this process is inside of `alone`."""
+    return _is_alone
+
+
 def world_size() -> int:
-    """Number of processes that train together.
+    """Number of processes that train together; 1 inside of `alone`.
 
     >>> world_size()
     1
     """
+    if _is_alone:
+        return 1
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Rank of this process, from 0."""
+    """Rank of this process, from 0; 0 inside of `alone`."""
     return dist.get_rank() if world_size() > 1 else 0
 
 

@@ -6,7 +6,8 @@
     RUN/metrics.jsonl         one object per line: step, time (Unix seconds), and the metrics
     RUN/tensorboard/          the same for TensorBoard
     RUN/checkpoints/step-N/   tensors.safetensors and state.json, renamed into place once both are synced; a hash in
-                              state.json covers both and the config
+                              state.json covers both and the config. Sharded training adds shards/, one file per
+                              process, whose hashes are in state.json
     RUN/NAME.safetensors      final weights with metadata
     RUN/videos/NAME.mp4
     RUN/ledger.sqlite         answers and costs of paid judges; kept even if an unused run is removed
@@ -31,7 +32,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -70,6 +71,7 @@ from worldgymnast.weights import (
     save_weights,
     set_generator_state,
     size_of,
+    some_of,
     to_json,
     weights_hash,
     write_bytes,
@@ -94,6 +96,8 @@ __all__ = [
 
 _OLD = ".old-"
 """Prefix of a checkpoint that is being replaced."""
+_SHARDS = "shards"
+"""Folder of a checkpoint with shards, and field of its state with their hashes."""
 _WEIGHTS = "weights"
 """Field of summary.json with the hashes of the final weights."""
 _READ_ONLY_ERRORS = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -105,13 +109,27 @@ LogCallback = Callable[[int, Mapping[str, float]], None]
 """Called with each logged step and its metrics."""
 
 
+WriteShards = Callable[[Path], Mapping[str, str]]
+"""Writes files into a folder, and returns the hash of each by name."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint: step, tensors (on the CPU) and JSON state."""
+    """A checkpoint.
+
+    Attributes:
+        step: number of finished steps.
+        tensors: on the CPU.
+        state: JSON.
+        shards: folder of shards; None without any.
+        hashes: content hash of each file of shards.
+    """
 
     step: int
     tensors: dict[str, Tensor]
     state: dict[str, Any]
+    shards: Path | None = None
+    hashes: Mapping[str, str] = field(default_factory=dict)
 
 
 class Run:
@@ -303,13 +321,25 @@ class Run:
         tensors, _ = load_weights(path / "tensors.safetensors")
         if expected is not None and expected != self._hash(step, tensors, state):
             raise InputError("damaged, or of another run or step (SHA-256 mismatch)")
-        return Checkpoint(step, tensors, state)
+        hashes = state.pop(_SHARDS, None)
+        if hashes is None:
+            return Checkpoint(step, tensors, state)
+        if missing := [name for name in hashes if not (path / _SHARDS / name).is_file()]:
+            raise InputError(f"{path / _SHARDS}: found no {some_of(missing)}")
+        return Checkpoint(step, tensors, state, path / _SHARDS, hashes)
 
     def _hash(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> str:
         return content_hash(tensors, {"config": self.config, "step": step, "state": dict(state)})
 
     @rank_zero_only
-    def save(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], keep: int = 2) -> None:
+    def save(
+        self,
+        step: int,
+        tensors: Mapping[str, Tensor],
+        state: Mapping[str, Any],
+        keep: int = 2,
+        write_shards: WriteShards | None = None,
+    ) -> None:
         """Write a checkpoint atomically; keeps the newest `keep` up to this step.
 
         Args:
@@ -317,6 +347,7 @@ class Run:
             tensors: any dtype and device.
             state: JSON.
             keep: number of checkpoints to keep.
+            write_shards: writes the tensors that several processes hold.
 
         Raises:
             InputError: the disk is full; earlier checkpoints are kept.
@@ -325,16 +356,21 @@ class Run:
         path = self._checkpoint_path(step)
         temporary = path.with_name(TEMPORARY + path.name)
         cpu_tensors, json_state = savable(tensors), json.loads(json.dumps(dict(state)))
-        text = to_json({"step": step, "state": json_state, HASH: self._hash(step, cpu_tensors, json_state)})
         if self._metrics_file.exists():
             sync(self._metrics_file)
-        with os_errors_as_input_errors(self.path), space_for(path, size_of(tensors) + len(text)):
+        size = size_of(tensors) + len(to_json(json_state))
+        with os_errors_as_input_errors(self.path), space_for(path, size):
             if self._writer is not None:
                 self._writer.flush()
             try:
                 temporary.mkdir(parents=True)
+                if write_shards is not None:
+                    (temporary / _SHARDS).mkdir()
+                    json_state[_SHARDS] = dict(write_shards(temporary / _SHARDS))
+                    sync(temporary / _SHARDS)
+                digest = self._hash(step, cpu_tensors, json_state)
                 save_file(cpu_tensors, temporary / "tensors.safetensors")
-                (temporary / "state.json").write_text(text)
+                (temporary / "state.json").write_text(to_json({"step": step, "state": json_state, HASH: digest}))
                 for part in (temporary / "tensors.safetensors", temporary / "state.json", temporary):
                     sync(part)
                 if path.exists():

@@ -111,7 +111,7 @@ class DeviceCommand(Command):
         if not self.is_distributed and (count := processes.launched_processes()) > 1:
             raise InputError(
                 f"started in {count} processes, but this command runs in one. Start it without "
-                "torchrun or accelerate launch; only sft, train-world, distill and train-judge run in several"
+                "torchrun or accelerate launch; only sft, train-world, distill, train-judge and rl run in several"
             )
         if self.device == "cuda" and not torch.cuda.is_available():
             raise InputError("--device: no CUDA device is available. Use --device cpu")

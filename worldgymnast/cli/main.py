@@ -76,10 +76,13 @@ def _run(words: list[str], study: Mapping[str, type[Command]]) -> int:
     except BrokenPipeError:
         raise
     except Exception as error:
+        from worldgymnast.errors import ProcessLost
+
         message = _message(error, flags)
         if is_traceback or message is None:
             raise
         is_local = isinstance(error, OSError | MemoryError | RuntimeError)  # perhaps in this process only
+        is_local |= isinstance(error, ProcessLost) and os.environ.get("LOCAL_RANK") == "1"  # the lost one may be 0
         return _print_line(f"error: {message}", 2, is_local)
 
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from worldgymnast import video
+from worldgymnast import processes, video
 from worldgymnast.actions import require_same
 from worldgymnast.arguments import require_members, require_type
 from worldgymnast.configs import checked
+from worldgymnast.crew import leading
 from worldgymnast.errors import FieldError, InputError
 from worldgymnast.measure.real import Scorer, ScoringConfig
 from worldgymnast.measure.support import Support
@@ -24,6 +25,7 @@ from worldgymnast.registry import Manifest, origin_of, save_component, to_dict, 
 from worldgymnast.rl.collect import Uncertainty, Verify
 from worldgymnast.rl.curriculum import LearnableStarts
 from worldgymnast.rl.offload import Turns
+from worldgymnast.rl.parallel import follow
 from worldgymnast.rl.reinforce import PairedRollouts, ReinforceConfig, reinforce
 from worldgymnast.rl.rollout import executed_per_look
 from worldgymnast.rl.starts import check_frame_size
@@ -35,6 +37,7 @@ from worldgymnast.surrogates.verify import rollout_flips
 from worldgymnast.types import Metrics, Rollout, require_frame_size
 from worldgymnast.weights import identity, to_json, write_text
 
+RESULT = "policy.safetensors"
 FPS = 10.0
 """Frame rate of videos if the rate of the actions is unknown."""
 
@@ -89,6 +92,8 @@ def finetune(
 ) -> FinetuneResult:
     """Finetune a copy of `policy` by RL in a surrogate.
 
+    In several processes (torchrun), process 0 collects rollouts and writes; the others only take part in the updates.
+
     Writes OUT/policy.safetensors, and OUT/gallery.json with videos of the last evaluation.
 
     Args:
@@ -123,11 +128,42 @@ def finetune(
             size = frame_size(scorer.env)
             require_frame_size(size, surrogate.world.frame_size, "scorer")
     require_same(policy.action_spec, surrogate.action_spec, "policy and world model")
-    result = out / "policy.safetensors"
+    if processes.rank() > 0:
+        return _follow(policy, out)
+    with leading() as crew:
+        result = _lead(policy, surrogate, starts, out, config, scorer, audit, on_metrics, support, make_pool)
+        if crew is not None:
+            crew.finish(result.metrics)
+    return result
+
+
+def _follow(policy: Policy, out: Path) -> FinetuneResult:
+    """Take part in the updates of process 0, and return its result."""
+    trained = copy_of(policy)
+    metrics = follow(copy_of(policy))
+    weights_into(trained, out / RESULT)
+    return FinetuneResult(trained, metrics, out)
+
+
+def _lead(
+    policy: Policy,
+    surrogate: Surrogate,
+    starts: StartSampler,
+    out: Path,
+    config: ReinforceConfig,
+    scorer: Scorer | None,
+    audit: Judge | None,
+    on_metrics: LogCallback | None,
+    support: Support | None,
+    make_pool: MakePool | None,
+) -> FinetuneResult:
+    """Train, and write the run folder."""
+    result = out / RESULT
     inputs = {"policy": identity(policy), **surrogate.inputs(), "starts": starts.identity}
     inputs |= {} if audit is None else {"audit": identity(audit)}
     scoring = None if scorer is None else scorer.description()
-    described = to_dict(replace(config, offload=False))  # it changes no number, so a run may resume with it or without
+    # Neither changes the result, so a run may resume with them or without.
+    described = to_dict(replace(config, offload=False, trainer=replace(config.trainer, shard=False)))
     with (
         Run(out, {"rl": described, "scoring": scoring, "inputs": inputs}, on_log=on_metrics) as run,
         Turns(_only_for_rollouts(surrogate, audit, config), is_on=config.offload and run.summary is None) as turns,

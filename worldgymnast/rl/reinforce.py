@@ -175,7 +175,8 @@ def reinforce(
     trainer = Trainer(policy, config.trainer, start, "cpu" if config.offload else None)
     first, saved = trainer.resume(run)
     trust = TrustTracker(config.trust, config.keep_evidence, trainer, run, saved)
-    turns.join(policy, lambda: (trainer.start, *trust.anchors.values()), trainer.optimizer)
+    optimizer = None if trainer.updater.is_sharded else trainer.optimizer  # shards are small, and stay on the device
+    turns.join(policy, lambda: (trainer.start, *trust.anchors.values()), optimizer)
     loop = _Loop(
         trainer,
         Collector(pool, starts, config, config.trainer.objective, uncertainty, verify),

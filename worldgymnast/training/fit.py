@@ -5,8 +5,8 @@ killed run resumes bit for bit from its newest checkpoint.
 
 A step uses the mean gradient of `parts` batches. A single process computes them one after the other. With W processes
 (torchrun, `accelerate launch`) each computes every W-th, and gradients are averaged by Accelerate, or by FSDP for a
-sharded model (`training.sharding`). So the result does not depend on the number of processes, up to rounding. Metrics
-are plain means over parts, not weighted by their content.
+sharded model (`sharding`). So the result does not depend on the number of processes, up to rounding. Metrics are plain
+means over parts, not weighted by their content.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from worldgymnast.precision import Precision, autocast, compute_dtype
 from worldgymnast.progress import Progress
 from worldgymnast.run import Run, load_optimizer_tensors, optimizer_tensors
 from worldgymnast.run_folder import checkpoint_errors_as_input_errors
-from worldgymnast.training.sharding import full_on_first_rank, full_tensor, local_shard, shard_module
+from worldgymnast.sharding import full_on_first_rank, full_tensor, local_shard, shard_module
 from worldgymnast.types import Metrics
 
 Batches = Callable[[int], Mapping[str, Any]]

@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 
+from worldgymnast import processes
 from worldgymnast.cli.checks import check_in_distribution, check_same_rate
 from worldgymnast.cli.command import NO_PREFIX, Command, DeviceCommand, HeldOut, LabelledCommand, OptionalPath
 from worldgymnast.cli.data_defaults import horizon_of
@@ -28,6 +29,7 @@ from worldgymnast.cli.origins import cameras_of, check_same_cameras, rule_of
 from worldgymnast.cli.results import print_training
 from worldgymnast.cli.starters import component_files, refuse_other_robot, refuse_starters, refuse_unknown_tasks
 from worldgymnast.configs import Positive, checked
+from worldgymnast.crew import leading
 from worldgymnast.environments import DEFAULT_ENVIRONMENT, EnvironmentConfig, environment
 from worldgymnast.episodes.starts import read_starts
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
@@ -40,6 +42,7 @@ from worldgymnast.recipes.finetune import FinetuneConfig, MakePool, finetune
 from worldgymnast.recipes.quickstart import QuickstartConfig
 from worldgymnast.recipes.reproduce import Recipe
 from worldgymnast.registry import load_judge, load_policy, self_test
+from worldgymnast.rl.parallel import follow
 from worldgymnast.rl.reinforce import ReinforceConfig
 from worldgymnast.rl.rollout import executed_per_look
 from worldgymnast.rl.starts import EpisodeStarts, FixedStarts, MixedStarts, PhotographedStarts
@@ -89,6 +92,7 @@ class Rl(DeviceCommand, LabelledCommand):
     """
 
     takes_preset: ClassVar[bool] = True
+    is_distributed: ClassVar[bool] = True
     hidden: ClassVar[Mapping[type, tuple[str, ...]]] = HIDDEN_HORIZON
     hidden_hint: ClassVar[str] = "Use --rl.horizon"
     config: Annotated[FinetuneConfig, NO_PREFIX]
@@ -123,10 +127,21 @@ class Rl(DeviceCommand, LabelledCommand):
             raise InputError("--test, --held-out: both are given. Give one of them")
 
     def __call__(self) -> int:
-        """Train and write the report."""
+        """Train and write the report; in several processes, process 0 does, and the others take part in updates."""
         self.prepare()
+        if processes.rank() > 0:
+            follow(load_policy(component_files(**self._given_files())["policy"], self.device, is_tested=False))
+            return 0
+        with leading():
+            return self._run()
+
+    def _given_files(self) -> dict[str, Path | None]:
+        return {"policy": self.policy, "world": self.world, "judge": self.judge}
+
+    def _run(self) -> int:
+        """Train and write the report."""
         make_pool = self._make_pool()
-        given = {"policy": self.policy, "world": self.world, "judge": self.judge}
+        given = self._given_files()
         files, ledger = component_files(**given), open_ledger(self.out)
         policy = load_policy(files["policy"], is_tested=False)
         spec = policy.action_spec
