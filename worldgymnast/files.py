@@ -192,6 +192,8 @@ def _content(path: Path, hint: str) -> bytes:
                 f"{path}: holds {path.stat().st_size:,} bytes, expected at most {MAX_JSON_BYTES:,}; {hint}"
             )
         content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: found no such file; {hint}") from error
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         if isinstance(error, InputError):
             raise

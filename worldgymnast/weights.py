@@ -27,6 +27,8 @@ from worldgymnast.staging import atomic_path
 
 _HASH = "sha256"
 """Metadata key of the content hash; files of version 0.1 have none."""
+_AGAIN = "Download or copy it again"
+"""Fix for a file of a published checkpoint."""
 _LONGEST_NAME = 60
 """Characters of a tensor's name in a message."""
 
@@ -111,55 +113,68 @@ class Header:
         return sum(map(math.prod, self.shapes.values()))
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path, *, is_published: bool = False) -> Header:
     """Read names, shapes and metadata of a safetensors file.
+
+    Args:
+        path: the file.
+        is_published: whether it is of a published checkpoint; then errors advise to download it, not to train it.
 
     Raises:
         InputError: the file is missing, or is no valid safetensors file.
     """
-    with _open(path) as file:
+    with _open(path, is_published) as file:
         meta = dict(file.metadata() or {})
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     expected = meta.pop(_HASH, None)
     return Header(shapes, meta, expected)
 
 
-def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def load_weights(path: Path, *, is_published: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read the tensors, on the CPU, and the metadata of a safetensors file.
+
+    Args:
+        path: the file.
+        is_published: see `read_header`.
 
     Raises:
         InputError: the file is missing, is no valid safetensors file, or does not match its content hash.
     """
-    with _open(path) as file:
+    with _open(path, is_published) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         meta = dict(file.metadata() or {})
     expected = meta.pop(_HASH, None)
     if expected is not None and content_hash(tensors, meta) != expected:
         raise InputError(
-            f"{path}: damaged: its content does not match its SHA-256 ({expected[:8]}...). {_fix_for_damage(path)}"
+            f"{path}: damaged: its content does not match its SHA-256 ({expected[:8]}...). "
+            f"{_fix_for_damage(path, is_published)}"
         )
     return tensors, meta
 
 
-def _fix_for_damage(path: Path) -> str:
+def _fix_for_damage(path: Path, is_published: bool) -> str:
     """How to replace a damaged weights file."""
+    if is_published:
+        return _AGAIN
     if (summary := path.parent / "summary.json").is_file():
         return f"Copy it again, or remove {summary} and run the same command again: it resumes from its checkpoint"
     return "Copy or train it again"
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[Any]:
+def _open(path: Path, is_published: bool) -> Iterator[Any]:
     """Open a safetensors file; report errors of the reader in one line."""
     if not _is_file(path):
-        raise InputError(f"{path}: found no file, expected weights (.safetensors). Check the path, or train them first")
+        fix = f"The checkpoint is incomplete. {_AGAIN}" if is_published else "Check the path, or train them first"
+        raise InputError(f"{path}: found no file, expected weights (.safetensors). {fix}")
     try:
         with safe_open(path, framework="pt") as file:
             yield file
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        fix = _AGAIN if is_published else "Copy or train them again"
         raise InputError(
-            f"{path}: cannot be read as safetensors weights ({reason}){_resemblance(path)}. Copy or train them again"
+            f"{path}: cannot be read as safetensors weights ({reason}){_resemblance(path)}. {fix}"
         ) from error
 
 
@@ -205,16 +220,18 @@ def as_floats(path: Path | str, tensors: Mapping[str, Tensor]) -> dict[str, Tens
     return {name: tensor.float() for name, tensor in tensors.items()}
 
 
-def check_finite(path: Path | str, tensors: Mapping[str, Tensor]) -> None:
+def check_finite(path: Path | str, tensors: Mapping[str, Tensor], *, is_published: bool = False) -> None:
     """Raise InputError unless all tensors are of finite floats; `path` is their source, for messages."""
     for name, tensor in tensors.items():
         if tensor.dtype not in _FLOATS:
-            raise InputError(f"{path}: tensor '{_plain(name)}' holds {tensor.dtype}, expected floats. Train it again")
+            fix = _AGAIN if is_published else "Train it again"
+            raise InputError(f"{path}: tensor '{_plain(name)}' holds {tensor.dtype}, expected floats. {fix}")
         if tensor.numel() and not all(math.isfinite(float(end)) for end in torch.aminmax(tensor.float())):
             count = int((~torch.isfinite(tensor)).sum())
+            cause = "The training diverged, or the file is damaged. Train it again, or copy it again"
             raise InputError(
-                f"{path}: tensor '{_plain(name)}' holds {count} numbers that are NaN or infinite, expected none. The "
-                "training diverged, or the file is damaged. Train it again, or copy it again"
+                f"{path}: tensor '{_plain(name)}' holds {count} numbers that are NaN or infinite, expected none. "
+                f"{f'The file is damaged. {_AGAIN}' if is_published else cause}"
             )
 
 

@@ -188,7 +188,7 @@ def _lost_tensor(folder: Path) -> None:
         (_lost_tensor, "weights missing: lm_head.weight"),
         (lambda folder: (folder / "config.json").write_text("{"), "cannot be loaded"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 99), "cannot be loaded"),
-        (shutil.rmtree, "found nothing"),
+        (shutil.rmtree, "found no such folder"),
     ],
 )
 def test_a_folder_that_is_no_whole_model(

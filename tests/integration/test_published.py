@@ -177,6 +177,7 @@ def _wrapped(inner: BaseException) -> BaseException:
         (_named("ConnectError", "Name or service not known"), "does not appear"),
         (_named("NetworkError", "Name or service not known"), "cannot be reached (Name or service not known)"),
         (_named("OfflineModeIsEnabled"), "HF_HUB_OFFLINE"),
+        (_named("HFValidationError", "Use `repo_type` argument if needed"), "no name on the hub, which has the form"),
     ],
 )
 def test_the_reason_under_a_hub_error_is_said(inner: BaseException, said: str) -> None:

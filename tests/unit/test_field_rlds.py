@@ -575,7 +575,7 @@ def test_features_that_cannot_be_read(tmp_path, path, value, said):
         (json.dumps(FD({"steps": None})), "field 'steps' is missing"),
         (json.dumps(FD({"steps": {"sequence": {"feature": None}}})), "field 'steps' is missing"),
         (json.dumps({"featuresDict": None}), "field 'steps' is missing"),
-        (None, "features.json: cannot be read"),
+        (None, "features.json: found no such file"),
         ("version https://git-lfs.github.com/spec/v1\n", "features.json: is not JSON .*git lfs pull"),
         ("<!DOCTYPE html>\n<html>", "features.json: is not JSON .it is a web page"),
     ],

@@ -168,7 +168,7 @@ def test_notes_that_are_not_an_object(root, text, said):
 def test_notes_that_are_a_dangling_link_are_an_error(root):
     (root / "0.json").unlink()
     (root / "0.json").symlink_to("moved.json")
-    refused(root, r"0\.json: cannot be read")
+    refused(root, r"0\.json: found no such file")
 
 
 def test_notes_with_a_byte_order_mark_line_separators_and_nulls(root):

@@ -12,6 +12,7 @@ import torch
 import two_cameras
 from flow_folders import STATE, lerobot, openpi, write
 from openvla_folder import BLOCKS, HEADS, write_folder
+from safetensors.torch import load_file, save_file
 from tiny_vla import KINDS, write_tokenizer
 
 from worldgymnast.actions import libero_spec
@@ -124,10 +125,68 @@ def test_wrong_flags_and_folders_are_refused(tmp_path: Path, says: Says) -> None
     assert "expected FIELD=VALUE" in says(*start, "--set", "chunk")
     assert "chunks" in says(*start, "--action-spec", "libero", "--set", "chunks=3")
     assert "found a, expected a file that ends in .json" in says("import-policy", folder, "--out", "a")
-    (tmp_path / "empty").mkdir()
-    assert "no config.json of a supported policy" in says("import-policy", tmp_path / "empty", "--out", out)
     out.write_text("{}")
     assert "already exists" in says(*start)
+
+
+@pytest.mark.parametrize("name", ["/no/such", "no/such/folder", "./nosuch", "~/nosuch", "a b"])
+def test_a_path_that_is_no_name_on_the_hub_is_not_asked_for_there(name: str, tmp_path: Path, says: Says) -> None:
+    line = says("import-policy", name, "--out", tmp_path / "p.json")
+    assert f"{Path(name)}: found no such folder, expected that of a checkpoint, or its name on the hub" in line
+    assert "repo_type" not in line
+
+
+def test_what_is_no_checkpoint_is_named(tmp_path: Path, says: Says) -> None:
+    place, out = tmp_path / "place", tmp_path / "p.json"
+    place.write_text("{}")
+    assert f"{place}: found a file, expected the folder of a checkpoint" in says("import-policy", place, "--out", out)
+    place.unlink()
+    place.mkdir()
+    assert f"{place}: is an empty folder" in says("import-policy", place, "--out", out)
+    (place / "notes.txt").write_text("mine")
+    assert f"{place}: found no config.json of a supported policy" in says("import-policy", place, "--out", out)
+    (place / "config.json").write_text('{"model_type": "llama"}')
+    line = says("import-policy", place, "--out", out)
+    assert 'its config.json is of type "llama", expected one of openvla, smolvla, pi0, pi05' in line
+    for kind in ("smolvla", "pi0", "pi05"):
+        (place / "config.json").write_text(json.dumps({"type": kind}))
+        line = says("import-policy", place, "--out", out)
+        assert f"{place}: found no weights, expected model.safetensors or" in line
+        assert "Download the whole checkpoint" in line
+    (place / "config.json").write_text('{"model_type": "openvla"}')
+    line = says("import-policy", place, "--out", out)
+    assert f"{place / 'preprocessor_config.json'}: found no such file; copy it from the checkpoint" in line
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "openvla"])
+def test_damaged_files_of_others_are_downloaded_again(kind: str, tmp_path: Path, says: Says) -> None:
+    """Nobody can train a published checkpoint again."""
+    folder, out = tmp_path / "base", tmp_path / "policy.json"
+    if kind == "openvla":
+        write_folder(folder, heads=True)
+        flags = ["--trained-by", "openvla-oft", "--set", *TOWERS]
+    else:
+        checkpoint(kind, lerobot, folder)
+        flags = ["--tokenizer", tokenizer(tmp_path / "words"), "--set", *TINY[kind]]
+    says("import-policy", folder, "--out", out, "--action-spec", "libero", *flags, code=0)
+    shard = max(folder.glob("model*.safetensors"), key=lambda file: file.stat().st_size)
+    content = shard.read_bytes()
+    shard.write_bytes(content[: len(content) // 2])
+    line = says("sft", tmp_path, "--begin-with", out, "--out", tmp_path / "x")
+    assert f"{shard}: cannot be read as safetensors weights" in line
+    assert line.endswith("Download or copy it again")
+    tensors = load_file_of(content, tmp_path)
+    name = next(name for name, tensor in tensors.items() if tensor.is_floating_point())
+    tensors[name].flatten()[0] = float("nan")
+    save_file(tensors, shard)
+    line = says("sft", tmp_path, "--begin-with", out, "--out", tmp_path / "x")
+    assert "1 numbers that are NaN or infinite" in line
+    assert line.endswith("The file is damaged. Download or copy it again")
+
+
+def load_file_of(content: bytes, folder: Path) -> dict[str, torch.Tensor]:
+    (folder / "whole.safetensors").write_bytes(content)
+    return load_file(folder / "whole.safetensors")
 
 
 def test_actions_come_from_a_json_file_a_component_or_a_data_set(tmp_path: Path, says: Says) -> None:
@@ -175,5 +234,7 @@ def test_a_trained_policy_goes_back(tmp_path: Path, says: Says, capsys: pytest.C
     back: Any = load_policy(tmp_path / "back")
     torch.testing.assert_close(back.model.action_out_proj.bias, policy.model.action_out_proj.bias, atol=4e-3, rtol=4e-3)
     assert "already exists" in says("export-policy", file, "--base", out, "--out", tmp_path / "back")
-    assert "cannot be read" in says("export-policy", file, "--base", tmp_path / "none.json", "--out", tmp_path / "y")
+    assert "found no such file" in says(
+        "export-policy", file, "--base", tmp_path / "none.json", "--out", tmp_path / "y"
+    )
     assert not (tmp_path / "y").exists()

@@ -8,7 +8,6 @@ quantized weights.
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,9 @@ import torch
 from safetensors import SafetensorError
 
 from worldgymnast.errors import InputError
-from worldgymnast.hub import hub_reason
+from worldgymnast.hub import check_source, hub_reason
 from worldgymnast.weights import some_of
 
-_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model")
 _PICTURE_FILES = ("preprocessor_config.json", "processor_config.json")
 _WEIGHTS = ("*.safetensors", "*.bin")
@@ -131,9 +129,7 @@ def _locate(name: str) -> tuple[str, bool]:
         if not (folder / "config.json").is_file():
             raise InputError(f"{folder}: found no config.json, expected a transformers model. Check field 'model'")
         return str(folder), True
-    if folder.exists() or not _HUB_NAME.fullmatch(name):
-        found = "a file" if folder.exists() else "nothing"
-        raise InputError(f"{name}: found {found}, expected a folder with a transformers model. Check field 'model'")
+    check_source(name, "a transformers model (field 'model')", folder)
     return name, False
 
 

@@ -212,7 +212,7 @@ class Server:
         self._server = uvicorn.Server(_config(app))
 
     def run(self) -> None:
-        """Serve until Ctrl-C."""
+        """Serve until `stop`, or until Ctrl-C, which raises KeyboardInterrupt."""
         with self._socket:
             self._server.run(sockets=[self._socket])
 

@@ -92,7 +92,7 @@ def lerobot_statistics(folder: Path) -> dict[str, dict[str, Tensor]]:
     found: dict[str, dict[str, Tensor]] = {}
     for name in _RELATIVE:
         for file in _state_files(folder / name):
-            for key, tensor in load_weights(folder / file)[0].items():
+            for key, tensor in load_weights(folder / file, is_published=True)[0].items():
                 feature, _, statistic = key.rpartition(".")
                 known = found.setdefault(feature.replace(".", "_"), {})
                 # lerobot reshapes the statistics of images in one of the two processors

@@ -141,7 +141,7 @@ def merge_adapter(tensors: dict[str, Tensor], folder: Path, rename: Callable[[st
     settings = read_json_object(path)
     scale, whole = _scale(settings, path), tuple(map(str, settings.get("modules_to_save") or ()))
     file = folder / "adapter_model.safetensors"
-    parts, _ = load_weights(file)
+    parts, _ = load_weights(file, is_published=True)
     if not parts:
         raise InputError(f"{file}: found no tensors, expected those of a LoRA adapter. Copy it again")
 

@@ -256,7 +256,7 @@ def _fill(
         if name in expected or not is_unused(name, config.dino, config.siglip)
     }
     check_shapes(expected, shapes_of(used), "OpenVLA", folder)
-    check_finite(folder, used)
+    check_finite(folder, used, is_published=True)
     policy.fill(used)
     return policy
 

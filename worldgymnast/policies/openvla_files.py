@@ -11,7 +11,7 @@ from torch import Tensor
 
 from worldgymnast.errors import InputError
 from worldgymnast.files import json_object, read_json_object, short
-from worldgymnast.hub import first_line, hub_reason
+from worldgymnast.hub import check_source, first_line, hub_reason
 from worldgymnast.weights import load_weights, read_header
 
 _INDEX = "model.safetensors.index.json"
@@ -22,9 +22,11 @@ def checkpoint_folder(name: str, base: Path = Path()) -> Path:
     """Folder of a checkpoint: one relative to `base`, or a download from the hub.
 
     Raises:
-        InputError: there is no such folder and no such model on the hub.
+        InputError: there is no such folder and no such model on the hub, or it is a file.
     """
-    if (folder := base / name).is_dir():
+    folder = base / name
+    check_source(name, "a checkpoint", folder)
+    if folder.is_dir():
         return folder
     from huggingface_hub import snapshot_download
 
@@ -40,7 +42,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     Raises:
         InputError: a file is missing or damaged, or a shard and the index differ.
     """
-    return _gather(folder, lambda path: load_weights(path)[0])
+    return _gather(folder, lambda path: load_weights(path, is_published=True)[0])
 
 
 def meta_tensors(folder: Path) -> dict[str, Tensor]:
@@ -51,7 +53,8 @@ def meta_tensors(folder: Path) -> dict[str, Tensor]:
     """
 
     def shapes(path: Path) -> dict[str, Tensor]:
-        return {name: torch.empty(shape, device="meta") for name, shape in read_header(path).shapes.items()}
+        header = read_header(path, is_published=True)
+        return {name: torch.empty(shape, device="meta") for name, shape in header.shapes.items()}
 
     return _gather(folder, shapes)
 
@@ -59,6 +62,11 @@ def meta_tensors(folder: Path) -> dict[str, Tensor]:
 def _gather(folder: Path, read: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
     """Tensors of all files of weights, each read by a function."""
     if not (folder / _INDEX).is_file():
+        if not (folder / "model.safetensors").is_file():
+            raise InputError(
+                f"{folder}: found no weights, expected model.safetensors or {_INDEX}. Download the whole checkpoint, "
+                "in safetensors"
+            )
         return read(folder / "model.safetensors")
     if (folder / "model.safetensors").is_file():
         raise InputError(

@@ -195,10 +195,7 @@ def describe_policy(checkpoint: str, given: Mapping[str, Any]) -> Draft:
     folder = checkpoint_folder(checkpoint)
     kind = _kind_of(folder)
     if kind is None:
-        raise InputError(
-            f"{folder}: found no config.json of a supported policy (OpenVLA, SmolVLA, pi0, pi0.5). Give the folder or "
-            "hub name of a PyTorch checkpoint of one of them"
-        )
+        raise InputError(_unsupported(folder))
     draft: Draft = importlib.import_module(_DRAFTS[kind]).draft(folder, dict(given))
     place = str(folder.resolve()) if Path(checkpoint).is_dir() else checkpoint
     fields = {"kind": kind, "checkpoint": place, **draft.fields}
@@ -215,6 +212,19 @@ def _kind_of(folder: Path) -> str | None:
     found = read_json_object(folder / "config.json") if (folder / "config.json").is_file() else {}
     model = found.get("model_type") or found.get("type") or ("pi0" if "action_horizon" in found else None)
     return _TYPES.get(str(model))
+
+
+def _unsupported(folder: Path) -> str:
+    """Message about a folder that is no checkpoint of a supported policy."""
+    known = "a supported policy (OpenVLA, SmolVLA, pi0, pi0.5)"
+    give = "Give the folder or hub name of a PyTorch checkpoint of one of them"
+    if not any(folder.iterdir()):
+        return f"{folder}: is an empty folder, expected a checkpoint of {known}. {give}"
+    if not (folder / "config.json").is_file():
+        return f"{folder}: found no config.json of {known}. {give}"
+    found = read_json_object(folder / "config.json")
+    model = short(found.get("model_type") or found.get("type"))
+    return f"{folder}: its config.json is of type {model}, expected one of {', '.join(_TYPES)}. {give}"
 
 
 def _explain(path: Path) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from worldgymnast.configs import MOST_WIDE, Between, checked
 from worldgymnast.errors import InputError
 from worldgymnast.files import json_object, parse_json, short
-from worldgymnast.hub import hub_reason
+from worldgymnast.hub import check_source, hub_reason
 
 SD3 = json.dumps(
     {
@@ -207,8 +207,7 @@ def _pretrained(kind: str, name: str) -> Any:
 
 def _locations(kind: str, name: str) -> list[dict[str, str]]:
     """Possible locations in a folder or repository, as arguments of `from_pretrained`."""
+    check_source(name, f"an {kind} saved by diffusers")
     if not Path(name).exists():
-        if name.startswith((".", "/", "~")) or name.count("/") > 1:
-            raise InputError(f"{name}: found no such folder, expected an {kind} saved by diffusers, or a hub name")
         return [{"subfolder": "vae"}, {}]
     return [{"subfolder": "vae"}] if (Path(name) / "vae").is_dir() else [{}]

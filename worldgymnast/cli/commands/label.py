@@ -199,10 +199,9 @@ class LabelEpisodes(DeviceCommand, DatasetCommand):
             print(f"Open {server.url} in a browser on this machine. Ctrl-C ends; every label is saved.", flush=True)
             try:
                 server.wait()
-            except KeyboardInterrupt:
-                print("\nStopped; rerun the same command to resume")
-        successes, failures, rest = session.counts
-        print(f"{session.labeller}: {successes} successes, {failures} failures, {rest} without a label")
+            finally:
+                successes, failures, rest = session.counts
+                print(f"{session.labeller}: {successes} successes, {failures} failures, {rest} without a label")
 
 
 def _add(writer: LabelWriter, labels: Iterable[Label]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.resources
 import time
 from dataclasses import replace
@@ -256,5 +255,4 @@ def _server_module() -> Any:
 def _serve(server: Any) -> None:
     """Print the address, and serve until Ctrl-C."""
     print(f"Open {server.url} in a browser on this machine. Ctrl-C ends.", flush=True)
-    with contextlib.suppress(KeyboardInterrupt):
-        server.run()
+    server.run()
