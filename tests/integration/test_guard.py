@@ -105,7 +105,7 @@ def test_a_guard_that_has_gone_blind_says_so(tmp_path: Path, capsys: pytest.Capt
         with pytest.raises(Paused, match="training pauses without an audit"):
             Guard(GuardConfig(stop=True), Out(), run, 0).audit(0, claimed)
         run.log(0, metrics | {"reward": 1.0})
-    assert "run: the audit judge failed on 4 of 5 claims, which are not counted." in collect(tmp_path / "run").notes
+    assert "run: the audit judge failed on 4 of 5 claims, which are not counted." in collect(tmp_path / "run").warnings
 
 
 # ---------------------------------------------------------------- a planted hack

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from worldgymnast.evaluation.agreement import success_gap
 from worldgymnast.evaluation.success import EpisodeResult, Rate, success_table
 from worldgymnast.report import tables
+from worldgymnast.report.answers import TITLES, answers
 from worldgymnast.report.charts import DARK, LIGHT, Bars, dot_plot, draw_bars, draw_curve
 from worldgymnast.report.markdown import markdown
 from worldgymnast.report.report import Curve, GapRow, Pair, Report, Series, render, write
@@ -107,11 +108,11 @@ def test_the_numbers_as_markdown() -> None:
 def charts(page: str) -> list[tuple[str, str, str]]:
     """Of every chart what a reader hears, and the SVG files for a light and a dark page."""
     found = re.findall(
-        r'<picture><source media="\(prefers-color-scheme: dark\)" srcset="data:image/svg\+xml;base64,([^"]*)">'
-        r'<img class="chart" alt="([^"]*)" width="\d+" height="\d+" src="data:image/svg\+xml;base64,([^"]*)">',
+        r'<img class="chart light" alt="([^"]*)" width="\d+" height="\d+" src="data:image/svg\+xml;base64,([^"]*)">\s*'
+        r'<img class="chart dark" alt="\1" width="\d+" height="\d+" src="data:image/svg\+xml;base64,([^"]*)">',
         page,
     )
-    return [(name, *(base64.b64decode(svg).decode() for svg in (light, dark))) for dark, name, light in found]
+    return [(name, *(base64.b64decode(svg).decode() for svg in (light, dark))) for name, light, dark in found]
 
 
 def test_every_element_is_closed(page: str) -> None:
@@ -141,8 +142,9 @@ def test_the_videos_play_in_a_browser_and_are_the_frames(page: str) -> None:
 def test_the_headline_is_the_mean_over_tasks(page: str) -> None:
     text = words(page)
     assert "50 % → 47 %" in text  # (4 + 16 + 10) / 60 and (16 + 2 + 10) / 60
-    assert "Inconclusive: the 95 % interval of the difference contains zero." in text
-    assert re.search(rf"Difference {MINUS}3 points \[{MINUS}\d+, \+?\d+\]", text)
+    assert "No clear change: real success was 50 % before and 47 % after, on average over 3 tasks." in text
+    assert "By task: 1 (open) better, 1 (close) worse, 1 (turn) no clear change." in text
+    assert re.search(rf"Inconclusive: {MINUS}3 points \[{MINUS}\d+, \+?\d+\] in 60 real paired episodes", text)
 
 
 def test_the_table_flags_the_worse_task_only(page: str) -> None:
@@ -176,13 +178,17 @@ def test_text_is_escaped_and_times_and_sums_are_readable(page: str) -> None:
 
 def test_charts_have_the_pages_colors_by_day_and_by_night_and_a_name(page: str) -> None:
     found = charts(page)
-    assert [name for name, *_ in found] == [*["Success before and after, by task"] * 2, "Reward", "Loss with a gap"]
-    assert page.count("<picture>") == len(found)
+    assert [name for name, *_ in found] == [
+        *["Success before and after, by task"] * 2,
+        "Reward: a 0.2 at step 0, 0.4 at 1; b 0.3 at step 0, 0.1 at 1",
+        "Loss with a gap: 100 % at step 0, 50 % at 2",
+    ]
+    assert page.count('<img class="chart') == 2 * len(found)
     for name, light, dark in found:
         for svg, own, other in ((light, LIGHT, DARK), (dark, DARK, LIGHT)):
             assert own["series-0"] in svg
             assert not any(color in svg for color in other.values())
-            assert f"<title>{name}</title>" in svg
+            assert f"<title>{name.partition(': ')[0]}</title>" in svg
             assert "<text" in svg
     for theme in (LIGHT, DARK):
         assert all(f"--{name}: {color};" in page for name, color in theme.items())
@@ -235,10 +241,70 @@ def test_no_number_of_a_curve_is_cut_off(values: list[float], steps: list[int], 
         assert box.y1 <= chart.height / 72
 
 
+def test_four_questions_in_their_order_each_with_its_answer(page: str) -> None:
+    sections = re.findall(r'<section id="(\w+)">\s*<h2>(.*?)</h2>\s*<p class="answer">(.*?)</p>', page)
+    assert [(name, title) for name, title, _ in sections] == list(TITLES.items())
+    assert [sentence.split()[0] for *_, sentence in sections] == ["No", "Inconclusive:", "Unknown:", "240"]
+    assert re.findall(r'<a href="#(\w+)">', page) == list(TITLES)
+    written = markdown(full_report())
+    assert re.findall(r"^## (.*)$", written, flags=re.MULTILINE) == list(TITLES.values())
+    assert "240 real episodes and 3 h 05 min of computing." in written
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "changed", "real"),
+    [
+        (4, 16, "Real success rose from 20 % to 80 %", "Yes: +60 points"),
+        (16, 4, "Real success fell from 80 % to 20 %", f"Yes, the loss is real: {MINUS}60 points"),
+        (10, 10, "No clear change: real success was 50 % before", "Inconclusive: 0 points"),
+    ],
+)
+def test_the_answers_follow_the_interval(before: int, after: int, changed: str, real: str) -> None:
+    found = answers(Report("t", "c", table=success_table(results("Open", before), results("Open", after))))
+    assert found["changed"].sentence.startswith(changed)
+    assert found["changed"].sentence.endswith(", on the task Open.")
+    assert found["real"].sentence.startswith(real)
+
+
+@pytest.mark.parametrize(
+    ("both", "neither", "low", "answer"),
+    [(50, 45, 0.8, "Yes:"), (40, 30, 0.2, "Partly:"), (30, 22, -0.1, "No:"), (60, 0, None, "Unknown:")],
+)
+def test_trust_is_agreement_beyond_chance(both: int, neither: int, low: float | None, answer: str) -> None:
+    agreement = {"both": both, "neither": neither, "count": 100, "phi": {"low": low}}
+    found = answers(Report("t", "c", agreement=agreement, warnings=["Possible reward hacking."]))["trust"]
+    assert found.sentence.startswith(answer)
+    assert f"agree in {both + neither} of 100" in found.sentence
+    assert list(found.more) == ["Possible reward hacking."]
+
+
+@pytest.mark.parametrize(("positive", "answer"), [(0.93, "Yes, by the check before RL:"), (0.8, "Not fully:")])
+def test_trust_before_rl_is_the_gate(positive: float, answer: str) -> None:
+    kinds = [f"{a}_true_{b}" for a in ("real", "imagined") for b in ("positive", "negative")]
+    gate = dict.fromkeys(kinds, 0.95) | {"imagined_true_positive": positive}
+    found = answers(Report("t", "c", gate=gate))
+    assert list(found) == ["trust"], "a gate alone says nothing of a change"
+    assert found["trust"].sentence.startswith(answer)
+    assert "World model and judge on held-out rollouts" in render(Report("t", "c", gate=gate))
+
+
+def test_optimism_is_said_in_words() -> None:
+    (row,) = full_report().gap
+    scored = answers(Report("t", "c", gap=[row]))
+    assert scored["changed"].sentence == "Real success on the starts that were scored: 50 % at step 20."
+    assert scored["real"].sentence.startswith("Only the starts that were scored during training")
+    assert scored["real"].more[0].startswith("The world model and its judge are too optimistic (step 20): 90 % of")
+
+
+def test_without_scripts_the_browser_has_its_own_controls(page: str) -> None:
+    assert page.count("<video controls") == 3
+    assert '<th scope="col">difference</th>' in page
+
+
 def test_an_empty_report_has_only_its_command() -> None:
     page = render(Report("Nothing yet", "worldgymnast sft metaworld"))
     assert re.findall(r"<h2>(.*?)</h2>", page) == ["Command and versions"]
-    assert "<picture" not in page
+    assert "<img" not in page
 
 
 def test_too_many_lines_in_a_chart_are_refused() -> None:

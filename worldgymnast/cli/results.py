@@ -26,7 +26,7 @@ def print_results(out: Path, evaluation: dict[str, Any]) -> None:
         tables.show(tables.sheet(page.powered))
     if page.budget:
         print("Real episodes: " + "; ".join(f"{count} {kind}" for kind, count in page.budget.items()) + ".")
-    for note in page.notes:
+    for note in (*page.warnings, *page.costs, *page.notes):
         print(note)
     try:
         write(out / REPORT, page)
@@ -45,7 +45,7 @@ def print_training(out: Path) -> int:
     page = collect(out)
     write(out / REPORT, page)
     if page.offline:
-        for sheet in page.offline:
+        for sheet in page.offline.values():
             tables.show(tables.sheet(sheet))
         print(" ".join([NOTHING_REAL, *page.offline_notes]))
     print(f"Report: {out / REPORT}")

@@ -261,7 +261,7 @@ def _page(report: Report) -> dict[str, Any]:
         "names": [[key, METRICS[key].title, _KINDS.get(METRICS[key].unit, "number")] for key in NEWEST],
         "table": plain(table),
         "gap": plain(list(report.gap)),
-        "curves": plain(list(report.curves)),
+        "curves": plain([*report.curves, *report.fidelity]),
         "gallery": [
             plain(pair) | {"wrong": pair.is_wrong, "imagined": pair.imagined is not None, "real": pair.real is not None}
             for pair in report.gallery
@@ -269,6 +269,6 @@ def _page(report: Report) -> dict[str, Any]:
         "tasks": plain(list(report.tasks)),
         "budget": plain(report.budget),
         "stages": plain(report.stages),
-        "notes": list(report.notes),
+        "notes": [*report.warnings, *report.costs, *report.notes],
         "versions": dict(report.versions),
     }

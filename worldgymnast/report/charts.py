@@ -11,7 +11,7 @@ import io
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -107,11 +107,12 @@ class Chart:
     """A drawn chart.
 
     Attributes:
-        name: alternative text.
+        name: title.
         width: in CSS pixels.
         height: in CSS pixels.
         light: SVG for a light page.
         dark: SVG for a dark page.
+        summary: what the chart shows, for readers who do not see it.
     """
 
     name: str
@@ -119,6 +120,12 @@ class Chart:
     height: int
     light: str
     dark: str
+    summary: str = ""
+
+    @property
+    def text(self) -> str:
+        """Alternative text."""
+        return f"{self.name}: {self.summary}" if self.summary else self.name
 
     @property
     def urls(self) -> tuple[str, str]:
@@ -269,7 +276,20 @@ def draw_curve(curve: Curve, width: int = 290, height: int = 190) -> Chart:
     """
     if len(curve.series) > MAX_SERIES:
         raise ValueError(f"curve '{curve.title}': found {len(curve.series)} series, expected at most {MAX_SERIES}")
-    return _chart(_label(curve.title), width, height, functools.partial(_draw_curve, curve=curve))
+    chart = _chart(_label(curve.title), width, height, functools.partial(_draw_curve, curve=curve))
+    return replace(chart, summary="; ".join(filter(None, (_ends(series, curve) for series in curve.series))))
+
+
+def _ends(series: Series, curve: Curve) -> str:
+    """Describe the first and the last known value of a line."""
+    known = [(x, y) for x, y in zip(series.steps, series.values, strict=True) if math.isfinite(y)]
+    if not known:
+        return ""
+    (first, low), (last, high) = known[0], known[-1]
+    start, end = (f"{100 * y:.0f} %" if curve.percent else f"{y:.3g}" for y in (low, high))
+    name = f"{_label(series.name)} " if len(curve.series) > 1 else ""
+    ends = f"{name}{start} at {_label(curve.x)} {first:g}"
+    return ends if len(known) == 1 else f"{ends}, {end} at {last:g}"
 
 
 def _draw_curve(figure: Any, colors: Colors, curve: Curve) -> None:

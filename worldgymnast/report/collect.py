@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import sys
@@ -17,11 +16,8 @@ from worldgymnast.episodes.lerobot_layout import INFO, read_layout
 from worldgymnast.errors import InputError
 from worldgymnast.evaluation.agreement import success_gap
 from worldgymnast.evaluation.closed_loop import evaluation_episodes
-from worldgymnast.evaluation.guard import GuardConfig, find_alarm, read_history
 from worldgymnast.evaluation.success import Difference, EpisodeResult, Rate, SuccessTable, success_table
-from worldgymnast.ledger import FILE, Ledger
 from worldgymnast.records import DECISIONS, UNPLAYED, is_count, is_number, read_outcomes, read_rows, read_seconds
-from worldgymnast.registry import from_dict
 from worldgymnast.report import powered
 from worldgymnast.report.by_task import histories
 from worldgymnast.report.diagnosis import closed_loop_sheet, plain_loops, view
@@ -36,9 +32,9 @@ from worldgymnast.report.folder import (
     summary_of,
     versions_of,
 )
+from worldgymnast.report.judging import costs, warnings
 from worldgymnast.report.offline import offline_notes, offline_sheets
 from worldgymnast.report.report import Curve, GapRow, Pair, Report, Series
-from worldgymnast.report.world import Sheet
 from worldgymnast.run_folder import os_errors_as_input_errors
 from worldgymnast.video import decode
 
@@ -92,7 +88,8 @@ def _collect(run: Path) -> Report:
     logs = {path.name: metrics_of(path) for path in learners}
     before, summary, name = next(iter(evaluation), ""), summary_of(run), Path(os.path.abspath(run)).name
     is_reproduction = (run / "data").is_dir() and not (run / "meta").is_dir()  # meta: a data set
-    diagnosis = view(run)
+    diagnosis, episodes = view(run), evaluation_episodes(evaluation)
+    loops = plain_loops(episodes) if episodes else {}
     if not (learners or evaluation or gate or is_reproduction or diagnosis):
         raise InputError(
             f"{run}: has no policy rollouts (no RL metrics, no evaluation.json). Give the run folder of reproduce, "
@@ -105,16 +102,19 @@ def _collect(run: Path) -> Report:
         table=success(evaluation, run / "evaluation.json"),
         powered=powered.sheet(evaluation, read_outcomes(run / UNPLAYED), _after(evaluation)),
         gap=[*(row for path in learners[:1] for row in _gap(logs[path.name], config_of(path))), *evaluated(evaluation)],
-        loops=loops(evaluation),
+        loops=[closed_loop_sheet("evaluation", loops)] if loops else [],
+        agreement=loops.get("all", {}),
         tasks=[history for path in learners[:1] for history in histories(logs[path.name])],
-        curves=[*_learning(logs), *_fidelity(gate), *_training(run)],
+        curves=[*_learning(logs), *_training(run)],
+        fidelity=_fidelity(gate),
         gallery=[pair for path in learners[:1] for pair in _gallery(path)],
         budget=_budget(run, learners, logs, evaluation),
         stages=read_seconds(run / "stages.json"),
+        warnings=warnings(run, logs),
+        costs=costs(run, logs),
         notes=[
             *_notes(summary, gate, learners, evaluation),
             *_kept_steps(logs),
-            *_judge_notes(run, logs),
             *_decisions(run),
         ],
         seeds={
@@ -264,12 +264,6 @@ def evaluated(evaluation: Mapping[str, Rows]) -> list[GapRow]:
     return gaps
 
 
-def loops(evaluation: Mapping[str, Rows]) -> list[Sheet]:
-    """Correlate real and imagined outcomes in the evaluation."""
-    episodes = evaluation_episodes(evaluation)
-    return [closed_loop_sheet("evaluation", plain_loops(episodes))] if episodes else []
-
-
 # ---------------------------------------------------------------- videos, cost, notes
 
 
@@ -383,36 +377,6 @@ def _kept_steps(logs: Mapping[str, Rows]) -> list[str]:
             policy = "the start policy" if steps[-1] == 0 else f"step {int(steps[-1])}"
             notes.append(f"{name}: the selected checkpoint is {policy}.")
     return notes
-
-
-def _judge_notes(run: Path, logs: Mapping[str, Rows]) -> list[str]:
-    """Return notes on reward hacking, failed audits and judge costs."""
-    notes = []
-    for name, rows in logs.items():
-        folder = _folder(run, name)
-        guard = from_dict(GuardConfig, inside(config_of(folder), "rl", "guard"), str(folder / "config.json"))
-        for source, checker in (("audit", "the audit judge"), ("real", "the real environment")):
-            if reason := find_alarm(read_history(source, rows), guard):
-                notes.append(f"Possible reward hacking in {name}, checked by {checker}: {reason}.")
-        if failed := sum(claims.errors for claims in read_history("audit", rows)):
-            checked = failed + sum(claims.count for claims in read_history("audit", rows))
-            notes.append(f"{name}: the audit judge failed on {failed} of {checked} claims, which are not counted.")
-    for folder in dict.fromkeys([run, *(_folder(run, name) for name in logs)]):
-        if (folder / FILE).is_file():
-            try:
-                with contextlib.closing(Ledger(folder / FILE)) as ledger:
-                    spent = ledger.total()
-            except InputError as error:
-                notes.append(f"Cost of remote judges is unknown: {error}.")
-                continue
-            money = f", cost {spent.money:.2f}" if spent.money else ""
-            notes.append(f"Remote judges: {spent.requests} requests, {spent.tokens} tokens{money}.")
-    return notes
-
-
-def _folder(run: Path, learner: str) -> Path:
-    """Return the folder of a learner, or the run."""
-    return run / learner if (run / learner).is_dir() else run
 
 
 def _share(value: float) -> str:

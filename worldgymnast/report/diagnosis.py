@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ class DiagnosisView:
         more: collapsed tables.
         strips: missed successes around contact.
         command: command line.
+        agreement: of all imagined and real outcomes of a world model or simulator, by its name.
     """
 
     sentences: Sequence[str]
@@ -63,6 +64,7 @@ class DiagnosisView:
     more: Sequence[Sheet]
     strips: Sequence[StripView]
     command: str = ""
+    agreement: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def view(run: Path) -> DiagnosisView | None:
@@ -85,8 +87,9 @@ def view(run: Path) -> DiagnosisView | None:
 
 def _view(diagnosis: Mapping[str, Any], run: Path) -> DiagnosisView:
     loops = [closed_loop_sheet(name, loop) for name, loop in diagnosis.get("closed_loop", {}).items()]
+    agreement = {name: loop["all"] for name, loop in diagnosis.get("closed_loop", {}).items()}
     if "all" not in diagnosis:
-        return DiagnosisView((), (), (), loops, (), (), str(diagnosis.get("command", "")))
+        return DiagnosisView((), (), (), loops, (), (), str(diagnosis.get("command", "")), agreement)
     made = sheets(diagnosis)
     return DiagnosisView(
         sentences(diagnosis),
@@ -96,6 +99,7 @@ def _view(diagnosis: Mapping[str, Any], run: Path) -> DiagnosisView:
         made[len(_THRESHOLDS) :],
         [_strip(one, run) for one in diagnosis.get("strips", ())],
         str(diagnosis.get("command", "")),
+        agreement,
     )
 
 

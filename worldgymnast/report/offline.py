@@ -13,25 +13,27 @@ from worldgymnast.report.world import Sheet
 
 NOTHING_REAL = "Nothing was scored for real: whether the policy is better on the robot is unknown."
 """First sentence about a training without a real environment."""
+JUDGE = "judge: "
+"""Start of the names of rows about the judge."""
 _LABELS = (
     "No episode has a success label, so the judge's errors are unknown. Label some with `worldgymnast label DATA`, "
     "then run `worldgymnast diagnose`."
 )
 
 
-def offline_sheets(run: Path) -> list[Sheet]:
-    """Make the tables of RUN/offline.json; empty without this file.
+def offline_sheets(run: Path) -> dict[str, Sheet]:
+    """Make the tables of RUN/offline.json, by section of the report; empty without this file.
 
     Raises:
         InputError: the file is damaged.
     """
     file = run / OFFLINE
     if not file.exists():
-        return []
+        return {}
     known = read_hashed(file, RERUN)
     try:
-        reality = [_reality(known)] if "episodes" in known else []
-        return [_imagined(known), *reality, _needed(known["needed"])]
+        trust = {"trust": _reality(known)} if "episodes" in known else {}
+        return {"changed": _imagined(known), **trust, "real": _needed(known["needed"])}
     except (KeyError, TypeError, IndexError) as error:
         raise InputError(f"{file}: a value is missing or has another type ({error}); {RERUN}") from error
 
@@ -88,7 +90,7 @@ def _reality(known: Mapping[str, Any]) -> Sheet:
         for key, (title, kind) in names.items():
             sources = {"real": "real frames", "imagined": "imagined replays"}
             text = ", ".join(f"{_rate(judge[source][key])} on {name}" for source, name in sources.items())
-            rows.append([f"judge: {title}", text, f"{judge[kind]} {kind}"])
+            rows.append([f"{JUDGE}{title}", text, f"{judge[kind]} {kind}"])
     title = f"World model and judge on {known['episodes']} real episodes"
     note = "Replays of logged actions from the first frame. A world model is useful where it beats the copied frame."
     return Sheet(title, ["", "value", "measured on"], rows, note)

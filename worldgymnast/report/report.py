@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from worldgymnast.evaluation.success import Difference, Estimate, Rate, SuccessTable
+from worldgymnast.evaluation.success import Difference, Rate, SuccessTable
+from worldgymnast.report.answers import answers
 from worldgymnast.report.by_task import TaskHistory, TaskScore
 from worldgymnast.report.charts import DARK, LIGHT, Curve, Series, dot_plot, draw_bars, draw_curve
 from worldgymnast.report.diagnosis import DiagnosisView
-from worldgymnast.report.offline import NOTHING_REAL
-from worldgymnast.report.world import Sheet
+from worldgymnast.report.formats import duration, interval, p_value, percent, points
+from worldgymnast.report.world import Sheet, gate_sheets
 from worldgymnast.video import data_url
 from worldgymnast.weights import write_text
 
@@ -80,17 +81,21 @@ class Report:
         table: real success before and after.
         gap: imagined and real success, a row per scoring.
         loops: correlation of imagined and real outcomes by episode.
+        agreement: the same over all episodes, as by `diagnosis.plain_loops`; empty if there are none.
         powered: real success, narrowed by imagined episodes.
         tasks: imagined and real success per task during the training of the first seed.
-        curves: small charts.
+        curves: small charts of trainings.
+        fidelity: small charts of the world model.
         gallery: imagined and real videos.
         budget: number of real episodes by kind.
         stages: seconds spent in each stage.
-        notes: sentences.
+        warnings: sentences on reward hacking.
+        costs: sentences on paid judges.
+        notes: other sentences.
         seeds: paired difference of each policy after, by name.
         gate: rates of the gate before RL (see `measure.gate`), and "fidelity".
         diagnosis: causes of wrong verdicts on imagined rollouts.
-        offline: what is known of a training without a real environment.
+        offline: what is known of a training without a real environment, by section (see `answers.TITLES`).
         offline_notes: sentences about it.
     """
 
@@ -101,65 +106,27 @@ class Report:
     table: SuccessTable | None = None
     gap: Sequence[GapRow] = ()
     loops: Sequence[Sheet] = ()
+    agreement: Mapping[str, Any] = field(default_factory=dict)
     powered: Sheet | None = None
     tasks: Sequence[TaskHistory] = ()
     curves: Sequence[Curve] = ()
+    fidelity: Sequence[Curve] = ()
     gallery: Sequence[Pair] = ()
     budget: Mapping[str, int] = field(default_factory=dict)
     stages: Mapping[str, float] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
+    costs: Sequence[str] = ()
     notes: Sequence[str] = ()
     seeds: Mapping[str, Difference] = field(default_factory=dict)
     gate: Mapping[str, Any] = field(default_factory=dict)
     diagnosis: DiagnosisView | None = None
-    offline: Sequence[Sheet] = ()
+    offline: Mapping[str, Sheet] = field(default_factory=dict)
     offline_notes: Sequence[str] = ()
 
 
-_UNKNOWN, _MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
-
-
-def _percent(value: float) -> str:
-    return _UNKNOWN if math.isnan(value) else f"{100 * value:.0f} %"
-
-
-def _points(value: float) -> str:
-    """Format signed percentage points."""
-    return _UNKNOWN if math.isnan(value) else f"{round(100 * value):+d}".replace("+0", "0").replace("-", _MINUS)
-
-
-def _interval(shown: Rate | Estimate | Difference) -> str:
-    """Format an interval in percent, or in percentage points for a difference."""
-    if isinstance(shown, Difference):
-        return "" if math.isnan(shown.mean) else f"[{_points(shown.low)}, {_points(shown.high)}]"
-    low, high = shown.interval if isinstance(shown, Rate) else (shown.low, shown.high)
-    return "" if math.isnan(shown.value) else f"[{100 * low:.0f}, {100 * high:.0f}]"
-
-
-def _p_value(p: float) -> str:
-    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
-
-
-def duration(seconds: float) -> str:
-    """Format a duration.
-
-    >>> [duration(seconds) for seconds in (45, 720, 11100)]
-    ['45 s', '12 min', '3 h 05 min']
-    """
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def _conclusion(difference: Difference) -> str:
-    """Interpret the interval of the paired difference."""
-    if math.isnan(difference.mean):
-        return "Difference unknown: a task has no episode with known outcomes before and after."
-    if difference.low > 0:
-        return "Improved: the 95 % interval of the difference is above zero."
-    if difference.high < 0:
-        return "Worse: the 95 % interval of the difference is below zero."
-    return "Inconclusive: the 95 % interval of the difference contains zero."
+def _sort_key(value: float) -> str:
+    """Format a number that a column is sorted by; "" for NaN."""
+    return "" if math.isnan(value) else f"{value:.6g}"
 
 
 def _video(frames: np.ndarray | None, fps: float) -> str | None:
@@ -178,7 +145,7 @@ def render(report: Report) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters.update(
-        percent=_percent, points=_points, interval=_interval, p=_p_value, duration=duration, conclusion=_conclusion
+        percent=percent, points=points, interval=interval, p=p_value, duration=duration, number=_sort_key
     )
     page = environment.get_template("report.html").render(
         report=report,
@@ -188,7 +155,9 @@ def render(report: Report) -> str:
         dots=[dot_plot(report.table, width) for width in (860, 360)] if report.table else [],
         curves=[(curve, draw_curve(curve)) for curve in report.curves],
         gallery=[(pair, _video(pair.imagined, pair.fps), _video(pair.real, pair.fps)) for pair in report.gallery],
-        nothing_real=NOTHING_REAL,
+        answers=answers(report),
+        trust_sheets=[*gate_sheets(report.gate), *report.loops],
+        trust_curves=[(curve, draw_curve(curve)) for curve in report.fidelity],
         diagnosis=report.diagnosis,
         diagnosis_bars=[(bars, draw_bars(bars)) for bars in (report.diagnosis.bars if report.diagnosis else ())],
         diagnosis_curves=[

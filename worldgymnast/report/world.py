@@ -171,6 +171,22 @@ def _gate(gate: Mapping[str, float]) -> Sheet:
     return Sheet("Judge's verdicts vs. true outcomes", head, rows)
 
 
+def gate_sheets(gate: Mapping[str, float]) -> list[Sheet]:
+    """Make the table of the gate before RL, as in gate.json; none without it."""
+    if "imagined_true_positive" not in gate:
+        return []
+
+    def row(name: str, prefix: str, suffix: str = "") -> list[str]:
+        rates = (gate[f"{prefix}_true_{kind}{suffix}"] for kind in ("negative", "positive"))
+        return [name, *("unknown" if math.isnan(rate) else f"{100 * rate:.0f} %" for rate in rates)]
+
+    tasks = sorted(key.partition("/")[2] for key in gate if key.startswith("imagined_true_positive/"))
+    rows = [row("real frames", "real"), row("imagined replays of the same actions", "imagined")]
+    rows += [row(f"imagined, {task}", "imagined", f"/{task}") for task in tasks]
+    title = f"World model and judge on held-out rollouts of the policy (target {100 * GATE:.0f} % each)"
+    return [Sheet(title, ["", "true-negative rate", "true-positive rate"], rows)]
+
+
 def _passed(rate: float) -> str:
     if math.isnan(rate):
         return "-"
