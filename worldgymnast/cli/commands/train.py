@@ -171,7 +171,6 @@ class TrainWorld(WorldTrainingCommand):
     def __call__(self) -> int:
         """Train the world model."""
         self.prepare()
-        self._check_size_name()
         start = load_trainable_world(self.begin_with, self.device) if self.begin_with else None
         check_same_cameras(self.begin_with, requested=self.image_key)
         world = start.config if start else self.config.world
@@ -209,12 +208,6 @@ class TrainWorld(WorldTrainingCommand):
             origin=origin(joint, self.image_key or _names(cameras), held_out, rule, predicts),
         )
         return print_written(self.out / "world.safetensors")
-
-    def _check_size_name(self) -> None:
-        """Raise `InputError` if the first argument is no folder and could be meant as a size."""
-        first = next(iter(self.data), Path("."))
-        if not self.preset and len(first.parts) == 1 and not first.exists():
-            raise InputError(f"{first}: neither a size ({', '.join(WORLDS)}) nor a data set's folder. Check the name")
 
 
 def _autoencoder(name: str | None, world: WorldConfig, device: str) -> Autoencoder | ImageVAE | None:
