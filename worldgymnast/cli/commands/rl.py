@@ -45,7 +45,7 @@ from worldgymnast.rl.rollout import executed_per_look
 from worldgymnast.rl.starts import EpisodeStarts, FixedStarts, MixedStarts, PhotographedStarts
 from worldgymnast.run import is_finished
 from worldgymnast.surrogates.imagination import Imagination
-from worldgymnast.surrogates.ray_cluster import load_ray
+from worldgymnast.surrogates.ray_cluster import check_cluster, load_ray
 from worldgymnast.surrogates.ray_pool import RayConfig, workers
 from worldgymnast.types import Start
 
@@ -124,7 +124,7 @@ class Rl(DeviceCommand, LabelledCommand):
 
     def __call__(self) -> int:
         """Train and write the report."""
-        self.prepare()
+        self.prepare(self.out)
         make_pool = self._make_pool()
         given = {"policy": self.policy, "world": self.world, "judge": self.judge}
         files, ledger = component_files(**given), open_ledger(self.out)
@@ -208,6 +208,8 @@ class Rl(DeviceCommand, LabelledCommand):
                 f"--workers: found {self.workers}, expected at most {most} on this machine ({os.cpu_count()} cores). "
                 "Nothing was started. Lower it, or join a cluster with --ray-address"
             )
+        if self.ray_address:
+            check_cluster(self.ray_address)
         gpus = None if self.device == "cuda" else 0.0
         return workers(RayConfig(self.workers, self.ray_address, self.threads or 1, gpus))
 

@@ -89,7 +89,7 @@ class Sft(TrainingCommand):
 
     def __call__(self) -> int:
         """Train the policy."""
-        self.prepare()
+        self.prepare(self.out)
         check_parts(self.config)
         start = load_policy(self.begin_with, is_tested=False) if self.begin_with else None
         self._check_kind(start)
@@ -170,7 +170,7 @@ class TrainWorld(WorldTrainingCommand):
 
     def __call__(self) -> int:
         """Train the world model."""
-        self.prepare()
+        self.prepare(self.out)
         start = load_trainable_world(self.begin_with, self.device) if self.begin_with else None
         check_same_cameras(self.begin_with, requested=self.image_key)
         world = start.config if start else self.config.world
@@ -246,7 +246,7 @@ class Distill(WorldTrainingCommand):
 
     def __call__(self) -> int:
         """Train the student."""
-        self.prepare()
+        self.prepare(self.out)
         check_parts(self.config)
         teacher = load_trainable_world(self.world, self.device)
         check_same_cameras(self.world, requested=self.image_key)
@@ -286,7 +286,7 @@ class TrainJudge(TrainingCommand):
 
     def __call__(self) -> int:
         """Train the judge."""
-        self.prepare()
+        self.prepare(self.out)
         check_parts(self.config)
         start = load_learned_judge(self.begin_with, self.device) if self.begin_with else None
         world = load_world(self.world or starter("world"), self.device)
