@@ -25,6 +25,15 @@ with mujoco.Renderer(model, 32, 32) as renderer:
 endef
 export GL_CHECK
 
+# $(call need,PROGRAMS): installs everything again if one of them is missing, as in a .venv of another origin.
+need = @for program in $(1); do \
+	  if [ -x "$(VENV)/bin/$$program" ]; then continue; fi; \
+	  echo "$(VENV) has no $$program; installing"; \
+	  $(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[dev]' && [ -x "$(VENV)/bin/$$program" ] && continue; \
+	  echo "$$program could not be installed; run: $(VENV)/bin/python -m pip install -c constraints.txt -e '.[dev]'" >&2; \
+	  exit 2; \
+	done
+
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1 \t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
 
@@ -68,12 +77,14 @@ test-cluster: install ## killed Ray workers, nodes and drivers; three minutes
 	OMP_NUM_THREADS=1 MUJOCO_GL=egl $(VENV)/bin/python -m pytest -m cluster tests/slow
 
 lint: install ## ruff, pyright, the import rules
+	$(call need,ruff pyright lint-imports)
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/pyright
 	$(VENV)/bin/lint-imports --no-cache
 
 docs: install ## the documentation site, into site/; a warning is a failure
+	$(call need,mkdocs)
 	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(VENV)/bin/mkdocs build --strict --quiet
 	@echo "open site/index.html; with search: $(VENV)/bin/python -m http.server --bind 127.0.0.1 --directory site"
 

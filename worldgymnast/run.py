@@ -50,6 +50,7 @@ from worldgymnast.records import HASH, metrics_before, read_hashed, read_metrics
 from worldgymnast.run_folder import (
     LOCK,
     check_folder,
+    check_writable,
     checkpoint_step,
     command_line,
     first_difference,
@@ -82,6 +83,7 @@ __all__ = [
     "Checkpoint",
     "Run",
     "check_folder",
+    "check_writable",
     "command_line",
     "generator_state",
     "is_finished",

@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,18 +30,39 @@ LOCK = ".lock"
 def check_folder(path: Path) -> None:
     """Raise `InputError` unless a run can start or resume in a folder.
 
-    Writes nothing.
+    Leaves nothing behind.
     """
     with os_errors_as_input_errors(path):
         if os.path.lexists(path) and not path.is_dir():
             raise InputError(f"{path}: found a file, expected a run folder; give another path")
         names = sorted(p.name for p in path.iterdir()) if path.exists() else []
+    if "summary.json" not in names:  # a finished run can be read where it cannot be written
+        check_writable(path)
     if "config.json" in names:
         return
     if others := [n for n in names if n not in ("versions.json", LOCK) and not n.startswith((TEMPORARY, FILE))]:
         raise InputError(
             f"{path}: found {some_of(others)} but no config.json, expected an empty folder or a run; give another path"
         )
+
+
+def check_writable(path: Path) -> None:
+    """Raise `InputError` unless a file or folder can be written at a path; leaves nothing behind.
+
+    >>> check_writable(Path("/proc/version/run"))
+    Traceback (most recent call last):
+    worldgymnast.errors.InputError: /proc/version/run: cannot be written (Not a directory). Give another path
+    """
+    place = path.absolute()
+    try:
+        while not place.is_dir() and (place == path.absolute() or not os.path.lexists(place)):
+            place = place.parent
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        if is_disk_full(error):
+            raise
+        raise InputError(f"{path}: cannot be written ({error.strerror}). Give another path") from error
 
 
 @contextmanager

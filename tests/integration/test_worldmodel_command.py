@@ -16,7 +16,7 @@ from worldgymnast.types import Episode
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["bridge-26m", "data"], "is neither a size nor a data set's folder; did you mean 'bridge-25m'?"),
+        (["bridge-26m", "data"], "nor a data set's folder; did you mean 'bridge-25m'?"),
         (["bridge-25m"], "DATA: missing data sets"),
         (["bridge-25m", "DATA", "--autoencoder-of", "no.safetensors"], "no.safetensors: found no file"),
         (["bridge-600m", "DATA"], "--autoencoder-of: missing"),

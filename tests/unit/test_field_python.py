@@ -197,7 +197,21 @@ def test_a_config_built_without_names_is_refused_by_its_fields_name() -> None:
 
 LINES: dict[str, tuple[list[str], str]] = {
     "one judge": (["judge", "ensemble", "J", "--out", "c.json"], "JUDGES: found 1, expected at least 2"),
-    "no size": (["train-world", "giant", "D", "--out", "x"], "giant: neither a size .embedded, bridge-25m"),
+    "no size": (["train-world", "giant", "D", "--out", "x"], "'giant' is neither a size .embedded, bridge-25m"),
+    "no size for help": (["train-world", "giant", "--help"], "'giant' is neither a size .embedded, bridge-25m"),
+    "no kind": (
+        ["sft", "nosuch", "--out", "x"],
+        "sft: 'nosuch' is neither a kind .small-vla, flow-vla or tiny-smolvla",
+    ),
+    "no kind for help": (["sft", "nosuch", "--help"], "'nosuch' is neither a kind .* nor a data set's folder. Check"),
+    "no device": (["sft", "/", "--device", "tpu"], "--device: found 'tpu', expected cpu or cuda. This machine has"),
+    "no device of plan": (["plan", "--device", "tpu"], "found 'tpu', expected cpu or cuda. This machine has .* CUDA d"),
+    "no choice": (["sft", "/", "--resize", "x", "--out", "y"], "--resize: found 'x', expected crop, pad or squash$"),
+    "optional": (["rl", "debug", "--rl.execute", "x"], "--rl.execute: found 'x', expected an integer$"),
+    "or a word": (
+        ["train-world", "/", "--held-out", "x", "--out", "y"],
+        "--held-out: found 'x', expected a number or auto",
+    ),
     "no folder": (["report", "/no/such"], "/no/such: no such folder. Check the path"),
     "words": (["sft", "D", "--fit.steps", "many", "--out", "x"], "--fit.steps: found 'many', expected an integer"),
     "task": (["adapt", "--task", "drawer-opne", "--out", "x"], "--task: found task 'drawer-opne', .* 'drawer-open'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from worldgymnast.errors import InputError
 from worldgymnast.measure.novelty import frame_warning, sentence_warning
 from worldgymnast.preprocessing import compact, size_text
 from worldgymnast.protocols import Policy, PredictsState, WorldModel, frame_size, predicts_state, tiling_of
+from worldgymnast.run import check_writable
 from worldgymnast.tiling import check_cameras
 from worldgymnast.types import IMAGE, STATE, Start
 
@@ -160,9 +162,10 @@ def check_in_distribution(
 
 
 def require_new_path(path: Path) -> None:
-    """Raise `InputError` if `path` exists."""
-    if path.exists():
+    """Raise `InputError` if `path` exists or cannot be written."""
+    if os.path.lexists(path):
         raise InputError(f"{path}: already exists. Remove it, or give a new path")
+    check_writable(path)
 
 
 def require_writable(flag: str, path: Path) -> None:

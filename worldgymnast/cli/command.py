@@ -20,6 +20,7 @@ from worldgymnast.errors import FieldError, InputError
 from worldgymnast.measure.unplayed import MOST
 from worldgymnast.preprocessing import parse_size, sides, size_text
 from worldgymnast.recipes.reproduce import Recipe
+from worldgymnast.run import check_folder
 
 REPORT = "report.html"
 _MAX_THREADS = 256
@@ -102,11 +103,15 @@ class DeviceCommand(Command):
     device: Literal["cpu", "cuda"] = "cpu"
     threads: Annotated[int, Between(0, max(_MAX_THREADS, 4 * (os.cpu_count() or 1)))] = 0
 
-    def prepare(self) -> None:
+    def prepare(self, out: Path | None = None) -> None:
         """Set up the device, the threads and the process group.
 
+        Args:
+            out: run folder; it is checked before anything is read.
+
         Raises:
-            InputError: there is no such device, or the command does not run in several processes.
+            InputError: there is no such device, the command does not run in several processes, or no run can be
+                written to `out`.
         """
         if not self.is_distributed and (count := processes.launched_processes()) > 1:
             raise InputError(
@@ -119,6 +124,8 @@ class DeviceCommand(Command):
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
             torch.set_num_threads(self.threads or cores)
         processes.initialize(self.device)
+        if out is not None:
+            processes.on_rank_zero(lambda: check_folder(out))
 
 
 @checked(kw_only=True)

@@ -225,11 +225,25 @@ def _defaults(name: str, kind: type[Command], words: Sequence[str]) -> tuple[Com
         return kind.from_preset(preset(shown), shown), f"{program} PRESET", list(words)
     if first in kind.sizes:
         return kind.from_size(first), f"{program} {first}", list(words[1:])
-    if first and not os.path.exists(first) and (hint := _suggestion(first, kind.sizes, 0.8)):
-        raise UsageError(f"{name}: '{first}' is neither a size nor a data set's folder{hint}")
+    if is_help or _suggestion(first, kind.sizes, 0.8):
+        check_first(name, words, kind.sizes)
     if kind.sizes and is_help:
         print(size_help(name, kind.sizes))
     return None, program, list(words)
+
+
+def check_first(name: str, words: Sequence[str], sizes: Collection[str]) -> None:
+    """Refuse a first argument that is neither one of a command's sizes or kinds, nor a path.
+
+    Raises:
+        UsageError: so it is; the message names all of them.
+    """
+    first = next(iter(words), "")
+    is_plain = first and not first.startswith("-") and not {"/", os.sep} & set(first)
+    if sizes and is_plain and first not in sizes and not os.path.exists(first):
+        word = COMMANDS[name].arguments.split()[0].strip("[]").lower()
+        hint = _suggestion(first, sizes, 0.8) or ". Check the name"
+        raise UsageError(f"{name}: '{first}' is neither a {word} ({join(sizes)}) nor a data set's folder{hint}")
 
 
 def _missing_preset(name: str, words: Sequence[str], presets: Collection[str]) -> str:
@@ -291,7 +305,11 @@ def _usage_error(name: str, words: Sequence[str], event: Any) -> str:
             missing = ", ".join(_argument(one.arg) for one in event.missing_arguments)
             return f"{name}: missing {missing}. Run {_program(name)} --help for usage"
         case "InvalidChoice":
-            return f"{_argument(event.argument)}: found '{event.value}', expected {join(event.choices)}"
+            flag, choices = _argument(event.argument), list(map(str, event.choices))
+            if "None" in choices:  # of an optional value, in no order
+                choices = sorted({*choices} - {"None"})
+            hint = _device_hint(str(event.value)) if flag == "--device" else ""
+            return f"{flag}: found '{event.value}', expected {join(choices)}{hint}"
         case "BadValue":
             return f"{_argument(event.argument)}: missing value, expected {_type(event.argument)}"
         case "InstantiationFailure" if event.argument is not None:
@@ -317,6 +335,17 @@ def _value(flag: str, words: Sequence[str]) -> str:
 
 
 def _type(argument: Any) -> str:
-    metavar = str(argument.lowered.metavar)
-    nouns = {"INT": "an integer", "FLOAT": "a number", "N": "a number", "N|HxW": "a number or HxW"}
-    return nouns.get(metavar, metavar.replace("{None}|", "None or "))
+    """Return what a value should be; None, which an omitted flag gives, is left out."""
+    nouns = {"INT": "an integer", "FLOAT": "a number", "N": "a number", "X": "a number"}
+    kinds = [kind for kind in str(argument.lowered.metavar).split("|") if kind != "{None}"]
+    return join(nouns.get(kind, kind) for kind in kinds)
+
+
+def _device_hint(found: str) -> str:
+    """Return which devices this machine has, as the end of a message."""
+    import torch
+
+    count = torch.cuda.device_count()
+    if count and found.startswith("cuda"):
+        return f". CUDA_VISIBLE_DEVICES chooses one of this machine's {count}"
+    return f". This machine has {count or 'no'} CUDA device{'' if count == 1 else 's'}"

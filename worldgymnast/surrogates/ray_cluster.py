@@ -87,6 +87,16 @@ def connected(address: str = "", *, cpus: int = 1, store_bytes: int | None = Non
         ray.shutdown()
 
 
+def check_cluster(address: str) -> None:
+    """Connect to a running cluster and leave it.
+
+    Raises:
+        InputError: Ray is not installed, or the address does not answer.
+    """
+    with connected(address):
+        pass
+
+
 def reach(address: str) -> None:
     """Raise an OSError soon if nothing listens at an address; Ray itself tries for minutes.
 

@@ -109,7 +109,7 @@ class Adapt(DeviceCommand, LabelledCommand):
 
     def __call__(self) -> int:
         """Train, print success and forgetting, and write the report."""
-        self.prepare()
+        self.prepare(self.out)
         given = {"policy": self.policy, "world": self.world, "judge": self.judge}
         files = component_files(**given)
         policy, world = load_policy(files["policy"], self.device), load_world(files["world"], self.device)

@@ -109,7 +109,7 @@ class Agree(EvaluationCommand):
 
     def __call__(self) -> int:
         """Roll out all policies, print the tables, and write tables and figure."""
-        self.prepare()
+        self.prepare(self.out)
         given = {"world": self.world, "judge": self.judge}
         for path in self.policies:
             if (spec := spec_in(path)) is not None:

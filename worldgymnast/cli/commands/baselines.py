@@ -80,7 +80,7 @@ class IterSft(DeviceCommand, LabelledCommand):
 
     def __call__(self) -> int:
         """Train and write the report."""
-        self.prepare()
+        self.prepare(self.out)
         given = {"policy": self.policy, "world": self.world, "judge": self.judge}
         files, config = component_files(**given), self.config
         spec = load_policy(files["policy"], is_tested=False).action_spec
@@ -160,7 +160,7 @@ class RlSimulator(DeviceCommand):
 
     def __call__(self) -> int:
         """Train and write the report."""
-        self.prepare()
+        self.prepare(self.out)
         env = replace(simulated(self.env, "rl-simulator"), horizon=self.config.rl.horizon)
         files = component_files(policy=self.policy)
         policy = load_policy(files["policy"], self.device)

@@ -53,7 +53,7 @@ class BestOfN(DeviceCommand):
 
     def __call__(self) -> int:
         """Evaluate both, print table and time, and write the report."""
-        self.prepare()
+        self.prepare(self.out)
         files = component_files(policy=self.policy, world=self.world, judge=self.judge)
         spec = load_policy(self.policy, is_tested=False).action_spec
         require_environment("best-of", self.policy, spec, self.given_flags, _INSTEAD)

@@ -38,6 +38,7 @@ from worldgymnast.recipes.record import PolicyRecordConfig, RecordConfig, record
 from worldgymnast.recipes.reproduce import Recipe
 from worldgymnast.registry import load_policy
 from worldgymnast.rl.rollout import executed_per_look
+from worldgymnast.run import check_writable
 
 
 @checked(kw_only=True)
@@ -152,6 +153,7 @@ class DataConvert(LabelledCommand):
 
     def __call__(self) -> int:
         """Convert the data set."""
+        check_writable(self.target)
         done = formats.convert(
             self.source,
             self.target,
@@ -200,6 +202,8 @@ class DataAdd(LabelledCommand):
             raise InputError(
                 f"--out, --in-place: {problem}. Give --out for a new data set, or --in-place to add to {self.data[0]}"
             )
+        if self.out is not None:
+            check_writable(self.out)
         parts = merge(
             self.data,
             self.out,

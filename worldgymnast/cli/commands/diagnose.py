@@ -40,7 +40,7 @@ from worldgymnast.report import tables
 from worldgymnast.report.collect import collect
 from worldgymnast.report.diagnosis import FILE, MAIN, closed_loop_sheet, plain_loops, sentences, sheets
 from worldgymnast.report.report import write
-from worldgymnast.run import check_folder, command_line
+from worldgymnast.run import check_folder, check_writable, command_line
 from worldgymnast.video import contact_sheet, png
 from worldgymnast.weights import to_json, write_bytes, write_text
 
@@ -186,7 +186,9 @@ class Diagnose(DeviceCommand, LabelledCommand):
 
 def check_out(out: Path) -> None:
     """Require OUT to be new, or a run's or diagnosis' folder."""
-    if not any((out / name).is_file() for name in (FILE, "stages.json", "evaluation.json")):
+    if any((out / name).is_file() for name in (FILE, "stages.json", "evaluation.json")):
+        check_writable(out)
+    else:
         check_folder(out)
 
 

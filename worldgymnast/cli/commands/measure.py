@@ -84,7 +84,7 @@ class Evaluate(EvaluationCommand):
 
     def __call__(self) -> int:
         """Evaluate, print the table and write the report."""
-        self.prepare()
+        self.prepare(self.out)
         policies = {"before": self.before, "after": self.after}
         loaded = {path: load_policy(path, is_tested=False) for path in policies.values()}
         for path, policy in loaded.items():
@@ -176,6 +176,8 @@ class EvalWorld(DeviceCommand, LabelledCommand):
     def __call__(self) -> int:
         """Measure, and print each table as soon as possible."""
         self.prepare()
+        if self.out is not None:
+            require_writable("--out", self.out)
         distance = lpips_distance(self.device) if self.perceptual else None
         world = load_world(self.world, self.device)
         judge = None if self.judge is None else load_judge(self.judge, self.device)

@@ -47,7 +47,7 @@ from worldgymnast.registry import load_learned_judge, load_policy, load_world, t
 from worldgymnast.report.collect import collect
 from worldgymnast.report.report import write
 from worldgymnast.rl.reinforce import ReinforceConfig
-from worldgymnast.run import Run, check_folder
+from worldgymnast.run import Run
 from worldgymnast.training.judge import JudgeTraining
 from worldgymnast.training.world import WorldTraining
 
@@ -89,8 +89,7 @@ class Quickstart(EvaluationCommand):
 
     def __call__(self) -> int:
         """Train, evaluate, print the table and write the report."""
-        self.prepare()
-        check_folder(self.out)
+        self.prepare(self.out)
         given = {"policy": self.policy, "world": self.world, "judge": self.judge}
         files = {name: path for name, path in given.items() if path is not None}
         paths = component_files(**given)
@@ -143,7 +142,7 @@ class Dyna(EvaluationCommand, LabelledCommand):
 
     def __call__(self) -> int:
         """Run all unfinished stages, print the table and write the report."""
-        self.prepare()
+        self.prepare(self.out)
         if self.recorded:
             return self._learn_from_recorded()
         if self.held_out is not None:
@@ -175,7 +174,6 @@ class Dyna(EvaluationCommand, LabelledCommand):
         """Run one round from recorded episodes; print what is known, and write the report."""
         if unused := sorted(flag for flag in self.given_flags if flag.startswith(_NEEDS_ENVIRONMENT)):
             raise InputError(f"{', '.join(unused)}: needs a real environment, which --from does without. Omit it")
-        check_folder(self.out)
         given = {"policy": self.policy, "world": self.world, "judge": self.judge}
         paths = component_files(**given)
         policy, world = load_policy(paths["policy"], self.device), load_world(paths["world"], self.device)
@@ -269,7 +267,7 @@ class Reproduce(EvaluationCommand):
 
     def __call__(self) -> int:
         """Run all unfinished stages, print the table and write the report."""
-        self.prepare()
+        self.prepare(self.out)
         recipe = self.config
         check_tasks(recipe.env)
         with Run(self.out, to_dict(recipe)) as run:

@@ -48,7 +48,7 @@ from worldgymnast.rl.rollout import executed_per_look
 from worldgymnast.rl.starts import EpisodeStarts, FixedStarts, MixedStarts, PhotographedStarts
 from worldgymnast.run import is_finished
 from worldgymnast.surrogates.imagination import Imagination
-from worldgymnast.surrogates.ray_cluster import load_ray
+from worldgymnast.surrogates.ray_cluster import check_cluster, load_ray
 from worldgymnast.surrogates.ray_pool import RayConfig, workers
 from worldgymnast.types import Start
 
@@ -128,7 +128,7 @@ class Rl(DeviceCommand, LabelledCommand):
 
     def __call__(self) -> int:
         """Train and write the report; in several processes, process 0 does, and the others take part in updates."""
-        self.prepare()
+        self.prepare(self.out)
         if processes.rank() > 0:
             follow(load_policy(component_files(**self._given_files())["policy"], self.device, is_tested=False))
             return 0
@@ -223,6 +223,8 @@ class Rl(DeviceCommand, LabelledCommand):
                 f"--workers: found {self.workers}, expected at most {most} on this machine ({os.cpu_count()} cores). "
                 "Nothing was started. Lower it, or join a cluster with --ray-address"
             )
+        if self.ray_address:
+            check_cluster(self.ray_address)
         gpus = None if self.device == "cuda" else 0.0
         return workers(RayConfig(self.workers, self.ray_address, self.threads or 1, gpus))
 

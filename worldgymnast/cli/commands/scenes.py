@@ -39,7 +39,7 @@ from worldgymnast.protocols import Editor
 from worldgymnast.recipes.edit_episodes import distract_episodes
 from worldgymnast.recipes.quickstart import QuickstartConfig, starter_plate
 from worldgymnast.registry import load_editor, load_proposer
-from worldgymnast.run import Run
+from worldgymnast.run import Run, check_folder, check_writable
 from worldgymnast.scenes.edit import add_distractors
 from worldgymnast.scenes.language import sample_instructions
 from worldgymnast.scenes.plate import Plate, estimate_plate, load_plate
@@ -75,6 +75,7 @@ class ScenesPhotograph(Command):
 
     def __call__(self) -> int:
         """Take the photographs."""
+        check_folder(self.target)
         check_tasks(self.env)
         config = {"env": environment_dict(self.env), "per_task": self.per_task, "first_layout": self.first_layout}
         with Run(self.target, config) as run:
@@ -120,6 +121,7 @@ class ScenesDistract(DeviceCommand, DatasetCommand):
     def __call__(self) -> int:
         """Edit the scenes."""
         self.prepare()
+        check_writable(self.target)
         plate = load_plate(self.plate or starter_plate())
         if not formats.has_episodes(self.source):
             return self._pictures(plate)
@@ -201,6 +203,7 @@ class ScenesPropose(Command):
 
     def __call__(self) -> int:
         """Write instructions for every picture that is not done yet."""
+        check_folder(self.target)
         files = list_pictures(self.source)
         proposer = load_proposer(self.proposer, Ledger(self.target / FILE)) if self.proposer else None
         config = {"count": self.count, "seed": self.seed, "proposer": description_of(self.proposer)}

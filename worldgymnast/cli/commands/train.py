@@ -89,7 +89,7 @@ class Sft(TrainingCommand):
 
     def __call__(self) -> int:
         """Train the policy."""
-        self.prepare()
+        self.prepare(self.out)
         check_parts(self.config)
         start = load_policy(self.begin_with, is_tested=False) if self.begin_with else None
         self._check_kind(start)
@@ -170,8 +170,7 @@ class TrainWorld(WorldTrainingCommand):
 
     def __call__(self) -> int:
         """Train the world model."""
-        self.prepare()
-        self._check_size_name()
+        self.prepare(self.out)
         start = load_trainable_world(self.begin_with, self.device) if self.begin_with else None
         check_same_cameras(self.begin_with, requested=self.image_key)
         world = start.config if start else self.config.world
@@ -210,12 +209,6 @@ class TrainWorld(WorldTrainingCommand):
         )
         return print_written(self.out / "world.safetensors")
 
-    def _check_size_name(self) -> None:
-        """Raise `InputError` if the first argument is no folder and could be meant as a size."""
-        first = next(iter(self.data), Path("."))
-        if not self.preset and len(first.parts) == 1 and not first.exists():
-            raise InputError(f"{first}: neither a size ({', '.join(WORLDS)}) nor a data set's folder. Check the name")
-
 
 def _autoencoder(name: str | None, world: WorldConfig, device: str) -> Autoencoder | ImageVAE | None:
     """Load an autoencoder or image VAE; None to train one."""
@@ -253,7 +246,7 @@ class Distill(WorldTrainingCommand):
 
     def __call__(self) -> int:
         """Train the student."""
-        self.prepare()
+        self.prepare(self.out)
         check_parts(self.config)
         teacher = load_trainable_world(self.world, self.device)
         check_same_cameras(self.world, requested=self.image_key)
@@ -293,7 +286,7 @@ class TrainJudge(TrainingCommand):
 
     def __call__(self) -> int:
         """Train the judge."""
-        self.prepare()
+        self.prepare(self.out)
         check_parts(self.config)
         start = load_learned_judge(self.begin_with, self.device) if self.begin_with else None
         world = load_world(self.world or starter("world"), self.device)
