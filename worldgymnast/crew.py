@@ -8,6 +8,8 @@ nothing but these calls has to agree between processes.
 from __future__ import annotations
 
 import functools
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -153,12 +155,13 @@ def leader() -> Crew | None:
 def leading() -> Iterator[Crew | None]:
     """Lead the other processes within the context; yields None if there are none.
 
-    An error releases the followers. Contexts may be nested.
+    An error releases the followers. A launcher ends all processes with SIGTERM when one of them ends; it is raised here
+    as `ProcessLost`. Contexts may be nested.
     """
     if processes.world_size() == 1:  # without a launcher, or inside of another such context
         yield leader()
         return
-    with processes.alone():
+    with processes.alone(), _terminated():
         own = crew()
         own.call_up()
         try:
@@ -170,6 +173,26 @@ def leading() -> Iterator[Crew | None]:
                 own.stop()
             raise
         own.stop()
+
+
+@contextmanager
+def _terminated() -> Iterator[None]:
+    """Raise `ProcessLost` on SIGTERM within the context, in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        raise ProcessLost(
+            "stopped by SIGTERM, which the launcher sends when another process ends. Rerun the same command to resume "
+            "from the newest checkpoint, with any number of processes"
+        )
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

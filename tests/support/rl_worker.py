@@ -1,16 +1,18 @@
 """Workers of `test_rl_processes`, one torchrun for several trainings: rl_worker.py OUT.
 
-    OUT/plain, OUT/split, OUT/adapters     replicated: one micro-batch per process, many, LoRA adapters
-    OUT/shard, OUT/shard-adapters          the same sharded
-    OUT/shards-for-one                     sharded, stopped after a step; the test resumes it with one process
-    OUT/one-for-shards, OUT/one-for-two    began in the test with one process, and are resumed here, sharded or not
-    OUT/shards-for-two                     sharded, stopped after a step, resumed here replicated
-    OUT/other                              refused: the processes have different policies
+OUT/plain, OUT/split, OUT/adapters     replicated: one micro-batch per process, many, LoRA adapters
+OUT/shard, OUT/shard-adapters          the same sharded
+OUT/shards-for-one                     sharded, stopped after a step; the test resumes it with one process
+OUT/one-for-shards, OUT/one-for-two    began in the test with one process, and are resumed here, sharded or not
+OUT/shards-for-two                     sharded, stopped after a step, resumed here replicated
+OUT/other                              refused: the processes have different policies
+OUT/killed                             slow, and killed by the test
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ray_parts import HORIZON, Rooms, imagination, small_policy
+from ray_parts import HORIZON, NoisyLamp, Rooms, imagination, small_policy
 from torch import Tensor
 
 from worldgymnast import processes
@@ -61,16 +63,16 @@ class Stopped(Exception):
 
 
 def learn(
-    out: Path, trainer: TrainerConfig, policy: SmallVLA | None = None, stop: int | None = None, steps: int = 2
+    out: Path, trainer: TrainerConfig, policy: SmallVLA | None = None, stop: int | None = None, pause: float = 0.0
 ) -> None:
-    """Train in OUT; `stop` ends it while that step is logged."""
+    """Train in OUT; `stop` ends it while that step is logged, `pause` are seconds per step of the world."""
 
     def watch(step: int, metrics: Mapping[str, float]) -> None:
         if step == stop:
             raise Stopped
 
     config = ReinforceConfig(
-        steps=steps,
+        steps=2,
         starts=6,
         group_size=4,
         horizon=HORIZON,
@@ -80,22 +82,22 @@ def learn(
         save_every=1,
         trainer=trainer,
     )
-    result = finetune(policy or small_policy(), imagination(), Rooms(), out, config, on_metrics=watch)
+    result = finetune(policy or small_policy(), imagination(NoisyLamp(pause)), Rooms(), out, config, on_metrics=watch)
     note(out, result.policy.trainable_state())
 
 
 def note(out: Path, weights: Mapping[str, Tensor]) -> None:
     """Write the sum of the weights that this process has at the end."""
-    total = sum(float(weight.double().sum()) for weight in weights.values())
+    total = sum(float(weight.detach().double().sum()) for weight in weights.values())
     (out / f"sum-{processes.rank()}.json").write_text(json.dumps(total))
 
 
 def stopped(*args: Any, **kwargs: Any) -> None:
+    """Train until the leader is stopped; the others then end with an `InputError`."""
+    expected = Stopped if processes.rank() == 0 else InputError
     try:
         learn(*args, **kwargs)
-    except (Stopped, InputError) as error:
-        is_leader = processes.rank() == 0
-        assert isinstance(error, Stopped) == is_leader, error
+    except expected:
         return
     raise AssertionError("not stopped")
 
@@ -117,6 +119,12 @@ def main(out: Path) -> None:
     except InputError as error:
         if processes.rank() == 0:
             (out / "refusal.txt").write_text(str(error))
+    (out / f"pid-{processes.rank()}").write_text(str(os.getpid()))
+    try:
+        learn(out / "killed", shard, pause=0.1)
+    except InputError as error:
+        print(f"process {processes.rank()}: {error}", file=sys.stderr)
+        processes.exit_process(2)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from worldgymnast.crew import leader
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import InputError
 from worldgymnast.measure.machine import device_bytes
@@ -119,7 +120,11 @@ def plan_rl(
     plan = MemoryPlan("rl", device, offload=rl.offload and kind != "cpu")
     if rl.offload and kind == "cpu":
         plan.unknown.append("--rl.offload: what waits lies in the same memory on a CPU, so the peak is not lower")
-    plan.add("policy", policy, lambda: policy_memory(policy, world, rl, kind))
+    led = leader()
+    shards = led.size if led is not None and rl.trainer.shard else 1
+    if shards > 1:
+        plan.unknown.append(f"--rl.trainer.shard: the plan is that of process 0 of {shards}; the others need less")
+    plan.add("policy", policy, lambda: policy_memory(policy, world, rl, kind, shards))
     plan.add("world model", world, lambda: world_memory(world, rl, kind))
     for name, each in (("judge", judge), ("audit judge", audit)):
         if each is None:

@@ -76,14 +76,18 @@ def peak(roles: Sequence[RoleMemory], *, offload: bool = False) -> int:
 # ---------------------------------------------------------------- reinforcement learning
 
 
-def policy_memory(policy: Any, world: Any, config: ReinforceConfig, kind: str = "cpu") -> RoleMemory:
+def policy_memory(policy: Any, world: Any, config: ReinforceConfig, kind: str = "cpu", shards: int = 1) -> RoleMemory:
     """Memory of a policy that is trained by RL in a world model.
+
+    With several shards, that of process 0, which holds the policy that acts and a shard. The full block that FSDP
+    gathers at a time is not counted.
 
     Args:
         policy: the `Policy`, which may be on the "meta" device.
         world: the `WorldModel`, of which only frame size, cameras and state are read.
         config: the training.
         kind: kind of device, "cpu" or "cuda".
+        shards: processes that share the training state.
     """
     trainable = sum(tensor_bytes(p) for p in policy.parameters() if p.requires_grad)
     used = 4 + config.ahead  # gradients, two moments of AdamW, the start policy; with prefetch a second acting policy
@@ -104,6 +108,11 @@ def policy_memory(policy: Any, world: Any, config: ReinforceConfig, kind: str = 
     with counting(kind) as updating:
         faked.logprobs(obs, chunk).sum().backward()
     update = max(0, updating.peak - trainable)  # gradients are alive at the end, and counted above
+    if shards > 1:
+        in_host = trainable * (1 + stored) if kind == "cpu" else 0  # the start policy and the copies wait there
+        shard = (module_bytes(policy) + 4 * trainable) // shards
+        training = shard + in_host + trainable * config.ahead
+        return RoleMemory("policy", module_bytes(policy), training, acting.peak, update)
     return RoleMemory(
         "policy",
         module_bytes(policy),

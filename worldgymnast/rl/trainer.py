@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from worldgymnast.protocols import Policy
 from worldgymnast.rl.objective import advantages, has_signal, rewards
+from worldgymnast.rl.offload import Turns
 from worldgymnast.rl.parallel import make_updater
 from worldgymnast.rl.update import Sample, TrainerConfig, copy_of, stack, with_prefix
 from worldgymnast.run import Run
@@ -61,6 +62,9 @@ class Trainer:
         self.policy, self.config, self.start = policy, config, start or copy_of(policy)
         self.updater = make_updater(policy, config, self.start)
         self.host = "cpu" if self.updater.is_sharded else host
+        self._turns = Turns(is_on=self.updater.is_sharded)  # then only anchors need the whole start policy
+        self._turns.join(policy, lambda: (self.start,), None)
+        self._turns.give_to("collect")
         self.kept: KeptWeights | None = None
         self.average = self.weights() if config.average else None
         self.acting: dict[str, Tensor] | None = None
@@ -100,7 +104,9 @@ class Trainer:
         free = [g for g in informative if g.start.task not in anchors]
         held = [g for g in groups if g.start.task in anchors]
         samples = [s for g in free for s in self._samples(g)]
+        self._turns.give_to("update" if held else "collect")
         anchored = [s for g in held for s in self._anchor_samples(g, anchors[g.start.task], generator)]
+        self._turns.give_to("collect")
         metrics |= {"held_groups": float(len(held))} if anchors else {}
         steps = self.updater.train(samples, anchored, generator) if samples or anchored else []
         for update, step in enumerate(steps):
@@ -144,6 +150,7 @@ class Trainer:
 
     def finish(self, *, kept: bool) -> None:
         """Give the policy its final weights: the kept ones, or without any the average if there is one."""
+        self._turns.close()
         if kept and self.kept is not None:
             self.policy.load_trainable(self.kept.weights)
         elif self.average is not None:
