@@ -13,7 +13,10 @@ FOLDER = "reference/api"
 TESTING = "worldgymnast.testing"
 PROTOCOLS = "worldgymnast.protocols"
 _PAGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "files": ("Files and data", ("starter", "load_policy", "load_world", "load_judge", "save", "register", "read")),
+    "files": (
+        "Files and data",
+        ("starter", "load_policy", "load_world", "load_judge", "save", "push_to_hub", "register", "read"),
+    ),
     "practice": ("Environments, starts, imagination", ("environment", "metaworld", "starts", "scorer", "imagine")),
     "training": (
         "Training and evaluation",

@@ -22,6 +22,7 @@ _EXPORTS = {
         "load_policy",
         "load_world",
         "metaworld",
+        "push_to_hub",
         "read",
         "register",
         "save",

@@ -10,6 +10,7 @@ from worldgymnast.api import load_judge as load_judge
 from worldgymnast.api import load_policy as load_policy
 from worldgymnast.api import load_world as load_world
 from worldgymnast.api import metaworld as metaworld
+from worldgymnast.api import push_to_hub as push_to_hub
 from worldgymnast.api import read as read
 from worldgymnast.api import register as register
 from worldgymnast.api import save as save

@@ -25,6 +25,7 @@ from worldgymnast.measure.real import ScoreConfig, Scorer, ScoringConfig
 from worldgymnast.phrases import INSTRUCTIONS
 from worldgymnast.preprocessing import Resize
 from worldgymnast.protocols import Judge, Policy, RealEnvironment, StartSampler, TrainableJudge, WorldModel
+from worldgymnast.publishing import push_to_hub
 from worldgymnast.recipes import finetune as recipe
 from worldgymnast.recipes.quickstart import starter
 from worldgymnast.registry import Manifest, register
@@ -53,6 +54,7 @@ __all__ = [
     "load_policy",
     "load_world",
     "metaworld",
+    "push_to_hub",
     "read",
     "register",
     "save",
@@ -78,7 +80,7 @@ def load_policy(path: AnyPath, device: str = "cpu") -> Policy:
     """Load a policy of any known kind.
 
     Args:
-        path: the file.
+        path: the file, or hf:OWNER/NAME on the Hugging Face Hub.
         device: device of the weights.
 
     Raises:
@@ -95,7 +97,7 @@ def load_world(path: AnyPath, device: str = "cpu") -> WorldModel:
     """Load a world model of any known kind.
 
     Args:
-        path: the file.
+        path: the file, or hf:OWNER/NAME on the Hugging Face Hub.
         device: device of the weights.
 
     Raises:
@@ -112,7 +114,7 @@ def load_judge(path: AnyPath, device: str = "cpu") -> Judge:
     """Load a judge from its weights, or from a description (.json).
 
     Args:
-        path: the file.
+        path: the file, or hf:OWNER/NAME on the Hugging Face Hub.
         device: device of the weights.
 
     Raises:

@@ -24,6 +24,7 @@ from worldgymnast.arguments import check_device, implements
 from worldgymnast.configs import ByKind, Config, from_dict, to_dict
 from worldgymnast.errors import InputError
 from worldgymnast.files import json_object, parse_json, short
+from worldgymnast.hub import fetch
 from worldgymnast.judges.classifier import ClassifierConfig
 from worldgymnast.judges.descriptions import JudgeReader, build_client, read_description, resolve_model
 from worldgymnast.judges.descriptions import save_judge as save_judge
@@ -351,7 +352,7 @@ def load_policy(path: Path, device: str = "cpu", *, is_tested: bool = True) -> P
     """Load a policy of any kind from its file, or a published one from its description or folder.
 
     Args:
-        path: the file or folder.
+        path: the file or folder, or hf:OWNER/NAME.
         device: device of the weights.
         is_tested: refuse a published policy that does not see; with False, call `self_test` before it is used.
 
@@ -359,6 +360,7 @@ def load_policy(path: Path, device: str = "cpu", *, is_tested: bool = True) -> P
         InputError: the file is missing or damaged, or the output of a published policy does not change with the image.
     """
     check_device(device)
+    path = fetch(path)
     loaded = _prepare(load_published(path) if is_published(path) else _load(path, "policies"), device)
     if is_tested:
         self_test(loaded, path)
@@ -377,7 +379,7 @@ def self_test(policy: Policy, path: Path) -> None:
 def load_world(path: Path, device: str = "cpu") -> WorldModel:
     """Load a world model of any kind from its file."""
     check_device(device)
-    return _prepare(_load(path, "worlds"), device)
+    return _prepare(_load(fetch(path), "worlds"), device)
 
 
 def load_trainable_world(path: Path, device: str = "cpu") -> TrainableWorld:
@@ -401,7 +403,7 @@ def load_learned_judge(path: Path, device: str = "cpu") -> TrainableJudge:
     if path.suffix == ".json":
         raise InputError(f"{path}: found the description of a judge, expected a learned one (judge.safetensors)")
     check_device(device)
-    return _prepare(_load(path, "judges"), device)
+    return _prepare(_load(fetch(path), "judges"), device)
 
 
 def _prepare(component: Any, device: str) -> Any:

@@ -17,6 +17,7 @@ from tyro.conf import Positional
 from worldgymnast import processes
 from worldgymnast.configs import Between, Count, Positive, checked
 from worldgymnast.errors import FieldError, InputError
+from worldgymnast.hub import fetch, is_reference
 from worldgymnast.measure.unplayed import MOST
 from worldgymnast.preprocessing import parse_size, sides, size_text
 from worldgymnast.recipes.reproduce import Recipe
@@ -211,6 +212,16 @@ def check_names(config: Any, prefix: str = "") -> None:
         for one in value if isinstance(value, tuple | list) else (value,):
             if problem := _name_problem(one):
                 raise FieldError(name, problem)
+
+
+def fetch_components(command: Command) -> None:
+    """Replace references to the hub, in the paths of a command, by their downloaded files."""
+    for entry in fields(command):
+        value = getattr(command, entry.name)
+        if isinstance(value, Path) and is_reference(value):
+            object.__setattr__(command, entry.name, fetch(value))
+        elif isinstance(value, tuple) and any(isinstance(one, Path) and is_reference(one) for one in value):
+            object.__setattr__(command, entry.name, tuple(fetch(one) for one in value))
 
 
 def _name_problem(value: Any) -> str:

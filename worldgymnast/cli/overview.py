@@ -53,6 +53,7 @@ GROUPS: dict[str, dict[str, Entry]] = {
         "import-world": Entry("CHECKPOINT", "import a published WorldGym checkpoint"),
         "import-policy": Entry("CHECKPOINT", "describe a published OpenVLA, SmolVLA, pi0 or pi0.5"),
         "export-policy": Entry("POLICY", "write a finetuned policy in the layout of its base"),
+        "push": Entry("FILE OWNER/NAME", "upload a component with its card to the Hugging Face Hub"),
     },
     "Judge": {
         "judge vlm": Entry("MODEL", "use a vision-language model behind a server as a judge"),

@@ -19,7 +19,7 @@ from worldgymnast.cli.commands.measure import Evaluate, EvalWorld, Report
 from worldgymnast.cli.commands.pipelines import Doctor, Dyna, Quickstart, Reproduce
 from worldgymnast.cli.commands.plan import Plan
 from worldgymnast.cli.commands.play import Play, WatchRun
-from worldgymnast.cli.commands.publish import ExportPolicy, ImportPolicy
+from worldgymnast.cli.commands.publish import ExportPolicy, ImportPolicy, Push
 from worldgymnast.cli.commands.rl import Rl
 from worldgymnast.cli.commands.scenes import ScenesDistract, ScenesPhotograph, ScenesPlate, ScenesPropose
 from worldgymnast.cli.commands.train import Distill, Sft, TrainJudge, TrainWorld
@@ -55,6 +55,7 @@ KINDS: dict[str, type[Command]] = {
     "import-world": ImportWorld,
     "import-policy": ImportPolicy,
     "export-policy": ExportPolicy,
+    "push": Push,
     "judge vlm": JudgeVLM,
     "judge local": JudgeLocal,
     "judge foreseen": JudgeForeseen,

@@ -1,4 +1,4 @@
-"""The commands import-policy and export-policy: published policies in, and back out."""
+"""The commands import-policy, export-policy and push: published policies in and back out, components to the hub."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from worldgymnast.configs import checked
 from worldgymnast.episodes.formats import has_episodes, read
 from worldgymnast.errors import FieldError, InputError
 from worldgymnast.files import read_json_object
+from worldgymnast.publishing import model_card, push_to_hub
 from worldgymnast.registry import describe_policy, export_policy, load_policy
 from worldgymnast.weights import to_json, write_text
 
@@ -163,3 +164,33 @@ class ExportPolicy(Command):
         for note in export_policy(policy, self.base, self.out, adapter_only=self.adapter_only):
             print(f"{self.policy}: {note}", file=sys.stderr)
         return print_written(self.out)
+
+
+@checked(kw_only=True)
+class Push(Command):
+    """Upload a policy, world model or judge with its card to the Hugging Face Hub.
+
+    The card (README.md) is written from the file: what it is, what it was trained on, its numbers, and how to load it.
+    `hf:OWNER/NAME` then stands for the file in every command. The token is that of `hf auth login`, or HF_TOKEN.
+
+    Attributes:
+        file: component file (.safetensors).
+        name: repository, OWNER/NAME; it is created if needed.
+        private: create a private repository.
+        license: the weights' license, as the hub names it, such as apache-2.0.
+        dry_run: print the card and upload nothing.
+    """
+
+    file: Annotated[Positional[Path], file_suffix(".safetensors")]
+    name: Positional[str]
+    private: bool = False
+    license: str = ""
+    dry_run: bool = False
+
+    def __call__(self) -> int:
+        """Upload, print the address."""
+        if self.dry_run:
+            print(model_card(self.file, self.name, self.license), end="")
+        else:
+            print(push_to_hub(self.file, self.name, private=self.private, license=self.license))
+        return 0
