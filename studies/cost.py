@@ -5,8 +5,9 @@ each is rolled out, sent, judged and unpacked; when all are there, the learner u
 roll out the next step meanwhile. The parts are in `studies/cost_parts.json`, each with its source: measured, derived or
 assumed.
 
-    python -m studies.cost check    the measured rows of docs/cluster.md beside the simulation
+    python -m studies.cost check    the measured rows of docs/how-to/cluster.md beside the simulation
     python -m studies.cost scale    steps an hour and the bottleneck on 8, 64 and 512 GPUs
+    python -m studies.cost moves    where the bottleneck goes if a part is another
     python -m studies.cost parts    the numbers that go in
 """
 
@@ -309,6 +310,16 @@ def layouts(gpus: int) -> dict[str, Layout]:
     }
 
 
+CHANGES: dict[str, dict[str, float]] = {
+    "as measured and derived": {},
+    "ten guided steps per frame instead of one": {"frames_per_second": 21.2},
+    "all weights of the policy sent, not adapters": {"weight_bytes": 15.4e9},
+    "a judge that takes ten times as long": {"judge_seconds": 20.0},
+    "a policy whose update takes a tenth": {"update_seconds": 1.25, "act_seconds": 0.1},
+}
+"""Parts that differ, for the question where the bottleneck goes. 21.2 frames/s were measured on an H100."""
+
+
 def plain(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     """Values of the parts by name."""
     return {name: float(part["value"]) for name, part in parts.items()}
@@ -317,11 +328,12 @@ def plain(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
 def main(words: Sequence[str] | None = None) -> None:
     """Print one of the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("check", "scale", "parts"))
+    parser.add_argument("what", choices=("check", "scale", "moves", "parts"))
     parser.add_argument("--parts", type=Path, default=PARTS)
     args = parser.parse_args(words)
     data = json.loads(args.parts.read_text())
-    {"check": _print_check, "scale": _print_scale, "parts": _print_parts}[args.what](data)
+    printers = {"check": _print_check, "scale": _print_scale, "moves": _print_moves, "parts": _print_parts}
+    printers[args.what](data)
 
 
 def _print_check(data: Mapping[str, Any]) -> None:
@@ -346,6 +358,15 @@ def _print_scale(data: Mapping[str, Any]) -> None:
             cells = [name, f"{gpus}", f"{found.step_seconds:.0f}", f"{rate * parts['rollouts']:.1f}"]
             cells += [f"{rate / base / gpus:.0%}", found.bottleneck, f"{found.used['rollouts']:.0%}"]
             print(f"| {' | '.join(cells)} |")
+
+
+def _print_moves(data: Mapping[str, Any]) -> None:
+    sizes = GPUS[1:]
+    print(f"| part | {' | '.join(f'{gpus} GPUs' for gpus in sizes)} |\n|---|---|---|---|")
+    for name, changes in CHANGES.items():
+        parts = plain(data["parts"]) | changes
+        found = [Training(parts, layouts(gpus)["2 groups per GPU, all GPUs update"]).run() for gpus in sizes]
+        print(f"| {name} | {' | '.join(f'{one.step_seconds:.0f} s, {one.bottleneck}' for one in found)} |")
 
 
 def _print_parts(data: Mapping[str, Any]) -> None:

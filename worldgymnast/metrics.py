@@ -53,6 +53,7 @@ GROUPS: Mapping[str, Mapping[str, Metric]] = {
             "Groups without signal", "share of groups without different rewards, or outside the bounds", "0..1"
         ),
         "groups_without_verdicts": Metric("Groups without verdicts", "groups with fewer than two verdicts"),
+        "staleness": Metric("Staleness", "updates between the weights that acted and the newest; with --rl.ahead"),
         "held_groups": Metric("Groups on hold", "groups of tasks on hold; they give no reward"),
         "judge_error_rate": Metric("Failed judgements", "share of rollouts whose judgement failed", "0..1"),
     },
@@ -112,6 +113,7 @@ GROUPS: Mapping[str, Mapping[str, Metric]] = {
         "pool/backups": Metric("Backups", "groups of slow workers that an idle worker rolled out, too"),
         "pool/duplicates": Metric("Second results", "results of groups that had one already; they do not count"),
         "pool/errors": Metric("Errors of workers", "groups on which a worker raised an error"),
+        "pool/rate": Metric("Rate of a worker", "groups per second since the row before, as pool/rate/WORKER", "1/s"),
         "pool/bytes": Metric("Bytes", "bytes of the results that reached the driver"),
     },
     "Checks of judged successes": {
@@ -156,6 +158,10 @@ UPDATES = frozenset(GROUPS["RL: update"]) | {"gradient_norm"}
 """Metrics of the first update of a step; with several updates, those of the newest are `last_KEY`."""
 
 
+RATE = "pool/rate"
+"""Metric that is logged for each worker, as KEY/WORKER."""
+
+
 def find(key: str) -> Metric | None:
     """Look up a key of metrics.jsonl; None for an unknown one.
 
@@ -165,6 +171,8 @@ def find(key: str) -> Metric | None:
     base, slash, _ = key.partition("/")
     if slash and base in BY_TASK:
         return METRICS[base]
+    if key.startswith(f"{RATE}/"):
+        return METRICS[RATE]
     rest = key.removeprefix(_LAST)
     if rest != key and rest in UPDATES:
         return replace(METRICS[rest], title=f"{METRICS[rest].title}, last update")

@@ -54,8 +54,11 @@ def expected() -> list[Any]:
 def test_workers_collect_what_one_process_collects(ray: Any, expected: list[Any]) -> None:
     with remote(imagination()) as pool:
         assert content(collect(pool)) == expected
-        assert pool.metrics()["pool/units"] == 2 * STARTS + 2
-        assert pool.metrics()["pool/restarts"] == 0
+        counts = pool.metrics()
+        assert counts["pool/units"] == 2 * STARTS + 2
+        assert counts["pool/restarts"] == 0
+        assert counts["pool/rate/0"] + counts["pool/rate/1"] > 0
+        assert pool.metrics()["pool/rate/0"] == 0, "nothing was rolled out since"
         check_ratios_of_stale_rollouts(pool)
 
 

@@ -19,6 +19,7 @@ from worldgymnast.errors import InputError, Paused
 from worldgymnast.judges.vlm import VLMConfig, VLMJudge
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
 from worldgymnast.protocols import Judge
+from worldgymnast.records import read_metrics
 from worldgymnast.rl.judging import JudgeVerdicts
 from worldgymnast.rl.reinforce import PairedRollouts, ReinforceConfig, reinforce
 from worldgymnast.rl.rollout import group, roll_out
@@ -288,6 +289,8 @@ def test_imagining_one_step_ahead_is_killed_and_resumed_alike(
 ) -> None:
     ahead = replace(CONFIG, ahead=1, steps=5, resample=resample)
     whole = learn(policy, world, tmp_path / "whole", config=ahead)
+    rows = read_metrics(tmp_path / "whole/metrics.jsonl")
+    assert [row["staleness"] for row in rows if "reward" in row] == [0, 1, 1, 1, 1]
     with pytest.raises(KeyboardInterrupt):
         learn(policy, world, tmp_path / "killed", stop_after=2, config=ahead)
     assert learn(policy, world, tmp_path / "killed", config=ahead) == whole

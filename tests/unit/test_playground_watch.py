@@ -70,6 +70,24 @@ def test_a_killed_run_shows_how_far_it_came(run):
     assert state["gap"][0]["gap"]["low"] == 0.1
 
 
+def test_workers_show_the_slowest_rates_the_queue_and_restarts(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text(json.dumps({"rl": {"steps": 2}}))
+    rows = [
+        {"step": step, "time": 100.0 + step, "reward": 0.5, "pool/queued": 3.0, "pool/restarts": 1.0, "staleness": 1.0}
+        | {f"pool/rate/{worker}": 1.0 + worker + step for worker in range(6)}
+        for step in range(2)
+    ]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = Watch(run).snapshot()
+    newest = page["trainings"][0]["newest"]
+    assert (newest["pool/queued"], newest["pool/restarts"], newest["staleness"]) == (3, 1, 1)
+    curve = next(each for each in page["curves"] if "slowest workers" in each["title"])
+    assert [line["name"] for line in curve["series"]] == [f"worker {worker}" for worker in range(4)]
+    assert curve["series"][0]["values"] == [1, 2]
+
+
 def test_a_slow_run_is_quiet_only_after_several_of_its_steps():
     one = Progress("rl", 3, 9, 1000.0, 600.0, False, {}, None, {})
     assert [one.state(now) for now in (3000.0, 3500.0)] == ["running", "quiet"]

@@ -40,6 +40,11 @@ NEWEST = (
     "kl_to_start",
     "entropy",
     "imagined_frames_per_second",
+    "staleness",
+    "pool/workers",
+    "pool/queued",
+    "pool/requeued",
+    "pool/restarts",
     *TRAINED,
 )
 """Metrics of a training whose newest values the page shows."""

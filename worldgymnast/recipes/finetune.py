@@ -139,8 +139,8 @@ def finetune(
 
 def _follow(policy: Policy, out: Path) -> FinetuneResult:
     """Take part in the updates of process 0, and return its result."""
+    metrics = follow(copy_of(policy), policy)
     trained = copy_of(policy)
-    metrics = follow(copy_of(policy))
     weights_into(trained, out / RESULT)
     return FinetuneResult(trained, metrics, out)
 

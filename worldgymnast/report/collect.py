@@ -195,7 +195,20 @@ def _learning(logs: Mapping[str, Rows]) -> list[Curve]:
         lines = [line for name, rows in logs.items() if (line := _series(name, rows, key))]
         if lines and (metric := metrics.find(key)):
             curves.append(Curve(metric.label, lines[:_MAX_SERIES], percent=metric.is_share))
-    return curves
+    return curves + _workers(logs)
+
+
+def _workers(logs: Mapping[str, Rows]) -> list[Curve]:
+    """Make the curve of the slowest Ray workers, of the first run that has workers."""
+    for rows in logs.values():
+        rates: dict[str, list[float]] = {}
+        for key, value in (item for row in rows for item in row.items() if item[0].startswith(f"{metrics.RATE}/")):
+            rates.setdefault(key, []).append(value)
+        slowest = sorted(rates, key=lambda key: (sum(rates[key]) / len(rates[key]), key))[:_MAX_SERIES]
+        lines = [line for key in slowest if (line := _series(f"worker {key.rpartition('/')[2]}", rows, key))]
+        if lines:
+            return [Curve("Groups per second of the slowest workers", lines)]
+    return []
 
 
 def _fidelity(gate: Mapping[str, Any]) -> list[Curve]:

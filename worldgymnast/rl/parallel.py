@@ -49,18 +49,20 @@ def make_updater(policy: Policy, config: TrainerConfig, start: Policy) -> Update
     return _begin(policy, config, start, led)
 
 
-def follow(policy: Policy) -> Any:
+def follow(policy: Policy, start: Policy | None = None) -> Any:
     """Update with the leader until it finishes; return the value that it finishes with.
 
     Args:
         policy: the same as that of the leader; it is changed, and with `TrainerConfig.shard` of no use afterwards.
+        start: an unchanging copy of it; made if omitted and needed.
 
     Raises:
         InputError: the leader stopped.
     """
 
     def begin(config: TrainerConfig) -> Updater:
-        return _begin(policy, config, policy if config.shard else copy_of(policy), crew())
+        first = policy if config.shard else start or copy_of(policy)
+        return _begin(policy, config, first, crew())
 
     return crew().follow(begin)
 

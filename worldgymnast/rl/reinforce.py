@@ -265,7 +265,8 @@ class _Loop:
         began = time.perf_counter()
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         self.turns.give_to("update")
-        metrics = trainer.update(collected.groups, generator, anchors)
+        stale = {"staleness": float(trainer.acting is not None)} if config.ahead else {}
+        metrics = trainer.update(collected.groups, generator, anchors) | stale
         trainer.acting = weights if config.ahead else None
         return metrics | collected.metrics() | {"seconds_update": time.perf_counter() - began} | audited | watched
 

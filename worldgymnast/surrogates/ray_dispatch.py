@@ -81,7 +81,7 @@ class _Job:
 
 @dataclass(eq=False)
 class _Slot:
-    """One worker: an actor, and what it does."""
+    """One worker: an actor, what it does, and how many units it has finished, also those before it was replaced."""
 
     index: int
     actor: Any
@@ -89,6 +89,7 @@ class _Slot:
     job: _Job | None = None
     began: float = 0.0
     call: Any = None
+    finished: int = 0
 
 
 class Dispatcher:
@@ -146,6 +147,10 @@ class Dispatcher:
     def started(self) -> int:
         """Workers that have loaded their parts."""
         return sum(slot.starting is None for slot in self._slots)
+
+    def finished(self) -> list[int]:
+        """Units that each worker has rolled out since the beginning."""
+        return [slot.finished for slot in self._slots]
 
     def close(self) -> None:
         """Stop all workers; units without a result get none.
@@ -237,6 +242,7 @@ class Dispatcher:
             self._requeue(job, error)
         else:
             self._durations.append(time.monotonic() - slot.began)
+            slot.finished += 1
             self._restarts_in_a_row = 0
             self._accept(job, reference, packed)
 

@@ -36,6 +36,8 @@ _KEPT_BROADCASTS = 3
 """Versions of the weights that stay in the object store; older ones are only fetched by units in flight."""
 _POLL = 0.05
 """Seconds between two looks at workers that start."""
+_SHOWN = 64
+"""Workers whose rates are logged."""
 _JUDGED_AT_ONCE = 16
 """Groups that the shared judge takes at a time; its own concurrency limits the requests."""
 
@@ -118,6 +120,7 @@ class RayPool:
         self._broadcasts: dict[str, Broadcast] = {}
         self._newest: Broadcast | None = None
         self._dispatcher = Dispatcher(ray, self._spawn, spawn_judge, config.workers, config.recovery)
+        self._rated = time.monotonic(), [0] * config.workers
 
     def begin(self, starts: Sequence[StartOrLayout], group_size: int) -> Callable[[], list[RolloutGroup]]:
         """Queue a group from each start; the workers begin at once. The returned function waits for them, in order."""
@@ -165,10 +168,19 @@ class RayPool:
         self._newest = self._broadcasts[digest]
 
     def metrics(self) -> Metrics:
-        """Return counts since the beginning: units, requeued, restarts, backups, duplicates, errors and bytes."""
+        """Return counts since the beginning, and the rate of each worker since the last call."""
         names = ("units", "requeued", "restarts", "backups", "duplicates", "errors", "bytes")
         counts = {f"pool/{name}": float(self._dispatcher.counts[name]) for name in names}
-        return counts | {"pool/workers": float(self.config.workers), "pool/queued": float(self._dispatcher.queued)}
+        counts |= {"pool/workers": float(self.config.workers), "pool/queued": float(self._dispatcher.queued)}
+        return counts | self._rates()
+
+    def _rates(self) -> Metrics:
+        """Return the groups per second of each worker since the last call."""
+        now, finished = time.monotonic(), self._dispatcher.finished()
+        seconds = max(now - self._rated[0], 1e-9)
+        rates = [(after - before) / seconds for before, after in zip(self._rated[1], finished, strict=True)]
+        self._rated = now, finished
+        return {f"pool/rate/{index}": rate for index, rate in enumerate(rates[:_SHOWN])}
 
     def wait_until_started(self, seconds: float = 600.0) -> None:
         """Wait until every worker has loaded its parts; groups can begin earlier.
