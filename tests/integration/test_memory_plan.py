@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from episode_builders import episodes
@@ -18,6 +19,7 @@ from worldgymnast.episodes.lerobot import write
 from worldgymnast.errors import InputError
 from worldgymnast.recipes.quickstart import starter
 from worldgymnast.registry import load_judge, load_learned_judge, load_policy, load_world
+from worldgymnast.video import png
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +74,32 @@ def test_rl(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     has(1.0, monkeypatch)
     assert main([*words, "--rl.trainer.micro-batch", "2"]) == 0
     assert "of 1 GB" in capsys.readouterr().out
+
+
+OTHERS = {
+    "adapt": (["--frame", "FRAME", "--instruction", "open the drawer", "--rl.horizon", "8"], "Add --rl."),
+    "dyna": (["--data", "DATA", "--finetune.rl.horizon", "8"], "Add --finetune.rl."),
+    "iter-sft": (["--data", "DATA", "--unscored", "--demonstrations", "1", "--horizon", "8"], "Add --"),
+}
+"""Flags of the other commands that train a policy in a world model, and the beginning of the advice."""
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_training_in_a_world_model(
+    name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame, out = tmp_path / "frame.png", tmp_path / "run"
+    frame.write_bytes(png(np.zeros((64, 64, 3), np.uint8)))
+    flags, advice = OTHERS[name]
+    words = [{"FRAME": str(frame), "DATA": str(data)}.get(word, word) for word in flags]
+    has(0.1, monkeypatch)
+    assert main([name, *words, "--threads", "1", "--out", str(out)]) == 2
+    said = capsys.readouterr()
+    assert f"Memory of {name} on cpu, GB" in said.out
+    assert f"{name} needs" in said.err
+    assert advice in said.err
+    assert "--over-memory begins nevertheless" in said.err
+    assert not (out / "policy.safetensors").exists()
 
 
 QUICK = """

@@ -18,7 +18,7 @@ from torch import nn
 
 import worldgymnast as wg
 from worldgymnast.cli.main import main
-from worldgymnast.cli.memory_plan import plan_rl
+from worldgymnast.cli.memory_plan import MemoryPlan, Workers, advise_rl, plan_rl, pool_workers
 from worldgymnast.judges.local import LocalVLM, LocalVLMConfig
 from worldgymnast.measure.live_bytes import LiveBytes, counting
 from worldgymnast.measure.memory import (
@@ -135,6 +135,47 @@ def test_what_does_not_fit_is_refused(capsys: pytest.CaptureFixture[str]) -> Non
     assert "It would run out of memory. Add --rl." in said
     assert main([*small, "--memory", "0.01"]) == 2
     assert "Weights, gradients and optimizer take" in capsys.readouterr().err
+
+
+def test_every_worker_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["plan", "--rl.rows", "16", "--rl.group-size", "8", "--rl.horizon", "4", "--rl.trainer.micro-batch", "2"]
+
+    def planned(*more: str) -> float:
+        assert main([*flags, *more]) == 0
+        return float(capsys.readouterr().out.split("peak ")[1].split()[0])
+
+    alone, one, four = planned(), planned("--pool", "ray", "--workers", "1"), planned("--pool", "ray", "--workers", "4")
+    parts = [
+        wg.load_policy(wg.starter("policy")),
+        wg.load_world(wg.starter("world")),
+        wg.load_judge(wg.starter("judge")),
+    ]
+    weights = sum(map(module_bytes, parts)) / 1e9
+    assert one - alone > weights
+    assert four - alone == pytest.approx(4 * (one - alone), rel=0.05)
+    assert main([*flags, "--pool", "ray", "--workers", "4", "--memory", str(alone + 2.5 * (one - alone))]) == 2
+    said = capsys.readouterr()
+    assert "workers: 4" in said.out
+    assert "Use --workers 2" in said.err
+    assert main([*flags, "--workers", "4"]) == 2
+    assert "--workers: no effect with --pool local" in capsys.readouterr().err
+
+
+def test_workers_share_the_devices_of_this_machine(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert pool_workers("ray", 6, "cuda") == Workers(6, 4)
+    assert Workers(6, 4).here == 2
+    parts = wg.load_policy(wg.starter("policy")), wg.load_world(wg.starter("world")), wg.load_judge(wg.starter("judge"))
+    here, there = (plan_rl(*parts, SHORT, "cpu", workers=Workers(2, devices)) for devices in (1, 0))
+    assert here.peak == pytest.approx(there.peak + here.workers_here)
+    there.show(None)
+    assert "on its node of the cluster, which is not checked" in " ".join(capsys.readouterr().out.split())
+    audited = plan_rl(*parts, SHORT, "cpu", parts[2], Workers(1))
+    assert audited.worker == here.worker
+    crowded = MemoryPlan("rl", "cpu", here.roles, workers=Workers(2))
+    assert advise_rl(crowded, SHORT, there.peak).startswith("No worker fits beside the training. Use --pool local")
 
 
 def test_the_peak_is_of_one_time() -> None:

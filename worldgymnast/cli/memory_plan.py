@@ -24,16 +24,39 @@ from worldgymnast.measure.memory import (
     world_memory,
 )
 from worldgymnast.processes import rank
-from worldgymnast.protocols import ComponentInfo, Judge, Policy, WorldModel
+from worldgymnast.protocols import ComponentInfo, Judge, Policy, WorldModel, tiling_of
+from worldgymnast.recipes.iterated_sft import IterSftConfig
 from worldgymnast.registry import make
 from worldgymnast.report import tables
 from worldgymnast.report.world import Sheet
 from worldgymnast.rl.offload import modules_in
 from worldgymnast.rl.reinforce import ReinforceConfig
+from worldgymnast.rl.trainer import TrainerConfig
 from worldgymnast.tiling import picture_sizes
 from worldgymnast.training.policy import PolicyTraining
 
 _GB = 1e9
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Processes that roll out beside the one that trains (`--pool ray`).
+
+    Attributes:
+        count: all of them.
+        devices: devices that they share equally, the training's first of all; 0 if they are on other machines.
+
+    >>> Workers(5, 2).here, Workers(5, 0).here
+    (3, 0)
+    """
+
+    count: int
+    devices: int = 1
+
+    @property
+    def here(self) -> int:
+        """Those on the device of the training."""
+        return -(-self.count // self.devices) if self.devices else 0
 
 
 @dataclass
@@ -46,6 +69,8 @@ class MemoryPlan:
         roles: the roles.
         unknown: lines about roles that cannot be counted.
         offload: whether rollouts and updates take turns on the device.
+        workers: the workers; None for rollouts in this process.
+        worker_share: part of the parallel rollouts that one worker has at a time.
     """
 
     what: str
@@ -53,6 +78,8 @@ class MemoryPlan:
     roles: list[RoleMemory] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     offload: bool = False
+    workers: Workers | None = None
+    worker_share: float = 1.0
 
     def add(self, role: str, component: object, count: Callable[[], RoleMemory]) -> None:
         """Count a role, or note why that is not possible."""
@@ -66,9 +93,21 @@ class MemoryPlan:
             self.unknown.append(f"{role}: {type(component).__name__} cannot be counted without running it ({reason})")
 
     @property
+    def worker(self) -> RoleMemory:
+        """What one worker holds: weights of all but the audit judge, which judges here, and what its rollouts add."""
+        roles = [role for role in self.roles if role.role != "audit judge"]
+        rollout = max((role.rollout for role in roles), default=0)
+        return RoleMemory("worker", sum(role.weights for role in roles), rollout=int(rollout * self.worker_share))
+
+    @property
+    def workers_here(self) -> float:
+        """Memory of the workers on this device, which may roll out during an update, in GB."""
+        return (self.workers.here if self.workers else 0) * (self.worker.weights + self.worker.rollout) / _GB
+
+    @property
     def peak(self) -> float:
         """Most memory at one time, in GB."""
-        return peak(self.roles, offload=self.offload) / _GB if self.roles else 0.0
+        return peak(self.roles, offload=self.offload) / _GB + self.workers_here if self.roles else 0.0
 
     def show(self, available: float | None) -> None:
         """Print the plan.
@@ -80,6 +119,9 @@ class MemoryPlan:
             tables.show(tables.sheet(self._sheet()))
         for line in self.unknown:
             print(line)
+        if self.workers and not self.workers.here:
+            needs = (self.worker.weights + self.worker.rollout) / _GB
+            print(f"workers: each needs {needs:.3g} GB on its node of the cluster, which is not checked")
         if not self.roles:
             print("peak unknown", flush=True)
             return
@@ -90,6 +132,9 @@ class MemoryPlan:
             [one.role, *(f"{x / _GB:.3f}" for x in (one.weights, one.training, one.rollout, one.update))]
             for one in self.roles
         ]
+        if self.workers and self.workers.here:
+            sizes = (self.workers.here * size / _GB for size in (self.worker.weights, 0, self.worker.rollout, 0))
+            rows.append([f"workers: {self.workers.here}", *(f"{size:.3f}" for size in sizes)])
         columns = ("", "weights", "gradients, optimizer, copies", "in a rollout", "in an update")
         turns = ", with --rl.offload in turns" if self.offload else ""
         return Sheet(f"Memory of {self.what} on {self.device}{turns}, GB", columns, rows)
@@ -113,11 +158,19 @@ def require_room(plan: MemoryPlan, available: float | None, advice: Callable[[fl
 
 
 def plan_rl(
-    policy: Policy, world: WorldModel, judge: Judge, rl: ReinforceConfig, device: str, audit: Judge | None = None
+    policy: Policy,
+    world: WorldModel,
+    judge: Judge,
+    rl: ReinforceConfig,
+    device: str,
+    audit: Judge | None = None,
+    workers: Workers | None = None,
+    what: str = "rl",
 ) -> MemoryPlan:
-    """Count the roles of reinforcement learning."""
+    """Count the roles of reinforcement learning, and the workers that roll out, one group at a time."""
     kind = torch.device(device).type
-    plan = MemoryPlan("rl", device, offload=rl.offload and kind != "cpu")
+    share = min(1.0, rl.group_size / rl.rows)
+    plan = MemoryPlan(what, device, offload=rl.offload and kind != "cpu", workers=workers, worker_share=share)
     if rl.offload and kind == "cpu":
         plan.unknown.append("--rl.offload: what waits lies in the same memory on a CPU, so the peak is not lower")
     led = leader()
@@ -135,6 +188,50 @@ def plan_rl(
         count = functools.partial(judge_memory, each, world, rl, kind)
         plan.add(name, each, lambda count=count, name=name: replace(count(), role=name))
     return plan
+
+
+def plan_rounds(policy: Policy, world: WorldModel, judge: Judge, config: IterSftConfig, device: str) -> MemoryPlan:
+    """Count the roles of rounds of imagination and imitation (`iter-sft`)."""
+    looks = TrainerConfig(micro_batch=1)  # its update is not that of imitation, and not used
+    rl = ReinforceConfig(rows=config.rows, horizon=config.horizon, execute=config.execute, trainer=looks)
+    kind, plan = torch.device(device).type, MemoryPlan("iter-sft", device)
+
+    def count() -> RoleMemory:
+        sizes = picture_sizes(policy.cameras, world.frame_size, tiling_of(world))
+        learning = imitation_memory(policy, sizes, config.batch, config.fit.precision, kind, is_finetuned=True)
+        return replace(learning, rollout=policy_memory(policy, world, rl, kind).rollout)
+
+    plan.add("policy", policy, count)
+    plan.add("world model", world, lambda: world_memory(world, rl, kind))
+    plan.add("judge", judge, lambda: judge_memory(judge, world, rl, kind))
+    return plan
+
+
+def advise_rounds(plan: MemoryPlan, config: IterSftConfig, available: float) -> str:
+    """What to change so that `iter-sft` fits in `available` GB.
+
+    >>> roles = [RoleMemory("policy", int(1e9), int(3e9), int(1e9), int(8e9))]
+    >>> advise_rounds(MemoryPlan("iter-sft", "cpu", roles), IterSftConfig(batch=64), 8.0)
+    'Add --batch 32'
+    """
+    rl = ReinforceConfig(rows=config.rows, trainer=TrainerConfig(micro_batch=config.batch))
+    advice = advice_rl(plan.roles, rl, available)
+    return advice.replace("--rl.rows", "--rows").replace("--rl.trainer.micro-batch", "--batch")
+
+
+def pool_workers(pool: str, count: int, device: str, address: str = "") -> Workers | None:
+    """The workers of `--pool` and `--workers`, which share this machine's GPUs or its memory; None without any.
+
+    Those of a cluster are on unknown nodes.
+
+    >>> pool_workers("ray", 4, "cpu"), pool_workers("local", 4, "cpu")
+    (Workers(count=4, devices=1), None)
+    """
+    if pool == "local":
+        return None
+    if address:
+        return Workers(count, 0)
+    return Workers(count, max(1, torch.cuda.device_count() if torch.device(device).type == "cuda" else 1))
 
 
 def plan_sft(start: Policy | None, config: PolicyTraining, episodes: EpisodeSet, device: str) -> MemoryPlan:
@@ -173,6 +270,22 @@ def check_memory(plan: MemoryPlan, advice: Callable[[float], str], *, is_overrul
         plan.show(available)
     if not is_overruled:
         require_room(plan, available, advice, "--over-memory")
+
+
+def advise_rl(plan: MemoryPlan, rl: ReinforceConfig, available: float) -> str:
+    """What to change so that RL, with its workers, fits in `available` GB.
+
+    >>> policy = RoleMemory("policy", int(1e9), int(3e9), int(1e9), int(2e9))
+    >>> advise_rl(MemoryPlan("rl", "cpu", [policy], workers=Workers(8, 2)), ReinforceConfig(), 11.0)
+    'Use --workers 4'
+    """
+    rest = available - (plan.peak - plan.workers_here)
+    if plan.workers is None or not plan.workers.here or rest < 0:
+        return advice_rl(plan.roles, rl, available, plan.device)
+    fitting = int(rest * plan.workers.here / plan.workers_here)
+    if fitting:
+        return f"Use --workers {fitting * plan.workers.devices}"
+    return "No worker fits beside the training. Use --pool local, or a larger device"
 
 
 def advice_rl(roles: Sequence[RoleMemory], rl: ReinforceConfig, available: float, device: str = "cpu") -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 
 from worldgymnast.envs.libero import LiberoConfig
 from worldgymnast.envs.metaworld import MetaWorldConfig
@@ -14,6 +14,7 @@ from worldgymnast.measure.real import ScoreConfig, ScoringConfig
 from worldgymnast.policies.flow_vla import FlowVLAConfig
 from worldgymnast.policies.small_vla import SmallVLAConfig
 from worldgymnast.policies.tiny_smolvla import TinySmolVLAConfig
+from worldgymnast.protocols import Policy
 from worldgymnast.recipes.finetune import FinetuneConfig
 from worldgymnast.recipes.quickstart import QuickstartConfig
 from worldgymnast.recipes.record import PolicyRecordConfig, RecordConfig
@@ -196,6 +197,48 @@ def tiny_smolvla() -> PolicyTraining:
 POLICIES: dict[str, Callable[[], PolicyTraining]] = {
     f.__name__.replace("_", "-"): f for f in (small_vla, flow_vla, tiny_smolvla)
 }
+
+
+@dataclass(frozen=True)
+class Finetuning:
+    """Published settings with which policies of a kind are finetuned by imitation.
+
+    Attributes:
+        lr: learning rate.
+        batch: looks per step.
+        lora_lr: learning rate if only adapters are trained; None for `lr`.
+    """
+
+    lr: float
+    batch: int
+    lora_lr: float | None = None
+
+
+FINETUNING: Mapping[str, Finetuning] = {
+    "OpenVLA": Finetuning(2e-5, 8, 5e-4),
+    "SmolVLA": Finetuning(1e-4, 64),
+    "Pi0": Finetuning(2.5e-5, 32),
+    "Pi05": Finetuning(2.5e-5, 32),
+}
+"""By class of policy: openvla's pretraining and openvla-oft's LoRA; lerobot's SmolVLA; openpi. Other classes are small,
+and the defaults of `PolicyTraining` are theirs."""
+
+
+def finetuning(config: PolicyTraining, policy: Policy, given_flags: Collection[str]) -> PolicyTraining:
+    """Use the learning rate and the batch of the kind of policy that training begins with.
+
+    Args:
+        config: the training.
+        policy: the policy.
+        given_flags: flags of the user, whose values stay.
+    """
+    if (known := FINETUNING.get(type(policy).__name__)) is None:
+        return config
+    has_adapters = bool(getattr(getattr(policy, "config", None), "lora_rank", 0))
+    lr = known.lora_lr if has_adapters and known.lora_lr else known.lr
+    if "--fit.lr" not in given_flags:
+        config = replace(config, fit=replace(config.fit, lr=lr))
+    return config if "--batch" in given_flags else replace(config, batch=known.batch)
 
 
 def preset(name: str) -> Recipe:

@@ -7,6 +7,7 @@ workers and whichever of them die.
 
 from __future__ import annotations
 
+import math
 import pickle
 import sys
 import time
@@ -115,7 +116,7 @@ class RayPool:
         self._parts = ray.put(self._pickled(parts, "policy or surrogate"))
         self._gpus = config.gpus
         if config.gpus is None:
-            self._gpus = min(1.0, ray.cluster_resources().get("GPU", 0.0) / config.workers)
+            self._gpus = gpu_share(config.workers, ray.cluster_resources().get("GPU", 0.0))
         self._units = UnitCounter(seed)
         self._broadcasts: dict[str, Broadcast] = {}
         self._newest: Broadcast | None = None
@@ -255,6 +256,15 @@ class _Elsewhere:
     def score(self, clips: Sequence[Any]) -> list[Any]:
         """Raise; only the shared judge scores."""
         raise RuntimeError(f"{len(clips)} clips: the shared judge scores them")
+
+
+def gpu_share(count: int, gpus: float) -> float:
+    """GPUs of one of `count` workers: one, or a part of one such that all workers find a place.
+
+    >>> gpu_share(2, 4), gpu_share(3, 2), gpu_share(2, 0)
+    (1.0, 0.5, 0.0)
+    """
+    return 1 / math.ceil(count / gpus) if gpus else 0.0
 
 
 def workers(config: RayConfig) -> Callable[[Policy, Surrogate, ReinforceConfig], AbstractContextManager[RayPool]]:

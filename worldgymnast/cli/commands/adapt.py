@@ -18,7 +18,8 @@ from worldgymnast.cli.checks import (
 )
 from worldgymnast.cli.command import NO_PREFIX, DeviceCommand, LabelledCommand, OptionalPath, print_written
 from worldgymnast.cli.environment import HIDDEN_HORIZON, check_policy, check_spelling, check_tasks, fitted, is_metaworld
-from worldgymnast.cli.inputs import open_ledger, read
+from worldgymnast.cli.inputs import Components, open_ledger, read
+from worldgymnast.cli.memory_plan import advise_rl, check_memory, plan_rl
 from worldgymnast.cli.origins import cameras_of, check_same_cameras, rule_of
 from worldgymnast.cli.results import print_results, print_training
 from worldgymnast.cli.starters import component_files, refuse_other_robot, refuse_starters, refuse_unknown_tasks
@@ -34,7 +35,7 @@ from worldgymnast.preprocessing import Resize, Size, compact
 from worldgymnast.protocols import Policy, RealEnvironment, StartSampler, predicts_state
 from worldgymnast.recipes.adapt import AdaptConfig, adapt, measure_forgetting
 from worldgymnast.recipes.quickstart import QuickstartConfig
-from worldgymnast.registry import load_judge, load_policy, load_world
+from worldgymnast.registry import load_judge, load_policy, load_world, self_test
 from worldgymnast.report import tables
 from worldgymnast.rl.objective import ObjectiveConfig
 from worldgymnast.rl.reinforce import ReinforceConfig
@@ -68,6 +69,7 @@ class Adapt(DeviceCommand, LabelledCommand):
         others: imagined starts per task on which forgetting is measured.
         real: real episodes per task, before and after; 0 for none.
         env: real environment of --layout, photographs and --real.
+        over_memory: begin although the memory plan does not fit in the device.
         out: run folder.
     """
 
@@ -94,6 +96,7 @@ class Adapt(DeviceCommand, LabelledCommand):
     others: Count = 8
     real: Count = 0
     env: EnvironmentConfig = DEFAULT_ENVIRONMENT
+    over_memory: bool = False
     out: Path
 
     def __post_init__(self) -> None:
@@ -112,13 +115,19 @@ class Adapt(DeviceCommand, LabelledCommand):
         self.prepare(self.out)
         given = {"policy": self.policy, "world": self.world, "judge": self.judge}
         files = component_files(**given)
-        policy, world = load_policy(files["policy"], self.device), load_world(files["world"], self.device)
-        judge = load_judge(files["judge"], self.device, open_ledger(self.out))
+        policy, world = load_policy(files["policy"], is_tested=False), load_world(files["world"])
+        is_description = files["judge"].suffix == ".json"  # a local vision-language model is loaded where it runs
+        judge = load_judge(files["judge"], self.device if is_description else "cpu", open_ledger(self.out))
         if is_metaworld(policy.action_spec) and not self.anyway:
             check_spelling(self.task)
         check_same_actions(files["policy"], policy.action_spec, files["world"], world.action_spec)
         check_same_cameras(*files.values(), requested=self.image_key)
         check_observed(files["policy"], policy, files["world"], world)
+        if not is_finished(self.out):
+            plan = plan_rl(policy, world, judge, self.config.rl, self.device, what="adapt")
+            check_memory(plan, lambda room: advise_rl(plan, self.config.rl, room), is_overruled=self.over_memory)
+        Components(policy, world, judge).to(self.device)
+        self_test(policy, files["policy"])
         rule = rule_of(*files.values(), requested=self.resize)
         env = with_horizon(fitted(self.env, self.given_flags, world.frame_size), self.config.rl.horizon)
         is_suite = is_metaworld(policy.action_spec)

@@ -21,6 +21,7 @@ from worldgymnast.cli.environment import (
     simulated,
 )
 from worldgymnast.cli.inputs import load_components, open_ledger, read_each
+from worldgymnast.cli.memory_plan import advise_rounds, check_memory, plan_rounds
 from worldgymnast.cli.offline import announce, comparable, measure, split_references
 from worldgymnast.cli.origins import cameras_of, check_same_cameras, rule_of
 from worldgymnast.cli.results import print_training
@@ -40,6 +41,7 @@ from worldgymnast.registry import load_policy
 from worldgymnast.rl.reinforce import ReinforceConfig
 from worldgymnast.rl.rollout import executed_per_look
 from worldgymnast.rl.starts import EpisodeStarts, FixedStarts, ParaphrasedStarts, PhotographedStarts
+from worldgymnast.run import is_finished
 from worldgymnast.surrogates.imagination import Imagination
 from worldgymnast.surrogates.simulation import Simulation
 from worldgymnast.training.policy import PolicyTraining, select_demonstrations
@@ -61,6 +63,7 @@ class IterSft(DeviceCommand, LabelledCommand):
         env: real environment of photographs and scoring.
         scoring: real scoring before the first round and after each.
         unscored: train without real scoring; the result is that of the last round.
+        over_memory: begin although the memory plan does not fit in the device.
         out: run folder.
     """
 
@@ -76,6 +79,7 @@ class IterSft(DeviceCommand, LabelledCommand):
     env: EnvironmentConfig = DEFAULT_ENVIRONMENT
     scoring: ScoringConfig = ScoringConfig(per_task=8)
     unscored: bool = False
+    over_memory: bool = False
     out: Path
 
     def __call__(self) -> int:
@@ -89,7 +93,7 @@ class IterSft(DeviceCommand, LabelledCommand):
         if not is_scored:
             announce(self.given_flags, self.unscored)
         used = self.env if takes_photographs else None
-        components = load_components(files, self.device, open_ledger(self.out), used, self.given_flags)
+        components = load_components(files, self.device, open_ledger(self.out), used, self.given_flags, waits=True)
         env = components.env or self.env
         policy, world, judge = components.policy, components.world, components.judge
         check_same_cameras(*files.values(), requested=self.image_key)
@@ -113,6 +117,10 @@ class IterSft(DeviceCommand, LabelledCommand):
             starts = EpisodeStarts(demos, sorted(set(demos.task)), 0.0)
             horizon = horizon_of(config.horizon, "--horizon", components, self.given_flags, demos, config.execute)
             config = replace(config, horizon=horizon)
+        if not is_finished(self.out):
+            plan = plan_rounds(policy, world, judge, config, self.device)
+            check_memory(plan, lambda room: advise_rounds(plan, config, room), is_overruled=self.over_memory)
+        components.to(self.device)
         imagination = Imagination.of(policy, world, judge, config.horizon, config.execute)
         scorer = Scorer(environment(env), self.scoring) if is_scored else None
         trained = iter_sft(policy, imagination, starts, demos, self.out, config, scorer, self.device)

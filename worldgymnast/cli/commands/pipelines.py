@@ -29,6 +29,7 @@ from worldgymnast.cli.command import (
 from worldgymnast.cli.data_defaults import RATE, fit_judge, fit_world, horizon_of
 from worldgymnast.cli.environment import HIDDEN_HORIZON, check_policy, check_tasks, fitted
 from worldgymnast.cli.inputs import Components, hold_out_each, read, read_each
+from worldgymnast.cli.memory_plan import advise_rl, check_memory, plan_rl
 from worldgymnast.cli.origins import cameras_of, check_same_cameras, rule_of
 from worldgymnast.cli.results import print_results
 from worldgymnast.cli.starters import component_files, refuse_starters, refuse_unknown_tasks
@@ -43,11 +44,11 @@ from worldgymnast.recipes.dyna_recorded import dyna_recorded
 from worldgymnast.recipes.quickstart import QuickstartConfig, quickstart
 from worldgymnast.recipes.relearn import RelearnConfig
 from worldgymnast.recipes.reproduce import Recipe, reproduce
-from worldgymnast.registry import load_learned_judge, load_policy, load_world, to_dict
+from worldgymnast.registry import load_learned_judge, load_policy, load_world, self_test, to_dict
 from worldgymnast.report.collect import collect
 from worldgymnast.report.report import write
 from worldgymnast.rl.reinforce import ReinforceConfig
-from worldgymnast.run import Run
+from worldgymnast.run import Run, is_finished
 from worldgymnast.training.judge import JudgeTraining
 from worldgymnast.training.world import WorldTraining
 
@@ -122,6 +123,7 @@ class Dyna(EvaluationCommand, LabelledCommand):
         policy: policy file; the starter policy if omitted.
         world: world-model file; the starter world model if omitted.
         judge: file of a learned judge; the starter judge if omitted.
+        over_memory: begin although the memory plan does not fit in the device.
         out: run folder.
     """
 
@@ -138,6 +140,7 @@ class Dyna(EvaluationCommand, LabelledCommand):
     policy: OptionalPath = None
     world: OptionalPath = None
     judge: OptionalPath = None
+    over_memory: bool = False
     out: Path
 
     def __call__(self) -> int:
@@ -149,8 +152,8 @@ class Dyna(EvaluationCommand, LabelledCommand):
             raise InputError("--held-out: needs --from, the data sets that episodes are held out of. Omit it")
         given = {"policy": self.policy, "world": self.world, "judge": self.judge}
         paths = component_files(**given)
-        policy, world = load_policy(paths["policy"], self.device), load_world(paths["world"], self.device)
-        judge = load_learned_judge(paths["judge"], self.device)
+        policy, world = load_policy(paths["policy"], is_tested=False), load_world(paths["world"])
+        judge = load_learned_judge(paths["judge"])
         check_same_cameras(*paths.values(), requested=self.image_key)
         check_same_actions(paths["policy"], policy.action_spec, paths["world"], world.action_spec)
         env = fitted(self.config.env, self.given_flags, world.frame_size, policy.chunk)
@@ -158,6 +161,7 @@ class Dyna(EvaluationCommand, LabelledCommand):
         check_policy(paths["policy"], policy, env, "--env.hold")
         check_frames(world.frame_size, env)
         check_tasks(env)
+        self._check_memory(Components(policy, world, judge), self.config.finetune.rl, paths["policy"])
         rule = rule_of(*paths.values(), requested=self.resize)
         state, labels, size = None if predicts_state(world) else False, self.labels, compact(world.frame_size)
         episodes = read(self.data, size, self.cameras, self.fps, labels=labels, resize=rule, state=state)
@@ -176,8 +180,8 @@ class Dyna(EvaluationCommand, LabelledCommand):
             raise InputError(f"{', '.join(unused)}: needs a real environment, which --from does without. Omit it")
         given = {"policy": self.policy, "world": self.world, "judge": self.judge}
         paths = component_files(**given)
-        policy, world = load_policy(paths["policy"], self.device), load_world(paths["world"], self.device)
-        judge = load_learned_judge(paths["judge"], self.device)
+        policy, world = load_policy(paths["policy"], is_tested=False), load_world(paths["world"])
+        judge = load_learned_judge(paths["judge"])
         check_same_cameras(*paths.values(), requested=self.image_key)
         check_same_actions(paths["policy"], policy.action_spec, paths["world"], world.action_spec)
         folders = (*self.data, *self.recorded)
@@ -200,6 +204,7 @@ class Dyna(EvaluationCommand, LabelledCommand):
         check_same_actions(paths["policy"], policy.action_spec, folders[0], sets[0].spec)
         rest, held = hold_out_each(self.recorded, recorded, "auto" if self.held_out is None else self.held_out)
         config, rl = self._fitted(old, Components(policy, world, judge), concatenate(recorded))
+        self._check_memory(Components(policy, world, judge), rl, paths["policy"])
         result = dyna_recorded(
             paths["policy"],
             (policy, world, judge),
@@ -222,6 +227,19 @@ class Dyna(EvaluationCommand, LabelledCommand):
         write(self.out / REPORT, collect(self.out))
         print(f"Report: {self.out / REPORT}")
         return 0
+
+    def _check_memory(self, components: Components, rl: ReinforceConfig, policy: Path) -> None:
+        """Print the memory plan of RL, refuse one that does not fit, and move the components to the device."""
+        plan = plan_rl(components.policy, components.world, components.judge, rl, self.device, what="dyna")
+        plan.unknown.append("world model and judge: their own training is not counted")
+
+        def advise(room: float) -> str:
+            return advise_rl(plan, rl, room).replace("--rl.", "--finetune.rl.")
+
+        if not is_finished(self.out):
+            check_memory(plan, advise, is_overruled=self.over_memory)
+        components.to(self.device)
+        self_test(components.policy, policy)
 
     def _fitted(
         self, old: EpisodeSet, components: Components, recorded: EpisodeSet

@@ -9,9 +9,10 @@ import torch
 
 from worldgymnast.cli.checks import check_observed, check_same_actions
 from worldgymnast.cli.command import Command, OptionalPath
-from worldgymnast.cli.memory_plan import advice_rl, plan_rl, require_room
+from worldgymnast.cli.memory_plan import advise_rl, plan_rl, pool_workers, require_room
 from worldgymnast.cli.starters import component_files
-from worldgymnast.configs import Between, checked
+from worldgymnast.configs import Between, Positive, checked
+from worldgymnast.errors import InputError
 from worldgymnast.ledger import Ledger
 from worldgymnast.measure.machine import device_bytes
 from worldgymnast.registry import load_judge, load_policy, load_world
@@ -32,6 +33,8 @@ class Plan(Command):
         device: kind of the device; "cuda" computes in bfloat16, a CPU only if it can. Default: "cuda" with --memory or
             if this machine has a GPU.
         memory: memory of the device in GB (1e9 bytes); default that of this machine's GPU, if it has one.
+        pool: as in rl; "ray" adds the workers. With "cuda", this machine's GPUs share them, or one GPU has them all.
+        workers: Ray workers, each with its own copy of policy, world model and local judge.
     """
 
     policy: OptionalPath = None
@@ -40,6 +43,8 @@ class Plan(Command):
     rl: ReinforceConfig = ReinforceConfig()
     device: Literal["cpu", "cuda"] | None = None
     memory: Annotated[float, Between(1e-3, 1e5)] | None = None
+    pool: Literal["local", "ray"] = "local"
+    workers: Positive = 2
 
     def __call__(self) -> int:
         """Print the table.
@@ -54,10 +59,13 @@ class Plan(Command):
         judge = load_judge(files["judge"], "cpu", Ledger(Path("unused")))
         has_gpu = torch.cuda.is_available()
         device = self.device or ("cuda" if self.memory is not None or has_gpu else "cpu")
-        plan = plan_rl(policy, world, judge, self.rl, device)
+        if self.pool == "local" and "--workers" in self.given_flags:
+            raise InputError("--workers: no effect with --pool local. Add --pool ray")
+        workers = pool_workers(self.pool, self.workers, device)
+        plan = plan_rl(policy, world, judge, self.rl, device, workers=workers)
         available = self.memory
         if available is None and device == "cuda" and has_gpu:
             available = device_bytes(device) / _GB
         plan.show(available)
-        require_room(plan, available, lambda room: advice_rl(plan.roles, self.rl, room, device), "")
+        require_room(plan, available, lambda room: advise_rl(plan, self.rl, room), "")
         return 0

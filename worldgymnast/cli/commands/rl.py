@@ -23,7 +23,7 @@ from worldgymnast.cli.environment import (
     task_horizon,
 )
 from worldgymnast.cli.inputs import Cameras, Components, load_components, open_ledger, read_each
-from worldgymnast.cli.memory_plan import advice_rl, check_memory, plan_rl
+from worldgymnast.cli.memory_plan import advise_rl, check_memory, plan_rl, pool_workers
 from worldgymnast.cli.offline import announce, comparable, measure, split_references, support_of
 from worldgymnast.cli.origins import cameras_of, check_same_cameras, rule_of
 from worldgymnast.cli.results import print_training
@@ -207,8 +207,9 @@ class Rl(DeviceCommand, LabelledCommand):
 
     def _check_memory(self, components: Components, rl: ReinforceConfig, audit: Judge | None) -> None:
         """Print the memory plan, and refuse one that does not fit."""
-        plan = plan_rl(components.policy, components.world, components.judge, rl, self.device, audit)
-        check_memory(plan, lambda room: advice_rl(plan.roles, rl, room, self.device), is_overruled=self.over_memory)
+        workers = pool_workers(self.pool, self.workers, self.device, self.ray_address)
+        plan = plan_rl(components.policy, components.world, components.judge, rl, self.device, audit, workers)
+        check_memory(plan, lambda room: advise_rl(plan, rl, room), is_overruled=self.over_memory)
 
     def _make_pool(self) -> MakePool | None:
         """Make the pool that the flags describe; None for this process."""

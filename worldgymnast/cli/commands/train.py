@@ -38,7 +38,7 @@ from worldgymnast.episodes.windows import EpisodeSet, concatenate, warn_out_of_r
 from worldgymnast.errors import InputError
 from worldgymnast.preprocessing import compact
 from worldgymnast.protocols import Policy
-from worldgymnast.recipes.presets import POLICIES, WORLDS
+from worldgymnast.recipes.presets import POLICIES, WORLDS, finetuning
 from worldgymnast.recipes.quickstart import starter
 from worldgymnast.registry import (
     WorldConfig,
@@ -71,6 +71,7 @@ class Sft(TrainingCommand):
     Attributes:
         config: the training.
         begin_with: policy file or description (policy.json) to continue training from; it keeps its architecture.
+            The defaults of --fit.lr and --batch are the published ones of its kind.
         state: also give the policy the robot's state (proprioception). Then it needs a world model that predicts it
             (train-world --state).
         over_memory: begin although the memory plan does not fit in the device.
@@ -106,6 +107,9 @@ class Sft(TrainingCommand):
         check_instructions(self.data, episodes, required=True)
         if self.begin_with and start:
             check_same_actions(self.begin_with, start.action_spec, self.data[0], episodes.spec)
+            config = finetuning(config, start, self.given_flags)
+            kind = type(start).__name__
+            print(f"{self.begin_with}: {kind}, trained with --fit.lr {config.fit.lr:g} and --batch {config.batch}")
         else:
             config = fit_policy(config, episodes, self.given_flags)
         data = origin(episodes, self.image_key or _names(cameras), 0, rule, reads_state)
