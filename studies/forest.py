@@ -33,7 +33,9 @@ def draw(source: Path, target: Path) -> None:
         spread = np.linspace(-0.13, 0.13, len(row["seeds"])) if len(row["seeds"]) > 1 else [0.0]
         axis.errorbar(mean, y, xerr=half, fmt="s", color="#1f4e79", capsize=4, markersize=7, zorder=2)
         axis.scatter(row["seeds"], y + np.asarray(spread), s=22, color="#e07b39", zorder=3)
-        axis.text(101, y, f"{mean:.0f} ± {half:.0f} %  (n = {len(row['seeds'])})", va="center", fontsize=9)
+        count = len(row["seeds"])
+        shown = f"{mean:.0f} ± {half:.0f} %  (n = {count})" if count > 1 else f"{mean:.0f} %"
+        axis.text(101, y, shown, va="center", fontsize=9)
     axis.set_yticks(range(len(rows)), [row["name"] for row in reversed(rows)])
     axis.set(xlim=(0, 100), xlabel="real success over six tasks, %", ylim=(-0.6, len(rows) - 0.4))
     axis.grid(axis="x", alpha=0.3)
