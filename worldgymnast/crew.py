@@ -73,6 +73,10 @@ class Crew:
             self._is_released = True
             self.announce(_STOP)
 
+    def abandon(self) -> None:
+        """Send nothing more: the followers may be in the middle of a call."""
+        self._is_released = True
+
     def follow(self, begin: Callable[..., object]) -> Any:
         """Follow the leader until it finishes; return the value of `finish`.
 
@@ -127,15 +131,21 @@ Method = Callable[Concatenate[Any, Params], Result]
 def announced(method: Method[Params, Result]) -> Method[Params, Result]:
     """Decorate a method of an object with a `crew`: called on the leader, every process calls it.
 
-    Positional arguments only; they must be picklable.
+    Positional arguments only; they must be picklable. An error in the middle of the call ends the training: the others
+    may wait for this process somewhere in the call, so they only learn of it when this process exits.
     """
 
     @functools.wraps(method)
     def call(self: Any, *args: Params.args, **kwargs: Params.kwargs) -> Result:
         assert not kwargs, "announce positional arguments"
-        if self.crew.is_leader:
-            self.crew.announce(method.__name__, *args)
-        return method(self, *args, **kwargs)
+        if not self.crew.is_leader:
+            return method(self, *args, **kwargs)
+        self.crew.announce(method.__name__, *args)
+        try:
+            return method(self, *args, **kwargs)
+        except BaseException:
+            self.crew.abandon()
+            raise
 
     return call
 

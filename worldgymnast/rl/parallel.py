@@ -256,26 +256,31 @@ class ShardedUpdater(ReplicatedUpdater):
 
     def shard_writer(self) -> WriteShards | None:
         """Return what has every process write its shards."""
-        return lambda folder: self._write(str(folder))
+        return self._write_all
+
+    def _write_all(self, folder: Path) -> dict[str, str]:
+        """Have every process write its shards; return the hashes of the files by name."""
+        files: list[tuple[str, str]] = []
+        for outcome in self._write(str(folder)):
+            if isinstance(outcome, Exception):
+                raise outcome
+            files.append(outcome)
+        return dict(files)
 
     def _everything(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         moments, state = optimizer_tensors(self.optimizer)
         return {f"{POLICY}{k}": v.detach() for k, v in self._tensors.items()} | moments, state
 
     @announced
-    def _write(self, folder: str) -> dict[str, str]:
-        """Write this process's shards; return the hashes of all files on the leader."""
+    def _write(self, folder: str) -> list[tuple[str, str] | Exception]:
+        """Write this process's shards; return the name and hash of each file, or its error, on the leader."""
         outcome: tuple[str, str] | Exception
         try:
             everything, _ = self._everything()
             outcome = write_shard(Path(folder), {k: v for k, v in everything.items() if is_sharded(v)})
         except (InputError, OSError) as error:
             outcome = error
-        gathered = self.crew.gather(outcome)
-        for each in gathered:
-            if isinstance(each, Exception):
-                raise each
-        return dict(each for each in gathered if not isinstance(each, Exception))
+        return self.crew.gather(outcome)
 
     def load(self, checkpoint: Checkpoint, path: Path) -> None:
         """Load a checkpoint, each process its shards; see `Updater.load`."""
