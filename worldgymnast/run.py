@@ -5,6 +5,7 @@
     RUN/versions.json         of torch, worldgymnast, python, the platform
     RUN/metrics.jsonl         one object per line: step, time (Unix seconds), and the metrics
     RUN/tensorboard/          the same for TensorBoard
+    RUN/wandb/                the same for Weights & Biases, if chosen (see `trackers`)
     RUN/checkpoints/step-N/   tensors.safetensors and state.json, renamed into place once both are synced; a hash in
                               state.json covers both and the config. Sharded training adds shards/, one file per
                               process, whose hashes are in state.json
@@ -60,6 +61,7 @@ from worldgymnast.run_folder import (
     versions,
 )
 from worldgymnast.staging import TEMPORARY, atomic_path, space_for, sync
+from worldgymnast.trackers import Trackers
 from worldgymnast.weights import (
     content_hash,
     generator_state,
@@ -154,8 +156,7 @@ class Run:
         self.config: dict[str, Any] = json.loads(json.dumps(config))
         self.command = command or command_line()
         self.on_log = on_log
-        self._writer: Any = None
-        self._purge_from: int | None = None
+        self._trackers = Trackers(self.path, self.config)
         self._is_new = False
         self._lock: FileLock | None = None
         self._is_read_only = False
@@ -210,16 +211,10 @@ class Run:
                 self.path.rmdir()
 
     def close(self) -> None:
-        """Flush the TensorBoard file and release the lock."""
-        self._close_writer()
+        """Close the trackers and release the lock."""
+        self._trackers.close()
         if self._lock is not None:
             self._lock.release()
-
-    def _close_writer(self) -> None:
-        """Flush the TensorBoard file; the next log opens a new one."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
 
     def _acquire_lock(self) -> FileLock:
         """Lock the folder, unless it is finished and read-only."""
@@ -256,7 +251,7 @@ class Run:
 
     @rank_zero_only
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append metrics to metrics.jsonl and TensorBoard; NaN is written as null."""
+        """Append metrics to metrics.jsonl and the trackers; NaN is written as null."""
         values = {k: float(v) for k, v in metrics.items()}
         row = {k: v if math.isfinite(v) else None for k, v in values.items()}
         line = (json.dumps({"step": step, "time": round(time.time(), 3), **row}) + "\n").encode()
@@ -269,12 +264,7 @@ class Run:
                 except OSError:
                     file.truncate(end)
                     raise
-            if self._writer is None:
-                from torch.utils.tensorboard import SummaryWriter
-
-                self._writer = SummaryWriter(str(self.path / "tensorboard"), purge_step=self._purge_from)
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, step)
+            self._trackers.log(step, values)
         if self.on_log is not None:
             self.on_log(step, values)
 
@@ -284,8 +274,7 @@ class Run:
 
     def _drop_metrics_from(self, step: int) -> None:
         """Remove invalid lines, and those that a resumed run will write again."""
-        self._close_writer()
-        self._purge_from = step
+        self._trackers.restart(step)
         if not self._metrics_file.exists():
             return
         kept = metrics_before(self._metrics_file, step)
@@ -362,8 +351,7 @@ class Run:
             sync(self._metrics_file)
         size = size_of(tensors) + len(to_json(json_state))
         with os_errors_as_input_errors(self.path), space_for(path, size):
-            if self._writer is not None:
-                self._writer.flush()
+            self._trackers.flush()
             try:
                 temporary.mkdir(parents=True)
                 if write_shards is not None:

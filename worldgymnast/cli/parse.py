@@ -67,6 +67,11 @@ def split_keys(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return _split_values(words, ("--allow-key", "--allow_key"))
 
 
+def split_trackers(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Separate the values of `--tracker` from the other words; see `worldgymnast.trackers`."""
+    return _split_values(words, ("--tracker",))
+
+
 def _split_values(words: Sequence[str], flags: Collection[str]) -> tuple[list[str], list[str]]:
     """Return the words without `flags` and their values, and the values; "" for a missing one."""
     others, values = list[str](), list[str]()

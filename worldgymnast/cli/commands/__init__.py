@@ -11,6 +11,7 @@ from worldgymnast.cli.commands.best_of import BestOfN
 from worldgymnast.cli.commands.check_env import CheckEnv
 from worldgymnast.cli.commands.data import DataAdd, DataCheck, DataConvert, Record, RecordPolicy
 from worldgymnast.cli.commands.diagnose import Diagnose
+from worldgymnast.cli.commands.export_rerun import ExportRerun
 from worldgymnast.cli.commands.import_world import ImportWorld
 from worldgymnast.cli.commands.judge_evaluation import JudgeCalibrate, JudgeCompare
 from worldgymnast.cli.commands.judge_files import JudgeCascade, JudgeEnsemble, JudgeForeseen, JudgeLocal, JudgeVLM
@@ -69,5 +70,6 @@ KINDS: dict[str, type[Command]] = {
     "judge calibrate": JudgeCalibrate,
     "judge compare": JudgeCompare,
     "report": Report,
+    "export-rerun": ExportRerun,
     "watch": WatchRun,
 }
