@@ -4,6 +4,7 @@ import re
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,13 +16,16 @@ from worldgymnast.episodes import lerobot
 
 
 def interrupt(*words: str, when: str) -> tuple[int, str, str]:
-    """Send one SIGINT after a line of the command's output matches `when`; returns its code, output and errors."""
+    """Send one SIGINT after a line of output matches `when` and a page named there answers; returns code and outputs."""
     command = [sys.executable, "-m", "worldgymnast", *words]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as process:
         assert process.stdout is not None
         output = next((line for line in iter(process.stdout.readline, "") if re.search(when, line)), None)
         assert output is not None, process.communicate()[1]
+        if address := re.search(r"http://\S+", output):
+            with urllib.request.urlopen(address[0], timeout=60):  # the server runs, and handles signals
+                pass
         process.send_signal(signal.SIGINT)
         rest, errors = process.communicate(timeout=60)
         return process.returncode, output + rest, errors
