@@ -16,7 +16,7 @@ from worldgymnast.episodes import lerobot
 
 
 def interrupt(*words: str, when: str) -> tuple[int, str, str]:
-    """Send one SIGINT after a line of output matches `when` and a page named there answers; returns code and outputs."""
+    """Send one SIGINT once a line of output matches `when` and its page answers; returns code and outputs."""
     command = [sys.executable, "-m", "worldgymnast", *words]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as process:
