@@ -15,11 +15,18 @@ from run_builders import seed_run
 from worldgymnast.episodes import lerobot
 
 
+def _heed_sigint() -> None:
+    """A command in the background of a shell inherits that SIGINT is ignored; so would these tests."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def interrupt(*words: str, when: str) -> tuple[int, str, str]:
     """Send one SIGINT once a line of output matches `when` and its page answers; returns code and outputs."""
     command = [sys.executable, "-m", "worldgymnast", *words]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as process:
+    with subprocess.Popen(
+        command, stdout=pipe, stderr=pipe, text=True, start_new_session=True, preexec_fn=_heed_sigint
+    ) as process:
         assert process.stdout is not None
         output = next((line for line in iter(process.stdout.readline, "") if re.search(when, line)), None)
         assert output is not None, process.communicate()[1]
@@ -27,7 +34,10 @@ def interrupt(*words: str, when: str) -> tuple[int, str, str]:
             with urllib.request.urlopen(address[0], timeout=60):  # the server runs, and handles signals
                 pass
         process.send_signal(signal.SIGINT)
-        rest, errors = process.communicate(timeout=60)
+        try:
+            rest, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
         return process.returncode, output + rest, errors
 
 
