@@ -230,7 +230,8 @@ def _defaults(name: str, kind: type[Command], words: Sequence[str]) -> tuple[Com
         return kind.from_preset(preset(shown), shown), f"{program} PRESET", list(words)
     if first in kind.sizes:
         return kind.from_size(first), f"{program} {first}", list(words[1:])
-    if is_help or _suggestion(first, kind.sizes, 0.8):
+    is_placeholder = is_help and first.isupper()  # as in the usage line: sft DATA --help
+    if not is_placeholder and (is_help or _suggestion(first, kind.sizes, 0.8)):
         check_first(name, words, kind.sizes)
     if kind.sizes and is_help:
         print(size_help(name, kind.sizes))
