@@ -35,7 +35,10 @@ _RERUN = {
 _EVERY = (
     ("`--help`", "list all flags with their defaults"),
     ("`--traceback`", "show errors with their traceback"),
-    ("`--tracker wandb`", "also log runs to [Weights & Biases](../../trackers.md); TensorBoard is always written"),
+    (
+        "`--tracker wandb`",
+        "also log runs to [Weights & Biases](../../how-to/trackers.md); TensorBoard is always written",
+    ),
     ("`--allow-key VAR[@HOST]`", "let judge files send this API key to their server"),
 )
 

@@ -168,10 +168,10 @@ def hub_reason(error: BaseException, name: str) -> str:
     kinds = {kind.__name__ for cause in chain for kind in type(cause).__mro__}
     if "GatedRepoError" in kinds:
         return f"its license is not accepted: accept it at https://huggingface.co/{name} and set HF_TOKEN"
-    if kinds & {"RepositoryNotFoundError", "RevisionNotFoundError"}:
-        return (
-            "the hub has no such model or revision, or it is private: check the name, and set HF_TOKEN if it is yours"
-        )
+    if "RepositoryNotFoundError" in kinds:
+        return "the hub has no such model, or it is private: check the name, and set HF_TOKEN if it is yours"
+    if "RevisionNotFoundError" in kinds:
+        return "the hub's model has no such revision: check the name after @"
     if "OfflineModeIsEnabled" in kinds:
         return "HF_HUB_OFFLINE is set and the model is not in the local cache: give a folder, or unset it"
     if "HFValidationError" in kinds:

@@ -87,7 +87,7 @@ def test_a_component_goes_to_the_hub_and_comes_back(hub: Hub, tmp_path: Path) ->
     assert "SmallVLA has no published layout" in shown[2], "it was downloaded and loaded"
     assert absent[0] == 2
     assert absent[2].count("\n") == 1
-    assert "hf:me/absent: cannot be downloaded (the hub has no such model or revision, or it is private" in absent[2]
+    assert "hf:me/absent: cannot be downloaded (the hub has no such model, or it is private" in absent[2]
     assert "hf:me/empty: the repository has none of policy.safetensors, world.safetensors" in empty[2]
 
     script = "import sys, worldgymnast as wg; wg.save(wg.load_policy('hf:me/drawer@main'), sys.argv[1])"
