@@ -12,9 +12,9 @@ def metrics_page() -> str:
     """Return the page of all metrics."""
     intro = (
         "Every run writes `metrics.jsonl`: one JSON object per line, with these keys. TensorBoard and, with `--tracker "
-        "wandb`, [Weights & Biases](../how-to/trackers.md) show the same under the same names. `null` means that nothing "
-        "was measured. A row has only the keys of what happened in its step: evaluations, for example, are every "
-        "`--rl.evaluate-every` steps."
+        "wandb`, [Weights & Biases](../how-to/trackers.md) show the same under the same names. `null` means that "
+        "nothing was measured. A row has only the keys of what happened in its step: evaluations, for example, are "
+        "every `--rl.evaluate-every` steps."
     )
     by_task = ", ".join(code(f"{key}/TASK") for key in sorted(BY_TASK))
     rules = (
