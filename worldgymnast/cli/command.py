@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BeforeValidator
 from tyro.conf import Positional
 
 from worldgymnast import processes
+from worldgymnast.cli.parse import check_first
 from worldgymnast.configs import Between, Count, Positive, checked
 from worldgymnast.errors import FieldError, InputError
 from worldgymnast.hub import fetch, is_reference
@@ -74,6 +75,8 @@ class Command:
     """What to do instead of setting a hidden field."""
     given_flags: Annotated[frozenset[str], tyro.conf.Fixed, tyro.conf.Suppress] = field(default=frozenset(), init=False)
     """Flags on the command line, such as "--policy.chunk". Defaults of all others may be adapted to the data."""
+    given_words: Annotated[tuple[str, ...], tyro.conf.Fixed, tyro.conf.Suppress] = field(default=(), init=False)
+    """Name and arguments as typed; empty for a command that was made in Python."""
 
     @classmethod
     def from_preset(cls, recipe: Recipe, name: str) -> Command:
@@ -189,6 +192,12 @@ class TrainingCommand(DeviceCommand, LabelledCommand):
     size: Size = None
     out: Path
 
+    def prepare(self, out: Path | None = None) -> None:
+        """See `DeviceCommand.prepare`; a first argument that is no size, kind or folder is named before that."""
+        if self.given_words:
+            check_first(self.given_words[0], self.given_words[1:], self.sizes)
+        super().prepare(out)
+
 
 def file_suffix(*suffixes: str) -> AfterValidator:
     """Annotate the path of a file that ends in one of `suffixes`."""
@@ -204,6 +213,8 @@ def file_suffix(*suffixes: str) -> AfterValidator:
 def check_names(config: Any, prefix: str = "") -> None:
     """Refuse paths, in a command or config, that cannot exist."""
     for entry in fields(config):
+        if not entry.init:  # noted by the parser, no flag
+            continue
         value = getattr(config, entry.name)
         name = f"{prefix}{entry.name}"
         if is_dataclass(value):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from worldgymnast import streams
 from worldgymnast.cli.overview import COMMANDS, RESTARTS, RESUMES, help_for
-from worldgymnast.cli.parse import UsageError, check_first, parse, split_keys, split_name, split_trackers
+from worldgymnast.cli.parse import UsageError, parse, split_keys, split_name, split_trackers
 
 if TYPE_CHECKING:
     from worldgymnast.cli.commands import Command
@@ -68,7 +68,6 @@ def _run(words: list[str], study: Mapping[str, type[Command]]) -> int:
 
         flags += flags_of(command, command.hidden)
         check_names(command)
-        check_first(name, rest, command.sizes)
         fetch_components(command)
         with allow_keys(keys), use_trackers(trackers):
             return command()

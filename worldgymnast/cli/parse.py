@@ -118,6 +118,7 @@ def parse(name: str, words: Sequence[str], study: Mapping[str, type[Command]]) -
     from worldgymnast.cli.durations import resolve_all, split_seconds
     from worldgymnast.errors import FieldError, InputError
 
+    given_words = (name, *words)
     _check_not_empty(name, words)
     words, seconds = split_seconds(words)
     kind = (study or KINDS)[name]
@@ -147,6 +148,7 @@ def parse(name: str, words: Sequence[str], study: Mapping[str, type[Command]]) -
         except FieldError as error:
             raise InputError(with_flags(error, known)) from error
     object.__setattr__(command, "given_flags", given_flags)
+    object.__setattr__(command, "given_words", given_words)
     return command
 
 
