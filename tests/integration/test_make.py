@@ -25,7 +25,9 @@ def make(folder: Path, target: str, install: str, code: int) -> subprocess.Compl
     (folder / ".venv/bin").mkdir(parents=True)
     executable(folder / ".venv/bin/python", PIP.format(install=install, code=code))
     (folder / ".venv/.installed").touch()
-    return subprocess.run(["make", target], cwd=folder, capture_output=True, text=True, check=False, env=os.environ)
+    outer = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")  # of `make test`, in which this runs
+    env = {name: value for name, value in os.environ.items() if name not in outer}
+    return subprocess.run(["make", target], cwd=folder, capture_output=True, text=True, check=False, env=env)
 
 
 @pytest.mark.parametrize(("target", "tools"), [("docs", ("mkdocs",)), ("lint", ("ruff", "pyright", "lint-imports"))])
