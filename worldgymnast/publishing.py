@@ -24,7 +24,6 @@ _NOUNS: Mapping[str, tuple[str, str]] = {
 }
 """Stem of the file and noun, by group of kinds."""
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]*|")
-_LOADS = {"policy": "--policy", "world": "--world", "judge": "--judge"}
 
 
 def push_to_hub(component: Any, name: str, *, private: bool = False, license: str = "") -> str:
@@ -94,7 +93,7 @@ def model_card(path: Path, name: str, license: str = "") -> str:
         "policies inside a learned world model.",
         "## How to load it",
         f'```python\nimport worldgymnast as wg\n\n{stem} = wg.load_{stem}("{PREFIX}{name}")\n```',
-        f"In commands: `{_LOADS[stem]} {PREFIX}{name}`.",
+        f"In commands: `--{stem} {PREFIX}{name}`.",
         "## Training",
         _table(("", ""), _training(manifest)),
         *_numbers(manifest.get("metrics")),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from worldgymnast.errors import InputError
+from worldgymnast.hub import first_line
 
 FLAG = "--tracker"
 NAMES = ("wandb",)
@@ -120,9 +121,8 @@ def _start_wandb(run: Path, config: Mapping[str, Any]) -> Any:
     try:
         tracker.start()
     except Exception as error:  # of the library or the network
-        line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise InputError(
-            f"{FLAG} wandb: cannot be started ({line[:200]}). Nothing was logged there. Run `wandb login`, set "
+            f"{FLAG} wandb: cannot be started ({first_line(error)}). Nothing was logged there. Run `wandb login`, set "
             "WANDB_MODE=offline, or omit the flag"
         ) from error
     return tracker

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from worldgymnast.actions import ActionSpec, ActionSpecMismatch, require_same
@@ -166,6 +166,12 @@ def require_new_path(path: Path) -> None:
     if os.path.lexists(path):
         raise InputError(f"{path}: already exists. Remove it, or give a new path")
     check_writable(path)
+
+
+def refuse_pool_flags(pool: str, given_flags: Collection[str]) -> None:
+    """Raise `InputError` if flags of `--pool ray` are given without it."""
+    if pool == "local" and (useless := {"--workers", "--ray-address"} & set(given_flags)):
+        raise InputError(f"{', '.join(sorted(useless))}: no effect with --pool local. Add --pool ray")
 
 
 def require_writable(flag: str, path: Path) -> None:

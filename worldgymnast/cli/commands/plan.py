@@ -7,12 +7,11 @@ from typing import Annotated, Literal
 
 import torch
 
-from worldgymnast.cli.checks import check_observed, check_same_actions
+from worldgymnast.cli.checks import check_observed, check_same_actions, refuse_pool_flags
 from worldgymnast.cli.command import Command, OptionalPath
 from worldgymnast.cli.memory_plan import advise_rl, plan_rl, pool_workers, require_room
 from worldgymnast.cli.starters import component_files
 from worldgymnast.configs import Between, Positive, checked
-from worldgymnast.errors import InputError
 from worldgymnast.ledger import Ledger
 from worldgymnast.measure.machine import device_bytes
 from worldgymnast.registry import load_judge, load_policy, load_world
@@ -59,8 +58,7 @@ class Plan(Command):
         judge = load_judge(files["judge"], "cpu", Ledger(Path("unused")))
         has_gpu = torch.cuda.is_available()
         device = self.device or ("cuda" if self.memory is not None or has_gpu else "cpu")
-        if self.pool == "local" and "--workers" in self.given_flags:
-            raise InputError("--workers: no effect with --pool local. Add --pool ray")
+        refuse_pool_flags(self.pool, self.given_flags)
         workers = pool_workers(self.pool, self.workers, device)
         plan = plan_rl(policy, world, judge, self.rl, device, workers=workers)
         available = self.memory

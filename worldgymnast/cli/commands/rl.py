@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 
 from worldgymnast import processes
-from worldgymnast.cli.checks import check_in_distribution, check_same_rate
+from worldgymnast.cli.checks import check_in_distribution, check_same_rate, refuse_pool_flags
 from worldgymnast.cli.command import NO_PREFIX, Command, DeviceCommand, HeldOut, LabelledCommand, OptionalPath
 from worldgymnast.cli.data_defaults import horizon_of
 from worldgymnast.cli.environment import (
@@ -213,9 +213,8 @@ class Rl(DeviceCommand, LabelledCommand):
 
     def _make_pool(self) -> MakePool | None:
         """Make the pool that the flags describe; None for this process."""
+        refuse_pool_flags(self.pool, self.given_flags)
         if self.pool == "local":
-            if useless := {"--workers", "--ray-address"} & self.given_flags:
-                raise InputError(f"{', '.join(sorted(useless))}: no effect with --pool local. Add --pool ray")
             return None
         load_ray()
         most = _WORKERS_PER_CORE * (os.cpu_count() or 1)
