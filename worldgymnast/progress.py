@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import TypeVar
@@ -36,14 +36,24 @@ class Progress:
         total: number of steps.
         done: steps finished before a resume; excluded from the rate.
         every: seconds between two lines without a terminal.
+        status: what is under way now, in words; shown during a step. "" if unknown.
     """
 
-    def __init__(self, what: str, total: int, *, done: int = 0, every: float = 30.0) -> None:
+    def __init__(
+        self, what: str, total: int, *, done: int = 0, every: float = 30.0, status: Callable[[], str] = str
+    ) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            RenderableColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
         from rich.progress import Progress as Bar
 
-        self.what, self.total, self.done, self.every = what, total, done, every
+        self.what, self.total, self.done, self.every, self.status = what, total, done, every, status
         self._first_step, self._start_time = done, time.monotonic()
         self._last_print, self._note = self._start_time, ""
         self._has_ended = threading.Event()
@@ -52,8 +62,8 @@ class Progress:
         self._bar: Bar | None = None
         if console.is_terminal and rank() == 0:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-            self._bar = Bar(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console)
-            self._task = self._bar.add_task(what, total=total, completed=done, note="")
+            self._bar = Bar(*columns, TimeRemainingColumn(), RenderableColumn(self), console=console)
+            self._task = self._bar.add_task(what, total=total, completed=done)
 
     def __enter__(self) -> Progress:
         if self._bar is not None:
@@ -82,13 +92,18 @@ class Progress:
         rate = (self.done - self._first_step) / (now - self._start_time)
         left = timedelta(seconds=round((self.total - self.done) / rate)) if rate > 0 else "unknown time"
         line = f"{self.what}: step {self.done}/{self.total}, {rate:.3g} steps/s, {left} left"
-        print(f"{line}, {self._note}" if self._note else line, file=sys.stderr, flush=True)
+        words = self.__rich__()
+        print(f"{line}, {words}" if words else line, file=sys.stderr, flush=True)
+
+    def __rich__(self) -> str:
+        """The end of the bar or line: the note of the last step, and what is under way."""
+        return "; ".join(filter(None, (self._note, self.status())))
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         """Count `steps` as finished; `note` is appended to the line."""
         self.done, self._note = self.done + steps, note
         if self._bar is not None:
-            self._bar.update(self._task, completed=self.done, note=note)
+            self._bar.update(self._task, completed=self.done)
             return
         if time.monotonic() - self._last_print >= self.every and rank() == 0:
             self._print_line()

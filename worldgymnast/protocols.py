@@ -568,6 +568,15 @@ class MeasuredPool(RolloutPool, Protocol):
         ...
 
 
+@runtime_checkable
+class StatusPool(RolloutPool, Protocol):
+    """Pool that can say what it waits for."""
+
+    def status(self) -> str:
+        """What is under way, such as "2 groups in rollout, 14 queued"; "" if nothing is."""
+        ...
+
+
 def frame_size(env: RealEnvironment) -> tuple[int, int]:
     """Height and width of an environment's frames, in which all its cameras lie."""
     tiling = env.tiling if isinstance(env, HasTiling) else None

@@ -60,6 +60,7 @@ def test_workers_collect_what_one_process_collects(ray: Any, expected: list[Any]
         assert counts["pool/rate/0"] + counts["pool/rate/1"] > 0
         assert pool.metrics()["pool/rate/0"] == 0, "nothing was rolled out since"
         check_ratios_of_stale_rollouts(pool)
+        assert pool.status() == "", "nothing is under way"
 
 
 def check_ratios_of_stale_rollouts(pool: RayPool) -> None:
@@ -68,6 +69,7 @@ def check_ratios_of_stale_rollouts(pool: RayPool) -> None:
     rooms = starts(np.random.default_rng(5), STARTS)
     pool.sync(old.trainable_state(), 7)
     stale = pool.begin(rooms, GROUP)
+    assert pool.status().startswith("groups: "), "they wait for a worker, or are in rollout"
     pool.sync(new.trainable_state(), 8)
     fresh = pool.begin(rooms, GROUP)
     for groups, version, acting, other in ((fresh(), 8, new, old), (stale(), 7, old, new)):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from worldgymnast.evaluation.agreement import agreement, leave_one_out, permutation_p
+from worldgymnast.evaluation.agreement import agreement, leave_one_out, permutation_p, reliability
 from worldgymnast.evaluation.success import Rate
 from worldgymnast.measure.agreement import REAL, AgreeConfig, agreement_by_length, success_rates
 from worldgymnast.report.agree import PolicySuccess, agreement_sheets
@@ -55,6 +55,20 @@ def test_the_permutation_p_is_exact_for_few_policies_and_uniform_without_correla
     found = [permutation_p(*rng.random((2, 10)), resamples=199) for _ in range(200)]
     assert 0.01 < np.mean(np.array(found) <= 0.1) < 0.19
     assert permutation_p(np.arange(12.0), np.arange(12.0) ** 2, resamples=999) <= 0.002
+
+
+def test_reliability_is_the_correlation_of_two_real_evaluations() -> None:
+    """Policies of known spread, played on few and on many starts: Spearman-Brown must find what a repetition shows."""
+    rng = np.random.default_rng(0)
+    true = rng.uniform(0.3, 0.7, (400, 1, 1))
+    for starts, expected in ((8, 0.65), (40, 0.9)):  # variance 0.0133 of 0.0133 + 0.237 / (4 tasks x starts), about
+        first, second = ((rng.random((400, 4, starts)) < true).astype(float) for _ in range(2))
+        again = np.corrcoef(first.mean((1, 2)), second.mean((1, 2)))[0, 1]
+        assert reliability(first) == pytest.approx(again, abs=0.06)
+        assert reliability(first) == pytest.approx(expected, abs=0.06)
+    first[:, 0, 0] = np.nan
+    assert reliability(first) == pytest.approx(again, abs=0.06)
+    assert np.isnan(reliability(first[:2]))
 
 
 def test_policies_of_one_training_count_once() -> None:

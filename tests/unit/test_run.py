@@ -303,3 +303,17 @@ def test_progress_prints_one_line_at_intervals(capsys: pytest.CaptureFixture[str
     with Progress("quiet", 10) as progress:
         progress.advance()
     assert capsys.readouterr().err == ""
+
+
+def test_progress_says_what_is_under_way(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = iter(["", "updating"])
+    with Progress("learning", 10, every=0.0, status=lambda: next(stages)) as progress:
+        progress.advance()
+        progress.advance(note="reward 0.5")
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.endswith("left")
+    assert second.endswith("left, reward 0.5; updating")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with Progress("learning", 10, status=lambda: "groups: 3 queued"):
+        pass
+    assert "groups: 3 queued" in capsys.readouterr().err, "the bar of a terminal"

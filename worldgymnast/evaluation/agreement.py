@@ -244,6 +244,7 @@ MMRV_CONVENTION = (
     "success to any policy on the wrong side of it, averaged over policies; 0 is a perfect order. A tie in only one "
     "place counts as a wrong order."
 )
+_SPLITS = 200
 _EXACT = 7
 """Most policies for which all permutations are enumerated."""
 
@@ -259,6 +260,7 @@ class Agreement:
         count: policies, each from its own training.
         without_one: lowest and highest Pearson r when one policy is left out; NaN below 4 policies.
         p_value: two-sided permutation test of no correlation; NaN if r is unknown.
+        reliability: of the real success rates, see `reliability`; NaN if unknown.
     """
 
     pearson: Estimate
@@ -267,6 +269,7 @@ class Agreement:
     count: int = 0
     without_one: tuple[float, float] = (float("nan"), float("nan"))
     p_value: float = float("nan")
+    reliability: float = float("nan")
 
 
 def agreement(imagined: np.ndarray, real: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> Agreement:
@@ -343,6 +346,45 @@ def permutation_p(imagined: np.ndarray, real: np.ndarray, seed: int = 0, resampl
     values = _rows_pearson(np.broadcast_to(imagined, order.shape), real[order])
     extreme = int((np.abs(values) >= abs(observed) - 1e-12).sum())
     return extreme / len(order) if is_exact else (extreme + 1) / (len(order) + 1)
+
+
+def reliability(outcomes: np.ndarray, seed: int = 0, splits: int = _SPLITS) -> float:
+    """Return the Pearson r that mean success of p policies would have with itself on as many other starts.
+
+    The starts of every task are split into random halves, the same for all policies. The mean r of the halves is
+    stepped up to all starts (Spearman-Brown). Noise of few starts lowers it, and any agreement with it: the r of
+    another measure, from other starts, is at most the square root of the product of both reliabilities.
+
+    Args:
+        outcomes: success of p policies in t tasks on n starts, float [p t n]; NaN where unknown.
+        seed: of the splits.
+        splits: number of splits.
+
+    Returns:
+        In -1..1; NaN for less than 3 policies or 2 starts, or if a half has equal rates for all policies.
+
+    >>> sure = np.repeat(np.array([0.0, 0.5, 1.0])[:, None, None], 8, axis=2)
+    >>> round(reliability(sure), 2)
+    1.0
+    """
+    policies, _, starts = outcomes.shape
+    if policies < 3 or starts < 2:
+        return float("nan")
+    rng, values = np.random.default_rng(seed), []
+    for _ in range(splits):
+        order = rng.permutation(starts)
+        halves = order[: starts // 2], order[starts // 2 :]
+        first, second = (_mean_success(outcomes[:, :, half]) for half in halves)
+        values.append(_rows_pearson(first[None], second[None])[0])
+    half = float(np.mean(values))
+    return 2 * half / (1 + half) if half > -1 else -1.0
+
+
+def _mean_success(outcomes: np.ndarray) -> np.ndarray:
+    """Mean over tasks of the rates of [p t n] outcomes, float [p]; NaN if a task has no known outcome."""
+    known = np.isfinite(outcomes)
+    with np.errstate(invalid="ignore"):
+        return (np.where(known, outcomes, 0.0).sum(2) / known.sum(2)).mean(1)
 
 
 def success_gap(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from worldgymnast.configs import Count, Executed, NonEmpty, NonNegative, Positive, Seed, checked
 from worldgymnast.errors import FieldError
-from worldgymnast.evaluation.agreement import Agreement, agreement
+from worldgymnast.evaluation.agreement import Agreement, agreement, reliability
 from worldgymnast.evaluation.prediction_powered import PoweredEstimate, powered_rate
 from worldgymnast.files import json_object
 from worldgymnast.measure.real import score_real
@@ -236,13 +237,34 @@ def success_rates(
         length: index of the length.
         trainings: training of each policy; policies of one training are averaged to one row.
     """
+    rates: dict[str, list[list[float]]] = {}
+    for name, table in _success_tables(outcomes, place, length).items():
+        row = [float(np.mean(known if len(known := one[np.isfinite(one)]) else [np.nan])) for one in table]
+        rates.setdefault((trainings or {}).get(name, name), []).append(row)
+    return np.array([np.mean(rows, axis=0) for rows in rates.values()])
+
+
+def _success_tables(outcomes: Outcomes, place: str, length: int) -> dict[str, np.ndarray]:
+    """Return the success of every policy by task and start, float [t n]; NaN where unknown, or a task has fewer."""
     tasks = list(dict.fromkeys(row["task"] for row in next(iter(outcomes.values()))[place]))
-    table: dict[str, list[list[float]]] = {}
+    tables = {}
     for name, places in outcomes.items():
-        pairs = [(row["task"], row["success"][length]) for row in places[place]]
-        rates = [float(np.mean([s for t, s in pairs if t == task and s is not None] or [np.nan])) for task in tasks]
-        table.setdefault((trainings or {}).get(name, name), []).append(rates)
-    return np.array([np.mean(rows, axis=0) for rows in table.values()])
+        rows = [[row["success"][length] for row in places[place] if row["task"] == task] for task in tasks]
+        table = np.full((len(tasks), max(map(len, rows))), np.nan)
+        for known, row in zip(table, rows, strict=True):
+            known[: len(row)] = [np.nan if one is None else one for one in row]
+        tables[name] = table
+    return tables
+
+
+def _real_reliability(outcomes: Outcomes, length: int, trainings: Mapping[str, str] | None, seed: int) -> float:
+    """Return `reliability` of the real success, each training represented by its first policy."""
+    tables = _success_tables(outcomes, REAL, length)
+    firsts: dict[str, np.ndarray] = {}
+    for name, table in tables.items():
+        firsts.setdefault((trainings or {}).get(name, name), table)
+    starts = min(table.shape[1] for table in firsts.values())
+    return reliability(np.stack([table[:, :starts] for table in firsts.values()]), seed)
 
 
 def agreement_by_length(
@@ -256,5 +278,6 @@ def agreement_by_length(
         result[place] = {}
         for i, length in enumerate(config.lengths):
             imagined, real = (success_rates(outcomes, each, i, trainings) for each in (place, REAL))
-            result[place][length] = agreement(imagined, real, config.seed)
+            again = _real_reliability(outcomes, i, trainings, config.seed)
+            result[place][length] = replace(agreement(imagined, real, config.seed), reliability=again)
     return result

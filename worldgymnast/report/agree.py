@@ -53,6 +53,7 @@ def agreement_sheets(
             _number(one.pearson),
             _range(one.without_one),
             _p_value(one.p_value),
+            "unknown" if np.isnan(one.reliability) else f"{one.reliability:.2f}",
             _number(one.spearman),
             _number(one.mmrv),
         ]
@@ -63,9 +64,12 @@ def agreement_sheets(
     note = (
         f"Mean success of policies over {tasks} tasks, with 95 % intervals that resample both. Policies of one "
         "training are averaged to one point. Leave-one-out: lowest and highest r with one training left out. p: "
-        f"two-sided permutation test of no correlation, one test per row. {MMRV_CONVENTION}"
+        "two-sided permutation test of no correlation, one test per row. Reliability: r of real success with itself "
+        "on as many other starts (split-half, Spearman-Brown); an r close to it is all that so few starts can show. "
+        f"{MMRV_CONVENTION}"
     )
-    head = ["policies", "in", "actions", "trainings", "Pearson r", "leave-one-out", "p", "Spearman", "MMRV"]
+    head = ["policies", "in", "actions", "trainings", "Pearson r", "leave-one-out", "p"]
+    head += ["reliability", "Spearman", "MMRV"]
     places = list(next(iter(policies.values())).surrogates)
     success = [
         [name, str(one.real), *(str(one.surrogates[place]) for place in places)] for name, one in policies.items()

@@ -27,7 +27,7 @@ from worldgymnast.evaluation.keeping import EVIDENCE
 from worldgymnast.evaluation.success import Difference
 from worldgymnast.evaluation.task_trust import Scoring, TrustConfig
 from worldgymnast.progress import Progress
-from worldgymnast.protocols import Judge, Policy, RolloutPool
+from worldgymnast.protocols import Judge, Policy, RolloutPool, StatusPool
 from worldgymnast.rl.audit import Guard
 from worldgymnast.rl.collect import CollectConfig, Collector, DrawStarts, Uncertainty, Verify
 from worldgymnast.rl.hold import TrustTracker
@@ -201,6 +201,7 @@ class _Loop:
     Attributes:
         metrics: of the last evaluation.
         pairs: rollouts of the last evaluation.
+        stage: what the loop does now.
     """
 
     trainer: Trainer
@@ -214,13 +215,20 @@ class _Loop:
     watch: WatchRollouts | None = None
     metrics: Metrics = field(default_factory=dict)
     pairs: PairedRollouts | None = None
+    stage: str = ""
+
+    def status(self) -> str:
+        """Say what the loop does now, and what its pool waits for."""
+        pool = self.collector.pool
+        return ", ".join(filter(None, (self.stage, pool.status() if isinstance(pool, StatusPool) else "")))
 
     def run_from(self, first: int) -> None:
         """Run the steps from `first` to the last; log each, and save checkpoints."""
         config, end = self.config, self.config.steps
         if self.guard.should_stop(first):
             end = first
-        with Progress("reinforcement learning in imagination", config.steps, done=first) as progress:
+        label = "reinforcement learning in imagination"
+        with Progress(label, config.steps, done=first, status=self.status) as progress:
             for step in range(first, config.steps + 1):
                 try:
                     is_evaluated = step % config.evaluate_every == 0 or step == end
@@ -242,6 +250,7 @@ class _Loop:
     def _evaluate(self, step: int) -> Metrics:
         """Evaluate the policy, and report the outcomes to the guard and the trust tracker."""
         self.turns.give_to("collect")
+        self.stage = "evaluating"
         with self.trainer.averaged():
             self.pairs = self.evaluate(step)
             if self.pairs is None:
@@ -254,6 +263,7 @@ class _Loop:
         """Imagine, judge, audit and update once; everything that may pause the run precedes the update."""
         trainer, config, anchors = self.trainer, self.config, self.trust.anchors
         self.turns.give_to("collect")
+        self.stage = "rolling out and judging"
         weights = trainer.weights() if config.ahead else trainer.weights(copy=False)
         self.collector.begin(step, trainer.acting or weights)
         for later in range(step + 1, min(step + config.ahead, config.steps - 1) + 1):
@@ -265,6 +275,7 @@ class _Loop:
         began = time.perf_counter()
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         self.turns.give_to("update")
+        self.stage = "updating"
         stale = {"staleness": float(trainer.acting is not None)} if config.ahead else {}
         metrics = trainer.update(collected.groups, generator, anchors) | stale
         trainer.acting = weights if config.ahead else None

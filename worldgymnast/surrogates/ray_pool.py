@@ -175,6 +175,10 @@ class RayPool:
         counts |= {"pool/workers": float(self.config.workers), "pool/queued": float(self._dispatcher.queued)}
         return counts | self._rates()
 
+    def status(self) -> str:
+        """Say how many groups are in rollout, queued, and at the judge."""
+        return self._dispatcher.status()
+
     def _rates(self) -> Metrics:
         """Return the groups per second of each worker since the last call."""
         now, finished = time.monotonic(), self._dispatcher.finished()
