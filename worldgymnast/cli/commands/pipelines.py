@@ -145,11 +145,10 @@ class Dyna(EvaluationCommand, LabelledCommand):
 
     def __call__(self) -> int:
         """Run all unfinished stages, print the table and write the report."""
+        self._check_flags()
         self.prepare(self.out)
         if self.recorded:
             return self._learn_from_recorded()
-        if self.held_out is not None:
-            raise InputError("--held-out: needs --from, the data sets that episodes are held out of. Omit it")
         given = {"policy": self.policy, "world": self.world, "judge": self.judge}
         paths = component_files(**given)
         policy, world = load_policy(paths["policy"], is_tested=False), load_world(paths["world"])
@@ -174,10 +173,16 @@ class Dyna(EvaluationCommand, LabelledCommand):
         print_results(self.out, rows)
         return 0
 
+    def _check_flags(self) -> None:
+        """Refuse flags that have no effect with, or without, --from."""
+        if not self.recorded and self.held_out is not None:
+            raise InputError("--held-out: needs --from, the data sets that episodes are held out of. Omit it")
+        unused = sorted(flag for flag in self.given_flags if flag.startswith(_NEEDS_ENVIRONMENT))
+        if self.recorded and unused:
+            raise InputError(f"{', '.join(unused)}: needs a real environment, which --from does without. Omit it")
+
     def _learn_from_recorded(self) -> int:
         """Run one round from recorded episodes; print what is known, and write the report."""
-        if unused := sorted(flag for flag in self.given_flags if flag.startswith(_NEEDS_ENVIRONMENT)):
-            raise InputError(f"{', '.join(unused)}: needs a real environment, which --from does without. Omit it")
         given = {"policy": self.policy, "world": self.world, "judge": self.judge}
         paths = component_files(**given)
         policy, world = load_policy(paths["policy"], is_tested=False), load_world(paths["world"])

@@ -128,6 +128,7 @@ class Rl(DeviceCommand, LabelledCommand):
 
     def __call__(self) -> int:
         """Train and write the report; in several processes, process 0 does, and the others take part in updates."""
+        refuse_pool_flags(self.pool, self.given_flags)
         self.prepare(self.out)
         if processes.rank() > 0:
             follow(load_policy(component_files(**self._given_files())["policy"], self.device, is_tested=False))
@@ -213,7 +214,6 @@ class Rl(DeviceCommand, LabelledCommand):
 
     def _make_pool(self) -> MakePool | None:
         """Make the pool that the flags describe; None for this process."""
-        refuse_pool_flags(self.pool, self.given_flags)
         if self.pool == "local":
             return None
         load_ray()
