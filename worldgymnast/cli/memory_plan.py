@@ -215,7 +215,7 @@ def advise_rounds(plan: MemoryPlan, config: IterSftConfig, available: float) -> 
     'Add --batch 32'
     """
     rl = ReinforceConfig(rows=config.rows, trainer=TrainerConfig(micro_batch=config.batch))
-    advice = advice_rl(plan.roles, rl, available)
+    advice = advise_roles(plan.roles, rl, available)
     return advice.replace("--rl.rows", "--rows").replace("--rl.trainer.micro-batch", "--batch")
 
 
@@ -281,25 +281,25 @@ def advise_rl(plan: MemoryPlan, rl: ReinforceConfig, available: float) -> str:
     """
     rest = available - (plan.peak - plan.workers_here)
     if plan.workers is None or not plan.workers.here or rest < 0:
-        return advice_rl(plan.roles, rl, available, plan.device)
+        return advise_roles(plan.roles, rl, available, plan.device)
     fitting = int(rest * plan.workers.here / plan.workers_here)
     if fitting:
         return f"Use --workers {fitting * plan.workers.devices}"
     return "No worker fits beside the training. Use --pool local, or a larger device"
 
 
-def advice_rl(roles: Sequence[RoleMemory], rl: ReinforceConfig, available: float, device: str = "cpu") -> str:
-    """What to change so that RL fits in `available` GB.
+def advise_roles(roles: Sequence[RoleMemory], rl: ReinforceConfig, available: float, device: str = "cpu") -> str:
+    """What to change so that these roles of RL, in the process that trains, fit in `available` GB.
 
     >>> world = RoleMemory("world model", int(6e9), rollout=int(1e9))
     >>> lora = RoleMemory("policy", int(1e9), int(3e9), int(1e9), int(3e9), waiting=int(3e9))
-    >>> advice_rl([lora, world], ReinforceConfig(), 9.0, "cuda")
+    >>> advise_roles([lora, world], ReinforceConfig(), 9.0, "cuda")
     'Add --rl.offload'
 
     >>> policy = RoleMemory("policy", int(1e9), int(3e9), int(1e9), int(8e9))
-    >>> advice_rl([policy], ReinforceConfig(), 8.0)
+    >>> advise_roles([policy], ReinforceConfig(), 8.0)
     'Add --rl.trainer.micro-batch 8'
-    >>> advice_rl([policy], ReinforceConfig(), 4.0).split(".")[0]
+    >>> advise_roles([policy], ReinforceConfig(), 4.0).split(".")[0]
     'Weights, gradients and optimizer take 4 GB, which leaves too little for one rollout at a time'
     """
     if not rl.offload and peak(roles, offload=True) / _GB <= available and device != "cpu":
@@ -326,10 +326,10 @@ def advice_rl(roles: Sequence[RoleMemory], rl: ReinforceConfig, available: float
     return "Add " + " ".join(flag.format(count) for flag, count in fitting.items())
 
 
-def advice_sft(roles: Sequence[RoleMemory], batch: int, available: float) -> str:
+def advise_sft(roles: Sequence[RoleMemory], batch: int, available: float) -> str:
     """What to change so that imitation fits in `available` GB.
 
-    >>> advice_sft([RoleMemory("policy", int(1e9), int(3e9), update=int(8e9))], 64, 8.0)
+    >>> advise_sft([RoleMemory("policy", int(1e9), int(3e9), update=int(8e9))], 64, 8.0)
     'Add --batch 32'
     """
     room, update = available - sum(role.kept for role in roles) / _GB, max(role.update for role in roles) / _GB
