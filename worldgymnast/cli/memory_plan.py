@@ -8,9 +8,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 
+from worldgymnast.cli.inputs import Components
 from worldgymnast.crew import leader
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import InputError
@@ -26,12 +28,13 @@ from worldgymnast.measure.memory import (
 from worldgymnast.processes import rank
 from worldgymnast.protocols import ComponentInfo, Judge, Policy, WorldModel, tiling_of
 from worldgymnast.recipes.iterated_sft import IterSftConfig
-from worldgymnast.registry import make
+from worldgymnast.registry import make, self_test
 from worldgymnast.report import tables
 from worldgymnast.report.world import Sheet
 from worldgymnast.rl.offload import modules_in
 from worldgymnast.rl.reinforce import ReinforceConfig
 from worldgymnast.rl.trainer import TrainerConfig
+from worldgymnast.run import is_finished
 from worldgymnast.tiling import picture_sizes
 from worldgymnast.training.policy import PolicyTraining
 
@@ -270,6 +273,39 @@ def check_memory(plan: MemoryPlan, advice: Callable[[float], str], *, is_overrul
         plan.show(available)
     if not is_overruled:
         require_room(plan, available, advice, "--over-memory")
+
+
+def move_to_device(
+    components: Components,
+    policy: Path,
+    device: str,
+    out: Path,
+    make_plan: Callable[[], MemoryPlan],
+    advice: Callable[[MemoryPlan, float], str],
+    *,
+    is_overruled: bool,
+) -> None:
+    """Check the memory plan of a training, move its components to the device, and self-test the policy there.
+
+    The plan comes first, while the weights are still on the CPU; a finished run needs none.
+
+    Args:
+        components: what is moved.
+        policy: file of the policy.
+        device: where they run.
+        out: run folder.
+        make_plan: count the roles.
+        advice: what to change, given the plan and the memory of the device in GB.
+        is_overruled: begin although the plan does not fit (`--over-memory`).
+
+    Raises:
+        InputError: the plan does not fit, or the policy is a published one that does not see.
+    """
+    if not is_finished(out):
+        plan = make_plan()
+        check_memory(plan, functools.partial(advice, plan), is_overruled=is_overruled)
+    components.to(device)
+    self_test(components.policy, policy)
 
 
 def advise_rl(plan: MemoryPlan, rl: ReinforceConfig, available: float) -> str:
