@@ -1,4 +1,4 @@
-"""Registry of component kinds, and component files.
+"""Component files: components of every kind to files and back.
 
 Only this module builds components from configs. A component file is a safetensors file whose metadata contains kind,
 config, action spec and manifest, so its path suffices to rebuild the component.
@@ -6,14 +6,11 @@ config, action spec and manifest, so its path suffices to rebuild the component.
 
 from __future__ import annotations
 
-import functools
-import importlib
-import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 from safetensors import SafetensorError
@@ -28,6 +25,8 @@ from worldgymnast.hub import fetch
 from worldgymnast.judges.classifier import ClassifierConfig
 from worldgymnast.judges.descriptions import JudgeReader, build_client, read_description, resolve_model
 from worldgymnast.judges.descriptions import save_judge as save_judge
+from worldgymnast.kinds import GROUPS, NOUNS, Group, class_of, kinds
+from worldgymnast.kinds import register as register
 from worldgymnast.ledger import Ledger
 from worldgymnast.policies import published
 from worldgymnast.policies.flow_vla import FlowVLAConfig
@@ -66,8 +65,6 @@ from worldgymnast.weights import (
     shapes_of,
 )
 from worldgymnast.worldmodel.sampler import WorldModelConfig
-
-Group = Literal["policies", "worlds", "judges", "environments"]
 
 
 @dataclass(frozen=True)
@@ -108,85 +105,6 @@ WorldConfig = WorldModelConfig
 """Configs of world models for `train-world`."""
 JudgeConfig = ClassifierConfig
 """Configs of judges for `train-judge`."""
-GROUPS = ("policies", "worlds", "judges", "environments")
-"""Groups of kinds; packages add kinds by entry points in `worldgymnast.GROUP`."""
-_BUILT_IN: Mapping[str, Mapping[str, str]] = {
-    "policies": {
-        "SmallVLA": "worldgymnast.policies.small_vla:SmallVLA",
-        "FlowVLA": "worldgymnast.policies.flow_vla:FlowVLA",
-        "SmolVLA": "worldgymnast.policies.smolvla:SmolVLA",
-        "TinySmolVLA": "worldgymnast.policies.tiny_smolvla:TinySmolVLA",
-        "Pi0": "worldgymnast.policies.pi0:Pi0",
-        "Pi05": "worldgymnast.policies.pi0:Pi05",
-        "OpenVLA": "worldgymnast.policies.openvla:OpenVLA",
-    },
-    "worlds": {"LatentWorldModel": "worldgymnast.worldmodel.sampler:LatentWorldModel"},
-    "judges": {"SuccessClassifier": "worldgymnast.judges.classifier:SuccessClassifier"},
-    "environments": {
-        "MetaWorld": "worldgymnast.envs.metaworld:MetaWorld",
-        "Libero": "worldgymnast.envs.libero:Libero",
-        "Gymnasium": "worldgymnast.envs.anygym:Gymnasium",
-    },
-}
-_NOUNS = {"policies": "a policy", "worlds": "a world model", "judges": "a judge", "environments": "an environment"}
-_REGISTERED: dict[str, dict[str, type[Any]]] = {group: {} for group in GROUPS}
-
-
-def register(group: Group, component: type[Any]) -> type[Any]:
-    """Register a component class under its name in this process.
-
-    Returns the class.
-
-    A package registers a class for all processes by an entry point with the name of the class:
-    `[project.entry-points."worldgymnast.policies"]`, `MyPolicy = "my_package:MyPolicy"`.
-
-    >>> class MyPolicy: ...
-    >>> register("policies", MyPolicy) is class_of("policies", "MyPolicy")
-    True
-    >>> del _REGISTERED["policies"]["MyPolicy"]
-    """
-    _REGISTERED[group][component.__name__] = component
-    return component
-
-
-def kinds(group: Group) -> list[str]:
-    """Names of all kinds of a group: built-in, of installed packages, and registered in this process.
-
-    >>> kinds("environments")
-    ['Gymnasium', 'Libero', 'MetaWorld']
-    """
-    return sorted({*_BUILT_IN[group], *_entry_points(group), *_REGISTERED[group]})
-
-
-def class_of(group: Group, kind: str) -> type[Any] | None:
-    """Class of a kind, imported on first use.
-
-    None if it is unknown.
-
-    Raises:
-        InputError: the entry point of a package cannot be imported.
-
-    >>> class_of("policies", "SmallVLA").__name__
-    'SmallVLA'
-    """
-    if kind in _REGISTERED[group]:
-        return _REGISTERED[group][kind]
-    if (entry := _entry_points(group).get(kind)) is not None:
-        try:
-            return entry.load()
-        except Exception as error:  # an import can raise anything
-            raise InputError(
-                f"{_NOUNS[group]} '{kind}': cannot import {entry.value} ({error}). Install it again"
-            ) from error
-    if (location := _BUILT_IN[group].get(kind)) is None:
-        return None
-    module, _, name = location.partition(":")
-    return getattr(importlib.import_module(module), name)
-
-
-@functools.cache
-def _entry_points(group: Group) -> dict[str, importlib.metadata.EntryPoint]:
-    return {entry.name: entry for entry in importlib.metadata.entry_points(group=f"worldgymnast.{group}")}
 
 
 def make(group: Group, config: Any, info: ComponentInfo | None = None) -> Any:
@@ -287,10 +205,10 @@ def origin_of(component: object) -> Mapping[str, Any] | None:
 
 def _other_kind(group: Group, kind: str) -> str:
     """Explain a file whose kind is not in the group."""
-    expected = f"expected {_NOUNS[group]} ({', '.join(kinds(group))})"
+    expected = f"expected {NOUNS[group]} ({', '.join(kinds(group))})"
     for other in GROUPS:
         if kind in kinds(other):
-            return f"found {_NOUNS[other]} ({kind}), {expected}. Use another file"
+            return f"found {NOUNS[other]} ({kind}), {expected}. Use another file"
     found = short(kind) if kind else "nothing"
     return f"found {found}, {expected}. Use another file, or install or register its class"
 

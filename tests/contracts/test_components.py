@@ -15,7 +15,7 @@ from foreign import Bright, Dimmer, Light, Mine, MineConfig
 from torch import Tensor
 
 import worldgymnast as wg
-from worldgymnast import registry
+from worldgymnast import kinds, registry
 from worldgymnast.actions import metaworld_spec
 from worldgymnast.envs.metaworld import MetaWorld, MetaWorldConfig
 from worldgymnast.errors import InputError
@@ -38,7 +38,7 @@ def known() -> Any:
     """The foreign policy's class, registered while a test runs."""
     registry.register("policies", Mine)
     yield
-    registry._REGISTERED["policies"].pop("Mine")
+    kinds._REGISTERED["policies"].pop("Mine")
 
 
 def test_own_components_keep_their_contracts() -> None:

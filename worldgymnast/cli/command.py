@@ -18,7 +18,7 @@ from worldgymnast import processes
 from worldgymnast.cli.parse import check_first
 from worldgymnast.configs import Between, Count, Positive, checked
 from worldgymnast.errors import FieldError, InputError
-from worldgymnast.hub import fetch, is_reference
+from worldgymnast.hub import fetch
 from worldgymnast.measure.unplayed import MOST
 from worldgymnast.preprocessing import parse_size, sides, size_text
 from worldgymnast.recipes.reproduce import Recipe
@@ -92,6 +92,26 @@ class Command:
         """Run the command."""
         raise NotImplementedError
 
+    def prepare(self, out: Path | None = None) -> None:
+        """Check the run folder, then download the components that are given as `hf:OWNER/NAME`.
+
+        Every command that reads components calls this, after the checks of its flags and of other outputs.
+
+        Args:
+            out: run folder.
+
+        Raises:
+            InputError: no run can be written to `out`, or a component cannot be downloaded.
+        """
+        if out is not None:
+            processes.on_rank_zero(lambda: check_folder(out))
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if isinstance(value, Path):
+                object.__setattr__(self, entry.name, fetch(value))
+            elif isinstance(value, tuple) and any(isinstance(one, Path) for one in value):
+                object.__setattr__(self, entry.name, tuple(map(fetch, value)))
+
 
 @checked(kw_only=True)
 class DeviceCommand(Command):
@@ -108,14 +128,11 @@ class DeviceCommand(Command):
     threads: Annotated[int, Between(0, max(_MAX_THREADS, 4 * (os.cpu_count() or 1)))] = 0
 
     def prepare(self, out: Path | None = None) -> None:
-        """Set up the device, the threads and the process group.
-
-        Args:
-            out: run folder; it is checked before anything is read.
+        """Set up the device, the threads and the process group; then see `Command.prepare`.
 
         Raises:
-            InputError: there is no such device, the command does not run in several processes, or no run can be
-                written to `out`.
+            InputError: there is no such device, the command does not run in several processes, or as in
+                `Command.prepare`.
         """
         if not self.is_distributed and (count := processes.launched_processes()) > 1:
             raise InputError(
@@ -128,8 +145,7 @@ class DeviceCommand(Command):
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
             torch.set_num_threads(self.threads or cores)
         processes.initialize(self.device)
-        if out is not None:
-            processes.on_rank_zero(lambda: check_folder(out))
+        super().prepare(out)
 
 
 @checked(kw_only=True)
@@ -223,16 +239,6 @@ def check_names(config: Any, prefix: str = "") -> None:
         for one in value if isinstance(value, tuple | list) else (value,):
             if problem := _name_problem(one):
                 raise FieldError(name, problem)
-
-
-def fetch_components(command: Command) -> None:
-    """Replace references to the hub, in the paths of a command, by their downloaded files."""
-    for entry in fields(command):
-        value = getattr(command, entry.name)
-        if isinstance(value, Path) and is_reference(value):
-            object.__setattr__(command, entry.name, fetch(value))
-        elif isinstance(value, tuple) and any(isinstance(one, Path) and is_reference(one) for one in value):
-            object.__setattr__(command, entry.name, tuple(fetch(one) for one in value))
 
 
 def _name_problem(value: Any) -> str:

@@ -61,14 +61,13 @@ def _run(words: list[str], study: Mapping[str, type[Command]]) -> int:
     try:
         name, rest = (next(iter(study)), words) if study else split_name(words)
         command = parse(name, rest, study)
-        from worldgymnast.cli.command import check_names, fetch_components
+        from worldgymnast.cli.command import check_names
         from worldgymnast.cli.drafts import flags_of
         from worldgymnast.keys import allow_keys
         from worldgymnast.trackers import use_trackers
 
         flags += flags_of(command, command.hidden)
         check_names(command)
-        fetch_components(command)
         with allow_keys(keys), use_trackers(trackers):
             return command()
     except KeyboardInterrupt:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 
+from worldgymnast.cli.inputs import Components
 from worldgymnast.crew import leader
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import InputError
@@ -26,12 +28,13 @@ from worldgymnast.measure.memory import (
 from worldgymnast.processes import rank
 from worldgymnast.protocols import ComponentInfo, Judge, Policy, WorldModel, tiling_of
 from worldgymnast.recipes.iterated_sft import IterSftConfig
-from worldgymnast.registry import make
+from worldgymnast.registry import make, self_test
 from worldgymnast.report import tables
 from worldgymnast.report.world import Sheet
 from worldgymnast.rl.offload import modules_in
 from worldgymnast.rl.reinforce import ReinforceConfig
 from worldgymnast.rl.trainer import TrainerConfig
+from worldgymnast.run import is_finished
 from worldgymnast.tiling import picture_sizes
 from worldgymnast.training.policy import PolicyTraining
 
@@ -215,7 +218,7 @@ def advise_rounds(plan: MemoryPlan, config: IterSftConfig, available: float) -> 
     'Add --batch 32'
     """
     rl = ReinforceConfig(rows=config.rows, trainer=TrainerConfig(micro_batch=config.batch))
-    advice = advice_rl(plan.roles, rl, available)
+    advice = advise_roles(plan.roles, rl, available)
     return advice.replace("--rl.rows", "--rows").replace("--rl.trainer.micro-batch", "--batch")
 
 
@@ -272,6 +275,39 @@ def check_memory(plan: MemoryPlan, advice: Callable[[float], str], *, is_overrul
         require_room(plan, available, advice, "--over-memory")
 
 
+def move_to_device(
+    components: Components,
+    policy: Path,
+    device: str,
+    out: Path,
+    make_plan: Callable[[], MemoryPlan],
+    advice: Callable[[MemoryPlan, float], str],
+    *,
+    is_overruled: bool,
+) -> None:
+    """Check the memory plan of a training, move its components to the device, and self-test the policy there.
+
+    The plan comes first, while the weights are still on the CPU; a finished run needs none.
+
+    Args:
+        components: what is moved.
+        policy: file of the policy.
+        device: where they run.
+        out: run folder.
+        make_plan: count the roles.
+        advice: what to change, given the plan and the memory of the device in GB.
+        is_overruled: begin although the plan does not fit (`--over-memory`).
+
+    Raises:
+        InputError: the plan does not fit, or the policy is a published one that does not see.
+    """
+    if not is_finished(out):
+        plan = make_plan()
+        check_memory(plan, functools.partial(advice, plan), is_overruled=is_overruled)
+    components.to(device)
+    self_test(components.policy, policy)
+
+
 def advise_rl(plan: MemoryPlan, rl: ReinforceConfig, available: float) -> str:
     """What to change so that RL, with its workers, fits in `available` GB.
 
@@ -281,25 +317,25 @@ def advise_rl(plan: MemoryPlan, rl: ReinforceConfig, available: float) -> str:
     """
     rest = available - (plan.peak - plan.workers_here)
     if plan.workers is None or not plan.workers.here or rest < 0:
-        return advice_rl(plan.roles, rl, available, plan.device)
+        return advise_roles(plan.roles, rl, available, plan.device)
     fitting = int(rest * plan.workers.here / plan.workers_here)
     if fitting:
         return f"Use --workers {fitting * plan.workers.devices}"
     return "No worker fits beside the training. Use --pool local, or a larger device"
 
 
-def advice_rl(roles: Sequence[RoleMemory], rl: ReinforceConfig, available: float, device: str = "cpu") -> str:
-    """What to change so that RL fits in `available` GB.
+def advise_roles(roles: Sequence[RoleMemory], rl: ReinforceConfig, available: float, device: str = "cpu") -> str:
+    """What to change so that these roles of RL, in the process that trains, fit in `available` GB.
 
     >>> world = RoleMemory("world model", int(6e9), rollout=int(1e9))
     >>> lora = RoleMemory("policy", int(1e9), int(3e9), int(1e9), int(3e9), waiting=int(3e9))
-    >>> advice_rl([lora, world], ReinforceConfig(), 9.0, "cuda")
+    >>> advise_roles([lora, world], ReinforceConfig(), 9.0, "cuda")
     'Add --rl.offload'
 
     >>> policy = RoleMemory("policy", int(1e9), int(3e9), int(1e9), int(8e9))
-    >>> advice_rl([policy], ReinforceConfig(), 8.0)
+    >>> advise_roles([policy], ReinforceConfig(), 8.0)
     'Add --rl.trainer.micro-batch 8'
-    >>> advice_rl([policy], ReinforceConfig(), 4.0).split(".")[0]
+    >>> advise_roles([policy], ReinforceConfig(), 4.0).split(".")[0]
     'Weights, gradients and optimizer take 4 GB, which leaves too little for one rollout at a time'
     """
     if not rl.offload and peak(roles, offload=True) / _GB <= available and device != "cpu":
@@ -326,10 +362,10 @@ def advice_rl(roles: Sequence[RoleMemory], rl: ReinforceConfig, available: float
     return "Add " + " ".join(flag.format(count) for flag, count in fitting.items())
 
 
-def advice_sft(roles: Sequence[RoleMemory], batch: int, available: float) -> str:
+def advise_sft(roles: Sequence[RoleMemory], batch: int, available: float) -> str:
     """What to change so that imitation fits in `available` GB.
 
-    >>> advice_sft([RoleMemory("policy", int(1e9), int(3e9), update=int(8e9))], 64, 8.0)
+    >>> advise_sft([RoleMemory("policy", int(1e9), int(3e9), update=int(8e9))], 64, 8.0)
     'Add --batch 32'
     """
     room, update = available - sum(role.kept for role in roles) / _GB, max(role.update for role in roles) / _GB

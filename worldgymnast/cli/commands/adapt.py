@@ -19,7 +19,7 @@ from worldgymnast.cli.checks import (
 from worldgymnast.cli.command import NO_PREFIX, DeviceCommand, LabelledCommand, OptionalPath, print_written
 from worldgymnast.cli.environment import HIDDEN_HORIZON, check_policy, check_spelling, check_tasks, fitted, is_metaworld
 from worldgymnast.cli.inputs import Components, open_ledger, read
-from worldgymnast.cli.memory_plan import advise_rl, check_memory, plan_rl
+from worldgymnast.cli.memory_plan import advise_rl, move_to_device, plan_rl
 from worldgymnast.cli.origins import cameras_of, check_same_cameras, rule_of
 from worldgymnast.cli.results import print_results, print_training
 from worldgymnast.cli.starters import component_files, refuse_other_robot, refuse_starters, refuse_unknown_tasks
@@ -35,7 +35,7 @@ from worldgymnast.preprocessing import Resize, Size, compact
 from worldgymnast.protocols import Policy, RealEnvironment, StartSampler, predicts_state
 from worldgymnast.recipes.adapt import AdaptConfig, adapt, measure_forgetting
 from worldgymnast.recipes.quickstart import QuickstartConfig
-from worldgymnast.registry import load_judge, load_policy, load_world, self_test
+from worldgymnast.registry import load_judge, load_policy, load_world
 from worldgymnast.report import tables
 from worldgymnast.rl.objective import ObjectiveConfig
 from worldgymnast.rl.reinforce import ReinforceConfig
@@ -123,11 +123,15 @@ class Adapt(DeviceCommand, LabelledCommand):
         check_same_actions(files["policy"], policy.action_spec, files["world"], world.action_spec)
         check_same_cameras(*files.values(), requested=self.image_key)
         check_observed(files["policy"], policy, files["world"], world)
-        if not is_finished(self.out):
-            plan = plan_rl(policy, world, judge, self.config.rl, self.device, what="adapt")
-            check_memory(plan, lambda room: advise_rl(plan, self.config.rl, room), is_overruled=self.over_memory)
-        Components(policy, world, judge).to(self.device)
-        self_test(policy, files["policy"])
+        move_to_device(
+            Components(policy, world, judge),
+            files["policy"],
+            self.device,
+            self.out,
+            lambda: plan_rl(policy, world, judge, self.config.rl, self.device, what="adapt"),
+            lambda plan, room: advise_rl(plan, self.config.rl, room),
+            is_overruled=self.over_memory,
+        )
         rule = rule_of(*files.values(), requested=self.resize)
         env = with_horizon(fitted(self.env, self.given_flags, world.frame_size), self.config.rl.horizon)
         is_suite = is_metaworld(policy.action_spec)

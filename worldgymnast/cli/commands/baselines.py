@@ -21,7 +21,7 @@ from worldgymnast.cli.environment import (
     simulated,
 )
 from worldgymnast.cli.inputs import load_components, open_ledger, read_each
-from worldgymnast.cli.memory_plan import advise_rounds, check_memory, plan_rounds
+from worldgymnast.cli.memory_plan import advise_rounds, move_to_device, plan_rounds
 from worldgymnast.cli.offline import announce, comparable, measure, split_references
 from worldgymnast.cli.origins import cameras_of, check_same_cameras, rule_of
 from worldgymnast.cli.results import print_training
@@ -41,7 +41,6 @@ from worldgymnast.registry import load_policy
 from worldgymnast.rl.reinforce import ReinforceConfig
 from worldgymnast.rl.rollout import executed_per_look
 from worldgymnast.rl.starts import EpisodeStarts, FixedStarts, ParaphrasedStarts, PhotographedStarts
-from worldgymnast.run import is_finished
 from worldgymnast.surrogates.imagination import Imagination
 from worldgymnast.surrogates.simulation import Simulation
 from worldgymnast.training.policy import PolicyTraining, select_demonstrations
@@ -87,15 +86,17 @@ class IterSft(DeviceCommand, LabelledCommand):
         self.prepare(self.out)
         given = {"policy": self.policy, "world": self.world, "judge": self.judge}
         files, config = component_files(**given), self.config
-        spec = load_policy(files["policy"], is_tested=False).action_spec
+        policy = load_policy(files["policy"], is_tested=False)
+        spec = policy.action_spec
         is_scored = has_real_environment(spec, self.given_flags, is_unscored=self.unscored)
         takes_photographs = is_scored or is_metaworld(spec) or names_environment(self.given_flags)
         if not is_scored:
             announce(self.given_flags, self.unscored)
         used = self.env if takes_photographs else None
-        components = load_components(files, self.device, open_ledger(self.out), used, self.given_flags, waits=True)
+        ledger = open_ledger(self.out)
+        components = load_components(files, self.device, ledger, used, self.given_flags, policy=policy, waits=True)
         env = components.env or self.env
-        policy, world, judge = components.policy, components.world, components.judge
+        world, judge = components.world, components.judge
         check_same_cameras(*files.values(), requested=self.image_key)
         if takes_photographs:
             refuse_unknown_tasks(self.judge, environment(env).tasks)
@@ -117,10 +118,15 @@ class IterSft(DeviceCommand, LabelledCommand):
             starts = EpisodeStarts(demos, sorted(set(demos.task)), 0.0)
             horizon = horizon_of(config.horizon, "--horizon", components, self.given_flags, demos, config.execute)
             config = replace(config, horizon=horizon)
-        if not is_finished(self.out):
-            plan = plan_rounds(policy, world, judge, config, self.device)
-            check_memory(plan, lambda room: advise_rounds(plan, config, room), is_overruled=self.over_memory)
-        components.to(self.device)
+        move_to_device(
+            components,
+            files["policy"],
+            self.device,
+            self.out,
+            lambda: plan_rounds(policy, world, judge, config, self.device),
+            lambda plan, room: advise_rounds(plan, config, room),
+            is_overruled=self.over_memory,
+        )
         imagination = Imagination.of(policy, world, judge, config.horizon, config.execute)
         scorer = Scorer(environment(env), self.scoring) if is_scored else None
         trained = iter_sft(policy, imagination, starts, demos, self.out, config, scorer, self.device)

@@ -47,6 +47,7 @@ class CheckEnv(Command):
             robot = unopened_environment(self.env)
         except InputError as error:
             return self._print_problems([str(error)])
+        self.prepare()
         chunk = self.chunk if self.policy is None else load_policy(self.policy).chunk
         result = inspect_environment(robot, chunk, self.rows)
         if self.policy is not None and not result.problems:

@@ -91,8 +91,8 @@ class RecordPolicy(DeviceCommand):
 
     def __call__(self) -> int:
         """Record the rollouts."""
-        self.prepare()
         require_new_path(self.out)
+        self.prepare()
         policy = load_policy(self.policy, self.device)
         env = fitted(self.env, self.given_flags, size_in(self.policy))
         check_policy(self.policy, policy, env)

@@ -95,10 +95,10 @@ class Diagnose(DeviceCommand, LabelledCommand):
 
     def __call__(self) -> int:
         """Print the tables; with `out`, write numbers, strips and report."""
-        self.prepare()
         if self.out is not None:
             check_out(self.out)
         outcomes = read_loops(self.outcomes)  # before anything that takes minutes
+        self.prepare()
         loops = {name: plain_loops(episodes, self.seed) for name, episodes in outcomes.items()}
         results: dict[str, Any] = {}
         strips: Sequence[Strip] = ()

@@ -49,16 +49,17 @@ class ExportRerun(DeviceCommand, LabelledCommand):
 
     def __call__(self) -> int:
         """Read, imagine and judge if requested, write."""
-        self.prepare()
         require_writable("--out", self.out)
-        if not has_episodes(self.source):
-            if self.world or self.judge:
-                raise InputError(
-                    f"--world, --judge: {self.source} is no data set, so nothing can be imagined or judged. Omit them"
-                )
+        is_data = has_episodes(self.source)
+        if not is_data and (self.world or self.judge):
+            raise InputError(
+                f"--world, --judge: {self.source} is no data set, so nothing can be imagined or judged. Omit them"
+            )
+        self.prepare()
+        if is_data:
+            self._export_data()
+        else:
             export_run(self.out, self.source)
-            return print_written(self.out)
-        self._export_data()
         return print_written(self.out)
 
     def _export_data(self) -> None:

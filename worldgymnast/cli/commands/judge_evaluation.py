@@ -163,8 +163,8 @@ class JudgeCalibrate(JudgeEvaluationCommand):
 
     def __call__(self) -> int:
         """Print tables and conclusion; return 1 unless the judge is usable."""
-        self.prepare()
         self.check_outputs(judge=self.judge, plot=self.plot, save=self.save)
+        self.prepare()
         judge = load_judge_with_ledger(self.judge, self.device)
         real, world = self.clips(self.judge)
         if self.save is not None and len(outcomes := set(real.succeeded.tolist())) < 2:
@@ -212,8 +212,8 @@ class JudgeCompare(JudgeEvaluationCommand):
 
     def __call__(self) -> int:
         """Print the tables."""
-        self.prepare()
         self.check_outputs(a=self.a, b=self.b)
+        self.prepare()
         judges = [load_judge_with_ledger(path, self.device) for path in (self.a, self.b)]
         real, world = self.clips(self.a, self.b)
         answers = self.answers(judges, real, world)

@@ -180,6 +180,8 @@ class JudgeCascade(JudgeFileCommand):
 
     def __call__(self) -> int:
         """Write the description."""
+        require_new_path(self.out)
+        self.prepare()
         first, then = self._relative(self.first), self._relative(self.then)
         return self._write(CascadeConfig(first, then, self.low, self.high))
 
@@ -200,5 +202,7 @@ class JudgeEnsemble(JudgeFileCommand):
 
     def __call__(self) -> int:
         """Write the description."""
+        require_new_path(self.out)
+        self.prepare()
         files = tuple(self._relative(path) for path in self.judges)
         return self._write(EnsembleConfig(files, self.rule, self.threshold))

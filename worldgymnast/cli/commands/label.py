@@ -108,10 +108,10 @@ class LabelEpisodes(DeviceCommand, DatasetCommand):
 
     def __call__(self) -> int:
         """Collect the labels, compare the labellers, and write the result."""
-        self.prepare()
         if self.out is not None:
             require_writable("--out", self.out) if self._is_file else require_new_path(self.out)
         files = [read_labels(path) for path in self.compare]  # before anything that takes minutes
+        self.prepare()
         episodes, numbers = self._read()
         votes: dict[str, Sequence[Label | None]] = {}
         if episodes.labelled.any():

@@ -175,9 +175,9 @@ class EvalWorld(DeviceCommand, LabelledCommand):
 
     def __call__(self) -> int:
         """Measure, and print each table as soon as possible."""
-        self.prepare()
         if self.out is not None:
             require_writable("--out", self.out)
+        self.prepare()
         distance = lpips_distance(self.device) if self.perceptual else None
         world = load_world(self.world, self.device)
         judge = None if self.judge is None else load_judge(self.judge, self.device)

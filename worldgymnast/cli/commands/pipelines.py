@@ -29,7 +29,7 @@ from worldgymnast.cli.command import (
 from worldgymnast.cli.data_defaults import RATE, fit_judge, fit_world, horizon_of
 from worldgymnast.cli.environment import HIDDEN_HORIZON, check_policy, check_tasks, fitted
 from worldgymnast.cli.inputs import Components, hold_out_each, read, read_each
-from worldgymnast.cli.memory_plan import advise_rl, check_memory, plan_rl
+from worldgymnast.cli.memory_plan import MemoryPlan, advise_rl, move_to_device, plan_rl
 from worldgymnast.cli.origins import cameras_of, check_same_cameras, rule_of
 from worldgymnast.cli.results import print_results
 from worldgymnast.cli.starters import component_files, refuse_starters, refuse_unknown_tasks
@@ -44,11 +44,11 @@ from worldgymnast.recipes.dyna_recorded import dyna_recorded
 from worldgymnast.recipes.quickstart import QuickstartConfig, quickstart
 from worldgymnast.recipes.relearn import RelearnConfig
 from worldgymnast.recipes.reproduce import Recipe, reproduce
-from worldgymnast.registry import load_learned_judge, load_policy, load_world, self_test, to_dict
+from worldgymnast.registry import load_learned_judge, load_policy, load_world, to_dict
 from worldgymnast.report.collect import collect
 from worldgymnast.report.report import write
 from worldgymnast.rl.reinforce import ReinforceConfig
-from worldgymnast.run import Run, is_finished
+from worldgymnast.run import Run
 from worldgymnast.training.judge import JudgeTraining
 from worldgymnast.training.world import WorldTraining
 
@@ -145,11 +145,10 @@ class Dyna(EvaluationCommand, LabelledCommand):
 
     def __call__(self) -> int:
         """Run all unfinished stages, print the table and write the report."""
+        self._check_flags()
         self.prepare(self.out)
         if self.recorded:
             return self._learn_from_recorded()
-        if self.held_out is not None:
-            raise InputError("--held-out: needs --from, the data sets that episodes are held out of. Omit it")
         given = {"policy": self.policy, "world": self.world, "judge": self.judge}
         paths = component_files(**given)
         policy, world = load_policy(paths["policy"], is_tested=False), load_world(paths["world"])
@@ -161,7 +160,7 @@ class Dyna(EvaluationCommand, LabelledCommand):
         check_policy(paths["policy"], policy, env, "--env.hold")
         check_frames(world.frame_size, env)
         check_tasks(env)
-        self._check_memory(Components(policy, world, judge), self.config.finetune.rl, paths["policy"])
+        self._move_to_device(Components(policy, world, judge), paths["policy"], self.config.finetune.rl)
         rule = rule_of(*paths.values(), requested=self.resize)
         state, labels, size = None if predicts_state(world) else False, self.labels, compact(world.frame_size)
         episodes = read(self.data, size, self.cameras, self.fps, labels=labels, resize=rule, state=state)
@@ -174,10 +173,16 @@ class Dyna(EvaluationCommand, LabelledCommand):
         print_results(self.out, rows)
         return 0
 
+    def _check_flags(self) -> None:
+        """Refuse flags that have no effect with, or without, --from."""
+        if not self.recorded and self.held_out is not None:
+            raise InputError("--held-out: needs --from, the data sets that episodes are held out of. Omit it")
+        unused = sorted(flag for flag in self.given_flags if flag.startswith(_NEEDS_ENVIRONMENT))
+        if self.recorded and unused:
+            raise InputError(f"{', '.join(unused)}: needs a real environment, which --from does without. Omit it")
+
     def _learn_from_recorded(self) -> int:
         """Run one round from recorded episodes; print what is known, and write the report."""
-        if unused := sorted(flag for flag in self.given_flags if flag.startswith(_NEEDS_ENVIRONMENT)):
-            raise InputError(f"{', '.join(unused)}: needs a real environment, which --from does without. Omit it")
         given = {"policy": self.policy, "world": self.world, "judge": self.judge}
         paths = component_files(**given)
         policy, world = load_policy(paths["policy"], is_tested=False), load_world(paths["world"])
@@ -204,7 +209,7 @@ class Dyna(EvaluationCommand, LabelledCommand):
         check_same_actions(paths["policy"], policy.action_spec, folders[0], sets[0].spec)
         rest, held = hold_out_each(self.recorded, recorded, "auto" if self.held_out is None else self.held_out)
         config, rl = self._fitted(old, Components(policy, world, judge), concatenate(recorded))
-        self._check_memory(Components(policy, world, judge), rl, paths["policy"])
+        self._move_to_device(Components(policy, world, judge), paths["policy"], rl)
         result = dyna_recorded(
             paths["policy"],
             (policy, world, judge),
@@ -228,18 +233,18 @@ class Dyna(EvaluationCommand, LabelledCommand):
         print(f"Report: {self.out / REPORT}")
         return 0
 
-    def _check_memory(self, components: Components, rl: ReinforceConfig, policy: Path) -> None:
-        """Print the memory plan of RL, refuse one that does not fit, and move the components to the device."""
-        plan = plan_rl(components.policy, components.world, components.judge, rl, self.device, what="dyna")
-        plan.unknown.append("world model and judge: their own training is not counted")
+    def _move_to_device(self, components: Components, policy: Path, rl: ReinforceConfig) -> None:
+        """See `memory_plan.move_to_device`; the plan is that of RL."""
 
-        def advise(room: float) -> str:
+        def make_plan() -> MemoryPlan:
+            plan = plan_rl(components.policy, components.world, components.judge, rl, self.device, what="dyna")
+            plan.unknown.append("world model and judge: their own training is not counted")
+            return plan
+
+        def advise(plan: MemoryPlan, room: float) -> str:
             return advise_rl(plan, rl, room).replace("--rl.", "--finetune.rl.")
 
-        if not is_finished(self.out):
-            check_memory(plan, advise, is_overruled=self.over_memory)
-        components.to(self.device)
-        self_test(components.policy, policy)
+        move_to_device(components, policy, self.device, self.out, make_plan, advise, is_overruled=self.over_memory)
 
     def _fitted(
         self, old: EpisodeSet, components: Components, recorded: EpisodeSet

@@ -51,6 +51,8 @@ class Plan(Command):
         Raises:
             InputError: the training does not fit.
         """
+        refuse_pool_flags(self.pool, self.given_flags)
+        self.prepare()
         files = component_files(policy=self.policy, world=self.world, judge=self.judge)
         policy, world = load_policy(files["policy"], is_tested=False), load_world(files["world"])
         check_same_actions(files["policy"], policy.action_spec, files["world"], world.action_spec)
@@ -58,7 +60,6 @@ class Plan(Command):
         judge = load_judge(files["judge"], "cpu", Ledger(Path("unused")))
         has_gpu = torch.cuda.is_available()
         device = self.device or ("cuda" if self.memory is not None or has_gpu else "cpu")
-        refuse_pool_flags(self.pool, self.given_flags)
         workers = pool_workers(self.pool, self.workers, device)
         plan = plan_rl(policy, world, judge, self.rl, device, workers=workers)
         available = self.memory

@@ -160,6 +160,7 @@ class ExportPolicy(Command):
     def __call__(self) -> int:
         """Load, compare with the base, write."""
         require_new_path(self.out)
+        self.prepare()
         policy = load_policy(self.policy)
         for note in export_policy(policy, self.base, self.out, adapter_only=self.adapter_only):
             print(f"{self.policy}: {note}", file=sys.stderr)
@@ -189,6 +190,7 @@ class Push(Command):
 
     def __call__(self) -> int:
         """Upload, print the address."""
+        self.prepare()
         if self.dry_run:
             print(model_card(self.file, self.name, self.license), end="")
         else:

@@ -23,7 +23,7 @@ from worldgymnast.cli.environment import (
     task_horizon,
 )
 from worldgymnast.cli.inputs import Cameras, Components, load_components, open_ledger, read_each
-from worldgymnast.cli.memory_plan import advise_rl, check_memory, plan_rl, pool_workers
+from worldgymnast.cli.memory_plan import advise_rl, move_to_device, plan_rl, pool_workers
 from worldgymnast.cli.offline import announce, comparable, measure, split_references, support_of
 from worldgymnast.cli.origins import cameras_of, check_same_cameras, rule_of
 from worldgymnast.cli.results import print_training
@@ -41,7 +41,7 @@ from worldgymnast.protocols import Judge, RealEnvironment, StartSampler, WorldMo
 from worldgymnast.recipes.finetune import FinetuneConfig, MakePool, finetune
 from worldgymnast.recipes.quickstart import QuickstartConfig
 from worldgymnast.recipes.reproduce import Recipe
-from worldgymnast.registry import load_judge, load_policy, self_test
+from worldgymnast.registry import load_judge, load_policy
 from worldgymnast.rl.parallel import follow
 from worldgymnast.rl.reinforce import ReinforceConfig
 from worldgymnast.rl.rollout import executed_per_look
@@ -128,6 +128,7 @@ class Rl(DeviceCommand, LabelledCommand):
 
     def __call__(self) -> int:
         """Train and write the report; in several processes, process 0 does, and the others take part in updates."""
+        refuse_pool_flags(self.pool, self.given_flags)
         self.prepare(self.out)
         if processes.rank() > 0:
             follow(load_policy(component_files(**self._given_files())["policy"], self.device, is_tested=False))
@@ -181,10 +182,7 @@ class Rl(DeviceCommand, LabelledCommand):
         rl = self.config.rl
         rl = replace(rl, horizon=self._horizon(components, robot, episodes))
         rl = rl if make_pool is None else replace(rl, streams="group")
-        if not is_finished(self.out):
-            self._check_memory(components, rl, audit)
-        components.to(self.device)
-        self_test(components.policy, files["policy"])
+        self._move_to_device(components, files["policy"], rl, audit)
         if not is_finished(self.out):
             named = _instructions_by_task(robot, episodes)
             for judge in filter(None, (components.judge, audit)):
@@ -205,15 +203,22 @@ class Rl(DeviceCommand, LabelledCommand):
             measure(self.out, policies, imagination, starts, pictures, references, rl)
         return print_training(self.out)
 
-    def _check_memory(self, components: Components, rl: ReinforceConfig, audit: Judge | None) -> None:
-        """Print the memory plan, and refuse one that does not fit."""
+    def _move_to_device(self, components: Components, policy: Path, rl: ReinforceConfig, audit: Judge | None) -> None:
+        """See `memory_plan.move_to_device`."""
+        parts = components.policy, components.world, components.judge
         workers = pool_workers(self.pool, self.workers, self.device, self.ray_address)
-        plan = plan_rl(components.policy, components.world, components.judge, rl, self.device, audit, workers)
-        check_memory(plan, lambda room: advise_rl(plan, rl, room), is_overruled=self.over_memory)
+        move_to_device(
+            components,
+            policy,
+            self.device,
+            self.out,
+            lambda: plan_rl(*parts, rl, self.device, audit, workers),
+            lambda plan, room: advise_rl(plan, rl, room),
+            is_overruled=self.over_memory,
+        )
 
     def _make_pool(self) -> MakePool | None:
         """Make the pool that the flags describe; None for this process."""
-        refuse_pool_flags(self.pool, self.given_flags)
         if self.pool == "local":
             return None
         load_ray()

@@ -120,8 +120,8 @@ class ScenesDistract(DeviceCommand, DatasetCommand):
 
     def __call__(self) -> int:
         """Edit the scenes."""
-        self.prepare()
         check_writable(self.target)
+        self.prepare()
         plate = load_plate(self.plate or starter_plate())
         if not formats.has_episodes(self.source):
             return self._pictures(plate)

@@ -21,7 +21,7 @@ from worldgymnast.cli.checks import (
 from worldgymnast.cli.command import NO_PREFIX, Command, HeldOut, OptionalPath, TrainingCommand, print_written
 from worldgymnast.cli.data_defaults import RATE, fit_judge, fit_policy, fit_world, size_for, use_state
 from worldgymnast.cli.inputs import check_one_state, held_out_or_default, hold_out_each, read, read_each
-from worldgymnast.cli.memory_plan import advice_sft, check_memory, plan_sft
+from worldgymnast.cli.memory_plan import advise_sft, check_memory, plan_sft
 from worldgymnast.cli.origins import (
     cameras_of,
     check_same_cameras,
@@ -115,7 +115,7 @@ class Sft(TrainingCommand):
         data = origin(episodes, self.image_key or _names(cameras), 0, rule, reads_state)
         if not is_finished(self.out):
             plan = plan_sft(start, config, episodes, self.device)
-            check_memory(plan, lambda room: advice_sft(plan.roles, config.batch, room), is_overruled=self.over_memory)
+            check_memory(plan, lambda room: advise_sft(plan.roles, config.batch, room), is_overruled=self.over_memory)
         if isinstance(start, nn.Module):
             start.to(self.device)
         if start and self.begin_with:
