@@ -10,7 +10,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import TypeVar
 
-from worldgymnast.processes import rank
+from worldgymnast.processes import on_rank_zero, rank
 
 Item = TypeVar("Item")
 
@@ -25,6 +25,28 @@ def track(what: str, items: Sequence[Item]) -> Iterator[Item]:
             progress.advance()
 
 
+class SaveClock:
+    """Tells when a checkpoint is due, so that a kill loses minutes however slow the steps are.
+
+    All processes of a training get the answer of rank 0.
+
+    Args:
+        seconds: longest time between two checkpoints.
+    """
+
+    def __init__(self, seconds: float = 300.0) -> None:
+        self.seconds = seconds
+        self.restart()
+
+    def is_due(self) -> bool:
+        """Whether so many seconds have passed since the last checkpoint."""
+        return on_rank_zero(lambda: time.monotonic() - self._since >= self.seconds)
+
+    def restart(self) -> None:
+        """A checkpoint was saved."""
+        self._since = time.monotonic()
+
+
 class Progress:
     """Progress bar on stderr with rate and remaining time.
 
@@ -34,7 +56,7 @@ class Progress:
     Args:
         what: label, such as "training the world".
         total: number of steps.
-        done: steps finished before a resume; excluded from the rate.
+        done: steps finished before a resume; excluded from the rate, as is the first step.
         every: seconds between two lines without a terminal.
         status: what is under way now, in words; shown during a step. "" if unknown.
     """
@@ -54,8 +76,9 @@ class Progress:
         from rich.progress import Progress as Bar
 
         self.what, self.total, self.done, self.every, self.status = what, total, done, every, status
-        self._first_step, self._start_time = done, time.monotonic()
-        self._last_print, self._note = self._start_time, ""
+        self._counted_from = done, time.monotonic()
+        self._last_print, self._note = time.monotonic(), ""
+        self._is_first = True
         self._has_ended = threading.Event()
         self._printer: threading.Thread | None = None
         console = Console(stderr=True)
@@ -89,7 +112,8 @@ class Progress:
     def _print_line(self) -> None:
         now = time.monotonic()
         self._last_print = now
-        rate = (self.done - self._first_step) / (now - self._start_time)
+        step, since = self._counted_from
+        rate = (self.done - step) / max(now - since, 1e-9)
         left = timedelta(seconds=round((self.total - self.done) / rate)) if rate > 0 else "unknown time"
         line = f"{self.what}: step {self.done}/{self.total}, {rate:.3g} steps/s, {left} left"
         words = self.__rich__()
@@ -102,6 +126,8 @@ class Progress:
     def advance(self, steps: int = 1, note: str = "") -> None:
         """Count `steps` as finished; `note` is appended to the line."""
         self.done, self._note = self.done + steps, note
+        if self._is_first:  # the first step also warms up
+            self._is_first, self._counted_from = False, (self.done, time.monotonic())
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done)
             return

@@ -13,11 +13,13 @@ import pytest
 import torch
 from servers import Faulty, faulty
 
+import worldgymnast.training.fit as fit_module
 from worldgymnast.actions import metaworld_spec
 from worldgymnast.envs.imagined import ImaginedVectorEnv
 from worldgymnast.errors import InputError, Paused
 from worldgymnast.judges.vlm import VLMConfig, VLMJudge
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
+from worldgymnast.progress import SaveClock
 from worldgymnast.protocols import Judge
 from worldgymnast.records import read_metrics
 from worldgymnast.rl.judging import JudgeVerdicts
@@ -149,14 +151,21 @@ def test_averaged_weights_are_scored_and_handed_out_while_the_newest_go_on_learn
     torch.testing.assert_close(trainer.weights(), expected)
 
 
-def test_fit_killed_and_resumed_equals_the_run_never_killed(tmp_path: Path) -> None:
-    config = FitConfig(steps=9, save_every=3, log_every=1)
+@pytest.mark.parametrize("are_steps_slow", [False, True])
+def test_fit_killed_and_resumed_equals_the_run_never_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, are_steps_slow: bool
+) -> None:
+    """Also where a checkpoint is due by the clock, long before `save_every` steps."""
+    config = FitConfig(steps=9, save_every=500 if are_steps_slow else 3, log_every=1)
+    monkeypatch.setattr(fit_module, "SaveClock", lambda: SaveClock(0.0 if are_steps_slow else 300.0))
+    first: list[int] = []
 
     def train(out: Path, stop: int | None = None) -> str:
         torch.manual_seed(0)
         world = LatentWorldModel(TINY, SPEC, 10.0)
 
         def batches(step: int) -> dict[str, torch.Tensor]:
+            first.append(step)
             if step == stop:
                 raise KeyboardInterrupt
             g = torch.Generator().manual_seed(step)
@@ -173,7 +182,9 @@ def test_fit_killed_and_resumed_equals_the_run_never_killed(tmp_path: Path) -> N
     whole = train(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "killed", stop=7)
+    first.clear()
     assert train(tmp_path / "killed") == whole
+    assert first[0] == (7 if are_steps_slow else 6), "the step after the newest checkpoint"
 
 
 def groups_of(policy: SmallVLA, world: LatentWorldModel, fail: bool) -> list[RolloutGroup]:

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from worldgymnast.records import OFFLINE, with_hash
-from worldgymnast.report.offline import offline_sheets
+from worldgymnast.report.answers import answers
+from worldgymnast.report.offline import DO_NOT_USE, offline_doubts, offline_sheets
+from worldgymnast.report.report import Report
 from worldgymnast.weights import to_json, write_text
 
 RATE = {"value": 0.5, "low": 0.3, "high": 0.7, "successes": 16, "count": 32, "errors": 0}
@@ -20,6 +22,37 @@ KNOWN = {
     "doubt": {name: {"mean": 0.1, "unsure": RATE} for name in ("before", "after")},
     "outside": {"expected": 0.05, "before": None, "after": None},
 }
+
+
+def curve(mean: float, spread: float = 1.0) -> dict[str, list[float]]:
+    return {"mean": [mean] * 5, "low": [mean - spread] * 5, "high": [mean + spread] * 5}
+
+
+@pytest.mark.parametrize(
+    ("world", "copied", "other", "reasons"),
+    [
+        (26.0, 20.0, 22.0, []),
+        (19.5, 20.0, 18.0, []),  # the intervals overlap
+        (9.0, 23.0, 8.0, ["(9.0 against 23.0 dB)"]),
+        (26.0, 20.0, 26.0, ["(26.0 and 26.0 dB)"]),
+        (9.0, 23.0, 9.0, ["(9.0 against 23.0 dB)", "(9.0 and 9.0 dB)"]),
+    ],
+)
+def test_a_wrong_world_model_is_named_first(
+    tmp_path: Path, world: float, copied: float, other: float, reasons: list[str]
+) -> None:
+    psnr = {"world": curve(world), "copy": curve(copied), "shuffled": curve(other)}
+    fidelity = {"horizon": [1.0, 2.0, 3.0, 4.0, 5.0], "psnr": psnr, "episodes": 6}
+    known = KNOWN | {"episodes": 6, "fidelity": fidelity, "judge": None, "needed": NEEDED}
+    write_text(tmp_path / OFFLINE, to_json(with_hash(known)))
+    doubts = offline_doubts(tmp_path)
+    assert len(doubts) == (len(reasons) + 1 if reasons else 0)
+    for doubt, reason in zip(doubts, reasons, strict=False):
+        assert doubt.startswith(("Imagined frame 3 ", "With actions of other episodes, imagined frame 3 "))
+        assert reason in doubt
+    found = answers(Report("run", "", offline=offline_sheets(tmp_path), offline_doubts=doubts))
+    assert (found["changed"].sentence == DO_NOT_USE) == bool(reasons)
+    assert found["trust"].sentence.startswith("No. ") == bool(reasons)
 
 
 def needed(folder: Path, corrected: dict[str, Any] | None) -> Any:

@@ -10,7 +10,7 @@ from worldgymnast.cli.command import REPORT, print_written
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.report import tables
 from worldgymnast.report.collect import collect, success
-from worldgymnast.report.offline import NOTHING_REAL
+from worldgymnast.report.offline import DO_NOT_USE, NOTHING_REAL
 from worldgymnast.report.report import write
 
 
@@ -48,6 +48,8 @@ def print_training(out: Path) -> int:
         for sheet in page.offline.values():
             tables.show(tables.sheet(sheet))
         print(" ".join([NOTHING_REAL, *page.offline_notes]))
+        if page.offline_doubts:
+            print(" ".join([f"warning: {DO_NOT_USE}", *page.offline_doubts]))
     print(f"Report: {out / REPORT}")
     return print_written(out / "policy.safetensors")
 

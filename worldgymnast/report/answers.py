@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from worldgymnast.evaluation.agreement import GATE
 from worldgymnast.evaluation.success import Difference, SuccessTable
 from worldgymnast.report.formats import duration, interval, p_value, percent, points
-from worldgymnast.report.offline import JUDGE, NOTHING_REAL
+from worldgymnast.report.offline import DO_NOT_USE, JUDGE, NOTHING_REAL
 
 if TYPE_CHECKING:
     from worldgymnast.report.report import GapRow, Report
@@ -59,7 +59,8 @@ def _changed(report: Report) -> list[str]:
         return [_success(report.table), *_by_task(report.table)]
     if "changed" in report.offline:
         before, after, change = report.offline["changed"].rows[0][1:4]
-        return [f"In the world model, judged success went from {before} to {after}: {change}."]
+        sentence = f"In the world model, judged success went from {before} to {after}: {change}."
+        return [DO_NOT_USE, sentence] if report.offline_doubts else [sentence]
     if scored := _scored(report):
         first, last = scored[0], scored[-1]
         what = _name_of_rate(last)
@@ -162,7 +163,8 @@ def _gap(row: GapRow) -> str:
 
 
 def _trust(report: Report) -> list[str]:
-    known = [*_agreement(report), *_gate(report), *_diagnosis(report), *_offline(report)]
+    known = ["No. " + " ".join(report.offline_doubts)] if report.offline_doubts else []
+    known += [*_agreement(report), *_gate(report), *_diagnosis(report), *_offline(report)]
     known += [*_held(report), *report.warnings]
     if known:
         return known

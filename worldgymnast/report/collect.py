@@ -33,7 +33,7 @@ from worldgymnast.report.folder import (
     versions_of,
 )
 from worldgymnast.report.judging import costs, warnings
-from worldgymnast.report.offline import offline_notes, offline_sheets
+from worldgymnast.report.offline import offline_doubts, offline_notes, offline_sheets
 from worldgymnast.report.report import Curve, GapRow, Pair, Report, Series
 from worldgymnast.run_folder import os_errors_as_input_errors
 from worldgymnast.video import decode
@@ -109,7 +109,7 @@ def _collect(run: Path) -> Report:
         fidelity=_fidelity(gate),
         gallery=[pair for path in learners[:1] for pair in _gallery(path)],
         budget=_budget(run, learners, logs, evaluation),
-        stages=read_seconds(run / "stages.json"),
+        stages=read_seconds(run / "stages.json") or _elapsed(logs),
         warnings=warnings(run, logs),
         costs=costs(run, logs),
         notes=[
@@ -126,7 +126,14 @@ def _collect(run: Path) -> Report:
         diagnosis=diagnosis,
         offline=offline_sheets(run),
         offline_notes=offline_notes(run),
+        offline_doubts=offline_doubts(run),
     )
+
+
+def _elapsed(logs: Mapping[str, Rows]) -> dict[str, float]:
+    """Return the seconds between the first and the last logged step of each training, pauses included."""
+    times = {name: [row["time"] for row in rows if "time" in row] for name, rows in logs.items()}
+    return {f"{name}, from its first to its last logged step": t[-1] - t[0] for name, t in times.items() if len(t) > 1}
 
 
 def success(evaluation: Mapping[str, Rows], file: Path | str = "evaluation.json") -> SuccessTable | None:

@@ -13,8 +13,12 @@ from worldgymnast.report.world import Sheet
 
 NOTHING_REAL = "Nothing was scored for real: whether the policy is better on the robot is unknown."
 """First sentence about a training without a real environment."""
+DO_NOT_USE = "Do not use this policy yet: it was trained in a world model that does not predict the robot."
+"""First sentence about a training in a world model that is known to be wrong."""
 JUDGE = "judge: "
 """Start of the names of rows about the judge."""
+_SAME = 0.1
+"""Decibels that two sets of frames may differ by and count as equally close."""
 _LABELS = (
     "No episode has a success label, so the judge's errors are unknown. Label some with `worldgymnast label DATA`, "
     "then run `worldgymnast diagnose`."
@@ -54,6 +58,38 @@ def offline_notes(run: Path) -> list[str]:
     if "episodes" not in known:
         notes.append("Without --data, world model and judge were not compared with real episodes.")
     return notes
+
+
+def offline_doubts(run: Path) -> list[str]:
+    """Return why the world model is wrong according to RUN/offline.json; empty without evidence, or without this file.
+
+    A world model is wrong where the first frame, copied, is certainly closer to the real frames, or where other actions
+    would have given the same frames; both halfway through the episodes.
+    """
+    file = run / OFFLINE
+    known = read_hashed(file, RERUN) if file.exists() else {}
+    if not (fidelity := known.get("fidelity")):
+        return []
+    half = (len(fidelity["horizon"]) - 1) // 2
+    frame, psnr = f"{fidelity['horizon'][half]:.0f}", fidelity["psnr"]
+
+    def value(name: str, bound: str) -> float:
+        found = psnr.get(name, {}).get(bound, [None] * (half + 1))[half]
+        return math.nan if found is None else found
+
+    mean = {name: value(name, "mean") for name in ("world", "copy", "shuffled")}
+    doubts = []
+    if value("world", "high") < value("copy", "low"):
+        doubts.append(
+            f"Imagined frame {frame} is farther from the real one than a copy of the first frame is "
+            f"({mean['world']:.1f} against {mean['copy']:.1f} dB)."
+        )
+    if mean["world"] < mean["shuffled"] + _SAME:
+        doubts.append(
+            f"With actions of other episodes, imagined frame {frame} is as close to the real one as with the true ones "
+            f"({mean['shuffled']:.1f} and {mean['world']:.1f} dB)."
+        )
+    return [*doubts, "Train the world model for longer, or on more episodes, before RL."] if doubts else []
 
 
 def _imagined(known: Mapping[str, Any]) -> Sheet:

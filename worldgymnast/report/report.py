@@ -97,6 +97,7 @@ class Report:
         diagnosis: causes of wrong verdicts on imagined rollouts.
         offline: what is known of a training without a real environment, by section (see `answers.TITLES`).
         offline_notes: sentences about it.
+        offline_doubts: reasons not to trust its world model.
     """
 
     title: str
@@ -122,6 +123,7 @@ class Report:
     diagnosis: DiagnosisView | None = None
     offline: Mapping[str, Sheet] = field(default_factory=dict)
     offline_notes: Sequence[str] = ()
+    offline_doubts: Sequence[str] = ()
 
 
 def _sort_key(value: float) -> str:

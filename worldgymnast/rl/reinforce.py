@@ -26,7 +26,7 @@ from worldgymnast.evaluation.guard import GuardConfig
 from worldgymnast.evaluation.keeping import EVIDENCE
 from worldgymnast.evaluation.success import Difference
 from worldgymnast.evaluation.task_trust import Scoring, TrustConfig
-from worldgymnast.progress import Progress
+from worldgymnast.progress import Progress, SaveClock
 from worldgymnast.protocols import Judge, Policy, RolloutPool, StatusPool
 from worldgymnast.rl.audit import Guard
 from worldgymnast.rl.collect import CollectConfig, Collector, DrawStarts, Uncertainty, Verify
@@ -104,7 +104,7 @@ class ReinforceConfig(CollectConfig):
         trust: when a task loses its reward, and when it regains it.
         trainer: the update.
         guard: whether judged successes are confirmed by an audit judge and for real.
-        save_every: steps between two checkpoints.
+        save_every: most steps between two checkpoints. At least one is saved every five minutes, after a step.
         offload: rollouts and updates take turns on the device: world model and judge wait in host memory during an
             update, the optimizer's state and the start policy during rollouts. The numbers are the same.
     """
@@ -227,7 +227,7 @@ class _Loop:
         config, end = self.config, self.config.steps
         if self.guard.should_stop(first):
             end = first
-        label = "reinforcement learning in imagination"
+        label, clock = "reinforcement learning in imagination", SaveClock()
         with Progress(label, config.steps, done=first, status=self.status) as progress:
             for step in range(first, config.steps + 1):
                 try:
@@ -242,8 +242,9 @@ class _Loop:
                 self.run.log(step, metrics)
                 if step == end:
                     break
-                if (step + 1) % config.save_every == 0:
+                if (step + 1) % config.save_every == 0 or clock.is_due():
                     self.trainer.save(self.run, step + 1, self.trust.state())
+                    clock.restart()
                 if self.guard.should_stop(step):
                     end = step + 1
 

@@ -26,7 +26,7 @@ from worldgymnast import processes
 from worldgymnast.configs import Between, Fraction, NonNegative, Positive, Seed, checked
 from worldgymnast.errors import FieldError
 from worldgymnast.precision import Precision, autocast, compute_dtype
-from worldgymnast.progress import Progress
+from worldgymnast.progress import Progress, SaveClock
 from worldgymnast.run import Run, load_optimizer_tensors, optimizer_tensors
 from worldgymnast.run_folder import checkpoint_errors_as_input_errors
 from worldgymnast.sharding import full_on_first_rank, full_tensor, local_shard, shard_module
@@ -62,7 +62,7 @@ class FitConfig:
         seed: of every random draw.
         precision: of matrix products, "auto", "fp32" or "bf16"; see `worldgymnast.precision`.
         log_every: steps between two rows of metrics.
-        save_every: steps between two checkpoints.
+        save_every: most steps between two checkpoints. At least one is saved every five minutes.
     """
 
     steps: Positive = 1000
@@ -143,6 +143,7 @@ def fit(module: nn.Module, batches: Batches, config: FitConfig, run: Run, label:
     last = {k: v for row in logged for k, v in row.items() if k not in ("step", "time", "seconds", "wait")}
     optimize = _OptimizerStep(loss, optimizer, config, device)
     numbers = (step * config.parts + part for step in range(first, config.steps) for part in _parts(config))
+    clock = SaveClock()
     with Prefetcher(batches, numbers) as prefetcher, Progress(label, config.steps, done=first) as progress:
         for step in range(first, config.steps):
             metrics = optimize(prefetcher, step)
@@ -151,8 +152,9 @@ def fit(module: nn.Module, batches: Batches, config: FitConfig, run: Run, label:
             if step % config.log_every == 0 or step + 1 == config.steps:
                 last = metrics | {"lr": learning_rate(config, step)}
                 run.log(step, last | {"seconds": prefetcher.seconds, "wait": prefetcher.wait_share()})
-            if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
+            if step + 1 == config.steps or (step + 1) % config.save_every == 0 or clock.is_due():
                 _save(run, step + 1, trained, averaged, optimizer)
+                clock.restart()
     parameters = dict(module.named_parameters())
     with torch.no_grad():
         for name, mean in averaged.items():
