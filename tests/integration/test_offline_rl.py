@@ -23,7 +23,7 @@ from worldgymnast.measure.offline import ROLLOUTS, References, measure_offline
 from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.recipes.presets import debug
 from worldgymnast.registry import Manifest, save_component
-from worldgymnast.report.offline import NOTHING_REAL
+from worldgymnast.report.offline import DO_NOT_USE, NOTHING_REAL
 from worldgymnast.surrogates.imagination import Imagination
 from worldgymnast.types import ActionChunk, Observation
 from worldgymnast.video import png
@@ -57,6 +57,8 @@ def test_rl_without_an_environment_says_so_and_shows_what_is_known(
     said = says(*words)
     assert said.splitlines()[0] == NOTICE
     assert NOTHING_REAL in said
+    assert said.index("RL in it teaches nothing") < said.index("imagined rollouts"), "an untrained world model"
+    assert DO_NOT_USE in said
     assert "may have been trained on the real episodes" in said
     page = (out / "report.html").read_text()
     for text in (NOTHING_REAL, "Without a real environment", "Real episodes that show a gain of 10 points",

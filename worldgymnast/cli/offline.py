@@ -12,12 +12,13 @@ from worldgymnast.cli.inputs import hold_out
 from worldgymnast.cli.origins import HeldOut, held_out_of, holds_out
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.errors import InputError
-from worldgymnast.measure.offline import ROLLOUTS, References
+from worldgymnast.measure.offline import ROLLOUTS, References, measure_fidelity
 from worldgymnast.measure.support import Support, evenly_spaced
-from worldgymnast.protocols import Policy, StartSampler
+from worldgymnast.protocols import Policy, StartSampler, WorldModel
 from worldgymnast.recipes.iterated_sft import IterSftConfig
 from worldgymnast.recipes.offline import write_offline
 from worldgymnast.records import OFFLINE
+from worldgymnast.report.offline import doubts
 from worldgymnast.rl.reinforce import ReinforceConfig
 from worldgymnast.rl.starts import PhotographedStarts
 from worldgymnast.surrogates.imagination import Imagination
@@ -84,6 +85,12 @@ def comparable(references: References | None, spec: ActionSpec) -> References | 
         print(f"--data: {error}. Only frames are used: world model and judge are not compared with these episodes")
         return None
     return references
+
+
+def warn_of_wrong_world(references: References | None, world: WorldModel, horizon: int) -> None:
+    """Print a warning before a training whose world model does not predict the test episodes."""
+    if references is not None and (found := doubts(measure_fidelity(world, references.test, horizon=horizon))):
+        print(f"warning: {' '.join(found)} RL in it teaches nothing about the robot", flush=True)
 
 
 def support_of(references: References | None, imagination: Imagination) -> Support | None:

@@ -27,7 +27,7 @@ from worldgymnast.evaluation.uncertainty import judge_uncertainty, success_proba
 from worldgymnast.measure.diagnosis import diagnose
 from worldgymnast.measure.support import EXPECTED, Support, evenly_spaced
 from worldgymnast.measure.world import replay_fidelity, to_plain
-from worldgymnast.protocols import Policy
+from worldgymnast.protocols import Policy, WorldModel
 from worldgymnast.surrogates.imagination import ImaginedSurrogate, score_in
 from worldgymnast.types import Rollout, Start
 
@@ -178,8 +178,7 @@ def _against_reality(
     surrogate: ImaginedSurrogate, references: References, horizon: int, rows: int, seed: int
 ) -> dict[str, Any]:
     """Measure fidelity and judge on imagined replays of real episodes."""
-    test = references.test.select(references.test.length >= _MIN_LENGTH)
-    test = test.select(np.array(_spread(range(len(test)), MAX_EPISODES), np.int64))
+    test = _replayable(references.test, MAX_EPISODES)
     results: dict[str, Any] = {
         "episodes": len(test),
         "labelled": int(test.labelled.sum()),
@@ -188,10 +187,7 @@ def _against_reality(
         "judge": None,
     }
     if len(test):
-        length = min(horizon, int(np.sort(test.length)[len(test) // 10]))
-        long_enough = test.select(test.length >= length)
-        fidelity = replay_fidelity(surrogate.world, long_enough, length=length, rows=min(rows, 32), seed=seed)
-        results["fidelity"] = numbers(to_plain(_shown(fidelity)))
+        results["fidelity"] = _fidelity(surrogate.world, test, horizon, rows, seed)
     if test.labelled.any():
         diagnosis = diagnose(
             surrogate.world,
@@ -208,9 +204,28 @@ def _against_reality(
     return results
 
 
-def _shown(fidelity: dict[str, Any]) -> dict[str, Any]:
-    """Return the PSNR of the world model and of its baselines, by frame."""
-    return {name: fidelity[name] for name in ("horizon", "episodes", "psnr")}
+def measure_fidelity(
+    world: WorldModel, test: EpisodeSet, *, horizon: int, episodes: int = 8, rows: int = 32, seed: int = 0
+) -> dict[str, Any] | None:
+    """Return the PSNR of imagined replays of a few episodes and of its baselines, by frame; None without episodes.
+
+    The same as "fidelity" of `measure_offline`, in seconds, before a training.
+    """
+    chosen = _replayable(test, episodes)
+    return _fidelity(world, chosen, horizon, rows, seed) if len(chosen) else None
+
+
+def _replayable(test: EpisodeSet, most: int) -> EpisodeSet:
+    """Return at most so many episodes that have frames to compare, evenly spread."""
+    long_enough = test.select(test.length >= _MIN_LENGTH)
+    return long_enough.select(np.array(_spread(range(len(long_enough)), most), np.int64))
+
+
+def _fidelity(world: WorldModel, test: EpisodeSet, horizon: int, rows: int, seed: int) -> dict[str, Any]:
+    length = min(horizon, int(np.sort(test.length)[len(test) // 10]))
+    long_enough = test.select(test.length >= length)
+    fidelity = replay_fidelity(world, long_enough, length=length, rows=min(rows, 32), seed=seed)
+    return numbers(to_plain({name: fidelity[name] for name in ("horizon", "episodes", "psnr")}))
 
 
 def _rates(recall: dict[str, Any]) -> dict[str, Any]:

@@ -61,14 +61,21 @@ def offline_notes(run: Path) -> list[str]:
 
 
 def offline_doubts(run: Path) -> list[str]:
-    """Return why the world model is wrong according to RUN/offline.json; empty without evidence, or without this file.
+    """Return the `doubts` about the world model of RUN/offline.json; empty without this file."""
+    file = run / OFFLINE
+    return doubts(read_hashed(file, RERUN).get("fidelity")) if file.exists() else []
+
+
+def doubts(fidelity: Mapping[str, Any] | None) -> list[str]:
+    """Return sentences on why a world model is wrong; empty without evidence.
 
     A world model is wrong where the first frame, copied, is certainly closer to the real frames, or where other actions
     would have given the same frames; both halfway through the episodes.
+
+    Args:
+        fidelity: see `measure.offline.measure_offline`; None if unknown.
     """
-    file = run / OFFLINE
-    known = read_hashed(file, RERUN) if file.exists() else {}
-    if not (fidelity := known.get("fidelity")):
+    if not fidelity:
         return []
     half = (len(fidelity["horizon"]) - 1) // 2
     frame, psnr = f"{fidelity['horizon'][half]:.0f}", fidelity["psnr"]
@@ -78,18 +85,18 @@ def offline_doubts(run: Path) -> list[str]:
         return math.nan if found is None else found
 
     mean = {name: value(name, "mean") for name in ("world", "copy", "shuffled")}
-    doubts = []
+    found = []
     if value("world", "high") < value("copy", "low"):
-        doubts.append(
+        found.append(
             f"Imagined frame {frame} is farther from the real one than a copy of the first frame is "
             f"({mean['world']:.1f} against {mean['copy']:.1f} dB)."
         )
     if mean["world"] < mean["shuffled"] + _SAME:
-        doubts.append(
+        found.append(
             f"With actions of other episodes, imagined frame {frame} is as close to the real one as with the true ones "
             f"({mean['shuffled']:.1f} and {mean['world']:.1f} dB)."
         )
-    return [*doubts, "Train the world model for longer, or on more episodes, before RL."] if doubts else []
+    return [*found, "Train the world model for longer, or on more episodes, before RL."] if found else []
 
 
 def _imagined(known: Mapping[str, Any]) -> Sheet:

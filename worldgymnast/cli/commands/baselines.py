@@ -22,7 +22,7 @@ from worldgymnast.cli.environment import (
 )
 from worldgymnast.cli.inputs import load_components, open_ledger, read_each
 from worldgymnast.cli.memory_plan import advise_rounds, move_to_device, plan_rounds
-from worldgymnast.cli.offline import announce, comparable, measure, split_references
+from worldgymnast.cli.offline import announce, comparable, measure, split_references, warn_of_wrong_world
 from worldgymnast.cli.origins import cameras_of, check_same_cameras, rule_of
 from worldgymnast.cli.results import print_training
 from worldgymnast.cli.starters import component_files, refuse_starters, refuse_unknown_tasks
@@ -129,9 +129,11 @@ class IterSft(DeviceCommand, LabelledCommand):
         )
         imagination = Imagination.of(policy, world, judge, config.horizon, config.execute)
         scorer = Scorer(environment(env), self.scoring) if is_scored else None
-        trained = iter_sft(policy, imagination, starts, demos, self.out, config, scorer, self.device)
         if not is_scored:
             references = comparable(references, world.action_spec)
+            warn_of_wrong_world(references, world, config.horizon)
+        trained = iter_sft(policy, imagination, starts, demos, self.out, config, scorer, self.device)
+        if not is_scored:
             measure(self.out, (policy, trained), imagination, starts, (), references, config)
         return print_training(self.out)
 

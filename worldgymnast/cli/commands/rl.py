@@ -24,7 +24,14 @@ from worldgymnast.cli.environment import (
 )
 from worldgymnast.cli.inputs import Cameras, Components, load_components, open_ledger, read_each
 from worldgymnast.cli.memory_plan import advise_rl, move_to_device, plan_rl, pool_workers
-from worldgymnast.cli.offline import announce, comparable, measure, split_references, support_of
+from worldgymnast.cli.offline import (
+    announce,
+    comparable,
+    measure,
+    split_references,
+    support_of,
+    warn_of_wrong_world,
+)
 from worldgymnast.cli.origins import cameras_of, check_same_cameras, rule_of
 from worldgymnast.cli.results import print_training
 from worldgymnast.cli.starters import component_files, refuse_other_robot, refuse_starters, refuse_unknown_tasks
@@ -195,6 +202,7 @@ class Rl(DeviceCommand, LabelledCommand):
             finetune(components.policy, imagination, starts, self.out, rl, scorer, audit, make_pool=make_pool)
         else:
             references = comparable(references, components.world.action_spec)
+            warn_of_wrong_world(references, components.world, rl.horizon)
             support = support_of(references, imagination)
             result = finetune(
                 components.policy, imagination, starts, self.out, rl, None, audit, support=support, make_pool=make_pool
