@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import two_cameras
@@ -207,6 +208,44 @@ def test_actions_come_from_a_json_file_a_component_or_a_data_set(tmp_path: Path,
     write(folder, files)
     says(*given, "--action-spec", data, "--out", tmp_path / "c.json", code=0)
     assert json.loads((tmp_path / "c.json").read_text())["action_spec"]["axes"] == list(two_cameras.SPEC.axes)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_statistics_of_a_base_model_are_measured_on_data(
+    kind: str, tmp_path: Path, says: Says, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The way of most owners: a base model without statistics, and a LeRobot data set of their own robot."""
+    folder, data = checkpoint(kind, lerobot, tmp_path / "base"), two_cameras.write(tmp_path / "data", 6)
+    for file in folder.glob("policy_*processor*"):
+        file.unlink()
+    out = tmp_path / "policy.json"
+    given = ["import-policy", folder, "--out", out, "--tokenizer", tokenizer(tmp_path / "words"), "--set", *TINY[kind]]
+    assert "the scale of the actions, as in base models" in says(*given)
+    assert main([str(word) for word in (*given, "--statistics", data)]) == 0
+    assert "measured actions of 6 episodes" in capsys.readouterr().err
+    episodes = [two_cameras.episode(index) for index in range(6)]
+    actions = np.concatenate([episode.actions for episode in episodes]).astype(np.float64)
+    states = np.concatenate([episode.state for episode in episodes if episode.state is not None]).astype(np.float64)
+    measured = json.loads((tmp_path / "policy.norm_stats.json").read_text())["norm_stats"]
+    np.testing.assert_allclose(measured["actions"]["std"], actions.std(0), rtol=1e-5)
+    np.testing.assert_allclose(measured["state"]["q99"], np.quantile(states, 0.99, axis=0), rtol=1e-5)
+    policy: Any = load_policy(out)
+    assert policy.action_spec.axes == two_cameras.SPEC.axes
+    low, high = np.quantile(actions, 0.01, axis=0), np.quantile(actions, 0.99, axis=0)
+    wanted = (high - low) / 2 if kind == "pi05" else actions.std(0)
+    np.testing.assert_allclose(policy.action_scale, wanted, rtol=1e-4)
+    policy.act(observation(policy, (48, 64), 6), temperature=0.0, generator=None)
+    assert "already exists" in says(*given, "--statistics", data)
+
+
+def test_statistics_of_relative_actions_are_not_measured(tmp_path: Path, says: Says) -> None:
+    folder, data = checkpoint("pi0", lerobot, tmp_path / "base"), two_cameras.write(tmp_path / "data", 2)
+    for file in folder.glob("policy_*processor*"):
+        file.unlink()
+    words = ["--set", *TINY["pi0"], "relative_axes=[0,1]", "--tokenizer", tokenizer(tmp_path / "words")]
+    out = tmp_path / "policy.json"
+    assert main([str(w) for w in ("import-policy", folder, "--out", out, "--statistics", data, *words)]) == 2
+    assert not list(tmp_path.glob("policy*")), "the flags can be corrected, and the command run again"
 
 
 def test_folders_and_hub_names_without_description_lead_to_the_command(tmp_path: Path) -> None:

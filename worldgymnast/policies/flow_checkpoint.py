@@ -289,7 +289,8 @@ class FlowCheckpoint:
                 "statistics",
                 "the scale of the actions, as in base models: a norm_stats.json",
                 f"{settings.folder}: has no statistics of actions, like the base models of lerobot, so actions have no "
-                "scale. Set 'statistics' to a norm_stats.json of your data, or use a finetuned checkpoint",
+                "scale. Set 'statistics' to a norm_stats.json of your data, which import-policy --statistics DATA "
+                "measures, or use a finetuned checkpoint",
             )
         modes = settings.modes(kind) if is_lerobot else dict.fromkeys(("ACTION", "STATE"), _OPENPI_MODES[kind])
         epsilon = LEROBOT_EPSILON if is_lerobot else OPENPI_EPSILON

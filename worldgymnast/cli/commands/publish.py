@@ -16,6 +16,7 @@ from worldgymnast.cli.command import Command, file_suffix, print_written
 from worldgymnast.cli.starters import spec_in
 from worldgymnast.configs import checked
 from worldgymnast.episodes.formats import has_episodes, read
+from worldgymnast.episodes.statistics import action_statistics
 from worldgymnast.errors import FieldError, InputError
 from worldgymnast.files import read_json_object
 from worldgymnast.publishing import model_card, push_to_hub
@@ -27,12 +28,14 @@ _FLAGS = {
     "action_spec": "--action-spec libero|bridge|FILE|DATA",
     "tokenizer": "--tokenizer NAME",
     "cameras": "--cameras NAME...",
-    "statistics": "--statistics FILE",
+    "statistics": "--statistics DATA|FILE",
     "key": "--key NAME",
     "trained_by": "--trained-by NAME",
 }
 """Flag of each field that has one; the others are set by --set FIELD=VALUE."""
 _PATHS = ("tokenizer", "statistics")
+_THUMBNAIL = 16
+"""Pixels of frames that nobody looks at."""
 
 
 @checked(kw_only=True)
@@ -49,7 +52,8 @@ class ImportPolicy(Command):
             with the same actions.
         tokenizer: folder with the language model's tokenizer.json, or its name on the hub; OpenVLA: tokenizer.json.
         cameras: your cameras, in the order of the checkpoint.
-        statistics: norm_stats.json (openpi) for a checkpoint without statistics, such as a base model.
+        statistics: for a checkpoint without statistics, such as a base model: your data set, which is measured, or
+            openpi's norm_stats.json. A data set also gives the action spec, if no flag does.
         key: entry of the statistics, if there are several.
         trained_by: code that trained an OpenVLA: "openvla", "openvla-oft" or "simplevla-rl".
         set: other fields of the description, such as crop=center or lora_rank=32; values are JSON or plain text.
@@ -60,7 +64,7 @@ class ImportPolicy(Command):
     action_spec: Annotated[str | None, tyro.conf.arg(metavar="NAME|FILE|DATA")] = None
     tokenizer: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     cameras: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME...")] = ()
-    statistics: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    statistics: Annotated[str | None, tyro.conf.arg(metavar="DATA|FILE")] = None
     key: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     trained_by: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FIELD=VALUE...")] = ()
@@ -72,7 +76,19 @@ class ImportPolicy(Command):
             InputError: the files leave fields open that no flag gives; all of them are named.
         """
         require_new_path(self.out)
-        draft = describe_policy(self.checkpoint, self._given())
+        measured = self.out.with_suffix(".norm_stats.json")
+        if self.statistics is None or not Path(self.statistics).is_dir():
+            return self._describe(self._given())
+        require_new_path(measured)
+        try:
+            return self._describe(self._given() | self._measure(measured), measured)
+        except BaseException:
+            measured.unlink(missing_ok=True)
+            raise
+
+    def _describe(self, given: dict[str, Any], measured: Path | None = None) -> int:
+        """Write the description, if it is complete; MEASURED has the statistics."""
+        draft = describe_policy(self.checkpoint, given)
         if draft.open:
             parts = [f"{one.question} ({_FLAGS.get(one.field, f'--set {one.field}=VALUE')})" for one in draft.open]
             raise InputError(
@@ -80,12 +96,36 @@ class ImportPolicy(Command):
                 "these flags"
             )
         fields = draft.fields
+        if measured is not None:
+            self._check_measured(fields)
+            fields = fields | {"statistics": measured.name}
         if self.out.parent.resolve() == Path(fields["checkpoint"]):
             fields = fields | {"checkpoint": "."}
         write_text(self.out, to_json(fields))
         read_fields = ", ".join(f"{name} {fields[name]}" for name in draft.is_read)
         print(f"{self.checkpoint}: read from its files: {read_fields}. Correct {self.out} if needed", file=sys.stderr)
         return print_written(self.out)
+
+    def _measure(self, out: Path) -> dict[str, Any]:
+        """Measure the data set of --statistics, write OUT, and return the fields that follow from it."""
+        data = Path(str(self.statistics))
+        episodes = read(data, image_key="all", size=_THUMBNAIL)
+        spec = episodes.spec if self.action_spec is None else _spec(self.action_spec)
+        try:
+            write_text(out, to_json(action_statistics(episodes, spec)))
+        except ActionSpecMismatch as error:
+            raise InputError(f"--statistics: {data}: {error}. Give data of the same actions") from error
+        print(f"{data}: measured actions of {len(episodes)} episodes: {out}", file=sys.stderr)
+        return {"statistics": str(out.resolve()), "action_spec": spec.to_dict()}
+
+    def _check_measured(self, fields: Mapping[str, Any]) -> None:
+        """Refuse statistics of absolute actions for a checkpoint that predicts relative ones."""
+        if fields.get("relative_axes"):
+            raise FieldError(
+                "statistics",
+                f"{self.checkpoint} predicts actions relative to the state, whose statistics cannot be measured here. "
+                "Measure them with the code that trained it, and give its norm_stats.json",
+            )
 
     def _given(self) -> dict[str, Any]:
         """Fields that the flags give."""
