@@ -27,6 +27,7 @@ from worldgymnast.episodes.lerobot_spec import STATS, action_key, own_field, rec
 from worldgymnast.episodes.lerobot_survey import Survey, survey
 from worldgymnast.episodes.rates import check_fps, resolve_rate
 from worldgymnast.errors import InputError
+from worldgymnast.progress import track
 from worldgymnast.text import is_sentence
 from worldgymnast.video import iterate_frames
 
@@ -334,7 +335,7 @@ def _lerobot_episodes(metadata: layout.Layout, result: Survey, inspection: _Insp
                 hint = "they are skipped; the video and the rows were cut differently, or rows were dropped"
                 text = f"{pairing.unused} frames that belong to no row"
                 inspection.add("warning", pairing.file, "frames", text, "one per row", hint)
-    for rows in sort_by_file(metadata, result.rows):
+    for rows in track(f"{metadata.root}: checking episodes", sort_by_file(metadata, result.rows)):
         is_paired = all(camera.has(rows) for camera in cameras)
         inspection.check_episode(
             _Episode(
