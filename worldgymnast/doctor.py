@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +27,10 @@ import torch
 
 from worldgymnast.measure.machine import machine_bytes
 from worldgymnast.policies.full_size import FULL_SIZES, FullSize
+from worldgymnast.progress import track
 
 DISK_GB = 2.0
-"""Free disk space required by the main job."""
+"""Free disk space required by `worldgymnast quickstart`."""
 MEMORY_GB = 8.0
 """Upper bound on the memory use of every command."""
 
@@ -77,7 +79,7 @@ class Check:
         result: the finding, in words.
         needed_for: features that require it.
         fix: instructions if it is missing.
-        is_required: whether the main job (`worldgymnast quickstart`) requires it.
+        is_required: whether `worldgymnast quickstart` requires it.
     """
 
     name: str
@@ -92,25 +94,17 @@ def diagnose() -> list[Check]:
     """Run all checks; takes a few seconds and changes nothing."""
     command, pipe = [sys.executable, "-c", _RENDER], subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=_gl_environment()) as renderer:
-        checks = [
-            _python(),
-            _torch(),
-            _devices(),
-            _bf16(),
-            _video(),
-            _sentence_encoder(),
-            _starter(),
-            _disk(),
-            _cache(),
-            _memory(),
-        ]
-        rendering = _rendering(renderer)
+        probes = (
+            *(_python, _torch, _devices, _bf16, _video, _sentence_encoder, _starter, _disk, _cache, _memory),
+            partial(_rendering, renderer),
+        )
+        *checks, rendering = [probe() for probe in track("checking this machine", probes)]
     published = [*_vlas(), _tokenizers(), _hub_cache()]
     return [*checks[:4], rendering, *checks[4:], *(_extra(name, use) for name, use in _EXTRAS.items()), *published]
 
 
 def exit_code(checks: Sequence[Check]) -> int:
-    """0 if the main job can run, else 1."""
+    """0 if `worldgymnast quickstart` can run, else 1."""
     return int(any(check.is_required and not check.is_ok for check in checks))
 
 
@@ -128,13 +122,14 @@ def report(checks: Sequence[Check]) -> str:
     page = io.StringIO()
     width = max(100, shutil.get_terminal_size((120, 40)).columns)
     Console(file=page, width=width).print(table)
-    fixes = [f"  {check.name}: {check.fix}" for check in checks if not check.is_ok and check.fix]
     lines = [line.rstrip() for line in page.getvalue().splitlines()]
-    if fixes:
-        lines += ["", "To do:", *fixes]
+    for head, is_required in (("To do:", True), ("Optional:", False)):
+        fixes = [one for one in checks if not one.is_ok and one.fix and one.is_required == is_required]
+        if fixes:
+            lines += ["", head, *(f"  {one.name}: {one.fix}" for one in fixes)]
     missing = [check.name for check in checks if check.is_required and not check.is_ok]
     closing = f"cannot run yet; missing: {', '.join(missing)}." if missing else "can run here."
-    return "\n".join([*lines, "", f"The main job {closing}"])
+    return "\n".join([*lines, "", f"worldgymnast quickstart {closing}"])
 
 
 def _mark(check: Check) -> str:

@@ -43,7 +43,7 @@ from filelock import FileLock, Timeout
 from safetensors.torch import save_file
 from torch import Tensor
 
-from worldgymnast.errors import InputError
+from worldgymnast.errors import FieldError, InputError
 from worldgymnast.files import read_json_object, short
 from worldgymnast.ledger import FILE
 from worldgymnast.processes import on_rank_zero, rank_zero_only
@@ -238,10 +238,9 @@ class Run:
         saved = read_json_object(file, "use another run folder")
         if difference := first_difference(saved, self.config):
             field, old, new = difference
-            raise InputError(
-                f"{file}: field '{field}': found {short(old)}, expected {short(new)} as in this command; "
-                "rerun the original command to resume, or give another run folder"
-            )
+            problem = f"{self.path} was started with {short(old)}; this command has {short(new)}"
+            fix = f"rerun the first command in {self.path / 'command.txt'}. To start anew, give another run folder"
+            raise FieldError(field, f"{problem}. To resume it, {fix}")
 
     # ------------------------------------------------------------ metrics
 

@@ -10,7 +10,7 @@ from worldgymnast.doctor import Check, diagnose, exit_code, report
 
 GOOD = Check("torch", True, "2.13.0", "everything")
 BAD = Check("disk", False, "0.1 GB free here", "runs", "free some")
-ABSENT = Check("ray", False, "not installed", "optional: many machines", is_required=False)
+ABSENT = Check("ray", False, "not installed", "optional: many machines", "install it", is_required=False)
 
 
 def test_only_what_the_main_job_needs_decides() -> None:
@@ -21,9 +21,10 @@ def test_only_what_the_main_job_needs_decides() -> None:
 def test_the_report_says_what_to_do() -> None:
     text = report([GOOD, BAD, ABSENT])
     assert "MISSING  disk" in text
-    assert "disk: free some" in text
+    assert "To do:\n  disk: free some\n\nOptional:\n  ray: install it" in text
     assert text.endswith("missing: disk.")
-    assert report([GOOD, ABSENT]).endswith("The main job can run here.")
+    assert report([GOOD, ABSENT]).endswith("worldgymnast quickstart can run here.")
+    assert "To do" not in report([GOOD, ABSENT])
 
 
 def test_a_crash_while_rendering_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:

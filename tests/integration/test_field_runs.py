@@ -316,7 +316,8 @@ def test_a_finished_run_is_read_where_nothing_can_be_written(
         assert run.summary["photographs"] == 3
         run.finish(run.summary)
     assert sorted(whole.rglob("*")) == before
-    assert "field 'seed'" in refusal(lambda: Run(whole, CONFIG | {"seed": 1}))
+    line = refusal(lambda: Run(whole, CONFIG | {"seed": 1}))
+    assert f"field 'seed': {whole} was started with {CONFIG['seed']}; this command has 1. To resume it, rerun" in line
     (whole / "summary.json").unlink()
     assert "cannot be used (Read-only file system)" in refusal(lambda: Run(whole, CONFIG))
 

@@ -38,7 +38,7 @@ def test_train_world_mixes_sets_and_remembers_their_shares(sets, tmp_path, capsy
     assert main([*command, "--shares", "3", "1", "--out", str(tmp_path / "out")]) == 0
     assert json.loads((tmp_path / "out/config.json").read_text())["inputs"]["shares"] == [[3.0, 3], [1.0, 3]]
     assert main([*command, "--shares", "3", "2", "--out", str(tmp_path / "out")]) == 2
-    assert "field 'inputs.shares': found [[3.0, 3], [1.0, 3]], expected [[3.0, 3], [2.0, 3]]" in capsys.readouterr().err
+    assert "was started with [[3.0, 3], [1.0, 3]]; this command has [[3.0, 3], [2.0, 3]]" in capsys.readouterr().err
 
 
 def test_sets_that_cannot_be_mixed_are_refused(sets, tmp_path, capsys) -> None:

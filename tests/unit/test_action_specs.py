@@ -304,11 +304,11 @@ def test_non_numeric_rows_are_one_line(tmp_path) -> None:
 def test_check_reports_the_assumed_motion(tmp_path) -> None:
     v3(tmp_path / "vague")
     lines = [str(finding) for finding in check(tmp_path / "vague")]
-    assert any("deltas or absolute targets" in line for line in lines)
+    assert any("(a guess by their range)" in line for line in lines)
     v3(tmp_path / "clear", d=6, names=list(JOINTS))
     lines = [str(finding) for finding in check(tmp_path / "clear")]
-    assert not any("deltas or absolute targets" in line for line in lines)
-    assert any("joint absolute" in line for line in lines)
+    assert not any("a guess by their range" in line for line in lines)
+    assert any("absolute targets, in the recorded range" in line for line in lines)
 
 
 # ---------------------------------------------------------------- two data sets of one robot

@@ -264,7 +264,7 @@ def test_metadata_that_are_not_an_object(copy, function):
         (
             "features.action.worldgymnast",
             None,
-            r"action_spec: found none, .* assumed is \[x y z gripper\] in unknown, frame unknown",
+            r"action_spec: the data do not .* read as \[x y z gripper\], at .* Hz, .*from one robot",
         ),
         (f"{SPEC_FIELD}.unit", "furlong", "action_spec.unit: found 'furlong', expected one such as"),
         ("features.success", None, "features: found no 'success'"),

@@ -147,7 +147,7 @@ def test_policies_read_their_cameras_and_the_state(kind: tuple[type, type], robo
     torch.testing.assert_close(policy.logprobs(obs, chunk), chunk.logprobs)
     moved = replace(obs, state=obs.state + policy.state_std)
     assert not torch.equal(policy.logprobs(moved, chunk), chunk.logprobs)
-    with pytest.raises(InputError, match="needs a state of 6 numbers, found none"):
+    with pytest.raises(InputError, match=r"needs a state of 6 numbers, found none. For a call of `act`, give Obs"):
         policy.act(Observation(obs.images, obs.instruction), temperature=0.0, generator=None)
 
 

@@ -149,17 +149,22 @@ def _line(left: str, right: str) -> str:
 
 def preset_help(name: str, presets: Mapping[str, Callable[[], Any]]) -> str:
     """Return the introduction to help without a preset."""
-    lines = [f"  {preset:<12}{(make.__doc__ or '').partition('.')[0]}" for preset, make in presets.items()]
-    head = f"PRESET comes first, before the flags. Example: worldgymnast {name} debug --help"
+    lines = [f"  {preset:<12}{_summary(make)}" for preset, make in presets.items()]
+    head = f"PRESET comes first; it names a set of defaults. Example: worldgymnast {name} debug --help"
     return "\n".join([head, *lines, f"Defaults below: {next(iter(presets))}.", ""])
 
 
 def size_help(name: str, sizes: Mapping[str, Callable[[], Any]]) -> str:
     """Return the introduction to help without the first argument: a size, or a kind."""
-    lines = [f"  {size:<22}{(make.__doc__ or '').partition(': ')[0]}" for size, make in sizes.items()]
+    lines = [f"  {size:<22}{_summary(make)}" for size, make in sizes.items()]
     word = COMMANDS[name].arguments.split()[0].strip("[]")
     head = f"{word} may come first, before the data. Example: worldgymnast {name} {list(sizes)[1]} DATA --out RUN"
     return "\n".join([head, *lines, f"Defaults below: {next(iter(sizes))}.", ""])
+
+
+def _summary(make: Callable[[], Any]) -> str:
+    """Return the first line of a preset's docstring, as a description of what it returns."""
+    return (make.__doc__ or "").partition("\n")[0].removeprefix("Return ").rstrip(".")
 
 
 def join(words: Iterable[str]) -> str:

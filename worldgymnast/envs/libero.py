@@ -43,7 +43,7 @@ Camera = Literal["agentview", "wrist"]
 
 @checked
 class LiberoConfig:
-    """Config of LIBERO.
+    """LIBERO, a simulator that takes the place of the real robot.
 
     Attributes:
         suite: name of the suite without "libero_": "object", "spatial", "goal", "10", "90" or one of LIBERO-PRO.

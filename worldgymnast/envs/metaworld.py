@@ -48,7 +48,7 @@ _SUPERSAMPLING = 2
 
 @checked
 class MetaWorldConfig:
-    """Config of the embedded real environment.
+    """Meta-World, the simulator that takes the place of the real robot unless --env chooses another.
 
     Attributes:
         tasks: Meta-World task names without the version, such as "drawer-open".

@@ -27,6 +27,7 @@ from worldgymnast.episodes.lerobot_spec import STATS, action_key, own_field, rec
 from worldgymnast.episodes.lerobot_survey import Survey, survey
 from worldgymnast.episodes.rates import check_fps, resolve_rate
 from worldgymnast.errors import InputError
+from worldgymnast.progress import track
 from worldgymnast.text import is_sentence
 from worldgymnast.video import iterate_frames
 
@@ -334,7 +335,7 @@ def _lerobot_episodes(metadata: layout.Layout, result: Survey, inspection: _Insp
                 hint = "they are skipped; the video and the rows were cut differently, or rows were dropped"
                 text = f"{pairing.unused} frames that belong to no row"
                 inspection.add("warning", pairing.file, "frames", text, "one per row", hint)
-    for rows in sort_by_file(metadata, result.rows):
+    for rows in track(f"{metadata.root}: checking episodes", sort_by_file(metadata, result.rows)):
         is_paired = all(camera.has(rows) for camera in cameras)
         inspection.check_episode(
             _Episode(
@@ -355,8 +356,7 @@ def _check_spec(metadata: layout.Layout, inspection: _Inspection) -> None:
     spec, info = metadata.spec, metadata.root / layout.INFO
     name = f"{own_field(metadata.info) or layout.OWN}.action_spec"
     if not metadata.is_own:
-        hint = f"assumed is {spec} with the statistics' min and max as its range{_assumed_motion(spec)}"
-        inspection.add("warning", info, name, "none", "the meaning of the actions", hint)
+        inspection.findings.append(Finding("warning", str(info), name, f"{name}: {_assumed(spec)}"))
         stats, key = metadata.root / STATS, action_key(metadata.info["features"])
         if stats.is_file() and recorded_range(metadata.root, metadata.version, spec.axes, key) is None:
             hint = "taken from the rows; LeRobot cannot train without: recompute them there, or convert it again"
@@ -367,9 +367,13 @@ def _check_spec(metadata: layout.Layout, inspection: _Inspection) -> None:
         inspection.add("warning", info, f"{name}.unit", f"'{spec.unit}'", expected, hint)
 
 
-def _assumed_motion(spec: ActionSpec) -> str:
-    """A note for specs that declare neither deltas nor absolute targets."""
-    if spec.motion != UNKNOWN:
-        return ""
-    assumption = "absolute targets" if spec.is_absolute else "deltas, with 0 as no motion"
-    return f"; deltas or absolute targets are not declared, assumed are {assumption}"
+def _assumed(spec: ActionSpec) -> str:
+    """In words, how actions are read whose meaning the data do not declare."""
+    kind = "absolute targets" if spec.is_absolute else "deltas, with 0 as no motion"
+    guess = " (a guess by their range)" if spec.motion == UNKNOWN else ""
+    rate = "at an unknown rate" if spec.rate is None else f"at {spec.rate:g} Hz"
+    return (
+        f"the data do not declare what their actions mean. They are read as [{' '.join(spec.axes)}], {rate}, {kind}"
+        f"{guess}, in the recorded range. If all your data are from one robot, there is nothing to do; else see "
+        "docs/how-to/lerobot.md"
+    )

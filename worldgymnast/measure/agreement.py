@@ -44,10 +44,10 @@ class AgreeConfig:
         per_task: starts per task.
         first_layout: seed of the first layout; the others follow.
         lengths: horizons in actions at which success is measured; the longest is rolled out.
-        temperature: of sampling; 0 is greedy.
+        temperature: sampling temperature; 0 is greedy.
         rows: most rollouts imagined in parallel.
         workers: processes of the real environment.
-        seed: of every random draw.
+        seed: random seed.
         execute: actions to execute of each predicted chunk; all by default.
     """
 

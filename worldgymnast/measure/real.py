@@ -29,7 +29,7 @@ class ScoreConfig:
 
     Attributes:
         per_task: episodes per task.
-        temperature: of sampling; 0 is greedy.
+        temperature: sampling temperature; 0 is greedy.
         first_layout: seed of the first layout; use layouts that were never recorded. By default those that a benchmark
             keeps for the final evaluation, at most as many as it has; otherwise 1000000.
         workers: processes of the real environment.

@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from worldgymnast.actions import ActionSpec
 from worldgymnast.configs import to_dict
-from worldgymnast.errors import FieldError, InputError
+from worldgymnast.errors import FieldError
 from worldgymnast.policies.experts import Context, Inputs
 from worldgymnast.policies.flow_chain import (
     ALL_STEPS,
@@ -40,6 +40,7 @@ from worldgymnast.policies.flow_expert_config import FlowExpertConfig
 from worldgymnast.policies.letterbox import letterbox
 from worldgymnast.policies.lora import add_adapters
 from worldgymnast.policies.prompts import load_tokenizer, prompt_tokens
+from worldgymnast.policies.state import checked_state
 from worldgymnast.types import STATE, ActionChunk, Metrics, Observation
 from worldgymnast.weights import fingerprint, mean_and_deviation, weights_hash
 
@@ -229,13 +230,7 @@ class FlowExpert(nn.Module):
     def _normalized(self, state: Tensor | None) -> Tensor | None:
         if not (width := self.config.state_dim):
             return None
-        if state is None or state.shape[-1] != width:
-            found = "none" if state is None else f"one of {state.shape[-1]} numbers"
-            raise InputError(
-                f"policy needs a state of {width} numbers, found {found}. Give a policy, a world model and data with "
-                "the same state"
-            )
-        return (state.to(self.device).float() - self.state_offset) / self.state_scale
+        return (checked_state(state, width).to(self.device).float() - self.state_offset) / self.state_scale
 
     def _origin(self, obs: Observation) -> Float[Tensor, "b 1 a"]:
         """Numbers to which predictions are relative: those of the state on `relative_axes`, elsewhere 0."""

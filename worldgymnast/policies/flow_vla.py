@@ -32,10 +32,10 @@ _TIMES = 16
 
 @checked
 class FlowVLAConfig:
-    """Config of a `FlowVLA`.
+    """A small convolutional policy with continuous actions by flow matching; config of `FlowVLA`.
 
     Attributes:
-        chunk: actions per look, k.
+        chunk: actions per look, k. If omitted, `sft` scales it to the data's rate: 4 at 30 frames per second.
         steps: Euler steps from noise to actions.
         noise: noise scale of the stochastic sampler at temperature 1; it is 0 at temperature 0.
         width: channels of the trunk.

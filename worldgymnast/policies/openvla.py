@@ -35,6 +35,7 @@ from worldgymnast.policies.openvla_language import (
 from worldgymnast.policies.openvla_prompt import BOS, STOP, PromptTokenizer, left_padded
 from worldgymnast.policies.openvla_tokens import BINS, decode, draw, encode
 from worldgymnast.policies.openvla_vision import SIDE, Projector, VisionBackbone
+from worldgymnast.policies.state import checked_state
 from worldgymnast.protocols import ComponentInfo
 from worldgymnast.types import STATE, ActionChunk, Metrics, Observation
 from worldgymnast.weights import content_hash
@@ -186,13 +187,7 @@ class OpenVLA(nn.Module):
         return vla_images.center_crop(frames, _CROP_AREA, SIDE)
 
     def _state(self, obs: Observation) -> Float[Tensor, "b p"]:
-        expected, state = self.config.state_dim, obs.state
-        if state is None or state.shape[-1] != expected:
-            found = "none" if state is None else f"one of {state.shape[-1]} numbers"
-            raise InputError(
-                f"policy needs a state of {expected} numbers, found {found}. Give a policy, a world model and data "
-                "with the same state"
-            )
+        state = checked_state(obs.state, self.config.state_dim)
         return self.config.statistics.normalize_state(state.to(self.device))
 
     def prefix(self, obs: Observation) -> tuple[Float[Tensor, "b n h"], Bool[Tensor, "b n"]]:

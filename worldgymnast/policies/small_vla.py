@@ -26,10 +26,10 @@ from worldgymnast.types import IMAGE, ActionChunk, Metrics, Observation
 
 @checked
 class SmallVLAConfig:
-    """Config of a `SmallVLA`.
+    """A small convolutional policy with discrete actions; config of `SmallVLA`.
 
     Attributes:
-        chunk: actions per look, k.
+        chunk: actions per look, k. If omitted, `sft` scales it to the data's rate: 4 at 30 frames per second.
         bins: vocabulary size of an action token.
         width: channels of the trunk.
         blocks: residual blocks.

@@ -73,11 +73,12 @@ class TinySmolVLASizes(SmolVLASizes):
 
 @checked
 class TinySmolVLAConfig(SmolVLAConfig):
-    """Config of a `TinySmolVLA`; see `FlowExpertConfig`.
+    """SmolVLA with small sizes and random weights; config of `TinySmolVLA`, see `FlowExpertConfig`.
 
     Attributes:
         horizon: actions that the network predicts.
-        chunk: actions that a look returns, the first of them.
+        chunk: actions that a look returns, the first of them. If omitted, `sft` scales it to the data's rate: 4 at 30
+            frames per second.
         sizes: sizes of the network.
         tokenizer: "minilm", or folder or hub name of another tokenizer, with `sizes.vocabulary` to match.
         prompt_length: tokens of a padded prompt.

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from worldgymnast.configs import Between
 from worldgymnast.errors import FieldError, InputError
+from worldgymnast.policies.state import checked_state
 from worldgymnast.text import SENTENCE_WIDTH, SentenceEncoder
 from worldgymnast.types import IMAGE, STATE, Observation
 from worldgymnast.weights import mean_and_deviation, module_identity
@@ -170,13 +171,8 @@ class Trunk(nn.Module):
     def _normalized(self, state: Tensor | None) -> Tensor | None:
         if not self.state_dim:
             return None
-        if state is None or state.shape[-1] != self.state_dim:
-            found = "none" if state is None else f"one of {state.shape[-1]} numbers"
-            raise InputError(
-                f"policy needs a state of {self.state_dim} numbers, found {found}. Give a policy, a world model and "
-                "data with the same state"
-            )
-        normalized = (state.to(self.device).float() - self.state_mean) / self.state_std
+        state = checked_state(state, self.state_dim).to(self.device).float()
+        normalized = (state - self.state_mean) / self.state_std
         return normalized.clamp(-_MAX_DEVIATION, _MAX_DEVIATION)
 
 

@@ -107,12 +107,12 @@ PRESETS: dict[str, Callable[[], Recipe]] = {f.__name__: f for f in (metaworld, q
 
 
 def embedded() -> WorldTraining:
-    """Return the default: 7M parameters on 64x64 frames, an hour on two cores."""
+    """Return 7M parameters on 64x64 frames: the default, small enough for a CPU."""
     return WorldTraining()
 
 
 def bridge_25m() -> WorldTraining:
-    """Return 25M parameters on 256x256 frames with WorldGym's actions: half an hour on two cores."""
+    """Return 25M parameters on 256x256 frames with WorldGym's actions: for larger pictures."""
     transformer = TransformerConfig(
         channels=32, grid=(16, 16), patch=2, width=320, layers=6, heads=4, window=8, action_dim=10
     )
@@ -127,7 +127,7 @@ def bridge_25m() -> WorldTraining:
 
 
 def bridge_25m_diffusion() -> WorldTraining:
-    """Return the same size with published settings: v-prediction, 20 context frames, 10 guided steps."""
+    """Return bridge-25m with the published objective: 20 context frames, 10 denoising steps a frame."""
     base = bridge_25m()
     transformer = replace(base.world.transformer, window=20, context=0, learned_positions=False)
     world = WorldModelConfig(
@@ -180,17 +180,23 @@ WORLDS: dict[str, Callable[[], WorldTraining]] = {
 
 
 def small_vla() -> PolicyTraining:
-    """Return a convolutional trunk with action tokens: 0.3M parameters."""
+    """Return a small convolutional policy with discrete actions: the default, choose it first."""
     return PolicyTraining()
 
 
 def flow_vla() -> PolicyTraining:
-    """Return the same trunk with a flow-matching head: see docs/results/flow-policy.md."""
+    """Return small-vla with continuous actions by flow matching: imitates better, RL did not improve it.
+
+    See docs/results/flow-policy.md.
+    """
     return PolicyTraining(FlowVLAConfig(), fit=FitConfig(steps=1200, lr=1e-3))
 
 
 def tiny_smolvla() -> PolicyTraining:
-    """Return SmolVLA with small sizes and random weights: 2M parameters, see docs/results/small-smolvla.md."""
+    """Return SmolVLA with small sizes and random weights: to test that path, it hardly acts.
+
+    See docs/results/small-smolvla.md.
+    """
     return PolicyTraining(TinySmolVLAConfig(), demonstrations=20, fit=FitConfig(steps=6000, lr=1e-3))
 
 

@@ -207,7 +207,7 @@ class PolicyRecordConfig:
     """Recording of labeled real rollouts of a policy.
 
     Attributes:
-        temperatures: of sampling.
+        temperatures: sampling temperatures.
         per_temperature: episodes per task and temperature.
         length: actions per episode.
         seed: first layout; every task and temperature has its own.

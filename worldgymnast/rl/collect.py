@@ -64,7 +64,7 @@ class CollectConfig:
             differently. 0 futures disables this. Fresh noise is enough for a stochastic world model; a deterministic
             one needs disturbed pixels or actions.
         curriculum: draw tasks by learnability instead of uniformly.
-        seed: of every random draw.
+        seed: random seed.
         streams: random streams of sampling: one per step, or one per group. With "group" the rollouts of a group do not
             depend on who rolls it out, which --pool ray needs; the numbers differ from those of "step".
     """

@@ -56,11 +56,11 @@ class FitConfig:
             training, and up to five times in host memory per process. No effect with a single process.
         lr: peak learning rate; linear warmup, then cosine decay to a hundredth.
         warmup: share of the steps used for warmup.
-        weight_decay: of AdamW.
+        weight_decay: weight decay of AdamW.
         clip_norm: largest gradient norm.
         ema: decay of the averaged weights (EMA), which are the result.
-        seed: of every random draw.
-        precision: of matrix products, "auto", "fp32" or "bf16"; see `worldgymnast.precision`.
+        seed: random seed of the training.
+        precision: number format of matrix products, "auto", "fp32" or "bf16"; see `worldgymnast.precision`.
         log_every: steps between two rows of metrics.
         save_every: most steps between two checkpoints. At least one is saved every five minutes.
     """

@@ -37,12 +37,14 @@ class JudgeTraining:
     """Training of the classifier on real episodes and their imagined replays.
 
     Attributes:
-        judge: sizes.
+        judge: the judge: its sizes, and how it judges.
         batch: pairs of frames per step.
         fit: the training loop.
         calibration: held-out policy rollouts per task for choosing the threshold; 0 for one in four, at most 20.
-        stride: frames between two that the judge sees; the policy's action chunk.
-        late: also start imagined replays this many frames into the episodes, as rollouts do; 0 disables.
+        stride: frames between two that the judge sees; the policy's action chunk. If omitted, `train-judge` scales it
+            to the data's rate: 4 at 30 frames per second.
+        late: also start imagined replays this many frames into the episodes, as rollouts do; 0 disables. If omitted,
+            `train-judge` scales it to the data's rate: 18 at 30 frames per second.
         language: train on every sentence that `scenes.language` writes for a task, instead of a few.
     """
 

@@ -39,11 +39,13 @@ class WorldTraining:
     """Training of the autoencoder, then of the transformer over its latents.
 
     Attributes:
-        world: sizes.
+        world: the world model: its sizes, and how it imagines.
         frames: frames per step of the autoencoder.
         autoencoder: training loop of the autoencoder.
-        clips: clips per step of the transformer.
-        length: actions per clip.
+        clips: clips per step of the transformer. If omitted, `train-world` takes fewer where `length` is longer: 12 at
+            30 frames per second.
+        length: actions per clip. If omitted, `train-world` scales it to the data's rate: 48, the most, at 30 frames
+            per second.
         fit: training loop of the transformer.
         balanced: draw half of the clips of each task from successful episodes, half from failed ones.
         thaw: when starting from a world model, also finetune its autoencoder (for unseen colors and objects).

@@ -23,7 +23,7 @@ from worldgymnast.types import Metrics
 
 @checked
 class AutoencoderConfig:
-    """Config of an `Autoencoder`.
+    """The network that makes frames smaller (latents) and back; config of `Autoencoder`.
 
     Attributes:
         channels: latent channels, c.

@@ -33,13 +33,14 @@ class TransformerConfig:
 
     Attributes:
         channels: latent channels, c.
-        grid: latent height and width.
+        grid: latent height and width. If omitted, `train-world` takes those of the data's frames.
         patch: side of a token, in latents.
         width: features of a token.
         layers: pairs of a spatial and a temporal block.
         heads: attention heads.
-        window: frames that temporal attention spans, the current one included.
-        action_dim: numbers in an action.
+        window: frames that temporal attention spans, the current one included. If omitted, `train-world` scales it to
+            the data's rate: 18 at 30 frames per second.
+        action_dim: numbers in an action. If omitted, `train-world` takes those of the data.
         context: clean frames concatenated to the noisy latents: 0 for none (the published layout), 1 for the previous
             frame, 2 for the previous and the first frame of the rollout.
         learned_positions: add a learned vector per token to the rotary positions.
