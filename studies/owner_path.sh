@@ -37,7 +37,8 @@ cameras="--image-key front wrist"
 run 0 sft data/mine $cameras --labels data/labels.jsonl --state --policy.cameras front wrist --fit.steps 150 \
     --batch 32 --out runs/sft
 # shellcheck disable=SC2086
-run 0 train-world data/mine $cameras --state --autoencoder.steps 150 --fit.steps 120 --clips 4 --out runs/world
+run 0 train-world data/mine --labels data/labels.jsonl $cameras --state --autoencoder.steps 150 \
+    --fit.steps 120 --clips 4 --out runs/world
 run 0 train-judge data/mine --labels data/labels.jsonl --world runs/world/world.safetensors --fit.steps 60 --batch 32 \
     --out runs/judge
 run 0 diagnose data/mine --held-out auto --labels data/labels.jsonl --world runs/world/world.safetensors \
