@@ -166,8 +166,15 @@ def check_readable(tab: Tab, width: int, theme: str) -> None:
     assert set(tab.run(shown)) == {f"chart {theme}"}
     assert tab.run(f"document.querySelectorAll('img.{other}').length") > 0
     if width == 390:
-        scroller = "[...document.querySelectorAll('.scroll')].find(each => each.scrollWidth > each.clientWidth)"
-        tab.until(f"{scroller}.tabIndex === 0 && {scroller}.getAttribute('aria-label') === 'Success by task'")
+        assert tab.run("[...document.querySelectorAll('.scroll')].every(each => each.scrollWidth <= each.clientWidth)")
+
+
+def test_a_table_that_does_not_fit_scrolls_by_keyboard(tab: Tab) -> None:
+    tab.call("Emulation.setDeviceMetricsOverride", width=260, height=800, deviceScaleFactor=1, mobile=True)
+    assert tab.run("document.documentElement.scrollWidth") <= 260
+    scroller = "[...document.querySelectorAll('.scroll')].find(each => each.scrollWidth > each.clientWidth)"
+    tab.until(f"{scroller}.tabIndex === 0 && {scroller}.getAttribute('aria-label') === 'Success by task'")
+    tab.call("Emulation.clearDeviceMetricsOverride")
 
 
 def test_paper_is_light_and_has_everything(tab: Tab) -> None:

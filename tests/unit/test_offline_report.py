@@ -53,6 +53,32 @@ def test_a_wrong_world_model_is_named_first(
     found = answers(Report("run", "", offline=offline_sheets(tmp_path), offline_doubts=doubts))
     assert (found["changed"].sentence == DO_NOT_USE) == bool(reasons)
     assert found["trust"].sentence.startswith("No. ") == bool(reasons)
+    assert found["changed"].is_warning == found["trust"].is_warning == bool(reasons)
+
+
+def test_real_frames_and_imagined_replays_have_rows_of_their_own(tmp_path: Path) -> None:
+    def rate(successes: int) -> dict[str, Any]:
+        return {"value": successes / 3, "low": 0.0, "high": 1.0, "successes": successes, "count": 3, "errors": 0}
+
+    judge = {
+        "real": {"known": rate(3), "refused": rate(2)},
+        "imagined": {"known": rate(1), "refused": rate(0)},
+        "successes": 3,
+        "failures": 3,
+    }
+    known = KNOWN | {"episodes": 6, "fidelity": None, "judge": judge, "needed": NEEDED}
+    write_text(tmp_path / OFFLINE, to_json(with_hash(known)))
+    sheets = offline_sheets(tmp_path)
+    assert [(name, value.split()[-1]) for name, value, _ in sheets["trust"].rows] == [
+        ("judge: true successes recognized, real frames", "(3/3)"),
+        ("judge: true successes recognized, imagined replays", "(1/3)"),
+        ("judge: true failures refused, real frames", "(2/3)"),
+        ("judge: true failures refused, imagined replays", "(0/3)"),
+    ]
+    found = answers(Report("run", "", offline=sheets))["trust"]
+    said = " ".join((found.sentence, *found.more))
+    assert "recognizes: 100 % [0, 100] (3/3) on real frames, 33 % [0, 100] (1/3) on imagined replays." in said
+    assert "refuses: 67 % [0, 100] (2/3) on real frames, 0 % [0, 100] (0/3) on imagined replays." in said
 
 
 def needed(folder: Path, corrected: dict[str, Any] | None) -> Any:

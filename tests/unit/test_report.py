@@ -143,7 +143,7 @@ def test_the_headline_is_the_mean_over_tasks(page: str) -> None:
     text = words(page)
     assert "50 % → 47 %" in text  # (4 + 16 + 10) / 60 and (16 + 2 + 10) / 60
     assert "No clear change: real success was 50 % before and 47 % after, on average over 3 tasks." in text
-    assert "By task: 1 (open) better, 1 (close) worse, 1 (turn) no clear change." in text
+    assert "By task: 1 (open) better, 1 (close) worse, 1 (turn) without clear change." in text
     assert re.search(rf"Inconclusive: {MINUS}3 points \[{MINUS}\d+, \+?\d+\] in 60 real paired episodes", text)
 
 

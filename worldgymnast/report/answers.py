@@ -38,12 +38,14 @@ class Answer:
     title: str
     sentence: str
     more: Sequence[str] = ()
+    is_warning: bool = False
 
 
 def answers(report: Report) -> dict[str, Answer]:
     """Answer the questions that a report has something about, by section, in the order of `TITLES`."""
     found = {"changed": _changed(report), "real": _real(report), "trust": _trust(report), "cost": _cost(report)}
-    return {name: Answer(TITLES[name], lines[0], lines[1:]) for name, lines in found.items() if lines}
+    warned = {"changed", "trust"} if report.offline_doubts else set[str]()
+    return {name: Answer(TITLES[name], lines[0], lines[1:], name in warned) for name, lines in found.items() if lines}
 
 
 def _is_training(report: Report) -> bool:
@@ -93,7 +95,7 @@ def _by_task(table: SuccessTable) -> list[str]:
     worse = [row.task for row in table.rows if row.worse]
     better = [row.task for row in table.rows if row.difference.low > 0 and not row.worse]
     unclear = [row.task for row in table.rows if row.task not in {*worse, *better}]
-    groups = (("better", better), ("worse", worse), ("no clear change", unclear))
+    groups = (("better", better), ("worse", worse), ("without clear change", unclear))
     return ["By task: " + ", ".join(f"{_listed(tasks)} {name}" for name, tasks in groups if tasks) + "."]
 
 
@@ -209,10 +211,14 @@ def _diagnosis(report: Report) -> list[str]:
 def _offline(report: Report) -> list[str]:
     if "trust" not in report.offline:
         return []
-    judged = [row for row in report.offline["trust"].rows if row[0].startswith(JUDGE)]
+    judged = [row[1] for row in report.offline["trust"].rows if row[0].startswith(JUDGE)]
     if not judged:
         return ["Partly known: imagined frames were compared with real ones, but the judge with no real outcome."]
-    return ["On real episodes: " + "; ".join(f"{row[0].removeprefix(JUDGE)}: {row[1]}" for row in judged) + "."]
+    known, known_imagined, refused, refused_imagined = judged
+    return [
+        f"True successes that the judge recognizes: {known} on real frames, {known_imagined} on imagined replays.",
+        f"True failures that it refuses: {refused} on real frames, {refused_imagined} on imagined replays.",
+    ]
 
 
 def _held(report: Report) -> list[str]:

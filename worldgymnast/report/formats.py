@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 
 from worldgymnast.evaluation.success import Difference, Estimate, Rate
 
+_PARTS = re.compile(r"\[[^][]*\]|\d %|[-+\d.]+ (?:points|dB)")
+"""Parts of a cell that are read as one: an interval, and a number with its unit."""
 _UNKNOWN, _MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 
 
@@ -54,3 +57,12 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def whole(cell: object) -> str:
+    """Keep numbers, units and intervals of a cell on one line.
+
+    >>> whole("14 % [6, 29] (5/36)").split(" ")
+    ['14\\xa0%', '[6,\\xa029]', '(5/36)']
+    """
+    return _PARTS.sub(lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), str(cell))

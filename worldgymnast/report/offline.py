@@ -131,9 +131,8 @@ def _reality(known: Mapping[str, Any]) -> Sheet:
     if judge := known["judge"]:
         names = {"known": ("true successes recognized", "successes"), "refused": ("true failures refused", "failures")}
         for key, (title, kind) in names.items():
-            sources = {"real": "real frames", "imagined": "imagined replays"}
-            text = ", ".join(f"{_rate(judge[source][key])} on {name}" for source, name in sources.items())
-            rows.append([f"{JUDGE}{title}", text, f"{judge[kind]} {kind}"])
+            for source, frames in (("real", "real frames"), ("imagined", "imagined replays")):
+                rows.append([f"{JUDGE}{title}, {frames}", _rate(judge[source][key]), f"{judge[kind]} {kind}"])
     title = f"World model and judge on {known['episodes']} real episodes"
     note = "Replays of logged actions from the first frame. A world model is useful where it beats the copied frame."
     return Sheet(title, ["", "value", "measured on"], rows, note)
@@ -173,7 +172,7 @@ def _correction(corrected: Mapping[str, Any] | None) -> str:
     if corrected is None:
         return (
             "It is not corrected for the errors of world model and judge: that takes labelled episodes of both "
-            "outcomes, which the judge tells apart on imagined replays."
+            "outcomes that the judge can separate on imagined replays."
         )
     rate, low, high = (100 * corrected[name] for name in ("before", "low", "high"))
     return (

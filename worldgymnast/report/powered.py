@@ -87,7 +87,7 @@ def _paired(rows: Mapping[str, Rows]) -> list[tuple[Mapping[str, Any], Mapping[s
 def _line(name: str, result: PoweredEstimate) -> list[str]:
     rho = result.correlation
     correlation = "unknown" if np.isnan(rho.value) else f"{rho.value:.2f} [{rho.low:.2f}, {rho.high:.2f}]"
-    powered = result.format(result.powered) if result.unplayed else ""
+    powered = result.format(result.powered) if result.unplayed else "\N{EN DASH}"
     errors = f" ({result.errors} errors)" if result.errors else ""
     real, imagined = f"{result.real}{errors}", str(result.unplayed)
     return [name, result.format(result.plain), powered, real, imagined, correlation, _exchange_rate(result)]

@@ -21,7 +21,7 @@ from worldgymnast.report.answers import answers
 from worldgymnast.report.by_task import TaskHistory, TaskScore
 from worldgymnast.report.charts import DARK, LIGHT, Curve, Series, dot_plot, draw_bars, draw_curve
 from worldgymnast.report.diagnosis import DiagnosisView
-from worldgymnast.report.formats import duration, interval, p_value, percent, points
+from worldgymnast.report.formats import duration, interval, p_value, percent, points, whole
 from worldgymnast.report.world import Sheet, gate_sheets
 from worldgymnast.video import data_url
 from worldgymnast.weights import write_text
@@ -147,7 +147,7 @@ def render(report: Report) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters.update(
-        percent=percent, points=points, interval=interval, p=p_value, duration=duration, number=_sort_key
+        percent=percent, points=points, interval=interval, p=p_value, duration=duration, number=_sort_key, whole=whole
     )
     page = environment.get_template("report.html").render(
         report=report,

@@ -316,7 +316,7 @@ const actions = {
   restart: () => { stopAll(); send({do: "open", scene: hello.scene}); },
 };
 for (const id of ["run", "policy", "follow", "undo", "redo", "fork", "resample", "replay", "restart"]) $(id).onclick = actions[id];
-$("ask").onclick = () => { stopAll(); view = null; say("The judge looks."); send({do: "judge", lines: lines.map(line => line.name)}); };
+$("ask").onclick = () => { stopAll(); view = null; say("The judge was asked about the newest frame of every line."); send({do: "judge", lines: lines.map(line => line.name)}); };
 $("scene").onchange = event => { stopAll(); send({do: "open", scene: Number(event.target.value)}); event.target.blur(); };
 $("slider").oninput = event => look(Number(event.target.value));
 $("smooth").onchange = event => document.body.classList.toggle("smooth", event.target.checked);

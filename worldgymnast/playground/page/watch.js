@@ -6,8 +6,13 @@ const STATES = {finished: ["on", "finished"], running: ["busy", "running"], quie
 let version = "", shown = {};
 
 const known = value => value !== null && value !== undefined;
-const percent = value => known(value) ? `${Math.round(100 * value)} %` : "–";
-const points = value => known(value) ? `${value < 0 ? MINUS : value > 0 ? "+" : ""}${Math.abs(Math.round(100 * value))}` : "–";
+// Halves go to the even number, as in the report.
+const whole = value => Math.abs(value % 1) === 0.5 ? 2 * Math.round(value / 2) : Math.round(value);
+const percent = value => known(value) ? `${whole(100 * value)} %` : "–";
+const points = value => {
+  const shown = known(value) ? whole(100 * value) : NaN;
+  return known(value) ? `${shown < 0 ? MINUS : shown > 0 ? "+" : ""}${Math.abs(shown)}` : "–";
+};
 const number = value => !known(value) ? "–" : (value !== 0 && Math.abs(value) < 0.001 ? value.toExponential(1) : Number(value.toPrecision(3)).toString()).replaceAll("-", MINUS);
 const FORMAT = {percent, points, number};
 const duration = seconds => seconds < 9.5 ? `${Number(seconds.toPrecision(2))} s` : seconds < 60 ? `${Math.round(seconds)} s` : seconds < 3600 ? `${Math.round(seconds / 60)} min` : `${Math.floor(seconds / 3600)} h ${String(Math.round(seconds % 3600 / 60)).padStart(2, "0")} min`;
@@ -163,7 +168,7 @@ function rows(table, head, body, foot = null) {
   table.append(make("tbody", {}, ...body.map(cells => line("td", cells))));
   if (foot) table.append(make("tfoot", {}, line("td", foot)));
 }
-const rate = value => make("td", {}, `${percent(value.value)} `, make("small", {}, known(value.low) ? `[${Math.round(100 * value.low)}, ${Math.round(100 * value.high)}]` : ""));
+const rate = value => make("td", {}, `${percent(value.value)} `, make("small", {}, known(value.low) ? `[${whole(100 * value.low)}, ${whole(100 * value.high)}]` : ""));
 
 function draw(state) {
   $("title").textContent = state.title; document.title = state.title;
@@ -207,7 +212,7 @@ function gallery(pairs) {
     const videos = make("div", {class: "videos"}), found = [];
     for (const kind of ["imagined", "real"]) {
       let view = make("div", {class: "no"}, "no video");
-      if (pair[kind]) { view = make("video", {muted: "", playsinline: "", preload: "metadata", src: `video/${i}/${kind}?v=${version}`, "aria-label": `${kind}: ${pair.instruction}`}); view.muted = true; found.push(view); }
+      if (pair[kind]) { view = make("video", {muted: "", playsinline: "", preload: "metadata", src: `video/${i}/${kind}?v=${version}#t=0.001`, "aria-label": `${kind}: ${pair.instruction}`}); view.muted = true; found.push(view); }
       videos.append(make("div", {}, kind, view));
     }
     const verdict = `Judge: ${!known(pair.verdict) ? "no answer" : pair.verdict ? "success" : "failure"}${known(pair.probability) ? ` (${pair.probability.toFixed(2)})` : ""} · Real: ${!known(pair.real_success) ? "unknown" : pair.real_success ? "success" : "failure"}`;
