@@ -234,7 +234,7 @@ def test_a_run_without_any_signal_says_so(
     said = capsys.readouterr().out
     assert (found == weights_hash(policy.state_dict())) == same
     line = f"No group had both successes and failures in any of {CONFIG.steps} steps. The policy is unchanged."
-    assert (line in said) == same
+    assert (f"{line} policy.safetensors has the weights of the start policy." in said) == same
 
 
 def test_too_many_judge_errors_stop_the_run(policy: SmallVLA, world: LatentWorldModel, tmp_path: Path) -> None:

@@ -301,7 +301,7 @@ def _warn_if_nothing_learned(run: Run) -> None:
         return
     steps = "the only step" if len(shares) == 1 else f"any of {len(shares)} steps"
     print(
-        f"No group had both successes and failures in {steps}. The policy is unchanged: policy.safetensors has the "
+        f"No group had both successes and failures in {steps}. The policy is unchanged. policy.safetensors has the "
         "weights of the start policy. Check the judge, --rl.horizon and --rl.group-size "
         "(docs/how-to/troubleshooting.md)."
     )
