@@ -83,16 +83,15 @@ class Station:
 
 
 class Cores:
-    """Processor cores that jobs and other programs share equally; a job never gets more than one core.
+    """Processor cores that jobs share equally; a job never gets more than one core.
 
     Args:
         clock: the clock.
         cores: number of cores.
-        others: running threads of other programs.
     """
 
-    def __init__(self, clock: Clock, cores: float, others: float) -> None:
-        self.clock, self.cores, self.others = clock, cores, others
+    def __init__(self, clock: Clock, cores: float) -> None:
+        self.clock, self.cores = clock, cores
         self._left: dict[int, list[Any]] = {}
         self._since, self._version, self._count = 0.0, 0, 0
 
@@ -104,7 +103,7 @@ class Cores:
         self._plan()
 
     def _rate(self) -> float:
-        return min(1.0, self.cores / (len(self._left) + self.others))
+        return min(1.0, self.cores / max(len(self._left), 1))
 
     def _advance(self) -> None:
         passed = (self.clock.now - self._since) * (self._rate() if self._left else 0.0)
@@ -133,11 +132,11 @@ class Cores:
 
 
 def simulate_rounds(
-    cores: float, others: float, workers: int, cpu: float, sleep: float, groups: int, rounds: int
+    cores: float, workers: int, cpu: float, sleep: float, groups: int, rounds: int
 ) -> float:
     """Groups a second of workers that compute on shared cores and sleep, in rounds that end together."""
     clock = Clock()
-    shared = Cores(clock, cores, others)
+    shared = Cores(clock, cores)
     state = {"queued": 0, "open": 0, "round": 0}
 
     def begin() -> None:
@@ -163,17 +162,11 @@ def simulate_rounds(
 
 
 def check(data: Mapping[str, Any]) -> list[tuple[str, int, float, float]]:
-    """Rows of judge, workers, measured and simulated groups a second.
-
-    The load of other programs is not known. It is set once per judge, so that the row of one worker is right; the other
-    rows are predictions.
-    """
+    """Rows of judge, workers, measured and simulated groups a second, on cores that nothing else used."""
     rows = []
     for block in data["blocks"]:
-        share = block["measured"][0] * block["cpu_seconds"][0] / (1 - block["measured"][0] * block["sleep"])
-        others = data["cores"] / share - 1
         for workers, cpu, measured in zip(block["workers"], block["cpu_seconds"], block["measured"], strict=True):
-            found = simulate_rounds(data["cores"], others, workers, cpu, block["sleep"], data["groups"], data["rounds"])
+            found = simulate_rounds(data["cores"], workers, cpu, block["sleep"], data["groups"], data["rounds"])
             rows.append((block["judge"], workers, measured, found))
     return rows
 
@@ -339,8 +332,7 @@ def main(words: Sequence[str] | None = None) -> None:
 def _print_check(data: Mapping[str, Any]) -> None:
     print("| judge | workers | groups/s, measured | simulated | error |\n|---|---|---|---|---|")
     for judge, workers, measured, found in check(data["check"]):
-        note = "set" if workers == 1 else f"{found / measured - 1:+.0%}"
-        print(f"| {judge} | {workers} | {measured:.2f} | {found:.2f} | {note} |")
+        print(f"| {judge} | {workers} | {measured:.2f} | {found:.2f} | {found / measured - 1:+.0%} |")
 
 
 def _print_scale(data: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ QUIET = plain(DATA["parts"]) | {"noise": 0.0}
 
 def test_two_jobs_on_one_core_take_twice_as_long_and_a_station_serves_in_order() -> None:
     clock, ends = Clock(), []
-    cores, station = Cores(clock, 1, 0), Station(clock, 2)
+    cores, station = Cores(clock, 1), Station(clock, 2)
     for seconds in (1.0, 2.0):
         cores.submit(seconds, lambda: ends.append(clock.now))
     clock.run()
@@ -45,10 +45,8 @@ def test_one_step_ahead_takes_the_longer_of_rollouts_and_update() -> None:
 
 
 def test_the_measured_rows_are_met() -> None:
-    errors = {(judge, workers): found / measured - 1 for judge, workers, measured, found in check(DATA["check"])}
-    assert all(abs(error) < 0.05 for (judge, _), error in errors.items() if "sleeps" in judge)
-    assert all(abs(error) < 0.3 for error in errors.values())
-    assert all(abs(error) < 1e-3 for (_, workers), error in errors.items() if workers == 1)
+    errors = [found / measured - 1 for _, _, measured, found in check(DATA["check"])]
+    assert all(abs(error) < 0.06 for error in errors)
 
 
 def test_more_gpus_never_slow_a_step_of_as_many_groups() -> None:
