@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, open_tab
+from browser import CHROMIUM, FAINT, UNNAMED, open_tab
 from run_builders import seed_run
 from small_worlds import SMALL
 from starlette.testclient import TestClient
@@ -48,14 +48,27 @@ def served(*words: str) -> Iterator[str]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         lines = iter(process.stdout.readline, "")
-        yield next(match[0] for line in lines if (match := re.search(r"http://\S+", line)))
-        process.terminate()
+        try:
+            yield next(match[0] for line in lines if (match := re.search(r"http://\S+", line)))
+        finally:  # a failed check ends the server too, and the test with it
+            process.terminate()
 
 
 def hold(tab, key, seconds):
     tab.call("Input.dispatchKeyEvent", type="keyDown", key=key, text=key)
     time.sleep(seconds)
     tab.call("Input.dispatchKeyEvent", type="keyUp", key=key)
+
+
+def check_readable(tab):
+    """Check contrast, names and width, on a desk and on a phone, by day and by night."""
+    for width in (1280, 390):
+        tab.call("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 500)
+        for theme in ("light", "dark"):
+            tab.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": theme}])
+            assert tab.run("document.documentElement.scrollWidth") <= width
+            assert tab.run(FAINT) == []
+            assert tab.run(UNNAMED) == []
 
 
 @in_browser
@@ -88,6 +101,12 @@ def test_a_person_drives_by_keyboard(tmp_path):
         )
         tab.call("Page.reload")
         tab.until(f"document.querySelectorAll('.screen').length === 3 && {DEPTH} >= 0")
+        check_readable(tab)
+        tab.run("document.getElementById('pad').scrollIntoView({block: 'end'})")
+        top, end = tab.run(
+            "(({top, bottom}) => [top, bottom])(document.querySelector('canvas').getBoundingClientRect())"
+        )
+        assert 0 <= top < end <= 800, "on a phone the picture stays in sight beside the pad"
         assert tab.run("window.found") == []
 
 
@@ -123,6 +142,10 @@ def test_a_run_is_watched_while_it_grows(tmp_path):
         with (run / "metrics.jsonl").open("a") as file:
             file.write('{"step": 6, "time": 2.0, "reward": 0.93}\n')
         tab.until("document.querySelector('.tile').textContent.includes('93 %')")
+        with (run / "metrics.jsonl").open("a") as file:
+            file.write('{"step": 7, "time": 3.0, "reward": 0.625}\n')
+        tab.until("document.querySelector('.tile').textContent.includes('62 %')")  # as Python rounds
+        check_readable(tab)
         assert tab.run("window.found") == []
 
 

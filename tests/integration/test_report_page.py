@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, Tab, open_tab
+from browser import CHROMIUM, FAINT, UNNAMED, Tab, open_tab
 
 from worldgymnast.evaluation.success import EpisodeResult, success_table
 from worldgymnast.report.charts import DARK, LIGHT
@@ -28,30 +28,6 @@ TASKS = "[...document.querySelector('table.sortable').tBodies[0].rows].map(row =
 SORTED = "[...document.querySelector('table.sortable').tHead.rows[0].cells].map(cell => cell.getAttribute('aria-sort'))"
 TIMES = "[...document.querySelectorAll('.pair video')].map(video => video.currentTime)"
 READY = "[...document.querySelectorAll('video')].every(video => video.readyState >= 3)"
-FAINT = """
-(() => {
-  const parse = text => text.match(/[\\d.]+/g).map(Number);
-  const part = value => value / 255 <= .03928 ? value / 255 / 12.92 : ((value / 255 + .055) / 1.055) ** 2.4;
-  const light = ([r, g, b]) => .2126 * part(r) + .7152 * part(g) + .0722 * part(b);
-  const paper = element => {
-    for (; element; element = element.parentElement) {
-      const color = parse(getComputedStyle(element).backgroundColor);
-      if (color[3] !== 0) return color;
-    }
-  };
-  const hasText = element => [...element.childNodes].some(node => node.nodeType === 3 && node.textContent.trim());
-  const shown = [...document.querySelectorAll("body *")].filter(each => each.checkVisibility() && hasText(each));
-  const ratio = element => {
-    const [a, b] = [light(parse(getComputedStyle(element).color)), light(paper(element))].sort((x, y) => y - x);
-    return (a + .05) / (b + .05);
-  };
-  return shown.filter(each => ratio(each) < 4.5).map(each => each.outerHTML.slice(0, 80));
-})()
-"""
-UNNAMED = """
-[...document.querySelectorAll("button, input, video, img")].filter(each =>
-  !(each.getAttribute("aria-label") || each.alt || each.textContent.trim())).map(each => each.outerHTML.slice(0, 80))
-"""
 
 
 def results(task: str, successes: int) -> list[EpisodeResult]:

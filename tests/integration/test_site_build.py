@@ -49,3 +49,10 @@ def test_links_between_pages_lead_somewhere(site: Path) -> None:
             if page.name != "404.html" and not target.exists():
                 broken.append(f"{page.relative_to(site)}: {link}")
     assert broken == []
+
+
+def test_arrows_of_the_navigation_have_names(site: Path) -> None:
+    labels = re.findall(r"<label\b[^>]*tabindex[^>]*>.*?</label>", (site / "index.html").read_text(), re.DOTALL)
+    unnamed = [label for label in labels if "aria-label=" not in label and not re.sub(r"<[^>]*>", "", label).strip()]
+    assert labels
+    assert unnamed == []

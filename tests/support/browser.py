@@ -15,6 +15,43 @@ CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
 )
 
+FAINT = """
+(() => {
+  const parse = text => text.match(/[\\d.]+/g).map(Number);
+  const part = value => value / 255 <= .03928 ? value / 255 / 12.92 : ((value / 255 + .055) / 1.055) ** 2.4;
+  const light = ([r, g, b]) => .2126 * part(r) + .7152 * part(g) + .0722 * part(b);
+  const paper = element => {
+    for (; element; element = element.parentElement) {
+      const color = parse(getComputedStyle(element).backgroundColor);
+      if (color[3] !== 0) return color;
+    }
+  };
+  const opacity = element => {
+    let value = 1;
+    for (; element; element = element.parentElement) value *= Number(getComputedStyle(element).opacity);
+    return value;
+  };
+  const hasText = element => [...element.childNodes].some(node => node.nodeType === 3 && node.textContent.trim());
+  const isVisible = element => element.checkVisibility({visibilityProperty: true}) && !element.closest(":disabled");
+  const isShown = element => isVisible(element) && hasText(element);
+  const shown = [...document.querySelectorAll("body *")].filter(isShown);
+  const ratio = element => {
+    const behind = paper(element), share = opacity(element), color = parse(getComputedStyle(element).color);
+    const seen = color.slice(0, 3).map((value, i) => share * value + (1 - share) * behind[i]);
+    const [a, b] = [light(seen), light(behind)].sort((x, y) => y - x);
+    return (a + .05) / (b + .05);
+  };
+  return shown.filter(each => ratio(each) < 4.5).map(each => each.outerHTML.slice(0, 80));
+})()
+"""
+"""Script for the elements whose text has a contrast below 4.5:1; disabled controls may be fainter."""
+UNNAMED = """
+[...document.querySelectorAll("a, button, input, select, video, img")].filter(each => each.checkVisibility() && !(
+  each.getAttribute("aria-label") || each.labels?.length || each.hasAttribute("alt") || each.textContent.trim())
+).map(each => each.outerHTML.slice(0, 80))
+"""
+"""Script for the controls and pictures that have no name."""
+
 
 class Tab:
     """One page."""
