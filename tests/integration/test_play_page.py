@@ -17,12 +17,15 @@ import pytest
 from browser import CHROMIUM, FAINT, UNNAMED, open_tab
 from run_builders import seed_run
 from small_worlds import SMALL
+from starlette.applications import Starlette
 from starlette.testclient import TestClient
 from websockets.sync.client import connect
 
 from worldgymnast.actions import BRIDGE
 from worldgymnast.cli.commands.play import Play
 from worldgymnast.cli.main import main
+from worldgymnast.playground.guard import Guard
+from worldgymnast.playground.server import Server
 from worldgymnast.registry import Manifest, save_component
 from worldgymnast.video import png
 from worldgymnast.worldmodel.sampler import LatentWorldModel
@@ -147,6 +150,13 @@ def test_a_run_is_watched_while_it_grows(tmp_path):
         tab.until("document.querySelector('.tile').textContent.includes('62 %')")  # as Python rounds
         check_readable(tab)
         assert tab.run("window.found") == []
+
+
+def test_small_messages_are_sent_at_once():
+    """asyncio turns Nagle's algorithm off only for sockets that name TCP; with it each frame waits 40 ms."""
+    server = Server(Guard(Starlette()))
+    with server._socket as listening:
+        assert listening.proto == socket.IPPROTO_TCP
 
 
 def test_a_missing_package_is_named(monkeypatch, capsys):

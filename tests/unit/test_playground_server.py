@@ -2,7 +2,6 @@
 
 import io
 import json
-import socket
 import zipfile
 from dataclasses import replace
 
@@ -10,15 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from small_worlds import SMALL, randomised
-from starlette.applications import Starlette
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 from test_playground_session import Counting, Robot, logged, start
 
 from worldgymnast.errors import InputError
-from worldgymnast.playground.guard import Guard
 from worldgymnast.playground.scenes import Scene
-from worldgymnast.playground.server import Playground, Server
+from worldgymnast.playground.server import Playground
 from worldgymnast.playground.session import Session
 from worldgymnast.playground.turns import Turns
 from worldgymnast.playground.visits import Visits
@@ -89,13 +86,6 @@ class Page:
         self.socket.send_json({"do": command, **more})
         self.until("lines")
         return self.nodes[self.lines["A"]["tip"]] if "A" in self.lines else None
-
-
-def test_small_messages_are_sent_at_once():
-    """asyncio turns Nagle's algorithm off only for sockets that name TCP; with it each frame waits 40 ms."""
-    server = Server(Guard(Starlette()))
-    with server._socket as listening:
-        assert listening.proto == socket.IPPROTO_TCP
 
 
 @pytest.mark.parametrize(
