@@ -131,9 +131,7 @@ class Cores:
 # ---------------------------------------------------------------- against measurement
 
 
-def simulate_rounds(
-    cores: float, workers: int, cpu: float, sleep: float, groups: int, rounds: int
-) -> float:
+def simulate_rounds(cores: float, workers: int, cpu: float, sleep: float, groups: int, rounds: int) -> float:
     """Groups a second of workers that compute on shared cores and sleep, in rounds that end together."""
     clock = Clock()
     shared = Cores(clock, cores)
