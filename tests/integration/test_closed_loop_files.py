@@ -102,7 +102,7 @@ def test_the_report_of_a_run_shows_it(tmp_path: Path) -> None:
     assert sheet.rows[0][:2] == ["all 2", "8"]
     for text in (render(page), markdown(page)):
         assert "Imagined vs. real outcome by episode: evaluation" in text
-        assert "1.00 [1.00, 1.00]" in text
+        assert "1.00 [1.00, 1.00]" in text.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def test_the_command_reads_files_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -82,4 +82,4 @@ def test_reproduce_debug(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
     capsys.readouterr()
     assert main([*words, "--score.per-task", "3"]) == 2
-    assert "score.per_task" in capsys.readouterr().err
+    assert "--score.per-task: " in capsys.readouterr().err
