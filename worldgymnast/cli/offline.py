@@ -21,6 +21,7 @@ from worldgymnast.records import OFFLINE
 from worldgymnast.report.offline import doubts
 from worldgymnast.rl.reinforce import ReinforceConfig
 from worldgymnast.rl.starts import PhotographedStarts
+from worldgymnast.run import is_finished
 from worldgymnast.surrogates.imagination import Imagination
 from worldgymnast.types import Start
 
@@ -87,9 +88,11 @@ def comparable(references: References | None, spec: ActionSpec) -> References | 
     return references
 
 
-def warn_of_wrong_world(references: References | None, world: WorldModel, horizon: int) -> None:
-    """Print a warning before a training whose world model does not predict the test episodes."""
-    if references is not None and (found := doubts(measure_fidelity(world, references.test, horizon=horizon))):
+def warn_of_wrong_world(out: Path, references: References | None, world: WorldModel, horizon: int) -> None:
+    """Warn, before a training begins or goes on, of a world model that does not predict the test episodes."""
+    if references is None or is_finished(out):
+        return
+    if found := doubts(measure_fidelity(world, references.test, horizon=horizon)):
         print(f"warning: {' '.join(found)} RL in it teaches nothing about the robot", flush=True)
 
 

@@ -271,13 +271,14 @@ def agreement_by_length(
     outcomes: Outcomes, config: AgreeConfig, trainings: Mapping[str, str] | None = None
 ) -> dict[str, dict[int, Agreement]]:
     """Return the agreement with reality, by surrogate and length; see `success_rates` for `trainings`."""
-    result: dict[str, dict[int, Agreement]] = {}
-    for place in next(iter(outcomes.values())):
-        if place == REAL:
-            continue
-        result[place] = {}
-        for i, length in enumerate(config.lengths):
-            imagined, real = (success_rates(outcomes, each, i, trainings) for each in (place, REAL))
-            again = _real_reliability(outcomes, i, trainings, config.seed)
-            result[place][length] = replace(agreement(imagined, real, config.seed), reliability=again)
+    places = [place for place in next(iter(outcomes.values())) if place != REAL]
+    result: dict[str, dict[int, Agreement]] = {place: {} for place in places}
+    for i, length in enumerate(config.lengths):
+        real, again = (
+            success_rates(outcomes, REAL, i, trainings),
+            _real_reliability(outcomes, i, trainings, config.seed),
+        )
+        for place in places:
+            found = agreement(success_rates(outcomes, place, i, trainings), real, config.seed)
+            result[place][length] = replace(found, reliability=again)
     return result

@@ -146,15 +146,14 @@ class Dispatcher:
     def status(self) -> str:
         """What units and workers wait for, in words; "" if nothing is under way."""
         counts = {
-            "starting": sum(slot.starting is not None for slot in self._slots),
             "in rollout": sum(slot.job is not None for slot in self._slots),
             "queued": self.queued,
             "at the judge": len(self._judging),
         }
-        workers = counts.pop("starting")
         words = [f"{count} {what}" for what, count in counts.items() if count]
         groups = f"groups: {', '.join(words)}" if words else ""
-        return ", ".join(filter(None, (groups, f"workers: {workers} starting" if workers else "")))
+        starting = len(self._slots) - self.started
+        return ", ".join(filter(None, (groups, f"workers: {starting} starting" if starting else "")))
 
     @property
     def started(self) -> int:

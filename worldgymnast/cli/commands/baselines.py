@@ -131,7 +131,7 @@ class IterSft(DeviceCommand, LabelledCommand):
         scorer = Scorer(environment(env), self.scoring) if is_scored else None
         if not is_scored:
             references = comparable(references, world.action_spec)
-            warn_of_wrong_world(references, world, config.horizon)
+            warn_of_wrong_world(self.out, references, world, config.horizon)
         trained = iter_sft(policy, imagination, starts, demos, self.out, config, scorer, self.device)
         if not is_scored:
             measure(self.out, (policy, trained), imagination, starts, (), references, config)

@@ -35,7 +35,7 @@ _FLAGS = {
 """Flag of each field that has one; the others are set by --set FIELD=VALUE."""
 _PATHS = ("tokenizer", "statistics")
 _THUMBNAIL = 16
-"""Pixels of frames that nobody looks at."""
+"""Size in pixels of frames that are read for their actions and states alone."""
 
 
 @checked(kw_only=True)

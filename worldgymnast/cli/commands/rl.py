@@ -202,7 +202,7 @@ class Rl(DeviceCommand, LabelledCommand):
             finetune(components.policy, imagination, starts, self.out, rl, scorer, audit, make_pool=make_pool)
         else:
             references = comparable(references, components.world.action_spec)
-            warn_of_wrong_world(references, components.world, rl.horizon)
+            warn_of_wrong_world(self.out, references, components.world, rl.horizon)
             support = support_of(references, imagination)
             result = finetune(
                 components.policy, imagination, starts, self.out, rl, None, audit, support=support, make_pool=make_pool
