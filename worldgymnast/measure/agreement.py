@@ -274,10 +274,8 @@ def agreement_by_length(
     places = [place for place in next(iter(outcomes.values())) if place != REAL]
     result: dict[str, dict[int, Agreement]] = {place: {} for place in places}
     for i, length in enumerate(config.lengths):
-        real, again = (
-            success_rates(outcomes, REAL, i, trainings),
-            _real_reliability(outcomes, i, trainings, config.seed),
-        )
+        real = success_rates(outcomes, REAL, i, trainings)
+        again = _real_reliability(outcomes, i, trainings, config.seed)
         for place in places:
             found = agreement(success_rates(outcomes, place, i, trainings), real, config.seed)
             result[place][length] = replace(found, reliability=again)
