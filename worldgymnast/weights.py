@@ -349,7 +349,8 @@ def optimizer_tensors(
     state_dict = optimizer.state_dict()
     tensors: dict[str, Tensor] = {}
     plain: dict[str, Any] = {"state": {}, "groups": []}
-    for index, state in state_dict["state"].items():
+    for index, nested in state_dict["state"].items():
+        state = _flat(nested)
         plain["state"][str(index)] = {k: v for k, v in state.items() if not isinstance(v, Tensor)}
         tensors |= {f"{prefix}{index}.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
     for index, group in enumerate(state_dict["param_groups"]):
@@ -378,7 +379,24 @@ def load_optimizer_tensors(
             owner, key = name.removeprefix(prefix).split(".", 1)
             target = groups[int(owner[5:])] if owner.startswith("group") else state.setdefault(int(owner), {})
             target[key] = tensor.clone()
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    optimizer.load_state_dict({"state": {i: _nested(s) for i, s in state.items()}, "param_groups": groups})
+
+
+def _flat(state: Mapping[str, Any]) -> dict[str, Any]:
+    """One level of a state with dictionaries, which bitsandbytes has; their names are joined by a dot."""
+    flat: dict[str, Any] = {}
+    for name, value in state.items():
+        flat |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Inverse of `_flat`."""
+    state: dict[str, Any] = {}
+    for name, value in flat.items():
+        *outer, last = name.split(".", 1)
+        (state.setdefault(outer[0], {}) if outer else state)[last] = value
+    return state
 
 
 def generator_state(generator: torch.Generator) -> Tensor:

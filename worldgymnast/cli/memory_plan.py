@@ -249,7 +249,13 @@ def plan_sft(start: Policy | None, config: PolicyTraining, episodes: EpisodeSet,
         "policy",
         policy,
         lambda: imitation_memory(
-            policy, sizes, config.batch, config.fit.precision, kind, is_finetuned=start is not None
+            policy,
+            sizes,
+            config.batch,
+            config.fit.precision,
+            kind,
+            is_finetuned=start is not None,
+            optimizer=config.fit.optimizer,
         ),
     )
     if config.fit.shard:

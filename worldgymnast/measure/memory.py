@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from worldgymnast.measure.live_bytes import counting, fake_copy, tensor_bytes
+from worldgymnast.optimizers import OptimizerName, moment_bytes
 from worldgymnast.precision import Precision, autocast
 from worldgymnast.protocols import Judge, PredictsState, WorldModel, tiling_of
 from worldgymnast.rl.offload import modules_in, tensors_in
@@ -89,8 +90,9 @@ def policy_memory(policy: Any, world: Any, config: ReinforceConfig, kind: str = 
         kind: kind of device, "cpu" or "cuda".
         shards: processes that share the training state.
     """
-    trainable = sum(tensor_bytes(p) for p in policy.parameters() if p.requires_grad)
-    used = 4 + config.ahead  # gradients, two moments of AdamW, the start policy; with prefetch a second acting policy
+    trained = [p for p in policy.parameters() if p.requires_grad]
+    trainable, moments = sum(map(tensor_bytes, trained)), moment_bytes(config.trainer.optimizer, trained)
+    used = 2 + config.ahead  # gradients, the start policy; with prefetch a second acting policy
     stored = 1 + (config.trainer.average > 0) + config.ahead  # the kept weights, the average; those that act
     looks = config.trainer.micro_batch * -(-config.horizon // executed_per_look(policy, config.execute))
     faked = fake_copy(policy)
@@ -110,16 +112,16 @@ def policy_memory(policy: Any, world: Any, config: ReinforceConfig, kind: str = 
     update = max(0, updating.peak - trainable)  # gradients are alive at the end, and counted above
     if shards > 1:
         in_host = trainable * (1 + stored) if kind == "cpu" else 0  # the start policy and the copies wait there
-        shard = (module_bytes(policy) + 4 * trainable) // shards
+        shard = (module_bytes(policy) + 2 * trainable + moments) // shards
         training = shard + in_host + trainable * config.ahead
         return RoleMemory("policy", module_bytes(policy), training, acting.peak, update)
     return RoleMemory(
         "policy",
         module_bytes(policy),
-        trainable * (used + stored),
+        trainable * (used + stored) + moments,
         acting.peak,
         update,
-        waiting=trainable * (4 + stored),
+        waiting=trainable * (2 + stored) + moments,
         stored=trainable * stored,
     )
 
@@ -171,6 +173,7 @@ def imitation_memory(
     kind: str = "cpu",
     *,
     is_finetuned: bool = False,
+    optimizer: OptimizerName = "adamw",
 ) -> RoleMemory:
     """Memory of a policy that is trained by imitation.
 
@@ -181,8 +184,10 @@ def imitation_memory(
         precision: of matrix products.
         kind: kind of device, "cpu" or "cuda".
         is_finetuned: whether the policy before the training stays in memory.
+        optimizer: see `FitConfig.optimizer`.
     """
-    trainable = sum(tensor_bytes(p) for p in policy.parameters() if p.requires_grad)
+    trained = [p for p in policy.parameters() if p.requires_grad]
+    trainable, moments = sum(map(tensor_bytes, trained)), moment_bytes(optimizer, trained)
     images = {n: torch.zeros(batch, *s, 3, dtype=torch.uint8) for n, s in zip(policy.cameras, sizes, strict=True)}
     width = getattr(getattr(policy, "config", None), "state_dim", 0)
     looks = {
@@ -199,8 +204,10 @@ def imitation_memory(
         with autocast(precision, torch.device("cpu")):
             loss, _ = faked.loss(looks)
         loss.backward()
-    copies = 4 + is_finetuned  # gradients, two moments of AdamW, averaged weights, the policy before
-    return RoleMemory("policy", module_bytes(policy), trainable * copies, update=max(0, updating.peak - trainable))
+    copies = 2 + is_finetuned  # gradients, averaged weights, the policy before
+    return RoleMemory(
+        "policy", module_bytes(policy), trainable * copies + moments, update=max(0, updating.peak - trainable)
+    )
 
 
 def module_bytes(component: Any) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from worldgymnast.configs import LATER, Between, Count, Positive, checked
 from worldgymnast.errors import InputError
+from worldgymnast.optimizers import OptimizerName, check_optimizer, make_optimizer
 from worldgymnast.protocols import Policy
 from worldgymnast.rl.objective import ObjectiveConfig, divergence, policy_loss, token_mask
 from worldgymnast.run import Checkpoint, WriteShards, load_optimizer_tensors, optimizer_tensors
@@ -33,6 +34,8 @@ class TrainerConfig:
     """Optimizer and loss.
 
     Attributes:
+        optimizer: "adamw", or "adamw-8bit", whose moments take a quarter of the memory (`pip install
+            'worldgymnast[bitsandbytes]'`; not with `shard`).
         lr: learning rate, constant after the warmup.
         warmup: optimizer steps of linear warmup. Adam's first steps are as long as the learning rate, however noisy
             the gradient, and would damage a policy that is already good.
@@ -47,6 +50,7 @@ class TrainerConfig:
         objective: the loss.
     """
 
+    optimizer: OptimizerName = "adamw"
     lr: Annotated[float, Between(1e-12, 1e6)] = 2e-4
     warmup: Count = 10
     clip_norm: Annotated[float, Between(1e-12, 1e6)] = 1.0
@@ -55,6 +59,9 @@ class TrainerConfig:
     micro_batch: Positive = 16
     shard: bool = field(default=False, metadata=LATER)
     objective: ObjectiveConfig = ObjectiveConfig()
+
+    def __post_init__(self) -> None:
+        check_optimizer(self.optimizer, self.shard)
 
 
 @dataclass(frozen=True)
@@ -97,7 +104,7 @@ class Updater:
             raise InputError(
                 "policy: no parameter requires a gradient, so there is nothing to train. Unfreeze at least one"
             )
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=config.lr, weight_decay=0.0)
+        self.optimizer = make_optimizer(config.optimizer, self.parameters, lr=config.lr, weight_decay=0.0)
 
     def train(self, samples: list[Sample], anchored: list[Sample], generator: torch.Generator) -> list[Metrics]:
         """Take the optimizer steps of one batch of groups; return the metrics of each.

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from worldgymnast import processes
 from worldgymnast.configs import Between, Fraction, NonNegative, Positive, Seed, checked
 from worldgymnast.errors import FieldError
+from worldgymnast.optimizers import OptimizerName, check_optimizer, make_optimizer
 from worldgymnast.precision import Precision, autocast, compute_dtype
 from worldgymnast.progress import Progress, SaveClock
 from worldgymnast.run import Run, load_optimizer_tensors, optimizer_tensors
@@ -54,6 +55,8 @@ class FitConfig:
         shard: shard parameters, gradients and optimizer state over the processes (FSDP2, torch's `fully_shard`), for
             models too large to train on one device. The weights alone must fit on one device before and after
             training, and up to five times in host memory per process. No effect with a single process.
+        optimizer: "adamw", or "adamw-8bit", whose moments take a quarter of the memory (`pip install
+            'worldgymnast[bitsandbytes]'`; not with `shard`).
         lr: peak learning rate; linear warmup, then cosine decay to a hundredth.
         warmup: share of the steps used for warmup.
         weight_decay: weight decay of AdamW.
@@ -68,6 +71,7 @@ class FitConfig:
     steps: Positive = 1000
     parts: Positive = 1
     shard: bool = False
+    optimizer: OptimizerName = "adamw"
     lr: Annotated[float, Between(1e-12, 1e6)] = 1e-3
     warmup: Fraction = 0.05
     weight_decay: NonNegative = 0.01
@@ -77,6 +81,9 @@ class FitConfig:
     precision: Precision = "auto"
     log_every: Positive = 20
     save_every: Positive = 500
+
+    def __post_init__(self) -> None:
+        check_optimizer(self.optimizer, self.shard)
 
 
 def learning_rate(config: FitConfig, step: int) -> float:
@@ -136,7 +143,9 @@ def fit(module: nn.Module, batches: Batches, config: FitConfig, run: Run, label:
     if config.shard and processes.world_size() > 1:
         loss = shard_module(loss, device, compute_dtype(config.precision, device))
     trained = {k: p for k, p in loss.module.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(trained.values(), lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.99))
+    optimizer = make_optimizer(
+        config.optimizer, trained.values(), lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.99)
+    )
     averaged = {k: p.detach().clone() for k, p in trained.items()}
     first = _resume(run, trained, averaged, optimizer)
     logged = run.metrics()[-1:]
