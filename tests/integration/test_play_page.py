@@ -74,6 +74,14 @@ def check_readable(tab):
             assert tab.run(UNNAMED) == []
 
 
+def settled_depth(tab, seconds=0.5):
+    """Number of the frame once no further frame is on its way from the server."""
+    depth = None
+    while depth != (depth := tab.run(DEPTH)):
+        time.sleep(seconds)
+    return depth
+
+
 @in_browser
 def test_a_person_drives_by_keyboard(tmp_path):
     with served("play", "--threads", "1") as url, open_tab(tmp_path / "profile") as tab:
@@ -85,7 +93,7 @@ def test_a_person_drives_by_keyboard(tmp_path):
         before = tab.run(PIXELS)
         hold(tab, "d", 0.6)
         tab.until(f"{DEPTH} > 2 && document.getElementById('link').textContent === 'ready'")
-        depth, after = tab.run(DEPTH), tab.run(PIXELS)
+        depth, after = settled_depth(tab), tab.run(PIXELS)
         assert before != after
         tab.press("u", "u")
         tab.until(f"{DEPTH} === {depth - 1}")
