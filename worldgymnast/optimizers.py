@@ -44,7 +44,10 @@ def make_optimizer(
 def check_optimizer(name: OptimizerName, shard: bool) -> None:
     """Raise `FieldError` for moments of 8 bits that would be sharded, which bitsandbytes cannot."""
     if shard and name != "adamw":
-        raise FieldError("optimizer", f"found '{name}' with shard, expected 'adamw'. Omit one of them")
+        raise FieldError(
+            "optimizer",
+            f"found '{name}' with shard, expected 'adamw': bitsandbytes cannot shard its moments. Omit one of them",
+        )
 
 
 def moment_bytes(name: OptimizerName, parameters: Iterable[Tensor]) -> int:

@@ -28,10 +28,10 @@ def batches(step):
     return {"x": x, "y": x[:, :64] * 2 + 1}
 
 
-def trained(path, steps, optimizer, whole=None):
+def trained(path, steps, optimizer, batches=batches):
     torch.manual_seed(0)
     module = Regression()
-    config = FitConfig(whole or steps, lr=0.02, optimizer=optimizer, save_every=5, log_every=1, warmup=0.0)
+    config = FitConfig(steps, lr=0.02, optimizer=optimizer, save_every=5, log_every=1, warmup=0.0)
     with Run(path, {"steps": steps}) as run:
         last = fit(module, batches, config, run, "regression")
     return module, last["loss"]
@@ -49,17 +49,13 @@ def test_a_killed_training_resumes_bit_for_bit(tmp_path):
     class Killed(Exception):
         pass
 
-    torch.manual_seed(0)
-    module = Regression()
-    config = FitConfig(20, lr=0.02, optimizer="adamw-8bit", save_every=5, log_every=1, warmup=0.0)
-
     def until_12(step):
         if step > 12:
             raise Killed
         return batches(step)
 
-    with pytest.raises(Killed), Run(tmp_path / "killed", {"steps": 20}) as run:
-        fit(module, until_12, config, run, "regression")
+    with pytest.raises(Killed):
+        trained(tmp_path / "killed", 20, "adamw-8bit", until_12)
     resumed, _ = trained(tmp_path / "killed", 20, "adamw-8bit")
     assert torch.equal(resumed.layer.weight, straight.layer.weight)
 

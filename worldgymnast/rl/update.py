@@ -34,8 +34,6 @@ class TrainerConfig:
     """Optimizer and loss.
 
     Attributes:
-        optimizer: "adamw", or "adamw-8bit", whose moments take a quarter of the memory (`pip install
-            'worldgymnast[bitsandbytes]'`; not with `shard`).
         lr: learning rate, constant after the warmup.
         warmup: optimizer steps of linear warmup. Adam's first steps are as long as the learning rate, however noisy
             the gradient, and would damage a policy that is already good.
@@ -48,9 +46,10 @@ class TrainerConfig:
             policies that one device cannot train. Process 0 also holds the policy that acts. Without it, every process
             holds everything. The result is the same up to rounding. No effect in one process.
         objective: the loss.
+        optimizer: "adamw", or "adamw-8bit", whose moments take a quarter of the memory (`pip install
+            'worldgymnast[bitsandbytes]'`; not with `shard`).
     """
 
-    optimizer: OptimizerName = "adamw"
     lr: Annotated[float, Between(1e-12, 1e6)] = 2e-4
     warmup: Count = 10
     clip_norm: Annotated[float, Between(1e-12, 1e6)] = 1.0
@@ -59,6 +58,7 @@ class TrainerConfig:
     micro_batch: Positive = 16
     shard: bool = field(default=False, metadata=LATER)
     objective: ObjectiveConfig = ObjectiveConfig()
+    optimizer: OptimizerName = "adamw"
 
     def __post_init__(self) -> None:
         check_optimizer(self.optimizer, self.shard)

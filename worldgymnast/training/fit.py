@@ -55,8 +55,6 @@ class FitConfig:
         shard: shard parameters, gradients and optimizer state over the processes (FSDP2, torch's `fully_shard`), for
             models too large to train on one device. The weights alone must fit on one device before and after
             training, and up to five times in host memory per process. No effect with a single process.
-        optimizer: "adamw", or "adamw-8bit", whose moments take a quarter of the memory (`pip install
-            'worldgymnast[bitsandbytes]'`; not with `shard`).
         lr: peak learning rate; linear warmup, then cosine decay to a hundredth.
         warmup: share of the steps used for warmup.
         weight_decay: weight decay of AdamW.
@@ -66,12 +64,13 @@ class FitConfig:
         precision: number format of matrix products, "auto", "fp32" or "bf16"; see `worldgymnast.precision`.
         log_every: steps between two rows of metrics.
         save_every: most steps between two checkpoints. At least one is saved every five minutes.
+        optimizer: "adamw", or "adamw-8bit", whose moments take a quarter of the memory (`pip install
+            'worldgymnast[bitsandbytes]'`; not with `shard`).
     """
 
     steps: Positive = 1000
     parts: Positive = 1
     shard: bool = False
-    optimizer: OptimizerName = "adamw"
     lr: Annotated[float, Between(1e-12, 1e6)] = 1e-3
     warmup: Fraction = 0.05
     weight_decay: NonNegative = 0.01
@@ -81,6 +80,7 @@ class FitConfig:
     precision: Precision = "auto"
     log_every: Positive = 20
     save_every: Positive = 500
+    optimizer: OptimizerName = "adamw"
 
     def __post_init__(self) -> None:
         check_optimizer(self.optimizer, self.shard)
