@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,17 @@ HEADS = 2
 """Attention heads of both tiny towers; published ones have 16."""
 BLOCKS = (4, 5)
 """Blocks of the tiny towers; published ones have 24 and 27."""
+COMMON: Mapping[str, Any] = {"crop": "center", "bounds": "q99", "tower_heads": (HEADS, HEADS), "tower_blocks": BLOCKS}
+"""Fields of a description that the files leave open."""
+PARALLEL: Mapping[str, Any] = {
+    "decoding": "parallel", "attention": "bidirectional", "stop_token": True, "support": "actions", "chunk": 5,
+    "epsilon": 1e-8,
+}  # fmt: skip
+ONE_BY_ONE: Mapping[str, Any] = {
+    "decoding": "autoregressive", "attention": "causal", "stop_token": False, "support": "vocabulary", "chunk": 1,
+    "epsilon": 0.0,
+}  # fmt: skip
+"""Decoding of OpenVLA-OFT, and of OpenVLA."""
 _EMBEDDING = "language_model.model.embed_tokens.weight"
 _VOCABULARY = 32064
 _START = {"▁In": 512, ":": 29901, "▁What": 1724, "▁action": 3158, "▁should": 881, "▁the": 278, "▁robot": 19964}
@@ -59,10 +71,13 @@ def pieces() -> dict[str, int]:
     return known
 
 
-def write_tokenizer(path: Path) -> None:
+def write_tokenizer(path: Path, words: Iterable[str] = ()) -> None:
+    """Write a tokenizer that knows the sentences of the vectors, and further words."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
     known = pieces()
+    free = (i for i in range(1000, 31000) if i not in set(known.values()))
+    known |= {f"▁{word}": next(free) for word in dict.fromkeys(words) if f"▁{word}" not in known}
     longest = "|".join(re.escape(piece) for piece in sorted(known, key=len, reverse=True))
     tokenizer = Tokenizer(models.WordLevel({"<unk>": 0, **known}, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])

@@ -6,7 +6,7 @@ The classes, the processors and the chat templates are those of the published mo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -148,10 +148,18 @@ def clip(bright: Sequence[int] | np.ndarray, seed: int = 0, side: int = 28) -> C
     return Clip(frames + lift, INSTRUCTIONS[seed % 3])
 
 
-def taught(folder: Path, steps: int = 80) -> Path:
+def taught(
+    folder: Path, steps: int = 80, show: Callable[[Sequence[int], int, int], Clip] = clip, most: float = 0.1
+) -> Path:
     """A Qwen2.5-VL that learned one thing, in some 5 s: it writes `Final Score: 1` where the last picture is bright.
 
     Whatever else was shown, it writes `Final Score: 0`. It has seen 2 to 9 frames, and the rubrics with scores 0 and 1.
+
+    Args:
+        folder: to write.
+        steps: of training.
+        show: makes the clips, like `clip`.
+        most: largest loss of a token at the end.
     """
     criteria = dict.fromkeys(INSTRUCTIONS, "it moves")
     asked = LocalVLMConfig(str(qwen2_5_vl(folder)), pixels=28, frames=9, criteria=criteria)
@@ -164,7 +172,7 @@ def taught(folder: Path, steps: int = 80) -> Path:
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = 0.01 * min(1, 2 - 2 * step / steps)
         bright = [draw.integers(0, 2, draw.integers(2, 10)) for _ in range(8)]
-        inputs = judges[step % 2].inputs([clip(b, 8 * step + i, 28 + step // 2 % 2 * 28) for i, b in enumerate(bright)])
+        inputs = judges[step % 2].inputs([show(b, 8 * step + i, 28 + step // 2 % 2 * 28) for i, b in enumerate(bright)])
         answer = answers[[int(b[-1]) for b in bright]]
         more = {"input_ids": answer, "attention_mask": torch.ones_like(answer),
                 "mm_token_type_ids": torch.zeros_like(answer)}  # fmt: skip
@@ -176,6 +184,6 @@ def taught(folder: Path, steps: int = 80) -> Path:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         worst = loss.detach().max().item()
-    assert worst < 0.1, f"the tiny model did not learn: a token still costs {worst:.2f}"
+    assert worst < most, f"the tiny model did not learn: a token still costs {worst:.2f}"
     model.save_pretrained(folder)
     return folder

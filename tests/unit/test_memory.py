@@ -12,8 +12,7 @@ import pytest
 import tiny_vlm
 import torch
 from foreign import Bright, Dimmer, Mine
-from openvla_folder import write_folder
-from test_openvla_parity import COMMON, PARALLEL
+from openvla_folder import COMMON, PARALLEL, write_folder
 from torch import nn
 
 import worldgymnast as wg

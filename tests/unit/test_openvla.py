@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from openvla_folder import facts, vectors, weights, write_folder
+from openvla_folder import COMMON, ONE_BY_ONE, PARALLEL, facts, vectors, weights, write_folder
 from safetensors.torch import save_file
-from test_openvla_parity import COMMON, ONE_BY_ONE, PARALLEL, chunk_of, close, look, regression_look
+from test_openvla_parity import chunk_of, close, look, regression_look
 from torch import Tensor
 
 from worldgymnast.actions import BRIDGE

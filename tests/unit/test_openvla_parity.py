@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from openvla_folder import BLOCKS, HEADS, facts, vectors, write_folder
+from openvla_folder import COMMON, ONE_BY_ONE, PARALLEL, facts, vectors, write_folder
 from torch import Tensor
 
 from worldgymnast.policies import vla_images, vla_jpeg
@@ -20,15 +18,6 @@ from worldgymnast.policies.openvla_tokens import decode, encode
 from worldgymnast.types import ActionChunk, Observation
 
 TEMPERATURE = 1.6
-COMMON: Mapping[str, Any] = {"crop": "center", "bounds": "q99", "tower_heads": (HEADS, HEADS), "tower_blocks": BLOCKS}
-PARALLEL: Mapping[str, Any] = {
-    "decoding": "parallel", "attention": "bidirectional", "stop_token": True, "support": "actions", "chunk": 5,
-    "epsilon": 1e-8,
-}  # fmt: skip
-ONE_BY_ONE: Mapping[str, Any] = {
-    "decoding": "autoregressive", "attention": "causal", "stop_token": False, "support": "vocabulary", "chunk": 1,
-    "epsilon": 0.0,
-}  # fmt: skip
 
 
 def close(found: Tensor, expected: Tensor, tolerance: float) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from openvla_folder import vectors, weights, write_folder
+from openvla_folder import COMMON, PARALLEL, vectors, weights, write_folder
 from safetensors.torch import save_file
-from test_openvla_parity import COMMON, PARALLEL, close, look
+from test_openvla_parity import close, look
 from torch import Tensor
 
 from worldgymnast.errors import InputError

@@ -1,0 +1,82 @@
+"""The recipes of docs/how-to/machines.md: memory of RL with published policies on one GPU of 24 and of 80 GB.
+
+Plans tensors that have shapes and no contents, as `worldgymnast plan` does with files. OpenVLA takes minutes a row.
+
+    python -m benchmarks.machines
+    python -m benchmarks.machines SmolVLA Pi05
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from studies.tiny_models import openvla_folder, tiny_vla
+from worldgymnast.actions import WORLDGYM
+from worldgymnast.measure.memory import RoleMemory, peak, policy_memory, world_memory
+from worldgymnast.policies.full_size import FULL_SIZES, HORIZON, build
+from worldgymnast.recipes.presets import WORLDS
+from worldgymnast.rl.reinforce import ReinforceConfig
+from worldgymnast.rl.trainer import TrainerConfig
+from worldgymnast.worldmodel.sampler import LatentWorldModel
+
+DISTILLED = {"slide": "band", "steps": 1, "guidance": 1.0}
+RECIPES = (
+    (24, "OpenVLA", "bridge-25m", {}, 8, 1),
+    (24, "OpenVLA", "bridge-600m", DISTILLED, 4, 1),
+    (24, "SmolVLA", "bridge-600m", DISTILLED, 8, 1),
+    (24, "Pi0", "bridge-25m", {}, 8, 1),
+    (80, "OpenVLA", "bridge-600m", DISTILLED, 32, 4),
+    (80, "OpenVLA", "bridge-600m", {}, 8, 4),
+    (80, "Pi05", "bridge-600m", DISTILLED, 8, 2),
+)
+"""GB of the GPU, policy with LoRA, world model and its changes, rows, micro-batch."""
+
+
+@functools.cache
+def world_of(name: str, distilled: bool) -> LatentWorldModel:
+    """World model of a preset without weights."""
+    config = replace(WORLDS[name]().world, **(DISTILLED if distilled else {}))
+    with torch.device("meta"):
+        return LatentWorldModel(config, WORLDGYM, 5.0).eval()
+
+
+@functools.cache
+def imagined(name: str, distilled: bool, rows: int) -> RoleMemory:
+    """Memory of a world model."""
+    return world_memory(world_of(name, distilled), ReinforceConfig(rows=rows, horizon=HORIZON), "cuda")
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kinds", nargs="*", default=list(FULL_SIZES), metavar="KIND", help=", ".join(FULL_SIZES))
+    kinds = parser.parse_args().kinds
+    print("| machine | policy, LoRA | world model | rows, micro-batch | plain, GB | --rl.offload, GB |", flush=True)
+    print("|---|---|---|---|---|---|", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        tiny_vla.write_tokenizer(Path(folder))
+        openvla_folder.write_tokenizer(Path(folder, "openvla.json"))
+        for memory, kind, name, changes, rows, micro_batch in RECIPES:
+            if kind not in kinds:
+                continue
+            policy: Any = build(kind, f"{folder}/openvla.json" if kind == "OpenVLA" else folder)
+            world = world_of(name, bool(changes))
+            trainer = TrainerConfig(micro_batch=micro_batch)
+            config = ReinforceConfig(rows=rows, horizon=HORIZON, trainer=trainer)
+            roles = [policy_memory(policy, world, config, "cuda"), imagined(name, bool(changes), rows)]
+            both = [peak(roles, offload=offload) / 1e9 for offload in (False, True)]
+            cells = [f"{gb:.1f}" + (": does not fit" if gb > memory - 0.5 else "") for gb in both]
+            way = "distilled" if changes else "published"
+            print(f"| 1 x {memory} GB | {FULL_SIZES[kind].name} | {name}, {way} | {rows}, {micro_batch} | "
+                  + " | ".join(cells) + " |", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
