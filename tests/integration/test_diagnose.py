@@ -23,6 +23,7 @@ from worldgymnast.evaluation.uncertainty import JitterConfig, imagine_clips
 from worldgymnast.judges.classifier import SuccessClassifier
 from worldgymnast.measure.diagnosis import diagnose, examine
 from worldgymnast.measure.world import judge_outcomes
+from worldgymnast.policies.small_vla import SmallVLA
 from worldgymnast.protocols import RoundTrip
 from worldgymnast.recipes.presets import debug
 from worldgymnast.registry import Manifest, save_component
@@ -237,6 +238,8 @@ def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     save_component(folder / "world.safetensors", LatentWorldModel(recipe.world.world, spec, 13.3), Manifest())
     save_component(folder / "judge.safetensors", SuccessClassifier(recipe.judge.judge), Manifest())
+    for name, own in (("policy", spec), ("slow", replace(spec, rate=5.0))):
+        save_component(folder / f"{name}.safetensors", SmallVLA(recipe.policy.policy, own), Manifest())
     made = [episode(i, steps=6, size=64, spec=spec, fps=80 / 6) for i in range(6)]
     for name, wanted in (("one", made), ("two", made[:3]), ("plain", [replace(e, success=None) for e in made])):
         with lerobot.LeRobotWriter(folder / name, spec, 80 / 6, (64, 64)) as writer:
@@ -271,6 +274,22 @@ def test_the_command_writes_numbers_strips_and_a_page(
     assert list(json.loads((out / "diagnosis.json").read_text())["policies"]) == ["one"]
 
 
+def test_the_command_asks_the_policy_that_recorded_the_data(
+    held_out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, policy = tmp_path / "out", held_out / "policy.safetensors"
+    assert run(held_out, held_out / "one", "--policy", policy, "--temperature", 1, "--horizon", 5, "--out", out) == 0
+    said = capsys.readouterr().out
+    assert "Imagined vs. real outcome by episode: policy, from the first frames of its episodes" in said
+    (loop,) = json.loads((out / "diagnosis.json").read_text())["closed_loop"].values()
+    assert loop["all"]["count"] == 4
+    gap = loop["all"]["gap"]
+    assert gap["low"] <= gap["value"] <= gap["high"]
+    shown = gap["low"] > 0 or gap["high"] < 0
+    assert ("In closed loop the world model is too" in said) == shown
+    assert "imagined - real, points" in (out / "report.html").read_text()
+
+
 def test_the_command_refuses(held_out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
@@ -278,6 +297,9 @@ def test_the_command_refuses(held_out: Path, tmp_path: Path, capsys: pytest.Capt
         ((), "DATA, --outcomes: both are missing"),
         ((held_out / "plain",), "field 'success': no episode has a label"),
         ((held_out / "one", "--trained"), "--trained: --held-out is missing"),
+        (("--policy", held_out / "policy.safetensors", "--outcomes", "x"), "--policy: DATA is missing"),
+        ((held_out / "one", "--policy", held_out / "slow.safetensors"), "rate"),
+        ((held_out / "one", "--policy", held_out / "none.safetensors"), "none.safetensors"),
         ((held_out / "one", "--out", tmp_path / "mine"), "expected an empty folder or a run"),
         ((held_out / "one", "--outcomes", held_out / "one" / "meta" / "info.json"), "found no episodes with"),
     ):

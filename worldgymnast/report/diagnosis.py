@@ -88,11 +88,12 @@ def view(run: Path) -> DiagnosisView | None:
 def _view(diagnosis: Mapping[str, Any], run: Path) -> DiagnosisView:
     loops = [closed_loop_sheet(name, loop) for name, loop in diagnosis.get("closed_loop", {}).items()]
     agreement = {name: loop["all"] for name, loop in diagnosis.get("closed_loop", {}).items()}
+    said = sentences(diagnosis)
     if "all" not in diagnosis:
-        return DiagnosisView((), (), (), loops, (), (), str(diagnosis.get("command", "")), agreement)
+        return DiagnosisView(said, (), (), loops, (), (), str(diagnosis.get("command", "")), agreement)
     made = sheets(diagnosis)
     return DiagnosisView(
-        sentences(diagnosis),
+        said,
         [_bars(diagnosis, threshold) for threshold in _THRESHOLDS],
         [*_fidelity_curves(diagnosis), _reliability_curve(diagnosis)],
         [*made[: len(_THRESHOLDS)], *loops],
@@ -107,9 +108,9 @@ def _view(diagnosis: Mapping[str, Any], run: Path) -> DiagnosisView:
 
 
 def sentences(diagnosis: Mapping[str, Any]) -> list[str]:
-    """Summarize the causes of missed successes, by kind of threshold."""
+    """Summarize the causes of missed successes by kind of threshold, and the gap of outcomes in closed loop."""
     made = []
-    for threshold, name in _THRESHOLDS.items():
+    for threshold, name in _THRESHOLDS.items() if "all" in diagnosis else ():
         split = diagnosis["all"]["missed"][threshold]
         wrong = split["wrong"]
         if not wrong["count"]:
@@ -119,7 +120,20 @@ def sentences(diagnosis: Mapping[str, Any]) -> list[str]:
             f"With {name}, {wrong['successes']} of {wrong['count']} true successes are missed on imagined replays. "
             f"By cause: {', '.join(parts)}."
         )
-    return made
+    return made + [text for loop in diagnosis.get("closed_loop", {}).values() if (text := _gap_sentence(loop))]
+
+
+def _gap_sentence(loops: Mapping[str, Any]) -> str:
+    """Say whether imagined success is too high or too low in closed loop; "" if neither is shown."""
+    gap = loops["all"].get("gap")
+    if gap is None or gap["value"] is None or gap["low"] <= 0 <= gap["high"]:
+        return ""
+    how = "kind" if gap["value"] > 0 else "strict"
+    return (
+        f"In closed loop the world model is too {how}: imagined minus real success is {_points(gap)} points. Replays "
+        "do not show this: recorded actions give away how the episode ended. Before RL, add rollouts of this policy to "
+        "the world model's data, or train it for longer."
+    )
 
 
 def sheets(diagnosis: Mapping[str, Any]) -> list[Sheet]:
@@ -261,18 +275,19 @@ def _bin(one: _Group) -> str:
 
 
 def closed_loop_sheet(name: str, loops: Mapping[str, Any]) -> Sheet:
-    """Make the table of imagined and real outcomes per policy."""
-    rows = []
-    for policy, loop in {f"all {len(loops['policies'])}": loops["all"], **loops["policies"]}.items():
+    """Make the table of imagined and real outcomes per policy, or per task of a single policy."""
+    rows, kind = [], "tasks" if len(loops["policies"]) == 1 and loops.get("tasks") else "policies"
+    for part, loop in {f"all {len(loops[kind])}": loops["all"], **loops[kind]}.items():
         unknown = f", {loop['unknown']} unknown" if loop["unknown"] else ""
         correlations = [_number(loop["phi"], 2), _number(loop["within"], 2)]
         counts = [str(loop[key]) for key in ("both", "only_imagined", "only_real", "neither")]
-        rows.append([policy, f"{loop['count']}{unknown}", *correlations, *counts])
-    head = ["policy", "episodes", "phi", "within tasks", "both", "imagined only", "real only", "neither"]
+        rows.append([part, f"{loop['count']}{unknown}", _points(loop.get("gap")), *correlations, *counts])
+    head = ["task" if kind == "tasks" else "policy", "episodes", "imagined - real, points", "phi", "within tasks"]
+    head += ["both", "imagined only", "real only", "neither"]
     note = (
-        "Phi is the correlation of imagined and real success of the same episode, with 95 % intervals over layouts; 0 "
-        "means no correlation. Within tasks: without the differences between tasks. Counts: episodes that succeeded in "
-        "both, in one or in neither."
+        "Above 0 points, the world model is too kind. Phi is the correlation of imagined and real success of the same "
+        "episode, with 95 % intervals over layouts; 0 means no correlation. Within tasks: without the differences "
+        "between tasks. Counts: episodes that succeeded in both, in one or in neither."
     )
     return Sheet(f"Imagined vs. real outcome by episode: {name}", head, rows, note)
 
@@ -284,7 +299,9 @@ def plain_loops(episodes: Sequence[Episode], seed: int = 0) -> dict[str, Any]:
         return numbers(loop) | {"count": loop.count}
 
     policies = {name: plain(loop) for name, loop in by_policy(episodes, seed).items()}
-    return {"all": plain(closed_loop(episodes, seed)), "policies": policies}
+    tasks = {name: [e for e in episodes if e.task == name] for name in sorted({e.task for e in episodes})}
+    by_task = {name: plain(closed_loop(some, seed)) for name, some in tasks.items()} if len(tasks) > 1 else {}
+    return {"all": plain(closed_loop(episodes, seed)), "policies": policies, "tasks": by_task}
 
 
 def _share(rate: _Group, interval: bool = True) -> str:
@@ -297,6 +314,12 @@ def _share(rate: _Group, interval: bool = True) -> str:
 def _rate(rate: _Group) -> str:
     errors = f", {rate['errors']} errors" if rate["errors"] else ""
     return f"{_share(rate)} ({rate['successes']}/{rate['count']}{errors})"
+
+
+def _points(gap: _Group | None) -> str:
+    if gap is None or gap["value"] is None:
+        return "unknown"
+    return "{:+.0f} [{:+.0f}, {:+.0f}]".format(*(100 * gap[key] for key in ("value", "low", "high")))
 
 
 def _plain(value: float | None, digits: int) -> str:

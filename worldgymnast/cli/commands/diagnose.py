@@ -12,7 +12,13 @@ import numpy as np
 import tyro
 from tyro.conf import Positional
 
-from worldgymnast.cli.checks import check_frame_size, check_same_rate, require_labels
+from worldgymnast.cli.checks import (
+    check_frame_size,
+    check_observed,
+    check_same_actions,
+    check_same_rate,
+    require_labels,
+)
 from worldgymnast.cli.command import (
     REPORT,
     DeviceCommand,
@@ -28,19 +34,23 @@ from worldgymnast.cli.environment import default_horizon
 from worldgymnast.cli.inputs import choose_held_out, read_each
 from worldgymnast.cli.origins import cameras_of, check_same_cameras, fps_of, rule_of
 from worldgymnast.cli.starters import component_files, refuse_starters, refuse_unknown_tasks
-from worldgymnast.configs import Count, Positive, Seed, checked
+from worldgymnast.configs import Count, Executed, NonNegative, Positive, Seed, checked
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.errors import InputError
 from worldgymnast.evaluation.closed_loop import Episode, read_episodes
 from worldgymnast.judges.combined import check
 from worldgymnast.measure.diagnosis import Strip, examine
+from worldgymnast.measure.recorded import imagine_recorded
 from worldgymnast.preprocessing import Size, compact
-from worldgymnast.registry import load_world
+from worldgymnast.protocols import Policy, WorldModel
+from worldgymnast.registry import load_policy, load_world
 from worldgymnast.report import tables
 from worldgymnast.report.collect import collect
 from worldgymnast.report.diagnosis import FILE, MAIN, closed_loop_sheet, plain_loops, sentences, sheets
 from worldgymnast.report.report import write
+from worldgymnast.rl.rollout import executed_per_look
 from worldgymnast.run import check_folder, check_writable, command_line
+from worldgymnast.surrogates.imagination import Imagination
 from worldgymnast.video import contact_sheet, png
 from worldgymnast.weights import to_json, write_bytes, write_text
 
@@ -53,13 +63,17 @@ class Diagnose(DeviceCommand, LabelledCommand):
     """Locate the cause of wrong verdicts: judge, frame encoding or dynamics.
 
     The judge scores labelled real rollouts three times: on their real frames, on these frames encoded and decoded by
-    the world model, and on imagined replays of the same actions. With outcomes of closed-loop episodes, the
-    correlation of imagined and real outcomes is also measured.
+    the world model, and on imagined replays of the same actions. With the policy that recorded them, or with outcomes
+    of closed-loop episodes, imagined and real outcomes of the policy's own actions are also compared.
 
     Attributes:
         data: labelled data sets that neither world model nor judge was trained on; several are grouped by policy.
         world: world-model file; the starter world model if omitted.
         judge: judge file; the starter judge if omitted.
+        policy: policy file; DATA are its rollouts. It also acts in the world model from their first frames, and its
+            imagined success is compared with the recorded one.
+        temperature: sampling temperature of the recorded policy; 0 is greedy.
+        execute: actions to execute of each predicted chunk; all by default.
         outcomes: files with imagined and real outcomes: outcomes.json of agree, evaluation.json of quickstart,
             reproduce or rl, or state.json of an RL checkpoint.
         by: group policies by the source recorded in the data, or by folder; "auto" is by folder if several are given.
@@ -76,6 +90,9 @@ class Diagnose(DeviceCommand, LabelledCommand):
     data: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="DATA...")] = ()
     world: OptionalPath = None
     judge: OptionalPath = None
+    policy: OptionalPath = None
+    temperature: NonNegative = 0.0
+    execute: Executed = None
     outcomes: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE...")] = ()
     by: Literal["auto", "source", "folder"] = "auto"
     held_out: HeldOut = None
@@ -90,6 +107,8 @@ class Diagnose(DeviceCommand, LabelledCommand):
     def __post_init__(self) -> None:
         if not self.data and not self.outcomes:
             raise InputError("DATA, --outcomes: both are missing. Give labelled rollouts, or a file with outcomes")
+        if self.policy is not None and not self.data:
+            raise InputError("--policy: DATA is missing. Give labelled rollouts of this policy")
         if self.trained and not self.held_out:
             raise InputError("--trained: --held-out is missing. Give the same as in training")
 
@@ -99,24 +118,24 @@ class Diagnose(DeviceCommand, LabelledCommand):
             check_out(self.out)
         outcomes = read_loops(self.outcomes)  # before anything that takes minutes
         self.prepare()
-        loops = {name: plain_loops(episodes, self.seed) for name, episodes in outcomes.items()}
         results: dict[str, Any] = {}
         strips: Sequence[Strip] = ()
         if self.data:
-            results, strips = self._examine()
+            results, strips = self._examine(outcomes)
+        loops = {name: plain_loops(episodes, self.seed) for name, episodes in outcomes.items()}
         shown = sheets(results)[:MAIN] if results else []
         for sheet in [*shown, *(closed_loop_sheet(*loop) for loop in loops.items())]:
             tables.show(tables.sheet(sheet))
-        for sentence in sentences(results) if results else ():
+        if loops:
+            results["closed_loop"] = loops
+        for sentence in sentences(results):
             print(sentence)
         if self.out is None:
             return 0
-        if loops:
-            results["closed_loop"] = loops
         return self._write(self.out, results | {"command": command_line()}, strips)
 
-    def _examine(self) -> tuple[dict[str, Any], Sequence[Strip]]:
-        """Run the diagnosis; return its numbers and strips."""
+    def _examine(self, outcomes: dict[str, list[Episode]]) -> tuple[dict[str, Any], Sequence[Strip]]:
+        """Run the diagnosis; return its numbers and strips. Add the outcomes of the policy, if there is one."""
         files = component_files(world=self.world, judge=self.judge)
         world, judge = load_world(files["world"], self.device), load_judge_with_ledger(files["judge"], self.device)
         check_same_cameras(files["world"], files["judge"], requested=self.image_key)
@@ -127,11 +146,26 @@ class Diagnose(DeviceCommand, LabelledCommand):
         check_same_rate(self.data[0], episodes.fps, files["world"], world.fps, is_data=True)
         require_labels(self.data, episodes)
         check(judge, set(zip(episodes.task, episodes.instruction, strict=True)))
+        horizon = self.horizon or default_horizon(episodes.spec)
+        if self.policy is not None:
+            policy = self._policy(files["world"], world)
+            looks = executed_per_look(policy, self.execute)
+            length = -(-(horizon or int(episodes.length.max())) // looks) * looks
+            outcomes[f"{self.policy.stem}, from the first frames of its episodes"] = imagine_recorded(
+                policy,
+                Imagination.of(policy, world, judge, length, self.execute),
+                episodes,
+                horizon=length,
+                temperature=self.temperature,
+                rows=self.rows,
+                seed=self.seed,
+                name=self.policy.stem,
+            )
         diagnosis = examine(
             world,
             judge,
             episodes,
-            horizon=self.horizon or default_horizon(episodes.spec),
+            horizon=horizon,
             stride=self.stride or frames_for(2, rate_of(episodes)),
             seed=self.seed,
             rows=self.rows,
@@ -145,6 +179,15 @@ class Diagnose(DeviceCommand, LabelledCommand):
             error, count = errors.most_common(1)[0]
             print(f"{judge.name}: {errors.total()} judgements failed. Most common error ({count}x): {error}")
         return numbers, diagnosis.strips
+
+    def _policy(self, path: Path, world: WorldModel) -> Policy:
+        """Load the policy, and require that it fits the world model of `path`."""
+        assert self.policy is not None
+        policy = load_policy(self.policy, self.device)
+        check_same_actions(self.policy, policy.action_spec, path, world.action_spec)
+        check_observed(self.policy, policy, path, world)
+        check_same_cameras(path, self.policy)
+        return policy
 
     def _episodes(self, files: Mapping[str, Path], size: Size) -> EpisodeSet:
         """Read the data sets as one, with policies as sources."""
