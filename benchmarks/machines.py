@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from studies.tiny_models import openvla_folder, tiny_vla
+from benchmarks.tiny_models import openvla_folder, tiny_vla
 from worldgymnast.actions import WORLDGYM
 from worldgymnast.measure.memory import RoleMemory, peak, policy_memory, world_memory
 from worldgymnast.policies.full_size import FULL_SIZES, HORIZON, build

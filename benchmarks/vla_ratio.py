@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from studies.tiny_models import openvla_folder, tiny_vla
+from benchmarks.tiny_models import openvla_folder, tiny_vla
 from worldgymnast.actions import metaworld_spec
 from worldgymnast.policies.flow_chain import SamplerConfig
 from worldgymnast.policies.flow_vla import FlowVLA, FlowVLAConfig

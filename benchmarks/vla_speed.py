@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from studies.tiny_models import openvla_folder, tiny_vla
+from benchmarks.tiny_models import openvla_folder, tiny_vla
 from worldgymnast.policies.full_size import FULL_SIZES, build
 from worldgymnast.policies.openvla import OpenVLA
 from worldgymnast.policies.openvla_language import restore_rotary

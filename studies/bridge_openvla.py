@@ -23,9 +23,9 @@ import tyro
 from safetensors.torch import save_file
 from tyro.conf import Positional
 
+from benchmarks.tiny_models import openvla_folder, real_server, tiny_vlm
 from studies.bridge_starts import BridgeStarts
 from studies.command import run
-from studies.tiny_models import openvla_folder, real_server, tiny_vlm
 from worldgymnast.cli.main import main
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.windows import EpisodeSet
