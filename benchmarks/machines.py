@@ -58,6 +58,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kinds", nargs="*", default=list(FULL_SIZES), metavar="KIND", help=", ".join(FULL_SIZES))
     kinds = parser.parse_args().kinds
+    if unknown := sorted(set(kinds) - set(FULL_SIZES)):
+        parser.error(f"found {', '.join(unknown)}, expected some of {', '.join(FULL_SIZES)}")
     print("| machine | policy, LoRA | world model | rows, micro-batch | plain, GB | --rl.offload, GB |", flush=True)
     print("|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -73,8 +75,8 @@ def main() -> None:
             roles = [policy_memory(policy, world, config, "cuda"), imagined(name, bool(changes), rows)]
             both = [peak(roles, offload=offload) / 1e9 for offload in (False, True)]
             cells = [f"{gb:.1f}" + (": does not fit" if gb > memory - 0.5 else "") for gb in both]
-            way = "distilled" if changes else "published"
-            print(f"| 1 x {memory} GB | {FULL_SIZES[kind].name} | {name}, {way} | {rows}, {micro_batch} | "
+            way = ", distilled" if changes else ", published" if name == "bridge-600m" else ""
+            print(f"| 1 x {memory} GB | {FULL_SIZES[kind].name} | {name}{way} | {rows}, {micro_batch} | "
                   + " | ".join(cells) + " |", flush=True)  # fmt: skip
 
 

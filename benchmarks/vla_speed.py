@@ -1,8 +1,9 @@
 """Time of a look of published policies in full size, and what vision, language model and head take of it.
 
 The weights are random: they cost the same time as the published ones, and no file is read. Prints a row of a table.
+With several rows, its last column is the largest |ratio - 1| of the looks rescored one at a time.
 
-    python -m benchmarks.vla_speed SmolVLA
+    OMP_NUM_THREADS=1 python -m benchmarks.vla_speed SmolVLA --update
     python -m benchmarks.vla_speed OpenVLA --rows 8 --device cuda
 """
 
@@ -108,13 +109,26 @@ def randomize(policy: nn.Module, device: torch.device) -> None:
 
 
 def seconds_of(call: Callable[[], Any], clock: Clock, repeats: int) -> float:
-    """Fewest seconds of a call."""
-    found = []
+    """Mean seconds of a call."""
+    began = clock.now()
     for _ in range(repeats):
-        began = clock.now()
         call()
-        found.append(clock.now() - began)
-    return min(found)
+    return (clock.now() - began) / repeats
+
+
+def ratio_error(policy: Any, obs: Observation, chunk: Any) -> float:
+    """Largest |ratio - 1| of the looks rescored one at a time."""
+    one_by_one = torch.arange(len(chunk.logprobs)).split(1)
+    with torch.no_grad():
+        again = torch.cat([policy.logprobs(obs.rows(row), chunk.rows(row)) for row in one_by_one])
+    return (again.double() - chunk.logprobs.double().to(again.device)).expm1().abs().max().item()
+
+
+def peak(device: torch.device) -> float:
+    """Most GB at one time, of the GPU or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def main() -> None:
@@ -150,9 +164,9 @@ def main() -> None:
         for name, owner, method in parts_of(policy):
             setattr(owner, method, clock.around(name, getattr(owner, method)))
         look = seconds_of(act, clock, args.repeats)
-        shares = {name: clock.seconds.get(name, 0.0) / args.repeats for name in ("vision", "language", "head")}
+        shares = {name: clock.seconds.get(name, 0.0) / (args.repeats * look) for name in ("vision", "language")}
         learn = seconds_of(update, clock, 1) if args.update else None
-    whole = max(look, sum(clock.seconds.values()) / args.repeats)
+        error = ratio_error(policy, obs, chunk) if args.rows > 1 else None
     row = {
         "policy": FULL_SIZES[args.kind].name,
         "weights, G": f"{sum(parameter.numel() for parameter in policy.parameters()) / 1e9:.2f}",
@@ -160,11 +174,12 @@ def main() -> None:
         "look, s": f"{look:.2f}",
         "chunks/s": f"{args.rows / look:.3f}",
         "tokens or numbers/s": f"{chunk.actions.numel() / look:.2f}",
-        "vision": f"{shares['vision'] / whole:.0%}",
-        "language": f"{shares['language'] / whole:.0%}",
-        "head, rest": f"{1 - (shares['vision'] + shares['language']) / whole:.0%}",
+        "vision": f"{shares['vision']:.0%}",
+        "language": f"{shares['language']:.0%}",
+        "head, rest": f"{1 - sum(shares.values()):.0%}",
         "update, s": "" if learn is None else f"{learn:.1f}",
-        "peak, GB": f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f}",
+        "peak, GB": f"{peak(device):.1f}",
+        "ratio error": "" if error is None else f"{error:.1e}",
     }
     print("| " + " | ".join(row) + " |\n" + "|---" * len(row) + "|")
     print("| " + " | ".join(str(cell) for cell in row.values()) + " |")

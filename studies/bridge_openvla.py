@@ -10,7 +10,6 @@ of both models, the commands are those of docs/how-to/machines.md.
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from worldgymnast.cli.main import main
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import InputError
+from worldgymnast.judges.local import LocalVLM, LocalVLMConfig
 from worldgymnast.types import Clip
 
 OPENVLA = {"crop": "center", "chunk": "5", "tower_heads": "[2, 2]", "tower_blocks": "[4, 5]", "lora_rank": "4"}
@@ -51,8 +51,9 @@ class BridgeOpenVLA:
     def __call__(self) -> None:
         """Write the models, serve the judge, and run the commands."""
         parts = self.out.with_name(f"{self.out.name}-parts")
-        if parts.exists():
-            shutil.rmtree(parts)
+        for folder in (self.out, parts):
+            if folder.exists():
+                raise InputError(f"{folder}: already exists. Remove it, or give a new OUT")
         checkpoint, policy, judge = parts / "openvla", parts / "openvla.json", parts / "vlm.json"
         episodes = formats.read(self.data)
         write_checkpoint(checkpoint, sorted(set(episodes.instruction)))
@@ -73,17 +74,25 @@ def _command(*words: object) -> None:
 
 def teach(folder: Path, episodes: EpisodeSet) -> Path:
     """Write a model that calls a clip a success where its last frame is brighter than most; return its folder."""
-    frames = np.asarray(episodes.frames).astype(int)
-    usual = np.median(frames.mean((1, 2, 3)))
+    frames = np.asarray(episodes.frames)
+    usual = float(np.median(frames.mean((1, 2, 3))))
 
     def show(bright: Sequence[int], seed: int, side: int) -> Clip:
         draw = np.random.default_rng(seed)
-        shown = frames[draw.integers(0, len(frames), len(bright))]
+        shown = frames[draw.integers(0, len(frames), len(bright))].astype(int)
         aim = usual + np.where(np.asarray(bright) > 0, 1, -1) * draw.uniform(8, 60, len(bright))
         lit = shown + (aim - shown.mean((1, 2, 3)))[:, None, None, None]
         return Clip(lit.clip(0, 255).astype(np.uint8), tiny_vlm.INSTRUCTIONS[seed % 3])
 
-    return tiny_vlm.taught(folder, 300, show, most=5)
+    tiny_vlm.taught(folder, 300, show, max_loss=None)  # frames near the median cost much
+    shown = [show([0, 0, row % 2], row, 28) for row in range(40)]
+    judge = LocalVLM(
+        LocalVLMConfig(str(folder), pixels=28, frames=3, criteria=dict.fromkeys(tiny_vlm.INSTRUCTIONS, ""))
+    )
+    right = sum(verdict.succeeded == bool(row % 2) for row, verdict in enumerate(judge.score(shown)))
+    if right < 36:
+        raise RuntimeError(f"the judge knows {right} of 40 clips: it did not learn")
+    return folder
 
 
 def write_checkpoint(folder: Path, sentences: list[str]) -> None:

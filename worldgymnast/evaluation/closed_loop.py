@@ -56,7 +56,6 @@ class ClosedLoop:
         only_real: real successes that failed in imagination.
         neither: failures in both.
         unknown: episodes with an unknown outcome, excluded from everything else.
-        gap: share of imagined minus share of real successes, -1..1; above 0 the world model is too kind.
         phi: correlation of the outcomes; NaN if one never varies.
         within: correlation within the tasks of each policy.
     """
@@ -66,7 +65,6 @@ class ClosedLoop:
     only_real: int
     neither: int
     unknown: int
-    gap: Estimate
     phi: Estimate
     within: Estimate
 
@@ -93,7 +91,6 @@ def closed_loop(episodes: Sequence[Episode], seed: int = 0) -> ClosedLoop:
         int(((1 - x) * y).sum()),
         int(((1 - x) * (1 - y)).sum()),
         len(episodes) - len(known),
-        difference(x, y, layouts, seed),
         correlation(x, y, layouts, np.zeros_like(layouts), seed),
         correlation(x, y, layouts, cells, seed),
     )
@@ -103,22 +100,6 @@ def by_policy(episodes: Sequence[Episode], seed: int = 0) -> dict[str, ClosedLoo
     """Return `closed_loop` for every policy, in order of appearance."""
     names = dict.fromkeys(e.policy for e in episodes)
     return {name: closed_loop([e for e in episodes if e.policy == name], seed) for name in names}
-
-
-def difference(
-    x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], cluster: Int[np.ndarray, " n"], seed: int = 0
-) -> Estimate:
-    """Compute the mean of x minus y; the interval resamples clusters.
-
-    >>> difference(np.array([1.0, 1.0]), np.array([0.0, 1.0]), np.array([0, 1])).value
-    0.5
-    """
-    if not len(x):
-        return Estimate(_NAN, _NAN, _NAN)
-    sums, counts = np.bincount(cluster, x - y), np.bincount(cluster)
-    drawn = np.random.default_rng(seed).integers(0, len(counts), (_DRAWS, len(counts)))
-    low, high = np.quantile(sums[drawn].sum(1) / counts[drawn].sum(1), (0.025, 0.975))
-    return Estimate(float((x - y).mean()), float(low), float(high))
 
 
 def correlation(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+from jaxtyping import Int
 
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.evaluation.agreement import (
@@ -51,8 +52,8 @@ def gate_rates(verdicts: Mapping[str, Sequence[Outcome]], truth: Sequence[bool],
     return metrics
 
 
-def truncate(episodes: EpisodeSet, length: int) -> EpisodeSet:
-    """Return the first `length` actions of every episode."""
+def truncate(episodes: EpisodeSet, length: int | Int[np.ndarray, " e"]) -> EpisodeSet:
+    """Return the first `length` actions of every episode, or of each its own number."""
     return replace(episodes, length=np.minimum(episodes.length, length))
 
 

@@ -1,57 +1,129 @@
-"""Rolls out a policy in a world model from the first frames of its own recorded episodes.
+"""Imagine a policy's recorded episodes again, with the policy acting.
 
-Replays of recorded actions say whether a world model follows them. They do not say whether it is kind to the policy:
-the actions after a missed grasp are others than those after a good one, and give the outcome away. Here the policy acts
-on imagined frames, as in reinforcement learning, and the share of successes is compared with the recorded one. No real
-environment is needed.
+A replay repeats recorded actions, and these give the outcome away: after a missed grasp a policy tries again, after a
+good one it lifts. Here the policy acts on imagined frames, as in reinforcement learning, from the first frame of each
+episode. Its imagined success is compared with the recorded one, so no real environment is needed.
 """
 
 from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import InputError
-from worldgymnast.evaluation.closed_loop import Episode
+from worldgymnast.evaluation.success import Outcome
 from worldgymnast.measure.gate import truncate
-from worldgymnast.protocols import Actor
-from worldgymnast.surrogates.imagination import Surrogate, score_in
+from worldgymnast.progress import Progress
+from worldgymnast.protocols import Actor, Judge, WorldModel
+from worldgymnast.rl.rollout import executed_per_look
+from worldgymnast.surrogates.imagination import Imagination, score_in
+from worldgymnast.types import STATE
+
+_BY_POLICY = re.compile(r"policy@(\d+(?:\.\d+)?)")
+"""Source of an episode that `record-policy` wrote, with its temperature."""
+_BY_OTHERS = ("expert", "noisy", "play")
+"""Sources of episodes in which no policy acted."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Outcomes of one episode, recorded and imagined.
+
+    Attributes:
+        episode: its index in the data.
+        task: name of the task.
+        real: recorded outcome.
+        imagined: outcome in imagination; None if the judge failed.
+        error: reason of that failure.
+    """
+
+    episode: int
+    task: str
+    real: bool
+    imagined: Outcome
+    error: str | None = None
 
 
 def imagine_recorded(
     policy: Actor,
-    surrogate: Surrogate,
+    world: WorldModel,
+    judge: Judge,
     episodes: EpisodeSet,
     *,
-    horizon: int,
-    temperature: float = 0.0,
+    horizon: int | None = None,
+    execute: int | None = None,
+    temperature: float | None = None,
     rows: int = 32,
     seed: int = 0,
-    name: str = "policy",
-) -> list[Episode]:
-    """Imagine the policy's episodes from their first frames, beside the recorded outcomes.
+) -> list[Pair]:
+    """Imagine every labelled episode from its first frame, with the policy acting.
+
+    A failed episode gets as many actions as were recorded; a successful one, which may have ended early, as many as the
+    longest of its task. Both are cut to whole looks.
 
     Args:
         policy: the policy that recorded the episodes.
-        surrogate: world model and judge, such as `Imagination.of(policy, world, judge, horizon)`.
-        episodes: real rollouts of the policy; those without a label are ignored.
-        horizon: actions of a rollout; a recorded success counts if it comes within them.
-        temperature: of sampling; that of the recording.
+        world: the world model.
+        judge: the judge.
+        episodes: real rollouts of the policy.
+        horizon: most actions of an episode; success counts if it comes within them.
+        execute: actions executed per look; by default the policy's chunk.
+        temperature: of sampling; by default that in the source of each episode ("policy@0.5"), otherwise 0.
         rows: rollouts in parallel.
         seed: of every draw.
-        name: of the policy in the result.
 
     Raises:
-        InputError: no episode is labelled.
+        InputError: no episode is labelled, some are not the policy's, or the policy reads a state that they lack.
     """
     usable = np.flatnonzero(episodes.labelled & (episodes.length > 0))
     if not len(usable):
         raise InputError("data: no episode has a success label, so there is nothing to compare with. Label them")
-    real = truncate(episodes.select(usable), horizon)
-    starts = [real.episode(e).start() for e in range(len(real))]
-    label = "imagining the recorded episodes"
-    imagined = score_in(surrogate, policy, starts, rows=rows, temperature=temperature, seed=seed, label=label)
-    return [
-        Episode(name, task, e, rollout.verdict.succeeded, bool(succeeded))
-        for e, (task, rollout, succeeded) in enumerate(zip(real.kinds, imagined, real.succeeded, strict=True))
-    ]
+    real = episodes.select(usable)
+    real = real if horizon is None else truncate(real, horizon)
+    if STATE in policy.needs and real.state is None:
+        raise InputError("data: the policy reads the robot's state, but the episodes have none. Read them with --state")
+    limits = _limits(real, executed_per_look(policy, execute))
+    truth = truncate(real, limits).succeeded
+    temperatures = [temperature] * len(real) if temperature is not None else temperatures_of(real.source)
+    firsts, pairs = truncate(real, 0), dict[int, Pair]()
+    with Progress("imagining the recorded episodes", len(real)) as progress:
+        for limit, degree in sorted(set(zip(limits.tolist(), temperatures, strict=True))):
+            chosen = [e for e in range(len(real)) if (limits[e], temperatures[e]) == (limit, degree)]
+            starts = [firsts.episode(e).start() for e in chosen]
+            surrogate = Imagination.of(policy, world, judge, limit, execute).keyframes_only()
+            rolled = score_in(surrogate, policy, starts, rows=rows, temperature=degree, seed=seed)
+            for e, rollout in zip(chosen, rolled, strict=True):
+                said = rollout.verdict
+                pairs[e] = Pair(int(usable[e]), real.kinds[e], bool(truth[e]), said.succeeded, said.error)
+            progress.advance(len(chosen))
+    return [pairs[e] for e in range(len(real))]
+
+
+def temperatures_of(sources: Sequence[str]) -> list[float]:
+    """Return the temperature of each episode; 0 where the source names none.
+
+    Raises:
+        InputError: somebody else than a policy acted in some episodes.
+
+    >>> temperatures_of(["policy@0.5", ""])
+    [0.5, 0.0]
+    """
+    if others := sorted(set(sources) & set(_BY_OTHERS)):
+        raise InputError(
+            f"data: found episodes of {', '.join(others)}, expected rollouts of the policy. Their outcomes say nothing "
+            "about it. Give the policy's rollouts alone"
+        )
+    found = [_BY_POLICY.fullmatch(source) for source in sources]
+    return [float(match[1]) if match else 0.0 for match in found]
+
+
+def _limits(real: EpisodeSet, look: int) -> np.ndarray:
+    """Return the actions that each episode gets in imagination, int [n]."""
+    tasks = np.array(real.kinds, dtype=object)
+    longest = {task: int(real.length[tasks == task].max()) for task in set(real.kinds)}
+    limits = np.where(real.succeeded, [longest[task] for task in real.kinds], real.length)
+    return np.maximum(limits // look, 1) * look

@@ -11,7 +11,7 @@ from typing import Any
 from worldgymnast.errors import InputError
 from worldgymnast.evaluation.closed_loop import ClosedLoop, Episode, by_policy, closed_loop
 from worldgymnast.evaluation.recall import STRICT
-from worldgymnast.evaluation.success import numbers
+from worldgymnast.evaluation.success import EpisodeResult, SuccessTable, numbers, success_table
 from worldgymnast.files import read_json_object
 from worldgymnast.report.charts import Bars, Curve, Series
 from worldgymnast.report.world import Sheet
@@ -22,6 +22,8 @@ FILE = "diagnosis.json"
 AGAIN = "remove it and run diagnose again"
 MAIN = 6
 """Number of `sheets` that a terminal shows; the report has all."""
+_JUDGED = {"real": "real frames", "imagined": "replays"}
+"""Sources of frames on which the judge's verdicts are compared with the outcomes."""
 SOURCES = {"real": "real frames", "round_trip": "reconstruction", "imagined": "imagined"}
 CAUSES = {"judge": "judge", "round_trip": "reconstruction", "dynamics": "dynamics", "world": "world model"}
 _STRICT = f"{100 * STRICT:.0f} %"
@@ -88,15 +90,15 @@ def view(run: Path) -> DiagnosisView | None:
 def _view(diagnosis: Mapping[str, Any], run: Path) -> DiagnosisView:
     loops = [closed_loop_sheet(name, loop) for name, loop in diagnosis.get("closed_loop", {}).items()]
     agreement = {name: loop["all"] for name, loop in diagnosis.get("closed_loop", {}).items()}
-    said = sentences(diagnosis)
     if "all" not in diagnosis:
-        return DiagnosisView(said, (), (), loops, (), (), str(diagnosis.get("command", "")), agreement)
+        return DiagnosisView((), (), (), loops, (), (), str(diagnosis.get("command", "")), agreement)
     made = sheets(diagnosis)
+    recorded = [recorded_sheet(diagnosis["recorded"])] if "recorded" in diagnosis else []
     return DiagnosisView(
-        said,
+        sentences(diagnosis),
         [_bars(diagnosis, threshold) for threshold in _THRESHOLDS],
         [*_fidelity_curves(diagnosis), _reliability_curve(diagnosis)],
-        [*made[: len(_THRESHOLDS)], *loops],
+        [*recorded, *made[: len(_THRESHOLDS)], *loops],
         made[len(_THRESHOLDS) :],
         [_strip(one, run) for one in diagnosis.get("strips", ())],
         str(diagnosis.get("command", "")),
@@ -108,9 +110,9 @@ def _view(diagnosis: Mapping[str, Any], run: Path) -> DiagnosisView:
 
 
 def sentences(diagnosis: Mapping[str, Any]) -> list[str]:
-    """Summarize the causes of missed successes by kind of threshold, and the gap of outcomes in closed loop."""
+    """Summarize the causes of missed successes, by kind of threshold."""
     made = []
-    for threshold, name in _THRESHOLDS.items() if "all" in diagnosis else ():
+    for threshold, name in _THRESHOLDS.items():
         split = diagnosis["all"]["missed"][threshold]
         wrong = split["wrong"]
         if not wrong["count"]:
@@ -120,20 +122,51 @@ def sentences(diagnosis: Mapping[str, Any]) -> list[str]:
             f"With {name}, {wrong['successes']} of {wrong['count']} true successes are missed on imagined replays. "
             f"By cause: {', '.join(parts)}."
         )
-    return made + [text for loop in diagnosis.get("closed_loop", {}).values() if (text := _gap_sentence(loop))]
+    return [*made, *_recorded_sentence(diagnosis)]
 
 
-def _gap_sentence(loops: Mapping[str, Any]) -> str:
-    """Say whether imagined success is too high or too low in closed loop; "" if neither is shown."""
-    gap = loops["all"].get("gap")
-    if gap is None or gap["value"] is None or gap["low"] <= 0 <= gap["high"]:
-        return ""
-    how = "kind" if gap["value"] > 0 else "strict"
-    return (
-        f"In closed loop the world model is too {how}: imagined minus real success is {_points(gap)} points. Replays "
-        "do not show this: recorded actions give away how the episode ended. Before RL, add rollouts of this policy to "
-        "the world model's data, or train it for longer."
+def _recorded_sentence(diagnosis: Mapping[str, Any]) -> list[str]:
+    """Say that imagination is optimistic or pessimistic for the policy that recorded the episodes, if it is shown."""
+    if "recorded" not in diagnosis:
+        return []
+    table = _recorded_table(diagnosis["recorded"])
+    gap = table.difference
+    if not (gap.p_value < 0.05 and gap.low * gap.high > 0):
+        return []
+    how, rows = "optimistic" if gap.mean > 0 else "pessimistic", diagnosis["rows"]
+    judged = [f"{_judge_gap(rows, source):+.0f} on {where}" for source, where in _JUDGED.items()]
+    return [
+        f"With the policy acting, imagination (world model and judge) is {how}: {table.after} of its episodes succeed, "
+        f"recorded {table.before}; difference {gap}. Without it acting, the judge's verdicts on the same episodes are "
+        f"off by {' and '.join(judged)} points. What these do not explain is the world model's: before RL, train it "
+        "on more rollouts of this policy, or for longer."
+    ]
+
+
+def _judge_gap(rows: Sequence[Mapping[str, Any]], source: str) -> float:
+    """Return the share of judged minus the share of true successes on a source of frames, in points."""
+    known = [row for row in rows if row[source]["success"] is not None]
+    return 100 * sum(row[source]["success"] - row["success"] for row in known) / max(len(known), 1)
+
+
+def _recorded_table(recorded: Mapping[str, Any]) -> SuccessTable:
+    def results(kind: str) -> list[EpisodeResult]:
+        return [EpisodeResult(pair["task"], pair["episode"], 0, pair[kind], 0) for pair in recorded["pairs"]]
+
+    return success_table(results("real"), results("imagined"))
+
+
+def recorded_sheet(recorded: Mapping[str, Any]) -> Sheet:
+    """Make the table of recorded and imagined success of the policy that acted in both."""
+    table = _recorded_table(recorded)
+    rows = [[row.task, str(row.before), str(row.after), str(row.difference)] for row in table.rows]
+    rows.append(["mean over tasks", str(table.before), str(table.after), str(table.difference)])
+    note = (
+        "Imagined: the policy acts in the world model from the first frame of each recorded episode, for as many "
+        "actions. Above 0 points, world model and judge are optimistic."
     )
+    head = ["task", "recorded", "imagined", "imagined minus recorded"]
+    return Sheet(f"Success of {recorded['policy']}, recorded and imagined", head, rows, note)
 
 
 def sheets(diagnosis: Mapping[str, Any]) -> list[Sheet]:
@@ -275,19 +308,18 @@ def _bin(one: _Group) -> str:
 
 
 def closed_loop_sheet(name: str, loops: Mapping[str, Any]) -> Sheet:
-    """Make the table of imagined and real outcomes per policy, or per task of a single policy."""
-    rows, kind = [], "tasks" if len(loops["policies"]) == 1 and loops.get("tasks") else "policies"
-    for part, loop in {f"all {len(loops[kind])}": loops["all"], **loops[kind]}.items():
+    """Make the table of imagined and real outcomes per policy."""
+    rows = []
+    for policy, loop in {f"all {len(loops['policies'])}": loops["all"], **loops["policies"]}.items():
         unknown = f", {loop['unknown']} unknown" if loop["unknown"] else ""
         correlations = [_number(loop["phi"], 2), _number(loop["within"], 2)]
         counts = [str(loop[key]) for key in ("both", "only_imagined", "only_real", "neither")]
-        rows.append([part, f"{loop['count']}{unknown}", _points(loop.get("gap")), *correlations, *counts])
-    head = ["task" if kind == "tasks" else "policy", "episodes", "imagined - real, points", "phi", "within tasks"]
-    head += ["both", "imagined only", "real only", "neither"]
+        rows.append([policy, f"{loop['count']}{unknown}", *correlations, *counts])
+    head = ["policy", "episodes", "phi", "within tasks", "both", "imagined only", "real only", "neither"]
     note = (
-        "Above 0 points, the world model is too kind. Phi is the correlation of imagined and real success of the same "
-        "episode, with 95 % intervals over layouts; 0 means no correlation. Within tasks: without the differences "
-        "between tasks. Counts: episodes that succeeded in both, in one or in neither."
+        "Phi is the correlation of imagined and real success of the same episode, with 95 % intervals over layouts; 0 "
+        "means no correlation. Within tasks: without the differences between tasks. Counts: episodes that succeeded in "
+        "both, in one or in neither."
     )
     return Sheet(f"Imagined vs. real outcome by episode: {name}", head, rows, note)
 
@@ -299,9 +331,7 @@ def plain_loops(episodes: Sequence[Episode], seed: int = 0) -> dict[str, Any]:
         return numbers(loop) | {"count": loop.count}
 
     policies = {name: plain(loop) for name, loop in by_policy(episodes, seed).items()}
-    tasks = {name: [e for e in episodes if e.task == name] for name in sorted({e.task for e in episodes})}
-    by_task = {name: plain(closed_loop(some, seed)) for name, some in tasks.items()} if len(tasks) > 1 else {}
-    return {"all": plain(closed_loop(episodes, seed)), "policies": policies, "tasks": by_task}
+    return {"all": plain(closed_loop(episodes, seed)), "policies": policies}
 
 
 def _share(rate: _Group, interval: bool = True) -> str:
@@ -314,12 +344,6 @@ def _share(rate: _Group, interval: bool = True) -> str:
 def _rate(rate: _Group) -> str:
     errors = f", {rate['errors']} errors" if rate["errors"] else ""
     return f"{_share(rate)} ({rate['successes']}/{rate['count']}{errors})"
-
-
-def _points(gap: _Group | None) -> str:
-    if gap is None or gap["value"] is None:
-        return "unknown"
-    return "{:+.0f} [{:+.0f}, {:+.0f}]".format(*(100 * gap[key] for key in ("value", "low", "high")))
 
 
 def _plain(value: float | None, digits: int) -> str:

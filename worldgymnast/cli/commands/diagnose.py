@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -32,7 +32,7 @@ from worldgymnast.cli.commands.judge_evaluation import load_judge_with_ledger
 from worldgymnast.cli.data_defaults import frames_for, rate_of
 from worldgymnast.cli.environment import default_horizon
 from worldgymnast.cli.inputs import choose_held_out, read_each
-from worldgymnast.cli.origins import cameras_of, check_same_cameras, fps_of, rule_of
+from worldgymnast.cli.origins import cameras_of, check_same_cameras, check_same_state, fps_of, rule_of
 from worldgymnast.cli.starters import component_files, refuse_starters, refuse_unknown_tasks
 from worldgymnast.configs import Count, Executed, NonNegative, Positive, Seed, checked
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
@@ -40,17 +40,16 @@ from worldgymnast.errors import InputError
 from worldgymnast.evaluation.closed_loop import Episode, read_episodes
 from worldgymnast.judges.combined import check
 from worldgymnast.measure.diagnosis import Strip, examine
-from worldgymnast.measure.recorded import imagine_recorded
+from worldgymnast.measure.recorded import Pair, imagine_recorded
 from worldgymnast.preprocessing import Size, compact
 from worldgymnast.protocols import Policy, WorldModel
 from worldgymnast.registry import load_policy, load_world
 from worldgymnast.report import tables
 from worldgymnast.report.collect import collect
-from worldgymnast.report.diagnosis import FILE, MAIN, closed_loop_sheet, plain_loops, sentences, sheets
+from worldgymnast.report.diagnosis import FILE, MAIN, closed_loop_sheet, plain_loops, recorded_sheet, sentences, sheets
 from worldgymnast.report.report import write
 from worldgymnast.rl.rollout import executed_per_look
 from worldgymnast.run import check_folder, check_writable, command_line
-from worldgymnast.surrogates.imagination import Imagination
 from worldgymnast.video import contact_sheet, png
 from worldgymnast.weights import to_json, write_bytes, write_text
 
@@ -63,17 +62,17 @@ class Diagnose(DeviceCommand, LabelledCommand):
     """Locate the cause of wrong verdicts: judge, frame encoding or dynamics.
 
     The judge scores labelled real rollouts three times: on their real frames, on these frames encoded and decoded by
-    the world model, and on imagined replays of the same actions. With the policy that recorded them, or with outcomes
-    of closed-loop episodes, imagined and real outcomes of the policy's own actions are also compared.
+    the world model, and on imagined replays of the same actions. With --policy, it also acts in the world model, and
+    its imagined success is compared with the recorded one. With outcomes of closed-loop episodes, the correlation of
+    imagined and real outcomes is also measured.
 
     Attributes:
         data: labelled data sets that neither world model nor judge was trained on; several are grouped by policy.
         world: world-model file; the starter world model if omitted.
         judge: judge file; the starter judge if omitted.
-        policy: policy file; DATA are its rollouts. It also acts in the world model from their first frames, and its
-            imagined success is compared with the recorded one.
-        temperature: sampling temperature of the recorded policy; 0 is greedy.
-        execute: actions to execute of each predicted chunk; all by default.
+        policy: policy that recorded DATA; it acts in the world model from the first frame of every episode.
+        temperature: its sampling temperature; by default that recorded in DATA, otherwise 0.
+        execute: actions that it executed of each predicted chunk; all by default.
         outcomes: files with imagined and real outcomes: outcomes.json of agree, evaluation.json of quickstart,
             reproduce or rl, or state.json of an RL checkpoint.
         by: group policies by the source recorded in the data, or by folder; "auto" is by folder if several are given.
@@ -91,7 +90,7 @@ class Diagnose(DeviceCommand, LabelledCommand):
     world: OptionalPath = None
     judge: OptionalPath = None
     policy: OptionalPath = None
-    temperature: NonNegative = 0.0
+    temperature: NonNegative | None = None
     execute: Executed = None
     outcomes: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE...")] = ()
     by: Literal["auto", "source", "folder"] = "auto"
@@ -107,8 +106,8 @@ class Diagnose(DeviceCommand, LabelledCommand):
     def __post_init__(self) -> None:
         if not self.data and not self.outcomes:
             raise InputError("DATA, --outcomes: both are missing. Give labelled rollouts, or a file with outcomes")
-        if self.policy is not None and not self.data:
-            raise InputError("--policy: DATA is missing. Give labelled rollouts of this policy")
+        if self.policy is not None and len(self.data) != 1:
+            raise InputError(f"--policy: found {len(self.data)} data sets, expected one, of rollouts of this policy")
         if self.trained and not self.held_out:
             raise InputError("--trained: --held-out is missing. Give the same as in training")
 
@@ -118,27 +117,30 @@ class Diagnose(DeviceCommand, LabelledCommand):
             check_out(self.out)
         outcomes = read_loops(self.outcomes)  # before anything that takes minutes
         self.prepare()
+        loops = {name: plain_loops(episodes, self.seed) for name, episodes in outcomes.items()}
         results: dict[str, Any] = {}
         strips: Sequence[Strip] = ()
         if self.data:
-            results, strips = self._examine(outcomes)
-        loops = {name: plain_loops(episodes, self.seed) for name, episodes in outcomes.items()}
+            results, strips = self._examine()
         shown = sheets(results)[:MAIN] if results else []
+        if "recorded" in results:
+            shown.append(recorded_sheet(results["recorded"]))
         for sheet in [*shown, *(closed_loop_sheet(*loop) for loop in loops.items())]:
             tables.show(tables.sheet(sheet))
-        if loops:
-            results["closed_loop"] = loops
-        for sentence in sentences(results):
+        for sentence in sentences(results) if results else ():
             print(sentence)
         if self.out is None:
             return 0
+        if loops:
+            results["closed_loop"] = loops
         return self._write(self.out, results | {"command": command_line()}, strips)
 
-    def _examine(self, outcomes: dict[str, list[Episode]]) -> tuple[dict[str, Any], Sequence[Strip]]:
-        """Run the diagnosis; return its numbers and strips. Add the outcomes of the policy, if there is one."""
+    def _examine(self) -> tuple[dict[str, Any], Sequence[Strip]]:
+        """Run the diagnosis; return its numbers and strips."""
         files = component_files(world=self.world, judge=self.judge)
         world, judge = load_world(files["world"], self.device), load_judge_with_ledger(files["judge"], self.device)
-        check_same_cameras(files["world"], files["judge"], requested=self.image_key)
+        policy = None if self.policy is None else self._load_policy(self.policy, files["world"], world)
+        check_same_cameras(files["world"], files["judge"], self.policy, requested=self.image_key)
         episodes = self._episodes(files, compact(world.frame_size))
         refuse_starters({"world": self.world, "judge": self.judge}, self.data[0], episodes.spec)
         refuse_unknown_tasks(self.judge, sorted(set(episodes.task)))
@@ -146,20 +148,20 @@ class Diagnose(DeviceCommand, LabelledCommand):
         check_same_rate(self.data[0], episodes.fps, files["world"], world.fps, is_data=True)
         require_labels(self.data, episodes)
         check(judge, set(zip(episodes.task, episodes.instruction, strict=True)))
+        pairs: list[Pair] = []
         horizon = self.horizon or default_horizon(episodes.spec)
-        if self.policy is not None:
-            policy = self._policy(files["world"], world)
-            looks = executed_per_look(policy, self.execute)
-            length = -(-(horizon or int(episodes.length.max())) // looks) * looks
-            outcomes[f"{self.policy.stem}, from the first frames of its episodes"] = imagine_recorded(
+        if policy is not None:
+            check_same_state(self.policy, files["world"], names=episodes.state_names)
+            pairs = imagine_recorded(
                 policy,
-                Imagination.of(policy, world, judge, length, self.execute),
+                world,
+                judge,
                 episodes,
-                horizon=length,
+                horizon=horizon,
+                execute=self.execute,
                 temperature=self.temperature,
                 rows=self.rows,
                 seed=self.seed,
-                name=self.policy.stem,
             )
         diagnosis = examine(
             world,
@@ -175,18 +177,20 @@ class Diagnose(DeviceCommand, LabelledCommand):
         if skipped := len(episodes) - numbers["all"]["episodes"]:
             print(f"{skipped} of {len(episodes)} episodes have no label or no action and are skipped")
         errors = Counter(row[s]["error"] for row in numbers["rows"] for s in numbers["sources"] if row[s]["error"])
+        errors.update(pair.error for pair in pairs if pair.error)
         if errors:
             error, count = errors.most_common(1)[0]
             print(f"{judge.name}: {errors.total()} judgements failed. Most common error ({count}x): {error}")
+        if self.policy is not None:
+            numbers["recorded"] = {"policy": self.policy.stem, "pairs": [asdict(pair) for pair in pairs]}
         return numbers, diagnosis.strips
 
-    def _policy(self, path: Path, world: WorldModel) -> Policy:
-        """Load the policy, and require that it fits the world model of `path`."""
-        assert self.policy is not None
-        policy = load_policy(self.policy, self.device)
-        check_same_actions(self.policy, policy.action_spec, path, world.action_spec)
-        check_observed(self.policy, policy, path, world)
-        check_same_cameras(path, self.policy)
+    def _load_policy(self, path: Path, world_path: Path, world: WorldModel) -> Policy:
+        """Load the policy, and require that it fits the world model."""
+        policy = load_policy(path, self.device)
+        check_same_actions(path, policy.action_spec, world_path, world.action_spec)
+        check_observed(path, policy, world_path, world)
+        executed_per_look(policy, self.execute)
         return policy
 
     def _episodes(self, files: Mapping[str, Path], size: Size) -> EpisodeSet:
@@ -198,7 +202,7 @@ class Diagnose(DeviceCommand, LabelledCommand):
             fps=self.fps,
             assumed_fps=fps_of(files["world"]),
             labels=self.labels,
-            resize=rule_of(files["world"], files["judge"], requested=self.resize),
+            resize=rule_of(files["world"], files["judge"], self.policy, requested=self.resize),
         )
         if self.by == "folder" or (self.by == "auto" and len(sets) > 1):
             sets = [
