@@ -14,14 +14,15 @@
 # rl[:MINUTES]              the quickstart in that world: RL of the starter policy, real evaluation (10 minutes)
 # time[:MINUTES]            bridge-600m: imagined frames a second by batch, one step and ten with guidance (8 minutes)
 # time-compiled[:MINUTES]   the same with torch.compile
+# vla[:MINUTES]             published policies in full size with random weights: looks, updates, memory (8 minutes)
 #
 # WHEELS  what studies/wheels.sh collected; left out where everything is installed
-# OUT     what comes back, flat, at most 8 files of 16 MiB: log.txt, numbers.json, timing.md, weights.tar.000 and on, and
+# OUT     what comes back, flat, at most 8 files of 16 MiB: log.txt, numbers.json, timing.md, vla.md, weights.tar.000 and on, and
 #         parts.json (python -m studies.parcel unpack OUT FOLDER). It may be emptied between two calls.
 # STATE   where everything else lies, to be kept between calls: /tmp/study
 # DEVICE  cuda; WORKERS the number of cores; PYTHON python3; MUJOCO_GL egl; RL_FLAGS more flags of the quickstart;
 #         TRAIN_FLAGS and EXPLORE_FLAGS those of train or graphed, and of explore;
-#         TIMED the flags of the timing: --size bridge-600m --batches 1 8 32 128
+#         TIMED the flags of the timing: --size bridge-600m --batches 1 8 32 128; VLAS the policies of vla
 set -uo pipefail
 parts=${1:?usage: WHEELS=dir OUT=dir studies/on_gpu.sh record,train:VARIANT:MINUTES,judge:MINUTES,evaluate,rl,time}
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -93,11 +94,21 @@ timing() { # FLAG...: ways and batches in processes of their own, so that one th
   done
   return $code
 }
+vlas() { # a process for each, so that one that does not fit costs no other
+  local kind rows code=0
+  set -o pipefail
+  for kind in ${VLAS:-SmolVLA Pi0 Pi05 OpenVLA}; do
+    for rows in 1 8; do
+      "$python" -m benchmarks.vla_speed "$kind" --rows $rows --update --device "$device" | tee -a "$state/vla.md" || code=1
+    done
+  done
+  return $code
+}
 leave() { # what there is so far, into OUT
   local folder name
   folder=$(current 2>/dev/null)
   cp "$folder/numbers.json" "$out/" 2>/dev/null || rm -f "$out/numbers.json"
-  cp "$state/timing.md" "$out/" 2>/dev/null
+  cp "$state"/{timing,vla}.md "$out/" 2>/dev/null
   name=$(basename "$folder")
   (cd "$state" && "$python" -m studies.parcel pack "$out" "worlds/$name"/{plan,judge,numbers}.json \
     "worlds/$name"/world-16.safetensors "worlds/$name"/judge/judge.safetensors \
@@ -105,7 +116,7 @@ leave() { # what there is so far, into OUT
     "worlds/$name"/{world,judge}/metrics.jsonl "worlds/$name"/quickstart/{evaluation,stages}.json \
     "worlds/$name"/quickstart/rl/{policy.safetensors,metrics.jsonl} worlds/*/numbers.json)
 }
-export -f timing recording exploring
+export -f timing recording exploring vlas
 export python repo device state workers TIMED
 
 { # read whole before it runs, so that the script may be edited meanwhile
@@ -143,8 +154,9 @@ for part in "${list[@]}"; do
         --finetune.workers "$workers" --score.workers "$workers" ${RL_FLAGS:-} ;;
     time) limited "${first:-8}" time bash -c timing ;;
     time-compiled) limited "${first:-8}" "time, compiled" bash -c 'timing --compile' ;;
+    vla) limited "${first:-8}" vla bash -c vlas ;;
     *)
-      echo "part: found '$name', expected record, train, graphed, explore, judge, evaluate, rl, time or time-compiled"
+      echo "part: found '$name', expected record, train, graphed, explore, judge, evaluate, rl, time, time-compiled or vla"
       failed+=("$name") ;;
   esac
   leave >/dev/null
