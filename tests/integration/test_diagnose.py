@@ -277,11 +277,38 @@ def test_the_command_writes_numbers_strips_and_a_page(
 def test_the_command_lets_the_policy_act(held_out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, policy = tmp_path / "out", held_out / "policy.safetensors"
     assert run(held_out, held_out / "one", "--policy", policy, "--temperature", 1, "--horizon", 5, "--out", out) == 0
-    title = "Success of policy, recorded and imagined"
-    assert title in capsys.readouterr().out
+    title = "Success of the policy policy.safetensors, recorded and imagined"
+    said = " ".join(capsys.readouterr().out.split())
+    assert title in said
+    assert "With the policy acting, " in said
+    assert "first 5 of up to 6 actions; later successes count as failures" in said
     pairs = json.loads((out / "diagnosis.json").read_text())["recorded"]["pairs"]
     assert len(pairs) == 4, "two of the six have no label"
     assert title in (out / "report.html").read_text()
+
+
+def test_a_policy_that_reads_the_state_acts_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe, spec = debug(), metaworld_spec(6)
+    config = replace(recipe.world.world, state_dim=3)
+    save_component(tmp_path / "world.safetensors", LatentWorldModel(config, spec, 13.3), Manifest())
+    save_component(tmp_path / "judge.safetensors", SuccessClassifier(recipe.judge.judge), Manifest())
+    reader = SmallVLA(replace(recipe.policy.policy, state_dim=3), spec)
+    save_component(tmp_path / "policy.safetensors", reader, Manifest())
+    names = ("x", "y", "z")
+    made = [episode(i, steps=6, size=64, spec=spec, fps=80 / 6) for i in range(4)]
+    lerobot.write(
+        tmp_path / "data",
+        [
+            replace(
+                one, success=np.arange(7) > 5 - i, state=np.full((7, 3), i, np.float32), state_names=names, source=""
+            )
+            for i, one in enumerate(made)
+        ],
+    )
+    assert run(tmp_path, tmp_path / "data", "--policy", tmp_path / "policy.safetensors") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "4 of 4 episodes do not record who acted; assumed" in said
+    assert "With the policy acting, " in said
 
 
 def test_the_command_refuses(held_out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

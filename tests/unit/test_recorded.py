@@ -16,7 +16,7 @@ from worldgymnast.episodes.windows import EpisodeSet, from_episodes
 from worldgymnast.errors import InputError
 from worldgymnast.evaluation.uncertainty import imagine_clips
 from worldgymnast.measure.diagnosis import diagnose
-from worldgymnast.measure.recorded import imagine_recorded, temperatures_of
+from worldgymnast.measure.recorded import check_source, imagine_recorded
 from worldgymnast.report.diagnosis import recorded_sheet, sentences
 from worldgymnast.types import IMAGE, STATE, ActionChunk, Clip, Observation, Verdict
 
@@ -88,19 +88,34 @@ def test_a_world_that_is_optimistic_or_pessimistic_shows(fades: float, expected:
 
 def test_the_sentence_gives_the_judges_own_share() -> None:
     episodes = recorded(60)
-    assert not [text for text in sentences(diagnosed(Lamp(), BrightJudge(), episodes)) if "acting" in text]
-    (world,) = [text for text in sentences(diagnosed(Lamp(4.0), BrightJudge(), episodes)) if "acting" in text]
-    assert "(world model and judge) is optimistic" in world
-    assert "off by +0 on real frames and +17 on replays points" in world
-    (judge,) = [text for text in sentences(diagnosed(Lamp(), Lenient(), episodes)) if "acting" in text]
-    assert "off by +13 on real frames and +13 on replays points" in judge
-    (strict,) = [text for text in sentences(diagnosed(Lamp(-4.0), BrightJudge(), episodes)) if "acting" in text]
-    assert "is pessimistic" in strict
+
+    def said(world: Lamp, judge: BrightJudge) -> list[str]:
+        return [text for text in sentences(diagnosed(world, judge, episodes)) if "true successes" not in text]
+
+    (rate,) = said(Lamp(), BrightJudge())
+    assert "imagined minus recorded +0 points" in rate
+    assert rate.endswith("The outcome of 60 of 60 single episodes agrees.")
+    rate, world = said(Lamp(4.0), BrightJudge())
+    assert "The outcome of 50 of 60 single episodes agrees." in rate
+    assert "World model and judge are optimistic in all tasks." in world
+    assert "off by +0 points on real frames and +17 points on replays" in world
+    assert "off by +13 points on real frames and +13 points on replays" in said(Lamp(), Lenient())[1]
+    assert "pessimistic in all tasks" in said(Lamp(-4.0), BrightJudge())[1]
+
+
+def test_a_task_is_named_where_the_mean_hides_it() -> None:
+    rows = [{"task": task, "episode": i, "real": real, "imagined": not real, "error": None}
+            for task, real in (("up", False), ("down", True)) for i in range(12)]  # fmt: skip
+    verdict = {source: {"success": True} for source in ("real", "imagined")}
+    found = {"recorded": {"policy": "p", "pairs": rows}, "rows": [{"success": row["real"], **verdict} for row in rows]}
+    made = sentences(found | {"all": {"missed": {k: {"wrong": {"count": 0}} for k in ("own", "strict")}}})
+    assert "imagined minus recorded +0 points" in made[0]
+    assert "optimistic in up, pessimistic in down" in made[1]
 
 
 def test_the_table_has_a_row_per_task() -> None:
     sheet = recorded_sheet(diagnosed(Lamp(2.0), BrightJudge(), recorded())["recorded"])
-    assert sheet.title == "Success of steady, recorded and imagined"
+    assert sheet.title == "Success of the policy steady, recorded and imagined"
     assert [row[0] for row in sheet.rows] == ["low", "high", "mean over tasks"]
     assert sheet.rows[-1][-1].startswith("+25 points")
 
@@ -120,7 +135,7 @@ def test_temperatures_are_those_of_the_recording() -> None:
     imagine_recorded(policy, Lamp(), BrightJudge(), mixed, temperature=0.3)
     assert policy.temperatures[-1] == (0.3, 4)
     with pytest.raises(InputError, match="found episodes of expert, play, expected rollouts of the policy"):
-        temperatures_of(["policy@1", "play", "expert"])
+        check_source(["policy@1", "play", "expert"])
 
 
 def test_what_cannot_be_compared() -> None:

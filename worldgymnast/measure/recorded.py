@@ -84,8 +84,11 @@ def imagine_recorded(
         raise InputError("data: no episode has a success label, so there is nothing to compare with. Label them")
     real = episodes.select(usable)
     real = real if horizon is None else truncate(real, horizon)
+    check_source(real.source)
     if STATE in policy.needs and real.state is None:
-        raise InputError("data: the policy reads the robot's state, but the episodes have none. Read them with --state")
+        raise InputError(
+            "data: the policy reads the robot's state, but the episodes have none. Give data with the state"
+        )
     limits = _limits(real, executed_per_look(policy, execute))
     truth = truncate(real, limits).succeeded
     temperatures = [temperature] * len(real) if temperature is not None else temperatures_of(real.source)
@@ -103,20 +106,21 @@ def imagine_recorded(
     return [pairs[e] for e in range(len(real))]
 
 
+def check_source(sources: Sequence[str]) -> None:
+    """Raise InputError if somebody else than a policy acted in some episodes."""
+    if others := sorted(set(sources) & set(_BY_OTHERS)):
+        raise InputError(
+            f"data: found episodes of {', '.join(others)}, expected rollouts of the policy. Their outcomes say nothing "
+            "about it. Give the policy's rollouts alone (record-policy writes them), or omit the policy"
+        )
+
+
 def temperatures_of(sources: Sequence[str]) -> list[float]:
     """Return the temperature of each episode; 0 where the source names none.
-
-    Raises:
-        InputError: somebody else than a policy acted in some episodes.
 
     >>> temperatures_of(["policy@0.5", ""])
     [0.5, 0.0]
     """
-    if others := sorted(set(sources) & set(_BY_OTHERS)):
-        raise InputError(
-            f"data: found episodes of {', '.join(others)}, expected rollouts of the policy. Their outcomes say nothing "
-            "about it. Give the policy's rollouts alone"
-        )
     found = [_BY_POLICY.fullmatch(source) for source in sources]
     return [float(match[1]) if match else 0.0 for match in found]
 

@@ -22,6 +22,8 @@ FILE = "diagnosis.json"
 AGAIN = "remove it and run diagnose again"
 MAIN = 6
 """Number of `sheets` that a terminal shows; the report has all."""
+_LEVEL = 0.05
+"""Significance level."""
 _JUDGED = {"real": "real frames", "imagined": "replays"}
 """Sources of frames on which the judge's verdicts are compared with the outcomes."""
 SOURCES = {"real": "real frames", "round_trip": "reconstruction", "imagined": "imagined"}
@@ -122,24 +124,31 @@ def sentences(diagnosis: Mapping[str, Any]) -> list[str]:
             f"With {name}, {wrong['successes']} of {wrong['count']} true successes are missed on imagined replays. "
             f"By cause: {', '.join(parts)}."
         )
-    return [*made, *_recorded_sentence(diagnosis)]
+    return [*_recorded_sentences(diagnosis), *made]
 
 
-def _recorded_sentence(diagnosis: Mapping[str, Any]) -> list[str]:
-    """Say that imagination is optimistic or pessimistic for the policy that recorded the episodes, if it is shown."""
+def _recorded_sentences(diagnosis: Mapping[str, Any]) -> list[str]:
+    """Compare imagined and recorded success of the policy, and name the tasks in which they differ."""
     if "recorded" not in diagnosis:
         return []
-    table = _recorded_table(diagnosis["recorded"])
-    gap = table.difference
-    if not (gap.p_value < 0.05 and gap.low * gap.high > 0):
-        return []
-    how, rows = "optimistic" if gap.mean > 0 else "pessimistic", diagnosis["rows"]
-    judged = [f"{_judge_gap(rows, source):+.0f} on {where}" for source, where in _JUDGED.items()]
+    recorded = diagnosis["recorded"]
+    table, pairs = _recorded_table(recorded), [p for p in recorded["pairs"] if p["imagined"] is not None]
+    gap, agree = table.difference, sum(p["imagined"] == p["real"] for p in pairs)
+    made = [
+        f"With the policy acting, {table.after} of its imagined and {table.before} of its recorded episodes succeed; "
+        f"imagined minus recorded {gap}. The outcome of {agree} of {len(pairs)} single episodes agrees."
+    ]
+    shown = {"all tasks": gap} if gap.p_value < _LEVEL else {}
+    shown |= {row.task: row.difference for row in table.rows if row.difference.p_value < _LEVEL / len(table.rows)}
+    if not shown:
+        return made
+    found = [f"{'optimistic' if each.mean > 0 else 'pessimistic'} in {name}" for name, each in shown.items()]
+    judged = [f"{_judge_gap(diagnosis['rows'], source):+.0f} points on {where}" for source, where in _JUDGED.items()]
     return [
-        f"With the policy acting, imagination (world model and judge) is {how}: {table.after} of its episodes succeed, "
-        f"recorded {table.before}; difference {gap}. Without it acting, the judge's verdicts on the same episodes are "
-        f"off by {' and '.join(judged)} points. What these do not explain is the world model's: before RL, train it "
-        "on more rollouts of this policy, or for longer."
+        *made,
+        f"World model and judge are {', '.join(found)}. With the recorded actions the judge is off by "
+        f"{' and '.join(judged)}. What this does not explain is the world model's, provided that this policy recorded "
+        "the episodes as it acts here. Before RL, train the world model on more rollouts of the policy, or for longer.",
     ]
 
 
@@ -162,11 +171,12 @@ def recorded_sheet(recorded: Mapping[str, Any]) -> Sheet:
     rows = [[row.task, str(row.before), str(row.after), str(row.difference)] for row in table.rows]
     rows.append(["mean over tasks", str(table.before), str(table.after), str(table.difference)])
     note = (
-        "Imagined: the policy acts in the world model from the first frame of each recorded episode, for as many "
-        "actions. Above 0 points, world model and judge are optimistic."
+        "Imagined: the policy acts in the world model from the first frame of each recorded episode; after a failure "
+        "for as many actions, after a success for as many as the longest episode of the task. Above 0 points, world "
+        "model and judge are optimistic."
     )
     head = ["task", "recorded", "imagined", "imagined minus recorded"]
-    return Sheet(f"Success of {recorded['policy']}, recorded and imagined", head, rows, note)
+    return Sheet(f"Success of the policy {recorded['policy']}, recorded and imagined", head, rows, note)
 
 
 def sheets(diagnosis: Mapping[str, Any]) -> list[Sheet]:

@@ -50,6 +50,7 @@ from worldgymnast.report.diagnosis import FILE, MAIN, closed_loop_sheet, plain_l
 from worldgymnast.report.report import write
 from worldgymnast.rl.rollout import executed_per_look
 from worldgymnast.run import check_folder, check_writable, command_line
+from worldgymnast.types import STATE
 from worldgymnast.video import contact_sheet, png
 from worldgymnast.weights import to_json, write_bytes, write_text
 
@@ -62,9 +63,9 @@ class Diagnose(DeviceCommand, LabelledCommand):
     """Locate the cause of wrong verdicts: judge, frame encoding or dynamics.
 
     The judge scores labelled real rollouts three times: on their real frames, on these frames encoded and decoded by
-    the world model, and on imagined replays of the same actions. With --policy, it also acts in the world model, and
-    its imagined success is compared with the recorded one. With outcomes of closed-loop episodes, the correlation of
-    imagined and real outcomes is also measured.
+    the world model, and on imagined replays of the same actions. With --policy, the policy also acts in the world
+    model, and its imagined success is compared with the recorded one. With outcomes of closed-loop episodes, the
+    correlation of imagined and real outcomes is also measured.
 
     Attributes:
         data: labelled data sets that neither world model nor judge was trained on; several are grouped by policy.
@@ -72,7 +73,7 @@ class Diagnose(DeviceCommand, LabelledCommand):
         judge: judge file; the starter judge if omitted.
         policy: policy that recorded DATA; it acts in the world model from the first frame of every episode.
         temperature: its sampling temperature; by default that recorded in DATA, otherwise 0.
-        execute: actions that it executed of each predicted chunk; all by default.
+        execute: actions that it executed of each predicted chunk in the recording; all by default.
         outcomes: files with imagined and real outcomes: outcomes.json of agree, evaluation.json of quickstart,
             reproduce or rl, or state.json of an RL checkpoint.
         by: group policies by the source recorded in the data, or by folder; "auto" is by folder if several are given.
@@ -107,7 +108,10 @@ class Diagnose(DeviceCommand, LabelledCommand):
         if not self.data and not self.outcomes:
             raise InputError("DATA, --outcomes: both are missing. Give labelled rollouts, or a file with outcomes")
         if self.policy is not None and len(self.data) != 1:
-            raise InputError(f"--policy: found {len(self.data)} data sets, expected one, of rollouts of this policy")
+            raise InputError(
+                f"--policy: found {len(self.data)} data sets, expected one, of rollouts of this policy. Join several "
+                "with data add A B --out ALL"
+            )
         if self.trained and not self.held_out:
             raise InputError("--trained: --held-out is missing. Give the same as in training")
 
@@ -124,7 +128,7 @@ class Diagnose(DeviceCommand, LabelledCommand):
             results, strips = self._examine()
         shown = sheets(results)[:MAIN] if results else []
         if "recorded" in results:
-            shown.append(recorded_sheet(results["recorded"]))
+            shown = [recorded_sheet(results["recorded"]), *shown]
         for sheet in [*shown, *(closed_loop_sheet(*loop) for loop in loops.items())]:
             tables.show(tables.sheet(sheet))
         for sentence in sentences(results) if results else ():
@@ -141,7 +145,7 @@ class Diagnose(DeviceCommand, LabelledCommand):
         world, judge = load_world(files["world"], self.device), load_judge_with_ledger(files["judge"], self.device)
         policy = None if self.policy is None else self._load_policy(self.policy, files["world"], world)
         check_same_cameras(files["world"], files["judge"], self.policy, requested=self.image_key)
-        episodes = self._episodes(files, compact(world.frame_size))
+        episodes = self._episodes(files, compact(world.frame_size), state=policy is not None and STATE in policy.needs)
         refuse_starters({"world": self.world, "judge": self.judge}, self.data[0], episodes.spec)
         refuse_unknown_tasks(self.judge, sorted(set(episodes.task)))
         check_frame_size(world.frame_size, episodes.size, "data convert SOURCE TARGET --size")
@@ -151,6 +155,7 @@ class Diagnose(DeviceCommand, LabelledCommand):
         pairs: list[Pair] = []
         horizon = self.horizon or default_horizon(episodes.spec)
         if policy is not None:
+            self._print_assumed(episodes)
             check_same_state(self.policy, files["world"], names=episodes.state_names)
             pairs = imagine_recorded(
                 policy,
@@ -182,8 +187,21 @@ class Diagnose(DeviceCommand, LabelledCommand):
             error, count = errors.most_common(1)[0]
             print(f"{judge.name}: {errors.total()} judgements failed. Most common error ({count}x): {error}")
         if self.policy is not None:
-            numbers["recorded"] = {"policy": self.policy.stem, "pairs": [asdict(pair) for pair in pairs]}
+            numbers["recorded"] = {"policy": self.policy.name, "pairs": [asdict(pair) for pair in pairs]}
         return numbers, diagnosis.strips
+
+    def _print_assumed(self, episodes: EpisodeSet) -> None:
+        """Say what is taken for granted about the recording."""
+        unnamed = sum(not source.startswith("policy@") for source in episodes.source)
+        if unnamed and self.temperature is None:
+            print(
+                f"{unnamed} of {len(episodes)} episodes do not record who acted; assumed: {self.policy} at temperature "
+                "0. --temperature changes it"
+            )
+        longest = int(episodes.length.max())
+        horizon = self.horizon or default_horizon(episodes.spec) or longest
+        if horizon < longest:
+            print(f"first {horizon} of up to {longest} actions; later successes count as failures (--horizon)")
 
     def _load_policy(self, path: Path, world_path: Path, world: WorldModel) -> Policy:
         """Load the policy, and require that it fits the world model."""
@@ -193,7 +211,7 @@ class Diagnose(DeviceCommand, LabelledCommand):
         executed_per_look(policy, self.execute)
         return policy
 
-    def _episodes(self, files: Mapping[str, Path], size: Size) -> EpisodeSet:
+    def _episodes(self, files: Mapping[str, Path], size: Size, state: bool) -> EpisodeSet:
         """Read the data sets as one, with policies as sources."""
         sets = read_each(
             self.data,
@@ -202,6 +220,7 @@ class Diagnose(DeviceCommand, LabelledCommand):
             fps=self.fps,
             assumed_fps=fps_of(files["world"]),
             labels=self.labels,
+            state=state,
             resize=rule_of(files["world"], files["judge"], self.policy, requested=self.resize),
         )
         if self.by == "folder" or (self.by == "auto" and len(sets) > 1):
