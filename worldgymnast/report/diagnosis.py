@@ -256,6 +256,8 @@ def _splits(diagnosis: Mapping[str, Any], kind: str, threshold: str) -> Sheet:
         rows.append([name, _rate(split["wrong"]), *counts])
     head = ["rollouts", wrong, *(CAUSES[cause] for cause in causes), "corrected"]
     note = "Corrected: wrong on the real frames, right on the imagined ones."
+    if threshold == "strict":
+        note += " Each row has its own threshold, so rows do not add up."
     return Sheet(f"{title}, with {_THRESHOLDS[threshold]}", head, rows, note)
 
 

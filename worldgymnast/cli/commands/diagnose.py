@@ -33,7 +33,7 @@ from worldgymnast.cli.data_defaults import frames_for, rate_of
 from worldgymnast.cli.environment import default_horizon
 from worldgymnast.cli.inputs import choose_held_out, read_each
 from worldgymnast.cli.origins import cameras_of, check_same_cameras, check_same_state, fps_of, rule_of
-from worldgymnast.cli.starters import component_files, refuse_starters, refuse_unknown_tasks
+from worldgymnast.cli.starters import component_files, refuse_starters, refuse_unknown_tasks, spec_in
 from worldgymnast.configs import Count, Executed, NonNegative, Positive, Seed, checked
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.errors import InputError
@@ -141,12 +141,15 @@ class Diagnose(DeviceCommand, LabelledCommand):
 
     def _examine(self) -> tuple[dict[str, Any], Sequence[Strip]]:
         """Run the diagnosis; return its numbers and strips."""
-        files = component_files(world=self.world, judge=self.judge)
+        given = {"world": self.world, "judge": self.judge}
+        if self.policy is not None and (spec := spec_in(self.policy)) is not None:
+            refuse_starters(given, self.policy, spec)
+        files = component_files(**given)
         world, judge = load_world(files["world"], self.device), load_judge_with_ledger(files["judge"], self.device)
         policy = None if self.policy is None else self._load_policy(self.policy, files["world"], world)
         check_same_cameras(files["world"], files["judge"], self.policy, requested=self.image_key)
         episodes = self._episodes(files, compact(world.frame_size), state=policy is not None and STATE in policy.needs)
-        refuse_starters({"world": self.world, "judge": self.judge}, self.data[0], episodes.spec)
+        refuse_starters(given, self.data[0], episodes.spec)
         refuse_unknown_tasks(self.judge, sorted(set(episodes.task)))
         check_frame_size(world.frame_size, episodes.size, "data convert SOURCE TARGET --size")
         check_same_rate(self.data[0], episodes.fps, files["world"], world.fps, is_data=True)
