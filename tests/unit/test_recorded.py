@@ -110,7 +110,7 @@ def test_a_task_is_named_where_the_mean_hides_it() -> None:
     found = {"recorded": {"policy": "p", "pairs": rows}, "rows": [{"success": row["real"], **verdict} for row in rows]}
     made = sentences(found | {"all": {"missed": {k: {"wrong": {"count": 0}} for k in ("own", "strict")}}})
     assert "imagined minus recorded +0 points" in made[0]
-    assert "optimistic in up, pessimistic in down" in made[1]
+    assert "optimistic in 'up', pessimistic in 'down'" in made[1]
 
 
 def test_the_table_has_a_row_per_task() -> None:

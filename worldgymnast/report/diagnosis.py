@@ -139,7 +139,9 @@ def _recorded_sentences(diagnosis: Mapping[str, Any]) -> list[str]:
         f"imagined minus recorded {gap}. The outcome of {agree} of {len(pairs)} single episodes agrees."
     ]
     shown = {"all tasks": gap} if gap.p_value < _LEVEL else {}
-    shown |= {row.task: row.difference for row in table.rows if row.difference.p_value < _LEVEL / len(table.rows)}
+    shown |= {
+        f"'{row.task}'": row.difference for row in table.rows if row.difference.p_value < _LEVEL / len(table.rows)
+    }
     if not shown:
         return made
     found = [f"{'optimistic' if each.mean > 0 else 'pessimistic'} in {name}" for name, each in shown.items()]
