@@ -13,14 +13,13 @@ import functools
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from benchmarks.tiny_models import openvla_folder, tiny_vla
+from benchmarks.tiny_models import full_size
 from worldgymnast.actions import WORLDGYM
 from worldgymnast.measure.memory import RoleMemory, peak, policy_memory, world_memory
-from worldgymnast.policies.full_size import FULL_SIZES, HORIZON, build
+from worldgymnast.policies.full_size import FULL_SIZES, HORIZON
 from worldgymnast.recipes.presets import WORLDS
 from worldgymnast.rl.reinforce import ReinforceConfig
 from worldgymnast.rl.trainer import TrainerConfig
@@ -28,15 +27,15 @@ from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 DISTILLED = {"slide": "band", "steps": 1, "guidance": 1.0}
 RECIPES = (
-    (24, "OpenVLA", "bridge-25m", {}, 8, 1),
-    (24, "OpenVLA", "bridge-600m", DISTILLED, 4, 1),
-    (24, "SmolVLA", "bridge-600m", DISTILLED, 8, 1),
-    (24, "Pi0", "bridge-25m", {}, 8, 1),
-    (80, "OpenVLA", "bridge-600m", DISTILLED, 32, 4),
-    (80, "OpenVLA", "bridge-600m", {}, 8, 4),
-    (80, "Pi05", "bridge-600m", DISTILLED, 8, 2),
+    (24, "OpenVLA", "bridge-25m", False, 8, 1),
+    (24, "OpenVLA", "bridge-600m", True, 4, 1),
+    (24, "SmolVLA", "bridge-600m", True, 8, 1),
+    (24, "Pi0", "bridge-25m", False, 8, 1),
+    (80, "OpenVLA", "bridge-600m", True, 32, 4),
+    (80, "OpenVLA", "bridge-600m", False, 8, 4),
+    (80, "Pi05", "bridge-600m", True, 8, 2),
 )
-"""GB of the GPU, policy with LoRA, world model and its changes, rows, micro-batch."""
+"""GB of the GPU, policy with LoRA, world model and whether it is distilled, rows, micro-batch."""
 
 
 @functools.cache
@@ -63,19 +62,17 @@ def main() -> None:
     print("| machine | policy, LoRA | world model | rows, micro-batch | plain, GB | --rl.offload, GB |", flush=True)
     print("|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        tiny_vla.write_tokenizer(Path(folder))
-        openvla_folder.write_tokenizer(Path(folder, "openvla.json"))
-        for memory, kind, name, changes, rows, micro_batch in RECIPES:
+        for memory, kind, name, distilled, rows, micro_batch in RECIPES:
             if kind not in kinds:
                 continue
-            policy: Any = build(kind, f"{folder}/openvla.json" if kind == "OpenVLA" else folder)
-            world = world_of(name, bool(changes))
+            policy = full_size(kind, Path(folder))
+            world = world_of(name, distilled)
             trainer = TrainerConfig(micro_batch=micro_batch)
             config = ReinforceConfig(rows=rows, horizon=HORIZON, trainer=trainer)
-            roles = [policy_memory(policy, world, config, "cuda"), imagined(name, bool(changes), rows)]
+            roles = [policy_memory(policy, world, config, "cuda"), imagined(name, distilled, rows)]
             both = [peak(roles, offload=offload) / 1e9 for offload in (False, True)]
             cells = [f"{gb:.1f}" + (": does not fit" if gb > memory - 0.5 else "") for gb in both]
-            way = ", distilled" if changes else ", published" if name == "bridge-600m" else ""
+            way = ", distilled" if distilled else ", published" if name == "bridge-600m" else ""
             print(f"| 1 x {memory} GB | {FULL_SIZES[kind].name} | {name}{way} | {rows}, {micro_batch} | "
                   + " | ".join(cells) + " |", flush=True)  # fmt: skip
 

@@ -25,7 +25,7 @@ from worldgymnast.policies.openvla_checkpoint import OpenVLACheckpoint
 from worldgymnast.policies.small_vla import SmallVLA, SmallVLAConfig
 from worldgymnast.policies.tiny_smolvla import TinySmolVLA, TinySmolVLAConfig
 from worldgymnast.precision import autocast
-from worldgymnast.types import Observation
+from worldgymnast.types import ActionChunk, Observation
 
 LOOKS, SIDE, STATE = 8, 64, 3
 CPU = torch.device("cpu")
@@ -70,16 +70,19 @@ def observation(policy: Any) -> Observation:
 
 
 @torch.no_grad()
+def ratio_error(policy: Any, obs: Observation, chunk: ActionChunk, looks: int = 1) -> float:
+    """Largest |ratio - 1| of rescoring so many looks at a time."""
+    batches = torch.arange(len(chunk.logprobs)).split(looks)
+    again = torch.cat([policy.logprobs(obs.rows(rows), chunk.rows(rows)) for rows in batches])
+    return (again.double() - chunk.logprobs.double().to(again.device)).expm1().abs().max().item()
+
+
 def errors(policy: Any, precision: str) -> tuple[float, float]:
     """Largest |ratio - 1| of rescoring all looks together, and one at a time."""
     obs = observation(policy)
     with autocast("bf16" if precision == "bf16" else "fp32", CPU):
         chunk = policy.act(obs, temperature=1.0, generator=torch.Generator().manual_seed(1))
-        together = policy.logprobs(obs, chunk)
-        single = [policy.logprobs(obs.rows(row), chunk.rows(row)) for row in torch.arange(LOOKS).split(1)]
-    return tuple(
-        (found.double() - chunk.logprobs.double()).expm1().abs().max().item() for found in (together, torch.cat(single))
-    )  # pyright: ignore[reportReturnType] - two
+        return ratio_error(policy, obs, chunk, LOOKS), ratio_error(policy, obs, chunk)
 
 
 def main() -> None:

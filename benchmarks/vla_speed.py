@@ -20,8 +20,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.tiny_models import openvla_folder, tiny_vla
-from worldgymnast.policies.full_size import FULL_SIZES, build
+from benchmarks.tiny_models import full_size
+from benchmarks.vla_ratio import ratio_error
+from worldgymnast.policies.full_size import FULL_SIZES
 from worldgymnast.policies.openvla import OpenVLA
 from worldgymnast.policies.openvla_language import restore_rotary
 from worldgymnast.types import Observation
@@ -116,14 +117,6 @@ def seconds_of(call: Callable[[], Any], clock: Clock, repeats: int) -> float:
     return (clock.now() - began) / repeats
 
 
-def ratio_error(policy: Any, obs: Observation, chunk: Any) -> float:
-    """Largest |ratio - 1| of the looks rescored one at a time."""
-    one_by_one = torch.arange(len(chunk.logprobs)).split(1)
-    with torch.no_grad():
-        again = torch.cat([policy.logprobs(obs.rows(row), chunk.rows(row)) for row in one_by_one])
-    return (again.double() - chunk.logprobs.double().to(again.device)).expm1().abs().max().item()
-
-
 def peak(device: torch.device) -> float:
     """Most GB at one time, of the GPU or of this process."""
     if device.type == "cuda":
@@ -142,11 +135,7 @@ def main() -> None:
     args = parser.parse_args()
     device = torch.device(args.device)
     with tempfile.TemporaryDirectory() as folder:
-        if args.kind == "OpenVLA":
-            openvla_folder.write_tokenizer(Path(folder, "tokenizer.json"), SENTENCE.split())
-        else:
-            tiny_vla.write_tokenizer(Path(folder))
-        policy = build(args.kind, folder)
+        policy = full_size(args.kind, Path(folder))
         randomize(policy, device)
         clock = Clock(device)
         frames = torch.randint(256, (args.rows, SIDE, SIDE, 3), dtype=torch.uint8)

@@ -307,7 +307,7 @@ def test_a_policy_that_reads_the_state_acts_too(tmp_path: Path, capsys: pytest.C
     )
     assert run(tmp_path, tmp_path / "data", "--policy", tmp_path / "policy.safetensors") == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "4 of 4 episodes do not record who acted; assumed" in said
+    assert "4 of 4 episodes do not record who acted and how; assumed" in said
     assert "With the policy acting, " in said
 
 

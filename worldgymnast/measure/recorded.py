@@ -121,8 +121,17 @@ def temperatures_of(sources: Sequence[str]) -> list[float]:
     >>> temperatures_of(["policy@0.5", ""])
     [0.5, 0.0]
     """
-    found = [_BY_POLICY.fullmatch(source) for source in sources]
-    return [float(match[1]) if match else 0.0 for match in found]
+    return [recorded_temperature(source) or 0.0 for source in sources]
+
+
+def recorded_temperature(source: str) -> float | None:
+    """Return the temperature in the source of an episode; None where it names none.
+
+    >>> recorded_temperature("policy@0.5"), recorded_temperature("policy@act")
+    (0.5, None)
+    """
+    match = _BY_POLICY.fullmatch(source)
+    return float(match[1]) if match else None
 
 
 def _limits(real: EpisodeSet, look: int) -> np.ndarray:

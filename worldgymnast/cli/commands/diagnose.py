@@ -40,7 +40,7 @@ from worldgymnast.errors import InputError
 from worldgymnast.evaluation.closed_loop import Episode, read_episodes
 from worldgymnast.judges.combined import check
 from worldgymnast.measure.diagnosis import Strip, examine
-from worldgymnast.measure.recorded import Pair, imagine_recorded
+from worldgymnast.measure.recorded import Pair, imagine_recorded, recorded_temperature
 from worldgymnast.preprocessing import Size, compact
 from worldgymnast.protocols import Policy, WorldModel
 from worldgymnast.registry import load_policy, load_world
@@ -158,7 +158,7 @@ class Diagnose(DeviceCommand, LabelledCommand):
         pairs: list[Pair] = []
         horizon = self.horizon or default_horizon(episodes.spec)
         if policy is not None:
-            self._print_assumed(episodes)
+            self._print_assumed(episodes, horizon)
             check_same_state(self.policy, files["world"], names=episodes.state_names)
             pairs = imagine_recorded(
                 policy,
@@ -193,17 +193,16 @@ class Diagnose(DeviceCommand, LabelledCommand):
             numbers["recorded"] = {"policy": self.policy.name, "pairs": [asdict(pair) for pair in pairs]}
         return numbers, diagnosis.strips
 
-    def _print_assumed(self, episodes: EpisodeSet) -> None:
+    def _print_assumed(self, episodes: EpisodeSet, horizon: int | None) -> None:
         """Say what is taken for granted about the recording."""
-        unnamed = sum(not source.startswith("policy@") for source in episodes.source)
+        unnamed = sum(recorded_temperature(source) is None for source in episodes.source)
         if unnamed and self.temperature is None:
             print(
-                f"{unnamed} of {len(episodes)} episodes do not record who acted; assumed: {self.policy} at temperature "
-                "0. --temperature changes it"
+                f"{unnamed} of {len(episodes)} episodes do not record who acted and how; assumed: {self.policy} at "
+                "temperature 0. --temperature changes it"
             )
         longest = int(episodes.length.max())
-        horizon = self.horizon or default_horizon(episodes.spec) or longest
-        if horizon < longest:
+        if horizon is not None and horizon < longest:
             print(f"first {horizon} of up to {longest} actions; later successes count as failures (--horizon)")
 
     def _load_policy(self, path: Path, world_path: Path, world: WorldModel) -> Policy:
