@@ -81,8 +81,8 @@ def train_world(
     Args:
         episodes: one data set or several.
         out: the run folder.
-        config: the training. `start` and `autoencoder` override its world model, except that a success head and a
-            state head are added if `start` has none.
+        config: the training. `start` and `autoencoder` override its world model, except that a success head, a state
+            head and the state as an input are added if `start` has none.
         device: of the training.
         shares: share of each set in the clips and frames; by default proportional to its length.
         start: a world model to finetune, including its autoencoder.
@@ -145,10 +145,12 @@ class _Initial:
 
         Without labels, no success head can be trained.
         """
-        head, state_dim = config.success_head, config.state_dim
+        head, state_dim, state_input = config.success_head, config.state_dim, config.state_input
         if self.world is not None:
             config, head = self.world.config, self.world.config.success_head or head
-            config = replace(config, state_dim=config.state_dim or state_dim)
+            config = replace(
+                config, state_dim=config.state_dim or state_dim, state_input=config.state_input or state_input
+            )
         elif self.autoencoder is not None:
             config = replace(config, autoencoder=self.autoencoder.config)
         return replace(config, success_head=head if has_labels else 0)

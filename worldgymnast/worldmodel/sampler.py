@@ -57,7 +57,8 @@ _FRAMES_PER_PASS = 8
 HIDDEN = "hidden"
 """Entry of `WorldState.extra` for the heads: the newest frame's tokens [b n d]."""
 ROBOT = "robot"
-"""Entry of `WorldState.extra` for the state head: the robot's normalized state at the start [b s]."""
+"""Entry of `WorldState.extra` for the state head: the robot's normalized state [b s], at the start of the rollout or,
+with `state_input`, at the newest frame."""
 
 
 @checked
@@ -80,6 +81,8 @@ class WorldModelConfig:
         success_head: width of the success head; 0 for none.
         state_dim: numbers of the robot's state that the state head predicts; 0 for none.
         state_weight: weight of the state head's loss.
+        state_input: also feed the predicted state back, as an input of the next frame. It has contacts that are less
+            than a pixel wide, such as whether closing fingers hold an object. Needs a state head.
     """
 
     autoencoder: Annotated[AutoencoderConfig | VAEConfig, ByKind()] = AutoencoderConfig()
@@ -95,6 +98,7 @@ class WorldModelConfig:
     success_head: Annotated[int, Between(0, MOST_WIDE)] = 0
     state_dim: Annotated[int, Between(0, MOST_WIDE)] = field(default=0, metadata=LATER)
     state_weight: NonNegative = field(default=0.3, metadata=LATER)
+    state_input: bool = field(default=False, metadata=LATER)
 
     def __post_init__(self) -> None:
         if self.hop > (limit := max(1, self.transformer.window - 1)):
@@ -120,13 +124,19 @@ class LatentWorldModel(nn.Module):
                 f"found {config.guidance:g} with 'drop_action' {config.objective.drop_action:g}, "
                 f"expected 1 and 0: the last axis of {action_spec} is not padding, so no null action exists",
             )
+        if config.state_input and not config.state_dim:
+            raise FieldError(
+                "state_input", "found true, expected false: without a state head there is no state. --state adds one"
+            )
+        if config.state_input and (config.guidance != 1 or config.objective.drop_action):
+            raise FieldError("state_input", "found true with guidance, expected false: no null state exists")
         if not 0 < fps <= MOST_FPS:
             raise FieldError("fps", f"found {fps:g}, expected a number above 0, at most {MOST_FPS:g}")
         self.config, self.action_spec, self.fps, self.tiling = config, action_spec, fps, tiling
         a = config.autoencoder
         autoencoder = ImageVAE(a) if isinstance(a, VAEConfig) else Autoencoder(a)
         self.autoencoder: Autoencoder | ImageVAE = autoencoder.requires_grad_(False)
-        self.transformer = VideoTransformer(config.transformer)
+        self.transformer = VideoTransformer(config.transformer, config.state_dim if config.state_input else 0)
         self.objective = objective(config.objective)
         width = config.success_head
         self.success_head = SuccessHead(config.transformer.width, width) if width else None
@@ -187,9 +197,8 @@ class LatentWorldModel(nn.Module):
         """
         with self._autocast():
             latent = self.autoencoder.encode(frames).float()
-            started = self.start_latent(latent)
-            if self.state_head is not None:
-                started = replace(started, extra={**started.extra, ROBOT: self.state_head.start(latent, state)})
+            robot = None if self.state_head is None else self.state_head.start(latent, state)
+            started = self.start_latent(latent, robot)
             if not self.config.detail:
                 return started
             residual = frames.to(self.device).short() - self.autoencoder.decode(latent)
@@ -200,16 +209,26 @@ class LatentWorldModel(nn.Module):
         """The robot's state at the newest frame; None without a state head."""
         if self.state_head is None or ROBOT not in state.extra:
             return None
-        return self.state_head.predict(state.extra.get(HIDDEN), state.extra[ROBOT])
+        hidden = None if self.config.state_input else state.extra.get(HIDDEN)
+        return self.state_head.predict(hidden, state.extra[ROBOT])
 
     @torch.no_grad()
-    def start_latent(self, latent: Float[Tensor, "b h w c"]) -> WorldState:
-        """State whose current frame is `latent`; the action that led to it is zeros."""
-        state = WorldState(latent, -1, (), {"anchor": latent})
+    def start_latent(self, latent: Float[Tensor, "b h w c"], robot: Float[Tensor, "b s"] | None = None) -> WorldState:
+        """State whose current frame is `latent`; the action that led to it is zeros.
+
+        Args:
+            latent: the start frames.
+            robot: the robot's normalized state in them, for a world model with a state head.
+        """
+        state = WorldState(latent, -1, (), {"anchor": latent} | ({} if robot is None else {ROBOT: robot}))
         if not self._sees_previous:
             blank = torch.zeros(len(latent), self.config.transformer.action_dim, device=latent.device)
-            state = self._window.append(state, self._clean_inputs(state, latent, blank), None)
+            state = self._window.append(state, self._clean_inputs(state, latent, self._command(state, blank)), None)
         return replace(state, frame=0)
+
+    def _command(self, state: WorldState, action: Float[Tensor, "b a"]) -> Float[Tensor, "b as"]:
+        """The action, followed by the robot's state if it is an input."""
+        return torch.cat([action, state.extra[ROBOT]], -1) if self.config.state_input else action
 
     @torch.no_grad()
     def step(
@@ -286,6 +305,7 @@ class LatentWorldModel(nn.Module):
         hidden: Tensor | None = None
         levels = self.objective.timesteps(self.config.steps)
         schedule = [(level, self.objective.coefficients(torch.tensor(level))) for level in levels]
+        action = self._command(state, action)
         for (level, current), (_, following) in itertools.pairwise(schedule):
             inputs = self._inputs(state, self.objective.network_input(x, current[0]), level, action)
             prediction, fresh, hidden = self._predict(state, inputs)
@@ -297,6 +317,8 @@ class LatentWorldModel(nn.Module):
         state = self._window.append(state, inputs, fresh)
         has_heads = self.success_head is not None or self.state_head is not None
         extra = {**state.extra, HIDDEN: hidden} if has_heads and hidden is not None else state.extra
+        if self.config.state_input and self.state_head is not None and hidden is not None:
+            extra[ROBOT] = self.state_head.head(hidden[:, None].float(), state.extra[ROBOT])[:, 0].float()
         return replace(state, latent=x[:, 0], frame=state.frame + 1, extra=extra)
 
     def _inputs(self, state: WorldState, noisy: Float[Tensor, "b 1 h w c"], level: float, action: Tensor) -> Inputs:
@@ -389,28 +411,35 @@ class LatentWorldModel(nn.Module):
         latents, actions, generator = batch["latents"], batch["actions"], batch["generator"]
         first = latents[:, 0].contiguous()
         noise = torch.stack([torch.randn(first.shape, generator=generator) for _ in range(actions.shape[1])])
-        imagined, hidden = self._unroll(first, actions.contiguous(), noise.to(self.device))
+        start = self._training_start(batch)
+        imagined, hidden, robot = self._unroll(first, actions.contiguous(), noise.to(self.device), start)
         weight = self.autoencoder.latent_weight * motion_weights(latents, self.config.transformer.patch, o.motion)
         error = weighted_error(imagined, latents[:, 1:], weight, batch["mask"])
         no_change = weighted_error(latents[:, :-1], latents[:, 1:], weight, batch["mask"])
-        terms = (error, no_change, self._success_loss(hidden, batch), self._state_loss(hidden, batch))
+        terms = (error, no_change, self._success_loss(hidden, batch), self._state_loss(hidden, batch, start, robot))
         return LossTerms(len(latents), terms)
 
     def _unroll(
-        self, first: Float[Tensor, "b h w c"], actions: Float[Tensor, "b t a"], noise: Float[Tensor, "t b h w c"]
-    ) -> tuple[Float[Tensor, "b t h w c"], tuple[Tensor, ...]]:
-        """Imagined latents, and the hidden states of each frame; none without a head."""
-        state, imagined, hidden = self.start_latent(first), [], []
+        self,
+        first: Float[Tensor, "b h w c"],
+        actions: Float[Tensor, "b t a"],
+        noise: Float[Tensor, "t b h w c"],
+        start: Float[Tensor, "b s"] | None = None,
+    ) -> tuple[Float[Tensor, "b t h w c"], tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Imagined latents, hidden states and fed-back robot states of each frame; empty without heads."""
+        state, imagined, hidden, robot = self.start_latent(first, start), [], [], []
         for action, frame_noise in zip(actions.unbind(1), noise.unbind(0), strict=True):
             state = self._imagine_frame(state, action, frame_noise)
             imagined.append(state.latent)
             if HIDDEN in state.extra:
                 hidden.append(state.extra[HIDDEN])
-        return torch.stack(imagined, 1), tuple(hidden)
+            if self.config.state_input:
+                robot.append(state.extra[ROBOT])
+        return torch.stack(imagined, 1), tuple(hidden), tuple(robot)
 
     def _forced_loss(self, batch: Mapping[str, Any]) -> LossTerms:
         """Teacher-forced loss: every frame from logged (or corrupted) earlier frames, at its own noise level."""
-        generator = batch["generator"]
+        generator, start = batch["generator"], self._training_start(batch)
         clips = self.training_clips(batch, self.config.objective.drop_action)
         level = self.objective.sample_levels((clips.clean.shape[0], clips.clean.shape[1]), generator).to(self.device)
         signal, spread = (x[:, :, None, None, None] for x in self.objective.coefficients(level))
@@ -423,7 +452,11 @@ class LatentWorldModel(nn.Module):
         no_change = weighted_error(torch.zeros_like(target), target, clips.weight, clips.mask)
         frames = hidden[:, -batch["actions"].shape[1] :]  # the first frame, if it has tokens, follows no action
         tokens = frames.unbind(1)
-        terms = (error, no_change, self._success_loss(tokens, batch), self._state_loss(tokens, batch))
+        robot: Sequence[Tensor] = ()
+        if self.config.state_input and self.state_head is not None:
+            given = clips.actions[:, -frames.shape[1] :, self.config.transformer.action_dim :]
+            robot = self.state_head.head(frames.float(), given).unbind(1)
+        terms = (error, no_change, self._success_loss(tokens, batch), self._state_loss(tokens, batch, start, robot))
         return LossTerms(len(batch["latents"]), terms)
 
     def _success_loss(self, hidden: Sequence[Tensor], batch: Mapping[str, Any]) -> Tensor:
@@ -435,17 +468,37 @@ class LatentWorldModel(nn.Module):
         logits = self.success_head(torch.stack(list(hidden), 1).float(), sentence)
         return success_loss(logits, batch["success"][:, 1:], counts)
 
-    def _state_loss(self, hidden: Sequence[Tensor], batch: Mapping[str, Any]) -> Tensor:
-        """Loss of both state heads: on the first frame, and on the tokens [b n d] of each frame after an action."""
-        if self.state_head is None or not hidden:
+    def _training_start(self, batch: Mapping[str, Any]) -> Tensor | None:
+        """The robot's normalized state at the start of each clip [b s]; None without a state head."""
+        if self.state_head is None:
+            return None
+        return self.state_head.training_start(batch["latents"], batch["state"], batch["generator"])
+
+    def _state_loss(
+        self, hidden: Sequence[Tensor], batch: Mapping[str, Any], start: Tensor | None, robot: Sequence[Tensor]
+    ) -> Tensor:
+        """Loss of both state heads.
+
+        Args:
+            hidden: tokens [b n d] of each frame after an action.
+            batch: of `loss`.
+            start: `_training_start`.
+            robot: predictions [b s] that were fed back; without any, they are made from the tokens and the start.
+        """
+        if self.state_head is None or start is None or not hidden:
             return torch.zeros((), device=self.device)
-        tokens = torch.stack(list(hidden), 1).float()
-        return self.state_head.loss(tokens, batch["latents"], batch["state"], batch["mask"], batch["generator"])
+        predicted = (
+            torch.stack(list(robot), 1) if robot else self.state_head.head(torch.stack(list(hidden), 1).float(), start)
+        )
+        return self.state_head.loss(predicted, batch["latents"], batch["state"], batch["mask"])
 
     def training_clips(self, batch: Mapping[str, Any], drop_action: float = 0.0) -> TrainingClips:
         """Network inputs and targets of a batch of `loss`; a share `drop_action` gets the null action."""
         latents, actions, mask = batch["latents"], batch["actions"], batch["mask"]
         generator, o = batch["generator"], self.config.objective
+        if self.config.state_input and self.state_head is not None:
+            robot = self.state_head.noisy(batch["state"][:, :-1], generator)
+            actions = torch.cat([actions, robot], -1)
         if not self._sees_previous:  # the first frame has its own tokens and follows no action
             actions, mask = F.pad(actions, (0, 0, 1, 0)), F.pad(mask, (1, 0), value=True)
         if drop_action:
@@ -495,7 +548,9 @@ class LatentWorldModel(nn.Module):
         rows = round(o.self_rollout * len(latents)) if batch["progress"] >= o.self_rollout_from else 0
         rows = rows if actions.shape[1] > 1 else 0
         if rows:
-            state = self.start_latent(latents[:rows, 0])
-            _, imagined = self.imagine(state, actions[:rows, :-1], generator=generator)
+            numbers = self.config.transformer.action_dim
+            robot = actions[:rows, 0, numbers:] if self.config.state_input else None
+            state = self.start_latent(latents[:rows, 0], robot)
+            _, imagined = self.imagine(state, actions[:rows, :-1, :numbers], generator=generator)
             corrupted = torch.cat([torch.cat([latents[:rows, :1], imagined], 1), corrupted[rows:]])
         return corrupted

@@ -3,7 +3,8 @@
 Policies that read the state need one in imagination, too. The head is trained together with the world model on logged
 states, also along imagined rollouts. It sees the state at the start of the rollout, known or estimated from the start
 frame, so what no camera shows (an offset, a gripper out of view) stays as it was. Its own predictions are not fed back,
-so errors do not add up.
+so errors do not add up, unless `WorldModelConfig.state_input` is set: the head then sees the state before the action,
+and the next frame depends on it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from worldgymnast.weights import mean_and_deviation
 
 _KNOWN_SHARE = 0.75
 """Share of training clips whose state at the start is known; it is estimated in the others."""
+_INPUT_NOISE = 0.05
+"""Largest standard deviation of the noise on a state that is an input of the next frame, in standard deviations."""
 _QUERIES = 8
 """Summaries of a frame's tokens."""
 _MAX_DEVIATION = 8.0
@@ -46,7 +49,7 @@ class StateHead(nn.Module):
         width: features of a token.
         tokens: tokens per frame.
         state_dim: numbers in a state.
-        sees_start: whether the state at the start is an input.
+        sees_start: whether a known state is an input.
         hidden: hidden width.
     """
 
@@ -63,13 +66,18 @@ class StateHead(nn.Module):
         )
 
     def forward(
-        self, tokens: Float[Tensor, "b t n d"], start: Float[Tensor, "b s"] | None = None
+        self, tokens: Float[Tensor, "b t n d"], known: Float[Tensor, "b s"] | Float[Tensor, "b t s"] | None = None
     ) -> Float[Tensor, "b t s"]:
-        """State at each frame, in standard deviations from the mean."""
+        """State at each frame, in standard deviations from the mean.
+
+        Args:
+            tokens: tokens of each frame.
+            known: state at the start, or before each frame.
+        """
         pooled = self.pool(tokens)
-        if start is None:
+        if known is None:
             return self.out(pooled)
-        given = start[:, None].expand(-1, tokens.shape[1], -1)
+        given = known if known.ndim == 3 else known[:, None].expand(-1, tokens.shape[1], -1)
         return given + self.out(torch.cat([pooled, given], -1))
 
 
@@ -106,7 +114,7 @@ class RobotState(nn.Module):
         estimate = self.start_head(latent.flatten(1, 2)[:, None].float())[:, 0].float()
         if known is None:
             return estimate
-        given = (known.to(latent.device).float() - self.mean) / self.deviation
+        given = self._normalized(known.to(latent.device))
         return torch.where(given.isnan(), estimate, given)
 
     def predict(self, hidden: Float[Tensor, "b n d"] | None, start: Float[Tensor, "b s"]) -> Float[Tensor, "b s"]:
@@ -114,21 +122,35 @@ class RobotState(nn.Module):
         state = start if hidden is None else self.head(hidden[:, None].float(), start)[:, 0]
         return state.float() * self.deviation + self.mean
 
+    def training_start(
+        self, latents: Float[Tensor, "b t1 h w c"], state: Float[Tensor, "b t1 s"], generator: torch.Generator
+    ) -> Float[Tensor, "b s"]:
+        """Normalized state at the start of training clips: known in most, estimated from the frame in the others."""
+        estimate = self.start_head(latents[:, :1].flatten(2, 3).float())[:, 0].detach().float()
+        is_known = torch.rand((len(state), 1), generator=generator).to(estimate.device) < _KNOWN_SHARE
+        return torch.where(is_known, self._normalized(state[:, 0]), estimate)
+
+    def noisy(self, state: Float[Tensor, "b t s"], generator: torch.Generator) -> Float[Tensor, "b t s"]:
+        """Normalized state with the noise that its own predictions have when they are fed back."""
+        strength = _INPUT_NOISE * torch.rand((len(state), 1, 1), generator=generator)
+        noise = strength * torch.randn(state.shape, generator=generator)
+        return self._normalized(state) + noise.to(state.device)
+
+    def _normalized(self, state: Float[Tensor, "*n s"]) -> Float[Tensor, "*n s"]:
+        return (state.float() - self.mean) / self.deviation
+
     def loss(
         self,
-        hidden: Float[Tensor, "b t n d"],
+        predicted: Float[Tensor, "b t s"],
         latents: Float[Tensor, "b t1 h w c"],
         state: Float[Tensor, "b t1 s"],
         mask: Bool[Tensor, "b t"],
-        generator: torch.Generator,
     ) -> Float[Tensor, ""]:
-        """Loss of both heads: on the first frame of each clip, and on the frame after each action."""
-        truth = (state.float() - self.mean) / self.deviation
+        """Loss of both heads: on the first frame of each clip, and on the normalized predictions after each action."""
+        truth = self._normalized(state)
         estimate = self.start_head(latents[:, :1].flatten(2, 3).float())
-        is_known = torch.rand((len(truth), 1), generator=generator).to(truth.device) < _KNOWN_SHARE
-        start = torch.where(is_known, truth[:, 0], estimate[:, 0].detach().float())
         first = state_loss(estimate, truth[:, :1], torch.ones_like(mask[:, :1]))
-        return first + state_loss(self.head(hidden, start), truth[:, 1:], mask)
+        return first + state_loss(predicted, truth[:, 1:], mask)
 
 
 def state_loss(

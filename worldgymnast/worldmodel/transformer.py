@@ -23,6 +23,8 @@ from worldgymnast.configs import Between, Layers, Width, checked
 from worldgymnast.errors import FieldError
 from worldgymnast.precision import kind_of
 
+_STATE_OCTAVES = 4
+"""Frequencies of the sines of a state: 1, 2, 4, ... per standard deviation."""
 Cache = tuple[Tensor, ...]
 """Per layer the rotated keys and the values of the last s frames: [b n m s d] each (n tokens, m heads of width d)."""
 
@@ -228,15 +230,40 @@ class _FinalLayer(nn.Module):
         return self.linear(_modulate(x, shift, scale))
 
 
-class VideoTransformer(nn.Module):
-    """Noisy latents, noise levels and actions in, one latent-shaped prediction per frame out."""
+class _StateEmbedder(nn.Module):
+    """Embedding of a normalized state; zeros at first, so that it can be added to trained weights.
 
-    def __init__(self, config: TransformerConfig):
+    Sines and cosines resolve differences of a hundredth of a standard deviation.
+    """
+
+    def __init__(self, state_dim: int, width: int):
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear((1 + 2 * _STATE_OCTAVES) * state_dim, width), nn.SiLU(), nn.Linear(width, width)
+        )
+        nn.init.zeros_(self.mlp[-1].weight)
+        nn.init.zeros_(self.mlp[-1].bias)
+
+    def forward(self, state: Float[Tensor, "b t s"]) -> Float[Tensor, "b t d"]:
+        angles = torch.cat([state * 2.0**i for i in range(_STATE_OCTAVES)], -1)
+        return self.mlp(torch.cat([state, angles.sin(), angles.cos()], -1))
+
+
+class VideoTransformer(nn.Module):
+    """Noisy latents, noise levels and actions in, one latent-shaped prediction per frame out.
+
+    Args:
+        config: its sizes.
+        state_dim: numbers of the robot's state that follow those of each action; 0 for none.
+    """
+
+    def __init__(self, config: TransformerConfig, state_dim: int = 0):
         super().__init__()
         c = self.config = config
         self.x_proj = nn.Conv2d(c.channels * (1 + c.context), c.width, c.patch, stride=c.patch)
         self.timestep_mlp = nn.Sequential(nn.Linear(256, c.width), nn.SiLU(), nn.Linear(c.width, c.width))
         self.action_embedder = nn.Linear(c.action_dim, c.width)
+        self.state_embedder = _StateEmbedder(state_dim, c.width) if state_dim else None
         if c.learned_positions:
             positions = torch.empty(c.tokens, c.width)
             if not positions.is_meta:  # on "meta", torch would first import its compiler
@@ -280,7 +307,7 @@ class VideoTransformer(nn.Module):
         Args:
             noisy: latents at their noise levels.
             level: noise level of each frame, in the units of the sinusoidal embedding (0..1000).
-            actions: the action that led to each frame.
+            actions: the action that led to each frame, followed by the robot's state before it if that is an input.
             context: latents of the clean context frames, if the config has any.
             cache: keys and values of earlier frames, or () for none.
             first: index of the first frame, for rotary positions.
@@ -313,7 +340,10 @@ class VideoTransformer(nn.Module):
         """
         t = noisy.shape[1]
         past = cache[0].shape[3] if cache else 0
-        condition = self.timestep_mlp(sinusoid(level)) + self.action_embedder(actions)
+        numbers = self.config.action_dim
+        condition = self.timestep_mlp(sinusoid(level)) + self.action_embedder(actions[..., :numbers])
+        if self.state_embedder is not None:
+            condition = condition + self.state_embedder(actions[..., numbers:])
         x = self._tokens(noisy if context is None else torch.cat([noisy, context], -1))
         if self.config.learned_positions:
             x = x + self.positions
