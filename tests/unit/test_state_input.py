@@ -108,6 +108,7 @@ def test_it_learns_what_only_the_state_tells(unroll: float) -> None:
         given["latents"] = torch.stack([torch.zeros_like(given["latents"][:, 0])] * 2, 1)
         given["latents"][:, 1] = sign[..., None].expand_as(given["latents"][:, 1])
         optimizer = torch.optim.Adam(world.transformer.parameters(), 3e-3)
+        metrics: dict[str, float] = {}
         for step in range(60):
             loss, metrics = world.loss(given | {"generator": torch.Generator().manual_seed(step)})
             optimizer.zero_grad()

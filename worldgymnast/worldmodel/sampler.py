@@ -318,7 +318,8 @@ class LatentWorldModel(nn.Module):
         has_heads = self.success_head is not None or self.state_head is not None
         extra = {**state.extra, HIDDEN: hidden} if has_heads and hidden is not None else state.extra
         if self.config.state_input and self.state_head is not None and hidden is not None:
-            extra[ROBOT] = self.state_head.head(hidden[:, None].float(), state.extra[ROBOT])[:, 0].float()
+            robot = self.state_head.head(hidden[:, None].float(), state.extra[ROBOT])[:, 0].float()
+            extra = {**extra, ROBOT: robot}
         return replace(state, latent=x[:, 0], frame=state.frame + 1, extra=extra)
 
     def _inputs(self, state: WorldState, noisy: Float[Tensor, "b 1 h w c"], level: float, action: Tensor) -> Inputs:

@@ -238,11 +238,10 @@ class _StateEmbedder(nn.Module):
 
     def __init__(self, state_dim: int, width: int):
         super().__init__()
-        self.mlp = nn.Sequential(
-            nn.Linear((1 + 2 * _STATE_OCTAVES) * state_dim, width), nn.SiLU(), nn.Linear(width, width)
-        )
-        nn.init.zeros_(self.mlp[-1].weight)
-        nn.init.zeros_(self.mlp[-1].bias)
+        out = nn.Linear(width, width)
+        nn.init.zeros_(out.weight)
+        nn.init.zeros_(out.bias)
+        self.mlp = nn.Sequential(nn.Linear((1 + 2 * _STATE_OCTAVES) * state_dim, width), nn.SiLU(), out)
 
     def forward(self, state: Float[Tensor, "b t s"]) -> Float[Tensor, "b t d"]:
         angles = torch.cat([state * 2.0**i for i in range(_STATE_OCTAVES)], -1)
