@@ -30,6 +30,7 @@ from worldgymnast.surrogates.imagination import Imagination
 from worldgymnast.training.fit import FitConfig
 from worldgymnast.types import Clip, Verdict
 from worldgymnast.weights import read_header
+from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 SIZE = ["--size", "32x64"]
 CAMERAS = ["--image-key", "front", "wrist"]
@@ -164,6 +165,16 @@ def test_a_policy_with_state_needs_a_world_that_predicts_it(
     more = ["--begin-with", str(tmp_path / "world/world.safetensors"), "--state", *FIT, "--clips", "4", "--length", "6"]
     assert main(["train-world", data, *more, "--out", str(tmp_path / "more")]) == 0
     assert load_world(tmp_path / "more/world.safetensors").state_dim == 6
+    more = ["--begin-with", str(tmp_path / "more/world.safetensors"), *more[2:], "--world.state-input"]
+    assert main(["train-world", data, *more, "--out", str(tmp_path / "fed")]) == 0
+    fed = load_world(tmp_path / "fed/world.safetensors")
+    assert isinstance(fed, LatentWorldModel)
+    assert fed.config.state_input
+    words[words.index("--world") + 1] = str(tmp_path / "fed/world.safetensors")
+    assert main(["rl", "debug", *words, *RL, "--out", str(tmp_path / "rl")]) == 0
+    capsys.readouterr()
+    assert main(["train-world", data, *CAMERAS, *SIZE, *FIT, "--world.state-input", "--out", str(tmp_path / "no")]) == 2
+    assert "without a state head" in capsys.readouterr().err
 
 
 def test_iterated_imitation_of_a_policy_with_state(trained: Path, tmp_path: Path) -> None:
