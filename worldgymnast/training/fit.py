@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, Protocol
@@ -31,6 +31,7 @@ from worldgymnast.progress import Progress, SaveClock
 from worldgymnast.run import Run, load_optimizer_tensors, optimizer_tensors
 from worldgymnast.run_folder import checkpoint_errors_as_input_errors
 from worldgymnast.sharding import full_on_first_rank, full_tensor, local_shard, shard_module
+from worldgymnast.threads import single_threaded_worker
 from worldgymnast.types import Metrics
 
 Batches = Callable[[int], Mapping[str, Any]]
@@ -190,7 +191,7 @@ class Prefetcher:
         self._waited = 0.0
 
     def __enter__(self) -> Prefetcher:
-        self._thread = ThreadPoolExecutor(1, "batches")
+        self._thread = single_threaded_worker("batches")
         self._next = self._submit()
         return self
 
