@@ -158,7 +158,9 @@ def save(path: Path, episodes: EpisodeSet) -> None:
     strings = {name: list(getattr(episodes, name)) for name in ("instruction", "task", "source")}
     tiling = None if episodes.tiling is None else episodes.tiling.to_dict()
     meta = strings | {"spec": episodes.spec.to_dict(), "fps": episodes.fps, "tiling": tiling}
-    arrays = {name: np.ascontiguousarray(getattr(episodes, name)) for name in _ARRAYS}
+    meta["state_names"] = list(episodes.state_names)
+    names = _ARRAYS if episodes.state is None else (*_ARRAYS, "state")
+    arrays = {name: np.ascontiguousarray(getattr(episodes, name)) for name in names}
     with atomic_path(path, arrays["frames"].nbytes) as temporary:
         save_file(arrays, temporary, {"episodes": json.dumps(meta)})
 
@@ -166,8 +168,9 @@ def save(path: Path, episodes: EpisodeSet) -> None:
 def load_plain(path: Path) -> EpisodeSet:
     """Load a file written by `save`."""
     with safe_open(path, "np") as file:
-        arrays = {name: file.get_tensor(name) for name in _ARRAYS}
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         meta = json.loads(file.metadata()["episodes"])
     fields: dict[str, Any] = arrays | {name: tuple(meta[name]) for name in ("instruction", "task", "source")}
+    fields["state_names"] = tuple(meta.get("state_names", ()))
     tiling = Tiling.from_dict(meta["tiling"]) if meta.get("tiling") else None
     return EpisodeSet(**fields, spec=ActionSpec.from_dict(meta["spec"]), fps=meta["fps"], tiling=tiling)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -146,8 +147,14 @@ def test_a_plain_set_is_what_was_saved(tmp_path: Path) -> None:
     assert study_episodes.training_names(tmp_path) == ["logged"]
     assert worlds.data_hash(again) == worlds.data_hash(data)
     assert (again.spec, again.fps, again.source) == (data.spec, data.fps, data.source)
+    assert (again.state, again.state_names) == (None, ())
     with pytest.raises(InputError, match="set 'policy' is missing"):
         study_episodes.load(tmp_path, "policy")
+    state = np.random.default_rng(0).random((len(data.frames), 2), dtype=np.float32)
+    study_episodes.save(tmp_path / "policy.safetensors", replace(data, state=state, state_names=("a", "b")))
+    again = study_episodes.load(tmp_path, "policy")
+    np.testing.assert_array_equal(again.state, state)
+    assert again.state_names == ("a", "b")
 
 
 def test_a_share_of_the_recordings_has_every_set() -> None:
