@@ -25,8 +25,17 @@ from worldgymnast.episodes.lerobot import LeRobotWriter, read
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import FieldError, InputError
 from worldgymnast.progress import Progress
-from worldgymnast.protocols import Actor, Demonstrates, KeepsLayouts, RealEnvironment, ScriptedEnv, tiling_of
+from worldgymnast.protocols import (
+    Actor,
+    Demonstrates,
+    KeepsLayouts,
+    RealEnvironment,
+    ScriptedEnv,
+    WorldModel,
+    tiling_of,
+)
 from worldgymnast.rl.rollout import executed_per_look, open_vector, roll_out
+from worldgymnast.surrogates.plans import execute_plans
 from worldgymnast.tiling import Tiling
 from worldgymnast.types import IMAGE, STATE, Episode, Layout, Rollout
 
@@ -274,11 +283,13 @@ def read_recording(path: Path, env: RealEnvironment) -> EpisodeSet:
     return read(path, image_key=[_KEY + name for name in tiling.cameras])
 
 
-def record_policy_to(path: Path, policy: Actor, env: RealEnvironment, config: PolicyRecordConfig) -> EpisodeSet:
-    """Record labeled real rollouts of `policy` to a LeRobot folder, unless it exists."""
+def record_policy_to(
+    path: Path, policy: Actor, env: RealEnvironment, config: PolicyRecordConfig, world: WorldModel | None = None
+) -> EpisodeSet:
+    """Record labeled real rollouts of `policy` to a LeRobot folder, unless it exists; see `policy_episodes`."""
     if not path.exists():
         total = len(config.temperatures) * len(env.tasks) * config.per_temperature
-        _write(path, env, policy_episodes(policy, env, config), "recording the policy", total)
+        _write(path, env, policy_episodes(policy, env, config, world), "recording the policy", total)
     return read_recording(path, env)
 
 
@@ -306,9 +317,20 @@ def explorer_config(config: PolicyRecordConfig, number: int) -> PolicyRecordConf
     return replace(config, seed=config.seed + 10_000 * number)
 
 
-def policy_episodes(policy: Actor, env: RealEnvironment, config: PolicyRecordConfig) -> Iterator[Episode]:
-    """Yield labeled real rollouts of `policy`, with layouts and sentences drawn from `config.seed`."""
-    real = open_vector(env, config.workers, executed_per_look(policy, config.execute), horizon=config.length)
+def policy_episodes(
+    policy: Actor, env: RealEnvironment, config: PolicyRecordConfig, world: WorldModel | None = None
+) -> Iterator[Episode]:
+    """Yield labeled real rollouts of `policy`, with layouts and sentences drawn from `config.seed`.
+
+    Args:
+        policy: acts.
+        env: the real environment.
+        config: numbers of rollouts.
+        world: if given, the policy acts in this world model instead, and its actions are executed for real without
+            looking (`surrogates.plans`).
+    """
+    execute = executed_per_look(policy, config.execute)
+    real = open_vector(env, config.workers, execute, horizon=config.length)
     rng = np.random.default_rng(config.seed)
     try:
         for i, temperature in enumerate(config.temperatures):
@@ -317,7 +339,20 @@ def policy_episodes(policy: Actor, env: RealEnvironment, config: PolicyRecordCon
                 sentences = rng.choice(env.instructions(task), config.per_temperature)
                 layouts = [Layout(task, base + j, str(sentence)) for j, sentence in enumerate(sentences)]
                 generator = torch.Generator().manual_seed(base)
-                rollouts = roll_out(real, policy, layouts, temperature=temperature, generator=generator)
-                yield from to_episodes(rollouts, f"policy@{temperature:g}", policy.action_spec, frame_rate(env))
+                if world is None:
+                    rollouts = roll_out(real, policy, layouts, temperature=temperature, generator=generator)
+                else:
+                    rollouts = execute_plans(
+                        real,
+                        policy,
+                        world,
+                        layouts,
+                        execute=execute,
+                        horizon=config.length,
+                        temperature=temperature,
+                        generator=generator,
+                    )
+                source = f"{'policy' if world is None else 'plan'}@{temperature:g}"
+                yield from to_episodes(rollouts, source, policy.action_spec, frame_rate(env))
     finally:
         real.close()

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 import tyro
 from tyro.conf import Positional
 
-from worldgymnast.cli.checks import require_new_path
+from worldgymnast.cli.checks import check_frames, check_observed, check_same_actions, require_new_path
 from worldgymnast.cli.command import (
     NO_PREFIX,
     Command,
@@ -36,7 +36,7 @@ from worldgymnast.episodes.sizes import ambiguous_cameras
 from worldgymnast.errors import InputError
 from worldgymnast.recipes.record import PolicyRecordConfig, RecordConfig, record_policy_to, record_to
 from worldgymnast.recipes.reproduce import Recipe
-from worldgymnast.registry import load_policy
+from worldgymnast.registry import load_policy, load_world
 from worldgymnast.rl.rollout import executed_per_look
 from worldgymnast.run import check_writable
 
@@ -77,6 +77,8 @@ class RecordPolicy(DeviceCommand):
 
     Attributes:
         policy: policy file.
+        plan_in: world model file: the policy acts in it from each real first frame, and the actions that it chose are
+            then executed for real without looking. For the training of a world model that is too optimistic.
         config: number of rollouts and sampling temperatures.
         env: real environment.
         out: new folder for the data set.
@@ -85,6 +87,7 @@ class RecordPolicy(DeviceCommand):
     hidden: ClassVar[Mapping[type, tuple[str, ...]]] = HIDDEN_HORIZON
     hidden_hint: ClassVar[str] = "Use --length"
     policy: Positional[Path]
+    plan_in: OptionalPath = None
     config: Annotated[PolicyRecordConfig, NO_PREFIX] = PolicyRecordConfig()
     env: EnvironmentConfig = DEFAULT_ENVIRONMENT
     out: Path
@@ -101,7 +104,13 @@ class RecordPolicy(DeviceCommand):
             name = "the policy's chunk" if chunk == policy.chunk else "--execute"
             raise InputError(f"--length: found {length}, expected a multiple of {name} ({chunk})")
         check_tasks(env)
-        print_data_set(self.out, record_policy_to(self.out, policy, environment(env), self.config))
+        world = None
+        if self.plan_in is not None:
+            world = load_world(self.plan_in, self.device)
+            check_same_actions(self.policy, policy.action_spec, self.plan_in, world.action_spec)
+            check_observed(self.policy, policy, self.plan_in, world)
+            check_frames(world.frame_size, env)
+        print_data_set(self.out, record_policy_to(self.out, policy, environment(env), self.config, world))
         return 0
 
 
