@@ -88,9 +88,10 @@ class Stateful(Lamp):
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
-        self.known: list[torch.Tensor | None] = []
+        self.known: list[torch.Tensor] = []
 
     def start(self, frames: torch.Tensor, state: torch.Tensor | None = None) -> WorldState:
+        assert state is not None
         self.known.append(state)
         return super().start(frames)
 
