@@ -55,7 +55,9 @@ class Imagined(nn.Module):
         self.transformer = world.transformer  # whose gradients the graph fills
         object.__setattr__(self, "world", world)
 
-    def forward(self, first: Tensor, actions: Tensor, noise: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def forward(
+        self, first: Tensor, actions: Tensor, noise: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Call `LatentWorldModel._unroll`."""
         return LatentWorldModel._unroll(self.world, first, actions, noise)
 
