@@ -107,7 +107,7 @@ def imagine_recorded(
 
 
 def check_source(sources: Sequence[str]) -> None:
-    """Raise InputError if somebody else than a policy acted in some episodes."""
+    """Raise InputError if some episodes were not recorded by a policy."""
     if others := sorted(set(sources) & set(_BY_OTHERS)):
         raise InputError(
             f"data: found episodes of {', '.join(others)}, expected rollouts of the policy. Their outcomes say nothing "

@@ -418,7 +418,8 @@ class LatentWorldModel(nn.Module):
         weight = self.autoencoder.latent_weight * motion_weights(latents, self.config.transformer.patch, o.motion)
         error = weighted_error(imagined, latents[:, 1:], weight, batch["mask"])
         no_change = weighted_error(latents[:, :-1], latents[:, 1:], weight, batch["mask"])
-        terms = (error, no_change, self._success_loss(hidden, batch), self._state_loss(hidden, batch, start, robot))
+        states = torch.stack(robot, 1) if robot else self._predict_states(hidden, start)
+        terms = (error, no_change, self._success_loss(hidden, batch), self._state_loss(states, batch))
         return LossTerms(len(latents), terms)
 
     def _unroll(
@@ -441,7 +442,7 @@ class LatentWorldModel(nn.Module):
 
     def _forced_loss(self, batch: Mapping[str, Any]) -> LossTerms:
         """Teacher-forced loss: every frame from logged (or corrupted) earlier frames, at its own noise level."""
-        generator, start = batch["generator"], self._training_start(batch)
+        generator, numbers = batch["generator"], self.config.transformer.action_dim
         clips = self.training_clips(batch, self.config.objective.drop_action)
         level = self.objective.sample_levels((clips.clean.shape[0], clips.clean.shape[1]), generator).to(self.device)
         signal, spread = (x[:, :, None, None, None] for x in self.objective.coefficients(level))
@@ -454,11 +455,9 @@ class LatentWorldModel(nn.Module):
         no_change = weighted_error(torch.zeros_like(target), target, clips.weight, clips.mask)
         frames = hidden[:, -batch["actions"].shape[1] :]  # the first frame, if it has tokens, follows no action
         tokens = frames.unbind(1)
-        robot: Sequence[Tensor] = ()
-        if self.config.state_input and self.state_head is not None:
-            given = clips.actions[:, -frames.shape[1] :, self.config.transformer.action_dim :]
-            robot = self.state_head.head(frames.float(), given).unbind(1)
-        terms = (error, no_change, self._success_loss(tokens, batch), self._state_loss(tokens, batch, start, robot))
+        before = clips.actions[:, -frames.shape[1] :, numbers:]
+        states = self._predict_states(tokens, before if self.config.state_input else self._training_start(batch))
+        terms = (error, no_change, self._success_loss(tokens, batch), self._state_loss(states, batch))
         return LossTerms(len(batch["latents"]), terms)
 
     def _success_loss(self, hidden: Sequence[Tensor], batch: Mapping[str, Any]) -> Tensor:
@@ -476,23 +475,20 @@ class LatentWorldModel(nn.Module):
             return None
         return self.state_head.training_start(batch["latents"], batch["state"], batch["generator"])
 
-    def _state_loss(
-        self, hidden: Sequence[Tensor], batch: Mapping[str, Any], start: Tensor | None, robot: Sequence[Tensor]
-    ) -> Tensor:
-        """Loss of both state heads.
+    def _predict_states(self, hidden: Sequence[Tensor], known: Tensor | None) -> Float[Tensor, "b t s"] | None:
+        """The robot's normalized state from the tokens [b n d] after each action; None without a state head.
 
         Args:
-            hidden: tokens [b n d] of each frame after an action.
-            batch: of `loss`.
-            start: `_training_start`.
-            robot: predictions [b s] that were fed back; without any, they are made from the tokens and the start.
+            hidden: the tokens.
+            known: the state at the start [b s], or before each action [b t s].
         """
-        if self.state_head is None or start is None or not hidden:
+        return None if self.state_head is None else self.state_head.head(torch.stack(list(hidden), 1).float(), known)
+
+    def _state_loss(self, states: Float[Tensor, "b t s"] | None, batch: Mapping[str, Any]) -> Tensor:
+        """Loss of both state heads, with the states predicted after each action; 0 without heads."""
+        if self.state_head is None or states is None:
             return torch.zeros((), device=self.device)
-        predicted = (
-            torch.stack(list(robot), 1) if robot else self.state_head.head(torch.stack(list(hidden), 1).float(), start)
-        )
-        return self.state_head.loss(predicted, batch["latents"], batch["state"], batch["mask"])
+        return self.state_head.loss(states, batch["latents"], batch["state"], batch["mask"])
 
     def training_clips(self, batch: Mapping[str, Any], drop_action: float = 0.0) -> TrainingClips:
         """Network inputs and targets of a batch of `loss`; a share `drop_action` gets the null action."""
