@@ -35,6 +35,8 @@ HELD_OUT = "held_out"
 """Name of the held-out set."""
 EXPLORED = "explored-"
 """Prefix of the names of explorers' sets."""
+PLANNED = "planned-"
+"""Prefix of the names of sets of imagined rollouts, executed for real."""
 _ARRAYS = ("frames", "actions", "success", "first", "length", "labelled", "layout")
 Source = tuple[int, Callable[[], Iterator[Episode]]]
 """Number of episodes, and a function that records them."""
@@ -129,12 +131,12 @@ def load_training(folder: Path) -> EpisodeSet:
 
 
 def load_shared(folder: Path, explored: float | None) -> tuple[list[EpisodeSet], tuple[float, ...]]:
-    """Load the training sets with their shares: `explored` for explorers' sets, in equal parts.
+    """Load the training sets with their shares: `explored` for explorers' and executed plans' sets, in equal parts.
 
     Without `explored`, no shares are returned.
     """
     names = training_names(folder)
-    explorers = [name for name in names if name.startswith(EXPLORED)]
+    explorers = [name for name in names if name.startswith((EXPLORED, PLANNED))]
     if explored is None or not explorers:
         return [load_training(folder)], ()
     old = concatenate([load(folder, name) for name in names if name not in explorers])

@@ -5,7 +5,7 @@
 It is `worldgymnast reproduce PRESET` in parts that run side by side, with the world model's training as in
 `studies.graphed` and data as plain files. studies/from_nothing.sh calls the parts in order.
 
-    OUT/data/SET.safetensors    logged, policy, held_out, explored-N
+    OUT/data/SET.safetensors    logged, policy, held_out, explored-N, planned-N
     OUT/sft, OUT/round-N/{world,judge,explorer-M}, OUT/rl-SEED
 """
 
@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from studies.command import run
-from studies.episodes import EXPLORED, HELD_OUT, find, keep, load, load_shared, load_training, some
+from studies.episodes import EXPLORED, HELD_OUT, PLANNED, find, keep, load, load_shared, load_training, some
 from studies.graphed import train_clips, train_frames
 from studies.worlds import HALVED, device_name, imagined_per_second
 from worldgymnast.environments import environment
@@ -42,9 +42,14 @@ from worldgymnast.text import save_sentences
 from worldgymnast.training.fit import FitConfig
 from worldgymnast.training.judge import train_judge
 from worldgymnast.training.policy import train_policy
+from worldgymnast.training.world import train_world
 from worldgymnast.types import Episode
 from worldgymnast.weights import to_json, write_text
 from worldgymnast.worldmodel.sampler import LatentWorldModel
+
+
+_PLANS = PolicyRecordConfig((0.0, 0.5), 24, seed=2_500_000)
+"""Recording of planned-N."""
 
 
 @dataclass(frozen=True)
@@ -99,15 +104,18 @@ class Sentences(Part):
 
 @dataclass(frozen=True)
 class Record(Part):
-    """Record one set: logged, policy, held_out, or explored-N with the explorer's number; skipped if it exists.
+    """Record one set; skipped if it exists.
 
     Attributes:
-        name: the set.
-        round: round of the explorer.
+        name: the set: logged, policy, held_out, explored-N with the explorer's number, or planned-N: what a policy
+            does in a world model, executed for real.
+        round: round of the explorer, or of the world model of planned-N.
+        actor: policy file of planned-N, if not that of imitation.
     """
 
     name: str = "logged"
     round: int = 1
+    actor: Path | None = None
 
     def __call__(self) -> None:
         """Record."""
@@ -121,12 +129,16 @@ class Record(Part):
         env = environment(recipe.env)
         if self.name == "logged":
             assert isinstance(env, Demonstrates)
-            kinds = recipe.record.expert + recipe.record.noisy + recipe.record.play
-            return kinds * len(env.tasks), record(env, replace(recipe.record, workers=self.workers))
+            return recipe.record.per_task * len(env.tasks), record(env, replace(recipe.record, workers=self.workers))
         config: PolicyRecordConfig = {"policy": recipe.rollouts, HELD_OUT: recipe.held_out}.get(
             self.name, recipe.explored
         )
         policy: Callable[[], Policy] = self.policy
+        world = None
+        if self.name.startswith(PLANNED):
+            config = explorer_config(replace(_PLANS, length=recipe.finetune.rl.horizon), int(self.name[len(PLANNED) :]))
+            world, actor = self.world(self.round), self.actor
+            policy = self.policy if actor is None else lambda: load_policy(actor, self.device)
         if self.name.startswith(EXPLORED):
             number = int(self.name.removeprefix(EXPLORED))
             config = explorer_config(config, number)
@@ -134,7 +146,7 @@ class Record(Part):
             policy = lambda: load_policy(file, self.device)  # noqa: E731
         config = replace(config, workers=self.workers)
         count = len(config.temperatures) * len(env.tasks) * config.per_temperature
-        return count, policy_episodes(policy(), env, config)
+        return count, policy_episodes(policy(), env, config, world)
 
 
 @dataclass(frozen=True)
@@ -148,18 +160,22 @@ class Imitate(Part):
 
 @dataclass(frozen=True)
 class World(Part):
-    """Train the world model of a round for a fixed time, from that of the round before.
+    """Train the world model of a round, from that of the round before; on a GPU for a fixed time.
 
     Attributes:
         round: number, from 1; the first also trains the autoencoder.
+        steps: if given, train for so many steps instead, with the library's loop, as a CPU does.
+        start: world model of another robot that the first round starts from; only with `steps`.
         seconds: total time.
         frames: of it, seconds of the autoencoder.
         clips: clips per step.
         lr: peak learning rate.
-        explored: share of clips from explorers' sets.
+        explored: share of clips from the sets of explorers and of executed plans.
     """
 
     round: int = 1
+    steps: int | None = None
+    start: Path | None = None
     seconds: float = 300.0
     frames: float = 60.0
     clips: int = 96
@@ -172,9 +188,12 @@ class World(Part):
         if (folder / "plan.json").exists():
             return
         began = time.monotonic()
+        sets, shares = load_shared(self.data, self.explored)
+        if self.steps is not None:
+            self._train_steps(sets, shares, self.steps)
+            return
         torch.backends.cuda.matmul.allow_tf32 = True
         config = replace(self.settings.world, clips=self.clips, frames=128)
-        sets, shares = load_shared(self.data, self.explored)
         data, weights = concatenate(sets), share_weights(sets, shares)
         if self.round == 1:
             torch.manual_seed(config.fit.seed)
@@ -192,6 +211,20 @@ class World(Part):
         save_component(folder / HALVED, world, made, half=True)
         spent = {"seconds": self.seconds, "device": device_name(self.device), "steps": steps, "clips": self.clips}
         write_text(folder / "plan.json", to_json(spent | {"episodes": len(data), "lr": self.lr, "last": metrics}))
+
+    def _train_steps(self, sets: list[EpisodeSet], shares: tuple[float, ...], steps: int) -> None:
+        recipe = self.settings.world
+        config = replace(recipe, clips=self.clips, fit=replace(recipe.fit, steps=steps, lr=self.lr, save_every=100))
+        start = None
+        if self.round > 1:
+            start = self.world(self.round - 1)
+        elif self.start is not None:
+            start = load_trainable_world(self.start, self.device)
+            frames = replace(config.autoencoder, steps=config.autoencoder.steps // 2, lr=config.autoencoder.lr / 2)
+            config = replace(config, new_robot=True, thaw=True, autoencoder=frames)
+        if start is not None:
+            start.config = replace(start.config, objective=replace(start.config.objective, unroll_from=0.0))
+        train_world(sets, self.folder(self.round) / "world", config, self.device, shares, start=start)
 
 
 @dataclass(frozen=True)

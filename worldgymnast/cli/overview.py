@@ -25,7 +25,9 @@ GROUPS: dict[str, dict[str, Entry]] = {
         "check-env": Entry("REF", "check a real environment: what it is, what is missing or wrong"),
         "play": Entry("[WORLD]", "drive a world model in the browser, by hand or by a policy"),
         "plan": Entry("", "compute the memory that rl takes on its device"),
-        "quickstart": Entry("", "finetune the starter policy in the starter world model, then evaluate", RESUMES),
+        "quickstart": Entry(
+            "[ROBOT]", "finetune the starter policy in the starter world model, then evaluate", RESUMES
+        ),
         "reproduce": Entry("PRESET", "run the whole method from scratch, stage by stage", RESUMES),
     },
     "Data": {
@@ -158,7 +160,8 @@ def size_help(name: str, sizes: Mapping[str, Callable[[], Any]]) -> str:
     """Return the introduction to help without the first argument: a size, or a kind."""
     lines = [f"  {size:<22}{_summary(make)}" for size, make in sizes.items()]
     word = COMMANDS[name].arguments.split()[0].strip("[]")
-    head = f"{word} may come first, before the data. Example: worldgymnast {name} {list(sizes)[1]} DATA --out RUN"
+    data = "DATA " if "DATA" in COMMANDS[name].arguments else ""
+    head = f"{word} may come first. Example: worldgymnast {name} {list(sizes)[1]} {data}--out RUN"
     return "\n".join([head, *lines, f"Defaults below: {next(iter(sizes))}.", ""])
 
 

@@ -25,7 +25,7 @@ from worldgymnast.types import STATE
 
 _BY_POLICY = re.compile(r"policy@(\d+(?:\.\d+)?)")
 """Source of an episode that `record-policy` wrote, with its temperature."""
-_BY_OTHERS = ("expert", "noisy", "play")
+_BY_OTHERS = ("expert", "noisy", "play", "replayed")
 """Sources of episodes in which no policy acted."""
 
 

@@ -44,9 +44,10 @@ def quickstart() -> Recipe:
 
 
 def libero() -> Recipe:
-    """Return the recipe of six tasks of LIBERO-Object from scratch, with two cameras: a day on two cores."""
-    env = LiberoConfig(cameras=("agentview", "wrist"), horizon=32)
-    sizes = replace(EMBEDDED, transformer=replace(EMBEDDED.transformer, grid=(4, 8), action_dim=7))
+    """Return the recipe of six tasks of LIBERO-Object from scratch: a day on two cores."""
+    env = LiberoConfig(horizon=32)
+    transformer = replace(EMBEDDED.transformer, action_dim=7)
+    sizes = replace(EMBEDDED, transformer=transformer, state_dim=8, state_input=True)
     base, length = Recipe(), 40
     return replace(
         base,
@@ -64,6 +65,12 @@ def libero() -> Recipe:
         finetune=FinetuneConfig(ReinforceConfig(horizon=env.horizon, evaluate_every=12), ScoringConfig(per_task=12)),
         score=ScoreConfig(per_task=25),
     )
+
+
+def libero_quickstart() -> QuickstartConfig:
+    """Return six tasks of LIBERO-Object, a Franka Panda; needs the extra libero."""
+    recipe = libero()
+    return QuickstartConfig("libero", recipe.env, recipe.finetune, score=recipe.score)
 
 
 def debug() -> Recipe:
@@ -101,6 +108,15 @@ def debug() -> Recipe:
 
 
 PRESETS: dict[str, Callable[[], Recipe]] = {f.__name__: f for f in (metaworld, quickstart, libero, debug)}
+
+
+def metaworld_quickstart() -> QuickstartConfig:
+    """Return six tasks of Meta-World, a Sawyer arm."""
+    return QuickstartConfig()
+
+
+QUICKSTARTS = {"metaworld": metaworld_quickstart, "libero": libero_quickstart}
+"""Config of `worldgymnast quickstart` for each robot with starter components."""
 
 
 # ---------------------------------------------------------------- world models by size

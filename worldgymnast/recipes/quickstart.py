@@ -9,7 +9,9 @@ from __future__ import annotations
 import importlib.resources
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from worldgymnast.configs import Count, Positive, checked
 from worldgymnast.environments import DEFAULT_ENVIRONMENT, EnvironmentConfig, environment
@@ -29,6 +31,8 @@ from worldgymnast.run import Run, is_finished, stage
 from worldgymnast.surrogates.imagination import Imagination
 from worldgymnast.weights import identity
 
+Robot = Literal["metaworld", "libero"]
+"""Robots with starter components."""
 PLATE = "plate.png"
 """File name of the empty scene of the starter camera."""
 
@@ -38,6 +42,7 @@ class QuickstartConfig:
     """Finetuning from photographs, and the final evaluation.
 
     Attributes:
+        robot: whose starter components are used.
         env: the real environment.
         finetune: RL and its evaluations.
         photographs: new layouts per task, one frame each.
@@ -45,6 +50,7 @@ class QuickstartConfig:
         score: the final paired evaluation.
     """
 
+    robot: Annotated[Robot, tyro.conf.Fixed, tyro.conf.Suppress] = "metaworld"
     env: EnvironmentConfig = DEFAULT_ENVIRONMENT
     finetune: FinetuneConfig = FinetuneConfig(scoring=ScoringConfig(per_task=16))
     photographs: Positive = 30
@@ -52,31 +58,37 @@ class QuickstartConfig:
     score: ScoreConfig = ScoreConfig(per_task=20, first_layout=7_000_000)
 
 
-def starter(name: str) -> Path:
-    """Return the file of a starter component: "policy", "world" or "judge"."""
-    path = Path(str(importlib.resources.files("worldgymnast") / "starter" / f"{name}.safetensors"))
+def starter(name: str, robot: Robot = "metaworld") -> Path:
+    """Return the file of a starter component of a robot: "policy", "world" or "judge"."""
+    path = _folder(robot) / f"{name}.safetensors"
     if not path.is_file():
         raise InputError(
             f"{path}: the starter {name} is missing. Install a release that ships it, or make one: worldgymnast "
-            "reproduce metaworld"
+            f"reproduce {robot}"
         )
     return path
 
 
+def _folder(robot: Robot) -> Path:
+    folder = Path(str(importlib.resources.files("worldgymnast") / "starter"))
+    return folder if robot == "metaworld" else folder / robot
+
+
 def starter_explorers() -> list[Path]:
     """Return the files of the explorers whose rollouts the starter world model and judge learned from last."""
-    folder = Path(str(importlib.resources.files("worldgymnast") / "starter"))
-    return sorted(folder.glob("explorer-*.safetensors"), key=lambda path: int(path.stem.rpartition("-")[2]))
+    return sorted(
+        _folder("metaworld").glob("explorer-*.safetensors"), key=lambda path: int(path.stem.rpartition("-")[2])
+    )
 
 
 def starter_plate() -> Path:
     """Return the file of the empty scene of the starter camera, for `scenes.plate`."""
-    return Path(str(importlib.resources.files("worldgymnast") / "starter" / PLATE))
+    return _folder("metaworld") / PLATE
 
 
-def starter_budget() -> dict[str, int]:
-    """Return the number of real episodes of each kind used for the starter components."""
-    file = Path(str(importlib.resources.files("worldgymnast") / "starter" / "manifest.json"))
+def starter_budget(robot: Robot = "metaworld") -> dict[str, int]:
+    """Return the number of real episodes of each kind used for the starter components of a robot."""
+    file = _folder(robot) / "manifest.json"
     return dict(json_object(read_object(file).get("budget", {}), file, "budget"))
 
 
@@ -92,12 +104,12 @@ def quickstart(
     Args:
         out: the run folder.
         config: sizes.
-        parts: files of "policy", "world" and "judge"; by default those of the starter.
+        parts: files of "policy", "world" and "judge"; by default the starter's of the robot.
         device: of training and imagination.
         imagined: additional layouts per task that the evaluation only imagines.
     """
     given = dict(parts or {})
-    files = {name: given.get(name) or starter(name) for name in ("policy", "world", "judge")}
+    files = {name: given.get(name) or starter(name, config.robot) for name in ("policy", "world", "judge")}
     before = load_policy(files["policy"], device)
     after = out / "rl" / "policy.safetensors"
     world, judge = load_world(files["world"], device), load_judge(files["judge"], device, Ledger(out / FILE))
@@ -115,7 +127,7 @@ def quickstart(
             policies = {"before": Contender(files["policy"]), "after": Contender(after)}
             outcomes = evaluate(out / "evaluation.json", policies, env, config.score, device, world, judge, imagined)
         count = config.photographs * len(env.tasks)
-        run.finish({"photographs": count, "starter_budget": {} if given else starter_budget()})
+        run.finish({"photographs": count, "starter_budget": {} if given else starter_budget(config.robot)})
     return outcomes
 
 

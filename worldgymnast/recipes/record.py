@@ -1,7 +1,10 @@
-"""Records real episodes: scripted experts, experts with graded noise, and play.
+"""Records real episodes: scripted experts, experts with graded noise, replayed experts, and play.
 
 World models need failures and near misses, not only demonstrations. So noise has several levels and three forms: jitter
 on every action, a constant drift that makes the gripper miss by centimeters, and phases in which the expert is ignored.
+An expert corrects itself, so it never carries nothing; a demonstration that is executed again on another layout, with
+noise and without looking, does.
+
 Rollouts of a policy are collected by `rl.rollout.roll_out` and logged with `to_episodes`.
 """
 
@@ -41,7 +44,9 @@ from worldgymnast.types import IMAGE, STATE, Episode, Layout, Rollout
 
 _KEY = "observation.images."
 """Prefix of the names of cameras in a LeRobot data set."""
-KINDS = ("expert", "noisy", "play")
+KINDS = ("expert", "noisy", "play", "replayed")
+_DONOR = 5_000
+"""Distance from the layout of a replayed episode to that of its demonstration."""
 
 
 @checked
@@ -52,6 +57,7 @@ class RecordConfig:
         expert: demonstrations per task.
         noisy: episodes of the noisy expert per task.
         play: play episodes per task.
+        replayed: demonstrations per task that are executed again on another layout, with noise and without looking.
         length: actions per episode; longer than the horizon, so the world model also learns what follows success.
         seed: the first layout, after those that a benchmark reserves for scores; every episode has its own. Layouts
             from 1,000,000 on are reserved for other uses.
@@ -61,13 +67,19 @@ class RecordConfig:
     expert: Annotated[int, Between(0, 3000)] = 20
     noisy: Annotated[int, Between(0, 3000)] = 70
     play: Annotated[int, Between(0, 3000)] = 40
+    replayed: Annotated[int, Between(0, 3000)] = 0
     length: Annotated[int, Between(5)] = 32
     seed: Annotated[int, Between(0, 900_000)] = 0
     workers: Positive = 2
 
     def __post_init__(self) -> None:
-        if self.expert + self.noisy + self.play == 0:
-            raise FieldError("expert, noisy, play", "found 0 in total, expected at least 1 episode per task")
+        if self.per_task == 0:
+            raise FieldError(", ".join(KINDS), "found 0 in total, expected at least 1 episode per task")
+
+    @property
+    def per_task(self) -> int:
+        """Episodes of a task."""
+        return sum(getattr(self, kind) for kind in KINDS)
 
 
 @dataclass(frozen=True)
@@ -110,6 +122,10 @@ def _disturbance(kind: str, rng: np.random.Generator, length: int, dim: int) -> 
         if rng.random() < 0.6:  # most play starts near the object
             keep[: rng.integers(2, 12)] = 1.0
         return noise * (1 - 0.8 * keep), keep
+    if kind == "replayed":
+        noise = _smooth_noise(rng, length, dim, 0.8) * rng.choice([0.0, 0.1, 0.2, 0.4])
+        noise[:, -1] = 0.0
+        return noise, np.ones((length, 1))
     jitter = _smooth_noise(rng, length, dim, rng.uniform(0.0, 0.8)) * rng.choice([0.15, 0.3, 0.5, 0.8])
     drift = np.append(rng.standard_normal(dim - 1) * rng.choice([0.0, 0.15, 0.3]), 0.0)
     keep = np.ones((length, 1))
@@ -128,11 +144,15 @@ def _record_episode(env: Demonstrates, scene: ScriptedEnv, job: _Job, length: in
         noise = noise * np.asarray(OptionalMembers.of(env).noise_scale)
     if spec.is_absolute:  # targets: the noise is around the middle
         noise += (1 - keep) * (low + high) / 2
+    demonstrated = _demonstration(scene, job, length) if job.kind == "replayed" else None
     observed, info = scene.reset(seed=job.layout, options={"task": job.task})
     frames, actions, states = [observed[IMAGE]], [], [observed.get(STATE)]
     labels = list[bool | None]()
     for t in range(length):
-        wanted = keep[t] * scene.expert_action() + noise[t]
+        demonstrated_now = (
+            scene.expert_action() if demonstrated is None else demonstrated[min(t, len(demonstrated) - 1)]
+        )
+        wanted = keep[t] * demonstrated_now + noise[t]
         action = np.clip(wanted, spec.low, spec.high).astype(np.float32)
         observed, _, terminated, _, info = scene.step(action)
         frames.append(observed[IMAGE])
@@ -155,6 +175,18 @@ def _record_episode(env: Demonstrates, scene: ScriptedEnv, job: _Job, length: in
         layout=job.layout,
         state=None if states[0] is None else np.stack([np.asarray(state, np.float32) for state in states]),
     )
+
+
+def _demonstration(scene: ScriptedEnv, job: _Job, length: int) -> list[np.ndarray]:
+    """Actions of the expert on another layout."""
+    scene.reset(seed=job.layout + _DONOR, options={"task": job.task})
+    actions = list[np.ndarray]()
+    while len(actions) < length:
+        actions.append(np.asarray(scene.expert_action()))
+        _, _, terminated, _, info = scene.step(actions[-1].astype(np.float32))
+        if terminated or info.get("ended"):
+            break
+    return actions
 
 
 def _work(env: Demonstrates, length: int, jobs: Sequence[_Job]) -> list[Episode]:
@@ -243,12 +275,12 @@ def record_to(path: Path, env: RealEnvironment, config: RecordConfig) -> Episode
             raise InputError(
                 f"{type(env).__name__} has no scripted experts, so it cannot record demonstrations. Give recorded data"
             )
-        if not OptionalMembers.of(env).has_expert and config.expert + config.noisy:
+        if not OptionalMembers.of(env).has_expert and config.per_task > config.play:
             raise InputError(
                 "environment: found no expert_action(), so it cannot demonstrate. Record play alone, with --expert 0 "
-                "--noisy 0, or give recorded demonstrations"
+                "--noisy 0 --replayed 0, or give recorded demonstrations"
             )
-        total = len(env.tasks) * (config.expert + config.noisy + config.play)
+        total = len(env.tasks) * config.per_task
         _write(path, env, record(env, config), "recording", total)
     return read_recording(path, env)
 

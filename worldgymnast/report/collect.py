@@ -44,6 +44,7 @@ _KINDS = {
     "expert": "demonstrations",
     "noisy": "noisy-expert episodes",
     "play": "play episodes",
+    "replayed": "replayed demonstrations",
     "policy": "labelled policy rollouts",
 }
 _CURVES = (

@@ -49,6 +49,7 @@ class WorldTraining:
         fit: training loop of the transformer.
         balanced: draw half of the clips of each task from successful episodes, half from failed ones.
         thaw: when starting from a world model, also finetune its autoencoder (for unseen colors and objects).
+        new_robot: when starting from a world model of another robot, learn what actions and state mean anew.
     """
 
     world: WorldConfig = EMBEDDED
@@ -59,8 +60,11 @@ class WorldTraining:
     fit: FitConfig = FitConfig(steps=2000, lr=1.5e-3, ema=0.995)
     balanced: bool = True
     thaw: bool = False
+    new_robot: bool = False
 
 
+_OF_THE_ROBOT = ("transformer.action_embedder.", "transformer.state_embedder.", "state_head.")
+"""Prefixes of the weights that depend on the robot's actions and state."""
 Origin = Mapping[str, Any] | None
 """See `Manifest.origin`."""
 
@@ -85,7 +89,7 @@ def train_world(
             head and the state as an input are added if `start` has none.
         device: of the training.
         shares: share of each set in the clips and frames; by default proportional to its length.
-        start: a world model to finetune, including its autoencoder.
+        start: a world model to finetune, including its autoencoder; of another robot with `config.new_robot`.
         autoencoder: a trained autoencoder to use unchanged.
         origin: see `Manifest.origin`.
 
@@ -93,10 +97,11 @@ def train_world(
         InputError: `autoencoder` is given and `config.thaw` is set, or the kind of `start` cannot be trained here.
     """
     initial = _initial(start, autoencoder, config)
+    before = None if config.new_robot else initial.world
     result = out / "world.safetensors"
     sets = [episodes] if isinstance(episodes, EpisodeSet) else episodes
     data, weights = concatenate(sets), share_weights(sets, shares)
-    spec = data.spec if initial.world is None else union([initial.world.action_spec, data.spec])
+    spec = data.spec if before is None else union([before.action_spec, data.spec])
     inputs: dict[str, Any] = {"data": data_hash(data)}
     if shares:
         inputs["shares"] = [[float(share), len(part)] for part, share in zip(sets, shares, strict=True)]
@@ -113,7 +118,7 @@ def train_world(
     with Run(out, to_dict(config) | {"inputs": inputs}) as run:
         if run.summary is None:
             torch.manual_seed(config.fit.seed)
-            tiling = tiling_of(initial.world) or data.tiling
+            tiling = tiling_of(before) or data.tiling
             stored = ComponentInfo(action_spec=spec, fps=data.fps, tiling=tiling)
             world = make("worlds", config.world, stored).to(device)
             if state_dim and data.state is not None:
@@ -134,6 +139,7 @@ class _Initial:
 
     world: TrainableWorld | None
     autoencoder: Autoencoder | ImageVAE | None
+    new_robot: bool = False
 
     @property
     def component(self) -> TrainableWorld | Autoencoder | ImageVAE | None:
@@ -147,7 +153,11 @@ class _Initial:
         """
         head, state_dim, state_input = config.success_head, config.state_dim, config.state_input
         if self.world is not None:
+            action_dim = config.transformer.action_dim
             config, head = self.world.config, self.world.config.success_head or head
+            if self.new_robot:
+                transformer = replace(config.transformer, action_dim=action_dim)
+                config = replace(config, transformer=transformer, state_dim=0, state_input=False)
             config = replace(
                 config, state_dim=config.state_dim or state_dim, state_input=config.state_input or state_input
             )
@@ -156,9 +166,15 @@ class _Initial:
         return replace(config, success_head=head if has_labels else 0)
 
     def load_into(self, world: Any) -> None:
-        """Copy the weights into `world`; a success head and a state head may be missing in them."""
+        """Copy the weights into `world`; a success head and a state head may be missing in them.
+
+        For a new robot, what reads actions and state keeps its fresh weights.
+        """
         if self.world is not None:
-            world.load_state_dict(self.world.state_dict(), strict=False)
+            weights = self.world.state_dict()
+            if self.new_robot:
+                weights = {name: value for name, value in weights.items() if not name.startswith(_OF_THE_ROBOT)}
+            world.load_state_dict(weights, strict=False)
         elif self.autoencoder is not None:
             world.autoencoder.load_state_dict(self.autoencoder.state_dict())
 
@@ -178,7 +194,7 @@ def _initial(start: WorldModel | None, autoencoder: Autoencoder | ImageVAE | Non
             "thaw, autoencoder",
             "found both, expected one: thaw is for the autoencoder of a world model to start from",
         )
-    return _Initial(start, autoencoder)
+    return _Initial(start, autoencoder, config.new_robot)
 
 
 def _clip_batches(

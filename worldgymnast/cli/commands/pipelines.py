@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -41,6 +41,7 @@ from worldgymnast.preprocessing import compact
 from worldgymnast.protocols import predicts_state
 from worldgymnast.recipes.dyna import DynaConfig, dyna
 from worldgymnast.recipes.dyna_recorded import dyna_recorded
+from worldgymnast.recipes.presets import QUICKSTARTS
 from worldgymnast.recipes.quickstart import QuickstartConfig, quickstart
 from worldgymnast.recipes.relearn import RelearnConfig
 from worldgymnast.recipes.reproduce import Recipe, reproduce
@@ -74,6 +75,8 @@ class Doctor(Command):
 class Quickstart(EvaluationCommand):
     """Finetune the starter policy in the starter world model, then evaluate.
 
+    The first argument may name the robot.
+
     Attributes:
         config: sizes of training and evaluation.
         out: run folder.
@@ -82,18 +85,25 @@ class Quickstart(EvaluationCommand):
         judge: judge file; the starter judge if omitted.
     """
 
+    sizes: ClassVar[Mapping[str, Callable[[], QuickstartConfig]]] = QUICKSTARTS
     config: Annotated[QuickstartConfig, NO_PREFIX] = QuickstartConfig()
     out: Path = Path("runs/quickstart")
     policy: OptionalPath = None
     world: OptionalPath = None
     judge: OptionalPath = None
 
+    @classmethod
+    def from_size(cls, size: str) -> Command:
+        """See `Command.from_size`."""
+        return cls(config=QUICKSTARTS[size](), out=Path("runs") / f"quickstart-{size}")
+
     def __call__(self) -> int:
         """Train, evaluate, print the table and write the report."""
+        robot = self.config.robot
         self.prepare(self.out)
         given = {"policy": self.policy, "world": self.world, "judge": self.judge}
         files = {name: path for name, path in given.items() if path is not None}
-        paths = component_files(**given)
+        paths = component_files(robot, **given)
         policy, world = load_policy(paths["policy"]), load_world(paths["world"])
         env = fitted(self.config.env, self.given_flags, world.frame_size, policy.chunk)
         config = replace(self.config, env=env)
@@ -103,7 +113,7 @@ class Quickstart(EvaluationCommand):
         check_policy(paths["policy"], policy, env, "--env.hold")
         check_frames(world.frame_size, env)
         check_tasks(env)
-        refuse_unknown_tasks(self.judge, environment(env).tasks)
+        refuse_unknown_tasks(self.judge, environment(env).tasks, robot)
         print_results(self.out, quickstart(self.out, config, files, self.device, self.imagined))
         return 0
 
