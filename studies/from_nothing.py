@@ -26,7 +26,7 @@ from studies.graphed import train_clips, train_frames
 from studies.worlds import HALVED, device_name, imagined_per_second
 from worldgymnast.environments import environment
 from worldgymnast.episodes.shares import share_weights
-from worldgymnast.episodes.windows import concatenate, data_hash
+from worldgymnast.episodes.windows import EpisodeSet, concatenate, data_hash
 from worldgymnast.measure.diagnosis import diagnose
 from worldgymnast.measure.evaluate import Contender, evaluate
 from worldgymnast.measure.real import Scorer
@@ -46,7 +46,6 @@ from worldgymnast.training.world import train_world
 from worldgymnast.types import Episode
 from worldgymnast.weights import to_json, write_text
 from worldgymnast.worldmodel.sampler import LatentWorldModel
-
 
 _PLANS = PolicyRecordConfig((0.0, 0.5), 24, seed=2_500_000)
 """Recording of planned-N."""

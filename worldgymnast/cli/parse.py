@@ -251,6 +251,8 @@ def check_first(name: str, words: Sequence[str], sizes: Collection[str]) -> None
     if sizes and is_plain and first not in sizes and not os.path.exists(first):
         word = COMMANDS[name].arguments.split()[0].strip("[]").lower()
         hint = _suggestion(first, sizes, 0.8) or ". Check the name"
+        if "DATA" not in COMMANDS[name].arguments:
+            raise UsageError(f"{name}: '{first}' is no {word} ({join(sizes)}){hint}")
         raise UsageError(f"{name}: '{first}' is neither a {word} ({join(sizes)}) nor a data set's folder{hint}")
 
 

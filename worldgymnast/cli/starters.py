@@ -17,7 +17,7 @@ _TITLES: Mapping[Robot, str] = {"metaworld": "Meta-World", "libero": "LIBERO"}
 _TRAINERS = {"policy": "sft", "world": "train-world", "judge": "train-judge"}
 
 
-def component_files(robot: Robot = "metaworld", **given: Path | None) -> dict[str, Path]:
+def component_files(robot: Robot = "metaworld", /, **given: Path | None) -> dict[str, Path]:
     """Return the given files, with starter components of a robot for omitted ones.
 
     Raises:
@@ -39,8 +39,8 @@ def refuse_starters(
     flags = " ".join(f"--{name}" for name in omitted)
     trainers = ", ".join(f"{name}: {_TRAINERS[name]}" for name in omitted)
     raise InputError(
-        f"{flags}: omitted, but the starter components are for {_TITLES[robot]}, while {other} has actions {spec}. Results "
-        f"would be meaningless. Add {flags}, trained on the same data ({trainers})"
+        f"{flags}: omitted, but the starter components are for {_TITLES[robot]}, while {other} has actions {spec}. "
+        f"Results would be meaningless. Add {flags}, trained on the same data ({trainers})"
     )
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import importlib.resources
 from collections.abc import Mapping
+from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from worldgymnast.configs import Count, Positive, checked
+from worldgymnast.configs import LATER, Count, Positive, checked
 from worldgymnast.environments import DEFAULT_ENVIRONMENT, EnvironmentConfig, environment
 from worldgymnast.errors import InputError
 from worldgymnast.files import json_object
@@ -50,7 +51,7 @@ class QuickstartConfig:
         score: the final paired evaluation.
     """
 
-    robot: Annotated[Robot, tyro.conf.Fixed, tyro.conf.Suppress] = "metaworld"
+    robot: Annotated[Robot, tyro.conf.Fixed, tyro.conf.Suppress] = field(default="metaworld", metadata=LATER)
     env: EnvironmentConfig = DEFAULT_ENVIRONMENT
     finetune: FinetuneConfig = FinetuneConfig(scoring=ScoringConfig(per_task=16))
     photographs: Positive = 30

@@ -14,7 +14,7 @@ import multiprocessing
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from worldgymnast.actions import ActionSpec
-from worldgymnast.configs import Between, Executed, NonNegative, Positive, Seed, checked
+from worldgymnast.configs import LATER, Between, Executed, NonNegative, Positive, Seed, checked
 from worldgymnast.environments import OptionalMembers
 from worldgymnast.episodes.lerobot import LeRobotWriter, read
 from worldgymnast.episodes.windows import EpisodeSet
@@ -67,7 +67,7 @@ class RecordConfig:
     expert: Annotated[int, Between(0, 3000)] = 20
     noisy: Annotated[int, Between(0, 3000)] = 70
     play: Annotated[int, Between(0, 3000)] = 40
-    replayed: Annotated[int, Between(0, 3000)] = 0
+    replayed: Annotated[int, Between(0, 3000)] = field(default=0, metadata=LATER)
     length: Annotated[int, Between(5)] = 32
     seed: Annotated[int, Between(0, 900_000)] = 0
     workers: Positive = 2

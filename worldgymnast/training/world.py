@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 
 from worldgymnast.actions import union
 from worldgymnast.arguments import implements
-from worldgymnast.configs import Positive, checked
+from worldgymnast.configs import LATER, Positive, checked
 from worldgymnast.episodes.shares import balanced_weights, share_weights
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, data_hash, state_hash
 from worldgymnast.errors import FieldError, InputError
@@ -60,7 +60,7 @@ class WorldTraining:
     fit: FitConfig = FitConfig(steps=2000, lr=1.5e-3, ema=0.995)
     balanced: bool = True
     thaw: bool = False
-    new_robot: bool = False
+    new_robot: bool = field(default=False, metadata=LATER)
 
 
 _OF_THE_ROBOT = ("transformer.action_embedder.", "transformer.state_embedder.", "state_head.")

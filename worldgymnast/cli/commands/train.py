@@ -176,16 +176,19 @@ class TrainWorld(WorldTrainingCommand):
         """Train the world model."""
         self.prepare(self.out)
         start = load_trainable_world(self.begin_with, self.device) if self.begin_with else None
-        check_same_cameras(self.begin_with, requested=self.image_key)
+        if self.config.new_robot and start is None:
+            raise InputError("--new-robot: found without --begin-with, the world model to start from. Add it")
+        same = None if self.config.new_robot else self.begin_with  # file whose robot is that of the data
+        check_same_cameras(same, requested=self.image_key)
         world = start.config if start else self.config.world
         check_parts(self.config)
         check_shares(self.shares, len(self.data))
         spec = _SPECS.get(self.actions or "")
-        if start:
+        if start and same:
             spec = start.action_spec
-        rule, cameras = rule_of(self.begin_with, requested=self.resize), self.cameras or cameras_of(self.begin_with)
+        rule, cameras = rule_of(same, requested=self.resize), self.cameras or cameras_of(same)
         size = size_for(self.data, self.size, cameras, compact(world.frame_size))
-        predicts = self.state or world.state_dim > 0
+        predicts = self.state or (world.state_dim > 0 and not self.config.new_robot)
         state, labels = True if predicts else None, self.labels
         sets = read_each(self.data, size, spec, cameras, self.fps, labels=labels, resize=rule, state=state)
         held_out = held_out_or_default(self.held_out, sets[0])
@@ -193,13 +196,17 @@ class TrainWorld(WorldTrainingCommand):
         joint = concatenate(sets)
         if predicts:
             check_one_state(self.data, sets)
-            check_same_state(self.begin_with, names=joint.state_names)
-        if start:
+            check_same_state(same, names=joint.state_names)
+        if start and same:
             for path, part in zip(self.data, sets, strict=True):
                 warn_out_of_range(part, start.action_spec, f"{path} and {self.begin_with}")
+        if start:
             check_frame_size(world.frame_size, sets[0].size, "--size")
         default_rate = 5.0 if self.preset.startswith("bridge") else RATE
         config = fit_world(self.config, default_rate, sets[0], self.given_flags, is_new=start is None)
+        if self.config.new_robot:
+            transformer = replace(config.world.transformer, action_dim=joint.spec.dim)
+            config = replace(config, world=replace(config.world, transformer=transformer))
         config = replace(config, world=use_state(config.world, joint, predicts, self.data))
         train_world(
             sets,
