@@ -78,12 +78,14 @@ def read_each(
     labels: Sequence[Path] = (),
     resize: Resize | None = None,
     state: bool | None = False,
+    advice: str = "",
 ) -> list[EpisodeSet]:
     """Read data sets with actions in `spec`, or as in the first, and with the labels of label files.
 
     Rates that differ by less than 1 % count as equal.
 
-    `state` False does not use the state, True requires it, None keeps it where there is one.
+    `state` False does not use the state, True requires it, None keeps it where there is one. `advice` is what to do
+    about other actions.
 
     Raises:
         InputError: frame sizes or rates differ, actions cannot be converted, or a label file fits no data set.
@@ -115,7 +117,7 @@ def read_each(
         try:
             sets[i] = part.with_action_spec(spec)
         except ActionSpecMismatch as error:
-            raise InputError(f"{path}: {error}. Train on it alone, or leave it out") from error
+            raise InputError(f"{path}: {error}. {advice or 'Train on it alone, or leave it out'}") from error
         if not is_same_rate(part.fps, first.fps):
             raise InputError(
                 f"{path}: found {part.fps:g} frames per second, expected {first.fps:g} as in {paths[0]}. Leave one "

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from worldgymnast.configs import Between, Count, NonEmpty, NonNegative, Positive, Seed, checked
+from worldgymnast.configs import LATER, Between, Count, NonEmpty, NonNegative, Positive, Seed, checked
 from worldgymnast.environments import DEFAULT_ENVIRONMENT, EnvironmentConfig, environment, task_names
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, data_hash
 from worldgymnast.errors import FieldError, InputError
@@ -55,6 +55,8 @@ class DynaConfig(RelearnConfig):
         length: actions per recorded episode.
         layout: first layout of the recordings; those of the tests come first.
         env: the real environment.
+        planned: make these recordings of what the newest policy does in the newest world model, executed for real
+            without looking (see `surrogates.plans`), instead of its real rollouts.
         finetune: RL and its evaluations.
         photographs: new layouts per task that RL starts from.
         photograph_layout: first of these layouts.
@@ -69,6 +71,7 @@ class DynaConfig(RelearnConfig):
     temperatures: Annotated[tuple[NonNegative, ...], NonEmpty] = (0.5, 1.0)
     length: Positive = 32
     layout: Count = 8_000_000
+    planned: bool = field(default=False, metadata=LATER)
     env: EnvironmentConfig = DEFAULT_ENVIRONMENT
     finetune: FinetuneConfig = FinetuneConfig(ReinforceConfig(steps=12, evaluate_every=6), ScoringConfig(per_task=4))
     photographs: Positive = 30
@@ -189,6 +192,7 @@ def dyna(
         imagined: additional layouts per task that the evaluation only imagines.
     """
     kept, world, judge = initial
+    trained = kept
     inputs = {"policy": identity(kept), "world": identity(world), "judge": identity(judge), "data": data_hash(old)}
     env, recorded, decisions = environment(config.env), [old], list[Decision]()
     policies = {"before": Contender(policy, (config.seed,))}
@@ -203,7 +207,8 @@ def dyna(
                 request = PolicyRecordConfig(
                     config.temperatures, config.per_temperature, config.length, config.layout + 10_000 * number
                 )
-                sampled = record_policy_to(recording_folders(out, number)[1], kept, env, request)
+                actor, where = (trained, world) if config.planned else (kept, None)
+                sampled = record_policy_to(recording_folders(out, number)[1], actor, env, request, where)
                 recorded.append(concatenate([newest, sampled]))
             with stage(out, f"world {number}"):
                 world = relearn_world(recorded, world, folder["world"], config, seed, device)

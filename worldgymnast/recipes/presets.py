@@ -52,7 +52,7 @@ def libero() -> Recipe:
     return replace(
         base,
         env=env,
-        record=RecordConfig(expert=25, noisy=40, play=10, length=length),
+        record=RecordConfig(expert=25, noisy=40, play=10, replayed=10, length=length),
         policy=PolicyTraining(
             SmallVLAConfig(chunk=1), demonstrations=25, successes=True, fit=FitConfig(steps=2000, lr=1e-3)
         ),
@@ -61,7 +61,8 @@ def libero() -> Recipe:
         world=WorldTraining(sizes),
         judge=JudgeTraining(stride=1),
         explore=replace(base.explore, steps=14, horizon=env.horizon),
-        explored=replace(base.explored, per_temperature=6, length=length),
+        explored=replace(base.explored, temperatures=(0.0, 0.5), per_temperature=12, length=env.horizon),
+        planned=True,
         finetune=FinetuneConfig(ReinforceConfig(horizon=env.horizon, evaluate_every=12), ScoringConfig(per_task=12)),
         score=ScoreConfig(per_task=25),
     )

@@ -331,14 +331,15 @@ def record_explorers(
     scenes: Sequence[RealEnvironment],
     config: PolicyRecordConfig,
     first: int = 0,
+    world: WorldModel | None = None,
 ) -> list[EpisodeSet]:
     """Record labeled real rollouts of each explorer to DATA/explored-N, from N = `first` on.
 
-    The environments `scenes` are used in turn.
+    The environments `scenes` are used in turn; for `world` see `policy_episodes`.
     """
     return [
         record_policy_to(
-            data / f"explored-{i}", explorer, scenes[(i - first) % len(scenes)], explorer_config(config, i)
+            data / f"explored-{i}", explorer, scenes[(i - first) % len(scenes)], explorer_config(config, i), world
         )
         for i, explorer in enumerate(explorers, first)
     ]

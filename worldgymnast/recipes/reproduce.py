@@ -14,11 +14,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from worldgymnast.configs import Between, Count, Seeds, checked
+from worldgymnast.configs import LATER, Between, Count, Seeds, checked
 from worldgymnast.environments import DEFAULT_ENVIRONMENT, EnvironmentConfig, environment
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.errors import FieldError
@@ -52,6 +52,8 @@ class ExplorationConfig:
         explorers: explorers per round.
         explore: RL of the explorers, without real evaluations; only their real rollouts are used.
         explored: recording of each explorer.
+        planned: record what each explorer does in the world model, executed for real without looking (see
+            `surrogates.plans`), instead of its real rollouts.
         again: finetuning of world model and judge on the recordings.
     """
 
@@ -59,6 +61,7 @@ class ExplorationConfig:
     explorers: Annotated[int, Between(1, 10)] = 3
     explore: ReinforceConfig = ReinforceConfig(steps=20, keep_best=False)
     explored: PolicyRecordConfig = PolicyRecordConfig((0.5, 1.0), 16, seed=2_050_000)
+    planned: bool = field(default=False, metadata=LATER)
     again: RelearnConfig = RelearnConfig(
         0.4, WorldTraining(fit=FitConfig(steps=500, lr=7e-4, ema=0.995)), JudgeTraining(fit=FitConfig(1500, lr=5e-4))
     )
@@ -186,7 +189,8 @@ def explore(
             explorers = [train_explorer(number, 10 * number + i, world, judge) for i in range(config.explorers)]
         with stage(out, f"record the explorers {number}"):
             first = len(recorded) - 1
-            recorded += record_explorers(out / "data", explorers, scenes, config.explored, first)
+            where = world if config.planned else None
+            recorded += record_explorers(out / "data", explorers, scenes, config.explored, first, where)
         with stage(out, f"world model after round {number}"):
             world = relearn_world(recorded, world, next_folder / "world", config.again, number, device)
         with stage(out, f"judge after round {number}"):

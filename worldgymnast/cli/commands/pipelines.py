@@ -54,8 +54,8 @@ from worldgymnast.training.judge import JudgeTraining
 from worldgymnast.training.world import WorldTraining
 
 _NEEDS_ENVIRONMENT = (
-    *("--env", "--rounds", "--budget", "--pairs", "--alpha", "--temperatures", "--length", "--layout", "--photograph"),
-    *("--score", "--imagined", "--finetune.scoring"),
+    *("--env", "--rounds", "--budget", "--pairs", "--alpha", "--temperatures", "--length", "--layout", "--planned"),
+    *("--photograph", "--score", "--imagined", "--finetune.scoring"),
 )
 """Beginnings of flags of dyna that have no effect with --from."""
 

@@ -190,7 +190,10 @@ class TrainWorld(WorldTrainingCommand):
         size = size_for(self.data, self.size, cameras, compact(world.frame_size))
         predicts = self.state or (world.state_dim > 0 and not self.config.new_robot)
         state, labels = True if predicts else None, self.labels
-        sets = read_each(self.data, size, spec, cameras, self.fps, labels=labels, resize=rule, state=state)
+        other = f"Train without --begin-with {same}, or add --new-robot to learn what actions mean anew" if same else ""
+        sets = read_each(
+            self.data, size, spec, cameras, self.fps, labels=labels, resize=rule, state=state, advice=other
+        )
         held_out = held_out_or_default(self.held_out, sets[0])
         sets, _ = hold_out_each(self.data, sets, held_out)
         joint = concatenate(sets)
