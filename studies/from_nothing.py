@@ -47,7 +47,7 @@ from worldgymnast.types import Episode
 from worldgymnast.weights import to_json, write_text
 from worldgymnast.worldmodel.sampler import LatentWorldModel
 
-_PLANS = PolicyRecordConfig((0.0, 0.5), 24, seed=2_500_000)
+_PLANS = PolicyRecordConfig((0.0, 0.5), 16, seed=2_500_000)
 """Recording of planned-N."""
 
 
@@ -228,7 +228,7 @@ class World(Part):
 
 @dataclass(frozen=True)
 class Judge(Part):
-    """Train the judge of a round in its world model.
+    """Train the judge of a round in its world model, from that of the round before if there is one.
 
     Attributes:
         round: number, from 1.
@@ -243,8 +243,8 @@ class Judge(Part):
     def __call__(self) -> None:
         """Train."""
         config, start = self.settings.judge, None
-        if self.round > 1:
-            before = self.folder(self.round - 1) / "judge" / "judge.safetensors"
+        before = self.folder(self.round - 1) / "judge" / "judge.safetensors"
+        if before.exists():
             start = load_learned_judge(before, self.device)
         learning = FitConfig(self.steps, lr=1e-3 if start is None else 5e-4, save_every=self.steps)
         data = some(load_training(self.data), self.episodes)
