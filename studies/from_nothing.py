@@ -165,6 +165,7 @@ class World(Part):
         round: number, from 1; the first also trains the autoencoder.
         steps: if given, train for so many steps instead, with the library's loop, as a CPU does.
         start: world model of another robot that the first round starts from; only with `steps`.
+        forced: with `steps`, the share of them before those on its own rollouts, which take several times as long.
         seconds: total time.
         frames: of it, seconds of the autoencoder.
         clips: clips per step.
@@ -175,6 +176,7 @@ class World(Part):
     round: int = 1
     steps: int | None = None
     start: Path | None = None
+    forced: float = 0.0
     seconds: float = 300.0
     frames: float = 60.0
     clips: int = 96
@@ -222,7 +224,7 @@ class World(Part):
             frames = replace(config.autoencoder, steps=config.autoencoder.steps // 2, lr=config.autoencoder.lr / 2)
             config = replace(config, new_robot=True, thaw=True, autoencoder=frames)
         if start is not None:
-            start.config = replace(start.config, objective=replace(start.config.objective, unroll_from=0.0))
+            start.config = replace(start.config, objective=replace(start.config.objective, unroll_from=self.forced))
         train_world(sets, self.folder(self.round) / "world", config, self.device, shares, start=start)
 
 

@@ -19,7 +19,8 @@ from worldgymnast.training.world import train_world
 
 
 @pytest.mark.usefixtures("gl", "one_process")
-def test_rounds_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("planned", [False, True])
+def test_rounds_end_to_end(planned: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe, data = debug(), tmp_path / "data"
     env = MetaWorld(recipe.env)
     logged = record_to(data / "logged", env, recipe.record)
@@ -35,6 +36,7 @@ def test_rounds_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         pairs=1,
         temperatures=(1.0,),
         length=8,
+        planned=planned,
         world=replace(recipe.world, fit=brief),
         judge=replace(recipe.judge, fit=brief),
         env=recipe.env,
@@ -46,7 +48,9 @@ def test_rounds_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     found = dyna(tmp_path / "sft" / "policy.safetensors", parts, old, out, config, imagined=2)
     assert list(found) == ["before", "round 1", "round 2"]
     for number in (1, 2):
-        assert len(formats.read(out / "data" / f"round-{number}")) == 2 * config.per_temperature
+        made = formats.read(out / "data" / f"round-{number}")
+        assert len(made) == 2 * config.per_temperature
+        assert set(made.source) == {"plan@1" if planned else "policy@1"}
         assert len(formats.read(out / "data" / f"test-{number}")) == 2 * config.pairs
         load_world(out / f"world-{number}" / "world.safetensors")
         load_learned_judge(out / f"judge-{number}" / "judge.safetensors")

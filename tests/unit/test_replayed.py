@@ -57,5 +57,5 @@ def test_noise_spares_the_gripper(env: Demonstrates) -> None:
 
 def test_counts(env: Demonstrates) -> None:
     assert len(recorded(env, expert=1, replayed=2)) == 2 * 3
-    with pytest.raises(FieldError, match="'replayed'.*found 0 in total"):
+    with pytest.raises(FieldError, match=r"'replayed'.*found 0 in total"):
         RecordConfig(expert=0, noisy=0, play=0)

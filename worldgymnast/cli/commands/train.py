@@ -181,7 +181,9 @@ class TrainWorld(WorldTrainingCommand):
         same = None if self.config.new_robot else self.begin_with  # file whose robot is that of the data
         check_same_cameras(same, requested=self.image_key)
         world = start.config if start else self.config.world
-        check_parts(self.config)
+        check_parts(self.config.fit, "fit.")
+        if self.config.thaw or not (self.begin_with or self.autoencoder_of):  # then the autoencoder is trained, too
+            check_parts(self.config.autoencoder, "autoencoder.")
         check_shares(self.shares, len(self.data))
         spec = _SPECS.get(self.actions or "")
         if start and same:
