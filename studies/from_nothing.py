@@ -47,7 +47,7 @@ from worldgymnast.types import Episode
 from worldgymnast.weights import to_json, write_text
 from worldgymnast.worldmodel.sampler import LatentWorldModel
 
-_PLANS = PolicyRecordConfig((0.0, 0.5), 16, seed=2_500_000)
+_PLANS = PolicyRecordConfig((0.0, 0.5), 12, seed=2_500_000)
 """Recording of planned-N."""
 
 
