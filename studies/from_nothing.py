@@ -23,6 +23,7 @@ import torch
 from studies.command import run
 from studies.episodes import EXPLORED, HELD_OUT, PLANNED, find, keep, load, load_shared, load_training, some
 from studies.graphed import train_clips, train_frames
+from studies.pack import PARTS, pack_component
 from studies.worlds import HALVED, device_name, imagined_per_second
 from worldgymnast.environments import environment
 from worldgymnast.episodes.shares import share_weights
@@ -36,6 +37,7 @@ from worldgymnast.recipes.presets import preset
 from worldgymnast.recipes.record import PolicyRecordConfig, explorer_config, policy_episodes, record
 from worldgymnast.recipes.reproduce import Recipe
 from worldgymnast.registry import Manifest, load_learned_judge, load_policy, load_trainable_world, save_component
+from worldgymnast.report.collect import recorded
 from worldgymnast.rl.starts import EpisodeStarts
 from worldgymnast.surrogates.imagination import Imagination
 from worldgymnast.text import save_sentences
@@ -334,7 +336,30 @@ class Evaluate(Part):
         evaluate(file, policies, environment(recipe.env), score, self.device, self.world(self.round), judge)
 
 
-COMMANDS = Sentences | Record | Imitate | World | Judge | Rl | Diagnose | Evaluate
+@dataclass(frozen=True)
+class Pack(Part):
+    """Write policy, world model and judge of a round as starter components: 16-bit weights, and manifest.json.
+
+    Attributes:
+        round: number.
+        to: folder of the components.
+    """
+
+    round: int = 1
+    to: Path = Path("worldgymnast/starter/libero")
+
+    def __call__(self) -> None:
+        """Write them."""
+        self.to.mkdir(parents=True, exist_ok=True)
+        folder, parts = self.folder(self.round), {}
+        sources = {"policy": self.out / "sft", "world": folder / "world", "judge": folder / "judge"}
+        for name, (_, loaded) in PARTS.items():
+            parts[name] = pack_component(sources[name] / f"{name}.safetensors", self.to / f"{name}.safetensors", loaded)
+        manifest = {"recipe": "studies/from_nothing.py", "budget": recorded(self.out), "parts": parts}
+        write_text(self.to / "manifest.json", to_json(manifest))
+
+
+COMMANDS = Sentences | Record | Imitate | World | Judge | Rl | Diagnose | Evaluate | Pack
 
 if __name__ == "__main__":
     sys.exit(run(COMMANDS, __doc__))

@@ -54,18 +54,16 @@ def pack(run: Path, out: Path) -> dict[str, Any]:
         "config": {name: config[name] for name in RECIPE_FIELDS},
     }
     for name, (stage, load) in PARTS.items():
-        manifest["parts"][name] = _pack_component(
-            run / stage / f"{name}.safetensors", out / f"{name}.safetensors", load
-        )
+        manifest["parts"][name] = pack_component(run / stage / f"{name}.safetensors", out / f"{name}.safetensors", load)
     for i, source in enumerate(sorted(run.glob("round-*/rl-*/policy.safetensors"))):
-        manifest["parts"][f"explorer-{i}"] = _pack_component(source, out / f"explorer-{i}.safetensors", load_policy)
+        manifest["parts"][f"explorer-{i}"] = pack_component(source, out / f"explorer-{i}.safetensors", load_policy)
     logged = concatenate([read(run / "data" / name) for name in ("logged", "policy")])
     estimate_plate(sample_frames(logged, PLATE_FRAMES, 0)).save(out / PLATE)
     write_text(out / "manifest.json", to_json(manifest))
     return manifest
 
 
-def _pack_component(source: Path, target: Path, load: Callable[[Path], Any]) -> dict[str, Any]:
+def pack_component(source: Path, target: Path, load: Callable[[Path], Any]) -> dict[str, Any]:
     """Write the component in 16 bits.
 
     Return its manifest and the identity of the written weights.

@@ -45,6 +45,7 @@ _KINDS = {
     "noisy": "noisy-expert episodes",
     "play": "play episodes",
     "replayed": "replayed demonstrations",
+    "plan": "executed plans",
     "policy": "labelled policy rollouts",
 }
 _CURVES = (
