@@ -65,6 +65,8 @@ class WorldTraining:
 
 _OF_THE_ROBOT = ("transformer.action_embedder.", "transformer.state_embedder.", "state_head.")
 """Prefixes of the weights that depend on the robot's actions and state."""
+_ADDED = ("success_head", "state_dim", "state_input")
+"""Fields of a config that are added to a world model to start from, if it has none."""
 Origin = Mapping[str, Any] | None
 """See `Manifest.origin`."""
 
@@ -151,19 +153,15 @@ class _Initial:
 
         Without labels, no success head can be trained.
         """
-        head, state_dim, state_input = config.success_head, config.state_dim, config.state_input
         if self.world is not None:
-            action_dim = config.transformer.action_dim
-            config, head = self.world.config, self.world.config.success_head or head
+            own = self.world.config
             if self.new_robot:
-                transformer = replace(config.transformer, action_dim=action_dim)
-                config = replace(config, transformer=transformer, state_dim=0, state_input=False)
-            config = replace(
-                config, state_dim=config.state_dim or state_dim, state_input=config.state_input or state_input
-            )
+                transformer = replace(own.transformer, action_dim=config.transformer.action_dim)
+                own = replace(own, transformer=transformer, state_dim=0, state_input=False)
+            config = replace(own, **{name: getattr(own, name) or getattr(config, name) for name in _ADDED})
         elif self.autoencoder is not None:
             config = replace(config, autoencoder=self.autoencoder.config)
-        return replace(config, success_head=head if has_labels else 0)
+        return config if has_labels else replace(config, success_head=0)
 
     def load_into(self, world: Any) -> None:
         """Copy the weights into `world`; a success head and a state head may be missing in them.
