@@ -346,7 +346,7 @@ class Pack(Part):
     """
 
     round: int = 1
-    to: Path = Path("worldgymnast/starter/libero")
+    to: Path = Path("studies/libero")
 
     def __call__(self) -> None:
         """Write them."""

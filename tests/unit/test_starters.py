@@ -1,22 +1,26 @@
-"""The starter components of every robot fit together and fit their `quickstart`."""
+"""Starter components fit together and fit their `quickstart`."""
 
 from __future__ import annotations
 
-from typing import get_args
+from pathlib import Path
 
 import pytest
+from small_worlds import SMALL
 
+from worldgymnast.actions import libero_spec
+from worldgymnast.cli.main import main
 from worldgymnast.cli.starters import component_files, refuse_unknown_tasks
 from worldgymnast.errors import InputError
 from worldgymnast.recipes.presets import QUICKSTARTS
 from worldgymnast.recipes.quickstart import Robot, starter, starter_budget
-from worldgymnast.registry import load_judge, load_policy, load_world
+from worldgymnast.registry import Manifest, load_judge, load_policy, load_world, save_component
 from worldgymnast.testing import check_judge, check_policy, check_world
+from worldgymnast.worldmodel.sampler import LatentWorldModel
 
-ROBOTS: tuple[Robot, ...] = get_args(Robot)
+SHIPPED: tuple[Robot, ...] = ("metaworld",)
 
 
-@pytest.mark.parametrize("robot", ROBOTS)
+@pytest.mark.parametrize("robot", SHIPPED)
 def test_the_starter_fits_its_quickstart(robot: Robot) -> None:
     config = QUICKSTARTS[robot]()
     assert config.robot == robot
@@ -36,13 +40,16 @@ def test_the_starter_fits_its_quickstart(robot: Robot) -> None:
         refuse_unknown_tasks(None, ["stack-cups"], robot)
 
 
-@pytest.mark.parametrize("robot", ROBOTS)
-def test_parts_of_another_robot_are_refused(robot: Robot) -> None:
-    other = next(one for one in ROBOTS if one != robot)
-    with pytest.raises(InputError, match="omitted, but the starter components are for"):
-        component_files(robot, policy=starter("policy", other), world=None, judge=None)
+def test_parts_of_another_robot_are_refused(tmp_path: Path) -> None:
+    save_component(tmp_path / "world.safetensors", LatentWorldModel(SMALL, libero_spec(4), 5.0), Manifest())
+    with pytest.raises(InputError, match="omitted, but the starter components are for Meta-World"):
+        component_files("metaworld", policy=None, world=tmp_path / "world.safetensors", judge=None)
 
 
-def test_a_missing_starter_names_the_command_that_makes_it() -> None:
-    with pytest.raises(InputError, match="reproduce libero"):
-        starter("policy-2", "libero")
+def test_a_robot_without_starter_says_what_to_give(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["quickstart", "libero", "--out", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert "reproduce libero" in said
+    assert "--policy" in said
+    assert main(["quickstart", "libro", "--out", str(tmp_path / "run")]) == 2
+    assert "'libro' is no robot (metaworld or libero); did you mean 'libero'?" in capsys.readouterr().err

@@ -69,7 +69,7 @@ def libero() -> Recipe:
 
 
 def libero_quickstart() -> QuickstartConfig:
-    """Return six tasks of LIBERO-Object, a Franka Panda; needs the extra libero."""
+    """Return six tasks of LIBERO-Object, a Franka Panda: give --policy, --world and --judge (no starter yet)."""
     recipe = libero()
     return QuickstartConfig("libero", recipe.env, recipe.finetune, score=recipe.score)
 
@@ -117,7 +117,7 @@ def metaworld_quickstart() -> QuickstartConfig:
 
 
 QUICKSTARTS = {"metaworld": metaworld_quickstart, "libero": libero_quickstart}
-"""Config of `worldgymnast quickstart` for each robot with starter components."""
+"""Config of `worldgymnast quickstart` for each robot."""
 
 
 # ---------------------------------------------------------------- world models by size

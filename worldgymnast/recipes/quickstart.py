@@ -33,7 +33,7 @@ from worldgymnast.surrogates.imagination import Imagination
 from worldgymnast.weights import identity
 
 Robot = Literal["metaworld", "libero"]
-"""Robots with starter components."""
+"""Robots of `worldgymnast quickstart`; starter components are shipped for metaworld."""
 PLATE = "plate.png"
 """File name of the empty scene of the starter camera."""
 
@@ -64,8 +64,8 @@ def starter(name: str, robot: Robot = "metaworld") -> Path:
     path = _folder(robot) / f"{name}.safetensors"
     if not path.is_file():
         raise InputError(
-            f"{path}: the starter {name} is missing. Install a release that ships it, or make one: worldgymnast "
-            f"reproduce {robot}"
+            f"{path}: the starter {name} is missing. Install a release that ships it, or make one (worldgymnast "
+            f"reproduce {robot}), and give it with --{name}"
         )
     return path
 
