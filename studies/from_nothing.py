@@ -1,6 +1,6 @@
 """The whole method for another robot, from nothing, on a machine with a GPU and many cores.
 
-    python -m studies.from_nothing libero record runs/libero logged --workers 15
+    python -m studies.from_nothing record --recipe libero --out runs/libero --name logged --workers 15
 
 It is `worldgymnast reproduce PRESET` in parts that run side by side, with the world model's training as in
 `studies.graphed` and data as plain files. studies/from_nothing.sh calls the parts in order.
