@@ -56,7 +56,9 @@ def test_rounds_end_to_end(planned: bool, tmp_path: Path, capsys: pytest.Capture
         load_learned_judge(out / f"judge-{number}" / "judge.safetensors")
         load_policy(out / f"rl-{number}" / "policy.safetensors")
     page = collect(out)
-    assert page.budget["labelled policy rollouts"] == 2 * 2 * config.per_temperature + config.tested
+    recorded = 2 * 2 * config.per_temperature
+    assert page.budget["labelled policy rollouts"] == (0 if planned else recorded) + config.tested
+    assert page.budget.get("executed plans", 0) == (recorded if planned else 0)
     assert page.powered is not None
     assert [row[0] for row in page.powered.rows] == ["before", "after", "after minus before"]
     assert page.powered.rows[0][4] == "4"  # two layouts of two tasks were imagined alone
