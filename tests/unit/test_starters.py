@@ -12,7 +12,7 @@ from worldgymnast.cli.main import main
 from worldgymnast.cli.starters import component_files, refuse_unknown_tasks
 from worldgymnast.errors import InputError
 from worldgymnast.recipes.presets import QUICKSTARTS
-from worldgymnast.recipes.quickstart import Robot, starter, starter_budget
+from worldgymnast.recipes.quickstart import Robot, starter_budget
 from worldgymnast.registry import Manifest, load_judge, load_policy, load_world, save_component
 from worldgymnast.testing import check_judge, check_policy, check_world
 from worldgymnast.worldmodel.sampler import LatentWorldModel
