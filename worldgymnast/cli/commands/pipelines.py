@@ -139,7 +139,7 @@ class Dyna(EvaluationCommand, LabelledCommand):
 
     hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {
         **HIDDEN_HORIZON,
-        WorldTraining: ("world",),
+        WorldTraining: ("world", "new_robot"),
         JudgeTraining: ("judge",),
     }
     hidden_hint: ClassVar[str] = "World model and judge keep their architecture; the horizon is --finetune.rl.horizon"
@@ -289,6 +289,8 @@ class Reproduce(EvaluationCommand):
     """
 
     takes_preset: ClassVar[bool] = True
+    hidden: ClassVar[Mapping[type, tuple[str, ...]]] = {WorldTraining: ("new_robot",)}
+    hidden_hint: ClassVar[str] = "Every stage has the same robot; train-world starts from another one's world model"
     config: Annotated[Recipe, NO_PREFIX]
     preset: tyro.conf.Suppress[str] = ""
     out: Path
