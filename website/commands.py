@@ -25,7 +25,7 @@ _HINT = re.compile(r"\s*\((default: .*|optional|required)\)\s*$", re.DOTALL)
 _SWITCH = {"True": "on", "False": "off"}
 _LONG = 200
 """Lines from which a page is split."""
-_OWN_PAGE = 40
+_OWN_PAGE = 28
 """Flags from which a config has a page of its own then."""
 _MARKERS: Any = (tyro.conf.PositionalMetavarFromFieldName, tyro.conf.AvoidSubcommands)
 _RERUN = {
@@ -175,9 +175,9 @@ def _introduction(name: str, chosen: Mapping[str, Command]) -> list[str]:
     if kind.takes_preset:
         lines.append(f"`PRESET` comes first: {', '.join(map(code, chosen))}. Defaults below: `{first}`.")
     elif chosen:
-        lines.append(
-            f"A size may come first, before the data: {', '.join(map(code, chosen))}. Defaults below: `{first}`."
-        )
+        word = "robot" if entry.arguments == "[ROBOT]" else "size"
+        place = ", before the data" if "DATA" in entry.arguments else ""
+        lines.append(f"A {word} may come first{place}: {', '.join(map(code, chosen))}. Defaults below: `{first}`.")
     if any(map(is_env, flags_of(chosen[first] if chosen else kind))):
         lines.append(
             f"`--env REF` chooses the real environment: {cell(ENVIRONMENTS)}. The flags `--env.FIELD` are those of the "

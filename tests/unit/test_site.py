@@ -29,7 +29,7 @@ from worldgymnast.metrics import METRICS
 
 DOCS = ROOT / "docs"
 LONGEST = 150
-LONGEST_GENERATED = 210
+LONGEST_GENERATED = 200
 """Lines of a table of flags."""
 _LINK = re.compile(r"(?<!\\)\[[^\]]*\]\(([^)\s]+)(?: \"[^\"]*\")?\)")
 _CODE = re.compile(r"^```.*?^```$|`[^`\n]*`", re.MULTILINE | re.DOTALL)

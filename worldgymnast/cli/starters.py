@@ -10,10 +10,8 @@ from worldgymnast.actions import ActionSpec, ActionSpecMismatch
 from worldgymnast.cli.environment import SUITE, is_metaworld
 from worldgymnast.errors import InputError
 from worldgymnast.phrases import INSTRUCTIONS
-from worldgymnast.recipes.presets import QUICKSTARTS
 from worldgymnast.recipes.quickstart import Robot, starter
 
-_TITLES: Mapping[Robot, str] = {"metaworld": "Meta-World", "libero": "LIBERO"}
 _TRAINERS = {"policy": "sft", "world": "train-world", "judge": "train-judge"}
 
 
@@ -23,33 +21,23 @@ def component_files(robot: Robot = "metaworld", /, **given: Path | None) -> dict
     Raises:
         InputError: a given file is of another robot than the starter components.
     """
-    for path in given.values():
+    for path in given.values() if robot == "metaworld" else ():
         if path is not None and (spec := spec_in(path)) is not None:
-            refuse_starters(given, path, spec, robot)
+            refuse_starters(given, path, spec)
     return {name: path or starter(name, robot) for name, path in given.items()}
 
 
-def refuse_starters(
-    given: Mapping[str, Path | None], other: Path, spec: ActionSpec, robot: Robot = "metaworld"
-) -> None:
-    """Refuse starter components of a robot with `other`, a file of another one."""
+def refuse_starters(given: Mapping[str, Path | None], other: Path, spec: ActionSpec) -> None:
+    """Refuse starter components with `other`, a file of another robot."""
     omitted = [name for name, path in given.items() if path is None]
-    if not omitted or _is_of(robot, spec):
+    if not omitted or is_metaworld(spec):
         return
     flags = " ".join(f"--{name}" for name in omitted)
     trainers = ", ".join(f"{name}: {_TRAINERS[name]}" for name in omitted)
     raise InputError(
-        f"{flags}: omitted, but the starter components are for {_TITLES[robot]}, while {other} has actions {spec}. "
-        f"Results would be meaningless. Add {flags}, trained on the same data ({trainers})"
+        f"{flags}: omitted, but the starter components are for Meta-World, while {other} has actions {spec}. Results "
+        f"would be meaningless. Add {flags}, trained on the same data ({trainers})"
     )
-
-
-def _is_of(robot: Robot, spec: ActionSpec) -> bool:
-    """Return whether these are the actions of a robot with starter components."""
-    if robot == "metaworld":
-        return is_metaworld(spec)
-    own = spec_in(starter("world", robot))
-    return own is not None and own.is_same_kind(spec)
 
 
 def refuse_other_robot(policy: Path, policy_spec: ActionSpec, data: Path, data_spec: ActionSpec) -> None:
@@ -61,19 +49,18 @@ def refuse_other_robot(policy: Path, policy_spec: ActionSpec, data: Path, data_s
         )
 
 
-def refuse_unknown_tasks(judge: Path | None, tasks: Sequence[str], robot: Robot = "metaworld") -> None:
-    """Refuse the starter judge of a robot for tasks that it has not learned.
+def refuse_unknown_tasks(judge: Path | None, tasks: Sequence[str]) -> None:
+    """Refuse the starter judge for tasks outside the suite.
 
     Data without task names have instructions as names; those of the suite are known.
     """
-    suite = SUITE if robot == "metaworld" else QUICKSTARTS[robot]().env.tasks
-    known = {*suite, *(" ".join(sentence.split()) for task in suite for sentence in INSTRUCTIONS.get(task, ()))}
+    known = {*SUITE, *(" ".join(sentence.split()) for task in SUITE for sentence in INSTRUCTIONS[task])}
     unknown = [task for task in tasks if task and task not in known]
     if judge is None and unknown:
         raise InputError(
-            f"--judge: omitted, but the starter judge knows only {', '.join(suite)}, not {', '.join(unknown)}. Its "
+            f"--judge: omitted, but the starter judge knows only {', '.join(SUITE)}, not {', '.join(unknown)}. Its "
             "rewards would be meaningless. Add --judge, trained on data with these tasks (train-judge), or use the "
-            f"starter judge anyway: --judge {starter('judge', robot)}"
+            f"starter judge anyway: --judge {starter('judge')}"
         )
 
 

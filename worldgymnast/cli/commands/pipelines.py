@@ -99,11 +99,10 @@ class Quickstart(EvaluationCommand):
 
     def __call__(self) -> int:
         """Train, evaluate, print the table and write the report."""
-        robot = self.config.robot
         self.prepare(self.out)
         given = {"policy": self.policy, "world": self.world, "judge": self.judge}
         files = {name: path for name, path in given.items() if path is not None}
-        paths = component_files(robot, **given)
+        paths = component_files(self.config.robot, **given)
         policy, world = load_policy(paths["policy"]), load_world(paths["world"])
         env = fitted(self.config.env, self.given_flags, world.frame_size, policy.chunk)
         config = replace(self.config, env=env)
@@ -113,7 +112,7 @@ class Quickstart(EvaluationCommand):
         check_policy(paths["policy"], policy, env, "--env.hold")
         check_frames(world.frame_size, env)
         check_tasks(env)
-        refuse_unknown_tasks(self.judge, environment(env).tasks, robot)
+        refuse_unknown_tasks(self.judge, environment(env).tasks)
         print_results(self.out, quickstart(self.out, config, files, self.device, self.imagined))
         return 0
 
