@@ -109,18 +109,29 @@ import worldgymnast as wg
 from worldgymnast.cli.memory_plan import plan_rl
 from worldgymnast.rl.reinforce import ReinforceConfig
 
-parts = wg.load_policy(wg.starter("policy")), wg.load_world(wg.starter("world")), wg.load_judge(wg.starter("judge"))
+
+def imagine(rows, frames):
+    state = world.start(torch.zeros(rows, *world.frame_size, 3, dtype=torch.uint8))
+    world.step(state, torch.zeros(rows, frames, world.action_spec.dim), generator=torch.Generator())
+
+
+rl, world = ReinforceConfig(), wg.load_world(wg.starter("world"))
+parts = wg.load_policy(wg.starter("policy")), world, wg.load_judge(wg.starter("judge"))
 plan_rl(*parts, ReinforceConfig(rows=1, horizon=2), "cpu")  # imports what every training imports
+imagine(2, 2)
 began = time.process_time()
-plan = plan_rl(*parts, ReinforceConfig(), "cpu")
-print(time.process_time() - began, len(plan.roles), len(plan.unknown))
+plan = plan_rl(*parts, rl, "cpu")
+planned = time.process_time()
+imagine(rl.rows // 4, rl.horizon)
+imagined = 4 * (time.process_time() - planned)
+print((planned - began) / (imagined * rl.steps), len(plan.roles), len(plan.unknown))
 """
 
 
 def test_the_plan_is_quick() -> None:
-    """In a process of its own, without the type checks of the tests."""
+    """Less than a twentieth of the CPU time in which its training imagines; without the type checks of the tests."""
     found = subprocess.run([sys.executable, "-c", QUICK], capture_output=True, text=True, check=True).stdout.split()
-    assert float(found[0]) < 6, "1.6 CPU seconds on an AVX512 core"
+    assert float(found[0]) < 0.05, "0.03 on an AMX core"
     assert found[1:] == ["3", "0"]
 
 
