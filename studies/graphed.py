@@ -53,13 +53,14 @@ class Imagined(nn.Module):
     def __init__(self, world: LatentWorldModel):
         super().__init__()
         self.transformer = world.transformer  # whose gradients the graph fills
+        self.state_head = world.state_head if world.config.state_input else None  # and those of the states fed back
         object.__setattr__(self, "world", world)
 
     def forward(
-        self, first: Tensor, actions: Tensor, noise: Tensor
+        self, first: Tensor, actions: Tensor, noise: Tensor, *start: Tensor
     ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Call `LatentWorldModel._unroll`."""
-        return LatentWorldModel._unroll(self.world, first, actions, noise)
+        return LatentWorldModel._unroll(self.world, first, actions, noise, *start)
 
 
 def capture(world: LatentWorldModel, clips: int, length: int) -> Callable[..., Any]:
@@ -73,7 +74,8 @@ def capture(world: LatentWorldModel, clips: int, length: int) -> Callable[..., A
     first = torch.zeros(clips, *c.grid, c.channels, device=world.device)
     actions = torch.zeros(clips, length, c.action_dim, device=world.device)
     noise = torch.randn(length, *first.shape, device=world.device)
-    return torch.cuda.make_graphed_callables(module, (first, actions, noise), allow_unused_input=True)
+    start = (torch.zeros(clips, world.state_dim, device=world.device),) if world.config.state_input else ()
+    return torch.cuda.make_graphed_callables(module, (first, actions, noise, *start), allow_unused_input=True)
 
 
 def train_for(

@@ -202,13 +202,15 @@ def test_the_table_has_a_row_a_variant(tmp_path: Path) -> None:
     )
 
 
-def a_world(variant: str = "all") -> LatentWorldModel:
+def a_world(variant: str = "all", state_dim: int = 0) -> LatentWorldModel:
     torch.manual_seed(0)
-    return LatentWorldModel(variants.training(variant).world, metaworld_spec(6), 80 / 6)
+    config = replace(variants.training(variant).world, state_dim=state_dim, state_input=state_dim > 0)
+    return LatentWorldModel(config, metaworld_spec(6), 80 / 6)
 
 
-def test_the_imagination_that_a_graph_captures_is_that_of_the_loss() -> None:
-    world, generator = a_world(), torch.Generator().manual_seed(1)
+@pytest.mark.parametrize("state_dim", [0, 3])
+def test_the_imagination_that_a_graph_captures_is_that_of_the_loss(state_dim: int) -> None:
+    world, generator = a_world(state_dim=state_dim), torch.Generator().manual_seed(1)
     grid, channels = world.config.transformer.grid, world.config.transformer.channels
     batch = {
         "latents": torch.randn(2, 4, *grid, channels, generator=generator),
@@ -217,6 +219,7 @@ def test_the_imagination_that_a_graph_captures_is_that_of_the_loss() -> None:
         "success": torch.tensor([[False] * 4, [False, False, True, True]]),
         "labelled": torch.ones(2, dtype=torch.bool),
         "instruction": ("open the drawer", "close the door"),
+        "state": torch.randn(2, 4, state_dim, generator=generator),
     }
 
     def terms(part: Any) -> torch.Tensor:
@@ -227,6 +230,8 @@ def test_the_imagination_that_a_graph_captures_is_that_of_the_loss() -> None:
     assert own[2] > 0
     object.__setattr__(world, "_unroll", graphed.capture(world, 2, 3))
     assert torch.equal(terms(world._unrolled_loss), own)
+    names = {name for name, p in graphed.Imagined(world).named_parameters() if p.requires_grad}
+    assert any(name.startswith("state_head.") for name in names) == (state_dim > 0)
 
 
 def test_training_by_time_lowers_the_loss_and_ends_with_averaged_weights(monkeypatch: pytest.MonkeyPatch) -> None:
