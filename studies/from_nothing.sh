@@ -46,9 +46,11 @@ part world-1 world --seconds "$first" --frames "$frames" --clips "${CLIPS:-96}" 
 part judge-1 judge || exit 1
 part diagnose-1 diagnose &
 diagnosis=$! jobs=()
-for n in 0 1 2; do
-  { part "explore-$n" rl --explorer --seed $n &&
-    part "record-explored-$n" record --name "explored-$n" --workers $third; } &
+part record-planned-0 record --name planned-0 --workers $third &
+jobs+=($!)
+for n in 1 2; do # what RL finds in the world model, executed for real
+  { part "explore-$n" rl --explorer --seed $n && part "record-planned-$n" record --name "planned-$n" \
+    --actor "$state/round-1/explorer-$n/policy.safetensors" --workers $third; } &
   jobs+=($!)
 done
 all "${jobs[@]}" || exit 1
