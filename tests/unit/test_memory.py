@@ -19,6 +19,7 @@ import worldgymnast as wg
 from worldgymnast.cli.main import main
 from worldgymnast.cli.memory_plan import MemoryPlan, Workers, advise_rl, plan_rl, pool_workers
 from worldgymnast.judges.local import LocalVLM, LocalVLMConfig
+from worldgymnast.measure import live_bytes
 from worldgymnast.measure.live_bytes import LiveBytes, counting
 from worldgymnast.measure.memory import (
     RoleMemory,
@@ -67,6 +68,13 @@ def test_saved_activations_are_counted() -> None:
     with LiveBytes() as memory, torch.no_grad():
         layers(x)
     assert memory.peak <= 3 * 100 * 64 * 4
+
+
+def test_usual_operations_are_counted_as_torch_records_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, world = wg.load_policy(wg.starter("policy")), wg.load_world(wg.starter("world"))
+    quick = policy_memory(policy, world, SHORT), world_memory(world, SHORT)
+    monkeypatch.setattr(live_bytes, "_QUICK", frozenset())
+    assert (policy_memory(policy, world, SHORT), world_memory(world, SHORT)) == quick
 
 
 def test_the_plan_equals_what_is_measured() -> None:

@@ -101,12 +101,10 @@ def policy_memory(policy: Any, world: Any, config: ReinforceConfig, kind: str = 
         return faked.act(obs, temperature=1.0, generator=None)
 
     with counting(kind):
-        act(_observation(policy, world, 1))  # loads what the policy loads once
+        obs = _observation(policy, world, looks)
+        chunk = act(obs)  # also loads what the policy loads once
     with counting(kind) as acting:
         act(_observation(policy, world, config.rows))
-    with counting(kind):
-        obs = _observation(policy, world, looks)
-        chunk = act(obs)
     with counting(kind) as updating:
         faked.logprobs(obs, chunk).sum().backward()
     update = max(0, updating.peak - trainable)  # gradients are alive at the end, and counted above
