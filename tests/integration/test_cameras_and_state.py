@@ -221,6 +221,8 @@ def test_one_rule_for_pictures_of_another_shape(
     begin = ["--begin-with", str(tmp_path / "padded/policy.safetensors")]
     assert main(["sft", data, *FIT, *begin, "--resize", "crop", "--out", str(tmp_path / "more")]) == 2
     assert "--resize: found crop" in capsys.readouterr().err
+    assert main(["sft", data, *FIT, *begin, "--state", "--out", str(tmp_path / "more")]) == 2
+    assert "does not read the state, and a trained policy keeps its inputs" in capsys.readouterr().err
     assert main(["sft", data, *FIT, *begin, "--out", str(tmp_path / "more")]) == 0, "the recorded rule is the default"
 
 

@@ -492,7 +492,7 @@ def test_a_robots_owner_walks_from_data_to_a_finetuned_policy(mine: Path, says: 
     sft, world, judge = (tmp_path / name for name in ("sft", "world", "judge"))
     says("data", "check", mine)
     said = says("sft", mine, "--out", sft, *BRIEF, *TINY_POLICY)
-    assert "30 frames per second: --policy.chunk 4 (0.13 s)" in said
+    assert "30 frames per second: --policy.chunk 4 (0.13 s), --after-success 7 (0.23 s)" in said
     said = says("train-world", mine, "--out", world, *BRIEF, *TINY_WORLD, "--held-out", 1)
     assert "--length 48 (1.6 s), --world.transformer.window 18 (0.6 s)" in said
     made = load_world(world / "world.safetensors")

@@ -94,6 +94,7 @@ def test_the_rate_of_policy_data_or_environment(files: dict[str, Path], tmp_path
     data = str(tmp_path / "set")
     assert parse("sft", [data, "--policy.chunk", "0.1s", "--out", "x"], {}).config.policy.chunk == 3
     assert parse("sft", [data, "--policy.chunk", "0.2s", "--fps", "15", "--out", "x"], {}).config.policy.chunk == 3
+    assert parse("sft", [data, "--after-success", "2s", "--out", "x"], {}).config.after_success == 60
     assert parse("train-world", [data, "--length", "1s", "--out", "x"], {}).config.length == 30
     assert parse("record", ["debug", "--length", "3s", "--out", "x"], {}).config.length == 40
 

@@ -112,6 +112,17 @@ def test_cameras_match_by_the_last_part_of_their_names(tmp_path: Path) -> None:
     assert second.robot == "so101"
 
 
+def test_pictures_of_another_shape_follow_the_rule(tmp_path: Path) -> None:
+    for index, name in enumerate("ab"):
+        made = episode(index)
+        wide = np.zeros((len(made.frames), 16, 32, 3), np.uint8)
+        wide[:, :, :8] = 255  # outside the center
+        lerobot.write(tmp_path / name, [replace(made, frames=wide)])
+    for rule, brightness in ("squash", 64), ("crop", 0):
+        merge([tmp_path / "a", tmp_path / "b"], tmp_path / rule, size=16, resize=rule, lossless=True)
+        assert formats.read(tmp_path / rule).frames.mean() == pytest.approx(brightness, abs=2)
+
+
 def test_what_cannot_be_converted_is_refused(tmp_path: Path) -> None:
     top, wrist = "observation.images.top", "observation.images.wrist"
     lerobot.write(tmp_path / "a", [rich(0, top, wrist)])

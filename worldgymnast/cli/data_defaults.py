@@ -105,13 +105,22 @@ def _is_kept(size: tuple[int, int]) -> bool:
 
 
 def fit_policy(config: PolicyTraining, episodes: EpisodeSet, given_flags: Collection[str]) -> PolicyTraining:
-    """Scale the chunk to the data's frame rate."""
+    """Scale the chunk and what is imitated after a success to the data's frame rate."""
     scaled = _Scaled(rate_of(episodes), RATE, given_flags)
     policy: Any = config.policy
     chunk = scaled("--policy.chunk", policy.chunk)
+    after_success = scaled("--after-success", config.after_success)
     horizon = {"horizon": max(chunk, policy.horizon)} if hasattr(policy, "horizon") else {}
     scaled.print_changes()
-    return replace(config, policy=replace(policy, chunk=chunk, **horizon))
+    return replace(config, policy=replace(policy, chunk=chunk, **horizon), after_success=after_success)
+
+
+def fit_imitation(config: PolicyTraining, episodes: EpisodeSet, given_flags: Collection[str]) -> PolicyTraining:
+    """Scale what is imitated after a success to the data's frame rate, for a policy that keeps its chunk."""
+    scaled = _Scaled(rate_of(episodes), RATE, given_flags)
+    after_success = scaled("--after-success", config.after_success)
+    scaled.print_changes()
+    return replace(config, after_success=after_success)
 
 
 def use_state(config: Any, episodes: EpisodeSet, is_used: bool, paths: Sequence[Path]) -> Any:

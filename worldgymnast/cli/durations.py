@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from worldgymnast.errors import InputError
 
-FIELDS = ("horizon", "length", "lengths", "stride", "late", "drift", "chunk", "execute", "window")
+FIELDS = ("horizon", "length", "lengths", "stride", "late", "drift", "chunk", "execute", "window", "after-success")
 """Last parts of the flags that accept seconds."""
 _LOOKS = ("horizon", "lengths", "length")
 """Those that a policy fills with whole looks."""
@@ -69,7 +69,8 @@ def split_seconds(words: Sequence[str]) -> tuple[list[str], dict[str, tuple[str,
 
 
 def _is_duration(flag: str) -> bool:
-    return flag.startswith("--") and flag.rpartition(".")[2].lstrip("-").rpartition("-")[2] in FIELDS
+    name = flag.rpartition(".")[2].lstrip("-")
+    return flag.startswith("--") and (name in FIELDS or name.rpartition("-")[2] in FIELDS)
 
 
 def to_actions(seconds: float, timing: Timing, is_looks: bool = False) -> int:

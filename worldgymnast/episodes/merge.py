@@ -21,6 +21,7 @@ from worldgymnast.episodes.rates import is_same_rate, subsampling_factor
 from worldgymnast.episodes.subsample import subsample, subsampled_spec
 from worldgymnast.episodes.windows import EpisodeStream
 from worldgymnast.errors import InputError
+from worldgymnast.preprocessing import Resize
 from worldgymnast.progress import Progress
 from worldgymnast.staging import StagedFolder
 from worldgymnast.types import Episode
@@ -101,6 +102,7 @@ def merge(
     size: int | tuple[int, int] | None = None,
     image_key: ImageKey = None,
     fps: float | None = None,
+    resize: Resize = "squash",
     source: str = "",
     lossless: bool = False,
     labels: Labels | None = None,
@@ -118,6 +120,7 @@ def merge(
         size: pixels to resize the frames of every camera to.
         image_key: the cameras; all by default.
         fps: frames per second of datasets that do not state it.
+        resize: how a picture of another shape becomes a frame of `size`.
         source: origin of the episodes without one, of all datasets but the first.
         lossless: keep the frames bit-identical instead of writing small files; without `target` as the first dataset.
         labels: label files with success labels of the episodes.
@@ -136,7 +139,7 @@ def merge(
         # fails before gigabytes are read
         folder = StagedFolder(paths[0], replaces=True) if target is None else StagedFolder(target)
         stack.callback(folder.discard)
-        sources = _open(paths, image_key, size, fps)
+        sources = _open(paths, image_key, size, fps, resize)
         rate = sources[0].stream.fps
         spec = _joint_spec(sources)
         summaries, seen, first = [formats.ConversionSummary(fps=rate) for _ in paths], _Seen(), None
@@ -161,7 +164,7 @@ def merge(
 
 
 def _open(
-    paths: Sequence[Path], image_key: ImageKey, size: int | tuple[int, int] | None, fps: float | None
+    paths: Sequence[Path], image_key: ImageKey, size: int | tuple[int, int] | None, fps: float | None, rule: Resize
 ) -> list[_Source]:
     """Open all datasets.
 
@@ -169,7 +172,7 @@ def _open(
     """
     sources: list[_Source] = []
     for path in paths:
-        stream = formats.stream(path, image_key, size, fps)
+        stream = formats.stream(path, image_key, size, fps, rule)
         rate = sources[0].stream.fps if sources else stream.fps
         try:
             every = 1 if is_same_rate(stream.fps, rate) else subsampling_factor(stream.fps, rate)

@@ -102,7 +102,7 @@ def dyna_recorded(
             write_text(out / PREDICTIONS, to_json(numbers(predictions)))
         with stage(out, "reinforce 1"):
             starts = EpisodeStarts(concatenate(sets), sorted({task for part in sets for task in part.task}), rl.middle)
-            imagine = Imagination.of(kept, new_world, new_judge, rl.horizon)
+            imagine = Imagination.of(kept, new_world, new_judge, rl.horizon, rl.execute)
             finetune(kept, imagine, starts, folder["rl"], replace(rl, seed=seed + 1), None)
         before, after = out / BEFORE, folder["rl"] / "policy.safetensors"
         if not before.is_file():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from worldgymnast.actions import require_same
 from worldgymnast.arguments import check_pictures, implements
-from worldgymnast.configs import Positive, checked
+from worldgymnast.configs import LATER, Count, Positive, checked
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, data_hash, state_hash, warn_out_of_range
 from worldgymnast.errors import FieldError, InputError
 from worldgymnast.phrases import INSTRUCTIONS
@@ -38,6 +38,8 @@ class PolicyTraining:
         successes: also imitate every other successful episode, from any source (SFT on all successes).
         batch: looks per step.
         fit: the training loop.
+        after_success: actions imitated after the first frame of success. What follows, such as a retreat, is not
+            imitated; 10000 imitates whole episodes.
     """
 
     policy: PolicyConfig = DEFAULT_POLICY
@@ -45,6 +47,7 @@ class PolicyTraining:
     successes: bool = False
     batch: Positive = 64
     fit: FitConfig = FitConfig(steps=800, lr=1e-3)
+    after_success: Count = field(default=3, metadata=LATER)
 
 
 def config_reads_state(config: Any) -> bool:
@@ -153,6 +156,7 @@ def train_policy(
                 config.batch,
                 config.fit.seed,
                 INSTRUCTIONS,
+                after_success=config.after_success,
                 cameras=policy.cameras,
                 needs_state=needs_state,
             )

@@ -219,6 +219,7 @@ class DataAdd(LabelledCommand):
             size=self.size,
             image_key=self.cameras,
             fps=self.fps,
+            resize=self.resize or "squash",
             source=self.source,
             lossless=self.lossless,
             labels=Labels(self.labels) if self.labels else None,

@@ -13,7 +13,7 @@ from worldgymnast.cli.command import DeviceCommand, LabelledCommand, OptionalPat
 from worldgymnast.cli.commands.judge_evaluation import load_judge_with_ledger
 from worldgymnast.cli.data_defaults import frames_for, rate_of
 from worldgymnast.cli.inputs import read
-from worldgymnast.cli.origins import cameras_of, fps_of
+from worldgymnast.cli.origins import cameras_of, fps_of, rule_of
 from worldgymnast.configs import Positive, Seed, checked
 from worldgymnast.episodes.formats import has_episodes
 from worldgymnast.errors import InputError
@@ -71,7 +71,7 @@ class ExportRerun(DeviceCommand, LabelledCommand):
             fps=self.fps,
             assumed_fps=None if self.world is None else fps_of(self.world),
             labels=self.labels,
-            resize=self.resize,
+            resize=rule_of(self.world, self.judge, requested=self.resize),
             state=None,
         )
         episodes = episodes.select(np.arange(min(self.episodes, len(episodes))))

@@ -17,7 +17,7 @@ from worldgymnast.cli.command import DatasetCommand, DeviceCommand, OptionalPath
 from worldgymnast.cli.commands.diagnose import short_names
 from worldgymnast.cli.commands.judge_evaluation import load_judge_with_ledger
 from worldgymnast.cli.data_defaults import frames_for, rate_of
-from worldgymnast.cli.origins import cameras_of, check_same_cameras, fps_of, size_of, weight_files
+from worldgymnast.cli.origins import cameras_of, check_same_cameras, fps_of, rule_of, size_of, weight_files
 from worldgymnast.configs import Between, Once, Positive, checked
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.labels import SUFFIX, FrameRule, Label, Labels, LabelWriter, keys_of, read_labels
@@ -149,7 +149,8 @@ class LabelEpisodes(DeviceCommand, DatasetCommand):
         size = self.size or next(filter(None, map(size_of, trained)), None)
         fps = next(filter(None, map(fps_of, trained)), None)
         assumed = fps if self.judge else 10.0  # only the speed of play depends on it
-        episodes = formats.read(self.data, image_key=cameras, size=size, fps=self.fps, assumed_fps=assumed)
+        rule = rule_of(*self.judge, requested=self.resize) or "squash"
+        episodes = formats.read(self.data, image_key=cameras, size=size, fps=self.fps, assumed_fps=assumed, resize=rule)
         return episodes, formats.episode_numbers(self.data, len(episodes), cameras)
 
     def _collect(self, writer: LabelWriter, episodes: EpisodeSet, numbers: list[int]) -> int:

@@ -172,7 +172,8 @@ class Dyna(EvaluationCommand, LabelledCommand):
         self._move_to_device(Components(policy, world, judge), paths["policy"], self.config.finetune.rl)
         rule = rule_of(*paths.values(), requested=self.resize)
         state, labels, size = None if predicts_state(world) else False, self.labels, compact(world.frame_size)
-        episodes = read(self.data, size, self.cameras, self.fps, labels=labels, resize=rule, state=state)
+        cameras = self.cameras or cameras_of(paths["world"])
+        episodes = read(self.data, size, cameras, self.fps, labels=labels, resize=rule, state=state)
         refuse_starters(given, self.data[0], episodes.spec)
         require_labels(self.data, episodes)
         check_same_actions(paths["policy"], policy.action_spec, self.data[0], episodes.spec)
@@ -269,10 +270,9 @@ class Dyna(EvaluationCommand, LabelledCommand):
         judge = fit_judge(judge, old, given_under("--judge."))
         world = fit_world(self.config.world, RATE, old, given_under("--world."), is_new=False)
         rl = self.config.finetune.rl
-        rl = replace(
-            rl, horizon=horizon_of(rl.horizon, "--finetune.rl.horizon", components, self.given_flags, recorded)
-        )
-        return RelearnConfig(self.config.new, world, judge), rl
+        flag = "--finetune.rl.horizon"
+        horizon = horizon_of(rl.horizon, flag, components, self.given_flags, recorded, rl.execute)
+        return RelearnConfig(self.config.new, world, judge), replace(rl, horizon=horizon)
 
 
 @checked(kw_only=True)

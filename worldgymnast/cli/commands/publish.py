@@ -173,7 +173,7 @@ def _spec(name: str) -> ActionSpec:
     if path.suffix == ".safetensors" and (found := spec_in(path)) is not None:
         return found
     if path.is_dir() and has_episodes(path):
-        return read(path, image_key="all").spec
+        return read(path, image_key="all", size=_THUMBNAIL).spec
     expected = "libero, bridge, a JSON file, a data set or a component file"
     raise FieldError("action_spec", f"found {name!r}, expected {expected}")
 

@@ -19,7 +19,7 @@ from worldgymnast.cli.checks import (
     require_labels,
 )
 from worldgymnast.cli.command import NO_PREFIX, Command, HeldOut, OptionalPath, TrainingCommand, print_written
-from worldgymnast.cli.data_defaults import RATE, fit_judge, fit_policy, fit_world, size_for, use_state
+from worldgymnast.cli.data_defaults import RATE, fit_imitation, fit_judge, fit_policy, fit_world, size_for, use_state
 from worldgymnast.cli.inputs import check_one_state, held_out_or_default, hold_out_each, read, read_each
 from worldgymnast.cli.memory_plan import advise_sft, check_memory, plan_sft
 from worldgymnast.cli.origins import (
@@ -98,6 +98,10 @@ class Sft(TrainingCommand):
         rule, cameras = rule_of(self.begin_with, requested=self.resize), self.cameras or cameras_of(self.begin_with)
         size = size_for(self.data, self.size or size_of(self.begin_with), cameras)
         reads_state = STATE in start.needs if start else self.state or self.config.policy.state_dim > 0
+        if self.state and not reads_state:
+            raise InputError(
+                f"--state: {self.begin_with} does not read the state, and a trained policy keeps its inputs. Omit it"
+            )
         state, labels = True if reads_state else None, self.labels
         every = read(self.data, size, cameras, self.fps, labels=labels, resize=rule, state=state)
         policy = use_state(self.config.policy, every, reads_state, self.data)
@@ -107,7 +111,7 @@ class Sft(TrainingCommand):
         check_instructions(self.data, episodes, required=True)
         if self.begin_with and start:
             check_same_actions(self.begin_with, start.action_spec, self.data[0], episodes.spec)
-            config = finetuning(config, start, self.given_flags)
+            config = fit_imitation(finetuning(config, start, self.given_flags), episodes, self.given_flags)
             kind = type(start).__name__
             print(f"{self.begin_with}: {kind}, trained with --fit.lr {config.fit.lr:g} and --batch {config.batch}")
         else:
