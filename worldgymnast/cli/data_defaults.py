@@ -104,23 +104,19 @@ def _is_kept(size: tuple[int, int]) -> bool:
 # ---------------------------------------------------------------- durations
 
 
-def fit_policy(config: PolicyTraining, episodes: EpisodeSet, given_flags: Collection[str]) -> PolicyTraining:
-    """Scale the chunk and what is imitated after a success to the data's frame rate."""
+def fit_policy(
+    config: PolicyTraining, episodes: EpisodeSet, given_flags: Collection[str], *, is_new: bool = True
+) -> PolicyTraining:
+    """Scale what is imitated after a success, and the chunk of a new policy, to the data's frame rate."""
     scaled = _Scaled(rate_of(episodes), RATE, given_flags)
     policy: Any = config.policy
-    chunk = scaled("--policy.chunk", policy.chunk)
-    after_success = scaled("--after-success", config.after_success)
-    horizon = {"horizon": max(chunk, policy.horizon)} if hasattr(policy, "horizon") else {}
-    scaled.print_changes()
-    return replace(config, policy=replace(policy, chunk=chunk, **horizon), after_success=after_success)
-
-
-def fit_imitation(config: PolicyTraining, episodes: EpisodeSet, given_flags: Collection[str]) -> PolicyTraining:
-    """Scale what is imitated after a success to the data's frame rate, for a policy that keeps its chunk."""
-    scaled = _Scaled(rate_of(episodes), RATE, given_flags)
+    if is_new:
+        chunk = scaled("--policy.chunk", policy.chunk)
+        horizon = {"horizon": max(chunk, policy.horizon)} if hasattr(policy, "horizon") else {}
+        policy = replace(policy, chunk=chunk, **horizon)
     after_success = scaled("--after-success", config.after_success)
     scaled.print_changes()
-    return replace(config, after_success=after_success)
+    return replace(config, policy=policy, after_success=after_success)
 
 
 def use_state(config: Any, episodes: EpisodeSet, is_used: bool, paths: Sequence[Path]) -> Any:

@@ -26,6 +26,7 @@ from worldgymnast.recipes.finetune import finetune
 from worldgymnast.recipes.relearn import RelearnConfig, relearn_judge, relearn_world
 from worldgymnast.records import DECISIONS
 from worldgymnast.rl.reinforce import ReinforceConfig
+from worldgymnast.rl.rollout import executed_per_look
 from worldgymnast.rl.starts import EpisodeStarts
 from worldgymnast.run import Run, stage
 from worldgymnast.staging import atomic_path
@@ -98,7 +99,8 @@ def dyna_recorded(
         with stage(out, "judge 1"):
             new_judge = relearn_judge(sets, new_world, judge, folder["judge"], config, seed + 1, device)
         with stage(out, "predictions 1"):
-            predictions = _predictions(held_out, (world, judge), (new_world, new_judge), rl, kept.chunk, seed)
+            look = executed_per_look(kept, rl.execute)
+            predictions = _predictions(held_out, (world, judge), (new_world, new_judge), rl, look, seed)
             write_text(out / PREDICTIONS, to_json(numbers(predictions)))
         with stage(out, "reinforce 1"):
             starts = EpisodeStarts(concatenate(sets), sorted({task for part in sets for task in part.task}), rl.middle)

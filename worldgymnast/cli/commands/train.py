@@ -19,7 +19,7 @@ from worldgymnast.cli.checks import (
     require_labels,
 )
 from worldgymnast.cli.command import NO_PREFIX, Command, HeldOut, OptionalPath, TrainingCommand, print_written
-from worldgymnast.cli.data_defaults import RATE, fit_imitation, fit_judge, fit_policy, fit_world, size_for, use_state
+from worldgymnast.cli.data_defaults import RATE, fit_judge, fit_policy, fit_world, size_for, use_state
 from worldgymnast.cli.inputs import check_one_state, held_out_or_default, hold_out_each, read, read_each
 from worldgymnast.cli.memory_plan import advise_sft, check_memory, plan_sft
 from worldgymnast.cli.origins import (
@@ -111,11 +111,10 @@ class Sft(TrainingCommand):
         check_instructions(self.data, episodes, required=True)
         if self.begin_with and start:
             check_same_actions(self.begin_with, start.action_spec, self.data[0], episodes.spec)
-            config = fit_imitation(finetuning(config, start, self.given_flags), episodes, self.given_flags)
+            config = finetuning(config, start, self.given_flags)
             kind = type(start).__name__
             print(f"{self.begin_with}: {kind}, trained with --fit.lr {config.fit.lr:g} and --batch {config.batch}")
-        else:
-            config = fit_policy(config, episodes, self.given_flags)
+        config = fit_policy(config, episodes, self.given_flags, is_new=start is None)
         data = origin(episodes, self.image_key or _names(cameras), 0, rule, reads_state)
         if not is_finished(self.out):
             plan = plan_sft(start, config, episodes, self.device)
