@@ -516,6 +516,9 @@ def test_a_robots_owner_walks_from_data_to_a_finetuned_policy(mine: Path, says: 
     assert "--rl.horizon 16 (0.53 s), within which nine in ten of your episodes end" in said
     assert json.loads((tmp_path / "rl/config.json").read_text())["rl"]["horizon"] == 16
     assert load_policy(tmp_path / "rl/policy.safetensors").config.chunk == 4
+    assert "calibrated on" not in said
+    said = says("rl", "debug", *every, "--data", mine, "--out", tmp_path / "rl-1", *few, "--rl.execute", 1)
+    assert "calibrated on a frame every 0.13 s, but sees one every 0.033 s" in said
 
 
 @pytest.mark.parametrize("command", ["sft", "train-world"])

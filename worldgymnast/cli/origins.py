@@ -24,7 +24,7 @@ def origin(
     held_out: HeldOut = 0,
     resize: Resize | None = None,
     reads_state: bool = False,
-) -> Mapping[str, Any]:
+) -> dict[str, Any]:
     """Describe the data of a component for `Manifest.origin`.
 
     Args:
@@ -110,6 +110,27 @@ def fps_of(path: Path | None) -> float | None:
     """Return the recorded frames per second, or None."""
     fps = _origin_of(path).get("fps")
     return float(fps) if isinstance(fps, int | float) and 0 < fps < math.inf else None
+
+
+def warn_of_other_stride(judge: Path, look: int, rate: float) -> None:
+    """Warn of a judge that was calibrated on frames much closer together, or further apart, than those it will see.
+
+    A success must last a number of judged frames, so its duration grows with the distance between them.
+
+    Args:
+        judge: its file; one that does not record its stride fits any.
+        look: actions that the policy executes per look, at whose end the judge sees a frame.
+        rate: actions per second.
+    """
+    for file in weight_files(judge):
+        stride = _origin_of(file).get("stride")
+        if isinstance(stride, int) and stride > 0 and not 0.5 < look / stride < 2:
+            print(
+                f"warning: {file}: calibrated on a frame every {stride / rate:.2g} s, but sees one every "
+                f"{look / rate:.2g} s, so its success must last {look / stride:.2g} times as long. Train it with "
+                f"--stride {look}, or execute {stride} actions per look",
+                flush=True,
+            )
 
 
 def held_out_of(path: Path | None) -> HeldOut:

@@ -32,7 +32,7 @@ from worldgymnast.cli.offline import (
     support_of,
     warn_of_wrong_world,
 )
-from worldgymnast.cli.origins import cameras_of, check_same_cameras, rule_of
+from worldgymnast.cli.origins import cameras_of, check_same_cameras, rule_of, warn_of_other_stride
 from worldgymnast.cli.results import print_training
 from worldgymnast.cli.starters import component_files, refuse_other_robot, refuse_starters, refuse_unknown_tasks
 from worldgymnast.configs import Positive, checked
@@ -197,6 +197,7 @@ class Rl(DeviceCommand, LabelledCommand):
         pictures = [start for folder in self.starts for start in read_starts(folder, size, self.crop, rule)]
         starts = self._starts(robot, components, episodes, pictures, is_scored)
         imagination = Imagination.of(components.policy, components.world, components.judge, rl.horizon, rl.execute)
+        warn_of_other_stride(files["judge"], imagination.chunk, components.world.fps)
         if is_scored and robot is not None:
             scorer = Scorer(robot, self.config.scoring)
             finetune(components.policy, imagination, starts, self.out, rl, scorer, audit, make_pool=make_pool)

@@ -321,7 +321,7 @@ class TrainJudge(TrainingCommand):
         check_frame_size(world.frame_size, episodes.size, "--size")
         check_same_rate(self.data[0], episodes.fps, self.world or starter("world"), world.fps, is_data=True)
         config = fit_judge(self.config, episodes, self.given_flags)
-        data = origin(episodes, self.image_key or _names(cameras), held_out, rule)
+        data = origin(episodes, self.image_key or _names(cameras), held_out, rule) | {"stride": config.stride}
         train_judge(episodes, world, self.out, config, self.device, start=start, origin=data)
         return print_written(self.out / "judge.safetensors")
 
