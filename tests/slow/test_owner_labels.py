@@ -66,16 +66,8 @@ def test_from_unlabelled_data_to_a_round_without_a_simulator(
     assert "2 of 6 episodes are held out" in said
     out, given = tmp_path / "round", [f"--{n}={path}" for n, path in files.items()]
     brief = ["--world.fit.steps", "1", "--judge.fit.steps", "1", "--judge.batch", "4", "--threads", "1"]
-    rl = [
-        "--finetune.rl.steps",
-        "1",
-        "--finetune.rl.starts",
-        "2",
-        "--finetune.rl.group-size",
-        "2",
-        "--finetune.rl.execute",
-        "2",
-    ]
+    rl = ["--finetune.rl.steps", "1", "--finetune.rl.starts", "2", "--finetune.rl.group-size", "2"]
+    rl += ["--finetune.rl.execute", "2"]
     words = ["dyna", "--from", evals, "--data", mine, "--labels", labels, *given, "--out", out, *brief, *rl]
     assert "--budget: needs a real environment, which --from does without" in says(*words, "--budget", 500, code=2)
     said = says(*words)

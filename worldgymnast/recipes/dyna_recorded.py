@@ -99,8 +99,8 @@ def dyna_recorded(
         with stage(out, "judge 1"):
             new_judge = relearn_judge(sets, new_world, judge, folder["judge"], config, seed + 1, device)
         with stage(out, "predictions 1"):
-            look = executed_per_look(kept, rl.execute)
-            predictions = _predictions(held_out, (world, judge), (new_world, new_judge), rl, look, seed)
+            stride = executed_per_look(kept, rl.execute)
+            predictions = _predictions(held_out, (world, judge), (new_world, new_judge), rl, stride, seed)
             write_text(out / PREDICTIONS, to_json(numbers(predictions)))
         with stage(out, "reinforce 1"):
             starts = EpisodeStarts(concatenate(sets), sorted({task for part in sets for task in part.task}), rl.middle)
