@@ -313,6 +313,35 @@ def predicts_state(world: object) -> bool:
     return isinstance(world, PredictsState) and world.state_dim > 0
 
 
+def start_at(
+    world: WorldModel, frames: UInt8[Tensor, "b h w 3"], state: Float[Tensor, "b s"] | None = None
+) -> WorldState:
+    """State of a world model at these frames, with the robot's state in them if the world model predicts it.
+
+    Args:
+        world: the world model; one that does not predict the state does without it.
+        frames: the start frames.
+        state: the robot's state in them, NaN where it is unknown; None if all are. The world model estimates it there.
+
+    Raises:
+        InputError: the state has another width than the world model predicts.
+    """
+    if state is None or not isinstance(world, PredictsState) or not predicts_state(world):
+        return world.start(frames)
+    require_state_dim(world, state.shape[1], "robot's state")
+    robot: Any = world  # pyright takes `start` of WorldModel, the first of its two Protocols
+    return robot.start(frames, state)
+
+
+def require_state_dim(world: PredictsState, found: int, name: str) -> None:
+    """Raise InputError unless a state has the world model's width."""
+    if found != world.state_dim:
+        raise InputError(
+            f"{name}: state has {found} numbers, but the world model predicts {world.state_dim}. Give data and starts "
+            "of the robot that it was trained on"
+        )
+
+
 @runtime_checkable
 class Judge(Component, Protocol):
     """Clips in, verdicts out."""

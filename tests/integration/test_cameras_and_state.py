@@ -120,6 +120,45 @@ def test_eval_world_reports_the_state_error(trained: Path, tmp_path: Path, capsy
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ["train-judge", "DATA", "--world", "WORLD", *FIT, "--out", "OUT"],
+        ["diagnose", "DATA", "--world", "WORLD", "--judge", "JUDGE", "--stride", "2"],
+        ["judge", "calibrate", "JUDGE", "--data", "DATA", "--world", "WORLD", "--stride", "2", "--out", "OUT.md"],
+        ["eval-world", "WORLD", "--data", "DATA", "--judge", "JUDGE", "--length", "6", "--drift", "0", "--stride", "2"],
+        ["export-rerun", "DATA", "--world", "WORLD", "--out", "OUT.rrd"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_episodes_are_imagined_again_from_their_true_state(
+    words: list[str],
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if words[0] == "export-rerun":
+        pytest.importorskip("rerun")
+    places = {"DATA": trained / "data", "WORLD": trained / "world/world.safetensors", "OUT": tmp_path / "out"}
+    places |= {"JUDGE": trained / "judge/judge.safetensors", "OUT.md": tmp_path / "a.md", "OUT.rrd": tmp_path / "a.rrd"}
+    begin, states = LatentWorldModel.start, list[torch.Tensor | None]()
+
+    def start(self: LatentWorldModel, frames: torch.Tensor, state: torch.Tensor | None = None) -> Any:
+        states.append(state)
+        return begin(self, frames, state)
+
+    monkeypatch.setattr(LatentWorldModel, "start", start)
+    assert main([str(places.get(word, word)) for word in words]) < 2, capsys.readouterr().err  # 1: a poor judge
+    true = formats.read(trained / "data", image_key=("front", "wrist"), size=(32, 64), state=True).state
+    assert true is not None
+    known = [state for state in states if state is not None and not state.isnan().any()]
+    assert len(known) >= (4 if words[0] == "eval-world" else 1)  # replays, shuffled, the state itself, the judge's
+    assert all((np.abs(true - row).sum(1) < 1e-4).any() for state in known for row in state.numpy())
+    if words[0] not in ("diagnose", "eval-world"):  # decode frames, or measure estimated states too
+        assert len(known) == len(states)
+
+
+@pytest.mark.parametrize(
     ("command", "said"),
     [
         (

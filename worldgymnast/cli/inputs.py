@@ -21,7 +21,7 @@ from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.errors import InputError
 from worldgymnast.ledger import FILE, Ledger
 from worldgymnast.preprocessing import Resize, Size, compact, size_text
-from worldgymnast.protocols import Judge, Policy, WorldModel
+from worldgymnast.protocols import Judge, Policy, WorldModel, predicts_state
 from worldgymnast.registry import load_judge, load_policy, load_world
 from worldgymnast.run import check_folder
 
@@ -30,6 +30,14 @@ SPLIT_SEED = 0
 """Seed of the held-out split, the same in every command."""
 MAX_HELD_OUT = 20
 """Most episodes per task that are held out by default."""
+
+
+def state_for(world: WorldModel | None) -> bool | None:
+    """Return what to do with the state of data that a world model imagines, as `state` of `read_each`.
+
+    A world model that predicts the state starts from the true one where the data have it.
+    """
+    return None if world is not None and predicts_state(world) else False
 
 
 def open_ledger(out: Path) -> Ledger:

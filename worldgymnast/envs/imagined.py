@@ -16,7 +16,16 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from worldgymnast.errors import FieldError, InputError
-from worldgymnast.protocols import Judge, PredictsState, PredictsSuccess, WorldModel, predicts_state, tiling_of
+from worldgymnast.protocols import (
+    Judge,
+    PredictsState,
+    PredictsSuccess,
+    WorldModel,
+    predicts_state,
+    require_state_dim,
+    start_at,
+    tiling_of,
+)
 from worldgymnast.types import IMAGE, STATE, Clip, Start, Verdict, WorldState, require_frame_size
 
 
@@ -156,21 +165,24 @@ def start_world(world: WorldModel, starts: Sequence[Start]) -> WorldState:
     Raises:
         InputError: a start has a state of another width than the world model predicts.
     """
-    frames = torch.from_numpy(np.stack([start.frame for start in starts]))
+    known, frames = known_states(world, starts), np.stack([start.frame for start in starts])
+    return start_at(world, torch.from_numpy(frames), None if known is None else torch.from_numpy(known))
+
+
+def known_states(world: WorldModel, starts: Sequence[Start]) -> np.ndarray | None:
+    """The robot's state at these starts, float32 [n s], NaN where it is unknown; None if `world` does not predict it.
+
+    Raises:
+        InputError: a start has a state of another width than the world model predicts.
+    """
     if not isinstance(world, PredictsState) or not predicts_state(world):
-        return world.start(frames)
-    robot: Any = world  # pyright takes `start` of WorldModel, the first of its two Protocols
+        return None
     known = np.full((len(starts), world.state_dim), np.nan, np.float32)
     for row, start in zip(known, starts, strict=True):
-        if start.state is None:
-            continue
-        if len(start.state) != world.state_dim:
-            raise InputError(
-                f"start of task '{start.task}': state has {len(start.state)} numbers, but the world model predicts "
-                f"{world.state_dim}. Give data and starts of the robot that it was trained on"
-            )
-        row[:] = start.state
-    return robot.start(frames, torch.from_numpy(known))
+        if start.state is not None:
+            require_state_dim(world, len(start.state), f"start of task '{start.task}'")
+            row[:] = start.state
+    return known
 
 
 def observed(world: WorldModel, state: WorldState, images: np.ndarray) -> dict[str, np.ndarray]:

@@ -26,7 +26,7 @@ from worldgymnast.actions import ActionSpec, jittered
 from worldgymnast.configs import Between, Count, Fraction, checked
 from worldgymnast.evaluation.agreement import auroc
 from worldgymnast.evaluation.success import RESAMPLES, Estimate
-from worldgymnast.protocols import Judge, WorldModel
+from worldgymnast.protocols import Judge, WorldModel, start_at
 from worldgymnast.types import Clip, Verdict
 
 _STEP_LENGTH = 8
@@ -49,21 +49,33 @@ class JitterConfig:
 
 
 def unroll(
-    world: WorldModel, frames: UInt8[np.ndarray, "r h w 3"], actions: Float[np.ndarray, "r t a"], seed: int
+    world: WorldModel,
+    frames: UInt8[np.ndarray, "r h w 3"],
+    actions: Float[np.ndarray, "r t a"],
+    seed: int,
+    known: Float[np.ndarray, "r s"] | None = None,
 ) -> Iterator[UInt8[np.ndarray, "r k h w 3"]]:
-    """Imagine from `frames`, and yield a few frames at a time; `actions` are in the units of `world`."""
+    """Imagine from `frames`, and yield a few frames at a time; `actions` are in the units of `world`.
+
+    `known` is the robot's state in `frames`, for a world model that predicts it; see `protocols.start_at`.
+    """
     generator = torch.Generator().manual_seed(seed)
-    state = world.start(torch.from_numpy(np.ascontiguousarray(frames)))
+    first = torch.from_numpy(np.ascontiguousarray(frames))
+    state = start_at(world, first, None if known is None else torch.from_numpy(known))
     for part in torch.from_numpy(actions).split(_STEP_LENGTH, 1):
         state, imagined = world.step(state, part, generator=generator)
         yield imagined.cpu().numpy()
 
 
 def imagine_clips(
-    world: WorldModel, frames: UInt8[np.ndarray, "r h w 3"], actions: Float[np.ndarray, "r t a"], seed: int
+    world: WorldModel,
+    frames: UInt8[np.ndarray, "r h w 3"],
+    actions: Float[np.ndarray, "r t a"],
+    seed: int,
+    known: Float[np.ndarray, "r s"] | None = None,
 ) -> UInt8[np.ndarray, "r t1 h w 3"]:
     """Imagine one clip per row, starting with the given frame; see `unroll`."""
-    return np.concatenate([frames[:, None], *unroll(world, frames, actions, seed)], 1)
+    return np.concatenate([frames[:, None], *unroll(world, frames, actions, seed, known)], 1)
 
 
 def disturb(
@@ -85,6 +97,7 @@ def imagine_futures(
     actions: Float[np.ndarray, "r t a"],
     config: JitterConfig,
     seed: int,
+    known: Float[np.ndarray, "r s"] | None = None,
 ) -> Iterator[UInt8[np.ndarray, "r t1 h w 3"]]:
     """Imagine disturbed futures of the same starts and actions; yield one clip per row for each future.
 
@@ -96,11 +109,12 @@ def imagine_futures(
         actions: in the units of the world model.
         config: number of futures and their disturbance.
         seed: of every draw.
+        known: the robot's state at the starts, undisturbed; see `unroll`.
     """
     for future in range(config.futures):
         rng = np.random.default_rng([seed, future])
         starts, noisy_actions = disturb(world.action_spec, frames, actions, config, rng)
-        clip = imagine_clips(world, starts, noisy_actions, seed * 1_000_003 + future + 1)
+        clip = imagine_clips(world, starts, noisy_actions, seed * 1_000_003 + future + 1, known)
         clip[:, 0] = frames
         yield clip
 

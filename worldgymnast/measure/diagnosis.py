@@ -27,7 +27,7 @@ from worldgymnast.evaluation.uncertainty import success_probability
 from worldgymnast.measure.gate import truncate
 from worldgymnast.progress import Progress
 from worldgymnast.protocols import Judge, RoundTrip, WorldModel
-from worldgymnast.training.replay import frame_clips, imagine_actions, logged_actions
+from worldgymnast.training.replay import first_frames, frame_clips, imagine_actions, logged_actions
 from worldgymnast.types import Verdict
 
 FRAMES = (1, 5, 10, 20)
@@ -204,9 +204,8 @@ def _measure_all(
                 clips["round_trip"] = round_trip(world, clips["real"])
             actions = convert(logged_actions(part, np.arange(len(part)), length))
             began = time.perf_counter()
-            generator = torch.Generator().manual_seed(seed + i)
-            starts = np.ascontiguousarray(clips["real"][:, 0])
-            clips["imagined"], foreseen = imagine_actions(world, starts, actions, part.instruction, generator)
+            generator, (starts, known) = torch.Generator().manual_seed(seed + i), first_frames(part)
+            clips["imagined"], foreseen = imagine_actions(world, starts, actions, part.instruction, generator, known)
             measured.seconds += time.perf_counter() - began
             measured.frames += length * len(part)
             for name, frames in clips.items():

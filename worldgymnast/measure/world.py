@@ -18,6 +18,7 @@ import torch
 from jaxtyping import UInt8
 
 from worldgymnast.actions import converter, motionless
+from worldgymnast.envs.imagined import known_states
 from worldgymnast.episodes.windows import EpisodeSet, warn_out_of_range
 from worldgymnast.errors import InputError
 from worldgymnast.evaluation.fidelity import by_horizon, drift_statistics, frame_scores, nearest_psnr
@@ -37,7 +38,14 @@ from worldgymnast.measure.gate import gate_rates, truncate
 from worldgymnast.measure.support import evenly_spaced
 from worldgymnast.progress import Progress, track
 from worldgymnast.protocols import Judge, WorldModel
-from worldgymnast.training.replay import episode_clips, frame_clips, imagine_actions, logged_actions, shuffled_actions
+from worldgymnast.training.replay import (
+    episode_clips,
+    first_frames,
+    frame_clips,
+    imagine_actions,
+    logged_actions,
+    shuffled_actions,
+)
 from worldgymnast.types import Rollout
 from worldgymnast.video import resize
 
@@ -127,9 +135,12 @@ def replay_fidelity(
     for i, part in zip(range(0, len(clips), rows), track("imagining replays", parts), strict=True):
         truth = np.asarray(episodes.frames[clips.first[part, None] + np.arange(length + 1)])
         first = np.asarray(episodes.frames[clips.first[part] - offset[part]])[:, None]
+        known = first_frames(clips, part)[1]
         predictions: dict[str, Iterator[np.ndarray]] = {"copy": iter([truth[:, :1]])}
         predictions |= {"copy_first": iter([first])} if starts > 1 else {}
-        predictions |= {name: unroll(world, truth[:, 0], convert(a[part]), seed + i) for name, a in actions.items()}
+        predictions |= {
+            name: unroll(world, truth[:, 0], convert(a[part]), seed + i, known) for name, a in actions.items()
+        }
         for name, chunks in predictions.items():
             clip = np.concatenate(list(chunks), 1)
             for metric, value in _compare(truth[:, 1:], clip, perceptual).items():
@@ -166,7 +177,8 @@ def comparison_rows(
     times, rows = np.linspace(0, length, shown).round().astype(int), []
     for i in range(len(clips)):
         truth = np.asarray(episodes.frames[clips.first[i] + np.arange(length + 1)])
-        imagined = imagine_clips(world, truth[None, 0], convert(_actions(clips)[i : i + 1]), seed)[0]
+        first, known = first_frames(clips, np.array([i]))
+        imagined = imagine_clips(world, first, convert(_actions(clips)[i : i + 1]), seed, known)[0]
         rows += [resize(truth[times], min(size, truth.shape[1])), resize(imagined[times], min(size, truth.shape[1]))]
     return rows
 
@@ -205,9 +217,9 @@ def measure_drift(
     real: dict[str, list[float]] = {"nearest": [], "colour": []}
     parts = [chosen[i : i + rows] for i in range(0, len(chosen), rows)]
     for i, index in zip(range(0, len(chosen), rows), track("imagining long rollouts", parts), strict=True):
-        starts = np.asarray(episodes.frames[episodes.first[index]])
+        starts, known = first_frames(episodes, index)
         actions = np.stack([extend_actions(episodes, int(e), frames) for e in index])
-        clips = imagine_clips(world, starts, convert(actions), seed + i)
+        clips = imagine_clips(world, starts, convert(actions), seed + i, known)
         for clip, e, bank in zip(clips, index, banks[i : i + rows], strict=True):
             own = episodes.episode(int(e)).frames
             for name, value in drift_statistics(clip, own).items():
@@ -334,13 +346,15 @@ def judge_outcomes(
             part = real.select(order[i : i + rows])
             ends = part.length + 1
             actions = convert(logged_actions(part, np.arange(len(part)), int(part.length.max())))
-            generator, starts = torch.Generator().manual_seed(seed + i), np.asarray(part.frames[part.first])
-            frames, foreseen = imagine_actions(world, starts, actions, part.instruction, generator)
+            generator, (starts, known) = torch.Generator().manual_seed(seed + i), first_frames(part)
+            frames, foreseen = imagine_actions(world, starts, actions, part.instruction, generator, known)
             sources = {"real": episode_clips(part, stride), "imagined": frame_clips(part, frames, stride, foreseen)}
             for name, clips in sources.items():
                 verdicts[name] += [v.succeeded for v in judge.score(clips)]
             signals.append(
-                uncertainty_signals(world, judge, frames, actions, part.instruction, stride, jitter, seed + i, ends)
+                uncertainty_signals(
+                    world, judge, frames, actions, part.instruction, stride, jitter, seed + i, ends, known
+                )
             )
             progress.advance(len(part))
     back = np.argsort(order)
@@ -359,6 +373,7 @@ def uncertainty_signals(
     jitter: JitterConfig,
     seed: int,
     ends: np.ndarray | None = None,
+    known: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Return uncertainty signals of imagined rollouts, float [r] each; higher is less reliable.
 
@@ -372,6 +387,7 @@ def uncertainty_signals(
         jitter: the disturbance of the futures.
         seed: of the disturbance.
         ends: int [r], number of frames of each rollout to use; by default all.
+        known: the robot's state at their starts; see `protocols.start_at`.
 
     Returns:
         "judged futures": `judge_uncertainty` over the rollout and its futures, in 0..1. "judge alone": the same without
@@ -384,7 +400,7 @@ def uncertainty_signals(
 
     rollout = judge_probabilities(judge, cut(clips), instructions, stride)
     probabilities, distances = [rollout], []
-    for future in imagine_futures(world, clips[:, 0], actions, jitter, seed):
+    for future in imagine_futures(world, clips[:, 0], actions, jitter, seed, known):
         probabilities.append(judge_probabilities(judge, cut(future), instructions, stride))
         distances.append(frame_distance([clip[1:] for clip in cut(clips)], [clip[1:] for clip in cut(future)]))
     return {
@@ -414,7 +430,10 @@ def rollout_uncertainty(
             clips = np.stack([r.frames for r in part])
             actions = np.stack([r.chunks.actions.flatten(0, 1).numpy() for r in part])
             sentences = [r.start.instruction for r in part]
-            signals = uncertainty_signals(world, judge, clips, actions, sentences, stride, jitter, seed + i)
+            known = known_states(world, [r.start for r in part])
+            signals = uncertainty_signals(
+                world, judge, clips, actions, sentences, stride, jitter, seed + i, known=known
+            )
             values.append(signals[SIGNAL])
         return np.concatenate(values)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from worldgymnast.actions import ActionSpec
 from worldgymnast.configs import Between, Positive, checked
-from worldgymnast.protocols import Actor, Judge, PredictsState, WorldModel, tiling_of
+from worldgymnast.protocols import Actor, Judge, PredictsState, WorldModel, start_at, tiling_of
 from worldgymnast.tiling import Tiling, see
 from worldgymnast.types import IMAGE, ActionChunk, Clip, Observation
 
@@ -115,10 +115,7 @@ class BestOf:
         """
         count, rows = len(candidates), len(obs)
         frame, world = self._frame(obs.images), self.world
-        robot: Any = None
-        if obs.state is not None and isinstance(world, PredictsState) and world.state_dim:
-            robot = world
-        state = self.world.start(frame) if robot is None else robot.start(frame, obs.state)
+        state = start_at(world, frame, obs.state)
         state = state.fork(torch.arange(rows).repeat(count))
         sentences = [*obs.instruction] * count
         proprioception = None if obs.state is None else obs.state.repeat(count, 1)
@@ -127,7 +124,8 @@ class BestOf:
         images = [image.repeat(count, 1, 1, 1) for image in (first, frame)]
         for look in range(self.config.looks):
             if look:
-                proprioception = proprioception if robot is None else robot.predict_state(state)
+                if proprioception is not None and isinstance(world, PredictsState) and world.state_dim:
+                    proprioception = world.predict_state(state)
                 newest = images[-1]
                 seen = {IMAGE: newest} if self._tiling is None else see(newest, self.policy.cameras, self._tiling)
                 ahead = Observation(seen, sentences, proprioception)

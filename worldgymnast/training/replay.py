@@ -14,7 +14,7 @@ from worldgymnast.actions import converter
 from worldgymnast.episodes.windows import EpisodeSet, warn_out_of_range
 from worldgymnast.evaluation.uncertainty import look_indices, success_probability
 from worldgymnast.progress import Progress
-from worldgymnast.protocols import Judge, PredictsSuccess, WorldModel
+from worldgymnast.protocols import Judge, PredictsSuccess, WorldModel, start_at
 from worldgymnast.types import Clip, Verdict
 
 JUDGE_BATCH = 32
@@ -61,8 +61,8 @@ def replay(
             length = int(episodes.length[part[-1]])
             chosen = logged_actions(episodes, part, length) if actions is None else actions[part, :length]
             instructions = [episodes.instruction[e] for e in part]
-            starts = np.asarray(episodes.frames[episodes.first[part]])
-            clips, predictions = imagine_actions(world, starts, convert(chosen), instructions, generator)
+            starts, known = first_frames(episodes, part)
+            clips, predictions = imagine_actions(world, starts, convert(chosen), instructions, generator, known)
             for e, clip, prediction in zip(part, clips, predictions, strict=True):
                 frames = episodes.length[e] + 1
                 imagined[e], foreseen[e] = clip[:frames], prediction[:frames]
@@ -98,8 +98,21 @@ def logged_actions(episodes: EpisodeSet, part: np.ndarray, length: int) -> np.nd
     return episodes.actions[episodes.first[part][:, None] + np.minimum(np.arange(length), last)]
 
 
+def first_frames(
+    episodes: EpisodeSet, part: np.ndarray | slice | None = None
+) -> tuple[UInt8[np.ndarray, "n h w 3"], Float[np.ndarray, "n s"] | None]:
+    """Return the first frames of all or some episodes, and the robot's state in them, None if the set has none."""
+    rows = episodes.first if part is None else episodes.first[part]
+    return np.asarray(episodes.frames[rows]), None if episodes.state is None else np.asarray(episodes.state[rows])
+
+
 def imagine_actions(
-    world: WorldModel, first: np.ndarray, actions: np.ndarray, instruction: Sequence[str], generator: torch.Generator
+    world: WorldModel,
+    first: np.ndarray,
+    actions: np.ndarray,
+    instruction: Sequence[str],
+    generator: torch.Generator,
+    known: np.ndarray | None = None,
 ) -> tuple[UInt8[np.ndarray, "n t1 h w 3"], Float[np.ndarray, "n t1"]]:
     """Imagine action sequences from first frames.
 
@@ -109,13 +122,16 @@ def imagine_actions(
         actions: float32 [n t a], in the units of the world model.
         instruction: one per row.
         generator: of every draw.
+        known: the robot's state in the first frames, float32 [n s]; a world model that predicts the state estimates it
+            otherwise.
 
     Returns:
         Frames including the first, and the world model's own success predictions: 0 at the first frame, NaN without
         predictions.
     """
     starts = torch.from_numpy(first)
-    state, frames, predictions = world.start(starts), [starts[:, None]], [np.zeros(len(first))]
+    state = start_at(world, starts, None if known is None else torch.from_numpy(known))
+    frames, predictions = [starts[:, None]], [np.zeros(len(first))]
     if not actions.shape[1]:
         return starts[:, None].numpy(), np.stack(predictions, 1)
     step_length = (

@@ -18,7 +18,7 @@ from worldgymnast.cli.checks import (
 )
 from worldgymnast.cli.command import NO_PREFIX, DeviceCommand, LabelledCommand, OptionalPath, print_written
 from worldgymnast.cli.environment import HIDDEN_HORIZON, check_policy, check_spelling, check_tasks, fitted, is_metaworld
-from worldgymnast.cli.inputs import Components, open_ledger, read
+from worldgymnast.cli.inputs import Components, open_ledger, read, state_for
 from worldgymnast.cli.memory_plan import advise_rl, move_to_device, plan_rl
 from worldgymnast.cli.origins import cameras_of, check_same_cameras, rule_of
 from worldgymnast.cli.results import print_results, print_training
@@ -32,7 +32,7 @@ from worldgymnast.judges.combined import check
 from worldgymnast.measure.evaluate import Contender, evaluate
 from worldgymnast.measure.real import ScoreConfig, score_real
 from worldgymnast.preprocessing import Resize, Size, compact
-from worldgymnast.protocols import Policy, RealEnvironment, StartSampler, predicts_state
+from worldgymnast.protocols import Policy, RealEnvironment, StartSampler
 from worldgymnast.recipes.adapt import AdaptConfig, adapt, measure_forgetting
 from worldgymnast.recipes.quickstart import QuickstartConfig
 from worldgymnast.registry import load_judge, load_policy, load_world
@@ -146,7 +146,7 @@ class Adapt(DeviceCommand, LabelledCommand):
         known_instructions: tuple[str, ...] = ()
         if self.data:
             cameras = self.cameras or cameras_of(files["world"])
-            state = None if predicts_state(world) else False
+            state = state_for(world)
             size, labels = compact(world.frame_size), self.labels
             episodes = read(self.data, size, cameras, self.fps, labels=labels, resize=rule, state=state)
             refuse_starters(given, self.data[0], episodes.spec)

@@ -31,7 +31,7 @@ from worldgymnast.cli.command import (
 from worldgymnast.cli.commands.judge_evaluation import load_judge_with_ledger
 from worldgymnast.cli.data_defaults import frames_for, rate_of
 from worldgymnast.cli.environment import default_horizon
-from worldgymnast.cli.inputs import choose_held_out, read_each
+from worldgymnast.cli.inputs import choose_held_out, read_each, state_for
 from worldgymnast.cli.origins import cameras_of, check_same_cameras, check_same_state, fps_of, rule_of
 from worldgymnast.cli.starters import component_files, refuse_starters, refuse_unknown_tasks, spec_in
 from worldgymnast.configs import Count, Executed, NonNegative, Positive, Seed, checked
@@ -148,18 +148,19 @@ class Diagnose(DeviceCommand, LabelledCommand):
         world, judge = load_world(files["world"], self.device), load_judge_with_ledger(files["judge"], self.device)
         policy = None if self.policy is None else self._load_policy(self.policy, files["world"], world)
         check_same_cameras(files["world"], files["judge"], self.policy, requested=self.image_key)
-        episodes = self._episodes(files, compact(world.frame_size), state=policy is not None and STATE in policy.needs)
+        state = True if policy is not None and STATE in policy.needs else state_for(world)
+        episodes = self._episodes(files, compact(world.frame_size), state)
         refuse_starters(given, self.data[0], episodes.spec)
         refuse_unknown_tasks(self.judge, sorted(set(episodes.task)))
         check_frame_size(world.frame_size, episodes.size, "data convert SOURCE TARGET --size")
         check_same_rate(self.data[0], episodes.fps, files["world"], world.fps, is_data=True)
         require_labels(self.data, episodes)
+        check_same_state(self.policy, files["world"], names=episodes.state_names)
         check(judge, set(zip(episodes.task, episodes.instruction, strict=True)))
         pairs: list[Pair] = []
         horizon = self.horizon or default_horizon(episodes.spec)
         if policy is not None:
             self._print_assumed(episodes, horizon)
-            check_same_state(self.policy, files["world"], names=episodes.state_names)
             pairs = imagine_recorded(
                 policy,
                 world,
@@ -213,7 +214,7 @@ class Diagnose(DeviceCommand, LabelledCommand):
         executed_per_look(policy, self.execute)
         return policy
 
-    def _episodes(self, files: Mapping[str, Path], size: Size, state: bool) -> EpisodeSet:
+    def _episodes(self, files: Mapping[str, Path], size: Size, state: bool | None) -> EpisodeSet:
         """Read the data sets as one, with policies as sources."""
         sets = read_each(
             self.data,

@@ -13,7 +13,7 @@ from worldgymnast.cli.command import DeviceCommand, LabelledCommand, OptionalPat
 from worldgymnast.cli.commands.judge_evaluation import load_judge_with_ledger
 from worldgymnast.cli.data_defaults import frames_for, rate_of
 from worldgymnast.cli.inputs import read
-from worldgymnast.cli.origins import cameras_of, fps_of, rule_of
+from worldgymnast.cli.origins import cameras_of, check_same_state, fps_of, rule_of
 from worldgymnast.configs import Positive, Seed, checked
 from worldgymnast.episodes.formats import has_episodes
 from worldgymnast.errors import InputError
@@ -79,6 +79,7 @@ class ExportRerun(DeviceCommand, LabelledCommand):
         if world is not None and self.world is not None:
             check_frame_size(world.frame_size, episodes.size, "data convert SOURCE TARGET --size")
             check_same_rate(self.source, episodes.fps, self.world, world.fps, is_data=True)
+            check_same_state(self.world, names=episodes.state_names)
             imagined = replay(world, episodes, seed=self.seed, label="imagining")
         beliefs = {}
         if self.judge is not None:

@@ -22,8 +22,8 @@ from worldgymnast.cli.command import (
 )
 from worldgymnast.cli.data_defaults import frames_for, rate_of
 from worldgymnast.cli.environment import default_horizon
-from worldgymnast.cli.inputs import read
-from worldgymnast.cli.origins import cameras_of, check_same_cameras, fps_of, rule_of, size_of
+from worldgymnast.cli.inputs import read, state_for
+from worldgymnast.cli.origins import cameras_of, check_same_cameras, check_same_state, fps_of, rule_of, size_of
 from worldgymnast.configs import Fraction, Positive, Seed, checked
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import InputError
@@ -106,7 +106,9 @@ class JudgeEvaluationCommand(DeviceCommand, LabelledCommand):
             fps_of(self.world),
             self.labels,
             rule_of(self.world, *judges, requested=self.resize),
+            state_for(world),
         )
+        check_same_state(self.world, names=episodes.state_names)
         require_labels(self.data, episodes)
         horizon = self.horizon or default_horizon(episodes.spec)
         real = episodes.select(episodes.labelled) if horizon is None else truncate_labeled(episodes, horizon)

@@ -28,7 +28,7 @@ from worldgymnast.cli.command import (
 )
 from worldgymnast.cli.data_defaults import RATE, fit_judge, fit_world, horizon_of
 from worldgymnast.cli.environment import HIDDEN_HORIZON, check_policy, check_tasks, fitted
-from worldgymnast.cli.inputs import Components, hold_out_each, read, read_each
+from worldgymnast.cli.inputs import Components, hold_out_each, read, read_each, state_for
 from worldgymnast.cli.memory_plan import MemoryPlan, advise_rl, move_to_device, plan_rl
 from worldgymnast.cli.origins import cameras_of, check_same_cameras, rule_of
 from worldgymnast.cli.results import print_results
@@ -171,7 +171,7 @@ class Dyna(EvaluationCommand, LabelledCommand):
         check_tasks(env)
         self._move_to_device(Components(policy, world, judge), paths["policy"], self.config.finetune.rl)
         rule = rule_of(*paths.values(), requested=self.resize)
-        state, labels, size = None if predicts_state(world) else False, self.labels, compact(world.frame_size)
+        state, labels, size = state_for(world), self.labels, compact(world.frame_size)
         cameras = self.cameras or cameras_of(paths["world"])
         episodes = read(self.data, size, cameras, self.fps, labels=labels, resize=rule, state=state)
         refuse_starters(given, self.data[0], episodes.spec)

@@ -22,7 +22,7 @@ from worldgymnast.cli.environment import (
     robot_of_all_tasks,
     task_horizon,
 )
-from worldgymnast.cli.inputs import Cameras, Components, load_components, open_ledger, read_each
+from worldgymnast.cli.inputs import Cameras, Components, load_components, open_ledger, read_each, state_for
 from worldgymnast.cli.memory_plan import advise_rl, move_to_device, plan_rl, pool_workers
 from worldgymnast.cli.offline import (
     announce,
@@ -44,7 +44,7 @@ from worldgymnast.errors import InputError
 from worldgymnast.judges.combined import check
 from worldgymnast.measure.real import Scorer
 from worldgymnast.preprocessing import Resize, Size, compact
-from worldgymnast.protocols import Judge, RealEnvironment, StartSampler, WorldModel, predicts_state
+from worldgymnast.protocols import Judge, RealEnvironment, StartSampler, WorldModel
 from worldgymnast.recipes.finetune import FinetuneConfig, MakePool, finetune
 from worldgymnast.recipes.quickstart import QuickstartConfig
 from worldgymnast.recipes.reproduce import Recipe
@@ -314,7 +314,7 @@ class _Reader:
         """Read data sets; none for no path."""
         if not paths:
             return []
-        state = None if predicts_state(self.world) else False
+        state = state_for(self.world)
         return read_each(
             paths,
             self.size,

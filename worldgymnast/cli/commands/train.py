@@ -20,7 +20,7 @@ from worldgymnast.cli.checks import (
 )
 from worldgymnast.cli.command import NO_PREFIX, Command, HeldOut, OptionalPath, TrainingCommand, print_written
 from worldgymnast.cli.data_defaults import RATE, fit_judge, fit_policy, fit_world, size_for, use_state
-from worldgymnast.cli.inputs import check_one_state, held_out_or_default, hold_out_each, read, read_each
+from worldgymnast.cli.inputs import check_one_state, held_out_or_default, hold_out_each, read, read_each, state_for
 from worldgymnast.cli.memory_plan import advise_sft, check_memory, plan_sft
 from worldgymnast.cli.origins import (
     cameras_of,
@@ -312,10 +312,12 @@ class TrainJudge(TrainingCommand):
         check_same_cameras(self.world, self.begin_with, requested=self.image_key)
         rule, cameras = rule_of(self.world, self.begin_with, requested=self.resize), self.cameras
         cameras, size = cameras or cameras_of(self.world), self.size or compact(world.frame_size)
-        sets = read_each(self.data, size, cameras=cameras, fps=self.fps, labels=self.labels, resize=rule)
+        state = state_for(world)
+        sets = read_each(self.data, size, cameras=cameras, fps=self.fps, labels=self.labels, resize=rule, state=state)
         held_out = held_out_of(self.world) if self.held_out is None else self.held_out
         episodes = concatenate(hold_out_each(self.data, sets, held_out)[0])
         refuse_starters({"world": self.world}, self.data[0], episodes.spec)
+        check_same_state(self.world, names=episodes.state_names)
         require_labels(self.data, episodes)
         check_instructions(self.data, episodes)
         check_frame_size(world.frame_size, episodes.size, "--size")
