@@ -14,6 +14,7 @@ import torch
 import two_cameras
 from two_cameras import FRONT, JOINTS, WRIST
 
+from worldgymnast.cli.checks import check_observed
 from worldgymnast.cli.data_defaults import size_for
 from worldgymnast.cli.main import main
 from worldgymnast.cli.origins import cameras_of, size_in
@@ -312,6 +313,24 @@ def test_a_policy_of_another_frame_size_is_refused(
     (line,) = [line for line in (said.out + said.err).splitlines() if "trained on pictures of " in line]
     assert "--env.size" in line
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("origin", "is_warned"),
+    [
+        ({"frame_size": [48, 48], "image_key": ["front"]}, True),
+        ({"frame_size": [64, 64], "image_key": ["front"]}, False),
+        ({"frame_size": [64, 128], "image_key": ["front", "wrist"]}, False),
+        ({}, False),
+    ],
+)
+def test_a_policy_that_scales_its_pictures_warns_of_another_size(
+    origin: dict[str, Any], is_warned: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy = SmallVLA(SmallVLAConfig(width=16, blocks=1, hidden=32), load_policy(starter("policy")).action_spec)
+    save_component(tmp_path / "policy.safetensors", policy, Manifest(origin=origin))
+    check_observed(tmp_path / "policy.safetensors", policy, starter("world"), load_world(starter("world")))
+    assert ("trained on frames of 48x48 pixels, but" in capsys.readouterr().out) == is_warned
 
 
 def test_rl_keeps_the_frame_size(trained: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from worldgymnast.actions import ActionSpec, ActionSpecMismatch, require_same
 from worldgymnast.arguments import check_pictures
 from worldgymnast.cli.environment import misspelled_task, suite_instructions
+from worldgymnast.cli.origins import warn_of_other_size
 from worldgymnast.environments import EnvironmentConfig, environment
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import InputError
@@ -82,6 +83,7 @@ def check_observed(path: Path, policy: Policy, world_path: Path, world: WorldMod
     if any(name not in (IMAGE, STATE) for name in policy.cameras):
         check_cameras(policy.cameras, tiling, f"{path} with {world_path}: the policy")
     check_pictures(policy, world.frame_size, tiling, str(path), str(world_path))
+    warn_of_other_size(path, policy, world.frame_size, tiling, str(world_path))
 
 
 def check_same_actions(path: Path, spec: ActionSpec, other: Path, other_spec: ActionSpec) -> None:

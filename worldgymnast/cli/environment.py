@@ -13,6 +13,7 @@ from typing import Any
 
 from worldgymnast.actions import ActionSpec, ActionSpecMismatch, metaworld_spec, require_same
 from worldgymnast.arguments import check_pictures
+from worldgymnast.cli.origins import warn_of_other_size
 from worldgymnast.environments import (
     DEFAULT_ENVIRONMENT,
     ENVIRONMENT_CONFIGS,
@@ -193,4 +194,6 @@ def check_policy(path: Path, policy: Policy, config: EnvironmentConfig, flag: st
         elif not is_suite:
             advice += ", or correct --env.spec"
         raise InputError(f"{error}. {advice}") from error
-    check_pictures(policy, frame_size(env), tiling_of(env), str(path), "the environment")
+    size, tiling, source = frame_size(env), tiling_of(env), "the environment"
+    check_pictures(policy, size, tiling, str(path), source)
+    warn_of_other_size(path, policy, size, tiling, source)

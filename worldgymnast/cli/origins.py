@@ -12,7 +12,9 @@ from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import InputError
 from worldgymnast.files import read_json_object
 from worldgymnast.preprocessing import RULES, Resize, Size, compact
+from worldgymnast.protocols import Policy
 from worldgymnast.registry import manifest_of
+from worldgymnast.tiling import Tiling
 
 HeldOut = int | Literal["auto"]
 """Held-out episodes per task; see `inputs.hold_out`."""
@@ -131,6 +133,29 @@ def warn_of_other_stride(judge: Path, look: int, rate: float) -> None:
                 f"--stride {look}, or execute {stride} actions per look",
                 flush=True,
             )
+
+
+def warn_of_other_size(path: Path, policy: Policy, size: tuple[int, int], tiling: Tiling | None, source: str) -> None:
+    """Warn of a policy that takes any size, but was trained on pictures of another one.
+
+    Args:
+        path: its file; one that does not record the size of its data, or other cameras than these, fits any.
+        policy: the policy; one with `image_sizes` is refused instead, by `arguments.check_pictures`.
+        size: height and width of the frames that it will see.
+        tiling: part of each camera in them; None for a single one.
+        source: names what gives them.
+    """
+    known, cameras = size_in(path), _cameras_in(path)
+    count = 1 if tiling is None else len(tiling.cameras)
+    if known is None or known == size or max(1, len(cameras)) != count or cameras == ("all",):
+        return
+    if not getattr(getattr(policy, "config", None), "image_sizes", ()):
+        print(
+            f"warning: {path}: trained on frames of {known[0]}x{known[1]} pixels, but {source} gives {size[0]}x"
+            f"{size[1]}, which the policy scales: its pictures will be sharper or coarser than those that it knows. "
+            "Give data, world model and environment of one size (--size, --env.size)",
+            flush=True,
+        )
 
 
 def held_out_of(path: Path | None) -> HeldOut:
