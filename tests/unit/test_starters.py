@@ -35,9 +35,9 @@ def test_the_starter_fits_its_quickstart(robot: Robot) -> None:
     assert world.frame_size == (config.env.size, config.env.size)
     assert config.finetune.rl.horizon % policy.chunk == 0
     assert sum(starter_budget(robot).values()) > 100
-    refuse_unknown_tasks(None, config.env.tasks)
+    refuse_unknown_tasks(None, config.env.tasks, robot)
     with pytest.raises(InputError, match="knows only"):
-        refuse_unknown_tasks(None, ["stack-cups"])
+        refuse_unknown_tasks(None, ["stack-cups"], robot)
 
 
 def test_parts_of_another_robot_are_refused(tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from worldgymnast.actions import ActionSpec, ActionSpecMismatch
-from worldgymnast.cli.environment import SUITE, is_metaworld
+from worldgymnast.cli.environment import is_metaworld
 from worldgymnast.errors import InputError
 from worldgymnast.phrases import INSTRUCTIONS
+from worldgymnast.recipes.presets import QUICKSTARTS
 from worldgymnast.recipes.quickstart import Robot, starter
 
 _TRAINERS = {"policy": "sft", "world": "train-world", "judge": "train-judge"}
@@ -49,18 +50,19 @@ def refuse_other_robot(policy: Path, policy_spec: ActionSpec, data: Path, data_s
         )
 
 
-def refuse_unknown_tasks(judge: Path | None, tasks: Sequence[str]) -> None:
-    """Refuse the starter judge for tasks outside the suite.
+def refuse_unknown_tasks(judge: Path | None, tasks: Sequence[str], robot: Robot = "metaworld") -> None:
+    """Refuse the starter judge of a robot for tasks that it was not trained on.
 
-    Data without task names have instructions as names; those of the suite are known.
+    Data without task names have instructions as names; those of Meta-World's suite are known.
     """
-    known = {*SUITE, *(" ".join(sentence.split()) for task in SUITE for sentence in INSTRUCTIONS[task])}
-    unknown = [task for task in tasks if task and task not in known]
+    trained_on = QUICKSTARTS[robot]().env.tasks
+    sentences = [" ".join(words.split()) for task in trained_on for words in INSTRUCTIONS.get(task, ())]
+    unknown = [task for task in tasks if task and task not in (*trained_on, *sentences)]
     if judge is None and unknown:
         raise InputError(
-            f"--judge: omitted, but the starter judge knows only {', '.join(SUITE)}, not {', '.join(unknown)}. Its "
-            "rewards would be meaningless. Add --judge, trained on data with these tasks (train-judge), or use the "
-            f"starter judge anyway: --judge {starter('judge')}"
+            f"--judge: omitted, but the starter judge knows only {', '.join(trained_on)}, not {', '.join(unknown)}. "
+            "Its rewards would be meaningless. Add --judge, trained on data with these tasks (train-judge), or use "
+            f"the starter judge anyway: --judge {starter('judge', robot)}"
         )
 
 

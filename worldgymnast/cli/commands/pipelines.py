@@ -112,7 +112,7 @@ class Quickstart(EvaluationCommand):
         check_policy(paths["policy"], policy, env, "--env.hold")
         check_frames(world.frame_size, env)
         check_tasks(env)
-        refuse_unknown_tasks(self.judge, environment(env).tasks)
+        refuse_unknown_tasks(self.judge, environment(env).tasks, self.config.robot)
         print_results(self.out, quickstart(self.out, config, files, self.device, self.imagined))
         return 0
 
