@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
+from typing_extensions import Protocol, runtime_checkable
 
 from worldgymnast.actions import ActionSpec
 from worldgymnast.errors import InputError

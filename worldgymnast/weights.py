@@ -33,6 +33,36 @@ _LONGEST_NAME = 60
 """Characters of a tensor's name in a message."""
 
 
+# ---------------------------------------------------------------- members of modules
+
+
+class _Registered:
+    """Not found, so that Python asks `nn.Module.__getattr__`, which knows submodules and buffers."""
+
+    def __get__(self, module: nn.Module | None, kind: type) -> Any:
+        if module is None:
+            return self
+        raise AttributeError
+
+
+def registered() -> Any:
+    """Declare a submodule or buffer in a class body, so that `isinstance` of a Protocol finds it.
+
+    `isinstance` asks for attributes without calling `nn.Module.__getattr__`: always from Python 3.12 on, and with the
+    Protocols of typing_extensions on every version.
+
+    >>> class Scaled(nn.Module):
+    ...     scale: Tensor = registered()
+    ...
+    ...     def __init__(self) -> None:
+    ...         super().__init__()
+    ...         self.register_buffer("scale", torch.ones(()))
+    >>> Scaled().scale
+    tensor(1.)
+    """
+    return _Registered()
+
+
 # ---------------------------------------------------------------- atomic writes
 
 

@@ -29,6 +29,14 @@ def test_submodules_and_buffers_count_as_members():
     assert not implements(world, Judge)
 
 
+def test_beartype_accepts_what_only_a_module_has():
+    world, judge = wg.load_world(wg.starter("world")), wg.load_judge(wg.starter("judge"))
+    assert isinstance(world, TrainableWorld)
+    assert isinstance(judge, TrainableJudge)
+    assert "autoencoder" in dict(world.named_children())
+    assert "threshold" in dict(judge.named_buffers())
+
+
 def test_isinstance_would_miss_a_submodule_from_python_3_12_on():
     with pytest.raises(AttributeError):
         inspect.getattr_static(Foreign(), "autoencoder")

@@ -24,7 +24,7 @@ from worldgymnast.judges.sustained import sustained
 from worldgymnast.protocols import ComponentInfo
 from worldgymnast.text import SENTENCE_WIDTH, SentenceEncoder
 from worldgymnast.types import Clip, Metrics, Verdict
-from worldgymnast.weights import module_identity
+from worldgymnast.weights import module_identity, registered
 
 
 @checked
@@ -59,7 +59,7 @@ class SuccessClassifier(nn.Module):
     """`Judge` trained on labeled frames."""
 
     config_type: ClassVar[type] = ClassifierConfig
-    threshold: Tensor
+    threshold: Tensor = registered()
 
     def __init__(self, config: ClassifierConfig, text: SentenceEncoder | None = None):
         super().__init__()

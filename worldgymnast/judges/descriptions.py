@@ -9,7 +9,9 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, TypeVar
+
+from typing_extensions import Protocol, runtime_checkable
 
 from worldgymnast.configs import from_dict, to_dict
 from worldgymnast.errors import InputError

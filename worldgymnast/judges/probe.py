@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
+from typing_extensions import Protocol, runtime_checkable
 
 from worldgymnast.endpoint import NO_CHAT, Endpoint, RequestFailed, UnusableReply, token_count
 from worldgymnast.errors import InputError

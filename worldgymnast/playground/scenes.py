@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
+from typing_extensions import Protocol, runtime_checkable
 
 from worldgymnast.actions import ActionSpec, converter
 from worldgymnast.episodes.windows import EpisodeSet

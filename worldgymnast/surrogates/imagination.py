@@ -10,12 +10,13 @@ import functools
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 from jaxtyping import UInt8
+from typing_extensions import Protocol, runtime_checkable
 
 from worldgymnast.actions import ActionSpec
 from worldgymnast.arguments import require_members, require_type

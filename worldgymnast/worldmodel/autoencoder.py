@@ -9,16 +9,18 @@ makes the decoder robust to small errors. Latents are standardized by statistics
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Protocol, runtime_checkable
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
+from typing_extensions import Protocol, runtime_checkable
 
 from worldgymnast.configs import MOST_LAYERS, Between, NonNegative, Width, checked
 from worldgymnast.errors import FieldError
 from worldgymnast.types import Metrics
+from worldgymnast.weights import registered
 
 
 @checked
@@ -87,7 +89,7 @@ class Autoencoder(nn.Module):
 
     latent_mean: Tensor
     latent_std: Tensor
-    latent_weight: Tensor
+    latent_weight: Tensor = registered()
 
     def __init__(self, config: AutoencoderConfig):
         super().__init__()

@@ -9,11 +9,12 @@ schedule of `Flow` this is an Euler step).
 
 from __future__ import annotations
 
-from typing import Annotated, Protocol, runtime_checkable
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from typing_extensions import Protocol, runtime_checkable
 
 from worldgymnast.configs import Between, ByKind, Fraction, NonNegative, checked
 

@@ -32,7 +32,7 @@ from worldgymnast.protocols import ComponentInfo
 from worldgymnast.text import SentenceEncoder
 from worldgymnast.tiling import Tiling
 from worldgymnast.types import Metrics, WorldState
-from worldgymnast.weights import module_identity
+from worldgymnast.weights import module_identity, registered
 from worldgymnast.worldmodel.autoencoder import Autoencoder, AutoencoderConfig
 from worldgymnast.worldmodel.clips import LossTerms, TrainingClips, null_action, select_rows
 from worldgymnast.worldmodel.objective import (
@@ -115,6 +115,7 @@ class LatentWorldModel(nn.Module):
     """`WorldModel` in the latent space of a frozen autoencoder."""
 
     config_type: ClassVar[type] = WorldModelConfig
+    autoencoder: Autoencoder | ImageVAE = registered()
 
     def __init__(self, config: WorldModelConfig, action_spec: ActionSpec, fps: float, tiling: Tiling | None = None):
         super().__init__()
@@ -135,7 +136,7 @@ class LatentWorldModel(nn.Module):
         self.config, self.action_spec, self.fps, self.tiling = config, action_spec, fps, tiling
         a = config.autoencoder
         autoencoder = ImageVAE(a) if isinstance(a, VAEConfig) else Autoencoder(a)
-        self.autoencoder: Autoencoder | ImageVAE = autoencoder.requires_grad_(False)
+        self.autoencoder = autoencoder.requires_grad_(False)
         self.transformer = VideoTransformer(config.transformer, config.state_dim if config.state_input else 0)
         self.objective = objective(config.objective)
         width = config.success_head

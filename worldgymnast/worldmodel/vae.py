@@ -20,6 +20,7 @@ from worldgymnast.configs import MOST_WIDE, Between, checked
 from worldgymnast.errors import InputError
 from worldgymnast.files import json_object, parse_json, short
 from worldgymnast.hub import check_source, hub_reason
+from worldgymnast.weights import registered
 
 SD3 = json.dumps(
     {
@@ -109,7 +110,7 @@ def _numbers(config: Any) -> str:
 class ImageVAE(nn.Module):
     """Image VAE of diffusers: frames uint8 [... h w 3] to latents [... h/s w/s c] and back."""
 
-    latent_weight: Tensor
+    latent_weight: Tensor = registered()
 
     def __init__(self, config: VAEConfig):
         super().__init__()
