@@ -35,7 +35,7 @@ from worldgymnast.protocols import Demonstrates, Policy
 from worldgymnast.recipes.finetune import finetune
 from worldgymnast.recipes.presets import preset
 from worldgymnast.recipes.record import PolicyRecordConfig, explorer_config, policy_episodes, record
-from worldgymnast.recipes.reproduce import Recipe
+from worldgymnast.recipes.reproduce import Recipe, adaptation
 from worldgymnast.registry import Manifest, load_learned_judge, load_policy, load_trainable_world, save_component
 from worldgymnast.report.collect import recorded
 from worldgymnast.rl.starts import EpisodeStarts
@@ -79,9 +79,15 @@ class Part:
         """Folder of the recordings."""
         return self.out / "data"
 
+    @property
+    def imitation(self) -> Path:
+        """Folder of the imitation policy: the adapted one, if there is one."""
+        adapted = self.out / "adapted"
+        return adapted if (adapted / "policy.safetensors").exists() else self.out / "sft"
+
     def policy(self) -> Policy:
         """Imitation policy."""
-        return load_policy(self.out / "sft" / "policy.safetensors", self.device)
+        return load_policy(self.imitation / "policy.safetensors", self.device)
 
     def world(self, number: int) -> LatentWorldModel:
         """World model of a round."""
@@ -157,6 +163,23 @@ class Imitate(Part):
     def __call__(self) -> None:
         """Train."""
         train_policy(load(self.data, "logged"), self.out / "sft", self.settings.policy, self.device)
+
+
+@dataclass(frozen=True)
+class Adapt(Part):
+    """Train the imitation policy further, also on its demonstrations as the world model of a round imagines them.
+
+    Attributes:
+        round: number of the world model.
+    """
+
+    round: int = 1
+
+    def __call__(self) -> None:
+        """Train."""
+        start = load_policy(self.out / "sft" / "policy.safetensors", self.device)
+        data, config = load(self.data, "logged"), adaptation(self.settings)
+        train_policy(data, self.out / "adapted", config, self.device, start=start, world=self.world(self.round))
 
 
 @dataclass(frozen=True)
@@ -329,7 +352,7 @@ class Evaluate(Part):
     def __call__(self) -> None:
         """Evaluate."""
         recipe = self.settings
-        policies = {"sft": Contender(self.out / "sft" / "policy.safetensors", (0,))}
+        policies = {"sft": Contender(self.imitation / "policy.safetensors", (0,))}
         policies |= {f"rl-{s}": Contender(self.out / f"rl-{s}" / "policy.safetensors", (0,)) for s in self.seeds}
         judge = load_learned_judge(self.folder(self.round) / "judge" / "judge.safetensors", self.device)
         score, file = replace(recipe.score, workers=self.workers), self.out / "evaluation.json"
@@ -346,20 +369,20 @@ class Pack(Part):
     """
 
     round: int = 1
-    to: Path = Path("studies/libero")
+    to: Path = Path("worldgymnast/starter/libero")
 
     def __call__(self) -> None:
         """Write them."""
         self.to.mkdir(parents=True, exist_ok=True)
         folder, parts = self.folder(self.round), {}
-        sources = {"policy": self.out / "sft", "world": folder / "world", "judge": folder / "judge"}
+        sources = {"policy": self.imitation, "world": folder / "world", "judge": folder / "judge"}
         for name, (_, loaded) in PARTS.items():
             parts[name] = pack_component(sources[name] / f"{name}.safetensors", self.to / f"{name}.safetensors", loaded)
         manifest = {"recipe": "studies/from_nothing.py", "budget": recorded(self.out), "parts": parts}
         write_text(self.to / "manifest.json", to_json(manifest))
 
 
-COMMANDS = Sentences | Record | Imitate | World | Judge | Rl | Diagnose | Evaluate | Pack
+COMMANDS = Sentences | Record | Imitate | Adapt | World | Judge | Rl | Diagnose | Evaluate | Pack
 
 if __name__ == "__main__":
     sys.exit(run(COMMANDS, __doc__))

@@ -57,6 +57,7 @@ all "${jobs[@]}" || exit 1
 wait $diagnosis
 part world-2 world --round 2 --seconds "$second" --lr 6e-4 --clips "${CLIPS:-96}" || exit 1
 part judge-2 judge --round 2 || exit 1
+part adapt adapt --round 2 || exit 1
 part diagnose-2 diagnose --round 2 &
 diagnosis=$! jobs=()
 for n in 0 1 2; do

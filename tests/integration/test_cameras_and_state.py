@@ -29,6 +29,7 @@ from worldgymnast.rl.reinforce import ReinforceConfig
 from worldgymnast.rl.starts import EpisodeStarts
 from worldgymnast.surrogates.imagination import Imagination
 from worldgymnast.training.fit import FitConfig
+from worldgymnast.training.policy import with_replays
 from worldgymnast.types import Clip, Verdict
 from worldgymnast.weights import read_header
 from worldgymnast.worldmodel.sampler import LatentWorldModel
@@ -88,6 +89,28 @@ def test_rl_trains_a_policy_with_state_and_two_cameras(trained: Path, tmp_path: 
     assert main(["rl", "debug", *files(trained), *RL, "--out", str(tmp_path / "rl")]) == 0
     rows = [json.loads(line) for line in (tmp_path / "rl/metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "reward" in row][:2] == [0, 1]
+
+
+def test_demonstrations_are_imitated_as_a_world_imagines_them(trained: Path, tmp_path: Path) -> None:
+    world = load_world(trained / "world/world.safetensors")
+    data = formats.read(trained / "data", image_key=("front", "wrist"), size=(32, 64), state=True)
+    both = with_replays(data, world, seed=0)
+    first, again = both.select(np.arange(len(data))), both.select(np.arange(len(data), 2 * len(data)))
+    assert (first.frames[first.rows] == data.frames[data.rows]).all()
+    for rows in (first.actions[first.rows], again.actions[again.rows]):
+        np.testing.assert_array_equal(rows, data.actions[data.rows])
+    np.testing.assert_array_equal(again.state[again.rows], data.state[data.rows])
+    np.testing.assert_array_equal(again.frames[again.first], data.frames[data.first])
+    moved = (again.frames[again.rows] != data.frames[data.rows]).mean()
+    assert moved > 0.1
+    begin = ["--begin-with", str(trained / "sft/policy.safetensors"), *FIT]
+    results = {}
+    for name, more in {"real": [], "imagined": ["--imagined-in", str(trained / "world/world.safetensors")]}.items():
+        assert main(["sft", str(trained / "data"), *begin, *more, "--out", str(tmp_path / name)]) == 0
+        results[name] = load_policy(tmp_path / name / "policy.safetensors").identity
+    assert results["real"] != results["imagined"]
+    config = json.loads((tmp_path / "imagined/config.json").read_text())
+    assert config["inputs"]["world"] == world.identity
 
 
 class Parity:
@@ -172,6 +195,13 @@ def test_episodes_are_imagined_again_from_their_true_state(
         ),
         (["train-world", "DATA", *CAMERAS, "--size", "30x64"], "--size 32x64"),
         (["train-world", "DATA", "OTHER", *CAMERAS, *SIZE, "--state"], "expected 6 (joint_1.pos"),
+        (["sft", "DATA", "--imagined-in", "WORLD", "--size", "64x64"], "--size 32x64"),
+        (["sft", "DATA", "--imagined-in", "WORLD", *SIZE, "--image-key", "front"], "found cameras front, but"),
+        (
+            ["sft", "DATA", "--imagined-in", "STARTER", "--image-key", "front", "--size", "64"],
+            "starter/world.safetensors",
+        ),
+        (["sft", "DATA", "--imagined-in", "missing.safetensors"], "missing.safetensors"),
         (["sft", "DATA", "--size", "0x64"], "--size: found 0, expected 1 to 4096"),
         (["sft", "DATA", "--size", "64by64"], "--size: found '64by64', expected a number or HxW"),
         (["sft", "DATA", "--size", "64x"], "--size: found '64x'"),
@@ -183,6 +213,7 @@ def test_conflicts_are_one_line_before_anything_runs(
     if "OTHER" in command:
         two_cameras.write(tmp_path / "other", 2, names=[f"axis_{i}" for i in range(6)])
     places = {"DATA": str(trained / "data"), "OTHER": str(tmp_path / "other")}
+    places |= {"WORLD": str(trained / "world/world.safetensors"), "STARTER": str(starter("world"))}
     assert main([*(places.get(word, word) for word in command), "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert said in error

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from small_worlds import SMALL
 
-from worldgymnast.actions import libero_spec
+from worldgymnast.actions import ActionSpec, libero_spec, metaworld_spec
 from worldgymnast.cli.main import main
 from worldgymnast.cli.starters import component_files, refuse_unknown_tasks
 from worldgymnast.errors import InputError
 from worldgymnast.recipes.presets import QUICKSTARTS
-from worldgymnast.recipes.quickstart import Robot, starter_budget
+from worldgymnast.recipes.quickstart import Robot, starter, starter_budget
 from worldgymnast.registry import Manifest, load_judge, load_policy, load_world, save_component
 from worldgymnast.testing import check_judge, check_policy, check_world
 from worldgymnast.worldmodel.sampler import LatentWorldModel
 
-SHIPPED: tuple[Robot, ...] = ("metaworld",)
 
-
-@pytest.mark.parametrize("robot", SHIPPED)
+@pytest.mark.parametrize("robot", QUICKSTARTS)
 def test_the_starter_fits_its_quickstart(robot: Robot) -> None:
     config = QUICKSTARTS[robot]()
     assert config.robot == robot
@@ -40,16 +39,22 @@ def test_the_starter_fits_its_quickstart(robot: Robot) -> None:
         refuse_unknown_tasks(None, ["stack-cups"], robot)
 
 
-def test_parts_of_another_robot_are_refused(tmp_path: Path) -> None:
-    save_component(tmp_path / "world.safetensors", LatentWorldModel(SMALL, libero_spec(4), 5.0), Manifest())
-    with pytest.raises(InputError, match="omitted, but the starter components are for Meta-World"):
-        component_files("metaworld", policy=None, world=tmp_path / "world.safetensors", judge=None)
+@pytest.mark.parametrize(
+    ("robot", "name", "other"),
+    [("metaworld", "Meta-World", libero_spec(4)), ("libero", "LIBERO", metaworld_spec(6))],
+)
+def test_parts_of_another_robot_are_refused(robot: Robot, name: str, other: ActionSpec, tmp_path: Path) -> None:
+    sizes = replace(SMALL, transformer=replace(SMALL.transformer, action_dim=other.dim))
+    save_component(tmp_path / "world.safetensors", LatentWorldModel(sizes, other, 5.0), Manifest())
+    with pytest.raises(InputError, match=f"omitted, but the starter components are for {name}"):
+        component_files(robot, policy=None, world=tmp_path / "world.safetensors", judge=None)
 
 
-def test_a_robot_without_starter_says_what_to_give(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert main(["quickstart", "libero", "--out", str(tmp_path / "run")]) == 2
-    said = capsys.readouterr().err
-    assert "reproduce libero" in said
-    assert "--policy" in said
+def test_starter_components_are_small_enough_to_ship() -> None:
+    for robot in QUICKSTARTS:
+        assert sum(starter(name, robot).stat().st_size for name in ("policy", "world", "judge")) < 30e6
+
+
+def test_a_misspelled_robot(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["quickstart", "libro", "--out", str(tmp_path / "run")]) == 2
     assert "'libro' is no robot (metaworld or libero); did you mean 'libero'?" in capsys.readouterr().err

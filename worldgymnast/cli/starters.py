@@ -13,6 +13,8 @@ from worldgymnast.phrases import INSTRUCTIONS
 from worldgymnast.recipes.presets import QUICKSTARTS
 from worldgymnast.recipes.quickstart import Robot, starter
 
+_ROBOTS: Mapping[Robot, str] = {"metaworld": "Meta-World", "libero": "LIBERO"}
+"""Names of the robots with starter components, for messages."""
 _TRAINERS = {"policy": "sft", "world": "train-world", "judge": "train-judge"}
 
 
@@ -22,22 +24,25 @@ def component_files(robot: Robot = "metaworld", /, **given: Path | None) -> dict
     Raises:
         InputError: a given file is of another robot than the starter components.
     """
-    for path in given.values() if robot == "metaworld" else ():
+    for path in given.values():
         if path is not None and (spec := spec_in(path)) is not None:
-            refuse_starters(given, path, spec)
+            refuse_starters(given, path, spec, robot)
     return {name: path or starter(name, robot) for name, path in given.items()}
 
 
-def refuse_starters(given: Mapping[str, Path | None], other: Path, spec: ActionSpec) -> None:
-    """Refuse starter components with `other`, a file of another robot."""
+def refuse_starters(
+    given: Mapping[str, Path | None], other: Path, spec: ActionSpec, robot: Robot = "metaworld"
+) -> None:
+    """Refuse starter components of a robot with `other`, a file of another robot."""
     omitted = [name for name, path in given.items() if path is None]
-    if not omitted or is_metaworld(spec):
+    own = None if robot == "metaworld" else spec_in(starter("policy", robot))
+    if not omitted or (is_metaworld(spec) if own is None else spec.is_same_kind(own)):
         return
     flags = " ".join(f"--{name}" for name in omitted)
     trainers = ", ".join(f"{name}: {_TRAINERS[name]}" for name in omitted)
     raise InputError(
-        f"{flags}: omitted, but the starter components are for Meta-World, while {other} has actions {spec}. Results "
-        f"would be meaningless. Add {flags}, trained on the same data ({trainers})"
+        f"{flags}: omitted, but the starter components are for {_ROBOTS[robot]}, while {other} has actions {spec}. "
+        f"Results would be meaningless. Add {flags}, trained on the same data ({trainers})"
     )
 
 

@@ -63,13 +63,14 @@ def libero() -> Recipe:
         explore=replace(base.explore, steps=14, horizon=env.horizon),
         explored=replace(base.explored, temperatures=(0.0, 0.5), per_temperature=12, length=env.horizon),
         planned=True,
+        adapted=1200,
         finetune=FinetuneConfig(ReinforceConfig(horizon=env.horizon, evaluate_every=12), ScoringConfig(per_task=12)),
         score=ScoreConfig(per_task=25),
     )
 
 
 def libero_quickstart() -> QuickstartConfig:
-    """Return six tasks of LIBERO-Object, a Franka Panda: give --policy, --world and --judge (no starter yet)."""
+    """Return six tasks of LIBERO-Object, a Franka Panda (extra `libero`)."""
     recipe = libero()
     return QuickstartConfig("libero", recipe.env, recipe.finetune, score=recipe.score)
 

@@ -33,7 +33,7 @@ from worldgymnast.surrogates.imagination import Imagination
 from worldgymnast.weights import identity
 
 Robot = Literal["metaworld", "libero"]
-"""Robots of `worldgymnast quickstart`; starter components are shipped for metaworld."""
+"""Robots with starter components."""
 PLATE = "plate.png"
 """File name of the empty scene of the starter camera."""
 

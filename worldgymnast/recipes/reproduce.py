@@ -79,6 +79,8 @@ class Recipe(ExplorationConfig):
         held_out: held-out rollouts of the same policy.
         world: training of the world model.
         judge: training of the judge.
+        adapted: steps of further imitation, at half the learning rate, in which the demonstrations are also imagined
+            in the last world model (see `training.policy.with_replays`); RL starts from the result. 0 for none.
         finetune: RL.
         seeds: RL seeds.
         score: the final paired evaluation.
@@ -91,6 +93,7 @@ class Recipe(ExplorationConfig):
     held_out: PolicyRecordConfig = PolicyRecordConfig((0.5, 1.0), 15, seed=3_000_000)
     world: WorldTraining = WorldTraining()
     judge: JudgeTraining = JudgeTraining()
+    adapted: Count = field(default=0, metadata=LATER)
     finetune: FinetuneConfig = FinetuneConfig()
     seeds: Seeds = (0, 1, 2)
     score: ScoreConfig = ScoreConfig()
@@ -131,6 +134,11 @@ def reproduce(out: Path, recipe: Recipe, device: str = "cpu", imagined: int = 0)
     world, judge = explore(out, world, judge, episodes, train_explorer, [env], recipe, device)
     with stage(out, "gate"):
         check_gate(out / "gate.json", world, judge, held, recipe)
+    start = out / "sft"
+    if recipe.adapted:
+        with stage(out, "adapt"):
+            start = out / "adapted"
+            policy = train_policy(logged, start, adaptation(recipe), device, start=policy, world=world)
     for seed in recipe.seeds:
         with stage(out, f"reinforce {seed}"):
             rl = replace(recipe.finetune.rl, seed=seed)
@@ -138,9 +146,15 @@ def reproduce(out: Path, recipe: Recipe, device: str = "cpu", imagined: int = 0)
             starts = EpisodeStarts(episodes, env.tasks, rl.middle)
             finetune(policy, imagine, starts, out / f"rl-{seed}", rl, Scorer(env, recipe.finetune.scoring))
     with stage(out, "evaluate"):
-        policies = {"sft": Contender(out / "sft" / "policy.safetensors", recipe.seeds)}
+        policies = {"sft": Contender(start / "policy.safetensors", recipe.seeds)}
         policies |= {f"rl-{s}": Contender(out / f"rl-{s}" / "policy.safetensors", (s,)) for s in recipe.seeds}
         return evaluate(out / "evaluation.json", policies, env, recipe.score, device, world, judge, imagined)
+
+
+def adaptation(recipe: Recipe) -> PolicyTraining:
+    """Return the training of `Recipe.adapted`."""
+    fit = recipe.policy.fit
+    return replace(recipe.policy, fit=replace(fit, steps=recipe.adapted, lr=fit.lr / 2))
 
 
 def round_folder(out: Path, number: int, config: ExplorationConfig) -> Path:

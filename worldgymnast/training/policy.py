@@ -16,13 +16,14 @@ from worldgymnast.configs import LATER, Count, Positive, checked
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, data_hash, state_hash, warn_out_of_range
 from worldgymnast.errors import FieldError, InputError
 from worldgymnast.phrases import INSTRUCTIONS
-from worldgymnast.protocols import ComponentInfo, Policy, TrainablePolicy
+from worldgymnast.protocols import ComponentInfo, Policy, TrainablePolicy, WorldModel
 from worldgymnast.registry import DEFAULT_POLICY, Manifest, PolicyConfig, load_policy, make, save_component, to_dict
 from worldgymnast.rl.trainer import copy_of
 from worldgymnast.run import Run
 from worldgymnast.tiling import picture_sizes
 from worldgymnast.training.batches import imitation_batches
 from worldgymnast.training.fit import FitConfig, fit
+from worldgymnast.training.replay import replay
 from worldgymnast.training.world import Origin
 from worldgymnast.types import STATE
 from worldgymnast.weights import identity
@@ -82,6 +83,23 @@ def select_imitated(episodes: EpisodeSet, config: PolicyTraining) -> EpisodeSet:
     return concatenate([demos, episodes.select(other_successes)])
 
 
+def with_replays(demos: EpisodeSet, world: WorldModel, seed: int) -> EpisodeSet:
+    """Add every episode as a world model imagines it from the first frame and the recorded actions.
+
+    A policy that has seen only real pictures acts worse on imagined ones. RL in the world model then mostly teaches it
+    what imagined pictures look like, at the cost of real ones. Robot states stay those recorded.
+
+    Args:
+        demos: the episodes.
+        world: the world model.
+        seed: of the imagination.
+    """
+    again = replay(world, demos, seed=seed, label="imagining the demonstrations")
+    if demos.state is not None:
+        again = replace(again, state=demos.state[demos.rows], state_names=demos.state_names)
+    return concatenate([demos, again])
+
+
 def with_image_sizes(config: Any, episodes: EpisodeSet) -> Any:
     """Config of a policy that refuses pictures of another size than those of the episodes, if its kind can do so."""
     if getattr(config, "image_sizes", None) != ():
@@ -112,6 +130,7 @@ def train_policy(
     device: str = "cpu",
     *,
     start: Policy | None = None,
+    world: WorldModel | None = None,
     origin: Origin = None,
 ) -> Policy:
     """Train a policy by imitation; write OUT/policy.safetensors.
@@ -122,6 +141,7 @@ def train_policy(
         config: the training; its sizes are ignored if `start` is given.
         device: of the training.
         start: a policy to finetune.
+        world: world model whose replays of the demonstrations are imitated too; see `with_replays`.
         origin: see `Manifest.origin`.
 
     Raises:
@@ -141,9 +161,13 @@ def train_policy(
         config = replace(config, policy=start.config)
     if config_reads_state(config.policy):
         inputs["state"] = state_hash(episodes)
+    if world is not None:
+        inputs["world"] = identity(world)
     with Run(out, to_dict(config) | {"inputs": inputs}) as run:
         if run.summary is None:
             demos = select_imitated(episodes, config)
+            if world is not None:
+                demos = with_replays(demos, world, config.fit.seed)
             torch.manual_seed(config.fit.seed)
             stored = ComponentInfo(action_spec=episodes.spec if start is None else start.action_spec)
             policy = _trained(start, with_image_sizes(config.policy, demos), stored, device)

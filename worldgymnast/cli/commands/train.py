@@ -37,7 +37,7 @@ from worldgymnast.episodes.shares import check_shares
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, warn_out_of_range
 from worldgymnast.errors import InputError
 from worldgymnast.preprocessing import compact
-from worldgymnast.protocols import Policy
+from worldgymnast.protocols import Policy, WorldModel, predicts_state
 from worldgymnast.recipes.presets import POLICIES, WORLDS, finetuning
 from worldgymnast.recipes.quickstart import starter
 from worldgymnast.registry import (
@@ -74,6 +74,8 @@ class Sft(TrainingCommand):
             The defaults of --fit.lr and --batch are the published ones of its kind.
         state: also give the policy the robot's state (proprioception). Then it needs a world model that predicts it
             (train-world --state).
+        imagined_in: world-model file. The demonstrations are imagined again in it, and imitated too. Then the policy
+            acts on imagined pictures as on real ones, which RL in this world model needs.
         over_memory: begin although the memory plan does not fit in the device.
     """
 
@@ -81,6 +83,7 @@ class Sft(TrainingCommand):
     config: Annotated[PolicyTraining, NO_PREFIX] = PolicyTraining()
     begin_with: OptionalPath = None
     state: bool = False
+    imagined_in: OptionalPath = None
     over_memory: bool = False
 
     @classmethod
@@ -94,9 +97,12 @@ class Sft(TrainingCommand):
         check_parts(self.config)
         start = load_policy(self.begin_with, is_tested=False) if self.begin_with else None
         self._check_kind(start)
-        check_same_cameras(self.begin_with, requested=self.image_key)
-        rule, cameras = rule_of(self.begin_with, requested=self.resize), self.cameras or cameras_of(self.begin_with)
-        size = size_for(self.data, self.size or size_of(self.begin_with), cameras)
+        world = load_world(self.imagined_in, self.device) if self.imagined_in else None
+        check_same_cameras(self.begin_with, self.imagined_in, requested=self.image_key)
+        rule = rule_of(self.begin_with, self.imagined_in, requested=self.resize)
+        cameras = self.cameras or cameras_of(self.begin_with) or cameras_of(self.imagined_in)
+        wanted = self.size or size_of(self.begin_with) or (compact(world.frame_size) if world else None)
+        size = size_for(self.data, wanted, cameras)
         reads_state = STATE in start.needs if start else self.state or self.config.policy.state_dim > 0
         if self.state and not reads_state:
             raise InputError(
@@ -114,6 +120,8 @@ class Sft(TrainingCommand):
             config = finetuning(config, start, self.given_flags)
             kind = type(start).__name__
             print(f"{self.begin_with}: {kind}, trained with --fit.lr {config.fit.lr:g} and --batch {config.batch}")
+        if world and self.imagined_in:
+            self._check_world(world, self.imagined_in, episodes)
         config = fit_policy(config, episodes, self.given_flags, is_new=start is None)
         data = origin(episodes, self.image_key or _names(cameras), 0, rule, reads_state)
         if not is_finished(self.out):
@@ -123,8 +131,15 @@ class Sft(TrainingCommand):
             start.to(self.device)
         if start and self.begin_with:
             self_test(start, self.begin_with)
-        train_policy(episodes, self.out, config, self.device, start=start, origin=data)
+        train_policy(episodes, self.out, config, self.device, start=start, world=world, origin=data)
         return print_written(self.out / "policy.safetensors")
+
+    def _check_world(self, world: WorldModel, path: Path, episodes: EpisodeSet) -> None:
+        """Require data that the world model of --imagined-in can imagine again."""
+        check_same_actions(path, world.action_spec, self.data[0], episodes.spec)
+        check_same_rate(self.data[0], episodes.fps, path, world.fps, is_data=True)
+        check_frame_size(world.frame_size, episodes.size, "--size")
+        check_same_state(path, names=episodes.state_names if predicts_state(world) else ())
 
     def _check_kind(self, start: Policy | None) -> None:
         """Refuse a kind beside a policy of another kind, which would be trained instead."""
