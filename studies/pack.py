@@ -35,6 +35,7 @@ RECIPE_FIELDS = (
     "explore",
     "explored",
     "again",
+    "adapted",
 )
 """Fields of the recipe that determine the parts."""
 
@@ -54,6 +55,8 @@ def pack(run: Path, out: Path) -> dict[str, Any]:
         "config": {name: config[name] for name in RECIPE_FIELDS},
     }
     for name, (stage, load) in PARTS.items():
+        if name == "policy" and (run / "adapted").is_dir():
+            stage = "adapted"
         manifest["parts"][name] = pack_component(run / stage / f"{name}.safetensors", out / f"{name}.safetensors", load)
     for i, source in enumerate(sorted(run.glob("round-*/rl-*/policy.safetensors"))):
         manifest["parts"][f"explorer-{i}"] = pack_component(source, out / f"explorer-{i}.safetensors", load_policy)

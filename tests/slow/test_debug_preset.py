@@ -10,7 +10,7 @@ import torch
 from studies.pack import PARTS, pack
 from worldgymnast.cli.main import main
 from worldgymnast.recipes.presets import debug
-from worldgymnast.registry import load_policy
+from worldgymnast.registry import load_policy, manifest_of
 from worldgymnast.weights import identity
 
 STAGES = [
@@ -24,6 +24,7 @@ STAGES = [
     "world model after round 1",
     "judge after round 1",
     "gate",
+    "adapt",
     "reinforce 0",
     "evaluate",
 ]
@@ -65,11 +66,19 @@ def test_reproduce_debug(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert frames <= 300
 
     before = snapshot(out)
-    assert {"rl-0/policy.safetensors", "world/world.safetensors", "judge/judge.safetensors"} <= before.keys()
+    assert {
+        "adapted/policy.safetensors",
+        "rl-0/policy.safetensors",
+        "world/world.safetensors",
+        "judge/judge.safetensors",
+    } <= before.keys()
     assert main(words) == 0
     assert snapshot(out) == before
 
     packed = pack(out, tmp_path / "starter")
+    adapted = load_policy(out / "adapted/policy.safetensors")
+    assert packed["parts"]["policy"]["data"] == manifest_of(out / "adapted/policy.safetensors")["data"]
+    assert identity(adapted) != identity(load_policy(out / "sft/policy.safetensors"))
     assert packed["budget"]["demonstrations"] == 4
     assert packed["budget"]["labelled policy rollouts, of explorers"] == 4
     for i in range(2):

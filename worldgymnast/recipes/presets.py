@@ -103,6 +103,7 @@ def debug() -> Recipe:
         explore=replace(rl, steps=1, keep_best=False),
         explored=PolicyRecordConfig((1.0,), 1, length=8, seed=2_050_000, workers=1),
         again=RelearnConfig(0.5, replace(world, fit=shorter), replace(judge, fit=shorter)),
+        adapted=2,
         finetune=FinetuneConfig(rl, ScoringConfig(per_task=1, workers=1)),
         seeds=(0,),
         score=ScoreConfig(per_task=2, workers=1),

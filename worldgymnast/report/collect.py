@@ -65,7 +65,13 @@ _CURVES = (
     "imagined_frames_per_second",
 )
 """Metrics of RL that get a chart."""
-_TRAININGS = (("sft", "Imitation"), ("world/autoencoder", "Autoencoder"), ("world", "World model"), ("judge", "Judge"))
+_TRAININGS = (
+    ("sft", "Imitation"),
+    ("adapted", "Imitation, also of imagined demonstrations"),
+    ("world/autoencoder", "Autoencoder"),
+    ("world", "World model"),
+    ("judge", "Judge"),
+)
 """Folders of trainings in a run folder or, before exploration, in the folder of a round."""
 _MAX_SERIES = 4
 _SCORING = ("gap", "gap_low", "gap_high", "imagined_success", "real_success")
