@@ -41,6 +41,7 @@ from worldgymnast.protocols import Judge, WorldModel
 from worldgymnast.training.replay import (
     episode_clips,
     first_frames,
+    first_states,
     frame_clips,
     imagine_actions,
     logged_actions,
@@ -135,7 +136,7 @@ def replay_fidelity(
     for i, part in zip(range(0, len(clips), rows), track("imagining replays", parts), strict=True):
         truth = np.asarray(episodes.frames[clips.first[part, None] + np.arange(length + 1)])
         first = np.asarray(episodes.frames[clips.first[part] - offset[part]])[:, None]
-        known = first_frames(clips, part)[1]
+        known = first_states(clips, part)
         predictions: dict[str, Iterator[np.ndarray]] = {"copy": iter([truth[:, :1]])}
         predictions |= {"copy_first": iter([first])} if starts > 1 else {}
         predictions |= {

@@ -103,7 +103,13 @@ def first_frames(
 ) -> tuple[UInt8[np.ndarray, "n h w 3"], Float[np.ndarray, "n s"] | None]:
     """Return the first frames of all or some episodes, and the robot's state in them, None if the set has none."""
     rows = episodes.first if part is None else episodes.first[part]
-    return np.asarray(episodes.frames[rows]), None if episodes.state is None else np.asarray(episodes.state[rows])
+    return np.asarray(episodes.frames[rows]), first_states(episodes, part)
+
+
+def first_states(episodes: EpisodeSet, part: np.ndarray | slice | None = None) -> Float[np.ndarray, "n s"] | None:
+    """Return the robot's state in the first frames of all or some episodes, None if the set has none."""
+    rows = episodes.first if part is None else episodes.first[part]
+    return None if episodes.state is None else np.asarray(episodes.state[rows])
 
 
 def imagine_actions(
