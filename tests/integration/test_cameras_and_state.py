@@ -103,6 +103,14 @@ def test_demonstrations_are_imitated_as_a_world_imagines_them(trained: Path, tmp
     np.testing.assert_array_equal(again.frames[again.first], data.frames[data.first])
     moved = (again.frames[again.rows] != data.frames[data.rows]).mean()
     assert moved > 0.1
+    both = with_replays(data, world, seed=0, length=3)
+    pieces, real_starts = both.select(np.arange(len(data), len(both))), []
+    for first, length in zip(data.first, data.length, strict=True):
+        successes = np.flatnonzero(data.success[first : first + length + 1])
+        real_starts += range(first, first + (min(successes[0] + 1, length) if len(successes) else length), 3)
+    assert len(pieces) == len(real_starts) > len(data)
+    assert pieces.length.max() == 3
+    np.testing.assert_array_equal(pieces.frames[pieces.first], data.frames[real_starts])
     begin = ["--begin-with", str(trained / "sft/policy.safetensors"), *FIT]
     results = {}
     for name, more in {"real": [], "imagined": ["--imagined-in", str(trained / "world/world.safetensors")]}.items():

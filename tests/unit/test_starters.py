@@ -55,6 +55,11 @@ def test_starter_components_are_small_enough_to_ship() -> None:
         assert sum(starter(name, robot).stat().st_size for name in ("policy", "world", "judge")) < 30e6
 
 
+def test_a_missing_starter_component_says_what_to_do() -> None:
+    with pytest.raises(InputError, match=r"missing.* reproduce libero"):
+        starter("critic", "libero")
+
+
 def test_a_misspelled_robot(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["quickstart", "libro", "--out", str(tmp_path / "run")]) == 2
     assert "'libro' is no robot (metaworld or libero); did you mean 'libero'?" in capsys.readouterr().err

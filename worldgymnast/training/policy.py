@@ -28,6 +28,9 @@ from worldgymnast.training.world import Origin
 from worldgymnast.types import STATE
 from worldgymnast.weights import identity
 
+IMAGINED_LENGTH = 40
+"""Most actions that are imagined again from one recorded frame, by default."""
+
 
 @checked
 class PolicyTraining:
@@ -83,21 +86,36 @@ def select_imitated(episodes: EpisodeSet, config: PolicyTraining) -> EpisodeSet:
     return concatenate([demos, episodes.select(other_successes)])
 
 
-def with_replays(demos: EpisodeSet, world: WorldModel, seed: int) -> EpisodeSet:
-    """Add every episode as a world model imagines it from the first frame and the recorded actions.
+def with_replays(demos: EpisodeSet, world: WorldModel, seed: int, length: int = IMAGINED_LENGTH) -> EpisodeSet:
+    """Add every episode as a world model imagines it from recorded frames and the recorded actions.
 
-    A policy that has seen only real pictures acts worse on imagined ones. RL in the world model then mostly teaches it
+    A policy that has seen only real pictures acts worse on imagined ones. RL in the world model then first teaches it
     what imagined pictures look like, at the cost of real ones. Robot states stay those recorded.
 
     Args:
         demos: the episodes.
         world: the world model.
         seed: of the imagination.
+        length: most actions to imagine from one recorded frame; longer episodes are imagined in pieces.
     """
-    again = replay(world, demos, seed=seed, label="imagining the demonstrations")
-    if demos.state is not None:
-        again = replace(again, state=demos.state[demos.rows], state_names=demos.state_names)
+    parts = _pieces(demos, length)
+    again = replay(world, parts, seed=seed, label="imagining the demonstrations")
+    if parts.state is not None:
+        again = replace(again, state=parts.state[parts.rows], state_names=parts.state_names)
     return concatenate([demos, again])
+
+
+def _pieces(episodes: EpisodeSet, length: int) -> EpisodeSet:
+    """Split episodes into pieces of at most `length` actions, up to the one in which they succeed."""
+    index, offsets = [], []
+    for e, (first, actions) in enumerate(zip(episodes.first.tolist(), episodes.length.tolist(), strict=True)):
+        successes = np.flatnonzero(episodes.success[first : first + actions + 1])
+        end = min(actions, int(successes[0]) + 1) if len(successes) else actions
+        starts = range(0, max(end, 1), length)
+        index += [e] * len(starts)
+        offsets += starts
+    parts, offset = episodes.select(index), np.array(offsets, np.int64)
+    return replace(parts, first=parts.first + offset, length=np.minimum(parts.length - offset, length))
 
 
 def with_image_sizes(config: Any, episodes: EpisodeSet) -> Any:
@@ -131,6 +149,7 @@ def train_policy(
     *,
     start: Policy | None = None,
     world: WorldModel | None = None,
+    imagined_length: int = IMAGINED_LENGTH,
     origin: Origin = None,
 ) -> Policy:
     """Train a policy by imitation; write OUT/policy.safetensors.
@@ -142,6 +161,7 @@ def train_policy(
         device: of the training.
         start: a policy to finetune.
         world: world model whose replays of the demonstrations are imitated too; see `with_replays`.
+        imagined_length: most actions in a replay.
         origin: see `Manifest.origin`.
 
     Raises:
@@ -162,12 +182,12 @@ def train_policy(
     if config_reads_state(config.policy):
         inputs["state"] = state_hash(episodes)
     if world is not None:
-        inputs["world"] = identity(world)
+        inputs |= {"world": identity(world), "imagined_length": imagined_length}
     with Run(out, to_dict(config) | {"inputs": inputs}) as run:
         if run.summary is None:
             demos = select_imitated(episodes, config)
             if world is not None:
-                demos = with_replays(demos, world, config.fit.seed)
+                demos = with_replays(demos, world, config.fit.seed, imagined_length)
             torch.manual_seed(config.fit.seed)
             stored = ComponentInfo(action_spec=episodes.spec if start is None else start.action_spec)
             policy = _trained(start, with_image_sizes(config.policy, demos), stored, device)

@@ -32,7 +32,7 @@ from worldgymnast.cli.origins import (
     size_of,
 )
 from worldgymnast.cli.starters import refuse_starters
-from worldgymnast.configs import checked
+from worldgymnast.configs import Positive, checked
 from worldgymnast.episodes.shares import check_shares
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, warn_out_of_range
 from worldgymnast.errors import InputError
@@ -53,7 +53,7 @@ from worldgymnast.tiling import check_cameras
 from worldgymnast.training.distillation import Distillation, distill
 from worldgymnast.training.fit import check_parts
 from worldgymnast.training.judge import JudgeTraining, train_judge
-from worldgymnast.training.policy import PolicyTraining, train_policy
+from worldgymnast.training.policy import IMAGINED_LENGTH, PolicyTraining, train_policy
 from worldgymnast.training.world import WorldTraining, train_world
 from worldgymnast.types import STATE
 from worldgymnast.worldmodel.autoencoder import Autoencoder
@@ -75,7 +75,9 @@ class Sft(TrainingCommand):
         state: also give the policy the robot's state (proprioception). Then it needs a world model that predicts it
             (train-world --state).
         imagined_in: world-model file. The demonstrations are imagined again in it, and imitated too. Then the policy
-            acts on imagined pictures as on real ones, which RL in this world model needs.
+            acts on imagined pictures as on real ones.
+        imagined_length: with --imagined-in, most actions to imagine from one recorded frame: as many as RL will. Longer
+            demonstrations are imagined in pieces.
         over_memory: begin although the memory plan does not fit in the device.
     """
 
@@ -84,6 +86,7 @@ class Sft(TrainingCommand):
     begin_with: OptionalPath = None
     state: bool = False
     imagined_in: OptionalPath = None
+    imagined_length: Positive = IMAGINED_LENGTH
     over_memory: bool = False
 
     @classmethod
@@ -131,7 +134,16 @@ class Sft(TrainingCommand):
             start.to(self.device)
         if start and self.begin_with:
             self_test(start, self.begin_with)
-        train_policy(episodes, self.out, config, self.device, start=start, world=world, origin=data)
+        train_policy(
+            episodes,
+            self.out,
+            config,
+            self.device,
+            start=start,
+            world=world,
+            imagined_length=self.imagined_length,
+            origin=data,
+        )
         return print_written(self.out / "policy.safetensors")
 
     def _check_world(self, world: WorldModel, path: Path, episodes: EpisodeSet) -> None:
