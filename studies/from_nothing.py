@@ -23,7 +23,7 @@ import torch
 from studies.command import run
 from studies.episodes import EXPLORED, HELD_OUT, PLANNED, find, keep, load, load_shared, load_training, some
 from studies.graphed import train_clips, train_frames
-from studies.pack import PARTS, pack_component
+from studies.pack import PARTS, imitation, pack_component
 from studies.worlds import HALVED, device_name, imagined_per_second
 from worldgymnast.environments import environment
 from worldgymnast.episodes.shares import share_weights
@@ -79,15 +79,9 @@ class Part:
         """Folder of the recordings."""
         return self.out / "data"
 
-    @property
-    def imitation(self) -> Path:
-        """Folder of the imitation policy: the adapted one, if there is one."""
-        adapted = self.out / "adapted"
-        return adapted if (adapted / "policy.safetensors").exists() else self.out / "sft"
-
     def policy(self) -> Policy:
         """Imitation policy."""
-        return load_policy(self.imitation / "policy.safetensors", self.device)
+        return load_policy(imitation(self.out) / "policy.safetensors", self.device)
 
     def world(self, number: int) -> LatentWorldModel:
         """World model of a round."""
@@ -352,7 +346,7 @@ class Evaluate(Part):
     def __call__(self) -> None:
         """Evaluate."""
         recipe = self.settings
-        policies = {"sft": Contender(self.imitation / "policy.safetensors", (0,))}
+        policies = {"sft": Contender(imitation(self.out) / "policy.safetensors", (0,))}
         policies |= {f"rl-{s}": Contender(self.out / f"rl-{s}" / "policy.safetensors", (0,)) for s in self.seeds}
         judge = load_learned_judge(self.folder(self.round) / "judge" / "judge.safetensors", self.device)
         score, file = replace(recipe.score, workers=self.workers), self.out / "evaluation.json"
@@ -375,7 +369,7 @@ class Pack(Part):
         """Write them."""
         self.to.mkdir(parents=True, exist_ok=True)
         folder, parts = self.folder(self.round), {}
-        sources = {"policy": self.imitation, "world": folder / "world", "judge": folder / "judge"}
+        sources = {"policy": imitation(self.out), "world": folder / "world", "judge": folder / "judge"}
         for name, (_, loaded) in PARTS.items():
             parts[name] = pack_component(sources[name] / f"{name}.safetensors", self.to / f"{name}.safetensors", loaded)
         manifest = {"recipe": "studies/from_nothing.py", "budget": recorded(self.out), "parts": parts}

@@ -55,15 +55,20 @@ def pack(run: Path, out: Path) -> dict[str, Any]:
         "config": {name: config[name] for name in RECIPE_FIELDS},
     }
     for name, (stage, load) in PARTS.items():
-        if name == "policy" and (run / "adapted").is_dir():
-            stage = "adapted"
-        manifest["parts"][name] = pack_component(run / stage / f"{name}.safetensors", out / f"{name}.safetensors", load)
+        folder = imitation(run) if name == "policy" else run / stage
+        manifest["parts"][name] = pack_component(folder / f"{name}.safetensors", out / f"{name}.safetensors", load)
     for i, source in enumerate(sorted(run.glob("round-*/rl-*/policy.safetensors"))):
         manifest["parts"][f"explorer-{i}"] = pack_component(source, out / f"explorer-{i}.safetensors", load_policy)
     logged = concatenate([read(run / "data" / name) for name in ("logged", "policy")])
     estimate_plate(sample_frames(logged, PLATE_FRAMES, 0)).save(out / PLATE)
     write_text(out / "manifest.json", to_json(manifest))
     return manifest
+
+
+def imitation(run: Path) -> Path:
+    """Return the folder of a run's imitation policy: the adapted one, if there is one."""
+    adapted = run / "adapted"
+    return adapted if (adapted / "policy.safetensors").exists() else run / "sft"
 
 
 def pack_component(source: Path, target: Path, load: Callable[[Path], Any]) -> dict[str, Any]:

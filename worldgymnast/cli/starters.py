@@ -35,8 +35,10 @@ def refuse_starters(
 ) -> None:
     """Refuse starter components of a robot with `other`, a file of another robot."""
     omitted = [name for name, path in given.items() if path is None]
+    if not omitted:
+        return
     own = None if robot == "metaworld" else spec_in(starter("policy", robot))
-    if not omitted or (is_metaworld(spec) if own is None else spec.is_same_kind(own)):
+    if is_metaworld(spec) if own is None else spec.is_same_kind(own):
         return
     flags = " ".join(f"--{name}" for name in omitted)
     trainers = ", ".join(f"{name}: {_TRAINERS[name]}" for name in omitted)
