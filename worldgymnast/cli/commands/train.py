@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 from torch import nn
@@ -19,6 +19,7 @@ from worldgymnast.cli.checks import (
     require_labels,
 )
 from worldgymnast.cli.command import NO_PREFIX, Command, HeldOut, OptionalPath, TrainingCommand, print_written
+from worldgymnast.cli.continuing import with_given_flags
 from worldgymnast.cli.data_defaults import RATE, fit_judge, fit_policy, fit_world, size_for, use_state
 from worldgymnast.cli.inputs import check_one_state, held_out_or_default, hold_out_each, read, read_each, state_for
 from worldgymnast.cli.memory_plan import advise_sft, check_memory, plan_sft
@@ -60,6 +61,9 @@ from worldgymnast.worldmodel.autoencoder import Autoencoder
 from worldgymnast.worldmodel.vae import ImageVAE, VAEConfig
 
 _SPECS = {"bridge": BRIDGE, "worldgym": WORLDGYM}
+_OF_THE_ROBOT = {"state_dim", "state_input"}
+_OF_THE_WEIGHTS = {"autoencoder", "transformer", "success_head", *_OF_THE_ROBOT}
+"""Fields of a world model that its trained weights depend on."""
 
 
 @checked(kw_only=True)
@@ -99,7 +103,12 @@ class Sft(TrainingCommand):
         self.prepare(self.out)
         check_parts(self.config)
         start = load_policy(self.begin_with, is_tested=False) if self.begin_with else None
-        self._check_kind(start)
+        if start and self.begin_with:
+            self._check_kind(start)
+            own: Any = getattr(start, "config", None)
+            with_given_flags(own, self.config.policy, "--policy.", self.given_flags, {""}, self.begin_with)
+        if "--imagined-length" in self.given_flags and not self.imagined_in:
+            raise InputError("--imagined-length: found without --imagined-in, the world model to imagine in. Add it")
         world = load_world(self.imagined_in, self.device) if self.imagined_in else None
         check_same_cameras(self.begin_with, self.imagined_in, requested=self.image_key)
         rule = rule_of(self.begin_with, self.imagined_in, requested=self.resize)
@@ -153,10 +162,10 @@ class Sft(TrainingCommand):
         check_frame_size(world.frame_size, episodes.size, "--size")
         check_same_state(path, names=episodes.state_names if predicts_state(world) else ())
 
-    def _check_kind(self, start: Policy | None) -> None:
+    def _check_kind(self, start: Policy) -> None:
         """Refuse a kind beside a policy of another kind, which would be trained instead."""
         chosen, found = type(self.config.policy), type(getattr(start, "config", None))
-        if start is not None and chosen not in (type(PolicyTraining().policy), found):
+        if chosen not in (type(PolicyTraining().policy), found):
             raise InputError(
                 f"--begin-with {self.begin_with}: it is a {type(start).__name__}, which keeps its kind, but the first "
                 f"argument chooses {chosen.__name__.removesuffix('Config')}. Nothing was trained. Omit one of them"
@@ -183,7 +192,8 @@ class TrainWorld(WorldTrainingCommand):
         shares: share of the training per data set, one number each; in proportion to its length if omitted.
         actions: action format of the world model; that of the first data set if omitted.
         config: the training; sizes are adapted to the data's frame size, action width and rate.
-        begin_with: world-model file to continue training from; it keeps its architecture.
+        begin_with: world-model file to continue training from; it keeps its architecture, and every other setting that
+            is not given as a flag.
         autoencoder_of: world-model file whose autoencoder is used unchanged, or folder or hub name of an image VAE.
         state: also predict the robot's state (proprioception), for policies that read it.
     """
@@ -208,6 +218,11 @@ class TrainWorld(WorldTrainingCommand):
         start = load_trainable_world(self.begin_with, self.device) if self.begin_with else None
         if self.config.new_robot and start is None:
             raise InputError("--new-robot: found without --begin-with, the world model to start from. Add it")
+        if start and self.begin_with:
+            kept = _OF_THE_WEIGHTS - (_OF_THE_ROBOT if self.config.new_robot else set())
+            start.config = with_given_flags(
+                start.config, self.config.world, "--world.", self.given_flags, kept, self.begin_with
+            )
         same = None if self.config.new_robot else self.begin_with  # file whose robot is that of the data
         check_same_cameras(same, requested=self.image_key)
         world = start.config if start else self.config.world
@@ -321,7 +336,8 @@ class TrainJudge(TrainingCommand):
     Attributes:
         world: world-model file; the starter world model if omitted.
         config: the training.
-        begin_with: file of a learned judge to continue training from; it keeps its architecture.
+        begin_with: file of a learned judge to continue training from; it keeps its architecture, and every other
+            setting that is not given as a flag.
         held_out: episodes per task to hold out, as in train-world; by default as many as for --world.
     """
 
@@ -335,6 +351,10 @@ class TrainJudge(TrainingCommand):
         self.prepare(self.out)
         check_parts(self.config)
         start = load_learned_judge(self.begin_with, self.device) if self.begin_with else None
+        if start and self.begin_with:
+            start.config = with_given_flags(
+                start.config, self.config.judge, "--judge.", self.given_flags, {"widths", "scales"}, self.begin_with
+            )
         world = load_world(self.world or starter("world"), self.device)
         check_same_cameras(self.world, self.begin_with, requested=self.image_key)
         rule, cameras = rule_of(self.world, self.begin_with, requested=self.resize), self.cameras

@@ -1,0 +1,92 @@
+"""Flags of a config beside --begin-with: what can be changed is, and the rest is refused, never ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from episode_builders import episodes
+
+import worldgymnast as wg
+from worldgymnast.cli.main import main
+from worldgymnast.episodes.lerobot import write
+from worldgymnast.registry import load_learned_judge, load_trainable_world
+
+FIT = ["--fit.steps", "1", "--threads", "1"]
+Refuses = Callable[..., str]
+
+
+@pytest.fixture
+def refuses(capsys: pytest.CaptureFixture[str]) -> Refuses:
+    """Run a command that fails with one line, and return it."""
+
+    def run(*words: object) -> str:
+        capsys.readouterr()
+        assert main([str(word) for word in words]) == 2
+        return capsys.readouterr().err.splitlines()[-1]
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("begin") / "data"
+    world = wg.load_world(wg.starter("world"))
+    made = episodes(6, size=64, spec=world.action_spec, fps=world.fps)
+    write(folder, [replace(each, success=np.full(len(each.frames), i < 3)) for i, each in enumerate(made)])
+    return folder
+
+
+def test_the_objective_of_a_world_model_can_be_changed(data: Path, tmp_path: Path) -> None:
+    before = load_trainable_world(Path(wg.starter("world")), "cpu").config
+    words = ["--begin-with", str(wg.starter("world")), "--held-out", "0", "--clips", "2", "--length", "6", *FIT]
+    changed = ["--world.objective.motion", "1.5", "--world.no-cached"]
+    assert main(["train-world", str(data), *words, *changed, "--out", str(tmp_path / "run")]) == 0
+    after = load_trainable_world(tmp_path / "run/world.safetensors", "cpu").config
+    assert (after.objective.motion, after.cached) == (1.5, False)
+    assert (before.objective.motion, before.cached) != (1.5, False)
+    assert after.transformer == before.transformer
+    assert after.detail == before.detail
+
+
+def test_the_augmentation_of_a_judge_can_be_changed(data: Path, tmp_path: Path) -> None:
+    words = ["--begin-with", str(wg.starter("judge")), "--held-out", "0", "--batch", "4", *FIT]
+    assert main(["train-judge", str(data), *words, "--judge.jitter", "0.02", "--out", str(tmp_path / "run")]) == 0
+    after = load_learned_judge(tmp_path / "run/judge.safetensors", "cpu").config
+    assert after.jitter == 0.02
+    assert after.widths == load_learned_judge(Path(wg.starter("judge")), "cpu").config.widths
+
+
+@pytest.mark.parametrize(
+    ("command", "part", "flag", "value"),
+    [
+        ("train-world", "world", "--world.transformer.width", "64"),
+        ("train-world", "world", "--world.autoencoder.channels", "8"),
+        ("train-judge", "judge", "--judge.widths", "8 16"),
+        ("sft", "policy", "--policy.chunk", "3"),
+        ("sft", "policy", "--policy.jitter", "0.5"),
+        ("sft", "policy", "--policy.cameras", "wrist"),
+    ],
+)
+def test_what_is_kept_is_not_silently_ignored(
+    command: str, part: str, flag: str, value: str, data: Path, refuses: Refuses, tmp_path: Path
+) -> None:
+    path = wg.starter(part)
+    said = refuses(command, data, "--begin-with", path, flag, *value.split(), "--out", tmp_path / "run")
+    assert f"{flag}: found {value}, but {path}, which --begin-with continues, has " in said
+    assert "Nothing was trained" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_same_value_is_no_change(data: Path, tmp_path: Path) -> None:
+    chunk = str(wg.load_policy(wg.starter("policy")).chunk)
+    words = ["--begin-with", str(wg.starter("policy")), "--policy.chunk", chunk, "--batch", "2", *FIT]
+    assert main(["sft", str(data), *words, "--demonstrations", "1", "--out", str(tmp_path / "run")]) == 0
+
+
+def test_a_length_of_imagination_without_a_world_model(data: Path, refuses: Refuses, tmp_path: Path) -> None:
+    said = refuses("sft", data, "--imagined-length", "20", "--out", tmp_path / "run")
+    assert said.startswith("worldgymnast: error: --imagined-length: found without --imagined-in")
