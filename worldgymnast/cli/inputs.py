@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from torch import nn
 
 from worldgymnast.actions import ActionSpec, ActionSpecMismatch
@@ -17,7 +18,7 @@ from worldgymnast.environments import EnvironmentConfig
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.labels import SUFFIX, Labels, read_labels
 from worldgymnast.episodes.rates import is_same_rate
-from worldgymnast.episodes.windows import EpisodeSet, concatenate
+from worldgymnast.episodes.windows import EpisodeSet, concatenate, episode_keys
 from worldgymnast.errors import InputError
 from worldgymnast.ledger import FILE, Ledger
 from worldgymnast.preprocessing import Resize, Size, compact, size_text
@@ -159,9 +160,9 @@ def _is_made_for(file: Path, path: Path) -> bool:
 
 
 def hold_out_each(
-    paths: Sequence[Path], sets: Sequence[EpisodeSet], held_out: int | Literal["auto"]
+    paths: Sequence[Path], sets: Sequence[EpisodeSet], held_out: int | Literal["auto"], keys: Collection[str] = ()
 ) -> tuple[list[EpisodeSet], list[EpisodeSet]]:
-    """Split off episodes of every data set with `hold_out`; what "auto" holds out is printed.
+    """Split off episodes of every data set with `hold_out`; what "auto" and `keys` hold out is printed.
 
     Returns:
         Of each data set the rest, and the held-out episodes.
@@ -169,7 +170,7 @@ def hold_out_each(
     Raises:
         InputError: a task has no more than the given number of episodes.
     """
-    pairs = [hold_out(part, held_out, path) for path, part in zip(paths, sets, strict=True)]
+    pairs = [hold_out(part, held_out, path, keys) for path, part in zip(paths, sets, strict=True)]
     return [rest for rest, _ in pairs], [held for _, held in pairs]
 
 
@@ -183,19 +184,28 @@ def auto_held_out(episodes: int) -> int:
 
 
 def hold_out(
-    episodes: EpisodeSet, held_out: int | Literal["auto"], path: Path | None = None
+    episodes: EpisodeSet, held_out: int | Literal["auto"], path: Path | None = None, keys: Collection[str] = ()
 ) -> tuple[EpisodeSet, EpisodeSet]:
     """Split off episodes of every task, the same in every command.
+
+    A data set that grows after a training would be split in another way. So the episodes that the training held out
+    are recorded with the component (`origins.held_out_keys`), and stay held out.
 
     Args:
         episodes: the episodes of one data set.
         held_out: number per task; or "auto", a fifth of each task, at least one of three or more episodes and at most
             `MAX_HELD_OUT`.
-        path: the data set; with it, what "auto" holds out is printed.
+        path: the data set; with it, what "auto" and `keys` hold out is printed.
+        keys: `episode_keys` of episodes to hold out instead, if there are any in this data set.
 
     Raises:
         InputError: a task has no more than the given number of episodes.
     """
+    known = np.isin(episode_keys(episodes), list(keys)) if held_out and keys else np.zeros(len(episodes), bool)
+    if known.any():
+        if path is not None:
+            print(f"{path}: {known.sum()} of {len(episodes)} episodes are held out, as in the training before")
+        return episodes.select(~known), episodes.select(known)
     sizes = {task: len(episodes.where(task=task)) for task in sorted(set(episodes.task))}
     if held_out == "auto":
         counts = {task: auto_held_out(size) for task, size in sizes.items()}
@@ -226,7 +236,11 @@ def held_out_or_default(held_out: int | Literal["auto"] | None, episodes: Episod
 
 
 def choose_held_out(
-    paths: Sequence[Path], sets: Sequence[EpisodeSet], held_out: int | Literal["auto"] | None, trained: bool
+    paths: Sequence[Path],
+    sets: Sequence[EpisodeSet],
+    held_out: int | Literal["auto"] | None,
+    trained: bool,
+    keys: Collection[str] = (),
 ) -> list[EpisodeSet]:
     """Choose the episodes to measure on: all, or those that `hold_out` holds out, or with `trained` the rest.
 
@@ -235,7 +249,7 @@ def choose_held_out(
     """
     if not held_out:
         return list(sets)
-    rest, held = hold_out_each(paths, sets, held_out)
+    rest, held = hold_out_each(paths, sets, held_out, keys)
     chosen = [part for part in (rest if trained else held) if len(part)]
     if not chosen:
         raise InputError("--held-out: no task has 3 episodes, so none is held out. Omit it, or add data")

@@ -9,7 +9,7 @@ import numpy as np
 
 from worldgymnast.actions import ActionSpec, ActionSpecMismatch, converter
 from worldgymnast.cli.inputs import hold_out
-from worldgymnast.cli.origins import HeldOut, held_out_of, holds_out
+from worldgymnast.cli.origins import HeldOut, held_out_keys, held_out_of, holds_out
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
 from worldgymnast.errors import InputError
 from worldgymnast.measure.offline import ROLLOUTS, References, measure_fidelity
@@ -70,9 +70,9 @@ def split_references(
     if not count:
         data = concatenate(sets)
         return data, References(data, data, tuple(names[name] for name in learned))
-    parts = [hold_out(part, count) for part in sets]
+    parts = [hold_out(part, count, keys=held_out_keys(files["world"])) for part in sets]
     data, kept = (concatenate([part[i] for part in parts]) for i in (0, 1))
-    seen_by = tuple(names[name] for name in learned if name == "judge" and not holds_out(files[name], count))
+    seen_by = (names["judge"],) if "judge" in learned and not holds_out(files["judge"], count, kept) else ()
     return data, References(kept, data, seen_by)
 
 

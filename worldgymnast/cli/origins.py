@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from worldgymnast.episodes.windows import EpisodeSet
+from worldgymnast.episodes.windows import EpisodeSet, episode_keys
 from worldgymnast.errors import InputError
 from worldgymnast.files import read_json_object
 from worldgymnast.preprocessing import RULES, Resize, Size, compact
@@ -26,6 +26,7 @@ def origin(
     held_out: HeldOut = 0,
     resize: Resize | None = None,
     reads_state: bool = False,
+    kept: Sequence[EpisodeSet] = (),
 ) -> dict[str, Any]:
     """Describe the data of a component for `Manifest.origin`.
 
@@ -35,8 +36,11 @@ def origin(
         held_out: episodes per task that were not used.
         resize: the rule for pictures of another shape, if one was chosen.
         reads_state: whether the component reads or predicts the state.
+        kept: the episodes that were not used, of every data set.
     """
     extra: dict[str, Any] = {"held_out": held_out} if held_out else {}
+    if kept_keys := sorted({key for part in kept for key in episode_keys(part)}):
+        extra["held_out_episodes"] = kept_keys
     if resize is not None:
         extra["resize"] = resize
     if reads_state:
@@ -166,11 +170,20 @@ def held_out_of(path: Path | None) -> HeldOut:
     return count if isinstance(count, int) and count > 0 else 0
 
 
-def holds_out(path: Path | None, count: HeldOut) -> bool:
-    """Return whether a component was trained without the episodes that `count` holds out.
+def held_out_keys(path: Path | None) -> frozenset[str]:
+    """Return the recorded `episode_keys` of the episodes that were held out."""
+    keys = _origin_of(path).get("held_out_episodes")
+    return frozenset(key for key in keys if isinstance(key, str)) if isinstance(keys, list) else frozenset()
 
-    The order of the choice is the same for every number, so a larger number includes a smaller one.
+
+def holds_out(path: Path | None, count: HeldOut, episodes: EpisodeSet) -> bool:
+    """Return whether a component was trained without the episodes, which `count` holds out.
+
+    If none were recorded, the count says so: the order of the choice is the same for every number, so a larger number
+    includes a smaller one.
     """
+    if keys := held_out_keys(path):
+        return keys >= set(episode_keys(episodes))
     own = held_out_of(path)
     return own == count or (own != "auto" and count != "auto" and own >= count)
 

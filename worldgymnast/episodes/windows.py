@@ -379,6 +379,15 @@ def state_hash(episodes: EpisodeSet) -> str:
     return digest.hexdigest()[:16]
 
 
+def episode_keys(episodes: EpisodeSet) -> list[str]:
+    """Hash of every episode's actions and instruction, 12 hex digits; the same in a data set that has grown."""
+    keys = []
+    for first, length, instruction in zip(episodes.first, episodes.length, episodes.instruction, strict=True):
+        actions = np.ascontiguousarray(episodes.actions[first : first + length])
+        keys.append(hashlib.sha256(actions.tobytes() + instruction.encode()).hexdigest()[:12])
+    return keys
+
+
 def data_hash(episodes: EpisodeSet) -> str:
     """Hash of actions, labels, texts and some frames, 16 hex digits."""
     digest = hashlib.sha256()

@@ -32,7 +32,7 @@ from worldgymnast.cli.commands.judge_evaluation import load_judge_with_ledger
 from worldgymnast.cli.data_defaults import frames_for, rate_of
 from worldgymnast.cli.environment import default_horizon
 from worldgymnast.cli.inputs import choose_held_out, read_each, state_for
-from worldgymnast.cli.origins import cameras_of, check_same_cameras, check_same_state, fps_of, rule_of
+from worldgymnast.cli.origins import cameras_of, check_same_cameras, check_same_state, fps_of, held_out_keys, rule_of
 from worldgymnast.cli.starters import component_files, refuse_starters, refuse_unknown_tasks, spec_in
 from worldgymnast.configs import Count, Executed, NonNegative, Positive, Seed, checked
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
@@ -231,7 +231,7 @@ class Diagnose(DeviceCommand, LabelledCommand):
                 replace(part, source=(name,) * len(part))
                 for name, part in zip(short_names(self.data), sets, strict=True)
             ]
-        return concatenate(choose_held_out(self.data, sets, self.held_out, self.trained))
+        return concatenate(choose_held_out(self.data, sets, self.held_out, self.trained, held_out_keys(self.world)))
 
     def _write(self, out: Path, results: dict[str, Any], strips: Sequence[Strip]) -> int:
         rows = []

@@ -25,7 +25,15 @@ from worldgymnast.cli.command import (
 from worldgymnast.cli.data_defaults import frames_for, rate_of
 from worldgymnast.cli.environment import check_policy, check_tasks, default_horizon, fitted, require_environment
 from worldgymnast.cli.inputs import check_one_state, choose_held_out, load_components, open_ledger, read_each
-from worldgymnast.cli.origins import cameras_of, check_same_cameras, check_same_state, fps_of, rule_of, size_in
+from worldgymnast.cli.origins import (
+    cameras_of,
+    check_same_cameras,
+    check_same_state,
+    fps_of,
+    held_out_keys,
+    rule_of,
+    size_in,
+)
 from worldgymnast.cli.results import print_results
 from worldgymnast.cli.starters import component_files, refuse_unknown_tasks
 from worldgymnast.configs import Count, Positive, Seed, Seeds, checked
@@ -194,7 +202,7 @@ class EvalWorld(DeviceCommand, LabelledCommand):
         )
         check_one_state(self.data, sets)
         check_same_state(self.world, names=sets[0].state_names)
-        episodes = concatenate(choose_held_out(self.data, sets, self.held_out, self.trained))
+        episodes = concatenate(choose_held_out(self.data, sets, self.held_out, self.trained, held_out_keys(self.world)))
         check_frame_size(world.frame_size, episodes.size, "data convert SOURCE TARGET --size")
         check_same_rate(self.data[0], episodes.fps, self.world, world.fps, is_data=True)
         rate = rate_of(episodes)

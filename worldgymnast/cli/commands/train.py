@@ -27,6 +27,7 @@ from worldgymnast.cli.origins import (
     cameras_of,
     check_same_cameras,
     check_same_state,
+    held_out_keys,
     held_out_of,
     origin,
     rule_of,
@@ -242,7 +243,7 @@ class TrainWorld(WorldTrainingCommand):
             self.data, size, spec, cameras, self.fps, labels=labels, resize=rule, state=state, advice=other
         )
         held_out = held_out_or_default(self.held_out, sets[0])
-        sets, _ = hold_out_each(self.data, sets, held_out)
+        sets, kept = hold_out_each(self.data, sets, held_out, held_out_keys(self.begin_with))
         joint = concatenate(sets)
         if predicts:
             check_one_state(self.data, sets)
@@ -266,7 +267,7 @@ class TrainWorld(WorldTrainingCommand):
             self.shares,
             start=start,
             autoencoder=_autoencoder(self.autoencoder_of, config.world, self.device) if start is None else None,
-            origin=origin(joint, self.image_key or _names(cameras), held_out, rule, predicts),
+            origin=origin(joint, self.image_key or _names(cameras), held_out, rule, predicts, kept),
         )
         return print_written(self.out / "world.safetensors")
 
@@ -320,11 +321,12 @@ class Distill(WorldTrainingCommand):
         size = self.size or compact(teacher.frame_size)
         sets = read_each(self.data, size, None, cameras, self.fps, labels=self.labels, resize=rule)
         held_out = held_out_or_default(self.held_out, sets[0])
-        episodes = concatenate(hold_out_each(self.data, sets, held_out)[0])
+        sets, kept = hold_out_each(self.data, sets, held_out, held_out_keys(self.world))
+        episodes = concatenate(sets)
         check_frame_size(teacher.frame_size, episodes.size, "--size")
         check_same_rate(self.data[0], episodes.fps, self.world, teacher.fps, is_data=True)
         require_same(episodes.spec, teacher.action_spec, f"{self.world} and data")
-        data = origin(episodes, self.image_key or _names(cameras), held_out, rule)
+        data = origin(episodes, self.image_key or _names(cameras), held_out, rule, kept=kept)
         distill(teacher, episodes, self.out, self.config, self.device, data)
         return print_written(self.out / "world.safetensors")
 
@@ -362,7 +364,8 @@ class TrainJudge(TrainingCommand):
         state = state_for(world)
         sets = read_each(self.data, size, cameras=cameras, fps=self.fps, labels=self.labels, resize=rule, state=state)
         held_out = held_out_of(self.world) if self.held_out is None else self.held_out
-        episodes = concatenate(hold_out_each(self.data, sets, held_out)[0])
+        sets, kept = hold_out_each(self.data, sets, held_out, held_out_keys(self.world))
+        episodes = concatenate(sets)
         refuse_starters({"world": self.world}, self.data[0], episodes.spec)
         check_same_state(self.world, names=episodes.state_names)
         require_labels(self.data, episodes)
@@ -370,7 +373,8 @@ class TrainJudge(TrainingCommand):
         check_frame_size(world.frame_size, episodes.size, "--size")
         check_same_rate(self.data[0], episodes.fps, self.world or starter("world"), world.fps, is_data=True)
         config = fit_judge(self.config, episodes, self.given_flags)
-        data = origin(episodes, self.image_key or _names(cameras), held_out, rule) | {"stride": config.stride}
+        data = origin(episodes, self.image_key or _names(cameras), held_out, rule, kept=kept)
+        data |= {"stride": config.stride}
         train_judge(episodes, world, self.out, config, self.device, start=start, origin=data)
         return print_written(self.out / "judge.safetensors")
 
