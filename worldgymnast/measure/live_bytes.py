@@ -25,15 +25,32 @@ from worldgymnast.rl.offload import tensors_in
 
 _M = TypeVar("_M")
 
-_USUAL = (
-    "_unsafe_view.default", "add.Tensor", "addmm.default", "bmm.default", "clone.default", "cos.default",
-    "detach.default", "div.Tensor", "exp.default", "expand.default", "gelu.default", "mean.dim", "mm.default",
-    "mul.Scalar", "mul.Tensor", "native_layer_norm.default", "neg.default", "permute.default", "pow.Tensor_Scalar",
-    "rsqrt.default", "silu.default", "silu_backward.default", "sin.default", "slice.Tensor", "sub.Tensor",
-    "sum.dim_IntList", "t.default", "transpose.int", "unsqueeze.default", "view.default", "where.self",
+_OF_VIEWS = (
+    "_unsafe_view.default", "alias.default", "detach.default", "expand.default", "permute.default", "select.int",
+    "slice.Tensor", "split.Tensor", "t.default", "transpose.int", "unbind.int", "unsqueeze.default", "view.default",
+    "view_as_complex.default", "view_as_real.default",
 )  # fmt: skip
-"""Most of the operations of a network. The shapes of their arguments decide all of what they return."""
-_QUICK = frozenset(getattr(getattr(torch.ops.aten, name), kind) for name, kind in (each.split(".") for each in _USUAL))
+_OF_NEW = (
+    "_softmax.default", "_to_copy.default", "add.Tensor", "addmm.default", "bmm.default", "cat.default",
+    "clone.default", "convolution.default", "convolution_backward.default", "cos.default", "div.Tensor", "exp.default",
+    "gelu.default", "gelu_backward.default", "mean.dim", "mm.default", "mul.Scalar", "mul.Tensor",
+    "native_layer_norm.default", "native_layer_norm_backward.default", "neg.default", "pow.Tensor_Scalar",
+    "relu.default", "rsqrt.default", "silu.default", "silu_backward.default", "sin.default", "sub.Tensor",
+    "sum.dim_IntList", "threshold_backward.default", "where.self",
+)  # fmt: skip
+
+
+def _operations(names: Sequence[str]) -> frozenset[Any]:
+    return frozenset(getattr(getattr(torch.ops.aten, name), kind) for name, kind in (each.split(".") for each in names))
+
+
+_VIEWS = _operations(_OF_VIEWS)
+"""Operations that return views."""
+_NEW = _operations(_OF_NEW)
+"""Most others of a network. They return new tensors, whose shapes follow from the shapes of the arguments."""
+_RESULTS: dict[Any, tuple[tuple[Any, ...], ...]] = {}
+"""Shapes, strides and dtypes that operations of `_NEW` returned, by operation and `_key` of the arguments."""
+_MOST_RESULTS = 20_000
 
 
 class LiveBytes(TorchDispatchMode):
@@ -85,7 +102,9 @@ class LiveBytes(TorchDispatchMode):
 
 def _run(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """Run an operation; a usual one on fake tensors without torch's records of it, which take longer than it does."""
-    if func not in _QUICK:
+    if func in _NEW:
+        return _run_new(func, args, kwargs)
+    if func not in _VIEWS:
         return func(*args, **kwargs)
     tensors = [each for each in args if isinstance(each, Tensor)]
     fake = [each for each in tensors if isinstance(each, FakeTensor) and each.constant is None]
@@ -96,7 +115,39 @@ def _run(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         result = func(*args, **kwargs)
     if isinstance(result, Tensor):
         return FakeTensor(mode, result, device)
-    return tuple(FakeTensor(mode, each, device) for each in result)
+    return [FakeTensor(mode, each, device) for each in result]
+
+
+def _run_new(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Run an operation of `_NEW`; on fake tensors of the same shapes as in an earlier call, only make its results."""
+    fake: list[FakeTensor] = []
+    key = (func, _key(args, fake), _key(list(kwargs.items()), fake))
+    if not fake or any(each.constant is not None for each in fake) or kwargs.get("device") is not None:
+        return func(*args, **kwargs)
+    if (known := _RESULTS.get(key)) is None:
+        result = func(*args, **kwargs)
+        results = result if isinstance(result, tuple) else (result,)
+        if all(isinstance(each, FakeTensor) and each.constant is None for each in results):
+            if len(_RESULTS) >= _MOST_RESULTS:
+                _RESULTS.clear()
+            _RESULTS[key] = tuple((tuple(each.shape), each.stride(), each.dtype) for each in results)
+        return result
+    mode, device = fake[0].fake_mode, fake[0].fake_device
+    with in_kernel_invocation_manager(mode):
+        made = [torch.empty_strided(shape, stride, dtype=dtype, device="meta") for shape, stride, dtype in known]
+    results = [FakeTensor(mode, each, device) for each in made]
+    return tuple(results) if len(results) > 1 else results[0]
+
+
+def _key(value: Any, fake: list[FakeTensor]) -> Any:
+    """What decides the shape of a result: a tensor's shape, strides and dtype, and other values; collects the fakes."""
+    if isinstance(value, Tensor):
+        if isinstance(value, FakeTensor):
+            fake.append(value)
+        return value.shape, value.stride(), value.dtype
+    if isinstance(value, (list, tuple)):
+        return tuple(_key(each, fake) for each in value)
+    return type(value), value
 
 
 _FLOAT32 = (
