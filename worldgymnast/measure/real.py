@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 
@@ -21,6 +22,9 @@ from worldgymnast.weights import identity
 
 _BATCH = 10
 """Real episodes between two updates of the progress bar."""
+_STILL_LOOKS = 5
+_SAME_PICTURE = 1.0
+"""Largest mean difference, of 255, of two pictures that count as the same."""
 
 
 @checked
@@ -111,7 +115,39 @@ def run_trials(
             part = layouts[i : i + _BATCH]
             rollouts += score_real(policy, env, part, temperature=temperature, seed=seed)
             progress.advance(len(part))
+    warn_of_standstill(rollouts)
     return rollouts
+
+
+def stands_still(rollout: Rollout, looks: int = _STILL_LOOKS) -> bool:
+    """Whether a rollout ends with the same actions in front of the same pictures.
+
+    A policy without memory cannot leave such a picture if it acts greedily: fingers that are closing look like fingers
+    that have closed. In imagination noise carries it on.
+
+    Args:
+        rollout: the rollout.
+        looks: least number of such looks at the end.
+    """
+    chunks, pictures = rollout.chunks.actions[-looks:].float(), [each[-looks:] for each in rollout.images.values()]
+    if len(chunks) < looks or not torch.allclose(chunks, chunks[-1:].expand_as(chunks), atol=1e-6):
+        return False
+    return all(np.abs(each - each[-1].astype(np.int16)).mean((1, 2, 3)).max() <= _SAME_PICTURE for each in pictures)
+
+
+def warn_of_standstill(rollouts: Sequence[Rollout]) -> bool:
+    """Warn if a tenth of all rollouts, or more, fail in a standstill; return whether they do."""
+    still = sum(not rollout.verdict.succeeded and stands_still(rollout) for rollout in rollouts)
+    if 10 * still < max(len(rollouts), 1):
+        return False
+    failed = sum(not rollout.verdict.succeeded for rollout in rollouts)
+    print(
+        f"warning: {still} of {failed} failed episodes end in a standstill: the policy repeats one action in front of "
+        "one picture. Let it read the robot's state (sft --state), predict longer chunks, or act at a temperature "
+        "above 0",
+        flush=True,
+    )
+    return True
 
 
 def result_row(rollout: Rollout, seed: int) -> dict[str, Any]:
@@ -132,6 +168,7 @@ class Scorer:
     env: RealEnvironment
     config: ScoringConfig = ScoringConfig()
     _open: tuple[tuple[int, int], VectorEnv[Any, Any, Any]] | None = field(default=None, init=False, repr=False)
+    _has_warned: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.config = self.config.resolved(self.env)
@@ -163,6 +200,7 @@ class Scorer:
         env = self._vector(policy, horizon, execute)
         layouts = self.env.layouts(self.config.per_task, first_of(self.config))
         real = score_real(policy, env, layouts, temperature=0.0, seed=step)
+        self._has_warned = self._has_warned or warn_of_standstill(real)
         imagined = score_in(surrogate, policy, [r.start for r in real], rows=rows, temperature=0.0, seed=step)
         return PairedRollouts(imagined, real)
 
