@@ -309,6 +309,19 @@ class PredictsState(Protocol):
         ...
 
 
+@runtime_checkable
+class AddsState(Protocol):
+    """Policy to which the robot's state can be added as an input after its training."""
+
+    def with_state(self, state: Float[np.ndarray, "n s"]) -> Policy:
+        """Copy that also reads the state, and acts as before until it is trained.
+
+        Args:
+            state: recorded states, whose mean and deviation normalize the input.
+        """
+        ...
+
+
 def predicts_state(world: object) -> bool:
     """Whether a world model predicts the robot's state."""
     return isinstance(world, PredictsState) and world.state_dim > 0

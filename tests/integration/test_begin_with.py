@@ -8,12 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from episode_builders import episodes
 
 import worldgymnast as wg
 from worldgymnast.cli.main import main
 from worldgymnast.episodes.lerobot import write
+from worldgymnast.protocols import AddsState
 from worldgymnast.registry import load_learned_judge, load_trainable_world
+from worldgymnast.types import IMAGE, STATE, Observation
 
 FIT = ["--fit.steps", "1", "--threads", "1"]
 Refuses = Callable[..., str]
@@ -90,3 +93,32 @@ def test_the_same_value_is_no_change(data: Path, tmp_path: Path) -> None:
 def test_a_length_of_imagination_without_a_world_model(data: Path, refuses: Refuses, tmp_path: Path) -> None:
     said = refuses("sft", data, "--imagined-length", "20", "--out", tmp_path / "run")
     assert said.startswith("worldgymnast: error: --imagined-length: found without --imagined-in")
+
+
+def test_the_state_is_added_without_effect() -> None:
+    before = wg.load_policy(wg.starter("policy"))
+    assert isinstance(before, AddsState)
+    states = np.random.default_rng(0).normal(3, 2, (20, 5)).astype(np.float32)
+    after = before.with_state(states)
+    frames = {IMAGE: torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8)}
+    looks = Observation(frames, ["open the drawer"] * 3, torch.from_numpy(states[:3]), frames)
+    then = before.act(looks, temperature=1.0, generator=torch.Generator().manual_seed(0))
+    now = after.act(looks, temperature=1.0, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(now.logprobs, then.logprobs)
+    assert torch.equal(now.actions, then.actions)
+    assert STATE in after.needs
+    assert STATE not in before.needs
+
+
+def test_a_policy_learns_to_read_the_state(tmp_path: Path) -> None:
+    spec = wg.load_policy(wg.starter("policy")).action_spec
+    made = episodes(4, size=64, spec=spec)
+    random = np.random.default_rng(0)
+    states = [random.normal(size=(len(each.frames), 5)).astype(np.float32) for each in made]
+    names = tuple("abcde")
+    write(tmp_path / "data", [replace(e, state=s, state_names=names) for e, s in zip(made, states, strict=True)])
+    words = ["--begin-with", str(wg.starter("policy")), "--state", "--demonstrations", "1", "--batch", "4", *FIT]
+    assert main(["sft", str(tmp_path / "data"), *words, "--out", str(tmp_path / "run")]) == 0
+    policy = wg.load_policy(tmp_path / "run/policy.safetensors")
+    assert STATE in policy.needs
+    assert policy.config.state_dim == 5

@@ -30,7 +30,7 @@ from worldgymnast.rl.starts import EpisodeStarts
 from worldgymnast.surrogates.imagination import Imagination
 from worldgymnast.training.fit import FitConfig
 from worldgymnast.training.policy import with_replays
-from worldgymnast.types import Clip, Verdict
+from worldgymnast.types import STATE, Clip, Verdict
 from worldgymnast.weights import read_header
 from worldgymnast.worldmodel.sampler import LatentWorldModel
 
@@ -300,8 +300,8 @@ def test_one_rule_for_pictures_of_another_shape(
     begin = ["--begin-with", str(tmp_path / "padded/policy.safetensors")]
     assert main(["sft", data, *FIT, *begin, "--resize", "crop", "--out", str(tmp_path / "more")]) == 2
     assert "--resize: found crop" in capsys.readouterr().err
-    assert main(["sft", data, *FIT, *begin, "--state", "--out", str(tmp_path / "more")]) == 2
-    assert "does not read the state, and a trained policy keeps its inputs" in capsys.readouterr().err
+    assert main(["sft", data, *FIT, *begin, "--state", "--out", str(tmp_path / "with_state")]) == 0
+    assert STATE in load_policy(tmp_path / "with_state/policy.safetensors").needs
     assert main(["sft", data, *FIT, *begin, "--out", str(tmp_path / "more")]) == 0, "the recorded rule is the default"
 
 

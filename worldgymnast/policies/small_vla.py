@@ -7,9 +7,10 @@ One head on the features of `policies.trunk` predicts all `k a` action tokens in
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Annotated, Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -92,6 +93,15 @@ class SmallVLA(Trunk):
     def from_config(cls, config: SmallVLAConfig, info: ComponentInfo) -> SmallVLA:
         """Build the policy with fresh weights."""
         return cls(config, info.spec)
+
+    def with_state(self, state: Float[np.ndarray, "n s"]) -> SmallVLA:
+        """Copy that also reads the state; the weights of this input are 0, so that it acts as before."""
+        policy = SmallVLA(replace(self.config, state_dim=state.shape[1]), self.action_spec, self.text).to(self.device)
+        own, weights, first = policy.state_dict(), self.state_dict(), "head.0.weight"
+        added = torch.zeros_like(own[first][:, self.feature_width :])
+        policy.load_state_dict(own | weights | {first: torch.cat([weights[first], added], 1)})
+        policy.measure_state(state)
+        return policy
 
     @property
     def chunk(self) -> int:

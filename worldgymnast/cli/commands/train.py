@@ -39,7 +39,7 @@ from worldgymnast.episodes.shares import check_shares
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, warn_out_of_range
 from worldgymnast.errors import InputError
 from worldgymnast.preprocessing import compact
-from worldgymnast.protocols import Policy, WorldModel, predicts_state
+from worldgymnast.protocols import AddsState, Policy, WorldModel, predicts_state
 from worldgymnast.recipes.presets import POLICIES, WORLDS, finetuning
 from worldgymnast.recipes.quickstart import starter
 from worldgymnast.registry import (
@@ -78,7 +78,7 @@ class Sft(TrainingCommand):
         begin_with: policy file or description (policy.json) to continue training from; it keeps its architecture.
             The defaults of --fit.lr and --batch are the published ones of its kind.
         state: also give the policy the robot's state (proprioception). Then it needs a world model that predicts it
-            (train-world --state).
+            (train-world --state). With --begin-with it is added to the inputs, at first without effect.
         imagined_in: world-model file. The demonstrations are imagined again in it, and imitated too. Then the policy
             acts on imagined pictures as on real ones.
         imagined_length: with --imagined-in, most actions to imagine from one recorded frame: as many as RL will. Longer
@@ -116,16 +116,20 @@ class Sft(TrainingCommand):
         cameras = self.cameras or cameras_of(self.begin_with) or cameras_of(self.imagined_in)
         wanted = self.size or size_of(self.begin_with) or (compact(world.frame_size) if world else None)
         size = size_for(self.data, wanted, cameras)
-        reads_state = STATE in start.needs if start else self.state or self.config.policy.state_dim > 0
-        if self.state and not reads_state:
+        reads_state = self.state or (STATE in start.needs if start else self.config.policy.state_dim > 0)
+        is_added = start is not None and reads_state and STATE not in start.needs
+        if is_added and not isinstance(start, AddsState):
             raise InputError(
-                f"--state: {self.begin_with} does not read the state, and a trained policy keeps its inputs. Omit it"
+                f"--state: {self.begin_with} does not read the state, and a {type(start).__name__} keeps its inputs. "
+                "Omit it"
             )
         state, labels = True if reads_state else None, self.labels
         every = read(self.data, size, cameras, self.fps, labels=labels, resize=rule, state=state)
         policy = use_state(self.config.policy, every, reads_state, self.data)
         episodes, config = episodes_to_imitate(every, replace(self.config, policy=policy))
         check_cameras((start or config.policy).cameras, episodes.tiling, "the policy")
+        if is_added and isinstance(start, AddsState) and episodes.state is not None:
+            start = start.with_state(episodes.state[episodes.rows])
         check_same_state(self.begin_with, names=episodes.state_names if reads_state else ())
         check_instructions(self.data, episodes, required=True)
         if self.begin_with and start:
