@@ -54,7 +54,7 @@ def libero() -> Recipe:
         env=env,
         record=RecordConfig(expert=25, noisy=40, play=10, replayed=10, length=length),
         policy=PolicyTraining(
-            SmallVLAConfig(chunk=1), demonstrations=25, successes=True, fit=FitConfig(steps=2000, lr=1e-3)
+            SmallVLAConfig(chunk=1, state_dim=8), demonstrations=10, fit=FitConfig(steps=2000, lr=1e-3)
         ),
         rollouts=replace(base.rollouts, temperatures=(0.5, 1.0), per_temperature=15, length=length),
         held_out=replace(base.held_out, per_temperature=10, length=length),
