@@ -9,6 +9,7 @@ import pytest
 from small_worlds import SMALL
 
 from worldgymnast.actions import ActionSpec, libero_spec, metaworld_spec
+from worldgymnast.cli.checks import check_observed
 from worldgymnast.cli.main import main
 from worldgymnast.cli.starters import component_files, refuse_unknown_tasks
 from worldgymnast.errors import InputError
@@ -25,7 +26,8 @@ def test_the_starter_fits_its_quickstart(robot: Robot) -> None:
     assert config.robot == robot
     files = component_files(robot, policy=None, world=None, judge=None)
     policy, world, judge = load_policy(files["policy"]), load_world(files["world"]), load_judge(files["judge"])
-    check_policy(policy)
+    check_policy(policy, state_size=getattr(policy, "state_dim", 0))
+    check_observed(files["policy"], policy, files["world"], world)
     check_world(world)
     check_judge(judge)
     spec = config.env.action_spec
