@@ -137,12 +137,12 @@ def stands_still(rollout: Rollout, looks: int = _STILL_LOOKS) -> bool:
 
 def warn_of_standstill(rollouts: Sequence[Rollout]) -> bool:
     """Warn if a tenth of all rollouts, or more, fail in a standstill; return whether they do."""
-    still = sum(not rollout.verdict.succeeded and stands_still(rollout) for rollout in rollouts)
+    failed = [rollout for rollout in rollouts if rollout.verdict.score is not None and not rollout.verdict.succeeded]
+    still = sum(map(stands_still, failed))
     if 10 * still < max(len(rollouts), 1):
         return False
-    failed = sum(not rollout.verdict.succeeded for rollout in rollouts)
     print(
-        f"warning: {still} of {failed} failed episodes end in a standstill: the policy repeats one action in front of "
+        f"warning: {still} of {len(failed)} failed episodes end in a standstill: the policy repeats one action in front of "
         "one picture. Let it read the robot's state (sft --state), predict longer chunks, or act at a temperature "
         "above 0",
         flush=True,
