@@ -143,8 +143,8 @@ def warn_of_standstill(rollouts: Sequence[Rollout]) -> bool:
         return False
     print(
         f"warning: {still} of {len(failed)} failed episodes end in a standstill: the policy repeats one action in "
-        "front of one picture. Let it read the robot's state (sft --state), predict longer chunks, or act at a temperature "
-        "above 0",
+        "front of one picture. Let it read the robot's state (sft --state), predict longer chunks, or act at a "
+        "temperature above 0",
         flush=True,
     )
     return True
