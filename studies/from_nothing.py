@@ -23,7 +23,7 @@ import torch
 from studies.command import run
 from studies.episodes import EXPLORED, HELD_OUT, PLANNED, find, keep, load, load_shared, load_training, some
 from studies.graphed import train_clips, train_frames
-from studies.pack import PARTS, imitation, pack_component
+from studies.pack import imitation, pack_parts
 from studies.worlds import HALVED, device_name, imagined_per_second
 from worldgymnast.environments import environment
 from worldgymnast.episodes.shares import share_weights
@@ -368,10 +368,9 @@ class Pack(Part):
     def __call__(self) -> None:
         """Write them."""
         self.to.mkdir(parents=True, exist_ok=True)
-        folder, parts = self.folder(self.round), {}
+        folder = self.folder(self.round)
         sources = {"policy": imitation(self.out), "world": folder / "world", "judge": folder / "judge"}
-        for name, (_, loaded) in PARTS.items():
-            parts[name] = pack_component(sources[name] / f"{name}.safetensors", self.to / f"{name}.safetensors", loaded)
+        parts = pack_parts(sources, self.to)
         manifest = {"recipe": "studies/from_nothing.py", "budget": recorded(self.out), "parts": parts}
         write_text(self.to / "manifest.json", to_json(manifest))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +54,8 @@ def pack(run: Path, out: Path) -> dict[str, Any]:
         "parts": {},
         "config": {name: config[name] for name in RECIPE_FIELDS},
     }
-    for name, (stage, load) in PARTS.items():
-        folder = imitation(run) if name == "policy" else run / stage
-        manifest["parts"][name] = pack_component(folder / f"{name}.safetensors", out / f"{name}.safetensors", load)
+    sources = {name: run / stage for name, (stage, _) in PARTS.items()} | {"policy": imitation(run)}
+    manifest["parts"] |= pack_parts(sources, out)
     for i, source in enumerate(sorted(run.glob("round-*/rl-*/policy.safetensors"))):
         manifest["parts"][f"explorer-{i}"] = pack_component(source, out / f"explorer-{i}.safetensors", load_policy)
     logged = concatenate([read(run / "data" / name) for name in ("logged", "policy")])
@@ -69,6 +68,14 @@ def imitation(run: Path) -> Path:
     """Return the folder of a run's imitation policy: the adapted one, if there is one."""
     adapted = run / "adapted"
     return adapted if (adapted / "policy.safetensors").exists() else run / "sft"
+
+
+def pack_parts(sources: Mapping[str, Path], out: Path) -> dict[str, Any]:
+    """Write policy, world model and judge from their folders in 16 bits; return what the manifest says of each."""
+    return {
+        name: pack_component(sources[name] / f"{name}.safetensors", out / f"{name}.safetensors", load)
+        for name, (_, load) in PARTS.items()
+    }
 
 
 def pack_component(source: Path, target: Path, load: Callable[[Path], Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 from places import ROOT
 
-pytest_plugins = ("skip_limit", "pytester")
+pytest_plugins = ("skip_limit", "refusals", "pytester")
 MARKED_BY_FIXTURE = {
     "gl": pytest.mark.gl,
     "vlm_server": pytest.mark.server,

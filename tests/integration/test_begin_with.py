@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from episode_builders import episodes
+from refusals import Refuses
 
 import worldgymnast as wg
 from worldgymnast.cli.main import main
@@ -19,19 +19,6 @@ from worldgymnast.registry import load_learned_judge, load_trainable_world
 from worldgymnast.types import IMAGE, STATE, Observation
 
 FIT = ["--fit.steps", "1", "--threads", "1"]
-Refuses = Callable[..., str]
-
-
-@pytest.fixture
-def refuses(capsys: pytest.CaptureFixture[str]) -> Refuses:
-    """Run a command that fails with one line, and return it."""
-
-    def run(*words: object) -> str:
-        capsys.readouterr()
-        assert main([str(word) for word in words]) == 2
-        return capsys.readouterr().err.splitlines()[-1]
-
-    return run
 
 
 @pytest.fixture(scope="module")

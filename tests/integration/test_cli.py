@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import pytest
 import torch
 from episode_builders import episode
 from places import ROOT
+from refusals import Refuses
 
 import worldgymnast as wg
 from worldgymnast.actions import metaworld_spec
@@ -26,7 +26,6 @@ from worldgymnast.registry import Manifest, save_component
 from worldgymnast.weights import load_weights, save_weights
 from worldgymnast.worldmodel.sampler import LatentWorldModel
 
-Refuses = Callable[..., str]
 POSITIONALS = {
     "evaluate": ("BEFORE", "AFTER"),
     "data convert": ("SOURCE", "TARGET"),
@@ -35,22 +34,6 @@ POSITIONALS = {
     "sft": ("DATA...",),
     "train-world": ("DATA...",),
 }
-
-
-@pytest.fixture
-def refuses(capsys: pytest.CaptureFixture[str]) -> Refuses:
-    """Runs the command and returns its one line on stderr."""
-
-    def check(*words: object) -> str:
-        assert main([str(word) for word in words]) == 2
-        said = capsys.readouterr()
-        lines = said.err.splitlines()
-        assert len(lines) == 1, said.err
-        assert lines[0].startswith("worldgymnast: error: ")
-        assert "Traceback" not in said.err + said.out
-        return lines[0]
-
-    return check
 
 
 @pytest.fixture(scope="module")

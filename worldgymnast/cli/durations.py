@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from worldgymnast.cli.fields import path_of, value_at, with_value
 from worldgymnast.errors import InputError
 
 FIELDS = ("horizon", "length", "lengths", "stride", "late", "drift", "chunk", "execute", "window", "after-success")
@@ -102,7 +103,9 @@ def resolve(command: Config, given: Seconds, timing: Timing) -> Config:
             for value, number in zip(values, numbers, strict=True)
         )
         print(f"{flag}: {shown} at {timing.rate:g} per second, the rate of {timing.source}", flush=True)
-        command = _with(command, _path(command, flag), numbers)
+        path = path_of(command, flag)
+        is_several = isinstance(value_at(command, path), tuple)
+        command = with_value(command, path, numbers if is_several else numbers[0])
     return command
 
 
@@ -113,27 +116,6 @@ def _number(flag: str, value: str, timing: Timing, is_looks: bool) -> int:
             raise InputError(f"{flag}: found {value}, expected more than 0 seconds")
         return to_actions(seconds, timing, is_looks)
     return int(value)
-
-
-def _path(config: Any, flag: str, prefix: str = "--") -> list[str]:
-    """Return the names of the fields that lead to a flag's value; empty for another flag."""
-    for field in fields(config):
-        value = getattr(config, field.name)
-        own = prefix + field.name.replace("_", "-")
-        if is_dataclass(value) and (rest := _path(value, flag, prefix if field.name == "config" else f"{own}.")):
-            return [field.name, *rest]
-        if own == flag:
-            return [field.name]
-    return []
-
-
-def _with(config: Any, path: Sequence[str], numbers: tuple[int, ...]) -> Any:
-    """Return the config with the value at `path` replaced."""
-    name, *rest = path
-    old = getattr(config, name)
-    if rest:
-        return replace(config, **{name: _with(old, rest, numbers)})
-    return replace(config, **{name: numbers if isinstance(old, tuple) else numbers[0]})
 
 
 def timing_of(command: Any) -> Timing:

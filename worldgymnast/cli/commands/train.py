@@ -107,7 +107,7 @@ class Sft(TrainingCommand):
         if start and self.begin_with:
             self._check_kind(start)
             own: Any = getattr(start, "config", None)
-            with_given_flags(own, self.config.policy, "--policy.", self.given_flags, {""}, self.begin_with)
+            with_given_flags(own, self.config.policy, "--policy.", self.given_flags, "all", self.begin_with)
         if "--imagined-length" in self.given_flags and not self.imagined_in:
             raise InputError("--imagined-length: found without --imagined-in, the world model to imagine in. Add it")
         world = load_world(self.imagined_in, self.device) if self.imagined_in else None
