@@ -9,6 +9,7 @@ import pytest
 from worldgymnast.evaluation.success import (
     EpisodeResult,
     Rate,
+    _newcombe,
     bootstrap_mean,
     holm,
     mcnemar,
@@ -87,6 +88,22 @@ def test_pairing_narrows_the_interval() -> None:
     assert paired.mean == pytest.approx(unpaired.mean)
     assert paired.low > 0
     assert paired.high - paired.low < 0.5 * (unpaired.high - unpaired.low)
+
+
+def test_pairs_that_all_agree_do_not_make_the_difference_certain() -> None:
+    alike = paired_difference([True] * 54, [True] * 54)
+    assert (alike.low, alike.high) == pytest.approx((-0.0664, 0.0664), abs=1e-4)  # Newcombe 1998, table II, method 10
+    by_task = paired_difference([False] * 4, [True, True, False, False], ["a", "a", "b", "b"])
+    assert by_task.mean == 0.5
+    assert by_task.low < 0 < 0.8 < by_task.high <= 1
+    assert paired_difference([False] * 2, [True] * 2).low < 0.7
+
+
+def test_newcombes_interval_is_that_of_his_example() -> None:
+    before = np.array([True] * 36 + [False] * 12 + [True] * 2)
+    after = np.array([True] * 48 + [False] * 2)
+    found = _newcombe(0.2, before, after)
+    assert (found.low, found.high) == pytest.approx((0.0569, 0.3404), abs=1e-4)
 
 
 def test_unknown_outcomes_are_left_out_and_counted() -> None:

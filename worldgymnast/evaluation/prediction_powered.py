@@ -31,7 +31,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special
 
 from worldgymnast.evaluation.success import Estimate
 
@@ -291,6 +290,8 @@ def _weights(data: _Layouts) -> tuple[np.ndarray, np.ndarray]:
 
 def _estimate(data: _Layouts, weight: np.ndarray, left_out: np.ndarray, is_difference: bool) -> tuple[Estimate, float]:
     """Return the estimate with its interval, and its variance; `weight` is by stratum, `left_out` by layout."""
+    from scipy import special
+
     n, extra, count = data.counts, data.more_counts, len(data.y)
     mean_more = np.bincount(data.more_group, data.more, data.groups) / np.maximum(extra, 1)
     rectified = data.y - left_out * (data.f - mean_more[data.group])
@@ -320,6 +321,8 @@ def _pseudo_squares(data: _Layouts, weight: np.ndarray, value: float, is_differe
 
 def _exact(value: float, variance: float, count: int, t: float) -> tuple[float, float]:
     """Return the Clopper-Pearson interval of a rate, for the number of episodes with this variance."""
+    from scipy import special
+
     center = (value * count + _PSEUDO / 2) / (count + _PSEUDO)
     normal = float(special.ndtri(1 - _TAIL))
     effective = center * (1 - center) / variance * (normal / t) ** 2
@@ -331,6 +334,8 @@ def _exact(value: float, variance: float, count: int, t: float) -> tuple[float, 
 
 def _correlation(data: _Layouts) -> Estimate:
     """Return the Pearson correlation of real and imagined outcomes within strata, with Fisher's interval."""
+    from scipy import special
+
     dy, df = data.centered(data.y), data.centered(data.f)
     scale = float(np.sqrt((dy**2).sum() * (df**2).sum()))
     freedom = len(data.y) - data.groups + 1 - 3

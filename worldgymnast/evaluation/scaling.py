@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy import optimize, special
 
 _EDGE = 1e-4
 """Inputs are clipped to this distance from 0 and 1, as in the scaled judge."""
@@ -45,6 +44,8 @@ class Scaling:
 
 def log_odds(belief: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
     """Return the log-odds of probabilities in [0, 1]."""
+    from scipy import special
+
     return special.logit(np.clip(belief, _EDGE, 1 - _EDGE))
 
 
@@ -59,6 +60,7 @@ def fit_scaling(beliefs: Float[np.ndarray, "k n"], truth: Bool[np.ndarray, " n"]
         task: n names.
 
     Example:
+        >>> from scipy import special
         >>> rng = np.random.default_rng(0)
         >>> truth = rng.random(400) < 0.5
         >>> belief = special.expit(np.where(truth, -1.0, -4.0) + rng.normal(size=400))  # never sure of success
@@ -66,6 +68,8 @@ def fit_scaling(beliefs: Float[np.ndarray, "k n"], truth: Bool[np.ndarray, " n"]
         >>> round(float(((special.expit(slope * log_odds(belief) + intercept) > 0.5) == truth).mean()), 2)
         0.95
     """
+    from scipy import optimize, special
+
     k = len(beliefs)
     if len(set(truth.tolist())) < 2:
         return Scaling((1.0, *(0.0,) * (k - 1)), 0.0, {})

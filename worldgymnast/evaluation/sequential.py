@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special
 
 from worldgymnast.evaluation.success import Outcome, holm
 
@@ -37,6 +36,8 @@ def log_evidence(wins: int, losses: int) -> float:
     Computed as log B(w+1, l+1) + log of the sum over k > l of C(w+l+1, k): the incomplete beta function at 1/2 for
     whole numbers, without its underflow.
     """
+    from scipy import special
+
     if wins < 0 or losses < 0:
         raise ValueError(f"got {wins} wins and {losses} losses, expected none below 0")
     n = wins + losses + 1

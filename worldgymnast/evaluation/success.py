@@ -2,7 +2,8 @@
 
 A rate carries the Wilson score interval (Wilson 1927). Two policies on the same layouts are compared by the paired
 bootstrap (Efron & Tibshirani 1993, resampling pairs within each task) and the exact McNemar test (McNemar 1947: the
-two-sided binomial test on the pairs that disagree). Per-task "significantly worse" flags are one-sided McNemar tests
+two-sided binomial test on the pairs that disagree). Where all pairs of each task agree, resampling cannot vary, and the
+interval is that of Newcombe (1998, method 10). Per-task "significantly worse" flags are one-sided McNemar tests
 with Holm's (1979) correction over tasks. Episodes with an unknown outcome (None: robot, simulator or judge failed) are
 excluded from every number, and counted.
 
@@ -113,7 +114,7 @@ class Difference:
 
     Attributes:
         mean: in [-1, 1]; given tasks, the mean over tasks, equally weighted; NaN if a task has no pairs.
-        low: lower end of the 95% interval of the paired bootstrap.
+        low: lower end of the 95% interval: of the paired bootstrap, or where that has no width, of Newcombe.
         high: upper end.
         n: number of pairs with both outcomes known.
         p_value: exact two-sided McNemar test of no difference.
@@ -247,10 +248,32 @@ def paired_difference(
     first = np.array([bool(x) for x, _ in pairs], dtype=bool)[known]
     second = np.array([bool(y) for _, y in pairs], dtype=bool)[known]
     change = bootstrap_mean(second.astype(float) - first.astype(float), labels[known], seed, resamples)
+    if change.low == change.high:
+        change = _newcombe(change.value, first, second)
     if set(labels) - set(labels[known]):  # without any outcome of a task there is no mean over tasks
         change = _UNKNOWN
     p_value = mcnemar(first, second, "two-sided")
     return Difference(change.value, change.low, change.high, len(first), p_value, int((~known).sum()))
+
+
+def _newcombe(mean: float, before: np.ndarray, after: np.ndarray) -> Estimate:
+    """Return Newcombe's (1998, method 10) interval of the paired difference of bool [n] outcomes, placed at `mean`."""
+    first, second = Rate.of(before.tolist()), Rate.of(after.tolist())
+    p, q = first.value, second.value
+    (p_low, p_high), (q_low, q_high) = first.interval, second.interval
+    both, neither = int((before & after).sum()), int((~before & ~after).sum())
+    gained, lost = int((~before & after).sum()), int((before & ~after).sum())
+    excess = both * neither - gained * lost
+    if excess > 0:  # his correction for continuity
+        excess = max(excess - len(before) / 2, 0)
+    spread = math.sqrt((both + lost) * (gained + neither) * (both + gained) * (lost + neither))
+    phi = excess / spread if spread else 0.0
+
+    def width(a: float, b: float) -> float:
+        return math.sqrt(a * a - 2 * phi * a * b + b * b)
+
+    low, high = mean - width(q - q_low, p_high - p), mean + width(q_high - q, p - p_low)
+    return Estimate(mean, max(low, -1.0), min(high, 1.0))
 
 
 def _pairs(

@@ -22,8 +22,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from scipy import special
-
 from worldgymnast.configs import Fraction, checked
 from worldgymnast.evaluation.sequential import PairedEvidence
 from worldgymnast.evaluation.success import Outcome
@@ -151,6 +149,8 @@ def probability_below(share: float, successes: float, failures: float) -> float:
     >>> probability_below(0.5, 0, 4), probability_below(0.5, 3, 3)
     (0.96875, 0.5)
     """
+    from scipy import special
+
     return float(special.betainc(1 + successes, 1 + failures, share))
 
 
