@@ -57,6 +57,18 @@ def test_eval_world_measures_on_them(
     assert f"{data}: {count} of 22 episodes are held out, as in the training before" in capsys.readouterr().out
 
 
+def test_measuring_on_the_training_is_said(
+    grown: tuple[Path, Path, set[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, world, _ = grown
+    write(tmp_path / "new", episodes(25, size=32)[22:])
+    words = ["--length", "4", "--drift", "0", "--out", str(tmp_path / "a.json")]
+    assert main(["eval-world", str(world), "--data", str(data), str(tmp_path / "new"), *words]) == 0
+    said, count = capsys.readouterr().out, len(held_out_keys(world))
+    assert f"warning: {data}: the world model was trained on it and held out {count} episodes" in said
+    assert f"warning: {tmp_path / 'new'}" not in said
+
+
 def test_a_training_that_continues_keeps_them_out(grown: tuple[Path, Path, set[str]], tmp_path: Path) -> None:
     data, world, _ = grown
     words = ["--begin-with", str(world), "--held-out", "auto", *FIT, "--out", str(tmp_path / "next")]

@@ -244,10 +244,20 @@ def choose_held_out(
 ) -> list[EpisodeSet]:
     """Choose the episodes to measure on: all, or those that `hold_out` holds out, or with `trained` the rest.
 
+    With all of them, a warning names the data sets that the component was trained on.
+
     Raises:
         InputError: none is held out.
     """
     if not held_out:
+        for path, episodes in zip(paths, sets, strict=True):
+            unseen = int(np.isin(episode_keys(episodes), list(keys)).sum())
+            if 0 < unseen < len(episodes):
+                print(
+                    f"warning: {path}: the world model was trained on it and held out {unseen} episodes, but this "
+                    f"measures on all {len(episodes)}. The numbers are better than on new data. Give --held-out auto, "
+                    "or other data"
+                )
         return list(sets)
     rest, held = hold_out_each(paths, sets, held_out, keys)
     chosen = [part for part in (rest if trained else held) if len(part)]
