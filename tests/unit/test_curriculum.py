@@ -73,12 +73,12 @@ def test_it_waits_for_the_step_before() -> None:
         CollectConfig(curriculum=True, ahead=1)
 
 
-def logged(task: str, first_success: int | None, number: int = 0) -> Episode:
+def logged(task: str, first_success: int | None, number: int = 0, fps: float = 10.0) -> Episode:
     """20 actions whose frames say their own index, and which episode they are from."""
     frames = np.zeros((21, 4, 4, 3), np.uint8)
     frames[..., 0], frames[..., 1] = np.arange(21)[:, None, None], number
     success = np.arange(21) >= (99 if first_success is None else first_success)
-    return Episode(frames, np.zeros((20, 4), np.float32), task, task, 10.0, metaworld_spec(6), success)
+    return Episode(frames, np.zeros((20, 4), np.float32), task, task, fps, metaworld_spec(6), success)
 
 
 def test_the_middle_is_shortly_before_a_success() -> None:
@@ -90,6 +90,8 @@ def test_the_middle_is_shortly_before_a_success() -> None:
     assert seen["a"] == {(index, 1) for index in range(3, 14)}, "2 to 12 actions are left, in the one that succeeds"
     assert seen["b"] == {(index, 3) for index in range(3)}
     assert seen["c"] == {(index, 4) for index in range(10)}, "of what never succeeds, the first half"
+    fast = EpisodeStarts(windows.from_episodes([logged("a", 19, fps=20.0)]), ("a",), 1.0)(np.random.default_rng(0), 600)
+    assert {int(s.frame[0, 0, 0]) for s in fast} == set(range(1, 17)), "0.15 to 0.9 seconds, where these are more"
     begun = EpisodeStarts(episodes, ("a", "b"), 0.0)(np.random.default_rng(0), 60)
     assert {int(s.frame[0, 0, 0]) for s in begun} == {0}
     assert {int(s.frame[0, 0, 1]) for s in begun} == {1, 2, 3}

@@ -21,6 +21,8 @@ from worldgymnast.weights import fingerprint
 
 _MIN_BEFORE, _MAX_BEFORE = 2, 12
 """Range of actions before the success at which a start from the middle of an episode lies."""
+_MIN_SECONDS, _MAX_SECONDS = 0.15, 0.9
+"""The same range in seconds, for data with more actions per second."""
 
 
 StartSource = EpisodeSet | Sequence[Start] | Start | RealEnvironment
@@ -265,5 +267,7 @@ class EpisodeStarts:
         """Draw a frame shortly before the success of an episode."""
         first, length = int(self.episodes.first[episode]), int(self.episodes.length[episode])
         successes = np.flatnonzero(self.episodes.success[first : first + length + 1])
-        before = int(rng.integers(_MIN_BEFORE, _MAX_BEFORE + 1))
+        fps = self.episodes.fps
+        least, most = max(_MIN_BEFORE, round(_MIN_SECONDS * fps)), max(_MAX_BEFORE, round(_MAX_SECONDS * fps))
+        before = int(rng.integers(least, most + 1))
         return max(0, int(successes[0]) - before) if len(successes) else int(rng.integers(0, max(1, length // 2)))
