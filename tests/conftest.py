@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+import typecheck
 from hypothesis import settings
-from jaxtyping import install_import_hook
 from places import ROOT
 
 pytest_plugins = ("skip_limit", "refusals", "pytester")
@@ -38,7 +38,7 @@ for _name in (
     *("scipy.ndimage", "scipy.optimize", "scipy.special", "scipy.stats"),
 ):
     importlib.import_module(_name)  # else compiled anew: whatever is first imported under the hook has files of its own
-install_import_hook("worldgymnast", "typecheck.check")
+typecheck.install_hook("worldgymnast")
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -72,6 +72,12 @@ def gl() -> Iterator[None]:
 
     with scene_pool.kept():
         yield
+
+
+@pytest.fixture(autouse=True)
+def checked_anew() -> None:
+    """Check the types of every function in its first calls of each test."""
+    typecheck.begin_test()
 
 
 @pytest.fixture(autouse=True)
