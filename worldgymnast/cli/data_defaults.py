@@ -11,12 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from worldgymnast.cli.environment import is_metaworld
 from worldgymnast.cli.inputs import Components
 from worldgymnast.episodes.sizes import ambiguous_cameras, frame_size, frame_sizes
-from worldgymnast.episodes.windows import EpisodeSet
+from worldgymnast.episodes.windows import EpisodeSet, usual_length
 from worldgymnast.errors import InputError
 from worldgymnast.preprocessing import Size, compact, sides, size_text
 from worldgymnast.rl.rollout import executed_per_look
@@ -30,8 +28,6 @@ SIZE, MAX_SIZE = 64, 256
 """Default height and width of resized frames, and the largest size that is kept, in pixels."""
 MAX_HORIZON = 256
 """Longest default rollout, in actions; longer ones take much time and memory."""
-_WITHIN = 0.9
-"""Share of the successful episodes that end within the default horizon."""
 _SIZE_STEP = 16
 """World models take frames whose height and width are multiples of this."""
 
@@ -215,33 +211,39 @@ def horizon_of(
     given_flags: Collection[str],
     episodes: EpisodeSet | None = None,
     execute: int | None = None,
+    known: int = 0,
 ) -> int:
     """Choose the actions per imagined rollout, in whole looks.
 
     Nine in ten of the data's successful episodes (of all, if none succeeded) end within the horizon: the policy was
-    trained on them, and a shorter one would call them failures. It is at most `MAX_HORIZON`. Without data the default
-    is scaled to the same seconds; Meta-World keeps it.
+    trained on them, and a shorter one would call them failures. It is at most `MAX_HORIZON`. Without data these are
+    the episodes that the world model was trained on. Meta-World keeps the default.
+
+    Args:
+        default: the default, in actions of Meta-World; without any episodes it is scaled to the same seconds.
+        flag: the flag that sets the horizon.
+        components: policy and world model.
+        given_flags: flags on the command line.
+        episodes: the data.
+        execute: actions that are executed per look, if not the whole chunk.
+        known: `usual_length` of the data of the world model; 0 if unknown.
     """
     if flag in given_flags or is_metaworld(components.world.action_spec):
         return default
     rate, chunk = components.world.fps, executed_per_look(components.policy, execute)
-    length = 0 if episodes is None else _usual_length(episodes)
+    length = known if episodes is None else usual_length(episodes)
     actions = min(length, MAX_HORIZON) or frames_for(default, rate)
     horizon = -(-actions // chunk) * chunk
+    whose = "the world model's" if episodes is None else "your"
     line = f"{rate:g} frames per second: {flag} {horizon} ({horizon / rate:.2g} s)"
     if horizon < length:
-        line += f"; your episodes take up to {length / rate:.2g} s (nine in ten): set {flag} for longer rollouts"
+        line += f"; {whose} episodes take up to {length / rate:.2g} s (nine in ten): set {flag} for longer rollouts"
     elif length:
-        line += ", within which nine in ten of your episodes end"
+        line += f", within which nine in ten of {whose} episodes end"
+    else:
+        line += f". How long your task takes is unknown: set {flag}, such as {flag} 10s, if that is too short"
     print(line)
     return horizon
-
-
-def _usual_length(episodes: EpisodeSet) -> int:
-    """Return the length that nine in ten successful episodes (else of all) do not exceed."""
-    length = episodes.length[episodes.succeeded] if episodes.succeeded.any() else episodes.length
-    usual = length[length > 0]
-    return int(np.quantile(usual, _WITHIN, method="higher")) if len(usual) else 0
 
 
 class _Scaled:

@@ -53,14 +53,19 @@ def is_metaworld(spec: ActionSpec) -> bool:
 
 
 def has_real_environment(
-    spec: ActionSpec, given_flags: Collection[str], *, is_unscored: bool = False, has_own_starts: bool = False
+    env: EnvironmentConfig,
+    spec: ActionSpec,
+    given_flags: Collection[str],
+    *,
+    is_unscored: bool = False,
+    has_own_starts: bool = False,
 ) -> bool:
     """Return whether a command scores policies for real.
 
-    It does if --env is given, or by default in Meta-World for a Meta-World policy without data or pictures to start
-    from.
+    It does if --env is given, or without data or pictures to start from in the environment that it has anyway.
 
     Args:
+        env: the command's environment.
         spec: actions of the policy.
         given_flags: flags on the command line.
         is_unscored: whether --unscored is given.
@@ -68,7 +73,17 @@ def has_real_environment(
     """
     if is_unscored:
         return False
-    return names_environment(given_flags) or (is_metaworld(spec) and not has_own_starts)
+    return names_environment(given_flags) or (has_default_environment(env, spec) and not has_own_starts)
+
+
+def has_default_environment(env: EnvironmentConfig, spec: ActionSpec) -> bool:
+    """Return whether a command has an environment without --env: that of its preset, or Meta-World for its robot."""
+    return is_metaworld(spec) if is_default(env) else True
+
+
+def is_default(env: EnvironmentConfig) -> bool:
+    """Return whether the environment is Meta-World, which commands have without a preset of another robot."""
+    return type(env) is type(DEFAULT_ENVIRONMENT)
 
 
 def names_environment(given_flags: Collection[str]) -> bool:
@@ -78,7 +93,7 @@ def names_environment(given_flags: Collection[str]) -> bool:
 
 def require_environment(command: str, path: Path, spec: ActionSpec, given_flags: Collection[str], instead: str) -> None:
     """Raise InputError if a command that needs a real environment has none; `instead` is what to do then."""
-    if not has_real_environment(spec, given_flags):
+    if not has_real_environment(DEFAULT_ENVIRONMENT, spec, given_flags):
         raise InputError(
             f"{command}: needs a real environment, but --env is omitted and {path} acts on another robot than "
             f"Meta-World's ({spec}). Add --env; without an environment: {instead}"
@@ -133,7 +148,7 @@ def fitted(
     """
     if size is not None and not {"--env.size", "--env.width"} & set(given_flags):
         config = resized(config, size)
-    if chunk and "--env.horizon" not in given_flags and type(config) is not type(DEFAULT_ENVIRONMENT):
+    if chunk and "--env.horizon" not in given_flags and not is_default(config):
         horizon = environment(config).horizon
         config = with_horizon(config, max(chunk, horizon // chunk * chunk))
     return config

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from worldgymnast.episodes.windows import EpisodeSet, episode_keys
+from worldgymnast.episodes.windows import EpisodeSet, episode_keys, usual_length
 from worldgymnast.errors import InputError
 from worldgymnast.files import read_json_object
 from worldgymnast.preprocessing import RULES, Resize, Size, compact
@@ -51,7 +51,14 @@ def origin(
         "fps": episodes.fps,
         "image_key": list(cameras),
         "instructions": sorted(set(episodes.instruction))[:200],
+        "usual_length": usual_length(episodes),
     }
+
+
+def length_of(path: Path | None) -> int:
+    """Return the recorded `usual_length` of the training's episodes, in actions; 0 if unknown."""
+    length = _origin_of(path).get("usual_length")
+    return length if isinstance(length, int) and length > 0 else 0
 
 
 def size_of(path: Path | None) -> Size | None:

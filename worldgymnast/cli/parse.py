@@ -123,6 +123,7 @@ def parse(name: str, words: Sequence[str], study: Mapping[str, type[Command]]) -
     words, seconds = split_seconds(words)
     kind = (study or KINDS)[name]
     default, program, words = _defaults(name, kind, words)
+    given_flags = frozenset(_flag(word) for word in words if word.startswith("--"))
     has_environment = any(is_env(flag) for flag in flags_of(default or kind))
     env, words = _chosen_environment(name, words, has_environment)
     if kind.takes_environment and env is None:
@@ -141,7 +142,6 @@ def parse(name: str, words: Sequence[str], study: Mapping[str, type[Command]]) -
         command = build(draft)
     except FieldError as error:
         raise InputError(with_flags(error, known)) from error
-    given_flags = frozenset(_flag(word) for word in words if word.startswith("--"))
     if seconds:
         try:
             command = resolve_all(command, seconds)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from worldgymnast.actions import ActionSpec, ActionSpecMismatch
 from worldgymnast.cli.environment import is_metaworld
+from worldgymnast.environments import EnvironmentConfig
 from worldgymnast.errors import InputError
 from worldgymnast.phrases import INSTRUCTIONS
 from worldgymnast.recipes.presets import QUICKSTARTS
@@ -16,6 +17,14 @@ from worldgymnast.recipes.quickstart import Robot, starter
 _ROBOTS: Mapping[Robot, str] = {"metaworld": "Meta-World", "libero": "LIBERO"}
 """Names of the robots with starter components, for messages."""
 _TRAINERS = {"policy": "sft", "world": "train-world", "judge": "train-judge"}
+
+
+def robot_of(env: EnvironmentConfig) -> Robot:
+    """Return the robot whose starter components act in an environment; Meta-World's if there are none for it."""
+    for robot in _ROBOTS:
+        if type(QUICKSTARTS[robot]().env) is type(env):
+            return robot
+    return "metaworld"
 
 
 def component_files(robot: Robot = "metaworld", /, **given: Path | None) -> dict[str, Path]:

@@ -379,6 +379,16 @@ def state_hash(episodes: EpisodeSet) -> str:
     return digest.hexdigest()[:16]
 
 
+def usual_length(episodes: EpisodeSet) -> int:
+    """Return the length, in actions, that nine in ten successful episodes (of all, if none succeeded) do not exceed.
+
+    It is 0 without any.
+    """
+    length = episodes.length[episodes.succeeded] if episodes.succeeded.any() else episodes.length
+    usual = length[length > 0]
+    return int(np.quantile(usual, 0.9, method="higher")) if len(usual) else 0
+
+
 def episode_keys(episodes: EpisodeSet) -> list[str]:
     """Hash of every episode's actions and instruction, 12 hex digits; the same in a data set that has grown."""
     keys = []

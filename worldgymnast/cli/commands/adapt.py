@@ -22,7 +22,13 @@ from worldgymnast.cli.inputs import Components, open_ledger, read, state_for
 from worldgymnast.cli.memory_plan import advise_rl, move_to_device, plan_rl
 from worldgymnast.cli.origins import cameras_of, check_same_cameras, rule_of
 from worldgymnast.cli.results import print_results, print_training
-from worldgymnast.cli.starters import component_files, refuse_other_robot, refuse_starters, refuse_unknown_tasks
+from worldgymnast.cli.starters import (
+    component_files,
+    refuse_other_robot,
+    refuse_starters,
+    refuse_unknown_tasks,
+    robot_of,
+)
 from worldgymnast.configs import Count, Positive, checked
 from worldgymnast.environments import DEFAULT_ENVIRONMENT, EnvironmentConfig, environment, with_horizon
 from worldgymnast.episodes.starts import read_frame
@@ -114,7 +120,8 @@ class Adapt(DeviceCommand, LabelledCommand):
         """Train, print success and forgetting, and write the report."""
         self.prepare(self.out)
         given = {"policy": self.policy, "world": self.world, "judge": self.judge}
-        files = component_files(**given)
+        starter = robot_of(self.env)
+        files = component_files(starter, **given)
         policy, world = load_policy(files["policy"], is_tested=False), load_world(files["world"])
         is_description = files["judge"].suffix == ".json"  # a local vision-language model is loaded where it runs
         judge = load_judge(files["judge"], self.device if is_description else "cpu", open_ledger(self.out))
@@ -140,7 +147,7 @@ class Adapt(DeviceCommand, LabelledCommand):
         start = self._start(env, compact(world.frame_size), rule)
         robot = environment(env)
         if self.layout is not None:
-            refuse_unknown_tasks(self.judge, [self.task])
+            refuse_unknown_tasks(self.judge, [self.task], starter)
         if not is_finished(self.out):
             check(judge, [(start.task, start.instruction)])
         known_instructions: tuple[str, ...] = ()
@@ -149,7 +156,7 @@ class Adapt(DeviceCommand, LabelledCommand):
             state = state_for(world)
             size, labels = compact(world.frame_size), self.labels
             episodes = read(self.data, size, cameras, self.fps, labels=labels, resize=rule, state=state)
-            refuse_starters(given, self.data[0], episodes.spec)
+            refuse_starters(given, self.data[0], episodes.spec, starter)
             refuse_other_robot(files["policy"], policy.action_spec, self.data[0], episodes.spec)
             check_frame_size(world.frame_size, episodes.size, "data convert SOURCE TARGET --size")
             check_same_rate(self.data[0], episodes.fps, files["world"], world.fps, is_data=True)

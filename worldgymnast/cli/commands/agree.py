@@ -22,7 +22,7 @@ from worldgymnast.cli.environment import (
 )
 from worldgymnast.cli.inputs import open_ledger
 from worldgymnast.cli.origins import check_same_cameras
-from worldgymnast.cli.starters import component_files, refuse_starters, refuse_unknown_tasks, spec_in
+from worldgymnast.cli.starters import component_files, refuse_starters, refuse_unknown_tasks, robot_of, spec_in
 from worldgymnast.configs import Once, checked
 from worldgymnast.environments import (
     DEFAULT_ENVIRONMENT,
@@ -110,17 +110,17 @@ class Agree(EvaluationCommand):
     def __call__(self) -> int:
         """Roll out all policies, print the tables, and write tables and figure."""
         self.prepare(self.out)
-        given = {"world": self.world, "judge": self.judge}
+        given, starter = {"world": self.world, "judge": self.judge}, robot_of(self.env)
         for path in self.policies:
             if (spec := spec_in(path)) is not None:
-                refuse_starters(given, path, spec)
-        files = component_files(**given)
+                refuse_starters(given, path, spec, starter)
+        files = component_files(starter, **given)
         world = load_world(files["world"], self.device)
         judge = load_judge(files["judge"], self.device, open_ledger(self.out))
         env = with_horizon(fitted(self.env, self.given_flags, world.frame_size), max(self.config.lengths))
         check_frames(world.frame_size, env)
         check_tasks(env)
-        refuse_unknown_tasks(self.judge, environment(env).tasks)
+        refuse_unknown_tasks(self.judge, environment(env).tasks, starter)
         loaded = {str(path): load_policy(path, self.device) for path in self.policies}
         for path, other in find_duplicates(loaded).items():
             raise InputError(f"{path}: has the same weights as {other}. Give each policy once")

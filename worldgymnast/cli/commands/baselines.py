@@ -15,8 +15,8 @@ from worldgymnast.cli.environment import (
     HIDDEN_HORIZON,
     check_policy,
     check_tasks,
+    has_default_environment,
     has_real_environment,
-    is_metaworld,
     names_environment,
     simulated,
 )
@@ -25,7 +25,7 @@ from worldgymnast.cli.memory_plan import advise_rounds, move_to_device, plan_rou
 from worldgymnast.cli.offline import announce, comparable, measure, split_references, warn_of_wrong_world
 from worldgymnast.cli.origins import cameras_of, check_same_cameras, rule_of
 from worldgymnast.cli.results import print_training
-from worldgymnast.cli.starters import component_files, refuse_starters, refuse_unknown_tasks
+from worldgymnast.cli.starters import component_files, refuse_starters, refuse_unknown_tasks, robot_of
 from worldgymnast.configs import Between, Positive, checked
 from worldgymnast.environments import DEFAULT_ENVIRONMENT, EnvironmentConfig, environment
 from worldgymnast.envs.simulator import SimulatorConfig
@@ -85,11 +85,12 @@ class IterSft(DeviceCommand, LabelledCommand):
         """Train and write the report."""
         self.prepare(self.out)
         given = {"policy": self.policy, "world": self.world, "judge": self.judge}
-        files, config = component_files(**given), self.config
+        starter = robot_of(self.env)
+        files, config = component_files(starter, **given), self.config
         policy = load_policy(files["policy"], is_tested=False)
         spec = policy.action_spec
-        is_scored = has_real_environment(spec, self.given_flags, is_unscored=self.unscored)
-        takes_photographs = is_scored or is_metaworld(spec) or names_environment(self.given_flags)
+        is_scored = has_real_environment(self.env, spec, self.given_flags, is_unscored=self.unscored)
+        takes_photographs = is_scored or has_default_environment(self.env, spec) or names_environment(self.given_flags)
         if not is_scored:
             announce(self.given_flags, self.unscored)
         used = self.env if takes_photographs else None
@@ -99,7 +100,7 @@ class IterSft(DeviceCommand, LabelledCommand):
         world, judge = components.world, components.judge
         check_same_cameras(*files.values(), requested=self.image_key)
         if takes_photographs:
-            refuse_unknown_tasks(self.judge, environment(env).tasks)
+            refuse_unknown_tasks(self.judge, environment(env).tasks, starter)
         rule, cameras = rule_of(*files.values(), requested=self.resize), self.cameras or cameras_of(files["world"])
         state = None if STATE in policy.needs else False
         size, labels = compact(world.frame_size), self.labels
@@ -107,7 +108,7 @@ class IterSft(DeviceCommand, LabelledCommand):
         episodes, references = concatenate(sets), None
         if not is_scored:
             episodes, references = split_references(sets, None, None, files)
-        refuse_starters(given, self.data[0], episodes.spec)
+        refuse_starters(given, self.data[0], episodes.spec, starter)
         check_same_rate(self.data[0], episodes.fps, files["world"], world.fps, is_data=True)
         episodes, training = episodes_to_imitate(episodes, PolicyTraining(demonstrations=self.demonstrations))
         demos = select_demonstrations(episodes, training.demonstrations)
@@ -178,7 +179,7 @@ class RlSimulator(DeviceCommand):
         """Train and write the report."""
         self.prepare(self.out)
         env = replace(simulated(self.env, "rl-simulator"), horizon=self.config.rl.horizon)
-        files = component_files(policy=self.policy)
+        files = component_files(robot_of(self.env), policy=self.policy)
         policy = load_policy(files["policy"], self.device)
         check_policy(files["policy"], policy, env)
         check_tasks(env)

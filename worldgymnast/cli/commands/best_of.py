@@ -12,7 +12,7 @@ from worldgymnast.cli.environment import require_environment
 from worldgymnast.cli.inputs import load_components, open_ledger
 from worldgymnast.cli.origins import check_same_cameras
 from worldgymnast.cli.results import print_results
-from worldgymnast.cli.starters import component_files, refuse_unknown_tasks
+from worldgymnast.cli.starters import component_files, refuse_unknown_tasks, robot_of
 from worldgymnast.configs import checked
 from worldgymnast.environments import DEFAULT_ENVIRONMENT, EnvironmentConfig, environment, environment_dict
 from worldgymnast.measure.planning import evaluate_planning
@@ -54,13 +54,14 @@ class BestOfN(DeviceCommand):
     def __call__(self) -> int:
         """Evaluate both, print table and time, and write the report."""
         self.prepare(self.out)
-        files = component_files(policy=self.policy, world=self.world, judge=self.judge)
+        starter = robot_of(self.env)
+        files = component_files(starter, policy=self.policy, world=self.world, judge=self.judge)
         spec = load_policy(self.policy, is_tested=False).action_spec
         require_environment("best-of", self.policy, spec, self.given_flags, _INSTEAD)
         loaded = load_components(files, self.device, open_ledger(self.out), self.env, self.given_flags)
         env = loaded.env or self.env
         check_same_cameras(*files.values())
-        refuse_unknown_tasks(self.judge, environment(env).tasks)
+        refuse_unknown_tasks(self.judge, environment(env).tasks, starter)
         policy, world, judge = loaded.policy, loaded.world, loaded.judge
         inputs = {"policy": identity(policy), "world": identity(world), "judge": identity(judge)}
         settings = {"env": environment_dict(env), "score": to_dict(self.score), "inputs": inputs}

@@ -35,7 +35,7 @@ from worldgymnast.cli.origins import (
     size_in,
 )
 from worldgymnast.cli.results import print_results
-from worldgymnast.cli.starters import component_files, refuse_unknown_tasks
+from worldgymnast.cli.starters import component_files, refuse_unknown_tasks, robot_of
 from worldgymnast.configs import Count, Positive, Seed, Seeds, checked
 from worldgymnast.environments import DEFAULT_ENVIRONMENT, EnvironmentConfig, environment, environment_dict
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
@@ -121,8 +121,9 @@ class Evaluate(EvaluationCommand):
         """Load and check world model and judge if layouts are imagined."""
         if not (self.imagined or self.world or self.judge):
             return None, None
-        files = component_files(world=self.world, judge=self.judge)
-        refuse_unknown_tasks(self.judge, environment(env).tasks)
+        starter = robot_of(env)
+        files = component_files(starter, world=self.world, judge=self.judge)
+        refuse_unknown_tasks(self.judge, environment(env).tasks, starter)
         parts = {"policy": self.before, **files}
         loaded = load_components(parts, self.device, open_ledger(self.out), env, self.given_flags)
         after = load_policy(self.after, is_tested=False).action_spec

@@ -32,7 +32,7 @@ from worldgymnast.cli.inputs import Components, hold_out_each, read, read_each, 
 from worldgymnast.cli.memory_plan import MemoryPlan, advise_rl, move_to_device, plan_rl
 from worldgymnast.cli.origins import cameras_of, check_same_cameras, rule_of
 from worldgymnast.cli.results import print_results
-from worldgymnast.cli.starters import component_files, refuse_starters, refuse_unknown_tasks
+from worldgymnast.cli.starters import component_files, refuse_starters, refuse_unknown_tasks, robot_of
 from worldgymnast.configs import checked
 from worldgymnast.environments import environment
 from worldgymnast.episodes.windows import EpisodeSet, concatenate
@@ -159,7 +159,8 @@ class Dyna(EvaluationCommand, LabelledCommand):
         if self.recorded:
             return self._learn_from_recorded()
         given = {"policy": self.policy, "world": self.world, "judge": self.judge}
-        paths = component_files(**given)
+        starter = robot_of(self.config.env)
+        paths = component_files(starter, **given)
         policy, world = load_policy(paths["policy"], is_tested=False), load_world(paths["world"])
         judge = load_learned_judge(paths["judge"])
         check_same_cameras(*paths.values(), requested=self.image_key)
@@ -174,7 +175,7 @@ class Dyna(EvaluationCommand, LabelledCommand):
         state, labels, size = state_for(world), self.labels, compact(world.frame_size)
         cameras = self.cameras or cameras_of(paths["world"])
         episodes = read(self.data, size, cameras, self.fps, labels=labels, resize=rule, state=state)
-        refuse_starters(given, self.data[0], episodes.spec)
+        refuse_starters(given, self.data[0], episodes.spec, starter)
         require_labels(self.data, episodes)
         check_same_actions(paths["policy"], policy.action_spec, self.data[0], episodes.spec)
         components = (policy, world, judge)
@@ -194,7 +195,8 @@ class Dyna(EvaluationCommand, LabelledCommand):
     def _learn_from_recorded(self) -> int:
         """Run one round from recorded episodes; print what is known, and write the report."""
         given = {"policy": self.policy, "world": self.world, "judge": self.judge}
-        paths = component_files(**given)
+        starter = robot_of(self.config.env)
+        paths = component_files(starter, **given)
         policy, world = load_policy(paths["policy"], is_tested=False), load_world(paths["world"])
         judge = load_learned_judge(paths["judge"])
         check_same_cameras(*paths.values(), requested=self.image_key)
@@ -212,7 +214,7 @@ class Dyna(EvaluationCommand, LabelledCommand):
             resize=rule_of(*paths.values(), requested=self.resize),
             state=predicts_state(world),
         )
-        refuse_starters(given, folders[0], sets[0].spec)
+        refuse_starters(given, folders[0], sets[0].spec, starter)
         old, recorded = concatenate(sets[: len(self.data)]), sets[len(self.data) :]
         require_labels(self.recorded, concatenate(recorded))
         check_frame_size(world.frame_size, sets[0].size, "data convert SOURCE TARGET --size")

@@ -16,6 +16,7 @@ from worldgymnast.cli.command import NO_PREFIX, Command, DeviceCommand, HeldOut,
 from worldgymnast.cli.data_defaults import horizon_of
 from worldgymnast.cli.environment import (
     HIDDEN_HORIZON,
+    has_default_environment,
     has_real_environment,
     is_metaworld,
     names_environment,
@@ -32,9 +33,15 @@ from worldgymnast.cli.offline import (
     support_of,
     warn_of_wrong_world,
 )
-from worldgymnast.cli.origins import cameras_of, check_same_cameras, rule_of, warn_of_other_stride
+from worldgymnast.cli.origins import cameras_of, check_same_cameras, length_of, rule_of, warn_of_other_stride
 from worldgymnast.cli.results import print_training
-from worldgymnast.cli.starters import component_files, refuse_other_robot, refuse_starters, refuse_unknown_tasks
+from worldgymnast.cli.starters import (
+    component_files,
+    refuse_other_robot,
+    refuse_starters,
+    refuse_unknown_tasks,
+    robot_of,
+)
 from worldgymnast.configs import Positive, checked
 from worldgymnast.crew import leading
 from worldgymnast.environments import DEFAULT_ENVIRONMENT, EnvironmentConfig, environment
@@ -138,7 +145,8 @@ class Rl(DeviceCommand, LabelledCommand):
         refuse_pool_flags(self.pool, self.given_flags)
         self.prepare(self.out)
         if processes.rank() > 0:
-            follow(load_policy(component_files(**self._given_files())["policy"], self.device, is_tested=False))
+            files = component_files(robot_of(self.env), **self._given_files())
+            follow(load_policy(files["policy"], self.device, is_tested=False))
             return 0
         with leading():
             return self._run()
@@ -150,14 +158,16 @@ class Rl(DeviceCommand, LabelledCommand):
         """Train and write the report."""
         make_pool = self._make_pool()
         given = self._given_files()
-        files, ledger = component_files(**given), open_ledger(self.out)
+        starter = robot_of(self.env)
+        files, ledger = component_files(starter, **given), open_ledger(self.out)
         policy = load_policy(files["policy"], is_tested=False)
         spec = policy.action_spec
         has_own_starts = bool(self.data or self.starts)
         is_scored = has_real_environment(
-            spec, self.given_flags, is_unscored=self.unscored, has_own_starts=has_own_starts
+            self.env, spec, self.given_flags, is_unscored=self.unscored, has_own_starts=has_own_starts
         )
-        takes_photographs = not self.data and (is_metaworld(spec) or names_environment(self.given_flags))
+        is_simulated = has_default_environment(self.env, spec) or names_environment(self.given_flags)
+        takes_photographs = is_simulated and not self.data
         if not (is_scored or takes_photographs or has_own_starts):
             raise InputError(
                 f"--data, --starts: both omitted, but photographs of Meta-World are no starts for {files['policy']}, a "
@@ -178,16 +188,16 @@ class Rl(DeviceCommand, LabelledCommand):
         sets = reader(self.data)
         episodes, references = None, None
         if sets:
-            refuse_starters(given, self.data[0], sets[0].spec)
+            refuse_starters(given, self.data[0], sets[0].spec, starter)
             refuse_other_robot(files["policy"], components.policy.action_spec, self.data[0], sets[0].spec)
             check_same_rate(self.data[0], sets[0].fps, files["world"], components.world.fps, is_data=True)
             test = reader(self.test)
             episodes, references = split_references(sets, concatenate(test) if test else None, self.held_out, files)
-        if is_metaworld(spec):
+        if is_metaworld(spec) or robot is not None:
             recorded = () if episodes is None else sorted(set(episodes.task))
-            refuse_unknown_tasks(self.judge, recorded if robot is None else robot.tasks)
+            refuse_unknown_tasks(self.judge, recorded if robot is None else robot.tasks, starter)
         rl = self.config.rl
-        rl = replace(rl, horizon=self._horizon(components, robot, episodes))
+        rl = replace(rl, horizon=self._horizon(components, robot, episodes, files["world"]))
         rl = rl if make_pool is None else replace(rl, streams="group")
         self._move_to_device(components, files["policy"], rl, audit)
         if not is_finished(self.out):
@@ -242,13 +252,16 @@ class Rl(DeviceCommand, LabelledCommand):
         gpus = None if self.device == "cuda" else 0.0
         return workers(RayConfig(self.workers, self.ray_address, self.threads or 1, gpus))
 
-    def _horizon(self, components: Components, robot: RealEnvironment | None, episodes: EpisodeSet | None) -> int:
-        """Return the actions per rollout: of the flag, the environment, the data, or the preset."""
+    def _horizon(
+        self, components: Components, robot: RealEnvironment | None, episodes: EpisodeSet | None, world: Path
+    ) -> int:
+        """Return the actions per rollout: of the flag, the environment, the data, the world model's, or the preset."""
         rl, flag = self.config.rl, "--rl.horizon"
         of_environment = robot is not None and episodes is None and flag not in self.given_flags
         if robot is not None and of_environment and not is_metaworld(robot.action_spec):
             return task_horizon(robot, executed_per_look(components.policy, rl.execute))
-        return horizon_of(rl.horizon, flag, components, self.given_flags, episodes, rl.execute)
+        own = length_of(world)
+        return horizon_of(rl.horizon, flag, components, self.given_flags, episodes, rl.execute, own)
 
     def _starts(
         self,
