@@ -18,7 +18,7 @@ import difflib
 import functools
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_type_hints, overload
 
@@ -270,7 +270,7 @@ def _refusal(error: ValidationError, kind: type[Any]) -> InputError:
     """
     errors = error.errors(include_url=False)
     first = next((one for one in errors if one["type"] == _UNKNOWN), errors[0])
-    location = list(first["loc"])
+    location = _fields_in(first["loc"])
     if location and isinstance(location[0], int):  # an argument without its name
         location[0] = [field.name for field in dataclasses.fields(kind) if field.init][location[0]]
     path = "".join(f"[{at}]" if isinstance(at, int) else f".{at[:_LONGEST]}" for at in location).removeprefix(".")
@@ -280,7 +280,15 @@ def _refusal(error: ValidationError, kind: type[Any]) -> InputError:
     if isinstance(cause, InputError):
         return cause
     problem = _unknown(kind, first["loc"]) if first["type"] == _UNKNOWN else _problem(first)
+    words = [one for one in errors if one["type"] == "literal_error" and _fields_in(one["loc"]) == location]
+    if first not in words and words:  # a number or a word
+        problem += f", or {words[0]['ctx']['expected'].replace(chr(39), '')}"
     return FieldError(path, problem, kind.__name__) if path else InputError(problem)
+
+
+def _fields_in(location: Sequence[str | int]) -> list[str | int]:
+    """Return the part of pydantic's location that names fields, without the members of unions."""
+    return [at for at in location if isinstance(at, int) or "[" not in at]
 
 
 def _problem(error: ErrorDetails) -> str:

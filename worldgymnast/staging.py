@@ -369,7 +369,7 @@ def _require_absent(target: Path) -> None:
         return
     except OSError as error:  # such as a name that is too long
         raise InputError(f"{target}: cannot be written ({error.strerror}); give another path") from error
-    raise InputError(f"{target}: exists already, expected a new folder; remove it or give another path")
+    raise InputError(f"{target}: exists already, and nothing is overwritten; give another path")
 
 
 def _label(target: Path) -> str:

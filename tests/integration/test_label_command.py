@@ -165,12 +165,17 @@ def test_disagreement_is_reported_and_a_copy_written(
 
 
 def test_flags_that_do_not_fit_are_refused(rewarded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lamps, other = tmp_path / "lamps", tmp_path / "other.jsonl"
+    lerobot.write(lamps, [lamp_episode(i, steps=8) for i in range(3)])
+    (tmp_path / "lamps.csv").write_text("0,true\n")
+    assert run("label", lamps, "--csv", tmp_path / "lamps.csv", "--out", other) == 0
     for words, message in (
         ((), "all are missing. Give at least one source"),
         (("--column", "success"), "--out: missing"),
         (("--by-hand", "--out", tmp_path / "folder"), "Give one that ends in .jsonl"),
         (("--column", "success", "--labeller", "x", "--out", tmp_path / "l.jsonl"), "--labeller: names a person"),
         (("--compare", tmp_path / "gone.jsonl"), "no such file"),
+        (("--compare", other), "labels belongs to an episode of"),
     ):
         assert run("label", rewarded, *words) == 2
         assert message in capsys.readouterr().err

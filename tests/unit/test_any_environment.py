@@ -228,6 +228,52 @@ def test_every_problem_is_said_at_once(kind: type[Any], said: list[str]) -> None
         check_environment(wg.environment(kind), rows=1)
 
 
+class FailsInStep(other.Cart):
+    def step(self, action: Any) -> Any:
+        raise ValueError("no answer\nfrom the arm")
+
+
+class FailsInMotion(other.Cart):
+    """Zeros, with which success is looked for, are no motion."""
+
+    def step(self, action: Any) -> Any:
+        if np.any(action):
+            raise ValueError("no answer\nfrom the arm")
+        return super().step(action)
+
+
+class FailsInReset(other.Cart):
+    resets = 0
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        self.resets += 1
+        if self.resets > 2:
+            raise RuntimeError("the gripper is stuck")
+        return super().reset(seed=seed, options=options)
+
+
+class FailsInRender(other.Bare):
+    action_spec: Any = other.SPEC
+
+    def render(self) -> Any:
+        raise ImportError("pygame is not installed")
+
+
+@pytest.mark.parametrize(
+    ("kind", "image_key", "said"),
+    [
+        (FailsInStep, "", "step: ValueError: no answer from the arm (test_any_environment.py:"),
+        (FailsInMotion, "", "episode: ValueError: no answer from the arm (test_any_environment.py:"),
+        (FailsInReset, "", "failed (RuntimeError: the gripper is stuck)"),
+        (FailsInRender, "render", "render() failed (ImportError: pygame is not installed)"),
+    ],
+)
+def test_an_environment_that_raises_is_a_problem(kind: type[Any], image_key: str, said: str) -> None:
+    problems = inspect_environment(wg.environment(kind, image_key=image_key), rows=1).problems
+    assert [problem for problem in problems if said in problem], problems
+    assert all("\n" not in problem for problem in problems)
+
+
 def test_what_was_found_is_told() -> None:
     found = inspect_environment(wg.environment(other.Cart), rows=1).found
     assert "16x24" in found["cameras"]

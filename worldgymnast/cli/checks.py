@@ -166,7 +166,7 @@ def check_in_distribution(
 def require_new_path(path: Path) -> None:
     """Raise `InputError` if `path` exists or cannot be written."""
     if os.path.lexists(path):
-        raise InputError(f"{path}: already exists. Remove it, or give a new path")
+        raise InputError(f"{path}: already exists, and nothing is overwritten. Give a new path")
     check_writable(path)
 
 

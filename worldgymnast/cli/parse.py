@@ -126,6 +126,8 @@ def parse(name: str, words: Sequence[str], study: Mapping[str, type[Command]]) -
     given_flags = frozenset(_flag(word) for word in words if word.startswith("--"))
     has_environment = any(is_env(flag) for flag in flags_of(default or kind))
     env, words = _chosen_environment(name, words, has_environment)
+    if kind.takes_environment and "--env" in given_flags:
+        raise UsageError(f"{name}: --env: here the environment is the first argument. Run {_program(name)} REF")
     if kind.takes_environment and env is None:
         env = _first_environment(words)
     known = sorted(flags_of(default or kind, kind.hidden, env=env))
@@ -133,6 +135,8 @@ def parse(name: str, words: Sequence[str], study: Mapping[str, type[Command]]) -
     given: dict[str, Any] = {"default": default} if default else {}
     with _environment_help(has_environment), _usage_errors(name, words), drafting(kind.hidden, env):
         draft, unknown = tyro.cli(kind, prog=program, args=words, config=markers, return_unknown_args=True, **given)
+    if unknown and default is None:
+        check_first(name, words, kind.sizes)
     if unknown:
         flags = {_flag(word) for word in unknown}
         if unused := sorted(flags & set(flags_of(default or kind, env=env)) - set(known)):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import field, replace
+from dataclasses import field, fields, replace
 from typing import Annotated, Any
 
 import gymnasium as gym
@@ -146,7 +147,10 @@ def make_raw(config: GymnasiumConfig, extra: Mapping[str, Any] | None = None) ->
     if config.factory:
         return making.make_from_factory(config.factory, kwargs)
     if not config.id:
-        raise InputError("environment: found no id and no factory. Add --env gym:ID or --env module:factory")
+        raise InputError(
+            "environment: found no id and no factory. Add 'id' or 'factory' to its description, or use gym:ID or "
+            "module:factory"
+        )
     if config.adapter == "maniskill":
         return making.make_maniskill(config.id, kwargs)
     return making.make_gym(config.id, kwargs, config.image_key == RENDER)
@@ -194,6 +198,10 @@ def action_spec(config: GymnasiumConfig, raw: Any) -> ActionSpec:
     known: dict[str, Any] = (own if isinstance(own, dict) else {}) | config.spec
     where, box = f"environment '{config.name}'", action_box(raw, config.name)
     count = len(box.low)
+    if unknown := sorted(set(known) - {each.name for each in fields(ActionSpec)}):
+        near = difflib.get_close_matches(str(unknown[0]), [each.name for each in fields(ActionSpec)], n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise InputError(f"{where}: the action spec has an unknown field '{unknown[0]}'{hint}")
     if not known.get("axes"):
         example = '\'{"axes": ["x", "y", "gripper"], "unit": "m", "rate": 10}\''
         raise InputError(
@@ -278,9 +286,20 @@ def pictures(config: GymnasiumConfig, raw: Any, observation: Any, info: Mapping[
 
 
 def image_value(config: GymnasiumConfig, raw: Any, observation: Any, info: Mapping[str, Any]) -> Any:
-    """What the environment gives as its picture, or its pictures by camera; None if it gives none."""
+    """What the environment gives as its picture, or its pictures by camera; None if it gives none.
+
+    Raises:
+        InputError: it cannot render.
+    """
     if config.image_key == RENDER:
-        return raw.render()
+        try:
+            return raw.render()
+        except Exception as error:  # rendering can raise anything
+            message = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"environment '{config.name}': render() failed ({type(error).__name__}: {message}). There is no "
+                "picture. Install what it needs, or choose another --env.image-key"
+            ) from error
     if config.image_key:
         return _at(config.image_key, observation, info)
     if not isinstance(observation, Mapping):

@@ -7,8 +7,10 @@ any single environment of the contract.
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -74,7 +76,9 @@ def inspect_description(env: Gymnasium, chunk: int) -> Inspection:
             played = inspect_episode(scene, facts.spec, [Layout(task, 7, ""), Layout(task, 8, "")], horizon)
         finally:
             scene.close()
-        result.problems += [problem for problem in played.problems if problem not in result.problems]
+        has_raised = any(problem.startswith("step: ") for problem in result.problems)
+        new = [problem for problem in played.problems if problem not in result.problems]
+        result.problems += [problem for problem in new if not (has_raised and problem.startswith("episode: "))]
         result.notes += played.notes
         result.found |= played.found
     return result
@@ -203,12 +207,13 @@ def _success_problems(config: GymnasiumConfig, raw: Any) -> Iterator[str]:
             if as_success(terminated) or as_success(truncated):
                 break
     except Exception as error:  # noqa: BLE001 - a step can raise anything
-        yield f"step: raised {type(error).__name__} ({str(error)[:200]}). No rollout is possible. Correct step()"
+        yield f"step: {_raised(error)}. No rollout is possible. Correct step()"
         return
     if not is_known:
         key = config.success_key or "success"
+        found = f"has no '{key}', only {', '.join(sorted(seen))[:200]}" if seen else "is empty"
         yield (
-            f"success: info has no '{key}', only {', '.join(sorted(seen))[:200] or 'nothing'}. Nothing could be "
+            f"success: info {found}. Nothing could be "
             "scored. Report info['success'] as True, False or None (unknown), or set --env.success-key"
         )
 
@@ -234,6 +239,24 @@ def inspect_episode(scene: Any, spec: ActionSpec, layouts: list[Layout], horizon
         horizon: actions in an episode.
     """
     result = Inspection()
+    try:
+        _inspect_episode(scene, spec, layouts, horizon, result)
+    except InputError as error:
+        result.problems.append(str(error))
+    except Exception as error:  # noqa: BLE001 - the environment can raise anything
+        result.problems.append(f"episode: {_raised(error)}. No rollout is possible. Correct the environment")
+    return result
+
+
+def _raised(error: Exception) -> str:
+    """Describe an error of the environment, and where it was raised."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    message = " ".join(str(error).split())[:200]
+    return f"{type(error).__name__}{f': {message}' if message else ''} ({Path(place.filename).name}:{place.lineno})"
+
+
+def _inspect_episode(scene: Any, spec: ActionSpec, layouts: list[Layout], horizon: int, result: Inspection) -> None:
+    """See `inspect_episode`."""
     first, second = (_reset(scene, layout) for layout in (layouts[0], layouts[0]))
     if not np.array_equal(first[IMAGE], second[IMAGE]):
         result.problems.append(
@@ -264,7 +287,6 @@ def inspect_episode(scene: Any, spec: ActionSpec, layouts: list[Layout], horizon
                 "at most that many actions, or end episodes at success alone"
             )
     result.found["seconds a step"] = f"{played.seconds:.2g}"
-    return result
 
 
 @dataclass

@@ -114,7 +114,7 @@ def call(factory: Callable[..., Any], kwargs: Mapping[str, Any], name: str) -> A
 def _advice(error: Exception) -> str:
     if any(sign in str(error) for sign in _NO_VULKAN):
         return "Its renderer needs Vulkan: a GPU's driver, or Mesa's lavapipe (docs/how-to/environments.md, ManiSkill)"
-    return "Check --env.kwargs"
+    return "Correct the environment, or its arguments (--env.kwargs)"
 
 
 def _line(error: Exception) -> str:

@@ -402,11 +402,16 @@ class Labels:
         """Raise InputError if a file labels no episode of the datasets that were read."""
         for file in self.files:
             if file.path not in self._used:
-                made_for = f" They were made for '{file.data}'." if file.data else ""
-                raise InputError(
-                    f"{file.path}: none of its {len(file.keys)} labels belongs to an episode of {where}.{made_for} "
-                    "Give the labels of this data set"
-                )
+                raise labels_of_other_data(file, where)
+
+
+def labels_of_other_data(file: LabelFile, where: str) -> InputError:
+    """Return the error of a file that labels no episode of a data set."""
+    made_for = f" They were made for '{file.data}'." if file.data else ""
+    return InputError(
+        f"{file.path}: none of its {len(file.keys)} labels belongs to an episode of {where}.{made_for} Give the labels "
+        "of this data set"
+    )
 
 
 @dataclass

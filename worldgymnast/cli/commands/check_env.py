@@ -26,8 +26,8 @@ class CheckEnv(Command):
     """Check a real environment: print what it is, and every problem on a line.
 
     Attributes:
-        reference: the environment: metaworld, gym:ID, module:factory, lerobot:TYPE, maniskill:ID, KIND:ARGUMENT or
-            FILE.json.
+        reference: the environment: metaworld, libero, gym:ID, module:factory, lerobot:TYPE, maniskill:ID,
+            KIND:ARGUMENT or FILE.json.
         env: fields of the environment that differ from the reference's.
         policy: policy that is to act in it; its actions, chunk and inputs are compared.
         chunk: actions per look, if no policy is given.

@@ -20,7 +20,16 @@ from worldgymnast.cli.data_defaults import frames_for, rate_of
 from worldgymnast.cli.origins import cameras_of, check_same_cameras, fps_of, rule_of, size_of, weight_files
 from worldgymnast.configs import Between, Once, Positive, checked
 from worldgymnast.episodes import formats
-from worldgymnast.episodes.labels import SUFFIX, FrameRule, Label, Labels, LabelWriter, keys_of, read_labels
+from worldgymnast.episodes.labels import (
+    SUFFIX,
+    FrameRule,
+    Label,
+    Labels,
+    LabelWriter,
+    keys_of,
+    labels_of_other_data,
+    read_labels,
+)
 from worldgymnast.episodes.windows import EpisodeSet
 from worldgymnast.errors import InputError
 from worldgymnast.judges.combined import check
@@ -113,6 +122,10 @@ class LabelEpisodes(DeviceCommand, DatasetCommand):
         files = [read_labels(path) for path in self.compare]  # before anything that takes minutes
         self.prepare()
         episodes, numbers = self._read()
+        known = set(keys_of(episodes))
+        for file in files:
+            if not file.keys & known:
+                raise labels_of_other_data(file, str(self.data))
         votes: dict[str, Sequence[Label | None]] = {}
         if episodes.labelled.any():
             votes[_OWN] = _own(episodes, numbers)

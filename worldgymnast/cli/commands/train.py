@@ -259,6 +259,12 @@ class TrainWorld(WorldTrainingCommand):
             check_frame_size(world.frame_size, sets[0].size, "--size")
         default_rate = 5.0 if self.preset.startswith("bridge") else RATE
         config = fit_world(self.config, default_rate, sets[0], self.given_flags, is_new=start is None)
+        longest = int(joint.length.max())
+        if "--length" in self.given_flags and config.length > longest:
+            raise InputError(
+                f"--length: found {config.length}, but the longest episode has {longest} actions. All else of a clip "
+                f"would be padding. Give at most {longest}"
+            )
         if self.config.new_robot:
             transformer = replace(config.world.transformer, action_dim=joint.spec.dim)
             config = replace(config, world=replace(config.world, transformer=transformer))
