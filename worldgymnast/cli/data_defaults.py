@@ -110,12 +110,25 @@ def fit_policy(
         chunk = scaled("--policy.chunk", policy.chunk)
         horizon = {"horizon": max(chunk, policy.horizon)} if hasattr(policy, "horizon") else {}
         policy = replace(policy, chunk=chunk, **horizon)
+        require_within_episodes("--policy.chunk", chunk, episodes, given_flags)
     after_success = scaled("--after-success", config.after_success)
     scaled.print_changes()
     return replace(config, policy=policy, after_success=after_success)
 
 
-def use_state(config: Any, episodes: EpisodeSet, is_used: bool, paths: Sequence[Path]) -> Any:
+def require_within_episodes(flag: str, value: int, episodes: EpisodeSet, given_flags: Collection[str]) -> None:
+    """Raise InputError if a flag asks for more actions than the longest episode has."""
+    longest = int(episodes.length.max())
+    if flag in given_flags and value > longest:
+        raise InputError(
+            f"{flag}: found {value}, but the longest episode has {longest} actions. All others would be padding. Give "
+            f"at most {longest}"
+        )
+
+
+def use_state(
+    config: Any, episodes: EpisodeSet, is_used: bool, paths: Sequence[Path], flag: str, given_flags: Collection[str]
+) -> Any:
     """Set the width of the state in the config of a policy or world model, or say that there is one.
 
     Args:
@@ -123,7 +136,17 @@ def use_state(config: Any, episodes: EpisodeSet, is_used: bool, paths: Sequence[
         episodes: the data.
         is_used: whether --state was given.
         paths: the data sets, for the message.
+        flag: the flag of the width; it must agree with the data.
+        given_flags: flags on the command line.
+
+    Raises:
+        InputError: the data's state has another width.
     """
+    if flag in given_flags and config.state_dim != episodes.state_dim:
+        raise InputError(
+            f"{flag}: found {config.state_dim}, but the state of {paths[0]} has {episodes.state_dim or 'no'} numbers. "
+            "Give --state instead"
+        )
     if is_used:
         return replace(config, state_dim=episodes.state_dim)
     if episodes.state is not None:

@@ -28,7 +28,7 @@ RENAMED = {
     "--finetune.workers": "--finetune.scoring.workers",
 }
 """Flags of the previous version, and their new names."""
-ENVIRONMENTS = "metaworld, gym:ID, module:factory, lerobot:TYPE, maniskill:ID, KIND:ARGUMENT or FILE.json"
+ENVIRONMENTS = "metaworld, libero, gym:ID, module:factory, lerobot:TYPE, maniskill:ID, KIND:ARGUMENT or FILE.json"
 """References of real environments."""
 _MOVED_ENV = re.compile(r"--(finetune|record|explore)\.env\.")
 
@@ -189,7 +189,7 @@ def _environment_help(has_environment: bool) -> Iterator[None]:
     except SystemExit as stop:
         if has_environment and not stop.code:
             print(f"\n--env REF chooses the real environment:\n{ENVIRONMENTS}.")
-            print("The fields --env.FIELD above are those of the chosen one, by default of metaworld.")
+            print("The fields --env.FIELD above are those of the chosen one; --env REF --help shows those of another.")
         raise
 
 

@@ -20,7 +20,15 @@ from worldgymnast.cli.checks import (
 )
 from worldgymnast.cli.command import NO_PREFIX, Command, HeldOut, OptionalPath, TrainingCommand, print_written
 from worldgymnast.cli.continuing import with_given_flags
-from worldgymnast.cli.data_defaults import RATE, fit_judge, fit_policy, fit_world, size_for, use_state
+from worldgymnast.cli.data_defaults import (
+    RATE,
+    fit_judge,
+    fit_policy,
+    fit_world,
+    require_within_episodes,
+    size_for,
+    use_state,
+)
 from worldgymnast.cli.inputs import check_one_state, held_out_or_default, hold_out_each, read, read_each, state_for
 from worldgymnast.cli.memory_plan import advise_sft, check_memory, plan_sft
 from worldgymnast.cli.origins import (
@@ -125,7 +133,7 @@ class Sft(TrainingCommand):
             )
         state, labels = True if reads_state else None, self.labels
         every = read(self.data, size, cameras, self.fps, labels=labels, resize=rule, state=state)
-        policy = use_state(self.config.policy, every, reads_state, self.data)
+        policy = use_state(self.config.policy, every, reads_state, self.data, "--policy.state-dim", self.given_flags)
         episodes, config = episodes_to_imitate(every, replace(self.config, policy=policy))
         check_cameras((start or config.policy).cameras, episodes.tiling, "the policy")
         if is_added and isinstance(start, AddsState) and episodes.state is not None:
@@ -259,16 +267,13 @@ class TrainWorld(WorldTrainingCommand):
             check_frame_size(world.frame_size, sets[0].size, "--size")
         default_rate = 5.0 if self.preset.startswith("bridge") else RATE
         config = fit_world(self.config, default_rate, sets[0], self.given_flags, is_new=start is None)
-        longest = int(joint.length.max())
-        if "--length" in self.given_flags and config.length > longest:
-            raise InputError(
-                f"--length: found {config.length}, but the longest episode has {longest} actions. All else of a clip "
-                f"would be padding. Give at most {longest}"
-            )
+        require_within_episodes("--length", config.length, joint, self.given_flags)
         if self.config.new_robot:
             transformer = replace(config.world.transformer, action_dim=joint.spec.dim)
             config = replace(config, world=replace(config.world, transformer=transformer))
-        config = replace(config, world=use_state(config.world, joint, predicts, self.data))
+        flag = "--world.state-dim"
+        world_config = use_state(config.world, joint, predicts, self.data, flag, self.given_flags)
+        config = replace(config, world=world_config)
         train_world(
             sets,
             self.out,
