@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from worldgymnast.actions import ActionSpec, ActionSpecMismatch
+from worldgymnast.actions import ActionSpec, ActionSpecMismatch, converter
 from worldgymnast.cli.environment import is_metaworld
 from worldgymnast.environments import EnvironmentConfig
 from worldgymnast.errors import InputError
@@ -59,11 +60,15 @@ def refuse_starters(
 
 def refuse_other_robot(policy: Path, policy_spec: ActionSpec, data: Path, data_spec: ActionSpec) -> None:
     """Refuse start frames of another robot than the policy's."""
-    if is_metaworld(policy_spec) != is_metaworld(data_spec):
+    if is_metaworld(policy_spec) and is_metaworld(data_spec):
+        return
+    try:
+        converter(replace(data_spec, rate=policy_spec.rate), policy_spec)  # another rate has a message of its own
+    except ActionSpecMismatch:
         raise InputError(
             f"--data: {data} is of a robot with actions {data_spec}, but {policy} acts in {policy_spec}. The policy "
             "has never seen such frames. Give data of the same robot"
-        )
+        ) from None
 
 
 def refuse_unknown_tasks(judge: Path | None, tasks: Sequence[str], robot: Robot = "metaworld") -> None:
