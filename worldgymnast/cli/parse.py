@@ -135,7 +135,7 @@ def parse(name: str, words: Sequence[str], study: Mapping[str, type[Command]]) -
     given: dict[str, Any] = {"default": default} if default else {}
     with _environment_help(has_environment), _usage_errors(name, words), drafting(kind.hidden, env):
         draft, unknown = tyro.cli(kind, prog=program, args=words, config=markers, return_unknown_args=True, **given)
-    if unknown and default is None:
+    if unknown and default is None and not unknown[0].startswith("-"):
         check_first(name, words, kind.sizes)
     if unknown:
         flags = {_flag(word) for word in unknown}
