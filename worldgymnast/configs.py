@@ -282,7 +282,7 @@ def _refusal(error: ValidationError, kind: type[Any]) -> InputError:
     problem = _unknown(kind, first["loc"]) if first["type"] == _UNKNOWN else _problem(first)
     words = [one for one in errors if one["type"] == "literal_error" and _fields_in(one["loc"]) == location]
     if first not in words and words:  # a number or a word
-        problem += f", or {words[0]['ctx']['expected'].replace(chr(39), '')}"
+        problem += f", or {str(words[0].get('ctx', {}).get('expected')).replace(chr(39), '')}"
     return FieldError(path, problem, kind.__name__) if path else InputError(problem)
 
 
