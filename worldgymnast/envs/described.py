@@ -197,7 +197,7 @@ def reset_raw(config: GymnasiumConfig, raw: Any, task: str, layout: int) -> tupl
     except Exception as error:  # a reset can raise anything
         given = ", ".join(f"{key}={short(value)}" for key, value in arguments.items())
         raise InputError(
-            f"environment '{config.name}': reset({given}) failed ({type(error).__name__}: {str(error)[:200]}). "
+            f"environment '{config.name}': reset({given}) failed ({making.line_of(error)}). "
             "Correct the environment, or set --env.layout to what selects a layout"
         ) from error
     if not (isinstance(result, tuple) and len(result) == 2):

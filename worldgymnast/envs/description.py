@@ -295,10 +295,9 @@ def image_value(config: GymnasiumConfig, raw: Any, observation: Any, info: Mappi
         try:
             return raw.render()
         except Exception as error:  # rendering can raise anything
-            message = " ".join(str(error).split())[:200]
             raise InputError(
-                f"environment '{config.name}': render() failed ({type(error).__name__}: {message}). There is no "
-                "picture. Install what it needs, or choose another --env.image-key"
+                f"environment '{config.name}': render() failed ({making.line_of(error)}). There is no picture. "
+                "Install what it needs, or choose another --env.image-key"
             ) from error
     if config.image_key:
         return _at(config.image_key, observation, info)

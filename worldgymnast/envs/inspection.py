@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from worldgymnast.actions import ActionSpec
-from worldgymnast.envs import described, description
+from worldgymnast.envs import described, description, making
 from worldgymnast.envs.anygym import Gymnasium
 from worldgymnast.envs.described import Facts, GymnasiumEnv
 from worldgymnast.envs.description import GymnasiumConfig
@@ -251,8 +251,7 @@ def inspect_episode(scene: Any, spec: ActionSpec, layouts: list[Layout], horizon
 def _raised(error: Exception) -> str:
     """Describe an error of the environment, and where it was raised."""
     place = traceback.extract_tb(error.__traceback__)[-1]
-    message = " ".join(str(error).split())[:200]
-    return f"{type(error).__name__}{f': {message}' if message else ''} ({Path(place.filename).name}:{place.lineno})"
+    return f"{making.line_of(error)} ({Path(place.filename).name}:{place.lineno})"
 
 
 def _inspect_episode(scene: Any, spec: ActionSpec, layouts: list[Layout], horizon: int, result: Inspection) -> None:

@@ -59,10 +59,10 @@ def make_gym(name: str, kwargs: Mapping[str, Any], renders: bool, word: str = "g
         return gym.make(name, disable_env_checker=True, **arguments)
     except gym.error.Error as error:
         raise InputError(
-            f"environment '{word}:{name}': {_line(error)}. Check the id, and install its package"
+            f"environment '{word}:{name}': {line_of(error)}. Check the id, and install its package"
         ) from error
     except Exception as error:  # a constructor can raise anything
-        raise InputError(f"environment '{word}:{name}': cannot be made ({_line(error)}). {_advice(error)}") from error
+        raise InputError(f"environment '{word}:{name}': cannot be made ({line_of(error)}). {_advice(error)}") from error
 
 
 def make_from_factory(factory: str, kwargs: Mapping[str, Any]) -> Any:
@@ -93,7 +93,7 @@ def find_factory(factory: str) -> Callable[..., Any]:
             f"environment '{factory}': found no module '{module}'{also}. Run in its folder, or install its package"
         ) from error
     except Exception as error:  # an import can raise anything
-        raise InputError(f"environment '{factory}': module '{module}' cannot be imported ({_line(error)})") from error
+        raise InputError(f"environment '{factory}': module '{module}' cannot be imported ({line_of(error)})") from error
     for part in name.split("."):
         if not hasattr(found, part):
             raise InputError(f"environment '{factory}': module '{module}' has no '{name}'{also}. Check the name")
@@ -108,7 +108,7 @@ def call(factory: Callable[..., Any], kwargs: Mapping[str, Any], name: str) -> A
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"environment '{name}': cannot be made ({_line(error)}). {_advice(error)}") from error
+        raise InputError(f"environment '{name}': cannot be made ({line_of(error)}). {_advice(error)}") from error
 
 
 def _advice(error: Exception) -> str:
@@ -117,9 +117,10 @@ def _advice(error: Exception) -> str:
     return "Correct the environment, or its arguments (--env.kwargs)"
 
 
-def _line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:300].rstrip(".")
+def line_of(error: Exception) -> str:
+    """Return the kind and the message of an error as one line of at most 300 characters."""
+    message = " ".join(str(error).split()) or "no message"
+    return f"{type(error).__name__}: {message}"[:300].rstrip(".")
 
 
 # ---------------------------------------------------------------- maniskill
@@ -160,13 +161,13 @@ def make_lerobot(kind: str, kwargs: Mapping[str, Any]) -> Any:
         factory: Any = importlib.import_module("lerobot.envs.factory")
     except ImportError as error:
         raise InputError(
-            f"environment 'lerobot:{kind}': lerobot is not installed ({_line(error)}). Install lerobot with the extra "
-            f"of this environment: pip install 'lerobot[{kind}]'"
+            f"environment 'lerobot:{kind}': lerobot is not installed ({line_of(error)}). Install lerobot with the "
+            f"extra of this environment: pip install 'lerobot[{kind}]'"
         ) from error
     try:
         config = factory.make_env_config(kind, **kwargs)
     except Exception as error:
-        raise InputError(f"environment 'lerobot:{kind}': {_line(error)}. Give a type that lerobot knows") from error
+        raise InputError(f"environment 'lerobot:{kind}': {line_of(error)}. Give a type that lerobot knows") from error
     package = getattr(config, "package_name", f"gym_{kind}")
     name = getattr(config, "gym_id", None) or f"{package}/{config.task}"
     try:
