@@ -377,7 +377,7 @@ class Evaluation:
 
     Attributes:
         rows: one row per episode (task, layout, seed, success), by policy.
-        table: success per task of the first and the last policy, with intervals.
+        table: success per task of the first and the last policy, with intervals; None of one policy.
         path: the folder.
     """
 
@@ -386,9 +386,11 @@ class Evaluation:
     path: Path
 
     def show(self) -> None:
-        """Print the table."""
+        """Print the table; of one policy, its success alone."""
         if self.table is not None:
             tables.show(tables.success(self.table))
+        elif (sheet := reports.alone(self.rows)) is not None:
+            tables.show(tables.sheet(sheet))
 
 
 def evaluate(

@@ -27,7 +27,7 @@ from worldgymnast.weights import load_weights, save_weights
 from worldgymnast.worldmodel.sampler import LatentWorldModel
 
 POSITIONALS = {
-    "evaluate": ("BEFORE", "AFTER"),
+    "evaluate": ("BEFORE",),
     "data convert": ("SOURCE", "TARGET"),
     "judge calibrate": ("JUDGE",),
     "judge compare": ("A", "B"),
@@ -159,7 +159,7 @@ def test_missing_and_malformed_flags(refuses: Refuses, tmp_path: Path) -> None:
     assert "--fps: found '5 fps', expected a number" in refuses("data", "check", "x", "--fps", "5 fps")
     assert "unexpected argument 'b'" in refuses("report", "a", "b")
     assert "DATA: missing data sets" in refuses("sft", "--out", tmp_path / "x")
-    assert "evaluate: missing AFTER, --out. Run worldgymnast evaluate --help" in refuses("evaluate", "a.safetensors")
+    assert "evaluate: missing --out. Run worldgymnast evaluate --help" in refuses("evaluate", "a.safetensors")
     assert "dyna: missing --data, --out. Run worldgymnast dyna --help" in refuses("dyna")
 
 

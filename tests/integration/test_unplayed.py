@@ -1,6 +1,7 @@
 """Layouts that are imagined and not played: kept, added to, and what the report says they are worth."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -109,3 +110,20 @@ def test_evaluate_imagines_more_than_it_plays(tmp_path: Path, capsys: pytest.Cap
     command[command.index("--imagined") + 1] = "401"
     assert main(command) == 2
     assert "imagined" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("gl")
+def test_one_policy_is_scored_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, policy = tmp_path / "run", str(starter("policy"))
+    flags = ["--env.tasks", "door-close", "--env.horizon", "4", "--score.per-task", "2", "--score.workers", "1"]
+    assert main(["evaluate", policy, *flags, "--imagined", "1", "--out", str(out)]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Real success of the policy, 95 % intervals" in printed
+    assert "(0/2)" in printed
+    assert not re.search(r"\b(before|after)\b", printed)
+    page = collect(out)
+    for text in (render(page), markdown(page)):
+        assert "Real success of the policy" in text
+        assert "with a second one compares both" in text
+        assert "no two policies" not in text
+    assert main(["evaluate", policy, str(starter_explorers()[0]), *flags, "--imagined", "1", "--out", str(out)]) == 2

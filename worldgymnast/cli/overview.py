@@ -67,7 +67,7 @@ GROUPS: dict[str, dict[str, Entry]] = {
         "judge compare": Entry("A B", "compare two judges on the same clips"),
     },
     "Evaluate": {
-        "evaluate": Entry("BEFORE AFTER", "compare two policies on the same real layouts", RESUMES),
+        "evaluate": Entry("BEFORE [AFTER]", "score a policy for real, or compare two on the same layouts", RESUMES),
         "eval-world": Entry("WORLD", "measure how far a world model can be trusted"),
         "diagnose": Entry("[DATA...]", "locate wrong verdicts: judge, frame encoding or dynamics"),
         "agree": Entry("POLICY...", "correlate imagined with real success over many policies", RESUMES),

@@ -20,6 +20,8 @@ def print_results(out: Path, evaluation: dict[str, Any]) -> None:
     table = success(evaluation)
     if table is not None:
         tables.show(tables.success(table))
+    if page.rates is not None:
+        tables.show(tables.sheet(page.rates))
     for each in tables.gaps(page):
         tables.show(each)
     if page.powered is not None:

@@ -295,7 +295,14 @@ def _pairs(
     return [(first[key], second[key]) for key in first]
 
 
-def _mean_over_tasks(results: Sequence[EpisodeResult], tasks: Sequence[str], seed: int) -> Estimate:
+def mean_over_tasks(results: Sequence[EpisodeResult], tasks: Sequence[str], seed: int = 0) -> Estimate:
+    """Return the mean over tasks of their success rates, equally weighted; unknown if a task has no known outcome.
+
+    Args:
+        results: n episodes; those of other tasks are ignored.
+        tasks: names.
+        seed: of the bootstrap.
+    """
     known = [r for r in results if r.success is not None and r.task in tasks]
     values, labels = np.array([float(bool(r.success)) for r in known]), np.array([r.task for r in known])
     if set(tasks) - set(labels):
@@ -341,7 +348,7 @@ def success_table(
     total = paired_difference(
         [x.success for x, _ in pairs], [y.success for _, y in pairs], [x.task for x, _ in pairs], seed
     )
-    return SuccessTable(rows, _mean_over_tasks(before, names, seed), _mean_over_tasks(after, names, seed), total)
+    return SuccessTable(rows, mean_over_tasks(before, names, seed), mean_over_tasks(after, names, seed), total)
 
 
 def numbers(value: Any) -> Any:

@@ -26,6 +26,7 @@ _MAX_NAMES = 3
 _UNMEASURED = (
     "Unknown: no two policies were run for real on the same scenes. Run `worldgymnast evaluate` with both policies."
 )
+_ALONE = "Only one policy was run: `worldgymnast evaluate` with a second one compares both on the same layouts."
 _UNCOMPARED = (
     "Unknown: the world model was not compared with real episodes. Run `worldgymnast diagnose` on labelled episodes."
 )
@@ -50,7 +51,8 @@ def answers(report: Report) -> dict[str, Answer]:
 
 def _is_training(report: Report) -> bool:
     """Whether a report is about policies, and not about a world model or judge alone."""
-    return bool(report.table or report.offline or report.gap or report.curves or report.tasks or report.powered)
+    parts = (report.table, report.rates, report.offline, report.gap, report.curves, report.tasks, report.powered)
+    return any(parts)
 
 
 # ---------------------------------------------------------------- what changed
@@ -132,6 +134,9 @@ def _real(report: Report) -> list[str]:
         return [_verdict(report.table.difference), *gap]
     if report.offline:
         return [NOTHING_REAL, *report.offline_notes]
+    if report.rates is not None:
+        where, success = report.rates.rows[-1]
+        return [f"Real success, {where}: {success}. {_ALONE}", *gap]
     if any(not math.isnan(row.real.value) for row in report.gap):
         only = "Only the starts that were scored during training were run for real: no separate evaluation confirms it."
         return [only, *gap]

@@ -18,7 +18,7 @@ from worldgymnast.evaluation.agreement import success_gap
 from worldgymnast.evaluation.closed_loop import evaluation_episodes
 from worldgymnast.evaluation.success import Difference, EpisodeResult, Rate, SuccessTable, success_table
 from worldgymnast.records import DECISIONS, UNPLAYED, is_count, is_number, read_outcomes, read_rows, read_seconds
-from worldgymnast.report import powered
+from worldgymnast.report import powered, rates
 from worldgymnast.report.by_task import histories
 from worldgymnast.report.diagnosis import closed_loop_sheet, plain_loops, view
 from worldgymnast.report.folder import (
@@ -35,6 +35,7 @@ from worldgymnast.report.folder import (
 from worldgymnast.report.judging import costs, warnings
 from worldgymnast.report.offline import offline_doubts, offline_notes, offline_sheets
 from worldgymnast.report.report import Curve, GapRow, Pair, Report, Series
+from worldgymnast.report.world import Sheet
 from worldgymnast.run_folder import os_errors_as_input_errors
 from worldgymnast.video import decode
 
@@ -108,6 +109,7 @@ def _collect(run: Path) -> Report:
         command=command_of([run, *learners]) or (diagnosis.command if diagnosis else ""),
         versions=versions_of([run, *learners]),
         table=success(evaluation, run / "evaluation.json"),
+        rates=alone(evaluation),
         powered=powered.sheet(evaluation, read_outcomes(run / UNPLAYED), _after(evaluation)),
         gap=[*(row for path in learners[:1] for row in _gap(logs[path.name], config_of(path))), *evaluated(evaluation)],
         loops=[closed_loop_sheet("evaluation", loops)] if loops else [],
@@ -162,6 +164,11 @@ def success(evaluation: Mapping[str, Rows], file: Path | str = "evaluation.json"
         return success_table(_results(before), _results(after))
     except ValueError as error:
         raise InputError(f"{file}: {error}. Remove it, then rerun the same command") from error
+
+
+def alone(evaluation: Mapping[str, Rows]) -> Sheet | None:
+    """Make the table of an evaluation of one policy, or None."""
+    return rates.sheet(_results(next(iter(evaluation.values())))) if len(evaluation) == 1 else None
 
 
 def _after(evaluation: Mapping[str, Rows]) -> list[str]:
@@ -281,7 +288,8 @@ def _gap(rows: Rows, config: Mapping[str, Any]) -> list[GapRow]:
 def evaluated(evaluation: Mapping[str, Rows]) -> list[GapRow]:
     """Compare imagined and real success in the evaluation."""
     names = list(evaluation)
-    groups = {"evaluation, before": names[:1], "evaluation, after": _after(evaluation)}
+    first = "evaluation" if len(names) == 1 else "evaluation, before"
+    groups = {first: names[:1], "evaluation, after": _after(evaluation)}
     gaps = []
     for when, members in groups.items():
         rows = [row for name in members for row in evaluation[name] if "imagined" in row]

@@ -35,7 +35,7 @@ def _changed(report: Report) -> list[str]:
 
 
 def _real(report: Report) -> list[str]:
-    return [*_offline(report, "real"), *_gap(report), *_powered(report)]
+    return [*_offline(report, "real"), *_rates(report), *_gap(report), *_powered(report)]
 
 
 def _trust(report: Report) -> list[str]:
@@ -72,6 +72,10 @@ def _sheet(sheet: Sheet) -> list[str]:
 
 def _offline(report: Report, section: str) -> list[str]:
     return _sheet(report.offline[section]) if section in report.offline else []
+
+
+def _rates(report: Report) -> list[str]:
+    return [] if report.rates is None else _sheet(report.rates)
 
 
 def _powered(report: Report) -> list[str]:

@@ -36,7 +36,7 @@ def sheet(evaluation: Mapping[str, Rows], unplayed: Mapping[str, Rows], after: S
         unplayed: rows of layouts that were only imagined, by policy.
         after: policies to compare with the first.
     """
-    groups = {"before": list(evaluation)[:1], "after": list(after)}
+    groups = {"before" if after else "the policy": list(evaluation)[:1], "after": list(after)}
     played = {
         when: [r for name in names for r in evaluation[name] if "imagined" in r] for when, names in groups.items()
     }

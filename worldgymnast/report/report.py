@@ -82,6 +82,7 @@ class Report:
         gap: imagined and real success, a row per scoring.
         loops: correlation of imagined and real outcomes by episode.
         agreement: the same over all episodes, as by `diagnosis.plain_loops`; empty if there are none.
+        rates: real success of the only policy, if there is no second one to compare it with.
         powered: real success, narrowed by imagined episodes.
         tasks: imagined and real success per task during the training of the first seed.
         curves: small charts of trainings.
@@ -108,6 +109,7 @@ class Report:
     gap: Sequence[GapRow] = ()
     loops: Sequence[Sheet] = ()
     agreement: Mapping[str, Any] = field(default_factory=dict)
+    rates: Sheet | None = None
     powered: Sheet | None = None
     tasks: Sequence[TaskHistory] = ()
     curves: Sequence[Curve] = ()

@@ -68,11 +68,11 @@ _INSTEAD = (
 
 @checked(kw_only=True)
 class Evaluate(EvaluationCommand):
-    """Compare two policies on the same real layouts, task by task.
+    """Score a policy for real, or compare two on the same real layouts, task by task.
 
     Attributes:
         before: policy file.
-        after: policy file to compare with it.
+        after: policy file to compare with it; the first is scored alone if omitted.
         env: real environment.
         score: episodes and layouts of the evaluation.
         seeds: random seeds of the sampling; each has its own layouts.
@@ -82,7 +82,7 @@ class Evaluate(EvaluationCommand):
     """
 
     before: Positional[Path]
-    after: Positional[Path]
+    after: Positional[Annotated[Path | None, tyro.conf.arg(metavar="[AFTER]")]] = None
     env: EnvironmentConfig = DEFAULT_ENVIRONMENT
     score: ScoreConfig = ScoreConfig()
     seeds: Seeds = (0,)
@@ -93,12 +93,13 @@ class Evaluate(EvaluationCommand):
     def __call__(self) -> int:
         """Evaluate, print the table and write the report."""
         self.prepare(self.out)
-        policies = {"before": self.before, "after": self.after}
+        policies = {"policy": self.before} if self.after is None else {"before": self.before, "after": self.after}
         loaded = {path: load_policy(path, is_tested=False) for path in policies.values()}
         for path, policy in loaded.items():
             require_environment("evaluate", path, policy.action_spec, self.given_flags, _INSTEAD)
-        size = size_in(self.world) or size_in(self.after) or size_in(self.before)
-        env = fitted(self.env, self.given_flags, size, executed_per_look(loaded[self.after], self.score.execute))
+        newest = self.after or self.before
+        size = size_in(self.world) or size_in(newest) or size_in(self.before)
+        env = fitted(self.env, self.given_flags, size, executed_per_look(loaded[newest], self.score.execute))
         for path, policy in loaded.items():
             check_policy(path, policy, env)
         check_tasks(env)
@@ -111,8 +112,8 @@ class Evaluate(EvaluationCommand):
         config |= {name: identity(part) for name, part in (("world", world), ("judge", judge)) if part is not None}
         with Run(self.out, config) as run:
             file = self.out / "evaluation.json"
-            both = {name: Contender(path, self.seeds) for name, path in policies.items()}
-            rows = evaluate(file, both, robot, score, self.device, world, judge, self.imagined)
+            contenders = {name: Contender(path, self.seeds) for name, path in policies.items()}
+            rows = evaluate(file, contenders, robot, score, self.device, world, judge, self.imagined)
             run.finish({"frame_size": list(frame_size(robot))})
         print_results(self.out, rows)
         return 0
@@ -126,8 +127,9 @@ class Evaluate(EvaluationCommand):
         refuse_unknown_tasks(self.judge, environment(env).tasks, starter)
         parts = {"policy": self.before, **files}
         loaded = load_components(parts, self.device, open_ledger(self.out), env, self.given_flags)
-        after = load_policy(self.after, is_tested=False).action_spec
-        check_same_actions(self.after, after, files["world"], loaded.world.action_spec)
+        if self.after is not None:
+            after = load_policy(self.after, is_tested=False).action_spec
+            check_same_actions(self.after, after, files["world"], loaded.world.action_spec)
         check_same_cameras(self.before, self.after, *files.values())
         return loaded.world, loaded.judge
 
