@@ -101,4 +101,20 @@ def test_the_rate_of_policy_data_or_environment(files: dict[str, Path], tmp_path
 
 def test_other_flags_do_not_take_seconds(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["rl", "debug", "--rl.steps", "6s"]) == 2
-    assert "--rl.steps: found '6s', expected an integer" in capsys.readouterr().err
+    assert capsys.readouterr().err.endswith("--rl.steps: found '6s', expected an integer\n")
+
+
+def test_what_is_no_duration_names_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["rl", "debug", "--rl.horizon", "5m"]) == 2
+    assert "--rl.horizon: found '5m', expected an integer or seconds such as 6s" in capsys.readouterr().err
+
+
+def test_the_help_names_the_flags_that_take_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["rl", "debug", "--help"])
+    last = capsys.readouterr().out.split("Seconds are accepted")[1]
+    assert "--rl.horizon" in last
+    assert "--rl.steps" not in last
+    with pytest.raises(SystemExit):
+        main(["report", "--help"])
+    assert "Seconds are accepted" not in capsys.readouterr().out

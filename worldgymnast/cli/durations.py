@@ -54,7 +54,7 @@ def split_seconds(words: Sequence[str]) -> tuple[list[str], dict[str, tuple[str,
     for word in words:
         name, equals, value = word.partition("=")
         if word.startswith("--"):
-            flag = name.replace("_", "-") if _is_duration(name.replace("_", "-")) else ""
+            flag = name.replace("_", "-") if is_duration(name.replace("_", "-")) else ""
             shown, head = (value, f"{name}=") if equals else ("", "")
         else:
             shown, head = word, ""
@@ -69,7 +69,8 @@ def split_seconds(words: Sequence[str]) -> tuple[list[str], dict[str, tuple[str,
     }
 
 
-def _is_duration(flag: str) -> bool:
+def is_duration(flag: str) -> bool:
+    """Return whether a flag accepts seconds."""
     name = flag.rpartition(".")[2].lstrip("-")
     return flag.startswith("--") and (name in FIELDS or name.rpartition("-")[2] in FIELDS)
 

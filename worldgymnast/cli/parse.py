@@ -115,7 +115,7 @@ def parse(name: str, words: Sequence[str], study: Mapping[str, type[Command]]) -
 
     from worldgymnast.cli.commands import KINDS
     from worldgymnast.cli.drafts import build, drafting, flags_of, with_flags
-    from worldgymnast.cli.durations import resolve_all, split_seconds
+    from worldgymnast.cli.durations import is_duration, resolve_all, split_seconds
     from worldgymnast.errors import FieldError, InputError
 
     given_words = (name, *words)
@@ -133,7 +133,8 @@ def parse(name: str, words: Sequence[str], study: Mapping[str, type[Command]]) -
     known = sorted(flags_of(default or kind, kind.hidden, env=env))
     markers = (tyro.conf.PositionalMetavarFromFieldName, tyro.conf.AvoidSubcommands)
     given: dict[str, Any] = {"default": default} if default else {}
-    with _environment_help(has_environment), _usage_errors(name, words), drafting(kind.hidden, env):
+    durations = [flag for flag in known if is_duration(flag)]
+    with _more_help(has_environment, durations), _usage_errors(name, words), drafting(kind.hidden, env):
         draft, unknown = tyro.cli(kind, prog=program, args=words, config=markers, return_unknown_args=True, **given)
     if unknown and default is None and not unknown[0].startswith("-"):
         check_first(name, words, kind.sizes)
@@ -182,11 +183,14 @@ def _chosen_environment(name: str, words: Sequence[str], has_environment: bool) 
 
 
 @contextlib.contextmanager
-def _environment_help(has_environment: bool) -> Iterator[None]:
-    """Print how `--env` is used after the help of a command that has a real environment."""
+def _more_help(has_environment: bool, durations: Sequence[str]) -> Iterator[None]:
+    """Print after a command's help what its types do not say: flags that accept seconds, and how `--env` is used."""
     try:
         yield
     except SystemExit as stop:
+        if durations and not stop.code:
+            print(f"\nSeconds are accepted in place of a number of actions or frames, such as {durations[0]} 6s, by:")
+            print(f"{', '.join(durations)}.")
         if has_environment and not stop.code:
             print(f"\n--env REF chooses the real environment:\n{ENVIRONMENTS}.")
             print("The fields --env.FIELD above are those of the chosen one; --env REF --help shows those of another.")
@@ -350,9 +354,11 @@ def _value(flag: str, words: Sequence[str]) -> str:
 
 def _type(argument: Any) -> str:
     """Return what a value should be; None, which an omitted flag gives, is left out."""
+    from worldgymnast.cli.durations import is_duration
+
     nouns = {"INT": "an integer", "FLOAT": "a number", "N": "a number", "X": "a number"}
     kinds = [kind for kind in str(argument.lowered.metavar).split("|") if kind != "{None}"]
-    return join(nouns.get(kind, kind) for kind in kinds)
+    return join(nouns.get(kind, kind) for kind in kinds) + (" or seconds such as 6s" * is_duration(_argument(argument)))
 
 
 def _device_hint(found: str) -> str:
