@@ -260,3 +260,16 @@ def test_data_sets_in_subfolders_are_named_one_by_one(tmp_path):
     said = r"found 2 datasets in its subfolders \(a, b\), expected one dataset; give the subfolders .*a$"
     with pytest.raises(InputError, match=said):
         formats.read(tmp_path / "set")
+
+
+def test_a_folder_inside_a_data_set_names_the_whole(tmp_path):
+    v3(tmp_path / "set")
+    for part in ("meta", "data/chunk-000"):
+        with pytest.raises(InputError, match=f"is a part of the data set {tmp_path / 'set'}; give that$"):
+            formats.read(tmp_path / "set" / part)
+    (tmp_path / "set" / "other").mkdir()
+    with pytest.raises(InputError, match="is a part of"):
+        formats.read(tmp_path / "set" / "other")
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(InputError, match="check the path$"):
+        formats.read(tmp_path / "elsewhere")

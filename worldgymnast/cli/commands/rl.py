@@ -185,6 +185,7 @@ class Rl(DeviceCommand, LabelledCommand):
         reader = _Reader(
             size, self.cameras or cameras_of(files["world"]), self.fps, rule, components.world, self.labels
         )
+        pictures = [start for folder in self.starts for start in read_starts(folder, size, self.crop, rule)]
         sets = reader(self.data)
         episodes, references = None, None
         if sets:
@@ -204,7 +205,6 @@ class Rl(DeviceCommand, LabelledCommand):
             named = _instructions_by_task(robot, episodes)
             for judge in filter(None, (components.judge, audit)):
                 check(judge, named)
-        pictures = [start for folder in self.starts for start in read_starts(folder, size, self.crop, rule)]
         starts = self._starts(robot, components, episodes, pictures, is_scored)
         imagination = Imagination.of(components.policy, components.world, components.judge, rl.horizon, rl.execute)
         warn_of_other_stride(files["judge"], imagination.chunk, components.world.fps)
