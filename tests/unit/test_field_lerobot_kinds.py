@@ -271,5 +271,5 @@ def test_a_folder_inside_a_data_set_names_the_whole(tmp_path):
     with pytest.raises(InputError, match="is a part of"):
         formats.read(tmp_path / "set" / "other")
     (tmp_path / "elsewhere").mkdir()
-    with pytest.raises(InputError, match="check the path$"):
+    with pytest.raises(InputError, match=r"check the path$"):
         formats.read(tmp_path / "elsewhere")

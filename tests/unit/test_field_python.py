@@ -207,7 +207,10 @@ LINES: dict[str, tuple[list[str], str]] = {
     "no device": (["sft", "/", "--device", "tpu"], "--device: found 'tpu', expected cpu or cuda. This machine has"),
     "no device of plan": (["plan", "--device", "tpu"], "found 'tpu', expected cpu or cuda. This machine has .* CUDA d"),
     "no choice": (["sft", "/", "--resize", "x", "--out", "y"], "--resize: found 'x', expected crop, pad or squash$"),
-    "optional": (["rl", "debug", "--rl.execute", "x"], "--rl.execute: found 'x', expected an integer or seconds such as 6s$"),
+    "optional": (
+        ["rl", "debug", "--rl.execute", "x"],
+        "--rl.execute: found 'x', expected an integer or seconds such as 6s$",
+    ),
     "or a word": (
         ["train-world", "/", "--held-out", "x", "--out", "y"],
         "--held-out: found 'x', expected a number or auto",
