@@ -56,7 +56,7 @@ def detect(path: str | Path) -> Format:
             f"subfolders one by one, such as {sets[0]}"
         )
     found = sorted(entry.name for entry in root.iterdir())[:5]
-    whole = next((folder for folder in list(root.absolute().parents)[:3] if has_episodes(folder)), None)
+    whole = next((folder for folder in list(root.absolute().parents)[:3] if (folder / INFO).is_file()), None)
     hint = "check the path" if whole is None else f"this folder is a part of the data set {whole}; give that"
     raise InputError(
         f"{root}: found {found}, expected {INFO} (LeRobot), *.tfrecord* with features.json (RLDS) or N.mp4 with N.npz "

@@ -35,7 +35,7 @@ def _changed(report: Report) -> list[str]:
 
 
 def _real(report: Report) -> list[str]:
-    return [*_offline(report, "real"), *_rates(report), *_gap(report), *_powered(report)]
+    return [*_offline(report, "real"), *_optional(report.rates), *_gap(report), *_optional(report.powered)]
 
 
 def _trust(report: Report) -> list[str]:
@@ -74,12 +74,8 @@ def _offline(report: Report, section: str) -> list[str]:
     return _sheet(report.offline[section]) if section in report.offline else []
 
 
-def _rates(report: Report) -> list[str]:
-    return [] if report.rates is None else _sheet(report.rates)
-
-
-def _powered(report: Report) -> list[str]:
-    return [] if report.powered is None else _sheet(report.powered)
+def _optional(sheet: Sheet | None) -> list[str]:
+    return [] if sheet is None else _sheet(sheet)
 
 
 def _tasks(report: Report) -> list[str]:
