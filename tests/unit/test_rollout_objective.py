@@ -228,10 +228,10 @@ class TinyPolicy(Trainable):
         raise NotImplementedError
 
 
-def train(groups: list[RolloutGroup]) -> tuple[Metrics, dict[str, Tensor]]:
+def train(groups: list[RolloutGroup], kl: float = 0.0) -> tuple[Metrics, dict[str, Tensor]]:
     """Two updates from `groups`: metrics and final weights."""
     policy = TinyPolicy()
-    trainer = Trainer(policy, TrainerConfig(lr=1e-2, updates=2, micro_batch=2))
+    trainer = Trainer(policy, TrainerConfig(lr=1e-2, updates=2, micro_batch=2, objective=ObjectiveConfig(kl=kl)))
     metrics = trainer.update(groups, torch.Generator().manual_seed(1))
     return metrics, {name: value.clone() for name, value in policy.state_dict().items()}
 
@@ -275,3 +275,20 @@ def test_groups_without_signal_are_counted_and_train_nothing() -> None:
     for name, value in TinyPolicy().state_dict().items():
         assert torch.equal(weights[name], value), name
     assert train([group(1.0, 0.0), group(1.0, 1.0)])[0]["zero_advantage_groups"] == pytest.approx(0.5)
+
+
+def test_a_kl_term_covers_groups_without_signal() -> None:
+    silent = [group(1.0, 1.0), group(0.0, 0.0)]
+    start = TinyPolicy().state_dict()
+    metrics, weights = train(silent, kl=0.2)
+    assert metrics["zero_advantage_groups"] == 1.0
+    assert metrics["kl_to_start"] == 0.0
+    assert all(torch.equal(weights[name], start[name]) for name in start), "nothing to pull back: no step on rounding"
+
+    moved = TinyPolicy()
+    for weight in moved.parameters():
+        weight.data.add_(0.5 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(2)))
+    config = TrainerConfig(lr=1e-2, warmup=0, updates=1, micro_batch=2, objective=ObjectiveConfig(kl=0.2))
+    trainer = Trainer(moved, config, start=TinyPolicy())
+    distances = [trainer.update(silent, torch.Generator().manual_seed(1))["kl_to_start"] for _ in range(20)]
+    assert distances[-1] < 0.5 * distances[0], distances

@@ -29,9 +29,10 @@ class ObjectiveConfig:
         reward: reward of a judged success: 1 ("verdict"), or the judge's success probability ("belief"), so a blurred
             future earns less than a clear one. A failure earns 0 either way.
         epsilon: added to the standard deviation of a group, so tiny differences of probability stay small.
-        mean_low: groups with a lower mean reward carry no signal and are dropped.
-        mean_high: groups with a higher mean reward carry no signal and are dropped.
-        kl: weight of the KL divergence from the start policy, in nats per token; counters forgetting.
+        mean_low: groups with a lower mean reward carry no signal and give no advantage.
+        mean_high: groups with a higher mean reward carry no signal and give no advantage.
+        kl: weight of the KL divergence from the start policy, in nats per token. Above 0 it also covers the groups
+            without signal, so that the policy does not forget what the world model gives no reward for.
         hold: weight of the KL divergence from the anchor, in nats per token, for rollouts of a held task. A rollout
             with an advantage has weight 1.
     """

@@ -82,7 +82,7 @@ class Trainer:
     def update(
         self, groups: Sequence[RolloutGroup], generator: torch.Generator, anchors: Mapping[str, Policy] | None = None
     ) -> Metrics:
-        """Train on every group that carries signal, and count the others.
+        """Train on every group that carries signal, and count the others; with a KL term, train on all.
 
         Args:
             groups: judged rollouts.
@@ -91,7 +91,8 @@ class Trainer:
                 toward the anchor on the observations of their rollouts.
         """
         anchors = anchors or {}
-        informative = [g for g in groups if has_signal(g, self.config.objective)]
+        objective = self.config.objective
+        informative = [g for g in groups if has_signal(g, objective)]
         scores = np.concatenate([g.scores for g in groups]) if groups else np.zeros(0)
         verdicts = sum(len(g.rollouts) for g in groups)
         metrics = {
@@ -101,7 +102,7 @@ class Trainer:
             "groups": float(len(groups)),
             "zero_advantage_groups": 1 - len(informative) / max(len(groups), 1),
         }
-        free = [g for g in informative if g.start.task not in anchors]
+        free = [g for g in (groups if objective.kl else informative) if g.start.task not in anchors]
         held = [g for g in groups if g.start.task in anchors]
         samples = [s for g in free for s in self._samples(g)]
         self._turns.give_to("update" if held else "collect")
@@ -188,9 +189,11 @@ class Trainer:
             return checkpoint.step, dict(checkpoint.state["beside"])
 
     def _samples(self, group: RolloutGroup) -> list[Sample]:
-        """Return the judged rollouts of a group with their advantages."""
-        judged = [r for r in group.rollouts if r.verdict.score is not None]
-        gains = advantages(rewards(group, self.config.objective), self.config.objective.epsilon)
+        """Return the judged rollouts of a group with their advantages, which are 0 without signal."""
+        judged, objective = [r for r in group.rollouts if r.verdict.score is not None], self.config.objective
+        gains = np.zeros(len(judged))
+        if has_signal(group, objective):
+            gains = advantages(rewards(group, objective), objective.epsilon)
         return [Sample(r, float(a)) for r, a in zip(judged, gains, strict=True)]
 
     @staticmethod

@@ -66,7 +66,10 @@ class TrainerConfig:
 
 @dataclass(frozen=True)
 class Sample:
-    """A rollout to train on. In a held task it has its anchor's chunks and no advantage."""
+    """A rollout to train on. In a held task it has its anchor's chunks and no advantage.
+
+    Nor has it one in a group without signal.
+    """
 
     rollout: Rollout
     advantage: float = 0.0
@@ -225,7 +228,7 @@ class Updater:
         weight = self.config.objective.kl
         if compare or weight:
             reference = _acting(self._score_by_start(obs, chunk), self.policy.chunk, chunk.actions)
-            kl = divergence(fresh, reference).mean()
+            kl = _above_rounding(divergence(fresh, reference), fresh, reference)
             metrics["kl_to_start"] = float(kl.detach())
             loss = loss + weight * kl * len(batch) / total if weight else loss
         return loss, metrics
@@ -240,8 +243,13 @@ class Updater:
         obs, chunk = obs.rows(used), chunk.rows(used)
         fresh = _acting(self._score(obs, chunk), self.policy.chunk, chunk.actions)
         target = _acting(chunk.logprobs, self.policy.chunk, chunk.actions).to(fresh.device).reshape(fresh.shape)
-        kl = torch.where((fresh - target).abs() > _ROUNDING, divergence(target, fresh), 0.0).mean()
+        kl = _above_rounding(divergence(target, fresh), target, fresh)
         return self.config.objective.hold * kl * len(batch) / total, {"kl_to_anchor": float(kl.detach())}
+
+
+def _above_rounding(kl: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Return the mean divergence, without the tokens whose log-probabilities differ by rounding alone."""
+    return torch.where((first - second).abs() > _ROUNDING, kl, 0.0).mean()
 
 
 def copy_of(policy: Policy) -> Policy:
