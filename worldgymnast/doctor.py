@@ -179,7 +179,7 @@ def _bf16() -> Check:
     gain = _multiply_ms(torch.float32) / _multiply_ms(torch.bfloat16)
     is_faster = gain > 1.1
     verdict = "helps" if is_faster else "does not help"
-    result = f"{', '.join(units) or 'no AVX512-BF16, no AMX'}; {gain:.2g} x the speed of fp32: autocast {verdict}"
+    result = f"{', '.join(units) or 'no AVX512-BF16, no AMX'}; {gain:.1f} x the speed of fp32: autocast {verdict}"
     use = "faster training on the CPU; optional, fp32 always works"
     return Check("bf16 on the CPU", is_faster, result, use, is_required=False)
 
@@ -285,7 +285,7 @@ def _cache() -> Check:
 
 def _memory() -> Check:
     total = machine_bytes()
-    use = f"training everything; no command needs more than {MEMORY_GB:g} GB"
+    use = f"training the default sizes, {MEMORY_GB:g} GB; published policies need what is listed below"
     is_enough = total / 1e9 >= MEMORY_GB
     return Check("memory", is_enough, f"{total / 1e9:.1f} GB", use, "smaller batches", is_required=False)
 

@@ -28,6 +28,7 @@ def parse_json(
     *,
     unique: bool = False,
     endless: bool = False,
+    line: int | None = None,
 ) -> Any:
     """Parse JSON from an external source.
 
@@ -37,6 +38,7 @@ def parse_json(
         hint: fix, at the end of error messages.
         unique: refuse objects with duplicate fields.
         endless: read integers with too many digits as infinity instead of refusing the text.
+        line: number of the line that the text is, for error messages; by default it is a whole file.
 
     Raises:
         InputError: the text is not JSON, not UTF-8, or nested too deeply.
@@ -44,18 +46,20 @@ def parse_json(
     >>> parse_json(b'\\xef\\xbb\\xbf{"fps": 10}', "info.json")
     {'fps': 10}
     """
+    source = where if line is None else f"{where}: line {line}"
     try:
         pairs = _each_once if unique else None
         decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text
         return json.loads(decoded, object_pairs_hook=pairs, parse_int=_integer if endless else None)
     except _DuplicateField as error:
-        raise InputError(f"{where}: field {error}: found twice, expected once. Remove one") from error
+        raise InputError(f"{source}: field {error}: found twice, expected once. Remove one") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{where}: is not UTF-8 text ({error}); {hint}") from error
+        raise InputError(f"{source}: is not UTF-8 text ({error}); {hint}") from error
     except json.JSONDecodeError as error:
-        raise InputError(f"{where}: line {error.lineno} is not JSON ({error.msg}); {hint}") from error
+        number = line or min(error.lineno, 1 + error.doc.rstrip().count("\n"))  # a text may end too early
+        raise InputError(f"{where}: line {number} is not JSON ({error.msg}); {hint}") from error
     except (RecursionError, ValueError) as error:  # nested too deeply, or a number with too many digits
-        raise InputError(f"{where}: cannot be read as JSON ({error}); {hint}") from error
+        raise InputError(f"{source}: cannot be read as JSON ({error}); {hint}") from error
 
 
 def _integer(digits: str) -> int | float:
@@ -99,7 +103,7 @@ def read_json_lines(path: Path, hint: str = "copy the file again") -> list[dict[
     """
     content = _content(path, hint).removeprefix(b"\xef\xbb\xbf")
     return [
-        json_object(parse_json(line, f"{path}: line {number}", hint), path, f"line {number}", hint)
+        json_object(parse_json(line, path, hint, line=number), path, f"line {number}", hint)
         for number, line in enumerate(content.split(b"\n"), 1)
         if line.strip()
     ]

@@ -182,6 +182,12 @@ def load_weights(path: Path, *, is_published: bool = False) -> tuple[dict[str, T
     return tensors, meta
 
 
+def _fix_for_absence(path: Path) -> str:
+    """How to give a weights file that is not there."""
+    inside = sorted(path.glob("*.safetensors")) if path.is_dir() else []
+    return f"Give {' or '.join(map(str, inside[:3]))}" if inside else "Check the path, or train them first"
+
+
 def _fix_for_damage(path: Path, is_published: bool) -> str:
     """How to replace a damaged weights file."""
     if is_published:
@@ -195,7 +201,7 @@ def _fix_for_damage(path: Path, is_published: bool) -> str:
 def _open(path: Path, is_published: bool) -> Iterator[Any]:
     """Open a safetensors file; report errors of the reader in one line."""
     if not _is_file(path):
-        fix = f"The checkpoint is incomplete. {_AGAIN}" if is_published else "Check the path, or train them first"
+        fix = f"The checkpoint is incomplete. {_AGAIN}" if is_published else _fix_for_absence(path)
         raise InputError(f"{path}: found no file, expected weights (.safetensors). {fix}")
     try:
         with safe_open(path, framework="pt") as file:

@@ -406,6 +406,7 @@ def test_data_check_reads_every_camera(trained: Path, tmp_path: Path, capsys: py
         (None, None, ""),  # the reader asks which
         ("front", 64, "frames of 48x64 pixels are resized to 64x64"),
         (WRIST, 64, "frames of 40x40 pixels are resized to 64x64"),
+        ("front,wrist", (64, 128), "2 cameras side by side are resized to 64x128 together"),
         (("front", "wrist"), (64, 128), "2 cameras side by side are resized to 64x128 together"),
         ("all", (64, 128), "2 cameras side by side are resized to 64x128 together"),
     ],

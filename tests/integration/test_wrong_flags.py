@@ -51,7 +51,11 @@ def test_the_width_of_the_state_is_that_of_the_data(tmp_path: Path, refuses: Ref
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("quickstart", "widowx"), "'widowx' is no robot (metaworld or libero)"),
+        (("quickstart", "widowx"), "'widowx' is no robot (metaworld or libero). Check the name; with a robot of your"),
+        (("evaluate", "a.safetensors", "--out", "run", "--seed", 1), "unknown flag '--seed'; did you mean '--seeds'?"),
+        (("evaluate", "--bogus", 1), "unknown flag '--bogus'"),
+        (("label", "data", "--by-hand", "--out", "labels.json"), "expected a label file, such as labels.jsonl"),
+        (("data", "check", "lab/pick"), "hf download lab/pick --repo-type dataset --local-dir data/pick"),
         (("check-env", "--env", "libero"), "the environment is the first argument"),
         (("check-env", "widowx"), "found 'widowx', expected libero, metaworld, gym:ID"),
     ],

@@ -120,7 +120,7 @@ def read_each(
     if known is not None:
         known.require_used(" or ".join(map(str, paths)))
     else:
-        _print_unused_labels(paths)
+        print_unused_labels(paths)
     first, spec = sets[0], spec or sets[0].spec
     for i, (path, part) in enumerate(zip(paths, sets, strict=True)):
         try:
@@ -143,7 +143,7 @@ def read_each(
     return sets
 
 
-def _print_unused_labels(paths: Sequence[Path]) -> None:
+def print_unused_labels(paths: Sequence[Path]) -> None:
     """Print which data sets have label files beside or inside their folder that were not given."""
     for path in paths:
         beside = [one for one in path.parent.glob(f"*labels*{SUFFIX}") if _is_made_for(one, path)]

@@ -26,7 +26,7 @@ from worldgymnast.surrogates.imagination import Imagination
 from worldgymnast.types import Start
 
 NOTICE = (
-    "No real environment: nothing is scored for real, and the result is the last step or round. --env chooses an "
+    "Nothing is scored for real, and the result is the last step or round. --env, without --unscored, chooses an "
     "environment that scores it."
 )
 """Printed before the training."""

@@ -134,7 +134,7 @@ def parse(name: str, words: Sequence[str], study: Mapping[str, type[Command]]) -
     markers = (tyro.conf.PositionalMetavarFromFieldName, tyro.conf.AvoidSubcommands)
     given: dict[str, Any] = {"default": default} if default else {}
     durations = [flag for flag in known if is_duration(flag)]
-    with _more_help(has_environment, durations), _usage_errors(name, words), drafting(kind.hidden, env):
+    with _more_help(has_environment, durations), _usage_errors(name, words, known), drafting(kind.hidden, env):
         draft, unknown = tyro.cli(kind, prog=program, args=words, config=markers, return_unknown_args=True, **given)
     if unknown and default is None and not unknown[0].startswith("-"):
         check_first(name, words, kind.sizes)
@@ -258,7 +258,8 @@ def check_first(name: str, words: Sequence[str], sizes: Collection[str]) -> None
     is_plain = first and not first.startswith("-") and not {"/", os.sep} & set(first)
     if sizes and is_plain and first not in sizes and not os.path.exists(first):
         word = COMMANDS[name].arguments.split()[0].strip("[]").lower()
-        hint = _suggestion(first, sizes, 0.8) or ". Check the name"
+        own = "; with a robot of your own, begin with: worldgymnast sft DATA" if name == "quickstart" else ""
+        hint = _suggestion(first, sizes, 0.8) or f". Check the name{own}"
         if "DATA" not in COMMANDS[name].arguments:
             raise UsageError(f"{name}: '{first}' is no {word} ({join(sizes)}){hint}")
         raise UsageError(f"{name}: '{first}' is neither a {word} ({join(sizes)}) nor a data set's folder{hint}")
@@ -298,8 +299,10 @@ def _renamed(flag: str, flags: Sequence[str]) -> str:
 
 
 @contextlib.contextmanager
-def _usage_errors(name: str, words: Sequence[str]) -> Iterator[None]:
+def _usage_errors(name: str, words: Sequence[str], known: Sequence[str]) -> Iterator[None]:
     """Raise `UsageError` in place of tyro's error box.
+
+    An unknown flag is reported first: tyro reads its value as a positional argument, and blames that.
 
     Tyro has no public API for its errors. This hook, of a private module, has them as data; in a version without it,
     tyro prints its box and exits with the same code.
@@ -311,7 +314,9 @@ def _usage_errors(name: str, words: Sequence[str]) -> Iterator[None]:
         return
 
     def refuse(event: errors.ParseErrorEvent) -> None:
-        raise UsageError(_usage_error(name, words, event))
+        flags = [word for word in words if word.startswith("--") and word != "--"]
+        unknown = [word for word in flags if _flag(word).replace("--no-", "--") not in {*known, "--help"}]
+        raise UsageError(_unknown(name, unknown, known) if unknown else _usage_error(name, words, event))
 
     with errors.on_parse_error(refuse):
         yield

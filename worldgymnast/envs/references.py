@@ -52,6 +52,8 @@ PREFIXES: Mapping[str, Mapping[str, Any]] = {
     },
 }
 """Presets by the first word of a reference."""
+_ARGUMENTS = {"lerobot": "TYPE", "inspect-robots": "NAME"}
+"""What follows the first word of a reference, if it is no ID."""
 _FACTORIES = ("inspect-robots", "rlinf")
 """Presets whose argument is `module:factory`, where no registry of Gymnasium knows the environment."""
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
@@ -78,7 +80,10 @@ def resolve_reference(reference: str, kinds: Sequence[str]) -> dict[str, Any]:
         return dict(PREFIXES[word]) | {"factory" if is_factory else "id": argument}
     if colon and word not in PREFIXES and _FACTORY.fullmatch(reference):
         return {"factory": reference}
-    known = [*(kind for kind in kinds if kind != "gymnasium"), *(f"{prefix}:ID" for prefix in PREFIXES)]
+    known = [
+        *(kind for kind in kinds if kind != "gymnasium"),
+        *(f"{prefix}:{_ARGUMENTS.get(prefix, 'ID')}" for prefix in PREFIXES),
+    ]
     near = difflib.get_close_matches(reference, [*kinds, *PREFIXES], n=1, cutoff=0.6)
     hint = f"; did you mean '{near[0]}'?" if near and near[0] != word else ""
     raise InputError(

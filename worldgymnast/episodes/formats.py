@@ -37,7 +37,9 @@ def detect(path: str | Path) -> Format:
     if root.exists() and not root.is_dir():
         raise InputError(f"{root}: is a file, expected a folder with episodes; give the folder that contains it")
     if not root.is_dir():
-        raise InputError(f"{root}: no such folder, expected one with episodes; check the path")
+        is_id = not root.is_absolute() and len(root.parts) == 2 and not root.parent.exists()
+        fix = f"; from the Hub: hf download {root} --repo-type dataset --local-dir data/{root.name}" if is_id else ""
+        raise InputError(f"{root}: no such folder, expected one with episodes; check the path{fix}")
     _require_one_format(root)
     if (root / INFO).is_file():
         version = str(read_json_object(root / INFO).get("codebase_version", ""))

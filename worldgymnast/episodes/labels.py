@@ -153,7 +153,7 @@ def read_labels(path: Path) -> LabelFile:
     """
     if not path.is_file():
         raise InputError(
-            f"{path}: no such file, expected labels. Write them with: worldgymnast label DATA --out {path}"
+            f"{path}: no such file, expected labels. Write them with: worldgymnast label DATA --by-hand --out {path}"
         )
     if path.stat().st_size > _MAX_BYTES:
         raise InputError(f"{path}: larger than {_MAX_BYTES // 2**20} MB, expected labels. Give a file of label --out")
@@ -165,7 +165,7 @@ def read_labels(path: Path) -> LabelFile:
         if not line.strip():
             continue
         where = f"{path}: line {number}"
-        value = json_object(parse_json(line, where, "correct the line"), where, hint="correct the line")
+        value = json_object(parse_json(line, path, "correct the line", line=number), where, hint="correct the line")
         if _VERSION in value:
             _read_header(file, value, where)
         elif number == 1:

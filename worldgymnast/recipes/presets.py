@@ -20,7 +20,9 @@ from worldgymnast.recipes.quickstart import QuickstartConfig
 from worldgymnast.recipes.record import PolicyRecordConfig, RecordConfig
 from worldgymnast.recipes.relearn import RelearnConfig
 from worldgymnast.recipes.reproduce import Recipe
+from worldgymnast.rl.objective import ObjectiveConfig
 from worldgymnast.rl.reinforce import ReinforceConfig
+from worldgymnast.rl.update import TrainerConfig
 from worldgymnast.training.fit import FitConfig
 from worldgymnast.training.judge import JudgeTraining
 from worldgymnast.training.policy import PolicyTraining
@@ -49,6 +51,8 @@ def libero() -> Recipe:
     transformer = replace(EMBEDDED.transformer, action_dim=7)
     sizes = replace(EMBEDDED, transformer=transformer, state_dim=8, state_input=True)
     base, length = Recipe(), 40
+    trainer = TrainerConfig(objective=ObjectiveConfig(kl=0.2))  # else what the world model underrates is forgotten
+    rl = ReinforceConfig(horizon=env.horizon, evaluate_every=12, trainer=trainer)
     return replace(
         base,
         env=env,
@@ -64,7 +68,7 @@ def libero() -> Recipe:
         explored=replace(base.explored, temperatures=(0.0, 0.5), per_temperature=12, length=env.horizon),
         planned=True,
         adapted=1200,
-        finetune=FinetuneConfig(ReinforceConfig(horizon=env.horizon, evaluate_every=12), ScoringConfig(per_task=12)),
+        finetune=FinetuneConfig(rl, ScoringConfig(per_task=12)),
         score=ScoreConfig(per_task=25),
     )
 

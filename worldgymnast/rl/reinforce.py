@@ -94,7 +94,8 @@ class ReinforceConfig(CollectConfig):
         temperature: sampling temperature, also used in the probability ratio.
         middle: share of starts taken from logged episodes shortly before they succeed.
         rows: most rollouts imagined in parallel.
-        horizon: actions per imagined rollout; a multiple of the actions per look.
+        horizon: actions per imagined rollout; a multiple of the actions per look. If omitted, `rl` takes it from the
+            successful episodes of your data, or from the environment.
         execute: actions to execute of each predicted chunk before the policy looks again; all by default.
         evaluate_every: steps between two evaluations; the first and the last step are always evaluated.
         keep_best: end with the weights chosen by `evaluation.keeping.choose`, possibly the untrained ones, instead of

@@ -43,7 +43,8 @@ class PolicyTraining:
         batch: looks per step.
         fit: the training loop.
         after_success: actions imitated after the first frame of success. What follows, such as a retreat, is not
-            imitated; 10000 imitates whole episodes.
+            imitated; 10000 imitates whole episodes. If omitted, `sft` scales it to the data's rate: 7 at 30 frames per
+            second.
     """
 
     policy: PolicyConfig = DEFAULT_POLICY

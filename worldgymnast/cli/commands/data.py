@@ -22,6 +22,7 @@ from worldgymnast.cli.command import (
     Size,
 )
 from worldgymnast.cli.environment import HIDDEN_HORIZON, check_policy, check_tasks, fitted
+from worldgymnast.cli.inputs import print_unused_labels
 from worldgymnast.cli.origins import size_in
 from worldgymnast.cli.results import print_data_set
 from worldgymnast.configs import Between, checked
@@ -132,6 +133,7 @@ class DataCheck(DatasetCommand):
         findings = check(self.path, "all" if several else self.cameras, self.fps)
         for finding in findings:
             print(finding)
+        print_unused_labels([self.path])
         errors = sum(finding.severity == "error" for finding in findings)
         print(f"{self.path}: {counted(errors, 'error')}, {counted(len(findings) - errors, 'warning')}")
         if several:

@@ -42,6 +42,8 @@ from worldgymnast.report.labels import sheets
 
 _OWN = "data set"
 """Name of the data set's own labels in comparisons."""
+_OTHER_FILES = (".json", ".csv", ".txt", ".parquet")
+"""Endings of files that are no label files; a new folder for a copy does not end so."""
 _HAND = "hand"
 
 
@@ -95,6 +97,11 @@ class LabelEpisodes(DeviceCommand, DatasetCommand):
             )
         if has_source and self.out is None:
             raise InputError(f"--out: missing. Give a label file, such as --out labels{SUFFIX}")
+        if self.out is not None and self.out.suffix in _OTHER_FILES:
+            raise InputError(
+                f"--out: found {self.out}, expected a label file, such as {self.out.with_suffix(SUFFIX)}, or a new "
+                "folder for a copy of the data set with the labels"
+            )
         if self.by_hand and not self._is_file:
             raise InputError(f"--out: labels by hand are saved in a label file. Give one that ends in {SUFFIX}")
         if self.reward_threshold is not None and not self.column:
