@@ -54,6 +54,7 @@ def test_the_width_of_the_state_is_that_of_the_data(tmp_path: Path, refuses: Ref
         (("quickstart", "widowx"), "'widowx' is no robot (metaworld or libero). Check the name; with a robot of your"),
         (("evaluate", "a.safetensors", "--out", "run", "--seed", 1), "unknown flag '--seed'; did you mean '--seeds'?"),
         (("evaluate", "--bogus", 1), "unknown flag '--bogus'"),
+        (("rl", "quickstart", "--rl.no-keep-best", "--rl.steps", "x"), "--rl.steps: found 'x', expected an integer"),
         (("label", "data", "--by-hand", "--out", "labels.json"), "expected a label file, such as labels.jsonl"),
         (("data", "check", "lab/pick"), "hf download lab/pick --repo-type dataset --local-dir data/pick"),
         (("check-env", "--env", "libero"), "the environment is the first argument"),

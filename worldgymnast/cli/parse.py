@@ -30,6 +30,8 @@ RENAMED = {
 """Flags of the previous version, and their new names."""
 ENVIRONMENTS = "metaworld, libero, gym:ID, module:factory, lerobot:TYPE, maniskill:ID, KIND:ARGUMENT or FILE.json"
 """References of real environments."""
+_NEGATION = re.compile(r"(^--|\.)no-")
+"""Of a flag that turns a setting off, such as --rl.no-keep-best."""
 _MOVED_ENV = re.compile(r"--(finetune|record|explore)\.env\.")
 
 
@@ -315,7 +317,7 @@ def _usage_errors(name: str, words: Sequence[str], known: Sequence[str]) -> Iter
 
     def refuse(event: errors.ParseErrorEvent) -> None:
         flags = [word for word in words if word.startswith("--") and word != "--"]
-        unknown = [word for word in flags if _flag(word).replace("--no-", "--") not in {*known, "--help"}]
+        unknown = [word for word in flags if not {_flag(word), _NEGATION.sub(r"\1", _flag(word))} & {*known, "--help"}]
         raise UsageError(_unknown(name, unknown, known) if unknown else _usage_error(name, words, event))
 
     with errors.on_parse_error(refuse):
