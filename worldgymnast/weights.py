@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -184,7 +185,7 @@ def load_weights(path: Path, *, is_published: bool = False) -> tuple[dict[str, T
 
 def _fix_for_absence(path: Path) -> str:
     """How to give a weights file that is not there."""
-    inside = sorted(path.glob("*.safetensors")) if path.is_dir() else []
+    inside = sorted(path.glob("*.safetensors")) if os.path.isdir(path) else []  # False for a name that is too long
     return f"Give {' or '.join(map(str, inside[:3]))}" if inside else "Check the path, or train them first"
 
 

@@ -100,7 +100,7 @@ def labels_from_csv(path: Path, episodes: EpisodeSet, numbers: Sequence[int], la
 def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     """The lines of a CSV file with their numbers."""
     if not path.is_file() or path.stat().st_size > _MAX_CSV_BYTES:
-        found = "is a folder" if path.is_dir() else "too large" if path.is_file() else "no such file"
+        found = "is a folder" if path.is_dir() else "too large" if path.exists() else "no such file"
         raise InputError(f"{path}: {found}. Give a CSV file with the columns episode and success")
     try:
         text = path.read_bytes().decode("utf-8-sig")
