@@ -59,9 +59,10 @@ def size_for(
     """
     if size is not None or not paths:
         return size
-    names = tuple(cameras.split(",")) if isinstance(cameras, str) else cameras or ()
-    if cameras == "all" or len(names) > 1:
-        return _size_of_several(paths, "all" if cameras == "all" else tuple(map(str.strip, names)), target)
+    if isinstance(cameras, str) and "," in cameras:
+        cameras = tuple(map(str.strip, cameras.split(",")))
+    if cameras == "all" or (isinstance(cameras, tuple) and len(cameras) > 1):
+        return _size_of_several(paths, cameras, target)
     if cameras is None and ambiguous_cameras(paths[0]):
         return None  # the reader reports that one has to be chosen
     sizes = [frame_size(path, cameras) for path in paths]

@@ -66,9 +66,9 @@ class TrainerConfig:
 
 @dataclass(frozen=True)
 class Sample:
-    """A rollout to train on. In a held task it has its anchor's chunks and no advantage.
+    """A rollout to train on.
 
-    Nor has it one in a group without signal.
+    Its advantage is 0 in a group without signal, and in a held task, where it has its anchor's chunks.
     """
 
     rollout: Rollout
