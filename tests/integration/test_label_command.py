@@ -14,6 +14,7 @@ from lamp import BrightJudge, lamp_episode
 from worldgymnast.cli.main import main
 from worldgymnast.episodes import formats, lerobot
 from worldgymnast.episodes.labels import read_labels
+from worldgymnast.recipes.quickstart import starter
 from worldgymnast.types import Clip, Verdict
 
 COMMAND = "worldgymnast.cli.commands.label"
@@ -134,6 +135,17 @@ def test_a_judge_labels_and_its_failures_stay_unlabelled(
     assert "(6/6)" in said, "the judge is right wherever it answers"
     monkeypatch.setattr(f"{COMMAND}.load_judge_with_ledger", lambda path, device: _Dead())
     assert run("label", tmp_path / "lamps", "--judge", tmp_path / "bright.json", "--out", tmp_path / "d.jsonl") == 1
+
+
+def test_a_judge_that_does_not_know_the_task_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    known = [replace(lamp_episode(i, steps=8), task="drawer-open", instruction="open the drawer") for i in range(2)]
+    lerobot.write(tmp_path / "known", known)
+    lerobot.write(tmp_path / "both", [*known, lamp_episode(2, steps=8)])
+    for name in ("known", "both"):
+        labels = tmp_path / f"{name}.jsonl"
+        assert run("label", tmp_path / name, "--judge", starter("judge"), "--fps", 13.333, "--out", labels) == 0
+        is_warned = "judge.safetensors: not trained on 1 of these 2 tasks, such as " in capsys.readouterr().out
+        assert is_warned == (name == "both")
 
 
 class _Dead(BrightJudge):

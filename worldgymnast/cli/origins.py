@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from worldgymnast.episodes.windows import EpisodeSet, episode_keys, usual_length
+from worldgymnast.episodes.windows import (
+    MAX_INSTRUCTIONS,
+    EpisodeSet,
+    episode_keys,
+    recorded_instructions,
+    usual_length,
+)
 from worldgymnast.errors import InputError
 from worldgymnast.files import read_json_object
 from worldgymnast.preprocessing import RULES, Resize, Size, compact
@@ -50,7 +56,7 @@ def origin(
         "frame_size": list(episodes.size),
         "fps": episodes.fps,
         "image_key": list(cameras),
-        "instructions": sorted(set(episodes.instruction))[:200],
+        "instructions": recorded_instructions(episodes),
         "usual_length": usual_length(episodes),
     }
 
@@ -142,6 +148,29 @@ def warn_of_other_stride(judge: Path, look: int, rate: float) -> None:
                 f"warning: {file}: calibrated on a frame every {stride / rate:.2g} s, but sees one every "
                 f"{look / rate:.2g} s, so its success must last {look / stride:.2g} times as long. Train it with "
                 f"--stride {look}, or execute {stride} actions per look",
+                flush=True,
+            )
+
+
+def warn_of_new_tasks(judge: Path, tasks: Iterable[tuple[str, str]]) -> None:
+    """Warn of a judge that has been trained on no instruction of some tasks.
+
+    Args:
+        judge: its file; one that does not record all of its instructions fits any.
+        tasks: task and instruction of the clips that it will judge.
+    """
+    wanted: dict[str, set[str]] = {}
+    for task, instruction in tasks:
+        wanted.setdefault(task, set()).add(instruction)
+    for file in weight_files(judge):
+        known = _origin_of(file).get("instructions")
+        if not isinstance(known, list) or not 0 < len(known) < MAX_INSTRUCTIONS:
+            continue
+        if new := [min(texts) for texts in wanted.values() if texts.isdisjoint(known)]:
+            print(
+                f"warning: {file}: not trained on {len(new)} of these {len(wanted)} tasks, such as '{min(new)}', but "
+                f"on '{known[0]}' and the like. Its verdicts on them may be wrong. Check it on labelled episodes with "
+                "judge calibrate, or train a judge on them",
                 flush=True,
             )
 

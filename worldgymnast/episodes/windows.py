@@ -19,6 +19,8 @@ from worldgymnast.text import is_sentence
 from worldgymnast.tiling import Tiling
 from worldgymnast.types import Episode
 
+MAX_INSTRUCTIONS = 200
+"""Instructions that the file of a component records."""
 _MAX_KINDS = 20
 """Number of distinct instructions above which they do not serve as task names."""
 
@@ -377,6 +379,11 @@ def state_hash(episodes: EpisodeSet) -> str:
     digest = hashlib.sha256("\0".join(episodes.state_names).encode())
     digest.update(np.ascontiguousarray(episodes.state[episodes.rows]).tobytes())
     return digest.hexdigest()[:16]
+
+
+def recorded_instructions(episodes: EpisodeSet) -> list[str]:
+    """Return the instructions that the file of a component records: the first `MAX_INSTRUCTIONS`, sorted."""
+    return sorted(set(episodes.instruction))[:MAX_INSTRUCTIONS]
 
 
 def usual_length(episodes: EpisodeSet) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from worldgymnast.configs import Count, Positive, checked
-from worldgymnast.episodes.windows import EpisodeSet, data_hash
+from worldgymnast.episodes.windows import EpisodeSet, data_hash, recorded_instructions
 from worldgymnast.errors import InputError
 from worldgymnast.phrases import INSTRUCTIONS
 from worldgymnast.protocols import TrainableJudge, WorldModel
@@ -116,7 +116,7 @@ def train_judge(
         config: the training; its sizes are ignored if `start` is given.
         device: of the training.
         start: a judge to finetune.
-        origin: see `Manifest.origin`.
+        origin: see `Manifest.origin`; the instructions are recorded anyway.
         require_both: refuse episodes that all succeed, or all fail. Recipes do not: they test their judge later.
 
     Raises:
@@ -148,6 +148,7 @@ def train_judge(
             batches: Batches = success_batches(sets, config.batch, config.fit.seed, instructions)
             metrics = fit(judge, batches, config.fit, run, "judge")
             metrics |= calibrate(judge, imagine(held_out, seed=config.fit.seed + 1), config.stride, real=held_out)
-            save_component(result, judge, Manifest(run.command, config.fit.seed, data_hash(train), metrics, origin))
+            known = {"instructions": recorded_instructions(real)} | dict(origin or {})
+            save_component(result, judge, Manifest(run.command, config.fit.seed, data_hash(train), metrics, known))
             run.finish(metrics)
     return load_learned_judge(result, device)

@@ -17,7 +17,15 @@ from worldgymnast.cli.command import DatasetCommand, DeviceCommand, OptionalPath
 from worldgymnast.cli.commands.diagnose import short_names
 from worldgymnast.cli.commands.judge_evaluation import load_judge_with_ledger
 from worldgymnast.cli.data_defaults import frames_for, rate_of
-from worldgymnast.cli.origins import cameras_of, check_same_cameras, fps_of, rule_of, size_of, weight_files
+from worldgymnast.cli.origins import (
+    cameras_of,
+    check_same_cameras,
+    fps_of,
+    rule_of,
+    size_of,
+    warn_of_new_tasks,
+    weight_files,
+)
 from worldgymnast.configs import Between, Once, Positive, checked
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.labels import (
@@ -192,7 +200,9 @@ class LabelEpisodes(DeviceCommand, DatasetCommand):
     ) -> int:
         """Label by a judge; returns 1 if it failed on every episode."""
         judge = load_judge_with_ledger(path, self.device)
-        check(judge, set(zip(episodes.task, episodes.instruction, strict=True)))
+        tasks = set(zip(episodes.task, episodes.instruction, strict=True))
+        warn_of_new_tasks(path, tasks)
+        check(judge, tasks)
         verdicts = []
         for label, verdict in judge_labels(judge, episodes, numbers, name, stride, self.rows):
             writer.add(label)

@@ -33,7 +33,14 @@ from worldgymnast.cli.offline import (
     support_of,
     warn_of_wrong_world,
 )
-from worldgymnast.cli.origins import cameras_of, check_same_cameras, length_of, rule_of, warn_of_other_stride
+from worldgymnast.cli.origins import (
+    cameras_of,
+    check_same_cameras,
+    length_of,
+    rule_of,
+    warn_of_new_tasks,
+    warn_of_other_stride,
+)
 from worldgymnast.cli.results import print_training
 from worldgymnast.cli.starters import (
     component_files,
@@ -203,6 +210,8 @@ class Rl(DeviceCommand, LabelledCommand):
         self._move_to_device(components, files["policy"], rl, audit)
         if not is_finished(self.out):
             named = _instructions_by_task(robot, episodes)
+            for path in filter(None, (files["judge"], self.audit)):
+                warn_of_new_tasks(path, named)
             for judge in filter(None, (components.judge, audit)):
                 check(judge, named)
         starts = self._starts(robot, components, episodes, pictures, is_scored)
