@@ -333,6 +333,13 @@ def test_the_report_of_an_undamaged_run(seen: Path) -> None:
     assert "unknown (0/0)" in page
 
 
+def test_a_comparison_that_was_interrupted_says_so(seen: Path) -> None:
+    unfinished = "only 'before' has been evaluated"
+    assert unfinished not in markdown(collect(seen))
+    (seen / "evaluation.json").write_text(json.dumps({"before": [outcome(0, True), outcome(1, False)]}))
+    assert unfinished in markdown(collect(seen))
+
+
 SHAPES = (b"", b"null", b"[]", b"{}", b"3", b'"x"', b'{"a": 1}', b'{"before": [3]}', b"[[]]", b"\xff", b"[" * 100_000,
           b'{"before": [{"task": null}], "after": []}', b'[{"name": "../../x"}]', bytes(64), b'{"step": 1')  # fmt: skip
 FILES = ("metrics.jsonl", "evaluation.json", "gate.json", "stages.json", "gallery.json", "summary.json", "config.json",

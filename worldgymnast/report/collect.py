@@ -381,6 +381,10 @@ def _notes(
         notes.append(f"'After' pools {len(after)} policies, one per seed, each on its own layouts.")
     elif len(evaluation) > 2:
         notes.append(f"'After' is the policy of '{after[0]}'; the others were evaluated on the same layouts.")
+    if list(evaluation) == ["before"]:
+        notes.append(
+            "The comparison is unfinished: only 'before' has been evaluated. Rerun the same command to finish it."
+        )
     if learners and all(_is_unscored(config_of(path)) for path in learners):
         notes.append("No real scoring: all success rates are imagined, and the result is the last step.")
     for path in learners:
