@@ -86,6 +86,17 @@ def test_a_foreign_policy_is_trained_saved_and_loaded(mine: Mine, known: None, t
     assert recorded["policy"] == before
 
 
+def test_a_policy_is_evaluated_once_under_two_names(mine: Mine, capsys: pytest.CaptureFixture[str]) -> None:
+    other = copy.deepcopy(mine)
+    with torch.no_grad():
+        next(other.parameters()).add_(1.0)
+    evaluated = wg.evaluate({"start": mine, "kept": copy.deepcopy(mine), "other": other}, Light(), per_task=4)
+    assert evaluated.rows["kept"] == evaluated.rows["start"]
+    said = capsys.readouterr().out
+    assert "kept: has the weights of start, and is not evaluated again" in said
+    assert "other: has" not in said
+
+
 def test_an_unregistered_policy_is_trained_and_its_object_returned(mine: Mine, tmp_path: Path) -> None:
     result = finetuned(mine, tmp_path / "run", steps=2)
     again = finetuned(mine, tmp_path / "run", steps=2)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gymnasium.vector import VectorEnv
+from torch import nn
 
 from worldgymnast.actions import require_same
 from worldgymnast.measure.real import ScoreConfig, first_of, result_row, run_trials
@@ -19,7 +20,7 @@ from worldgymnast.registry import load_policy
 from worldgymnast.rl.rollout import executed_per_look, open_vector
 from worldgymnast.surrogates.imagination import Imagination, score_in
 from worldgymnast.types import Layout, Rollout, Start
-from worldgymnast.weights import write_text
+from worldgymnast.weights import identity, write_text
 
 _ROWS = 96
 """Most rollouts imagined in parallel."""
@@ -52,7 +53,7 @@ def evaluate(
 
     Args:
         file: outcomes are saved here after every policy; saved policies are not evaluated again.
-        contenders: by name; a policy that occurs twice with the same seeds is evaluated once.
+        contenders: by name; policies with the same weights and seeds are evaluated once.
         env: the real environment.
         config: number of layouts per task and seed, and the first layout.
         device: of policies that are loaded from files.
@@ -101,16 +102,33 @@ def _evaluate_missing(
     real = open_vector(env, config.workers, chunk, horizon=env.horizon, keyframes_only=True)
     try:
         for name, policy in policies.items():
-            contender = contenders[name]
-            same = [other for other in outcomes if contenders.get(other) == contender]
+            seeds = contenders[name].seeds
+            same = [other for other in outcomes if _is_same(name, other, contenders, policies)]
             if same:
+                print(f"{name}: has the weights of {same[0]}, and is not evaluated again", flush=True)
                 outcomes[name] = outcomes[same[0]]
             else:
-                rows = [_seed_rows(policy, real, env, config, imagine, name, seed) for seed in contender.seeds]
+                rows = [_seed_rows(policy, real, env, config, imagine, name, seed) for seed in seeds]
                 outcomes[name] = [row for each in rows for row in each]
             write_text(file, json.dumps(outcomes) + "\n")
     finally:
         real.close()
+
+
+def _is_same(name: str, other: str, contenders: Mapping[str, Contender], policies: Mapping[str, Policy]) -> bool:
+    """Whether two contenders have the same seeds, and the same policy or weights, as after RL that kept its start.
+
+    Policies from an earlier run are not loaded: only their files are compared.
+    """
+    one, two = contenders[name], contenders.get(other)
+    if two is None or one.seeds != two.seeds:
+        return False
+    if one.policy == two.policy:
+        return True
+    first, second = policies[name], policies.get(other)
+    if not (isinstance(first, nn.Module) and type(first) is type(second)):
+        return False
+    return identity(first) == identity(second) and getattr(first, "config", None) == getattr(second, "config", None)
 
 
 def _seed_rows(
