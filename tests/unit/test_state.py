@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from rlds_builders import record, step
 from small_worlds import SMALL, randomised
 from two_cameras import FRONT, JOINTS, SPEC, WRIST
 
+from worldgymnast.cli.origins import check_same_state
 from worldgymnast.configs import from_dict, to_dict
 from worldgymnast.episodes import formats
 from worldgymnast.episodes.lerobot import write
@@ -31,6 +33,7 @@ from worldgymnast.tiling import compose
 from worldgymnast.training.batches import imitation_batches
 from worldgymnast.types import Observation, Start
 from worldgymnast.video import png
+from worldgymnast.weights import save_weights
 from worldgymnast.worldmodel.sampler import WorldModelConfig
 
 
@@ -246,3 +249,24 @@ def test_the_state_head_learns_from_both_kinds_of_clips() -> None:
         optimizer.step()
         losses.append(metrics["state_loss"])
     assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("recorded", "names", "is_refused"),
+    [
+        (["s0", "s1"], ["x", "gripper"], False),
+        (["x", "gripper"], ["state_0", "state_1"], False),
+        (["x", "gripper"], ["x", "gripper"], False),
+        (["x", "gripper"], [], False),
+        (["x", "gripper"], ["gripper", "x"], True),
+        (["s0", "s1"], ["x", "y", "gripper"], True),
+    ],
+)
+def test_names_that_only_count_fit_any_state_of_their_number(
+    recorded: list[str], names: list[str], is_refused: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "world.safetensors"
+    manifest = json.dumps({"origin": {"state_names": recorded}})
+    save_weights(path, {"w": torch.zeros(1)}, {"kind": "LatentWorldModel", "manifest": manifest})
+    with pytest.raises(InputError, match="components of one robot") if is_refused else contextlib.nullcontext():
+        check_same_state(path, names=names)

@@ -12,6 +12,7 @@ from worldgymnast.episodes.windows import (
     MAX_INSTRUCTIONS,
     EpisodeSet,
     episode_keys,
+    is_named,
     recorded_instructions,
     usual_length,
 )
@@ -105,12 +106,13 @@ def check_same_state(*paths: Path | None, names: Sequence[str] = ()) -> None:
     """Raise `InputError` if the numbers of the state have other names in components or data.
 
     Args:
-        paths: files of components; those that record no names fit any.
+        paths: files of components; those that record no names fit any, and positions (s0 s1 ...) any of their number.
         names: those of the data.
     """
-    named = [("data", list(names))] + [(str(path), _origin_of(path).get("state_names") or []) for path in paths]
-    for (first, axes), (other, others) in itertools.combinations([one for one in named if one[1]], 2):
-        if axes != others:
+    recorded = [(str(path), list(map(str, _origin_of(path).get("state_names") or ()))) for path in paths]
+    named = [one for one in [("data", list(names)), *recorded] if one[1]]
+    for (first, axes), (other, others) in itertools.combinations(named, 2):
+        if len(axes) != len(others) or (axes != others and is_named(axes) and is_named(others)):
             raise InputError(
                 f"{first}: the state is {' '.join(map(str, axes))}, but that of {other} is "
                 f"{' '.join(map(str, others))}. Give data and components of one robot"

@@ -12,6 +12,7 @@ import numpy as np
 from worldgymnast.actions import UNKNOWN, ActionSpec
 from worldgymnast.episodes import lerobot_layout as layout
 from worldgymnast.episodes.stats import Stats
+from worldgymnast.episodes.windows import placeholder_names
 from worldgymnast.types import Episode
 
 STATE = "observation.state"
@@ -38,7 +39,7 @@ class Contents:
         """The contents of an episode."""
         cameras = {name: (frames.shape[1], frames.shape[2]) for name, frames in frames_of(episode).items()}
         width = 0 if episode.state is None else int(episode.state.shape[1])
-        names = episode.state_names if len(episode.state_names) == width else tuple(f"s{i}" for i in range(width))
+        names = episode.state_names if len(episode.state_names) == width else placeholder_names(width)
         return cls(cameras, names, episode.robot)
 
     def difference(self, other: Contents) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,8 +22,25 @@ from worldgymnast.types import Episode
 
 MAX_INSTRUCTIONS = 200
 """Instructions that the file of a component records."""
+_POSITION = re.compile(r"(?:s|state|dim|axis|motor)?_?(\d{1,6})")
+"""A name that is only a position."""
 _MAX_KINDS = 20
 """Number of distinct instructions above which they do not serve as task names."""
+
+
+def placeholder_names(width: int) -> tuple[str, ...]:
+    """Names for the numbers of a state that has none."""
+    return tuple(f"s{i}" for i in range(width))
+
+
+def is_named(names: Sequence[str]) -> bool:
+    """Whether the names of a state say more than positions.
+
+    >>> is_named(["x", "y", "gripper"]), is_named(["s0", "s1"]), is_named(["state_0", "state_1"]), is_named([])
+    (True, False, False, False)
+    """
+    counted = (_POSITION.fullmatch(name) for name in names)
+    return any(match is None or int(match[1]) != i for i, match in enumerate(counted))
 
 
 @dataclass(frozen=True)

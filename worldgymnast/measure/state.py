@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from worldgymnast.actions import converter
-from worldgymnast.episodes.windows import EpisodeSet
+from worldgymnast.episodes.windows import EpisodeSet, placeholder_names
 from worldgymnast.errors import InputError
 from worldgymnast.evaluation.fidelity import by_horizon
 from worldgymnast.measure.world import sample_clips
@@ -63,7 +63,7 @@ def state_fidelity(
         for name, state in ((WORLD, known), (ESTIMATED, torch.full_like(known, torch.nan))):
             errors.setdefault(name, []).append(np.abs(_predict(world, first, state, actions, seed + number) - truth))
         errors.setdefault(HELD, []).append(np.abs(truth[:, :1] - truth))
-    names = episodes.state_names or tuple(f"s{i}" for i in range(episodes.state_dim))
+    names = episodes.state_names or placeholder_names(episodes.state_dim)
     results: dict[str, Any] = {
         "horizon": np.arange(length + 1.0),
         "axes": list(names),
