@@ -21,6 +21,8 @@ from worldgymnast.files import json_object, parse_json, read_json, read_json_obj
 Row = dict[str, Any]
 HASH = "sha256"
 """Field with the hash of the other fields."""
+COPIED = "copied"
+"""Field that is true in rows of a policy that equals an evaluated one: nothing was evaluated for them."""
 UNPLAYED = "imagined.json"
 """File with outcomes of layouts that were imagined only."""
 DECISIONS = "decisions.json"

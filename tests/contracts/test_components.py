@@ -86,15 +86,21 @@ def test_a_foreign_policy_is_trained_saved_and_loaded(mine: Mine, known: None, t
     assert recorded["policy"] == before
 
 
-def test_a_policy_is_evaluated_once_under_two_names(mine: Mine, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_policy_of_two_files_is_evaluated_once(
+    mine: Mine, known: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     other = copy.deepcopy(mine)
     with torch.no_grad():
         next(other.parameters()).add_(1.0)
-    evaluated = wg.evaluate({"start": mine, "kept": copy.deepcopy(mine), "other": other}, Light(), per_task=4)
-    assert evaluated.rows["kept"] == evaluated.rows["start"]
-    said = capsys.readouterr().out
-    assert "kept: has the weights of start, and is not evaluated again" in said
-    assert "other: has" not in said
+    files = {name: tmp_path / f"{name}.safetensors" for name in ("start", "kept", "other")}
+    for name, file in files.items():
+        registry.save_component(file, other if name == "other" else mine, registry.Manifest())
+    rows = wg.evaluate(files, Light(), per_task=4).rows
+    assert rows["kept"] == [row | {"copied": True} for row in rows["start"]]
+    assert not any("copied" in row for row in [*rows["start"], *rows["other"]])
+    assert "kept: is the same policy as start, and is not evaluated again" in capsys.readouterr().out
+    rows = wg.evaluate({"start": mine, "again": copy.deepcopy(mine)}, Light(), per_task=4).rows
+    assert not any("copied" in row for row in rows["again"]), "objects may differ in more than their weights"
 
 
 def test_an_unregistered_policy_is_trained_and_its_object_returned(mine: Mine, tmp_path: Path) -> None:

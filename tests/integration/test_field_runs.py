@@ -337,6 +337,8 @@ def test_a_comparison_that_was_interrupted_says_so(seen: Path) -> None:
     unfinished = "only 'before' has been evaluated"
     assert unfinished not in markdown(collect(seen))
     (seen / "evaluation.json").write_text(json.dumps({"before": [outcome(0, True), outcome(1, False)]}))
+    assert unfinished not in markdown(collect(seen)), "the run has finished"
+    (seen / "summary.json").unlink()
     assert unfinished in markdown(collect(seen))
 
 

@@ -144,7 +144,10 @@ def test_a_judge_that_does_not_know_the_task_is_named(tmp_path: Path, capsys: py
     for name in ("known", "both"):
         labels = tmp_path / f"{name}.jsonl"
         assert run("label", tmp_path / name, "--judge", starter("judge"), "--fps", 13.333, "--out", labels) == 0
-        is_warned = "judge.safetensors: not trained on 1 of these 2 tasks, such as " in capsys.readouterr().out
+        is_warned = (
+            "judge.safetensors: its training data have no instruction of 1 of the 2 tasks, for example "
+            in capsys.readouterr().out
+        )
         assert is_warned == (name == "both")
 
 

@@ -14,8 +14,10 @@ from worldgymnast.actions import metaworld_spec
 from worldgymnast.episodes.windows import EpisodeSet, concatenate, from_episodes
 from worldgymnast.errors import InputError
 from worldgymnast.judges.classifier import ClassifierConfig, SuccessClassifier, sustained
+from worldgymnast.phrases import INSTRUCTIONS
 from worldgymnast.protocols import Judge
 from worldgymnast.recipes.presets import debug
+from worldgymnast.registry import origin_of
 from worldgymnast.text import SentenceEncoder
 from worldgymnast.training.batches import success_batches
 from worldgymnast.training.fit import FitConfig
@@ -180,6 +182,26 @@ def test_a_judge_goes_on_from_another_whose_sizes_count(judge: SuccessClassifier
     for start in (other, None):
         with pytest.raises(InputError, match="inputs"):
             train_judge(logged(20), world, tmp_path / "begun", still, start=start)
+
+
+def test_the_file_of_a_judge_records_the_instructions_that_it_has_seen(tmp_path: Path) -> None:
+    world = LatentWorldModel(debug().world.world, metaworld_spec(6), 10.0).eval()
+    brief = JudgeTraining(debug().judge.judge, batch=4, fit=FitConfig(steps=1), calibration=2, stride=1, late=0)
+
+    def recorded(judge: object) -> set[str]:
+        return set((origin_of(judge) or {})["instructions"])
+
+    data = logged(20)
+    stale = {"instructions": ["of an unlabelled episode"], "fps": 10.0}
+    first = train_judge(data, world, tmp_path / "first", brief, origin=stale)
+    sentences = {sentence for task in set(data.task) for sentence in INSTRUCTIONS.get(task, ())}
+    assert recorded(first) == sentences | set(data.instruction)
+    assert (origin_of(first) or {})["fps"] == 10.0
+    more = replace(data, task=("lamp",) * 20, instruction=("switch on the lamp",) * 20)
+    second = train_judge(more, world, tmp_path / "second", brief, start=first)
+    assert recorded(second) == recorded(first) | {"switch on the lamp"}
+    unknown = train_judge(more, world, tmp_path / "third", brief, start=SuccessClassifier(first.config, TEXT))
+    assert recorded(unknown) == set(), "those of its start are not known"
 
 
 def test_labels_that_do_not_match_the_frames_are_refused() -> None:

@@ -256,6 +256,8 @@ def test_the_state_head_learns_from_both_kinds_of_clips() -> None:
     [
         (["s0", "s1"], ["x", "gripper"], False),
         (["x", "gripper"], ["state_0", "state_1"], False),
+        (["x", "gripper"], ["a0", "a1"], False),
+        (["x", "gripper"], ["observation.state.a0", "observation.state.b.a0"], False),
         (["x", "gripper"], ["x", "gripper"], False),
         (["x", "gripper"], [], False),
         (["x", "gripper"], ["gripper", "x"], True),

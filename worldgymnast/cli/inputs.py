@@ -100,7 +100,10 @@ def read_each(
         InputError: frame sizes or rates differ, actions cannot be converted, or a label file fits no data set.
     """
     if not paths:
-        raise InputError("DATA: missing data sets. Give at least one folder, before flags that take several values")
+        raise InputError(
+            "DATA: missing data sets. Give at least one folder, and put it before flags that take several values, such "
+            "as --labels"
+        )
     if len({path.resolve() for path in paths}) < len(paths):
         raise InputError("DATA: a data set was given twice. Give each once (train-world weighs them with --shares)")
     known = Labels(labels) if labels else None

@@ -34,6 +34,7 @@ def origin(
     resize: Resize | None = None,
     reads_state: bool = False,
     kept: Sequence[EpisodeSet] = (),
+    start: Path | None = None,
 ) -> dict[str, Any]:
     """Describe the data of a component for `Manifest.origin`.
 
@@ -44,6 +45,7 @@ def origin(
         resize: the rule for pictures of another shape, if one was chosen.
         reads_state: whether the component reads or predicts the state.
         kept: the episodes that were not used, of every data set.
+        start: file of the component that is trained further; its names of the state stay where the data have none.
     """
     extra: dict[str, Any] = {"held_out": held_out} if held_out else {}
     if kept_keys := sorted({key for part in kept for key in episode_keys(part)}):
@@ -51,13 +53,14 @@ def origin(
     if resize is not None:
         extra["resize"] = resize
     if reads_state:
-        extra["state_names"] = list(episodes.state_names)
+        names = list(episodes.state_names)
+        extra["state_names"] = names if is_named(names) else _texts_in(start, "state_names") or names
     return extra | {
         "action_spec": episodes.spec.to_dict(),
         "frame_size": list(episodes.size),
         "fps": episodes.fps,
         "image_key": list(cameras),
-        "instructions": recorded_instructions(episodes),
+        "instructions": recorded_instructions(episodes.instruction),
         "usual_length": usual_length(episodes),
     }
 
@@ -109,13 +112,13 @@ def check_same_state(*paths: Path | None, names: Sequence[str] = ()) -> None:
         paths: files of components; those that record no names fit any, and positions (s0 s1 ...) any of their number.
         names: those of the data.
     """
-    recorded = [(str(path), list(map(str, _origin_of(path).get("state_names") or ()))) for path in paths]
+    recorded = [(str(path), _texts_in(path, "state_names")) for path in paths]
     named = [one for one in [("data", list(names)), *recorded] if one[1]]
     for (first, axes), (other, others) in itertools.combinations(named, 2):
         if len(axes) != len(others) or (axes != others and is_named(axes) and is_named(others)):
             raise InputError(
-                f"{first}: the state is {' '.join(map(str, axes))}, but that of {other} is "
-                f"{' '.join(map(str, others))}. Give data and components of one robot"
+                f"{first}: the state is {' '.join(axes)}, but that of {other} is {' '.join(others)}. Give data and "
+                "components of one robot"
             )
 
 
@@ -159,20 +162,21 @@ def warn_of_new_tasks(judge: Path, tasks: Iterable[tuple[str, str]]) -> None:
 
     Args:
         judge: its file; one that does not record all of its instructions fits any.
-        tasks: task and instruction of the clips that it will judge.
+        tasks: task and instruction of the clips that it will judge. Without a task, the instruction stands for it.
     """
     wanted: dict[str, set[str]] = {}
     for task, instruction in tasks:
-        wanted.setdefault(task, set()).add(instruction)
+        if instruction:
+            wanted.setdefault(task or instruction, set()).add(instruction)
     for file in weight_files(judge):
-        known = _origin_of(file).get("instructions")
-        if not isinstance(known, list) or not 0 < len(known) < MAX_INSTRUCTIONS:
+        known = _texts_in(file, "instructions")
+        if not 0 < len(known) < MAX_INSTRUCTIONS:
             continue
         if new := [min(texts) for texts in wanted.values() if texts.isdisjoint(known)]:
             print(
-                f"warning: {file}: not trained on {len(new)} of these {len(wanted)} tasks, such as '{min(new)}', but "
-                f"on '{known[0]}' and the like. Its verdicts on them may be wrong. Check it on labelled episodes with "
-                "judge calibrate, or train a judge on them",
+                f"warning: {file}: its training data have no instruction of {len(new)} of the {len(wanted)} tasks, for "
+                f"example '{min(new)}' (they have, for example, '{known[0]}'). Its verdicts may be wrong there. Check "
+                "it on labelled episodes with judge calibrate, or train a judge on them",
                 flush=True,
             )
 
@@ -269,10 +273,15 @@ def _origin_of(path: Path | None) -> Mapping[str, Any]:
     return known if isinstance(known, Mapping) else {}
 
 
+def _texts_in(path: Path | None, name: str) -> list[str]:
+    """Return a recorded list of texts; empty if unknown."""
+    texts = _origin_of(path).get(name)
+    return [text for text in texts if isinstance(text, str)] if isinstance(texts, list) else []
+
+
 def _cameras_in(path: Path | None) -> tuple[str, ...]:
     """Return the recorded cameras, in order."""
-    keys = _origin_of(path).get("image_key")
-    return _names([key for key in keys if isinstance(key, str)]) if isinstance(keys, list) else ()
+    return _names(_texts_in(path, "image_key"))
 
 
 def weight_files(path: Path) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,9 +21,9 @@ from worldgymnast.tiling import Tiling
 from worldgymnast.types import Episode
 
 MAX_INSTRUCTIONS = 200
-"""Instructions that the file of a component records."""
-_POSITION = re.compile(r"(?:s|state|dim|axis|motor)?_?(\d{1,6})")
-"""A name that is only a position."""
+"""Most instructions that the file of a component records."""
+_POSITION = re.compile(r"(?:.*\.)?(?:s|a|state|dim|axis|motor)?_?[0-9]+")
+"""A name that is only a position, as given to the numbers of a state that has no names."""
 _MAX_KINDS = 20
 """Number of distinct instructions above which they do not serve as task names."""
 
@@ -36,11 +36,10 @@ def placeholder_names(width: int) -> tuple[str, ...]:
 def is_named(names: Sequence[str]) -> bool:
     """Whether the names of a state say more than positions.
 
-    >>> is_named(["x", "y", "gripper"]), is_named(["s0", "s1"]), is_named(["state_0", "state_1"]), is_named([])
+    >>> is_named(["x", "y", "gripper"]), is_named(["s0", "s1"]), is_named(["state.a0", "state.a1"]), is_named([])
     (True, False, False, False)
     """
-    counted = (_POSITION.fullmatch(name) for name in names)
-    return any(match is None or int(match[1]) != i for i, match in enumerate(counted))
+    return not all(_POSITION.fullmatch(name) for name in names)
 
 
 @dataclass(frozen=True)
@@ -399,9 +398,9 @@ def state_hash(episodes: EpisodeSet) -> str:
     return digest.hexdigest()[:16]
 
 
-def recorded_instructions(episodes: EpisodeSet) -> list[str]:
-    """Return the instructions that the file of a component records: the first `MAX_INSTRUCTIONS`, sorted."""
-    return sorted(set(episodes.instruction))[:MAX_INSTRUCTIONS]
+def recorded_instructions(instructions: Iterable[str]) -> list[str]:
+    """Return those instructions that the file of a component records: the first `MAX_INSTRUCTIONS`, sorted."""
+    return sorted(set(instructions))[:MAX_INSTRUCTIONS]
 
 
 def usual_length(episodes: EpisodeSet) -> int:

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from gymnasium.vector import VectorEnv
-from torch import nn
 
 from worldgymnast.actions import require_same
 from worldgymnast.measure.real import ScoreConfig, first_of, result_row, run_trials
 from worldgymnast.measure.unplayed import FIRST, imagine_unplayed
 from worldgymnast.protocols import Actor, Judge, KeepsLayouts, Policy, RealEnvironment, WorldModel
-from worldgymnast.records import UNPLAYED, read_outcomes
+from worldgymnast.records import COPIED, UNPLAYED, read_outcomes
 from worldgymnast.registry import load_policy
 from worldgymnast.rl.rollout import executed_per_look, open_vector
 from worldgymnast.surrogates.imagination import Imagination, score_in
@@ -53,7 +52,7 @@ def evaluate(
 
     Args:
         file: outcomes are saved here after every policy; saved policies are not evaluated again.
-        contenders: by name; policies with the same weights and seeds are evaluated once.
+        contenders: by name; equal policies with the same seeds are evaluated once.
         env: the real environment.
         config: number of layouts per task and seed, and the first layout.
         device: of policies that are loaded from files.
@@ -105,8 +104,8 @@ def _evaluate_missing(
             seeds = contenders[name].seeds
             same = [other for other in outcomes if _is_same(name, other, contenders, policies)]
             if same:
-                print(f"{name}: has the weights of {same[0]}, and is not evaluated again", flush=True)
-                outcomes[name] = outcomes[same[0]]
+                print(f"{name}: is the same policy as {same[0]}, and is not evaluated again", flush=True)
+                outcomes[name] = [row | {COPIED: True} for row in outcomes[same[0]]]
             else:
                 rows = [_seed_rows(policy, real, env, config, imagine, name, seed) for seed in seeds]
                 outcomes[name] = [row for each in rows for row in each]
@@ -116,9 +115,10 @@ def _evaluate_missing(
 
 
 def _is_same(name: str, other: str, contenders: Mapping[str, Contender], policies: Mapping[str, Policy]) -> bool:
-    """Whether two contenders have the same seeds, and the same policy or weights, as after RL that kept its start.
+    """Whether two contenders have the same seeds, and the same policy or files of equal ones.
 
-    Policies from an earlier run are not loaded: only their files are compared.
+    RL that keeps its start policy writes such a file. Policies that an earlier run has evaluated are not loaded, so one
+    that equals them is evaluated again.
     """
     one, two = contenders[name], contenders.get(other)
     if two is None or one.seeds != two.seeds:
@@ -126,9 +126,10 @@ def _is_same(name: str, other: str, contenders: Mapping[str, Contender], policie
     if one.policy == two.policy:
         return True
     first, second = policies[name], policies.get(other)
-    if not (isinstance(first, nn.Module) and type(first) is type(second)):
+    if second is None or not (isinstance(one.policy, Path) and isinstance(two.policy, Path)):
         return False
-    return identity(first) == identity(second) and getattr(first, "config", None) == getattr(second, "config", None)
+    is_kind = type(first) is type(second) and getattr(first, "config", None) == getattr(second, "config", None)
+    return is_kind and identity(first) == identity(second)
 
 
 def _seed_rows(

@@ -17,7 +17,16 @@ from worldgymnast.errors import InputError
 from worldgymnast.evaluation.agreement import success_gap
 from worldgymnast.evaluation.closed_loop import evaluation_episodes
 from worldgymnast.evaluation.success import Difference, EpisodeResult, Rate, SuccessTable, success_table
-from worldgymnast.records import DECISIONS, UNPLAYED, is_count, is_number, read_outcomes, read_rows, read_seconds
+from worldgymnast.records import (
+    COPIED,
+    DECISIONS,
+    UNPLAYED,
+    is_count,
+    is_number,
+    read_outcomes,
+    read_rows,
+    read_seconds,
+)
 from worldgymnast.report import powered, rates
 from worldgymnast.report.by_task import histories
 from worldgymnast.report.diagnosis import closed_loop_sheet, plain_loops, view
@@ -336,7 +345,7 @@ def _budget(
     scored = sum(len(_scorings(logs[path.name])) * _starts(config_of(path)) for path in learners)
     if scored:
         counts[f"scoring episodes during RL ({_purpose(learners)})"] = scored
-    if measured := sum(len(rows) for rows in evaluation.values()):
+    if measured := sum(not row.get(COPIED) for rows in evaluation.values() for row in rows):
         counts["evaluation episodes (no training)"] = measured
     return counts
 
@@ -381,7 +390,7 @@ def _notes(
         notes.append(f"'After' pools {len(after)} policies, one per seed, each on its own layouts.")
     elif len(evaluation) > 2:
         notes.append(f"'After' is the policy of '{after[0]}'; the others were evaluated on the same layouts.")
-    if list(evaluation) == ["before"]:
+    if list(evaluation) == ["before"] and not summary:
         notes.append(
             "The comparison is unfinished: only 'before' has been evaluated. Rerun the same command to finish it."
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from worldgymnast.episodes.windows import EpisodeSet, data_hash, recorded_instru
 from worldgymnast.errors import InputError
 from worldgymnast.phrases import INSTRUCTIONS
 from worldgymnast.protocols import TrainableJudge, WorldModel
-from worldgymnast.registry import JudgeConfig, Manifest, load_learned_judge, make, save_component, to_dict
+from worldgymnast.registry import JudgeConfig, Manifest, load_learned_judge, make, origin_of, save_component, to_dict
 from worldgymnast.run import Run
 from worldgymnast.scenes.language import AFFORDANCES
 from worldgymnast.training.batches import success_batches
@@ -94,6 +95,22 @@ def _note_few_labels(labeled: EpisodeSet) -> None:
         )
 
 
+def _instructions(
+    labeled: EpisodeSet, paraphrases: Mapping[str, Sequence[str]], start: TrainableJudge | None
+) -> list[str]:
+    """Return what the file records: instructions and paraphrases of the data, and the instructions of `start`.
+
+    It is empty, which means unknown, if those of `start` are.
+    """
+    before = list[str]()
+    if start is not None:
+        before = list((origin_of(start) or {}).get("instructions") or ())
+        if not before:
+            return []
+    more = [sentence for task in set(labeled.task) for sentence in paraphrases.get(task, ())]
+    return recorded_instructions([*before, *labeled.instruction, *more])
+
+
 def train_judge(
     real: EpisodeSet,
     world: WorldModel,
@@ -116,7 +133,7 @@ def train_judge(
         config: the training; its sizes are ignored if `start` is given.
         device: of the training.
         start: a judge to finetune.
-        origin: see `Manifest.origin`; the instructions are recorded anyway.
+        origin: see `Manifest.origin`. Its instructions are replaced by those that the judge has seen.
         require_both: refuse episodes that all succeed, or all fail. Recipes do not: they test their judge later.
 
     Raises:
@@ -148,7 +165,7 @@ def train_judge(
             batches: Batches = success_batches(sets, config.batch, config.fit.seed, instructions)
             metrics = fit(judge, batches, config.fit, run, "judge")
             metrics |= calibrate(judge, imagine(held_out, seed=config.fit.seed + 1), config.stride, real=held_out)
-            known = {"instructions": recorded_instructions(real)} | dict(origin or {})
+            known = dict(origin or {}) | {"instructions": _instructions(real, instructions, start)}
             save_component(result, judge, Manifest(run.command, config.fit.seed, data_hash(train), metrics, known))
             run.finish(metrics)
     return load_learned_judge(result, device)

@@ -210,8 +210,9 @@ class Rl(DeviceCommand, LabelledCommand):
         self._move_to_device(components, files["policy"], rl, audit)
         if not is_finished(self.out):
             named = _instructions_by_task(robot, episodes)
-            for path in filter(None, (files["judge"], self.audit)):
-                warn_of_new_tasks(path, named)
+            pictured = [(start.task, start.instruction) for start in pictures]
+            for path in dict.fromkeys(filter(None, (files["judge"], self.audit))):
+                warn_of_new_tasks(path, [*named, *pictured])
             for judge in filter(None, (components.judge, audit)):
                 check(judge, named)
         starts = self._starts(robot, components, episodes, pictures, is_scored)

@@ -148,7 +148,7 @@ class Sft(TrainingCommand):
         if world and self.imagined_in:
             self._check_world(world, self.imagined_in, episodes)
         config = fit_policy(config, episodes, self.given_flags, is_new=start is None)
-        data = origin(episodes, self.image_key or _names(cameras), 0, rule, reads_state)
+        data = origin(episodes, self.image_key or _names(cameras), 0, rule, reads_state, start=self.begin_with)
         if not is_finished(self.out):
             plan = plan_sft(start, config, episodes, self.device)
             check_memory(plan, lambda room: advise_sft(plan.roles, config.batch, room), is_overruled=self.over_memory)
@@ -282,7 +282,7 @@ class TrainWorld(WorldTrainingCommand):
             self.shares,
             start=start,
             autoencoder=_autoencoder(self.autoencoder_of, config.world, self.device) if start is None else None,
-            origin=origin(joint, self.image_key or _names(cameras), held_out, rule, predicts, kept),
+            origin=origin(joint, self.image_key or _names(cameras), held_out, rule, predicts, kept, same),
         )
         return print_written(self.out / "world.safetensors")
 
