@@ -339,7 +339,9 @@ def test_a_comparison_that_was_interrupted_says_so(seen: Path) -> None:
     (seen / "evaluation.json").write_text(json.dumps({"before": [outcome(0, True), outcome(1, False)]}))
     assert unfinished not in markdown(collect(seen)), "the run has finished"
     (seen / "summary.json").unlink()
-    assert unfinished in markdown(collect(seen))
+    page = markdown(collect(seen))
+    assert unfinished in page
+    assert "at step 5." in page, "what changed is measured on the starts of the training"
 
 
 SHAPES = (b"", b"null", b"[]", b"{}", b"3", b'"x"', b'{"a": 1}', b'{"before": [3]}', b"[[]]", b"\xff", b"[" * 100_000,

@@ -27,6 +27,7 @@ _UNMEASURED = (
     "Unknown: no two policies were run for real on the same scenes. Run `worldgymnast evaluate` with both policies."
 )
 _ALONE = "Only one policy was run: `worldgymnast evaluate` with a second one compares both on the same layouts."
+_UNFINISHED = "The comparison is unfinished: only 'before' has been evaluated. Rerun the same command to finish it."
 _UNCOMPARED = (
     "Unknown: the world model was not compared with real episodes. Run `worldgymnast diagnose` on labelled episodes."
 )
@@ -111,7 +112,9 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _scored(report: Report) -> list[GapRow]:
-    return [row for row in report.gap if not math.isnan(_rate(row))]
+    """Return the scorings on the same starts: those of the training, or of an evaluation alone."""
+    known = [row for row in report.gap if not math.isnan(_rate(row))]
+    return [row for row in known if row.is_training] or known
 
 
 def _rate(row: GapRow) -> float:
@@ -136,7 +139,7 @@ def _real(report: Report) -> list[str]:
         return [NOTHING_REAL, *report.offline_notes]
     if report.rates is not None:
         where, success = report.rates.rows[-1]
-        return [f"Real success, {where}: {success}. {_ALONE}", *gap]
+        return [f"Real success, {where}: {success}. {_UNFINISHED if report.is_unfinished else _ALONE}", *gap]
     if any(not math.isnan(row.real.value) for row in report.gap):
         only = "Only the starts that were scored during training were run for real: no separate evaluation confirms it."
         return [only, *gap]

@@ -119,6 +119,7 @@ def _collect(run: Path) -> Report:
         versions=versions_of([run, *learners]),
         table=success(evaluation, run / "evaluation.json"),
         rates=alone(evaluation),
+        is_unfinished=list(evaluation) == ["before"] and not summary,
         powered=powered.sheet(evaluation, read_outcomes(run / UNPLAYED), _after(evaluation)),
         gap=[*(row for path in learners[:1] for row in _gap(logs[path.name], config_of(path))), *evaluated(evaluation)],
         loops=[closed_loop_sheet("evaluation", loops)] if loops else [],
@@ -305,7 +306,7 @@ def evaluated(evaluation: Mapping[str, Rows]) -> list[GapRow]:
         if rows:
             imagined, real = [row["imagined"] for row in rows], [row.get("success") for row in rows]
             gap = success_gap(imagined, real, strata=[row["task"] for row in rows])
-            gaps.append(GapRow(when, Rate.of(imagined), Rate.of(real), gap))
+            gaps.append(GapRow(when, Rate.of(imagined), Rate.of(real), gap, is_training=False))
     return gaps
 
 
@@ -390,10 +391,6 @@ def _notes(
         notes.append(f"'After' pools {len(after)} policies, one per seed, each on its own layouts.")
     elif len(evaluation) > 2:
         notes.append(f"'After' is the policy of '{after[0]}'; the others were evaluated on the same layouts.")
-    if list(evaluation) == ["before"] and not summary:
-        notes.append(
-            "The comparison is unfinished: only 'before' has been evaluated. Rerun the same command to finish it."
-        )
     if learners and all(_is_unscored(config_of(path)) for path in learners):
         notes.append("No real scoring: all success rates are imagined, and the result is the last step.")
     for path in learners:

@@ -31,12 +31,21 @@ __all__ = ["Curve", "GapRow", "Pair", "Report", "Series", "TaskHistory", "TaskSc
 
 @dataclass(frozen=True)
 class GapRow:
-    """Imagined and real success at one scoring, and their gap."""
+    """Imagined and real success at one scoring, and their gap.
+
+    Attributes:
+        when: step of a training, or the evaluation.
+        imagined: success in the world model.
+        real: success in the real environment.
+        gap: imagined minus real.
+        is_training: whether it is a scoring during a training; evaluations are on other starts.
+    """
 
     when: str
     imagined: Rate
     real: Rate
     gap: Difference
+    is_training: bool = True
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,7 @@ class Report:
         loops: correlation of imagined and real outcomes by episode.
         agreement: the same over all episodes, as by `diagnosis.plain_loops`; empty if there are none.
         rates: real success of the only policy, if there is no second one to compare it with.
+        is_unfinished: whether a comparison was interrupted after its first policy.
         powered: real success, narrowed by imagined episodes.
         tasks: imagined and real success per task during the training of the first seed.
         curves: small charts of trainings.
@@ -110,6 +120,7 @@ class Report:
     loops: Sequence[Sheet] = ()
     agreement: Mapping[str, Any] = field(default_factory=dict)
     rates: Sheet | None = None
+    is_unfinished: bool = False
     powered: Sheet | None = None
     tasks: Sequence[TaskHistory] = ()
     curves: Sequence[Curve] = ()
