@@ -98,7 +98,7 @@ def test_a_policy_of_two_files_is_evaluated_once(
     rows = wg.evaluate(files, Light(), per_task=4).rows
     assert rows["kept"] == [row | {"copied": True} for row in rows["start"]]
     assert not any("copied" in row for row in [*rows["start"], *rows["other"]])
-    assert "kept: is the same policy as start, and is not evaluated again" in capsys.readouterr().out
+    assert "kept: is the same policy as 'start', and is not evaluated again" in capsys.readouterr().out
     rows = wg.evaluate({"start": mine, "again": copy.deepcopy(mine)}, Light(), per_task=4).rows
     assert not any("copied" in row for row in rows["again"]), "objects may differ in more than their weights"
 

@@ -104,7 +104,7 @@ def _evaluate_missing(
             seeds = contenders[name].seeds
             same = [other for other in outcomes if _is_same(name, other, contenders, policies)]
             if same:
-                print(f"{name}: is the same policy as {same[0]}, and is not evaluated again", flush=True)
+                print(f"{name}: is the same policy as '{same[0]}', and is not evaluated again", flush=True)
                 outcomes[name] = [row | {COPIED: True} for row in outcomes[same[0]]]
             else:
                 rows = [_seed_rows(policy, real, env, config, imagine, name, seed) for seed in seeds]
