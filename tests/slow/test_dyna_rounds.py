@@ -63,7 +63,7 @@ def test_rounds_end_to_end(planned: bool, tmp_path: Path, capsys: pytest.Capture
     assert [row[0] for row in page.powered.rows] == ["before", "after", "after minus before"]
     assert page.powered.rows[0][4] == "4"  # two layouts of two tasks were imagined alone
     kept = [row | {"copied": True} for row in found["before"]]
-    assert found["round 1"] == kept, "one pair a task is no evidence: the previous policy is kept"
+    assert found["round 1"] == kept, "one pair per task is no evidence: the previous policy is kept"
     assert any(note.startswith("Round 2: the previous policy is kept (") for note in page.notes)
     assert page.budget["scoring episodes during RL (checkpoint selection)"] == 2 * config.scored
     assert list(page.seeds) == ["round 1", "round 2"]

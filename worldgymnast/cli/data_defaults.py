@@ -13,6 +13,7 @@ from typing import Any
 
 from worldgymnast.cli.environment import is_metaworld
 from worldgymnast.cli.inputs import Components
+from worldgymnast.cli.origins import camera_names
 from worldgymnast.episodes.sizes import ambiguous_cameras, frame_size, frame_sizes
 from worldgymnast.episodes.windows import EpisodeSet, usual_length
 from worldgymnast.errors import InputError
@@ -60,7 +61,7 @@ def size_for(
     if size is not None or not paths:
         return size
     if isinstance(cameras, str) and "," in cameras:
-        cameras = tuple(map(str.strip, cameras.split(",")))
+        cameras = camera_names([cameras])
     if cameras == "all" or (isinstance(cameras, tuple) and len(cameras) > 1):
         return _size_of_several(paths, cameras, target)
     if cameras is None and ambiguous_cameras(paths[0]):

@@ -246,7 +246,7 @@ def check_same_cameras(*paths: Path | None, requested: Sequence[str] = ()) -> No
         paths: files of components, or of judges' descriptions (.json), that were loaded before.
         requested: cameras of the data, as --image-key names them.
     """
-    named = [("--image-key", _names(requested))]
+    named = [("--image-key", camera_names(requested))]
     named += [(str(file), _cameras_in(file)) for path in filter(None, paths) for file in weight_files(path)]
     for (first, cameras), (other, others) in itertools.combinations([one for one in named if one[1]], 2):
         if not _may_be_same(cameras, others):
@@ -264,8 +264,9 @@ def _may_be_same(cameras: tuple[str, ...], others: tuple[str, ...]) -> bool:
     return len(cameras) == len(others) and all(a == b or a.endswith(f".{b}") or b.endswith(f".{a}") for a, b in pairs)
 
 
-def _names(cameras: Sequence[str]) -> tuple[str, ...]:
-    return tuple(name for words in cameras for name in words.split(",") if name)
+def camera_names(cameras: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of cameras, each given alone or several in one text with commas between."""
+    return tuple(name.strip() for words in cameras for name in words.split(",") if name.strip())
 
 
 def _origin_of(path: Path | None) -> Mapping[str, Any]:
@@ -281,7 +282,7 @@ def _texts_in(path: Path | None, name: str) -> list[str]:
 
 def _cameras_in(path: Path | None) -> tuple[str, ...]:
     """Return the recorded cameras, in order."""
-    return _names(_texts_in(path, "image_key"))
+    return camera_names(_texts_in(path, "image_key"))
 
 
 def weight_files(path: Path) -> list[Path]:

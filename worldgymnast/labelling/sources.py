@@ -97,11 +97,19 @@ def labels_from_csv(path: Path, episodes: EpisodeSet, numbers: Sequence[int], la
     return found
 
 
+def _problem(path: Path) -> str:
+    """Why there is no CSV file to read; empty if there is one."""
+    if path.is_dir():
+        return "is a folder"
+    if not path.exists():
+        return "no such file"
+    return "" if path.is_file() and path.stat().st_size <= _MAX_CSV_BYTES else "too large"
+
+
 def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     """The lines of a CSV file with their numbers."""
-    if not path.is_file() or path.stat().st_size > _MAX_CSV_BYTES:
-        found = "is a folder" if path.is_dir() else "too large" if path.exists() else "no such file"
-        raise InputError(f"{path}: {found}. Give a CSV file with the columns episode and success")
+    if problem := _problem(path):
+        raise InputError(f"{path}: {problem}. Give a CSV file with the columns episode and success")
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,11 +99,12 @@ def _evaluate_missing(
 ) -> None:
     """Add the rows of `policies` to `outcomes` and to `file`."""
     chunk = executed_per_look(next(iter(policies.values())), config.execute)
+    identity_of = functools.cache(lambda name: identity(policies[name]))  # a hash of all weights
     real = open_vector(env, config.workers, chunk, horizon=env.horizon, keyframes_only=True)
     try:
         for name, policy in policies.items():
             seeds = contenders[name].seeds
-            same = [other for other in outcomes if _is_same(name, other, contenders, policies)]
+            same = [other for other in outcomes if _is_same(name, other, contenders, policies, identity_of)]
             if same:
                 print(f"{name}: is the same policy as '{same[0]}', and is not evaluated again", flush=True)
                 outcomes[name] = [row | {COPIED: True} for row in outcomes[same[0]]]
@@ -114,7 +116,13 @@ def _evaluate_missing(
         real.close()
 
 
-def _is_same(name: str, other: str, contenders: Mapping[str, Contender], policies: Mapping[str, Policy]) -> bool:
+def _is_same(
+    name: str,
+    other: str,
+    contenders: Mapping[str, Contender],
+    policies: Mapping[str, Policy],
+    identity_of: Callable[[str], str],
+) -> bool:
     """Whether two contenders have the same seeds, and the same policy or files of equal ones.
 
     RL that keeps its start policy writes such a file. Policies that an earlier run has evaluated are not loaded, so one
@@ -128,8 +136,8 @@ def _is_same(name: str, other: str, contenders: Mapping[str, Contender], policie
     first, second = policies[name], policies.get(other)
     if second is None or not (isinstance(one.policy, Path) and isinstance(two.policy, Path)):
         return False
-    is_kind = type(first) is type(second) and getattr(first, "config", None) == getattr(second, "config", None)
-    return is_kind and identity(first) == identity(second)
+    is_alike = type(first) is type(second) and getattr(first, "config", None) == getattr(second, "config", None)
+    return is_alike and identity_of(name) == identity_of(other)
 
 
 def _seed_rows(
